@@ -1,0 +1,136 @@
+"""What every script shares at its edge: one-line errors, exit codes, argument types, and the choice of a device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line, and that knows ``--debug``."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+
+def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
+    """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # a killed run cleans up as an interrupted one does
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # --help, or an error that has been printed
+        return int(stop.code or 0)
+    try:
+        work(args)
+        return 0
+    except KeyboardInterrupt:
+        return _report("stopped before the end; nothing was written", INTERRUPTED)
+    except Exception as error:
+        if args.debug:
+            raise
+        return _report(_one_line(error), _exit_code(error))
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _exit_code(error: Exception) -> int:
+    return BAD_INPUT if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the device ran out of memory even for a single frame ({text}); try --device cpu or --resize_factor 2"
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}; this is a fault of the program, run again with --debug and report it"
+
+
+def _report(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Argument types
+
+
+def boolean(text: str) -> bool:
+    """True and False as people write them (the 2020 program took ``--static False`` for true)."""
+    if text.lower() in ("true", "yes", "1", "on"):
+        return True
+    if text.lower() in ("false", "no", "0", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    """A number above zero of type ``kind`` (int or float)."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return value
+
+    return parse
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Device and precision
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` -> the fastest device here; else the named one. Raises ValueError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("there is no mps device here; use --device auto")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` -> the fastest that stays within about one grey level of float32 on ``device``; else the named one."""
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"):
+        return False
+    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    if capable:
+        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+    return bool(torch.cpu._is_avx512_bf16_supported())  # torch before 2.12 has no public way to ask

@@ -1,0 +1,43 @@
+"""``FaceAlignment`` as users of the 2020 program call it. Our own scripts use the detectors directly."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+
+from .detectors import create_detector
+
+
+class LandmarksType(Enum):
+    _2D = 1
+    _2halfD = 2
+    _3D = 3
+
+
+class NetworkSize(Enum):
+    LARGE = 4
+
+
+class FaceAlignment:
+    """Finds the best face of each frame. Landmarks were never computed; the argument only keeps old calls working."""
+
+    def __init__(
+        self,
+        landmarks_type: LandmarksType = LandmarksType._2D,
+        network_size: NetworkSize = NetworkSize.LARGE,
+        device: object = "cuda",
+        flip_input: bool = False,
+        face_detector: str = "sfd",
+        verbose: bool = False,
+        path_to_detector: str | Path | None = None,
+    ) -> None:
+        if flip_input:
+            raise ValueError("flip_input=True averages landmarks, which this program does not compute")
+        self.face_detector = create_detector(face_detector, str(device), path_to_detector)
+
+    def get_detections_for_batch(self, images: np.ndarray) -> list[tuple[int, int, int, int] | None]:
+        """Frames (N, height, width, 3) BGR -> the best-scoring box (x1, y1, x2, y2) of each, or None."""
+        best = (boxes[0, :4] if len(boxes) else None for boxes in self.face_detector.detect(list(images)))
+        return [None if box is None else tuple(int(v) for v in np.clip(box, 0, None)) for box in best]

@@ -1,0 +1,181 @@
+"""Face detectors behind one call: BGR frames in, boxes with scores out, best first.
+
+All return S3FD's framing (forehead to just below the chin), because the official generator was trained on it.
+The neural ones come from the face-alignment library, which is imported only when one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+NO_BOXES = np.empty((0, 5), np.float32)
+LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
+DETECTORS = ("sfd", "haar", *LIBRARY_DETECTORS)
+# Where releases of 2020 kept the file; used before anything is downloaded.
+SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
+
+
+class Detector(Protocol):
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first."""
+
+
+def create_detector(
+    name: str, device: str = "cpu", weights: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> Detector:
+    """Return the detector called ``name`` (one of ``DETECTORS``).
+
+    ``weights`` is a file for the neural ones; without it ``sfd`` looks at ``SFD_WEIGHTS`` and the others download
+    theirs. ``dtype`` is the precision of ``sfd``. Raises ValueError, FileNotFoundError or RuntimeError (download).
+    """
+    if name == "sfd":
+        return SFD(weights or SFD_WEIGHTS, device, dtype)
+    if name == "haar":
+        return Haar()
+    if name in LIBRARY_DETECTORS:
+        return LibraryDetector(name, device, weights)
+    raise ValueError(f"unknown face detector {name!r}; known: {', '.join(DETECTORS)}")
+
+
+class SFD:
+    """S3FD (Zhang et al., ICCV 2017), the reference's detector: the library's network, decoded without Python loops."""
+
+    THRESHOLD = 0.5  # on the score
+    OVERLAP = 0.3  # of non-maximum suppression
+    VARIANCES = (0.1, 0.2)  # of the box encoding
+    BGR_MEAN = (104.0, 117.0, 123.0)
+    PIXELS_PER_CALL = 1 << 20  # on a CPU; activations take about 600 bytes a pixel
+
+    def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        from face_alignment.detection.sfd.net_s3fd import s3fd
+
+        self.device, self.dtype = torch.device(device), dtype
+        self.network = s3fd().eval()
+        try:
+            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{weights} does not exist; S3FD needs its weights there") from None
+        except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
+            raise ValueError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
+        self.network.to(self.device, dtype, memory_format=torch.channels_last)
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        height, width = frames[0].shape[:2]
+        step = max(1, self.PIXELS_PER_CALL // (height * width)) if self.device.type == "cpu" else len(frames)
+        found: list[np.ndarray] = []
+        for start in range(0, len(frames), step):
+            found += self._detect(np.stack(frames[start : start + step]))
+        return found
+
+    @torch.inference_mode()
+    def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
+        x = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+        # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
+        # on it, so the frames are flipped to RGB and the means are not.
+        x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
+        try:
+            maps = self.network(x.to(self.dtype, memory_format=torch.channels_last))
+        except torch.OutOfMemoryError:
+            if len(frames) == 1:
+                raise
+            half = len(frames) // 2
+            return self._detect(frames[:half]) + self._detect(frames[half:])
+        return self._decode([m.float().cpu() for m in maps], len(frames))
+
+    def _decode(self, maps: list[torch.Tensor], count: int) -> list[np.ndarray]:
+        """Score and offset maps of strides 4, 8, … 128, in pairs -> boxes of each frame."""
+        from face_alignment.detection.sfd.bbox import decode, nms
+
+        frame_of, boxes = [], []
+        for level, (scores, offsets) in enumerate(zip(maps[::2], maps[1::2])):
+            stride = 4 * 2**level
+            face = scores.softmax(1)[:, 1]
+            # anything weaker could neither be kept nor suppress what is kept
+            n, row, column = (face > self.THRESHOLD).nonzero(as_tuple=True)
+            side = torch.full((len(n),), 4.0 * stride)
+            anchors = torch.stack(((column + 0.5) * stride, (row + 0.5) * stride, side, side), 1)
+            corners = decode(offsets[n, :, row, column].numpy(), anchors.numpy(), self.VARIANCES)
+            frame_of.append(n.numpy())
+            boxes.append(np.column_stack((corners, face[n, row, column].numpy())).astype(np.float32))
+        frame_index, candidates = np.concatenate(frame_of), np.concatenate(boxes)
+        per_frame = (candidates[frame_index == i] for i in range(count))
+        return [c[nms(c, self.OVERLAP)] if len(c) else NO_BOXES for c in per_frame]
+
+
+class Haar:
+    """OpenCV's bundled cascades: nothing to download, fast on a CPU, for faces that look at the camera or sideways."""
+
+    DETECT_SIDE = 480  # pixels; the shorter side of larger frames is shrunk to this
+    MIN_FACE = 0.1  # of the shorter side
+    # S3FD's left, top, right, bottom within a Haar square, measured on GRID frames
+    FRAMING = np.array([0.04, 0.0, 0.95, 1.09], np.float32)
+
+    def __init__(self) -> None:
+        self.frontal = self._cascade("haarcascade_frontalface_default.xml")
+        self.profile = self._cascade("haarcascade_profileface.xml")
+
+    @staticmethod
+    def _cascade(name: str) -> cv2.CascadeClassifier:
+        return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / name))
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        return [self._detect(frame) for frame in frames]
+
+    def _detect(self, frame: np.ndarray) -> np.ndarray:
+        scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))
+        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        if scale < 1:
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        grey = cv2.equalizeHist(grey)
+        squares = self._squares(self.frontal, grey)
+        if not len(squares):  # the profile cascade knows one side only, so the other is shown in a mirror
+            mirrored = self._squares(self.profile, cv2.flip(grey, 1))
+            mirrored[:, 0] = grey.shape[1] - mirrored[:, 0] - mirrored[:, 2]
+            squares = np.concatenate((self._squares(self.profile, grey), mirrored))
+        corner, side, score = squares[:, :2], squares[:, 2:3], squares[:, 4:]
+        boxes = np.hstack((np.tile(corner, 2) + side * self.FRAMING, score * scale))
+        return (boxes / scale).astype(np.float32)[np.argsort(-score[:, 0], kind="stable")]
+
+    def _squares(self, cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
+        """(k, 5): x, y, width, height, weight of the last cascade stage."""
+        least = max(24, int(self.MIN_FACE * min(grey.shape)))
+        rectangles, _, weights = cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least), outputRejectLevels=True
+        )
+        if not len(rectangles):
+            return NO_BOXES.copy()
+        return np.column_stack((rectangles, np.ravel(weights))).astype(np.float32)
+
+
+class LibraryDetector:
+    """Any other detector of the face-alignment library, called frame by frame as the library does itself."""
+
+    def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
+        try:
+            module = importlib.import_module(f"face_alignment.detection.{name}")
+            paths = {"path_to_detector": str(weights)} if weights else {}
+            if weights and name == "blazeface":
+                paths["path_to_anchor"] = str(Path(weights).with_name("anchors.npy"))
+            self.detector = module.FaceDetector(device=device, **paths)
+        except ImportError as error:
+            raise RuntimeError(f"the face detector {name} needs another package: {error}") from error
+        except OSError as error:  # URLError is one
+            raise RuntimeError(
+                f"the weights of the face detector {name} could not be had ({error}); "
+                "give them with --face_detector_weights, or use --face_detector haar, which needs none"
+            ) from error
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        return [self._detect(frame) for frame in frames]
+
+    def _detect(self, frame: np.ndarray) -> np.ndarray:
+        found = self.detector.detect_from_image(np.ascontiguousarray(frame[..., ::-1]))  # the library's order is RGB
+        boxes = np.array([box[:5] for box in found], np.float32).reshape(-1, 5)
+        return boxes[np.argsort(-boxes[:, 4], kind="stable")]

@@ -1,0 +1,96 @@
+"""Every number the networks were built around, once, with its unit and where it comes from.
+
+Numbers marked (2020) are the values of the original Wav2Lip release; the official checkpoints depend on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+FILELISTS = Path(__file__).resolve().parent / "filelists"
+
+
+@dataclass
+class HParams:
+    """Settings of audio, training and evaluation. Change them with :meth:`override`, never in place in a module."""
+
+    # Mel spectrogram (2020)
+    sample_rate: int = 16000  # Hz
+    preemphasis: float = 0.97  # coefficient of the first-order high-pass filter
+    n_fft: int = 800  # samples
+    hop_size: int = 200  # samples, so 80 mel frames a second
+    win_size: int = 800  # samples
+    num_mels: int = 80
+    fmin: float = 55.0  # Hz
+    fmax: float = 7600.0  # Hz
+    min_level_db: float = -100.0  # floor of the spectrogram
+    ref_level_db: float = 20.0  # subtracted before scaling
+    max_abs_value: float = 4.0  # mels are scaled to [-4, 4]
+    mel_step_size: int = 16  # mel frames in one network window, 0.2 s
+
+    # Pictures (2020)
+    img_size: int = 96  # pixels, square face crops
+    fps: float = 25.0  # frames a second in training data
+    syncnet_T: int = 5  # consecutive video frames in one window, 0.2 s at 25 fps
+
+    # Training, all networks (paper, section 4; 2020)
+    batch_size: int = 16  # windows
+    initial_learning_rate: float = 1e-4
+    adam_beta1: float = 0.5  # generator and discriminator; the expert keeps Adam's own 0.9
+    nepochs: int = 200_000_000_000_000_000  # stopped by hand
+    num_workers: int = 16
+    checkpoint_interval: int = 3000  # steps
+    eval_interval: int = 3000  # steps
+    save_optimizer_state: bool = True
+
+    # Expert, SyncNet (2020)
+    syncnet_batch_size: int = 64
+    syncnet_lr: float = 1e-4
+    syncnet_eval_interval: int = 10000  # steps
+    syncnet_checkpoint_interval: int = 10000  # steps
+
+    # Generator and visual-quality discriminator (2020)
+    syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
+    disc_wt: float = 0.07
+    disc_initial_learning_rate: float = 1e-4
+
+    @property
+    def mel_frames_per_second(self) -> float:
+        return self.sample_rate / self.hop_size
+
+    def override(self, text: str) -> None:
+        """Apply ``"name=value,name=value"``; raise ValueError that names an unknown setting or an unusable value."""
+        types = {field.name: type(getattr(self, field.name)) for field in fields(self)}
+        for item in filter(None, (part.strip() for part in text.split(","))):
+            name, _, value = (piece.strip() for piece in item.partition("="))
+            if name not in types:
+                raise ValueError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
+            setattr(self, name, _parse(name, value, types[name]))
+
+
+def _parse(name: str, text: str, kind: type) -> bool | int | float:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"hparam {name} takes true or false, not {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
+
+
+hparams = HParams()
+
+
+def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELISTS) -> list[str]:
+    """Return ``data_root/dir/clip`` for every line of ``filelists/<split>.txt``.
+
+    A line is ``dir/clip``; whatever follows the first space is a note, and blank lines are skipped. Raises
+    FileNotFoundError if the list does not exist.
+    """
+    path = filelists / f"{split}.txt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; filelists/README.md says how to write it")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [str(Path(data_root) / line.split(" ")[0]) for line in lines if line]

@@ -1,0 +1,324 @@
+"""Make the lips in a video or photo match any speech.
+
+    python inference.py --checkpoint_path wav2lip_gan --face VIDEO_OR_PHOTO --audio SPEECH
+
+The way through: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import audio
+import cli
+import video
+from face_detection.detections import Detections, cache_name
+from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
+from face_detection.tracking import follow_face
+from hparams import hparams as hp
+from models import Wav2Lip, optimize_for_inference, weights
+
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
+
+CPU_BATCH = 32  # faces; larger network calls are no faster on a CPU
+BATCH_BYTES = 96 << 20  # frames of one batch; about four batches are in flight
+GAP_SECONDS = 0.5  # shorter gaps between detections are interpolated
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
+    add = parser.add_argument
+    add("--checkpoint_path", required=True, help="generator: a file, or wav2lip or wav2lip_gan")
+    add("--face", required=True, type=Path, help="video or photo with a face")
+    add("--audio", required=True, type=Path, help="any file with speech in it, videos included")
+    add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="video to write")
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="use only the first frame")
+    add("--fps", type=cli.positive(float), default=25.0, help="frame rate of the result when --face is a photo")
+    add("--pads", nargs="+", type=int, default=[0, 10, 0, 0], help="pixels added to the box: top bottom left right")
+    add("--face_det_batch_size", type=cli.positive(int), default=16, help="frames per call of the face detector")
+    add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
+    add("--resize_factor", type=cli.positive(int), default=1, help="shrink the frames by this factor first")
+    add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right; -1: to the edge")
+    add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="fixed face box: top bottom left right; no detection")
+    add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
+    add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
+    add("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
+    add("--face_detector_weights", type=Path, help="weights of the face detector, if not the usual ones")
+    add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
+    add("--on_missing_face", choices=("keep", "error"), default="keep", help="frames without a face: leave them, or stop")
+    add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
+    add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
+    add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help="of the networks")
+    add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
+    add("--preset", choices=PRESETS, default="veryfast", help="effort of the encoder")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_arguments(args)
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    geometry = video.Geometry(args.resize_factor, args.rotate, tuple(args.crop))
+    source = open_face(args.face, args.fps)
+    picture = geometry.output_of(source)
+    windows = open_speech(args.audio, picture.fps)
+    checkpoint = weights.read_checkpoint(weights.find(args.checkpoint_path), Wav2Lip)
+
+    boxes, used = find_boxes(args, source, geometry, len(windows), device, dtype)
+    model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
+
+    pingpong = args.loop == "pingpong"
+    batch_size = pick_batch_size(args.wav2lip_batch_size, picture, device)
+    frames = video.repeat_frames(source, len(windows), used, pingpong, geometry)
+    shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
+    finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend)
+    with video.VideoWriter(args.outfile, picture, args.audio, len(windows), args.crf, args.preset) as writer:
+        for frame in progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
+            writer.write(frame)
+    print(f"{args.outfile}: {len(windows)} frames, {float(len(windows) / picture.fps):.2f} s")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for what argparse cannot see, before anything is read."""
+    for name in ("pads", "crop", "box"):
+        if len(getattr(args, name)) != 4:
+            raise ValueError(f"--{name} takes four numbers (top bottom left right), not {len(getattr(args, name))}")
+    if args.face_index is not None and args.face_index < 0:
+        raise ValueError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
+    video.check_writable(args.outfile)
+    for name in ("face", "audio"):
+        path = getattr(args, name)
+        if path.exists() and args.outfile.exists() and path.samefile(args.outfile):
+            raise ValueError(f"--outfile is the same file as --{name}; choose another name")
+
+
+def open_face(path: Path, photo_fps: float) -> video.VideoInfo:
+    """Probe the video or photo; a photo gets ``photo_fps``."""
+    info = video.probe(path)
+    return replace(info, fps=Fraction(photo_fps).limit_denominator(1001)) if info.is_image else info
+
+
+def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
+    """Read any sound and return one mel window for every frame of the result."""
+    wav = video.read_audio(path, hp.sample_rate)
+    return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)))
+
+
+def progress(items: Iterable, label: str, total: int) -> tqdm:
+    return tqdm(items, label, total, unit="frame", disable=None)  # None: quiet when not a terminal
+
+
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device) -> int:
+    """The largest useful batch whose frames fit in ``BATCH_BYTES``."""
+    fitting = max(1, BATCH_BYTES // (picture.width * picture.height * 3))
+    return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Frames -> boxes
+
+
+def find_boxes(
+    args: argparse.Namespace,
+    source: video.VideoInfo,
+    geometry: video.Geometry,
+    wanted: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[list[Box | None], int | None]:
+    """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection."""
+    picture = geometry.output_of(source)
+    if args.box != [-1, -1, -1, -1]:
+        return [fixed_box(args.box, picture)], 1 if args.static else None
+    found = detect(args, source, geometry, 1 if args.static else wanted, device, dtype)
+    gap = round(GAP_SECONDS * picture.fps)
+    boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, picture)
+    report_missing(boxes, args.on_missing_face, float(picture.fps))
+    return boxes, len(boxes)
+
+
+def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:
+    top, bottom, left, right = box
+    if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
+        raise ValueError(
+            f"--box {top} {bottom} {left} {right} (top bottom left right) does not lie inside the "
+            f"{picture.width}x{picture.height} frame"
+        )
+    return left, top, right, bottom
+
+
+def detect(
+    args: argparse.Namespace,
+    source: video.VideoInfo,
+    geometry: video.Geometry,
+    wanted: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Detections:
+    """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
+    name = cache_name(source.path, args.face_detector, args.face_detector_weights, geometry)
+    cache = weights.cache_folder() / "boxes" / name
+    found = Detections() if args.no_cache else Detections.load(cache)
+    if len(found) < wanted and not found.complete:
+        detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
+        missing = wanted - len(found)
+        frames = video.prefetch(video.read_frames(source, len(found), missing, geometry), 4)
+        found.extend(progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
+        found.complete = len(found) < wanted
+        if not args.no_cache:
+            remember(found, cache)
+    if not len(found):
+        raise ValueError(f"{source.path} has no frame that can be decoded")
+    return found.first(wanted)
+
+
+def detector_weights(args: argparse.Namespace) -> Path | None:
+    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
+        return args.face_detector_weights
+    try:
+        return weights.find("s3fd")
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
+
+
+def remember(found: Detections, cache: Path) -> None:
+    try:
+        found.save(cache)
+    except OSError as error:  # a full or read-only cache costs time, not the result
+        print(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", file=sys.stderr)
+
+
+def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInfo) -> list[Box | None]:
+    """(frames, 4) float boxes, NaN where missing -> whole pixels inside the picture, None where nothing is left.
+
+    Raises ValueError when no frame has a face, or the pads leave none.
+    """
+    if np.isnan(boxes).all():
+        raise ValueError(
+            "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
+            "--crop or --resize_factor so that the face is not tiny, another --face_index, or give --box yourself"
+        )
+    top, bottom, left, right = pads
+    padded = boxes + np.array([-left, -top, right, bottom])
+    limits = np.array([picture.width, picture.height] * 2)
+    padded = np.clip(np.round(padded), 0, limits)
+    usable = (padded[:, 2] > padded[:, 0]) & (padded[:, 3] > padded[:, 1])  # False for NaN
+    if not usable.any():
+        raise ValueError(f"--pads {top} {bottom} {left} {right} leave nothing of the face; use smaller numbers")
+    return [tuple(int(v) for v in box) if ok else None for box, ok in zip(padded, usable)]
+
+
+def report_missing(boxes: list[Box | None], policy: str, fps: float) -> None:
+    """Tell which frames have no face; raise ValueError instead if ``policy`` is "error"."""
+    runs = []
+    for missing, group in itertools.groupby(range(len(boxes)), key=lambda i: boxes[i] is None):
+        if missing:
+            first, *_, last = [i := next(group), i, *group]
+            runs.append(f"{first}-{last}" if last > first else f"{first}")
+    if not runs:
+        return
+    count = sum(box is None for box in boxes)
+    where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
+    text = f"{count} of {len(boxes)} frames ({count / fps:.1f} s) have no face: {where}"
+    if policy == "error":
+        raise ValueError(f"{text}; with --on_missing_face keep they are left as they are")
+    print(f"{text}; they are left as they are")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Boxes and mels -> finished frames
+
+
+def lip_sync(
+    frames: Iterable[np.ndarray],
+    boxes: Iterable[Box | None],
+    mels: Iterable[np.ndarray],
+    model: torch.nn.Module,
+    batch_size: int = CPU_BATCH,
+    blend: str = "box",
+) -> Iterator[np.ndarray]:
+    """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
+
+    ``frames`` (height, width, 3) uint8 BGR are not changed; ``boxes`` (x1, y1, x2, y2) in whole pixels inside the
+    frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from
+    ``optimize_for_inference``, which decides the device and precision. ``blend``: "box" or "feather".
+    """
+    rows = zip(frames, boxes, mels)
+    while batch := list(itertools.islice(rows, batch_size)):
+        with_face = [row for row in batch if row[1] is not None]
+        mouths = iter(generate(model, *network_inputs(with_face)) if with_face else ())
+        for frame, box, _ in batch:
+            yield frame if box is None else paste(frame, next(mouths), box, blend)
+
+
+def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Frames with box and mel -> mels (N, 80, 16) float32 and faces (N, 96, 96, 6) uint8: lower half blank ‖ whole."""
+    size = hp.img_size
+    faces = np.empty((len(rows), size, size, 6), np.uint8)
+    for face, (frame, (x1, y1, x2, y2), _) in zip(faces, rows):
+        face[..., 3:] = cv2.resize(frame[y1:y2, x1:x2], (size, size))
+        face[..., :3] = face[..., 3:]
+        face[size // 2 :, :, :3] = 0
+    return np.stack([mel for _, _, mel in rows]), faces
+
+
+@torch.inference_mode()
+def generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR."""
+    parameter = next(model.parameters())
+    try:
+        x = torch.from_numpy(faces).to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
+        m = torch.from_numpy(mels).to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
+        out = model(m, (x.float() / 255).to(parameter.dtype))
+        return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    except torch.OutOfMemoryError:
+        if len(faces) == 1:
+            raise
+        half = len(faces) // 2
+        return np.concatenate((generate(model, mels[:half], faces[:half]), generate(model, mels[half:], faces[half:])))
+
+
+def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str) -> np.ndarray:
+    """Return a copy of ``frame`` with ``face`` (96, 96, 3) stretched over ``box``."""
+    x1, y1, x2, y2 = box
+    frame = frame.copy()
+    target = frame[y1:y2, x1:x2]
+    face = cv2.resize(face, (x2 - x1, y2 - y1))
+    if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
+        target[:] = face
+    else:
+        mask = cv2.resize(feather_mask(), (x2 - x1, y2 - y1))[..., None]
+        target[:] = (target + mask * (face.astype(np.float32) - target)).round()
+    return frame
+
+
+def feather_mask() -> np.ndarray:
+    """(96, 96) float32 in [0, 1]: 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
+    sides = np.minimum(x, 1 - x) / 0.15
+    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
+    bottom = (1 - y) / 0.08
+    ramp = np.clip(np.minimum(np.minimum(sides, top), bottom), 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

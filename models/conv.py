@@ -1,0 +1,89 @@
+"""What the networks share: convolution blocks, the audio encoder, and how to make them fast once training is over."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels`` times ``width``, rounded to a multiple of 8 and never below 8."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+class Conv2d(nn.Module):
+    """Convolution, batch norm, ReLU; with ``residual`` the input is added before the ReLU."""
+
+    def __init__(self, cin: int, cout: int, kernel_size, stride=1, padding=0, residual: bool = False) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(nn.Conv2d(cin, cout, kernel_size, stride, padding), nn.BatchNorm2d(cout))
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv_block(x)
+        return F.relu(out + x if self.residual else out, inplace=True)
+
+
+class Conv2dTranspose(nn.Module):
+    """Transposed convolution, batch norm, ReLU."""
+
+    def __init__(self, cin: int, cout: int, kernel_size, stride=1, padding=0, output_padding=0) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ConvTranspose2d(cin, cout, kernel_size, stride, padding, output_padding), nn.BatchNorm2d(cout)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.conv_block(x), inplace=True)
+
+
+class PlainConv2d(nn.Module):
+    """Convolution and leaky ReLU (slope 0.01) without normalisation: the discriminator's block."""
+
+    def __init__(self, cin: int, cout: int, kernel_size, stride=1, padding=0) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(nn.Conv2d(cin, cout, kernel_size, stride, padding))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(self.conv_block(x), 0.01, inplace=True)
+
+
+def audio_encoder(width: float, residual_at_3x3: int) -> nn.Sequential:
+    """Mel windows (N, 1, 80, 16) -> embeddings (N, 512·width, 1, 1). The expert's has one residual block more."""
+    c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
+    return nn.Sequential(
+        Conv2d(1, c32, 3, 1, 1),  # 80, 16
+        Conv2d(c32, c32, 3, 1, 1, residual=True),
+        Conv2d(c32, c32, 3, 1, 1, residual=True),
+        Conv2d(c32, c64, 3, (3, 1), 1),  # 27, 16
+        Conv2d(c64, c64, 3, 1, 1, residual=True),
+        Conv2d(c64, c64, 3, 1, 1, residual=True),
+        Conv2d(c64, c128, 3, 3, 1),  # 9, 6
+        Conv2d(c128, c128, 3, 1, 1, residual=True),
+        Conv2d(c128, c128, 3, 1, 1, residual=True),
+        Conv2d(c128, c256, 3, (3, 2), 1),  # 3, 3
+        *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(residual_at_3x3)),
+        Conv2d(c256, c512, 3, 1, 0),  # 1, 1
+        Conv2d(c512, c512, 1, 1, 0),
+    )
+
+
+def fold_batchnorm(network: nn.Module) -> nn.Module:
+    """Merge every batch norm into the convolution before it, in place; return ``network`` in eval mode.
+
+    Same function up to rounding, fewer passes over memory. The network can no longer be trained afterwards.
+    """
+    network.eval()
+    for block in network.modules():
+        if isinstance(block, (Conv2d, Conv2dTranspose)):
+            conv, norm = block.conv_block
+            fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
+            block.conv_block = nn.Sequential(fused)
+    return network
+
+
+def optimize_for_inference(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """Return ``network`` (changed in place) ready to run fast: folded, channels last, on ``device`` in ``dtype``."""
+    return fold_batchnorm(network).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)

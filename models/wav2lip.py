@@ -1,0 +1,122 @@
+"""The generator and the visual-quality discriminator (Prajwal et al., ACM MM 2020, sections 3.3 and 3.4).
+
+Module names and order are those of the official checkpoints' state dicts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .conv import Conv2d, Conv2dTranspose, PlainConv2d, audio_encoder, scaled
+
+
+def stage(*blocks: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*blocks)
+
+
+def face_encoder(width: float) -> nn.ModuleList:
+    """Masked and reference crop (N, 6, 96, 96) -> features at seven scales, 96 down to 1 pixel."""
+    c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
+    return nn.ModuleList([
+        stage(Conv2d(6, c16, 7, 1, 3)),  # 96
+        stage(Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))),  # 48
+        stage(Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))),  # 24
+        stage(Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))),  # 12
+        stage(Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))),  # 6
+        stage(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+        stage(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
+    ])
+
+
+def face_decoder(width: float) -> nn.ModuleList:
+    """Audio embedding -> picture features, each stage joined by the face encoder's features of its scale."""
+    c16, c32, c64, c128, c256, c384, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 384, 512))
+
+    def up(cin: int, cout: int, same: int) -> nn.Sequential:
+        return stage(
+            Conv2dTranspose(cin, cout, 3, 2, 1, output_padding=1),
+            *(Conv2d(cout, cout, 3, 1, 1, residual=True) for _ in range(same)),
+        )
+
+    return nn.ModuleList([
+        stage(Conv2d(c512, c512, 1, 1, 0)),  # 1
+        stage(Conv2dTranspose(c512 + c512, c512, 3, 1, 0), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+        up(c512 + c512, c512, same=2),  # 6
+        up(c512 + c256, c384, same=2),  # 12
+        up(c384 + c128, c256, same=2),  # 24
+        up(c256 + c64, c128, same=2),  # 48
+        up(c128 + c32, c64, same=2),  # 96
+    ])
+
+
+class Wav2Lip(nn.Module):
+    """The lip-sync generator: a face with its lower half masked, a reference face and a mel window -> the face.
+
+    ``width`` scales the channels of every layer; 1.0 is the official network.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.width = width
+        self.face_encoder_blocks = face_encoder(width)
+        self.audio_encoder = audio_encoder(width, residual_at_3x3=1)
+        self.face_decoder_blocks = face_decoder(width)
+        c32 = scaled(32, width)
+        self.output_block = nn.Sequential(
+            Conv2d(scaled(64, width) + scaled(16, width), c32, 3, 1, 1), nn.Conv2d(c32, 3, 1), nn.Sigmoid()
+        )
+
+    def forward(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        """Return faces in [0, 1], BGR.
+
+        ``mels`` (N, 1, 80, 16) with ``faces`` (N, 6, 96, 96) give (N, 3, 96, 96). Windows of T frames,
+        ``mels`` (N, T, 1, 80, 16) with ``faces`` (N, 6, T, 96, 96), give (N, 3, T, 96, 96).
+        """
+        if faces.dim() == 4:
+            return self._single(mels, faces)
+        n, _, t = faces.shape[:3]
+        out = self._single(mels.flatten(0, 1), faces.transpose(1, 2).flatten(0, 1))  # frames of a window side by side
+        return out.unflatten(0, (n, t)).transpose(1, 2)
+
+    def _single(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        features = []
+        x = faces
+        for block in self.face_encoder_blocks:
+            x = block(x)
+            features.append(x)
+        x = self.audio_encoder(mels)
+        for block in self.face_decoder_blocks:
+            x = torch.cat((block(x), features.pop()), dim=1)
+        return self.output_block(x)
+
+
+class Wav2Lip_disc_qual(nn.Module):
+    """The visual-quality discriminator: is the lower half of this face real? Looks at single frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.face_encoder_blocks = nn.ModuleList([
+            stage(PlainConv2d(3, 32, 7, 1, 3)),  # 48, 96
+            stage(PlainConv2d(32, 64, 5, (1, 2), 2), PlainConv2d(64, 64, 5, 1, 2)),  # 48, 48
+            stage(PlainConv2d(64, 128, 5, 2, 2), PlainConv2d(128, 128, 5, 1, 2)),  # 24, 24
+            stage(PlainConv2d(128, 256, 5, 2, 2), PlainConv2d(256, 256, 5, 1, 2)),  # 12, 12
+            stage(PlainConv2d(256, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 6, 6
+            stage(PlainConv2d(512, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 3, 3
+            stage(PlainConv2d(512, 512, 3, 1, 0), PlainConv2d(512, 512, 1, 1, 0)),  # 1, 1
+        ])
+        self.binary_pred = nn.Sequential(nn.Conv2d(512, 1, 1, 1, 0), nn.Sigmoid())
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """(N, 3, T, 96, 96) -> probability of being real, (T·N, 1), the N clips of each frame side by side."""
+        x = faces.transpose(0, 2).transpose(1, 2).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in 2020
+        x = x[:, :, x.shape[2] // 2 :]
+        for block in self.face_encoder_blocks:
+            x = block(x)
+        return self.binary_pred(x).flatten(1)
+
+    def perceptual_forward(self, faces: torch.Tensor) -> torch.Tensor:
+        """The generator's adversarial loss: cross-entropy of the prediction for ``faces`` against "real"."""
+        prediction = self(faces)
+        return F.binary_cross_entropy(prediction, torch.ones_like(prediction))

@@ -1,0 +1,235 @@
+"""Find, fetch, verify and load checkpoints, never running code that a file brings along.
+
+A checkpoint is a file, or one of the names in ``KNOWN``, which are downloaded once and checked by their SHA-256.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .syncnet import SyncNet_color, SyncNet_v2
+from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NETWORKS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual, SyncNet_v2)
+SCALABLE = (Wav2Lip, SyncNet_color)
+_HUB = "https://huggingface.co/camenduru/Wav2Lip/resolve/main/checkpoints"
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """An official file: where it is published and what it must be."""
+
+    file_name: str
+    url: str
+    sha256: str | None  # None: not known here, so what was fetched is reported instead of checked
+
+
+KNOWN = {
+    "wav2lip": KnownFile(
+        "wav2lip.pth", f"{_HUB}/wav2lip.pth", "b78b681b68ad9fe6c6fb1debc6ff43ad05834a8af8a62ffc4167b7b34ef63c37"
+    ),
+    "wav2lip_gan": KnownFile(
+        "wav2lip_gan.pth", f"{_HUB}/wav2lip_gan.pth", "ca9ab7b7b812c0e80a6e70a5977c545a1e8a365a6c49d5e533023c034d7ac3d8"
+    ),
+    "lipsync_expert": KnownFile("lipsync_expert.pth", f"{_HUB}/lipsync_expert.pth", None),
+    "s3fd": KnownFile(
+        "s3fd-619a316812.pth",
+        "https://www.adrianbulat.com/downloads/python-fan/s3fd-619a316812.pth",
+        "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543",
+    ),
+    "syncnet_v2": KnownFile(
+        "syncnet_v2.model",
+        "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
+        "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
+    ),
+}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Find and fetch
+
+
+def cache_folder() -> Path:
+    """Return where downloads and found boxes are kept: $WAV2LIP_CACHE, else the user's cache folder."""
+    if chosen := os.environ.get("WAV2LIP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip"
+
+
+def find(path_or_name: str | Path, progress: bool = True) -> Path:
+    """Return the file behind a path or a known name, downloading it if it is not here yet.
+
+    Known names are looked for in ``checkpoints/`` of the working folder and of the repository, then in the cache.
+    Raises FileNotFoundError for an unknown name, RuntimeError when a download fails.
+    """
+    path = Path(path_or_name)
+    if path.exists():
+        return path
+    known = KNOWN.get(str(path_or_name))
+    if known is None:
+        raise FileNotFoundError(f"{path} does not exist; give a file or one of the names {', '.join(KNOWN)}")
+    for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
+        if (folder / known.file_name).is_file():
+            return folder / known.file_name
+    return fetch(known, cache_folder() / "checkpoints", progress)
+
+
+def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
+    """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
+    import pooch
+
+    target = folder / known.file_name
+    try:
+        found = pooch.retrieve(
+            known.url,
+            known_hash=known.sha256 and f"sha256:{known.sha256}",
+            fname=known.file_name,
+            path=folder,
+            downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), progress),
+        )
+    except (OSError, ValueError) as error:  # no network or disk; wrong hash
+        reason = " ".join(str(error).split())
+        raise RuntimeError(
+            f"could not download {known.url} ({reason}); fetch it by other means and put it at {target}"
+        ) from error
+    return Path(found)
+
+
+def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any], None]:
+    """For pooch: collect into ``part``, which outlives a broken connection, and hand it over when it is complete."""
+
+    def download(url: str, output_file: str, _pooch: Any) -> None:
+        import requests
+        from tqdm import tqdm
+
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
+            if reply.status_code == 416:  # nothing left to send: the part is whole
+                os.replace(part, output_file)
+                return
+            reply.raise_for_status()
+            if reply.status_code != 206:  # a server that cannot resume starts again
+                have = 0
+            size = have + int(reply.headers.get("Content-Length", 0))
+            bar = tqdm(total=size or None, initial=have, unit="B", unit_scale=True, disable=None if progress else True)
+            with open(part, "ab" if have else "wb") as file, bar:
+                for block in reply.iter_content(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+        if size and part.stat().st_size < size:
+            raise OSError(f"the connection broke off at {part.stat().st_size} of {size} bytes; run again to continue")
+        os.replace(part, output_file)
+
+    return download
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Load
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of one network, checked to fit it, and everything else the file held."""
+
+    path: Path
+    state: dict[str, torch.Tensor]
+    width: float
+    extra: dict[str, Any]  # optimizer, global_step, … as far as the file has them
+
+
+def read_checkpoint(path: Path, network: type[nn.Module]) -> Checkpoint:
+    """Read a checkpoint and check that it fits ``network``: a dict with ``state_dict``, a bare state dict, TorchScript.
+
+    Raises ValueError naming the file, its size, what was expected and what was found.
+    """
+    content = _read_file(path)
+    state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
+    extra = content if state is not None else {}
+    state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
+    width = float(extra.get("width", 1.0))
+    with torch.device("meta"):
+        expected = (network(width) if network in SCALABLE else network()).state_dict()
+    if problem := _difference(expected, state):
+        raise ValueError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
+    return Checkpoint(path, state, width, extra)
+
+
+def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
+    """Return ``network`` in eval mode with the checkpoint's weights in float32."""
+    with torch.device("meta"):
+        model = network(checkpoint.width) if network in SCALABLE else network()
+    state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip) -> nn.Module:
+    """``find``, ``read_checkpoint`` and ``build`` in one call."""
+    return build(read_checkpoint(find(path_or_name), network), network)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give a checkpoint file")
+    try:
+        if _is_torchscript(path):
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"version https://git-lfs")):
+        return "is a web page or a link, not a checkpoint: the download went wrong; fetch it again"
+    if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "REDUCE" in str(error):
+        return "wants to run code when it is loaded, so it was not; get the weights from a source you trust"
+    return "is not a checkpoint, or only a part of one; fetch it again"
+
+
+def _describe(path: Path) -> str:
+    return f"{path} ({path.stat().st_size:,} bytes)"
+
+
+def _difference(expected: dict[str, torch.Tensor], found: dict[str, Any]) -> str | None:
+    """Say in words how ``found`` differs from ``expected``; None if it fits."""
+    missing = [key for key in expected if key not in found]
+    surplus = [key for key in found if key not in expected]
+    if missing or surplus:
+        for other in NETWORKS:
+            with torch.device("meta"):
+                if set(other().state_dict()) == set(found):
+                    return f"it holds {other.__name__} weights"
+        example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"
+        return f"{len(missing)} of its {len(expected)} entries are missing and {len(surplus)} are unknown, {example}"
+    for key, tensor in expected.items():
+        if not isinstance(found[key], torch.Tensor) or found[key].shape != tensor.shape:
+            shape = tuple(getattr(found[key], "shape", ()))
+            return f"{key} has the shape {shape} instead of {tuple(tensor.shape)}"
+    return None

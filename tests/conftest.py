@@ -1,0 +1,93 @@
+"""Fixtures: golden data, material made on the spot, and the footage in ../shared where it is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).resolve().parent / "golden"
+SHARED = ROOT.parent / "shared"
+sys.path[:0] = [str(ROOT), str(GOLDEN)]
+
+import models  # noqa: E402
+import video  # noqa: E402
+from fill import fill  # noqa: E402
+
+
+def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:
+    """The random arrays that the golden data's README defines."""
+    generator = np.random.default_rng(seed)
+    values = generator.random(shape) if kind == "u" else generator.standard_normal(shape)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("needs the footage in ../shared")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("WAV2LIP_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def filled():
+    """``filled(Network)`` is the network in eval mode with the golden weights."""
+    return lambda network, *args: fill(network(*args)).eval()
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator of an eighth of the official width, with golden weights."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small generator.pth"
+    torch.save({"state_dict": fill(models.Wav2Lip(0.125)).state_dict(), "width": 0.125}, path)
+    return path
+
+
+def run_ffmpeg(*arguments: object) -> None:
+    command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.2 s of a swept tone, 16 kHz."""
+    path = tmp_path_factory.mktemp("sound") / "speech.wav"
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.4*sin(2*PI*(200+300*t)*t):d=1.2:s=16000", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """A photo of a face (NASA, public domain) that scikit-image ships, 512x512 BGR."""
+    return pytest.importorskip("skimage.data").astronaut()[..., ::-1].copy()
+
+
+@pytest.fixture(scope="session")
+def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
+    """One second of that photo drifting by 2 pixels a frame, 25 fps, 320x240, silent film."""
+    path = tmp_path_factory.mktemp("clip") / "face.mp4"
+    frames = np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(25)])
+    write_clip(path, frames)
+    return path
+
+
+def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object) -> None:
+    """Encode frames (N, H, W, 3) uint8 BGR nearly losslessly."""
+    count, height, width, _ = frames.shape
+    source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", fps, "-i", "pipe:0")
+    codec = options or ("-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p")
+    command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *source, *map(str, codec), str(path)]
+    subprocess.run(command, check=True, input=frames.tobytes())

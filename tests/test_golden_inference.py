@@ -1,0 +1,86 @@
+"""The whole way from files to finished frames against what the 2020 program computed."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import audio
+import inference
+import models
+import video
+from face_detection import FaceAlignment, LandmarksType
+
+
+@pytest.fixture(scope="module")
+def case(shared):
+    return json.loads((shared / "golden/inference/case.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def rows(shared, case):
+    """(frame, box, mel) of every golden frame, through our own readers."""
+    source = video.probe(shared / case["clip"])
+    top, bottom, left, right = case["box_top_bottom_left_right"]
+    windows = inference.open_speech(shared / case["audio"], source.fps)
+    frames = list(video.repeat_frames(source, len(windows)))
+    return [(frames[i], (left, top, right, bottom), windows[i]) for i in case["frames"]]
+
+
+def test_frame_count_and_repetition(shared, case):
+    source = video.probe(shared / case["clip"])
+    assert (source.fps, source.width, source.height) == (case["fps"], 360, 288)
+    assert sum(1 for _ in video.read_frames(source)) == case["video_frames"]
+
+
+def test_network_inputs(shared, rows):
+    golden = np.load(shared / "golden/inference/network_inputs.npz")
+    mels, faces = inference.network_inputs(rows)
+    assert np.abs(mels - golden["mel"][:, 0]).max() < 1e-3
+    assert np.abs(faces.transpose(0, 3, 1, 2) / 255.0 - golden["face"]).mean() < 1 / 255
+
+
+def test_mel_windows_of_every_frame(shared, case):
+    golden = np.load(shared / "golden/inference/network_inputs.npz")["mel_window_mean"]
+    wav = audio.load_wav(shared / case["audio"])
+    mel = audio.melspectrogram(wav)
+    assert mel.shape[1] == case["mel_frames"]
+    windows = audio.MelWindows(mel, case["fps"], audio.frame_count(len(wav), case["fps"]))
+    assert len(windows) == round(11.0 * 25) and case["frames_written_by_the_reference"] == len(golden)
+    means = np.array([windows[i].mean() for i in range(len(golden))])
+    assert np.abs(means - golden).max() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_finished_frames(shared, case, rows, filled, precision):
+    import torch
+
+    import cli
+
+    model = filled(models.Wav2Lip)
+    if precision == "bf16":
+        model = models.optimize_for_inference(model, torch.device("cpu"), cli.PRECISIONS[precision])
+    for index, finished in zip(case["frames"], inference.lip_sync(*zip(*rows), model)):
+        golden = cv2.imread(str(shared / f"golden/inference/{index:03d}.png"))
+        assert cv2.PSNR(finished, golden) > 40, index
+
+
+def test_detector_boxes(shared, tmp_path):
+    golden = json.loads((shared / "golden/s3fd/boxes.json").read_text())
+    checkpoint = tmp_path / "s3fd.pth"
+    make_s3fd(shared, checkpoint)
+    frames = list(video.read_frames(video.probe(shared / golden["clip"]), count=len(golden["frames"])))
+    api = FaceAlignment(LandmarksType._2D, flip_input=False, device="cpu", path_to_detector=checkpoint)
+    boxes = api.get_detections_for_batch(np.array(frames))
+    assert np.abs(np.array(boxes) - golden["boxes_x1_y1_x2_y2"]).max() <= 2
+
+
+def make_s3fd(shared, path):
+    import subprocess
+    import sys
+
+    pytest.importorskip("face_alignment")
+    subprocess.run([sys.executable, shared / "golden/s3fd/make_s3fd.py", path], check=True)

@@ -1,0 +1,417 @@
+"""Media in and out: the only file that knows ffmpeg.
+
+Frames are uint8 arrays (height, width, 3) in BGR, one at a time, so memory does not grow with the length of a video.
+Frame ``i`` of a stream is what a player shows at time ``i / fps``: variable rates are made constant by timestamps,
+rotation metadata is applied, and a picture that starts late is preceded by its first frame. Sound is float32 mono.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, TypeVar
+
+import cv2
+import numpy as np
+
+Item = TypeVar("Item")
+Transform = Callable[[np.ndarray], np.ndarray]
+
+CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
+HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
+SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
+QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+AUDIO_CLOCK = "aresample=async=1:first_pts=0"  # a track that starts late or has holes keeps its time
+# ffmpeg's words for a file that ends before its own table of contents says
+CUT_SHORT = ("partial file", "error during demuxing", "truncat")
+
+
+@lru_cache(maxsize=1)
+def ffmpeg_path() -> str:
+    """Return the system's ffmpeg, else the one that imageio-ffmpeg ships."""
+    if found := shutil.which("ffmpeg"):
+        return found
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Looking at a file
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What ``probe`` found: the frames that ``read_frames`` will give and the tags that an encoder should repeat."""
+
+    path: Path
+    width: int  # pixels, as displayed
+    height: int
+    fps: Fraction  # constant rate that frames are delivered at
+    is_image: bool = False
+    colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
+    sample_aspect: str = "1:1"
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Look at a video or picture, by content and not by name.
+
+    Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
+    """
+    path = _existing(path)
+    if cv2.haveImageReader(str(path)) and cv2.imcount(str(path)) == 1:
+        height, width = _read_image(path).shape[:2]
+        return VideoInfo(path, width, height, Fraction(25), is_image=True)
+    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
+    report = subprocess.run([*command, "-f", "null", "-"], capture_output=True).stderr.decode(errors="replace")
+    head, _, tail = report.partition("\nOutput #0")
+    streams = re.findall(r"^  Stream #0:\d+.*?: (Video|Audio): (.*)$", head, re.MULTILINE)
+    shown = re.search(r"^  Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
+    if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
+        if streams and not any(kind == "Video" for kind, _ in streams):
+            raise ValueError(f"{path} has sound but no picture; give a video or a photo of a face")
+        raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {_last_words(report)}")
+    aspect = re.search(r"\[SAR (\d+:\d+) ", shown[1])
+    return VideoInfo(
+        path, int(size[1]), int(size[2]), _frame_rate(shown[1]), colour=_colour(shown[1]),
+        sample_aspect=aspect[1] if aspect else "1:1",
+    )  # fmt: skip
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give one file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes)")
+    return path
+
+
+def _input(path: Path) -> tuple[str, ...]:
+    # "file:" and an absolute path: no name can be taken for an option, a protocol or a pattern, and the whitelist
+    # keeps a playlist disguised as a video from reaching the network.
+    return ("-protocol_whitelist", "file,pipe", "-i", f"file:{path.absolute()}")
+
+
+def _frame_rate(stream: str) -> Fraction:
+    """ffmpeg's own choice of a constant rate, from its report; it prints 23.98 for 24000/1001."""
+    match = re.search(r", ([\d.]+) fps", stream)
+    printed = float(match[1]) if match else 0.0
+    for nominal in (24, 30, 48, 60, 120):
+        if f"{nominal * 1000 / 1001:.2f}" == f"{printed:.2f}":
+            return Fraction(nominal * 1000, 1001)
+    # Screen recordings claim up to 90000 frames a second; timestamps place their frames on any sane grid.
+    return Fraction(printed).limit_denominator(1000) if 0 < printed <= 240 else Fraction(30)
+
+
+def _colour(stream: str) -> tuple[str, str, str] | None:
+    """The tags in e.g. ``yuv420p(tv, bt470bg/bt470bg/bt709, progressive)``; None when the file has none."""
+    match = re.search(r"\([^)]*?\b((?:bt|smpte)[\w-]+(?:/[\w-]+){2}|bt709|smpte170m|bt470bg)[,)]", stream)
+    if not match:
+        return None
+    parts = match[1].split("/")
+    matrix, primaries, transfer = parts if len(parts) == 3 else parts * 3
+    return (matrix, primaries, transfer) if "unknown" not in parts else None
+
+
+def _last_words(report: str) -> str:
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    return re.sub(r"^\[[^\]]*\] ", "", lines[-1]) if lines else "ffmpeg said nothing"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_frames(
+    info: VideoInfo, start: int = 0, count: int | None = None, transform: Transform | None = None
+) -> Iterator[np.ndarray]:
+    """Yield frames ``start``, ``start + 1``, … (``count`` of them, or all), each through ``transform``.
+
+    Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
+    """
+    frames = iter([_read_image(info.path)][start:count]) if info.is_image else _decode(info, start, count)
+    return map(transform, frames) if transform else frames
+
+
+def _read_image(path: Path) -> np.ndarray:
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF rotation, drops alpha
+    if image is None:
+        raise ValueError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
+    return image
+
+
+def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
+    if count is not None and count <= 0:
+        return
+    seek = max(0.0, float(start / info.fps) - SEEK_MARGIN)
+    command = [
+        ffmpeg_path(), *QUIET, *(("-ss", f"{seek:.6f}") if seek else ()), "-copyts", "-start_at_zero", *_input(info.path),
+        "-map", "0:V:0", *(("-frames:v", str(count)) if count is not None else ()),
+        # the time grid is laid from 0 wherever reading starts, so a frame's number never depends on seeking
+        "-vf", f"fps=fps={info.fps}:start_time={float(start / info.fps):.9f},setpts=N",
+        "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1",
+    ]  # fmt: skip
+    with _Process(command, stdout=subprocess.PIPE) as process:
+        while True:
+            frame = np.empty((info.height, info.width, 3), np.uint8)
+            if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
+                break
+            yield frame
+        words = process.finish(ValueError, f"cannot read {info.path}")
+    if any(sign in words.lower() for sign in CUT_SHORT):
+        raise ValueError(f"{info.path} is cut short or damaged ({_last_words(words)}); copy or download it again")
+
+
+def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """Decode the first sound track of any media file to float32 mono (samples,) at ``sample_rate`` Hz.
+
+    Raises FileNotFoundError or ValueError when the file has no sound that can be read.
+    """
+    path = _existing(path)
+    command = [ffmpeg_path(), *QUIET, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1"]
+    result = subprocess.run([*command, "-ar", str(sample_rate), "-f", "f32le", "pipe:1"], capture_output=True)
+    words = result.stderr.decode(errors="replace")
+    if "matches no streams" in words:
+        raise ValueError(f"{path} has no sound track; give a file with speech in it")
+    if result.returncode != 0:
+        raise ValueError(f"{path} is not a sound file that ffmpeg can read: {_last_words(words)}")
+    samples = np.frombuffer(result.stdout, np.float32)
+    if samples.size == 0:
+        raise ValueError(f"the sound track of {path} is empty")
+    return np.clip(np.nan_to_num(samples), -1.0, 1.0)
+
+
+def source_index(index: int, count: int, pingpong: bool) -> int:
+    """Return which of ``count`` source frames is shown at output frame ``index`` of an endlessly repeated clip."""
+    period = max(1, 2 * count - 2) if pingpong else count
+    position = index % period
+    return position if position < count else period - position
+
+
+def repeat_frames(
+    info: VideoInfo, wanted: int, count: int | None = None, pingpong: bool = False, transform: Transform | None = None
+) -> Iterator[np.ndarray]:
+    """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them."""
+    yield from itertools.islice(_endless(info, count, pingpong, transform), wanted)
+
+
+def _endless(info: VideoInfo, count: int | None, pingpong: bool, transform: Transform | None) -> Iterator[np.ndarray]:
+    kept: list[np.ndarray] = []
+    seen = 0
+    for frame in read_frames(info, 0, count, transform):
+        seen += 1
+        if seen <= _frames_held(info):
+            kept.append(frame)
+        else:
+            kept.clear()
+        yield frame
+    if not seen:
+        raise ValueError(f"{info.path} has no frame that can be decoded")
+    if kept:
+        yield from (kept[source_index(i, seen, pingpong)] for i in itertools.count(seen))
+    while True:
+        if pingpong:
+            yield from _read_backwards(info, seen, transform)
+        yield from read_frames(info, 0, seen, transform)
+
+
+def _read_backwards(info: VideoInfo, count: int, transform: Transform | None) -> Iterator[np.ndarray]:
+    """Yield frames ``count - 2``, …, 1: a piece that fits in memory is read forwards and given backwards."""
+    step = _frames_held(info)
+    for stop in range(count - 1, 1, -step):
+        start = max(1, stop - step)
+        yield from reversed(list(read_frames(info, start, stop - start, transform)))
+
+
+def _frames_held(info: VideoInfo) -> int:
+    return max(1, HELD_BYTES // (info.width * info.height * 3))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
+
+    resize_factor: int = 1  # both sides are divided by it
+    rotate: bool = False  # 90 degrees clockwise
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if self.resize_factor > 1:
+            height, width = frame.shape[:2]
+            frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
+        if self.rotate:
+            frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
+        top, bottom, left, right = self.crop
+        frame = frame[top : None if bottom == -1 else bottom, left : None if right == -1 else right]
+        return np.ascontiguousarray(frame)
+
+    def output_of(self, info: VideoInfo) -> VideoInfo:
+        """Return ``info`` with the size after this geometry; raise ValueError when nothing would be left."""
+        if self.resize_factor < 1:
+            raise ValueError(f"--resize_factor must be 1 or more, not {self.resize_factor}")
+        width, height = info.width // self.resize_factor, info.height // self.resize_factor
+        if self.rotate:
+            width, height = height, width
+        top, bottom, left, right = self.crop
+        bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
+        if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
+            raise ValueError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
+        return replace(info, width=min(right, width) - left, height=min(bottom, height) - top)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+class VideoWriter:
+    """Encode frames and a sound file into one video, which appears under its name only when it is complete.
+
+    Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
+    ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames.
+    """
+
+    def __init__(
+        self, path: str | Path, like: VideoInfo, audio: str | Path, count: int, crf: int = 18, preset: str = "veryfast"
+    ) -> None:
+        self.path = Path(path)
+        self._like, self._audio, self._count, self._crf, self._preset = like, Path(audio), count, crf, preset
+        self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
+        check_writable(self.path)
+
+    def _command(self) -> list[str]:
+        like = self._like
+        # 4:2:0 wants even sides: an odd one is repeated once
+        filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"]
+        tags: tuple[str, ...] = ()
+        if like.colour:
+            matrix, primaries, transfer = like.colour
+            filters.append(f"scale=out_color_matrix={matrix}:out_range=tv")
+            tags = ("-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv")
+        filters += ["format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
+        return [
+            ffmpeg_path(), *QUIET, "-y",
+            "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps), "-i", "pipe:0",
+            *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", f"{float(self._count / like.fps):.6f}",
+            "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset, *tags,
+            "-af", AUDIO_CLOCK, "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart", f"file:{self._partial.absolute()}",
+        ]  # fmt: skip
+
+    def __enter__(self) -> VideoWriter:
+        self._process = _Process(self._command(), stdin=subprocess.PIPE)
+        self._process.__enter__()
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError in ffmpeg's words if it cannot go on."""
+        try:
+            self._process.stdin.write(memoryview(np.ascontiguousarray(frame)).cast("B"))
+        except BrokenPipeError:
+            self._process.finish(RuntimeError, f"cannot write {self.path}")
+            raise RuntimeError(f"cannot write {self.path}: ffmpeg stopped early") from None
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                self._process.finish(RuntimeError, f"cannot write {self.path}")
+                os.replace(self._partial, self.path)
+        finally:
+            self._process.__exit__(kind, *rest)
+            self._partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of ``path``; raise ValueError, before any work is done, if a video cannot be written there."""
+    if path.suffix.lower() not in CONTAINERS:
+        raise ValueError(f"{path} must end in one of {', '.join(CONTAINERS)}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of the video to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write in {path.parent}: {error.strerror}") from None
+
+
+class _Process:
+    """An ffmpeg process whose messages are kept, and that never outlives the ``with`` block around it."""
+
+    def __init__(self, command: list[str], stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
+        self._command, self._stdin, self._stdout = command, stdin, stdout
+
+    def __enter__(self) -> _Process:
+        self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
+        self._popen = subprocess.Popen(
+            self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages, pipesize=1 << 20
+        )
+        self.stdin: IO[bytes] | None = self._popen.stdin
+        self.stdout: IO[bytes] | None = self._popen.stdout
+        return self
+
+    def finish(self, error: type[Exception], what: str) -> str:
+        """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
+        if self.stdin:
+            try:
+                self.stdin.close()
+            except BrokenPipeError:
+                pass  # ffmpeg is gone already; its exit code says whether that matters
+        code = self._popen.wait()
+        self._messages.seek(0)
+        words = self._messages.read().decode(errors="replace")
+        if code != 0:
+            raise error(f"{what}: {_last_words(words)}")
+        return words
+
+    def __exit__(self, *_: object) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        for stream in (self.stdout, self._messages):
+            if stream:
+                stream.close()
+        if self.stdin and not self.stdin.closed:
+            try:
+                self.stdin.close()
+            except BrokenPipeError:
+                pass  # what was still buffered for a process that we have just stopped
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Overlap
+
+
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order."""
+    iterator = iter(items)
+    end = object()
+    pending: deque = deque()
+    with ThreadPoolExecutor(1) as worker:
+        try:
+            pending.extend(worker.submit(next, iterator, end) for _ in range(depth))
+            while (item := pending.popleft().result()) is not end:
+                pending.append(worker.submit(next, iterator, end))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()
+            if close := getattr(iterator, "close", None):
+                worker.submit(close).result()  # in the thread that ran it, once its last step is done
