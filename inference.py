@@ -32,7 +32,7 @@ from models import Wav2Lip, optimize_for_inference, weights
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 
 CPU_BATCH = 32  # faces; larger network calls are no faster on a CPU
-BATCH_BYTES = 96 << 20  # frames of one batch; about four batches are in flight
+BATCH_BYTES = 64 << 20  # frames of one batch; about four batches are in flight
 GAP_SECONDS = 0.5  # shorter gaps between detections are interpolated
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -50,14 +50,14 @@ def get_parser() -> cli.Parser:
     add("--face_det_batch_size", type=cli.positive(int), default=16, help="frames per call of the face detector")
     add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
     add("--resize_factor", type=cli.positive(int), default=1, help="shrink the frames by this factor first")
-    add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right; -1: to the edge")
-    add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="fixed face box: top bottom left right; no detection")
+    add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right, -1: all")
+    add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="the face's box: top bottom left right")
     add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
     add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
     add("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
     add("--face_detector_weights", type=Path, help="weights of the face detector, if not the usual ones")
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
-    add("--on_missing_face", choices=("keep", "error"), default="keep", help="frames without a face: leave them, or stop")
+    add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
     add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
@@ -228,15 +228,13 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInf
 
 def report_missing(boxes: list[Box | None], policy: str, fps: float) -> None:
     """Tell which frames have no face; raise ValueError instead if ``policy`` is "error"."""
-    runs = []
-    for missing, group in itertools.groupby(range(len(boxes)), key=lambda i: boxes[i] is None):
-        if missing:
-            first, *_, last = [i := next(group), i, *group]
-            runs.append(f"{first}-{last}" if last > first else f"{first}")
-    if not runs:
+    missing = np.array([box is None for box in boxes])
+    if not missing.any():
         return
-    count = sum(box is None for box in boxes)
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in zip(edges[::2], edges[1::2])]
     where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
+    count = missing.sum()
     text = f"{count} of {len(boxes)} frames ({count / fps:.1f} s) have no face: {where}"
     if policy == "error":
         raise ValueError(f"{text}; with --on_missing_face keep they are left as they are")

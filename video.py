@@ -7,6 +7,7 @@ rotation metadata is applied, and a picture that starts late is preceded by its 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -33,6 +34,8 @@ CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+# ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
+EXACT_COLOUR = "accurate_rnd+bicubic"
 AUDIO_CLOCK = "aresample=async=1:first_pts=0"  # a track that starts late or has holes keeps its time
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat")
@@ -119,13 +122,9 @@ def _frame_rate(stream: str) -> Fraction:
 
 
 def _colour(stream: str) -> tuple[str, str, str] | None:
-    """The tags in e.g. ``yuv420p(tv, bt470bg/bt470bg/bt709, progressive)``; None when the file has none."""
-    match = re.search(r"\([^)]*?\b((?:bt|smpte)[\w-]+(?:/[\w-]+){2}|bt709|smpte170m|bt470bg)[,)]", stream)
-    if not match:
-        return None
-    parts = match[1].split("/")
-    matrix, primaries, transfer = parts if len(parts) == 3 else parts * 3
-    return (matrix, primaries, transfer) if "unknown" not in parts else None
+    """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none."""
+    match = re.search(r"\([^)]*?\b((?:bt|smpte)[\w-]+)(?:/([\w-]+)/([\w-]+))?[,)]", stream)
+    return (match[1], match[2] or match[1], match[3] or match[1]) if match else None
 
 
 def _last_words(report: str) -> str:
@@ -160,7 +159,8 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         return
     seek = max(0.0, float(start / info.fps) - SEEK_MARGIN)
     command = [
-        ffmpeg_path(), *QUIET, *(("-ss", f"{seek:.6f}") if seek else ()), "-copyts", "-start_at_zero", *_input(info.path),
+        ffmpeg_path(), *QUIET, *(("-ss", f"{seek:.6f}") if seek else ()), "-copyts", "-start_at_zero",
+        *_input(info.path),
         "-map", "0:V:0", *(("-frames:v", str(count)) if count is not None else ()),
         # the time grid is laid from 0 wherever reading starts, so a frame's number never depends on seeking
         "-vf", f"fps=fps={info.fps}:start_time={float(start / info.fps):.9f},setpts=N",
@@ -300,19 +300,24 @@ class VideoWriter:
     def _command(self) -> list[str]:
         like = self._like
         # 4:2:0 wants even sides: an odd one is repeated once
-        filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"]
-        tags: tuple[str, ...] = ()
+        filters = [
+            "pad=ceil(iw/2)*2:ceil(ih/2)*2",
+            f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear",
+        ]
+        filters.append(f"scale=flags={EXACT_COLOUR}")
         if like.colour:
             matrix, primaries, transfer = like.colour
-            filters.append(f"scale=out_color_matrix={matrix}:out_range=tv")
-            tags = ("-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv")
+            filters[-1] += f":out_color_matrix={matrix}:out_range=tv"
+            filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
         filters += ["format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
         return [
             ffmpeg_path(), *QUIET, "-y",
-            "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps), "-i", "pipe:0",
+            "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps),
+            "-i", "pipe:0",
             *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", f"{float(self._count / like.fps):.6f}",
-            "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset, *tags,
-            "-af", AUDIO_CLOCK, "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart", f"file:{self._partial.absolute()}",
+            "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
+            "-af", AUDIO_CLOCK, "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
+            f"file:{self._partial.absolute()}",
         ]  # fmt: skip
 
     def __enter__(self) -> VideoWriter:
@@ -369,11 +374,7 @@ class _Process:
 
     def finish(self, error: type[Exception], what: str) -> str:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
-        if self.stdin:
-            try:
-                self.stdin.close()
-            except BrokenPipeError:
-                pass  # ffmpeg is gone already; its exit code says whether that matters
+        self._close_stdin()
         code = self._popen.wait()
         self._messages.seek(0)
         words = self._messages.read().decode(errors="replace")
@@ -388,11 +389,12 @@ class _Process:
         for stream in (self.stdout, self._messages):
             if stream:
                 stream.close()
-        if self.stdin and not self.stdin.closed:
-            try:
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self.stdin:
+            with contextlib.suppress(BrokenPipeError):  # ffmpeg is gone already; its exit code says if that matters
                 self.stdin.close()
-            except BrokenPipeError:
-                pass  # what was still buffered for a process that we have just stopped
 
 
 # --------------------------------------------------------------------------------------------------------------------

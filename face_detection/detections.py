@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import secrets
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,7 @@ class Detections:
                 boxes = np.split(file["boxes"], np.cumsum(file["counts"])[:-1]) if len(file["counts"]) else []
                 thumbnail = file["thumbnail"] if file["thumbnail"].size else None
                 return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnail)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return cls()
 
 

@@ -13,7 +13,6 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
@@ -110,20 +109,18 @@ class SFD:
 
 
 class Haar:
-    """OpenCV's bundled cascades: nothing to download, fast on a CPU, for faces that look at the camera or sideways."""
+    """OpenCV's bundled frontal cascade: nothing to download, fast on a CPU, for faces that look at the camera.
 
-    DETECT_SIDE = 480  # pixels; the shorter side of larger frames is shrunk to this
+    "alt" finds as many faces as the other bundled cascades on real footage, with far fewer false alarms.
+    """
+
+    DETECT_SIDE = 360  # pixels; the shorter side of larger frames is shrunk to this
     MIN_FACE = 0.1  # of the shorter side
     # S3FD's left, top, right, bottom within a Haar square, measured on GRID frames
-    FRAMING = np.array([0.04, 0.0, 0.95, 1.09], np.float32)
+    FRAMING = np.array([0.02, -0.01, 0.94, 1.11], np.float32)
 
     def __init__(self) -> None:
-        self.frontal = self._cascade("haarcascade_frontalface_default.xml")
-        self.profile = self._cascade("haarcascade_profileface.xml")
-
-    @staticmethod
-    def _cascade(name: str) -> cv2.CascadeClassifier:
-        return cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / name))
+        self.cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt.xml"))
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         return [self._detect(frame) for frame in frames]
@@ -133,25 +130,15 @@ class Haar:
         grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
         if scale < 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        grey = cv2.equalizeHist(grey)
-        squares = self._squares(self.frontal, grey)
-        if not len(squares):  # the profile cascade knows one side only, so the other is shown in a mirror
-            mirrored = self._squares(self.profile, cv2.flip(grey, 1))
-            mirrored[:, 0] = grey.shape[1] - mirrored[:, 0] - mirrored[:, 2]
-            squares = np.concatenate((self._squares(self.profile, grey), mirrored))
-        corner, side, score = squares[:, :2], squares[:, 2:3], squares[:, 4:]
-        boxes = np.hstack((np.tile(corner, 2) + side * self.FRAMING, score * scale))
-        return (boxes / scale).astype(np.float32)[np.argsort(-score[:, 0], kind="stable")]
-
-    def _squares(self, cascade: cv2.CascadeClassifier, grey: np.ndarray) -> np.ndarray:
-        """(k, 5): x, y, width, height, weight of the last cascade stage."""
         least = max(24, int(self.MIN_FACE * min(grey.shape)))
-        rectangles, _, weights = cascade.detectMultiScale3(
-            grey, scaleFactor=1.1, minNeighbors=5, minSize=(least, least), outputRejectLevels=True
+        squares, _, weights = self.cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=3, minSize=(least, least), outputRejectLevels=True
         )
-        if not len(rectangles):
-            return NO_BOXES.copy()
-        return np.column_stack((rectangles, np.ravel(weights))).astype(np.float32)
+        if not len(squares):
+            return NO_BOXES
+        corners = np.tile(squares[:, :2], 2) + squares[:, 2:3] * self.FRAMING
+        scores = np.ravel(weights)
+        return np.column_stack((corners / scale, scores)).astype(np.float32)[np.argsort(-scores, kind="stable")]
 
 
 class LibraryDetector:

@@ -14,6 +14,7 @@ CUT_NEIGHBOURS = 8  # frames looked at on each side
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still links
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
+LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -25,14 +26,12 @@ class Track:
     boxes: list[np.ndarray]  # x1, y1, x2, y2
 
     @property
-    def weight(self) -> float:
-        """Picture area over time: large and lasting faces first."""
-        return float(sum((b[2] - b[0]) * (b[3] - b[1]) for b in self.boxes))
+    def area(self) -> float:
+        """Square pixels, median over time."""
+        return float(np.median([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]))
 
 
-def follow_face(
-    found: Detections, max_gap: int, face_index: int | None = None, smooth: bool = True
-) -> np.ndarray:
+def follow_face(found: Detections, max_gap: int, face_index: int | None = None, smooth: bool = True) -> np.ndarray:
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face.
 
     In every shot the largest face is followed, or with ``face_index`` the one that stands at this place from left to
@@ -109,7 +108,8 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
     if not tracks:
         return []
     if face_index is None:
-        chosen = max(tracks, key=lambda track: track.weight)
+        lasting = max(len(track.frames) for track in tracks) * LASTING
+        chosen = max((track for track in tracks if len(track.frames) >= lasting), key=lambda track: track.area)
     else:
         seen_first = _at_first_sight(tracks)
         if face_index >= len(seen_first):
@@ -117,7 +117,7 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
         chosen = seen_first[face_index]
     person = [chosen]
     others = [track for track in tracks if track is not chosen and _coexist(track, chosen)]
-    for track in sorted(tracks, key=lambda track: -track.weight):
+    for track in sorted(tracks, key=lambda track: -len(track.frames)):
         if not any(_coexist(track, t) for t in person) and not any(_same_place(track, o) for o in others):
             person.append(track)
     return person

@@ -70,6 +70,22 @@ def audio_encoder(width: float, residual_at_3x3: int) -> nn.Sequential:
     )
 
 
+class OneDnnConv2d(nn.Module):
+    """A folded ``Conv2d`` as a single oneDNN call: sum and ReLU are done before the result leaves the cache."""
+
+    def __init__(self, conv: nn.Conv2d, residual: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        c = self.conv
+        where = (c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups)
+        if self.residual:
+            return torch.ops.mkldnn._convolution_pointwise.binary(x, x, *where, "add", 1.0, "relu", [], None)
+        return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu", [], None)
+
+
 def fold_batchnorm(network: nn.Module) -> nn.Module:
     """Merge every batch norm into the convolution before it, in place; return ``network`` in eval mode.
 
@@ -86,4 +102,10 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
 
 def optimize_for_inference(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """Return ``network`` (changed in place) ready to run fast: folded, channels last, on ``device`` in ``dtype``."""
-    return fold_batchnorm(network).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    fold_batchnorm(network).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    if device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # what torch.compile uses too
+        for parent in list(network.modules()):
+            for name, block in parent.named_children():
+                if isinstance(block, Conv2d):
+                    setattr(parent, name, OneDnnConv2d(block.conv_block[0], block.residual))
+    return network

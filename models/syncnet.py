@@ -67,7 +67,8 @@ def _audio_stack() -> nn.Sequential:
 def _lip_stack() -> nn.Sequential:
     pool = (1, 3, 3)
     return nn.Sequential(
-        nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2)), nn.BatchNorm3d(96), nn.ReLU(inplace=True), nn.MaxPool3d(pool, (1, 2, 2)),
+        nn.Conv3d(3, 96, (5, 7, 7), (1, 2, 2)), nn.BatchNorm3d(96), nn.ReLU(inplace=True),
+        nn.MaxPool3d(pool, (1, 2, 2)),
         nn.Conv3d(96, 256, (1, 5, 5), (1, 2, 2), (0, 1, 1)), nn.BatchNorm3d(256), nn.ReLU(inplace=True),
         nn.MaxPool3d(pool, (1, 2, 2), (0, 1, 1)),
         nn.Conv3d(256, 256, (1, 3, 3), 1, (0, 1, 1)), nn.BatchNorm3d(256), nn.ReLU(inplace=True),

@@ -19,15 +19,17 @@ def stage(*blocks: nn.Module) -> nn.Sequential:
 def face_encoder(width: float) -> nn.ModuleList:
     """Masked and reference crop (N, 6, 96, 96) -> features at seven scales, 96 down to 1 pixel."""
     c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
-    return nn.ModuleList([
-        stage(Conv2d(6, c16, 7, 1, 3)),  # 96
-        stage(Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))),  # 48
-        stage(Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))),  # 24
-        stage(Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))),  # 12
-        stage(Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))),  # 6
-        stage(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
-        stage(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
-    ])
+    return nn.ModuleList(
+        [
+            stage(Conv2d(6, c16, 7, 1, 3)),  # 96
+            stage(Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))),  # 48
+            stage(Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))),  # 24
+            stage(Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))),  # 12
+            stage(Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))),  # 6
+            stage(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+            stage(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
+        ]
+    )
 
 
 def face_decoder(width: float) -> nn.ModuleList:
@@ -40,15 +42,17 @@ def face_decoder(width: float) -> nn.ModuleList:
             *(Conv2d(cout, cout, 3, 1, 1, residual=True) for _ in range(same)),
         )
 
-    return nn.ModuleList([
-        stage(Conv2d(c512, c512, 1, 1, 0)),  # 1
-        stage(Conv2dTranspose(c512 + c512, c512, 3, 1, 0), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
-        up(c512 + c512, c512, same=2),  # 6
-        up(c512 + c256, c384, same=2),  # 12
-        up(c384 + c128, c256, same=2),  # 24
-        up(c256 + c64, c128, same=2),  # 48
-        up(c128 + c32, c64, same=2),  # 96
-    ])
+    return nn.ModuleList(
+        [
+            stage(Conv2d(c512, c512, 1, 1, 0)),  # 1
+            stage(Conv2dTranspose(c512 + c512, c512, 3, 1, 0), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+            up(c512 + c512, c512, same=2),  # 6
+            up(c512 + c256, c384, same=2),  # 12
+            up(c384 + c128, c256, same=2),  # 24
+            up(c256 + c64, c128, same=2),  # 48
+            up(c128 + c32, c64, same=2),  # 96
+        ]
+    )
 
 
 class Wav2Lip(nn.Module):
@@ -97,15 +101,17 @@ class Wav2Lip_disc_qual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.face_encoder_blocks = nn.ModuleList([
-            stage(PlainConv2d(3, 32, 7, 1, 3)),  # 48, 96
-            stage(PlainConv2d(32, 64, 5, (1, 2), 2), PlainConv2d(64, 64, 5, 1, 2)),  # 48, 48
-            stage(PlainConv2d(64, 128, 5, 2, 2), PlainConv2d(128, 128, 5, 1, 2)),  # 24, 24
-            stage(PlainConv2d(128, 256, 5, 2, 2), PlainConv2d(256, 256, 5, 1, 2)),  # 12, 12
-            stage(PlainConv2d(256, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 6, 6
-            stage(PlainConv2d(512, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 3, 3
-            stage(PlainConv2d(512, 512, 3, 1, 0), PlainConv2d(512, 512, 1, 1, 0)),  # 1, 1
-        ])
+        self.face_encoder_blocks = nn.ModuleList(
+            [
+                stage(PlainConv2d(3, 32, 7, 1, 3)),  # 48, 96
+                stage(PlainConv2d(32, 64, 5, (1, 2), 2), PlainConv2d(64, 64, 5, 1, 2)),  # 48, 48
+                stage(PlainConv2d(64, 128, 5, 2, 2), PlainConv2d(128, 128, 5, 1, 2)),  # 24, 24
+                stage(PlainConv2d(128, 256, 5, 2, 2), PlainConv2d(256, 256, 5, 1, 2)),  # 12, 12
+                stage(PlainConv2d(256, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 6, 6
+                stage(PlainConv2d(512, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 3, 3
+                stage(PlainConv2d(512, 512, 3, 1, 0), PlainConv2d(512, 512, 1, 1, 0)),  # 1, 1
+            ]
+        )
         self.binary_pred = nn.Sequential(nn.Conv2d(512, 1, 1, 1, 0), nn.Sigmoid())
 
     def forward(self, faces: torch.Tensor) -> torch.Tensor:

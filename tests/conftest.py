@@ -15,9 +15,10 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARED = ROOT.parent / "shared"
 sys.path[:0] = [str(ROOT), str(GOLDEN)]
 
+from fill import fill  # noqa: E402
+
 import models  # noqa: E402
 import video  # noqa: E402
-from fill import fill  # noqa: E402
 
 
 def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:
@@ -56,6 +57,15 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def s3fd_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An S3FD that works on GRID-like footage; see its maker in the golden data."""
+    pytest.importorskip("face_alignment")
+    path = tmp_path_factory.mktemp("s3fd") / "s3fd.pth"
+    subprocess.run([sys.executable, shared / "golden/s3fd/make_s3fd.py", path], check=True)
+    return path
+
+
 def run_ffmpeg(*arguments: object) -> None:
     command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *map(str, arguments)]
     subprocess.run(command, check=True)
@@ -88,6 +98,7 @@ def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object
     """Encode frames (N, H, W, 3) uint8 BGR nearly losslessly."""
     count, height, width, _ = frames.shape
     source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", fps, "-i", "pipe:0")
-    codec = options or ("-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p")
+    exact = ("-vf", "scale=flags=accurate_rnd+full_chroma_int")  # otherwise greys are three levels off
+    codec = options or (*exact, "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p")
     command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *source, *map(str, codec), str(path)]
     subprocess.run(command, check=True, input=frames.tobytes())

@@ -7,8 +7,10 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import audio
+import cli
 import inference
 import models
 import video
@@ -56,10 +58,6 @@ def test_mel_windows_of_every_frame(shared, case):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_finished_frames(shared, case, rows, filled, precision):
-    import torch
-
-    import cli
-
     model = filled(models.Wav2Lip)
     if precision == "bf16":
         model = models.optimize_for_inference(model, torch.device("cpu"), cli.PRECISIONS[precision])
@@ -68,19 +66,9 @@ def test_finished_frames(shared, case, rows, filled, precision):
         assert cv2.PSNR(finished, golden) > 40, index
 
 
-def test_detector_boxes(shared, tmp_path):
+def test_detector_boxes(shared, s3fd_checkpoint):
     golden = json.loads((shared / "golden/s3fd/boxes.json").read_text())
-    checkpoint = tmp_path / "s3fd.pth"
-    make_s3fd(shared, checkpoint)
     frames = list(video.read_frames(video.probe(shared / golden["clip"]), count=len(golden["frames"])))
-    api = FaceAlignment(LandmarksType._2D, flip_input=False, device="cpu", path_to_detector=checkpoint)
+    api = FaceAlignment(LandmarksType._2D, flip_input=False, device="cpu", path_to_detector=s3fd_checkpoint)
     boxes = api.get_detections_for_batch(np.array(frames))
     assert np.abs(np.array(boxes) - golden["boxes_x1_y1_x2_y2"]).max() <= 2
-
-
-def make_s3fd(shared, path):
-    import subprocess
-    import sys
-
-    pytest.importorskip("face_alignment")
-    subprocess.run([sys.executable, shared / "golden/s3fd/make_s3fd.py", path], check=True)

@@ -1,0 +1,24 @@
+# make demo   sets up .venv and lip-syncs a face end to end
+# make test   sets up .venv and runs the tests
+# make lint   checks style with ruff
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint
+
+setup: .venv/ready
+
+.venv/ready: requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -r requirements-dev.txt -c constraints.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python -m demo.run_demo
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,178 @@
+"""How fast lip-syncing is, against the same network run plainly in the same process.
+
+    python -m benchmarks.inference [--face VIDEO --audio SPEECH] [--device cuda]
+
+Prints a table and, for scripts, one JSON object a line: ``generator`` (ratio of throughput to float32, contiguous,
+unfolded) and ``end_to_end`` (seconds of every stage alone, and of the pipeline that overlaps them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cli
+import inference
+import video
+from demo.material import write_face_clip, write_speech
+from face_detection.detections import Detections
+from face_detection.detectors import create_detector
+from models import Wav2Lip, optimize_for_inference
+
+ROUNDS = 5
+REFERENCE_BATCH = 128  # faces, the default of --wav2lip_batch_size
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
+    parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a drifting photo, 1280x720")
+    parser.add_argument("--audio", type=Path, help="speech; default: 10 s of synthetic vowels")
+    parser.add_argument("--face_detector", default="haar", help="detector of the end-to-end run")
+    parser.add_argument("--face_detector_weights", type=Path, help="its weights, if not the usual ones")
+    parser.add_argument("--batch_size", type=cli.positive(int), default=inference.CPU_BATCH, help="faces per call")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help="of the fast path")
+    parser.add_argument("--generator_only", action="store_true", help="skip the end-to-end run")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(dtype)[6:]}")
+    report("generator", measure_generator(device, dtype, args.batch_size))
+    if not args.generator_only:
+        report("end_to_end", measure_end_to_end(args, device, dtype))
+
+
+def report(name: str, figures: dict[str, float]) -> None:
+    for key, value in figures.items():
+        print(f"  {name:12} {key:24} {value:10.3f}")
+    print(json.dumps({"name": name, **{key: round(value, 4) for key, value in figures.items()}}))
+
+
+def measure_generator(device: torch.device, dtype: torch.dtype, batch_size: int) -> dict[str, float]:
+    """Throughput of ``inference.generate`` against the network as it is built, in turn, medians.
+
+    Each way runs at its own default batch, the plain one at the reference's 128; ``ratio_same_batch`` compares both at
+    ours.
+    """
+    torch.manual_seed(0)
+    plain = Wav2Lip().eval().to(device)
+    fast = Wav2Lip()
+    fast.load_state_dict(plain.state_dict())
+    fast = optimize_for_inference(fast, device, dtype)
+    ours, theirs = random_batch(batch_size), random_batch(REFERENCE_BATCH)
+    difference = np.abs(inference.generate(fast, *ours) - 255 * generate_plainly(plain, *ours))
+    work = {
+        "fast": (batch_size, lambda: inference.generate(fast, *ours)),
+        "plain": (REFERENCE_BATCH, lambda: generate_plainly(plain, *theirs)),
+        "plain_same_batch": (batch_size, lambda: generate_plainly(plain, *ours)),
+    }
+    rounds = [{name: size / timed(run) for name, (size, run) in work.items()} for _ in range(ROUNDS)]
+    fps = {name: statistics.median(r[name] for r in rounds) for name in work}
+    return {
+        "ratio": fps["fast"] / fps["plain"],
+        "ratio_same_batch": fps["fast"] / fps["plain_same_batch"],
+        **{f"{name}_fps": value for name, value in fps.items()},
+        "batch_size": batch_size,
+        "mean_grey_difference": float(difference.mean()),
+    }
+
+
+def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(size)
+    return rng.standard_normal((size, 80, 16)).astype(np.float32), rng.integers(0, 256, (size, 96, 96, 6), np.uint8)
+
+
+@torch.inference_mode()
+def generate_plainly(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The reference's way: float32, contiguous -> (N, 96, 96, 3) in [0, 1]."""
+    device = next(model.parameters()).device
+    x = torch.from_numpy(np.ascontiguousarray((faces / 255.0).transpose(0, 3, 1, 2), np.float32))
+    m = torch.from_numpy(mels[:, None])
+    return model(m.to(device), x.to(device)).cpu().numpy().transpose(0, 2, 3, 1)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Seconds of every stage on its own, then of ``inference.py`` as a user runs it (model loading included)."""
+    with tempfile.TemporaryDirectory() as folder:
+        face, speech = args.face or Path(folder, "face.mp4"), args.audio or Path(folder, "speech.wav")
+        if not args.face:
+            write_face_clip(face, seconds=10, size=(1280, 720))
+        if not args.audio:
+            write_speech(speech, seconds=10)
+        figures = measure_stages(args, face, speech, device, dtype, Path(folder))
+        checkpoint = Path(folder, "generator.pth")
+        torch.save(Wav2Lip().state_dict(), checkpoint)
+        command = [
+            sys.executable,
+            inference.__file__,
+            "--checkpoint_path",
+            checkpoint,
+            "--face",
+            face,
+            "--audio",
+            speech,
+        ]
+        command += ["--outfile", Path(folder, "out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
+        command += ["--device", args.device, "--precision", args.precision]
+        if args.face_detector_weights:
+            command += ["--face_detector_weights", args.face_detector_weights]
+        figures["pipeline"] = timed(lambda: subprocess.run(list(map(str, command)), check=True))
+    figures["fps"] = figures["frames"] / figures["pipeline"]
+    figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return figures
+
+
+def measure_stages(
+    args: argparse.Namespace, face: Path, speech: Path, device: torch.device, dtype: torch.dtype, folder: Path
+) -> dict[str, float]:
+    source = video.probe(face)
+    figures: dict[str, float] = {}
+    start = time.perf_counter()
+    windows = inference.open_speech(speech, source.fps)
+    figures["mel"] = time.perf_counter() - start
+    frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
+    scale = len(windows) / len(frames)
+    figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
+    detector = create_detector(args.face_detector, str(device), args.face_detector_weights, dtype)
+    figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
+    model = optimize_for_inference(Wav2Lip(), device, dtype)
+    boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)
+    figures["generate"] = scale * timed(lambda: list(inference.lip_sync(frames, boxes, windows, model)))
+    figures["encode"] = scale * timed(lambda: encode(folder / "stage.mp4", source, speech, frames))
+    return {"frames": len(windows), **figures}
+
+
+def encode(path: Path, source: video.VideoInfo, speech: Path, frames: list[np.ndarray]) -> None:
+    with video.VideoWriter(path, source, speech, len(frames)) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Mels against the 2020 program; windows by arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+
+import audio
+
+
+def synthetic(n: int = 32000, sr: int = 16000) -> np.ndarray:
+    t = np.arange(n) / sr
+    tone = 0.4 * np.sin(2 * np.pi * (120 + 300 * t) * t) + 0.2 * np.sin(2 * np.pi * 1800 * t) * (
+        np.sin(2 * np.pi * 3 * t) > 0
+    )
+    return (tone + 0.01 * np.random.default_rng(5).standard_normal(n)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "mel.npz")
+
+
+def test_mel_of_known_signals(golden):
+    assert np.abs(audio.melspectrogram(synthetic()) - golden["synthetic"]).max() < 1e-3
+    assert np.abs(audio.melspectrogram(np.zeros(16000, np.float32)) - golden["zeros"]).max() < 1e-3
+
+
+def test_mel_of_speech(shared):
+    golden = np.load(shared / "golden/mel.npz")["speech_16k"]
+    assert np.abs(audio.melspectrogram(audio.load_wav(shared / "golden/speech_16k.wav")) - golden).max() < 1e-3
+
+
+@pytest.mark.parametrize("block", [1, 7, 160])
+def test_mel_does_not_depend_on_block_size(monkeypatch, block):
+    whole = audio.melspectrogram(synthetic())
+    monkeypatch.setattr(audio, "BLOCK_FRAMES", block)
+    assert np.abs(audio.melspectrogram(synthetic()) - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize("samples", [0, 1, 199, 200, 5000])
+def test_short_and_silent_sound_gives_finite_mels(samples):
+    mel = audio.melspectrogram(np.zeros(samples, np.float32))
+    assert mel.shape == (80, 1 + samples // 200) and (mel == audio.SILENCE).all()
+
+
+def test_window_of_a_frame_starts_at_its_time():
+    mel = np.tile(np.arange(800, dtype=np.float32), (80, 1))
+    windows = audio.MelWindows(mel, 25, 250)
+    for frame in (0, 1, 2, 100):
+        assert (windows[frame][0] == np.arange(16) + int(frame * 80 / 25)).all()
+    assert len(list(windows)) == 250
+
+
+def test_last_windows_end_with_the_sound():
+    windows = audio.MelWindows(np.tile(np.arange(881, dtype=np.float32), (80, 1)), 25, 275)
+    assert windows[270][0, 0] == 864  # the last that fits
+    assert all(windows[i][0, -1] == 880 for i in range(271, 275))
+
+
+def test_sound_shorter_than_a_window_is_followed_by_silence():
+    windows = audio.MelWindows(np.ones((80, 3), np.float32), 25, 1)
+    assert (windows[0][:, :3] == 1).all() and (windows[0][:, 3:] == audio.SILENCE).all()
+
+
+@pytest.mark.parametrize("fps", [23.976, 25, 29.97, 30, 60])
+def test_every_frame_of_the_sound_is_kept(fps):
+    """The 2020 program dropped 3 frames at 25 fps and 9 at 60."""
+    count = audio.frame_count(11 * 16000, fps)
+    assert count == round(11 * fps)
+    assert len([*audio.MelWindows(audio.melspectrogram(np.zeros(11 * 16000)), fps, count)]) == count
+
+
+def test_save_wav_scales_the_peak_and_leaves_its_input(tmp_path):
+    wav = np.array([0.0, 0.25, -0.5], np.float32)
+    audio.save_wav(wav, tmp_path / "x.wav")
+    np.testing.assert_allclose(audio.load_wav(tmp_path / "x.wav"), [0, 0.5, -1], atol=1e-3)
+    assert wav[2] == -0.5

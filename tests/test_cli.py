@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+
+import pytest
+import torch
+
+import cli
+
+
+def run(work, *argv):
+    return cli.run(cli.Parser("test"), work, list(argv))
+
+
+@pytest.mark.parametrize("error, code, words", [
+    (ValueError("bad\nthing"), 2, "error: bad thing"),
+    (FileNotFoundError("x does not exist"), 2, "error: x does not exist"),
+    (RuntimeError("ffmpeg failed"), 1, "error: ffmpeg failed"),
+    (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory"),
+    (KeyError("k"), 1, "fault of the program"),
+    (KeyboardInterrupt(), 130, "stopped"),
+])  # fmt: skip
+def test_errors_are_one_line(capsys, error, code, words):
+    def work(args):
+        raise error
+
+    assert run(work) == code
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda args: 1 / 0, "--debug")
+
+
+def test_unknown_flag_is_one_line(capsys):
+    assert run(print, "--no-such-flag") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_being_killed_is_like_being_interrupted(capsys):
+    assert run(lambda args: os.kill(os.getpid(), signal.SIGTERM)) == 130
+
+
+@pytest.mark.parametrize("text, value", [("True", True), ("true", True), ("1", True), ("False", False), ("no", False)])
+def test_boolean(text, value):
+    assert cli.boolean(text) is value
+
+
+@pytest.mark.parametrize(
+    "parse, text", [(cli.boolean, "maybe"), (cli.positive(int), "0"), (cli.positive(float), "nan")]
+)
+def test_unusable_values(parse, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=text):
+        parse(text)
+
+
+def test_devices():
+    assert cli.pick_device("cpu").type == "cpu"
+    for name in ("cuda:99", "toaster", "mps"):
+        with pytest.raises(ValueError, match="use|auto"):
+            cli.pick_device(name)
+
+
+def test_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert cli.pick_precision("fp32", cpu) == torch.float32
+    monkeypatch.setattr(cli, "cpu_has_bf16", lambda: True)
+    assert cli.pick_precision("auto", cpu) == torch.bfloat16
+    monkeypatch.setattr(cli, "cpu_has_bf16", lambda: False)
+    assert cli.pick_precision("auto", cpu) == torch.float32
+    assert cli.pick_precision("auto", torch.device("cuda")) == torch.float16

@@ -1,0 +1,244 @@
+"""Detectors on real photos, tracking on made-up detections whose right answer is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import video
+from face_detection import FaceAlignment, detectors
+from face_detection.detections import Detections, cache_name
+from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
+
+
+def box(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> list[float]:
+    return [x, y, x + size, y + size, score]
+
+
+def seen(*frames: list[list[float]], cuts: tuple[int, ...] = ()) -> Detections:
+    boxes = [np.array(frame, np.float32).reshape(-1, 5) for frame in frames]
+    return Detections(boxes, [40.0 if i in cuts else 1.0 for i in range(len(frames))], True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Detectors
+
+
+def test_haar_finds_the_face(astronaut):
+    small = cv2.resize(astronaut, (320, 320))
+    for picture, scale in ((astronaut, 1.0), (small, 320 / 512)):
+        (boxes,) = detectors.Haar().detect([picture])
+        x1, y1, x2, y2 = boxes[0, :4] / scale
+        assert 160 < x1 < 200 and 50 < y1 < 90 and 250 < x2 < 290 and 160 < y2 < 215
+
+
+def test_haar_on_nothing():
+    assert detectors.Haar().detect([np.zeros((90, 120, 3), np.uint8)] * 2)[1].shape == (0, 5)
+
+
+def test_api_of_the_reference(astronaut):
+    api = FaceAlignment(flip_input=False, device="cpu", face_detector="haar")
+    found, nothing = api.get_detections_for_batch(np.stack([astronaut, np.zeros_like(astronaut)]))
+    assert nothing is None and len(found) == 4 and all(isinstance(v, int) and v >= 0 for v in found)
+
+
+def test_sfd_batches_and_bf16_agree(shared, s3fd_checkpoint):
+    torch = pytest.importorskip("torch")
+    frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 3))
+    one_by_one = detectors.SFD(s3fd_checkpoint)
+    one_by_one.PIXELS_PER_CALL = 1
+    single, batch = one_by_one.detect(frames), detectors.SFD(s3fd_checkpoint).detect(frames)
+    half = detectors.SFD(s3fd_checkpoint, dtype=torch.bfloat16).detect(frames)
+    for a, b, c in zip(single, batch, half):
+        assert np.abs(a - b).max() < 0.01 and np.abs(a[0, :4] - c[0, :4]).max() < 2
+
+
+def test_only_running_out_of_memory_is_taken_for_it(s3fd_checkpoint, monkeypatch):
+    """The 2020 program took every RuntimeError for it."""
+    import torch
+
+    sfd, frames = detectors.SFD(s3fd_checkpoint), [np.zeros((64, 64, 3), np.uint8)] * 4
+    sizes = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("full")
+            raise RuntimeError("something else")
+
+    sfd.network = Network()
+    with pytest.raises(RuntimeError, match="something else"):
+        sfd.detect(frames)
+    assert sizes == [4, 2, 1]
+
+
+def test_wrong_weights_are_named(tmp_path):
+    pytest.importorskip("face_alignment")
+    (tmp_path / "x.pth").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="x.pth does not hold S3FD"):
+        detectors.create_detector("sfd", weights=tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="unknown face detector"):
+        detectors.create_detector("dlib2")
+
+
+@pytest.mark.parametrize("name", detectors.LIBRARY_DETECTORS)
+def test_library_detectors_speak_the_same_language(name, monkeypatch):
+    """RGB goes in, boxes come out best first, whatever the library returns them in."""
+    import importlib
+
+    got = []
+
+    class FaceDetector:
+        def __init__(self, device, **paths):
+            assert device == "cpu" and paths["path_to_detector"] == "w"
+
+        def detect_from_image(self, image):
+            got.append(image[0, 0].tolist())
+            return [[1, 2, 3, 4, 0.5], [5, 6, 7, 8, 0.9]]
+
+    monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(FaceDetector=FaceDetector))
+    (boxes,) = detectors.create_detector(name, weights="w").detect([np.full((2, 2, 3), (1, 2, 3), np.uint8)])
+    assert boxes[0].tolist() == pytest.approx([5, 6, 7, 8, 0.9]) and got == [[3, 2, 1]]
+
+
+def test_download_failure_names_the_way_out(monkeypatch):
+    import importlib
+    from urllib.error import URLError
+
+    def refuse(device):
+        raise URLError("no network")
+
+    monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(FaceDetector=refuse))
+    with pytest.raises(RuntimeError, match="--face_detector haar"):
+        detectors.create_detector("yunet")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Detections
+
+
+def test_detections_grow_and_survive_saving(tmp_path, astronaut):
+    frames = [astronaut[:300, i : i + 400] for i in range(6)]
+    at_once, in_parts = Detections(), Detections()
+    at_once.extend(frames, detectors.Haar())
+    in_parts.extend(frames[:4], detectors.Haar(), batch_size=3)
+    in_parts.save(tmp_path / "deep/cache.npz")
+    in_parts = Detections.load(tmp_path / "deep/cache.npz")
+    in_parts.extend(frames[4:], detectors.Haar())
+    assert in_parts.change == pytest.approx(at_once.change)
+    assert len(in_parts) == 6 and all((a == b).all() for a, b in zip(in_parts.boxes, at_once.boxes))
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["cache.npz"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 broken"])
+def test_a_broken_cache_counts_as_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / "c.npz").write_bytes(content)
+    assert len(Detections.load(tmp_path / "c.npz")) == 0
+
+
+def test_cache_name_depends_on_content_and_settings(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"1")
+    assert cache_name(tmp_path / "a", "haar") == cache_name(tmp_path / "b", "haar") != cache_name(tmp_path / "a", "sfd")
+    (tmp_path / "b").write_bytes(b"2")
+    assert cache_name(tmp_path / "a", "haar") != cache_name(tmp_path / "b", "haar")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tracking
+
+
+def test_smoothing_does_not_lead_or_lag():
+    """The 2020 program's window looked ahead: boxes led a face moving 10 px a frame by 20 px."""
+    track = np.tile(np.arange(20.0)[:, None] * 10, 4)
+    smooth = track.copy()
+    smooth_boxes(smooth)
+    np.testing.assert_allclose(smooth, track)
+
+
+def test_smoothing_damps_noise_and_keeps_short_tracks():
+    noisy = np.random.default_rng(0).normal(100, 5, (200, 4))
+    smooth = noisy.copy()
+    smooth_boxes(smooth)
+    assert smooth[2:-2].std() < 0.6 * noisy.std()
+    three = np.tile(np.array([0.0, 100, 200])[:, None], 4)
+    smooth_boxes(three)  # in 2020: 150, 150, 175
+    np.testing.assert_allclose(three[:, 0], [0, 100, 200])
+
+
+def test_smoothing_never_reaches_across_gaps_or_cuts():
+    found = seen(*[[box(10)]] * 10, *[[box(200)]] * 10, cuts=(10,))
+    boxes = follow_face(found, max_gap=5)
+    assert (boxes[:10, 0] == 10).all() and (boxes[10:, 0] == 200).all()
+
+
+def test_short_gaps_are_interpolated_long_ones_are_not():
+    found = seen(*[[box(0)]] * 5, [], [], [], *[[box(8)]] * 5, *[[]] * 9, *[[box(8)]] * 5)
+    boxes = follow_face(found, max_gap=4, smooth=False)
+    np.testing.assert_allclose(boxes[4:9, 0], [0, 2, 4, 6, 8])
+    assert np.isnan(boxes[13:22, 0]).all() and (boxes[22:, 0] == 8).all()
+    ends = np.array([[np.nan] * 4, [1.0] * 4, [np.nan] * 4])
+    fill_gaps(ends, 5)
+    assert np.isnan(ends[[0, 2]]).all()
+
+
+def test_gap_over_a_cut_stays():
+    found = seen(*[[box(0)]] * 5, [], [], *[[box(0)]] * 5, cuts=(6,))
+    assert np.isnan(follow_face(found, max_gap=5)[5:7, 0]).all()
+
+
+def test_largest_face_is_followed_and_never_swapped():
+    """The best score, which jumps between two people, no longer decides."""
+    frames = [[box(0, size=60, score=0.5 + 0.4 * (i % 2)), box(150, score=0.7)] for i in range(20)]
+    frames[8:10] = [[box(150)], [box(150)]]  # the large one turns away for a moment
+    assert (follow_face(seen(*frames), max_gap=4)[:, 0] == 0).all()
+    frames[8:16] = [[box(150)]] * 8  # ... or for long: better nobody than the other one
+    boxes = follow_face(seen(*frames), max_gap=4)
+    assert np.isnan(boxes[8:16, 0]).all() and (boxes[16:, 0] == 0).all()
+
+
+def test_face_index_counts_from_the_left_at_first_sight():
+    frames = [[box(200 - 3 * i, size=50), box(10 + 3 * i)] for i in range(20)]
+    for index, start in ((0, 10), (1, 200)):
+        assert follow_face(seen(*frames), 5, index, smooth=False)[0, 0] == start
+    assert np.isnan(follow_face(seen(*frames), 5, 2)).all()
+
+
+def test_crossing_faces_keep_their_tracks():
+    frames = [[box(0 + 12 * i, y=0), box(240 - 12 * i, y=45)] for i in range(20)]
+    tracks = link_tracks([np.array(f, np.float32) for f in frames], 5)
+    assert sorted(len(t.frames) for t in tracks) == [20, 20]
+    assert all(np.abs(np.diff([b[0] for b in t.boxes])).max() < 13 for t in tracks)
+
+
+def test_false_alarms_are_dropped_but_a_photo_is_not():
+    frames = [[box(0)] + ([box(300, size=200)] if i == 4 else []) for i in range(10)]
+    assert (follow_face(seen(*frames), 5)[:, 0] == 0).all()
+    assert follow_face(seen([box(7)]), 5)[0, 0] == 7
+    assert choose_person([], None) == []
+
+
+def test_cuts_stand_out_from_motion():
+    change = np.full(60, 1.0)
+    change[20] = 30
+    assert find_cuts(change) == [20]
+    change[30:45] = 14  # fast motion
+    assert find_cuts(change) == [20]
+    assert find_cuts(np.array([0.0, 50.0])) == [1]
+
+
+def test_cuts_of_real_footage(shared):
+    """Its picture starts 0.85 s late, so 25 frames come before the ones that were counted in the file."""
+    found = Detections()
+    found.extend(video.read_frames(video.probe(shared / "clips/cuts_and_faceless_frames_30fps.mp4")), NoDetector())
+    assert find_cuts(np.array(found.change)) == [20 + 25, 82 + 25, 211 + 25]
+
+
+class NoDetector:
+    def detect(self, frames):
+        return [detectors.NO_BOXES] * len(frames)

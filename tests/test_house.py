@@ -1,0 +1,89 @@
+"""The import rules of the house, held by looking at the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+FOLDERS = ("models", "face_detection", "evaluation", "demo", "benchmarks")
+SCRIPTS = ("inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity")
+# who may import which of ours, besides modules of its own folder
+ALLOWED = {
+    "hparams": set(),
+    "video": set(),
+    "models": set(),
+    "face_detection": set(),
+    "audio": {"hparams"},
+    "dataset": {"audio", "hparams"},
+    "training": {"models", "hparams", "dataset"},
+    "cli": set(),
+}
+LIBRARY = {"hparams", "video", "models", "face_detection", "audio", "dataset", "training", "cli"}
+
+
+def sources() -> list[Path]:
+    return sorted(p for pattern in ("*.py", *(f"{f}/**/*.py" for f in FOLDERS)) for p in ROOT.glob(pattern))
+
+
+def house_name(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+OURS = {house_name(path) for path in sources()}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_down(path):
+    name = house_name(path)
+    used = (imported(path) & OURS) - {name}
+    if name in ALLOWED:
+        assert used <= ALLOWED[name]
+    elif name in SCRIPTS:
+        assert used <= LIBRARY | ({"similarity"} if name == "inference" else set())
+    else:
+        assert name in ("evaluation", "demo", "benchmarks") and used <= LIBRARY | set(SCRIPTS) | {"demo", "evaluation"}
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_edges(path):
+    """Only scripts and cli parse or print; only video.py (and what runs scripts as users do) starts processes."""
+    name, used = house_name(path), imported(path)
+    calls = {
+        n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and hasattr(n.func, "id")
+    }
+    if name in LIBRARY - {"cli"}:
+        assert "argparse" not in used and "print" not in calls
+    if name not in ("video", "benchmarks", "demo"):
+        assert "subprocess" not in used
+
+
+@pytest.mark.parametrize("name", sorted(OURS - set(FOLDERS)))
+def test_importing_does_nothing(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["somebody else's program", "--flag"])
+    importlib.import_module(name)
+    assert capsys.readouterr().out == ""
+
+
+def test_networks_need_no_audio_or_face_library(tmp_path):
+    """The machine that only trains or generates has neither librosa nor face-alignment."""
+    import subprocess
+
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['librosa', 'face_alignment', 'imageio_ffmpeg']));"
+    code = blocked + "import models, audio, video, inference, face_detection, models.weights, cli"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

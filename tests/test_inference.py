@@ -1,0 +1,358 @@
+"""inference.py as a user runs it: flags, files with any name, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_ffmpeg, write_clip
+
+import audio
+import inference
+import models
+import video
+from models import weights
+
+
+@pytest.fixture
+def sync(small_checkpoint, talking_clip, speech, tmp_path, monkeypatch, capsys):
+    """``sync("--flag", value, face=…)`` runs the program; returns (exit code, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, checkpoint=small_checkpoint, face=talking_clip, audio=speech, outfile="out.mp4"):
+        command = [f"--checkpoint_path={checkpoint}", f"--face={face}", f"--audio={audio}", f"--outfile={outfile}"]
+        detector = [] if "--box" in flags or "--face_detector" in flags else ["--face_detector", "haar"]
+        capsys.readouterr()
+        code = inference.main([*command, *detector, *map(str, flags)])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def leftovers(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith("."))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What should work
+
+
+def test_video(sync, tmp_path, talking_clip):
+    assert sync() == (0, "")
+    made = video.probe(tmp_path / "out.mp4")
+    source = list(video.repeat_frames(video.probe(talking_clip), 30))
+    frames = list(video.read_frames(made))
+    assert (made.width, made.height, made.fps, len(frames)) == (320, 240, 25, 30)
+    assert abs(len(video.read_audio(made.path, 16000)) / 16000 - 1.2) <= 0.04
+    difference = np.mean([np.abs(a.astype(int) - b).mean(axis=2) for a, b in zip(frames, source)], axis=0)
+    assert difference[60:130, 40:130].mean() > 10  # where the face is
+    assert difference[:, 250:].mean() < 3  # where it is not
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "v1.2 x/my.face.JPEG", "face"])
+def test_photo(sync, tmp_path, astronaut, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", astronaut)[1].tobytes())
+    assert sync("--fps", 30, face=path) == (0, "")
+    made = video.probe(tmp_path / "out.mp4")
+    assert (made.fps, made.width) == (30, 512) and sum(1 for _ in video.read_frames(made)) == 36
+
+
+@pytest.mark.parametrize("name", [
+    "with space.mp4", "qu'o\"te.mp4",
+    "x;touch PWNED;#.mp4", "$(touch PWNED).mp4", "-leading.mp4", "лицо 顔.mp4", "100%d.mp4",
+])  # fmt: skip
+def test_any_file_name(sync, tmp_path, talking_clip, speech, name):
+    face, sound = tmp_path / name, tmp_path / name.replace(".mp4", ".wav")
+    shutil.copy(talking_clip, face)
+    shutil.copy(speech, sound)
+    assert sync(face=name, audio=sound.name, outfile=f"out {name}") == (0, "")
+    assert (tmp_path / f"out {name}").stat().st_size > 1000 and not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize(
+    "value, expected", [(["--static"], True), (["--static", "True"], True), (["--static", "False"], False), ([], False)]
+)
+def test_static_means_what_it_says(sync, tmp_path, value, expected):
+    """In 2020, ``--static False`` was true."""
+    assert sync("--box", 10, 60, 200, 260, *value)[0] == 0
+    frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
+    moved = np.abs(frames[0][100:].astype(int) - frames[20][100:]).mean()
+    assert (moved < 3) == expected
+
+
+def test_geometry_flags(sync, tmp_path):
+    assert sync("--resize_factor", 2, "--rotate", "--crop", 10, 150, 0, 100, "--box", 10, 90, 10, 90)[0] == 0
+    made = video.probe(tmp_path / "out.mp4")
+    assert (made.width, made.height) == (100, 140)
+
+
+def test_audio_of_a_video(sync, tmp_path, talking_clip, speech):
+    run_ffmpeg("-i", talking_clip, "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "talk.mkv")
+    assert sync(face=tmp_path / "talk.mkv", audio=tmp_path / "talk.mkv") == (0, "")
+
+
+@pytest.mark.parametrize("source", ["anullsrc=r=48000:cl=stereo:d=0.5", "aevalsrc=0.3*sin(900*t):d=0.05:s=8000"])
+def test_silence_and_very_short_sound(sync, tmp_path, source):
+    run_ffmpeg("-f", "lavfi", "-i", source, tmp_path / "s.flac")
+    assert sync(audio=tmp_path / "s.flac") == (0, "")
+    frames = sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4")))
+    assert frames == (round(0.5 * 25) if "null" in source else 1)
+
+
+@pytest.mark.parametrize("loop", ["loop", "pingpong"])
+def test_speech_longer_than_the_video(sync, tmp_path, talking_clip, loop):
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=2.6:s=16000", tmp_path / "long.wav")
+    assert sync("--loop", loop, audio=tmp_path / "long.wav") == (0, "")
+    frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
+    source = list(video.read_frames(video.probe(talking_clip)))
+    assert len(frames) == 65
+    for i in (0, 24, 25, 30, 49, 64):
+        expected = source[video.source_index(i, 25, loop == "pingpong")]
+        assert np.abs(frames[i][:, 250:].astype(int) - expected[:, 250:]).mean() < 3
+
+
+def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
+    frames = np.stack([astronaut[0:240, 60:380]] * 20 + [np.full((240, 320, 3), 60, np.uint8)] * 20)
+    write_clip(tmp_path / "gone.mp4", frames)
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=1.6:s=16000", tmp_path / "s.wav")
+    assert sync(face=tmp_path / "gone.mp4", audio=tmp_path / "s.wav") == (0, "")
+    made = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
+    assert len(made) == 40 and np.abs(made[30].astype(int) - 60).mean() < 2
+    code, words = sync("--on_missing_face", "error", face=tmp_path / "gone.mp4", audio=tmp_path / "s.wav")
+    assert code == 2 and "20-39" in words
+
+
+def test_feather_keeps_what_the_mouth_does_not_need(astronaut):
+    face = np.zeros((96, 96, 3), np.uint8)
+    bright = np.full_like(astronaut, 200)
+    box = inference.paste(bright, face, (100, 100, 300, 320), "box")
+    soft = inference.paste(bright, face, (100, 100, 300, 320), "feather")
+    assert (bright == 200).all() and (box[100:320, 100:300] == 0).all()
+    assert (soft[:180] == 200).all() and (soft[100:320, [100, 299]] == 200).all() and (soft[260, 200] == 0).all()
+    assert np.abs(np.diff(soft[:, 200, 0].astype(int))).max() < 30  # no edge anywhere
+
+
+def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):
+    assert sync()[0] == 0
+    first = (tmp_path / "out.mp4").read_bytes()
+    monkeypatch.setattr(inference, "create_detector", lambda *_: pytest.fail("searched again"))
+    assert sync()[0] == 0 and (tmp_path / "out.mp4").read_bytes() == first
+    assert sync("--pads", 0, 0, 0, 0)[0] == 0
+    with pytest.raises(pytest.fail.Exception):
+        sync("--no_cache")
+
+
+def test_longer_speech_continues_the_search(sync, tmp_path, speech, monkeypatch):
+    run_ffmpeg("-i", speech, "-t", 0.4, tmp_path / "short.wav")
+    searched = []
+    real = inference.video.read_frames
+    monkeypatch.setattr(inference.video, "read_frames", lambda *a, **k: (searched.append(a[1:3]), real(*a, **k))[1])
+    sync(audio=tmp_path / "short.wav")
+    sync()
+    assert (0, 10) in searched and (10, 20) in searched
+
+
+def test_an_unwritable_cache_costs_only_time(sync, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path / "file/no/folder"))
+    code, words = sync()
+    assert code == 0 and words.startswith("warning: ") and words.count("\n") == 1
+
+
+def test_lip_sync_is_a_stream(filled):
+    """Frames come out before all have gone in, in order, and the last batch may be short."""
+    given = []
+
+    def frames():
+        for i in range(7):
+            given.append(i)
+            yield np.full((120, 120, 3), 10 * i, np.uint8)
+
+    boxes = [(10, 10, 100, 110)] * 3 + [None] + [(10, 10, 100, 110)] * 3
+    mels = [np.zeros((80, 16), np.float32)] * 7
+    finished = inference.lip_sync(frames(), boxes, mels, filled(models.Wav2Lip, 0.125), batch_size=3)
+    first = next(finished)
+    assert given == [0, 1, 2] and (first[:10] == 0).all() and (first[10:110, 10:100] != 0).any()
+    rest = list(finished)
+    assert [f[0, 0, 0] for f in rest] == [10, 20, 30, 40, 50, 60] and (rest[2] == 30).all()
+
+
+def test_only_running_out_of_memory_halves_the_batch():
+    class Network(torch.nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.weight, self.error, self.sizes = torch.nn.Parameter(torch.zeros(1)), error, []
+
+        def forward(self, mels, faces):
+            self.sizes.append(len(mels))
+            if len(mels) > 2:
+                raise self.error
+            return faces[:, 3:]
+
+    faces = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 6), np.uint8)
+    mels = np.zeros((5, 80, 16), np.float32)
+    full = Network(torch.OutOfMemoryError("full"))
+    assert (inference.generate(full, mels, faces) == faces[..., 3:]).all() and max(full.sizes[2:]) <= 3
+    with pytest.raises(RuntimeError, match="other"):
+        inference.generate(Network(RuntimeError("other")), mels, faces)
+
+
+def test_two_runs_at_once_in_one_folder(tmp_path, small_checkpoint, talking_clip, speech):
+    command = [sys.executable, ROOT / "inference.py", "--checkpoint_path", small_checkpoint, "--face", talking_clip]
+    command += ["--audio", speech, "--face_detector", "haar"]
+    for flags in (["--outfile", "a.mp4"], ["--outfile", "b.mp4", "--nosmooth"]):
+        subprocess.run([*command, *flags], cwd=tmp_path, check=True)
+    alone = {name: (tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4")}
+    both = [
+        subprocess.Popen([*command, *f], cwd=tmp_path)
+        for f in (["--outfile", "a.mp4"], ["--outfile", "b.mp4", "--nosmooth"])
+    ]
+    assert [p.wait() for p in both] == [0, 0]
+    assert {name: (tmp_path / name).read_bytes() for name in alone} == alone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What should fail, in one line, leaving the old result alone
+
+
+def damage(kind: str, folder, clip):
+    path = folder / f"{kind}.mp4"
+    if kind == "text":
+        path.write_text("I am not a video. " * 100)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "truncated":
+        path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+@pytest.fixture
+def fails(sync, tmp_path):
+    """Run with an old result in place; return stderr after checking everything that every failure must keep."""
+
+    def run(*flags, expected=2, **files):
+        (tmp_path / "out.mp4").write_bytes(b"the old result")
+        code, words = sync(*flags, **files)
+        assert code == expected and words.startswith("error: ") and words.count("\n") == 1 and "Traceback" not in words
+        assert (tmp_path / "out.mp4").read_bytes() == b"the old result" and not leftovers(tmp_path)
+        return words
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated"])
+@pytest.mark.parametrize("role", ["face", "audio"])
+def test_damaged_input(fails, tmp_path, talking_clip, kind, role):
+    path = damage(kind, tmp_path, talking_clip)
+    assert path.name in fails(**{role: path})
+
+
+def test_video_without_sound_as_audio(fails, talking_clip):
+    assert "no sound track" in fails(audio=talking_clip)
+
+
+def test_sound_as_face(fails, speech):
+    assert "no picture" in fails(face=speech)
+
+
+def test_wrong_checkpoint(fails, tmp_path):
+    torch.save({"state_dict": models.SyncNet_color().state_dict()}, tmp_path / "expert.pth")
+    assert "SyncNet_color" in fails(checkpoint=tmp_path / "expert.pth")
+    assert "wav2lip_gan" in fails(checkpoint=tmp_path / "nowhere.pth")
+
+
+def test_malicious_checkpoint(fails, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "PWNED"),)
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
+    assert "run code" in fails(checkpoint=tmp_path / "evil.pth")
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--box", 0, 100, 0, 999), "does not lie inside the 320x240 frame"),
+    (("--box", 50, 20, 0, 90), "does not lie inside"),
+    (("--pads", -200, -200, -200, -200), "--pads"),
+    (("--pads", 1, 2), "four numbers"),
+    (("--crop", 200, 100, 0, -1), "leaves nothing"),
+    (("--resize_factor", 0), "above 0"),
+    (("--face_index", -1), "--face_index"),
+    (("--face_index", 5), "no face was found"),
+    (("--static", "maybe"), "maybe"),
+    (("--blend", "sharp"), "sharp"),
+    (("--fps", "inf"), "inf"),
+    (("--device", "cuda:42"), "cuda:42"),
+    (("--face_detector", "sfd", "--face_detector_weights", "no.pth"), "no.pth"),
+])  # fmt: skip
+def test_unusable_flags(fails, flags, words):
+    assert words in fails(*flags)
+
+
+def test_no_face_anywhere_fails_before_the_generator_is_built(fails, tmp_path, monkeypatch):
+    write_clip(tmp_path / "grey.mp4", np.full((30, 120, 160, 3), 90, np.uint8))
+    monkeypatch.setattr(weights, "build", lambda *_: pytest.fail("built"))
+    assert "--face_detector" in fails(face=tmp_path / "grey.mp4")
+
+
+def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dir.mp4").mkdir()
+    for outfile, words in (("file/x.mp4", "cannot write in"), ("dir.mp4", "folder"), ("x.txt", ".mp4")):
+        code, line = sync(outfile=outfile)
+        assert code == 2 and words in line and line.count("\n") == 1
+    shutil.copy(talking_clip, tmp_path / "same.mp4")
+    assert "same file" in sync(face=tmp_path / "same.mp4", outfile="same.mp4")[1]
+
+
+def test_full_disk(sync, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("may not mount a small disk here")
+    try:
+        (disk / "out.mp4").write_bytes(b"the old result")
+        code, words = sync(outfile=disk / "out.mp4")
+        assert code == 1 and "No space left" in words and words.count("\n") == 1
+        assert [p.name for p in disk.iterdir()] == ["out.mp4"] and (disk / "out.mp4").read_bytes() == b"the old result"
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_interrupted_run_leaves_nothing(fails, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "paste", interrupted)
+    assert "stopped" in fails(expected=130)
+
+
+def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_checkpoint):
+    """Every clip, each with another kind of speech file (the first 2 s), gives a complete video."""
+    clips = sorted((shared / "clips").glob("*.mp4")) + [shared / "clips/photo_face.jpg"]
+    speeches = sorted((shared / "clips").glob("speech_*"))
+    for i, clip in enumerate(clips):
+        sound = tmp_path / f"{speeches[i % len(speeches)].stem}.mka"
+        run_ffmpeg("-i", speeches[i % len(speeches)], "-t", 2, "-c", "copy", sound)
+        flags = ("--resize_factor", 2) if "1080" in clip.name else ()
+        code, words = sync(*flags, face=clip, audio=sound)
+        assert (code, words) == (0, ""), clip.name
+        source, made = video.probe(clip), video.probe(tmp_path / "out.mp4")
+        seconds = len(video.read_audio(sound, 16000)) / 16000
+        frames = sum(1 for _ in video.read_frames(made))
+        assert made.fps == source.fps and frames == audio.frame_count(int(seconds * 16000), float(made.fps))
+        assert abs(len(video.read_audio(made.path, 16000)) / 16000 - seconds) <= 1 / made.fps

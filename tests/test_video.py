@@ -1,0 +1,275 @@
+"""Frames and sound in, one file out, on files made here so that the right answer is known."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run_ffmpeg, write_clip
+
+import video
+
+
+def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Frames whose grey level tells their number: 8 levels a step."""
+    return np.stack([np.full((height, width, 3), 8 * i, np.uint8) for i in range(count)])
+
+
+def numbers(frames) -> list[int]:
+    return [round(float(frame.mean()) / 8) for frame in frames]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    write_clip(tmp_path / "clip.mp4", numbered(30))
+    return video.probe(tmp_path / "clip.mp4")
+
+
+def test_probe(clip):
+    assert (clip.width, clip.height, clip.fps, clip.is_image) == (96, 64, 25, False)
+
+
+def test_read_all_and_from_anywhere(clip):
+    assert numbers(video.read_frames(clip)) == list(range(30))
+    for start, count in ((0, 3), (7, 5), (28, 10), (29, 1), (5, 0)):
+        assert numbers(video.read_frames(clip, start, count)) == list(range(30))[start : start + count]
+
+
+def test_seeking_far_gives_the_same_frames(tmp_path):
+    counts = np.arange(200)
+    frames = np.stack([np.full((32, 32, 3), i, np.uint8) for i in counts])
+    write_clip(tmp_path / "long.mp4", frames, "25", "-c:v", "libx264", "-qp", 0, "-pix_fmt", "yuv444p", "-g", 50)
+    info = video.probe(tmp_path / "long.mp4")
+    whole = list(video.read_frames(info))
+    for start in (60, 99, 100, 150, 199):
+        part = list(video.read_frames(info, start, 4))
+        assert len(part) == len(whole[start : start + 4]) and all((a == b).all() for a, b in zip(part, whole[start:]))
+
+
+@pytest.mark.parametrize(
+    "printed, exact", [("23.98", "24000/1001"), ("29.97", "30000/1001"), ("25", "25"), ("12.5", "25/2")]
+)
+def test_broadcast_rates_are_exact(printed, exact):
+    assert video._frame_rate(f"h264, 64x64, {printed} fps, 90k tbn") == Fraction(exact)
+
+
+def test_variable_rate_is_made_constant_by_timestamps(tmp_path):
+    """Ten frames at 30 fps, of which 3 to 6 are dropped but keep their time on screen."""
+    write_clip(tmp_path / "cfr.mp4", numbered(10), "30")
+    select = "select='lt(n,3)+gt(n,6)'"
+    run_ffmpeg("-i", tmp_path / "cfr.mp4", "-vf", select, "-fps_mode", "vfr", "-crf", 10, tmp_path / "vfr.mp4")
+    info = video.probe(tmp_path / "vfr.mp4")
+    from dataclasses import replace
+
+    assert numbers(video.read_frames(replace(info, fps=Fraction(30)))) == [0, 1, 2, 2, 2, 2, 2, 7, 8, 9]
+
+
+def test_late_picture_starts_with_its_first_frame(tmp_path, speech):
+    write_clip(tmp_path / "late.mp4", numbered(10))
+    run_ffmpeg("-itsoffset", "0.2", "-i", tmp_path / "late.mp4", "-i", speech, "-c:v", "copy", tmp_path / "both.mp4")
+    assert numbers(video.read_frames(video.probe(tmp_path / "both.mp4"))) == [0] * 5 + list(range(10))
+
+
+def test_rotation_metadata_is_applied(tmp_path):
+    frames = np.zeros((5, 64, 96, 3), np.uint8)
+    frames[:, :, :48] = 255  # left half white
+    write_clip(tmp_path / "flat.mp4", frames)
+    run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "turned.mp4")
+    info = video.probe(tmp_path / "turned.mp4")
+    frame = next(video.read_frames(info))
+    assert (info.width, info.height) == (64, 96) and frame.shape == (96, 64, 3)
+    assert sorted([frame[:40].mean() > 200, frame[56:].mean() > 200]) == [False, True]
+
+
+@pytest.mark.parametrize("codec, pixels, size", [
+    ("libx264", "yuv420p10le", (52, 54)),
+    ("libx264", "gray", (51, 53)),
+    ("qtrle", "argb", (51, 53)),
+    ("libx264", "yuv444p", (51, 53)),
+])  # fmt: skip
+def test_pixel_formats_and_odd_sizes(tmp_path, codec, pixels, size):
+    write_clip(tmp_path / "x.mov", numbered(6, *size), "25", "-c:v", codec, "-pix_fmt", pixels)
+    info = video.probe(tmp_path / "x.mov")
+    assert (info.height, info.width) == size and numbers(video.read_frames(info)) == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["a.PNG", "v1.2/face.jpeg", "no suffix", "photo%03d.webp", "half.mp4"])
+def test_images_are_known_by_content(tmp_path, name):
+    """The 2020 program split the path at dots."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    picture = np.full((40, 60, 4), 200, np.uint8)
+    path.write_bytes(cv2.imencode(".webp" if "webp" in name else ".png", picture)[1].tobytes())
+    info = video.probe(path)
+    assert info.is_image and (info.width, info.height) == (60, 40)
+    assert [f.shape for f in video.repeat_frames(info, 3)] == [(40, 60, 3)] * 3
+
+
+@pytest.mark.parametrize("pingpong", [False, True])
+@pytest.mark.parametrize("held", [1, 1 << 30])
+def test_repetition(clip, monkeypatch, pingpong, held):
+    """The same order whether the clip fits in memory or is read again."""
+    monkeypatch.setattr(video, "HELD_BYTES", held)
+    got = numbers(video.repeat_frames(clip, 70, 20, pingpong))
+    assert got == [video.source_index(i, 20, pingpong) for i in range(70)]
+    assert got[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])
+
+
+def test_source_index_of_a_single_frame():
+    assert [video.source_index(i, 1, p) for p in (True, False) for i in range(3)] == [0] * 6
+
+
+def test_geometry(clip):
+    frame = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
+    geometry = video.Geometry(resize_factor=2, rotate=True, crop=(4, -1, 0, 20))
+    shape = geometry.output_of(clip)
+    assert geometry(frame).shape[:2] == (shape.height, shape.width) == (44, 20)
+    expected = cv2.rotate(cv2.resize(frame, (48, 32)), cv2.ROTATE_90_CLOCKWISE)[4:, :20]
+    assert (geometry(frame) == expected).all()
+
+
+@pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])
+def test_geometry_that_leaves_nothing(clip, crop):
+    with pytest.raises(ValueError, match="leaves nothing"):
+        video.Geometry(crop=crop).output_of(clip)
+
+
+@pytest.mark.parametrize("height, width", [(64, 96), (65, 97), (1, 1)])
+def test_written_file(tmp_path, speech, height, width):
+    info = video.VideoInfo(tmp_path, width, height, Fraction(25))
+    with video.VideoWriter(tmp_path / "new folder/out.mp4", info, speech, 30) as writer:
+        for frame in numbered(30, height, width):
+            writer.write(frame)
+    made = video.probe(tmp_path / "new folder/out.mp4")
+    assert (made.width, made.height, made.fps) == (width + width % 2, height + height % 2, 25)
+    assert numbers(video.read_frames(made)) == list(range(30))
+    assert abs(len(video.read_audio(made.path, 16000)) / 16000 - 1.2) <= 1 / 25
+    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["out.mp4"]
+
+
+def test_colours_survive_with_their_tags(tmp_path, speech):
+    colours = np.zeros((5, 64, 96, 3), np.uint8)
+    colours[:, :, :32], colours[:, :, 32:64], colours[:, :, 64:] = (200, 60, 30), (40, 180, 60), (60, 60, 220)
+    tags = "scale=out_color_matrix=bt709,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    write_clip(tmp_path / "tagged.mp4", colours, "25", "-vf", tags, "-c:v", "libx264", "-crf", 5, "-pix_fmt", "yuv420p")
+    source = video.probe(tmp_path / "tagged.mp4")
+    assert source.colour == ("bt709", "bt709", "bt709")
+    frames = list(video.read_frames(source))
+    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 5, crf=5) as writer:
+        for frame in frames:
+            writer.write(frame)
+    made = video.probe(tmp_path / "out.mp4")
+    assert made.colour == source.colour
+    assert np.abs(next(video.read_frames(made)).astype(int) - frames[0]).mean() < 2
+
+
+def test_failed_write_leaves_nothing_and_keeps_the_old_result(tmp_path, speech):
+    (tmp_path / "out.mp4").write_bytes(b"the old result")
+    info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
+    with pytest.raises(ZeroDivisionError), video.VideoWriter(tmp_path / "out.mp4", info, speech, 9) as writer:
+        writer.write(np.zeros((32, 32, 3), np.uint8))
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert (tmp_path / "out.mp4").read_bytes() == b"the old result"
+
+
+def test_ffmpegs_own_words_are_passed_on(tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"not sound")
+    info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
+    with (
+        pytest.raises(RuntimeError, match="Invalid data"),
+        video.VideoWriter(tmp_path / "o.mp4", info, tmp_path / "noise.wav", 500) as writer,
+    ):
+        for _ in range(500):
+            writer.write(np.zeros((32, 32, 3), np.uint8))
+    assert [p.name for p in tmp_path.iterdir()] == ["noise.wav"]
+
+
+def test_audio_of_a_video_starts_where_the_picture_does(tmp_path, speech):
+    write_clip(tmp_path / "v.mp4", numbered(30))
+    run_ffmpeg("-i", tmp_path / "v.mp4", "-itsoffset", "0.5", "-i", speech, "-c:v", "copy", tmp_path / "av.mp4")
+    sound = video.read_audio(tmp_path / "av.mp4", 16000)
+    assert np.abs(sound[: int(0.45 * 16000)]).max() < 0.01 and np.abs(sound[int(0.55 * 16000) :]).max() > 0.3
+
+
+def test_audio_equals_the_file(tmp_path, speech):
+    import audio
+
+    np.testing.assert_allclose(video.read_audio(speech, 16000), audio.load_wav(speech), atol=1e-4)
+
+
+def test_not_a_number_becomes_silence(tmp_path):
+    from scipy.io import wavfile
+
+    wavfile.write(tmp_path / "nan.wav", 16000, np.array([np.nan, 0.5, np.inf, -np.inf], np.float32))
+    assert np.isfinite(video.read_audio(tmp_path / "nan.wav", 16000)).all()
+
+
+def test_prefetch_keeps_order_and_surfaces_errors():
+    def items():
+        yield from range(5)
+        raise RuntimeError("in the thread")
+
+    got = video.prefetch(items())
+    assert list(itertools.islice(got, 5)) == [0, 1, 2, 3, 4]
+    with pytest.raises(RuntimeError, match="in the thread"):
+        next(got)
+
+
+def test_prefetch_closes_what_it_reads():
+    closed = []
+
+    def items():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.append(True)
+
+    got = video.prefetch(items())
+    assert next(got) == 0
+    got.close()
+    assert closed == [True]
+
+
+def test_reading_stops_ffmpeg_when_abandoned(clip):
+    frames = video.read_frames(clip)
+    next(frames)
+    frames.close()
+    assert "clip.mp4" not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout
+
+
+def test_truncated_file(tmp_path):
+    write_clip(tmp_path / "whole.mp4", np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8))
+    run_ffmpeg("-i", tmp_path / "whole.mp4", "-c", "copy", "-movflags", "+faststart", tmp_path / "fast.mp4")
+    content = (tmp_path / "fast.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cut short|cannot read"):
+        list(video.read_frames(video.probe(tmp_path / "cut.mp4")))
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("text.mp4", b"hello " * 500, "not a video"),
+    ("empty.mp4", b"", "empty"),
+    ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "not a video"),
+    ("noise.mp4", bytes(range(256)) * 64, "not a video"),
+])  # fmt: skip
+def test_what_is_not_a_video(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        video.probe(tmp_path / name)
+
+
+def test_sound_is_not_a_face_and_silence_is_not_speech(tmp_path, speech):
+    write_clip(tmp_path / "mute.mp4", numbered(5))
+    with pytest.raises(ValueError, match="no picture"):
+        video.probe(speech)
+    with pytest.raises(ValueError, match="no sound track"):
+        video.read_audio(tmp_path / "mute.mp4", 16000)
+    with pytest.raises(ValueError, match="folder"):
+        video.probe(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        video.probe(tmp_path / "nowhere.mp4")

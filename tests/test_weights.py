@@ -1,0 +1,205 @@
+"""Finding, fetching and loading checkpoints: every form that is around, and every way a file can be wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+import zipfile
+
+import pytest
+import torch
+
+import models
+from models import weights
+
+WIDTH = 0.125
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(1)
+    return models.Wav2Lip(WIDTH).state_dict()
+
+
+def same(model, state):
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def official(path):
+    """A full-width state dict saved in the format of 2020 (no zip)."""
+    torch.save(models.Wav2Lip().state_dict(), path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("form", ["dict", "module", "fp16", "with optimizer"])
+def test_forms_of_dict(tmp_path, state, form):
+    content = {"state_dict": dict(state), "width": WIDTH}
+    if form == "module":
+        content["state_dict"] = {f"module.{key}": value for key, value in state.items()}
+    if form == "fp16":
+        content["state_dict"] = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    if form == "with optimizer":
+        content |= {"optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}, "global_step": 7, "global_epoch": 1}
+    torch.save(content, tmp_path / "c.pth")
+    checkpoint = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip)
+    model = weights.build(checkpoint, models.Wav2Lip)
+    assert model.width == WIDTH and not model.training
+    assert checkpoint.extra.get("global_step", 7) == 7
+    if form == "fp16":
+        state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+    assert same(model, state)
+
+
+def test_bare_state_dict_of_2020(tmp_path):
+    official(tmp_path / "wav2lip.pth")
+    assert weights.load_model(tmp_path / "wav2lip.pth").width == 1.0
+
+
+def test_torchscript(tmp_path):
+    """What the links of the original lead to today."""
+    model = models.Wav2Lip().eval()
+    torch.jit.trace(model, (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96))).save(str(tmp_path / "gan.pt"))
+    assert same(weights.load_model(tmp_path / "gan.pt"), model.state_dict())
+
+
+def test_expert_of_any_width(tmp_path):
+    torch.save({"state_dict": models.SyncNet_color(0.25).state_dict(), "width": 0.25}, tmp_path / "e.pth")
+    assert weights.load_model(tmp_path / "e.pth", models.SyncNet_color).width == 0.25
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("PWNED",)
+
+
+def break_file(path, kind, state):
+    if kind == "text":
+        path.write_text("hello " * 100)
+    elif kind == "html":
+        path.write_text("<!DOCTYPE html><html>404</html>")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "cut":
+        torch.save(dict(state), path)
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == "evil":
+        path.write_bytes(pickle.dumps(Evil()))
+    elif kind == "evil zip":
+        torch.save({"state_dict": dict(state)}, path)
+        with zipfile.ZipFile(path, "a") as archive:
+            name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, pickle.dumps(Evil()))
+    elif kind == "expert":
+        torch.save({"state_dict": models.SyncNet_color().state_dict()}, path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "shape":
+        torch.save({"state_dict": dict(state)}, path)
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("text", "not a checkpoint"),
+    ("html", "web page"),
+    ("empty", "not a checkpoint"),
+    ("cut", "not a checkpoint"),
+    ("evil", "run code"),
+    ("evil zip", "run code|not a checkpoint"),
+    ("expert", "should hold Wav2Lip weights, but it holds SyncNet_color"),
+    ("list", "holds a list"),
+    ("shape", "instead of"),
+])  # fmt: skip
+def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "broken.pth"
+    break_file(path, kind, state)
+    with pytest.raises(ValueError, match=words) as caught:
+        weights.load_model(path)
+    assert "broken.pth" in str(caught.value) and "bytes" in str(caught.value)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="wav2lip_gan"):
+        weights.find("wav2lipgan")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
+    assert weights.find("wav2lip_gan").name == "wav2lip_gan.pth"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Downloading
+
+
+CONTENT = bytes(range(256)) * 4000
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT with ranges; under /breaking it drops the first connection half way."""
+
+    requests: list[str | None] = []
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.requests.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and "plain" not in self.path else 0
+        if "missing" in self.path or start >= len(CONTENT):
+            self.send_error(404 if "missing" in self.path else 416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        stop = len(CONTENT) // 2 if "breaking" in self.path and len(self.requests) == 1 else len(CONTENT)
+        self.wfile.write(CONTENT[start:stop])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    Handler.requests = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def known(url, sha256=None):
+    return weights.KnownFile("file.pth", url, sha256 or hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_download_once(server, tmp_path):
+    for _ in range(2):
+        assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False).read_bytes() == CONTENT
+    assert Handler.requests == [None] and [p.name for p in tmp_path.iterdir()] == ["file.pth"]
+
+
+@pytest.mark.parametrize("path", ["breaking", "breaking-plain"])
+def test_broken_download_is_resumed(server, tmp_path, path):
+    """``plain`` stands for servers that cannot resume: they start again."""
+    with pytest.raises(RuntimeError, match=r"could not download.*put it at .*file\.pth"):
+        weights.fetch(known(f"{server}/{path}"), tmp_path, progress=False)
+    assert not (tmp_path / "file.pth").exists()
+    assert weights.fetch(known(f"{server}/{path}"), tmp_path, progress=False).read_bytes() == CONTENT
+    assert Handler.requests[1].startswith("bytes=")
+
+
+def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "file.pth.part").write_bytes(CONTENT)
+    assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("path, sha256", [("missing", None), ("x", "0" * 64)])
+def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
+    with pytest.raises(RuntimeError, match="by other means"):
+        weights.fetch(known(f"{server}/{path}", sha256), tmp_path, progress=False)
+    assert not (tmp_path / "file.pth").exists()
+
+
+def test_official_files_are_listed_with_their_hashes():
+    assert set(weights.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", "s3fd", "syncnet_v2"}
+    assert all(k.sha256 is None or len(k.sha256) == 64 for k in weights.KNOWN.values())
