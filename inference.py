@@ -76,24 +76,22 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
-    geometry = video.Geometry(args.resize_factor, args.rotate, tuple(args.crop))
-    source = open_face(args.face, args.fps)
-    picture = geometry.output_of(source)
-    windows = open_speech(args.audio, picture.fps)
+    source = open_face(args)
+    windows = open_speech(args.audio, source.fps)
     checkpoint = weights.read_checkpoint(weights.find(args.checkpoint_path), Wav2Lip)
 
-    boxes, used = find_boxes(args, source, geometry, len(windows), device, dtype)
+    boxes, used = find_boxes(args, source, len(windows), device, dtype)
     model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
 
     pingpong = args.loop == "pingpong"
-    batch_size = pick_batch_size(args.wav2lip_batch_size, picture, device)
-    frames = video.repeat_frames(source, len(windows), used, pingpong, geometry)
+    batch_size = pick_batch_size(args.wav2lip_batch_size, source, device)
+    frames = video.repeat_frames(source, len(windows), used, pingpong)
     shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
     finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend)
-    with video.VideoWriter(args.outfile, picture, args.audio, len(windows), args.crf, args.preset) as writer:
+    with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
         for frame in progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
             writer.write(frame)
-    print(f"{args.outfile}: {len(windows)} frames, {float(len(windows) / picture.fps):.2f} s")
+    print(f"{args.outfile}: {len(windows)} frames, {float(len(windows) / source.fps):.2f} s")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -110,10 +108,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--outfile is the same file as --{name}; choose another name")
 
 
-def open_face(path: Path, photo_fps: float) -> video.VideoInfo:
-    """Probe the video or photo; a photo gets ``photo_fps``."""
-    info = video.probe(path)
-    return replace(info, fps=Fraction(photo_fps).limit_denominator(1001)) if info.is_image else info
+def open_face(args: argparse.Namespace) -> video.VideoInfo:
+    """Probe the video or photo; a photo gets the rate of ``--fps``."""
+    info = video.probe(args.face, video.Geometry(args.resize_factor, args.rotate, tuple(args.crop)))
+    return replace(info, fps=Fraction(args.fps).limit_denominator(1001)) if info.is_image else info
 
 
 def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
@@ -137,21 +135,15 @@ def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device) 
 
 
 def find_boxes(
-    args: argparse.Namespace,
-    source: video.VideoInfo,
-    geometry: video.Geometry,
-    wanted: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[list[Box | None], int | None]:
     """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection."""
-    picture = geometry.output_of(source)
     if args.box != [-1, -1, -1, -1]:
-        return [fixed_box(args.box, picture)], 1 if args.static else None
-    found = detect(args, source, geometry, 1 if args.static else wanted, device, dtype)
-    gap = round(GAP_SECONDS * picture.fps)
-    boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, picture)
-    report_missing(boxes, args.on_missing_face, float(picture.fps))
+        return [fixed_box(args.box, source)], 1 if args.static else None
+    found = detect(args, source, 1 if args.static else wanted, device, dtype)
+    gap = round(GAP_SECONDS * source.fps)
+    boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, source)
+    report_missing(boxes, args.on_missing_face, float(source.fps))
     return boxes, len(boxes)
 
 
@@ -166,21 +158,16 @@ def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:
 
 
 def detect(
-    args: argparse.Namespace,
-    source: video.VideoInfo,
-    geometry: video.Geometry,
-    wanted: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
 ) -> Detections:
     """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
-    name = cache_name(source.path, args.face_detector, args.face_detector_weights, geometry)
+    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
     cache = weights.cache_folder() / "boxes" / name
     found = Detections() if args.no_cache else Detections.load(cache)
     if len(found) < wanted and not found.complete:
         detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
         missing = wanted - len(found)
-        frames = video.prefetch(video.read_frames(source, len(found), missing, geometry), 4)
+        frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
         found.extend(progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
         found.complete = len(found) < wanted
         if not args.no_cache:

@@ -16,9 +16,9 @@ import shutil
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,6 @@ import cv2
 import numpy as np
 
 Item = TypeVar("Item")
-Transform = Callable[[np.ndarray], np.ndarray]
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
@@ -52,6 +51,40 @@ def ffmpeg_path() -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
+
+    resize_factor: int = 1  # both sides are divided by it
+    rotate: bool = False  # 90 degrees clockwise
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if self.resize_factor > 1:
+            height, width = frame.shape[:2]
+            frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
+        if self.rotate:
+            frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
+        top, bottom, left, right = self.crop
+        frame = frame[top : None if bottom == -1 else bottom, left : None if right == -1 else right]
+        return np.ascontiguousarray(frame)
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) after this geometry; raise ValueError when nothing would be left."""
+        width, height = width // self.resize_factor, height // self.resize_factor
+        if self.rotate:
+            width, height = height, width
+        top, bottom, left, right = self.crop
+        bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
+        if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
+            raise ValueError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
+        return min(right, width) - left, min(bottom, height) - top
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Looking at a file
 
 
@@ -60,23 +93,25 @@ class VideoInfo:
     """What ``probe`` found: the frames that ``read_frames`` will give and the tags that an encoder should repeat."""
 
     path: Path
-    width: int  # pixels, as displayed
+    width: int  # pixels, as displayed and after ``geometry``
     height: int
     fps: Fraction  # constant rate that frames are delivered at
     is_image: bool = False
+    geometry: Geometry = Geometry()
+    stored: tuple[int, int] = (0, 0)  # width and height before ``geometry``
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
 
 
-def probe(path: str | Path) -> VideoInfo:
-    """Look at a video or picture, by content and not by name.
+def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
+    """Look at a video or picture, by content and not by name; its frames will come through ``geometry``.
 
     Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
     """
     path = _existing(path)
     if cv2.haveImageReader(str(path)) and cv2.imcount(str(path)) == 1:
         height, width = _read_image(path).shape[:2]
-        return VideoInfo(path, width, height, Fraction(25), is_image=True)
+        return VideoInfo(path, *geometry.size_of(width, height), Fraction(25), True, geometry, (width, height))
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
     report = subprocess.run([*command, "-f", "null", "-"], capture_output=True).stderr.decode(errors="replace")
     head, _, tail = report.partition("\nOutput #0")
@@ -86,11 +121,17 @@ def probe(path: str | Path) -> VideoInfo:
         if streams and not any(kind == "Video" for kind, _ in streams):
             raise ValueError(f"{path} has sound but no picture; give a video or a photo of a face")
         raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {_last_words(report)}")
+    width, height = int(size[1]), int(size[2])
     aspect = re.search(r"\[SAR (\d+:\d+) ", shown[1])
     return VideoInfo(
-        path, int(size[1]), int(size[2]), _frame_rate(shown[1]), colour=_colour(shown[1]),
+        path,
+        *geometry.size_of(width, height),
+        _frame_rate(shown[1]),
+        geometry=geometry,
+        stored=(width, height),
+        colour=_colour(shown[1]),
         sample_aspect=aspect[1] if aspect else "1:1",
-    )  # fmt: skip
+    )
 
 
 def _existing(path: str | Path) -> Path:
@@ -136,15 +177,14 @@ def _last_words(report: str) -> str:
 # Reading
 
 
-def read_frames(
-    info: VideoInfo, start: int = 0, count: int | None = None, transform: Transform | None = None
-) -> Iterator[np.ndarray]:
-    """Yield frames ``start``, ``start + 1``, … (``count`` of them, or all), each through ``transform``.
+def read_frames(info: VideoInfo, start: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
+    """Yield frames ``start``, ``start + 1``, … (``count`` of them, or all), each through ``info.geometry``.
 
     Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
     """
     frames = iter([_read_image(info.path)][start:count]) if info.is_image else _decode(info, start, count)
-    return map(transform, frames) if transform else frames
+    for frame in frames:
+        yield info.geometry(frame)
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -166,9 +206,10 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         "-vf", f"fps=fps={info.fps}:start_time={float(start / info.fps):.9f},setpts=N",
         "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1",
     ]  # fmt: skip
+    width, height = info.stored
     with _Process(command, stdout=subprocess.PIPE) as process:
         while True:
-            frame = np.empty((info.height, info.width, 3), np.uint8)
+            frame = np.empty((height, width, 3), np.uint8)
             if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
                 break
             yield frame
@@ -204,16 +245,16 @@ def source_index(index: int, count: int, pingpong: bool) -> int:
 
 
 def repeat_frames(
-    info: VideoInfo, wanted: int, count: int | None = None, pingpong: bool = False, transform: Transform | None = None
+    info: VideoInfo, wanted: int, count: int | None = None, pingpong: bool = False
 ) -> Iterator[np.ndarray]:
     """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them."""
-    yield from itertools.islice(_endless(info, count, pingpong, transform), wanted)
+    yield from itertools.islice(_endless(info, count, pingpong), wanted)
 
 
-def _endless(info: VideoInfo, count: int | None, pingpong: bool, transform: Transform | None) -> Iterator[np.ndarray]:
+def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.ndarray]:
     kept: list[np.ndarray] = []
     seen = 0
-    for frame in read_frames(info, 0, count, transform):
+    for frame in read_frames(info, 0, count):
         seen += 1
         if seen <= _frames_held(info):
             kept.append(frame)
@@ -226,56 +267,20 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool, transform: Tran
         yield from (kept[source_index(i, seen, pingpong)] for i in itertools.count(seen))
     while True:
         if pingpong:
-            yield from _read_backwards(info, seen, transform)
-        yield from read_frames(info, 0, seen, transform)
+            yield from _read_backwards(info, seen)
+        yield from read_frames(info, 0, seen)
 
 
-def _read_backwards(info: VideoInfo, count: int, transform: Transform | None) -> Iterator[np.ndarray]:
+def _read_backwards(info: VideoInfo, count: int) -> Iterator[np.ndarray]:
     """Yield frames ``count - 2``, …, 1: a piece that fits in memory is read forwards and given backwards."""
     step = _frames_held(info)
     for stop in range(count - 1, 1, -step):
         start = max(1, stop - step)
-        yield from reversed(list(read_frames(info, start, stop - start, transform)))
+        yield from reversed(list(read_frames(info, start, stop - start)))
 
 
 def _frames_held(info: VideoInfo) -> int:
     return max(1, HELD_BYTES // (info.width * info.height * 3))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Geometry
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
-
-    resize_factor: int = 1  # both sides are divided by it
-    rotate: bool = False  # 90 degrees clockwise
-    crop: tuple[int, int, int, int] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
-
-    def __call__(self, frame: np.ndarray) -> np.ndarray:
-        if self.resize_factor > 1:
-            height, width = frame.shape[:2]
-            frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
-        if self.rotate:
-            frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
-        top, bottom, left, right = self.crop
-        frame = frame[top : None if bottom == -1 else bottom, left : None if right == -1 else right]
-        return np.ascontiguousarray(frame)
-
-    def output_of(self, info: VideoInfo) -> VideoInfo:
-        """Return ``info`` with the size after this geometry; raise ValueError when nothing would be left."""
-        if self.resize_factor < 1:
-            raise ValueError(f"--resize_factor must be 1 or more, not {self.resize_factor}")
-        width, height = info.width // self.resize_factor, info.height // self.resize_factor
-        if self.rotate:
-            width, height = height, width
-        top, bottom, left, right = self.crop
-        bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
-        if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
-            raise ValueError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
-        return replace(info, width=min(right, width) - left, height=min(bottom, height) - top)
 
 
 # --------------------------------------------------------------------------------------------------------------------

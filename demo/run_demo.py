@@ -58,7 +58,7 @@ def write_contact_sheet(path: Path, before: Path, after: Path, columns: int = 6)
     """Save ``columns`` frames of both videos, side by side in time, as one picture."""
     rows = []
     for clip in (before, after):
-        frames = list(video.read_frames(video.probe(clip), 0, round(SECONDS * 25), lambda f: cv2.resize(f, (320, 240))))
+        frames = list(video.read_frames(video.probe(clip, video.Geometry(resize_factor=2)), 0, round(SECONDS * 25)))
         rows.append(np.hstack([frames[i] for i in np.linspace(0, len(frames) - 1, columns).astype(int)]))
     cv2.imwrite(str(path), np.vstack(rows))
 

@@ -124,18 +124,18 @@ def test_source_index_of_a_single_frame():
 
 
 def test_geometry(clip):
-    frame = np.arange(64 * 96 * 3, dtype=np.uint8).reshape(64, 96, 3)
     geometry = video.Geometry(resize_factor=2, rotate=True, crop=(4, -1, 0, 20))
-    shape = geometry.output_of(clip)
-    assert geometry(frame).shape[:2] == (shape.height, shape.width) == (44, 20)
-    expected = cv2.rotate(cv2.resize(frame, (48, 32)), cv2.ROTATE_90_CLOCKWISE)[4:, :20]
-    assert (geometry(frame) == expected).all()
+    info = video.probe(clip.path, geometry)
+    plain = next(video.read_frames(clip))
+    expected = cv2.rotate(cv2.resize(plain, (48, 32)), cv2.ROTATE_90_CLOCKWISE)[4:, :20]
+    frame = next(video.read_frames(info))
+    assert frame.shape == (info.height, info.width, 3) == (44, 20, 3) and (frame == expected).all()
 
 
 @pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])
 def test_geometry_that_leaves_nothing(clip, crop):
     with pytest.raises(ValueError, match="leaves nothing"):
-        video.Geometry(crop=crop).output_of(clip)
+        video.probe(clip.path, video.Geometry(crop=crop))
 
 
 @pytest.mark.parametrize("height, width", [(64, 96), (65, 97), (1, 1)])
