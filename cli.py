@@ -8,9 +8,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import torch
+
+from face_detection.detectors import DETECTORS, SFD_WEIGHTS
+from models import weights
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,8 +42,8 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
     try:
         work(args)
         return 0
-    except KeyboardInterrupt:
-        return _report("stopped before the end; nothing was written", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _report(str(stop) or "stopped before the end; nothing was written", INTERRUPTED)
     except Exception as error:
         if args.debug:
             raise
@@ -66,6 +70,30 @@ def _one_line(error: Exception) -> str:
 def _report(text: str, code: int) -> int:
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Arguments that several scripts have
+
+
+def add_compute_arguments(parser: Parser, precisions: tuple[str, ...] = ("fp32", "bf16", "fp16")) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--precision", choices=("auto", *precisions), default="auto", help="of the networks")
+
+
+def add_detector_arguments(parser: Parser) -> None:
+    parser.add_argument("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
+    parser.add_argument("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
+
+
+def detector_weights(args: argparse.Namespace) -> Path | None:
+    """Return the weights file of the chosen face detector, downloading the official S3FD's if it is not here."""
+    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
+        return args.face_detector_weights
+    try:
+        return weights.find("s3fd")
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
 
 
 # --------------------------------------------------------------------------------------------------------------------

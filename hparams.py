@@ -44,11 +44,17 @@ class HParams:
     eval_interval: int = 3000  # steps
     save_optimizer_state: bool = True
 
+    eval_steps: int = 700  # batches in one evaluation, if there are that many windows
+    hq_eval_steps: int = 300  # the same when training with the discriminator
+
     # Expert, SyncNet (2020)
     syncnet_batch_size: int = 64
     syncnet_lr: float = 1e-4
     syncnet_eval_interval: int = 10000  # steps
     syncnet_checkpoint_interval: int = 10000  # steps
+    syncnet_eval_steps: int = 1400  # batches
+    plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
+    negative_distance: int = 1  # frames, at least, between a window and a wrong one; 2020: any other frame
 
     # Generator and visual-quality discriminator (2020)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75

@@ -24,7 +24,7 @@ import audio
 import cli
 import video
 from face_detection.detections import Detections, cache_name
-from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
+from face_detection.detectors import create_detector
 from face_detection.tracking import follow_face
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
@@ -54,15 +54,13 @@ def get_parser() -> cli.Parser:
     add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="the face's box: top bottom left right")
     add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
     add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
-    add("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
-    add("--face_detector_weights", type=Path, help="weights of the face detector, if not the usual ones")
+    cli.add_detector_arguments(parser)
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
     add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help="of the networks")
+    cli.add_compute_arguments(parser)
     add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
     add("--preset", choices=PRESETS, default="veryfast", help="effort of the encoder")
     return parser
@@ -165,7 +163,7 @@ def detect(
     cache = weights.cache_folder() / "boxes" / name
     found = Detections() if args.no_cache else Detections.load(cache)
     if len(found) < wanted and not found.complete:
-        detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
+        detector = create_detector(args.face_detector, str(device), cli.detector_weights(args), dtype)
         missing = wanted - len(found)
         frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
         found.extend(progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
@@ -175,15 +173,6 @@ def detect(
     if not len(found):
         raise ValueError(f"{source.path} has no frame that can be decoded")
     return found.first(wanted)
-
-
-def detector_weights(args: argparse.Namespace) -> Path | None:
-    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
-        return args.face_detector_weights
-    try:
-        return weights.find("s3fd")
-    except RuntimeError as error:
-        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
 
 
 def remember(found: Detections, cache: Path) -> None:

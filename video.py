@@ -35,7 +35,8 @@ SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seek
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 EXACT_COLOUR = "accurate_rnd+bicubic"
-AUDIO_CLOCK = "aresample=async=1:first_pts=0"  # a track that starts late or has holes keeps its time
+# A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
+AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat")
 

@@ -114,15 +114,18 @@ class Wav2Lip_disc_qual(nn.Module):
         )
         self.binary_pred = nn.Sequential(nn.Conv2d(512, 1, 1, 1, 0), nn.Sigmoid())
 
-    def forward(self, faces: torch.Tensor) -> torch.Tensor:
-        """(N, 3, T, 96, 96) -> probability of being real, (T·N, 1), the N clips of each frame side by side."""
-        x = faces.transpose(0, 2).transpose(1, 2).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in 2020
+    def forward(self, faces: torch.Tensor, logits: bool = False) -> torch.Tensor:
+        """(N, 3, T, 96, 96) -> probability of being real, (T·N, 1), the N clips of each frame side by side.
+
+        With ``logits`` the value before the sigmoid, for losses that do not fade when the network is sure.
+        """
+        x = faces.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in 2020
         x = x[:, :, x.shape[2] // 2 :]
         for block in self.face_encoder_blocks:
             x = block(x)
-        return self.binary_pred(x).flatten(1)
+        return (self.binary_pred[0](x) if logits else self.binary_pred(x)).flatten(1)
 
     def perceptual_forward(self, faces: torch.Tensor) -> torch.Tensor:
         """The generator's adversarial loss: cross-entropy of the prediction for ``faces`` against "real"."""
-        prediction = self(faces)
-        return F.binary_cross_entropy(prediction, torch.ones_like(prediction))
+        logits = self(faces, logits=True)
+        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))

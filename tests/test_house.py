@@ -20,8 +20,8 @@ ALLOWED = {
     "face_detection": set(),
     "audio": {"hparams"},
     "dataset": {"audio", "hparams"},
-    "training": {"models", "hparams", "dataset"},
-    "cli": set(),
+    "training": {"models", "hparams"},
+    "cli": {"models", "face_detection"},
 }
 LIBRARY = {"hparams", "video", "models", "face_detection", "audio", "dataset", "training", "cli"}
 

@@ -202,6 +202,15 @@ def test_audio_equals_the_file(tmp_path, speech):
     np.testing.assert_allclose(video.read_audio(speech, 16000), audio.load_wav(speech), atol=1e-4)
 
 
+@pytest.mark.parametrize("layout, share", [("stereo", 1.0), ("5.1", 0.5)])
+def test_downmix_is_no_louder_than_its_channels(tmp_path, layout, share):
+    """ffmpeg adds 3 dB to a stereo voice by default, which clips and shifts every mel."""
+    sine = "|".join(["0.5*sin(2*PI*300*t)"] * (2 if layout == "stereo" else 6))
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c={layout}", tmp_path / "s.wav")
+    peak = np.abs(video.read_audio(tmp_path / "s.wav", 16000)).max()
+    assert 0.5 * share - 0.01 < peak < 0.51
+
+
 def test_not_a_number_becomes_silence(tmp_path):
     from scipy.io import wavfile
 

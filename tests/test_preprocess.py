@@ -1,0 +1,432 @@
+"""A folder of videos -> training data: layout, rates, what is dropped and why, restarts, processes, and the split."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import run_ffmpeg, write_clip
+from scipy.io import wavfile
+
+import audio
+import preprocess
+import video
+from face_detection import FaceAlignment
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, astronaut, speech) -> Path:
+    """Ten frames of a face at 25 fps, and 1.2 s of sound."""
+    path = tmp_path_factory.mktemp("clip") / "talk.mp4"
+    film(path, np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(10)]), sound=speech)
+    return path
+
+
+@pytest.fixture
+def roots(tmp_path) -> types.SimpleNamespace:
+    """An input folder to put clips into, and the output folder that is to appear."""
+    roots = types.SimpleNamespace(videos=tmp_path / "videos", data=tmp_path / "data", lists=tmp_path / "lists")
+    roots.videos.mkdir()
+    return roots
+
+
+def run(roots, *options: str) -> int:
+    folders = ("--data_root", roots.videos, "--preprocessed_root", roots.data, "--filelists", roots.lists)
+    return preprocess.main([*map(str, folders), "--face_detector", "haar", "--workers", "1", *options])
+
+
+def put(clip: Path, roots, *names: str) -> None:
+    for name in names:
+        (roots.videos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, roots.videos / name)
+
+
+def film(path: Path, frames: np.ndarray, fps: str = "25", sound: Path | None = None) -> None:
+    """Write frames (N, H, W, 3) with a sound file under them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    silent = path.with_name(f"{path.stem} silent.mkv")
+    write_clip(silent, frames, fps)
+    run_ffmpeg("-i", silent, *(("-i", sound) if sound else ()), "-c:v", "copy", path)
+    silent.unlink()
+
+
+def report(roots) -> dict:
+    return json.loads((roots.data / "report.json").read_text())
+
+
+def dropped(roots) -> dict[str, str]:
+    return {clip["source"]: clip["reason"] for clip in report(roots)["dropped"]}
+
+
+def kept(roots) -> list[str]:
+    return [clip["clip"] for clip in report(roots)["kept"]]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is written
+
+
+def test_layout_of_a_clip(roots, clip, capsys):
+    put(clip, roots, "speaker/talk.mp4")
+    assert run(roots) == 0
+    folder = roots.data / "speaker" / "talk"
+    assert names(folder) == {*(f"{i}.jpg" for i in range(10)), "audio.wav", "mel.npy", "clip.json"}
+    assert names(folder.parent) == {"talk"}
+
+    out = report(roots)
+    assert (out["frames"], out["frames_with_face"], out["converted"], out["dropped"]) == (10, 10, {}, [])
+    assert out["detector_frames_per_second"] > 0
+    assert "1 kept, 0 dropped" in capsys.readouterr().out
+
+
+def test_sound_and_mel(roots, clip):
+    put(clip, roots, "speaker/talk.mp4")
+    run(roots)
+    folder = roots.data / "speaker" / "talk"
+    rate, samples = wavfile.read(folder / "audio.wav")
+    assert (rate, samples.dtype, samples.ndim) == (16000, np.int16, 1)
+    heard = audio.load_wav(folder / "audio.wav")
+    assert np.abs(heard).max() == pytest.approx(0.4, abs=0.05)  # as loud as the source
+
+    mel = np.load(folder / "mel.npy")
+    assert mel.dtype == np.float32 and mel.shape == (1 + len(samples) // 200, 80)
+    np.testing.assert_array_equal(mel, audio.melspectrogram(heard).T)
+
+
+def test_crops_are_the_reference_api_s_boxes(roots, clip):
+    put(clip, roots, "speaker/talk.mp4")
+    run(roots, "--batch_size", "4")  # the last batch is a short one
+    frames = list(video.read_frames(video.probe(clip)))
+    boxes = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
+    for i in (0, 3, 4, 9):
+        x1, y1, x2, y2 = boxes[i]
+        expected = cv2.imdecode(cv2.imencode(".jpg", frames[i][y1:y2, x1:x2])[1], cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(cv2.imread(str(roots.data / f"speaker/talk/{i}.jpg")), expected)
+
+
+def test_box_beyond_the_frame():
+    frame = np.zeros((40, 60, 3), np.uint8)
+    assert preprocess.best_face(frame, np.array([[-5.0, -5, 10.9, 20, 1], [0, 0, 60, 40, 0.5]])).shape == (20, 10, 3)
+    assert preprocess.best_face(frame, np.array([[50.0, 30, 90, 90, 1]])).shape == (10, 10, 3)
+    assert preprocess.best_face(frame, np.array([[70.0, 10, 90, 30, 1]])).size == 0
+    assert preprocess.best_face(frame, np.empty((0, 5))).size == 0
+
+
+def test_frame_without_a_face_leaves_a_hole(roots, astronaut, speech):
+    frames = np.stack([astronaut[0:240, 60:380]] * 20)
+    frames[6:9] = 0
+    film(roots.videos / "s/hole.mp4", frames, sound=speech)
+    assert run(roots) == 0
+    pictures = {int(path.stem) for path in (roots.data / "s/hole").glob("*.jpg")}
+    assert pictures == {*range(6), *range(9, 20)}
+    assert (report(roots)["frames"], report(roots)["frames_with_face"]) == (20, 17)
+
+
+def test_other_rates_become_25(roots, astronaut, speech, capsys):
+    film(roots.videos / "s/thirty.mp4", np.stack([astronaut[0:240, 60:380]] * 30), "30", speech)
+    assert run(roots) == 0
+    assert {path.stem for path in (roots.data / "s/thirty").glob("*.jpg")} == {str(i) for i in range(25)}
+    assert report(roots)["converted"] == {"s/thirty": 30.0}
+    assert "1 from 30 to 25 fps" in capsys.readouterr().out
+
+
+def test_as_the_2020_program_wrote_it(roots, shared, monkeypatch):
+    """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
+    box = np.array([[96, 84, 242, 242, 1]], np.float32)
+    fixed = types.SimpleNamespace(detect=lambda frames: [box] * len(frames))
+    monkeypatch.setattr(preprocess, "detector_of", lambda job: fixed)
+    put(shared / "grid_speakers/swiz3n.mpg", roots, "s0/00001.mpg")
+    assert run(roots) == 0
+    ours, golden = roots.data / "s0/00001", shared / "golden/preprocessed/s0/00001"
+    assert names(ours) - names(golden) == {"mel.npy", "clip.json"} and names(golden) <= names(ours)
+    for i in range(0, 75, 6):
+        a, b = (cv2.imread(str(folder / f"{i}.jpg")).astype(int) for folder in (ours, golden))
+        assert a.shape == b.shape and np.abs(a - b).mean() < 3  # the golden ones were compressed more
+    rate, sound = wavfile.read(golden / "audio.wav")
+    assert rate == 16000
+    assert np.abs(wavfile.read(ours / "audio.wav")[1].astype(int) - sound).max() <= 10  # another resampler
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is dropped
+
+
+def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astronaut, speech, capsys):
+    put(clip, roots, "s/good.mp4")
+    put(talking_clip, roots, "s/silent film.mp4")
+    face = astronaut[0:240, 60:380]
+    film(roots.videos / "s/faceless.mp4", np.zeros((10, 96, 96, 3), np.uint8), sound=speech)
+    film(roots.videos / "s/brief.mp4", np.stack([face] * 4), sound=speech)
+    film(roots.videos / "s/slides.mkv", np.stack([face] * 5), "5", speech)
+    run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "atrim=0:0.1", roots.videos / "s/click.mp4")
+    run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "volume=0", roots.videos / "s/mute.mp4")
+    run_ffmpeg("-i", speech, roots.videos / "s/only sound.mp4")
+    cv2.imwrite(str(roots.videos / "photo.png"), face)
+    (roots.videos / "photo.png").rename(roots.videos / "s/photo.mp4")
+    (roots.videos / "s/noise.mp4").write_bytes(bytes(range(256)) * 40)
+    (roots.videos / "s/half.mp4").write_bytes(clip.read_bytes()[:4000])
+    (roots.videos / "s/nothing.mp4").touch()
+
+    assert run(roots) == 0
+    assert kept(roots) == ["s/good"]
+    assert dropped(roots) == {
+        "s/silent film.mp4": "no audio", "s/mute.mp4": "no audio", "s/faceless.mp4": "no face",
+        "s/brief.mp4": "too short", "s/slides.mkv": "rate", "s/click.mp4": "too short",
+        "s/only sound.mp4": "unreadable", "s/photo.mp4": "unreadable", "s/noise.mp4": "unreadable",
+        "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable",
+    }  # fmt: skip
+    assert names(roots.data / "s") == {"good"}
+    out = capsys.readouterr().out
+    assert "no face    s/faceless.mp4: no face in any of 10 frames" in out
+
+
+def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
+    calls = iter((RuntimeError("CUDA error: odd picture"), None))
+
+    def detect(frames):
+        if error := next(calls):
+            raise error
+        return [np.array([[0, 0, 90, 90, 1]], np.float32)] * len(frames)
+
+    monkeypatch.setattr(preprocess, "detector_of", lambda job: types.SimpleNamespace(detect=detect))
+    put(clip, roots, "s/1.mp4", "s/2.mp4")
+    assert run(roots) == 0
+    assert (kept(roots), dropped(roots)) == (["s/2"], {"s/1.mp4": "failed"})
+
+
+def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(preprocess.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(preprocess, "write_sound", full)
+    put(clip, roots, "s/1.mp4", "s/2.mp4")
+    assert run(roots) == 1
+    assert "No space left" in capsys.readouterr().err
+    assert names(roots.data / "s") == set()
+
+
+@pytest.mark.parametrize("files", [(), ("notes.txt", "s/.hidden.mp4", ".git/a.mp4")])
+def test_nothing_found(roots, files, capsys):
+    for name in files:
+        (roots.videos / name).parent.mkdir(exist_ok=True)
+        (roots.videos / name).write_text("text")
+    assert run(roots) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: no video in ") and ".mp4" in error and error.count("\n") == 1
+    assert ("notes.txt" in error) == bool(files)
+
+
+def test_everything_dropped(roots, talking_clip, capsys):
+    put(talking_clip, roots, "s/a.mp4", "s/b.mp4")
+    assert run(roots) == 2
+    error = capsys.readouterr().err
+    assert "none of the 2 videos" in error and "no audio 2" in error and error.count("\n") == 1
+    assert len(report(roots)["dropped"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--split", "0.9,0.1"), "three numbers that sum to 1"),
+        (("--split", "0.9,0.2,0.1"), "three numbers that sum to 1"),
+        (("--split", "2,-1,0"), "three numbers that sum to 1"),
+        (("--batch_size", "0"), "above 0"),
+        (("--face_detector", "sfd", "--device", "cpu", "--ngpu", "2"), "--ngpu 2 needs as many GPUs"),
+        (("--data_root", "/nowhere"), "/nowhere does not exist"),
+        (("--preprocessed_root", "/dev/null/x"), "cannot be made"),
+    ],
+)
+def test_bad_arguments(roots, clip, options, words, capsys):
+    put(clip, roots, "s/a.mp4")
+    assert run(roots, *options) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def test_any_depth_and_container(roots, clip):
+    put(clip, roots, "top.mp4", "a/b/c/deep.mp4", "a/UPPER.MP4", "a/with space/x y.mp4")
+    run_ffmpeg("-i", clip, "-c", "copy", roots.videos / "a/film.mkv")
+    run_ffmpeg("-i", clip, roots.videos / "a/film.avi")
+    put(clip, roots, "a/no_suffix")
+    (roots.videos / "a/README").write_text("a text without a suffix")
+    expected = {
+        "videos/top", "a__b__c/deep", "a/UPPER", "a__with_space/x_y", "a/film", "a/film.mkv", "a/no_suffix",
+    }  # fmt: skip
+    assert {clip.name for clip in preprocess.find_clips(roots.videos)} == expected
+    assert run(roots) == 0
+    assert set(kept(roots)) == expected
+    assert all((roots.data / name / "0.jpg").exists() for name in expected)
+
+
+def test_names_never_collide(roots):
+    sources = (
+        "s/a.1.mp4", "s/a.2.mp4", "s/b.mkv", "s/b.mp4", "s/b.mkv.mp4", "s/c d.mp4", "s/c_d.mp4",
+        "x/y/1.mp4", "x__y/1.mp4",
+    )  # fmt: skip
+    for name in sources:
+        (roots.videos / name).parent.mkdir(parents=True, exist_ok=True)
+        (roots.videos / name).touch()
+    clips = {clip.source: clip.name for clip in preprocess.find_clips(roots.videos)}
+    assert set(clips) == set(sources) and len(set(clips.values())) == len(sources)
+    assert (clips["s/a.1.mp4"], clips["s/a.2.mp4"]) == ("s/a.1", "s/a.2")
+    assert (clips["s/b.mp4"], clips["s/b.mkv.mp4"], clips["s/b.mkv"]) == ("s/b", "s/b.mkv", "s/b.mkv.2")
+
+
+def test_links_that_lead_in_circles(roots, clip):
+    put(clip, roots, "s/a.mp4")
+    (roots.videos / "s/loop").symlink_to(roots.videos, target_is_directory=True)
+    elsewhere = roots.videos.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(clip, elsewhere)
+    (roots.videos / "linked").symlink_to(elsewhere, target_is_directory=True)
+    assert {clip.name for clip in preprocess.find_clips(roots.videos)} == {"s/a", "linked/talk"}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Restarts and processes
+
+
+def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
+    put(clip, roots, "s/1.mp4", "s/2.mp4")
+    whole, cut = preprocess.cut_faces, []
+
+    def stop_in_the_second(frames, detector, batch_size, folder):
+        cut.append(folder.name)
+        result = whole(frames, detector, batch_size, folder)
+        if len(cut) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(preprocess, "cut_faces", stop_in_the_second)
+    assert run(roots) == 130
+    assert names(roots.data / "s") == {"1"}
+    assert "stopped" in capsys.readouterr().err
+
+    stale = roots.data / "s/.2.partial"  # what kill -9 would have left
+    stale.mkdir()
+    (stale / "999.jpg").write_bytes(b"half a pict")
+    before = {path.name: path.stat().st_mtime_ns for path in (roots.data / "s/1").iterdir()}
+    assert run(roots) == 0
+    assert cut == [".1.partial", ".2.partial", ".2.partial"]
+    assert {path.name: path.stat().st_mtime_ns for path in (roots.data / "s/1").iterdir()} == before
+    assert names(roots.data / "s") == {"1", "2"} and not (roots.data / "s/2/999.jpg").exists()
+    assert (kept(roots), report(roots)["finished_before"]) == (["s/1", "s/2"], 1)
+    assert report(roots)["frames"] == 20
+
+
+def test_what_is_cut_anew(roots, clip, astronaut, speech):
+    """Another video under the same name, and a folder that lacks clip.json; nothing that is not ours."""
+    put(clip, roots, "s/changed.mp4", "s/old.mp4", "s/taken.mp4")
+    old, taken = roots.data / "s/old", roots.data / "s/taken"
+    old.mkdir(parents=True)
+    (old / "99.jpg").touch()
+    taken.mkdir()
+    (taken / "thesis.tex").touch()
+    assert run(roots) == 0
+    assert dropped(roots) == {"s/taken.mp4": "in the way"} and names(taken) == {"thesis.tex"}
+    assert not (old / "99.jpg").exists()
+
+    film(roots.videos / "s/changed.mp4", np.stack([astronaut[0:240, 60:380]] * 6), sound=speech)
+    run(roots)
+    assert len(list((roots.data / "s/changed").glob("*.jpg"))) == 6
+    assert report(roots)["finished_before"] == 1
+
+
+def test_worker_processes(roots, clip):
+    put(clip, roots, "s/1.mp4", "s/2.mp4", "s/3.mp4")
+    (roots.videos / "s/4.mp4").write_text("not a video")
+    assert run(roots, "--workers", "2") == 0
+    assert (kept(roots), dropped(roots)) == (["s/1", "s/2", "s/3"], {"s/4.mp4": "unreadable"})
+
+
+def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, capsys):
+    put(clip, roots, "a/1.mp4", "b/1.mp4", "c/1.mp4")
+    put(talking_clip, roots, "d/1.mp4")  # has no sound
+    roots.data.mkdir()
+    (roots.data / "report.1.json").write_text("of a run that was stopped")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        assert run(roots, "--split", "0.4,0.3,0.3") == 0
+        assert (roots.data / "report.json").exists() == (rank == "0")
+        assert (roots.lists / "train.txt").exists() == (rank == "0")
+    assert (kept(roots), dropped(roots)) == (["a/1", "b/1", "c/1"], {"d/1.mp4": "no audio"})
+    assert report(roots)["frames"] == 30
+    assert not list(roots.data.glob("report.?.json"))
+    assert "process 1 of 2: 1 clips kept" in capsys.readouterr().out
+
+
+def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
+    monkeypatch.setattr(preprocess.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(preprocess.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    folders = ["--data_root", "in", "--preprocessed_root", "out", "--face_detector_weights", "s3fd.pth"]
+
+    def devices(*options: str, clips: int = 100) -> list[str]:
+        args = preprocess.get_parser().parse_args([*folders, *options])
+        return [job.device for job in preprocess.plan_workers(args, clips)]
+
+    assert devices() == ["cuda:1"]
+    assert devices("--ngpu", "2", "--workers", "2") == ["cuda:2", "cuda:3"] * 2
+    assert devices("--ngpu", "2", clips=1) == ["cuda:2"]
+    assert devices("--device", "cuda:0") == ["cuda:0"]
+    assert set(devices("--face_detector", "haar", "--ngpu", "4")) == {"cpu"}
+    with pytest.raises(ValueError, match="no cuda:5"):
+        devices("--ngpu", "3")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Split
+
+
+def read_lists(folder: Path) -> dict[str, list[str]]:
+    return {split: (folder / f"{split}.txt").read_text().splitlines() for split in ("train", "val", "test")}
+
+
+def finished(*sources: str) -> list[preprocess.Kept]:
+    return [preprocess.Kept(name.removesuffix(".mp4"), name, 1, "haar", 25.0, 25, 25, 1.0, 0.1) for name in sources]
+
+
+def test_split_keeps_speakers_apart(tmp_path):
+    kept = finished(*(f"s{speaker}/{take}/{i}.mp4" for speaker in range(40) for take in "ab" for i in range(5)))
+    preprocess.write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
+    lists = read_lists(tmp_path)
+    assert sorted(sum(lists.values(), [])) == sorted(clip.clip for clip in kept)
+    assert {split: len(clips) for split, clips in lists.items()} == {"train": 320, "val": 40, "test": 40}
+    speakers = [{line.split("/")[0] for line in clips} for clips in lists.values()]
+    assert sum(map(len, speakers)) == 40
+
+    preprocess.write_filelists(kept[::-1], (0.8, 0.1, 0.1), 0, tmp_path)
+    assert read_lists(tmp_path) == lists
+    preprocess.write_filelists(kept, (0.8, 0.1, 0.1), 1, tmp_path)
+    assert read_lists(tmp_path) != lists
+
+
+def test_split_gives_every_list_something():
+    three = {"large": ["a"] * 90, "small": ["b"] * 3, "smaller": ["c"] * 2}
+    lists = preprocess.split_groups(three, (0.9, 0.05, 0.05), 0)
+    assert lists == {"train": ["a"] * 90, "val": ["c"] * 2, "test": ["b"] * 3}
+    assert preprocess.split_groups(three, (1, 0, 0), 0)["train"] == [*["a"] * 90, *["b"] * 3, *["c"] * 2]
+    assert preprocess.split_groups({"one": ["a"]}, (0.9, 0.05, 0.05), 0) == {"train": ["a"], "val": [], "test": []}
+
+
+def test_split_of_one_speaker_is_by_clip(roots, clip, capsys):
+    put(clip, roots, *(f"s1/{i}.mp4" for i in range(4)))
+    assert run(roots, "--split", "0.5,0.25,0.25") == 0
+    lists = read_lists(roots.lists)
+    assert {split: len(clips) for split, clips in lists.items()} == {"train": 2, "val": 1, "test": 1}
+    assert sorted(sum(lists.values(), [])) == [f"s1/{i}" for i in range(4)]
+    assert "only one top-level folder" in capsys.readouterr().out
