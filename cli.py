@@ -9,12 +9,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
 from face_detection.detectors import DETECTORS, SFD_WEIGHTS
+from hparams import FILELISTS, hparams
 from models import weights
+
+if TYPE_CHECKING:
+    import training
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -96,6 +100,47 @@ def detector_weights(args: argparse.Namespace) -> Path | None:
         raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
 
 
+def add_training_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--data_root", required=True, type=Path, help="folder that preprocess.py wrote")
+    add("--checkpoint_dir", required=True, type=Path, help="folder for checkpoints, samples and logs")
+    add("--checkpoint_path", type=Path, help="continue from this checkpoint")
+    add(
+        "--resume", action="store_true", help="continue from the newest checkpoint in --checkpoint_dir, if there is one"
+    )
+    add("--filelists", type=Path, default=FILELISTS, help="folder with train.txt and val.txt")
+    add("--hparams", default="", metavar="NAME=VALUE,…", help="change settings of hparams.py")
+    add("--max_steps", type=positive(int), help="stop after this step; default: go on until stopped")
+    add("--keep", type=positive(int), help="checkpoints to keep; default: all")
+    add("--seed", type=int, default=0, help="of the weights and of the order of the data")
+    add_compute_arguments(parser, ("fp32", "bf16"))
+
+
+def start_training(args: argparse.Namespace) -> training.Machine:
+    """Apply ``--hparams``, seed the weights, join the processes that torchrun started."""
+    import training  # here: scripts that do not train should not wait for it
+
+    hparams.override(args.hparams)
+    device = pick_device(args.device)
+    machine = training.join_processes(device, pick_training_precision(args.precision, device))
+    torch.manual_seed(args.seed)
+    return machine
+
+
+def training_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return what every ``training.Plan`` takes from the command line."""
+    if args.resume and args.checkpoint_path:
+        raise ValueError("--resume looks for the newest checkpoint itself; give it or --checkpoint_path, not both")
+    return {
+        "checkpoint_dir": args.checkpoint_dir,
+        "start_from": {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)},
+        "resume": args.resume,
+        "max_steps": args.max_steps,
+        "keep": args.keep,
+        "num_workers": min(hparams.num_workers, os.cpu_count() or 1),
+    }
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Argument types
 
@@ -143,6 +188,14 @@ def pick_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("there is no mps device here; use --device auto")
     return device
+
+
+def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
+    if name != "auto":
+        return PRECISIONS[name]
+    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

@@ -15,10 +15,9 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARED = ROOT.parent / "shared"
 sys.path[:0] = [str(ROOT), str(GOLDEN)]
 
-from fill import fill  # noqa: E402
-
 import models  # noqa: E402
 import video  # noqa: E402
+from fill import fill  # noqa: E402
 
 
 def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:

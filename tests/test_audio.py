@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
 
 import audio
+from conftest import GOLDEN
 
 
 def synthetic(n: int = 32000, sr: int = 16000) -> np.ndarray:

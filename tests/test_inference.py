@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_ffmpeg, write_clip
 
 import audio
 import inference
 import models
 import video
+from conftest import ROOT, run_ffmpeg, write_clip
 from models import weights
 
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, rnd
 
 import models
+from conftest import GOLDEN, rnd
 
 KEYS = json.loads((GOLDEN / "state_dicts.json").read_text())
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import run_ffmpeg, write_clip
 from scipy.io import wavfile
 
 import audio
 import preprocess
 import video
+from conftest import run_ffmpeg, write_clip
 from face_detection import FaceAlignment
 
 

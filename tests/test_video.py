@@ -9,9 +9,9 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-from conftest import run_ffmpeg, write_clip
 
 import video
+from conftest import run_ffmpeg, write_clip
 
 
 def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""How fast a training step is, against the same step in plain float32 in the same process.
+
+    python -m benchmarks.training [--device cuda] [--only expert]
+
+Full width, the reference's batches (expert 64 windows; generator and HQ 16 windows of 5 frames). Prints a table and one
+JSON object a line: ``expert``, ``generator``, ``hq`` with ``ratio``, seconds a step of both ways, and both losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+
+import torch
+
+import cli
+import training
+from hparams import HParams
+from models import SyncNet_color
+
+ROUNDS = 3
+TASKS = ("expert", "generator", "hq")
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure training steps.")
+    parser.add_argument("--only", choices=TASKS, help="measure one of them; default: all")
+    parser.add_argument("--rounds", type=cli.positive(int), default=ROUNDS, help="steps of each way, in turn")
+    cli.add_compute_arguments(parser, ("fp32", "bf16"))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_training_precision(args.precision, device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(dtype)[6:]}")
+    for kind in (args.only,) if args.only else TASKS:
+        figures = measure(kind, device, dtype, args.rounds)
+        for key, value in figures.items():
+            print(f"  {kind:10} {key:16} {value:10.4f}")
+        print(json.dumps({"name": kind, **{key: round(value, 4) for key, value in figures.items()}}), flush=True)
+
+
+def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
+    """Median seconds of a step both ways, from the same weights and data."""
+    tasks = {"fast": make_task(kind, training.Machine(device, dtype)), "plain": make_plain(kind, device)}
+    batch = make_batch(kind)
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    losses: dict[str, float] = {}
+    for round_number in range(rounds + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            losses[name] = float(task.train_step(batch)["loss"].detach())  # float waits for a GPU
+            if round_number:  # the first is a warm-up
+                seconds[name].append(time.perf_counter() - start)
+    fast, plain = (statistics.median(seconds[name]) for name in ("fast", "plain"))
+    return {
+        "ratio": plain / fast,
+        "seconds": fast,
+        "plain_seconds": plain,
+        "loss": losses["fast"],
+        "plain_loss": losses["plain"],
+    }
+
+
+def make_task(kind: str, machine: training.Machine) -> training.Task:
+    torch.manual_seed(0)
+    hp = HParams(syncnet_wt=0.03)
+    if kind == "expert":
+        task: training.Task = training.ExpertTask(machine, hp)
+    else:
+        make = training.GeneratorTask if kind == "generator" else training.HQGeneratorTask
+        task = make(machine, hp, SyncNet_color().eval())
+    task.train_mode(True)
+    return task
+
+
+def make_plain(kind: str, device: torch.device) -> training.Task:
+    """The reference's way: float32, contiguous, the frozen expert as it is built."""
+    task = make_task(kind, training.Machine(device))
+    for _, network, _ in task.parts():
+        network.to(memory_format=torch.contiguous_format)
+    if kind != "expert":
+        torch.manual_seed(0)
+        task.expert = SyncNet_color().eval().requires_grad_(False).to(device)
+    return task
+
+
+def make_batch(kind: str) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    if kind == "expert":
+        return [torch.rand(64, 15, 48, 96), torch.randn(64, 1, 80, 16), torch.randint(0, 2, (64, 1)).float()]
+    n = 16
+    return [
+        torch.rand(n, 6, 5, 96, 96),
+        torch.randn(n, 5, 1, 80, 16),
+        torch.randn(n, 1, 80, 16),
+        torch.rand(n, 3, 5, 96, 96),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

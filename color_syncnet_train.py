@@ -1,0 +1,49 @@
+"""Train the expert, which tells whether lips and voice are in sync.
+
+    python color_syncnet_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS
+
+Several GPUs, or machines: torchrun --nproc_per_node=N color_syncnet_train.py … (the global batch stays the same).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tqdm import tqdm
+
+import cli
+import training
+from dataset import SyncNetDataset
+from hparams import get_image_list
+from hparams import hparams as hp
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Train the lip-sync expert (SyncNet).")
+    cli.add_training_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    machine = cli.start_training(args)
+    train, val = (
+        SyncNetDataset(get_image_list(args.data_root, split, args.filelists), args.seed, hp.negative_distance)
+        for split in ("train", "val")
+    )
+    plan = training.Plan(
+        batch_size=hp.syncnet_batch_size,
+        checkpoint_interval=hp.syncnet_checkpoint_interval,
+        eval_interval=hp.syncnet_eval_interval,
+        eval_steps=hp.syncnet_eval_steps,
+        **cli.training_options(args),
+    )
+    training.fit(training.ExpertTask(machine, hp, hp.width), train, val, plan, tqdm.write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

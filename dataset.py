@@ -1,0 +1,490 @@
+"""Clips on disk as training samples: an index of the usable windows, and what the expert and the generator see of them.
+
+A clip is a folder with face crops 0.jpg, 1.jpg, ... at ``hparams.fps``, audio.wav, and mel.npy, float32 (mel frames,
+num_mels). Folders of the 2020 program have no mel.npy; it is made from audio.wav the first time and kept.
+
+Samples are numbered without end. The number, its key, and the data set's seed decide everything about a sample, so a
+run repeats itself whatever the number of workers and processes, and resumes by counting:
+
+    data = SyncNetDataset(get_image_list(root, "train"), seed=1)
+    batches = Batches(data, batch_size=64, start=steps_done)
+    for step, (x, mel, y) in enumerate(make_loader(data, batches, num_workers=16), steps_done): ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+import audio
+from hparams import HParams
+from hparams import hparams as hp
+
+TRAIN_MEL_LEAD = 1  # video frames; kept from 2020: a frame's mel starts one frame earlier than it does in inference
+SKIP_UP_TO_WINDOWS = 3  # clips of no more frames than three windows are skipped (2020): their negatives would overlap
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+ANY_DISTANCE = 1 << 40  # frames
+ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The index
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A usable clip folder."""
+
+    folder: str  # as it was given; serves as the clip's name
+    windows: np.ndarray  # ids of the frames that begin a window of consecutive frames, ascending
+    starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
+    mel_offset: int  # bytes before the first number in mel.npy
+    mel: np.ndarray | None = None  # (mel frames, num_mels), only where the folder could not be written to
+
+
+@dataclass(frozen=True)
+class WindowRules:
+    """What makes a window usable. Mel spans and distances are in video frames."""
+
+    first_mel: int = 0  # the earliest mel window of a sample starts this long after its first frame (or before it)
+    last_mel: int = 0  # and the latest
+    nearest_negative: int = 1
+    farthest_negative: int = ANY_DISTANCE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nearest_negative <= self.farthest_negative:
+            raise ValueError(f"negatives must be 1 or more frames away, not {self.negatives}")
+
+    @property
+    def negatives(self) -> str:
+        """The distances in words, for errors."""
+        farthest = "" if self.farthest_negative == ANY_DISTANCE else f", at most {self.farthest_negative}"
+        return f"at least {self.nearest_negative}{farthest}"
+
+
+class WindowIndex:
+    """The usable clips among ``folders``, each with its usable windows; made once, nothing is retried later.
+
+    ``clips`` are in the order given, ``unusable`` says for every other folder why. Raises ValueError if there is no
+    usable window at all.
+    """
+
+    def __init__(self, folders: Iterable[str | Path], rules: WindowRules = WindowRules()) -> None:
+        self.clips: list[Clip] = []
+        self.unusable: dict[str, str] = {}
+        for folder in map(str, folders):
+            try:
+                self.clips.append(_read_clip(folder, rules))
+            except (OSError, ValueError) as problem:
+                self.unusable[folder] = str(problem)
+        if not self.clips:
+            raise ValueError(self._nothing_usable())
+
+    def __len__(self) -> int:
+        """The number of usable windows."""
+        return sum(len(clip.starts) for clip in self.clips)
+
+    def _nothing_usable(self) -> str:
+        looked_for = f"clip folders with 0.jpg, 1.jpg, ... and audio.wav or mel.npy, {hp.syncnet_T} frames in a row"
+        if not self.unusable:
+            return f"no clips to learn from: the list of clips is empty (looked for {looked_for})"
+        reasons = "; ".join(f"{folder}: {reason}" for folder, reason in itertools.islice(self.unusable.items(), 3))
+        return f"none of {len(self.unusable)} clips is usable (looked for {looked_for}). The first: {reasons}"
+
+
+def _read_clip(folder: str, rules: WindowRules) -> Clip:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError("no such folder")
+    ids = _frame_ids(folder)
+    if len(ids) <= SKIP_UP_TO_WINDOWS * hp.syncnet_T:
+        raise ValueError(f"{len(ids)} frames, at least {SKIP_UP_TO_WINDOWS * hp.syncnet_T + 1} are needed")
+    last = hp.syncnet_T - 1
+    windows = ids[: len(ids) - last][ids[last:] - ids[: len(ids) - last] == last]
+    if not len(windows):
+        raise ValueError(f"no {hp.syncnet_T} consecutive frames")
+    mel, offset = _open_mel(folder)
+    ends = _mel_starts(windows + rules.last_mel, hp) + hp.mel_step_size
+    starts = windows[(windows + rules.first_mel >= 0) & (ends <= len(mel))]
+    if not len(starts):
+        raise ValueError(f"no {hp.syncnet_T} consecutive frames with their sound ({len(mel)} mel frames)")
+    starts = starts[_count_negatives(_find_negatives(windows, starts, rules)) > 0]
+    if not len(starts):
+        raise ValueError(f"no two windows {rules.negatives} frames apart")
+    return Clip(folder, windows, starts, offset or 0, mel if offset is None else None)
+
+
+def _frame_ids(folder: str) -> np.ndarray:
+    """Return the frame numbers of a folder, ascending, less empty files (left by a full disk or a killed run)."""
+    with os.scandir(folder) as entries:
+        names = [entry.name[:-4] for entry in entries if entry.name.endswith(".jpg") and entry.stat().st_size]
+    return np.array(sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name), np.int64)
+
+
+def _mel_starts(frames: np.ndarray, settings: HParams) -> np.ndarray:
+    """Return the mel frame at which the sound of each video frame starts."""
+    return (settings.mel_frames_per_second * frames / settings.fps).astype(np.int64)
+
+
+def _find_negatives(windows: np.ndarray, frame: int | np.ndarray, rules: WindowRules) -> np.ndarray:
+    """Return (..., 4) positions a, b, c, d: the wrong windows for ``frame`` are windows[a:b] before, [c:d] after it."""
+    near, far = rules.nearest_negative, rules.farthest_negative
+    return np.searchsorted(windows, np.add.outer(frame, (-far, 1 - near, near, far + 1)))
+
+
+def _count_negatives(positions: np.ndarray) -> np.ndarray:
+    return positions[..., 1] - positions[..., 0] + positions[..., 3] - positions[..., 2]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Mels on disk
+
+
+def make_mel(folder: str | Path) -> np.ndarray:
+    """Compute the mel of ``folder``/audio.wav, keep it as mel.npy if the folder can be written to, and return it.
+
+    Returns (mel frames, num_mels) float32. Raises FileNotFoundError or ValueError if there is no readable audio.wav.
+    """
+    path = Path(folder, "audio.wav")
+    if not path.is_file():
+        raise FileNotFoundError("neither mel.npy nor audio.wav")
+    try:
+        wav = audio.load_wav(path)
+    except Exception as error:  # librosa's second reader has an exception of its own that only it can name
+        raise ValueError(f"audio.wav cannot be read ({str(error) or type(error).__name__})") from error
+    mel = np.ascontiguousarray(audio.melspectrogram(wav).T)
+    save_mel(folder, mel)
+    return mel
+
+
+def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
+    """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all; say whether it was written."""
+    if not Path(folder).stat().st_mode & WRITABLE:  # root could write all the same, but was asked not to
+        return False
+    partial = Path(folder, f"mel-{secrets.token_hex(6)}.partial")  # several processes may be making the same mel
+    try:
+        with open(partial, "wb") as file:
+            np.save(file, np.ascontiguousarray(mel, np.float32))
+        os.replace(partial, Path(folder, "mel.npy"))
+        return True
+    except OSError:  # read-only, or full
+        partial.unlink(missing_ok=True)
+        return False
+
+
+def _open_mel(folder: str) -> tuple[np.ndarray, int | None]:
+    """Return the clip's mel and the bytes before it in mel.npy, or None instead if there can be no such file."""
+    path = Path(folder, "mel.npy")
+    if not path.is_file():
+        mel = make_mel(folder)
+        if not path.is_file():
+            return mel, None
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise ValueError(f"mel.npy cannot be read ({error}); delete it to have it made again") from error
+    in_rows = mapped.ndim == 2 and mapped.shape[1] == hp.num_mels and mapped.flags.c_contiguous
+    if not in_rows or mapped.dtype != np.float32:
+        raise ValueError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in rows")
+    return mapped, mapped.offset
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much the pictures of a window are varied, all alike. Each value is the largest change; 0 is none."""
+
+    mirror: float = 0.0  # probability of left for right
+    shift: float = 0.0  # share of the face's size, each way
+    zoom: float = 0.0  # share of the face's size, in and out
+    brightness: float = 0.0  # share of full scale
+    contrast: float = 0.0  # share, around middle grey
+    colour: float = 0.0  # share, each of the three channels on its own
+    blur: float = 0.0  # standard deviation in pixels of the resized face
+
+    def apply(self, pictures: list[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the pictures (height, width, 3) uint8 varied and resized, as (count, size, size, 3) uint8."""
+        side = -1 if rng.random() < self.mirror else 1
+        zoom = 1 + rng.uniform(-self.zoom, self.zoom)
+        shift = rng.uniform(-self.shift, self.shift, 2)
+        levels = self._levels(rng)
+        blur = rng.uniform(0, self.blur)
+        faces = np.stack([_crop(picture, size, (side * zoom, zoom), shift) for picture in pictures])
+        faces = cv2.LUT(faces.reshape(-1, size, 3), levels).reshape(faces.shape)
+        if blur > 0.1:  # less cannot be seen
+            faces = np.stack([cv2.GaussianBlur(face, (0, 0), blur) for face in faces])
+        return faces
+
+    def _levels(self, rng: np.random.Generator) -> np.ndarray:
+        """Return what becomes of each grey level in each channel, (1, 256, 3) uint8."""
+        gains = 1 + rng.uniform(-self.colour, self.colour, 3)
+        contrast = 1 + rng.uniform(-self.contrast, self.contrast)
+        brightness = 255 * rng.uniform(-self.brightness, self.brightness)
+        levels = (np.arange(256)[:, None] * gains - 127.5) * contrast + 127.5 + brightness
+        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]
+
+
+def _crop(picture: np.ndarray, size: int, scale: tuple[float, float], shift: np.ndarray) -> np.ndarray:
+    """Resize ``picture`` to (size, size), seeing ``scale`` (x, y; negative mirrors) of it, ``shift`` off its middle."""
+    full = np.array(picture.shape[1::-1])  # width, height
+    step = full * scale / size  # source pixels per target pixel
+    first = full * (0.5 + shift) - 0.5 - step * (size - 1) / 2  # source of target pixel 0, in pixel centres
+    matrix = np.array([[step[0], 0, first[0]], [0, step[1], first[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Samples
+
+
+class Draw(NamedTuple):
+    """What one sample is made of."""
+
+    clip: Clip
+    frame: int  # id of the first frame of the window that the sound belongs to
+    wrong: int  # id of the first frame of another window of the same clip
+    positive: bool  # expert: show the right window, not the wrong one
+
+
+class WindowDataset(Dataset):
+    """What both data sets share: keys, draws, and reading windows. An epoch, ``len`` keys, draws every clip once."""
+
+    def __init__(self, folders: Iterable[str | Path], rules: WindowRules, seed: int) -> None:
+        self.index = WindowIndex(folders, rules)
+        self.rules = rules
+        self.seed = seed
+        self.hp = dataclasses.replace(hp)  # a copy: loader workers that are fresh processes have not seen --hparams
+
+    def __len__(self) -> int:
+        return len(self.index.clips)
+
+    def draw(self, key: int) -> Draw:
+        """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs)."""
+        epoch, position = divmod(key, len(self))
+        clip = self.index.clips[_order(self.seed, epoch, len(self))[position]]
+        rng = np.random.default_rng((SAMPLE, self.seed, key))
+        frame = clip.starts[rng.integers(len(clip.starts))]
+        # kept from 2020: by default any other frame of the clip will do, even the very next one
+        positions = _find_negatives(clip.windows, frame, self.rules)
+        pick = rng.integers(_count_negatives(positions))
+        a, b, c, _ = positions
+        wrong = clip.windows[a + pick if pick < b - a else c + pick - (b - a)]
+        return Draw(clip, int(frame), int(wrong), bool(rng.random() < 0.5))
+
+    def clip_of(self, key: int) -> str:
+        """Return the folder that the sample ``key`` is from."""
+        return self.draw(key).clip.folder
+
+    def _pictures(self, clip: Clip, frame: int) -> list[np.ndarray]:
+        """Read the window that starts at ``frame``, each picture (height, width, 3) BGR uint8."""
+        return [_read_picture(f"{clip.folder}/{i}.jpg") for i in range(frame, frame + self.hp.syncnet_T)]
+
+    def _faces(self, clip: Clip, frame: int) -> list[np.ndarray]:
+        """Read the window that starts at ``frame``, each face (img_size, img_size, 3) BGR uint8."""
+        size = (self.hp.img_size, self.hp.img_size)
+        return [cv2.resize(picture, size) for picture in self._pictures(clip, frame)]
+
+    def _mels(self, clip: Clip, frames: list[int]) -> torch.Tensor:
+        """Return the mel windows that start with each of ``frames``, (len(frames), 1, num_mels, mel_step_size)."""
+        starts = _mel_starts(np.array(frames), self.hp)
+        first, step = starts.min(), self.hp.mel_step_size
+        rows = self._mel_rows(clip, first, starts.max() + step)
+        return torch.from_numpy(np.array([rows[start : start + step].T for start in starts - first])[:, None])
+
+    def _mel_rows(self, clip: Clip, start: int, stop: int) -> np.ndarray:
+        """Return mel frames ``start`` to ``stop`` of a clip, (stop - start, num_mels)."""
+        if clip.mel is not None:
+            return clip.mel[start:stop]
+        bands = self.hp.num_mels
+        skip = clip.mel_offset + start * bands * np.float32().itemsize
+        # one small read: cheaper than np.load, and no open files pile up as memory maps of many clips would
+        values = np.fromfile(f"{clip.folder}/mel.npy", np.float32, (stop - start) * bands, offset=skip)
+        if len(values) < (stop - start) * bands:
+            raise ValueError(f"{clip.folder}/mel.npy has become shorter since training started")
+        return values.reshape(-1, bands)
+
+
+class SyncNetDataset(WindowDataset):
+    """Samples for the expert: ``dataset[key]`` is ``x, mel, y``, all float32.
+
+    x (15, 48, 96): the lower half of 5 consecutive frames in [0, 1], channels BGR of the first, of the second, ...;
+    mel (1, 80, 16): the sound of the drawn window; y (1,): 1 if x is that window, 0 if x is another one of the clip.
+
+    ``negative_distance`` and ``negative_max_distance`` bound how far away, in frames, that other one may be;
+    ``augmentation`` varies the pictures. The index and its errors are those of WindowIndex.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        negative_distance: int = 1,
+        negative_max_distance: int | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__(folders, _rules(range(1), negative_distance, negative_max_distance), seed)
+        self.augmentation = augmentation
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.sample(self.draw(key), np.random.default_rng((AUGMENT, self.seed, key)))
+
+    def sample(
+        self, draw: Draw, rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, y`` of a draw, augmented if there are ``rng`` and an augmentation."""
+        shown = draw.frame if draw.positive else draw.wrong
+        if self.augmentation and rng is not None:
+            faces = self.augmentation.apply(self._pictures(draw.clip, shown), self.hp.img_size, rng)
+        else:
+            faces = self._faces(draw.clip, shown)
+        x = _to_unit([plane for face in faces for plane in cv2.split(face[self.hp.img_size // 2 :])])
+        return x, self._mels(draw.clip, [draw.frame])[0], torch.tensor([float(draw.positive)])
+
+
+class Wav2LipDataset(WindowDataset):
+    """Samples for the generator: ``dataset[key]`` is ``x, indiv_mels, mel, y``, all float32, pictures BGR in [0, 1].
+
+    x (6, 5, 96, 96): 5 consecutive frames with their lower half black, then 5 others of the clip, whole;
+    indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
+    y (3, 5, 96, 96): the 5 frames, whole. The other arguments and the errors are as in SyncNetDataset.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        negative_distance: int = 1,
+        negative_max_distance: int | None = None,
+        mel_lead: int = TRAIN_MEL_LEAD,
+    ) -> None:
+        self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
+        super().__init__(folders, _rules(self.mel_frames, negative_distance, negative_max_distance), seed)
+
+    def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.sample(self.draw(key))
+
+    def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, indiv_mels, mel, y`` of a draw."""
+        columns = [np.concatenate(self._faces(draw.clip, frame)) for frame in (draw.frame, draw.wrong)]  # (480, 96, 3)
+        x = _to_unit([plane for column in columns for plane in cv2.split(column)])  # (6, 480, 96)
+        x = x.unflatten(1, (self.hp.syncnet_T, -1))  # (6, 5, 96, 96)
+        y = x[:3].clone()
+        x[:3, :, self.hp.img_size // 2 :] = 0
+        mels = self._mels(draw.clip, [draw.frame, *(draw.frame + i for i in self.mel_frames)])
+        return x, mels[1:], mels[0], y
+
+
+def _rules(mel_frames: range, negative_distance: int, negative_max_distance: int | None) -> WindowRules:
+    farthest = ANY_DISTANCE if negative_max_distance is None else negative_max_distance
+    return WindowRules(min(0, mel_frames[0]), max(0, mel_frames[-1]), negative_distance, farthest)
+
+
+@lru_cache(maxsize=4)  # a batch may lie in two epochs, and there are data sets for training and for evaluation
+def _order(seed: int, epoch: int, clips: int) -> np.ndarray:
+    """Return the order in which an epoch draws the clips."""
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(clips)
+
+
+def _read_picture(path: str) -> np.ndarray:
+    picture = cv2.imread(path)
+    if picture is None:
+        raise ValueError(f"{path} is missing or cannot be decoded; delete it and start again to do without it")
+    return picture
+
+
+def _to_unit(planes: list[np.ndarray]) -> torch.Tensor:
+    """Stack uint8 colour planes (height, width) as float32 in [0, 1]; put in order while bytes, which is faster."""
+    return torch.from_numpy(np.stack(planes)).float().div_(255)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+class Batches:
+    """The keys of batch after batch of a run, without end, from batch ``start`` on: a batch sampler for a DataLoader.
+
+    Batch b of all processes together is the keys b * batch_size to (b + 1) * batch_size - 1; of them each of
+    ``world_size`` processes gets an equal, contiguous share, the one of its ``rank``.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        batch_size: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {world_size} processes")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.start = start
+        self.share = batch_size // world_size
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.keys, itertools.count(self.start))
+
+    def keys(self, batch: int) -> list[int]:
+        """Return this process's keys of a batch."""
+        first = batch * self.batch_size + self.rank * self.share
+        return list(range(first, first + self.share))
+
+    def clips_of(self, batch: int) -> list[str]:
+        """Return the clip folders of this process's samples of a batch, in their order."""
+        return [self.dataset.clip_of(key) for key in self.keys(batch)]
+
+    def epoch_of(self, batch: int) -> int:
+        """Return the epoch, from 0, in which a batch begins."""
+        return batch * self.batch_size // len(self.dataset)
+
+
+def evaluation_windows(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """Return the first ``count`` keys as this process's batches, the same every time; the last batch may be smaller.
+
+    With a data set whose seed and clips stay the same, these are the same windows in every evaluation.
+    """
+    keys = range(rank, count, world_size)
+    return [list(keys[first : first + batch_size]) for first in range(0, len(keys), batch_size)]
+
+
+def make_loader(
+    dataset: WindowDataset,
+    batches: Batches | list[list[int]],
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Return a loader of the samples of ``batches``, stacked. It leaves torch's global random state alone."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else the loader takes a number from the global one, and resuming shifts it
+    )
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # signals to the whole job are for the main process: it saves, then ends the workers

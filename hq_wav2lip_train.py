@@ -1,0 +1,33 @@
+"""Train the generator with the visual-quality discriminator: as wav2lip_train.py, plus an adversarial loss.
+
+python hq_wav2lip_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS --syncnet_checkpoint_path EXPERT
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cli
+import training
+import wav2lip_train
+from hparams import hparams as hp
+
+
+def get_parser() -> cli.Parser:
+    parser = wav2lip_train.get_parser("Train the lip-sync generator (Wav2Lip) with the visual-quality discriminator.")
+    parser.add_argument("--disc_checkpoint_path", type=Path, help="continue with this discriminator")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    wav2lip_train.train(args, training.HQGeneratorTask, hp.hq_eval_steps)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

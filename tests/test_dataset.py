@@ -1,0 +1,429 @@
+"""Training samples: equal to what the 2020 program made, aligned by algebra, and the same however they are read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import audio
+import dataset
+from conftest import ROOT
+from dataset import Augmentation, Batches, Draw, SyncNetDataset, Wav2LipDataset, evaluation_windows, make_loader
+from hparams import hparams as hp
+
+STEP = 3  # grey levels between one synthetic frame and the next
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    return np.load(shared / "golden/dataset.npz")
+
+
+@pytest.fixture
+def golden_clip(shared, tmp_path):
+    """A folder as the 2020 program left it: no mel.npy."""
+    folder = tmp_path / "s0" / "00001"
+    folder.mkdir(parents=True)
+    for file in (shared / "golden/preprocessed/s0/00001").iterdir():
+        shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def write_clip(folder, frames=range(60), mel_frames=200):
+    """Frame i is uniformly STEP * i grey, mel frame t is t in every band."""
+    folder.mkdir(parents=True)
+    for i in frames:
+        cv2.imwrite(str(folder / f"{i}.jpg"), np.full((24, 20, 3), STEP * i, np.uint8))
+    np.save(folder / "mel.npy", np.repeat(np.arange(mel_frames, dtype=np.float32)[:, None], hp.num_mels, 1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    return [write_clip(root / "s1" / name) for name in "abcde"]
+
+
+def frame_numbers(pictures):
+    """The frame number that each of (..., height, width) shows."""
+    return (pictures.float().mean(dim=(-2, -1)) * 255 / STEP).round().int().tolist()
+
+
+def starts_of(mels):
+    """The mel frame with which each of (..., num_mels, mel_step_size) starts; and the window must be what follows."""
+    first = mels[..., :1, :1]
+    assert torch.equal(mels, (first + torch.arange(hp.mel_step_size)).expand_as(mels))
+    return first.flatten().int().tolist()
+
+
+def same(samples, others):
+    return all(torch.equal(a, b) for x, y in zip(samples, others, strict=True) for a, b in zip(x, y, strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Against the 2020 program
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_golden_expert_sample(golden, golden_clip, positive):
+    data = SyncNetDataset([golden_clip])
+    x, mel, y = data.sample(Draw(data.index.clips[0], 10, 40, positive))
+    assert x.shape == (15, 48, 96) and mel.shape == (1, 80, 16) and y.tolist() == [float(positive)]
+    assert x.dtype == mel.dtype == y.dtype == torch.float32
+    assert np.abs(x.numpy() - golden["syncnet_x_positive" if positive else "syncnet_x_negative"]).max() <= 2 / 255
+    assert np.abs(mel.numpy() - golden["syncnet_mel"]).max() < 1e-3
+
+
+def test_golden_generator_sample(golden, golden_clip):
+    data = Wav2LipDataset([golden_clip])
+    sample = data.sample(Draw(data.index.clips[0], 10, 40, True))
+    for name, values, tolerance in zip(("x", "indiv_mels", "mel", "y"), sample, (2 / 255, 1e-3, 1e-3, 2 / 255)):
+        assert values.dtype == torch.float32 and values.shape == golden[f"wav2lip_{name}"].shape
+        assert np.abs(values.numpy() - golden[f"wav2lip_{name}"]).max() <= tolerance, name
+
+
+def test_mel_is_made_once_and_kept(golden, golden_clip, monkeypatch):
+    before = SyncNetDataset([golden_clip])
+    kept = np.load(golden_clip / "mel.npy")
+    assert kept.dtype == np.float32 and np.abs(kept - golden["mel_T"]).max() < 1e-3
+    monkeypatch.setattr(audio, "load_wav", None)
+    assert same([before[3]], [SyncNetDataset([golden_clip])[3]])
+    assert not list(golden_clip.glob("*.partial"))
+
+
+def test_read_only_folder(golden_clip):
+    golden_clip.chmod(0o555)
+    first = Wav2LipDataset([golden_clip])[0]
+    assert not (golden_clip / "mel.npy").exists()
+    golden_clip.chmod(0o755)
+    assert same([first], [Wav2LipDataset([golden_clip])[0]]) and (golden_clip / "mel.npy").exists()
+
+
+def test_full_disk(golden_clip, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fail)
+        assert len(SyncNetDataset([golden_clip]).index) == 70
+    assert sorted(p.name for p in golden_clip.iterdir() if p.suffix != ".jpg") == ["audio.wav"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Alignment, by algebra
+
+
+@pytest.mark.parametrize("fps", [25.0, 30.0])
+def test_expert_alignment(clips, monkeypatch, fps):
+    monkeypatch.setattr(hp, "fps", fps)
+    data = SyncNetDataset(clips, seed=3)
+    labels = []
+    for key in range(60):
+        (x, mel, y), draw = data[key], data.draw(key)
+        assert draw.wrong != draw.frame
+        shown = draw.frame if y.item() else draw.wrong
+        assert frame_numbers(x.unflatten(0, (5, 3))) == [[shown + i] * 3 for i in range(5)]
+        assert starts_of(mel) == [int(80 * draw.frame / fps)]
+        labels.append(y.item())
+    assert 15 < sum(labels) < 45
+
+
+def test_generator_alignment(clips):
+    data = Wav2LipDataset(clips)
+    for key in range(40):
+        (x, indiv_mels, mel, y), (_, frame, wrong, _) = data[key], data.draw(key)
+        right, other = ([[first + i for i in range(5)]] * 3 for first in (frame, wrong))
+        assert wrong != frame and frame_numbers(y) == right
+        assert frame_numbers(x[:3, :, :48]) == right and not x[:3, :, 48:].any()
+        assert frame_numbers(x[3:]) == other
+        assert starts_of(mel) == [int(80 * frame / 25)]
+        assert starts_of(indiv_mels) == [int(80 * (frame - 1 + i) / 25) for i in range(5)]
+
+
+def test_mel_lead(clips):
+    data = Wav2LipDataset(clips, mel_lead=0)
+    assert data.index.clips[0].starts[0] == 0
+    (_, indiv_mels, _, _), draw = data[5], data.draw(5)
+    assert starts_of(indiv_mels) == [int(80 * (draw.frame + i) / 25) for i in range(5)]
+
+
+def test_only_windows_with_all_their_sound(tmp_path):
+    clip = write_clip(tmp_path / "c", range(60), mel_frames=112)  # the window of frame 30 ends with the sound
+    expert, generator = SyncNetDataset([clip]).index.clips[0], Wav2LipDataset([clip]).index.clips[0]
+    assert expert.windows.tolist() == list(range(56))
+    assert expert.starts.tolist() == [i for i in range(56) if int(3.2 * i) + 16 <= 112]
+    assert generator.starts.tolist() == [i for i in range(1, 56) if int(3.2 * (i + 3)) + 16 <= 112]
+    assert {SyncNetDataset([clip]).draw(key).wrong > expert.starts[-1] for key in range(40)} == {True, False}
+
+
+def test_holes_in_the_frame_numbers(tmp_path):
+    frames = [*range(1, 8), *range(10, 14), *range(20, 32)]  # the middle run has only four
+    clip = write_clip(tmp_path / "c", frames)
+    (clip / "32.jpg").touch()  # left empty by a killed run
+    shutil.copyfile(clip / "7.jpg", clip / "008.jpg")
+    index = SyncNetDataset([clip]).index
+    assert index.clips[0].windows.tolist() == [1, 2, 3, *range(20, 28)]
+    assert len(index) == 11
+
+
+@pytest.mark.parametrize("nearest, farthest", [(1, None), (10, None), (3, 8), (1, 1)])
+def test_distance_of_negatives(clips, nearest, farthest):
+    data = SyncNetDataset(clips, negative_distance=nearest, negative_max_distance=farthest)
+    draws = [data.draw(key) for key in range(300)]
+    distances = {abs(draw.wrong - draw.frame) for draw in draws}
+    assert min(distances) == nearest and max(distances) <= (farthest or 55)
+    assert {draw.wrong > draw.frame for draw in draws} == {True, False}
+
+
+def test_frames_without_a_negative_do_not_start_samples(tmp_path):
+    clip = write_clip(tmp_path / "c", range(20))  # windows 0 to 15
+    assert SyncNetDataset([clip], negative_distance=10).index.clips[0].starts.tolist() == [*range(6), *range(10, 16)]
+    with pytest.raises(ValueError, match="at least 0"):
+        SyncNetDataset([clip], negative_distance=0)
+    with pytest.raises(ValueError, match="at least 5, at most 4"):
+        Wav2LipDataset([clip], negative_distance=5, negative_max_distance=4)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Unusable clips
+
+
+def spoil(folder, how):
+    """Make an unusable clip; return what must be said about it."""
+    if how == "missing":
+        return "no such folder"
+    write_clip(folder, range(15) if how == "short" else range(0, 60, 2) if how == "holes" else range(60))
+    if how == "short":
+        return "15 frames, at least 16"
+    if how == "holes":
+        return "no 5 consecutive frames"
+    mel = folder / "mel.npy"
+    if how == "no sound":
+        mel.unlink()
+        return "neither mel.npy nor audio.wav"
+    if how == "bad wav":
+        mel.unlink()
+        (folder / "audio.wav").write_bytes(b"not sound")
+        return "audio.wav cannot be read"
+    if how == "bad mel":
+        mel.write_bytes(mel.read_bytes()[:5000])
+        return "mel.npy cannot be read"
+    if how == "other mel":
+        np.save(mel, np.zeros((80, 200), np.float32))
+        return "(80, 200), not float32 (mel frames, 80)"
+    if how == "little sound":
+        np.save(mel, np.zeros((15, 80), np.float32))
+        return "with their sound (15 mel frames)"
+    raise AssertionError(how)
+
+
+SPOILT = ["missing", "short", "holes", "no sound", "bad wav", "bad mel", "other mel", "little sound"]
+
+
+@pytest.mark.filterwarnings("ignore:PySoundFile failed", "ignore::FutureWarning")
+@pytest.mark.parametrize("how", SPOILT)
+def test_unusable_clips_are_named_with_the_reason(tmp_path, clips, how):
+    reason = spoil(tmp_path / "bad", how)
+    data = SyncNetDataset([tmp_path / "bad", clips[0]])
+    assert [clip.folder for clip in data.index.clips] == [str(clips[0])]
+    assert list(data.index.unusable) == [str(tmp_path / "bad")] and reason in data.index.unusable[str(tmp_path / "bad")]
+
+
+def test_nothing_usable(tmp_path):
+    with pytest.raises(ValueError, match=r"the list of clips is empty \(looked for clip folders with 0.jpg, 1.jpg"):
+        SyncNetDataset([])
+    folders = [tmp_path / f"clip{i}" for i in range(5)]
+    with pytest.raises(ValueError, match="none of 5 clips") as error:
+        Wav2LipDataset(folders)
+    assert f"{folders[2]}: no such folder" in str(error.value) and "clip3" not in str(error.value)
+
+
+def test_damage_during_training_is_named(tmp_path):
+    clip = write_clip(tmp_path / "c")
+    data = SyncNetDataset([clip])
+    (clip / "20.jpg").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match="20.jpg is missing or cannot be decoded"):
+        data.sample(Draw(data.index.clips[0], 18, 40, True))
+    np.save(clip / "mel.npy", np.zeros((20, 80), np.float32))
+    with pytest.raises(ValueError, match="has become shorter"):
+        data.sample(Draw(data.index.clips[0], 30, 40, True))
+
+
+def test_prepared_mels_need_no_librosa(clips, monkeypatch):
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    assert len(Wav2LipDataset(clips)[0]) == 4
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The same samples, however they are read
+
+
+def read(data, batches, count, num_workers=0):
+    return list(itertools.islice(make_loader(data, batches, num_workers), count))
+
+
+@pytest.mark.parametrize("kind", [SyncNetDataset, Wav2LipDataset])
+def test_workers_do_not_change_samples(clips, kind):
+    data = kind(clips, seed=7)
+    once = read(data, Batches(data, 4), 4)
+    assert once[0][0].shape[0] == 4
+    assert same(once, read(kind(clips, seed=7), Batches(data, 4), 4, num_workers=2))
+    assert not same(once, read(kind(clips, seed=8), Batches(data, 4), 4))
+
+
+def test_processes_share_the_same_global_batches(clips):
+    data = SyncNetDataset(clips)
+    alone = read(data, Batches(data, 6), 3)
+    shares = [read(data, Batches(data, 6, rank=rank, world_size=2), 3) for rank in range(2)]
+    assert same(alone, [[torch.cat(parts) for parts in zip(*ranks)] for ranks in zip(*shares)])
+    with pytest.raises(ValueError, match="batch of 5 cannot be shared equally by 2"):
+        Batches(data, 5, world_size=2)
+
+
+def test_resume_in_the_middle_of_an_epoch(clips, monkeypatch):
+    data = SyncNetDataset(clips, augmentation=Augmentation(mirror=0.5, brightness=0.2))
+    through = read(data, Batches(data, 3), 6, num_workers=2)
+    loaded = []
+    monkeypatch.setattr(dataset, "_read_picture", lambda path: loaded.append(path) or cv2.imread(path))
+    assert same(through[4:], read(data, Batches(data, 3, start=4), 2))
+    assert len(loaded) == 2 * 3 * 5  # nothing of the first four batches was read
+
+
+def test_epochs_draw_every_clip_once_each_in_its_own_order(clips):
+    data = SyncNetDataset(clips)
+    epochs = [[data.clip_of(key) for key in range(5 * epoch, 5 * epoch + 5)] for epoch in range(6)]
+    assert all(sorted(epoch) == sorted(map(str, clips)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 1
+    batches = Batches(data, 4)
+    assert [batches.epoch_of(batch) for batch in range(6)] == [0, 0, 1, 2, 3, 4]
+    assert batches.clips_of(1) == [data.clip_of(key) for key in (4, 5, 6, 7)] == [epochs[0][4], *epochs[1][:3]]
+
+
+def test_evaluation_windows_are_fixed(clips):
+    data = SyncNetDataset(clips)
+    windows = evaluation_windows(10, 4)
+    assert windows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    loader = make_loader(data, windows, num_workers=1)
+    assert same(loader, list(loader)) and same(loader, read(SyncNetDataset(clips), windows, 9))
+    shares = [evaluation_windows(11, 2, rank, 3) for rank in range(3)]
+    assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(11))
+    assert evaluation_windows(1, 2, rank=1, world_size=2) == []
+
+
+def test_settings_travel_with_the_data_set(clips, monkeypatch):
+    """A loader worker that is a fresh process, as on Windows, has the defaults in its own hparams."""
+    with monkeypatch.context() as patch:
+        patch.setattr(hp, "fps", 50.0)
+        patch.setattr(hp, "img_size", 64)
+        data = SyncNetDataset(clips)
+        here = data[2]
+    assert here[0].shape == (15, 32, 64) and same([here], [pickle.loads(pickle.dumps(data))[2]])
+
+
+def test_loading_leaves_the_global_random_state_alone(clips):
+    data = SyncNetDataset(clips, augmentation=Augmentation(mirror=0.5))
+    states = torch.random.get_rng_state(), np.random.get_state()[1]
+    read(data, Batches(data, 2), 2, num_workers=1)
+    assert torch.equal(states[0], torch.random.get_rng_state()) and (states[1] == np.random.get_state()[1]).all()
+
+
+LOADING = """
+import signal, sys, time, dataset
+stop = []
+for name in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(name, lambda *_: stop.append(True))
+data = dataset.SyncNetDataset(sys.argv[1:])
+for batch in dataset.make_loader(data, dataset.Batches(data, 4), num_workers=2):
+    print(flush=True)
+    if stop:
+        time.sleep(0.3)  # saving a checkpoint
+        break
+print("stopped")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_to_the_whole_job_stop_only_the_main_process(clips, name):
+    """Terminals and cluster managers signal the process group; a worker that died of it would be an error."""
+    command = [sys.executable, "-c", LOADING, *map(str, clips)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    for _ in range(2):
+        process.stdout.readline()  # a batch from each worker
+    os.killpg(process.pid, getattr(signal, name))
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, out.strip(), errors) == (0, "stopped", "")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Augmentation
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """Smooth, with a different ramp in each channel and direction."""
+    across, down = np.meshgrid(np.linspace(20, 200, 130), np.linspace(40, 220, 160))
+    return np.dstack([across, down, (across + down) / 2]).astype(np.uint8)
+
+
+def test_no_augmentation_is_a_plain_resize(picture):
+    faces = Augmentation().apply([picture] * 5, 96, np.random.default_rng(0))
+    assert faces.shape == (5, 96, 96, 3)
+    assert np.abs(faces - cv2.resize(picture, (96, 96)).astype(int)).max() <= 2
+
+
+def test_mirror(picture):
+    face = Augmentation(mirror=1.0).apply([picture], 96, np.random.default_rng(0))[0]
+    assert np.abs(face - cv2.resize(picture, (96, 96))[:, ::-1].astype(int)).max() <= 2
+
+
+def test_frames_of_a_window_are_varied_alike(picture):
+    everything = Augmentation(0.5, 0.1, 0.1, 0.2, 0.2, 0.2, 1.0)
+    results = [everything.apply([picture] * 5, 96, np.random.default_rng(seed)) for seed in range(8)]
+    assert all((faces == faces[0]).all() for faces in results)
+    assert len({faces.tobytes() for faces in results}) == 8
+
+
+def test_shift_moves_by_its_share(picture):
+    rng = np.random.default_rng(0)
+    face = Augmentation(shift=0.1).apply([picture], 96, rng)[0].astype(int)
+    plain = cv2.resize(picture, (96, 96)).astype(int)
+    difference = (face - plain)[20:76, 20:76].mean(axis=(0, 1)) / 180  # ramps of 180 levels over the whole face
+    assert 0 < np.abs(difference[:2]).max() <= 0.1 and np.isclose(difference[2], difference[:2].mean(), atol=0.01)
+
+
+def test_augmentation_keeps_the_draws(clips):
+    plain, varied = SyncNetDataset(clips), SyncNetDataset(clips, augmentation=Augmentation(brightness=0.2))
+    pairs = [(plain[key], varied[key]) for key in range(8)]
+    assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in pairs)
+    assert not any(torch.equal(a[0], b[0]) for a, b in pairs)
+    assert plain.draw(5)[1:] == varied.draw(5)[1:]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The benchmark
+
+
+def test_benchmark_compares_equal_samples(monkeypatch, capsys):
+    from benchmarks import dataset as benchmark
+
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    monkeypatch.setattr(benchmark, "ROUND_SECONDS", 0.02)
+    monkeypatch.setattr(benchmark, "CLIPS", 1)
+    assert benchmark.main(["--seconds", "1"]) == 0
+    torch.set_num_threads(threads[0])
+    cv2.setNumThreads(threads[1])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["name"] for line in lines] == ["expert_samples", "generator_samples"]
+    assert all(line["ratio"] > 0 and line["largest_difference"] < 1e-3 for line in lines)

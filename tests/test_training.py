@@ -1,0 +1,349 @@
+"""Losses and steps against the 2020 program; stopping, continuing and several processes against an undisturbed run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import audio
+import color_syncnet_train
+import hq_wav2lip_train
+import models
+import training
+from conftest import GOLDEN, ROOT, rnd
+from fill import fill
+from hparams import HParams, hparams
+from training import ExpertTask, GeneratorTask, HQGeneratorTask, Machine
+
+GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
+CPU = Machine(torch.device("cpu"))
+
+
+def close(values, golden):
+    """Step 1 to 1e-5; later ones, which carry rounding on, to 2e-3."""
+    assert abs(values[0] - golden[0]) < 1e-5
+    np.testing.assert_allclose(values, golden, atol=2e-3)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Losses and steps
+
+
+def test_expert_learns_as_in_2020():
+    task = ExpertTask(CPU, HParams())
+    fill(task.expert).train()
+    batch = rnd(12, (8, 15, 48, 96)), rnd(11, (8, 1, 80, 16), "n"), torch.tensor([[1.0], [0.0]] * 4)
+    close([float(task.train_step(batch)["loss"].detach()) for _ in range(5)], GOLDEN_LOSSES["syncnet_loss"])
+
+
+def generator_batch():
+    return (
+        rnd(14, (4, 6, 5, 96, 96)),
+        rnd(13, (4, 5, 1, 80, 16), "n"),
+        rnd(15, (4, 1, 80, 16), "n"),
+        rnd(16, (4, 3, 5, 96, 96)),
+    )
+
+
+@pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
+def test_generator_learns_as_in_2020(filled, kind):
+    task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
+    for _, network, _ in task.parts():
+        fill(network).train()
+    steps = [{k: float(v.detach()) for k, v in task.train_step(generator_batch()).items()} for _ in range(3)]
+    golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
+    names = {"l1": "l1", "sync": "sync", "perceptual": "perceptual", "real": "real", "fake": "fake"}
+    if kind is GeneratorTask:
+        names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
+    for ours, theirs in names.items():
+        close([step[ours] for step in steps], golden[theirs])
+
+
+def test_frozen_expert_stays_as_it_is(filled):
+    """In 2020 it was left in train mode, so its batch-norm statistics drifted."""
+    expert = filled(models.SyncNet_color, 0.125)
+    mels, mouths = rnd(1, (2, 1, 80, 16), "n"), rnd(2, (2, 15, 48, 96))
+    before = expert(mels, mouths)[1].detach()
+    task = GeneratorTask(CPU, HParams(syncnet_wt=0.5), expert, width=0.125)
+    task.train_mode(True)
+    task.train_step(generator_batch())
+    assert not task.expert.training
+    torch.testing.assert_close(task.expert(mels, mouths)[1], before, atol=1e-5, rtol=0)
+
+
+def test_cosine_above_one_is_no_error():
+    """Float error reaches 1.0000004, at which the cross-entropy of 2020 failed."""
+    v = torch.full((3, 512), 0.04419418)
+    loss, _ = training.cosine_loss(v * 1.0001, v, torch.ones(3, 1))
+    assert float(loss) == pytest.approx(0, abs=1e-5)
+    assert math.isfinite(training.cosine_loss(v, v, torch.zeros(3, 1))[0])
+
+
+def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
+    """In 2020 it was lost on resume."""
+    for kind, weight in ((GeneratorTask, 0.01), (HQGeneratorTask, 0.03)):
+        task = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+        assert task.after_evaluation({"sync": 0.8}) is None and task.sync_weight == 0
+        assert "0.74" in task.after_evaluation({"sync": 0.74}) and task.sync_weight == weight
+        training.save_checkpoint(task, tmp_path, 5, 0)
+        again = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+        training.load_checkpoint(again, tmp_path / "checkpoint_step000000005.pth")
+        assert again.sync_weight == weight
+
+
+def test_a_sure_discriminator_still_teaches():
+    """With a saturated sigmoid the gradient was exactly 0."""
+    logits = torch.tensor([[80.0]], requires_grad=True)
+    training.real_fake_loss(logits, False).backward()
+    assert float(logits.grad) == pytest.approx(1)
+
+
+def test_averages_are_exact_over_uneven_batches():
+    averages = training.Averages()
+    averages.add({"loss": torch.tensor(1.0), "matched": torch.tensor([0.9, 1.0])}, 3)
+    averages.add({"loss": torch.tensor(2.0), "matched": torch.tensor([0.0, 0.0])}, 1)
+    assert averages.means(CPU) == {"loss": pytest.approx(1.25), "matched": pytest.approx(0.9)}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Warnings
+
+
+def test_plateau_is_reported_once():
+    task = ExpertTask(CPU, HParams(plateau_warn_steps=200), 0.125)
+    stuck = deque([{"loss": 0.6935}] * training.WATCHED_STEPS)
+    assert task.warning(stuck, 199) is None
+    text = task.warning(stuck, 200)
+    assert text.index("offset") < text.index("25 fps") < text.index("too few") and task.warning(stuck, 201) is None
+    assert ExpertTask(CPU, HParams(plateau_warn_steps=1), 0.125).warning(deque([{"loss": 0.6}] * 100), 300) is None
+
+
+def test_discriminator_collapse_is_reported(filled):
+    task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+    assert task.warning(deque([{"real": 0.1, "fake": 0.2, "perceptual": 2.0}] * 100), 300) is None
+    assert "'fake'" in task.warning(deque([{"real": 0.1, "fake": 27.0, "perceptual": 0.0}] * 100), 300)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Whole runs on a small made-up corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Six clips of two speakers: a ball bounces over noise with the pitch of the sound; with filelists."""
+    root = tmp_path_factory.mktemp("corpus")
+    for n in range(6):
+        clip = root / f"s{n % 2}/clip{n}"
+        clip.mkdir(parents=True)
+        for i in range(30):
+            face = np.random.default_rng(100 * n + i).integers(20, 100 + 50 * (n % 3), (100, 80, 3), np.uint8)
+            cv2.circle(face, (40, int(70 + 15 * np.sin(i / 2 + n))), 12, (30, 30, 220), -1)
+            cv2.imwrite(str(clip / f"{i}.jpg"), face)
+        t = np.arange(int(1.4 * 16000)) / 16000
+        wav = 0.4 * np.sin(2 * np.pi * (400 + 200 * np.sin(t * 25 / 2 + n)) * t).astype(np.float32)
+        audio.save_wav(wav, clip / "audio.wav")
+        np.save(clip / "mel.npy", np.ascontiguousarray(audio.melspectrogram(wav).T))
+    lists = root / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("".join(f"s{n % 2}/clip{n}\n" for n in range(5)))
+    (lists / "val.txt").write_text("s1/clip5\n")
+    expert = root / "expert.pth"
+    torch.save({"state_dict": fill(models.SyncNet_color(0.125)).state_dict(), "width": 0.125}, expert)
+    generator = {"state_dict": fill(models.Wav2Lip(0.125)).state_dict(), "width": 0.125}
+    torch.save(generator, root / "generator.pth")
+    return root
+
+
+SMALL = (
+    "width=0.125,syncnet_batch_size=8,batch_size=2,num_workers=0,syncnet_eval_interval=4,eval_interval=4,eval_steps=2"
+)
+
+
+@pytest.fixture(autouse=True)
+def untouched_hparams():
+    """Scripts change the one hparams object; give it back as it was."""
+    before = dataclasses.asdict(hparams)
+    yield
+    for name, value in before.items():
+        setattr(hparams, name, value)
+
+
+def command(corpus, folder, *flags, hp=SMALL):
+    lists = ["--filelists", corpus / "lists", "--device", "cpu", "--precision", "fp32", "--hparams", hp]
+    return [str(part) for part in ["--data_root", corpus, "--checkpoint_dir", folder, *lists, *flags]]
+
+
+def hq_flags(corpus):
+    return "--syncnet_checkpoint_path", corpus / "expert.pth"
+
+
+def losses(folder, split="train"):
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records if r["split"] == split]
+
+
+def test_expert_script(corpus, tmp_path, capsys):
+    assert color_syncnet_train.main(command(corpus, tmp_path / "new/folder", "--max_steps", 8, "--keep", 2)) == 0
+    folder = tmp_path / "new/folder"
+    assert sorted(p.name for p in folder.glob("*.pth")) == [
+        "checkpoint_step000000001.pth",
+        "checkpoint_step000000008.pth",
+    ]
+    train, val = losses(folder), losses(folder, "val")
+    assert [r["step"] for r in train] == list(range(1, 9)) and [r["step"] for r in val] == [4, 8]
+    assert {"loss", "accuracy", "matched", "mismatched"} <= set(val[0])
+    assert models.weights.load_model(folder / "checkpoint_step000000008.pth", models.SyncNet_color).width == 0.125
+
+
+def test_hq_script(corpus, tmp_path):
+    flags = (*hq_flags(corpus), "--judge_checkpoint_path", corpus / "expert.pth", "--max_steps", 4)
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *flags)) == 0
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"checkpoint_step000000004.pth", "disc_checkpoint_step000000004.pth", "samples_step000000001"} <= names
+    assert cv2.imread(str(tmp_path / "samples_step000000001/1_4.jpg")).shape == (96, 4 * 96, 3)
+    assert {"l1", "sync", "perceptual", "real", "fake", "judge", "sync_of_real"} <= set(losses(tmp_path, "val")[0])
+    models.weights.load_model(tmp_path / "checkpoint_step000000004.pth")
+
+
+def test_evaluations_compare(corpus, tmp_path):
+    """The same windows each time: a learning rate of 0 gives the same figures twice."""
+    hp = f"{SMALL},syncnet_lr=0"
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 8, hp=hp)) == 0
+    first, second = losses(tmp_path, "val")
+    assert first["matched"] == pytest.approx(
+        second["matched"], abs=0.2
+    )  # batch-norm statistics move; the windows do not
+
+
+@pytest.mark.parametrize("script", [color_syncnet_train, hq_wav2lip_train])
+def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script):
+    flags = hq_flags(corpus) if script is hq_wav2lip_train else ()
+    assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 6)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 3)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 6, "--resume")) == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and losses(tmp_path / "a", "val") == losses(
+        tmp_path / "b", "val"
+    )
+
+
+def start(corpus, folder, *flags):
+    arguments = command(corpus, folder, *flags, hp=f"{SMALL},syncnet_checkpoint_interval=3")
+    return subprocess.Popen(
+        [sys.executable, ROOT / "color_syncnet_train.py", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def wait_for_steps(folder, count):
+    for _ in range(600):
+        path = folder / "metrics.jsonl"
+        if path.exists() and path.read_text().count('"train"') >= count:
+            return
+        time.sleep(0.1)
+    pytest.fail("the run does not get on")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, how):
+    process = start(corpus, tmp_path / "killed")
+    wait_for_steps(tmp_path / "killed", 5)
+    os.kill(process.pid, how)
+    _, words = process.communicate()
+    reached = len(losses(tmp_path / "killed"))
+    if how != signal.SIGKILL:
+        assert process.returncode == 130 and words.count("\n") == 1 and "--resume" in words
+        assert (tmp_path / f"killed/checkpoint_step{reached:09d}.pth").exists()
+    more = ("--max_steps", reached + 2)
+    assert color_syncnet_train.main(command(corpus, tmp_path / "killed", *more, "--resume")) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path / "whole", *more)) == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("script", ["color_syncnet_train.py", "hq_wav2lip_train.py"])
+def test_two_processes_equal_one(corpus, tmp_path, script):
+    """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
+    slow = "syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
+    network = "expert.pth" if "color" in script else "generator.pth"
+    flags = ("--checkpoint_path", corpus / network, *(hq_flags(corpus) if "hq" in script else ()))
+    arguments = command(corpus, tmp_path / "two", *flags, "--max_steps", 3, hp=f"{SMALL},syncnet_wt=0.03,{slow}")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launch, ROOT / script, *arguments], check=True, env=environment, cwd=ROOT)
+    arguments[arguments.index(str(tmp_path / "two"))] = str(tmp_path / "one")
+    subprocess.run([sys.executable, ROOT / script, *arguments], check=True, cwd=ROOT)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two):
+        assert a == pytest.approx(b, abs=1e-4), a["step"]
+
+
+def test_official_checkpoints_go_on(corpus, tmp_path):
+    """A checkpoint of 2020 has no width, no random state, and an optimizer state of its time."""
+    network = fill(models.SyncNet_color())
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    state = optimizer.state_dict()
+    for entry in state["state"].values():
+        entry["step"] = 7
+    state["param_groups"] = [{"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False,
+                              "params": state["param_groups"][0]["params"]}]  # fmt: skip
+    content = {"state_dict": network.state_dict(), "optimizer": state, "global_step": 700, "global_epoch": 3}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    flags = ("--checkpoint_path", tmp_path / "old.pth", "--max_steps", 701)
+    hp = "syncnet_batch_size=2,num_workers=0"
+    assert color_syncnet_train.main(command(corpus, tmp_path / "new", *flags, hp=hp)) == 0
+    assert [r["step"] for r in losses(tmp_path / "new")] == [701]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What should fail, in one line
+
+
+def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "cosine_loss", lambda a, f, y: (a.sum() * float("nan"), (a * f).sum(1)))
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 1
+    words = capsys.readouterr().err
+    assert "step 1: loss is not finite" in words and "s0/clip0" in words and words.count("\n") == 1
+
+
+@pytest.mark.parametrize("change, words", [
+    (("--hparams", "batchsize=3"), "batchsize"),
+    (("--filelists", "/nowhere"), "train.txt"),
+    (("--data_root", "/nowhere"), "none of 5 clips is usable"),
+    (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
+    (("--resume", "--checkpoint_path", "x.pth"), "not both"),
+])  # fmt: skip
+def test_unusable_arguments(corpus, tmp_path, capsys, change, words):
+    assert color_syncnet_train.main([*command(corpus, tmp_path, "--max_steps", 1), *change]) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_checkpoint_of_another_width_says_which(corpus, tmp_path, capsys):
+    flags = ("--max_steps", 1, "--checkpoint_path", corpus / "expert.pth")
+    hp = SMALL.replace("width=0.125", "width=0.25")
+    assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 2
+    assert "--hparams width=0.125" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
+    def fail(content, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.torch, "save", fail)
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 1
+    assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob(".*"))

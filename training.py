@@ -1,0 +1,754 @@
+"""Training, once for all three networks: losses, steps, the loop around them, evaluation, checkpoints and logs.
+
+A ``Task`` knows its networks, what one step does and what is worth reporting. ``train`` runs any task, on one process
+or many, and can be stopped and continued at any step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from dataset import Batches, WindowDataset, evaluation_windows, make_loader
+from hparams import HParams
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual, weights
+from models.conv import fold_batchnorm
+
+Batch = Sequence[torch.Tensor]
+Figures = dict[str, float]
+
+LN2 = math.log(2)
+PLATEAU_MARGIN = 0.01  # an expert loss this close to ln 2 is guessing
+SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (2020)
+COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
+WATCHED_STEPS = 100  # steps averaged before a warning is given
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the cosine of two unit embeddings (N, D) against y (N, 1); also return the cosine (N,).
+
+    Paper, equation 1. Computed in float32, and clamped: rounding lifts a cosine to 1.0000004, where the loss fails.
+    """
+    with torch.autocast(audio.device.type, enabled=False):
+        cosine = F.cosine_similarity(audio.float(), face.float()).clamp(0.0, 1.0)
+        return F.binary_cross_entropy(cosine, y.flatten().float()), cosine
+
+
+def mouths_of(faces: torch.Tensor) -> torch.Tensor:
+    """Windows of faces (N, 3, T, H, W) -> what the expert sees (N, 3·T, H/2, W): lower halves, frame after frame."""
+    return faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
+
+
+def sync_loss(expert: nn.Module, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """How far ``expert`` is from finding ``faces`` (N, 3, T, H, W) in sync with ``mels`` (N, 1, 80, 16)."""
+    audio, face = expert(mels, mouths_of(faces))
+    return cosine_loss(audio, face, torch.ones(len(faces), device=faces.device))[0]
+
+
+def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
+    """The discriminator's cross-entropy, from logits so that a confident one still learns."""
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real)).float())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Processes and precision
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute: this process's device and place among the others, and the autocast type."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def to_device(self, batch: Batch) -> list[torch.Tensor]:
+        return [part.to(self.device, non_blocking=True) for part in batch]
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Move ``network`` here; with several processes, share batch-norm statistics between them."""
+        if self.world_size > 1:
+            network = _share_statistics(network, self.device)
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return the form of ``network`` whose gradients are averaged over all processes."""
+        if self.world_size == 1:
+            return network
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=ids)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Average over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+
+def join_processes(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Join the group that ``torchrun`` describes in the environment, or be alone without one."""
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        return Machine(device, dtype)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Machine(device, dtype, dist.get_rank(), world_size)
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """Average a tensor over all processes; its gradient is the average of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _MeanOverProcesses.forward(ctx, gradient)
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, as one would see them; torch's SyncBatchNorm needs GPUs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float()
+            mean = _MeanOverProcesses.apply(wide.mean((0, 2, 3)))
+            centred = wide - mean[:, None, None]
+            variance = _MeanOverProcesses.apply(centred.square().mean((0, 2, 3)))
+            self._remember(mean.detach(), variance.detach(), x.numel() / x.shape[1] * dist.get_world_size())
+            scale = self.weight * torch.rsqrt(variance + self.eps)
+            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _remember(self, mean: torch.Tensor, variance: torch.Tensor, count: float) -> None:
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self.num_batches_tracked += 1
+
+
+def _share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d  # same parameters and buffers, another forward
+    return network
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tasks: what one step does
+
+
+class Task:
+    """One kind of training. Subclasses fill in the networks, a step and its figures."""
+
+    loss_name = "loss"
+
+    def __init__(self, machine: Machine, hp: HParams) -> None:
+        self.machine, self.hp = machine, hp
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Improve the networks once; return "loss" and its parts, each a scalar tensor."""
+        raise NotImplementedError
+
+    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the same figures for ``batch``, without learning from it; networks are in eval mode."""
+        raise NotImplementedError
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        """Yield (checkpoint prefix, network, optimizer) of everything that learns, the main network last."""
+        raise NotImplementedError
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides networks and optimizers."""
+        return {}
+
+    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what ``extra_state`` gave, as far as the checkpoint has it."""
+
+    def after_evaluation(self, figures: Figures) -> str | None:
+        """React to an evaluation; return a sentence for the user if something changed."""
+
+    def warning(self, recent: deque[Figures], step: int) -> str | None:
+        """Return what is wrong with the last figures, if anything; asked once a step."""
+
+    def collage(self) -> np.ndarray | None:
+        """Return pictures (N, T, height, width, 3) uint8 BGR of the last training step, or None."""
+
+    def train_mode(self, on: bool) -> None:
+        for _, network, _ in self.parts():
+            network.train(on)
+
+
+class ExpertTask(Task):
+    """The expert learns to tell windows in sync from windows that are not (paper, section 3.2)."""
+
+    def __init__(self, machine: Machine, hp: HParams, width: float = 1.0) -> None:
+        super().__init__(machine, hp)
+        self.expert = machine.prepare(SyncNet_color(width))
+        self.parallel = machine.parallel(self.expert)
+        self.optimizer = torch.optim.Adam(self.expert.parameters(), lr=hp.syncnet_lr)
+        self._warned = False
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        yield "", self.expert, self.optimizer
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        figures = self._figures(self.parallel, batch)
+        self.optimizer.zero_grad()
+        figures["loss"].backward()
+        self.optimizer.step()
+        return figures
+
+    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return self._figures(self.expert, batch)
+
+    def _figures(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        mouths, mels, y = self.machine.to_device(batch)
+        with self.machine.autocast():
+            audio, face = network(mels, mouths)
+        loss, cosine = cosine_loss(audio, face, y)
+        matched, cosine = y.flatten() > 0.5, cosine.detach()
+        return {
+            "loss": loss,
+            "accuracy": ((cosine > 0.5) == matched).float().mean(),
+            # shares of the batch, so that averages over batches stay exact: see Averages
+            "matched": _sum_and_count(cosine, matched),
+            "mismatched": _sum_and_count(cosine, ~matched),
+        }
+
+    def warning(self, recent: deque[Figures], step: int) -> str | None:
+        stuck = abs(float(np.mean([f["loss"] for f in recent])) - LN2) < PLATEAU_MARGIN
+        if self._warned or step < self.hp.plateau_warn_steps or len(recent) < WATCHED_STEPS or not stuck:
+            return None
+        self._warned = True
+        return (
+            f"the expert still guesses (loss {LN2:.2f} = ln 2) after {step} steps. Likely causes, in order: sound and "
+            "picture are offset in the data (check: python similarity.py --face CLIP); the data is not 25 fps, 16 kHz "
+            "(check: report.json of preprocess.py, made again with python preprocess.py); too few clips or speakers "
+            "(check: wc -l filelists/train.txt; thousands of clips are usual). The authors saw it leave the plateau "
+            "only after 150000 steps on LRS2"
+        )
+
+
+def _sum_and_count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return torch.stack((values[chosen].sum(), chosen.sum().to(values.dtype)))
+
+
+class GeneratorTask(Task):
+    """The generator learns to redraw masked mouths: L1, and the sync loss of a frozen expert (paper, section 3.4)."""
+
+    sync_weight_when_on = 0.01  # 2020
+
+    def __init__(
+        self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+    ) -> None:
+        super().__init__(machine, hp)
+        self.generator = machine.prepare(Wav2Lip(width))
+        self.parallel = machine.parallel(self.generator)
+        betas = (hp.adam_beta1, 0.999)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=hp.initial_learning_rate, betas=betas)
+        # in eval mode, its batch norms fixed and folded: in 2020 it stayed in train mode and its statistics drifted
+        self.expert, self.judge = (network and self._frozen(network) for network in (expert, judge))
+        self.sync_weight = hp.syncnet_wt
+
+    def _frozen(self, network: nn.Module) -> nn.Module:
+        return fold_batchnorm(network).requires_grad_(False).to(self.machine.device, memory_format=torch.channels_last)
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        yield "", self.generator, self.optimizer
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"syncnet_wt": self.sync_weight}
+
+    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
+        self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x, frame_mels, mel, real = self.machine.to_device(batch)
+        with self.machine.autocast():
+            fake = self.parallel(frame_mels, x).float()
+            figures = self._losses(fake, mel, real)
+        self.optimizer.zero_grad()
+        figures["loss"].backward()
+        self.optimizer.step()
+        self._shown = x, fake, real
+        return figures
+
+    def _losses(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        figures = {"l1": F.l1_loss(fake, real)}
+        if self.sync_weight > 0 or not torch.is_grad_enabled():
+            figures["sync"] = sync_loss(self.expert, mel, fake)
+        loss = self._l1_weight() * figures["l1"]
+        if self.sync_weight > 0:
+            loss = loss + self.sync_weight * figures["sync"]
+        return {"loss": loss, **figures}
+
+    def _l1_weight(self) -> float:
+        return 1 - self.sync_weight
+
+    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x, frame_mels, mel, real = self.machine.to_device(batch)
+        with self.machine.autocast():
+            fake = self.generator(frame_mels, x).float()
+            figures = self._losses(fake, mel, real)
+            figures["sync_of_real"] = sync_loss(self.expert, mel, real)
+            if self.judge:
+                figures["judge"] = sync_loss(self.judge, mel, fake)
+                figures["judge_of_real"] = sync_loss(self.judge, mel, real)
+        return figures
+
+    def after_evaluation(self, figures: Figures) -> str | None:
+        if self.sync_weight > 0 or figures["sync"] >= SYNC_THRESHOLD:
+            return None
+        self.sync_weight = self.sync_weight_when_on
+        return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
+
+    def collage(self) -> np.ndarray:
+        """Reference, masked input, generated and real face side by side, as in 2020."""
+        x, fake, real = self._shown
+        together = torch.cat((x[:, 3:], x[:, :3], fake.detach(), real), dim=4)  # (N, 3, T, H, 4·W)
+        return (together.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+class HQGeneratorTask(GeneratorTask):
+    """The same against a visual-quality discriminator: generator first, then discriminator (paper, section 3.4)."""
+
+    sync_weight_when_on = 0.03  # 2020
+
+    def __init__(
+        self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+    ) -> None:
+        super().__init__(machine, hp, expert, judge, width)
+        self.discriminator = machine.prepare(Wav2Lip_disc_qual())
+        self.parallel_discriminator = machine.parallel(self.discriminator)
+        betas, rate = (hp.adam_beta1, 0.999), hp.disc_initial_learning_rate
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)
+        self._warned = False
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        yield "disc_", self.discriminator, self.discriminator_optimizer
+        yield "", self.generator, self.optimizer
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.discriminator.requires_grad_(False)
+        figures = super().train_step(batch)
+        self.discriminator.requires_grad_(True)
+
+        _, fake, real = self._shown
+        with self.machine.autocast():
+            logits = self.parallel_discriminator(torch.cat((real, fake.detach())), logits=True)
+        figures |= self._judgement(logits)
+        self.discriminator_optimizer.zero_grad()
+        (figures["real"] + figures["fake"]).backward()
+        self.discriminator_optimizer.step()
+        return figures
+
+    def _losses(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        figures = super()._losses(fake, mel, real)
+        if self.hp.disc_wt > 0:
+            figures["perceptual"] = real_fake_loss(self.discriminator(fake, logits=True), True)
+            figures["loss"] = figures["loss"] + self.hp.disc_wt * figures["perceptual"]
+        return figures
+
+    def _l1_weight(self) -> float:
+        return 1 - self.sync_weight - self.hp.disc_wt
+
+    def _judgement(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        # the discriminator gives all clips' first frames, then all second ones, …: each half real, half fake
+        real, fake = logits.view(self.hp.syncnet_T, -1).chunk(2, dim=1)
+        return {"real": real_fake_loss(real, True), "fake": real_fake_loss(fake, False)}
+
+    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x, frame_mels, _, real = self.machine.to_device(batch)
+        figures = super().evaluate_batch(batch)
+        with self.machine.autocast():
+            logits = self.discriminator(torch.cat((real, self.generator(frame_mels, x).float())), logits=True)
+        return figures | self._judgement(logits)
+
+    def warning(self, recent: deque[Figures], step: int) -> str | None:
+        if self._warned or len(recent) < WATCHED_STEPS:
+            return None
+        worst = max(
+            (float(np.mean([f.get(name, 0.0) for f in recent])), name) for name in ("perceptual", "real", "fake")
+        )
+        if worst[0] < COLLAPSE:
+            return None
+        self._warned = True
+        return (
+            f"the discriminator has collapsed: its loss {worst[1]!r} was {worst[0]:.1f} over the last {len(recent)} "
+            "steps. Go back to an earlier checkpoint with a lower --hparams disc_wt or disc_initial_learning_rate"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+class Averages:
+    """Exact means of figures over batches; a figure given as (sum, count) is averaged over its own count."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add(self, figures: dict[str, torch.Tensor], count: int) -> None:
+        for name, value in figures.items():
+            value = value.detach().double()
+            pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def means(self, machine: Machine) -> Figures:
+        """Over all processes. Figures without a single value are left out."""
+        if not self._sums:
+            return {}
+        table = machine.mean(torch.stack(list(self._sums.values())))
+        return {name: float(total / count) for name, (total, count) in zip(self._sums, table.cpu()) if count > 0}
+
+
+@torch.no_grad()
+def evaluate(task: Task, loader: Iterable[Batch]) -> Figures:
+    """Return the mean figures of ``task`` over ``loader``, an equal share on every process."""
+    task.train_mode(False)
+    averages = Averages()
+    for batch in loader:
+        averages.add(task.evaluate_batch(batch), len(batch[0]))
+    task.train_mode(True)
+    return averages.means(task.machine)
+
+
+class Log:
+    """metrics.jsonl, one object a line, and TensorBoard scalars and pictures where that package is installed."""
+
+    def __init__(self, folder: Path, after_step: int) -> None:
+        self._path = folder / "metrics.jsonl"
+        self._forget_after(after_step)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_step + 1)
+        except ImportError:
+            self._board = None
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what a killed run wrote after the checkpoint that we continue from."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut off by the kill
+                kept += [line] if json.loads(line)["step"] <= step else []
+        write_whole(self._path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+
+    def figures(self, step: int, split: str, figures: Figures, seconds: float) -> None:
+        record = {
+            "step": step,
+            "split": split,
+            **{k: round(v, 6) for k, v in figures.items()},
+            "seconds": round(seconds, 3),
+        }
+        self._file.write(f"{json.dumps(record)}\n")
+        self._file.flush()
+        if self._board:
+            for name, value in figures.items():
+                self._board.add_scalar(f"{name}/{split}", value, step)
+
+    def pictures(self, step: int, pictures: np.ndarray) -> None:
+        """Show the first frame of up to eight windows (N, T, H, W, 3) BGR, one below the other."""
+        if self._board:
+            grid = np.concatenate(pictures[:8, 0])[..., ::-1]
+            self._board.add_image("samples", grid, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a name beside ``path`` and rename the result: nobody ever sees half a file."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int | None = None) -> Path:
+    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; delete all but the newest ``keep`` of each."""
+    for prefix, network, optimizer in task.parts():
+        content = {
+            "state_dict": network.state_dict(),
+            "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
+            "global_step": step,
+            "global_epoch": epoch,
+            "width": getattr(network, "width", 1.0),
+            "hparams": dataclasses.asdict(task.hp),
+            "random_state": torch.get_rng_state(),
+            **task.extra_state(),
+        }
+        path = folder / checkpoint_name(prefix, step)
+        write_whole(path, lambda partial, content=content: torch.save(content, partial))
+        if keep:
+            for old in sorted(folder.glob(f"{prefix}checkpoint_step*.pth"))[:-keep]:
+                old.unlink()
+    return path
+
+
+def checkpoint_name(prefix: str, step: int) -> str:
+    return f"{prefix}checkpoint_step{step:09d}.pth"
+
+
+def newest_step(folder: Path, prefixes: Sequence[str]) -> int | None:
+    """Return the highest step for which ``folder`` has a checkpoint of every part, None if there is none."""
+    steps = [
+        {
+            int(path.stem.removeprefix(f"{prefix}checkpoint_step"))
+            for path in folder.glob(f"{prefix}checkpoint_step*.pth")
+        }
+        for prefix in prefixes
+    ]
+    return max(set.intersection(*steps), default=None)
+
+
+def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
+    """Continue one part of ``task`` from ``path``, ours or an official one; return its step.
+
+    Raises ValueError if the file does not fit.
+    """
+    network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
+    checkpoint = weights.read_checkpoint(path, type(network))
+    if checkpoint.width != getattr(network, "width", 1.0):
+        ours = checkpoint.width
+        raise ValueError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
+    network.load_state_dict(checkpoint.state)
+    if checkpoint.extra.get("optimizer"):
+        optimizer.load_state_dict(checkpoint.extra["optimizer"])
+    if not prefix:
+        task.load_extra_state(checkpoint.extra)
+        if (state := checkpoint.extra.get("random_state")) is not None:
+            torch.set_rng_state(state)
+    return int(checkpoint.extra.get("global_step", 0))
+
+
+def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
+    """Write ``samples_step%09d/<window>_<frame>.jpg`` as in 2020."""
+    target = folder / f"samples_step{step:09d}"
+    target.mkdir(exist_ok=True)
+    for n, window in enumerate(pictures):
+        for t, picture in enumerate(window):
+            cv2.imwrite(str(target / f"{n}_{t}.jpg"), picture)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The loop
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop and has saved itself."""
+
+
+@dataclass
+class Plan:
+    """What to train with and for how long. Intervals are in steps."""
+
+    checkpoint_dir: Path
+    batch_size: int  # of all processes together
+    checkpoint_interval: int
+    eval_interval: int
+    eval_steps: int  # batches in one evaluation, at most
+    evaluate_first: bool = False  # also after step 1
+    start_from: dict[str, Path | None] = field(default_factory=dict)  # checkpoint of each part of the task, by prefix
+    resume: bool = False  # start from the newest in ``checkpoint_dir``
+    max_steps: int | None = None
+    keep: int | None = None  # checkpoints; None: all
+    num_workers: int = 0
+
+
+def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: Callable[[str], None]) -> None:
+    """Train ``task`` as planned; ``show`` gets sentences for the user.
+
+    Raises Stopped after Ctrl-C or SIGTERM, when all is saved; ValueError for a checkpoint that does not fit;
+    RuntimeError for a loss that is not finite.
+    """
+    machine = task.machine
+    plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    step = _restore(task, plan)
+    if machine.is_main:
+        _introduce(train, val, plan, step, show)
+    batches = Batches(train, plan.batch_size, step, machine.rank, machine.world_size)
+    windows = min(plan.eval_steps * plan.batch_size, len(val.index))
+    evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
+    pin = machine.device.type == "cuda"
+    train_loader = make_loader(train, batches, plan.num_workers, pin)
+    val_loader = make_loader(val, evaluation, plan.num_workers, pin)
+    _Trainer(task, plan, step, batches, show).run(train_loader, val_loader)
+
+
+def _restore(task: Task, plan: Plan) -> int:
+    """Load what the plan starts from and return the step reached, 0 without any checkpoint."""
+    start_from = dict(plan.start_from)
+    if plan.resume:
+        step = newest_step(plan.checkpoint_dir, [prefix for prefix, _, _ in task.parts()])
+        if step is None:
+            return 0
+        start_from = {prefix: plan.checkpoint_dir / checkpoint_name(prefix, step) for prefix, _, _ in task.parts()}
+    steps = {prefix: load_checkpoint(task, path, prefix) for prefix, path in start_from.items() if path}
+    return steps.get("", 0)
+
+
+def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, step: int, show: Callable[[str], None]) -> None:
+    for name, data in (("training", train), ("validation", val)):
+        show(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
+        if data.index.unusable:
+            folder, reason = next(iter(data.index.unusable.items()))
+            show(f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}")
+    show(f"{'continuing after' if step else 'starting from'} step {step}, batches of {plan.batch_size}")
+
+
+class _Trainer:
+    """The loop of ``fit``: state that changes from step to step."""
+
+    def __init__(self, task: Task, plan: Plan, step: int, batches: Batches, show: Callable[[str], None]) -> None:
+        self.task, self.plan, self.step, self.batches, self.show = task, plan, step, batches, show
+        self.machine = task.machine
+        self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
+        self.log = Log(plan.checkpoint_dir, step) if self.machine.is_main else None
+        self._stop = False
+        self._saved_at = step
+
+    def run(self, train_loader: Iterable[Batch], val_loader: Iterable[Batch]) -> None:
+        plan = self.plan
+        self.task.train_mode(True)
+        remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
+        quiet = None if self.machine.is_main else True  # None: when not on a terminal
+        bar = tqdm(total=plan.max_steps, initial=self.step, unit="step", disable=quiet)
+        with self._signals(), bar:
+            for batch in _take(train_loader, remaining):
+                self._train(batch, bar)
+                if self.step == 1 or self.step % plan.checkpoint_interval == 0:  # kept from 2020: also at step 1
+                    self._save(pictures=True)
+                if self.step % plan.eval_interval == 0 or (self.step == 1 and plan.evaluate_first):
+                    self._evaluate(val_loader)
+                self._stop_if_asked()
+            self._save()
+        if self.log:
+            self.log.close()
+
+    def _train(self, batch: Batch, bar: tqdm) -> None:
+        start = time.perf_counter()
+        self.step += 1
+        averages = Averages()
+        averages.add(self.task.train_step(batch), len(batch[0]))
+        figures = averages.means(self.machine)
+        if not all(map(math.isfinite, figures.values())):
+            clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
+            bad = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
+            raise RuntimeError(f"step {self.step}: {bad} is not finite; the clips of this batch: {clips}")
+        self.recent.append(figures)
+        if self.log:
+            self.log.figures(self.step, "train", figures, time.perf_counter() - start)
+        means = {name: np.mean([f[name] for f in self.recent if name in f]) for name in figures}
+        bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()}, refresh=False)
+        bar.update()
+        if (text := self.task.warning(self.recent, self.step)) and self.machine.is_main:
+            self.show(f"warning: {text}")
+
+    def _evaluate(self, loader: Iterable[Batch]) -> None:
+        start = time.perf_counter()
+        figures = evaluate(self.task, loader)
+        news = self.task.after_evaluation(figures)
+        if self.log:
+            self.log.figures(self.step, "val", figures, time.perf_counter() - start)
+            words = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            self.show(f"step {self.step}, validation: {words}")
+            if news:
+                self.show(news)
+
+    def _save(self, pictures: bool = False) -> None:
+        """Save, at most once a step, and show the pictures of this step."""
+        if not self.machine.is_main:
+            return
+        folder = self.plan.checkpoint_dir
+        if self._saved_at != self.step:
+            save_checkpoint(self.task, folder, self.step, self.batches.epoch_of(self.step), self.plan.keep)
+            self._saved_at = self.step
+        if pictures and (collage := self.task.collage()) is not None:
+            save_collage(folder, self.step, collage)
+            self.log.pictures(self.step, collage)
+
+    def _stop_if_asked(self) -> None:
+        asked = torch.tensor(float(self._stop), device=self.machine.device)
+        if self.machine.mean(asked) > 0:  # whichever process the signal reached, all stop after the same step
+            self._save()
+            raise Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note Ctrl-C and SIGTERM and finish the step first: half a step cannot be saved."""
+
+        def ask(*_: object) -> None:
+            self._stop = True
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _take(items: Iterable[Batch], count: int | None) -> Iterator[Batch]:
+    """The first ``count`` items, without asking for one more than that."""
+    if count is None:
+        yield from items
+    elif count:
+        for number, item in enumerate(items, 1):
+            yield item
+            if number == count:
+                return

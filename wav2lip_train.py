@@ -1,0 +1,61 @@
+"""Train the generator without the visual-quality discriminator: L1 and the sync loss of a frozen expert.
+
+    python wav2lip_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS --syncnet_checkpoint_path EXPERT
+
+Several GPUs, or machines: torchrun --nproc_per_node=N wav2lip_train.py … (the global batch stays the same).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tqdm import tqdm
+
+import cli
+import training
+from dataset import Wav2LipDataset
+from hparams import get_image_list
+from hparams import hparams as hp
+from models import SyncNet_color, weights
+
+
+def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) without the discriminator.") -> cli.Parser:
+    parser = cli.Parser(description=description)
+    cli.add_training_arguments(parser)
+    add = parser.add_argument
+    add("--syncnet_checkpoint_path", required=True, help="the expert: a file, or lipsync_expert for the official one")
+    add("--judge_checkpoint_path", help="a second expert, never learned from, that scores the evaluations")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    train(args, training.GeneratorTask, hp.eval_steps)
+
+
+def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eval_steps: int) -> None:
+    """Train with any kind of generator task; hq_wav2lip_train.py differs in that only."""
+    machine = cli.start_training(args)
+    expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)
+    judge = weights.load_model(args.judge_checkpoint_path, SyncNet_color) if args.judge_checkpoint_path else None
+    train_data, val_data = (
+        Wav2LipDataset(get_image_list(args.data_root, split, args.filelists), args.seed, hp.negative_distance)
+        for split in ("train", "val")
+    )
+    plan = training.Plan(
+        batch_size=hp.batch_size,
+        checkpoint_interval=hp.checkpoint_interval,
+        eval_interval=hp.eval_interval,
+        eval_steps=eval_steps,
+        evaluate_first=True,
+        **cli.training_options(args),
+    )
+    training.fit(task_type(machine, hp, expert, judge, hp.width), train_data, val_data, plan, tqdm.write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
