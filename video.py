@@ -371,9 +371,7 @@ class _Process:
 
     def __enter__(self) -> _Process:
         self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
-        self._popen = subprocess.Popen(
-            self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages, pipesize=1 << 20
-        )
+        self._popen = subprocess.Popen(self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages)
         self.stdin: IO[bytes] | None = self._popen.stdin
         self.stdout: IO[bytes] | None = self._popen.stdout
         return self

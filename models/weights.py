@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -208,10 +209,11 @@ def _is_torchscript(path: Path) -> bool:
 
 def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:
     with open(path, "rb") as file:
-        start = file.read(512).lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"version https://git-lfs")):
+        start = file.read(512)
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"version https://git-lfs")):
         return "is a web page or a link, not a checkpoint: the download went wrong; fetch it again"
-    if "global" in str(error).lower() or "REDUCE" in str(error):  # torch met the name of a function
+    is_pickle = start.startswith((b"\x80", b"PK"))
+    if is_pickle and re.search("global|operand|reduce", str(error), re.IGNORECASE):  # torch met more than tensors
         return "wants to run code when it is loaded, so it was not; get the weights from a source you trust"
     return "is not a checkpoint, or only a part of one; fetch it again"
 
