@@ -63,7 +63,10 @@ def _exit_code(error: Exception) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = str(error)
+    if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    text = " ".join(text.split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"the device ran out of memory even for a single frame ({text}); try --device cpu or --resize_factor 2"
     if isinstance(error, (ValueError, RuntimeError, OSError)) and text:

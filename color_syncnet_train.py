@@ -8,13 +8,14 @@ Several GPUs, or machines: torchrun --nproc_per_node=N color_syncnet_train.py â€
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 
 from tqdm import tqdm
 
 import cli
 import training
-from dataset import SyncNetDataset
+from dataset import Augmentation, SyncNetDataset
 from hparams import get_image_list
 from hparams import hparams as hp
 
@@ -31,8 +32,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     machine = cli.start_training(args)
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
     train, val = (
-        SyncNetDataset(get_image_list(args.data_root, split, args.filelists), args.seed, hp.negative_distance)
+        SyncNetDataset(
+            get_image_list(args.data_root, split, args.filelists),
+            args.seed,
+            hp.negative_distance,
+            augmentation=augmentation if split == "train" and augmentation != Augmentation() else None,
+        )
         for split in ("train", "val")
     )
     plan = training.Plan(

@@ -56,6 +56,13 @@ class HParams:
     syncnet_eval_steps: int = 1400  # batches
     plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
     negative_distance: int = 1  # frames, at least, between a window and a wrong one; 2020: any other frame
+    augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
+    augment_shift: float = 0.0  # largest shift each way, share of the face
+    augment_zoom: float = 0.0  # largest zoom in or out, share of the face
+    augment_brightness: float = 0.0  # largest change, share of full scale
+    augment_contrast: float = 0.0  # largest change, share
+    augment_colour: float = 0.0  # largest change of one channel, share
+    augment_blur: float = 0.0  # largest standard deviation, pixels of the 96 pixel face
 
     # Generator and visual-quality discriminator (2020)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75

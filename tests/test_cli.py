@@ -19,6 +19,8 @@ def run(work, *argv):
     (FileNotFoundError("x does not exist"), 2, "error: x does not exist"),
     (RuntimeError("ffmpeg failed"), 1, "error: ffmpeg failed"),
     (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory"),
+    (ValueError("Caught ValueError in worker 0.\nOriginal Traceback (most …):\n  x\nValueError: 3.jpg is bad\n"), 2,
+     "error: 3.jpg is bad\n"),
     (KeyError("k"), 1, "fault of the program"),
     (KeyboardInterrupt(), 130, "stopped"),
 ])  # fmt: skip

@@ -207,6 +207,13 @@ def test_expert_script(corpus, tmp_path, capsys):
     assert models.weights.load_model(folder / "checkpoint_step000000008.pth", models.SyncNet_color).width == 0.125
 
 
+def test_augmentation_changes_training_pictures(corpus, tmp_path):
+    plain, varied = f"{SMALL},syncnet_lr=0", f"{SMALL},syncnet_lr=0,augment_mirror=1,augment_shift=0.1"
+    assert color_syncnet_train.main(command(corpus, tmp_path / "plain", "--max_steps", 1, hp=plain)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path / "varied", "--max_steps", 1, hp=varied)) == 0
+    assert losses(tmp_path / "plain")[0]["loss"] != losses(tmp_path / "varied")[0]["loss"]
+
+
 def test_hq_script(corpus, tmp_path):
     flags = (*hq_flags(corpus), "--judge_checkpoint_path", corpus / "expert.pth", "--max_steps", 4)
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *flags)) == 0
