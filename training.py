@@ -622,7 +622,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     if machine.is_main:
         _introduce(train, val, plan, step, show)
     batches = Batches(train, plan.batch_size, step, machine.rank, machine.world_size)
-    windows = min(plan.eval_steps * plan.batch_size, len(val.index))
+    windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
     pin = machine.device.type == "cuda"
     train_loader = make_loader(train, batches, plan.num_workers, pin)

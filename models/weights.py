@@ -90,6 +90,8 @@ def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
     """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
     import pooch
 
+    # pooch tells the SHA-256 of what it fetched: worth reading only where there was none to check
+    pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
     target = folder / known.file_name
     try:
         found = pooch.retrieve(
@@ -124,7 +126,8 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
             if reply.status_code != 206:  # a server that cannot resume starts again
                 have = 0
             size = have + int(reply.headers.get("Content-Length", 0))
-            bar = tqdm(total=size or None, initial=have, unit="B", unit_scale=True, disable=None if progress else True)
+            quiet = None if progress else True  # None: when not on a terminal
+            bar = tqdm(None, part.stem, size or None, initial=have, unit="B", unit_scale=True, disable=quiet)
             with open(part, "ab" if have else "wb") as file, bar:
                 for block in reply.iter_content(1 << 16):
                     file.write(block)
