@@ -167,7 +167,7 @@ def corpus(tmp_path_factory):
 
 
 SMALL = (
-    "width=0.125,syncnet_batch_size=8,batch_size=2,num_workers=0,syncnet_eval_interval=4,eval_interval=4,eval_steps=2"
+    "width=0.125,syncnet_batch_size=8,batch_size=2,num_workers=0,syncnet_eval_interval=4,eval_interval=4,eval_steps=1"
 )
 
 
@@ -237,9 +237,10 @@ def test_evaluations_compare(corpus, tmp_path):
 @pytest.mark.parametrize("script", [color_syncnet_train, hq_wav2lip_train])
 def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script):
     flags = hq_flags(corpus) if script is hq_wav2lip_train else ()
-    assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 4)) == 0
-    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 2)) == 0
-    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 4, "--resume")) == 0
+    hp = f"{SMALL},syncnet_eval_interval=3"
+    assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 3, hp=hp)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 2, hp=hp)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 3, "--resume", hp=hp)) == 0
     assert losses(tmp_path / "a") == losses(tmp_path / "b") and losses(tmp_path / "a", "val") == losses(
         tmp_path / "b", "val"
     )
