@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -83,7 +83,7 @@ def _report(text: str, code: int) -> int:
 # Arguments that several scripts have
 
 
-def add_compute_arguments(parser: Parser, precisions: tuple[str, ...] = ("fp32", "bf16", "fp16")) -> None:
+def add_compute_arguments(parser: Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--precision", choices=("auto", *precisions), default="auto", help="of the networks")
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -159,20 +160,24 @@ def detect(
     args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
 ) -> Detections:
     """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
-    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
-    cache = weights.cache_folder() / "boxes" / name
-    found = Detections() if args.no_cache else Detections.load(cache)
+    cache = None if args.no_cache else cache_of(args, source)
+    found = Detections.load(cache) if cache else Detections()
     if len(found) < wanted and not found.complete:
         detector = create_detector(args.face_detector, str(device), cli.detector_weights(args), dtype)
         missing = wanted - len(found)
         frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
         found.extend(progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
         found.complete = len(found) < wanted
-        if not args.no_cache:
+        if cache:
             remember(found, cache)
     if not len(found):
         raise ValueError(f"{source.path} has no frame that can be decoded")
     return found.first(wanted)
+
+
+def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
+    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
+    return weights.cache_folder() / "boxes" / name
 
 
 def remember(found: Detections, cache: Path) -> None:
@@ -284,6 +289,7 @@ def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str) -> np.ndarr
     return frame
 
 
+@lru_cache(maxsize=1)  # every frame needs it
 def feather_mask() -> np.ndarray:
     """(96, 96) float32 in [0, 1]: 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
     x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)

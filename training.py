@@ -1,6 +1,6 @@
 """Training, once for all three networks: losses, steps, the loop around them, evaluation, checkpoints and logs.
 
-A ``Task`` knows its networks, what one step does and what is worth reporting. ``train`` runs any task, on one process
+A ``Task`` knows its networks, what one step does and what is worth reporting. ``fit`` runs any task, on one process
 or many, and can be stopped and continued at any step.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -182,8 +183,6 @@ def _share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
 class Task:
     """One kind of training. Subclasses fill in the networks, a step and its figures."""
 
-    loss_name = "loss"
-
     def __init__(self, machine: Machine, hp: HParams) -> None:
         self.machine, self.hp = machine, hp
 
@@ -330,12 +329,14 @@ class GeneratorTask(Task):
     def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
         x, frame_mels, mel, real = self.machine.to_device(batch)
         with self.machine.autocast():
-            fake = self.generator(frame_mels, x).float()
-            figures = self._losses(fake, mel, real)
-            figures["sync_of_real"] = sync_loss(self.expert, mel, real)
-            if self.judge:
-                figures["judge"] = sync_loss(self.judge, mel, fake)
-                figures["judge_of_real"] = sync_loss(self.judge, mel, real)
+            return self._evaluation(self.generator(frame_mels, x).float(), mel, real)
+
+    def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        figures = self._losses(fake, mel, real)
+        figures["sync_of_real"] = sync_loss(self.expert, mel, real)
+        if self.judge:
+            figures["judge"] = sync_loss(self.judge, mel, fake)
+            figures["judge_of_real"] = sync_loss(self.judge, mel, real)
         return figures
 
     def after_evaluation(self, figures: Figures) -> str | None:
@@ -399,12 +400,9 @@ class HQGeneratorTask(GeneratorTask):
         real, fake = logits.view(self.hp.syncnet_T, -1).chunk(2, dim=1)
         return {"real": real_fake_loss(real, True), "fake": real_fake_loss(fake, False)}
 
-    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
-        x, frame_mels, _, real = self.machine.to_device(batch)
-        figures = super().evaluate_batch(batch)
-        with self.machine.autocast():
-            logits = self.discriminator(torch.cat((real, self.generator(frame_mels, x).float())), logits=True)
-        return figures | self._judgement(logits)
+    def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.discriminator(torch.cat((real, fake)), logits=True)
+        return super()._evaluation(fake, mel, real) | self._judgement(logits)
 
     def warning(self, recent: deque[Figures], step: int) -> str | None:
         if self._warned or len(recent) < WATCHED_STEPS:
@@ -669,7 +667,7 @@ class _Trainer:
         quiet = None if self.machine.is_main else True  # None: when not on a terminal
         bar = tqdm(total=plan.max_steps, initial=self.step, unit="step", disable=quiet)
         with self._signals(), bar:
-            for batch in _take(train_loader, remaining):
+            for batch in itertools.islice(train_loader, remaining):
                 self._train(batch, bar)
                 if self.step == 1 or self.step % plan.checkpoint_interval == 0:  # kept from 2020: also at step 1
                     self._save(pictures=True)
@@ -741,14 +739,3 @@ class _Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _take(items: Iterable[Batch], count: int | None) -> Iterator[Batch]:
-    """The first ``count`` items, without asking for one more than that."""
-    if count is None:
-        yield from items
-    elif count:
-        for number, item in enumerate(items, 1):
-            yield item
-            if number == count:
-                return

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from scipy import signal
 from threadpoolctl import threadpool_limits
 
 import cli
+from benchmarks import report
 from dataset import TRAIN_MEL_LEAD, Draw, SyncNetDataset, Wav2LipDataset, WindowDataset
 from demo.material import write_speech
 from hparams import hparams as hp
@@ -60,12 +60,6 @@ def run(args: argparse.Namespace) -> None:
             clips = [write_clip(Path(folder, str(i)), args.seconds, seed=i) for i in range(CLIPS)]
         report("expert_samples", measure(SyncNetDataset(clips), expert_sample_plainly))
         report("generator_samples", measure(Wav2LipDataset(clips), generator_sample_plainly))
-
-
-def report(name: str, figures: dict[str, float]) -> None:
-    for key, value in figures.items():
-        print(f"  {name:18} {key:28} {value:10.3f}")
-    print(json.dumps({"name": name, **{key: round(value, 6) for key, value in figures.items()}}))
 
 
 def write_clip(folder: Path, seconds: float, seed: int) -> Path:

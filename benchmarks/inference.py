@@ -9,8 +9,6 @@ unfolded) and ``end_to_end`` (seconds of every stage alone, and of the pipeline 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ import torch
 import cli
 import inference
 import video
+from benchmarks import print_machine, report
 from demo.material import write_face_clip, write_speech
 from face_detection.detections import Detections
 from face_detection.detectors import create_detector
@@ -39,11 +38,10 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
     parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a drifting photo, 1280x720")
     parser.add_argument("--audio", type=Path, help="speech; default: 10 s of synthetic vowels")
-    parser.add_argument("--face_detector", default="haar", help="detector of the end-to-end run")
-    parser.add_argument("--face_detector_weights", type=Path, help="its weights, if not the usual ones")
+    cli.add_detector_arguments(parser)
+    parser.set_defaults(face_detector="haar")
     parser.add_argument("--batch_size", type=cli.positive(int), default=inference.CPU_BATCH, help="faces per call")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--precision", choices=("auto", *cli.PRECISIONS), default="auto", help="of the fast path")
+    cli.add_compute_arguments(parser)
     parser.add_argument("--generator_only", action="store_true", help="skip the end-to-end run")
     return parser
 
@@ -55,17 +53,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
-    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(dtype)[6:]}")
+    print_machine(device, dtype)
     report("generator", measure_generator(device, dtype, args.batch_size))
     if not args.generator_only:
         report("end_to_end", measure_end_to_end(args, device, dtype))
-
-
-def report(name: str, figures: dict[str, float]) -> None:
-    for key, value in figures.items():
-        print(f"  {name:12} {key:24} {value:10.3f}")
-    print(json.dumps({"name": name, **{key: round(value, 4) for key, value in figures.items()}}))
 
 
 def measure_generator(device: torch.device, dtype: torch.dtype, batch_size: int) -> dict[str, float]:

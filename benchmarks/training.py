@@ -9,8 +9,6 @@ JSON object a line: ``expert``, ``generator``, ``hq`` with ``ratio``, seconds a 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
@@ -19,6 +17,7 @@ import torch
 
 import cli
 import training
+from benchmarks import print_machine, report
 from hparams import HParams
 from models import SyncNet_color
 
@@ -41,13 +40,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     device = cli.pick_device(args.device)
     dtype = cli.pick_training_precision(args.precision, device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
-    print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, {str(dtype)[6:]}")
+    print_machine(device, dtype)
     for kind in (args.only,) if args.only else TASKS:
-        figures = measure(kind, device, dtype, args.rounds)
-        for key, value in figures.items():
-            print(f"  {kind:10} {key:16} {value:10.4f}")
-        print(json.dumps({"name": kind, **{key: round(value, 4) for key, value in figures.items()}}), flush=True)
+        report(kind, measure(kind, device, dtype, args.rounds))
 
 
 def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
