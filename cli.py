@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import torch
+from tqdm import tqdm
 
-from face_detection.detectors import DETECTORS, SFD_WEIGHTS
 from hparams import FILELISTS, hparams
-from models import weights
 
 if TYPE_CHECKING:
     import training
@@ -79,6 +78,10 @@ def _report(text: str, code: int) -> int:
     return code
 
 
+def progress(items: Iterable, label: str, total: int | None = None, unit: str = "frame") -> tqdm:
+    return tqdm(items, label, total, unit=unit, disable=None)  # None: quiet when not a terminal
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Arguments that several scripts have
 
@@ -86,21 +89,6 @@ def _report(text: str, code: int) -> int:
 def add_compute_arguments(parser: Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--precision", choices=("auto", *precisions), default="auto", help="of the networks")
-
-
-def add_detector_arguments(parser: Parser) -> None:
-    parser.add_argument("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
-    parser.add_argument("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
-
-
-def detector_weights(args: argparse.Namespace) -> Path | None:
-    """Return the weights file of the chosen face detector, downloading the official S3FD's if it is not here."""
-    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
-        return args.face_detector_weights
-    try:
-        return weights.find("s3fd")
-    except RuntimeError as error:
-        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
 
 
 def add_training_arguments(parser: Parser) -> None:

@@ -19,13 +19,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import audio
 import cli
+import faces
 import video
-from face_detection.detections import Detections, cache_name
-from face_detection.detectors import create_detector
 from face_detection.tracking import follow_face
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
@@ -48,17 +46,15 @@ def get_parser() -> cli.Parser:
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="use only the first frame")
     add("--fps", type=cli.positive(float), default=25.0, help="frame rate of the result when --face is a photo")
     add("--pads", nargs="+", type=int, default=[0, 10, 0, 0], help="pixels added to the box: top bottom left right")
-    add("--face_det_batch_size", type=cli.positive(int), default=16, help="frames per call of the face detector")
     add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
     add("--resize_factor", type=cli.positive(int), default=1, help="shrink the frames by this factor first")
     add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right, -1: all")
     add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="the face's box: top bottom left right")
     add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
     add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
-    cli.add_detector_arguments(parser)
+    faces.add_search_arguments(parser)
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
-    add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
     add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
     cli.add_compute_arguments(parser)
@@ -88,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
     finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend)
     with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
-        for frame in progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
+        for frame in cli.progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
             writer.write(frame)
     print(f"{args.outfile}: {len(windows)} frames, {float(len(windows) / source.fps):.2f} s")
 
@@ -119,10 +115,6 @@ def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
     return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)))
 
 
-def progress(items: Iterable, label: str, total: int) -> tqdm:
-    return tqdm(items, label, total, unit="frame", disable=None)  # None: quiet when not a terminal
-
-
 def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device) -> int:
     """The largest useful batch whose frames fit in ``BATCH_BYTES``."""
     fitting = max(1, BATCH_BYTES // (picture.width * picture.height * 3))
@@ -139,7 +131,7 @@ def find_boxes(
     """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection."""
     if args.box != [-1, -1, -1, -1]:
         return [fixed_box(args.box, source)], 1 if args.static else None
-    found = detect(args, source, 1 if args.static else wanted, device, dtype)
+    found = faces.find_faces(args, source, 1 if args.static else wanted, device, dtype)
     gap = round(GAP_SECONDS * source.fps)
     boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, source)
     report_missing(boxes, args.on_missing_face, float(source.fps))
@@ -154,37 +146,6 @@ def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:
             f"{picture.width}x{picture.height} frame"
         )
     return left, top, right, bottom
-
-
-def detect(
-    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
-) -> Detections:
-    """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
-    cache = None if args.no_cache else cache_of(args, source)
-    found = Detections.load(cache) if cache else Detections()
-    if len(found) < wanted and not found.complete:
-        detector = create_detector(args.face_detector, str(device), cli.detector_weights(args), dtype)
-        missing = wanted - len(found)
-        frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
-        found.extend(progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
-        found.complete = len(found) < wanted
-        if cache:
-            remember(found, cache)
-    if not len(found):
-        raise ValueError(f"{source.path} has no frame that can be decoded")
-    return found.first(wanted)
-
-
-def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
-    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
-    return weights.cache_folder() / "boxes" / name
-
-
-def remember(found: Detections, cache: Path) -> None:
-    try:
-        found.save(cache)
-    except OSError as error:  # a full or read-only cache costs time, not the result
-        print(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", file=sys.stderr)
 
 
 def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInfo) -> list[Box | None]:

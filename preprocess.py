@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 import audio
 import cli
+import faces
 import video
 from face_detection.detectors import Detector, create_detector
 from hparams import FILELISTS
@@ -70,7 +71,7 @@ def get_parser() -> cli.Parser:
     add("--batch_size", type=cli.positive(int), default=32, help="frames per call of the face detector")
     add("--ngpu", type=cli.positive(int), default=1, help="how many GPUs to use, each with its own processes")
     add("--workers", type=cli.positive(int), help="videos at a time, per GPU; default: 1, for haar half the CPU cores")
-    cli.add_detector_arguments(parser)
+    faces.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
     add("--split", type=fractions, metavar="TRAIN,VAL,TEST", help="write filelists, by top-level folder: 0.9,0.05,0.05")
     add("--filelists", type=Path, default=FILELISTS, help="where --split writes train.txt, val.txt and test.txt")
@@ -407,7 +408,7 @@ def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
         raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
     workers = args.workers or (max(1, cpu_count() // local_world // HAAR_CORES) if haar else 1)
     job = Job(
-        args.data_root, args.preprocessed_root, args.face_detector, cli.detector_weights(args), str(device),
+        args.data_root, args.preprocessed_root, args.face_detector, faces.detector_weights(args), str(device),
         cli.pick_precision(args.precision, device), args.batch_size,
     )  # fmt: skip
     return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import cli
+import faces
 import inference
 import video
 from benchmarks import print_machine, report
@@ -38,7 +39,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
     parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a drifting photo, 1280x720")
     parser.add_argument("--audio", type=Path, help="speech; default: 10 s of synthetic vowels")
-    cli.add_detector_arguments(parser)
+    faces.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     parser.add_argument("--batch_size", type=cli.positive(int), default=inference.CPU_BATCH, help="faces per call")
     cli.add_compute_arguments(parser)

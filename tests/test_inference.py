@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import audio
+import faces
 import inference
 import models
 import video
@@ -145,7 +146,7 @@ def test_feather_keeps_what_the_mouth_does_not_need(astronaut):
 def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):
     assert sync()[0] == 0
     first = (tmp_path / "out.mp4").read_bytes()
-    monkeypatch.setattr(inference, "create_detector", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(faces, "create_detector", lambda *_: pytest.fail("searched again"))
     assert sync()[0] == 0 and (tmp_path / "out.mp4").read_bytes() == first
     assert sync("--pads", 0, 0, 0, 0)[0] == 0
     with pytest.raises(pytest.fail.Exception):

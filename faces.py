@@ -1,0 +1,70 @@
+"""The faces in a video: the arguments that choose a detector, the search through the frames, and the memory of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import cli
+import video
+from face_detection.detections import Detections, cache_name
+from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
+from models import weights
+
+
+def add_detector_arguments(parser: cli.Parser) -> None:
+    parser.add_argument("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
+    parser.add_argument("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
+
+
+def add_search_arguments(parser: cli.Parser) -> None:
+    """What scripts take that search one video at a time and remember what they saw."""
+    add_detector_arguments(parser)
+    parser.add_argument(
+        "--face_det_batch_size", type=cli.positive(int), default=16, help="frames per call of the face detector"
+    )
+    parser.add_argument("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
+
+
+def detector_weights(args: argparse.Namespace) -> Path | None:
+    """Return the weights file of the chosen face detector, downloading the official S3FD's if it is not here."""
+    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
+        return args.face_detector_weights
+    try:
+        return weights.find("s3fd")
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
+
+
+def find_faces(
+    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
+) -> Detections:
+    """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
+    cache = None if args.no_cache else cache_of(args, source)
+    found = Detections.load(cache) if cache else Detections()
+    if len(found) < wanted and not found.complete:
+        detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
+        missing = wanted - len(found)
+        frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
+        found.extend(cli.progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
+        found.complete = len(found) < wanted
+        if cache:
+            remember(found, cache)
+    if not len(found):
+        raise ValueError(f"{source.path} has no frame that can be decoded")
+    return found.first(wanted)
+
+
+def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
+    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
+    return weights.cache_folder() / "boxes" / name
+
+
+def remember(found: Detections, cache: Path) -> None:
+    try:
+        found.save(cache)
+    except OSError as error:  # a full or read-only cache costs time, not the result
+        print(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", file=sys.stderr)
