@@ -1,0 +1,206 @@
+"""Make a corpus of talking heads, with the truth about every mouth beside each clip.
+
+    python -m demo.talking_head --out VIDEOS --clips 100 --seed 1
+
+writes VIDEOS/<head>/<clip>.mp4, the layout that preprocess.py expects, and <clip>.json: per frame the ``aperture`` of
+the lips (0 closed, about 1 wide open), the ``width`` of the mouth (0 rounded, 1 spread) and the ``boxes`` of all faces
+(null while turned away); for the clip ``fps``, ``offset`` (frames by which the sound is late), ``speaker`` (which face,
+from the left, is heard), ``cuts`` (frames that start a new shot), ``away`` (first and last + 1 frame without a face).
+The same arguments always make the same clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import cli
+import video
+from demo.articulation import Movements, silence, speak
+from demo.head import Identity
+from demo.scene import Actor, Shot, film
+from demo.voice import SAMPLE_RATE, Voice, synthesize
+
+VARIANTS = ("plain", "silent", "two", "cut", "away")
+HEAD, CLIP = range(2)  # first words of seeds, so that heads and clips never share a stream of numbers
+HEAD_RATIO = 1.3  # height of a head over its width, with room around it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a clip is like; with the same recipe and number it is the same clip."""
+
+    seed: int = 0
+    seconds: float = 3.0
+    size: tuple[int, int] = (256, 256)  # width, height in pixels
+    fps: float = 25.0
+    variant: str = "plain"
+    offset: int = 0  # frames by which the sound is late
+    clips_per_head: int = 2
+
+    @property
+    def frames(self) -> int:
+        return max(1, round(self.seconds * self.fps))
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Make videos of talking heads, with the truth about every mouth.")
+    add, usual = parser.add_argument, Recipe()
+    add("--out", required=True, type=Path, help="folder to write <head>/<clip>.mp4 and .json to")
+    add("--clips", type=cli.positive(int), default=10, help="how many clips")
+    add("--seed", type=int, default=usual.seed, help="other seeds make other heads and other speech")
+    add("--seconds", type=cli.positive(float), default=usual.seconds, help="length of a clip")
+    add("--size", type=picture_size, default="256x256", metavar="WIDTHxHEIGHT", help="of the picture, in pixels")
+    add("--fps", type=cli.positive(float), default=usual.fps, help="frames a second")
+    add("--variant", choices=VARIANTS, default=usual.variant, help="two: two people; cut: two shots; away: turns away")
+    add("--offset", type=int, default=usual.offset, help="frames by which the sound is late; negative: early")
+    add("--clips_per_head", type=cli.positive(int), default=usual.clips_per_head, help="utterances of each head")
+    add("--workers", type=cli.positive(int), default=os.cpu_count() or 1, help="clips made at a time")
+    return parser
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """``640x480`` -> (640, 480)."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 640x480, 64 pixels or more each way")
+    return int(width), int(height)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    names = ("seed", "seconds", "size", "fps", "variant", "offset", "clips_per_head")
+    recipe = Recipe(**{name: getattr(args, name) for name in names})
+    make = partial(make_clip, args.out, recipe)
+    with ProcessPoolExecutor(args.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        paths = list(cli.progress(pool.map(make, range(args.clips)), "Filming", args.clips, unit="clip"))
+    print(f"{args.out}: {len(paths)} clips of {recipe.frames} frames")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Clips
+
+
+def make_clip(folder: Path, recipe: Recipe, number: int) -> Path:
+    """Write clip ``number`` of a corpus below ``folder`` unless it is there, and return its path."""
+    path = folder / f"head{number // recipe.clips_per_head:05d}" / f"clip{number:05d}.mp4"
+    if not path.with_suffix(".json").exists():  # written last: the clip is whole
+        write_clip(path, recipe, number)
+    return path
+
+
+def write_clip(path: Path, recipe: Recipe, number: int = 0) -> dict[str, object]:
+    """Film clip ``number`` of ``recipe`` into ``path``, write the truth beside it, and return it."""
+    rng = np.random.default_rng((CLIP, recipe.seed, number))
+    heads = [_cast(recipe, number, place) for place in range(2 if recipe.variant == "two" else 1)]
+    utterances = [_utter(recipe, rng) for _ in heads]
+    sounds = [_sound(recipe, utterance, voice, rng) for utterance, (_, voice) in zip(utterances, heads)]
+    seen = [_seen(recipe, utterance) for utterance in utterances]
+    speaker = int(rng.integers(len(heads)))
+    shots, cuts, away = _direct(recipe, [identity for identity, _ in heads], seen, rng)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = video.VideoInfo(path, *recipe.size, fps=Fraction(recipe.fps).limit_denominator(1001))
+    boxes = []
+    with tempfile.TemporaryDirectory() as temporary:
+        voice = Path(temporary, "voice.wav")
+        write_sound(voice, sounds[speaker])
+        with video.VideoWriter(path, info, voice, recipe.frames) as writer:
+            for frame, found in _film_all(shots, recipe, cuts):
+                writer.write(frame)
+                boxes.append([None if np.isnan(box).any() else box.round(1).tolist() for box in found])
+    if recipe.variant == "two":
+        for place, sound in enumerate(sounds):
+            write_sound(path.with_name(f"{path.stem}_voice{place}.wav"), sound)
+    mouth = seen[speaker].at((np.arange(recipe.frames) + 0.5) / recipe.fps)
+    truth = {
+        "fps": recipe.fps, "offset": recipe.offset, "speaker": speaker, "cuts": cuts, "away": away,
+        "aperture": mouth["aperture"].round(4).tolist(), "width": mouth["width"].round(4).tolist(), "boxes": boxes,
+        "recipe": asdict(recipe), "number": number,
+    }  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps(truth), encoding="utf-8")
+    return truth
+
+
+def write_speech(path: Path, recipe: Recipe, number: int = 0) -> np.ndarray:
+    """Write only the sound of an utterance, and return the aperture (frames,) that belongs to it."""
+    rng = np.random.default_rng((CLIP, recipe.seed, number))
+    utterance = _utter(recipe, rng)
+    write_sound(path, _sound(recipe, utterance, _cast(recipe, number, 0)[1], rng))
+    return _seen(recipe, utterance).at((np.arange(recipe.frames) + 0.5) / recipe.fps)["aperture"]
+
+
+def write_sound(path: Path, sound: np.ndarray) -> None:
+    """Write float32 mono as 16-bit wav, at the loudness it has."""
+    from scipy.io import wavfile
+
+    wavfile.write(path, SAMPLE_RATE, np.round(sound * 32767).astype(np.int16))
+
+
+def _cast(recipe: Recipe, number: int, place: int) -> tuple[Identity, Voice]:
+    """The head and voice of a clip: one person speaks ``clips_per_head`` times."""
+    rng = np.random.default_rng((HEAD, recipe.seed, number // recipe.clips_per_head, place))
+    return Identity.random(rng), Voice.random(rng)
+
+
+def _margin(recipe: Recipe) -> float:
+    """Seconds spoken before and after what is seen, so that sound can be early or late without a gap."""
+    return abs(recipe.offset) / recipe.fps
+
+
+def _utter(recipe: Recipe, rng: np.random.Generator) -> Movements:
+    seconds = recipe.frames / recipe.fps + 2 * _margin(recipe)
+    return silence(seconds) if recipe.variant == "silent" else speak(seconds, rng)
+
+
+def _seen(recipe: Recipe, utterance: Movements) -> Movements:
+    return utterance.part(_margin(recipe), recipe.frames / recipe.fps)
+
+
+def _sound(recipe: Recipe, utterance: Movements, voice: Voice, rng: np.random.Generator) -> np.ndarray:
+    first = round((_margin(recipe) - recipe.offset / recipe.fps) * SAMPLE_RATE)
+    return synthesize(utterance, voice, rng)[first : first + round(recipe.frames / recipe.fps * SAMPLE_RATE)]
+
+
+def _direct(
+    recipe: Recipe, heads: list[Identity], seen: list[Movements], rng: np.random.Generator
+) -> tuple[list[Shot], list[int], tuple[int, int]]:
+    """Return the shots, the frames that start the second and later ones, and when everybody looks away."""
+    away = (round(recipe.frames * 0.4), round(recipe.frames * 0.7)) if recipe.variant == "away" else (0, 0)
+    cuts = [recipe.frames // 2] if recipe.variant == "cut" else []
+    width, height = recipe.size
+    largest = min(0.8, HEAD_RATIO * width / len(heads) / height)
+    shots = []
+    for _ in range(len(cuts) + 1):
+        actors = []
+        for place, (identity, movements) in enumerate(zip(heads, seen)):
+            middle = (place + rng.uniform(0.44, 0.56)) / len(heads)
+            size = rng.uniform(0.7, 1.0) * largest
+            actors.append(Actor(identity, movements, middle, size, int(rng.integers(1 << 31))))
+        shots.append(Shot(tuple(actors), int(rng.integers(1 << 31)), away))
+    return shots, cuts, away
+
+
+def _film_all(shots: list[Shot], recipe: Recipe, cuts: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    edges = [0, *cuts, recipe.frames]
+    for shot, first, stop in zip(shots, edges, edges[1:]):
+        yield from film(shot, recipe.size, recipe.fps, first, stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
