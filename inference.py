@@ -39,7 +39,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="generator: a file, or wav2lip or wav2lip_gan")
+    add("--checkpoint_path", required=True, help="generator: a file, wav2lip, wav2lip_gan or demo")
     add("--face", required=True, type=Path, help="video or photo with a face")
     add("--audio", required=True, type=Path, help="any file with speech in it, videos included")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="video to write")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
     windows = open_speech(args.audio, source.fps)
-    checkpoint = weights.read_checkpoint(weights.find(args.checkpoint_path), Wav2Lip)
+    checkpoint = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
 
     boxes, used = find_boxes(args, source, len(windows), device, dtype)
     model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)

@@ -57,6 +57,14 @@ KNOWN = {
 }
 
 
+# the small networks that come with this repository: one name, the network decides which
+DEMO = "demo"
+SHIPPED = {
+    Wav2Lip: REPOSITORY / "demo" / "checkpoints" / "generator.pth",
+    SyncNet_color: REPOSITORY / "demo" / "checkpoints" / "expert.pth",
+}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Find and fetch
 
@@ -68,18 +76,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip"
 
 
-def find(path_or_name: str | Path, progress: bool = True) -> Path:
+def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progress: bool = True) -> Path:
     """Return the file behind a path or a known name, downloading it if it is not here yet.
 
-    Known names are looked for in ``checkpoints/`` of the working folder and of the repository, then in the cache.
-    Raises FileNotFoundError for an unknown name, RuntimeError when a download fails.
+    ``demo`` is the small ``network`` that comes with this repository. The other known names are looked for in
+    ``checkpoints/`` of the working folder and of the repository, then in the cache. Raises FileNotFoundError for an
+    unknown name, RuntimeError when a download fails.
     """
     path = Path(path_or_name)
     if path.exists():
         return path
+    if str(path_or_name) == DEMO and network in SHIPPED:
+        return SHIPPED[network]
     known = KNOWN.get(str(path_or_name))
     if known is None:
-        raise FileNotFoundError(f"{path} does not exist; give a file or one of the names {', '.join(KNOWN)}")
+        names = ", ".join((DEMO, *KNOWN))
+        raise FileNotFoundError(f"{path} does not exist; give a file or one of the names {names}")
     for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
         if (folder / known.file_name).is_file():
             return folder / known.file_name
@@ -153,11 +165,13 @@ class Checkpoint:
     extra: dict[str, Any]  # optimizer, global_step, … as far as the file has them
 
 
-def read_checkpoint(path: Path, network: type[nn.Module]) -> Checkpoint:
-    """Read a checkpoint and check that it fits ``network``: a dict with ``state_dict``, a bare state dict, TorchScript.
+def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Checkpoint:
+    """Find and read a checkpoint, and check that it fits ``network``.
 
-    Raises ValueError naming the file, its size, what was expected and what was found.
+    It may be a dict with ``state_dict``, a bare state dict, or TorchScript. Raises as ``find`` does, and ValueError
+    naming the file, its size, what was expected and what was found.
     """
+    path = find(path_or_name, network)
     content = _read_file(path)
     state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
     extra = content if state is not None else {}
@@ -179,9 +193,16 @@ def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def export(checkpoint: Checkpoint, path: Path) -> None:
+    """Write only what is needed to use a network, at half its size: float16 but for the small, touchy vectors."""
+    halves = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in checkpoint.state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": halves, "width": checkpoint.width}, path)
+
+
 def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip) -> nn.Module:
-    """``find``, ``read_checkpoint`` and ``build`` in one call."""
-    return build(read_checkpoint(find(path_or_name), network), network)
+    """``read_checkpoint`` and ``build`` in one call."""
+    return build(read_checkpoint(path_or_name, network), network)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
