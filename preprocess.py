@@ -42,6 +42,7 @@ import audio
 import cli
 import faces
 import video
+from face_detection.detections import cut_out
 from face_detection.detectors import Detector, create_detector
 from hparams import FILELISTS
 from hparams import hparams as hp
@@ -374,11 +375,7 @@ def cut_faces(
 
 def best_face(frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Cut the first of ``boxes`` (k, 5) out of ``frame``; an empty array if there is none inside it."""
-    if not len(boxes):
-        return frame[:0, :0]
-    # Kept quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
-    x1, y1, x2, y2 = (int(v) for v in np.clip(boxes[0, :4], 0, None))
-    return frame[y1:y2, x1:x2]
+    return cut_out(frame, boxes[0, :4]) if len(boxes) else frame[:0, :0]
 
 
 def check_faces(shown: Sequence[bool]) -> None:

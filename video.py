@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import secrets
@@ -31,6 +32,7 @@ Item = TypeVar("Item")
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
+HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
@@ -217,6 +219,21 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         words = process.finish(ValueError, f"cannot read {info.path}")
     if any(sign in words.lower() for sign in CUT_SHORT):
         raise ValueError(f"{info.path} is cut short or damaged ({_last_words(words)}); copy or download it again")
+
+
+def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:
+    """Give a sequence of ``source`` items a second (frames, their boxes, …) the rate ``target``.
+
+    Each item moves to the nearest place of the new grid, as ffmpeg puts frames there: of several that meet, the last
+    stays, and an empty place repeats the item before it.
+    """
+    held: Item | None = None
+    given = count = 0
+    for count, item in enumerate(items, 1):
+        place = math.floor((count - 1) * target / source + HALF)
+        yield from itertools.repeat(held, place - given)
+        given, held = place, item
+    yield from itertools.repeat(held, math.floor(count * target / source + HALF) - given)
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:

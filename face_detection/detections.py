@@ -78,6 +78,15 @@ class Detections:
             return cls()
 
 
+def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the part of ``frame`` inside ``box`` (x1, y1, x2, y2), empty if there is none.
+
+    Kept quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
+    """
+    x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
+    return frame[y1:y2, x1:x2]
+
+
 def cache_name(video: Path, *settings: object) -> str:
     """Return a file name that changes with the content of ``video`` and with every setting."""
     digest = hashlib.sha256(repr(settings).encode())

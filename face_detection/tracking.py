@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still links
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
+BRIEF = 0.1  # of the longest: faces on view for less are taken for false alarms where all faces are wanted
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -31,23 +33,54 @@ class Track:
         return float(np.median([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]))
 
 
-def follow_face(found: Detections, max_gap: int, face_index: int | None = None, smooth: bool = True) -> np.ndarray:
+def follow_face(
+    found: Detections, max_gap: int, face_index: int | None = None, smooth: bool = True, fill: bool = True
+) -> np.ndarray:
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face.
 
     In every shot the largest face is followed, or with ``face_index`` the one that stands at this place from left to
-    right when the faces of the shot are first seen. Gaps of up to ``max_gap`` frames are interpolated. ``smooth``
+    right when the faces of the shot are first seen. ``fill`` interpolates gaps of up to ``max_gap`` frames, ``smooth``
     averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
     """
     boxes = np.full((len(found), 4), np.nan)
-    starts = [0, *find_cuts(np.array(found.change)), len(found)]
-    for first, stop in zip(starts, starts[1:]):
+    for first, stop in shots(found):
         tracks = link_tracks(found.boxes[first:stop], max_gap)
         for track in choose_person(tracks, face_index):
             boxes[first + np.array(track.frames)] = track.boxes
-        fill_gaps(boxes[first:stop], max_gap)
+        if fill:
+            fill_gaps(boxes[first:stop], max_gap)
         if smooth:
             smooth_boxes(boxes[first:stop])
     return boxes
+
+
+def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
+    """Return every face as the detector saw it: (frames, 4) x1, y1, x2, y2 each, NaN where it is not seen.
+
+    They stand in order from left to right at first sight. Nothing is filled in or smoothed. Who is who after a cut
+    cannot be known: the n-th face of a shot continues the n-th of the shot before. Faces on view for less than
+    ``BRIEF`` of the time of the longest are left out.
+    """
+    faces: list[np.ndarray] = []
+    for first, stop in shots(found):
+        tracks = link_tracks(found.boxes[first:stop], max_gap)
+        for n in itertools.count():
+            if not tracks:
+                break
+            if n == len(faces):
+                faces.append(np.full((len(found), 4), np.nan))
+            person = choose_person(tracks, 0)
+            for track in person:
+                faces[n][first + np.array(track.frames)] = track.boxes
+            tracks = [track for track in tracks if all(track is not seen for seen in person)]
+    seen = [int((~np.isnan(boxes[:, 0])).sum()) for boxes in faces]
+    return [boxes for boxes, frames in zip(faces, seen) if frames >= BRIEF * max(seen)]
+
+
+def shots(found: Detections) -> list[tuple[int, int]]:
+    """Return the first frame and the frame after the last of every shot."""
+    starts = [0, *find_cuts(np.array(found.change)), len(found)]
+    return list(zip(starts, starts[1:]))
 
 
 def find_cuts(change: np.ndarray) -> list[int]:

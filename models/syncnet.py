@@ -43,14 +43,20 @@ class SyncNet_color(nn.Module):
         self.audio_encoder = audio_encoder(width, residual_at_3x3=2)
 
     def forward(self, mels: torch.Tensor, mouths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (audio, video) embeddings of unit length, (N, 512·width) each.
+        """Return (audio, video) embeddings of unit length, (N, 512·width) float32 each.
 
         ``mels`` (N, 1, 80, 16); ``mouths`` (N, 15, 48, 96): five lower halves stacked, BGR in [0, 1]. The last ReLU
         keeps embeddings non-negative, so their cosine lies in [0, 1] up to rounding.
         """
-        audio = self.audio_encoder(mels).flatten(1)
-        video = self.face_encoder(mouths).flatten(1)
-        return F.normalize(audio), F.normalize(video)
+        return self.embed_audio(mels), self.embed_video(mouths)
+
+    def embed_audio(self, mels: torch.Tensor) -> torch.Tensor:
+        """The first half of ``forward``, for those who compare one voice with many faces."""
+        return F.normalize(self.audio_encoder(mels).flatten(1).float())
+
+    def embed_video(self, mouths: torch.Tensor) -> torch.Tensor:
+        """The second half of ``forward``."""
+        return F.normalize(self.face_encoder(mouths).flatten(1).float())
 
 
 def _audio_stack() -> nn.Sequential:
