@@ -29,6 +29,13 @@ def add_search_arguments(parser: cli.Parser) -> None:
     parser.add_argument("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
 
 
+def search_settings(**chosen: object) -> argparse.Namespace:
+    """Return what ``find_faces`` takes: the defaults of the command line, but for what is ``chosen`` by name."""
+    parser = cli.Parser("")
+    add_search_arguments(parser)
+    return argparse.Namespace(**{**vars(parser.parse_args([])), **chosen})
+
+
 def detector_weights(args: argparse.Namespace) -> Path | None:
     """Return the weights file of the chosen face detector, downloading the official S3FD's if it is not here."""
     if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():

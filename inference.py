@@ -23,6 +23,7 @@ import torch
 import audio
 import cli
 import faces
+import similarity
 import video
 from face_detection.tracking import follow_face
 from hparams import hparams as hp
@@ -52,6 +53,7 @@ def get_parser() -> cli.Parser:
     add("--box", nargs="+", type=int, default=[-1, -1, -1, -1], help="the face's box: top bottom left right")
     add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
     add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
+    add("--syncnet_checkpoint_path", help="expert: also tell how well the speech matches the face as it was filmed")
     faces.add_search_arguments(parser)
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
@@ -74,8 +76,11 @@ def run(args: argparse.Namespace) -> None:
     source = open_face(args)
     windows = open_speech(args.audio, source.fps)
     checkpoint = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
+    expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
-    boxes, used = find_boxes(args, source, len(windows), device, dtype)
+    boxes, used, seen = find_boxes(args, source, len(windows), device, dtype)
+    if expert:
+        print_match(source, seen, args.audio, expert)
     model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
 
     pingpong = args.loop == "pingpong"
@@ -127,15 +132,27 @@ def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device) 
 
 def find_boxes(
     args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
-) -> tuple[list[Box | None], int | None]:
-    """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection."""
+) -> tuple[list[Box | None], int | None, np.ndarray]:
+    """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection.
+
+    Also return the face as it was seen, (frames, 4) float: neither padded, nor smoothed, nor filled in.
+    """
     if args.box != [-1, -1, -1, -1]:
-        return [fixed_box(args.box, source)], 1 if args.static else None
+        box = fixed_box(args.box, source)
+        return [box], 1 if args.static else None, np.tile(np.array(box, float), (1 if args.static else wanted, 1))
     found = faces.find_faces(args, source, 1 if args.static else wanted, device, dtype)
     gap = round(GAP_SECONDS * source.fps)
     boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, source)
     report_missing(boxes, args.on_missing_face, float(source.fps))
-    return boxes, len(boxes)
+    return boxes, len(boxes), follow_face(found, gap, args.face_index, smooth=False, fill=False)
+
+
+def print_match(source: video.VideoInfo, seen: np.ndarray, speech: Path, expert: torch.nn.Module) -> None:
+    """Print what ``similarity.py`` would; what cannot be measured does not keep anybody from lip-syncing."""
+    try:
+        print(similarity.score_boxes(source, seen, speech, expert))
+    except ValueError as problem:
+        print(f"similarity not measured: {problem}")
 
 
 def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:

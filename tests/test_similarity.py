@@ -1,0 +1,230 @@
+"""similarity.py: cosines against golden data and algebra, then the program as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import audio
+import faces
+import inference
+import models
+import similarity
+import video
+from conftest import rnd, run_ffmpeg, write_clip
+from face_detection.detections import Detections
+from face_detection.tracking import follow_faces
+
+
+@pytest.fixture(scope="module")
+def expert_checkpoint(tmp_path_factory, filled):
+    path = tmp_path_factory.mktemp("expert") / "small expert.pth"
+    torch.save({"state_dict": filled(models.SyncNet_color, 0.125).state_dict(), "width": 0.125}, path)
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Golden
+
+
+def test_similarity_of_the_filled_expert(shared, filled):
+    """The window of the golden training sample, reached through our own crops, windows and mels."""
+    golden, clip = np.load(shared / "golden/dataset.npz"), shared / "golden/preprocessed/s0/00001"
+    expert = filled(models.SyncNet_color)
+    with torch.no_grad():
+        sound, face = expert(*(torch.from_numpy(golden[name])[None] for name in ("syncnet_mel", "syncnet_x_positive")))
+    pictures = [cv2.imread(str(clip / f"{i}.jpg")) for i in range(9, 17)]
+    mouths = [[similarity.face_of(p, np.array([0.0, 0.0, p.shape[1], p.shape[0]]))[48:]] for p in pictures]
+    ((starts, vectors),) = similarity.embed_windows(mouths, 1, lambda x: similarity.embed_mouths(expert, x), expert)
+    voice = similarity.listen(audio.load_wav(clip / "audio.wav"), expert)
+    np.testing.assert_array_equal(starts, range(4))
+    assert abs(vectors[1] @ voice.vectors[10] - float((sound * face).sum())) < 1e-3  # frames 10 … 14
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+def test_optimized_expert_computes_the_same(filled, dtype, tolerance):
+    mels, mouths = rnd(5, (3, 1, 80, 16), "n"), rnd(6, (3, 15, 48, 96))
+    plain = [x @ y for x, y in zip(*filled(models.SyncNet_color, 0.25)(mels, mouths))]
+    fast = models.optimize_for_inference(filled(models.SyncNet_color, 0.25), torch.device("cpu"), dtype)
+    for a, b in zip(plain, (x @ y for x, y in zip(*fast(mels.to(dtype), mouths.to(dtype))))):
+        assert abs(a - b) < tolerance
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Algebra
+
+
+def unit(seed: int, count: int) -> np.ndarray:
+    vectors = np.abs(np.random.default_rng(seed).standard_normal((count, 64))).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def a_face(vectors: np.ndarray, starts: list[int] | None = None) -> similarity.Face:
+    starts = np.arange(len(vectors)) if starts is None else np.array(starts)
+    return similarity.Face(np.zeros((len(vectors) + 4, 4)), starts, vectors[starts], np.zeros((96, 96, 3), np.uint8))
+
+
+@pytest.mark.parametrize("late", [-15, -3, 0, 1, 7, 15])
+def test_an_inserted_offset_is_found(late):
+    moments = unit(0, 140)
+    face, voice = a_face(moments[20:80]), similarity.Voice(moments[20 - late : 80 - late])
+    result = similarity.compare(face, voice)
+    assert result.offset_frames == late and result.curve[15 + late] == pytest.approx(1, abs=1e-5)
+    assert result.verdict == ("in sync" if abs(late) <= 1 else f"off by {late} frames")
+    assert ("late" in str(result)) == (late > 1) and ("early" in str(result)) == (late < -1)
+
+
+def test_strangers_are_unrelated():
+    assert similarity.compare(a_face(unit(1, 100)), similarity.Voice(unit(2, 100))).verdict == "unrelated"
+
+
+@pytest.mark.parametrize("seen, heard", [(30, 50), (50, 30), (5, 5), (8, 5)])
+def test_observations(seen, heard):
+    """min(video frames, frames that the sound covers) - 4, and every value where it belongs."""
+    face, voice = a_face(unit(1, seen - 4)), similarity.Voice(unit(2, heard - 4))
+    result = similarity.compare(face, voice)
+    count = min(seen, heard) - 4
+    assert result.describe().nobs == count and result.missing == 0 and voice.frames == heard
+    np.testing.assert_allclose(result.similarity, (face.vectors[:count] * voice.vectors[:count]).sum(1), rtol=1e-5)
+
+
+def test_windows_without_a_face_are_counted():
+    moments = unit(0, 40)
+    kept = [i for i in range(40) if not 10 <= i < 17]
+    result = similarity.compare(a_face(moments, kept), similarity.Voice(moments))
+    assert result.missing == 7 and "7 of 40" in str(result)
+    np.testing.assert_array_equal(result.windows, kept)
+    np.testing.assert_allclose(result.similarity, 1, atol=1e-5)
+
+
+def test_one_missing_face_costs_five_windows():
+    pictures = [[None if i == 6 else np.full((2, 2, 3), i)] for i in range(14)]
+    windows = list(similarity.windows_of(pictures))
+    assert [start for _, start, _ in windows] == [0, 1, 7, 8, 9]
+    np.testing.assert_array_equal(windows[-1][2][:, 0, 0, 0], range(9, 14))
+
+
+def test_description_is_printed_as_scipy_prints_it():
+    text = str(similarity.compare(a_face(unit(1, 20)), similarity.Voice(unit(2, 20))).describe())
+    assert text.startswith("DescribeResult(nobs=20, minmax=(0.") and "np." not in text
+    assert all(f"{name}=" in text for name in ("mean", "variance", "skewness", "kurtosis"))
+
+
+@pytest.mark.parametrize(
+    "source, target", [("25", "25"), ("30", "25"), ("30000/1001", "25"), ("24", "25"), ("50", "25")]
+)
+def test_resample_moves_items_to_the_nearest_place(source, target):
+    source, target = Fraction(source), Fraction(target)
+    given = list(video.resample(range(100), source, target))
+    assert len(given) == pytest.approx(100 * target / source, abs=0.5)
+    assert all(
+        abs(item / source - place / target) <= 1 / (2 * min(source, target)) + 0.02 for place, item in enumerate(given)
+    )
+
+
+def test_every_face_of_every_shot():
+    left, right = [10, 10, 60, 60, 1], [110, 10, 160, 60, 1]
+    shots = [[right, left]] * 20 + [[left]] * 20
+    found = Detections([np.array(b, np.float32) for b in shots], [40.0 if i == 20 else 0.0 for i in range(40)])
+    first, second = follow_faces(found, 5)
+    assert (first[:, 0] == 10).all() and (second[:20, 0] == 110).all() and np.isnan(second[20:]).all()
+    found.boxes[5] = np.empty((0, 5), np.float32)
+    assert np.flatnonzero(np.isnan(follow_faces(found, 5)[0][:, 0])).tolist() == [5]  # not filled in
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The program
+
+
+@pytest.fixture
+def measure(expert_checkpoint, talking_clip, tmp_path, monkeypatch, capsys):
+    """``measure("--flag", value, face=…)`` runs the program; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, face=talking_clip, checkpoint=expert_checkpoint):
+        command = ["--checkpoint_path", checkpoint, "--face", face, "--face_detector", "haar", *flags]
+        code = similarity.main(list(map(str, command)))
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_checkpoint, small_checkpoint, capsys):
+    pytest.importorskip("matplotlib")
+    outputs = [part for kind in ("json", "csv", "png", "mp4") for part in (FLAGS[kind], f"new/out.{kind}")]
+    code, out, err = measure("--audio", speech, *outputs)
+    assert (code, err) == (0, "") and out.startswith("DescribeResult(nobs=21, minmax=(")
+    found = json.loads((tmp_path / "new/out.json").read_text())
+    assert {"nobs", "min", "max", "mean", "variance", "skewness", "kurtosis", "offset_frames", "confidence", "fps"} <= {
+        *found
+    }
+    assert len(found["similarity"]) == found["nobs"] == 21 and "matrix" not in found
+    assert found["mean"] == pytest.approx(np.mean(found["similarity"]), abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "new/out.csv").open()))
+    assert [float(row["time"]) for row in rows[:3]] == [0, 0.04, 0.08] and len(rows) == 21
+    assert cv2.imread(str(tmp_path / "new/out.png")).shape[1] == 1200
+    assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "new/out.mp4"))) == 25
+
+    expert = similarity.open_expert(expert_checkpoint, dtype=inference.cli.pick_precision("auto", torch.device("cpu")))
+    result = similarity.score(talking_clip, speech, expert, faces.search_settings(face_detector="haar"))
+    assert str(result) == out.strip() and result.mean == pytest.approx(found["mean"])
+
+    command = ["--checkpoint_path", small_checkpoint, "--syncnet_checkpoint_path", expert_checkpoint]
+    command += ["--face", talking_clip, "--audio", speech, "--face_detector", "haar", "--outfile", "o.mp4"]
+    assert inference.main(list(map(str, command))) == 0
+    assert capsys.readouterr().out.startswith(out)  # the same program through the other door
+
+
+FLAGS = {"json": "--json", "csv": "--csv", "png": "--plot", "mp4": "--overlay"}
+
+
+def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
+    pytest.importorskip("matplotlib")
+    frames = np.stack([np.hstack([astronaut[:240, 60 + i : 300 + i]] * 2) for i in range(12)])
+    write_clip(tmp_path / "two.mp4", frames, "30")
+    run_ffmpeg("-i", speech, "-af", "areverse", tmp_path / "other.wav")
+    flags = ("--json", "two.json", "--plot", "two.png", "--overlay", "two.mkv", "--csv", "two.csv")
+    code, out, err = measure("--audio", speech, "other.wav", *flags, face="two.mp4")
+    assert (code, err) == (0, "") and "face 2" in out and "voice 2 (other.wav): face" in out
+    found = json.loads((tmp_path / "two.json").read_text())
+    assert np.array(found["matrix"]).shape == (2, 2) and len(found["tracks"]) == len(found["voices"]) == 2
+    assert (
+        found["nobs"] == 6 and found["tracks"][0]["box"][0] < 240 < found["tracks"][1]["box"][0]
+    )  # 12 at 30: 10 at 25
+    assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + 4 * 6
+
+
+@pytest.mark.parametrize(
+    "flags, face, words",
+    [
+        ([], None, "has no sound track"),
+        (["--audio", "short.wav"], None, "0.15 s of sound"),
+        (["--audio", "tone.wav"], "empty.mp4", "no face was found in any of the 10 frames"),
+        (["--audio", "tone.wav"], "one.mp4", "at least 5 frames in a row"),
+        (["--audio", "tone.wav"], "photo.png", "is a picture"),
+        (["--audio", "tone.wav"], "missing.mp4", "missing.mp4 does not exist"),
+        (["--audio", "tone.wav", "--json", "tone.wav"], None, "choose another name"),
+        (["--audio", "tone.wav", "--plot", "plot.mp4"], None, "must end in .png"),
+    ],
+)
+def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
+    run_ffmpeg("-i", speech, "-t", 0.15, tmp_path / "short.wav")
+    run_ffmpeg("-i", speech, "-t", 0.5, tmp_path / "tone.wav")
+    write_clip(tmp_path / "empty.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
+    write_clip(tmp_path / "one.mp4", astronaut[None, :240, 60:380])
+    cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
+    code, out, err = measure(*flags, **({"face": face} if face else {}))
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
+    assert (tmp_path / "tone.wav").stat().st_size > 1000
+
+
+def test_wrong_checkpoint(measure, small_checkpoint, speech):
+    code, _, err = measure("--audio", speech, checkpoint=small_checkpoint)
+    assert code == 2 and "should hold SyncNet_color weights, but it holds Wav2Lip weights" in err
