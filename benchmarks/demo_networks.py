@@ -1,0 +1,218 @@
+"""What the small networks in demo/checkpoints can do, on heads and utterances that they never saw.
+
+    python -m benchmarks.demo_networks --judge JUDGE/checkpoint_step000002000.pth
+
+Makes clips of talking heads, lip-syncs each to another utterance, and prints, as a table and as JSON lines:
+
+expert, judge   mean similarity per clip of each network (the judge is an expert of another seed that no generator ever
+                learned from): a video with its own sound, with another, lip-synced to the other; areas under the ROC
+aperture        how the mouth's opening in generated frames follows the articulation of the driving speech, best lag
+offsets         share of clips made off-sync by -5 … 5 frames whose offset is found
+real            the same similarities on real videos (--real FOLDER), and a contact sheet beside --folder's clips
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy import stats
+
+import cli
+import faces
+import inference
+import similarity
+import video
+from benchmarks import print_machine, report
+from demo.talking_head import Recipe, make_clip
+from models import weights
+
+CLIPS = Recipe(seed=100, seconds=4.0)
+OFFSETS = range(-5, 6)
+LAGS = range(-3, 4)
+MOUTH = (32, 24)  # pixels, width and height, of the crops that aperture is read from
+COMPONENTS = 12  # principal components of those crops
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure the small shipped networks.")
+    add = parser.add_argument
+    add("--checkpoint_path", default=weights.DEMO, help="generator")
+    add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
+    add("--judge", help="expert of another seed, never used as a loss")
+    add("--clips", type=cli.positive(int), default=50, help="clips of talking heads; two by each head")
+    add("--offset_clips", type=cli.positive(int), default=5, help="clips at each offset")
+    add("--folder", type=Path, default=Path("results/demo_networks"), help="where to put the clips")
+    add("--real", type=Path, nargs="*", default=[], help="real videos, each is lip-synced to the next one's sound")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    print_machine(torch.device("cpu"), torch.float32)
+    names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
+    networks = {name: similarity.open_expert(path) for name, path in names.items() if path}
+    originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
+    partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
+    generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
+    for name, network in networks.items():
+        report(name, compare(network, originals, generated, partners))
+    report("aperture", follow_aperture(originals, generated, partners))
+    for name, network in networks.items():
+        report(f"offsets_{name}", find_offsets(args, network))
+    if args.real:
+        partners = [(i + 1) % len(args.real) for i in range(len(args.real))]
+        generated = [lip_sync(args, args.real[i], args.real[j], "real") for i, j in enumerate(partners)]
+        for name, network in networks.items():
+            report(f"real_{name}", compare(network, args.real, generated, partners))
+        cv2.imwrite(str(args.folder / "real.png"), contact_sheet(args.real, generated))
+    cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
+
+
+def search() -> argparse.Namespace:
+    return faces.search_settings(face_detector="haar")
+
+
+def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> Path:
+    """Return ``face`` lip-synced to the sound of ``speech``, made anew."""
+    outfile = args.folder / kind / f"{face.stem}_{speech.stem}.mp4"
+    command = ["--checkpoint_path", args.checkpoint_path, "--face", face, "--audio", speech, "--outfile", outfile]
+    if inference.main([*map(str, command), "--face_detector", "haar", "--on_missing_face", "keep"]):
+        raise RuntimeError(f"could not lip-sync {face}")
+    return outfile
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Similarity
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A video's largest face and its sound."""
+
+    face: similarity.Face
+    voice: similarity.Voice
+
+
+def embed(network: torch.nn.Module, clip: Path) -> Embedded:
+    source, wav = similarity.open_video(clip), similarity.read_sound(clip)
+    seen = similarity.watch(source, similarity.find_tracks(search(), source, len(wav), network), network)
+    return Embedded(max(seen, key=lambda face: len(face.starts)), similarity.listen(wav, network))
+
+
+def compare(
+    network: torch.nn.Module, originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]
+) -> dict[str, float]:
+    """Mean similarities of matched, mismatched and generated pairs, and how well they can be told apart."""
+    clips = [embed(network, clip) for clip in originals]
+    made = [embed(network, clip).face for clip in generated]
+    own = [similarity.compare(clip.face, clip.voice) for clip in clips]
+    other = [similarity.compare(clips[i].face, clips[j].voice) for i, j in enumerate(partners)]
+    synced = [similarity.compare(face, clips[j].voice) for face, j in zip(made, partners)]
+    means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
+    return {
+        **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
+        "auc": auc(means[0], means[1]),
+        "auc_lip_synced": auc(means[2], means[1]),
+        "own_offset_right": float(np.mean([abs(result.offset_frames) <= 1 for result in own])),
+        "lip_synced_offset": float(np.median([result.offset_frames for result in synced])),
+        "clips": len(clips),
+    }
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Area under the ROC: how often a positive lies above a negative."""
+    return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
+
+
+def find_offsets(args: argparse.Namespace, network: torch.nn.Module) -> dict[str, float]:
+    """Share of off-sync clips whose offset is found exactly, and within one frame."""
+    errors = []
+    for offset in OFFSETS:
+        recipe = replace(CLIPS, seed=200 + offset, offset=offset, clips_per_head=1)
+        paths = map(partial(make_clip, args.folder / f"offset{offset:+d}", recipe), range(args.offset_clips))
+        errors += [similarity.score(path, None, network, search()).offset_frames - offset for path in paths]
+    distance = np.abs(errors)
+    return {"exact": float((distance == 0).mean()), "within_1": float((distance <= 1).mean()), "clips": len(errors)}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Aperture
+
+
+def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]) -> dict[str, float]:
+    """Correlation of the aperture seen in generated frames with the true one of the driving speech, per clip.
+
+    What an open mouth of this head looks like is learned from the original frames, whose apertures are known.
+    """
+    truths = [json.loads(path.with_suffix(".json").read_text())["aperture"] for path in originals]
+    fits = []
+    for clip, lip, truth, partner in zip(originals, generated, truths, partners):
+        read = aperture_reader(mouths(clip, clip), np.array(truth))
+        fits.append(correlations(read(mouths(lip, clip)), np.array(truths[partner])))
+    mean = np.mean(fits, axis=0)
+    best = int(np.argmax(mean))
+    by_lag = {f"r_lag_{lag:+d}": float(value) for lag, value in zip(LAGS, mean)}
+    worst = float(np.min(np.array(fits)[:, best]))
+    return {"r": float(mean[best]), "best_lag": LAGS[best], "r_worst_clip": worst, **by_lag, "clips": len(fits)}
+
+
+def mouths(clip: Path, located_in: Path) -> np.ndarray:
+    """Crops of the mouth (frames, pixels) float64, where the truth of ``located_in`` says that the face is."""
+    boxes = [shown[0] for shown in json.loads(located_in.with_suffix(".json").read_text())["boxes"]]
+    rows = []
+    for frame, (x1, y1, x2, y2) in zip(video.read_frames(video.probe(clip)), boxes):
+        top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)
+        crop = frame[max(0, int(top)) : int(y2), max(0, int(x1 + side)) : int(x2 - side)]
+        rows.append(cv2.resize(crop, MOUTH, interpolation=cv2.INTER_AREA).ravel())
+    return np.array(rows, float)
+
+
+def aperture_reader(pictures: np.ndarray, aperture: np.ndarray) -> object:
+    """Return a function from mouth crops to apertures: least squares on the principal components of ``pictures``."""
+    middle = pictures.mean(0)
+    components = np.linalg.svd(pictures - middle, full_matrices=False)[2][:COMPONENTS].T
+
+    def features(crops: np.ndarray) -> np.ndarray:
+        return np.column_stack(((crops - middle) @ components, np.ones(len(crops))))
+
+    weights_of, *_ = np.linalg.lstsq(features(pictures), aperture[: len(pictures)], rcond=None)
+    return lambda crops: features(crops) @ weights_of
+
+
+def correlations(seen: np.ndarray, true: np.ndarray) -> list[float]:
+    """Pearson's r of ``seen`` with ``true``, when ``seen`` comes each of ``LAGS`` frames late."""
+    count, edge = min(len(seen), len(true)), max(LAGS)
+    middle = true[edge : count - edge]
+    return [float(np.corrcoef(seen[edge + lag : count - edge + lag], middle)[0, 1]) for lag in LAGS]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def contact_sheet(before: Sequence[Path], after: Sequence[Path], columns: int = 10, height: int = 150) -> np.ndarray:
+    """Frames of each video above the same frames of its lip-synced copy."""
+    rows = []
+    for clip in (path for pair in zip(before, after) for path in pair):
+        frames = list(video.read_frames(video.probe(clip)))
+        chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, columns).astype(int)]
+        scale = height / chosen[0].shape[0]
+        rows.append(np.hstack([cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for f in chosen]))
+    width = min(row.shape[1] for row in rows)
+    return np.vstack([row[:, :width] for row in rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
