@@ -54,6 +54,11 @@ KNOWN = {
         "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",
         "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
     ),
+    "fid_inception": KnownFile(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        None,
+    ),
 }
 
 
@@ -172,7 +177,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Check
     naming the file, its size, what was expected and what was found.
     """
     path = find(path_or_name, network)
-    content = _read_file(path)
+    content = read_state(path)
     state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
     extra = content if state is not None else {}
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
@@ -205,7 +210,8 @@ def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip) -> 
     return build(read_checkpoint(path_or_name, network), network)
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the content of any checkpoint file, tensors only; raise ValueError if it is none, or wants to run code."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give a checkpoint file")
     try:

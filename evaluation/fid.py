@@ -1,0 +1,125 @@
+"""FID: how far apart the pictures of two sets are (Heusel et al., 2017), by pytorch-fid's network and arithmetic.
+
+Frames are streamed into a mean and a covariance, so that sets of any size fit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+
+import preprocess
+import video
+from models import weights
+
+PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
+BATCH = 32  # pictures per network call
+FEATURES = 2048  # of Inception's last pooling, the usual choice
+
+Embed = Callable[[np.ndarray], np.ndarray]  # pictures (N, H, W, 3) uint8 BGR -> features (N, D)
+
+
+class Statistics:
+    """Mean and covariance of features that come batch by batch."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum: np.ndarray | float = 0.0  # (D,)
+        self.products: np.ndarray | float = 0.0  # (D, D)
+
+    def add(self, features: np.ndarray) -> None:
+        features = features.astype(np.float64)
+        self.count += len(features)
+        self.sum = self.sum + features.sum(0)
+        self.products = self.products + features.T @ features
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.sum / self.count
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(D, D), unbiased."""
+        return (self.products - self.count * np.outer(self.mean, self.mean)) / (self.count - 1)
+
+
+def distance(a: Statistics, b: Statistics) -> float:
+    """Return the Fréchet distance between two sets; raise ValueError if one has fewer than two pictures."""
+    if min(a.count, b.count) < 2:
+        raise ValueError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
+    frechet = _library("fid_score").calculate_frechet_distance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on singular matrices, which small sets have and pytorch-fid can handle
+        return float(frechet(a.mean, a.covariance, b.mean, b.covariance))
+
+
+def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statistics:
+    """Return the statistics of every ``every``-th frame of the videos, and of all pictures, in files and folders."""
+    statistics = Statistics()
+    for pictures in batches(frames_of(roots, every)):
+        statistics.add(embed(pictures))
+    if not statistics.count:
+        raise ValueError(f"no picture or video in {', '.join(map(str, roots))}")
+    return statistics
+
+
+def frames_of(roots: Sequence[Path], every: int = 1) -> Iterator[np.ndarray]:
+    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names."""
+    for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"{root} does not exist")
+        for path in [root] if root.is_file() else preprocess.visible_files(root):
+            if path.suffix.lower() in PICTURES:
+                yield from video.read_frames(video.probe(path))
+            elif root.is_file() or preprocess.is_video(path):
+                yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, every)
+
+
+def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.ndarray]:
+    """Stack up to ``size`` pictures of one shape; those of another shape begin a new batch."""
+    for _, same in itertools.groupby(pictures, key=np.shape):
+        while batch := list(itertools.islice(same, size)):
+            yield np.stack(batch)
+
+
+def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
+    """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
+    inception = _library("inception")
+    path = weights.find(path_or_name)
+    state = weights.read_state(path)
+    download = inception.load_state_dict_from_url
+    inception.load_state_dict_from_url = lambda *_, **__: state  # the library knows no other way to give it weights
+    try:
+        network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).eval().to(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} does not hold pytorch-fid's Inception weights") from error
+    finally:
+        inception.load_state_dict_from_url = download
+
+    @torch.inference_mode()
+    def embed(pictures: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(np.ascontiguousarray(pictures[..., ::-1])).to(device).permute(0, 3, 1, 2)  # RGB
+        return network(x.float() / 255)[0][:, :, 0, 0].cpu().numpy()
+
+    return embed
+
+
+def _library(name: str) -> ModuleType:
+    """Import a module of pytorch-fid, also beside a torchvision that was built for another torch.
+
+    Such a pair (a CPU build of torch, torchvision from PyPI) lacks torchvision's compiled operators. Inception needs
+    none of them, but torchvision refuses to be imported before some are at least declared.
+    """
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+    return importlib.import_module(f"pytorch_fid.{name}")

@@ -1,0 +1,213 @@
+"""LSE-D and LSE-C: how far apart an independent network finds lips and voice, and how sure it is of their offset.
+
+The network and the search for the offset are those of Chung and Zisserman ("Out of time: automated lip sync in the
+wild", 2016); the two scores are defined in section 4.2 of the Wav2Lip paper. LSE-D is the mean distance at the best
+offset, smaller is better; LSE-C is how far it lies below the median of all offsets, larger is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy.signal import medfilt
+
+import faces
+import similarity
+import video
+from face_detection.detections import Detections
+from face_detection.tracking import fill_gaps, link_tracks, shots
+
+FPS = Fraction(25)
+SAMPLE_RATE = 16000  # Hz
+SIDE = 224  # pixels of the network's square input
+WINDOW = 5  # frames
+MFCC_STEP = 160  # samples: 100 MFCC frames a second
+MFCC_LENGTH = 400  # samples under one MFCC frame
+MFCC_PER_FRAME = 4
+MFCC_WINDOW = 20
+MFCC_BLOCK = 10000  # MFCC frames computed at a time (100 s)
+REACH = 15  # frames searched each way
+LEAST_FRAMES = WINDOW + 1  # the last window's sound is never whole, so one window takes six frames
+LEAST_TRACK = 10  # frames; the official 100 leave nothing of clips under four seconds
+MAX_GAP = 25  # frames without a detection that a track survives, interpolated
+CROP_SCALE = 0.4  # of the face's size, added around it
+MEDIAN = 13  # frames of the median filter over a track's centre and size
+PADDING_GREY = 110  # outside the picture
+BATCH = 16  # windows per network call; one takes 3 MB as float32
+
+
+@dataclass(frozen=True)
+class Score:
+    """LSE of one face track of one file."""
+
+    file: str
+    track: int  # 0 when the frames are taken whole
+    lse_d: float
+    lse_c: float
+    offset: int  # frames; above 0: the sound comes before the picture, as the official program counts
+    frames: int  # windows compared, plus 4
+
+
+def score_file(path: Path, network: torch.nn.Module, search: argparse.Namespace | None = None) -> list[Score]:
+    """Return the scores of every face in a video with its own sound.
+
+    Without ``search`` the frames are faces already (LRS2, LRS3, LRW) and are taken whole. With it, faces are found (see
+    ``faces.search_settings``), followed and cropped first, as for real videos. Raises ValueError or FileNotFoundError
+    with a sentence about a file that cannot be scored.
+    """
+    source = video.probe(path)
+    if source.is_image:
+        raise ValueError(f"{path} is a picture, not a video")
+    wav = video.read_audio(path, SAMPLE_RATE)
+    if len(wav) < LEAST_FRAMES * SAMPLE_RATE / FPS:
+        raise ValueError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
+    tracks = find_tracks(source, search, network) if search else None
+    pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
+    rows = 1 if tracks is None else len(tracks)
+    windows = similarity.embed_windows(
+        video.prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH
+    )
+    sound = embed_sound(network, wav)
+    heard = [(starts[starts < len(sound)], lips) for starts, lips in windows]
+    scores = [
+        Score(str(path), track, *lse(lips[: len(starts)], sound[starts]), len(starts) + WINDOW - 1)
+        for track, (starts, lips) in enumerate(heard)
+        if len(starts)
+    ]
+    if not scores:
+        raise ValueError(f"{path} is too short: LSE takes {LEAST_FRAMES} frames with sound")
+    return scores
+
+
+def lse(lips: np.ndarray, sound: np.ndarray) -> tuple[float, float, int]:
+    """Features of consecutive windows, (N, D) each -> LSE-D, LSE-C and the offset in frames."""
+    mean = mean_distances(lips, sound)
+    best = int(mean.argmin())
+    return float(mean[best]), float(np.median(mean) - mean[best]), REACH - best
+
+
+def mean_distances(lips: np.ndarray, sound: np.ndarray) -> np.ndarray:
+    """Return the mean distance of every window's lips to the sound -REACH … REACH windows later, (2·REACH + 1,)."""
+    # Kept quirk: beyond its ends the sound counts as zeros, and the scores of the paper include these distances.
+    padded = np.pad(sound, ((REACH, REACH), (0, 0)))
+    shifted = (padded[shift : shift + len(lips)] for shift in range(2 * REACH + 1))
+    return np.array([np.linalg.norm(lips - other, axis=1).mean() for other in shifted])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sound
+
+
+def mfcc(samples: np.ndarray) -> np.ndarray:
+    """Samples (n,) int16 at 16 kHz -> (13, frames) float64; in blocks, since each second takes 300 kB on the way."""
+    from python_speech_features import mfcc as mfcc_of
+
+    frames = max(1, 1 + -(-(len(samples) - MFCC_LENGTH) // MFCC_STEP))
+    blocks = []
+    for first in range(0, frames, MFCC_BLOCK):
+        stop = min(first + MFCC_BLOCK, frames)
+        lead = min(1, first)  # the pre-emphasis of a block's first sample lacks the sample before: one frame is dropped
+        end = (stop - 1) * MFCC_STEP + MFCC_LENGTH
+        blocks.append(mfcc_of(samples[(first - lead) * MFCC_STEP : end], SAMPLE_RATE)[lead : lead + stop - first])
+    return np.concatenate(blocks).T
+
+
+@torch.inference_mode()
+def embed_sound(network: torch.nn.Module, wav: np.ndarray) -> np.ndarray:
+    """Sound (samples,) float in [-1, 1] -> features (windows, 1024) of the window that starts with each video frame."""
+    samples = np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
+    features = mfcc(samples).astype(np.float32)
+    count = len(samples) * FPS // SAMPLE_RATE - WINDOW
+    starts = iter(range(0, int(count) * MFCC_PER_FRAME, MFCC_PER_FRAME))
+    vectors = []
+    while batch := list(itertools.islice(starts, 8 * BATCH)):
+        windows = np.stack([features[:, start : start + MFCC_WINDOW] for start in batch])[:, None]  # (N, 1, 13, 20)
+        vectors.append(network.forward_aud(torch.from_numpy(windows).to(device_of(network))).cpu().numpy())
+    return np.concatenate(vectors)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+@torch.inference_mode()
+def embed_lips(network: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
+    """Windows (N, 5, 224, 224, 3) uint8 BGR -> features (N, 1024)."""
+    x = torch.from_numpy(windows).to(device_of(network)).permute(0, 4, 1, 2, 3).float()  # (N, 3, 5, 224, 224)
+    return network.forward_lip(x).cpu().numpy()
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
+    """Yield each frame at 25 fps, resized to (224, 224, 3): the preparation of LRS-style videos of faces."""
+    for frame in video.resample(video.read_frames(source), source.fps, FPS):
+        yield [cv2.resize(frame, (SIDE, SIDE))]
+
+
+def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: torch.nn.Module) -> list[np.ndarray]:
+    """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
+
+    Raises ValueError if no face is on view for ``LEAST_TRACK`` frames.
+    """
+    found = faces.find_faces(search, source, EVERYTHING, device_of(network), torch.float32)
+    tracks = [resampled(boxes, source.fps) for boxes in shot_tracks(found)]
+    lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
+    if not lasting:
+        raise ValueError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
+    return lasting
+
+
+EVERYTHING = 1 << 40  # frames
+
+
+def shot_tracks(found: Detections) -> Iterator[np.ndarray]:
+    for first, stop in shots(found):
+        for track in link_tracks(found.boxes[first:stop], MAX_GAP // 2):  # which links over twice as many
+            boxes = np.full((len(found), 4), np.nan)
+            boxes[first + np.array(track.frames)] = track.boxes
+            fill_gaps(boxes, MAX_GAP)
+            yield boxes
+
+
+def resampled(boxes: np.ndarray, fps: Fraction) -> np.ndarray:
+    return np.stack(list(video.resample(boxes, fps, FPS)))
+
+
+def track_crops(source: video.VideoInfo, tracks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray | None]]:
+    """Yield for each frame at 25 fps the crop (224, 224, 3) of every track that is on view, else None."""
+    squares = [steady_squares(boxes) for boxes in tracks]
+    for frame, row in zip(video.resample(video.read_frames(source), source.fps, FPS), zip(*squares)):
+        yield [None if np.isnan(square[0]) else crop_square(frame, *square) for square in row]
+
+
+def steady_squares(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (frames, 4) -> centre x, y and half the longer side, (frames, 3), median-filtered over each run."""
+    x1, y1, x2, y2 = boxes.T
+    squares = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, np.maximum(x2 - x1, y2 - y1) / 2], axis=1)
+    known = np.flatnonzero(~np.isnan(x1))
+    for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
+        # Kept quirk: the filter takes what lies beyond a track's ends for zeros, so the first and last crops are off.
+        squares[run] = np.stack([medfilt(column, MEDIAN) for column in squares[run].T], axis=1)
+    return squares
+
+
+def crop_square(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
+    """Cut out the square around a face that the official network saw: wider by ``CROP_SCALE``, most of it below."""
+    reach = half * (1 + CROP_SCALE)
+    left, top, side = int(x - reach), int(y - half), max(1, int(2 * reach))
+    height, width = frame.shape[:2]
+    margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
+    inside = frame[max(0, top) : top + side, max(0, left) : left + side]
+    grey = (PADDING_GREY,) * 3
+    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (SIDE, SIDE))

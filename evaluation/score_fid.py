@@ -1,0 +1,54 @@
+"""Score how real generated pictures look: FID between them and real ones, smaller is better.
+
+python evaluation/score_fid.py --real VIDEOS_OR_PICTURES --generated VIDEOS_OR_PICTURES
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: the modules of the project are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import cli
+import similarity
+from evaluation import fid
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser("Measure the Fréchet inception distance (FID) between real and generated pictures.")
+    add = parser.add_argument
+    add("--real", required=True, nargs="+", type=Path, help="videos, pictures, or folders with either at any depth")
+    add("--generated", required=True, nargs="+", type=Path, help="the same")
+    add("--weights", default="fid_inception", help="pytorch-fid's Inception: a file, or fid_inception to download it")
+    add("--every", type=cli.positive(int), default=1, help="use every n-th frame of a video")
+    add("--json", type=Path, help="write the figures here")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    for path in (*args.real, *args.generated):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    embed = fid.open_inception(args.weights, cli.pick_device(args.device))
+    real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
+    value = fid.distance(real, generated)
+    print(f"FID {value:.3f}: {real.count} real and {generated.count} generated pictures")
+    if min(real.count, generated.count) < fid.FEATURES:
+        print(f"note: with fewer than {fid.FEATURES} pictures FID comes out too high; compare only sets of equal size")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"fid": value, "real": real.count, "generated": generated.count}
+        similarity.save(args.json, json.dumps(figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
