@@ -1,0 +1,75 @@
+"""Lip-sync real videos as the paper's ReSyncED benchmark does.
+
+    python evaluation/real_videos_inference.py --mode random --filelist random_pairs.txt --data_root VIDEOS \
+        --results_dir OUT --checkpoint_path wav2lip_gan
+
+random: the voice of another video; dubbed: a dubbed film's own sound; tts: a synthetic voice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+if not __package__:  # started as a file: the modules of the project are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+import cli
+import faces
+import preprocess
+import video
+from evaluation import pairs
+from face_detection.tracking import follow_face
+
+LOOK = 25  # frames in which the size of the face is measured
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser("Lip-sync real videos: pairs of a list, video first, or every video with its own sound.")
+    add = parser.add_argument
+    add("--mode", required=True, choices=("random", "dubbed", "tts"), help="dubbed needs no list")
+    add("--filelist", type=Path, help="list of pairs, for random and tts")
+    pairs.add_generator_arguments(parser)
+    add("--face_res", type=cli.positive(int), default=180, help="shrink the video until the face has about this height")
+    add("--min_frame_res", type=cli.positive(int), default=480, help="but not its shorter side below this")
+    add("--max_frame_res", type=cli.positive(int), default=720, help="and at least until that is no longer than this")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if (args.filelist is None) != (args.mode == "dubbed"):
+        raise ValueError("--mode random and tts need a --filelist, and dubbed takes none")
+    if args.mode == "dubbed":
+        names = pairs.list_names(args.data_root, preprocess.VIDEO_SUFFIXES)
+        wanted = [pairs.Pair(args.data_root / name, args.data_root / name) for name in names]
+    else:
+        wanted = pairs.read_filelist(args.filelist, args.data_root, audio_first=False)
+    if not wanted:
+        raise ValueError(f"no video in --data_root {args.data_root}, at any depth")
+    if pairs.generate(wanted, args, partial(shrink_factor, args)):
+        pairs.print_report(wanted, args.results_dir)
+
+
+def shrink_factor(args: argparse.Namespace, path: Path) -> int:
+    """Return the whole number by which to shrink a video: towards ``--face_res``, within the frame sizes allowed."""
+    source = video.probe(path)
+    short = min(source.width, source.height)
+    least, most = -(-short // args.max_frame_res), max(1, short // args.min_frame_res)
+    found = faces.find_faces(args, source, LOOK, cli.pick_device(pairs.own_device(args.device)), torch.float32)
+    boxes = follow_face(found, LOOK)
+    heights = (boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
+    wanted = round(float(np.median(heights)) / args.face_res) if len(heights) else 1
+    return max(least, min(most, wanted), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

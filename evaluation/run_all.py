@@ -1,0 +1,103 @@
+"""The paper's evaluation in one go: list, videos, scores, one table beside the paper's.
+
+    python evaluation/run_all.py --data_root VIDEOS --results_dir OUT --checkpoint_path wav2lip_gan
+
+Everything it makes is kept in the results folder and used again by the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a file: the modules of the project are one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import cli
+import similarity
+from evaluation import fid, make_filelist, pairs, score_lse
+from models import SyncNet_v2, weights
+
+PAPER = {  # LSE-D, LSE-C, FID
+    "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
+    "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
+}
+COLUMNS = ("LSE-D", "LSE-C", "FID")
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser("Draw pairs, lip-sync them, score the videos with LSE-D, LSE-C and FID.")
+    add = parser.add_argument
+    pairs.add_generator_arguments(parser)
+    add("--filelist", type=Path, help="pairs, sound first; default: drawn at random")
+    add("--count", type=cli.positive(int), help="how many pairs to draw; default: one for every video")
+    add("--seed", type=int, default=0, help="of the pairs")
+    add("--lse_checkpoint_path", default="syncnet_v2", help="the judge of LSE: a file or syncnet_v2")
+    add("--fid_weights", default="fid_inception", help="the judge of FID: a file, or fid_inception to download it")
+    add("--no_fid", action="store_true", help="leave FID out")
+    add("--crop_faces", action="store_true", help="LSE of real videos: follow and crop faces first")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(pairs.own_device(args.device))
+    judge = weights.load_model(args.lse_checkpoint_path, SyncNet_v2).to(device)
+    embed = None if args.no_fid else fid.open_inception(args.fid_weights, device)
+    wanted = pairs.read_filelist(args.filelist or draw_pairs(args), args.data_root, audio_first=True)
+
+    if not pairs.generate(wanted, args):
+        print("the other processes are still at work; the last one scores")
+        return
+    made = pairs.finished(args.results_dir)
+    search = args if args.crop_faces else None
+    rows = {"real videos": score([wanted[n].video for n in made], judge, search)}
+    rows["generated"] = score(list(made.values()), judge, search)
+    if embed:
+        real, generated = (
+            fid.statistics_of(files, embed) for files in ([wanted[n].video for n in made], list(made.values()))
+        )
+        rows["generated"]["FID"] = fid.distance(real, generated)
+    print(table(rows))
+    similarity.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
+    pairs.print_report(wanted, args.results_dir)
+
+
+def draw_pairs(args: argparse.Namespace) -> Path:
+    """Write a list into the results folder with ``make_filelist``, and return it."""
+    path = args.results_dir / "filelist.txt"
+    command = ["--data_root", str(args.data_root), "--filelist", str(path), "--seed", str(args.seed)]
+    make_filelist.run(
+        make_filelist.get_parser().parse_args(command + (["--count", str(args.count)] if args.count else []))
+    )
+    return path
+
+
+def score(files: list[Path], judge: torch.nn.Module, search: argparse.Namespace | None) -> dict[str, float]:
+    """Return the mean LSE-D and LSE-C over ``files``; print what could not be scored."""
+    report = score_lse.score_files(cli.progress(files, "Scoring", len(files), "file"), judge, search)
+    for reason in report.failed.values():
+        print(f"not scored: {reason}")
+    if not report.scores:
+        raise RuntimeError("no video could be scored; the reasons stand above")
+    return {"LSE-D": report.mean("lse_d"), "LSE-C": report.mean("lse_c"), "faces": len(report.scores)}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    lines = [f"{'':28}" + "".join(f"{name:>9}" for name in COLUMNS)]
+    everything = rows | {name: dict(zip(COLUMNS, figures)) for name, figures in PAPER.items()}
+    for name, figures in everything.items():
+        cells = (f"{figures[column]:9.3f}" if column in figures else f"{'-':>9}" for column in COLUMNS)
+        lines.append(f"{name:28}" + "".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
