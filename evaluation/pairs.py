@@ -76,7 +76,9 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
 
 
 def _with_suffix(root: Path, name: str) -> Path:
-    choices = [root / name, *(root / (name + suffix) for suffix in (".mp4", *preprocess.VIDEO_SUFFIXES))]
+    if Path(name).suffix.lower() in (*preprocess.VIDEO_SUFFIXES, *SOUND_SUFFIXES):
+        return root / name
+    choices = [root / (name + suffix) for suffix in (".mp4", *preprocess.VIDEO_SUFFIXES)]
     return next((path for path in choices if path.is_file()), choices[0])
 
 

@@ -1,0 +1,300 @@
+"""evaluation/: scores against golden data and algebra; lists and videos with the networks replaced by stubs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+
+import faces
+import inference
+import video
+from conftest import GOLDEN, run_ffmpeg, write_clip
+from evaluation import (
+    fid,
+    gen_videos_from_filelist,
+    lse,
+    make_filelist,
+    pairs,
+    real_videos_inference,
+    run_all,
+    score_lse,
+)
+from evaluation import score_fid as score_fid_script
+from models import weights
+
+
+class Judge(torch.nn.Module):
+    """Stands in for SyncNet_v2: its features are the mean grey of a window and the mean of its sound."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward_lip(self, x):
+        assert x.shape[1:] == (3, 5, 224, 224) and x.max() <= 255
+        return x.mean((1, 2, 3, 4))[:, None].expand(-1, 4)
+
+    def forward_aud(self, x):
+        assert x.shape[1:] == (1, 13, 20)
+        return x.mean((1, 2, 3))[:, None].expand(-1, 4)
+
+
+@pytest.fixture
+def talking(tmp_path, talking_clip, speech):
+    """One second of a face with sound."""
+    run_ffmpeg("-i", talking_clip, "-i", speech, "-c:v", "copy", "-t", 1, tmp_path / "talk.mp4")
+    return tmp_path / "talk.mp4"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# LSE
+
+
+def test_lse_of_golden_features():
+    golden = np.load(GOLDEN / "lse.npz")
+    mean = lse.mean_distances(golden["video_features"], golden["audio_features"])
+    np.testing.assert_allclose(mean, golden["mean_distance_per_shift"], rtol=1e-5)
+    expected = [golden[name] for name in ("lse_d", "lse_c", "offset")]
+    np.testing.assert_allclose(lse.lse(golden["video_features"], golden["audio_features"]), expected, atol=1e-4)
+
+
+def test_mfcc(shared):
+    samples = wavfile.read(shared / "golden/speech_16k.wav")[1]
+    np.testing.assert_allclose(lse.mfcc(samples), np.load(GOLDEN / "lse.npz")["mfcc"], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [100, 400, 16000, 40123])
+def test_mfcc_in_blocks_is_the_same(monkeypatch, count):
+    samples = np.random.default_rng(0).integers(-9999, 9999, count).astype(np.int16)
+    whole = lse.mfcc(samples)
+    monkeypatch.setattr(lse, "MFCC_BLOCK", 7)
+    np.testing.assert_allclose(lse.mfcc(samples), whole, atol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [-4, 0, 3])
+def test_lse_offset(shift):
+    moments = np.random.default_rng(0).standard_normal((80, 32)).astype(np.float32)
+    distance, confidence, offset = lse.lse(moments[20:60], moments[20 + shift : 60 + shift])
+    assert offset == shift and confidence > 1  # sound that runs ahead by ``shift`` frames
+    assert distance < 0.2 * (distance + confidence) or shift  # equal windows are at distance 0, ends apart
+
+
+def test_crop_is_the_official_one():
+    frame = np.dstack([np.tile(np.arange(200, dtype=np.uint8), (200, 1))] * 3)
+    crop = lse.crop_square(frame, 100, 80, 40)  # 112 wide from x 44, from y 40 to 152
+    assert crop.shape == (224, 224, 3) and crop[0, 0, 0] == 44 and crop[0, -1, 0] == 155
+    outside = lse.crop_square(frame, 10, 190, 40)
+    assert (outside[:, 0] == lse.PADDING_GREY).all() and (outside[-1] == lse.PADDING_GREY).all()
+
+
+def test_steady_squares_ignore_one_wild_box():
+    boxes = np.tile([10.0, 20.0, 50.0, 70.0], (40, 1))
+    boxes[20] += 30
+    boxes[36:] = np.nan
+    squares = lse.steady_squares(boxes)
+    np.testing.assert_array_equal(squares[6:30], np.tile([30, 45, 25], (24, 1)))
+    assert np.isnan(squares[36:]).all() and not np.isnan(squares[:36]).any()
+
+
+def test_whole_frames_and_tracks(talking):
+    (whole,) = lse.score_file(talking, Judge())
+    assert (whole.track, whole.frames) == (0, 24) and whole.lse_d > 0  # 25 frames: the last window's sound is not whole
+    (track,) = lse.score_file(talking, Judge(), faces.search_settings(face_detector="haar"))
+    assert track.frames == 24 and track.lse_d != whole.lse_d
+
+
+def test_half_a_second(tmp_path, talking):
+    run_ffmpeg("-i", talking, "-t", 0.5, tmp_path / "short.mp4")
+    (score,) = lse.score_file(tmp_path / "short.mp4", Judge())
+    assert score.frames >= 10
+
+
+def test_score_lse(tmp_path, talking, talking_clip, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "load_model", lambda *_: Judge())
+    shutil.copy(talking_clip, tmp_path / "silent.mp4")
+    (tmp_path / "bad.mp4").write_text("not a video")
+    command = ["--data_root", tmp_path, "--json", tmp_path / "o/l.json", "--csv", tmp_path / "o/l.csv"]
+    assert score_lse.main(list(map(str, command))) == 1
+    out, err = capsys.readouterr()
+    assert "2 of 3 files could not be scored" in err and out.count("skipped: ") == 2
+    found = json.loads((tmp_path / "o/l.json").read_text())
+    assert len(found["failed"]) == 2 and found["mean"]["lse_d"] == found["scores"][0]["lse_d"]
+    (row,) = csv.DictReader((tmp_path / "o/l.csv").open())
+    assert row["file"] == str(talking) and float(row["lse_d"]) == pytest.approx(found["mean"]["lse_d"])
+    assert score_lse.main(["--data_root", str(talking)]) == 0
+    assert score_lse.main(["--data_root", str(tmp_path / "o")]) == 2
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# FID
+
+
+def test_statistics_of_batches_are_those_of_the_whole():
+    features = np.random.default_rng(0).standard_normal((50, 6)) + 3
+    statistics = fid.Statistics()
+    for first in range(0, 50, 16):
+        statistics.add(features[first : first + 16])
+    np.testing.assert_allclose(statistics.mean, features.mean(0))
+    np.testing.assert_allclose(statistics.covariance, np.cov(features, rowvar=False), atol=1e-9)
+
+
+def test_fid_algebra():
+    """Equal covariances leave the squared distance of the means; scaled by s², (1 - s)² of the trace."""
+    features = np.random.default_rng(0).standard_normal((200, 4))
+    features -= features.mean(0)
+    sets = []
+    for values in (features, features + [3.0, 4.0, 0, 0], 2 * features):
+        statistics = fid.Statistics()
+        statistics.add(values)
+        sets.append(statistics)
+    assert fid.distance(sets[0], sets[0]) == pytest.approx(0, abs=1e-6)
+    assert fid.distance(sets[0], sets[1]) == pytest.approx(25)
+    assert fid.distance(sets[0], sets[2]) == pytest.approx(np.trace(sets[0].covariance))
+    with pytest.raises(ValueError, match="at least two pictures"):
+        fid.distance(sets[0], fid.Statistics())
+
+
+def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "a.png"), astronaut)
+    cv2.imwrite(str(tmp_path / "b.jpg"), astronaut[::-1])
+    seen = []
+    monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: (seen.append(x.shape), x.mean((1, 2)))[1])
+    command = ["--real", talking_clip, "--generated", tmp_path, "--every", "10"]
+    assert score_fid_script.main(list(map(str, command))) == 0
+    assert seen == [(3, 240, 320, 3), (2, 512, 512, 3)] and "3 real and 2 generated" in capsys.readouterr().out
+
+
+def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsys):
+    command = ["--real", talking_clip, "--generated", talking_clip, "--weights"]
+    assert score_fid_script.main(list(map(str, [*command, tmp_path / "none.pth"]))) == 2
+    assert "none.pth does not exist" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Lists
+
+
+def test_pairs_never_join_a_video_with_itself():
+    names = [f"s{i}" for i in range(30)]
+    drawn = pairs.random_pairs(names, names, None, seed=1)
+    assert sorted(v for _, v in drawn) == sorted(names) == sorted(s for s, _ in drawn)
+    assert all(sound != name for sound, name in drawn)
+    assert drawn == pairs.random_pairs(names, names, None, 1) != pairs.random_pairs(names, names, None, 2)
+    assert len(pairs.random_pairs(["a.wav"], names, 7, 0)) == 7
+    with pytest.raises(ValueError, match="it takes two"):
+        pairs.random_pairs(["a"], ["a"], None, 0)
+
+
+@pytest.mark.parametrize("kind", ["lrs", "resynced"])
+def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
+    for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text("x")
+    target = tmp_path / "lists/list.txt"
+    command = ["--data_root", tmp_path / "data", "--filelist", target, "--format", kind]
+    assert make_filelist.main(list(map(str, command))) == 0
+    read = pairs.read_filelist(target, tmp_path / "data", audio_first=kind == "lrs")
+    assert len(read) == 3 and all(path.is_file() for pair in read for path in pair)
+    assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
+
+
+@pytest.mark.parametrize("text, words", [("a b\n\na\n", "line 3 of"), ("\n", "is empty")])
+def test_bad_lists(tmp_path, text, words):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+@pytest.fixture
+def data(tmp_path, talking, small_checkpoint, monkeypatch):
+    """A folder with four videos, one of them broken; ``inference.run`` only copies, and notes its arguments."""
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        shutil.copy(talking, root / name)
+    (root / "bad.mp4").write_text("not a video")
+    (tmp_path / "list.txt").write_text("a b\nb bad\nmissing c\nc a\n")
+    calls = []
+
+    def run(args):
+        for path in (args.face, args.audio):
+            video.probe(path)
+        calls.append(args)
+        shutil.copy(args.face, args.outfile)
+
+    monkeypatch.setattr(inference, "run", run)
+    common = ["--data_root", root, "--results_dir", tmp_path / "out", "--checkpoint_path", small_checkpoint]
+    return tmp_path, [*map(str, common), "--face_detector", "haar"], calls
+
+
+def test_videos_of_a_list(data, capsys):
+    folder, common, calls = data
+    command = ["--filelist", str(folder / "list.txt"), *common, "--pads", "1", "2", "3", "4"]
+    assert gen_videos_from_filelist.main(command) == 1
+    out, err = capsys.readouterr()
+    assert "2 of 4 videos" in out and "2 of 4 pairs were skipped" in err
+    assert "bad.mp4 is not a video" in out and "missing.mp4 does not exist" in out
+    assert [(a.audio.name, a.face.name, a.outfile.name, a.pads) for a in calls] == [
+        ("a.mp4", "b.mp4", "0.mp4", [1, 2, 3, 4]),
+        ("c.mp4", "a.mp4", "3.mp4", [1, 2, 3, 4]),
+    ]
+    shutil.copy(folder / "data/a.mp4", folder / "data/missing.mp4")
+    assert gen_videos_from_filelist.main(command) == 1
+    assert len(calls) == 3 and "1 pairs skipped" in capsys.readouterr().out  # only what was missing is made
+    (folder / "list.txt").write_text("b a\n")
+    assert gen_videos_from_filelist.main(command) == 2 and "another list" in capsys.readouterr().err
+
+
+def test_processes_share_the_list(data, monkeypatch, capsys):
+    folder, common, calls = data
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, (made, talks) in enumerate([([0], False), ([0, 3], True)]):
+        monkeypatch.setenv("RANK", str(rank))
+        gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
+        assert sorted(pairs.finished(folder / "out")) == made and ("videos in" in capsys.readouterr().out) == talks
+
+
+def test_wrong_checkpoint_stops_before_the_first_video(data, tmp_path, capsys):
+    folder, common, calls = data
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
+    command = ["--filelist", str(folder / "list.txt"), *common, "--checkpoint_path", str(tmp_path / "wrong.pth")]
+    assert gen_videos_from_filelist.main(command) == 2 and not calls and not (folder / "out").exists()
+
+
+def test_dubbed_videos_keep_their_sound(data, capsys):
+    folder, common, calls = data
+    assert real_videos_inference.main(["--mode", "dubbed", *common, "--min_frame_res", "100", "--face_res", "60"]) == 1
+    assert [a.face == a.audio for a in calls] == [True] * 3 and "bad.mp4" in capsys.readouterr().out
+    assert calls[0].resize_factor == 2  # a face of about 110 pixels in a picture 240 high
+    assert real_videos_inference.main(["--mode", "tts", *common]) == 2
+
+
+def test_run_all(data, monkeypatch, capsys):
+    folder, common, calls = data
+    (folder / "data/bad.mp4").unlink()
+    monkeypatch.setattr(run_all.weights, "load_model", lambda *_: Judge())
+    monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: x.mean((1, 2)))
+    for _ in range(2):
+        assert run_all.main(common) == 0
+        out = capsys.readouterr().out
+        assert len(calls) == 3 and "6.386    7.789    4.887" in out
+        rows = json.loads((folder / "out/scores.json").read_text())
+        assert rows["real videos"]["LSE-D"] > 0 and rows["generated"]["FID"] == pytest.approx(0, abs=1e-3)
+
+
+def test_clip_without_a_lasting_face(tmp_path, speech):
+    write_clip(tmp_path / "grey.mp4", np.full((15, 96, 128, 3), 90, np.uint8))
+    run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
+    with pytest.raises(ValueError, match="no face is on view for 10 frames"):
+        lse.score_file(tmp_path / "grey sound.mp4", Judge(), faces.search_settings(face_detector="haar"))
