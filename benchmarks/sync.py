@@ -1,0 +1,193 @@
+"""What an expert is worth: does it know its own voice, who is speaking, and how far the sound is off?
+
+    python -m benchmarks.sync --checkpoint_path EXPERT --data_root VIDEOS --filelist val.txt --others OTHER_SPEAKERS
+
+Prints a table and one JSON object a line:
+
+``voices``     mean similarity of faces with their own voice, another sentence of the same speaker, silence, another
+               speaker; and the AUC of own against each, a clip a sample
+``speaking``   two clips side by side, each voice in turn: the share of voices given to the right face
+``offset``     the sound shifted by -10 … 10 frames: the share of offsets found exactly and within one frame
+``verdict``    the confidence that best tells own voices, however shifted, from all others, and how well it does
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cli
+import faces
+import preprocess
+import similarity
+from benchmarks import print_machine, report
+from hparams import hparams as hp
+from similarity import Face, Result, Voice
+
+SHIFTS = range(-10, 11)  # frames
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser("Measure how well an expert tells voices, speakers and offsets on videos in true sync.")
+    add = parser.add_argument
+    add("--checkpoint_path", required=True, help="expert: a file, or lipsync_expert")
+    add("--data_root", required=True, type=Path, help="folder with videos of one speaker, in sync")
+    add("--filelist", type=Path, help="held-out clips, one dir/clip a line; default: all videos")
+    add("--others", required=True, type=Path, help="folder with videos of other speakers")
+    add("--clips", type=cli.positive(int), default=40, help="use at most so many")
+    faces.add_search_arguments(parser)
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    expert = similarity.open_expert(args.checkpoint_path, device, dtype)
+    print_machine(device, dtype)
+    start = time.perf_counter()
+    paths = find_clips(args)
+    clips = [open_clip(path, args, expert) for path in cli.progress(paths, "Embedding", len(paths), "clip")]
+    others = [listen(path, expert) for path in videos_below(args.others)]
+    shifted = [[similarity.listen(shift(clip.wav, n), expert) for n in SHIFTS] for clip in clips]
+
+    report("voices", measure_voices(clips, others, expert))
+    report("speaking", measure_speaking(clips))
+    offsets = [[similarity.compare(clip.face, voice) for voice in row] for clip, row in zip(clips, shifted)]
+    report("offset", measure_offsets(offsets))
+    strangers = [similarity.compare(clip.face, voice) for clip in clips for voice in others]
+    strangers += [similarity.compare(clip.face, other.voice) for clip, other in neighbours(clips)]
+    report("verdict", measure_verdict([result for row in offsets for result in row], strangers))
+    report("time", {"clips": len(clips), "seconds": time.perf_counter() - start})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Material
+
+
+@dataclass(frozen=True)
+class Clip:
+    wav: np.ndarray
+    face: Face
+    voice: Voice
+
+
+def videos_below(root: Path) -> list[Path]:
+    return list(filter(preprocess.is_video, preprocess.visible_files(root)))
+
+
+def find_clips(args: argparse.Namespace) -> list[Path]:
+    """Return the listed videos, or all; raise ValueError for fewer than two, which could not be told apart."""
+    paths = videos_below(args.data_root)
+    if args.filelist:
+        listed = {Path(line.split()[0]).name for line in args.filelist.read_text().splitlines() if line.strip()}
+        paths = [path for path in paths if path.stem in listed]
+    if len(paths) < 2:
+        raise ValueError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
+    return paths[: args.clips]
+
+
+def open_clip(path: Path, args: argparse.Namespace, expert: torch.nn.Module) -> Clip:
+    source, wav = similarity.open_video(path), similarity.read_sound(path)
+    tracks = similarity.find_tracks(args, source, len(wav), expert)
+    longest = max(tracks, key=lambda boxes: (~np.isnan(boxes[:, 0])).sum())
+    (face,) = similarity.watch(source, [longest], expert)
+    return Clip(wav, face, similarity.listen(wav, expert))
+
+
+def listen(path: Path, expert: torch.nn.Module) -> Voice:
+    return similarity.listen(similarity.read_sound(path), expert)
+
+
+def shift(wav: np.ndarray, frames: int) -> np.ndarray:
+    """Delay the sound by ``frames`` video frames (below 0: let it run ahead); its length stays, silence fills up."""
+    samples = round(frames * hp.sample_rate / hp.fps)
+    padding = (samples, 0) if samples > 0 else (0, -samples)
+    padded = np.pad(wav, padding)
+    return padded[: len(wav)] if samples > 0 else padded[-len(wav) :]
+
+
+def neighbours(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
+    """Every clip with the next one."""
+    return list(zip(clips, (*clips[1:], clips[0])))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: torch.nn.Module) -> dict[str, float]:
+    silent = [similarity.listen(np.zeros_like(clip.wav), expert) for clip in clips]
+    voices = {
+        "own": [clip.voice for clip in clips],
+        "another_sentence": [other.voice for _, other in neighbours(clips)],
+        "silence": silent,
+        "another_speaker": [others[i % len(others)] for i in range(len(clips))],
+    }
+    results = {
+        name: [similarity.compare(clip.face, voice) for clip, voice in zip(clips, row)] for name, row in voices.items()
+    }
+    means = {name: np.array([result.mean for result in row]) for name, row in results.items()}
+    figures = {name: float(values.mean()) for name, values in means.items()}
+    return figures | {f"auc_{name}": auc(means["own"], means[name]) for name in list(means)[1:]}
+
+
+def measure_speaking(clips: Sequence[Clip]) -> dict[str, float]:
+    """Clips side by side are embedded as on their own, so their faces and voices are simply put into one table."""
+    right = []
+    for left, other in neighbours(clips):
+        table = similarity.Table(["left", "right"], [left.face, other.face], [left.voice, other.voice])
+        right.append([table.best_face(voice) == voice for voice in range(2)])
+    return {
+        "right_voices": float(np.mean(right)),
+        "right_videos": float(np.mean(np.all(right, 1))),
+        "videos": len(right),
+    }
+
+
+def measure_offsets(offsets: Sequence[Sequence[Result]]) -> dict[str, float]:
+    error = np.abs([[result.offset_frames - n for result, n in zip(row, SHIFTS)] for row in offsets])
+    return {
+        "exact": float((error == 0).mean()),
+        "within_one": float((error <= 1).mean()),
+        "clips_within_one": float((error <= 1).all(1).mean()),
+        "unshifted_within_one": float((error[:, SHIFTS.index(0)] <= 1).mean()),
+    }
+
+
+def measure_verdict(related: Sequence[Result], strangers: Sequence[Result]) -> dict[str, float]:
+    own, other = (np.array([result.confidence for result in row]) for row in (related, strangers))
+    candidates = np.unique(np.concatenate((own, other)))
+    right = [((own >= c).mean() + (other < c).mean()) / 2 for c in candidates]
+    best = int(np.argmax(right))
+    return {
+        "own_confidence": float(np.median(own)),
+        "other_confidence": float(np.median(other)),
+        "auc": auc(own, other),
+        "best_threshold": float(candidates[best]),
+        "right_at_best": float(right[best]),
+        "threshold": similarity.RELATED,
+        "own_related": float((own >= similarity.RELATED).mean()),
+        "other_unrelated": float((other < similarity.RELATED).mean()),
+    }
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Return how often a positive value is above a negative one."""
+    difference = positive[:, None] - negative[None]
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
