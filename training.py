@@ -566,7 +566,10 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
         raise ValueError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
     network.load_state_dict(checkpoint.state)
     if checkpoint.extra.get("optimizer"):
+        chosen = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint.extra["optimizer"])
+        for group, rate in zip(optimizer.param_groups, chosen):
+            group["lr"] = rate  # that of --hparams, not the one of the run that is continued
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:

@@ -311,9 +311,11 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     content = {"state_dict": network.state_dict(), "optimizer": state, "global_step": 700, "global_epoch": 3}
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     flags = ("--checkpoint_path", tmp_path / "old.pth", "--max_steps", 701)
-    hp = "syncnet_batch_size=2,num_workers=0"
+    hp = "syncnet_batch_size=2,num_workers=0,syncnet_lr=3e-5"
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *flags, hp=hp)) == 0
     assert [r["step"] for r in losses(tmp_path / "new")] == [701]
+    written = torch.load(tmp_path / "new/checkpoint_step000000701.pth", weights_only=True)
+    assert written["optimizer"]["param_groups"][0]["lr"] == 3e-5  # what was asked for, not what the file had
 
 
 # --------------------------------------------------------------------------------------------------------------------
