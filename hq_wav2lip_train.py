@@ -12,7 +12,6 @@ from pathlib import Path
 import cli
 import training
 import wav2lip_train
-from hparams import hparams as hp
 
 
 def get_parser() -> cli.Parser:
@@ -26,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    wav2lip_train.train(args, training.HQGeneratorTask, hp.hq_eval_steps)
+    wav2lip_train.train(args, training.HQGeneratorTask, "hq_eval_steps")
 
 
 if __name__ == "__main__":

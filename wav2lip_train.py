@@ -34,11 +34,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    train(args, training.GeneratorTask, hp.eval_steps)
+    train(args, training.GeneratorTask, "eval_steps")
 
 
-def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eval_steps: int) -> None:
-    """Train with any kind of generator task; hq_wav2lip_train.py differs in that only."""
+def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eval_steps: str) -> None:
+    """Train with any kind of generator task; ``eval_steps`` names its hparam. hq_wav2lip_train.py differs only here."""
     machine = cli.start_training(args)
     expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)
     judge = weights.load_model(args.judge_checkpoint_path, SyncNet_color) if args.judge_checkpoint_path else None
@@ -50,7 +50,7 @@ def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eva
         batch_size=hp.batch_size,
         checkpoint_interval=hp.checkpoint_interval,
         eval_interval=hp.eval_interval,
-        eval_steps=eval_steps,
+        eval_steps=getattr(hp, eval_steps),  # --hparams has been applied by now
         evaluate_first=True,
         **cli.training_options(args),
     )

@@ -22,6 +22,7 @@ import color_syncnet_train
 import hq_wav2lip_train
 import models
 import training
+import wav2lip_train
 from conftest import GOLDEN, ROOT, rnd
 from fill import fill
 from hparams import HParams, hparams
@@ -316,6 +317,15 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert [r["step"] for r in losses(tmp_path / "new")] == [701]
     written = torch.load(tmp_path / "new/checkpoint_step000000701.pth", weights_only=True)
     assert written["optimizer"]["param_groups"][0]["lr"] == 3e-5  # what was asked for, not what the file had
+
+
+@pytest.mark.parametrize("script, name", [(wav2lip_train, "eval_steps"), (hq_wav2lip_train, "hq_eval_steps")])
+def test_length_of_evaluations_can_be_set(corpus, tmp_path, monkeypatch, script, name):
+    plans = []
+    monkeypatch.setattr(training, "fit", lambda task, train, val, plan, say: plans.append(plan))
+    flags = ("--syncnet_checkpoint_path", corpus / "expert.pth")
+    assert script.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},{name}=3")) == 0
+    assert plans[0].eval_steps == 3
 
 
 # --------------------------------------------------------------------------------------------------------------------
