@@ -44,7 +44,7 @@ from models import SyncNet_color, optimize_for_inference, weights
 
 REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
-RELATED = 0.10  # confidence above which face and voice belong together; see benchmarks/RESULTS.md
+RELATED = 0.13  # confidence above which face and voice belong together: the best on GRID, see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
 GAP_SECONDS = 0.5  # a face unseen for longer is a new track
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
@@ -155,10 +155,13 @@ def open_expert(
     return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color), device, dtype)
 
 
-def open_video(path: Path, geometry: video.Geometry = video.Geometry()) -> video.VideoInfo:
-    source = video.probe(path, geometry)
+def open_video(path: Path) -> video.VideoInfo:
+    return check_moving(video.probe(path))
+
+
+def check_moving(source: video.VideoInfo) -> video.VideoInfo:
     if source.is_image:
-        raise ValueError(f"{path} is a picture; a match can only be measured in a video, {window_length()}")
+        raise ValueError(f"{source.path} is a picture; a match can only be measured in a video, {window_length()}")
     return source
 
 
@@ -312,6 +315,14 @@ class Result:
         return 0.0 if np.isnan(self.curve).all() else float(np.nanmax(self.curve) - np.nanmedian(self.curve))
 
     @property
+    def contrast(self) -> float:
+        """How far the mean stands above what this pair reaches at the median offset; -inf where they never meet.
+
+        Faces that the expert does not know well are more, or less, similar to any voice; this level cancels here.
+        """
+        return self.mean - float(np.nanmedian(self.curve)) if len(self.similarity) else -math.inf
+
+    @property
     def verdict(self) -> str:
         if self.confidence < RELATED:
             return "unrelated"
@@ -394,7 +405,7 @@ def score(face: Path, sound: Path | None, expert: torch.nn.Module, search: argpa
 
 def score_boxes(source: video.VideoInfo, boxes: np.ndarray, sound: Path, expert: torch.nn.Module) -> Result:
     """Like ``score`` for a face whose boxes in the first frames are known: (frames, 4) x1, y1, x2, y2, NaN if none."""
-    seen = watch(open_video(source.path, source.geometry), [boxes], expert)
+    seen = watch(check_moving(source), [boxes], expert)
     return Table([str(sound)], seen, [listen(read_sound(sound), expert)]).best(0)
 
 
@@ -422,8 +433,12 @@ class Table:
         return np.array([[result.mean for result in row] for row in self.results])
 
     def best_face(self, voice: int) -> int:
-        """Return the face that ``voice`` matches best."""
-        return int(np.argmax(np.nan_to_num(self.matrix[:, voice], nan=-1.0)))
+        """Return the face that ``voice`` matches best, by ``Result.contrast``."""
+        return int(np.argmax([row[voice].contrast for row in self.results]))
+
+    def best_voice(self, face: int) -> int:
+        """Return the voice that ``face`` matches best."""
+        return int(np.argmax([result.contrast for result in self.results[face]]))
 
     def best(self, voice: int) -> Result:
         return self.results[self.best_face(voice)][voice]
@@ -549,13 +564,13 @@ def _draw_voice(part: Any, table: Table, voice: int, wav: np.ndarray) -> None:
 
 def write_overlay(path: Path, source: video.VideoInfo, tracks: Sequence[np.ndarray], table: Table, sound: Path) -> None:
     """Write the video with a box around every face, from red (similarity 0) to green (1), by its best voice."""
-    rows = [int(np.argmax(np.nan_to_num(row, nan=-1.0))) for row in table.matrix]
-    values = [smoothed(table.results[face][voice], len(table.seen[face].boxes)) for face, voice in enumerate(rows)]
+    voices = [table.best_voice(face) for face in range(len(table.seen))]
+    values = [smoothed(table.results[face][voice], len(table.seen[face].boxes)) for face, voice in enumerate(voices)]
     frames = video.read_frames(source, 0, len(tracks[0]))
     with video.VideoWriter(path, source, sound, len(tracks[0])) as writer:
         for i, frame in enumerate(cli.progress(frames, "Drawing boxes", len(tracks[0]))):
             at_rate = min(math.floor(i * hp.fps / source.fps + 0.5), len(values[0]) - 1)
-            for boxes, similarity, voice in zip(tracks, values, rows):
+            for boxes, similarity, voice in zip(tracks, values, voices):
                 if not np.isnan(boxes[i, 0]):
                     label = f"{similarity[at_rate]:.2f}" + (f" voice {voice + 1}" if len(table.voices) > 1 else "")
                     _draw_box(frame, boxes[i], similarity[at_rate], label)

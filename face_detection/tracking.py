@@ -16,7 +16,7 @@ MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still links
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
-BRIEF = 0.1  # of the longest: faces on view for less are taken for false alarms where all faces are wanted
+BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -58,12 +58,14 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     """Return every face as the detector saw it: (frames, 4) x1, y1, x2, y2 each, NaN where it is not seen.
 
     They stand in order from left to right at first sight. Nothing is filled in or smoothed. Who is who after a cut
-    cannot be known: the n-th face of a shot continues the n-th of the shot before. Faces on view for less than
-    ``BRIEF`` of the time of the longest are left out.
+    cannot be known: the n-th face of a shot continues the n-th of the shot before. Tracks shorter than ``max_gap``
+    frames are left out as false alarms, unless the longest is hardly longer.
     """
+    per_shot = [(first, link_tracks(found.boxes[first:stop], max_gap)) for first, stop in shots(found)]
+    longest = max((len(track.frames) for _, tracks in per_shot for track in tracks), default=0)
     faces: list[np.ndarray] = []
-    for first, stop in shots(found):
-        tracks = link_tracks(found.boxes[first:stop], max_gap)
+    for first, tracks in per_shot:
+        tracks = [track for track in tracks if len(track.frames) >= min(max_gap, BRIEF * longest)]
         for n in itertools.count():
             if not tracks:
                 break
@@ -72,9 +74,8 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
             person = choose_person(tracks, 0)
             for track in person:
                 faces[n][first + np.array(track.frames)] = track.boxes
-            tracks = [track for track in tracks if all(track is not seen for seen in person)]
-    seen = [int((~np.isnan(boxes[:, 0])).sum()) for boxes in faces]
-    return [boxes for boxes, frames in zip(faces, seen) if frames >= BRIEF * max(seen)]
+            tracks = [track for track in tracks if all(track is not chosen for chosen in person)]
+    return faces
 
 
 def shots(found: Detections) -> list[tuple[int, int]]:

@@ -95,6 +95,15 @@ def test_observations(seen, heard):
     np.testing.assert_allclose(result.similarity, (face.vectors[:count] * voice.vectors[:count]).sum(1), rtol=1e-5)
 
 
+def test_who_speaks_is_told_by_contrast_not_by_level():
+    """A face that is like any voice does not win against the one that moves with it."""
+    moments, constant = unit(0, 60), unit(3, 1)
+    vague = a_face(np.repeat(moments.mean(0, keepdims=True) / np.linalg.norm(moments.mean(0)), 60, 0))
+    mixed = 0.5 * moments + 0.5 * constant
+    table = similarity.Table(["voice"], [vague, a_face(0.8 * mixed)], [similarity.Voice(moments)])
+    assert table.matrix[0, 0] > table.matrix[1, 0] and table.best_face(0) == 1
+
+
 def test_windows_without_a_face_are_counted():
     moments = unit(0, 40)
     kept = [i for i in range(40) if not 10 <= i < 17]
