@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"process {rank} of {world}: {len(tally.kept)} clips kept; the last to finish writes report.json")
         return
     report = describe(total, args)
-    save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
+    cli.save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
     check_kept(report, args)
     print_table(report, args)
     if args.split:
@@ -521,7 +521,7 @@ def merge_ranks(tally: Tally, root: Path, rank: int, world: int) -> Tally | None
     """
     if world == 1:
         return tally
-    save(rank_report(root, rank), json.dumps(asdict(tally)))
+    cli.save(rank_report(root, rank), json.dumps(asdict(tally)))
     paths = [rank_report(root, other) for other in range(world)]
     try:
         parts = [json.loads(path.read_text()) for path in paths]
@@ -530,13 +530,6 @@ def merge_ranks(tally: Tally, root: Path, rank: int, world: int) -> Tally | None
     for path in paths:
         path.unlink(missing_ok=True)
     return sum((Tally.from_json(part) for part in parts), Tally())
-
-
-def save(path: Path, text: str) -> None:
-    """Write a text file that is replaced only by a complete one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def describe(total: Tally, args: argparse.Namespace) -> dict[str, Any]:
@@ -606,7 +599,7 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         groups = {clip: [clip] for clip in next(iter(groups.values()))}
     lists = split_groups(groups, shares, seed)
     for split, clips in lists.items():
-        save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
+        cli.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"split      {counts} clips, in {folder}{note}"
 

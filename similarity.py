@@ -18,8 +18,6 @@ import io
 import itertools
 import json
 import math
-import os
-import secrets
 import sys
 import warnings
 from collections import deque
@@ -83,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
     table = Table([str(path) for path in args.audio or [args.face]], seen, voices)
     print(table)
     if args.json:
-        save(args.json, json.dumps(table.to_json(), indent=1))
+        cli.save(args.json, json.dumps(table.to_json(), indent=1))
     if args.csv:
-        save(args.csv, table.to_csv())
+        cli.save(args.csv, table.to_csv())
     if args.plot:
         draw(args.plot, table, sounds)
     if args.overlay:
@@ -102,21 +100,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {path} is a folder; give the name of the file to write")
         if path.exists() and any(path.samefile(other) for other in inputs):
             raise ValueError(f"--{name} {path} is one of the files to measure; choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now, not after the work
     if args.overlay:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot {args.plot} must end in .png, .pdf or .svg")
-
-
-def save(path: Path, text: str) -> None:
-    """Write a text file that is replaced only by a complete one."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -520,12 +508,9 @@ def draw(path: Path, table: Table, sounds: Sequence[np.ndarray]) -> None:
         _draw_matrix(parts[0], table)
     for voice, (part, wav) in enumerate(zip(parts[many:], sounds)):
         _draw_voice(part, table, voice, wav)
-    partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=100)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100, format=path.suffix[1:].lower())
+    cli.save(path, drawn.getvalue())
 
 
 def _draw_matrix(part: Any, table: Table) -> None:

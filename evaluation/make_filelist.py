@@ -14,7 +14,6 @@ if not __package__:  # started as a file: the modules of the project are one fol
 
 import cli
 import preprocess
-import similarity
 from evaluation import pairs
 
 
@@ -37,7 +36,6 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     if not args.data_root.is_dir():
         raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
-    args.filelist.parent.mkdir(parents=True, exist_ok=True)
     videos = pairs.list_names(args.data_root, preprocess.VIDEO_SUFFIXES)
     sounds = pairs.list_names(args.data_root, pairs.SOUND_SUFFIXES) if args.sounds else videos
     drawn = pairs.random_pairs(sounds, videos, args.count, args.seed)
@@ -45,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         lines = [f"{without_mp4(sound)} {without_mp4(name)}" for sound, name in drawn]
     else:
         lines = [f"{name} {sound}" for sound, name in drawn]
-    similarity.save(args.filelist, "".join(f"{line}\n" for line in lines))
+    cli.save(args.filelist, "".join(f"{line}\n" for line in lines))
     print(f"{args.filelist}: {len(lines)} pairs of {len(videos)} videos and {len(sounds)} sounds, seed {args.seed}")
 
 

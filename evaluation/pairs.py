@@ -20,7 +20,6 @@ import cli
 import faces
 import inference
 import preprocess
-import similarity
 from models import Wav2Lip, weights
 
 SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
@@ -128,8 +127,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
         except (ValueError, RuntimeError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
                 raise
-            note.parent.mkdir(exist_ok=True)
-            similarity.save(note, " ".join(str(problem).split()) + "\n")
+            cli.save(note, " ".join(str(problem).split()) + "\n")
     return all(n in finished(args.results_dir) or n in skipped(args.results_dir) for n in range(len(pairs)))
 
 
@@ -150,12 +148,11 @@ def own_device(name: str) -> str:
 
 def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:
     """Note whose videos ``results_dir`` holds; raise ValueError if they are another list's, since numbers are names."""
-    results_dir.mkdir(parents=True, exist_ok=True)
     record = results_dir / "pairs.json"
     text = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     if record.exists() and record.read_text(encoding="utf-8") != text:
         raise ValueError(f"{results_dir} holds the videos of another list; give another --results_dir")
-    similarity.save(record, text)
+    cli.save(record, text)
 
 
 def finished(results_dir: Path) -> dict[int, Path]:

@@ -18,7 +18,6 @@ if not __package__:  # started as a file: the modules of the project are one fol
 import torch
 
 import cli
-import similarity
 from evaluation import fid, make_filelist, pairs, score_lse
 from models import SyncNet_v2, weights
 
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         )
         rows["generated"]["FID"] = fid.distance(real, generated)
     print(table(rows))
-    similarity.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
+    cli.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
     pairs.print_report(wanted, args.results_dir)
 
 

@@ -14,7 +14,6 @@ if not __package__:  # started as a file: the modules of the project are one fol
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cli
-import similarity
 from evaluation import fid
 
 
@@ -45,9 +44,8 @@ def run(args: argparse.Namespace) -> None:
     if min(real.count, generated.count) < fid.FEATURES:
         print(f"note: with fewer than {fid.FEATURES} pictures FID comes out too high; compare only sets of equal size")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         figures = {"fid": value, "real": real.count, "generated": generated.count}
-        similarity.save(args.json, json.dumps(figures))
+        cli.save(args.json, json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import torch
 import cli
 import faces
 import preprocess
-import similarity
 from evaluation import lse
 from models import SyncNet_v2, weights
 
@@ -47,15 +46,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     files = find_videos(args.data_root)
-    for path in filter(None, (args.json, args.csv)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     network = weights.load_model(args.checkpoint_path, SyncNet_v2).to(cli.pick_device(args.device))
     report = score_files(cli.progress(files, "Scoring", len(files), "file"), network, args if args.crop_faces else None)
     print(report)
     if args.json:
-        similarity.save(args.json, json.dumps(report.to_json(), indent=1))
+        cli.save(args.json, json.dumps(report.to_json(), indent=1))
     if args.csv:
-        similarity.save(args.csv, report.to_csv())
+        cli.save(args.csv, report.to_csv())
     if report.failed:
         raise RuntimeError(f"{len(report.failed)} of {len(files)} files could not be scored; they are named above")
 
