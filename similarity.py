@@ -118,7 +118,7 @@ class Face:
     boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 in the picture, NaN where it is not seen
     starts: np.ndarray  # (k,) first frame of every window of 5 frames that all show the face
     vectors: np.ndarray  # (k, D) float32, the embedding of each, of unit length
-    thumbnail: np.ndarray  # (96, 96, 3) uint8 BGR, at first sight
+    thumbnail: np.ndarray | None  # (96, 96, 3) uint8 BGR, at first sight
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ CROP_SCALE = 0.4  # of the face's size, added around it
 MEDIAN = 13  # frames of the median filter over a track's centre and size
 PADDING_GREY = 110  # outside the picture
 BATCH = 16  # windows per network call; one takes 3 MB as float32
+EVERYTHING = 1 << 40  # frames
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,6 @@ def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: to
     if not lasting:
         raise ValueError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
     return lasting
-
-
-EVERYTHING = 1 << 40  # frames
 
 
 def shot_tracks(found: Detections) -> Iterator[np.ndarray]:

@@ -81,9 +81,8 @@ def test_mfcc_in_blocks_is_the_same(monkeypatch, count):
 @pytest.mark.parametrize("shift", [-4, 0, 3])
 def test_lse_offset(shift):
     moments = np.random.default_rng(0).standard_normal((80, 32)).astype(np.float32)
-    distance, confidence, offset = lse.lse(moments[20:60], moments[20 + shift : 60 + shift])
+    _, confidence, offset = lse.lse(moments[20:60], moments[20 + shift : 60 + shift])
     assert offset == shift and confidence > 1  # sound that runs ahead by ``shift`` frames
-    assert distance < 0.2 * (distance + confidence) or shift  # equal windows are at distance 0, ends apart
 
 
 def test_crop_is_the_official_one():
