@@ -44,7 +44,7 @@ def test_similarity_of_the_filled_expert(shared, filled):
     ((starts, vectors),) = similarity.embed_windows(mouths, 1, lambda x: similarity.embed_mouths(expert, x), expert)
     voice = similarity.listen(audio.load_wav(clip / "audio.wav"), expert)
     np.testing.assert_array_equal(starts, range(4))
-    assert abs(vectors[1] @ voice.vectors[10] - float((sound * face).sum())) < 1e-3  # frames 10 … 14
+    assert abs(vectors[1].astype(float) @ voice.vectors[10] - float((sound * face).sum())) < 1e-3  # frames 10 … 14
 
 
 @torch.no_grad()
