@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,7 +14,10 @@ import cli
 import video
 from face_detection.detections import Detections, cache_name
 from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
+from face_detection.search import search
 from models import weights
+
+SAVE_SECONDS = 5.0  # of work between two writings of the cache
 
 
 def add_detector_arguments(parser: cli.Parser) -> None:
@@ -24,7 +29,7 @@ def add_search_arguments(parser: cli.Parser) -> None:
     """What scripts take that search one video at a time and remember what they saw."""
     add_detector_arguments(parser)
     parser.add_argument(
-        "--face_det_batch_size", type=cli.positive(int), default=16, help="frames per call of the face detector"
+        "--face_det_batch_size", type=cli.positive(int), default=16, help="pictures per call of the face detector"
     )
     parser.add_argument("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
 
@@ -49,14 +54,24 @@ def detector_weights(args: argparse.Namespace) -> Path | None:
 def find_faces(
     args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
 ) -> Detections:
-    """Return what the detector sees in the first ``wanted`` frames, remembering it for the next run."""
+    """Return what the detector sees in the first ``wanted`` frames or a few more, remembering it for the next run.
+
+    What was seen is kept every ``SAVE_SECONDS``, so that an interrupted search goes on from there.
+    """
     cache = None if args.no_cache else cache_of(args, source)
     found = Detections.load(cache) if cache else Detections()
     if len(found) < wanted and not found.complete:
         detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
         missing = wanted - len(found)
         frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
-        found.extend(cli.progress(frames, "Finding faces", missing), detector, args.face_det_batch_size)
+        steps = search(found, frames, detector, float(source.fps), args.face_det_batch_size)
+        with contextlib.closing(frames), cli.progress((), "Finding faces", missing) as bar:
+            saved = time.monotonic()
+            for step in steps:
+                bar.update(step)
+                if cache and time.monotonic() - saved > SAVE_SECONDS:
+                    remember(found, cache)
+                    saved = time.monotonic()
         found.complete = len(found) < wanted
         if cache:
             remember(found, cache)

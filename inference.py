@@ -140,11 +140,13 @@ def find_boxes(
     if args.box != [-1, -1, -1, -1]:
         box = fixed_box(args.box, source)
         return [box], 1 if args.static else None, np.tile(np.array(box, float), (1 if args.static else wanted, 1))
-    found = faces.find_faces(args, source, 1 if args.static else wanted, device, dtype)
+    wanted = 1 if args.static else wanted
+    found = faces.find_faces(args, source, wanted, device, dtype)
     gap = round(GAP_SECONDS * source.fps)
-    boxes = padded_boxes(follow_face(found, gap, args.face_index, not args.nosmooth), args.pads, source)
+    followed = follow_face(found, gap, args.face_index, not args.nosmooth)[:wanted]
+    boxes = padded_boxes(followed, args.pads, source)
     report_missing(boxes, args.on_missing_face, float(source.fps))
-    return boxes, len(boxes), follow_face(found, gap, args.face_index, smooth=False, fill=False)
+    return boxes, len(boxes), follow_face(found, gap, args.face_index, smooth=False, fill=False)[:wanted]
 
 
 def print_match(source: video.VideoInfo, seen: np.ndarray, speech: Path, expert: torch.nn.Module) -> None:

@@ -17,13 +17,15 @@ import numpy as np
 from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
+FORMAT = 2  # of the file; 1 could not say that nobody looked
 
 
 @dataclass
 class Detections:
     """Everything seen in the first ``len(self)`` frames of a video."""
 
-    boxes: list[np.ndarray] = field(default_factory=list)  # per frame (k, 5): x1, y1, x2, y2, score; best first
+    # per frame (k, 5): x1, y1, x2, y2, score; best first; empty: nothing was found; None: nobody looked
+    boxes: list[np.ndarray | None] = field(default_factory=list)
     change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
     complete: bool = False  # the video has no more frames
     thumbnail: np.ndarray | None = None  # of the last frame
@@ -32,22 +34,22 @@ class Detections:
         return len(self.boxes)
 
     def first(self, count: int) -> Detections:
-        """Return what was seen in the first ``count`` frames."""
+        """Return what was seen in the first ``count`` frames, and on to the next one that was looked at."""
+        while count < len(self) and self.boxes[count - 1] is None:
+            count += 1
         return Detections(self.boxes[:count], self.change[:count])
 
     def extend(self, frames: Iterable[np.ndarray], detector: Detector, batch_size: int = 16) -> None:
-        """Search more frames (height, width, 3) BGR, following those already searched."""
+        """Search more frames (height, width, 3) BGR, following those already searched: each one, and all of it.
+
+        The plain way, dozens of times slower than ``search``.
+        """
         iterator = iter(frames)
         while batch := list(itertools.islice(iterator, batch_size)):
             self.boxes += detector.detect(batch)
             for frame in batch:
-                self._compare(frame)
-
-    def _compare(self, frame: np.ndarray) -> None:
-        thumbnail = cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA)
-        previous = thumbnail if self.thumbnail is None else self.thumbnail
-        self.change.append(float(cv2.absdiff(thumbnail, previous).mean()))
-        self.thumbnail = thumbnail
+                previous, self.thumbnail = self.thumbnail, shrink(frame)
+                self.change.append(change_between(previous, self.thumbnail))
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (npz), which is replaced only by a complete file."""
@@ -56,8 +58,9 @@ class Detections:
         try:
             np.savez(
                 partial,
-                counts=[len(boxes) for boxes in self.boxes],
-                boxes=np.concatenate([np.empty((0, 5), np.float32), *self.boxes]),
+                format=FORMAT,
+                counts=[-1 if boxes is None else len(boxes) for boxes in self.boxes],
+                boxes=np.concatenate([np.empty((0, 5), np.float32), *(b for b in self.boxes if b is not None)]),
                 change=np.array(self.change, np.float32),
                 complete=self.complete,
                 thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
@@ -68,10 +71,14 @@ class Detections:
 
     @classmethod
     def load(cls, path: Path) -> Detections:
-        """Read what ``save`` wrote; anything missing or unreadable counts as nothing seen yet."""
+        """Read what ``save`` wrote; anything missing, unreadable or of an older format counts as nothing seen yet."""
         try:
             with np.load(path) as file:
-                boxes = np.split(file["boxes"], np.cumsum(file["counts"])[:-1]) if len(file["counts"]) else []
+                if file["format"] != FORMAT:
+                    return cls()
+                counts, file_boxes = file["counts"], file["boxes"]
+                ends = np.cumsum(np.maximum(counts, 0))
+                boxes = [None if n < 0 else file_boxes[end - n : end] for n, end in zip(counts, ends)]
                 thumbnail = file["thumbnail"] if file["thumbnail"].size else None
                 return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnail)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -85,6 +92,16 @@ def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     """
     x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
     return frame[y1:y2, x1:x2]
+
+
+def shrink(frame: np.ndarray) -> np.ndarray:
+    """Return the thumbnail by which frames are compared."""
+    return cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA)
+
+
+def change_between(previous: np.ndarray | None, thumbnail: np.ndarray) -> float:
+    """Mean difference of two thumbnails in grey levels; 0 where there is no previous one."""
+    return 0.0 if previous is None else float(cv2.absdiff(thumbnail, previous).mean())
 
 
 def cache_name(video: Path, *settings: object) -> str:

@@ -22,6 +22,9 @@ SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
 
 
 class Detector(Protocol):
+    FACE_SIDE: int  # pixels, longer side of a box at which the detector is at its best
+    KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
+
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first."""
 
@@ -46,6 +49,7 @@ def create_detector(
 class SFD:
     """S3FD (Zhang et al., ICCV 2017), the reference's detector: the library's network, decoded without Python loops."""
 
+    FACE_SIDE, KEY_SECONDS = 150, 2.0
     THRESHOLD = 0.5  # on the score
     OVERLAP = 0.3  # of non-maximum suppression
     VARIANCES = (0.1, 0.2)  # of the box encoding
@@ -114,6 +118,7 @@ class Haar:
     "alt" finds as many faces as the other bundled cascades on real footage, with far fewer false alarms.
     """
 
+    FACE_SIDE, KEY_SECONDS = 120, 0.2
     DETECT_SIDE = 360  # pixels; the shorter side of larger frames is shrunk to this
     MIN_FACE = 0.1  # of the shorter side
     # S3FD's left, top, right, bottom within a Haar square, measured on GRID frames
@@ -143,6 +148,8 @@ class Haar:
 
 class LibraryDetector:
     """Any other detector of the face-alignment library, called frame by frame as the library does itself."""
+
+    FACE_SIDE, KEY_SECONDS = 150, 1.0
 
     def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
         try:

@@ -39,8 +39,9 @@ def follow_face(
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face.
 
     In every shot the largest face is followed, or with ``face_index`` the one that stands at this place from left to
-    right when the faces of the shot are first seen. ``fill`` interpolates gaps of up to ``max_gap`` frames, ``smooth``
-    averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
+    right when the faces of the shot are first seen. Frames that were not searched are interpolated, however many;
+    ``fill`` also fills gaps in which a face was looked for and missed, up to ``max_gap`` frames. ``smooth`` averages
+    over ``SMOOTHING`` frames, centred, never across cuts or gaps.
     """
     boxes = np.full((len(found), 4), np.nan)
     for first, stop in shots(found):
@@ -94,31 +95,47 @@ def find_cuts(change: np.ndarray) -> list[int]:
     return cuts
 
 
-def link_tracks(boxes: list[np.ndarray], max_gap: int) -> list[Track]:
+def link_tracks(boxes: list[np.ndarray | None], max_gap: int) -> list[Track]:
     """Link the detections of one shot, nearest first, into tracks in order of appearance; drop false alarms.
 
-    A detection continues a track that it overlaps; one that was out of sight for a while may have moved.
+    A detection continues a track that it overlaps; one that was out of sight for a while may have moved. Where nobody
+    looked in between (None), the track is interpolated.
     """
     tracks: list[Track] = []
+    looked = -1  # the last frame before this one that was searched
     for frame, detections in enumerate(boxes):
+        if detections is None:
+            continue
         candidates = []
         for d, box in enumerate(detections[:, :4].astype(np.float64)):
             for track in tracks:
-                if (gap := frame - track.frames[-1]) <= max(max_gap, 1) * 2:
-                    candidates.append((_match(track.boxes[-1], box, gap), d, box, track))
+                gap = frame - track.frames[-1]
+                if track.frames[-1] == looked or gap <= max(max_gap, 1) * 2:
+                    candidates.append((match_score(track.boxes[-1], box, gap), d, box, track))
         taken: set[int] = set()
         for score, d, box, track in sorted(candidates, key=lambda c: -c[0]):
             if score > 0 and d not in taken and track.frames[-1] < frame:
-                track.frames.append(frame)
-                track.boxes.append(box)
+                _continue_track(track, frame, box, track.frames[-1] == looked)
                 taken.add(d)
         new = (box for d, box in enumerate(detections[:, :4].astype(np.float64)) if d not in taken)
         tracks += [Track([frame], [box]) for box in new]
+        looked = frame
     return [track for track in tracks if len(track.frames) >= min(MIN_DETECTIONS, len(boxes))]
 
 
-def _match(old: np.ndarray, new: np.ndarray, gap: int) -> float:
-    """How well ``new`` continues ``old``; 0 or less means not at all."""
+def _continue_track(track: Track, frame: int, box: np.ndarray, unbroken: bool) -> None:
+    """Append a box; if ``unbroken``, also the frames before it, interpolated."""
+    old_frame, old_box = track.frames[-1], track.boxes[-1]
+    for between in range(old_frame + 1, frame) if unbroken else ():
+        share = (between - old_frame) / (frame - old_frame)
+        track.frames.append(between)
+        track.boxes.append((1 - share) * old_box + share * box)
+    track.frames.append(frame)
+    track.boxes.append(box)
+
+
+def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
+    """How well box ``new`` continues ``old`` after ``gap`` frames; 0 or less means not at all."""
     overlap = intersection_over_union(old, new)
     if overlap >= MIN_OVERLAP or gap == 1:
         return overlap if overlap >= MIN_OVERLAP else 0.0
