@@ -8,9 +8,11 @@ The way through: sound -> mel windows; frames -> boxes; crops and mels -> genera
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
@@ -31,8 +33,9 @@ from models import Wav2Lip, optimize_for_inference, weights
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 
-CPU_BATCH = 32  # faces; larger network calls are no faster on a CPU
-BATCH_BYTES = 64 << 20  # frames of one batch; about four batches are in flight
+CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
+MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 GAP_SECONDS = 0.5  # shorter gaps between detections are interpolated
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
@@ -74,23 +77,28 @@ def run(args: argparse.Namespace) -> None:
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
-    windows = open_speech(args.audio, source.fps)
+    wav = video.read_audio(args.audio, hp.sample_rate)
     checkpoint = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
-    boxes, used, seen = find_boxes(args, source, len(windows), device, dtype)
+    with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
+        windows = aside.submit(hear, wav, source.fps)
+        count = audio.frame_count(len(wav), float(source.fps))
+        boxes, used, seen = find_boxes(args, source, count, device, dtype)
+        model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
+        windows = windows.result()
     if expert:
         print_match(source, seen, args.audio, expert)
-    model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
 
     pingpong = args.loop == "pingpong"
-    batch_size = pick_batch_size(args.wav2lip_batch_size, source, device)
     frames = video.repeat_frames(source, len(windows), used, pingpong)
     shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
-    finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend)
-    with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
-        for frame in cli.progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
-            writer.write(frame)
+    with cpu_workers(device) as workers:
+        batch_size = pick_batch_size(args.wav2lip_batch_size, source, device, workers)
+        finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend, workers)
+        with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
+            for frame in cli.progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
+                writer.write(frame)
     print(f"{args.outfile}: {len(windows)} frames, {float(len(windows) / source.fps):.2f} s")
 
 
@@ -116,13 +124,35 @@ def open_face(args: argparse.Namespace) -> video.VideoInfo:
 
 def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
     """Read any sound and return one mel window for every frame of the result."""
-    wav = video.read_audio(path, hp.sample_rate)
+    return hear(video.read_audio(path, hp.sample_rate), fps)
+
+
+def hear(wav: np.ndarray, fps: Fraction) -> audio.MelWindows:
     return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)))
 
 
-def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device) -> int:
-    """The largest useful batch whose frames fit in ``BATCH_BYTES``."""
-    fitting = max(1, BATCH_BYTES // (picture.width * picture.height * 3))
+@contextlib.contextmanager
+def cpu_workers(device: torch.device) -> Iterator[int]:
+    """Yield how many calls of the network to run at a time, and give each its share of the CPU's threads meanwhile.
+
+    Calls side by side, a thread each, need not wait for the slowest core at every layer: the cores are also wanted by
+    the decoder and the encoder. On another device, one call is prepared while another runs.
+    """
+    if device.type != "cpu":
+        yield 2
+        return
+    threads = torch.get_num_threads()
+    workers = min(threads, MOST_WORKERS)
+    torch.set_num_threads(threads // workers)
+    try:
+        yield workers
+    finally:
+        torch.set_num_threads(threads)
+
+
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:
+    """The largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
+    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // (workers + 1))
     return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)
 
 
@@ -213,17 +243,23 @@ def lip_sync(
     model: torch.nn.Module,
     batch_size: int = CPU_BATCH,
     blend: str = "box",
+    workers: int = 1,
 ) -> Iterator[np.ndarray]:
     """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
 
     ``frames`` (height, width, 3) uint8 BGR are not changed; ``boxes`` (x1, y1, x2, y2) in whole pixels inside the
     frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from
-    ``optimize_for_inference``, which decides the device and precision. ``blend``: "box" or "feather".
+    ``optimize_for_inference``, which decides the device and precision. ``blend``: "box" or "feather". ``workers`` is
+    how many batches the model works on at a time; more than one read ahead, see ``cpu_workers``.
     """
     rows = zip(frames, boxes, mels)
-    while batch := list(itertools.islice(rows, batch_size)):
+    batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+
+    def with_mouths(batch: list) -> tuple[list, Iterator[np.ndarray]]:
         with_face = [row for row in batch if row[1] is not None]
-        mouths = iter(generate(model, *network_inputs(with_face)) if with_face else ())
+        return batch, iter(generate(model, *network_inputs(with_face)) if with_face else ())
+
+    for batch, mouths in video.in_parallel(with_mouths, batches, workers):
         for frame, box, _ in batch:
             yield frame if box is None else paste(frame, next(mouths), box, blend)
 
@@ -244,8 +280,11 @@ def generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.
     """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR."""
     parameter = next(model.parameters())
     try:
-        x = torch.from_numpy(faces).to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
-        m = torch.from_numpy(mels).to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
+        x, m = torch.from_numpy(faces), torch.from_numpy(mels)
+        if parameter.is_cuda:
+            x, m = x.pin_memory(), m.pin_memory()
+        x = x.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
+        m = m.to(parameter.device, parameter.dtype, non_blocking=True)[:, None]  # (N, 1, 80, 16)
         out = model(m, (x.float() / 255).to(parameter.dtype))
         return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     except torch.OutOfMemoryError:

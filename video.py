@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
@@ -438,3 +439,22 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
                 future.cancel()
             if close := getattr(iterator, "close", None):
                 worker.submit(close).result()  # in the thread that ran it, once its last step is done
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pending: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import print_machine, report
+from benchmarks import print_machine, report, timed
 from demo.material import write_face_clip, write_speech
 from face_detection.detections import Detections
 from face_detection.detectors import create_detector
@@ -101,12 +100,6 @@ def generate_plainly(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray
     x = torch.from_numpy(np.ascontiguousarray((faces / 255.0).transpose(0, 3, 1, 2), np.float32))
     m = torch.from_numpy(mels[:, None])
     return model(m.to(device), x.to(device)).cpu().numpy().transpose(0, 2, 3, 1)
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, float]:

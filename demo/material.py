@@ -52,3 +52,29 @@ def write_face_clip(path: Path, seconds: float, size: tuple[int, int], fps: int 
             matrix = np.array([[scale, 0, width / 2 - scale * middle[0]], [0, scale, height / 2 - scale * middle[1]]])
             writer.write(cv2.warpAffine(photo, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
     voice.unlink()
+
+
+def paste_into_scene(path: Path, face: Path, seconds: float, size: tuple[int, int]) -> None:
+    """Write a video of ``size`` (width, height) that shows ``face``, 4/5 as high, swaying before a drifting scene.
+
+    The clip runs forwards and backwards as often as it takes; its sound is babble.
+    """
+    source = video.probe(face)
+    width, height = size
+    scale = 0.8 * height / source.height
+    count = round(seconds * float(source.fps))
+    rng = np.random.default_rng(0)
+    scene = cv2.resize(
+        rng.integers(40, 216, (9, 16, 3), np.uint8), (width + 200, height + 200), interpolation=cv2.INTER_CUBIC
+    )
+    voice = path.with_suffix(".wav")
+    write_speech(voice, seconds, seed=1)
+    with video.VideoWriter(path, video.VideoInfo(path, width, height, source.fps), voice, count) as writer:
+        for i, frame in enumerate(video.repeat_frames(source, count, pingpong=True)):
+            left, top = (100 + 80 * np.array([np.sin(i / 25), np.cos(i / 31)])).astype(int)
+            picture = scene[top : top + height, left : left + width].copy()
+            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+            x = int((width - frame.shape[1]) / 2 + height / 40 * np.sin(i / 20))
+            picture[-frame.shape[0] :, x : x + frame.shape[1]] = frame
+            writer.write(picture)
+    voice.unlink()

@@ -79,7 +79,10 @@ class SFD:
 
     @torch.inference_mode()
     def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
-        x = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+        x = torch.from_numpy(frames)
+        if self.device.type == "cuda":
+            x = x.pin_memory()
+        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
@@ -120,6 +123,7 @@ class Haar:
 
     FACE_SIDE, KEY_SECONDS = 120, 0.2
     DETECT_SIDE = 360  # pixels; the shorter side of larger frames is shrunk to this
+    STEP = 1.05  # between the sizes searched; 1.1 takes half the time and moves boxes by three times as much
     MIN_FACE = 0.1  # of the shorter side
     # S3FD's left, top, right, bottom within a Haar square, measured on GRID frames
     FRAMING = np.array([0.02, -0.01, 0.94, 1.11], np.float32)
@@ -137,7 +141,7 @@ class Haar:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         least = max(24, int(self.MIN_FACE * min(grey.shape)))
         squares, _, weights = self.cascade.detectMultiScale3(
-            grey, scaleFactor=1.1, minNeighbors=3, minSize=(least, least), outputRejectLevels=True
+            grey, scaleFactor=self.STEP, minNeighbors=5, minSize=(least, least), outputRejectLevels=True
         )
         if not len(squares):
             return NO_BOXES

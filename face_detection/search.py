@@ -24,7 +24,7 @@ HELD_BYTES = 160 << 20  # frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
 NEWCOMERS_SECONDS = 5.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
-CONTEXT = 2.4  # side of a crop, in sides of the face: less, and the border of the crop moves the box
+CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of the crop moves the box
 CELL = 32  # pixels: crops lie on the grid of the network's strides, as they would in the whole frame
 PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are compared, and how far it may have moved
 DRIFT = 0.06  # of the face's side: farther from the interpolated place, and the detector has to look
@@ -70,23 +70,23 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
     thumbnail, starts_shot = found.thumbnail, not found.boxes
     held: list[tuple[np.ndarray, np.ndarray, float]] = []
     frames = iter(frames)
+    if (first := next(frames, None)) is None:
+        return
+    longest = max(1, min(longest, max(10, HELD_BYTES // first.nbytes)))
+    frames = itertools.chain([first], frames)
     while True:
-        for frame in itertools.islice(frames, _window(held, longest) + CUT_NEIGHBOURS + 1 - len(held)):
+        for frame in itertools.islice(frames, longest + CUT_NEIGHBOURS + 1 - len(held)):
             previous, thumbnail = thumbnail, shrink(frame)
             held.append((frame, thumbnail, change_between(previous, thumbnail)))
         if not held:
             return
         change = [c for _, _, c in held]
         cuts = [i - len(before) for i in find_cuts(np.array(before + change))]
-        stop = min([_window(held, longest), len(held), *(cut for cut in cuts if cut > 0)])
+        stop = min([longest, len(held), *(cut for cut in cuts if cut > 0)])
         yield Stretch([f for f, _, _ in held[:stop]], change[:stop], held[stop - 1][1], starts_shot or 0 in cuts)
         starts_shot = False
         before = (before + change[:stop])[-CUT_NEIGHBOURS - 1 :]
         del held[:stop]
-
-
-def _window(held: Sequence[tuple], longest: int) -> int:
-    return max(1, min(longest, max(10, HELD_BYTES // held[0][0].nbytes) if held else 1))
 
 
 @dataclass
@@ -158,16 +158,16 @@ class Searcher:
             intervals = []
             for (a, frame, b), boxes, guess in zip(doubts, looks, expected):
                 seen[frame] = boxes
-                if not agree(guess, boxes):
+                if not (same_faces(seen[a], seen[b]) and agree(guess, boxes)):
                     intervals += [(a, frame), (frame, b)]
 
     def _doubt(self, frames: list[np.ndarray], seen: list[np.ndarray | None], a: int, b: int) -> int | None:
         """Return the frame between ``a`` and ``b`` that most needs a look, None if none does."""
-        pairs = pair(seen[a], seen[b])
         if b - a < 2 or not (len(seen[a]) or len(seen[b])):
             return None
-        if not len(pairs) == len(seen[a]) == len(seen[b]):
+        if not same_faces(seen[a], seen[b]):
             return (a + b) // 2  # somebody came or went
+        pairs = pair(seen[a], seen[b])
         drift = np.max([_drift(frames[a : b + 1], seen[a][i, :4], seen[b][j, :4]) for i, j in pairs], axis=0)
         return a + 1 + int(drift.argmax()) if drift.max() > DRIFT else None
 
@@ -226,6 +226,10 @@ def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
         if score > 0 and all(i != p and j != q for p, q in pairs):
             pairs.append((i, j))
     return pairs
+
+
+def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
+    return len(pair(a, b)) == len(a) == len(b)
 
 
 def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:

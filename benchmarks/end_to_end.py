@@ -1,0 +1,195 @@
+"""How fast inference.py is from files to file, at three sizes, against the plain path in the same process.
+
+    python -m benchmarks.end_to_end [--face CLIP --audio SPEECH --face_detector_weights S3FD] [--seconds 30]
+
+The plain path is that of 2020: every frame searched whole, in float32, one stage after another, two encodes. It is
+timed on a part of the clip and scaled. Prints a table and one JSON object a line: ``360p``, ``720p``, ``1080p`` with
+``ratio`` and ``fps`` (cold start included), the seconds of every stage alone, memory, and shares of the matrix peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import audio
+import cli
+import faces
+import inference
+import video
+from benchmarks import matrix_peak, print_machine, report, timed
+from demo.material import paste_into_scene, write_face_clip, write_speech
+from face_detection.detections import Detections
+from face_detection.detectors import Detector, create_detector
+from face_detection.search import search
+from models import Wav2Lip, optimize_for_inference
+
+SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
+GENERATOR_FLOP = 7.93e9  # a face
+S3FD_FLOP = 631e3  # a pixel
+PLAIN_BATCH = 128  # faces, the default of 2020
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure inference.py from files to file at 360p, 720p and 1080p.")
+    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a drifting photo")
+    parser.add_argument("--audio", type=Path, help="speech; default: synthetic vowels")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the result")
+    parser.add_argument("--plain_frames", type=cli.positive(int), default=4, help="that the plain path is timed on")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
+    faces.add_detector_arguments(parser)
+    parser.set_defaults(face_detector="haar")
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    print_machine(device, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        speech, checkpoint = args.audio or Path(folder, "speech.wav"), Path(folder, "generator.pth")
+        if not args.audio:
+            write_speech(speech, args.seconds)
+        torch.save(Wav2Lip().state_dict(), checkpoint)
+        for name in args.sizes:
+            clip = Path(folder, f"{name}.mp4")
+            write_clip(clip, args.face, args.seconds, SIZES[name])
+            figures = measure_ours(args, clip, speech, checkpoint)
+            figures |= measure_stages(args, clip, speech, device, dtype)
+            figures["plain_seconds"] = measure_plainly(args, clip, speech, device)
+            figures["ratio"] = figures["plain_seconds"] / figures["seconds"]
+            report(name, figures)
+
+
+def write_clip(path: Path, face: Path | None, seconds: float, size: tuple[int, int]) -> None:
+    if face:
+        paste_into_scene(path, face, seconds, size)
+    else:
+        write_face_clip(path, seconds, size)
+
+
+def measure_ours(args: argparse.Namespace, clip: Path, speech: Path, checkpoint: Path) -> dict[str, float]:
+    """Seconds of ``inference.py`` as a user starts it, and when its first frames were finished."""
+    out = clip.with_name("out.mp4")
+    command = [sys.executable, inference.__file__, "--checkpoint_path", checkpoint, "--face", clip, "--audio", speech]
+    command += ["--outfile", out, "--face_detector", args.face_detector, "--no_cache"]
+    command += ["--device", args.device, "--precision", args.precision]
+    if args.face_detector_weights:
+        command += ["--face_detector_weights", args.face_detector_weights]
+    seconds = timed(lambda: subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL))
+    frames = sum(1 for _ in video.read_frames(video.probe(out)))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"frames": frames, "seconds": seconds, "fps": frames / seconds, "peak_memory_mb": peak}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Every stage alone
+
+
+class Counted:
+    """A detector that counts the pixels it was shown and the seconds it took."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector, self.pixels, self.pictures, self.seconds = detector, 0, 0, 0.0
+        self.FACE_SIDE, self.KEY_SECONDS = detector.FACE_SIDE, detector.KEY_SECONDS
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        self.pictures += len(frames)
+        self.pixels += sum(frame.shape[0] * frame.shape[1] for frame in frames)
+        start = time.perf_counter()
+        found = self.detector.detect(frames)
+        self.seconds += time.perf_counter() - start
+        return found
+
+
+def measure_stages(
+    args: argparse.Namespace, clip: Path, speech: Path, device: torch.device, dtype: torch.dtype
+) -> dict[str, float]:
+    source, figures = video.probe(clip), {}
+    start = "import inference" + ("; from face_alignment.detection.sfd import net_s3fd" * (args.face_detector == "sfd"))
+    command = [sys.executable, "-c", start]
+    figures["import_s"] = timed(lambda: subprocess.run(command, check=True, cwd=Path(inference.__file__).parent))
+    windows = inference.open_speech(speech, source.fps)
+    count = len(windows)
+    figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
+
+    detector = Counted(create_detector(args.face_detector, str(device), args.face_detector_weights, dtype))
+    found = Detections()
+    frames = video.prefetch(video.read_frames(source, 0, count), 4)
+    figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
+    figures |= {"detector_s": detector.seconds, "detector_pictures": detector.pictures}
+    figures["detector_megapixels"] = detector.pixels / 1e6
+
+    model = optimize_for_inference(Wav2Lip(), device, dtype)
+    some = list(video.repeat_frames(source, min(96, count)))
+    box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
+    with inference.cpu_workers(device) as workers:
+        batch = inference.pick_batch_size(PLAIN_BATCH, source, device, workers)
+        lip_sync = inference.lip_sync(some, [box] * len(some), windows, model, batch, "box", workers)
+        figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
+    encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, iter(some), len(some)))
+    figures["encode_s"] = count / len(some) * encode
+    peak = matrix_peak(device, dtype)
+    figures["generator_share_of_peak"] = GENERATOR_FLOP * count / figures["generate_s"] / peak
+    if args.face_detector == "sfd":
+        figures["detector_share_of_peak"] = S3FD_FLOP * detector.pixels / detector.seconds / peak
+    return figures
+
+
+def write_video(path: Path, like: video.VideoInfo, sound: Path, frames: Iterator[np.ndarray], count: int) -> None:
+    with video.VideoWriter(path, like, sound, count) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The plain path
+
+
+def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: torch.device) -> float:
+    """Seconds that the way of 2020 would take for the whole clip, from its stages on a part of it."""
+    source = video.probe(clip)
+    wav = video.read_audio(speech, 16000)
+    count = audio.frame_count(len(wav), float(source.fps))
+    sample = list(video.repeat_frames(source, min(64, count)))
+    decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
+
+    detector = create_detector(args.face_detector, str(device), args.face_detector_weights, torch.float32)
+    few = sample[: args.plain_frames]
+    detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
+
+    model = Wav2Lip().eval().to(device)
+    box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
+    rows = [(frame, box, np.zeros((80, 16), np.float32)) for frame in sample]
+    generate = timed(lambda: paste_plainly(model, rows)) / len(sample)
+    encode = timed(lambda: write_video(clip.with_name("plain.mp4"), source, speech, iter(sample), len(sample)))
+    return count * (decode + detect + generate + 2 * encode / len(sample))
+
+
+@torch.inference_mode()
+def paste_plainly(model: torch.nn.Module, rows: list[tuple]) -> None:
+    mels, pictures = inference.network_inputs(rows)
+    x = torch.from_numpy(np.ascontiguousarray((pictures / 255.0).transpose(0, 3, 1, 2), np.float32))
+    device = next(model.parameters()).device
+    made = model(torch.from_numpy(mels[:, None]).to(device), x.to(device)).cpu().numpy().transpose(0, 2, 3, 1) * 255
+    for (frame, (x1, y1, x2, y2), _), face in zip(rows, made):
+        frame[y1:y2, x1:x2] = cv2.resize(face.astype(np.uint8), (x2 - x1, y2 - y1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

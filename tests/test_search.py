@@ -1,0 +1,191 @@
+"""The search by need, on drawn faces whose places are known and a detector that finds exactly those."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+import faces
+import inference
+import video
+from face_detection import detectors
+from face_detection.detections import Detections
+from face_detection.search import CONTEXT, search
+from face_detection.tracking import find_cuts, follow_face, intersection_over_union
+
+WIDTH, HEIGHT, SIDE = 1280, 720, 120
+RNG = np.random.default_rng(0)
+TEXTURE = cv2.resize(RNG.integers(0, 255, (6, 6, 3), np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+TEXTURE[..., 2] = 255  # nothing else is red
+SCENES = [np.full((HEIGHT, WIDTH, 3), grey, np.uint8) for grey in (60, 120, 180)]
+
+
+class RedBoxes:
+    """Finds red boxes, and counts what it was shown."""
+
+    FACE_SIDE, KEY_SECONDS = 150, 2.0
+
+    def __init__(self, smallest: int = 8):
+        self.smallest, self.shapes = smallest, []
+
+    def detect(self, frames):
+        self.shapes += [frame.shape[:2] for frame in frames]
+        return [self._detect(frame) for frame in frames]
+
+    def _detect(self, frame):
+        _, _, stats, _ = cv2.connectedComponentsWithStats((frame[..., 2] > 220).astype(np.uint8))
+        found = [[x, y, x + w, y + h, 0.9] for x, y, w, h, _ in stats[1:] if min(w, h) >= self.smallest]
+        return np.array(found, np.float32).reshape(-1, 5)
+
+    @property
+    def megapixels(self) -> float:
+        return sum(height * width for height, width in self.shapes) / 1e6
+
+
+def picture(*corners: tuple[float, float], scene: int = 0) -> np.ndarray:
+    frame = SCENES[scene].copy()
+    for x, y in corners:
+        frame[round(y) : round(y) + SIDE, round(x) : round(x) + SIDE] = TEXTURE
+    return frame
+
+
+def find(frames, detector, fps=25.0) -> Detections:
+    found = Detections()
+    assert sum(search(found, iter(frames), detector, fps)) == len(found) == len(found.change) == len(frames)
+    return found
+
+
+def looked(found: Detections) -> list[int]:
+    return [i for i, boxes in enumerate(found.boxes) if boxes is not None]
+
+
+def worst_overlap(boxes: np.ndarray, corners: list[tuple[float, float]]) -> float:
+    """nan where a box is missing."""
+    truth = [np.array([x, y, x + SIDE, y + SIDE]) for x, y in corners]
+    return min(intersection_over_union(box, t) if box[0] == box[0] else np.nan for box, t in zip(boxes, truth))
+
+
+def test_a_quiet_face_needs_few_small_looks():
+    places = [(500 + 0.5 * i, 300) for i in range(100)]
+    detector = RedBoxes()
+    found = find([picture(p) for p in places], detector)
+    assert len(looked(found)) <= 4 and found.boxes[0] is not None and found.boxes[-1] is not None
+    whole, crop = (360, 640), (CONTEXT + 0.6) * SIDE
+    assert detector.shapes[0] == whole and all(s == whole or max(s) <= crop for s in detector.shapes)
+    assert detector.megapixels < 0.01 * 100 * WIDTH * HEIGHT / 1e6
+    assert worst_overlap(follow_face(found, 12), places) > 0.97
+
+
+def test_interpolation_has_no_limit_where_nobody_looked():
+    box = np.array([[0, 0, 40, 40, 0.9]], np.float32)
+    unsearched = Detections([box, *[None] * 60, box + np.float32([[10] * 4 + [0]])], [0.0] * 62)
+    missed = Detections([box, *[box[:0]] * 60, box], [0.0] * 62)
+    np.testing.assert_allclose(follow_face(unsearched, 12, smooth=False)[:, 0], np.linspace(0, 10, 62), atol=1e-4)
+    assert np.isnan(follow_face(missed, 12)[1:-1, 0]).all()
+
+
+def test_more_looks_where_the_face_turns_back():
+    places = [(500 + 160 * abs((i / 20) % 2 - 1), 300) for i in range(80)]  # 8 pixels a frame, to and fro
+    found = find([picture(p) for p in places], RedBoxes())
+    assert worst_overlap(follow_face(found, 12, smooth=False), places) > 0.85
+    assert len(looked(found)) < 30
+
+
+def test_every_shot_is_searched_anew():
+    places = [(100, 100)] * 30 + [(900, 500)] * 31 + [(400, 300)] * 19
+    frames = [picture(p, scene=(i >= 30) + (i >= 61)) for i, p in enumerate(places)]
+    found = find(frames, RedBoxes())
+    assert find_cuts(np.array(found.change)) == [30, 61] and {0, 29, 30, 60, 61, 79} <= set(looked(found))
+    assert worst_overlap(follow_face(found, 12), places) > 0.97
+
+
+def test_a_lost_face_is_found_elsewhere_and_its_absence_to_the_frame():
+    frames = [picture((100, 100))] * 33 + [picture()] * 40 + [picture((900, 500))] * 37
+    boxes = follow_face(find(frames, RedBoxes()), 12)
+    present = ~np.isnan(boxes[:, 0])
+    assert present[:33].all() and not present[33:73].any() and present[73:].all()
+    assert (boxes[73:, 0] == 900).all()
+
+
+def test_a_fast_face_is_not_lost():
+    places = [(20 + 22 * i, 300) for i in range(50)]
+    found = find([picture(p) for p in places], RedBoxes())
+    assert worst_overlap(follow_face(found, 12, smooth=False), places) > 0.85
+
+
+def test_newcomers_are_noticed_within_seconds_and_never_swapped():
+    first = [(100 + i % 3, 300) for i in range(200)]
+    frames = [picture(p, *([(800, 300)] if i >= 60 else [])) for i, p in enumerate(first)]
+    found = find(frames, RedBoxes())
+    since = next(i for i, boxes in enumerate(found.boxes) if boxes is not None and len(boxes) == 2)
+    assert 60 <= since <= 60 + 5 * 25 + 50
+    assert worst_overlap(follow_face(found, 12), first) > 0.9
+    assert np.abs(follow_face(found, 12, face_index=1)[-1] - [800, 300, 920, 420]).max() < 2
+
+
+def test_a_face_too_small_for_the_reduced_picture_is_searched_at_full_size():
+    detector = RedBoxes(smallest=SIDE - 20)
+    found = find([picture((500, 300))] * 60, detector)
+    assert [len(found.boxes[i]) for i in looked(found)] == [1] * len(looked(found))
+    assert detector.shapes.count((HEIGHT, WIDTH)) == 1
+
+
+def test_the_search_is_a_stream():
+    """Few frames are held, however long the video; what it yields is complete."""
+    given, frame = [], picture((300, 300))
+
+    def frames():
+        for i in range(200):
+            given.append(i)
+            yield frame
+
+    found, held = Detections(), 0
+    for _ in search(found, frames(), RedBoxes(), 25.0):
+        held = max(held, len(given) - len(found))
+        assert found.boxes[-1] is not None and len(found.boxes) == len(found.change)
+    assert len(found) == 200 and held <= 70
+
+
+def test_unsearched_frames_survive_saving_and_old_files_count_as_nothing(tmp_path):
+    found = find([picture((300, 300))] * 30, RedBoxes())
+    found.save(tmp_path / "c.npz")
+    again = Detections.load(tmp_path / "c.npz")
+    assert looked(again) == looked(found) and (again.boxes[0] == found.boxes[0]).all()
+    assert len(found.first(10)) == looked(found)[1] + 1  # on to the next look, so that frame 9 can be interpolated
+    with np.load(tmp_path / "c.npz") as file:
+        old = {key: file[key] for key in file if key != "format"}
+    np.savez(tmp_path / "old.npz", **old)
+    assert len(Detections.load(tmp_path / "old.npz")) == 0
+
+
+def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
+    """Boxes are kept as the search goes; the next run starts behind them."""
+    arguments = ["--checkpoint_path", "x", "--face", str(talking_clip), "--audio", "x", "--face_detector", "haar"]
+    args = inference.get_parser().parse_args(arguments)
+    source, started = video.probe(talking_clip), []
+    real = detectors.Haar._detect
+
+    def dies_late(self, frame):
+        if len(started) == 1 and len(Detections.load(faces.cache_of(args, source))) >= 10:
+            raise KeyboardInterrupt
+        return real(self, frame)
+
+    read = video.read_frames
+    monkeypatch.setattr(video, "read_frames", lambda *a: (started.append(a[1]), read(*a))[1])
+    monkeypatch.setattr(detectors.Haar, "_detect", dies_late)
+    monkeypatch.setattr(faces, "SAVE_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        faces.find_faces(args, source, 25, "cpu", None)
+    found = faces.find_faces(args, source, 25, "cpu", None)
+    assert started[0] == 0 and started[1] >= 10 and len(found) == 25
+    assert not np.isnan(follow_face(found, 12)).any()
+
+
+def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
+    torch = pytest.importorskip("torch")
+    frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 12))
+    sfd = detectors.SFD(s3fd_checkpoint, dtype=torch.bfloat16)
+    boxes = follow_face(find(frames, sfd), 12)
+    for i in (0, 7):
+        assert intersection_over_union(boxes[i], sfd.detect([frames[i]])[0][0, :4]) > 0.9
