@@ -92,10 +92,12 @@ def run(args: argparse.Namespace) -> None:
 
     pingpong = args.loop == "pingpong"
     frames = video.repeat_frames(source, len(windows), used, pingpong)
+    once = used is not None and len(windows) <= used  # each frame is shown once, so it may be drawn on
     shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
     with cpu_workers(device) as workers:
         batch_size = pick_batch_size(args.wav2lip_batch_size, source, device, workers)
-        finished = lip_sync(video.prefetch(frames, batch_size), shown, windows, model, batch_size, args.blend, workers)
+        frames = video.prefetch(frames, batch_size)
+        finished = lip_sync(frames, shown, windows, model, batch_size, args.blend, workers, in_place=once)
         with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
             for frame in cli.progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
                 writer.write(frame)
@@ -244,11 +246,12 @@ def lip_sync(
     batch_size: int = CPU_BATCH,
     blend: str = "box",
     workers: int = 1,
+    in_place: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
 
-    ``frames`` (height, width, 3) uint8 BGR are not changed; ``boxes`` (x1, y1, x2, y2) in whole pixels inside the
-    frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from
+    ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``; ``boxes`` (x1, y1, x2, y2) in whole pixels
+    inside the frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from
     ``optimize_for_inference``, which decides the device and precision. ``blend``: "box" or "feather". ``workers`` is
     how many batches the model works on at a time; more than one read ahead, see ``cpu_workers``.
     """
@@ -261,7 +264,7 @@ def lip_sync(
 
     for batch, mouths in video.in_parallel(with_mouths, batches, workers):
         for frame, box, _ in batch:
-            yield frame if box is None else paste(frame, next(mouths), box, blend)
+            yield frame if box is None else paste(frame, next(mouths), box, blend, in_place)
 
 
 def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -294,10 +297,10 @@ def generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.
         return np.concatenate((generate(model, mels[:half], faces[:half]), generate(model, mels[half:], faces[half:])))
 
 
-def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str) -> np.ndarray:
-    """Return a copy of ``frame`` with ``face`` (96, 96, 3) stretched over ``box``."""
+def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str, in_place: bool = False) -> np.ndarray:
+    """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``."""
     x1, y1, x2, y2 = box
-    frame = frame.copy()
+    frame = frame if in_place else frame.copy()
     target = frame[y1:y2, x1:x2]
     face = cv2.resize(face, (x2 - x1, y2 - y1))
     if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included

@@ -266,8 +266,14 @@ def source_index(index: int, count: int, pingpong: bool) -> int:
 def repeat_frames(
     info: VideoInfo, wanted: int, count: int | None = None, pingpong: bool = False
 ) -> Iterator[np.ndarray]:
-    """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them."""
-    yield from itertools.islice(_endless(info, count, pingpong), wanted)
+    """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them.
+
+    If ``count`` is enough for all, none is kept, and the receiver may change them.
+    """
+    if count is not None and wanted <= count:
+        yield from read_frames(info, 0, wanted)
+    else:
+        yield from itertools.islice(_endless(info, count, pingpong), wanted)
 
 
 def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.ndarray]:

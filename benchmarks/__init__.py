@@ -4,10 +4,36 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+# Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
+PROGRAM = """
+import json, resource, sys, time
+start = time.perf_counter()
+import inference, video
+imported = time.perf_counter()
+writes, write = [], video.VideoWriter.write
+def noted(writer, frame):
+    writes.append(time.perf_counter())
+    write(writer, frame)
+video.VideoWriter.write = noted
+code = inference.main(sys.argv[1:])
+stop = time.perf_counter()
+own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+figures = {"frames": len(writes), "seconds": stop - start, "fps": len(writes) / (stop - start)}
+figures["cpu_seconds"] = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+figures["import_s"] = imported - start
+figures["first_frame_s"] = writes[0] - start if writes else 0
+figures["peak_memory_mb"] = own.ru_maxrss / 1024
+print(json.dumps(figures))
+sys.exit(code)
+"""
 
 
 def print_machine(device: torch.device, dtype: torch.dtype) -> None:
@@ -38,3 +64,11 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
 
     product()
     return 2 * side**3 / min(timed(product) for _ in range(10))
+
+
+def run_inference(*arguments: object) -> dict[str, float]:
+    """Run ``inference.py`` in a process of its own; return frames, seconds, fps, CPU seconds, memory and so on."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    root = Path(__file__).resolve().parent.parent
+    result = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(result.stdout.splitlines()[-1])

@@ -10,8 +10,6 @@ timed on a part of the clip and scaled. Prints a table and one JSON object a lin
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +25,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import matrix_peak, print_machine, report, timed
+from benchmarks import matrix_peak, print_machine, report, run_inference, timed
 from demo.material import paste_into_scene, write_face_clip, write_speech
 from face_detection.detections import Detections
 from face_detection.detectors import Detector, create_detector
@@ -84,17 +82,13 @@ def write_clip(path: Path, face: Path | None, seconds: float, size: tuple[int, i
 
 
 def measure_ours(args: argparse.Namespace, clip: Path, speech: Path, checkpoint: Path) -> dict[str, float]:
-    """Seconds of ``inference.py`` as a user starts it, and when its first frames were finished."""
-    out = clip.with_name("out.mp4")
-    command = [sys.executable, inference.__file__, "--checkpoint_path", checkpoint, "--face", clip, "--audio", speech]
-    command += ["--outfile", out, "--face_detector", args.face_detector, "--no_cache"]
-    command += ["--device", args.device, "--precision", args.precision]
+    """What ``inference.py`` takes as a user starts it, imports included."""
+    arguments = ["--checkpoint_path", checkpoint, "--face", clip.resolve(), "--audio", speech.resolve()]
+    arguments += ["--outfile", clip.with_name("out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
+    arguments += ["--device", args.device, "--precision", args.precision]
     if args.face_detector_weights:
-        command += ["--face_detector_weights", args.face_detector_weights]
-    seconds = timed(lambda: subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL))
-    frames = sum(1 for _ in video.read_frames(video.probe(out)))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"frames": frames, "seconds": seconds, "fps": frames / seconds, "peak_memory_mb": peak}
+        arguments += ["--face_detector_weights", args.face_detector_weights.resolve()]
+    return run_inference(*arguments)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -121,9 +115,6 @@ def measure_stages(
     args: argparse.Namespace, clip: Path, speech: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
     source, figures = video.probe(clip), {}
-    start = "import inference" + ("; from face_alignment.detection.sfd import net_s3fd" * (args.face_detector == "sfd"))
-    command = [sys.executable, "-c", start]
-    figures["import_s"] = timed(lambda: subprocess.run(command, check=True, cwd=Path(inference.__file__).parent))
     windows = inference.open_speech(speech, source.fps)
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))

@@ -25,6 +25,7 @@ WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a fa
 NEWCOMERS_SECONDS = 5.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of the crop moves the box
+SMALLEST = 4  # pixels, sides of a box that is worth a look
 CELL = 32  # pixels: crops lie on the grid of the network's strides, as they would in the whole frame
 PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are compared, and how far it may have moved
 DRIFT = 0.06  # of the face's side: farther from the interpolated place, and the detector has to look
@@ -141,8 +142,10 @@ class Searcher:
         return boxes
 
     def _detect_whole(self, frame: np.ndarray, scale: float) -> np.ndarray:
-        boxes = self.detector.detect([_resized(frame, scale)])[0]
-        return boxes / np.array([scale] * 4 + [1], np.float32)
+        boxes = self.detector.detect([_resized(frame, scale)])[0] / np.array([scale] * 4 + [1], np.float32)
+        middle, sides = (boxes[:, :2] + boxes[:, 2:4]) / 2, boxes[:, 2:4] - boxes[:, :2]
+        inside = (middle >= 0) & (middle < frame.shape[1::-1])
+        return boxes[(inside & (sides >= SMALLEST)).all(axis=1)]
 
     # ----------------------------------------------------------------------------------------------------------------
     # Between two key frames
@@ -195,7 +198,7 @@ class Searcher:
         """Return the surroundings of a face, its own size near ``FACE_SIDE``, their corner in the frame, the scale."""
         side = max(box[2] - box[0], box[3] - box[1])
         scale = float(2 ** min(0, round(2 * np.log2(self.detector.FACE_SIDE / side)) / 2))  # steps: boxes are steadier
-        reach = np.ceil(CONTEXT * side * scale / CELL) * CELL / scale
+        reach = max(3, np.ceil(CONTEXT * side * scale / CELL)) * CELL / scale
         middle = (box[:2] + box[2:4]) / 2
         corner = np.round((middle - reach / 2) * scale / CELL) * CELL / scale
         limits = np.array(frame.shape[1::-1])
@@ -269,7 +272,7 @@ def _patch(frame: np.ndarray, box: np.ndarray, margin: int) -> np.ndarray:
     reach = (box[2:] - box[:2]) * margin / PATCH
     (x1, y1), (x2, y2) = np.round([box[:2] - reach, box[2:] + reach]).astype(int)
     height, width = frame.shape[:2]
-    inside = frame[max(0, y1) : max(1, y2), max(0, x1) : max(1, x2)]
+    inside = frame[min(max(0, y1), height - 1) : max(1, y2), min(max(0, x1), width - 1) : max(1, x2)]
     outside = max(0, -y1), max(0, y2 - height), max(0, -x1), max(0, x2 - width)
     if any(outside):
         inside = cv2.copyMakeBorder(inside, *outside, cv2.BORDER_REPLICATE)
