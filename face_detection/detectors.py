@@ -60,9 +60,10 @@ class SFD:
         from face_alignment.detection.sfd.net_s3fd import s3fd
 
         self.device, self.dtype = torch.device(device), dtype
-        self.network = s3fd().eval()
+        with torch.device("meta"):  # random weights take longer to draw than the real ones to read
+            self.network = s3fd().eval()
         try:
-            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), assign=True)
         except FileNotFoundError:
             raise FileNotFoundError(f"{weights} does not exist; S3FD needs its weights there") from None
         except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
