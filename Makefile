@@ -1,10 +1,12 @@
 # make demo   sets up .venv and lip-syncs a face end to end
 # make test   sets up .venv and runs the tests
 # make lint   checks style with ruff
+# make demo-checkpoints [WORK=folder] [GRID=folder]   trains the demo's networks again, see demo/train_checkpoints.sh
 PYTHON ?= python3
 BIN := .venv/bin
+WORK ?= demo-work
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test lint demo-checkpoints
 
 setup: .venv/ready
 
@@ -22,3 +24,6 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+demo-checkpoints: setup
+	demo/train_checkpoints.sh "$(WORK)" $(GRID)

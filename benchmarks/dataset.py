@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 import cli
 from benchmarks import report
 from dataset import TRAIN_MEL_LEAD, Draw, SyncNetDataset, Wav2LipDataset, WindowDataset
-from demo.material import write_speech
+from demo.talking_head import Recipe, write_speech
 from hparams import hparams as hp
 
 ROUNDS = 5
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 def write_clip(folder: Path, seconds: float, seed: int) -> Path:
     """Write ``seconds`` of a moving colour gradient and of babble, as preprocessing would leave them."""
     folder.mkdir()
-    write_speech(folder / "audio.wav", seconds, seed)
+    write_speech(folder / "audio.wav", Recipe(seed=seed, seconds=seconds))
     across, down = np.meshgrid(np.linspace(0, 255, FACE[0]), np.linspace(0, 255, FACE[1]))
     for i in range(round(seconds * hp.fps)):
         channels = [across, down, (across + down) / 2 + 20 * np.sin(i / 5)]

@@ -26,7 +26,8 @@ import faces
 import inference
 import video
 from benchmarks import matrix_peak, print_machine, report, run_inference, timed
-from demo.material import paste_into_scene, write_face_clip, write_speech
+from benchmarks.scene import write_scene
+from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
 from face_detection.detectors import Detector, create_detector
 from face_detection.search import search
@@ -40,8 +41,8 @@ PLAIN_BATCH = 128  # faces, the default of 2020
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure inference.py from files to file at 360p, 720p and 1080p.")
-    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a drifting photo")
-    parser.add_argument("--audio", type=Path, help="speech; default: synthetic vowels")
+    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
+    parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
     parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the result")
     parser.add_argument("--plain_frames", type=cli.positive(int), default=4, help="that the plain path is timed on")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
@@ -62,23 +63,16 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         speech, checkpoint = args.audio or Path(folder, "speech.wav"), Path(folder, "generator.pth")
         if not args.audio:
-            write_speech(speech, args.seconds)
+            write_speech(speech, Recipe(seconds=args.seconds))
         torch.save(Wav2Lip().state_dict(), checkpoint)
         for name in args.sizes:
             clip = Path(folder, f"{name}.mp4")
-            write_clip(clip, args.face, args.seconds, SIZES[name])
+            write_scene(clip, args.seconds, SIZES[name], args.face)
             figures = measure_ours(args, clip, speech, checkpoint)
             figures |= measure_stages(args, clip, speech, device, dtype)
             figures["plain_seconds"] = measure_plainly(args, clip, speech, device)
             figures["ratio"] = figures["plain_seconds"] / figures["seconds"]
             report(name, figures)
-
-
-def write_clip(path: Path, face: Path | None, seconds: float, size: tuple[int, int]) -> None:
-    if face:
-        paste_into_scene(path, face, seconds, size)
-    else:
-        write_face_clip(path, seconds, size)
 
 
 def measure_ours(args: argparse.Namespace, clip: Path, speech: Path, checkpoint: Path) -> dict[str, float]:

@@ -25,7 +25,8 @@ import faces
 import inference
 import video
 from benchmarks import print_machine, report, timed
-from demo.material import write_face_clip, write_speech
+from benchmarks.scene import write_scene
+from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
 from face_detection.detectors import create_detector
 from models import Wav2Lip, optimize_for_inference
@@ -107,9 +108,9 @@ def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: to
     with tempfile.TemporaryDirectory() as folder:
         face, speech = args.face or Path(folder, "face.mp4"), args.audio or Path(folder, "speech.wav")
         if not args.face:
-            write_face_clip(face, seconds=10, size=(1280, 720))
+            write_scene(face, seconds=10, size=(1280, 720))
         if not args.audio:
-            write_speech(speech, seconds=10)
+            write_speech(speech, Recipe(seconds=10))
         figures = measure_stages(args, face, speech, device, dtype, Path(folder))
         checkpoint = Path(folder, "generator.pth")
         torch.save(Wav2Lip().state_dict(), checkpoint)

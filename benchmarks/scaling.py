@@ -18,7 +18,8 @@ import torch
 
 import cli
 from benchmarks import print_machine, report, run_inference
-from demo.material import write_face_clip, write_speech
+from benchmarks.scene import write_scene
+from demo.talking_head import Recipe, write_speech
 from models import Wav2Lip
 
 
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
 
 def measure(folder: Path, seconds: float, width: float, size: list[int]) -> dict[str, float]:
     face, speech, checkpoint = folder / "face.mp4", folder / "speech.wav", folder / "generator.pth"
-    write_face_clip(face, seconds, tuple(size))
-    write_speech(speech, seconds)
+    write_scene(face, seconds, tuple(size))
+    write_speech(speech, Recipe(seconds=seconds))
     torch.save({"state_dict": Wav2Lip(width).state_dict(), "width": width}, checkpoint)
     return run_inference(
         "--checkpoint_path", checkpoint, "--face", face, "--audio", speech, "--outfile", folder / "out.mp4",
