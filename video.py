@@ -37,6 +37,7 @@ HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
+PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
 EXACT_COLOUR = "accurate_rnd+bicubic"
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
@@ -146,7 +147,14 @@ def _existing(path: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; give one file")
     if path.is_file() and path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
+    if path.is_file() and _starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
+        raise ValueError(f"{path} is a playlist, not a video; download what it lists and give that")
     return path
+
+
+def _starts_with(path: Path, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
 
 
 def _input(path: Path) -> tuple[str, ...]:

@@ -263,7 +263,7 @@ def test_truncated_file(tmp_path):
 @pytest.mark.parametrize("name, content, words", [
     ("text.mp4", b"hello " * 500, "not a video"),
     ("empty.mp4", b"", "empty"),
-    ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "not a video"),
+    ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "playlist"),
     ("noise.mp4", bytes(range(256)) * 64, "not a video"),
 ])  # fmt: skip
 def test_what_is_not_a_video(tmp_path, name, content, words):
