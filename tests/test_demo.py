@@ -1,0 +1,54 @@
+"""`make demo` and the small networks that come with the repository."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import pytest
+import torch
+
+import models
+import video
+from demo import export, run_demo
+from demo.talking_head import Recipe
+from models import weights
+
+
+def test_small_networks_are_small_and_have_one_name():
+    sizes = [weights.find("demo", network).stat().st_size for network in weights.SHIPPED]
+    assert sum(sizes) < 20e6
+    for network in weights.SHIPPED:
+        assert isinstance(weights.load_model("demo", network), network)
+
+
+def test_export_halves_weights_and_keeps_vectors(tmp_path, small_checkpoint):
+    target = tmp_path / "new" / "small.pth"
+    assert export.main(["generator", str(small_checkpoint), str(target)]) == 0
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (small_checkpoint, target))
+    for name, tensor in before.items():
+        assert after[name].dtype == (torch.float16 if tensor.ndim > 1 else tensor.dtype)
+        assert torch.allclose(after[name].to(tensor.dtype), tensor, rtol=1e-3, atol=1e-6)
+    assert weights.load_model(target).width == 0.125
+
+
+def test_export_of_the_wrong_network(tmp_path, small_checkpoint, capsys):
+    assert export.main(["expert", str(small_checkpoint), str(tmp_path / "x.pth")]) == 2
+    assert "Wav2Lip weights" in capsys.readouterr().err and not (tmp_path / "x.pth").exists()
+
+
+def test_demo_makes_the_head_say_the_new_words(tmp_path, monkeypatch, capsys):
+    """Similarity tells: with its own sound and lip-synced the head is in sync, with other words it is not."""
+    monkeypatch.setattr(run_demo, "HEAD", Recipe(seed=2020, seconds=3.0, size=(320, 240)))
+    assert run_demo.main(["--results", str(tmp_path)]) == 0
+    means = json.loads((tmp_path / "demo.json").read_text())
+    assert list(means) == ["own_sound", "new_sound", "lip_synced"]
+    assert min(means["own_sound"], means["lip_synced"]) > means["new_sound"] + 0.2
+    assert video.probe(tmp_path / "demo.mp4").fps == 25
+    assert cv2.imread(str(tmp_path / "demo.png")).std() > 20
+    assert "inference.py --checkpoint_path demo" in capsys.readouterr().out
+
+
+def test_official_networks_have_names_of_their_own():
+    with pytest.raises(FileNotFoundError, match="demo"):
+        weights.find("demo", models.Wav2Lip_disc_qual)  # none of these is shipped
