@@ -301,7 +301,8 @@ class GeneratorTask(Task):
         return {"syncnet_wt": self.sync_weight}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+        if not self.hp.syncnet_wt:  # else --hparams has asked for one
+            self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         x, frame_mels, mel, real = self.machine.to_device(batch)

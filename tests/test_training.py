@@ -84,6 +84,14 @@ def test_frozen_expert_stays_as_it_is(filled):
     torch.testing.assert_close(task.expert(mels, mouths)[1], before, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("asked, saved, used", [(0.0, 0.01, 0.01), (0.05, 0.0, 0.05), (0.0, 0.0, 0.0)])
+def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
+    """It is part of the checkpoint, unless --hparams asks for another."""
+    task = GeneratorTask(CPU, HParams(syncnet_wt=asked), filled(models.SyncNet_color, 0.125), width=0.125)
+    task.load_extra_state({"syncnet_wt": saved})
+    assert task.sync_weight == used
+
+
 def test_cosine_above_one_is_no_error():
     """Float error reaches 1.0000004, at which the cross-entropy of 2020 failed."""
     v = torch.full((3, 512), 0.04419418)
