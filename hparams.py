@@ -66,6 +66,7 @@ class HParams:
 
     # Generator and visual-quality discriminator (2020)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
+    audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     disc_wt: float = 0.07
     disc_initial_learning_rate: float = 1e-4
 

@@ -283,7 +283,10 @@ class GeneratorTask(Task):
         self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
     ) -> None:
         super().__init__(machine, hp)
-        self.generator = machine.prepare(Wav2Lip(width))
+        generator = Wav2Lip(width)
+        if hp.audio_from_expert:
+            adopt_audio_encoder(generator, expert)
+        self.generator = machine.prepare(generator)
         self.parallel = machine.parallel(self.generator)
         betas = (hp.adam_beta1, 0.999)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=hp.initial_learning_rate, betas=betas)
@@ -351,6 +354,19 @@ class GeneratorTask(Task):
         x, fake, real = self._shown
         together = torch.cat((x[:, 3:], x[:, :3], fake.detach(), real), dim=4)  # (N, 3, T, H, 4·W)
         return (together.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
+    """Let ``generator`` hear from the start what ``expert`` has learned to hear; both of one width.
+
+    The L1 loss alone takes long to notice that the sound has to do with lips; so does the expert, but once is enough.
+    """
+    if generator.width != expert.width:
+        raise ValueError(f"audio_from_expert takes an expert of width {generator.width:g}, not {expert.width:g}")
+    blocks, count = list(expert.audio_encoder), len(generator.audio_encoder)
+    alike = [*blocks[: count - 2], *blocks[-2:]]  # the expert has one residual block more before the last two
+    for mine, theirs in zip(generator.audio_encoder, alike):
+        mine.load_state_dict(theirs.state_dict())
 
 
 class HQGeneratorTask(GeneratorTask):

@@ -84,6 +84,18 @@ def test_frozen_expert_stays_as_it_is(filled):
     torch.testing.assert_close(task.expert(mels, mouths)[1], before, atol=1e-5, rtol=0)
 
 
+def test_generator_can_start_with_the_experts_ears(filled):
+    expert = filled(models.SyncNet_color, 0.125)
+    heard = expert.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n"))
+    task = GeneratorTask(CPU, HParams(audio_from_expert=True), expert, width=0.125)
+    task.generator.eval()
+    torch.testing.assert_close(task.generator.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n")), heard)
+    last = [network.audio_encoder[-1].state_dict() for network in (filled(models.SyncNet_color, 0.125), task.generator)]
+    assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
+    with pytest.raises(ValueError, match="width 0.25"):
+        GeneratorTask(CPU, HParams(audio_from_expert=True), filled(models.SyncNet_color, 0.125), width=0.25)
+
+
 @pytest.mark.parametrize("asked, saved, used", [(0.0, 0.01, 0.01), (0.05, 0.0, 0.05), (0.0, 0.0, 0.0)])
 def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
     """It is part of the checkpoint, unless --hparams asks for another."""
