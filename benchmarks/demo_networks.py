@@ -1,6 +1,6 @@
 """What the small networks in demo/checkpoints can do, on heads and utterances that they never saw.
 
-    python -m benchmarks.demo_networks --judge JUDGE/checkpoint_step000002000.pth
+    python -m benchmarks.demo_networks
 
 Makes clips of talking heads, lip-syncs each to another utterance, and prints, as a table and as JSON lines:
 
@@ -35,6 +35,7 @@ from benchmarks import print_machine, report
 from demo.talking_head import Recipe, make_clip
 from models import weights
 
+JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
 LAGS = range(-3, 4)
@@ -47,7 +48,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint_path", default=weights.DEMO, help="generator")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
-    add("--judge", help="expert of another seed, never used as a loss")
+    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
     add("--clips", type=cli.positive(int), default=50, help="clips of talking heads; two by each head")
     add("--offset_clips", type=cli.positive(int), default=5, help="clips at each offset")
     add("--folder", type=Path, default=Path("results/demo_networks"), help="where to put the clips")
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
-    networks = {name: similarity.open_expert(path) for name, path in names.items() if path}
+    networks = {name: similarity.open_expert(path) for name, path in names.items()}
     originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
     partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
     generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
