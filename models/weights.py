@@ -89,10 +89,12 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progr
     unknown name, RuntimeError when a download fails.
     """
     path = Path(path_or_name)
+    if path.is_file():
+        return path
+    if str(path_or_name) == DEMO and network in SHIPPED:  # also where a folder has that name, as in the repository
+        return SHIPPED[network]
     if path.exists():
         return path
-    if str(path_or_name) == DEMO and network in SHIPPED:
-        return SHIPPED[network]
     known = KNOWN.get(str(path_or_name))
     if known is None:
         names = ", ".join((DEMO, *KNOWN))
