@@ -89,7 +89,7 @@ def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> P
     """Return ``face`` lip-synced to the sound of ``speech``, made anew."""
     outfile = args.folder / kind / f"{face.stem}_{speech.stem}.mp4"
     command = ["--checkpoint_path", args.checkpoint_path, "--face", face, "--audio", speech, "--outfile", outfile]
-    if inference.main([*map(str, command), "--face_detector", "haar", "--on_missing_face", "keep"]):
+    if inference.main([*map(str, command), "--face_detector", "haar", "--pads", "0", "0", "0", "0"]):
         raise RuntimeError(f"could not lip-sync {face}")
     return outfile
 

@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
 
 def lip_sync(face: Path, speech: Path, outfile: Path) -> None:
     command = ["--checkpoint_path", weights.DEMO, "--face", face, "--audio", speech, "--outfile", outfile]
-    if code := inference.main([*map(str, command), "--face_detector", "haar", "--no_cache"]):
+    # no pads: the demo's generator was trained on crops without; a soft edge: it blurs what it need not change
+    command += ["--face_detector", "haar", "--no_cache", "--blend", "feather", "--pads", 0, 0, 0, 0]
+    if code := inference.main(list(map(str, command))):
         raise RuntimeError(f"the demo failed with exit code {code}; the line above says why")
 
 
