@@ -124,6 +124,8 @@ def compare(
     means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
+        # kept from 2020: training's mels start a frame earlier than inference's, so the lips are a frame early
+        "lip_synced_sound_1_late": float(np.mean([result.curve[similarity.REACH + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),
         "own_offset_right": float(np.mean([abs(result.offset_frames) <= 1 for result in own])),
