@@ -72,13 +72,18 @@ def run(args: argparse.Namespace) -> None:
     report("aperture", follow_aperture(originals, generated, partners))
     for name, network in networks.items():
         report(f"offsets_{name}", find_offsets(args, network))
-    if args.real:
-        partners = [(i + 1) % len(args.real) for i in range(len(args.real))]
-        generated = [lip_sync(args, args.real[i], args.real[j], "real") for i, j in enumerate(partners)]
-        for name, network in networks.items():
-            report(f"real_{name}", compare(network, args.real, generated, partners))
-        cv2.imwrite(str(args.folder / "real.png"), contact_sheet(args.real, generated))
     cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
+    if args.real:
+        measure_real(args, networks)
+
+
+def measure_real(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
+    """The same similarities on the videos of ``--real``, each lip-synced to the sound of the next."""
+    partners = [(i + 1) % len(args.real) for i in range(len(args.real))]
+    generated = [lip_sync(args, args.real[i], args.real[j], "real") for i, j in enumerate(partners)]
+    for name, network in networks.items():
+        report(f"real_{name}", compare(network, args.real, generated, partners))
+    cv2.imwrite(str(args.folder / "real.png"), contact_sheet(args.real, generated))
 
 
 def search() -> argparse.Namespace:
