@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -86,10 +87,19 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     names = ("seed", "seconds", "size", "fps", "variant", "offset", "clips_per_head")
     recipe = Recipe(**{name: getattr(args, name) for name in names})
-    make = partial(make_clip, args.out, recipe)
-    with ProcessPoolExecutor(args.workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        paths = list(cli.progress(pool.map(make, range(args.clips)), "Filming", args.clips, unit="clip"))
+    made = make_clips(partial(make_clip, args.out, recipe), args.clips, args.workers)
+    paths = list(cli.progress(made, "Filming", args.clips, unit="clip"))
     print(f"{args.out}: {len(paths)} clips of {recipe.frames} frames")
+
+
+def make_clips(make: Callable[[int], Path], count: int, workers: int) -> Iterator[Path]:
+    """Yield the paths of clips 0 to ``count`` - 1 in order, made by so many processes."""
+    if workers == 1:
+        yield from map(make, range(count))
+        return
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may wait for ever
+    with ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(make, range(count))
 
 
 # --------------------------------------------------------------------------------------------------------------------
