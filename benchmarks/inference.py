@@ -9,9 +9,7 @@ unfolded) and ``end_to_end`` (seconds of every stage alone, and of the pipeline 
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import print_machine, report, timed
+from benchmarks import print_machine, report, run_inference, timed
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
@@ -37,8 +35,8 @@ REFERENCE_BATCH = 128  # faces, the default of --wav2lip_batch_size
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
-    parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a drifting photo, 1280x720")
-    parser.add_argument("--audio", type=Path, help="speech; default: 10 s of synthetic vowels")
+    parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a talking head, 1280x720")
+    parser.add_argument("--audio", type=Path, help="speech; default: 10 s made on the spot")
     faces.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     parser.add_argument("--batch_size", type=cli.positive(int), default=inference.CPU_BATCH, help="faces per call")
@@ -114,24 +112,13 @@ def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: to
         figures = measure_stages(args, face, speech, device, dtype, Path(folder))
         checkpoint = Path(folder, "generator.pth")
         torch.save(Wav2Lip().state_dict(), checkpoint)
-        command = [
-            sys.executable,
-            inference.__file__,
-            "--checkpoint_path",
-            checkpoint,
-            "--face",
-            face,
-            "--audio",
-            speech,
-        ]
-        command += ["--outfile", Path(folder, "out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
-        command += ["--device", args.device, "--precision", args.precision]
+        arguments = ["--checkpoint_path", checkpoint, "--face", face.resolve(), "--audio", speech.resolve()]
+        arguments += ["--outfile", Path(folder, "out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
+        arguments += ["--device", args.device, "--precision", args.precision]
         if args.face_detector_weights:
-            command += ["--face_detector_weights", args.face_detector_weights]
-        figures["pipeline"] = timed(lambda: subprocess.run(list(map(str, command)), check=True))
-    figures["fps"] = figures["frames"] / figures["pipeline"]
-    figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return figures
+            arguments += ["--face_detector_weights", args.face_detector_weights.resolve()]
+        whole = run_inference(*arguments)
+    return {**figures, "pipeline": whole["seconds"], "fps": whole["fps"], "peak_memory_mb": whole["peak_memory_mb"]}
 
 
 def measure_stages(

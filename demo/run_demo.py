@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         results = measure({"own_sound": (face, face), "new_sound": (face, speech), "lip_synced": (outfile, speech)})
         draw(args.results / "demo.png", face, outfile, speech, aperture, results)
     means = {name: round(result.mean, 4) for name, result in results.items()}
-    (args.results / "demo.json").write_text(json.dumps(means, indent=1) + "\n", encoding="utf-8")
+    cli.save(args.results / "demo.json", json.dumps(means, indent=1) + "\n")
     print_summary(args.results, results)
 
 

@@ -143,7 +143,7 @@ def write_clip(path: Path, recipe: Recipe, number: int = 0) -> dict[str, object]
         "aperture": mouth["aperture"].round(4).tolist(), "width": mouth["width"].round(4).tolist(), "boxes": boxes,
         "recipe": asdict(recipe), "number": number,
     }  # fmt: skip
-    path.with_suffix(".json").write_text(json.dumps(truth), encoding="utf-8")
+    cli.save(path.with_suffix(".json"), json.dumps(truth))
     return truth
 
 
