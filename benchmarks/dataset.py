@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 import cli
 from benchmarks import report
-from dataset import TRAIN_MEL_LEAD, Draw, SyncNetDataset, Wav2LipDataset, WindowDataset
+from dataset import Draw, SyncNetDataset, Wav2LipDataset, WindowDataset
 from demo.talking_head import Recipe, write_speech
 from hparams import hparams as hp
 
@@ -117,7 +117,7 @@ def generator_sample_plainly(draw: Draw) -> tuple[torch.Tensor, ...]:
     window = read_window(draw.clip.folder, draw.frame)
     wrong_window = read_window(draw.clip.folder, draw.wrong)
     mel = read_mel(draw.clip.folder)
-    first = draw.frame - TRAIN_MEL_LEAD
+    first = draw.frame - hp.mel_lead
     indiv_mels = np.asarray([crop_mel(mel, i).T for i in range(first, first + hp.syncnet_T)])
     masked = (np.asarray(window) / 255.0).transpose(3, 0, 1, 2)
     y = masked.copy()

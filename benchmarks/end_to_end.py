@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,14 +25,13 @@ import faces
 import inference
 import video
 from benchmarks import matrix_peak, print_machine, report, run_inference, timed
-from benchmarks.scene import write_scene
+from benchmarks.scene import SIZES, Counted, write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
-from face_detection.detectors import Detector, create_detector
+from face_detection.detectors import create_detector
 from face_detection.search import search
 from models import Wav2Lip, optimize_for_inference
 
-SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 GENERATOR_FLOP = 7.93e9  # a face
 S3FD_FLOP = 631e3  # a pixel
 PLAIN_BATCH = 128  # faces, the default of 2020
@@ -87,22 +85,6 @@ def measure_ours(args: argparse.Namespace, clip: Path, speech: Path, checkpoint:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Every stage alone
-
-
-class Counted:
-    """A detector that counts the pixels it was shown and the seconds it took."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.detector, self.pixels, self.pictures, self.seconds = detector, 0, 0, 0.0
-        self.FACE_SIDE, self.KEY_SECONDS = detector.FACE_SIDE, detector.KEY_SECONDS
-
-    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        self.pictures += len(frames)
-        self.pixels += sum(frame.shape[0] * frame.shape[1] for frame in frames)
-        start = time.perf_counter()
-        found = self.detector.detect(frames)
-        self.seconds += time.perf_counter() - start
-        return found
 
 
 def measure_stages(

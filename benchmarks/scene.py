@@ -1,8 +1,9 @@
-"""A long moving scene at any size, made from a short clip of a face."""
+"""A long moving scene at any size, made from a short clip of a face, and a detector that counts what it looks at."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from pathlib import Path
 
 import cv2
@@ -10,14 +11,19 @@ import numpy as np
 
 import video
 from demo.talking_head import Recipe, write_clip, write_speech
+from face_detection.detectors import Detector
 
+SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 HEAD = Recipe(seed=7, seconds=4.0, size=(512, 384))
 
 
-def write_scene(path: Path, seconds: float, size: tuple[int, int], face: Path | None = None) -> None:
-    """Write a video of ``size`` (width, height) that shows ``face``, 4/5 as high, swaying before a drifting background.
+def write_scene(
+    path: Path, seconds: float, size: tuple[int, int], face: Path | None = None, enlarged: bool = True
+) -> None:
+    """Write a video of ``size`` (width, height) that shows ``face`` swaying before a drifting background.
 
-    ``face`` runs forwards and backwards as often as it takes; else a talking head is filmed. The sound is speech.
+    ``face`` is brought to 4/5 of the height if ``enlarged``, and runs forwards and backwards as often as it takes;
+    without one a talking head is filmed. The sound is speech.
     """
     with tempfile.TemporaryDirectory() as folder:
         voice = Path(folder, "voice.wav")
@@ -25,12 +31,14 @@ def write_scene(path: Path, seconds: float, size: tuple[int, int], face: Path | 
         if face is None:
             face = Path(folder, "head.mp4")
             write_clip(face, HEAD)
-        _sway(path, video.probe(face), voice, seconds, size)
+        source = video.probe(face)
+        _sway(path, source, voice, seconds, size, 0.8 * size[1] / source.height if enlarged else 1.0)
 
 
-def _sway(path: Path, source: video.VideoInfo, voice: Path, seconds: float, size: tuple[int, int]) -> None:
+def _sway(
+    path: Path, source: video.VideoInfo, voice: Path, seconds: float, size: tuple[int, int], scale: float
+) -> None:
     width, height = size
-    scale = 0.8 * height / source.height
     count = round(seconds * float(source.fps))
     coarse = np.random.default_rng(0).integers(40, 216, (9, 16, 3), np.uint8)
     scene = cv2.resize(coarse, (width + 200, height + 200), interpolation=cv2.INTER_CUBIC)
@@ -42,3 +50,19 @@ def _sway(path: Path, source: video.VideoInfo, voice: Path, seconds: float, size
             x = int((width - frame.shape[1]) / 2 + height / 40 * np.sin(i / 20))
             picture[-frame.shape[0] :, x : x + frame.shape[1]] = frame
             writer.write(picture)
+
+
+class Counted:
+    """A detector that counts the pixels it was shown and the seconds it took."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector, self.pixels, self.pictures, self.seconds = detector, 0, 0, 0.0
+        self.FACE_SIDE, self.KEY_SECONDS = detector.FACE_SIDE, detector.KEY_SECONDS
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        self.pictures += len(frames)
+        self.pixels += sum(frame.shape[0] * frame.shape[1] for frame in frames)
+        start = time.perf_counter()
+        found = self.detector.detect(frames)
+        self.seconds += time.perf_counter() - start
+        return found

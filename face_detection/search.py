@@ -3,8 +3,8 @@
 A whole frame is searched at the start of every shot, when a face is lost, while there is none, and every few seconds
 for newcomers; first at a reduced scale, which shows where to look closer. In between, the detector looks at crops
 around the known faces, on key frames. Every box comes from such a crop, so none jumps when a whole frame was searched.
-Between two key frames a cheap comparison of pictures tells whether interpolating would do; where it would not, the
-interval is split. What remains is left to ``tracking`` to interpolate.
+Between two key frames the face is followed by comparing pictures, which costs next to nothing; where they cannot tell,
+the detector looks there and the interval is split. A face that moves evenly is left to ``tracking`` to interpolate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of t
 SMALLEST = 4  # pixels, sides of a box that is worth a look
 CELL = 32  # pixels: crops lie on the grid of the network's strides, as they would in the whole frame
 PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are compared, and how far it may have moved
-DRIFT = 0.06  # of the face's side: farther from the interpolated place, and the detector has to look
+EVENLY = 0.02  # of the face's side: nearer to the interpolated place, the face need not be followed
+DISCORD = 0.06  # of the face's side: if two comparisons differ by more, the detector has to look
+GROWTH = 1.15  # between key frames; more, and comparing pictures of one size says nothing
 LIKENESS = 0.5  # correlation; less, and the comparison says nothing
 AGREEMENT = 0.9  # intersection over union of found and interpolated box that needs no further look
 
@@ -151,28 +153,23 @@ class Searcher:
     # Between two key frames
 
     def _refine(self, frames: list[np.ndarray], seen: list[np.ndarray | None], first: int, last: int) -> None:
-        """Look at frames between two key frames until interpolation will do for the others."""
-        intervals = [(first, last)]
+        """Fill ``seen`` between two key frames where interpolation will not do."""
+        intervals = [(first, last, False)]
         while intervals:
-            doubts = [(a, self._doubt(frames, seen, a, b), b) for a, b in intervals]
-            doubts = [(a, frame, b) for a, frame, b in doubts if frame is not None]
-            expected = [expect(seen[a], seen[b], (frame - a) / (b - a)) for a, frame, b in doubts]
-            looks = self.look([(frames[frame], boxes) for (_, frame, _), boxes in zip(doubts, expected)])
+            requests = []
+            for a, b, sure in intervals:
+                boxes, doubt = between(frames[a : b + 1], seen[a], seen[b])
+                if doubt is None or (sure and boxes is not None):
+                    seen[a + 1 : b] = boxes or [None] * (b - a - 1)
+                else:
+                    guess = boxes[doubt] if boxes else expect(seen[a], seen[b], (doubt + 1) / (b - a))
+                    requests.append((a, a + 1 + doubt, b, guess))
+            looks = self.look([(frames[frame], guess) for _, frame, _, guess in requests])
             intervals = []
-            for (a, frame, b), boxes, guess in zip(doubts, looks, expected):
+            for (a, frame, b, guess), boxes in zip(requests, looks):
                 seen[frame] = boxes
-                if not (same_faces(seen[a], seen[b]) and agree(guess, boxes)):
-                    intervals += [(a, frame), (frame, b)]
-
-    def _doubt(self, frames: list[np.ndarray], seen: list[np.ndarray | None], a: int, b: int) -> int | None:
-        """Return the frame between ``a`` and ``b`` that most needs a look, None if none does."""
-        if b - a < 2 or not (len(seen[a]) or len(seen[b])):
-            return None
-        if not same_faces(seen[a], seen[b]):
-            return (a + b) // 2  # somebody came or went
-        pairs = pair(seen[a], seen[b])
-        drift = np.max([_drift(frames[a : b + 1], seen[a][i, :4], seen[b][j, :4]) for i, j in pairs], axis=0)
-        return a + 1 + int(drift.argmax()) if drift.max() > DRIFT else None
+                sure = agree(guess, boxes)
+                intervals += [(a, frame, sure), (frame, b, sure)]
 
     # ----------------------------------------------------------------------------------------------------------------
     # One look
@@ -195,9 +192,11 @@ class Searcher:
         return [_distinct(boxes) for boxes in results]
 
     def _crop(self, frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the surroundings of a face, its own size near ``FACE_SIDE``, their corner in the frame, the scale."""
+        """Return the surroundings of a face, at least ``FACE_SIDE`` large, their corner in the frame, and the scale."""
         side = max(box[2] - box[0], box[3] - box[1])
-        scale = float(2 ** min(0, round(2 * np.log2(self.detector.FACE_SIDE / side)) / 2))  # steps: boxes are steadier
+        scale = float(
+            2 ** min(0, np.ceil(2 * np.log2(self.detector.FACE_SIDE / side)) / 2)
+        )  # steps: boxes are steadier
         reach = max(3, np.ceil(CONTEXT * side * scale / CELL)) * CELL / scale
         middle = (box[:2] + box[2:4]) / 2
         corner = np.round((middle - reach / 2) * scale / CELL) * CELL / scale
@@ -250,21 +249,72 @@ def agree(expected: np.ndarray, found: np.ndarray) -> bool:
     return all(overlap >= AGREEMENT for overlap in best)
 
 
-def _drift(frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Estimate how far a face is from the interpolated box, in sides of it, in every frame but the outer two.
+def between(
+    frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray
+) -> tuple[list[np.ndarray] | None, int | None]:
+    """Follow the faces that are at ``first`` (k, 5) in the first frame and at ``last`` in the last through the others.
 
-    The face as it looks in the nearer outer frame is searched for around the expected place.
+    Return the boxes in each of these, None if interpolating does as well or nothing can be said; and which of these
+    frames the detector most needs to look at, None if none.
+    """
+    count = len(frames) - 2
+    if count < 1 or not (len(first) or len(last)):
+        return None, None
+    if not same_faces(first, last):
+        return None, count // 2  # somebody came or went
+    pairs = [(first[i], last[j]) for i, j in pair(first, last)]
+    moves, doubts = zip(*(_compare(frames, a[:4], b[:4]) for a, b in pairs))
+    doubt = np.max(doubts, axis=0)
+    unsure = int(doubt.argmax()) if doubt.max() > DISCORD else None
+    if max(max(np.hypot(*move.T) / max(a[2:4] - a[:2])) for move, (a, _) in zip(moves, pairs)) < EVENLY:
+        return None, unsure
+    shares = (np.arange(count) + 1)[:, None] / (count + 1)
+    tracks = [(1 - shares) * a + shares * b for a, b in pairs]
+    for track, move in zip(tracks, moves):
+        track[:, :4] += np.tile(move, 2)
+    return list(np.stack(tracks, axis=1).astype(np.float32)), unsure
+
+
+def _compare(frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compare a face, in every frame but the outer two, with how it looks in these.
+
+    Return (n, 2) by how many pixels it is off its interpolated place, and (n,) the doubt in that: by how much the two
+    comparisons differ, in sides of the face; 1 if the face is like neither.
     """
     ends = _patch(frames[0], first, 0), _patch(frames[-1], last, 0)
-    span = len(frames) - 1
-    drift = np.zeros(span - 1)
-    for n in range(1, span):
-        share = n / span
-        window = _patch(frames[n], (1 - share) * first + share * last, MARGIN)
-        correlation = cv2.matchTemplate(window, ends[round(share)], cv2.TM_CCOEFF_NORMED)
-        _, likeness, _, place = cv2.minMaxLoc(correlation)
-        drift[n - 1] = np.hypot(place[0] - MARGIN, place[1] - MARGIN) / PATCH if likeness > LIKENESS else 1.0
-    return drift
+    count = len(frames) - 2
+    moves, doubts = np.zeros((count, 2)), np.zeros(count)
+    for n in range(count):
+        share = (n + 1) / (count + 1)
+        box = (1 - share) * first + share * last
+        window = _patch(frames[n + 1], box, MARGIN)
+        places = [(weight, _place(window, end)) for weight, end in zip((1 - share, share), ends)]
+        places = [(weight, place) for weight, place in places if place is not None]
+        if places:
+            weights, places = np.array([w for w, _ in places]), np.array([place for _, place in places])
+            moves[n] = weights @ places / weights.sum() / PATCH * (box[2:] - box[:2])
+        doubts[n] = np.hypot(*np.ptp(places, axis=0)) / PATCH if len(places) else 1.0
+    sides = [max(box[2:] - box[:2]) for box in (first, last)]
+    if max(sides) > GROWTH * min(sides):
+        doubts[count // 2] = 1.0
+    return moves, doubts
+
+
+def _place(window: np.ndarray, patch: np.ndarray) -> np.ndarray | None:
+    """Return how far right and down of the middle of ``window`` a patch is, in its pixels; None if it is not there."""
+    correlation = cv2.matchTemplate(window, patch, cv2.TM_CCOEFF_NORMED)
+    _, likeness, _, (x, y) = cv2.minMaxLoc(correlation)
+    if likeness < LIKENESS or not (0 < x < 2 * MARGIN and 0 < y < 2 * MARGIN):
+        return None
+    across, down = correlation[y, x - 1 : x + 2], correlation[y - 1 : y + 2, x]
+    return np.array([x + _peak(across), y + _peak(down)]) - MARGIN
+
+
+def _peak(values: np.ndarray) -> float:
+    """Where the parabola through three values, the highest in the middle, has its peak: -0.5 to 0.5."""
+    left, middle, right = map(float, values)
+    bend = left - 2 * middle + right
+    return 0.5 * (left - right) / bend if bend < 0 else 0.0
 
 
 def _patch(frame: np.ndarray, box: np.ndarray, margin: int) -> np.ndarray:

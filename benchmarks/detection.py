@@ -1,0 +1,97 @@
+"""How well the boxes of a search by need agree with those of searching every whole frame, and what it saves.
+
+    python -m benchmarks.detection CLIP... [--scenes 720p 1080p] [--face_detector_weights S3FD]
+
+Each clip is searched as it is, and, for every size in ``--scenes``, pasted as it is into a moving background. Prints a
+table and one JSON object a line, named by clip and size: intersection over union of the two boxes of the followed face
+(neither smoothed) on every ``--every``-th frame, its mean and worst; ``jumps``, frames on which it is below 0.5: another
+face; ``missed`` and ``extra``, frames on which only one of the two has a face; ``cuts`` found; and the pixels that the
+detector saw, as a share of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import cli
+import faces
+import video
+from benchmarks import print_machine, report
+from benchmarks.scene import SIZES, Counted, write_scene
+from face_detection.detections import Detections
+from face_detection.detectors import create_detector
+from face_detection.search import search
+from face_detection.tracking import follow_face, intersection_over_union, shots
+
+SAME = 0.5  # intersection over union; less is another face
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Compare a search by need with a search of every whole frame.")
+    add = parser.add_argument
+    add("clips", nargs="+", type=Path, help="videos with a face")
+    add("--scenes", nargs="*", choices=SIZES, default=[], help="also paste each clip into moving scenes of these sizes")
+    add("--scene_seconds", type=cli.positive(float), default=3.0, help="length of such a scene")
+    add("--every", type=cli.positive(int), default=1, help="compare every so many frames")
+    faces.add_detector_arguments(parser)
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    print_machine(device, dtype)
+    detector = Counted(create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype))
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, clip in pictures(args, Path(folder)):
+            results.append(compare(video.probe(clip), detector, args.every))
+            report(name, results[-1])
+    means = [figures["mean"] for figures in results]
+    worst = min(figures["worst"] for figures in results)
+    report("all", {"mean": float(np.mean(means)), "lowest_mean": min(means), "worst": worst, "clips": len(results)})
+
+
+def pictures(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the name and path of every video to search."""
+    for clip in args.clips:
+        yield clip.stem, clip
+        for size in args.scenes:
+            scene = folder / f"{clip.stem}_{size}.mp4"
+            write_scene(scene, args.scene_seconds, SIZES[size], clip, enlarged=False)
+            yield scene.stem, scene
+
+
+def compare(source: video.VideoInfo, detector: Counted, every: int) -> dict[str, float]:
+    """Search a video both ways; see the top of this file for the figures."""
+    detector.pixels = 0
+    found = Detections()
+    count = sum(search(found, video.read_frames(source), detector, float(source.fps)))
+    figures = {"frames": count, "cuts": len(shots(found)) - 1}
+    figures["share_of_pixels"] = detector.pixels / (count * source.width * source.height)
+
+    whole = Detections(change=found.change)
+    for i, frame in enumerate(video.read_frames(source)):
+        whole.boxes.append(detector.detect([frame])[0] if i % every == 0 else None)
+    gap = round(source.fps)
+    ours, theirs = (follow_face(boxes, gap, smooth=False, fill=False)[::every] for boxes in (found, whole))
+    seen = ~np.isnan(ours[:, 0]), ~np.isnan(theirs[:, 0])
+    overlaps = [intersection_over_union(a, b) for a, b, both in zip(ours, theirs, seen[0] & seen[1]) if both] or [0.0]
+    figures |= {"mean": float(np.mean(overlaps)), "worst": min(overlaps)}
+    figures["jumps"] = int(np.sum(np.array(overlaps) < SAME))
+    return figures | {"missed": int((seen[1] & ~seen[0]).sum()), "extra": int((seen[0] & ~seen[1]).sum())}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
