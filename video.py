@@ -36,9 +36,13 @@ HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a
 HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
-# ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
+# ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 EXACT_COLOUR = "accurate_rnd+bicubic"
+# x264's quickest presets do without the look ahead that lets it spend less on what stays the same: it costs next to
+# nothing and halves the file. So "superfast" makes files almost as small as "veryfast" does, in half the time.
+QUICK_PRESETS = ("ultrafast", "superfast")
+LOOK_AHEAD = ("-x264-params", "mbtree=1:rc-lookahead=10")
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 # ffmpeg's words for a file that ends before its own table of contents says
@@ -328,7 +332,7 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: str | Path, like: VideoInfo, audio: str | Path, count: int, crf: int = 18, preset: str = "veryfast"
+        self, path: str | Path, like: VideoInfo, audio: str | Path, count: int, crf: int = 18, preset: str = "superfast"
     ) -> None:
         self.path = Path(path)
         self._like, self._audio, self._count, self._crf, self._preset = like, Path(audio), count, crf, preset
@@ -354,6 +358,7 @@ class VideoWriter:
             "-i", "pipe:0",
             *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", f"{float(self._count / like.fps):.6f}",
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
+            *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", AUDIO_CLOCK, "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
             f"file:{self._partial.absolute()}",
         ]  # fmt: skip
