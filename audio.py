@@ -73,14 +73,16 @@ class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
     Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it,
-    as the reference's last one does, so the final 0.2 s get windows that still contain their own moment.
+    as the reference's last one does, so the final 0.2 s get windows that still contain their own moment. ``delay``
+    seconds make each window start so much earlier (at the earliest with the sound), and what is seen come later.
     """
 
-    def __init__(self, mel: np.ndarray, fps: float, count: int) -> None:
+    def __init__(self, mel: np.ndarray, fps: float, count: int, delay: float = 0.0) -> None:
         missing = max(0, hp.mel_step_size - mel.shape[1])  # sound shorter than one window is followed by silence
         self.mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=SILENCE)
         self.fps = fps
         self.count = count
+        self.lag = delay * fps  # video frames
 
     def __len__(self) -> int:
         return self.count
@@ -88,5 +90,6 @@ class MelWindows:
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        start = min(int(index * hp.mel_frames_per_second / self.fps), self.mel.shape[1] - hp.mel_step_size)
+        start = max(0, int((index - self.lag) * hp.mel_frames_per_second / self.fps))
+        start = min(start, self.mel.shape[1] - hp.mel_step_size)
         return self.mel[:, start : start + hp.mel_step_size]

@@ -33,7 +33,6 @@ import audio
 from hparams import HParams
 from hparams import hparams as hp
 
-TRAIN_MEL_LEAD = 1  # video frames; kept from 2020: a frame's mel starts one frame earlier than it does in inference
 SKIP_UP_TO_WINDOWS = 3  # clips of no more frames than three windows are skipped (2020): their negatives would overlap
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 ANY_DISTANCE = 1 << 40  # frames
@@ -371,7 +370,7 @@ class Wav2LipDataset(WindowDataset):
         seed: int = 0,
         negative_distance: int = 1,
         negative_max_distance: int | None = None,
-        mel_lead: int = TRAIN_MEL_LEAD,
+        mel_lead: int = hp.mel_lead,
     ) -> None:
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
         super().__init__(folders, _rules(self.mel_frames, negative_distance, negative_max_distance), seed)

@@ -65,6 +65,7 @@ class HParams:
     augment_blur: float = 0.0  # largest standard deviation, pixels of the 96 pixel face
 
     # Generator and visual-quality discriminator (2020)
+    mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     disc_wt: float = 0.07

@@ -61,10 +61,11 @@ def get_parser() -> cli.Parser:
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
+    add("--lip_delay", type=float, default=0.0, help="milliseconds: lips later; 40 for networks of 2020's training")
     add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
     cli.add_compute_arguments(parser)
     add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
-    add("--preset", choices=PRESETS, default="veryfast", help="effort of the encoder")
+    add("--preset", choices=PRESETS, default="superfast", help="effort of the encoder")
     return parser
 
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
     with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
-        windows = aside.submit(hear, wav, source.fps)
+        windows = aside.submit(hear, wav, source.fps, args.lip_delay / 1000)
         count = audio.frame_count(len(wav), float(source.fps))
         boxes, used, seen = find_boxes(args, source, count, device, dtype)
         model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
@@ -129,8 +130,8 @@ def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
     return hear(video.read_audio(path, hp.sample_rate), fps)
 
 
-def hear(wav: np.ndarray, fps: Fraction) -> audio.MelWindows:
-    return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)))
+def hear(wav: np.ndarray, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
+    return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)), delay)
 
 
 @contextlib.contextmanager

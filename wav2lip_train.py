@@ -43,7 +43,12 @@ def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eva
     expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)
     judge = weights.load_model(args.judge_checkpoint_path, SyncNet_color) if args.judge_checkpoint_path else None
     train_data, val_data = (
-        Wav2LipDataset(get_image_list(args.data_root, split, args.filelists), args.seed, hp.negative_distance)
+        Wav2LipDataset(
+            get_image_list(args.data_root, split, args.filelists),
+            args.seed,
+            hp.negative_distance,
+            mel_lead=hp.mel_lead,
+        )
         for split in ("train", "val")
     )
     plan = training.Plan(

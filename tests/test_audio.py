@@ -59,6 +59,15 @@ def test_last_windows_end_with_the_sound():
     assert all(windows[i][0, -1] == 880 for i in range(271, 275))
 
 
+def test_delayed_windows_are_those_of_earlier_frames():
+    """Lips are a frame early if the network was trained with mels that start a frame earlier, as 2020's were."""
+    mel = np.tile(np.arange(800, dtype=np.float32), (80, 1))
+    usual, late, early = (audio.MelWindows(mel, 25, 240, delay) for delay in (0.0, 0.04, -0.08))
+    for frame in range(1, 230):
+        assert (late[frame] == usual[frame - 1]).all() and (early[frame] == usual[frame + 2]).all()
+    assert late[0][0, 0] == 0 and len(list(early)) == 240
+
+
 def test_sound_shorter_than_a_window_is_followed_by_silence():
     windows = audio.MelWindows(np.ones((80, 3), np.float32), 25, 1)
     assert (windows[0][:, :3] == 1).all() and (windows[0][:, 3:] == audio.SILENCE).all()
