@@ -4,8 +4,8 @@
 
 Each clip is searched as it is, and, for every size in ``--scenes``, pasted as it is into a moving background. Prints a
 table and one JSON object a line, named by clip and size: intersection over union of the two boxes of the followed face
-(neither smoothed) on every ``--every``-th frame, its mean and worst; ``jumps``, frames on which it is below 0.5: another
-face; ``missed`` and ``extra``, frames on which only one of the two has a face; ``cuts`` found; and the pixels that the
+(neither smoothed) on every ``--every``-th frame, its mean and worst; ``jumps``, frames on which it is below 0.5;
+``missed`` and ``extra``, frames on which only one of the two has a face; ``cuts`` found; and the pixels that the
 detector saw, as a share of all.
 """
 

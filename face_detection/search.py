@@ -1,8 +1,8 @@
 """Search a video for faces, looking only where and when it must.
 
-A whole frame is searched at the start of every shot, when a face is lost, while there is none, and every few seconds
-for newcomers; first at a reduced scale, which shows where to look closer. In between, the detector looks at crops
-around the known faces, on key frames. Every box comes from such a crop, so none jumps when a whole frame was searched.
+A whole frame is searched at the start of every shot, and at a reduced scale, which shows where to look closer, when a
+face is lost, while there is none, and every few seconds for newcomers. In between, the detector looks at crops around
+the known faces, on key frames. Every box comes from such a crop, so none jumps when a whole frame was searched.
 Between two key frames the face is followed by comparing pictures, which costs next to nothing; where they cannot tell,
 the detector looks there and the interval is split. A face that moves evenly is left to ``tracking`` to interpolate.
 """
@@ -135,13 +135,18 @@ class Searcher:
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
-        scale = min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
-        boxes = self.look([(frame, np.concatenate((known, self._detect_whole(frame, scale))))])[0]
-        overdue = self.since_native is None or self.since_native >= NEWCOMERS_SECONDS * self.fps
-        if not len(boxes) and scale < 1 and overdue:
+        scale = 1.0 if self.since_native is None else min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
+        boxes = self._look_at_all(frame, known, scale)
+        if scale < 1 and not len(boxes) and self.since_native >= NEWCOMERS_SECONDS * self.fps:
+            scale, boxes = 1.0, self._look_at_all(frame, NO_BOXES, 1.0)
+        if scale == 1:
             self.since_native = 0
-            boxes = self.look([(frame, self._detect_whole(frame, 1.0))])[0]
         return boxes
+
+    def _look_at_all(self, frame: np.ndarray, known: np.ndarray, scale: float) -> np.ndarray:
+        old, new = self.look([(frame, known), (frame, self._detect_whole(frame, scale))])
+        boxes = [*old, *(box for box in new if not any(within(box, other) for other in old))]
+        return np.array(sorted(boxes, key=lambda box: -box[4]), np.float32).reshape(-1, 5)
 
     def _detect_whole(self, frame: np.ndarray, scale: float) -> np.ndarray:
         boxes = self.detector.detect([_resized(frame, scale)])[0] / np.array([scale] * 4 + [1], np.float32)
@@ -228,6 +233,12 @@ def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
         if score > 0 and all(i != p and j != q for p, q in pairs):
             pairs.append((i, j))
     return pairs
+
+
+def within(inner: np.ndarray, outer: np.ndarray) -> bool:
+    """Whether the middle of one box lies in the other: no face is part of another."""
+    middle = (inner[:2] + inner[2:4]) / 2
+    return bool(((outer[:2] < middle) & (middle < outer[2:4])).all())
 
 
 def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
