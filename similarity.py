@@ -42,7 +42,8 @@ from models import SyncNet_color, optimize_for_inference, weights
 
 REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
-RELATED = 0.13  # confidence above which face and voice belong together: the best on GRID, see benchmarks/sync.py
+PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
+RELATED = 0.16  # confidence above which face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
 GAP_SECONDS = 0.5  # a face unseen for longer is a new track
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
@@ -299,8 +300,21 @@ class Result:
 
     @property
     def confidence(self) -> float:
-        """How far the best offset stands above the median offset; the scale is that of the cosine."""
-        return 0.0 if np.isnan(self.curve).all() else float(np.nanmax(self.curve) - np.nanmedian(self.curve))
+        """How far the best offset stands above the best that is no part of its peak; 0 if there is none to compare.
+
+        Any pair is more similar at some offset than at most: it takes a peak without a rival to tell that they belong
+        together. On this scale experts of any level, and clips of any length, share one threshold.
+        """
+        rivals = self._rivals
+        return float(np.nanmax(self.curve) - rivals.max()) if len(rivals) else 0.0
+
+    @property
+    def _rivals(self) -> np.ndarray:
+        """The values of the curve that are no part of its highest peak."""
+        if np.isnan(self.curve).all():
+            return np.empty(0)
+        away = np.abs(np.arange(len(self.curve)) - np.nanargmax(self.curve)) > PEAK
+        return self.curve[away & ~np.isnan(self.curve)]
 
     @property
     def contrast(self) -> float:
@@ -312,6 +326,8 @@ class Result:
 
     @property
     def verdict(self) -> str:
+        if not len(self._rivals):
+            return "too short to tell"
         if self.confidence < RELATED:
             return "unrelated"
         if abs(self.offset_frames) <= IN_SYNC:
@@ -330,6 +346,7 @@ class Result:
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
+            "too short to tell": "there are too few offsets to compare",
             "unrelated": f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
         }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
