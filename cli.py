@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -81,17 +80,6 @@ def _report(text: str, code: int) -> int:
 
 def progress(items: Iterable, label: str, total: int | None = None, unit: str = "frame") -> tqdm:
     return tqdm(items, label, total, unit=unit, disable=None)  # None: quiet when not a terminal
-
-
-def save(path: Path, content: str | bytes) -> None:
-    """Write a file that appears, or is replaced, only when it is complete; make its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(6)}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import audio
+import files
 from hparams import HParams
 from hparams import hparams as hp
 
@@ -172,15 +172,12 @@ def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
     """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all; say whether it was written."""
     if not Path(folder).stat().st_mode & WRITABLE:  # root could write all the same, but was asked not to
         return False
-    partial = Path(folder, f"mel-{secrets.token_hex(6)}.partial")  # several processes may be making the same mel
     try:
-        with open(partial, "wb") as file:
-            np.save(file, np.ascontiguousarray(mel, np.float32))
-        os.replace(partial, Path(folder, "mel.npy"))
-        return True
+        with files.whole(Path(folder, "mel.npy")) as partial:
+            np.save(partial, np.ascontiguousarray(mel, np.float32))
     except OSError:  # read-only, or full
-        partial.unlink(missing_ok=True)
         return False
+    return True
 
 
 def _open_mel(folder: str) -> tuple[np.ndarray, int | None]:

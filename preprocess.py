@@ -41,6 +41,7 @@ from tqdm import tqdm
 import audio
 import cli
 import faces
+import files
 import video
 from face_detection.detections import cut_out
 from face_detection.detectors import Detector, create_detector
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"process {rank} of {world}: {len(tally.kept)} clips kept; the last to finish writes report.json")
         return
     report = describe(total, args)
-    cli.save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
+    files.save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
     check_kept(report, args)
     print_table(report, args)
     if args.split:
@@ -521,7 +522,7 @@ def merge_ranks(tally: Tally, root: Path, rank: int, world: int) -> Tally | None
     """
     if world == 1:
         return tally
-    cli.save(rank_report(root, rank), json.dumps(asdict(tally)))
+    files.save(rank_report(root, rank), json.dumps(asdict(tally)))
     paths = [rank_report(root, other) for other in range(world)]
     try:
         parts = [json.loads(path.read_text()) for path in paths]
@@ -599,7 +600,7 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         groups = {clip: [clip] for clip in next(iter(groups.values()))}
     lists = split_groups(groups, shares, seed)
     for split, clips in lists.items():
-        cli.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
+        files.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"split      {counts} clips, in {folder}{note}"
 

@@ -34,6 +34,7 @@ import torch
 import audio
 import cli
 import faces
+import files
 import video
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_faces
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> None:
     table = Table([str(path) for path in args.audio or [args.face]], seen, voices)
     print(table)
     if args.json:
-        cli.save(args.json, json.dumps(table.to_json(), indent=1))
+        files.save(args.json, json.dumps(table.to_json(), indent=1))
     if args.csv:
-        cli.save(args.csv, table.to_csv())
+        files.save(args.csv, table.to_csv())
     if args.plot:
         draw(args.plot, table, sounds)
     if args.overlay:
@@ -528,7 +529,7 @@ def draw(path: Path, table: Table, sounds: Sequence[np.ndarray]) -> None:
         _draw_voice(part, table, voice, wav)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100, format=path.suffix[1:].lower())
-    cli.save(path, drawn.getvalue())
+    files.save(path, drawn.getvalue())
 
 
 def _draw_matrix(part: Any, table: Table) -> None:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+import files
 from dataset import Batches, WindowDataset, evaluation_windows, make_loader
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual, weights
@@ -493,7 +494,7 @@ class Log:
         for line in self._path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # a line that was cut off by the kill
                 kept += [line] if json.loads(line)["step"] <= step else []
-        write_whole(self._path, lambda path: path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8"))
+        files.save(self._path, "".join(f"{line}\n" for line in kept))
 
     def figures(self, step: int, split: str, figures: Figures, seconds: float) -> None:
         record = {
@@ -524,16 +525,6 @@ class Log:
 # Checkpoints
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a name beside ``path`` and rename the result: nobody ever sees half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int | None = None) -> Path:
     """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; delete all but the newest ``keep`` of each."""
     for prefix, network, optimizer in task.parts():
@@ -548,7 +539,8 @@ def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int |
             **task.extra_state(),
         }
         path = folder / checkpoint_name(prefix, step)
-        write_whole(path, lambda partial, content=content: torch.save(content, partial))
+        with files.whole(path) as partial:
+            torch.save(content, partial)
         if keep:
             for old in sorted(folder.glob(f"{prefix}checkpoint_step*.pth"))[:-keep]:
                 old.unlink()

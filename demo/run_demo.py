@@ -17,6 +17,7 @@ import numpy as np
 import audio
 import cli
 import faces
+import files
 import inference
 import similarity
 import video
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         results = measure({"own_sound": (face, face), "new_sound": (face, speech), "lip_synced": (outfile, speech)})
         draw(args.results / "demo.png", face, outfile, speech, aperture, results)
     means = {name: round(result.mean, 4) for name, result in results.items()}
-    cli.save(args.results / "demo.json", json.dumps(means, indent=1) + "\n")
+    files.save(args.results / "demo.json", json.dumps(means, indent=1) + "\n")
     print_summary(args.results, results)
 
 

@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 
 import cli
+import files
 import video
 from demo.articulation import Movements, silence, speak
 from demo.head import Identity
@@ -143,7 +144,7 @@ def write_clip(path: Path, recipe: Recipe, number: int = 0) -> dict[str, object]
         "aperture": mouth["aperture"].round(4).tolist(), "width": mouth["width"].round(4).tolist(), "boxes": boxes,
         "recipe": asdict(recipe), "number": number,
     }  # fmt: skip
-    cli.save(path.with_suffix(".json"), json.dumps(truth))
+    files.save(path.with_suffix(".json"), json.dumps(truth))
     return truth
 
 

@@ -13,6 +13,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cli
+import files
 import preprocess
 from evaluation import pairs
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         lines = [f"{without_mp4(sound)} {without_mp4(name)}" for sound, name in drawn]
     else:
         lines = [f"{name} {sound}" for sound, name in drawn]
-    cli.save(args.filelist, "".join(f"{line}\n" for line in lines))
+    files.save(args.filelist, "".join(f"{line}\n" for line in lines))
     print(f"{args.filelist}: {len(lines)} pairs of {len(videos)} videos and {len(sounds)} sounds, seed {args.seed}")
 
 

@@ -18,6 +18,7 @@ import torch
 
 import cli
 import faces
+import files
 import inference
 import preprocess
 from models import Wav2Lip, weights
@@ -127,7 +128,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
         except (ValueError, RuntimeError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
                 raise
-            cli.save(note, " ".join(str(problem).split()) + "\n")
+            files.save(note, " ".join(str(problem).split()) + "\n")
     return all(n in finished(args.results_dir) or n in skipped(args.results_dir) for n in range(len(pairs)))
 
 
@@ -152,7 +153,7 @@ def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:
     text = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     if record.exists() and record.read_text(encoding="utf-8") != text:
         raise ValueError(f"{results_dir} holds the videos of another list; give another --results_dir")
-    cli.save(record, text)
+    files.save(record, text)
 
 
 def finished(results_dir: Path) -> dict[int, Path]:

@@ -18,6 +18,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 import torch
 
 import cli
+import files
 from evaluation import fid, make_filelist, pairs, score_lse
 from models import SyncNet_v2, weights
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         )
         rows["generated"]["FID"] = fid.distance(real, generated)
     print(table(rows))
-    cli.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
+    files.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
     pairs.print_report(wanted, args.results_dir)
 
 

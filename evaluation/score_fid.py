@@ -14,6 +14,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cli
+import files
 from evaluation import fid
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: with fewer than {fid.FEATURES} pictures FID comes out too high; compare only sets of equal size")
     if args.json:
         figures = {"fid": value, "real": real.count, "generated": generated.count}
-        cli.save(args.json, json.dumps(figures))
+        files.save(args.json, json.dumps(figures))
 
 
 if __name__ == "__main__":

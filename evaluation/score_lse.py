@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
     report = score_files(cli.progress(files, "Scoring", len(files), "file"), network, args if args.crop_faces else None)
     print(report)
     if args.json:
-        cli.save(args.json, json.dumps(report.to_json(), indent=1))
+        files.save(args.json, json.dumps(report.to_json(), indent=1))
     if args.csv:
-        cli.save(args.csv, report.to_csv())
+        files.save(args.csv, report.to_csv())
     if report.failed:
         raise RuntimeError(f"{len(report.failed)} of {len(files)} files could not be scored; they are named above")
 

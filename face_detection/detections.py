@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
-import secrets
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +11,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+import files
 
 from .detectors import Detector
 
@@ -53,9 +53,7 @@ class Detections:
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (npz), which is replaced only by a complete file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{secrets.token_hex(6)}.npz")
-        try:
+        with files.whole(path) as partial:
             np.savez(
                 partial,
                 format=FORMAT,
@@ -65,9 +63,6 @@ class Detections:
                 complete=self.complete,
                 thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
             )
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Detections:

@@ -99,7 +99,7 @@ def test_mel_is_made_once_and_kept(golden, golden_clip, monkeypatch):
     assert kept.dtype == np.float32 and np.abs(kept - golden["mel_T"]).max() < 1e-3
     monkeypatch.setattr(audio, "load_wav", None)
     assert same([before[3]], [SyncNetDataset([golden_clip])[3]])
-    assert not list(golden_clip.glob("*.partial"))
+    assert not list(golden_clip.glob(".*"))
 
 
 def test_read_only_folder(golden_clip):

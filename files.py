@@ -1,0 +1,30 @@
+"""Writing files that nobody ever sees half of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
+
+    Several processes may do this at a time; makes the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save(path: Path, content: str | bytes) -> None:
+    """Write a file that appears, or is replaced, only when it is complete; make its folder."""
+    with whole(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
