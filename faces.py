@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import cli
+import files
 import video
 from face_detection.detections import Detections, cache_name
 from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
@@ -87,6 +88,7 @@ def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
 
 def remember(found: Detections, cache: Path) -> None:
     try:
-        found.save(cache)
+        with files.whole(cache) as partial:
+            found.save(partial)
     except OSError as error:  # a full or read-only cache costs time, not the result
         print(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", file=sys.stderr)

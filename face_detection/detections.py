@@ -12,8 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import files
-
 from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
@@ -52,17 +50,16 @@ class Detections:
                 self.change.append(change_between(previous, self.thumbnail))
 
     def save(self, path: Path) -> None:
-        """Write to ``path`` (npz), which is replaced only by a complete file."""
-        with files.whole(path) as partial:
-            np.savez(
-                partial,
-                format=FORMAT,
-                counts=[-1 if boxes is None else len(boxes) for boxes in self.boxes],
-                boxes=np.concatenate([np.empty((0, 5), np.float32), *(b for b in self.boxes if b is not None)]),
-                change=np.array(self.change, np.float32),
-                complete=self.complete,
-                thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
-            )
+        """Write to ``path`` (npz)."""
+        np.savez(
+            path,
+            format=FORMAT,
+            counts=[-1 if boxes is None else len(boxes) for boxes in self.boxes],
+            boxes=np.concatenate([np.empty((0, 5), np.float32), *(b for b in self.boxes if b is not None)]),
+            change=np.array(self.change, np.float32),
+            complete=self.complete,
+            thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Detections:

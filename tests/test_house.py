@@ -19,12 +19,12 @@ ALLOWED = {
     "hparams": set(),
     "video": set(),
     "models": set(),
-    "face_detection": {"files"},
+    "face_detection": set(),
     "audio": {"hparams"},
     "dataset": {"audio", "files", "hparams"},
     "training": {"dataset", "files", "models", "hparams"},
     "cli": {"hparams", "training"},
-    "faces": {"cli", "video", "face_detection", "models"},
+    "faces": {"cli", "files", "video", "face_detection", "models"},
 }
 LIBRARY = {"files", "hparams", "video", "models", "face_detection", "audio", "dataset", "training", "cli", "faces"}
 
