@@ -1,0 +1,24 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+import files
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path):
+    path = tmp_path / "new/folder/a.json"
+    with files.whole(path) as partial:
+        partial.write_text("half")
+        assert not path.exists() and partial.suffix == ".json"
+        partial.write_text("whole")
+    assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    files.save(tmp_path / "a", b"old")
+    with pytest.raises(OSError, match="full"), files.whole(tmp_path / "a") as partial:
+        partial.write_text("half")
+        raise OSError("the disk is full")
+    assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
