@@ -1,6 +1,6 @@
-"""Turn a training checkpoint into one to ship: half the precision, no optimizer. Part of ``make demo-checkpoints``.
+"""Turn training checkpoints into one to use: their mean, half the precision, no optimizer.
 
-python -m demo.export generator GENERATOR/checkpoint_step000003000.pth demo/checkpoints/generator.pth
+python -m demo.export generator GENERATOR/checkpoint_step00000[89]*.pth demo/checkpoints/generator.pth
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ NETWORKS = {"expert": SyncNet_color, "generator": Wav2Lip}
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Write a small checkpoint: float16, without the optimizer.")
+    parser = cli.Parser(description="Write a small checkpoint: the mean of others, float16, without the optimizer.")
     parser.add_argument("network", choices=NETWORKS, help="what the checkpoint holds")
-    parser.add_argument("source", type=Path, help="checkpoint of a training run")
+    parser.add_argument("sources", nargs="+", type=Path, help="the last checkpoints of a training run, or only one")
     parser.add_argument("target", type=Path, help="file to write")
     return parser
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    checkpoint = weights.read_checkpoint(args.source, NETWORKS[args.network])
+    checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
     weights.export(checkpoint, args.target)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
 

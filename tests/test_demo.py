@@ -12,7 +12,7 @@ import models
 import video
 from demo import export, run_demo
 from demo.talking_head import Recipe
-from models import weights
+from models import Wav2Lip, weights
 
 
 def test_small_networks_are_small_and_have_one_name():
@@ -30,6 +30,21 @@ def test_export_halves_weights_and_keeps_vectors(tmp_path, small_checkpoint):
         assert after[name].dtype == (torch.float16 if tensor.ndim > 1 else tensor.dtype)
         assert torch.allclose(after[name].to(tensor.dtype), tensor, rtol=1e-3, atol=1e-6)
     assert weights.load_model(target).width == 0.125
+
+
+def test_export_of_several_checkpoints_is_their_mean(tmp_path, small_checkpoint):
+    state = torch.load(small_checkpoint, weights_only=True)["state_dict"]
+    threefold = {name: 3 * tensor for name, tensor in state.items()}
+    torch.save({"state_dict": threefold, "width": 0.125}, tmp_path / "b.pth")
+    assert export.main(["generator", str(small_checkpoint), str(tmp_path / "b.pth"), str(tmp_path / "mean.pth")]) == 0
+    for name, tensor in torch.load(tmp_path / "mean.pth", weights_only=True)["state_dict"].items():
+        assert torch.allclose(tensor.to(state[name].dtype), 2 * state[name], rtol=1e-3, atol=1e-6), name
+
+
+def test_only_stages_of_one_run_can_be_averaged(tmp_path, small_checkpoint, capsys):
+    torch.save({"state_dict": Wav2Lip(0.25).state_dict(), "width": 0.25}, tmp_path / "wide.pth")
+    assert export.main(["generator", str(small_checkpoint), str(tmp_path / "wide.pth"), str(tmp_path / "m.pth")]) == 2
+    assert "same width" in capsys.readouterr().err and not (tmp_path / "m.pth").exists()
 
 
 def test_export_of_the_wrong_network(tmp_path, small_checkpoint, capsys):
