@@ -49,7 +49,7 @@ def create_detector(
 class SFD:
     """S3FD (Zhang et al., ICCV 2017), the reference's detector: the library's network, decoded without Python loops."""
 
-    FACE_SIDE, KEY_SECONDS = 140, 2.0
+    FACE_SIDE, KEY_SECONDS = 140, 3.0
     THRESHOLD = 0.5  # on the score
     OVERLAP = 0.3  # of non-maximum suppression
     VARIANCES = (0.1, 0.2)  # of the box encoding

@@ -1,10 +1,11 @@
 """Search a video for faces, looking only where and when it must.
 
-A whole frame is searched at the start of every shot, and at a reduced scale, which shows where to look closer, when a
-face is lost, while there is none, and every few seconds for newcomers. In between, the detector looks at crops around
-the known faces, on key frames. Every box comes from such a crop, so none jumps when a whole frame was searched.
-Between two key frames the face is followed by comparing pictures, which costs next to nothing; where they cannot tell,
-the detector looks there and the interval is split. A face that moves evenly is left to ``tracking`` to interpolate.
+A whole frame is searched at the start of every shot, when a face is lost, while there is none, and every few seconds
+for newcomers: at a reduced scale, which shows where to look closer, and at first unreduced as well. In between, the
+detector looks at crops around the known faces, on key frames. Every box comes from such a crop, so none jumps when a
+whole frame was searched. Between two key frames a face is followed by comparing pictures, which costs next to nothing;
+where they cannot tell, the detector looks there and the interval is split. A face that moves evenly is left to
+``tracking`` to interpolate.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from .detections import Detections, change_between, shrink
 from .detectors import NO_BOXES, Detector
 from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, intersection_over_union, match_score
 
-HELD_BYTES = 160 << 20  # frames between two key frames
+HELD_BYTES = 240 << 20  # frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
-NEWCOMERS_SECONDS = 5.0  # between searches for faces beside the known ones
+NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of the crop moves the box
 SMALLEST = 4  # pixels, sides of a box that is worth a look
@@ -135,20 +136,21 @@ class Searcher:
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
-        scale = 1.0 if self.since_native is None else min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
-        boxes = self._look_at_all(frame, known, scale)
-        if scale < 1 and not len(boxes) and self.since_native >= NEWCOMERS_SECONDS * self.fps:
-            scale, boxes = 1.0, self._look_at_all(frame, NO_BOXES, 1.0)
-        if scale == 1:
-            self.since_native = 0
-        return boxes
-
-    def _look_at_all(self, frame: np.ndarray, known: np.ndarray, scale: float) -> np.ndarray:
-        old, new = self.look([(frame, known), (frame, self._detect_whole(frame, scale))])
-        boxes = [*old, *(box for box in new if not any(within(box, other) for other in old))]
+        old, new = self.look([(frame, known), (frame, self._detect_whole(frame, self.since_native is None))])
+        boxes = [*old, *(box for box in new if not any(same_place(box, other) for other in old))]
+        if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
+            boxes = self.look([(frame, self._detect_whole(frame, True))])[0]
         return np.array(sorted(boxes, key=lambda box: -box[4]), np.float32).reshape(-1, 5)
 
-    def _detect_whole(self, frame: np.ndarray, scale: float) -> np.ndarray:
+    def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
+        """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 5)."""
+        reduced = min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
+        if native:
+            self.since_native = 0
+        scales = (reduced, 1.0) if native and reduced < 1 else (reduced,)
+        return np.concatenate([self._detect_at(frame, scale) for scale in scales])
+
+    def _detect_at(self, frame: np.ndarray, scale: float) -> np.ndarray:
         boxes = self.detector.detect([_resized(frame, scale)])[0] / np.array([scale] * 4 + [1], np.float32)
         middle, sides = (boxes[:, :2] + boxes[:, 2:4]) / 2, boxes[:, 2:4] - boxes[:, :2]
         inside = (middle >= 0) & (middle < frame.shape[1::-1])
@@ -217,12 +219,22 @@ def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _distinct(boxes: list[np.ndarray]) -> np.ndarray:
-    """Of boxes around the same face, the best; best first."""
+    """Of boxes at the same place, the best; best first."""
     kept: list[np.ndarray] = []
     for box in sorted(boxes, key=lambda box: -box[4]):
-        if all(intersection_over_union(box[:4], other[:4]) < 0.5 for other in kept):
+        if not any(same_place(box, other) for other in kept):
             kept.append(box)
     return np.array(kept, np.float32).reshape(-1, 5)
+
+
+def same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether one box has its middle in the other: no face is part of another."""
+
+    def within(inner: np.ndarray, outer: np.ndarray) -> bool:
+        middle = (inner[:2] + inner[2:4]) / 2
+        return bool(((outer[:2] < middle) & (middle < outer[2:4])).all())
+
+    return within(a, b) or within(b, a)
 
 
 def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
@@ -233,12 +245,6 @@ def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
         if score > 0 and all(i != p and j != q for p, q in pairs):
             pairs.append((i, j))
     return pairs
-
-
-def within(inner: np.ndarray, outer: np.ndarray) -> bool:
-    """Whether the middle of one box lies in the other: no face is part of another."""
-    middle = (inner[:2] + inner[2:4]) / 2
-    return bool(((outer[:2] < middle) & (middle < outer[2:4])).all())
 
 
 def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
