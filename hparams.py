@@ -44,6 +44,7 @@ class HParams:
     checkpoint_interval: int = 3000  # steps
     eval_interval: int = 3000  # steps
     save_optimizer_state: bool = True
+    ema_decay: float = 0.0  # of a running mean of the weights, which is then evaluated and saved; 0: none (ours)
 
     eval_steps: int = 700  # batches in one evaluation, if there are that many windows
     hq_eval_steps: int = 300  # the same when training with the discriminator

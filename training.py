@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 import files
@@ -186,6 +188,39 @@ class Task:
 
     def __init__(self, machine: Machine, hp: HParams) -> None:
         self.machine, self.hp = machine, hp
+
+    @cached_property
+    def mean(self) -> AveragedModel | None:
+        """The running mean of the main network, its statistics included, if ``hparams.ema_decay`` asks for one.
+
+        It is what is evaluated and saved: steadier and mostly better than the weights of any one step.
+        """
+        if not self.hp.ema_decay:
+            return None
+        return AveragedModel(self.main_network, multi_avg_fn=get_ema_multi_avg_fn(self.hp.ema_decay), use_buffers=True)
+
+    @property
+    def main_network(self) -> nn.Module:
+        *_, (_, network, _) = self.parts()
+        return network
+
+    @contextlib.contextmanager
+    def mean_in_place(self) -> Iterator[None]:
+        """Inside, the main network has the weights of ``mean``."""
+        pairs = []
+        if self.mean:
+            both = (itertools.chain(n.parameters(), n.buffers()) for n in (self.main_network, self.mean.module))
+            pairs = list(zip(*both))
+
+        def exchange() -> None:
+            for a, b in pairs:
+                a.data, b.data = b.data, a.data
+
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Improve the networks once; return "loss" and its parts, each a scalar tensor."""
@@ -538,6 +573,8 @@ def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int |
             "random_state": torch.get_rng_state(),
             **task.extra_state(),
         }
+        if not prefix and task.mean:
+            content |= {"state_dict": task.mean.module.state_dict(), "training_state_dict": network.state_dict()}
         path = folder / checkpoint_name(prefix, step)
         with files.whole(path) as partial:
             torch.save(content, partial)
@@ -573,7 +610,10 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
     if checkpoint.width != getattr(network, "width", 1.0):
         ours = checkpoint.width
         raise ValueError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
-    network.load_state_dict(checkpoint.state)
+    network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
+    if not prefix and task.mean:
+        task.mean.module.load_state_dict(checkpoint.state)
+        task.mean.n_averaged.fill_(1)
     if checkpoint.extra.get("optimizer"):
         chosen = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint.extra["optimizer"])
@@ -695,6 +735,8 @@ class _Trainer:
         self.step += 1
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
+        if self.task.mean:
+            self.task.mean.update_parameters(self.task.main_network)
         figures = averages.means(self.machine)
         if not all(map(math.isfinite, figures.values())):
             clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
@@ -711,7 +753,8 @@ class _Trainer:
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
-        figures = evaluate(self.task, loader)
+        with self.task.mean_in_place():
+            figures = evaluate(self.task, loader)
         news = self.task.after_evaluation(figures)
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)

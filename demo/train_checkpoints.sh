@@ -37,15 +37,18 @@ num_workers=1,syncnet_eval_interval=100,syncnet_checkpoint_interval=100,syncnet_
 expert expert 1 0.25
 expert judge 0 0.375 # never used as a loss: it only scores what the generator learns from the other
 
-generator() { # filelists, last step, learning rate
+# Its mels start where inference's do (mel_lead=0). First it learns to draw; the sync loss has a small share from then on,
+# for with a large one it learns textures that please the expert instead of lips.
+generator() { # filelists, last step, learning rate, sync weight
     $python wav2lip_train.py --data_root "$faces" --checkpoint_dir "$work/generator" --filelists "$1" \
-        --syncnet_checkpoint_path "$(newest expert)" --judge_checkpoint_path "$(newest judge)" --resume --keep 2 \
-        --max_steps "$2" --hparams "width=0.25,batch_size=8,initial_learning_rate=$3,audio_from_expert=true,\
-num_workers=1,eval_interval=200,checkpoint_interval=200,eval_steps=6"
+        --syncnet_checkpoint_path "$(newest expert)" --judge_checkpoint_path "$(newest judge)" --resume --keep 4 \
+        --max_steps "$2" --hparams "width=0.25,batch_size=8,initial_learning_rate=$3,syncnet_wt=$4,mel_lead=0,\
+audio_from_expert=true,num_workers=1,eval_interval=300,checkpoint_interval=300,eval_steps=6"
 }
-generator "$lists/few" 1200 5e-4
-generator "$lists" 4000 3e-4
-generator "$lists" 5000 1e-4
+generator "$lists/few" 1200 5e-4 0
+generator "$lists" 7200 4e-4 0.002
+generator "$lists" 9600 2e-4 0.002
+generator "$lists" 10500 5e-5 0.002
 
 $python -m demo.export expert "$(newest expert)" demo/checkpoints/expert.pth
 $python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth

@@ -267,6 +267,28 @@ def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script):
     )
 
 
+def test_running_mean_of_the_weights(corpus, tmp_path):
+    """It is what is evaluated and saved; neither the training nor a continued run feels it."""
+    plain = f"{SMALL},syncnet_eval_interval=3,syncnet_checkpoint_interval=1"
+    mean = f"{plain},ema_decay=0.75"
+    for folder, hp, stages in (("plain", plain, [3]), ("whole", mean, [3]), ("parts", mean, [2, 3])):
+        for steps in stages:
+            flags = ("--max_steps", steps, "--resume")
+            assert color_syncnet_train.main(command(corpus, tmp_path / folder, *flags, hp=hp)) == 0
+    assert losses(tmp_path / "plain") == losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert losses(tmp_path / "whole", "val") == losses(tmp_path / "parts", "val") != losses(tmp_path / "plain", "val")
+
+    first, second, third = (
+        torch.load(tmp_path / f"parts/checkpoint_step{step:09d}.pth", weights_only=True) for step in (1, 2, 3)
+    )
+    plain = torch.load(tmp_path / "plain/checkpoint_step000000003.pth", weights_only=True)["state_dict"]
+    for name, value in third["state_dict"].items():
+        if value.is_floating_point():
+            a, b, c = (checkpoint["training_state_dict"][name] for checkpoint in (first, second, third))
+            assert torch.allclose(value, 0.75 * (0.75 * a + 0.25 * b) + 0.25 * c, atol=1e-6), name
+            assert (c == plain[name]).all(), name
+
+
 def start(corpus, folder, *flags):
     arguments = command(corpus, folder, *flags, hp=f"{SMALL},syncnet_checkpoint_interval=3")
     return subprocess.Popen(
