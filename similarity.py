@@ -44,7 +44,7 @@ from models import SyncNet_color, optimize_for_inference, weights
 REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
 PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
-RELATED = 0.16  # confidence above which face and voice belong together: see benchmarks/sync.py
+RELATED = 0.2  # confidence above which face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
 GAP_SECONDS = 0.5  # a face unseen for longer is a new track
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call

@@ -341,16 +341,14 @@ class VideoWriter:
 
     def _command(self) -> list[str]:
         like = self._like
-        # 4:2:0 wants even sides: an odd one is repeated once
-        filters = [
-            "pad=ceil(iw/2)*2:ceil(ih/2)*2",
-            f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear",
-        ]
-        filters.append(f"scale=flags={EXACT_COLOUR}")
+        filters = [f"scale=flags={EXACT_COLOUR}"]
         if like.colour:
             matrix, primaries, transfer = like.colour
             filters[-1] += f":out_color_matrix={matrix}:out_range=tv"
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
+        if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
+            borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
+            filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
         filters += ["format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
         return [
             ffmpeg_path(), *QUIET, "-y",

@@ -129,7 +129,7 @@ def compare(
     means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
-        # kept from 2020: training's mels start a frame earlier than inference's, so the lips are a frame early
+        # where a generator of 2020's training, whose lips come a frame early at inference, is at its best
         "lip_synced_sound_1_late": float(np.mean([result.curve[similarity.REACH + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),
