@@ -39,8 +39,9 @@ def melspectrogram(wav: np.ndarray) -> np.ndarray:
     ``min_level_db``, minus ``ref_level_db``, scaled to [-max_abs_value, max_abs_value]. Silence gives -4, never NaN.
     """
     wav = np.asarray(wav, np.float32)
-    emphasized = np.append(wav[:1], wav[1:] - np.float32(hp.preemphasis) * wav[:-1])
-    padded = np.pad(emphasized, hp.n_fft // 2)  # frames are centred on multiples of hop_size
+    padded = np.pad(wav, hp.n_fft // 2)  # frames are centred on multiples of hop_size
+    emphasized = padded[hp.n_fft // 2 :][: len(wav)]
+    emphasized[1:] -= np.float32(hp.preemphasis) * wav[:-1]
     frames = 1 + len(wav) // hp.hop_size
     blocks = [_mel_block(padded, start, min(start + BLOCK_FRAMES, frames)) for start in range(0, frames, BLOCK_FRAMES)]
     return np.concatenate(blocks, axis=1)
