@@ -156,10 +156,10 @@ class Clip:
 
 def find_clips(data_root: Path) -> list[Clip]:
     """Return every video below ``data_root``, sorted, each with its own name; raise ValueError if there is none."""
-    files = list(visible_files(data_root))
-    videos = sorted((path.relative_to(data_root) for path in files if is_video(path)), key=_mp4_first)
+    present = list(visible_files(data_root))
+    videos = sorted((path.relative_to(data_root) for path in present if is_video(path)), key=_mp4_first)
     if not videos:
-        example = f" ({len(files)} other files, e.g. {files[0].name})" if files else ""
+        example = f" ({len(present)} other files, e.g. {present[0].name})" if present else ""
         raise ValueError(
             f"no video in {data_root}{example}: looked at any depth for {' '.join(VIDEO_SUFFIXES)}, "
             "and for files without a suffix that start like a video"
@@ -291,8 +291,8 @@ def detector_of(job: Job) -> Detector:
 def check_replaceable(folder: Path) -> None:
     """Raise Unusable unless ``folder`` is absent or holds only what preprocessing writes."""
     if folder.exists():
-        files = folder.iterdir() if folder.is_dir() else [folder]
-        if strange := [file for file in files if not OUR_FILES.fullmatch(file.name)]:
+        contents = folder.iterdir() if folder.is_dir() else [folder]
+        if strange := [file for file in contents if not OUR_FILES.fullmatch(file.name)]:
             raise Unusable("in the way", f"{strange[0]} is not a file of preprocessing and would be lost; move it away")
 
 

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
     rows["generated"] = score(list(made.values()), judge, search)
     if embed:
         real, generated = (
-            fid.statistics_of(files, embed) for files in ([wanted[n].video for n in made], list(made.values()))
+            fid.statistics_of(videos, embed) for videos in ([wanted[n].video for n in made], list(made.values()))
         )
         rows["generated"]["FID"] = fid.distance(real, generated)
     print(table(rows))
@@ -80,9 +80,9 @@ def draw_pairs(args: argparse.Namespace) -> Path:
     return path
 
 
-def score(files: list[Path], judge: torch.nn.Module, search: argparse.Namespace | None) -> dict[str, float]:
-    """Return the mean LSE-D and LSE-C over ``files``; print what could not be scored."""
-    report = score_lse.score_files(cli.progress(files, "Scoring", len(files), "file"), judge, search)
+def score(videos: list[Path], judge: torch.nn.Module, search: argparse.Namespace | None) -> dict[str, float]:
+    """Return the mean LSE-D and LSE-C over ``videos``; print what could not be scored."""
+    report = score_lse.score_files(cli.progress(videos, "Scoring", len(videos), "file"), judge, search)
     for reason in report.failed.values():
         print(f"not scored: {reason}")
     if not report.scores:

@@ -22,6 +22,7 @@ import torch
 
 import cli
 import faces
+import files
 import preprocess
 from evaluation import lse
 from models import SyncNet_v2, weights
@@ -45,28 +46,29 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    files = find_videos(args.data_root)
+    videos = find_videos(args.data_root)
     network = weights.load_model(args.checkpoint_path, SyncNet_v2).to(cli.pick_device(args.device))
-    report = score_files(cli.progress(files, "Scoring", len(files), "file"), network, args if args.crop_faces else None)
+    bar = cli.progress(videos, "Scoring", len(videos), "file")
+    report = score_files(bar, network, args if args.crop_faces else None)
     print(report)
     if args.json:
         files.save(args.json, json.dumps(report.to_json(), indent=1))
     if args.csv:
         files.save(args.csv, report.to_csv())
     if report.failed:
-        raise RuntimeError(f"{len(report.failed)} of {len(files)} files could not be scored; they are named above")
+        raise RuntimeError(f"{len(report.failed)} of {len(videos)} files could not be scored; they are named above")
 
 
 def find_videos(roots: Sequence[Path]) -> list[Path]:
     """Return the files among ``roots`` and the videos below its folders; raise if one is missing or there is none."""
-    files: list[Path] = []
+    videos: list[Path] = []
     for root in roots:
         if not root.exists():
             raise FileNotFoundError(f"{root} does not exist")
-        files += [root] if root.is_file() else filter(preprocess.is_video, preprocess.visible_files(root))
-    if not files:
+        videos += [root] if root.is_file() else filter(preprocess.is_video, preprocess.visible_files(root))
+    if not videos:
         raise ValueError(f"no video in {', '.join(map(str, roots))}, at any depth")
-    return files
+    return videos
 
 
 @dataclass
@@ -101,10 +103,10 @@ class Report:
         return text.getvalue()
 
 
-def score_files(files: Iterable[Path], network: torch.nn.Module, search: argparse.Namespace | None = None) -> Report:
+def score_files(paths: Iterable[Path], network: torch.nn.Module, search: argparse.Namespace | None = None) -> Report:
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
     report = Report()
-    for path in files:
+    for path in paths:
         try:
             report.scores += lse.score_file(path, network, search)
         except (ValueError, FileNotFoundError) as problem:
