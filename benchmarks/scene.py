@@ -57,7 +57,7 @@ class Counted:
 
     def __init__(self, detector: Detector) -> None:
         self.detector, self.pixels, self.pictures, self.seconds = detector, 0, 0, 0.0
-        self.FACE_SIDE, self.KEY_SECONDS = detector.FACE_SIDE, detector.KEY_SECONDS
+        self.FACE_SIDE, self.KEY_SECONDS, self.CERTAIN = detector.FACE_SIDE, detector.KEY_SECONDS, detector.CERTAIN
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         self.pictures += len(frames)

@@ -23,6 +23,7 @@ SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
 
 class Detector(Protocol):
     FACE_SIDE: int  # pixels, longer side of a box at which the detector is at its best
+    CERTAIN: float  # score of what is surely a face; a lower one is enough for a face that is known already
     KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
@@ -49,7 +50,7 @@ def create_detector(
 class SFD:
     """S3FD (Zhang et al., ICCV 2017), the reference's detector: the library's network, decoded without Python loops."""
 
-    FACE_SIDE, KEY_SECONDS = 140, 3.0
+    FACE_SIDE, KEY_SECONDS, CERTAIN = 140, 3.0, 0.8
     THRESHOLD = 0.5  # on the score
     OVERLAP = 0.3  # of non-maximum suppression
     VARIANCES = (0.1, 0.2)  # of the box encoding
@@ -122,7 +123,7 @@ class Haar:
     "alt" finds as many faces as the other bundled cascades on real footage, with far fewer false alarms.
     """
 
-    FACE_SIDE, KEY_SECONDS = 120, 0.2
+    FACE_SIDE, KEY_SECONDS, CERTAIN = 120, 0.2, 0.0
     DETECT_SIDE = 360  # pixels; the shorter side of larger frames is shrunk to this
     STEP = 1.05  # between the sizes searched; 1.1 takes half the time and moves boxes by three times as much
     MIN_FACE = 0.1  # of the shorter side
@@ -154,7 +155,7 @@ class Haar:
 class LibraryDetector:
     """Any other detector of the face-alignment library, called frame by frame as the library does itself."""
 
-    FACE_SIDE, KEY_SECONDS = 150, 1.0
+    FACE_SIDE, KEY_SECONDS, CERTAIN = 150, 1.0, 0.0
 
     def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
         try:

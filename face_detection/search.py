@@ -137,7 +137,9 @@ class Searcher:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
         old, new = self.look([(frame, known), (frame, self._detect_whole(frame, self.since_native is None))])
-        boxes = [*old, *(box for box in new if not any(same_place(box, other) for other in old))]
+        new = [box for box in new if not any(same_place(box, other) for other in old)]
+        certain = [box for box in new if box[4] >= self.detector.CERTAIN]
+        boxes = [*old, *certain] or new  # a false alarm would cost looks for as long as it comes and goes
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self.look([(frame, self._detect_whole(frame, True))])[0]
         return np.array(sorted(boxes, key=lambda box: -box[4]), np.float32).reshape(-1, 5)
