@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+import cli
 
 # Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
 PROGRAM = """
@@ -36,6 +39,14 @@ figures["peak_memory_mb"] = int(next(line for line in lines if line.startswith("
 print(json.dumps(figures))
 sys.exit(code)
 """
+
+
+def open_machine(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """Return the device and precision that ``cli.add_compute_arguments`` let the user choose, and print them."""
+    device = cli.pick_device(args.device)
+    dtype = cli.pick_precision(args.precision, device)
+    print_machine(device, dtype)
+    return device, dtype
 
 
 def print_machine(device: torch.device, dtype: torch.dtype) -> None:

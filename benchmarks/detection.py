@@ -22,7 +22,7 @@ import numpy as np
 import cli
 import faces
 import video
-from benchmarks import print_machine, report
+from benchmarks import open_machine, report
 from benchmarks.scene import SIZES, Counted, write_scene
 from face_detection.detections import Detections
 from face_detection.detectors import create_detector
@@ -49,9 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_precision(args.precision, device)
-    print_machine(device, dtype)
+    device, dtype = open_machine(args)
     detector = Counted(create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype))
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import matrix_peak, print_machine, report, run_inference, timed
+from benchmarks import matrix_peak, open_machine, report, run_inference, timed
 from benchmarks.scene import SIZES, Counted, write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
@@ -55,9 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_precision(args.precision, device)
-    print_machine(device, dtype)
+    device, dtype = open_machine(args)
     with tempfile.TemporaryDirectory() as folder:
         speech, checkpoint = args.audio or Path(folder, "speech.wav"), Path(folder, "generator.pth")
         if not args.audio:

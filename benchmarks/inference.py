@@ -22,7 +22,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import print_machine, report, run_inference, timed
+from benchmarks import open_machine, report, run_inference, timed
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
@@ -50,9 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_precision(args.precision, device)
-    print_machine(device, dtype)
+    device, dtype = open_machine(args)
     report("generator", measure_generator(device, dtype, args.batch_size))
     if not args.generator_only:
         report("end_to_end", measure_end_to_end(args, device, dtype))

@@ -27,7 +27,7 @@ import cli
 import faces
 import preprocess
 import similarity
-from benchmarks import print_machine, report
+from benchmarks import open_machine, report
 from hparams import hparams as hp
 from similarity import Face, Result, Voice
 
@@ -52,10 +52,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_precision(args.precision, device)
+    device, dtype = open_machine(args)
     expert = similarity.open_expert(args.checkpoint_path, device, dtype)
-    print_machine(device, dtype)
     start = time.perf_counter()
     paths = find_clips(args)
     clips = [open_clip(path, args, expert) for path in cli.progress(paths, "Embedding", len(paths), "clip")]
