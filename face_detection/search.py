@@ -142,7 +142,7 @@ class Searcher:
         boxes = [*old, *certain] or new  # a false alarm would cost looks for as long as it comes and goes
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self.look([(frame, self._detect_whole(frame, True))])[0]
-        return np.array(sorted(boxes, key=lambda box: -box[4]), np.float32).reshape(-1, 5)
+        return _distinct(boxes)
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
         """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 5)."""
@@ -203,9 +203,8 @@ class Searcher:
     def _crop(self, frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Return the surroundings of a face, at least ``FACE_SIDE`` large, their corner in the frame, and the scale."""
         side = max(box[2] - box[0], box[3] - box[1])
-        scale = float(
-            2 ** min(0, np.ceil(2 * np.log2(self.detector.FACE_SIDE / side)) / 2)
-        )  # steps: boxes are steadier
+        doublings = np.ceil(2 * np.log2(self.detector.FACE_SIDE / side)) / 2  # in steps: boxes are steadier
+        scale = float(2 ** min(0, doublings))
         reach = max(3, np.ceil(CONTEXT * side * scale / CELL)) * CELL / scale
         middle = (box[:2] + box[2:4]) / 2
         corner = np.round((middle - reach / 2) * scale / CELL) * CELL / scale
