@@ -2,7 +2,7 @@
 
     python preprocess.py --data_root VIDEOS --preprocessed_root DATA
 
-The way through: video -> frames at 25 fps -> faces -> numbered crops; its sound -> audio.wav -> mel.npy.
+The way through: video -> frames at 25 fps -> boxes of a face -> numbered crops; its sound -> audio.wav -> mel.npy.
 Under torchrun every process takes its share of the clips, and the last one to finish writes the report.
 """
 
@@ -22,8 +22,8 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
@@ -43,8 +43,10 @@ import cli
 import faces
 import files
 import video
-from face_detection.detections import cut_out
+from face_detection.detections import Detections, cut_out
 from face_detection.detectors import Detector, create_detector
+from face_detection.search import search
+from face_detection.tracking import follow_face
 from hparams import FILELISTS
 from hparams import hparams as hp
 
@@ -55,12 +57,12 @@ VIDEO_SUFFIXES = (
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
-BATCH_BYTES = 256 << 20  # frames of one detector call; about two such batches are in memory
+GAP_SECONDS = 0.5  # a face unseen for longer is somebody else, perhaps
 MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copies and show no lip moving
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 SPLITS = ("train", "val", "test")
-HAAR_CORES = 2  # CPU cores that one worker keeps busy with the haar detector and ffmpeg
+HAAR_CORES = 1  # CPU cores that one worker keeps busy with the haar detector and ffmpeg
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 
@@ -70,7 +72,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="folder with videos, at any depth")
     add("--preprocessed_root", required=True, type=Path, help="folder to write; finished clips in it are kept")
-    add("--batch_size", type=cli.positive(int), default=32, help="frames per call of the face detector")
+    add("--batch_size", type=cli.positive(int), default=32, help="pictures per call of the face detector")
     add("--ngpu", type=cli.positive(int), default=1, help="how many GPUs to use, each with its own processes")
     add("--workers", type=cli.positive(int), help="videos at a time, per GPU; default: 1, for haar half the CPU cores")
     faces.add_detector_arguments(parser)
@@ -226,7 +228,7 @@ class Job:
     weights: Path | None
     device: str
     dtype: torch.dtype
-    batch_size: int  # frames per detector call
+    batch_size: int  # pictures per detector call
 
 
 @dataclass(frozen=True)
@@ -308,14 +310,13 @@ def write_clip(clip: Clip, job: Job, detector: Detector, folder: Path) -> Kept:
     write_sound(wav, folder)
 
     at_25 = replace(info, fps=Fraction(hp.fps))
-    batch_size = max(1, min(job.batch_size, BATCH_BYTES // (info.width * info.height * 3)))
-    frames = video.prefetch(video.read_frames(at_25), batch_size)
-    with unusable_if_it_fails("unreadable"), contextlib.closing(frames):
-        shown, detector_seconds = cut_faces(frames, detector, batch_size, folder)
+    with unusable_if_it_fails("unreadable"):
+        boxes, search_seconds = find_face(video.read_frames(at_25), detector, job.batch_size)
+        shown = cut_faces(video.read_frames(at_25), boxes, folder)
     check_faces(shown)
     kept = Kept(
         clip.name, clip.source, path.stat().st_size, job.face_detector, round(float(info.fps), 3),
-        len(shown), sum(shown), round(len(wav) / hp.sample_rate, 3), round(detector_seconds, 3),
+        len(shown), sum(shown), round(len(wav) / hp.sample_rate, 3), round(search_seconds, 3),
     )  # fmt: skip
     (folder / "clip.json").write_text(json.dumps(asdict(kept), indent=1))
     return kept
@@ -352,31 +353,30 @@ def write_sound(wav: np.ndarray, folder: Path) -> None:
     np.save(folder / "mel.npy", np.ascontiguousarray(audio.melspectrogram(heard).T))
 
 
-def cut_faces(
-    frames: Iterable[np.ndarray], detector: Detector, batch_size: int, folder: Path
-) -> tuple[list[bool], float]:
-    """Write the face of each frame (height, width, 3) BGR as <frame number>.jpg.
+def find_face(frames: Iterator[np.ndarray], detector: Detector, batch_size: int) -> tuple[np.ndarray, float]:
+    """Search ``frames`` (height, width, 3) BGR for one person, the largest of every shot.
 
-    Returns for every frame whether it shows a face, and the seconds that the detector took.
+    Returns the boxes (frames, 4) x1, y1, x2, y2, NaN where there is no face, and the seconds that it took. Boxes are
+    neither smoothed nor filled in where a face was looked for and missed.
     """
+    began = time.monotonic()
+    found = Detections()
+    with contextlib.closing(video.prefetch(frames, 4)) as ahead:
+        deque(search(found, ahead, detector, hp.fps, batch_size), maxlen=0)
+    boxes = follow_face(found, round(GAP_SECONDS * hp.fps), smooth=False, fill=False)
+    return boxes, time.monotonic() - began
+
+
+def cut_faces(frames: Iterator[np.ndarray], boxes: np.ndarray, folder: Path) -> list[bool]:
+    """Write what is in the box of each frame as <frame number>.jpg; return for each whether that is a face."""
     shown: list[bool] = []
-    seconds = 0.0
-    frames = iter(frames)
-    while batch := list(itertools.islice(frames, batch_size)):
-        began = time.monotonic()
-        found = detector.detect(batch)
-        seconds += time.monotonic() - began
-        for frame, boxes in zip(batch, found):
-            face = best_face(frame, boxes)
+    with contextlib.closing(video.prefetch(frames, 4)) as ahead:
+        for frame, box in zip(ahead, boxes):
+            face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
             if face.size:  # a frame without one leaves a hole in the numbers, so that they stay true to time
                 (folder / f"{len(shown)}.jpg").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
             shown.append(face.size > 0)
-    return shown, seconds
-
-
-def best_face(frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Cut the first of ``boxes`` (k, 5) out of ``frame``; an empty array if there is none inside it."""
-    return cut_out(frame, boxes[0, :4]) if len(boxes) else frame[:0, :0]
+    return shown
 
 
 def check_faces(shown: Sequence[bool]) -> None:

@@ -94,7 +94,6 @@ class Pose:
     aperture: float = 0.0
     width: float = 0.5
     eyelids: float = 1.0  # 1 open … 0 shut
-    brows: float = 0.0  # units raised
     gaze: tuple[float, float] = (0.0, 0.0)  # units
     yaw: float = 0.0  # how far the head is turned to the right and down, small
     pitch: float = 0.0

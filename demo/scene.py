@@ -71,7 +71,6 @@ class Performance:
         self.zoom = 1 + _wander(rng, count, fps) * rng.uniform(0, 0.02)
         self.yaw = _wander(rng, count, fps) * rng.uniform(0.02, 0.16) + rng.uniform(-0.08, 0.08)
         self.pitch = _wander(rng, count, fps) * rng.uniform(0.01, 0.08)
-        self.brows = _wander(rng, count, fps)
         self.gaze = np.stack([_wander(rng, count, fps) for _ in range(2)], 1) * [2.0, 0.8]
         self.eyelids = _blinks(rng, count, fps)
         turning = np.zeros(count)
@@ -83,7 +82,7 @@ class Performance:
         """Return the pose of frame ``i``."""
         mouth = {name: float(values[i]) for name, values in self.mouth.items()}
         turn = min(1.0, self.turned[i]) * 0.35
-        face = {"eyelids": self.eyelids[i], "brows": self.brows[i], "gaze": tuple(self.gaze[i])}
+        face = {"eyelids": self.eyelids[i], "gaze": tuple(self.gaze[i])}
         return Pose(**mouth, **face, yaw=self.yaw[i] + turn, pitch=self.pitch[i])
 
     def draw(self, frame: np.ndarray, i: int) -> np.ndarray:

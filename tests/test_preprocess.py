@@ -17,6 +17,8 @@ import preprocess
 import video
 from conftest import run_ffmpeg, write_clip
 from face_detection import FaceAlignment
+from face_detection.detectors import create_detector
+from face_detection.tracking import intersection_over_union
 
 
 @pytest.fixture(scope="module")
@@ -102,23 +104,41 @@ def test_sound_and_mel(roots, clip):
     np.testing.assert_array_equal(mel, audio.melspectrogram(heard).T)
 
 
-def test_crops_are_the_reference_api_s_boxes(roots, clip):
+def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
-    run(roots, "--batch_size", "4")  # the last batch is a short one
+    run(roots)
     frames = list(video.read_frames(video.probe(clip)))
-    boxes = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
-    for i in (0, 3, 4, 9):
-        x1, y1, x2, y2 = boxes[i]
-        expected = cv2.imdecode(cv2.imencode(".jpg", frames[i][y1:y2, x1:x2])[1], cv2.IMREAD_COLOR)
+    boxes, _ = preprocess.find_face(iter(frames), create_detector("haar"), 4)
+    searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
+    assert min(map(intersection_over_union, boxes, np.array(searched_whole))) > 0.9
+    for i, (frame, (x1, y1, x2, y2)) in enumerate(zip(frames, boxes.astype(int))):
+        expected = cv2.imdecode(cv2.imencode(".jpg", frame[y1:y2, x1:x2])[1], cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(cv2.imread(str(roots.data / f"speaker/talk/{i}.jpg")), expected)
 
 
-def test_box_beyond_the_frame():
-    frame = np.zeros((40, 60, 3), np.uint8)
-    assert preprocess.best_face(frame, np.array([[-5.0, -5, 10.9, 20, 1], [0, 0, 60, 40, 0.5]])).shape == (20, 10, 3)
-    assert preprocess.best_face(frame, np.array([[50.0, 30, 90, 90, 1]])).shape == (10, 10, 3)
-    assert preprocess.best_face(frame, np.array([[70.0, 10, 90, 30, 1]])).size == 0
-    assert preprocess.best_face(frame, np.empty((0, 5))).size == 0
+def test_box_beyond_the_frame(tmp_path):
+    boxes = np.array([[-5.0, -5, 10.9, 20], [50.0, 30, 90, 90], [70.0, 10, 90, 30], [np.nan] * 4])
+    shown = preprocess.cut_faces(iter(np.zeros((4, 40, 60, 3), np.uint8)), boxes, tmp_path)
+    assert shown == [True, True, False, False]
+    assert [cv2.imread(str(tmp_path / f"{i}.jpg")).shape for i in (0, 1)] == [(20, 10, 3), (10, 10, 3)]
+    assert names(tmp_path) == {"0.jpg", "1.jpg"}
+
+
+def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch):
+    """In 2020 the best score of each frame decided, and a clip could jump from face to face."""
+    large, small = [10, 10, 110, 110], [150, 20, 220, 90]
+
+    def search(found, frames, *_):
+        for i, _ in enumerate(frames):
+            scores = (0.7, 0.9) if i % 2 else (0.9, 0.7)
+            best_first = sorted(zip((large, small), scores), key=lambda pair: -pair[1])
+            found.boxes.append(np.array([[*box, score] for box, score in best_first], np.float32))
+            found.change.append(0.0)
+            yield 1
+
+    monkeypatch.setattr(preprocess, "search", search)
+    boxes, _ = preprocess.find_face(iter(np.zeros((12, 120, 240, 3), np.uint8)), create_detector("haar"), 4)
+    np.testing.assert_array_equal(boxes, [large] * 12)
 
 
 def test_frame_without_a_face_leaves_a_hole(roots, astronaut, speech):
@@ -141,9 +161,8 @@ def test_other_rates_become_25(roots, astronaut, speech, capsys):
 
 def test_as_the_2020_program_wrote_it(roots, shared, monkeypatch):
     """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
-    box = np.array([[96, 84, 242, 242, 1]], np.float32)
-    fixed = types.SimpleNamespace(detect=lambda frames: [box] * len(frames))
-    monkeypatch.setattr(preprocess, "detector_of", lambda job: fixed)
+    box = np.array([96.0, 84, 242, 242])
+    monkeypatch.setattr(preprocess, "find_face", lambda frames, *_: (np.array([box for _ in frames]), 0.0))
     put(shared / "grid_speakers/swiz3n.mpg", roots, "s0/00001.mpg")
     assert run(roots) == 0
     ours, golden = roots.data / "s0/00001", shared / "golden/preprocessed/s0/00001"
@@ -190,14 +209,16 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
 
 
 def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
-    calls = iter((RuntimeError("CUDA error: odd picture"), None))
+    haar, calls = create_detector("haar"), []
 
-    def detect(frames):
-        if error := next(calls):
-            raise error
-        return [np.array([[0, 0, 90, 90, 1]], np.float32)] * len(frames)
+    class Failing(type(haar)):
+        def detect(self, frames):
+            calls.append(len(frames))
+            if len(calls) == 1:
+                raise RuntimeError("CUDA error: odd picture")
+            return haar.detect(frames)
 
-    monkeypatch.setattr(preprocess, "detector_of", lambda job: types.SimpleNamespace(detect=detect))
+    monkeypatch.setattr(preprocess, "detector_of", lambda job: Failing())
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 0
     assert (kept(roots), dropped(roots)) == (["s/2"], {"s/1.mp4": "failed"})
@@ -303,9 +324,9 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     whole, cut = preprocess.cut_faces, []
 
-    def stop_in_the_second(frames, detector, batch_size, folder):
+    def stop_in_the_second(frames, boxes, folder):
         cut.append(folder.name)
-        result = whole(frames, detector, batch_size, folder)
+        result = whole(frames, boxes, folder)
         if len(cut) == 2:
             raise KeyboardInterrupt
         return result
