@@ -1,11 +1,12 @@
 """Sound as the networks hear it: load, save, mel spectrogram, and the mel window that belongs to a video frame.
 
 Arrays are float32 mono in [-1, 1] at ``hparams.sample_rate``; mels are (num_mels, frames), 80 frames a second,
-scaled to [-4, 4]. To read the sound of a video or of any other format than wav and flac, see ``video.read_audio``.
+scaled to [-4, 4]. To read the sound of a video or of any other format than wav and flac, see ``video.stream_audio``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from hparams import hparams as hp
 
 SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
-BLOCK_FRAMES = 8000  # mel frames computed at a time (100 s): an hour of sound needs no hour-sized spectrogram
+BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s): an hour of sound needs no hour-sized spectrogram
 
 
 def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
@@ -38,24 +39,44 @@ def melspectrogram(wav: np.ndarray) -> np.ndarray:
     The recipe of the official checkpoints: pre-emphasis, magnitude STFT, Slaney mel filters, decibels floored at
     ``min_level_db``, minus ``ref_level_db``, scaled to [-max_abs_value, max_abs_value]. Silence gives -4, never NaN.
     """
-    wav = np.asarray(wav, np.float32)
-    padded = np.pad(wav, hp.n_fft // 2)  # frames are centred on multiples of hop_size
-    emphasized = padded[hp.n_fft // 2 :][: len(wav)]
-    emphasized[1:] -= np.float32(hp.preemphasis) * wav[:-1]
-    frames = 1 + len(wav) // hp.hop_size
-    blocks = [_mel_block(padded, start, min(start + BLOCK_FRAMES, frames)) for start in range(0, frames, BLOCK_FRAMES)]
-    return np.concatenate(blocks, axis=1)
+    return spectrogram_of([wav])[0]
 
 
-def _mel_block(padded: np.ndarray, start: int, stop: int) -> np.ndarray:
+def spectrogram_of(sound: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Return the ``melspectrogram`` of sound that comes in blocks (samples,), and the number of samples in all."""
+    samples, last, mels = 0, np.zeros(1, np.float32), []
+    border = np.zeros(hp.n_fft // 2, np.float32)  # frames are centred on multiples of hop_size
+    held = border
+    for block in _pieces(sound):
+        emphasized = block - np.float32(hp.preemphasis) * np.concatenate((last, block[:-1]))
+        mel, held = _mel_block(np.concatenate((held, emphasized)))
+        mels.append(mel)
+        samples, last = samples + len(block), block[-1:]
+    mels.append(_mel_block(np.concatenate((held, border)))[0])
+    return np.concatenate(mels, axis=1), samples
+
+
+def _pieces(sound: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    size = BLOCK_FRAMES * hp.hop_size
+    for block in sound:
+        for start in range(0, len(block), size):
+            yield np.asarray(block[start : start + size], np.float32)
+
+
+def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mel frames (num_mels, frames) that lie within ``samples``, and what the next ones still need of it."""
     import librosa
 
-    samples = padded[start * hp.hop_size : (stop - 1) * hp.hop_size + hp.n_fft]
+    count = max(0, 1 + (len(samples) - hp.n_fft) // hp.hop_size)
+    rest = samples[count * hp.hop_size :]
+    if not count:
+        return np.empty((hp.num_mels, 0), np.float32), rest
     spectrum = librosa.stft(samples, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, center=False)
     amplitude = _mel_basis() @ np.abs(spectrum)
     decibels = 20 * np.log10(np.maximum(10 ** (hp.min_level_db / 20), amplitude)) - hp.ref_level_db
     unit = (decibels - hp.min_level_db) / -hp.min_level_db  # [min_level_db, 0] -> [0, 1]
-    return np.clip((2 * unit - 1) * hp.max_abs_value, -hp.max_abs_value, hp.max_abs_value).astype(np.float32)
+    mel = np.clip((2 * unit - 1) * hp.max_abs_value, -hp.max_abs_value, hp.max_abs_value)
+    return mel.astype(np.float32), rest
 
 
 @lru_cache(maxsize=1)

@@ -184,7 +184,7 @@ def pick_device(name: str) -> torch.device:
 def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
     if name != "auto":
-        return PRECISIONS[name]
+        return named_precision(name, device)
     fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
     return torch.bfloat16 if fast else torch.float32
 
@@ -192,10 +192,25 @@ def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` -> the fastest that stays within about one grey level of float32 on ``device``; else the named one."""
     if name != "auto":
-        return PRECISIONS[name]
+        return named_precision(name, device)
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
+
+
+def named_precision(name: str, device: torch.device) -> torch.dtype:
+    dtype = PRECISIONS[name]
+    if device.type == "cpu" and not cpu_computes(dtype):
+        raise ValueError(f"this CPU does not compute in {name}; use --precision auto or fp32")
+    return dtype
+
+
+def cpu_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has convolutions in ``dtype`` for this CPU at all, fast or not."""
+    if dtype == torch.float32 or not torch.backends.mkldnn.is_available():
+        return True
+    ops = torch.ops.mkldnn
+    return bool(ops._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported())
 
 
 def cpu_has_bf16() -> bool:

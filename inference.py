@@ -73,20 +73,21 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(get_parser(), run, argv)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
+    """Do what ``args`` say; ``model``, from ``open_generator``, spares many runs in one process its loading."""
     check_arguments(args)
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
-    wav = video.read_audio(args.audio, hp.sample_rate)
-    checkpoint = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
+    sound = list(video.stream_audio(args.audio, hp.sample_rate))
+    count = audio.frame_count(sum(map(len, sound)), float(source.fps))
+    model = model or open_generator(args.checkpoint_path, device, dtype)
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
     with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
-        windows = aside.submit(hear, wav, source.fps, args.lip_delay / 1000)
-        count = audio.frame_count(len(wav), float(source.fps))
+        windows = aside.submit(hear, sound, source.fps, args.lip_delay / 1000)
+        del sound  # an hour of it takes 230 MB
         boxes, used, seen = find_boxes(args, source, count, device, dtype)
-        model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
         windows = windows.result()
     if expert:
         print_match(source, seen, args.audio, expert)
@@ -119,6 +120,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--outfile is the same file as --{name}; choose another name")
 
 
+def open_generator(path_or_name: str, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    """Return the generator of a checkpoint (a file or known name), made fast; errors as ``weights.load_model``."""
+    return optimize_for_inference(weights.load_model(path_or_name, Wav2Lip), device, dtype)
+
+
 def open_face(args: argparse.Namespace) -> video.VideoInfo:
     """Probe the video or photo; a photo gets the rate of ``--fps``."""
     info = video.probe(args.face, video.Geometry(args.resize_factor, args.rotate, tuple(args.crop)))
@@ -127,11 +133,12 @@ def open_face(args: argparse.Namespace) -> video.VideoInfo:
 
 def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
     """Read any sound and return one mel window for every frame of the result."""
-    return hear(video.read_audio(path, hp.sample_rate), fps)
+    return hear(video.stream_audio(path, hp.sample_rate), fps)
 
 
-def hear(wav: np.ndarray, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
-    return audio.MelWindows(audio.melspectrogram(wav), float(fps), audio.frame_count(len(wav), float(fps)), delay)
+def hear(sound: Iterable[np.ndarray], fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
+    mel, samples = audio.spectrogram_of(sound)
+    return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)), delay)
 
 
 @contextlib.contextmanager

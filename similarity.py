@@ -74,12 +74,11 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = cli.pick_device(args.device)
     source = open_video(args.face)
-    sounds = [read_sound(path) for path in args.audio or [args.face]]
     expert = open_expert(args.checkpoint_path, device, cli.pick_precision(args.precision, device))
 
-    tracks = find_tracks(args, source, max(map(len, sounds)), expert)
+    voices = [listen_to(path, expert) for path in args.audio or [args.face]]
+    tracks = find_tracks(args, source, max(voice.frames for voice in voices), expert)
     seen = watch(source, tracks, expert)
-    voices = [listen(wav, expert) for wav in sounds]
     table = Table([str(path) for path in args.audio or [args.face]], seen, voices)
     print(table)
     if args.json:
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if args.csv:
         files.save(args.csv, table.to_csv())
     if args.plot:
-        draw(args.plot, table, sounds)
+        draw(args.plot, table, args.audio or [args.face])
     if args.overlay:
         write_overlay(args.overlay, source, tracks, table, (args.audio or [args.face])[0])
 
@@ -155,26 +154,18 @@ def check_moving(source: video.VideoInfo) -> video.VideoInfo:
     return source
 
 
-def read_sound(path: Path) -> np.ndarray:
-    """Return (samples,) float32 at ``hparams.sample_rate``; raise ValueError if they do not fill one window."""
-    wav = video.read_audio(path, hp.sample_rate)
-    if len(wav) < hp.mel_step_size * hp.hop_size:
-        raise ValueError(f"{path} has {len(wav) / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
-    return wav
-
-
 def window_length() -> str:
     return f"at least {hp.syncnet_T} frames in a row, {hp.syncnet_T / hp.fps:g} s"
 
 
 def find_tracks(
-    search: argparse.Namespace, source: video.VideoInfo, samples: int, expert: torch.nn.Module
+    search: argparse.Namespace, source: video.VideoInfo, frames: int, expert: torch.nn.Module
 ) -> list[np.ndarray]:
-    """Return the boxes of every face as far as ``samples`` of sound can be about them; see ``follow_faces``.
+    """Return the boxes of every face as far as ``frames`` of sound can be about them; see ``follow_faces``.
 
     ``search`` are the arguments of ``faces.find_faces``. Raises ValueError if there is no face.
     """
-    wanted = math.ceil((audio.frame_count(samples, hp.fps) + REACH) * source.fps / Fraction(hp.fps)) + 1
+    wanted = math.ceil((frames + REACH) * source.fps / Fraction(hp.fps)) + 1
     parameter = next(expert.parameters())
     found = faces.find_faces(search, source, wanted, parameter.device, parameter.dtype)
     tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
@@ -258,12 +249,23 @@ def embed_mouths(expert: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
     return expert.embed_video(x).half().cpu().numpy()
 
 
+def listen_to(path: Path, expert: torch.nn.Module) -> Voice:
+    """Embed the voice in any file; raise ValueError if it does not fill one window."""
+    return listen(video.stream_audio(path, hp.sample_rate), expert, str(path))
+
+
 @torch.inference_mode()
-def listen(wav: np.ndarray, expert: torch.nn.Module) -> Voice:
-    """Embed the window of sound (samples,) that starts with each video frame; at least one window long."""
+def listen(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str = "the sound") -> Voice:
+    """Embed the window of sound that starts with each video frame; ``sound`` comes in blocks (samples,).
+
+    Raises ValueError, which calls it ``name``, if it does not fill one window.
+    """
     parameter = next(expert.parameters())
-    count = audio.frame_count(len(wav), hp.fps) - hp.syncnet_T + 1
-    windows = iter(audio.MelWindows(audio.melspectrogram(wav), hp.fps, count))
+    mel, samples = audio.spectrogram_of(sound)
+    if samples < hp.mel_step_size * hp.hop_size:
+        raise ValueError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
+    count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
+    windows = iter(audio.MelWindows(mel, hp.fps, count))
     vectors = []
     while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
@@ -405,15 +407,15 @@ def score(face: Path, sound: Path | None, expert: torch.nn.Module, search: argpa
     ``expert`` is from ``open_expert``; ``search`` says how to find faces, see ``faces.search_settings``. Raises
     ValueError or FileNotFoundError, with a sentence for the user, for files that cannot be compared.
     """
-    source, wav = open_video(face), read_sound(sound or face)
-    seen = watch(source, find_tracks(search or faces.search_settings(), source, len(wav), expert), expert)
-    return Table([str(sound or face)], seen, [listen(wav, expert)]).best(0)
+    source, voice = open_video(face), listen_to(sound or face, expert)
+    seen = watch(source, find_tracks(search or faces.search_settings(), source, voice.frames, expert), expert)
+    return Table([str(sound or face)], seen, [voice]).best(0)
 
 
 def score_boxes(source: video.VideoInfo, boxes: np.ndarray, sound: Path, expert: torch.nn.Module) -> Result:
     """Like ``score`` for a face whose boxes in the first frames are known: (frames, 4) x1, y1, x2, y2, NaN if none."""
     seen = watch(check_moving(source), [boxes], expert)
-    return Table([str(sound)], seen, [listen(read_sound(sound), expert)]).best(0)
+    return Table([str(sound)], seen, [listen_to(sound, expert)]).best(0)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -496,6 +498,7 @@ class Table:
 # --------------------------------------------------------------------------------------------------------------------
 # Pictures
 
+ENVELOPE_RATE = 50  # values a second of a drawn waveform
 SHOWN_SECONDS = 1.0  # single windows jump about; what is shown is their mean over this long
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
@@ -511,8 +514,8 @@ def smoothed(result: Result, frames: int) -> np.ndarray:
     return np.divide(np.convolve(total, box, "same"), near, out=np.full(frames, np.nan), where=near > 0.5)
 
 
-def draw(path: Path, table: Table, sounds: Sequence[np.ndarray]) -> None:
-    """Draw for every voice its waveform with the similarity of each face, and the offset curves; faces above them."""
+def draw(path: Path, table: Table, sounds: Sequence[Path]) -> None:
+    """Draw for every voice, one file each, its waveform, the similarity of each face, and the offset curves."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -525,11 +528,18 @@ def draw(path: Path, table: Table, sounds: Sequence[np.ndarray]) -> None:
     parts = figure.subfigures(len(sounds) + many, 1, squeeze=False)[:, 0]
     if many:
         _draw_matrix(parts[0], table)
-    for voice, (part, wav) in enumerate(zip(parts[many:], sounds)):
-        _draw_voice(part, table, voice, wav)
+    for voice, (part, sound) in enumerate(zip(parts[many:], sounds)):
+        _draw_voice(part, table, voice, sound)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100, format=path.suffix[1:].lower())
     files.save(path, drawn.getvalue())
+
+
+def envelope(sound: Path) -> np.ndarray:
+    """Return the largest amplitude in every 1 / ``ENVELOPE_RATE`` seconds of a file."""
+    step = hp.sample_rate // ENVELOPE_RATE
+    blocks = video.stream_audio(sound, hp.sample_rate)
+    return np.concatenate([np.maximum.reduceat(np.abs(block), range(0, len(block), step)) for block in blocks])
 
 
 def _draw_matrix(part: Any, table: Table) -> None:
@@ -546,11 +556,11 @@ def _draw_matrix(part: Any, table: Table) -> None:
         axis.set(title=title, xlabel="\n".join(lines), xticks=[], yticks=[])
 
 
-def _draw_voice(part: Any, table: Table, voice: int, wav: np.ndarray) -> None:
+def _draw_voice(part: Any, table: Table, voice: int, sound: Path) -> None:
     time, curve = part.subplots(1, 2, width_ratios=(3, 1))
-    bins = np.array_split(np.abs(wav), min(len(wav), 1500))
-    loud = np.array([part.max() for part in bins]) / max(1e-9, float(np.abs(wav).max()))
-    seconds = np.linspace(0, len(wav) / hp.sample_rate, len(loud))
+    loud = envelope(sound)
+    loud /= max(1e-9, float(loud.max()))
+    seconds = (np.arange(len(loud)) + 0.5) / ENVELOPE_RATE
     time.fill_between(seconds, 0.5 - loud / 2, 0.5 + loud / 2, color="0.88", linewidth=0, label="waveform")
     for face, row in enumerate(table.results):
         result, colour = row[voice], COLOURS[face % len(COLOURS)]

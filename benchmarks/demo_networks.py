@@ -112,9 +112,9 @@ class Embedded:
 
 
 def embed(network: torch.nn.Module, clip: Path) -> Embedded:
-    source, wav = similarity.open_video(clip), similarity.read_sound(clip)
-    seen = similarity.watch(source, similarity.find_tracks(search(), source, len(wav), network), network)
-    return Embedded(max(seen, key=lambda face: len(face.starts)), similarity.listen(wav, network))
+    source, voice = similarity.open_video(clip), similarity.listen_to(clip, network)
+    seen = similarity.watch(source, similarity.find_tracks(search(), source, voice.frames, network), network)
+    return Embedded(max(seen, key=lambda face: len(face.starts)), voice)
 
 
 def compare(

@@ -27,6 +27,7 @@ import cli
 import faces
 import preprocess
 import similarity
+import video
 from benchmarks import open_machine, report
 from hparams import hparams as hp
 from similarity import Face, Result, Voice
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     paths = find_clips(args)
     clips = [open_clip(path, args, expert) for path in cli.progress(paths, "Embedding", len(paths), "clip")]
-    others = [listen(path, expert) for path in videos_below(args.others)]
-    shifted = [[similarity.listen(shift(clip.wav, n), expert) for n in SHIFTS] for clip in clips]
+    others = [similarity.listen_to(path, expert) for path in videos_below(args.others)]
+    shifted = [[similarity.listen([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 
     report("voices", measure_voices(clips, others, expert))
     report("speaking", measure_speaking(clips))
@@ -97,15 +98,12 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
 
 
 def open_clip(path: Path, args: argparse.Namespace, expert: torch.nn.Module) -> Clip:
-    source, wav = similarity.open_video(path), similarity.read_sound(path)
-    tracks = similarity.find_tracks(args, source, len(wav), expert)
+    source, wav = similarity.open_video(path), video.read_audio(path, hp.sample_rate)
+    voice = similarity.listen([wav], expert)
+    tracks = similarity.find_tracks(args, source, voice.frames, expert)
     longest = max(tracks, key=lambda boxes: (~np.isnan(boxes[:, 0])).sum())
     (face,) = similarity.watch(source, [longest], expert)
-    return Clip(wav, face, similarity.listen(wav, expert))
-
-
-def listen(path: Path, expert: torch.nn.Module) -> Voice:
-    return similarity.listen(similarity.read_sound(path), expert)
+    return Clip(wav, face, voice)
 
 
 def shift(wav: np.ndarray, frames: int) -> np.ndarray:
@@ -126,7 +124,7 @@ def neighbours(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
 
 
 def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: torch.nn.Module) -> dict[str, float]:
-    silent = [similarity.listen(np.zeros_like(clip.wav), expert) for clip in clips]
+    silent = [similarity.listen([np.zeros_like(clip.wav)], expert) for clip in clips]
     voices = {
         "own": [clip.voice for clip in clips],
         "another_sentence": [other.voice for _, other in neighbours(clips)],

@@ -41,6 +41,7 @@ MAX_GAP = 25  # frames without a detection that a track survives, interpolated
 CROP_SCALE = 0.4  # of the face's size, added around it
 MEDIAN = 13  # frames of the median filter over a track's centre and size
 PADDING_GREY = 110  # outside the picture
+BLOCK = 1024  # windows compared at a time
 BATCH = 16  # windows per network call; one takes 3 MB as float32
 EVERYTHING = 1 << 40  # frames
 
@@ -99,8 +100,12 @@ def mean_distances(lips: np.ndarray, sound: np.ndarray) -> np.ndarray:
     """Return the mean distance of every window's lips to the sound -REACH … REACH windows later, (2·REACH + 1,)."""
     # Kept quirk: beyond its ends the sound counts as zeros, and the scores of the paper include these distances.
     padded = np.pad(sound, ((REACH, REACH), (0, 0)))
-    shifted = (padded[shift : shift + len(lips)] for shift in range(2 * REACH + 1))
-    return np.array([np.linalg.norm(lips - other, axis=1).mean() for other in shifted])
+    total = np.zeros(2 * REACH + 1)
+    for first in range(0, len(lips), BLOCK):
+        some = lips[first : first + BLOCK]
+        shifted = (padded[first + shift :][: len(some)] for shift in range(2 * REACH + 1))
+        total += [np.linalg.norm(some - other, axis=1).sum() for other in shifted]
+    return total / len(lips)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ import faces
 import files
 import inference
 import preprocess
-from models import Wav2Lip, weights
 
 SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 
@@ -98,13 +97,13 @@ def add_generator_arguments(parser: cli.Parser) -> None:
     cli.add_compute_arguments(parser)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise, before any work is done, for what would spoil every pair."""
+def open_generator(args: argparse.Namespace) -> torch.nn.Module:
+    """Return the generator for all pairs; raise, before any work is done, for what would spoil every pair."""
     if not args.data_root.is_dir():
         raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
-    weights.read_checkpoint(weights.find(args.checkpoint_path), Wav2Lip)
     faces.detector_weights(args)
-    cli.pick_device(args.device)
+    device = cli.pick_device(own_device(args.device))
+    return inference.open_generator(args.checkpoint_path, device, cli.pick_precision(args.precision, device))
 
 
 def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[Path], int] = lambda _: 1) -> bool:
@@ -113,7 +112,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
     Finished videos are kept. Why a pair was skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries
     it again. ``resize`` gives the factor by which a video is shrunk first. ``args`` as ``add_generator_arguments``.
     """
-    check(args)
+    model = open_generator(args)
     claim(args.results_dir, pairs)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = list(enumerate(pairs))[rank::world]
@@ -123,7 +122,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
         if target.exists():
             continue
         try:
-            inference.run(inference_arguments(pair, target, args, resize(pair.video)))
+            inference.run(inference_arguments(pair, target, args, resize(pair.video)), model)
             note.unlink(missing_ok=True)
         except (ValueError, RuntimeError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:

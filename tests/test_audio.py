@@ -39,6 +39,14 @@ def test_mel_does_not_depend_on_block_size(monkeypatch, block):
     assert np.abs(audio.melspectrogram(synthetic()) - whole).max() < 1e-4
 
 
+@pytest.mark.parametrize("sizes", [(31999, 1), (1, 199, 200, 600, 31000), (0, 400, 0, 31600), (32000,)])
+def test_sound_in_blocks_has_the_mel_of_the_whole(sizes):
+    blocks = np.split(synthetic(), np.cumsum(sizes)[:-1])
+    mel, samples = audio.spectrogram_of(iter(blocks))
+    assert samples == 32000 and mel.shape == (80, 161)
+    assert np.abs(mel - audio.melspectrogram(synthetic())).max() < 1e-4
+
+
 @pytest.mark.parametrize("samples", [0, 1, 199, 200, 5000])
 def test_short_and_silent_sound_gives_finite_mels(samples):
     mel = audio.melspectrogram(np.zeros(samples, np.float32))

@@ -75,3 +75,12 @@ def test_precision(monkeypatch):
     monkeypatch.setattr(cli, "cpu_has_bf16", lambda: False)
     assert cli.pick_precision("auto", cpu) == torch.float32
     assert cli.pick_precision("auto", torch.device("cuda")) == torch.float16
+
+
+@pytest.mark.parametrize("pick", [cli.pick_precision, cli.pick_training_precision])
+def test_precision_that_the_cpu_lacks(pick, monkeypatch):
+    """Without AVX-512 the convolutions fail in the middle of a run."""
+    monkeypatch.setattr(cli, "cpu_computes", lambda dtype: dtype == torch.float32)
+    assert pick("fp32", torch.device("cpu")) == torch.float32
+    with pytest.raises(ValueError, match="does not compute in bf16; use --precision auto or fp32"):
+        pick("bf16", torch.device("cpu"))

@@ -226,7 +226,7 @@ def data(tmp_path, talking, small_checkpoint, monkeypatch):
     (tmp_path / "list.txt").write_text("a b\nb bad\nmissing c\nc a\n")
     calls = []
 
-    def run(args):
+    def run(args, model):
         for path in (args.face, args.audio):
             video.probe(path)
         calls.append(args)
@@ -253,6 +253,14 @@ def test_videos_of_a_list(data, capsys):
     assert len(calls) == 3 and "1 pairs skipped" in capsys.readouterr().out  # only what was missing is made
     (folder / "list.txt").write_text("b a\n")
     assert gen_videos_from_filelist.main(command) == 2 and "another list" in capsys.readouterr().err
+
+
+def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
+    folder, common, calls = data
+    loaded, load = [], inference.open_generator
+    monkeypatch.setattr(inference, "open_generator", lambda *args: loaded.append(load(*args)) or loaded[-1])
+    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
+    assert len(calls) == 2 and len(loaded) == 1
 
 
 def test_processes_share_the_list(data, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import cli
 import inference
 import models
 import video
+from conftest import needs_bf16
 from face_detection import FaceAlignment, LandmarksType
 
 
@@ -56,7 +57,7 @@ def test_mel_windows_of_every_frame(shared, case):
     assert np.abs(means - golden).max() < 1e-3
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
 def test_finished_frames(shared, case, rows, filled, precision):
     model = filled(models.Wav2Lip)
     if precision == "bf16":

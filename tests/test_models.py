@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import models
-from conftest import GOLDEN, rnd
+from conftest import GOLDEN, needs_bf16, rnd
 
 KEYS = json.loads((GOLDEN / "state_dicts.json").read_text())
 
@@ -70,7 +70,9 @@ def test_width_scales_channels(width):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(
+    "dtype, tolerance", [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 0.02, marks=needs_bf16)]
+)
 def test_optimized_generator_computes_the_same(filled, dtype, tolerance):
     mels, faces = rnd(1, (3, 1, 80, 16), "n"), rnd(2, (3, 6, 96, 96))
     plain = filled(models.Wav2Lip, 0.25)(mels, faces)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+import torch
 
+import cli
 import faces
 import inference
 import video
@@ -216,9 +218,8 @@ def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
 
 
 def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
-    torch = pytest.importorskip("torch")
     frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 12))
-    sfd = detectors.SFD(s3fd_checkpoint, dtype=torch.bfloat16)
+    sfd = detectors.SFD(s3fd_checkpoint, dtype=cli.pick_precision("auto", torch.device("cpu")))
     boxes = follow_face(find(frames, sfd), 12)
     for i in (0, 7):
         assert intersection_over_union(boxes[i], sfd.detect([frames[i]])[0][0, :4]) > 0.9

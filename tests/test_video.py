@@ -210,6 +210,14 @@ def test_audio_of_a_video_starts_where_the_picture_does(tmp_path, speech):
     assert np.abs(sound[: int(0.45 * 16000)]).max() < 0.01 and np.abs(sound[int(0.55 * 16000) :]).max() > 0.3
 
 
+def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
+    whole = video.read_audio(speech, 16000)
+    monkeypatch.setattr(video, "AUDIO_SECONDS", 0.5)
+    blocks = list(video.stream_audio(speech, 16000))
+    assert {len(block) for block in blocks[:-1]} == {8000} and len(blocks) == -(-len(whole) // 8000)
+    np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
 def test_audio_equals_the_file(tmp_path, speech):
     import audio
 
