@@ -79,14 +79,13 @@ def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
-    sound = list(video.stream_audio(args.audio, hp.sample_rate))
-    count = audio.frame_count(sum(map(len, sound)), float(source.fps))
+    samples = sum(map(len, video.stream_audio(args.audio, hp.sample_rate)))
+    count = audio.frame_count(samples, float(source.fps))
     model = model or open_generator(args.checkpoint_path, device, dtype)
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
     with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
-        windows = aside.submit(hear, sound, source.fps, args.lip_delay / 1000)
-        del sound  # an hour of it takes 230 MB
+        windows = aside.submit(open_speech, args.audio, source.fps, args.lip_delay / 1000)
         boxes, used, seen = find_boxes(args, source, count, device, dtype)
         windows = windows.result()
     if expert:
@@ -131,13 +130,9 @@ def open_face(args: argparse.Namespace) -> video.VideoInfo:
     return replace(info, fps=Fraction(args.fps).limit_denominator(1001)) if info.is_image else info
 
 
-def open_speech(path: Path, fps: Fraction) -> audio.MelWindows:
-    """Read any sound and return one mel window for every frame of the result."""
-    return hear(video.stream_audio(path, hp.sample_rate), fps)
-
-
-def hear(sound: Iterable[np.ndarray], fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
-    mel, samples = audio.spectrogram_of(sound)
+def open_speech(path: Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
+    """Read any sound and return one mel window for every frame of the result, ``delay`` seconds earlier."""
+    mel, samples = audio.spectrogram_of(video.stream_audio(path, hp.sample_rate))
     return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)), delay)
 
 

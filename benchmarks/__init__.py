@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy import stats
 
 import cli
 
@@ -77,6 +79,11 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
 
     product()
     return 2 * side**3 / min(timed(product) for _ in range(10))
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Return the area under the ROC: how often a positive value lies above a negative one."""
+    return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
 
 
 def run_inference(*arguments: object) -> dict[str, float]:

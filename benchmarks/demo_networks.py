@@ -24,14 +24,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from scipy import stats
 
 import cli
 import faces
 import inference
 import similarity
 import video
-from benchmarks import print_machine, report
+from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from models import weights
 
@@ -137,11 +136,6 @@ def compare(
         "lip_synced_offset": float(np.median([result.offset_frames for result in synced])),
         "clips": len(clips),
     }
-
-
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC: how often a positive lies above a negative."""
-    return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
 
 
 def find_offsets(args: argparse.Namespace, network: torch.nn.Module) -> dict[str, float]:

@@ -28,7 +28,7 @@ import faces
 import preprocess
 import similarity
 import video
-from benchmarks import open_machine, report
+from benchmarks import auc, open_machine, report
 from hparams import hparams as hp
 from similarity import Face, Result, Voice
 
@@ -177,12 +177,6 @@ def measure_verdict(related: Sequence[Result], strangers: Sequence[Result]) -> d
         "own_related": float((own >= similarity.RELATED).mean()),
         "other_unrelated": float((other < similarity.RELATED).mean()),
     }
-
-
-def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return how often a positive value is above a negative one."""
-    difference = positive[:, None] - negative[None]
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
 
 
 if __name__ == "__main__":
