@@ -74,19 +74,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
-    """Do what ``args`` say; ``model``, from ``open_generator``, spares many runs in one process its loading."""
+    """Do what ``args`` say. A ``model`` from ``optimize_for_inference`` spares many runs in one process its loading."""
     check_arguments(args)
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
     samples = sum(map(len, video.stream_audio(args.audio, hp.sample_rate)))
     count = audio.frame_count(samples, float(source.fps))
-    model = model or open_generator(args.checkpoint_path, device, dtype)
+    checkpoint = None if model else weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
     with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
         windows = aside.submit(open_speech, args.audio, source.fps, args.lip_delay / 1000)
         boxes, used, seen = find_boxes(args, source, count, device, dtype)
+        model = model or optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
         windows = windows.result()
     if expert:
         print_match(source, seen, args.audio, expert)
@@ -117,11 +118,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         path = getattr(args, name)
         if path.exists() and args.outfile.exists() and path.samefile(args.outfile):
             raise ValueError(f"--outfile is the same file as --{name}; choose another name")
-
-
-def open_generator(path_or_name: str, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """Return the generator of a checkpoint (a file or known name), made fast; errors as ``weights.load_model``."""
-    return optimize_for_inference(weights.load_model(path_or_name, Wav2Lip), device, dtype)
 
 
 def open_face(args: argparse.Namespace) -> video.VideoInfo:

@@ -13,7 +13,8 @@ $python preprocess.py --data_root "$work/videos" --preprocessed_root "$faces" --
 
 # A network that starts on all heads at once learns how people differ before it notices that lips have to do with sound:
 # the expert still guesses, and the generator still copies the mouth it is shown, after a thousand steps. On twelve heads
-# both get the point within a few hundred, and keep it when they go on to all the others. The last steps are smaller.
+# both get the point within a few hundred, and keep it when they go on to all the others. The last steps are smaller, and
+# of the expert's weights a running mean is kept, which is worth as much as the smaller steps.
 few() { # filelists
     mkdir -p "$1/few"
     head -24 "$1/train.txt" > "$1/few/train.txt"
@@ -22,20 +23,19 @@ few() { # filelists
 newest() { ls "$work/$1"/checkpoint_step*.pth | tail -1; }
 few "$lists"
 
-expert() { # folder, seed, width
+expert() { # folder, seed, width, steps
     train() { # filelists, last step, learning rate
         $python color_syncnet_train.py --data_root "$faces" --checkpoint_dir "$work/$name" --filelists "$1" \
             --seed "$seed" --resume --keep 2 --max_steps "$2" --hparams "width=$width,syncnet_lr=$3,augment_mirror=0.5,\
-num_workers=1,syncnet_eval_interval=100,syncnet_checkpoint_interval=100,syncnet_eval_steps=8"
+ema_decay=0.995,num_workers=1,syncnet_eval_interval=200,syncnet_checkpoint_interval=200,syncnet_eval_steps=24"
     }
     name=$1 seed=$2 width=$3
     train "$lists/few" 200 2e-4
-    train "$lists" 1000 5e-4
-    train "$lists" 1800 2e-4
-    train "$lists" 2200 5e-5
+    train "$lists" "$4" 5e-4
+    train "$lists" "$(($4 + 500))" 1e-4
 }
-expert expert 1 0.25
-expert judge 0 0.375 # never used as a loss: it only scores what the generator learns from the other
+expert expert 1 0.25 8000
+expert judge 0 0.375 3000 # never used as a loss: it only scores what the generator learns from the other
 
 # Its mels start where inference's do (mel_lead=0). First it learns to draw; the sync loss has a small share from then on,
 # for with a large one it learns textures that please the expert instead of lips.

@@ -21,6 +21,7 @@ import faces
 import files
 import inference
 import preprocess
+from models import Wav2Lip, optimize_for_inference, weights
 
 SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 
@@ -103,7 +104,8 @@ def open_generator(args: argparse.Namespace) -> torch.nn.Module:
         raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
     faces.detector_weights(args)
     device = cli.pick_device(own_device(args.device))
-    return inference.open_generator(args.checkpoint_path, device, cli.pick_precision(args.precision, device))
+    generator = weights.load_model(args.checkpoint_path, Wav2Lip)
+    return optimize_for_inference(generator, device, cli.pick_precision(args.precision, device))
 
 
 def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[Path], int] = lambda _: 1) -> bool:

@@ -257,8 +257,8 @@ def test_videos_of_a_list(data, capsys):
 
 def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
     folder, common, calls = data
-    loaded, load = [], inference.open_generator
-    monkeypatch.setattr(inference, "open_generator", lambda *args: loaded.append(load(*args)) or loaded[-1])
+    loaded, load = [], weights.load_model
+    monkeypatch.setattr(weights, "load_model", lambda *args: loaded.append(load(*args)) or loaded[-1])
     gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
     assert len(calls) == 2 and len(loaded) == 1
 
