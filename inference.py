@@ -79,6 +79,7 @@ def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
     device = cli.pick_device(args.device)
     dtype = cli.pick_precision(args.precision, device)
     source = open_face(args)
+    # only counted here, and decoded again aside: an hour of sound would take 230 MB
     samples = sum(map(len, video.stream_audio(args.audio, hp.sample_rate)))
     count = audio.frame_count(samples, float(source.fps))
     checkpoint = None if model else weights.read_checkpoint(args.checkpoint_path, Wav2Lip)

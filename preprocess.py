@@ -62,7 +62,6 @@ MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copi
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 SPLITS = ("train", "val", "test")
-HAAR_CORES = 1  # CPU cores that one worker keeps busy with the haar detector and ffmpeg
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 
@@ -74,7 +73,7 @@ def get_parser() -> cli.Parser:
     add("--preprocessed_root", required=True, type=Path, help="folder to write; finished clips in it are kept")
     add("--batch_size", type=cli.positive(int), default=32, help="pictures per call of the face detector")
     add("--ngpu", type=cli.positive(int), default=1, help="how many GPUs to use, each with its own processes")
-    add("--workers", type=cli.positive(int), help="videos at a time, per GPU; default: 1, for haar half the CPU cores")
+    add("--workers", type=cli.positive(int), help="videos at a time, per GPU; default: 1, for haar one per CPU core")
     faces.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
     add("--split", type=fractions, metavar="TRAIN,VAL,TEST", help="write filelists, by top-level folder: 0.9,0.05,0.05")
@@ -404,7 +403,7 @@ def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
         cli.pick_device(devices[-1])
     elif args.ngpu > 1 and not haar:
         raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
-    workers = args.workers or (max(1, cpu_count() // local_world // HAAR_CORES) if haar else 1)
+    workers = args.workers or (max(1, cpu_count() // local_world) if haar else 1)
     job = Job(
         args.data_root, args.preprocessed_root, args.face_detector, faces.detector_weights(args), str(device),
         cli.pick_precision(args.precision, device), args.batch_size,

@@ -190,8 +190,14 @@ def watch(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: torch.n
 
     frames = video.prefetch(pictures(), 16)
     embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
-    shown = (np.array(list(video.resample(track, source.fps, Fraction(hp.fps)))) for track in tracks)
+    shown = (resample_boxes(track, source.fps, Fraction(hp.fps)) for track in tracks)
     return [Face(boxes, *pair, face) for boxes, pair, face in zip(shown, embedded, thumbnails)]
+
+
+def resample_boxes(boxes: np.ndarray, source: Fraction, target: Fraction) -> np.ndarray:
+    """Give the boxes (frames, 4) of a video the rate that ``video.resample`` gives its frames."""
+    kept = list(video.resample(boxes, source, target))  # none, of one frame at 60
+    return np.array(kept).reshape(-1, 4)
 
 
 def face_of(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:

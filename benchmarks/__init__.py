@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 
 import cli
 
@@ -83,6 +82,8 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> f
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Return the area under the ROC: how often a positive value lies above a negative one."""
+    from scipy import stats  # here: it takes as long to import as everything else, and few benchmarks need it
+
     return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
 
 

@@ -14,7 +14,7 @@ $python preprocess.py --data_root "$work/videos" --preprocessed_root "$faces" --
 # A network that starts on all heads at once learns how people differ before it notices that lips have to do with sound:
 # the expert still guesses, and the generator still copies the mouth it is shown, after a thousand steps. On twelve heads
 # both get the point within a few hundred, and keep it when they go on to all the others. The last steps are smaller, and
-# of the expert's weights a running mean is kept, which is worth as much as the smaller steps.
+# of the expert's weights a running mean is kept.
 few() { # filelists
     mkdir -p "$1/few"
     head -24 "$1/train.txt" > "$1/few/train.txt"

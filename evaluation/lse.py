@@ -167,7 +167,7 @@ def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: to
     Raises ValueError if no face is on view for ``LEAST_TRACK`` frames.
     """
     found = faces.find_faces(search, source, EVERYTHING, device_of(network), torch.float32)
-    tracks = [resampled(boxes, source.fps) for boxes in shot_tracks(found)]
+    tracks = [similarity.resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
     if not lasting:
         raise ValueError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
@@ -181,10 +181,6 @@ def shot_tracks(found: Detections) -> Iterator[np.ndarray]:
             boxes[first + np.array(track.frames)] = track.boxes
             fill_gaps(boxes, MAX_GAP)
             yield boxes
-
-
-def resampled(boxes: np.ndarray, fps: Fraction) -> np.ndarray:
-    return np.stack(list(video.resample(boxes, fps, FPS)))
 
 
 def track_crops(source: video.VideoInfo, tracks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray | None]]:

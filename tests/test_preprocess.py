@@ -106,7 +106,7 @@ def test_sound_and_mel(roots, clip):
 
 def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
-    run(roots)
+    run(roots, "--batch_size", "4")
     frames = list(video.read_frames(video.probe(clip)))
     boxes, _ = preprocess.find_face(iter(frames), create_detector("haar"), 4)
     searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))

@@ -219,6 +219,7 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
         (["--audio", "short.wav"], None, "0.15 s of sound"),
         (["--audio", "tone.wav"], "empty.mp4", "no face was found in any of the 10 frames"),
         (["--audio", "tone.wav"], "one.mp4", "at least 5 frames in a row"),
+        (["--audio", "tone.wav"], "one at 60.mp4", "at least 5 frames in a row"),
         (["--audio", "tone.wav"], "photo.png", "is a picture"),
         (["--audio", "tone.wav"], "missing.mp4", "missing.mp4 does not exist"),
         (["--audio", "tone.wav", "--json", "tone.wav"], None, "choose another name"),
@@ -230,6 +231,7 @@ def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
     run_ffmpeg("-i", speech, "-t", 0.5, tmp_path / "tone.wav")
     write_clip(tmp_path / "empty.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
     write_clip(tmp_path / "one.mp4", astronaut[None, :240, 60:380])
+    write_clip(tmp_path / "one at 60.mp4", astronaut[None, :240, 60:380], "60")
     cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
     code, out, err = measure(*flags, **({"face": face} if face else {}))
     assert (code, out) == (2, "") and words in err and err.count("\n") == 1
