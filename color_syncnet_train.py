@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import cli
 import training
-from dataset import Augmentation, SyncNetDataset
+from dataset import Augmentation, MatchedWindows, SyncNetDataset
 from hparams import get_image_list
 from hparams import hparams as hp
 
@@ -34,15 +34,15 @@ def run(args: argparse.Namespace) -> None:
     machine = cli.start_training(args)
     names = [field.name for field in dataclasses.fields(Augmentation)]
     augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
-    train, val = (
-        SyncNetDataset(
-            get_image_list(args.data_root, split, args.filelists),
-            args.seed,
-            hp.negative_distance,
-            augmentation=augmentation if split == "train" and augmentation != Augmentation() else None,
-        )
-        for split in ("train", "val")
-    )
+    varied = augmentation if augmentation != Augmentation() else None
+    train_list, val_list = (get_image_list(args.data_root, split, args.filelists) for split in ("train", "val"))
+    if hp.windows_per_clip:
+        task_type: type[training.ExpertTask] = training.AllPairsExpertTask
+        train: SyncNetDataset = MatchedWindows(train_list, args.seed, hp.windows_per_clip, varied)
+    else:
+        task_type = training.ExpertTask
+        train = SyncNetDataset(train_list, args.seed, hp.negative_distance, augmentation=varied)
+    val = SyncNetDataset(val_list, args.seed, hp.negative_distance)
     plan = training.Plan(
         batch_size=hp.syncnet_batch_size,
         checkpoint_interval=hp.syncnet_checkpoint_interval,
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         eval_steps=hp.syncnet_eval_steps,
         **cli.training_options(args),
     )
-    training.fit(training.ExpertTask(machine, hp, hp.width), train, val, plan, tqdm.write)
+    training.fit(task_type(machine, hp, hp.width), train, val, plan, tqdm.write)
 
 
 if __name__ == "__main__":

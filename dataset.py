@@ -48,6 +48,7 @@ class Clip:
     """A usable clip folder."""
 
     folder: str  # as it was given; serves as the clip's name
+    number: int  # its place among the folders given
     windows: np.ndarray  # ids of the frames that begin a window of consecutive frames, ascending
     starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
@@ -84,9 +85,9 @@ class WindowIndex:
     def __init__(self, folders: Iterable[str | Path], rules: WindowRules = WindowRules()) -> None:
         self.clips: list[Clip] = []
         self.unusable: dict[str, str] = {}
-        for folder in map(str, folders):
+        for number, folder in enumerate(map(str, folders)):
             try:
-                self.clips.append(_read_clip(folder, rules))
+                self.clips.append(_read_clip(folder, number, rules))
             except (OSError, ValueError) as problem:
                 self.unusable[folder] = str(problem)
         if not self.clips:
@@ -104,7 +105,7 @@ class WindowIndex:
         return f"none of {len(self.unusable)} clips is usable (looked for {looked_for}). The first: {reasons}"
 
 
-def _read_clip(folder: str, rules: WindowRules) -> Clip:
+def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     if not Path(folder).is_dir():
         raise FileNotFoundError("no such folder")
     ids = _frame_ids(folder)
@@ -122,7 +123,7 @@ def _read_clip(folder: str, rules: WindowRules) -> Clip:
     starts = starts[_count_negatives(_find_negatives(windows, starts, rules)) > 0]
     if not len(starts):
         raise ValueError(f"no two windows {rules.negatives} frames apart")
-    return Clip(folder, windows, starts, offset or 0, mel if offset is None else None)
+    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None)
 
 
 def _frame_ids(folder: str) -> np.ndarray:
@@ -259,7 +260,12 @@ class Draw(NamedTuple):
 
 
 class WindowDataset(Dataset):
-    """What both data sets share: keys, draws, and reading windows. An epoch, ``len`` keys, draws every clip once."""
+    """What the data sets share: keys, draws, and reading windows.
+
+    An epoch, ``len`` keys, draws every clip ``windows_per_clip`` times in a row.
+    """
+
+    windows_per_clip = 1
 
     def __init__(self, folders: Iterable[str | Path], rules: WindowRules, seed: int) -> None:
         self.index = WindowIndex(folders, rules)
@@ -268,12 +274,13 @@ class WindowDataset(Dataset):
         self.hp = dataclasses.replace(hp)  # a copy: loader workers that are fresh processes have not seen --hparams
 
     def __len__(self) -> int:
-        return len(self.index.clips)
+        return len(self.index.clips) * self.windows_per_clip
 
     def draw(self, key: int) -> Draw:
         """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs)."""
-        epoch, position = divmod(key, len(self))
-        clip = self.index.clips[_order(self.seed, epoch, len(self))[position]]
+        clips = self.index.clips
+        epoch, position = divmod(key // self.windows_per_clip, len(clips))
+        clip = clips[_order(self.seed, epoch, len(clips))[position]]
         rng = np.random.default_rng((SAMPLE, self.seed, key))
         frame = clip.starts[rng.integers(len(clip.starts))]
         # kept from 2020: by default any other frame of the clip will do, even the very next one
@@ -351,6 +358,32 @@ class SyncNetDataset(WindowDataset):
             faces = self._faces(draw.clip, shown)
         x = _to_unit([plane for face in faces for plane in cv2.split(face[self.hp.img_size // 2 :])])
         return x, self._mels(draw.clip, [draw.frame])[0], torch.tensor([float(draw.positive)])
+
+
+class MatchedWindows(SyncNetDataset):
+    """Windows in sync, for an expert that compares every face of a batch with every voice in it.
+
+    ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
+    says which one, by the number of its clip and its first frame. Wrong pairs are those of different windows, and of
+    the same clip only if ``windows_per_clip`` is more than 1.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        windows_per_clip: int = 1,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__(folders, seed, augmentation=augmentation)
+        self.windows_per_clip = windows_per_clip
+
+    def sample(
+        self, draw: Draw, rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, place`` of a draw, augmented if there are ``rng`` and an augmentation."""
+        x, mel, _ = super().sample(draw._replace(positive=True), rng)
+        return x, mel, torch.tensor([draw.clip.number, draw.frame])
 
 
 class Wav2LipDataset(WindowDataset):

@@ -56,6 +56,7 @@ class HParams:
     syncnet_checkpoint_interval: int = 10000  # steps
     syncnet_eval_steps: int = 1400  # batches
     plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
+    windows_per_clip: int = 0  # of a batch, in which every face is compared with every voice; 0: pair by pair (2020)
     negative_distance: int = 1  # frames, at least, between a window and a wrong one; 2020: any other frame
     augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
     augment_shift: float = 0.0  # largest shift each way, share of the face

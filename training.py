@@ -61,6 +61,27 @@ def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tup
         return F.binary_cross_entropy(cosine, y.flatten().float()), cosine
 
 
+def all_pairs_loss(
+    audio: torch.Tensor, face: torch.Tensor, place: torch.Tensor, nearest: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same cross-entropy for every face with every voice of a batch: unit embeddings (N, D) of N windows in sync.
+
+    ``place`` (N, 2) is the clip and the first frame of each window. Half of the loss is the mean over matched pairs, a
+    quarter that over pairs within a clip, ``nearest`` frames apart or more, and a quarter that over pairs across clips.
+    Also return the cosine (N, N), faces down and voices across, and which of the pairs are matched.
+    """
+    clip, frame = place.unbind(1)
+    same_clip = clip[:, None] == clip
+    distance = (frame[:, None] - frame).abs()
+    matched = same_clip & (distance == 0)
+    with torch.autocast(audio.device.type, enabled=False):
+        cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
+        losses = F.binary_cross_entropy(cosine, matched.float(), reduction="none")
+    parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
+    loss = sum(share * (losses * chosen).sum() / chosen.sum().clamp(min=1) for chosen, share in parts)
+    return loss, cosine, matched
+
+
 def mouths_of(faces: torch.Tensor) -> torch.Tensor:
     """Windows of faces (N, 3, T, H, W) -> what the expert sees (N, 3·T, H/2, W): lower halves, frame after frame."""
     return faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
@@ -114,6 +135,10 @@ class Machine:
         ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids)
 
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows (N, ...) of all processes, one process after the other; every process must have N."""
+        return _RowsOfAllProcesses.apply(rows) if self.world_size > 1 else rows
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average over all processes, in place."""
         if self.world_size > 1:
@@ -147,6 +172,23 @@ class _MeanOverProcesses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         return _MeanOverProcesses.forward(ctx, gradient)
+
+
+class _RowsOfAllProcesses(torch.autograd.Function):
+    """Concatenate the rows of all processes, for a loss that each of them computes from all rows.
+
+    Each process then has the whole gradient of its own rows, but DistributedDataParallel will average over processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -269,7 +311,7 @@ class ExpertTask(Task):
         yield "", self.expert, self.optimizer
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        figures = self._figures(self.parallel, batch)
+        figures = self._learning_figures(batch)
         self.optimizer.zero_grad()
         figures["loss"].backward()
         self.optimizer.step()
@@ -277,6 +319,9 @@ class ExpertTask(Task):
 
     def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
         return self._figures(self.expert, batch)
+
+    def _learning_figures(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return self._figures(self.parallel, batch)
 
     def _figures(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         mouths, mels, y = self.machine.to_device(batch)
@@ -304,6 +349,28 @@ class ExpertTask(Task):
             "(check: wc -l filelists/train.txt; thousands of clips are usual). The authors saw it leave the plateau "
             "only after 150000 steps on LRS2"
         )
+
+
+class AllPairsExpertTask(ExpertTask):
+    """The same from batches of MatchedWindows: 64 windows make 64 matched and 4032 mismatched pairs, not 64 in all.
+
+    Embedding faces and voices is nearly all of a step, comparing them costs nothing. Evaluations stay those of 2020.
+    """
+
+    def _learning_figures(self, batch: Batch) -> dict[str, torch.Tensor]:
+        mouths, mels, place = self.machine.to_device(batch)
+        with self.machine.autocast():
+            audio, face = (self.machine.gather(part) for part in self.parallel(mels, mouths))
+        place = self.machine.gather(place)
+        loss, cosine, matched = all_pairs_loss(audio, face, place, self.hp.negative_distance)
+        cosine = cosine.detach()
+        found = (cosine > 0.5) == matched
+        return {
+            "loss": loss,
+            "accuracy": (found[matched].float().mean() + found[~matched].float().mean()) / 2,
+            "matched": cosine[matched].mean(),
+            "mismatched": cosine[~matched].mean(),
+        }
 
 
 def _sum_and_count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -414,7 +481,7 @@ class HQGeneratorTask(GeneratorTask):
         self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
     ) -> None:
         super().__init__(machine, hp, expert, judge, width)
-        self.discriminator = machine.prepare(Wav2Lip_disc_qual())
+        self.discriminator = machine.prepare(Wav2Lip_disc_qual(width))
         self.parallel_discriminator = machine.parallel(self.discriminator)
         betas, rate = (hp.adam_beta1, 0.999), hp.disc_initial_learning_rate
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)

@@ -19,7 +19,16 @@ import torch
 import audio
 import dataset
 from conftest import ROOT
-from dataset import Augmentation, Batches, Draw, SyncNetDataset, Wav2LipDataset, evaluation_windows, make_loader
+from dataset import (
+    Augmentation,
+    Batches,
+    Draw,
+    MatchedWindows,
+    SyncNetDataset,
+    Wav2LipDataset,
+    evaluation_windows,
+    make_loader,
+)
 from hparams import hparams as hp
 
 STEP = 3  # grey levels between one synthetic frame and the next
@@ -137,6 +146,24 @@ def test_expert_alignment(clips, monkeypatch, fps):
         assert starts_of(mel) == [int(80 * draw.frame / fps)]
         labels.append(y.item())
     assert 15 < sum(labels) < 45
+
+
+def test_matched_windows(clips):
+    """Sound and picture are of one window; several windows in a row are of one clip; an epoch has them all."""
+    data = MatchedWindows(clips, seed=3, windows_per_clip=4)
+    places = []
+    for key in range(len(data)):
+        x, mel, place = data[key]
+        number, frame = place.tolist()
+        assert frame_numbers(x.unflatten(0, (5, 3))) == [[frame + i] * 3 for i in range(5)]
+        assert starts_of(mel) == [int(80 * frame / 25)]
+        assert data.clip_of(key) == str(clips[number])
+        places.append((number, frame))
+    groups = [places[first : first + 4] for first in range(0, len(data), 4)]
+    assert all(len({number for number, _ in group}) == 1 for group in groups)
+    assert sorted(group[0][0] for group in groups) == list(range(len(clips)))
+    assert all(len(set(group)) > 1 for group in groups)
+    assert Batches(data, 4).epoch_of(len(clips)) == 1
 
 
 def test_generator_alignment(clips):

@@ -112,6 +112,32 @@ def test_cosine_above_one_is_no_error():
     assert math.isfinite(training.cosine_loss(v, v, torch.zeros(3, 1))[0])
 
 
+@pytest.mark.parametrize("nearest", [1, 3])
+def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
+    """Four windows of one clip, of which one was drawn twice, and two of another."""
+    places = [(0, 5), (0, 7), (0, 5), (0, 40), (1, 5), (1, 30)]
+    audio, face = (torch.nn.functional.normalize(rnd(seed, (6, 8))) for seed in (1, 2))
+    loss, cosine, matched = training.all_pairs_loss(audio, face, torch.tensor(places), nearest)
+
+    costs = {"matched": [], "clip": [], "others": []}
+    for i, (clip, frame) in enumerate(places):
+        for j, (other, heard) in enumerate(places):
+            right = (clip, frame) == (other, heard)
+            cost, similarity = training.cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
+            assert float(similarity) == pytest.approx(float(cosine[i, j]), abs=1e-6) and bool(matched[i, j]) == right
+            if right or clip != other or abs(frame - heard) >= nearest:
+                costs["matched" if right else "clip" if clip == other else "others"].append(float(cost))
+    assert [len(values) for values in costs.values()] == [8, 12 - 4 * (nearest > 2), 16]
+    matched_cost, in_clip, across = (sum(values) / len(values) for values in costs.values())
+    assert float(loss) == pytest.approx(matched_cost / 2 + (in_clip + across) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("places", [[(0, 1), (0, 1)], [(0, 1), (1, 1)], [(0, 1), (0, 9)]])
+def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
+    audio, face = (torch.nn.functional.normalize(rnd(seed, (2, 8))) for seed in (1, 2))
+    assert math.isfinite(training.all_pairs_loss(audio, face, torch.tensor(places))[0])
+
+
 def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
     """In 2020 it was lost on resume."""
     for kind, weight in ((GeneratorTask, 0.01), (HQGeneratorTask, 0.03)):
@@ -255,10 +281,13 @@ def test_evaluations_compare(corpus, tmp_path):
     )  # batch-norm statistics move; the windows do not
 
 
-@pytest.mark.parametrize("script", [color_syncnet_train, hq_wav2lip_train])
-def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script):
+@pytest.mark.parametrize(
+    "script, more",
+    [(color_syncnet_train, ""), (color_syncnet_train, ",windows_per_clip=3"), (hq_wav2lip_train, "")],
+)
+def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script, more):
     flags = hq_flags(corpus) if script is hq_wav2lip_train else ()
-    hp = f"{SMALL},syncnet_eval_interval=3"
+    hp = f"{SMALL},syncnet_eval_interval=3{more}"
     assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 3, hp=hp)) == 0
     assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 2, hp=hp)) == 0
     assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 3, "--resume", hp=hp)) == 0
@@ -321,10 +350,13 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, how):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("script", ["color_syncnet_train.py", "hq_wav2lip_train.py"])
-def test_two_processes_equal_one(corpus, tmp_path, script):
+@pytest.mark.parametrize(
+    "script, more",
+    [("color_syncnet_train.py", ""), ("color_syncnet_train.py", ",windows_per_clip=2"), ("hq_wav2lip_train.py", "")],
+)
+def test_two_processes_equal_one(corpus, tmp_path, script, more):
     """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
-    slow = "syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
+    slow = f"syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6{more}"
     network = "expert.pth" if "color" in script else "generator.pth"
     flags = ("--checkpoint_path", corpus / network, *(hq_flags(corpus) if "hq" in script else ()))
     arguments = command(corpus, tmp_path / "two", *flags, "--max_steps", 3, hp=f"{SMALL},syncnet_wt=0.03,{slow}")
