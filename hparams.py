@@ -35,7 +35,7 @@ class HParams:
     syncnet_T: int = 5  # consecutive video frames in one window, 0.2 s at 25 fps
 
     # Training, all networks (paper, section 4; 2020)
-    width: float = 1.0  # channels of expert and generator against the official networks (ours)
+    width: float = 1.0  # channels of all three networks against the official ones (ours)
     batch_size: int = 16  # windows
     initial_learning_rate: float = 1e-4
     adam_beta1: float = 0.5  # generator and discriminator; the expert keeps Adam's own 0.9

@@ -99,20 +99,22 @@ class Wav2Lip(nn.Module):
 class Wav2Lip_disc_qual(nn.Module):
     """The visual-quality discriminator: is the lower half of this face real? Looks at single frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
+        self.width = width
+        c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
         self.face_encoder_blocks = nn.ModuleList(
             [
-                stage(PlainConv2d(3, 32, 7, 1, 3)),  # 48, 96
-                stage(PlainConv2d(32, 64, 5, (1, 2), 2), PlainConv2d(64, 64, 5, 1, 2)),  # 48, 48
-                stage(PlainConv2d(64, 128, 5, 2, 2), PlainConv2d(128, 128, 5, 1, 2)),  # 24, 24
-                stage(PlainConv2d(128, 256, 5, 2, 2), PlainConv2d(256, 256, 5, 1, 2)),  # 12, 12
-                stage(PlainConv2d(256, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 6, 6
-                stage(PlainConv2d(512, 512, 3, 2, 1), PlainConv2d(512, 512, 3, 1, 1)),  # 3, 3
-                stage(PlainConv2d(512, 512, 3, 1, 0), PlainConv2d(512, 512, 1, 1, 0)),  # 1, 1
+                stage(PlainConv2d(3, c32, 7, 1, 3)),  # 48, 96
+                stage(PlainConv2d(c32, c64, 5, (1, 2), 2), PlainConv2d(c64, c64, 5, 1, 2)),  # 48, 48
+                stage(PlainConv2d(c64, c128, 5, 2, 2), PlainConv2d(c128, c128, 5, 1, 2)),  # 24, 24
+                stage(PlainConv2d(c128, c256, 5, 2, 2), PlainConv2d(c256, c256, 5, 1, 2)),  # 12, 12
+                stage(PlainConv2d(c256, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 6, 6
+                stage(PlainConv2d(c512, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 3, 3
+                stage(PlainConv2d(c512, c512, 3, 1, 0), PlainConv2d(c512, c512, 1, 1, 0)),  # 1, 1
             ]
         )
-        self.binary_pred = nn.Sequential(nn.Conv2d(512, 1, 1, 1, 0), nn.Sigmoid())
+        self.binary_pred = nn.Sequential(nn.Conv2d(c512, 1, 1, 1, 0), nn.Sigmoid())
 
     def forward(self, faces: torch.Tensor, logits: bool = False) -> torch.Tensor:
         """(N, 3, T, 96, 96) -> probability of being real, (T·N, 1), the N clips of each frame side by side.

@@ -23,7 +23,7 @@ from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORKS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual, SyncNet_v2)
-SCALABLE = (Wav2Lip, SyncNet_color)
+SCALABLE = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 _HUB = "https://huggingface.co/camenduru/Wav2Lip/resolve/main/checkpoints"
 
 

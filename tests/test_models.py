@@ -67,6 +67,8 @@ def test_width_scales_channels(width):
     assert small.audio_encoder[12].conv_block[0].out_channels == 512 * width
     audio, face = models.SyncNet_color(width).eval()(mels, rnd(6, (2, 15, 48, 96)))
     assert audio.shape == face.shape == (2, 512 * width)
+    judge = models.Wav2Lip_disc_qual(width).eval()
+    assert judge(rnd(7, (2, 3, 5, 96, 96))).shape == (10, 1) and judge.binary_pred[0].in_channels == 512 * width
 
 
 @torch.no_grad()
