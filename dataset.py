@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import signal
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -515,5 +516,7 @@ def make_loader(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers themselves are the parallelism
+    # signals to the whole job are for the main process: it saves, then ends the workers
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
-        os.setpgrp()  # signals to the whole job are for the main process: it saves, then ends the workers
+        os.setpgrp()

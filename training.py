@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import files
@@ -239,7 +239,7 @@ class Task:
         """
         if not self.hp.ema_decay:
             return None
-        return AveragedModel(self.main_network, multi_avg_fn=get_ema_multi_avg_fn(self.hp.ema_decay), use_buffers=True)
+        return AveragedModel(self.main_network, multi_avg_fn=_running_mean(self.hp.ema_decay), use_buffers=True)
 
     @property
     def main_network(self) -> nn.Module:
@@ -295,6 +295,22 @@ class Task:
     def train_mode(self, on: bool) -> None:
         for _, network, _ in self.parts():
             network.train(on)
+
+
+def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor], None]:
+    """Return what moves means towards values. A young mean forgets faster, so that nothing of the random start stays:
+    with a fixed decay of 0.99 an expert that had learned for 200 steps still guessed, for its mean was an eighth noise.
+    """
+
+    @torch.no_grad()
+    def update(means: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+        share = max(1 - decay, 9 / (10 + int(count)))
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, values, share)
+        else:  # counters of batch norms
+            torch._foreach_copy_(means, values)
+
+    return update
 
 
 class ExpertTask(Task):
@@ -641,7 +657,11 @@ def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int |
             **task.extra_state(),
         }
         if not prefix and task.mean:
-            content |= {"state_dict": task.mean.module.state_dict(), "training_state_dict": network.state_dict()}
+            content |= {
+                "state_dict": task.mean.module.state_dict(),
+                "training_state_dict": network.state_dict(),
+                "steps_in_mean": int(task.mean.n_averaged),
+            }
         path = folder / checkpoint_name(prefix, step)
         with files.whole(path) as partial:
             torch.save(content, partial)
@@ -680,7 +700,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
     network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
     if not prefix and task.mean:
         task.mean.module.load_state_dict(checkpoint.state)
-        task.mean.n_averaged.fill_(1)
+        task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
     if checkpoint.extra.get("optimizer"):
         chosen = [group["lr"] for group in optimizer.param_groups]
         optimizer.load_state_dict(checkpoint.extra["optimizer"])
