@@ -48,7 +48,7 @@ def get_parser() -> cli.Parser:
     add("--checkpoint_path", default=weights.DEMO, help="generator")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
     add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
-    add("--clips", type=cli.positive(int), default=50, help="clips of talking heads; two by each head")
+    add("--clips", type=int, default=50, help="clips of talking heads, two by each head; 0: only the --real videos")
     add("--offset_clips", type=cli.positive(int), default=5, help="clips at each offset")
     add("--folder", type=Path, default=Path("results/demo_networks"), help="where to put the clips")
     add("--real", type=Path, nargs="*", default=[], help="real videos, each is lip-synced to the next one's sound")
@@ -63,6 +63,14 @@ def run(args: argparse.Namespace) -> None:
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
     networks = {name: similarity.open_expert(path) for name, path in names.items()}
+    if args.clips > 0:
+        measure_heads(args, networks)
+    if args.real:
+        measure_real(args, networks)
+
+
+def measure_heads(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
+    """Similarities, apertures and offsets on made-up heads, whose truth is known."""
     originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
     partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
     generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
@@ -72,8 +80,6 @@ def run(args: argparse.Namespace) -> None:
     for name, network in networks.items():
         report(f"offsets_{name}", find_offsets(args, network))
     cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
-    if args.real:
-        measure_real(args, networks)
 
 
 def measure_real(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
