@@ -365,8 +365,8 @@ class MatchedWindows(SyncNetDataset):
     """Windows in sync, for an expert that compares every face of a batch with every voice in it.
 
     ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
-    says which one, by the number of its clip and its first frame. Wrong pairs are those of different windows, and of
-    the same clip only if ``windows_per_clip`` is more than 1.
+    says which one, by the number of its clip and its first frame. Raises ValueError for fewer ``windows_per_clip`` than
+    1, and like WindowIndex.
     """
 
     def __init__(
@@ -376,6 +376,8 @@ class MatchedWindows(SyncNetDataset):
         windows_per_clip: int = 1,
         augmentation: Augmentation | None = None,
     ) -> None:
+        if windows_per_clip < 1:
+            raise ValueError(f"windows_per_clip must be 1 or more, not {windows_per_clip}")
         super().__init__(folders, seed, augmentation=augmentation)
         self.windows_per_clip = windows_per_clip
 

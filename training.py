@@ -78,8 +78,12 @@ def all_pairs_loss(
         cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
         losses = F.binary_cross_entropy(cosine, matched.float(), reduction="none")
     parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
-    loss = sum(share * (losses * chosen).sum() / chosen.sum().clamp(min=1) for chosen, share in parts)
-    return loss, cosine, matched
+    return sum(share * _mean_where(losses, chosen) for chosen, share in parts), cosine, matched
+
+
+def _mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values chosen, 0 if there are none."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def mouths_of(faces: torch.Tensor) -> torch.Tensor:
@@ -298,8 +302,10 @@ class Task:
 
 
 def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor], None]:
-    """Return what moves means towards values. A young mean forgets faster, so that nothing of the random start stays:
-    with a fixed decay of 0.99 an expert that had learned for 200 steps still guessed, for its mean was an eighth noise.
+    """Return what moves means towards values, keeping at most the share ``decay`` of them.
+
+    A young mean forgets faster. With 0.99 throughout, that of an expert which had learned for 200 steps still guessed:
+    an eighth of it was the random start.
     """
 
     @torch.no_grad()
@@ -383,9 +389,10 @@ class AllPairsExpertTask(ExpertTask):
         found = (cosine > 0.5) == matched
         return {
             "loss": loss,
-            "accuracy": (found[matched].float().mean() + found[~matched].float().mean()) / 2,
-            "matched": cosine[matched].mean(),
-            "mismatched": cosine[~matched].mean(),
+            "accuracy": (_mean_where(found, matched) + _mean_where(found, ~matched))
+            / 2,  # there are far more wrong pairs
+            "matched": _sum_and_count(cosine, matched),
+            "mismatched": _sum_and_count(cosine, ~matched),
         }
 
 

@@ -164,6 +164,8 @@ def test_matched_windows(clips):
     assert sorted(group[0][0] for group in groups) == list(range(len(clips)))
     assert all(len(set(group)) > 1 for group in groups)
     assert Batches(data, 4).epoch_of(len(clips)) == 1
+    with pytest.raises(ValueError, match="not -1"):
+        MatchedWindows(clips, windows_per_clip=-1)
 
 
 def test_generator_alignment(clips):

@@ -27,7 +27,7 @@ import wav2lip_train
 from conftest import GOLDEN, ROOT, rnd
 from fill import fill
 from hparams import HParams, hparams
-from training import ExpertTask, GeneratorTask, HQGeneratorTask, Machine
+from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask, Machine
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
 CPU = Machine(torch.device("cpu"))
@@ -135,8 +135,12 @@ def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
 
 @pytest.mark.parametrize("places", [[(0, 1), (0, 1)], [(0, 1), (1, 1)], [(0, 1), (0, 9)]])
 def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
-    audio, face = (torch.nn.functional.normalize(rnd(seed, (2, 8))) for seed in (1, 2))
-    assert math.isfinite(training.all_pairs_loss(audio, face, torch.tensor(places))[0])
+    task = AllPairsExpertTask(CPU, HParams(), 0.125)
+    figures = task.train_step((rnd(1, (2, 15, 48, 96)), rnd(2, (2, 1, 80, 16), "n"), torch.tensor(places)))
+    averages = training.Averages()
+    averages.add(figures, 2)
+    means = averages.means(CPU)
+    assert all(map(math.isfinite, means.values())) and {"loss", "accuracy", "matched"} <= set(means)
 
 
 def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
