@@ -389,8 +389,8 @@ class AllPairsExpertTask(ExpertTask):
         found = (cosine > 0.5) == matched
         return {
             "loss": loss,
-            "accuracy": (_mean_where(found, matched) + _mean_where(found, ~matched))
-            / 2,  # there are far more wrong pairs
+            # both kinds count alike, as in an evaluation; here there are far more wrong pairs
+            "accuracy": (_mean_where(found, matched) + _mean_where(found, ~matched)) / 2,
             "matched": _sum_and_count(cosine, matched),
             "mismatched": _sum_and_count(cosine, ~matched),
         }
