@@ -118,6 +118,11 @@ def start_training(args: argparse.Namespace) -> training.Machine:
     return machine
 
 
+def cpu_count() -> int:
+    """Return how many CPUs this process may use, which a container or taskset makes fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def training_options(args: argparse.Namespace) -> dict[str, object]:
     """Return what every ``training.Plan`` takes from the command line."""
     if args.resume and args.checkpoint_path:
@@ -128,7 +133,7 @@ def training_options(args: argparse.Namespace) -> dict[str, object]:
         "resume": args.resume,
         "max_steps": args.max_steps,
         "keep": args.keep,
-        "num_workers": min(hparams.num_workers, os.cpu_count() or 1),
+        "num_workers": min(hparams.num_workers, cpu_count()),
     }
 
 

@@ -403,16 +403,12 @@ def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
         cli.pick_device(devices[-1])
     elif args.ngpu > 1 and not haar:
         raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
-    workers = args.workers or (max(1, cpu_count() // local_world) if haar else 1)
+    workers = args.workers or (max(1, cli.cpu_count() // local_world) if haar else 1)
     job = Job(
         args.data_root, args.preprocessed_root, args.face_detector, faces.detector_weights(args), str(device),
         cli.pick_precision(args.precision, device), args.batch_size,
     )  # fmt: skip
     return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
-
-
-def cpu_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dropped]:
@@ -421,7 +417,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dro
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
-    threads = max(1, cpu_count() // len(jobs))
+    threads = max(1, cli.cpu_count() // len(jobs))
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
     try:
         with deaf_to_interrupts():
