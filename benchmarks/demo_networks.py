@@ -60,10 +60,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.clips < 0:
+        raise ValueError(f"--clips takes 0 or more, not {args.clips}")
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
     networks = {name: similarity.open_expert(path) for name, path in names.items()}
-    if args.clips > 0:
+    if args.clips:
         measure_heads(args, networks)
     if args.real:
         measure_real(args, networks)
