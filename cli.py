@@ -118,11 +118,6 @@ def start_training(args: argparse.Namespace) -> training.Machine:
     return machine
 
 
-def cpu_count() -> int:
-    """Return how many CPUs this process may use, which a container or taskset makes fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def training_options(args: argparse.Namespace) -> dict[str, object]:
     """Return what every ``training.Plan`` takes from the command line."""
     if args.resume and args.checkpoint_path:
@@ -208,6 +203,11 @@ def named_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and not cpu_computes(dtype):
         raise ValueError(f"this CPU does not compute in {name}; use --precision auto or fp32")
     return dtype
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use, which a container or taskset makes fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_computes(dtype: torch.dtype) -> bool:

@@ -658,7 +658,7 @@ def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int |
             "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
             "global_step": step,
             "global_epoch": epoch,
-            "width": getattr(network, "width", 1.0),
+            "width": network.width,
             "hparams": dataclasses.asdict(task.hp),
             "random_state": torch.get_rng_state(),
             **task.extra_state(),
@@ -701,7 +701,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
     """
     network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
     checkpoint = weights.read_checkpoint(path, type(network))
-    if checkpoint.width != getattr(network, "width", 1.0):
+    if checkpoint.width != network.width:
         ours = checkpoint.width
         raise ValueError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
     network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))

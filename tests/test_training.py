@@ -304,7 +304,7 @@ def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script, more):
 def test_running_mean_of_the_weights(corpus, tmp_path):
     """It is what is evaluated and saved; neither the training nor a continued run feels it."""
     plain = f"{SMALL},syncnet_eval_interval=3,syncnet_checkpoint_interval=1"
-    mean = f"{plain},ema_decay=0.25"  # less than the 2/11 and 3/12 of a young mean, from the second step on
+    mean = f"{plain},ema_decay=0.25"  # a young mean keeps 2/11 at its first update; at its second, 3/12 is this
     for folder, hp, stages in (("plain", plain, [3]), ("whole", mean, [3]), ("parts", mean, [2, 3])):
         for steps in stages:
             flags = ("--max_steps", steps, "--resume")
