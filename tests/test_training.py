@@ -24,7 +24,9 @@ import hq_wav2lip_train
 import models
 import training
 import wav2lip_train
+from benchmarks import expert_errors
 from conftest import GOLDEN, ROOT, rnd
+from dataset import Draw, SyncNetDataset
 from fill import fill
 from hparams import HParams, hparams
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask, Machine
@@ -470,3 +472,46 @@ def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(training.torch, "save", fail)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 1
     assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob(".*"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Where an expert errs
+
+
+def test_errors_count_every_pair_as_an_evaluation_draws_it(corpus):
+    """The mean over all draws that there can be, half of them matched, seen one by one by the task that evaluates."""
+    task = ExpertTask(CPU, HParams(), 0.125)
+    fill(task.expert).eval()
+    data = SyncNetDataset([corpus / "s0/clip0", corpus / "s1/clip1"])
+    figures = []
+    for clip in data.index.clips:
+        matched = [Draw(clip, int(a), int(a), True) for a in clip.starts]
+        mismatched = [Draw(clip, int(a), int(b), False) for a in clip.starts for b in clip.starts if a != b]
+        for draws in (matched, mismatched):
+            batch = tuple(map(torch.stack, zip(*map(data.sample, draws))))
+            with torch.no_grad():
+                figures.append({name: value.numpy() for name, value in task.evaluate_batch(batch).items()})
+    pairs = expert_errors.join([expert_errors.pairs_of(data, clip, task.expert) for clip in data.index.clips])
+    summary = expert_errors.summary(pairs)
+    for name in ("loss", "accuracy"):
+        assert summary[name] == pytest.approx(np.mean([f[name] for f in figures]), abs=1e-5)
+    for name, first in (("matched", 0), ("mismatched", 1)):
+        total, count = np.sum([f[name] for f in figures[first::2]], 0)
+        assert summary[name] == pytest.approx(total / count, abs=1e-5)
+
+
+def test_errors_that_no_expert_can_help():
+    pairs = expert_errors.Pairs(
+        cosine=np.array([0.9, 0.2, 0.8, 0.9, 0.9, 0.1]),
+        distance=np.array([0, 0, 3, 4, 50, 4]),  # right, silent, near, silent, neither, right
+        face_level=np.array([0, 30, 0, 40, 40, 0.0]),
+        voice_level=np.array([0, 30, 0, 40, 0, 0.0]),
+        weight=np.array([0.3, 0.2, 0.1, 0.1, 0.1, 0.2]),
+    )
+    found = expert_errors.errors(pairs)
+    expected = {"near": 0.2, "silent": 0.6, "rest": 0.2, "pairs_in_rest": 0.6, "accuracy_of_rest": 5 / 6}
+    assert found == pytest.approx(expected)
+    rows = {name: expert_errors.accuracy(pairs, chosen) for name, chosen in expert_errors.rows(pairs).items()}
+    assert sum(row["share"] for name, row in rows.items() if name.startswith("distance")) == pytest.approx(0.5)
+    assert sum(row["share"] for name, row in rows.items() if name.startswith("level")) == pytest.approx(1)
+    assert rows["distance_4"]["accuracy"] == pytest.approx(2 / 3)
