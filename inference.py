@@ -27,7 +27,7 @@ import cli
 import faces
 import similarity
 import video
-from face_detection.tracking import follow_face
+from face_detection.tracking import GAP_SECONDS, follow_face
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
 
@@ -36,7 +36,6 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
-GAP_SECONDS = 0.5  # shorter gaps between detections are interpolated
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 

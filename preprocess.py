@@ -46,7 +46,7 @@ import video
 from face_detection.detections import Detections, cut_out
 from face_detection.detectors import Detector, create_detector
 from face_detection.search import search
-from face_detection.tracking import follow_face
+from face_detection.tracking import GAP_SECONDS, follow_face
 from hparams import FILELISTS
 from hparams import hparams as hp
 
@@ -57,7 +57,6 @@ VIDEO_SUFFIXES = (
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
-GAP_SECONDS = 0.5  # a face unseen for longer is somebody else, perhaps
 MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copies and show no lip moving
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all

@@ -39,7 +39,7 @@ import faces
 import files
 import video
 from face_detection.detections import cut_out
-from face_detection.tracking import follow_faces
+from face_detection.tracking import GAP_SECONDS, follow_faces
 from hparams import hparams as hp
 from models import SyncNet_color, optimize_for_inference, weights
 
@@ -48,7 +48,6 @@ LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and 
 PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
 RELATED = 0.2  # confidence above which face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
-GAP_SECONDS = 0.5  # a face unseen for longer is a new track
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
 BLOCK = 4096  # windows compared at a time
 TRIM_BATCHES = 32  # between two times that free memory is given back

@@ -17,6 +17,7 @@ MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still lin
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
 BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
+GAP_SECONDS = 0.5  # of video: a face unseen for longer may be somebody else
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
