@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -24,7 +25,7 @@ import hq_wav2lip_train
 import models
 import training
 import wav2lip_train
-from benchmarks import expert_errors
+from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
 from fill import fill
@@ -515,3 +516,34 @@ def test_errors_that_no_expert_can_help():
     assert sum(row["share"] for name, row in rows.items() if name.startswith("distance")) == pytest.approx(0.5)
     assert sum(row["share"] for name, row in rows.items() if name.startswith("level")) == pytest.approx(1)
     assert rows["distance_4"]["accuracy"] == pytest.approx(2 / 3)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# bfloat16 where there is none
+
+
+def test_emulated_bf16_is_what_autocast_computes():
+    """Nearly all that separates float32 from autocast is the rounding, in results and gradients; after it, float32."""
+
+    def results(context):
+        torch.manual_seed(0)
+        blocks = [models.conv.Conv2d(24, 24, 3, 1, 1, residual) for residual in (False, True)]
+        network = torch.nn.Sequential(*blocks)
+        x = torch.randn(4, 24, 12, 12, requires_grad=True)
+        with context:
+            y = network(x).float()
+            (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        return [y.detach(), x.grad, *(parameter.grad for parameter in network.parameters())]
+
+    plain, autocast, emulated, after = (
+        results(context)
+        for context in (
+            contextlib.nullcontext(),
+            torch.autocast("cpu", torch.bfloat16),
+            emulated_bf16.emulation(),
+            contextlib.nullcontext(),
+        )
+    )
+    for exact, wanted, found in list(zip(plain, autocast, emulated))[:3]:  # result, gradient of input and of weight
+        assert (found - wanted).norm() < 0.2 * (exact - wanted).norm()
+    assert all(torch.equal(a, b) for a, b in zip(plain, after))

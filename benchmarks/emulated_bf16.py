@@ -1,0 +1,59 @@
+"""Train the expert as bfloat16 autocast would, on machines that have no bfloat16, to see what it costs in accuracy.
+
+    python -m benchmarks.emulated_bf16 ARGUMENTS OF color_syncnet_train.py
+
+Whatever autocast holds in bfloat16 is rounded to it, forward and backward: inputs, weights and results of convolutions,
+results of batch norms and sums. Sums inside a layer are float32, as in oneDNN and cuDNN. About as slow as float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+import color_syncnet_train
+from models.conv import Conv2d
+
+
+class Rounded(torch.autograd.Function):
+    """A tensor, and in the other direction its gradient, rounded to bfloat16 and kept as float32."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
+        return x.bfloat16().float()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.bfloat16().float()
+
+
+@contextlib.contextmanager
+def emulation() -> Iterator[None]:
+    """Within it, networks of ``models`` compute as under bfloat16 autocast, forward and backward."""
+    convolve = nn.Conv2d._conv_forward
+
+    def rounded_convolve(self: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return Rounded.apply(convolve(self, *map(Rounded.apply, (x, weight, bias))))
+
+    def round_result(module: nn.Module, _: tuple, result: torch.Tensor) -> torch.Tensor | None:
+        return Rounded.apply(result) if isinstance(module, (nn.BatchNorm2d, Conv2d)) else None
+
+    hook = register_module_forward_hook(round_result)
+    with mock.patch.object(nn.Conv2d, "_conv_forward", rounded_convolve):
+        yield
+    hook.remove()
+
+
+def main(argv: list[str] | None = None) -> int:
+    with emulation():
+        return color_syncnet_train.main([*(sys.argv[1:] if argv is None else argv), "--precision", "fp32"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
