@@ -40,14 +40,23 @@ class Conv2dTranspose(nn.Module):
 
 
 class PlainConv2d(nn.Module):
-    """Convolution and leaky ReLU (slope 0.01) without normalisation: the discriminator's block."""
+    """Convolution and leaky ReLU without normalisation: the discriminator's block.
+
+    It starts with weights that keep the size of signals (He et al., 2015). With torch's own, as in 2020, each block
+    shrinks them, and 13 in a row leave nothing: logits of different faces differed by 1e-7.
+    """
+
+    slope = 0.01  # of the leaky ReLU
 
     def __init__(self, cin: int, cout: int, kernel_size, stride=1, padding=0) -> None:
         super().__init__()
-        self.conv_block = nn.Sequential(nn.Conv2d(cin, cout, kernel_size, stride, padding))
+        conv = nn.Conv2d(cin, cout, kernel_size, stride, padding)
+        nn.init.kaiming_normal_(conv.weight, self.slope)
+        nn.init.zeros_(conv.bias)
+        self.conv_block = nn.Sequential(conv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.leaky_relu(self.conv_block(x), 0.01, inplace=True)
+        return F.leaky_relu(self.conv_block(x), self.slope, inplace=True)
 
 
 def audio_encoder(width: float, residual_at_3x3: int) -> nn.Sequential:

@@ -50,6 +50,15 @@ def test_discriminator(golden, filled):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_discriminator_sees_faces_from_the_start(width):
+    """Its answers to different faces must differ by more than bfloat16 resolves; with torch's weights it was 1e-7."""
+    torch.manual_seed(0)
+    faces = rnd(7, (8, 3, 1, 96, 96)) * torch.linspace(0.1, 1, 8).view(8, 1, 1, 1, 1)
+    assert models.Wav2Lip_disc_qual(width)(faces, logits=True).std() > 1e-3
+
+
+@torch.no_grad()
 def test_lse_network(golden, filled):
     model = filled(models.SyncNet_v2)
     lip = model.forward_lip(rnd(8, (2, 3, 5, 224, 224)) * 255)
