@@ -41,7 +41,7 @@ Batch = Sequence[torch.Tensor]
 Figures = dict[str, float]
 
 LN2 = math.log(2)
-PLATEAU_MARGIN = 0.01  # an expert loss this close to ln 2 is guessing
+PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (2020)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
 WATCHED_STEPS = 100  # steps averaged before a warning is given
@@ -508,7 +508,7 @@ class HQGeneratorTask(GeneratorTask):
         self.parallel_discriminator = machine.parallel(self.discriminator)
         betas, rate = (hp.adam_beta1, 0.999), hp.disc_initial_learning_rate
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)
-        self._warned = False
+        self._checks = [self._collapse, self._guessing]
 
     def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
         yield "disc_", self.discriminator, self.discriminator_optimizer
@@ -548,17 +548,33 @@ class HQGeneratorTask(GeneratorTask):
         return super()._evaluation(fake, mel, real) | self._judgement(logits)
 
     def warning(self, recent: deque[Figures], step: int) -> str | None:
-        if self._warned or len(recent) < WATCHED_STEPS:
+        if len(recent) < WATCHED_STEPS:
             return None
-        worst = max(
-            (float(np.mean([f.get(name, 0.0) for f in recent])), name) for name in ("perceptual", "real", "fake")
-        )
-        if worst[0] < COLLAPSE:
+        means = {name: float(np.mean([f.get(name, 0.0) for f in recent])) for name in ("perceptual", "real", "fake")}
+        for check in self._checks:
+            if text := check(means):
+                self._checks.remove(check)  # each is reported once
+                return text
+        return None
+
+    def _collapse(self, means: Figures) -> str | None:
+        worst = max(means, key=means.__getitem__)
+        if means[worst] < COLLAPSE:
             return None
-        self._warned = True
         return (
-            f"the discriminator has collapsed: its loss {worst[1]!r} was {worst[0]:.1f} over the last {len(recent)} "
+            f"the discriminator has collapsed: its loss {worst!r} was {means[worst]:.1f} over the last {WATCHED_STEPS} "
             "steps. Go back to an earlier checkpoint with a lower --hparams disc_wt or disc_initial_learning_rate"
+        )
+
+    def _guessing(self, means: Figures) -> str | None:
+        learned = max((int(state["step"]) for state in self.discriminator_optimizer.state.values()), default=0)
+        stuck = abs((means["real"] + means["fake"]) / 2 - LN2) < PLATEAU_MARGIN
+        if learned < self.hp.plateau_warn_steps or not stuck:
+            return None
+        return (
+            f"the discriminator still guesses (loss {LN2:.2f} = ln 2) after {learned} steps of its own. If the samples "
+            "are not as sharp as real faces, it teaches the generator nothing, which changes faster than the "
+            "discriminator learns: lower --hparams initial_learning_rate, raise disc_initial_learning_rate"
         )
 
 

@@ -191,6 +191,16 @@ def test_discriminator_collapse_is_reported(filled):
     assert "'fake'" in task.warning(deque([{"real": 0.1, "fake": 27.0, "perceptual": 0.0}] * 100), 300)
 
 
+def test_guessing_discriminator_is_reported_once(filled):
+    task = HQGeneratorTask(CPU, HParams(plateau_warn_steps=1), filled(models.SyncNet_color, 0.125), width=0.125)
+    stuck = deque([{"real": 0.66, "fake": 0.72, "perceptual": 0.7}] * 100)
+    assert task.warning(stuck, 9000) is None  # it has not learned a single step yet, whatever the generator has
+    task.train_step([part[:2] for part in generator_batch()])
+    assert task.warning(deque([{"real": 0.6, "fake": 0.7, "perceptual": 0.8}] * 100), 9001) is None
+    assert "disc_initial_learning_rate" in task.warning(stuck, 9002) and task.warning(stuck, 9003) is None
+    assert "collapsed" in task.warning(deque([{"real": 9.0, "fake": 0.1, "perceptual": 0.0}] * 100), 9100)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Whole runs on a small made-up corpus
 
