@@ -44,10 +44,8 @@ def emulation() -> Iterator[None]:
     def round_result(module: nn.Module, _: tuple, result: torch.Tensor) -> torch.Tensor | None:
         return Rounded.apply(result) if isinstance(module, (nn.BatchNorm2d, Conv2d)) else None
 
-    hook = register_module_forward_hook(round_result)
-    with mock.patch.object(nn.Conv2d, "_conv_forward", rounded_convolve):
+    with mock.patch.object(nn.Conv2d, "_conv_forward", rounded_convolve), register_module_forward_hook(round_result):
         yield
-    hook.remove()
 
 
 def main(argv: list[str] | None = None) -> int:
