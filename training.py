@@ -360,8 +360,9 @@ class ExpertTask(Task):
         }
 
     def warning(self, recent: deque[Figures], step: int) -> str | None:
-        stuck = abs(float(np.mean([f["loss"] for f in recent])) - LN2) < PLATEAU_MARGIN
-        if self._warned or step < self.hp.plateau_warn_steps or len(recent) < WATCHED_STEPS or not stuck:
+        if self._warned or step < self.hp.plateau_warn_steps or len(recent) < WATCHED_STEPS:
+            return None
+        if not _guesses(float(np.mean([f["loss"] for f in recent]))):
             return None
         self._warned = True
         return (
@@ -371,6 +372,10 @@ class ExpertTask(Task):
             "(check: wc -l filelists/train.txt; thousands of clips are usual). The authors saw it leave the plateau "
             "only after 150000 steps on LRS2"
         )
+
+
+def _guesses(loss: float) -> bool:
+    return abs(loss - LN2) < PLATEAU_MARGIN
 
 
 class AllPairsExpertTask(ExpertTask):
@@ -567,9 +572,10 @@ class HQGeneratorTask(GeneratorTask):
         )
 
     def _guessing(self, means: Figures) -> str | None:
+        if not _guesses((means["real"] + means["fake"]) / 2):
+            return None
         learned = max((int(state["step"]) for state in self.discriminator_optimizer.state.values()), default=0)
-        stuck = abs((means["real"] + means["fake"]) / 2 - LN2) < PLATEAU_MARGIN
-        if learned < self.hp.plateau_warn_steps or not stuck:
+        if learned < self.hp.plateau_warn_steps:
             return None
         return (
             f"the discriminator still guesses (loss {LN2:.2f} = ln 2) after {learned} steps of its own. If the samples "
