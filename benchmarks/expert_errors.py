@@ -137,7 +137,7 @@ def accuracy(pairs: Pairs, chosen: np.ndarray) -> dict[str, float]:
 
 def summary(pairs: Pairs) -> dict[str, float]:
     truth = np.where(pairs.matched, pairs.cosine, 1 - pairs.cosine)
-    loss = np.minimum(-np.log(np.maximum(truth, 1e-44)), 100.0)  # as torch bounds it
+    loss = -np.log(np.maximum(truth, np.exp(-100.0)))  # torch stops at 100 too
     return {
         "loss": mean(loss, pairs.weight),
         "accuracy": mean(pairs.right, pairs.weight),
