@@ -46,6 +46,11 @@ QUICK_PRESETS = ("ultrafast", "superfast")
 LOOK_AHEAD = ("-x264-params", "mbtree=1:rc-lookahead=10")
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
+AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed to the nearest of these
+# Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
+# first stream that it reads; so each process reads a bit of all of them.
+ONE_CLOCK = ("-map", "0:v?", "-map", "0:a?", "-c", "copy", "-frames", "1", "-f", "null", "-")
+RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat")
 
@@ -119,20 +124,23 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
     """
     path = _existing(path)
-    if cv2.haveImageReader(str(path)) and cv2.imcount(str(path)) == 1:
+    if _is_picture(path):
         height, width = _read_image(path).shape[:2]
-        return VideoInfo(path, *geometry.size_of(width, height), Fraction(25), True, geometry, (width, height))
+        return VideoInfo(
+            path, *geometry.size_of(width, height), Fraction(25), True, geometry, (width, height), RGB_TAGS
+        )
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
     report = subprocess.run([*command, "-f", "null", "-"], capture_output=True).stderr.decode(errors="replace")
     head, _, tail = report.partition("\nOutput #0")
-    streams = re.findall(r"^  Stream #0:\d+.*?: (Video|Audio): (.*)$", head, re.MULTILINE)
+    streams = re.findall(r"^  Stream #0:\d+.*?: (Video|Audio): .*(?<!attached pic\))$", head, re.MULTILINE)
     shown = re.search(r"^  Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
     if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
-        if streams and not any(kind == "Video" for kind, _ in streams):
+        if streams and "Video" not in streams:
             raise ValueError(f"{path} has sound but no picture; give a video or a photo of a face")
         raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {_last_words(report)}")
     width, height = int(size[1]), int(size[2])
-    aspect = re.search(r"\[SAR (\d+:\d+) ", shown[1])
+    aspect = re.search(r"\[SAR (\d+):(\d+) ", shown[1])
+    across, down = aspect.groups() if aspect else ("1", "1")
     return VideoInfo(
         path,
         *geometry.size_of(width, height),
@@ -140,8 +148,16 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         geometry=geometry,
         stored=(width, height),
         colour=_colour(shown[1]),
-        sample_aspect=aspect[1] if aspect else "1:1",
+        sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
     )
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # such a name crashes OpenCV; ffmpeg takes it, and a picture for a video of one frame
+        return False
+    return cv2.haveImageReader(str(path)) and cv2.imcount(str(path)) == 1
 
 
 def _existing(path: str | Path) -> Path:
@@ -150,9 +166,11 @@ def _existing(path: str | Path) -> Path:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give one file")
-    if path.is_file() and path.stat().st_size == 0:
+    if not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
+    if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes)")
-    if path.is_file() and _starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
+    if _starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
         raise ValueError(f"{path} is a playlist, not a video; download what it lists and give that")
     return path
 
@@ -180,7 +198,9 @@ def _frame_rate(stream: str) -> Fraction:
 
 
 def _colour(stream: str) -> tuple[str, str, str] | None:
-    """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none."""
+    """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none and is YUV."""
+    if re.match(r"wrapped_avframe, \w*(?:rgb|bgr|gbr|pal8)", stream):
+        return RGB_TAGS
     match = re.search(r"\([^)]*?\b((?:bt|smpte)[\w-]+)(?:/([\w-]+)/([\w-]+))?[,)]", stream)
     return (match[1], match[2] or match[1], match[3] or match[1]) if match else None
 
@@ -214,16 +234,17 @@ def _read_image(path: Path) -> np.ndarray:
 def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
     if count is not None and count <= 0:
         return
-    seek = max(0.0, float(start / info.fps) - SEEK_MARGIN)
-    command = [
-        ffmpeg_path(), *QUIET, *(("-ss", f"{seek:.6f}") if seek else ()), "-copyts", "-start_at_zero",
-        *_input(info.path),
-        "-map", "0:V:0", *(("-frames:v", str(count)) if count is not None else ()),
-        # the time grid is laid from 0 wherever reading starts, so a frame's number never depends on seeking
-        "-vf", f"fps=fps={info.fps}:start_time={float(start / info.fps):.9f},setpts=N",
-        "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1",
-    ]  # fmt: skip
     width, height = info.stored
+    # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
+    skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
+    first = float((start - skipped) / info.fps)
+    command = [
+        ffmpeg_path(), *QUIET, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
+        "-reinit_filter", "0", *_input(info.path),  # else a change of size restarts the clock of the filters
+        "-map", "0:V:0", *(("-frames:v", str(count)) if count is not None else ()),
+        "-vf", f"scale={width}:{height},fps=fps={info.fps}:start_time={first:.9f},setpts=N",
+        "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1", *ONE_CLOCK,
+    ]  # fmt: skip
     with _Process(command, stdout=subprocess.PIPE) as process:
         while True:
             frame = np.empty((height, width, 3), np.uint8)
@@ -256,9 +277,12 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
     Raises FileNotFoundError or ValueError, at the first block if not before, when the file has no sound to be read.
     """
     path = _existing(path)
-    command = [ffmpeg_path(), *QUIET, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1"]
+    command = [
+        ffmpeg_path(), *QUIET, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1", "-ar", str(sample_rate),
+        "-f", "f32le", "pipe:1", *ONE_CLOCK,
+    ]  # fmt: skip
     heard = False
-    with _Process([*command, "-ar", str(sample_rate), "-f", "f32le", "pipe:1"], stdout=subprocess.PIPE) as process:
+    with _Process(command, stdout=subprocess.PIPE) as process:
         while block := process.stdout.read(int(AUDIO_SECONDS * sample_rate) * np.float32().itemsize):
             heard = True
             samples = np.nan_to_num(np.frombuffer(block, np.float32))
@@ -366,8 +390,8 @@ class VideoWriter:
             *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", f"{float(self._count / like.fps):.6f}",
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
             *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
-            "-af", AUDIO_CLOCK, "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
-            f"file:{self._partial.absolute()}",
+            "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
+            f"file:{self._partial.absolute()}", *(part.replace("0:", "1:") for part in ONE_CLOCK),
         ]  # fmt: skip
 
     def __enter__(self) -> VideoWriter:
