@@ -52,7 +52,8 @@ def search(
     """Search ``frames`` (height, width, 3) BGR that follow those in ``found``; yield how many were added each time.
 
     Whenever this yields, ``found`` is complete up to there and may be saved. ``batch_size`` is the largest number of
-    crops in one call of the detector. Memory holds ``HELD_BYTES`` of frames, or ten of them.
+    crops in one call of the detector. Memory holds ``HELD_BYTES`` of frames, or ten of them, and ten more that tell
+    where the next cut is.
     """
     searcher = Searcher(detector, fps, batch_size)
     last: np.ndarray | None = None
@@ -65,6 +66,7 @@ def search(
         found.boxes += seen
         found.change += stretch.change
         found.thumbnail = stretch.thumbnail
+        del stretch  # or its frames would be kept until the next ones are all there
         yield len(seen)
 
 
