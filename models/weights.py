@@ -237,7 +237,7 @@ def read_state(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
     if not isinstance(content, dict):

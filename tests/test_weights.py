@@ -84,6 +84,12 @@ def break_file(path, kind, state):
     elif kind == "cut":
         torch.save(dict(state), path)
         path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == "damaged":  # in the list of contents at the end, which has to be read first
+        torch.save(dict(state), path)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"PK\1\2", b"PK\1\3"))
+    elif kind == "noise":
+        path.write_bytes(b"\x80\2.")
     elif kind == "evil":
         path.write_bytes(pickle.dumps(Evil()))
     elif kind == "evil zip":
@@ -105,6 +111,8 @@ def break_file(path, kind, state):
     ("html", "web page"),
     ("empty", "not a checkpoint"),
     ("cut", "not a checkpoint"),
+    ("damaged", "not a checkpoint"),
+    ("noise", "not a checkpoint"),
     ("evil", "run code"),
     ("evil zip", "run code|not a checkpoint"),
     ("expert", "should hold Wav2Lip weights, but it holds SyncNet_color"),
