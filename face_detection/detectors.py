@@ -66,7 +66,10 @@ class SFD:
         try:
             self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), assign=True)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{weights} does not exist; S3FD needs its weights there") from None
+            raise FileNotFoundError(
+                f"{weights} does not exist; S3FD needs its weights there, or give another place: FaceAlignment takes "
+                "path_to_detector. inference.py downloads them into its cache"
+            ) from None
         except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
             raise ValueError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
         self.network.to(self.device, dtype, memory_format=torch.channels_last)
