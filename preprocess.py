@@ -133,13 +133,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if not args.data_root.is_dir():
         raise ValueError(f"--data_root {args.data_root} is a file; give the folder that holds the videos")
     for name in ("preprocessed_root", "filelists") if args.split else ("preprocessed_root",):
-        folder = getattr(args, name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--{name} {folder} cannot be made ({error.strerror})") from None
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"--{name} {folder} cannot be written to")
+        files.check_folder(getattr(args, name))
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {path} is a folder; give the name of the file to write")
         if path.exists() and any(path.samefile(other) for other in inputs):
             raise ValueError(f"--{name} {path} is one of the files to measure; choose another name")
-        path.parent.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now, not after the work
+        files.check_folder(path.parent)  # what cannot be written should fail now, not after the work
     if args.overlay:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -177,19 +177,26 @@ def find_tracks(
 
 
 def watch(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: torch.nn.Module) -> list[Face]:
-    """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each."""
+    """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each.
+
+    Tracks may go on after the last frame of ``source``.
+    """
     rows = zip(video.read_frames(source, 0, len(tracks[0])), zip(*tracks))
     thumbnails: list[np.ndarray | None] = [None] * len(tracks)
 
+    count = 0
+
     def pictures() -> Iterator[list[np.ndarray | None]]:
+        nonlocal count
         for frame, boxes in video.resample(rows, source.fps, Fraction(hp.fps)):
+            count += 1
             crops = [face_of(frame, box) for box in boxes]
             thumbnails[:] = [old if old is not None else new for old, new in zip(thumbnails, crops)]
             yield [None if crop is None else crop[hp.img_size // 2 :] for crop in crops]
 
     frames = video.prefetch(pictures(), 16)
     embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
-    shown = (resample_boxes(track, source.fps, Fraction(hp.fps)) for track in tracks)
+    shown = (resample_boxes(track, source.fps, Fraction(hp.fps))[:count] for track in tracks)
     return [Face(boxes, *pair, face) for boxes, pair, face in zip(shown, embedded, thumbnails)]
 
 

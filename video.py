@@ -28,6 +28,8 @@ from typing import IO, TypeVar
 import cv2
 import numpy as np
 
+import files
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -423,12 +425,7 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of the video to write")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write in {path.parent}: {error.strerror}") from None
+    files.check_folder(path.parent)
 
 
 class _Process:

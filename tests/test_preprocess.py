@@ -263,7 +263,7 @@ def test_everything_dropped(roots, talking_clip, capsys):
         (("--batch_size", "0"), "above 0"),
         (("--face_detector", "sfd", "--device", "cpu", "--ngpu", "2"), "--ngpu 2 needs as many GPUs"),
         (("--data_root", "/nowhere"), "/nowhere does not exist"),
-        (("--preprocessed_root", "/dev/null/x"), "cannot be made"),
+        (("--preprocessed_root", "/dev/null/x"), "cannot write in /dev/null/x"),
     ],
 )
 def test_bad_arguments(roots, clip, options, words, capsys):

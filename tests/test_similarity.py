@@ -193,6 +193,14 @@ def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_chec
     assert capsys.readouterr().out.startswith(out)  # the same program through the other door
 
 
+def test_a_box_for_more_frames_than_there_are(speech, talking_clip, expert_checkpoint):
+    """inference.py --box gives one for every frame of the sound, and those after the picture counted as faceless."""
+    source = video.probe(talking_clip)
+    boxes = np.tile([40.0, 40.0, 120.0, 120.0], (60, 1))
+    result = similarity.score_boxes(source, boxes, speech, similarity.open_expert(expert_checkpoint))
+    assert result.frames == 25 and result.missing == 0 and len(result.similarity) == 21
+
+
 FLAGS = {"json": "--json", "csv": "--csv", "png": "--plot", "mp4": "--overlay"}
 
 
@@ -224,6 +232,7 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
         (["--audio", "tone.wav"], "missing.mp4", "missing.mp4 does not exist"),
         (["--audio", "tone.wav", "--json", "tone.wav"], None, "choose another name"),
         (["--audio", "tone.wav", "--plot", "plot.mp4"], None, "must end in .png"),
+        (["--audio", "tone.wav", "--json", "/proc/out.json"], None, "cannot write in /proc"),
     ],
 )
 def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
