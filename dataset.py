@@ -34,9 +34,8 @@ import files
 from hparams import HParams
 from hparams import hparams as hp
 
-SKIP_UP_TO_WINDOWS = 3  # clips of no more frames than three windows are skipped (2020): their negatives would overlap
+LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shorter one would overlap the right ones
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-ANY_DISTANCE = 1 << 40  # frames
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
 
 
@@ -63,17 +62,10 @@ class WindowRules:
     first_mel: int = 0  # the earliest mel window of a sample starts this long after its first frame (or before it)
     last_mel: int = 0  # and the latest
     nearest_negative: int = 1
-    farthest_negative: int = ANY_DISTANCE
 
     def __post_init__(self) -> None:
-        if not 1 <= self.nearest_negative <= self.farthest_negative:
-            raise ValueError(f"negatives must be 1 or more frames away, not {self.negatives}")
-
-    @property
-    def negatives(self) -> str:
-        """The distances in words, for errors."""
-        farthest = "" if self.farthest_negative == ANY_DISTANCE else f", at most {self.farthest_negative}"
-        return f"at least {self.nearest_negative}{farthest}"
+        if self.nearest_negative < 1:
+            raise ValueError(f"negatives must be 1 or more frames away, not {self.nearest_negative}")
 
 
 class WindowIndex:
@@ -110,8 +102,8 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     if not Path(folder).is_dir():
         raise FileNotFoundError("no such folder")
     ids = _frame_ids(folder)
-    if len(ids) <= SKIP_UP_TO_WINDOWS * hp.syncnet_T:
-        raise ValueError(f"{len(ids)} frames, at least {SKIP_UP_TO_WINDOWS * hp.syncnet_T + 1} are needed")
+    if len(ids) < LEAST_FRAMES:
+        raise ValueError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed")
     last = hp.syncnet_T - 1
     windows = ids[: len(ids) - last][ids[last:] - ids[: len(ids) - last] == last]
     if not len(windows):
@@ -121,9 +113,10 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     starts = windows[(windows + rules.first_mel >= 0) & (ends <= len(mel))]
     if not len(starts):
         raise ValueError(f"no {hp.syncnet_T} consecutive frames with their sound ({len(mel)} mel frames)")
-    starts = starts[_count_negatives(_find_negatives(windows, starts, rules)) > 0]
+    before, after = _find_negatives(windows, starts, rules)
+    starts = starts[before + len(windows) - after > 0]
     if not len(starts):
-        raise ValueError(f"no two windows {rules.negatives} frames apart")
+        raise ValueError(f"no two windows at least {rules.nearest_negative} frames apart")
     return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None)
 
 
@@ -140,13 +133,9 @@ def _mel_starts(frames: np.ndarray, settings: HParams) -> np.ndarray:
 
 
 def _find_negatives(windows: np.ndarray, frame: int | np.ndarray, rules: WindowRules) -> np.ndarray:
-    """Return (..., 4) positions a, b, c, d: the wrong windows for ``frame`` are windows[a:b] before, [c:d] after it."""
-    near, far = rules.nearest_negative, rules.farthest_negative
-    return np.searchsorted(windows, np.add.outer(frame, (-far, 1 - near, near, far + 1)))
-
-
-def _count_negatives(positions: np.ndarray) -> np.ndarray:
-    return positions[..., 1] - positions[..., 0] + positions[..., 3] - positions[..., 2]
+    """Return (2, ...) positions: the wrong windows for ``frame`` are those before the first and from the second on."""
+    near = rules.nearest_negative
+    return np.searchsorted(windows, np.add.outer((1 - near, near), frame))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -285,10 +274,9 @@ class WindowDataset(Dataset):
         rng = np.random.default_rng((SAMPLE, self.seed, key))
         frame = clip.starts[rng.integers(len(clip.starts))]
         # kept from 2020: by default any other frame of the clip will do, even the very next one
-        positions = _find_negatives(clip.windows, frame, self.rules)
-        pick = rng.integers(_count_negatives(positions))
-        a, b, c, _ = positions
-        wrong = clip.windows[a + pick if pick < b - a else c + pick - (b - a)]
+        before, after = _find_negatives(clip.windows, frame, self.rules)
+        pick = rng.integers(before + len(clip.windows) - after)
+        wrong = clip.windows[pick if pick < before else after + pick - before]
         return Draw(clip, int(frame), int(wrong), bool(rng.random() < 0.5))
 
     def clip_of(self, key: int) -> str:
@@ -330,8 +318,8 @@ class SyncNetDataset(WindowDataset):
     x (15, 48, 96): the lower half of 5 consecutive frames in [0, 1], channels BGR of the first, of the second, ...;
     mel (1, 80, 16): the sound of the drawn window; y (1,): 1 if x is that window, 0 if x is another one of the clip.
 
-    ``negative_distance`` and ``negative_max_distance`` bound how far away, in frames, that other one may be;
-    ``augmentation`` varies the pictures. The index and its errors are those of WindowIndex.
+    ``negative_distance`` is how far away, in frames, that other one is at least; ``augmentation`` varies the pictures.
+    The index and its errors are those of WindowIndex.
     """
 
     def __init__(
@@ -339,10 +327,9 @@ class SyncNetDataset(WindowDataset):
         folders: Iterable[str | Path],
         seed: int = 0,
         negative_distance: int = 1,
-        negative_max_distance: int | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        super().__init__(folders, _rules(range(1), negative_distance, negative_max_distance), seed)
+        super().__init__(folders, WindowRules(nearest_negative=negative_distance), seed)
         self.augmentation = augmentation
 
     def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -402,11 +389,11 @@ class Wav2LipDataset(WindowDataset):
         folders: Iterable[str | Path],
         seed: int = 0,
         negative_distance: int = 1,
-        negative_max_distance: int | None = None,
         mel_lead: int = hp.mel_lead,
     ) -> None:
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
-        super().__init__(folders, _rules(self.mel_frames, negative_distance, negative_max_distance), seed)
+        rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
+        super().__init__(folders, rules, seed)
 
     def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.sample(self.draw(key))
@@ -420,11 +407,6 @@ class Wav2LipDataset(WindowDataset):
         x[:3, :, self.hp.img_size // 2 :] = 0
         mels = self._mels(draw.clip, [draw.frame, *(draw.frame + i for i in self.mel_frames)])
         return x, mels[1:], mels[0], y
-
-
-def _rules(mel_frames: range, negative_distance: int, negative_max_distance: int | None) -> WindowRules:
-    farthest = ANY_DISTANCE if negative_max_distance is None else negative_max_distance
-    return WindowRules(min(0, mel_frames[0]), max(0, mel_frames[-1]), negative_distance, farthest)
 
 
 @lru_cache(maxsize=4)  # a batch may lie in two epochs, and there are data sets for training and for evaluation
@@ -519,6 +501,7 @@ def make_loader(
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the workers themselves are the parallelism
     # signals to the whole job are for the main process: it saves, then ends the workers
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(os, "setpgrp"):
         os.setpgrp()

@@ -10,6 +10,12 @@ from pathlib import Path
 
 FILELISTS = Path(__file__).resolve().parent / "filelists"
 
+# what mels and pictures on disk were made with
+IN_THE_DATA = {
+    "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "num_mels", "fmin", "fmax", "min_level_db",
+    "ref_level_db", "max_abs_value", "mel_step_size", "img_size", "fps", "syncnet_T",
+}  # fmt: skip
+
 
 @dataclass
 class HParams:
@@ -39,7 +45,6 @@ class HParams:
     batch_size: int = 16  # windows
     initial_learning_rate: float = 1e-4
     adam_beta1: float = 0.5  # generator and discriminator; the expert keeps Adam's own 0.9
-    nepochs: int = 200_000_000_000_000_000  # stopped by hand
     num_workers: int = 16
     checkpoint_interval: int = 3000  # steps
     eval_interval: int = 3000  # steps
@@ -78,12 +83,17 @@ class HParams:
         return self.sample_rate / self.hop_size
 
     def override(self, text: str) -> None:
-        """Apply ``"name=value,name=value"``; raise ValueError that names an unknown setting or an unusable value."""
+        """Apply ``"name=value,name=value"``; raise ValueError that names what cannot be set, or not to this value."""
         types = {field.name: type(getattr(self, field.name)) for field in fields(self)}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
                 raise ValueError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
+            if name in IN_THE_DATA:
+                raise ValueError(
+                    f"hparam {name} is part of the data and of every checkpoint; change it in hparams.py, before "
+                    "preprocess.py, and delete mel.npy of clips that are there already"
+                )
             setattr(self, name, _parse(name, value, types[name]))
 
 

@@ -206,22 +206,20 @@ def test_holes_in_the_frame_numbers(tmp_path):
     assert len(index) == 11
 
 
-@pytest.mark.parametrize("nearest, farthest", [(1, None), (10, None), (3, 8), (1, 1)])
-def test_distance_of_negatives(clips, nearest, farthest):
-    data = SyncNetDataset(clips, negative_distance=nearest, negative_max_distance=farthest)
+@pytest.mark.parametrize("nearest", [1, 10])
+def test_distance_of_negatives(clips, nearest):
+    data = SyncNetDataset(clips, negative_distance=nearest)
     draws = [data.draw(key) for key in range(300)]
     distances = {abs(draw.wrong - draw.frame) for draw in draws}
-    assert min(distances) == nearest and max(distances) <= (farthest or 55)
+    assert min(distances) == nearest and max(distances) <= 55
     assert {draw.wrong > draw.frame for draw in draws} == {True, False}
 
 
 def test_frames_without_a_negative_do_not_start_samples(tmp_path):
     clip = write_clip(tmp_path / "c", range(20))  # windows 0 to 15
     assert SyncNetDataset([clip], negative_distance=10).index.clips[0].starts.tolist() == [*range(6), *range(10, 16)]
-    with pytest.raises(ValueError, match="at least 0"):
+    with pytest.raises(ValueError, match="not 0"):
         SyncNetDataset([clip], negative_distance=0)
-    with pytest.raises(ValueError, match="at least 5, at most 4"):
-        Wav2LipDataset([clip], negative_distance=5, negative_max_distance=4)
 
 
 # --------------------------------------------------------------------------------------------------------------------

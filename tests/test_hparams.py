@@ -12,7 +12,13 @@ def test_override_keeps_types():
 
 
 @pytest.mark.parametrize(
-    "text, word", [("batchsize=3", "batchsize"), ("batch_size=x", "batch_size"), ("batch_size", "batch_size")]
+    "text, word",
+    [
+        ("batchsize=3", "batchsize"),
+        ("batch_size=x", "batch_size"),
+        ("batch_size", "batch_size"),
+        ("hop_size=160", "hop_size is part of the data"),  # the mels on disk have 80 frames a second
+    ],
 )
 def test_override_names_what_is_wrong(text, word):
     with pytest.raises(ValueError, match=word):
