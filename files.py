@@ -25,6 +25,30 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file ``path``, which appears for as long; raise ValueError if another process holds it.
+
+    However this process ends, the lock ends with it. Systems without fcntl (Windows) do without the lock.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work in {path.parent} ({path.name}); wait for it") from None
+        except OSError:  # a network file system without locks
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def save(path: Path, content: str | bytes) -> None:
     """Write a file that appears, or is replaced, only when it is complete; make its folder."""
     with whole(path) as partial:

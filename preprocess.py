@@ -43,6 +43,7 @@ import cli
 import faces
 import files
 import video
+from dataset import LEAST_FRAMES
 from face_detection.detections import Detections, cut_out
 from face_detection.detectors import Detector, create_detector
 from face_detection.search import search
@@ -97,9 +98,25 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    started = time.monotonic()
     check_arguments(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    with files.locked(args.preprocessed_root / f".preprocess.{rank}.lock"):  # two runs would ruin each other's clips
+        tally = cut_share(args, rank, world)
+        total = merge_ranks(tally, args.preprocessed_root, rank, world)
+    if total is None:
+        print(f"process {rank} of {world}: {len(tally.kept)} clips kept; the last to finish writes report.json")
+        return
+    report = describe(total, args)
+    files.save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
+    check_kept(report, args)
+    print_table(report, args)
+    if args.split:
+        print(write_filelists(total.kept, args.split, args.seed, args.filelists))
+
+
+def cut_share(args: argparse.Namespace, rank: int, world: int) -> Tally:
+    """Cut this process's share of the clips, those that are not finished."""
+    started = time.monotonic()
     clips = find_clips(args.data_root)
     rank_report(args.preprocessed_root, rank).unlink(missing_ok=True)  # of a run that was stopped
     tally = Tally()
@@ -114,16 +131,7 @@ def run(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt("stopped; finished clips are kept, and the same command goes on from there") from None
 
     tally.seconds = time.monotonic() - started
-    total = merge_ranks(tally, args.preprocessed_root, rank, world)
-    if total is None:
-        print(f"process {rank} of {world}: {len(tally.kept)} clips kept; the last to finish writes report.json")
-        return
-    report = describe(total, args)
-    files.save(args.preprocessed_root / "report.json", json.dumps(report, indent=1))
-    check_kept(report, args)
-    print_table(report, args)
-    if args.split:
-        print(write_filelists(total.kept, args.split, args.seed, args.filelists))
+    return tally
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -379,6 +387,8 @@ def check_faces(shown: Sequence[bool]) -> None:
     longest = max(sum(run) for _, run in itertools.groupby(shown))
     if longest < hp.syncnet_T:
         raise Unusable("too short", f"a face for at most {longest} frames in a row; training needs {hp.syncnet_T}")
+    if sum(shown) < LEAST_FRAMES:
+        raise Unusable("too short", f"a face in {sum(shown)} frames; training needs {LEAST_FRAMES}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

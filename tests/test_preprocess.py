@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import types
@@ -23,9 +24,9 @@ from face_detection.tracking import intersection_over_union
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory, astronaut, speech) -> Path:
-    """Ten frames of a face at 25 fps, and 1.2 s of sound."""
+    """Sixteen frames of a face at 25 fps, and 1.2 s of sound."""
     path = tmp_path_factory.mktemp("clip") / "talk.mp4"
-    film(path, np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(10)]), sound=speech)
+    film(path, np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(16)]), sound=speech)
     return path
 
 
@@ -81,11 +82,11 @@ def test_layout_of_a_clip(roots, clip, capsys):
     put(clip, roots, "speaker/talk.mp4")
     assert run(roots) == 0
     folder = roots.data / "speaker" / "talk"
-    assert names(folder) == {*(f"{i}.jpg" for i in range(10)), "audio.wav", "mel.npy", "clip.json"}
+    assert names(folder) == {*(f"{i}.jpg" for i in range(16)), "audio.wav", "mel.npy", "clip.json"}
     assert names(folder.parent) == {"talk"}
 
     out = report(roots)
-    assert (out["frames"], out["frames_with_face"], out["converted"], out["dropped"]) == (10, 10, {}, [])
+    assert (out["frames"], out["frames_with_face"], out["converted"], out["dropped"]) == (16, 16, {}, [])
     assert out["detector_frames_per_second"] > 0
     assert "1 kept, 0 dropped" in capsys.readouterr().out
 
@@ -185,6 +186,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
     face = astronaut[0:240, 60:380]
     film(roots.videos / "s/faceless.mp4", np.zeros((10, 96, 96, 3), np.uint8), sound=speech)
     film(roots.videos / "s/brief.mp4", np.stack([face] * 4), sound=speech)
+    film(roots.videos / "s/short.mp4", np.stack([face] * 15), sound=speech)
     film(roots.videos / "s/slides.mkv", np.stack([face] * 5), "5", speech)
     run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "atrim=0:0.1", roots.videos / "s/click.mp4")
     run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "volume=0", roots.videos / "s/mute.mp4")
@@ -199,7 +201,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
     assert kept(roots) == ["s/good"]
     assert dropped(roots) == {
         "s/silent film.mp4": "no audio", "s/mute.mp4": "no audio", "s/faceless.mp4": "no face",
-        "s/brief.mp4": "too short", "s/slides.mkv": "rate", "s/click.mp4": "too short",
+        "s/brief.mp4": "too short", "s/short.mp4": "too short", "s/slides.mkv": "rate", "s/click.mp4": "too short",
         "s/only sound.mp4": "unreadable", "s/photo.mp4": "unreadable", "s/noise.mp4": "unreadable",
         "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable",
     }  # fmt: skip
@@ -345,7 +347,25 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
     assert {path.name: path.stat().st_mtime_ns for path in (roots.data / "s/1").iterdir()} == before
     assert names(roots.data / "s") == {"1", "2"} and not (roots.data / "s/2/999.jpg").exists()
     assert (kept(roots), report(roots)["finished_before"]) == (["s/1", "s/2"], 1)
-    assert report(roots)["frames"] == 20
+    assert report(roots)["frames"] == 32
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("fcntl"), reason="this system has no file locks")
+def test_two_runs_do_not_meet(roots, clip, capsys, monkeypatch):
+    """The second emptied the folder that the first was filling, which then counted as finished."""
+    put(clip, roots, "s/1.mp4")
+    whole, codes = preprocess.cut_faces, []
+
+    def run_again(*args):
+        monkeypatch.setattr(preprocess, "cut_faces", whole)
+        codes.append(run(roots))
+        return whole(*args)
+
+    monkeypatch.setattr(preprocess, "cut_faces", run_again)
+    assert run(roots) == 0 and codes == [2]
+    assert "another process is at work" in capsys.readouterr().err
+    assert report(roots)["frames"] == len(list((roots.data / "s/1").glob("*.jpg"))) == 16
+    assert names(roots.data) == {"s", "report.json"}
 
 
 def test_what_is_cut_anew(roots, clip, astronaut, speech):
@@ -360,9 +380,9 @@ def test_what_is_cut_anew(roots, clip, astronaut, speech):
     assert dropped(roots) == {"s/taken.mp4": "in the way"} and names(taken) == {"thesis.tex"}
     assert not (old / "99.jpg").exists()
 
-    film(roots.videos / "s/changed.mp4", np.stack([astronaut[0:240, 60:380]] * 6), sound=speech)
+    film(roots.videos / "s/changed.mp4", np.stack([astronaut[0:240, 60:380]] * 17), sound=speech)
     run(roots)
-    assert len(list((roots.data / "s/changed").glob("*.jpg"))) == 6
+    assert len(list((roots.data / "s/changed").glob("*.jpg"))) == 17
     assert report(roots)["finished_before"] == 1
 
 
@@ -385,7 +405,7 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
         assert (roots.data / "report.json").exists() == (rank == "0")
         assert (roots.lists / "train.txt").exists() == (rank == "0")
     assert (kept(roots), dropped(roots)) == (["a/1", "b/1", "c/1"], {"d/1.mp4": "no audio"})
-    assert report(roots)["frames"] == 30
+    assert report(roots)["frames"] == 48
     assert not list(roots.data.glob("report.?.json"))
     assert "process 1 of 2: 1 clips kept" in capsys.readouterr().out
 
