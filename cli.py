@@ -67,7 +67,7 @@ def _one_line(error: Exception) -> str:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split())
     if isinstance(error, torch.OutOfMemoryError):
-        return f"the device ran out of memory even for a single frame ({text}); try --device cpu or --resize_factor 2"
+        return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
     if isinstance(error, (ValueError, RuntimeError, OSError)) and text:
         return text
     return f"{type(error).__name__}: {text}; this is a fault of the program, run again with --debug and report it"
@@ -111,6 +111,9 @@ def start_training(args: argparse.Namespace) -> training.Machine:
     """Apply ``--hparams``, seed the weights, join the processes that torchrun started."""
     import training  # here: scripts that do not train should not wait for it
 
+    for name in ("checkpoint_path", "disc_checkpoint_path"):
+        if args.resume and getattr(args, name, None):
+            raise ValueError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
     hparams.override(args.hparams)
     device = pick_device(args.device)
     machine = training.join_processes(device, pick_training_precision(args.precision, device))
@@ -120,15 +123,13 @@ def start_training(args: argparse.Namespace) -> training.Machine:
 
 def training_options(args: argparse.Namespace) -> dict[str, object]:
     """Return what every ``training.Plan`` takes from the command line."""
-    if args.resume and args.checkpoint_path:
-        raise ValueError("--resume looks for the newest checkpoint itself; give it or --checkpoint_path, not both")
     return {
         "checkpoint_dir": args.checkpoint_dir,
         "start_from": {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)},
         "resume": args.resume,
         "max_steps": args.max_steps,
         "keep": args.keep,
-        "num_workers": min(hparams.num_workers, cpu_count()),
+        "num_workers": min(hparams.num_workers, max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))),
     }
 
 

@@ -45,6 +45,7 @@ PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (2020)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
 WATCHED_STEPS = 100  # steps averaged before a warning is given
+STEP_DIGITS = 9  # in the names of checkpoints (2020)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tup
     """
     with torch.autocast(audio.device.type, enabled=False):
         cosine = F.cosine_similarity(audio.float(), face.float()).clamp(0.0, 1.0)
-        return F.binary_cross_entropy(cosine, y.flatten().float()), cosine
+        return _cross_entropy(cosine, y.flatten().float()).mean(), cosine
 
 
 def all_pairs_loss(
@@ -76,9 +77,15 @@ def all_pairs_loss(
     matched = same_clip & (distance == 0)
     with torch.autocast(audio.device.type, enabled=False):
         cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
-        losses = F.binary_cross_entropy(cosine, matched.float(), reduction="none")
+        losses = _cross_entropy(cosine, matched.float())
     parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
     return sum(share * _mean_where(losses, chosen) for chosen, share in parts), cosine, matched
+
+
+def _cross_entropy(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Torch's, one by one; it fails for a cosine that is not a number, without a word on where it comes from."""
+    number = cosine.nan_to_num(0.5)
+    return F.binary_cross_entropy(number, y, reduction="none") + (cosine - number).detach()
 
 
 def _mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -367,8 +374,9 @@ class ExpertTask(Task):
         self._warned = True
         return (
             f"the expert still guesses (loss {LN2:.2f} = ln 2) after {step} steps. Likely causes, in order: sound and "
-            "picture are offset in the data (check: python similarity.py --face CLIP); the data is not 25 fps, 16 kHz "
-            "(check: report.json of preprocess.py, made again with python preprocess.py); too few clips or speakers "
+            "picture are offset in the data (check: python similarity.py --face CLIP --checkpoint_path EXPERT, one "
+            "that is known to work, such as lipsync_expert); the data is not 25 fps, 16 kHz (check: report.json of "
+            "preprocess.py, made again with python preprocess.py); too few clips or speakers "
             "(check: wc -l filelists/train.txt; thousands of clips are usual). The authors saw it leave the plateau "
             "only after 150000 steps on LRS2"
         )
@@ -475,7 +483,7 @@ class GeneratorTask(Task):
         return figures
 
     def after_evaluation(self, figures: Figures) -> str | None:
-        if self.sync_weight > 0 or figures["sync"] >= SYNC_THRESHOLD:
+        if self.sync_weight > 0 or not figures["sync"] < SYNC_THRESHOLD:
             return None
         self.sync_weight = self.sync_weight_when_on
         return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
@@ -514,6 +522,11 @@ class HQGeneratorTask(GeneratorTask):
         betas, rate = (hp.adam_beta1, 0.999), hp.disc_initial_learning_rate
         self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)
         self._checks = [self._collapse, self._guessing]
+
+    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on:  # switched on before the discriminator
+            checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
+        super().load_extra_state(checkpoint)
 
     def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
         yield "disc_", self.discriminator, self.discriminator_optimizer
@@ -596,7 +609,7 @@ class Averages:
 
     def add(self, figures: dict[str, torch.Tensor], count: int) -> None:
         for name, value in figures.items():
-            value = value.detach().double()
+            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)  # mps has no more
             pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
@@ -622,25 +635,27 @@ def evaluate(task: Task, loader: Iterable[Batch]) -> Figures:
 class Log:
     """metrics.jsonl, one object a line, and TensorBoard scalars and pictures where that package is installed."""
 
-    def __init__(self, folder: Path, after_step: int) -> None:
+    def __init__(self, folder: Path, position: Position) -> None:
         self._path = folder / "metrics.jsonl"
-        self._forget_after(after_step)
+        self._forget_after(position)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=after_step + 1)
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
         except ImportError:
             self._board = None
 
-    def _forget_after(self, step: int) -> None:
+    def _forget_after(self, position: Position) -> None:
         """Drop what a killed run wrote after the checkpoint that we continue from."""
         if not self._path.exists():
             return
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # a line that was cut off by the kill
-                kept += [line] if json.loads(line)["step"] <= step else []
+                record = json.loads(line)
+                again = record["step"] == position.step and record["split"] == "val" and position.owes_evaluation
+                kept += [line] if record["step"] <= position.step and not again else []
         files.save(self._path, "".join(f"{line}\n" for line in kept))
 
     def figures(self, step: int, split: str, figures: Figures, seconds: float) -> None:
@@ -672,14 +687,16 @@ class Log:
 # Checkpoints
 
 
-def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int | None = None) -> Path:
-    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; delete all but the newest ``keep`` of each."""
+def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> Path:
+    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
+    step = position.step
     for prefix, network, optimizer in task.parts():
         content = {
             "state_dict": network.state_dict(),
             "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
             "global_step": step,
             "global_epoch": epoch,
+            "owes_evaluation": position.owes_evaluation,
             "width": network.width,
             "hparams": dataclasses.asdict(task.hp),
             "random_state": torch.get_rng_state(),
@@ -694,30 +711,46 @@ def save_checkpoint(task: Task, folder: Path, step: int, epoch: int, keep: int |
         path = folder / checkpoint_name(prefix, step)
         with files.whole(path) as partial:
             torch.save(content, partial)
-        if keep:
-            for old in sorted(folder.glob(f"{prefix}checkpoint_step*.pth"))[:-keep]:
-                old.unlink()
+    if keep:  # only now: every step that is left has all its parts
+        for prefix, _, _ in task.parts():
+            for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
+                (folder / checkpoint_name(prefix, old)).unlink()
     return path
 
 
 def checkpoint_name(prefix: str, step: int) -> str:
-    return f"{prefix}checkpoint_step{step:09d}.pth"
+    return f"{prefix}checkpoint_step{step:0{STEP_DIGITS}d}.pth"
 
 
 def newest_step(folder: Path, prefixes: Sequence[str]) -> int | None:
     """Return the highest step for which ``folder`` has a checkpoint of every part, None if there is none."""
-    steps = [
-        {
-            int(path.stem.removeprefix(f"{prefix}checkpoint_step"))
-            for path in folder.glob(f"{prefix}checkpoint_step*.pth")
-        }
-        for prefix in prefixes
-    ]
-    return max(set.intersection(*steps), default=None)
+    return max(set.intersection(*(set(steps_saved(folder, prefix)) for prefix in prefixes)), default=None)
 
 
-def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
-    """Continue one part of ``task`` from ``path``, ours or an official one; return its step.
+def steps_saved(folder: Path, prefix: str) -> list[int]:
+    """Return the steps for which ``folder`` has a checkpoint of one part, ascending."""
+    names = (
+        path.stem.removeprefix(f"{prefix}checkpoint_step") for path in folder.glob(f"{prefix}checkpoint_step*.pth")
+    )
+    return sorted(int(name) for name in names if name.isdecimal() and len(name) >= STEP_DIGITS)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run, or a checkpoint of it, stands."""
+
+    step: int = 0
+    owes_evaluation: bool = False  # of this step, still to come; it may switch on the sync loss
+    hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
+
+    def changes(self, hp: HParams) -> str:
+        """Say in words what ``hp`` changes, nothing if nothing."""
+        now = dataclasses.asdict(hp)
+        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in self.hparams.items() if n in now and now[n] != v)
+
+
+def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
+    """Continue one part of ``task`` from ``path``, ours or an official one.
 
     Raises ValueError if the file does not fit.
     """
@@ -739,7 +772,9 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> int:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:
             torch.set_rng_state(state)
-    return int(checkpoint.extra.get("global_step", 0))
+    extra = checkpoint.extra
+    owes = bool(extra.get("owes_evaluation"))
+    return Position(int(extra.get("global_step", 0)), owes, extra.get("hparams", {}))
 
 
 def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
@@ -775,6 +810,11 @@ class Plan:
     keep: int | None = None  # checkpoints; None: all
     num_workers: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "checkpoint_interval", "eval_interval", "eval_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
+
 
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: Callable[[str], None]) -> None:
     """Train ``task`` as planned; ``show`` gets sentences for the user.
@@ -784,49 +824,78 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     """
     machine = task.machine
     plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-    step = _restore(task, plan)
+    position = _restore(task, plan)
     if machine.is_main:
-        _introduce(train, val, plan, step, show)
-    batches = Batches(train, plan.batch_size, step, machine.rank, machine.world_size)
+        _introduce(train, val, plan, position, show)
+        if plan.resume and (changes := position.changes(task.hp)):
+            show(f"warning: this is not the run as it was: {changes}")
+    batches = Batches(train, plan.batch_size, position.step, machine.rank, machine.world_size)
     windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
     pin = machine.device.type == "cuda"
     train_loader = make_loader(train, batches, plan.num_workers, pin)
     val_loader = make_loader(val, evaluation, plan.num_workers, pin)
-    _Trainer(task, plan, step, batches, show).run(train_loader, val_loader)
+    _Trainer(task, plan, position, batches, show).run(train_loader, val_loader)
 
 
-def _restore(task: Task, plan: Plan) -> int:
-    """Load what the plan starts from and return the step reached, 0 without any checkpoint."""
+def _restore(task: Task, plan: Plan) -> Position:
+    """Load what the plan starts from and return where that stands, step 0 without any checkpoint."""
+    prefixes, folder = [prefix for prefix, _, _ in task.parts()], plan.checkpoint_dir
     start_from = dict(plan.start_from)
-    if plan.resume:
-        step = newest_step(plan.checkpoint_dir, [prefix for prefix, _, _ in task.parts()])
-        if step is None:
-            return 0
-        start_from = {prefix: plan.checkpoint_dir / checkpoint_name(prefix, step) for prefix, _, _ in task.parts()}
-    steps = {prefix: load_checkpoint(task, path, prefix) for prefix, path in start_from.items() if path}
-    return steps.get("", 0)
+    if plan.resume and (newest := newest_step(folder, prefixes)) is not None:
+        start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
+    positions = {prefix: load_checkpoint(task, path, prefix) for prefix, path in start_from.items() if path}
+    position = positions.get("", Position())
+    latest = max((step for prefix in prefixes for step in steps_saved(folder, prefix)), default=0)
+    if latest > position.step and not plan.resume:
+        raise ValueError(
+            f"{folder} holds a run that has come to step {latest}, and this one would write over it; "
+            "add --resume to go on with it, or choose another --checkpoint_dir"
+        )
+    _check_agreement(task.machine, position.step, folder)
+    return position
 
 
-def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, step: int, show: Callable[[str], None]) -> None:
+def _check_agreement(machine: Machine, step: int, folder: Path) -> None:
+    """Raise ValueError if the processes have come to different steps."""
+    steps = sorted(set(machine.gather(torch.tensor([step], device=machine.device)).tolist()))
+    if len(steps) > 1:
+        raise ValueError(
+            f"the processes would continue after different steps, {' and '.join(map(str, steps))}: --checkpoint_dir "
+            f"{folder} must be one folder that all machines share"
+        )
+
+
+def _introduce(
+    train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, show: Callable[[str], None]
+) -> None:
     for name, data in (("training", train), ("validation", val)):
         show(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
         if data.index.unusable:
             folder, reason = next(iter(data.index.unusable.items()))
             show(f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}")
-    show(f"{'continuing after' if step else 'starting from'} step {step}, batches of {plan.batch_size}")
+    how = "continuing after" if position.step else "starting from"
+    show(f"{how} step {position.step}, batches of {plan.batch_size}")
 
 
 class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
-    def __init__(self, task: Task, plan: Plan, step: int, batches: Batches, show: Callable[[str], None]) -> None:
-        self.task, self.plan, self.step, self.batches, self.show = task, plan, step, batches, show
+    def __init__(
+        self, task: Task, plan: Plan, position: Position, batches: Batches, show: Callable[[str], None]
+    ) -> None:
+        self.task, self.plan, self.batches, self.show = task, plan, batches, show
+        self.step, self.owes_evaluation = position.step, position.owes_evaluation
         self.machine = task.machine
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
-        self.log = Log(plan.checkpoint_dir, step) if self.machine.is_main else None
+        self.log = Log(plan.checkpoint_dir, position) if self.machine.is_main else None
         self._stop = False
-        self._saved_at = step
+        self._saved = self._position
+        self._whole = True  # between steps; in the middle of one there is nothing worth saving
+
+    @property
+    def _position(self) -> Position:
+        return Position(self.step, self.owes_evaluation)
 
     def run(self, train_loader: Iterable[Batch], val_loader: Iterable[Batch]) -> None:
         plan = self.plan
@@ -834,20 +903,53 @@ class _Trainer:
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
         quiet = None if self.machine.is_main else True  # None: when not on a terminal
         bar = tqdm(total=plan.max_steps, initial=self.step, unit="step", disable=quiet)
-        with self._signals(), bar:
-            for batch in itertools.islice(train_loader, remaining):
+        with self._signals(), self._saving(), bar:
+            if self.owes_evaluation:
+                self._evaluate(val_loader)
+            for batch in self._fetch(itertools.islice(train_loader, remaining)):
                 self._train(batch, bar)
-                if self.step == 1 or self.step % plan.checkpoint_interval == 0:  # kept from 2020: also at step 1
+                self.owes_evaluation = self.step % plan.eval_interval == 0 or (self.step == 1 and plan.evaluate_first)
+                due = self.step == 1 or self.step % plan.checkpoint_interval == 0  # kept from 2020: also at step 1
+                if due:
                     self._save(pictures=True)
-                if self.step % plan.eval_interval == 0 or (self.step == 1 and plan.evaluate_first):
+                if self.owes_evaluation:
                     self._evaluate(val_loader)
-                self._stop_if_asked()
-            self._save()
+                if due:  # once more: what an evaluation changes is part of it
+                    self._save()
         if self.log:
             self.log.close()
 
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Save when the run ends, however it ends, unless in the middle of a step."""
+        try:
+            yield
+        finally:
+            if self._whole:
+                self._save()
+
+    def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; stop, all processes after the same step, if one was asked to or has got none."""
+        batches = iter(loader)
+        while True:
+            batch = problem = None
+            try:
+                batch = next(batches, None)
+            except Exception as error:
+                problem = error
+            asked = torch.tensor(float(self._stop or problem is not None), device=self.machine.device)
+            if self.machine.mean(asked) > 0:
+                raise problem or self._stopped()
+            if batch is None:
+                return
+            yield batch
+
+    def _stopped(self) -> Stopped:
+        return Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
+
     def _train(self, batch: Batch, bar: tqdm) -> None:
         start = time.perf_counter()
+        self._whole = False
         self.step += 1
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
@@ -866,12 +968,14 @@ class _Trainer:
         bar.update()
         if (text := self.task.warning(self.recent, self.step)) and self.machine.is_main:
             self.show(f"warning: {text}")
+        self._whole = True
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
         with self.task.mean_in_place():
-            figures = evaluate(self.task, loader)
+            figures = evaluate(self.task, self._until_asked(loader))
         news = self.task.after_evaluation(figures)
+        self.owes_evaluation = False
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
             words = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -879,23 +983,24 @@ class _Trainer:
             if news:
                 self.show(news)
 
+    def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of an evaluation; alone, do not wait for its end to stop. Several would not stop at one."""
+        for batch in loader:
+            if self._stop and self.machine.world_size == 1:
+                raise self._stopped()
+            yield batch
+
     def _save(self, pictures: bool = False) -> None:
-        """Save, at most once a step, and show the pictures of this step."""
+        """Save what is not saved yet, and show the pictures of this step."""
         if not self.machine.is_main:
             return
         folder = self.plan.checkpoint_dir
-        if self._saved_at != self.step:
-            save_checkpoint(self.task, folder, self.step, self.batches.epoch_of(self.step), self.plan.keep)
-            self._saved_at = self.step
+        if self._saved != self._position:
+            save_checkpoint(self.task, folder, self._position, self.batches.epoch_of(self.step), self.plan.keep)
+            self._saved = self._position
         if pictures and (collage := self.task.collage()) is not None:
             save_collage(folder, self.step, collage)
             self.log.pictures(self.step, collage)
-
-    def _stop_if_asked(self) -> None:
-        asked = torch.tensor(float(self._stop), device=self.machine.device)
-        if self.machine.mean(asked) > 0:  # whichever process the signal reached, all stop after the same step
-            self._save()
-            raise Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
 from fill import fill
-from hparams import HParams, hparams
+from hparams import HParams, get_image_list, hparams
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask, Machine
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
@@ -150,9 +151,10 @@ def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
     """In 2020 it was lost on resume."""
     for kind, weight in ((GeneratorTask, 0.01), (HQGeneratorTask, 0.03)):
         task = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
-        assert task.after_evaluation({"sync": 0.8}) is None and task.sync_weight == 0
+        for too_high in (0.8, math.nan):
+            assert task.after_evaluation({"sync": too_high}) is None and task.sync_weight == 0
         assert "0.74" in task.after_evaluation({"sync": 0.74}) and task.sync_weight == weight
-        training.save_checkpoint(task, tmp_path, 5, 0)
+        training.save_checkpoint(task, tmp_path, training.Position(5), 0)
         again = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
         training.load_checkpoint(again, tmp_path / "checkpoint_step000000005.pth")
         assert again.sync_weight == weight
@@ -163,6 +165,22 @@ def test_a_sure_discriminator_still_teaches():
     logits = torch.tensor([[80.0]], requires_grad=True)
     training.real_fake_loss(logits, False).backward()
     assert float(logits.grad) == pytest.approx(1)
+
+
+def test_discriminator_joins_with_its_own_sync_weight(filled):
+    """The usual way in: the generator of wav2lip_train.py, whose weight of 0.01 counted on. A chosen one is kept."""
+    for saved, used in ((0.01, 0.03), (0.002, 0.002), (0.0, 0.0)):
+        task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+        task.load_extra_state({"syncnet_wt": saved})
+        assert task.sync_weight == used
+
+
+@pytest.mark.parametrize("loss", [training.cosine_loss, training.all_pairs_loss])
+def test_a_cosine_that_is_no_number_gives_a_loss_that_is_none(loss):
+    """Torch's cross-entropy fails for it, before anybody can say which clips the batch was from."""
+    audio, face = torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)
+    audio[1, 2] = float("nan")
+    assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is training.cosine_loss else 2))[0])
 
 
 def test_averages_are_exact_over_uneven_batches():
@@ -289,14 +307,25 @@ def test_hq_script(corpus, tmp_path):
     models.weights.load_model(tmp_path / "checkpoint_step000000004.pth")
 
 
-def test_evaluations_compare(corpus, tmp_path):
-    """The same windows each time: a learning rate of 0 gives the same figures twice."""
-    hp = f"{SMALL},syncnet_lr=0"
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 8, hp=hp)) == 0
-    first, second = losses(tmp_path, "val")
-    assert first["matched"] == pytest.approx(
-        second["matched"], abs=0.2
-    )  # batch-norm statistics move; the windows do not
+@pytest.mark.parametrize("script", [color_syncnet_train, wav2lip_train])
+def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
+    """The same windows each time, whatever the seed and how hard the training makes it."""
+    seen = []
+
+    def note(task, loader):
+        seen.append([[part.clone() for part in batch] for batch in loader])
+        return {"loss": 1.0, "sync": 1.0}
+
+    monkeypatch.setattr(training, "evaluate", note)
+    flags = hq_flags(corpus) if script is wav2lip_train else ()
+    hp = SMALL.replace("eval_interval=4", "eval_interval=1")
+    for folder, seed, more in (("a", 0, ""), ("b", 7, ",negative_distance=10")):
+        arguments = command(corpus, tmp_path / folder, *flags, "--max_steps", 2, "--seed", seed, hp=hp + more)
+        assert script.main(arguments) == 0
+    first, *others = seen
+    assert len(others) == 3 and first
+    for other in others:
+        assert all(torch.equal(a, b) for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -312,6 +341,50 @@ def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script, more):
     assert losses(tmp_path / "a") == losses(tmp_path / "b") and losses(tmp_path / "a", "val") == losses(
         tmp_path / "b", "val"
     )
+
+
+def fail(*_):
+    raise MemoryError("killed")
+
+
+@pytest.mark.parametrize("killed_in", ["save_checkpoint", "evaluate", None])
+def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatch, killed_in):
+    """The sync loss, from step 2 on; killed while saving before, in the middle of, or after the evaluation."""
+    monkeypatch.setattr(training, "SYNC_THRESHOLD", 1e9)
+    hp = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
+    whole, parts = (command(corpus, tmp_path / name, *hq_flags(corpus), hp=hp) for name in ("whole", "parts"))
+    assert wav2lip_train.main([*whole, "--max_steps", "4"]) == 0
+
+    save, evaluate, calls = training.save_checkpoint, training.evaluate, []
+    with monkeypatch.context() as patch:
+        if killed_in == "save_checkpoint":  # the second one of step 2; nothing is saved on the way out either
+            patch.setattr(training, "save_checkpoint",
+                          lambda *a: save(*a) if a[2].owes_evaluation or a[2].step == 1 else fail())  # fmt: skip
+        if killed_in == "evaluate":
+            patch.setattr(training, "evaluate",
+                          lambda *a: calls.append(1) or (evaluate(*a) if len(calls) == 1 else fail()))  # fmt: skip
+        assert wav2lip_train.main([*parts, "--max_steps", "2"]) == (1 if killed_in else 0)
+    assert wav2lip_train.main([*parts, "--max_steps", "4", "--resume"]) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and "sync" in losses(tmp_path / "parts")[-1]
+    assert losses(tmp_path / "parts", "val") == losses(tmp_path / "whole", "val")
+
+
+def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monkeypatch):
+    seen = []
+
+    def evaluate(task, loader):
+        for batch in loader:
+            seen.append(batch)
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    hp = f"{SMALL},syncnet_eval_interval=2,syncnet_batch_size=2,syncnet_eval_steps=9"
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, hp=hp)) == 130
+    monkeypatch.undo()
+    assert len(seen) == 1 and (tmp_path / "checkpoint_step000000002.pth").exists()
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume", hp=hp)) == 0
+    assert [r["step"] for r in losses(tmp_path, "val")] == [2]  # made up for
 
 
 def test_running_mean_of_the_weights(corpus, tmp_path):
@@ -448,11 +521,80 @@ def test_length_of_evaluations_can_be_set(corpus, tmp_path, monkeypatch, script,
 # What should fail, in one line
 
 
-def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training, "cosine_loss", lambda a, f, y: (a.sum() * float("nan"), (a * f).sum(1)))
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 1
+@pytest.mark.parametrize("more", ["", ",windows_per_clip=4"])
+def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monkeypatch, more):
+    data = tmp_path / "data"
+    shutil.copytree(corpus, data)
+    for clip in data.glob("s*/clip*"):
+        np.save(clip / "mel.npy", np.full_like(np.load(clip / "mel.npy"), np.nan))
+    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2, hp=SMALL + more)) == 1
     words = capsys.readouterr().err
-    assert "step 1: loss is not finite" in words and "s0/clip0" in words and words.count("\n") == 1
+    assert "step 1: loss" in words and "not finite" in words and "s0/clip" in words and words.count("\n") == 1
+    assert not list((tmp_path / "run").glob("*.pth"))  # weights that are no numbers are not worth keeping
+
+
+def test_picture_that_cannot_be_read_loses_no_steps(corpus, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(corpus, data)
+    last = SyncNetDataset(get_image_list(data, "train", data / "lists")).clip_of(4)  # of the epoch
+    for picture in Path(last).glob("*.jpg"):
+        picture.write_bytes(b"damaged")
+    hp = SMALL.replace("syncnet_batch_size=8", "syncnet_batch_size=2")
+    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 9, hp=hp)) == 2
+    words = capsys.readouterr().err
+    assert last in words and words.count("\n") == 1
+    assert len(losses(tmp_path / "run")) == 2 and (tmp_path / "run/checkpoint_step000000002.pth").exists()
+
+
+def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
+    """Without --resume, 2020 began anew among the old checkpoints, and the next --resume took the old ones."""
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
+    before = losses(tmp_path)
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
+    assert "add --resume" in capsys.readouterr().err and losses(tmp_path) == before
+    first = ("--checkpoint_path", tmp_path / "checkpoint_step000000001.pth")
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *first)) == 2
+    last = ("--checkpoint_path", tmp_path / "checkpoint_step000000003.pth")
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *last)) == 0
+    assert losses(tmp_path)[:3] == before and len(losses(tmp_path)) == 4
+
+
+def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(color_syncnet_train.tqdm, "write", told.append)
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
+    flags = ("--max_steps", 2, "--resume")
+    assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},syncnet_lr=3e-5")) == 0
+    assert [text for text in told if "warning" in text] == [
+        "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05"
+    ]
+
+
+def test_processes_that_part_are_told(tmp_path):
+    """Machines that do not share the folder found different checkpoints, and trained different networks."""
+
+    class Two(Machine):
+        def gather(self, rows):
+            return torch.cat((rows, torch.tensor([300])))
+
+    with pytest.raises(ValueError, match="0 and 300.*share"):
+        training._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
+    training._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
+
+
+def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch):
+    """A full disk between the discriminator's file and the generator's left no step that could be continued."""
+    task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+    training.save_checkpoint(task, tmp_path, training.Position(9), 0, keep=1)
+    training.save_checkpoint(task, tmp_path, training.Position(4), 0, keep=1)  # of a run that went back
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"{kind}checkpoint_step00000000{n}.pth" for kind in ("", "disc_") for n in (4, 9)]
+    write = torch.save
+    monkeypatch.setattr(training.torch, "save", lambda content, path: write(content, path) if calls.pop() else fail())
+    calls = [False, True]
+    with pytest.raises(MemoryError):
+        training.save_checkpoint(task, tmp_path, training.Position(12), 0, keep=1)
+    assert training.newest_step(tmp_path, ["disc_", ""]) == 9
 
 
 @pytest.mark.parametrize("change, words", [
@@ -461,6 +603,7 @@ def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monke
     (("--data_root", "/nowhere"), "none of 5 clips is usable"),
     (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
     (("--resume", "--checkpoint_path", "x.pth"), "not both"),
+    (("--hparams", "syncnet_eval_interval=0"), "eval_interval must be 1 or more"),
 ])  # fmt: skip
 def test_unusable_arguments(corpus, tmp_path, capsys, change, words):
     assert color_syncnet_train.main([*command(corpus, tmp_path, "--max_steps", 1), *change]) == 2
