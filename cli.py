@@ -9,15 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from tqdm import tqdm
 
 from hparams import FILELISTS, hparams
-
-if TYPE_CHECKING:
-    import training
+from machine import Machine, join_processes
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,16 +105,14 @@ def add_training_arguments(parser: Parser) -> None:
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 
-def start_training(args: argparse.Namespace) -> training.Machine:
+def start_training(args: argparse.Namespace) -> Machine:
     """Apply ``--hparams``, seed the weights, join the processes that torchrun started."""
-    import training  # here: scripts that do not train should not wait for it
-
     for name in ("checkpoint_path", "disc_checkpoint_path"):
         if args.resume and getattr(args, name, None):
             raise ValueError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
     hparams.override(args.hparams)
     device = pick_device(args.device)
-    machine = training.join_processes(device, pick_training_precision(args.precision, device))
+    machine = join_processes(device, pick_training_precision(args.precision, device))
     torch.manual_seed(args.seed)
     return machine
 

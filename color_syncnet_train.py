@@ -18,6 +18,7 @@ import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset
 from hparams import get_image_list
 from hparams import hparams as hp
+from tasks import AllPairsExpertTask, ExpertTask
 
 
 def get_parser() -> cli.Parser:
@@ -37,10 +38,10 @@ def run(args: argparse.Namespace) -> None:
     varied = augmentation if augmentation != Augmentation() else None
     train_list, val_list = (get_image_list(args.data_root, split, args.filelists) for split in ("train", "val"))
     if hp.windows_per_clip:
-        task_type: type[training.ExpertTask] = training.AllPairsExpertTask
+        task_type: type[ExpertTask] = AllPairsExpertTask
         train: SyncNetDataset = MatchedWindows(train_list, args.seed, hp.windows_per_clip, varied)
     else:
-        task_type = training.ExpertTask
+        task_type = ExpertTask
         train = SyncNetDataset(train_list, args.seed, hp.negative_distance, augmentation=varied)
     val = SyncNetDataset(val_list)  # the same windows whatever the settings, so that runs compare
     plan = training.Plan(

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import cli
-import training
 import wav2lip_train
+from tasks import HQGeneratorTask
 
 
 def get_parser() -> cli.Parser:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    wav2lip_train.train(args, training.HQGeneratorTask, "hq_eval_steps")
+    wav2lip_train.train(args, HQGeneratorTask, "hq_eval_steps")
 
 
 if __name__ == "__main__":

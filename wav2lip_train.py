@@ -18,6 +18,7 @@ from dataset import Wav2LipDataset
 from hparams import get_image_list
 from hparams import hparams as hp
 from models import SyncNet_color, weights
+from tasks import GeneratorTask
 
 
 def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) without the discriminator.") -> cli.Parser:
@@ -34,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    train(args, training.GeneratorTask, "eval_steps")
+    train(args, GeneratorTask, "eval_steps")
 
 
-def train(args: argparse.Namespace, task_type: type[training.GeneratorTask], eval_steps: str) -> None:
+def train(args: argparse.Namespace, task_type: type[GeneratorTask], eval_steps: str) -> None:
     """Train with any kind of generator task; ``eval_steps`` names its hparam. hq_wav2lip_train.py differs only here."""
     machine = cli.start_training(args)
     expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)

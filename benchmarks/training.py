@@ -16,10 +16,11 @@ import time
 import torch
 
 import cli
-import training
 from benchmarks import print_machine, report
 from hparams import HParams
+from machine import Machine
 from models import SyncNet_color
+from tasks import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 
 ROUNDS = 3
 TASKS = ("expert", "generator", "hq")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
     """Median seconds of a step both ways, from the same weights and data."""
-    tasks = {"fast": make_task(kind, training.Machine(device, dtype)), "plain": make_plain(kind, device)}
+    tasks = {"fast": make_task(kind, Machine(device, dtype)), "plain": make_plain(kind, device)}
     batch = make_batch(kind)
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     losses: dict[str, float] = {}
@@ -67,21 +68,21 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
     }
 
 
-def make_task(kind: str, machine: training.Machine) -> training.Task:
+def make_task(kind: str, machine: Machine) -> Task:
     torch.manual_seed(0)
     hp = HParams(syncnet_wt=0.03)
     if kind == "expert":
-        task: training.Task = training.ExpertTask(machine, hp)
+        task: Task = ExpertTask(machine, hp)
     else:
-        make = training.GeneratorTask if kind == "generator" else training.HQGeneratorTask
+        make = GeneratorTask if kind == "generator" else HQGeneratorTask
         task = make(machine, hp, SyncNet_color().eval())
     task.train_mode(True)
     return task
 
 
-def make_plain(kind: str, device: torch.device) -> training.Task:
+def make_plain(kind: str, device: torch.device) -> Task:
     """The reference's way: float32, contiguous, the frozen expert as it is built."""
-    task = make_task(kind, training.Machine(device))
+    task = make_task(kind, Machine(device))
     for _, network, _ in task.parts():
         network.to(memory_format=torch.contiguous_format)
     if kind != "expert":

@@ -22,11 +22,13 @@ ALLOWED = {
     "face_detection": set(),
     "audio": {"hparams"},
     "dataset": {"audio", "files", "hparams"},
-    "training": {"dataset", "files", "models", "hparams"},
-    "cli": {"hparams", "training"},
+    "machine": set(),
+    "tasks": {"machine", "models", "hparams"},
+    "training": {"tasks", "machine", "dataset", "files", "models", "hparams"},
+    "cli": {"hparams", "machine"},
     "faces": {"cli", "files", "video", "face_detection", "models"},
 }
-LIBRARY = {"files", "hparams", "video", "models", "face_detection", "audio", "dataset", "training", "cli", "faces"}
+LIBRARY = {*ALLOWED}
 
 
 def sources() -> list[Path]:

@@ -24,6 +24,7 @@ import audio
 import color_syncnet_train
 import hq_wav2lip_train
 import models
+import tasks
 import training
 import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
@@ -31,7 +32,8 @@ from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
 from fill import fill
 from hparams import HParams, get_image_list, hparams
-from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask, Machine
+from machine import Machine
+from tasks import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
 CPU = Machine(torch.device("cpu"))
@@ -112,9 +114,9 @@ def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
 def test_cosine_above_one_is_no_error():
     """Float error reaches 1.0000004, at which the cross-entropy of 2020 failed."""
     v = torch.full((3, 512), 0.04419418)
-    loss, _ = training.cosine_loss(v * 1.0001, v, torch.ones(3, 1))
+    loss, _ = tasks.cosine_loss(v * 1.0001, v, torch.ones(3, 1))
     assert float(loss) == pytest.approx(0, abs=1e-5)
-    assert math.isfinite(training.cosine_loss(v, v, torch.zeros(3, 1))[0])
+    assert math.isfinite(tasks.cosine_loss(v, v, torch.zeros(3, 1))[0])
 
 
 @pytest.mark.parametrize("nearest", [1, 3])
@@ -122,13 +124,13 @@ def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
     """Four windows of one clip, of which one was drawn twice, and two of another."""
     places = [(0, 5), (0, 7), (0, 5), (0, 40), (1, 5), (1, 30)]
     audio, face = (torch.nn.functional.normalize(rnd(seed, (6, 8))) for seed in (1, 2))
-    loss, cosine, matched = training.all_pairs_loss(audio, face, torch.tensor(places), nearest)
+    loss, cosine, matched = tasks.all_pairs_loss(audio, face, torch.tensor(places), nearest)
 
     costs = {"matched": [], "clip": [], "others": []}
     for i, (clip, frame) in enumerate(places):
         for j, (other, heard) in enumerate(places):
             right = (clip, frame) == (other, heard)
-            cost, similarity = training.cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
+            cost, similarity = tasks.cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
             assert float(similarity) == pytest.approx(float(cosine[i, j]), abs=1e-6) and bool(matched[i, j]) == right
             if right or clip != other or abs(frame - heard) >= nearest:
                 costs["matched" if right else "clip" if clip == other else "others"].append(float(cost))
@@ -163,7 +165,7 @@ def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
-    training.real_fake_loss(logits, False).backward()
+    tasks.real_fake_loss(logits, False).backward()
     assert float(logits.grad) == pytest.approx(1)
 
 
@@ -175,12 +177,12 @@ def test_discriminator_joins_with_its_own_sync_weight(filled):
         assert task.sync_weight == used
 
 
-@pytest.mark.parametrize("loss", [training.cosine_loss, training.all_pairs_loss])
+@pytest.mark.parametrize("loss", [tasks.cosine_loss, tasks.all_pairs_loss])
 def test_a_cosine_that_is_no_number_gives_a_loss_that_is_none(loss):
     """Torch's cross-entropy fails for it, before anybody can say which clips the batch was from."""
     audio, face = torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)
     audio[1, 2] = float("nan")
-    assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is training.cosine_loss else 2))[0])
+    assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is tasks.cosine_loss else 2))[0])
 
 
 def test_averages_are_exact_over_uneven_batches():
@@ -196,7 +198,7 @@ def test_averages_are_exact_over_uneven_batches():
 
 def test_plateau_is_reported_once():
     task = ExpertTask(CPU, HParams(plateau_warn_steps=200), 0.125)
-    stuck = deque([{"loss": 0.6935}] * training.WATCHED_STEPS)
+    stuck = deque([{"loss": 0.6935}] * tasks.WATCHED_STEPS)
     assert task.warning(stuck, 199) is None
     text = task.warning(stuck, 200)
     assert text.index("offset") < text.index("25 fps") < text.index("too few") and task.warning(stuck, 201) is None
@@ -350,7 +352,7 @@ def fail(*_):
 @pytest.mark.parametrize("killed_in", ["save_checkpoint", "evaluate", None])
 def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatch, killed_in):
     """The sync loss, from step 2 on; killed while saving before, in the middle of, or after the evaluation."""
-    monkeypatch.setattr(training, "SYNC_THRESHOLD", 1e9)
+    monkeypatch.setattr(tasks, "SYNC_THRESHOLD", 1e9)
     hp = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
     whole, parts = (command(corpus, tmp_path / name, *hq_flags(corpus), hp=hp) for name in ("whole", "parts"))
     assert wav2lip_train.main([*whole, "--max_steps", "4"]) == 0

@@ -1,0 +1,134 @@
+"""Where a network learns: on which device, in which precision, alone or as one of many processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+Batch = Sequence[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute: this process's device and place among the others, and the autocast type."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def to_device(self, batch: Batch) -> list[torch.Tensor]:
+        return [part.to(self.device, non_blocking=True) for part in batch]
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Move ``network`` here; with several processes, share batch-norm statistics between them."""
+        if self.world_size > 1:
+            network = _share_statistics(network, self.device)
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def parallel(self, network: nn.Module) -> nn.Module:
+        """Return the form of ``network`` whose gradients are averaged over all processes."""
+        if self.world_size == 1:
+            return network
+        ids = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=ids)
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows (N, ...) of all processes, one process after the other; every process must have N."""
+        return _RowsOfAllProcesses.apply(rows) if self.world_size > 1 else rows
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Average over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+
+def join_processes(device: torch.device, dtype: torch.dtype) -> Machine:
+    """Join the group that ``torchrun`` describes in the environment, or be alone without one."""
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        return Machine(device, dtype)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Machine(device, dtype, dist.get_rank(), world_size)
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """Average a tensor over all processes; its gradient is the average of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / dist.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _MeanOverProcesses.forward(ctx, gradient)
+
+
+class _RowsOfAllProcesses(torch.autograd.Function):
+    """Concatenate the rows of all processes, for a loss that each of them computes from all rows.
+
+    Each process then has the whole gradient of its own rows, but DistributedDataParallel will average over processes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, as one would see them; torch's SyncBatchNorm needs GPUs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float()
+            mean = _MeanOverProcesses.apply(wide.mean((0, 2, 3)))
+            centred = wide - mean[:, None, None]
+            variance = _MeanOverProcesses.apply(centred.square().mean((0, 2, 3)))
+            self._remember(mean.detach(), variance.detach(), x.numel() / x.shape[1] * dist.get_world_size())
+            scale = self.weight * torch.rsqrt(variance + self.eps)
+            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _remember(self, mean: torch.Tensor, variance: torch.Tensor, count: float) -> None:
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        self.num_batches_tracked += 1
+
+
+def _share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d  # same parameters and buffers, another forward
+    return network
