@@ -53,17 +53,17 @@ def detector_weights(args: argparse.Namespace) -> Path | None:
 
 
 def find_faces(
-    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace, source: video.VideoInfo, wanted: int | None, device: torch.device, dtype: torch.dtype
 ) -> Detections:
-    """Return what the detector sees in the first ``wanted`` frames or a few more, remembering it for the next run.
+    """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run.
 
     What was seen is kept every ``SAVE_SECONDS``, so that an interrupted search goes on from there.
     """
     cache = None if args.no_cache else cache_of(args, source)
     found = Detections.load(cache) if cache else Detections()
-    if len(found) < wanted and not found.complete:
+    missing = None if wanted is None else max(0, wanted - len(found))
+    if missing != 0 and not found.complete:
         detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
-        missing = wanted - len(found)
         frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
         steps = search(found, frames, detector, float(source.fps), args.face_det_batch_size)
         with contextlib.closing(frames), cli.progress((), "Finding faces", missing) as bar:
@@ -73,12 +73,12 @@ def find_faces(
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
                     remember(found, cache)
                     saved = time.monotonic()
-        found.complete = len(found) < wanted
+        found.complete = wanted is None or len(found) < wanted
         if cache:
             remember(found, cache)
     if not len(found):
         raise ValueError(f"{source.path} has no frame that can be decoded")
-    return found.first(wanted)
+    return found if wanted is None else found.first(wanted)
 
 
 def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:

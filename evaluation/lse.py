@@ -43,7 +43,6 @@ MEDIAN = 13  # frames of the median filter over a track's centre and size
 PADDING_GREY = 110  # outside the picture
 BLOCK = 1024  # windows compared at a time
 BATCH = 16  # windows per network call; one takes 3 MB as float32
-EVERYTHING = 1 << 40  # frames
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: to
 
     Raises ValueError if no face is on view for ``LEAST_TRACK`` frames.
     """
-    found = faces.find_faces(search, source, EVERYTHING, device_of(network), torch.float32)
+    found = faces.find_faces(search, source, None, device_of(network), torch.float32)
     tracks = [similarity.resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
     if not lasting:
