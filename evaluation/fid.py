@@ -1,4 +1,4 @@
-"""FID: how far apart the pictures of two sets are (Heusel et al., 2017), by pytorch-fid's network and arithmetic.
+"""FID: how far apart the pictures of two sets are (Heusel et al., 2017, equation 6), by pytorch-fid's network.
 
 Frames are streamed into a mean and a covariance, so that sets of any size fit.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +32,7 @@ class Statistics:
         self.count = 0
         self.sum: np.ndarray | float = 0.0  # (D,)
         self.products: np.ndarray | float = 0.0  # (D, D)
+        self.failed: dict[str, str] = {}  # why a file does not count, or only the pictures before its fault
 
     def add(self, features: np.ndarray) -> None:
         features = features.astype(np.float64)
@@ -54,32 +54,41 @@ def distance(a: Statistics, b: Statistics) -> float:
     """Return the Fréchet distance between two sets; raise ValueError if one has fewer than two pictures."""
     if min(a.count, b.count) < 2:
         raise ValueError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
-    frechet = _library("fid_score").calculate_frechet_distance
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on singular matrices, which small sets have and pytorch-fid can handle
-        return float(frechet(a.mean, a.covariance, b.mean, b.covariance))
+    # The trace of sqrt(A·B) by way of sqrt(√A·B·√A), which has the same one and is symmetric. pytorch-fid's own way
+    # takes an option of scipy's sqrtm that scipy 1.18 no longer has, and gets complex numbers from small sets.
+    values, vectors = np.linalg.eigh(a.covariance)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
+    apart = np.square(a.mean - b.mean).sum()
+    return float(apart + np.trace(a.covariance) + np.trace(b.covariance) - 2 * shared)
 
 
 def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statistics:
-    """Return the statistics of every ``every``-th frame of the videos, and of all pictures, in files and folders."""
+    """Return the statistics of every ``every``-th frame of the videos, and of all pictures, in files and folders.
+
+    A file that cannot be read is noted and does not stop the others.
+    """
     statistics = Statistics()
-    for pictures in batches(frames_of(roots, every)):
+    for pictures in batches(frames_of(roots, every, statistics.failed)):
         statistics.add(embed(pictures))
     if not statistics.count:
-        raise ValueError(f"no picture or video in {', '.join(map(str, roots))}")
+        reason = next(iter(statistics.failed.values()), f"no picture or video in {', '.join(map(str, roots))}")
+        raise ValueError(reason)
     return statistics
 
 
-def frames_of(roots: Sequence[Path], every: int = 1) -> Iterator[np.ndarray]:
-    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names."""
+def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iterator[np.ndarray]:
+    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; put into ``failed`` what cannot be read."""
     for root in roots:
         if not root.exists():
             raise FileNotFoundError(f"{root} does not exist")
         for path in [root] if root.is_file() else preprocess.visible_files(root):
-            if path.suffix.lower() in PICTURES:
-                yield from video.read_frames(video.probe(path))
-            elif root.is_file() or preprocess.is_video(path):
-                yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, every)
+            step = 1 if path.suffix.lower() in PICTURES else every
+            if root.is_file() or path.suffix.lower() in PICTURES or preprocess.is_video(path):
+                try:
+                    yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, step)
+                except ValueError as problem:
+                    failed[str(path)] = str(problem)
 
 
 def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.ndarray]:

@@ -37,8 +37,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     if not args.data_root.is_dir():
         raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
-    videos = pairs.list_names(args.data_root, preprocess.VIDEO_SUFFIXES)
-    sounds = pairs.list_names(args.data_root, pairs.SOUND_SUFFIXES) if args.sounds else videos
+    videos, spaced = pairs.list_names(args.data_root, preprocess.is_video)
+    sounds, more = pairs.list_names(args.data_root, pairs.is_sound) if args.sounds else (videos, [])
+    if spaced + more:
+        print(f"left out, since a list cannot hold names with spaces: {', '.join(map(repr, spaced + more))}")
     drawn = pairs.random_pairs(sounds, videos, args.count, args.seed)
     if args.format == "lrs":
         lines = [f"{without_mp4(sound)} {without_mp4(name)}" for sound, name in drawn]

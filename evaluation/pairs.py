@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,10 +52,18 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     return [(next_to.get(name, dealt[i % len(dealt)]), name) for i, name in enumerate(chosen)]
 
 
-def list_names(root: Path, suffixes: Iterable[str]) -> list[str]:
-    """Return the files below ``root`` that end so, relative to it and sorted; a list cannot hold names with spaces."""
-    names = (path.relative_to(root).as_posix() for path in preprocess.visible_files(root))
-    return sorted(name for name in names if Path(name).suffix.lower() in suffixes and not any(map(str.isspace, name)))
+def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], list[str]]:
+    """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others.
+
+    A list cannot hold names with spaces.
+    """
+    names = sorted(path.relative_to(root).as_posix() for path in preprocess.visible_files(root) if wanted(path))
+    spaced = [name for name in names if any(map(str.isspace, name))]
+    return [name for name in names if name not in spaced], spaced
+
+
+def is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_SUFFIXES
 
 
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
@@ -78,7 +86,7 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
 def _with_suffix(root: Path, name: str) -> Path:
     if Path(name).suffix.lower() in (*preprocess.VIDEO_SUFFIXES, *SOUND_SUFFIXES):
         return root / name
-    choices = [root / (name + suffix) for suffix in (".mp4", *preprocess.VIDEO_SUFFIXES)]
+    choices = [root / (name + suffix) for suffix in (".mp4", *preprocess.VIDEO_SUFFIXES, "")]
     return next((path for path in choices if path.is_file()), choices[0])
 
 

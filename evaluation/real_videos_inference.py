@@ -21,9 +21,8 @@ import torch
 
 import cli
 import faces
-import preprocess
 import video
-from evaluation import pairs
+from evaluation import pairs, score_lse
 from face_detection.tracking import follow_face
 
 LOOK = 25  # frames in which the size of the face is measured
@@ -49,12 +48,9 @@ def run(args: argparse.Namespace) -> None:
     if (args.filelist is None) != (args.mode == "dubbed"):
         raise ValueError("--mode random and tts need a --filelist, and dubbed takes none")
     if args.mode == "dubbed":
-        names = pairs.list_names(args.data_root, preprocess.VIDEO_SUFFIXES)
-        wanted = [pairs.Pair(args.data_root / name, args.data_root / name) for name in names]
+        wanted = [pairs.Pair(path, path) for path in score_lse.find_videos([args.data_root])]
     else:
         wanted = pairs.read_filelist(args.filelist, args.data_root, audio_first=False)
-    if not wanted:
-        raise ValueError(f"no video in --data_root {args.data_root}, at any depth")
     if pairs.generate(wanted, args, partial(shrink_factor, args)):
         pairs.print_report(wanted, args.results_dir)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
@@ -27,6 +28,7 @@ PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
 }
 COLUMNS = ("LSE-D", "LSE-C", "FID")
+ROWS = ("real videos", "generated")
 
 
 def get_parser() -> cli.Parser:
@@ -57,17 +59,44 @@ def run(args: argparse.Namespace) -> None:
         print("the other processes are still at work; the last one scores")
         return
     made = pairs.finished(args.results_dir)
-    search = args if args.crop_faces else None
-    rows = {"real videos": score([wanted[n].video for n in made], judge, search)}
-    rows["generated"] = score(list(made.values()), judge, search)
-    if embed:
-        real, generated = (
-            fid.statistics_of(videos, embed) for videos in ([wanted[n].video for n in made], list(made.values()))
-        )
-        rows["generated"]["FID"] = fid.distance(real, generated)
-    print(table(rows))
-    files.save(args.results_dir / "scores.json", json.dumps(rows, indent=1))
+    failed = compare([(wanted[n].video, path) for n, path in made.items()], judge, args, embed) if made else {}
     pairs.print_report(wanted, args.results_dir)
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} videos could not be scored, and their pairs do not count; they are named above"
+        )
+
+
+def compare(
+    made: list[tuple[Path, Path]], judge: torch.nn.Module, args: argparse.Namespace, embed: fid.Embed | None
+) -> dict[str, str]:
+    """Score real and generated videos, write scores.json and print both and the table; return what failed, and why.
+
+    Only pairs count of which both can be scored.
+    """
+    search = args if args.crop_faces else None
+    reports = []
+    for name, videos in zip(ROWS, zip(*made)):
+        reports.append(
+            score_lse.score_files(cli.progress(videos, f"Scoring {name}", len(videos), "file"), judge, search)
+        )
+    failed = {path: reason for report in reports for path, reason in report.failed.items()}
+    usable = list(zip(*(pair for pair in made if not set(map(str, pair)) & set(failed))))
+    rows = {name: means(report, videos) for name, report, videos in zip(ROWS, reports, usable)}
+    if embed and usable:
+        rows["generated"]["FID"] = fid.distance(*(fid.statistics_of(videos, embed) for videos in usable))
+    files.save(args.results_dir / "scores.json", json.dumps({**rows, "not scored": failed}, indent=1))
+    print(table(rows))
+    for reason in failed.values():
+        print(f"not scored: {reason}")
+    return failed
+
+
+def means(report: score_lse.Report, videos: Sequence[Path]) -> dict[str, float]:
+    """Return the mean scores of ``videos``, over all their faces."""
+    names = set(map(str, videos))
+    some = score_lse.Report([score for score in report.scores if score.file in names])
+    return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
 
 
 def draw_pairs(args: argparse.Namespace) -> Path:
@@ -78,16 +107,6 @@ def draw_pairs(args: argparse.Namespace) -> Path:
         make_filelist.get_parser().parse_args(command + (["--count", str(args.count)] if args.count else []))
     )
     return path
-
-
-def score(videos: list[Path], judge: torch.nn.Module, search: argparse.Namespace | None) -> dict[str, float]:
-    """Return the mean LSE-D and LSE-C over ``videos``; print what could not be scored."""
-    report = score_lse.score_files(cli.progress(videos, "Scoring", len(videos), "file"), judge, search)
-    for reason in report.failed.values():
-        print(f"not scored: {reason}")
-    if not report.scores:
-        raise RuntimeError("no video could be scored; the reasons stand above")
-    return {"LSE-D": report.mean("lse_d"), "LSE-C": report.mean("lse_c"), "faces": len(report.scores)}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

@@ -44,9 +44,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"FID {value:.3f}: {real.count} real and {generated.count} generated pictures")
     if min(real.count, generated.count) < fid.FEATURES:
         print(f"note: with fewer than {fid.FEATURES} pictures FID comes out too high; compare only sets of equal size")
+    failed = real.failed | generated.failed
+    for reason in failed.values():
+        print(f"skipped: {reason}")
     if args.json:
-        figures = {"fid": value, "real": real.count, "generated": generated.count}
+        figures = {"fid": value, "real": real.count, "generated": generated.count, "failed": failed}
         files.save(args.json, json.dumps(figures))
+    if failed:
+        raise RuntimeError(f"{len(failed)} files could not be read to their end; they are named above")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def score_files(paths: Iterable[Path], network: torch.nn.Module, search: argpars
     for path in paths:
         try:
             report.scores += lse.score_file(path, network, search)
-        except (ValueError, FileNotFoundError) as problem:
+        except (ValueError, RuntimeError, OSError) as problem:
+            if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
+                raise
             report.failed[str(path)] = str(problem)
     return report
 

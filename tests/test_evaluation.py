@@ -169,11 +169,38 @@ def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
     assert score_fid_script.main(list(map(str, command))) == 0
     assert seen == [(3, 240, 320, 3), (2, 512, 512, 3)] and "3 real and 2 generated" in capsys.readouterr().out
 
+    (tmp_path / "z.mp4").write_text("not a video")  # the others count all the same
+    assert score_fid_script.main(list(map(str, [*command, "--json", tmp_path / "fid.json"]))) == 1
+    out, err = capsys.readouterr()
+    assert "3 real and 2 generated" in out and "z.mp4 is not a video" in out and "1 files" in err
+    assert list(json.loads((tmp_path / "fid.json").read_text())["failed"]) == [str(tmp_path / "z.mp4")]
+
 
 def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsys):
     command = ["--real", talking_clip, "--generated", talking_clip, "--weights"]
     assert score_fid_script.main(list(map(str, [*command, tmp_path / "none.pth"]))) == 2
     assert "none.pth does not exist" in capsys.readouterr().err
+    assert score_fid_script.main(list(map(str, [*command, small_checkpoint]))) == 2
+    assert "does not hold pytorch-fid's Inception weights" in capsys.readouterr().err
+
+
+def test_inception_sees_pictures_as_the_library_does(tmp_path, monkeypatch):
+    """RGB in [0, 1], with the weights of a file, here random ones."""
+    library = fid._library("inception")
+    path = tmp_path / "inception.pth"
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        whole = library.fid_inception_v3()
+        torch.save(whole.state_dict(), path)
+        patch.setattr(library, "fid_inception_v3", lambda: whole)
+        network = library.InceptionV3([library.InceptionV3.BLOCK_INDEX_BY_DIM[fid.FEATURES]]).eval()
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+    rgb = torch.from_numpy(pictures[..., ::-1].copy()).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        expected = network(rgb)[0][:, :, 0, 0].numpy()
+    np.testing.assert_allclose(fid.open_inception(path, torch.device("cpu"))(pictures), expected, rtol=1e-4, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -202,6 +229,26 @@ def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
     read = pairs.read_filelist(target, tmp_path / "data", audio_first=kind == "lrs")
     assert len(read) == 3 and all(path.is_file() for pair in read for path in pair)
     assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
+
+
+def test_names_that_a_list_cannot_hold_are_told(tmp_path, talking_clip, capsys):
+    for name in ("a.mp4", "b without suffix.mp4", "my film.mp4", "plain"):
+        shutil.copy(talking_clip, tmp_path / name)
+    (tmp_path / "b without suffix.mp4").rename(tmp_path / "b.mp4")
+    command = ["--data_root", tmp_path, "--filelist", tmp_path / "lists/list.txt", "--format", "resynced"]
+    assert make_filelist.main(list(map(str, command))) == 0
+    assert "'my film.mp4'" in capsys.readouterr().out
+    read = pairs.read_filelist(tmp_path / "lists/list.txt", tmp_path, audio_first=False)
+    assert sorted(pair.video.name for pair in read) == ["a.mp4", "b.mp4", "plain"]
+
+
+def test_who_speaks_and_who_is_seen(tmp_path):
+    """ReSyncED puts the video first, LRS the sound; mixed up, the one moves to the other's words."""
+    (tmp_path / "list.txt").write_text("face.mp4 voice.wav\n")
+    resynced = pairs.Pair(audio=tmp_path / "voice.wav", video=tmp_path / "face.mp4")
+    lrs = pairs.Pair(audio=tmp_path / "face.mp4", video=tmp_path / "voice.wav")
+    assert pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=False) == [resynced]
+    assert pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True) == [lrs]
 
 
 @pytest.mark.parametrize("text, words", [("a b\n\na\n", "line 3 of"), ("\n", "is empty")])
@@ -287,17 +334,65 @@ def test_dubbed_videos_keep_their_sound(data, capsys):
     assert real_videos_inference.main(["--mode", "tts", *common]) == 2
 
 
-def test_run_all(data, monkeypatch, capsys):
+def test_real_videos_of_a_list_put_the_video_first(data):
+    folder, common, calls = data
+    (folder / "list.txt").write_text("a.mp4 b.mp4\n")
+    assert real_videos_inference.main(["--mode", "random", "--filelist", str(folder / "list.txt"), *common]) == 0
+    assert [(a.face.name, a.audio.name) for a in calls] == [("a.mp4", "b.mp4")]
+
+
+@pytest.fixture
+def judged(data, monkeypatch):
+    """The same, with judges that see greys, and generated videos that are the negative of the real ones."""
     folder, common, calls = data
     (folder / "data/bad.mp4").unlink()
+    copy = inference.run
+
+    def run(args, model):
+        copy(args, model)
+        args.outfile.unlink()
+        run_ffmpeg("-i", args.face, "-vf", "negate", "-c:a", "copy", args.outfile)
+
+    monkeypatch.setattr(inference, "run", run)
     monkeypatch.setattr(run_all.weights, "load_model", lambda *_: Judge())
     monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: x.mean((1, 2)))
+    return folder, common, calls
+
+
+def test_run_all(judged, capsys):
+    folder, common, calls = judged
     for _ in range(2):
         assert run_all.main(common) == 0
         out = capsys.readouterr().out
         assert len(calls) == 3 and "6.386    7.789    4.887" in out
-        rows = json.loads((folder / "out/scores.json").read_text())
-        assert rows["real videos"]["LSE-D"] > 0 and rows["generated"]["FID"] == pytest.approx(0, abs=1e-3)
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert rows["not scored"] == {} and [rows[name]["faces"] for name in run_all.ROWS] == [3, 3]
+    expected = [lse.score_file(folder / name, Judge())[0].lse_d for name in ("data/a.mp4", "out/0.mp4")]
+    assert [rows[name]["LSE-D"] for name in run_all.ROWS] == pytest.approx(expected) and expected[0] != expected[1]
+    assert rows["generated"]["FID"] > 100  # greys of a picture and of its negative
+
+
+def test_run_all_compares_the_same_pairs(judged, capsys):
+    """A video that cannot be scored takes its partner along, and is told."""
+    folder, common, _ = judged
+    run_all.main(common)
+    listed = pairs.read_filelist(folder / "out/filelist.txt", folder / "data", audio_first=True)
+    listed[0].video.write_text("gone bad")
+    (folder / "out/1.mp4").write_text("gone bad too")
+    capsys.readouterr()
+    assert run_all.main(common) == 1
+    out, err = capsys.readouterr()
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert [rows[name]["faces"] for name in run_all.ROWS] == [1, 1] and len(rows["not scored"]) == 2
+    assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
+
+
+def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):
+    folder, common, _ = judged
+    monkeypatch.setattr(inference, "run", lambda *_: (_ for _ in ()).throw(ValueError("no face at all")))
+    assert run_all.main(common) == 1
+    out, err = capsys.readouterr()
+    assert out.count("no face at all") == 3 and "3 of 3 pairs were skipped" in err
 
 
 def test_clip_without_a_lasting_face(tmp_path, speech):
