@@ -1,4 +1,4 @@
-"""One command per figure that the README quotes; what they share is how a figure is printed."""
+"""One command per table of RESULTS.md; what they share is how inference.py is run and a figure printed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import cli
+import video
 
 # Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
 PROGRAM = """
@@ -85,6 +86,24 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
     from scipy import stats  # here: it takes as long to import as everything else, and few benchmarks need it
 
     return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
+
+
+def write_video(path: Path, like: video.VideoInfo, sound: Path, frames: Sequence[np.ndarray]) -> None:
+    with video.VideoWriter(path, like, sound, len(frames)) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def lip_sync_as_a_user(
+    args: argparse.Namespace, checkpoint: Path, face: Path, speech: Path, outfile: Path
+) -> dict[str, float]:
+    """``run_inference`` with the detector and the device that ``args`` chose, and no memory of earlier runs."""
+    arguments = ["--checkpoint_path", checkpoint, "--face", face.resolve(), "--audio", speech.resolve()]
+    arguments += ["--outfile", outfile, "--face_detector", args.face_detector, "--no_cache"]
+    arguments += ["--device", args.device, "--precision", args.precision]
+    if args.face_detector_weights:
+        arguments += ["--face_detector_weights", args.face_detector_weights.resolve()]
+    return run_inference(*arguments)
 
 
 def run_inference(*arguments: object) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """How fast inference.py is from files to file, at three sizes, against the plain path in the same process.
 
-    python -m benchmarks.end_to_end [--face CLIP --audio SPEECH --face_detector_weights S3FD] [--seconds 30]
+    python -m benchmarks.end_to_end [--face CLIP --audio SPEECH] [--face_detector sfd] [--seconds 60]
 
 The plain path is that of 2020: every frame searched whole, in float32, one stage after another, two encodes. It is
 timed on a part of the clip and scaled. Prints a table and one JSON object a line: ``360p``, ``720p``, ``1080p`` with
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -24,7 +23,8 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import matrix_peak, open_machine, report, run_inference, timed
+from benchmarks import lip_sync_as_a_user, matrix_peak, open_machine, report, timed, write_video
+from benchmarks.inference import REFERENCE_BATCH, generate_plainly
 from benchmarks.scene import SIZES, Counted, write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
@@ -34,7 +34,6 @@ from models import Wav2Lip, optimize_for_inference
 
 GENERATOR_FLOP = 7.93e9  # a face
 S3FD_FLOP = 631e3  # a pixel
-PLAIN_BATCH = 128  # faces, the default of 2020
 
 
 def get_parser() -> cli.Parser:
@@ -64,21 +63,11 @@ def run(args: argparse.Namespace) -> None:
         for name in args.sizes:
             clip = Path(folder, f"{name}.mp4")
             write_scene(clip, args.seconds, SIZES[name], args.face)
-            figures = measure_ours(args, clip, speech, checkpoint)
+            figures = lip_sync_as_a_user(args, checkpoint, clip, speech, clip.with_name("out.mp4"))
             figures |= measure_stages(args, clip, speech, device, dtype)
             figures["plain_seconds"] = measure_plainly(args, clip, speech, device)
             figures["ratio"] = figures["plain_seconds"] / figures["seconds"]
             report(name, figures)
-
-
-def measure_ours(args: argparse.Namespace, clip: Path, speech: Path, checkpoint: Path) -> dict[str, float]:
-    """What ``inference.py`` takes as a user starts it, imports included."""
-    arguments = ["--checkpoint_path", checkpoint, "--face", clip.resolve(), "--audio", speech.resolve()]
-    arguments += ["--outfile", clip.with_name("out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
-    arguments += ["--device", args.device, "--precision", args.precision]
-    if args.face_detector_weights:
-        arguments += ["--face_detector_weights", args.face_detector_weights.resolve()]
-    return run_inference(*arguments)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -93,7 +82,7 @@ def measure_stages(
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(create_detector(args.face_detector, str(device), args.face_detector_weights, dtype))
+    detector = Counted(create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype))
     found = Detections()
     frames = video.prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
@@ -104,22 +93,16 @@ def measure_stages(
     some = list(video.repeat_frames(source, min(96, count)))
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
     with inference.cpu_workers(device) as workers:
-        batch = inference.pick_batch_size(PLAIN_BATCH, source, device, workers)
+        batch = inference.pick_batch_size(REFERENCE_BATCH, source, device, workers)
         lip_sync = inference.lip_sync(some, [box] * len(some), windows, model, batch, "box", workers)
         figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
-    encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, iter(some), len(some)))
+    encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))
     figures["encode_s"] = count / len(some) * encode
     peak = matrix_peak(device, dtype)
     figures["generator_share_of_peak"] = GENERATOR_FLOP * count / figures["generate_s"] / peak
     if args.face_detector == "sfd":
         figures["detector_share_of_peak"] = S3FD_FLOP * detector.pixels / detector.seconds / peak
     return figures
-
-
-def write_video(path: Path, like: video.VideoInfo, sound: Path, frames: Iterator[np.ndarray], count: int) -> None:
-    with video.VideoWriter(path, like, sound, count) as writer:
-        for frame in frames:
-            writer.write(frame)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -134,7 +117,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     sample = list(video.repeat_frames(source, min(64, count)))
     decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
 
-    detector = create_detector(args.face_detector, str(device), args.face_detector_weights, torch.float32)
+    detector = create_detector(args.face_detector, str(device), faces.detector_weights(args), torch.float32)
     few = sample[: args.plain_frames]
     detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
 
@@ -142,16 +125,12 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
     rows = [(frame, box, np.zeros((80, 16), np.float32)) for frame in sample]
     generate = timed(lambda: paste_plainly(model, rows)) / len(sample)
-    encode = timed(lambda: write_video(clip.with_name("plain.mp4"), source, speech, iter(sample), len(sample)))
+    encode = timed(lambda: write_video(clip.with_name("plain.mp4"), source, speech, sample))
     return count * (decode + detect + generate + 2 * encode / len(sample))
 
 
-@torch.inference_mode()
 def paste_plainly(model: torch.nn.Module, rows: list[tuple]) -> None:
-    mels, pictures = inference.network_inputs(rows)
-    x = torch.from_numpy(np.ascontiguousarray((pictures / 255.0).transpose(0, 3, 1, 2), np.float32))
-    device = next(model.parameters()).device
-    made = model(torch.from_numpy(mels[:, None]).to(device), x.to(device)).cpu().numpy().transpose(0, 2, 3, 1) * 255
+    made = generate_plainly(model, *inference.network_inputs(rows)) * 255
     for (frame, (x1, y1, x2, y2), _), face in zip(rows, made):
         frame[y1:y2, x1:x2] = cv2.resize(face.astype(np.uint8), (x2 - x1, y2 - y1))
 

@@ -22,7 +22,7 @@ import cli
 import faces
 import inference
 import video
-from benchmarks import open_machine, report, run_inference, timed
+from benchmarks import lip_sync_as_a_user, open_machine, report, timed, write_video
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
@@ -110,12 +110,7 @@ def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: to
         figures = measure_stages(args, face, speech, device, dtype, Path(folder))
         checkpoint = Path(folder, "generator.pth")
         torch.save(Wav2Lip().state_dict(), checkpoint)
-        arguments = ["--checkpoint_path", checkpoint, "--face", face.resolve(), "--audio", speech.resolve()]
-        arguments += ["--outfile", Path(folder, "out.mp4"), "--face_detector", args.face_detector, "--no_cache"]
-        arguments += ["--device", args.device, "--precision", args.precision]
-        if args.face_detector_weights:
-            arguments += ["--face_detector_weights", args.face_detector_weights.resolve()]
-        whole = run_inference(*arguments)
+        whole = lip_sync_as_a_user(args, checkpoint, face, speech, Path(folder, "out.mp4"))
     return {**figures, "pipeline": whole["seconds"], "fps": whole["fps"], "peak_memory_mb": whole["peak_memory_mb"]}
 
 
@@ -130,19 +125,13 @@ def measure_stages(
     frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
     scale = len(windows) / len(frames)
     figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
-    detector = create_detector(args.face_detector, str(device), args.face_detector_weights, dtype)
+    detector = create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype)
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)
     figures["generate"] = scale * timed(lambda: list(inference.lip_sync(frames, boxes, windows, model)))
-    figures["encode"] = scale * timed(lambda: encode(folder / "stage.mp4", source, speech, frames))
+    figures["encode"] = scale * timed(lambda: write_video(folder / "stage.mp4", source, speech, frames))
     return {"frames": len(windows), **figures}
-
-
-def encode(path: Path, source: video.VideoInfo, speech: Path, frames: list[np.ndarray]) -> None:
-    with video.VideoWriter(path, source, speech, len(frames)) as writer:
-        for frame in frames:
-            writer.write(frame)
 
 
 if __name__ == "__main__":

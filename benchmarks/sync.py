@@ -25,10 +25,10 @@ import torch
 
 import cli
 import faces
-import preprocess
 import similarity
 import video
 from benchmarks import auc, open_machine, report
+from evaluation.score_lse import find_videos
 from hparams import hparams as hp
 from similarity import Face, Result, Voice
 
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     expert = similarity.open_expert(args.checkpoint_path, device, dtype)
     start = time.perf_counter()
     paths = find_clips(args)
+    others = [similarity.listen_to(path, expert) for path in find_videos([args.others])]
     clips = [open_clip(path, args, expert) for path in cli.progress(paths, "Embedding", len(paths), "clip")]
-    others = [similarity.listen_to(path, expert) for path in videos_below(args.others)]
     shifted = [[similarity.listen([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 
     report("voices", measure_voices(clips, others, expert))
@@ -82,13 +82,9 @@ class Clip:
     voice: Voice
 
 
-def videos_below(root: Path) -> list[Path]:
-    return list(filter(preprocess.is_video, preprocess.visible_files(root)))
-
-
 def find_clips(args: argparse.Namespace) -> list[Path]:
     """Return the listed videos, or all; raise ValueError for fewer than two, which could not be told apart."""
-    paths = videos_below(args.data_root)
+    paths = find_videos([args.data_root])
     if args.filelist:
         listed = {Path(line.split()[0]).name for line in args.filelist.read_text().splitlines() if line.strip()}
         paths = [path for path in paths if path.stem in listed]

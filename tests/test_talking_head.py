@@ -153,6 +153,8 @@ def test_command_writes_the_dataset_layout_and_goes_on(tmp_path, capsys):
     assert (tmp_path / "v/head00000/clip00000.mp4").stat().st_mtime_ns == first
     truth = json.loads((tmp_path / "v/head00001/clip00002.json").read_text())
     assert len(truth["aperture"]) == len(truth["width"]) == len(truth["boxes"]) == 10
+    assert talking_head.main([*command, "--clips", "3", "--offset", "2"]) == 2  # not those clips, as if they were
+    assert "made with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [("--size", "big"), ("--size", "32x32"), ("--clips", "0"), ("--variant", "three")])
