@@ -31,6 +31,8 @@ from models import weights
 from tasks import WATCHED_STEPS, Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (2020)
+# hparams that change nothing about what is learned
+FREE = {"num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps"}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -180,8 +182,8 @@ class Position:
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
 
     def changes(self, hp: HParams) -> str:
-        """Say in words what ``hp`` changes, nothing if nothing."""
-        now = dataclasses.asdict(hp)
+        """Say in words what ``hp`` changes about what is learned, nothing if nothing."""
+        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in FREE}
         return ", ".join(f"{n} {v} -> {now[n]}" for n, v in self.hparams.items() if n in now and now[n] != v)
 
 
