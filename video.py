@@ -50,8 +50,9 @@ LOOK_AHEAD = ("-x264-params", "mbtree=1:rc-lookahead=10")
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed to the nearest of these
 # Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
-# first stream that it reads; so each process reads a bit of all of them.
-ONE_CLOCK = ("-map", "0:v?", "-map", "0:a?", "-c", "copy", "-frames", "1", "-f", "null", "-")
+# first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
+ONE_CLOCK = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
+CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat")
@@ -118,6 +119,7 @@ class VideoInfo:
     stored: tuple[int, int] = (0, 0)  # width and height before ``geometry``
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
+    turned: bool = False  # by ffmpeg, as metadata say, before anything else
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
@@ -151,6 +153,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         stored=(width, height),
         colour=_colour(shown[1]),
         sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
+        turned="rotation of" in head,
     )
 
 
@@ -241,14 +244,17 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
     first = float((start - skipped) / info.fps)
     command = [
-        ffmpeg_path(), *QUIET, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
-        "-reinit_filter", "0", *_input(info.path),  # else a change of size restarts the clock of the filters
-        "-map", "0:V:0", *(("-frames:v", str(count)) if count is not None else ()),
+        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
+        # else a change of size restarts the clock of the filters; but ffmpeg's own for turning know only one size
+        *(() if info.turned else ("-reinit_filter", "0")),
+        *_input(info.path), "-map", "0:V:0",
         "-vf", f"scale={width}:{height},fps=fps={info.fps}:start_time={first:.9f},setpts=N",
         "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
     with _Process(command, stdout=subprocess.PIPE) as process:
-        while True:
+        for given in itertools.count():
+            if given == count:
+                return
             frame = np.empty((height, width, 3), np.uint8)
             if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
                 break
@@ -280,8 +286,8 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
     """
     path = _existing(path)
     command = [
-        ffmpeg_path(), *QUIET, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1", "-ar", str(sample_rate),
-        "-f", "f32le", "pipe:1", *ONE_CLOCK,
+        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1",
+        "-ar", str(sample_rate), "-f", "f32le", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
     heard = False
     with _Process(command, stdout=subprocess.PIPE) as process:
@@ -375,7 +381,7 @@ class VideoWriter:
         check_writable(self.path)
 
     def _command(self) -> list[str]:
-        like = self._like
+        like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
         filters = [f"scale=flags={EXACT_COLOUR}"]
         if like.colour:
             matrix, primaries, transfer = like.colour
@@ -386,14 +392,14 @@ class VideoWriter:
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
         filters += ["format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
         return [
-            ffmpeg_path(), *QUIET, "-y",
+            ffmpeg_path(), *QUIET, *CLOCK_JUMP, "-y",
             "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps),
             "-i", "pipe:0",
-            *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", f"{float(self._count / like.fps):.6f}",
+            *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", seconds,
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
             *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
-            f"file:{self._partial.absolute()}", *(part.replace("0:", "1:") for part in ONE_CLOCK),
+            f"file:{self._partial.absolute()}", "-t", seconds, *(part.replace("0:", "1:") for part in ONE_CLOCK),
         ]  # fmt: skip
 
     def __enter__(self) -> VideoWriter:

@@ -92,6 +92,60 @@ def test_joined_recordings_play_on(tmp_path, speech):
     assert [number for number, _ in itertools.groupby(frames)] == [*range(10)] * 3 and len(frames) <= 33
 
 
+def test_hole_in_the_picture_keeps_its_length(tmp_path):
+    """ffmpeg takes a jump of ten seconds for another clock, of which the sound, in its own process, knows nothing."""
+    source = ("-f", "lavfi", "-i", "testsrc=d=20:s=64x64:r=5", "-f", "lavfi", "-i", "sine=d=20")
+    run_ffmpeg(*source, "-vf", "select='not(between(t,4,16))'", "-fps_mode", "passthrough", tmp_path / "hole.ts")
+    info = video.probe(tmp_path / "hole.ts")
+    seconds = sum(1 for _ in video.read_frames(info)) / info.fps
+    assert abs(seconds - 20) <= 0.4 and abs(len(video.read_audio(info.path, 16000)) / 16000 - 20) <= 0.2
+
+
+def silence_pid(path, pid):
+    """Make null packets of an elementary stream's, which stays listed, as broadcasters do."""
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), 188):
+        if int.from_bytes(content[at + 1 : at + 3]) & 0x1FFF == pid:
+            content[at + 1 : at + 3] = (content[at + 1] & 0xE0 | 0x1F, 0xFF)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["a", "v"])
+def test_listed_streams_without_a_packet_do_not_matter(tmp_path, speech, kind):
+    write_clip(tmp_path / "v.mp4", numbered(10))
+    maps = ("-map", "0:v", "-map", "1:a", "-map", "1:a" if kind == "a" else "0:v", "-c:v", "copy")
+    run_ffmpeg("-i", tmp_path / "v.mp4", "-i", speech, *maps, tmp_path / "x.ts")
+    silence_pid(tmp_path / "x.ts", 0x102)
+    info = video.probe(tmp_path / "x.ts")
+    assert len(list(video.read_frames(info))) >= 10 and len(video.read_audio(info.path, 16000)) > 16000
+    with video.VideoWriter(tmp_path / "out.mp4", info, tmp_path / "x.ts", 10) as writer:
+        for frame in numbered(10):
+            writer.write(frame)
+    assert len(video.read_audio(tmp_path / "out.mp4", 16000))
+
+
+def test_damaged_cover_does_not_matter(tmp_path, speech):
+    (tmp_path / "cover.jpg").write_bytes(cv2.imencode(".jpg", numbered(9)[8])[1].tobytes())
+    song = ("-i", speech, "-i", tmp_path / "cover.jpg", "-map", "0:a", "-map", "1:v", "-c:v", "copy")
+    run_ffmpeg(*song, "-disposition:v", "attached_pic", tmp_path / "song.mp3")
+    content = (tmp_path / "song.mp3").read_bytes()
+    picture = content.index(b"\xff\xd8\xff")
+    (tmp_path / "song.mp3").write_bytes(content[:picture] + bytes(200) + content[picture + 200 :])
+    assert len(video.read_audio(tmp_path / "song.mp3", 16000)) > 16000
+
+
+def test_change_of_size_of_a_turned_video(tmp_path):
+    """ffmpeg turns frames with what it set up for the first size, and would read beyond the smaller ones."""
+    for n, size in enumerate([(176, 320), (88, 160)]):
+        write_clip(tmp_path / f"{n}.ts", np.stack([np.full((*size, 3), 50 * n + 40, np.uint8)] * 10))
+    (tmp_path / "list.txt").write_text("file 0.ts\nfile 1.ts\n")
+    run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "all.mkv")
+    run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "all.mkv", "-c", "copy", tmp_path / "turned.mkv")
+    info = video.probe(tmp_path / "turned.mkv")
+    assert info.turned and (info.width, info.height) == (176, 320)
+    assert {(round(frame.mean() / 10), round(frame.std())) for frame in video.read_frames(info)} == {(4, 0), (9, 0)}
+
+
 def test_change_of_size_keeps_the_clock(tmp_path):
     """As in recordings of video calls: frames take the size of the first, at the time when they are shown."""
     sizes = [(64, 96), (32, 48), (48, 64), (64, 96)]
