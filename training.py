@@ -285,10 +285,11 @@ def _restore(task: Task, plan: Plan) -> Position:
     positions = {prefix: load_checkpoint(task, path, prefix) for prefix, path in start_from.items() if path}
     position = positions.get("", Position())
     latest = max((step for prefix in prefixes for step in steps_saved(folder, prefix)), default=0)
-    if latest > position.step and not plan.resume:
+    if latest > position.step and not (plan.resume and position.step):
+        way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
         raise ValueError(
-            f"{folder} holds a run that has come to step {latest}, and this one would write over it; "
-            "add --resume to go on with it, or choose another --checkpoint_dir"
+            f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
+            "choose another --checkpoint_dir"
         )
     _check_agreement(task.machine, position.step, folder)
     return position
@@ -383,6 +384,8 @@ class _Trainer:
             yield batch
 
     def _stopped(self) -> Stopped:
+        if not self.step:
+            return Stopped("stopped before the first step")
         return Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
 
     def _train(self, batch: Batch, bar: tqdm) -> None:

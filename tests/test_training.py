@@ -553,7 +553,9 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
     before = losses(tmp_path)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
-    assert "add --resume" in capsys.readouterr().err and losses(tmp_path) == before
+    assert "--resume goes on with it" in capsys.readouterr().err and losses(tmp_path) == before
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3, "--resume")) == 2
+    assert "--resume cannot go on" in capsys.readouterr().err and losses(tmp_path) == before
     first = ("--checkpoint_path", tmp_path / "checkpoint_step000000001.pth")
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *first)) == 2
     last = ("--checkpoint_path", tmp_path / "checkpoint_step000000003.pth")
