@@ -27,7 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the file ``path``, which appears for as long; raise ValueError if another process holds it.
+    """Hold the file ``path`` (.NAME.lock), which appears for as long; raise ValueError if another process holds it.
 
     However this process ends, the lock ends with it. Systems without fcntl (Windows) do without the lock.
     """
@@ -36,13 +36,17 @@ def locked(path: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
+        free = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another process is at work in {path.parent} ({path.name}); wait for it") from None
+            free = False
         except OSError:  # a network file system without locks
             pass
+        if not (free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # else just removed
+            raise ValueError(f"another process is at work on {path.name.strip('.').removesuffix('.lock')}")
         try:
             yield
         finally:

@@ -100,9 +100,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    with files.locked(args.preprocessed_root / f".preprocess.{rank}.lock"):  # two runs would ruin each other's clips
-        tally = cut_share(args, rank, world)
-        total = merge_ranks(tally, args.preprocessed_root, rank, world)
+    tally = cut_share(args, rank, world)
+    total = merge_ranks(tally, args.preprocessed_root, rank, world)
     if total is None:
         print(f"process {rank} of {world}: {len(tally.kept)} clips kept; the last to finish writes report.json")
         return
@@ -266,20 +265,22 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         check_replaceable(folder)
-        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-        partial.mkdir(parents=True)
-        kept = write_clip(clip, job, detector, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-        return kept
+        with files.locked(folder.with_name(f".{folder.name}.lock")):  # two runs would ruin each other's
+            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+            partial.mkdir()
+            try:
+                kept = write_clip(clip, job, detector, partial)
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(partial, folder)
+                return kept
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     except Unusable as problem:
         reason, detail = problem.args
     except (ValueError, RuntimeError, OSError, cv2.error) as error:  # one odd clip must not end a run of days
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         reason, detail = "failed", f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     detail = " ".join(detail.replace(str(job.data_root / clip.source), "it").split())
     return Dropped(_printable(clip.source), reason, _printable(detail))
 

@@ -27,7 +27,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
 def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     pytest.importorskip("fcntl")
     path = tmp_path / "lock"
-    with files.locked(path), pytest.raises(ValueError, match="at work in"), files.locked(path):
+    with files.locked(path), pytest.raises(ValueError, match="at work on"), files.locked(path):
         pass
     with files.locked(path):
         assert path.exists()

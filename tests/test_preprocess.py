@@ -363,9 +363,9 @@ def test_two_runs_do_not_meet(roots, clip, capsys, monkeypatch):
 
     monkeypatch.setattr(preprocess, "cut_faces", run_again)
     assert run(roots) == 0 and codes == [2]
-    assert "another process is at work" in capsys.readouterr().err
+    assert "another process is at work on 1" in capsys.readouterr().err
     assert report(roots)["frames"] == len(list((roots.data / "s/1").glob("*.jpg"))) == 16
-    assert names(roots.data) == {"s", "report.json"}
+    assert names(roots.data) == {"s", "report.json"} and names(roots.data / "s") == {"1"}
 
 
 def test_what_is_cut_anew(roots, clip, astronaut, speech):
