@@ -76,10 +76,9 @@ def compare(
     """
     search = args if args.crop_faces else None
     reports = []
-    for name, videos in zip(ROWS, zip(*made)):
-        reports.append(
-            score_lse.score_files(cli.progress(videos, f"Scoring {name}", len(videos), "file"), judge, search)
-        )
+    for name, videos in zip(ROWS, map(dict.fromkeys, zip(*made))):  # the real ones may be in several pairs
+        bar = cli.progress(videos, f"Scoring {name}", len(videos), "file")
+        reports.append(score_lse.score_files(bar, judge, search))
     failed = {path: reason for report in reports for path, reason in report.failed.items()}
     usable = list(zip(*(pair for pair in made if not set(map(str, pair)) & set(failed))))
     rows = {name: means(report, videos) for name, report, videos in zip(ROWS, reports, usable)}
@@ -87,15 +86,14 @@ def compare(
         rows["generated"]["FID"] = fid.distance(*(fid.statistics_of(videos, embed) for videos in usable))
     files.save(args.results_dir / "scores.json", json.dumps({**rows, "not scored": failed}, indent=1))
     print(table(rows))
-    for reason in failed.values():
-        print(f"not scored: {reason}")
+    for path, reason in failed.items():
+        print(f"not scored: {path}: {reason}")
     return failed
 
 
 def means(report: score_lse.Report, videos: Sequence[Path]) -> dict[str, float]:
-    """Return the mean scores of ``videos``, over all their faces."""
-    names = set(map(str, videos))
-    some = score_lse.Report([score for score in report.scores if score.file in names])
+    """Return the mean scores of ``videos``, over all their faces; one that is in several pairs counts in each."""
+    some = score_lse.Report([score for path in videos for score in report.scores if score.file == str(path)])
     return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
 
 

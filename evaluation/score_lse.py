@@ -89,7 +89,7 @@ class Report:
         ]
         if self.scores:
             lines.append(f"{self.mean('lse_d'):8.3f} {self.mean('lse_c'):8.3f}   mean of {len(self.scores)}")
-        return "\n".join(lines + [f"skipped: {reason}" for reason in self.failed.values()])
+        return "\n".join(lines + [f"skipped: {path}: {reason}" for path, reason in self.failed.items()])
 
     def to_json(self) -> dict[str, object]:
         mean = {name: self.mean(name) for name in ("lse_d", "lse_c")} if self.scores else None
@@ -112,7 +112,7 @@ def score_files(paths: Iterable[Path], network: torch.nn.Module, search: argpars
         except (ValueError, RuntimeError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
                 raise
-            report.failed[str(path)] = str(problem)
+            report.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
     return report
 
 

@@ -387,6 +387,18 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
 
 
+def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
+    """The real a.mp4 is in two pairs, of which one cannot be scored: it counts once, as its partner does."""
+    folder, common, _ = judged
+    (folder / "list.txt").write_text("b a\nc a\na b\n")
+    command = [*common, "--filelist", str(folder / "list.txt")]
+    assert run_all.main(command) == 0
+    (folder / "out/0.mp4").write_text("gone bad")
+    assert run_all.main(command) == 1
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert [rows[name]["faces"] for name in run_all.ROWS] == [2, 2]
+
+
 def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):
     folder, common, _ = judged
     monkeypatch.setattr(inference, "run", lambda *_: (_ for _ in ()).throw(ValueError("no face at all")))
