@@ -124,22 +124,32 @@ def test_listed_streams_without_a_packet_do_not_matter(tmp_path, speech, kind):
     assert len(video.read_audio(tmp_path / "out.mp4", 16000))
 
 
+def write_song(folder, speech):
+    """Write song.mp3, which has a cover."""
+    (folder / "cover.jpg").write_bytes(cv2.imencode(".jpg", numbered(9)[8])[1].tobytes())
+    song = ("-i", speech, "-i", folder / "cover.jpg", "-map", "0:a", "-map", "1:v", "-c:v", "copy")
+    run_ffmpeg(*song, "-disposition:v", "attached_pic", folder / "song.mp3")
+
+
 def test_damaged_cover_does_not_matter(tmp_path, speech):
-    (tmp_path / "cover.jpg").write_bytes(cv2.imencode(".jpg", numbered(9)[8])[1].tobytes())
-    song = ("-i", speech, "-i", tmp_path / "cover.jpg", "-map", "0:a", "-map", "1:v", "-c:v", "copy")
-    run_ffmpeg(*song, "-disposition:v", "attached_pic", tmp_path / "song.mp3")
+    write_song(tmp_path, speech)
     content = (tmp_path / "song.mp3").read_bytes()
     picture = content.index(b"\xff\xd8\xff")
     (tmp_path / "song.mp3").write_bytes(content[:picture] + bytes(200) + content[picture + 200 :])
     assert len(video.read_audio(tmp_path / "song.mp3", 16000)) > 16000
 
 
+def write_sizes(folder, sizes):
+    """Write all.mkv, ten frames of each size (height, width), each ten of one grey: 40, 90, 140, …"""
+    for n, size in enumerate(sizes):
+        write_clip(folder / f"{n}.ts", np.stack([np.full((*size, 3), 50 * n + 40, np.uint8)] * 10))
+    (folder / "list.txt").write_text("".join(f"file {n}.ts\n" for n in range(len(sizes))))
+    run_ffmpeg("-f", "concat", "-i", folder / "list.txt", "-c", "copy", folder / "all.mkv")
+
+
 def test_change_of_size_of_a_turned_video(tmp_path):
     """ffmpeg turns frames with what it set up for the first size, and would read beyond the smaller ones."""
-    for n, size in enumerate([(176, 320), (88, 160)]):
-        write_clip(tmp_path / f"{n}.ts", np.stack([np.full((*size, 3), 50 * n + 40, np.uint8)] * 10))
-    (tmp_path / "list.txt").write_text("file 0.ts\nfile 1.ts\n")
-    run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "all.mkv")
+    write_sizes(tmp_path, [(176, 320), (88, 160)])
     run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "all.mkv", "-c", "copy", tmp_path / "turned.mkv")
     info = video.probe(tmp_path / "turned.mkv")
     assert info.turned and (info.width, info.height) == (176, 320)
@@ -148,11 +158,7 @@ def test_change_of_size_of_a_turned_video(tmp_path):
 
 def test_change_of_size_keeps_the_clock(tmp_path):
     """As in recordings of video calls: frames take the size of the first, at the time when they are shown."""
-    sizes = [(64, 96), (32, 48), (48, 64), (64, 96)]
-    for n, size in enumerate(sizes):
-        write_clip(tmp_path / f"{n}.ts", np.stack([np.full((*size, 3), 50 * n + 40, np.uint8)] * 10))
-    (tmp_path / "list.txt").write_text("".join(f"file {n}.ts\n" for n in range(len(sizes))))
-    run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "all.mkv")
+    write_sizes(tmp_path, [(64, 96), (32, 48), (48, 64), (64, 96)])
     frames = list(video.read_frames(video.probe(tmp_path / "all.mkv")))
     assert {frame.shape for frame in frames} == {(64, 96, 3)}
     assert [round((float(frame.mean()) - 40) / 50) for frame in frames] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
@@ -434,10 +440,7 @@ def test_pipe_is_refused(tmp_path):
 
 def test_sound_is_not_a_face_and_silence_is_not_speech(tmp_path, speech):
     write_clip(tmp_path / "mute.mp4", numbered(5))
-    cover = cv2.imencode(".jpg", numbered(9)[8])[1].tobytes()
-    (tmp_path / "cover.jpg").write_bytes(cover)
-    song = ("-i", speech, "-i", tmp_path / "cover.jpg", "-map", "0:a", "-map", "1:v", "-c:v", "copy")
-    run_ffmpeg(*song, "-disposition:v", "attached_pic", tmp_path / "song.mp3")
+    write_song(tmp_path, speech)
     with pytest.raises(ValueError, match="no picture"):
         video.probe(tmp_path / "song.mp3")
     assert len(video.read_audio(tmp_path / "song.mp3", 16000))
