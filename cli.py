@@ -125,7 +125,7 @@ def training_options(args: argparse.Namespace) -> dict[str, object]:
         "resume": args.resume,
         "max_steps": args.max_steps,
         "keep": args.keep,
-        "num_workers": min(hparams.num_workers, max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))),
+        "num_workers": min(hparams.num_workers, cpu_count()),
     }
 
 
@@ -203,8 +203,9 @@ def named_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use, which a container or taskset makes fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPUs this process may use: a container or taskset makes them fewer, and torchrun's share them."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def cpu_computes(dtype: torch.dtype) -> bool:
