@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -29,14 +32,15 @@ def whole(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """Hold the file ``path`` (.NAME.lock), which appears for as long; raise ValueError if another process holds it.
 
-    However this process ends, the lock ends with it. Systems without fcntl (Windows) do without the lock.
+    However this process ends, the lock ends with it. Systems without fcntl (Windows) do without the lock. Makes the
+    folder.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         free = True
         try:
@@ -67,3 +71,8 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"cannot write in {folder}: {error.strerror}") from None
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether the disk is full or read-only, which the next file would meet too."""
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS

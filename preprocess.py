@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import itertools
 import json
 import multiprocessing
@@ -62,7 +61,6 @@ MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copi
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 SPLITS = ("train", "val", "test")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 
 
@@ -278,7 +276,7 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
     except Unusable as problem:
         reason, detail = problem.args
     except (ValueError, RuntimeError, OSError, cv2.error) as error:  # one odd clip must not end a run of days
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        if files.is_disk_error(error):
             raise
         reason, detail = "failed", f"{type(error).__name__}: {error}"
     detail = " ".join(detail.replace(str(job.data_root / clip.source), "it").split())
@@ -398,7 +396,7 @@ def check_faces(shown: Sequence[bool]) -> None:
 
 def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
     """One job per worker process, at most one per clip. Raises ValueError for devices that are not there."""
-    local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     haar = args.face_detector == "haar"
     device = torch.device("cpu") if haar else cli.pick_device(args.device)
     devices = [str(device)]
@@ -407,7 +405,7 @@ def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
         cli.pick_device(devices[-1])
     elif args.ngpu > 1 and not haar:
         raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
-    workers = args.workers or (max(1, cli.cpu_count() // local_world) if haar else 1)
+    workers = args.workers or (cli.cpu_count() if haar else 1)
     job = Job(
         args.data_root, args.preprocessed_root, args.face_detector, faces.detector_weights(args), str(device),
         cli.pick_precision(args.precision, device), args.batch_size,

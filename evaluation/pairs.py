@@ -135,7 +135,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
             inference.run(inference_arguments(pair, target, args, resize(pair.video)), model)
             note.unlink(missing_ok=True)
         except (ValueError, RuntimeError, OSError) as problem:
-            if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
+            if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
     return all(n in finished(args.results_dir) or n in skipped(args.results_dir) for n in range(len(pairs)))

@@ -110,7 +110,7 @@ def score_files(paths: Iterable[Path], network: torch.nn.Module, search: argpars
         try:
             report.scores += lse.score_file(path, network, search)
         except (ValueError, RuntimeError, OSError) as problem:
-            if isinstance(problem, OSError) and problem.errno in preprocess.DISK_ERRORS:
+            if files.is_disk_error(problem):
                 raise
             report.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
     return report

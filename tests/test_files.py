@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 import files
@@ -32,3 +34,10 @@ def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     with files.locked(path):
         assert path.exists()
     assert not path.exists()
+
+
+def test_without_locks_the_folder_is_made_all_the_same(tmp_path, monkeypatch):
+    """As on Windows; the clip's own folder is made in it."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with files.locked(tmp_path / "new/.a.lock"):
+        assert (tmp_path / "new").is_dir()

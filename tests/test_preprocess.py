@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -228,7 +229,7 @@ def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
 
 def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
     def full(*_):
-        raise OSError(preprocess.errno.ENOSPC, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(preprocess, "write_sound", full)
     put(clip, roots, "s/1.mp4", "s/2.mp4")
