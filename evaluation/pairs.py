@@ -138,7 +138,7 @@ def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return all(n in finished(args.results_dir) or n in skipped(args.results_dir) for n in range(len(pairs)))
+    return {*range(len(pairs))} <= {*finished(args.results_dir), *skipped(args.results_dir)}
 
 
 def inference_arguments(pair: Pair, target: Path, args: argparse.Namespace, factor: int) -> argparse.Namespace:

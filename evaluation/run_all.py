@@ -20,7 +20,7 @@ import torch
 
 import cli
 import files
-from evaluation import fid, make_filelist, pairs, score_lse
+from evaluation import fid, lse, make_filelist, pairs, score_lse
 from models import SyncNet_v2, weights
 
 PAPER = {  # LSE-D, LSE-C, FID
@@ -93,7 +93,10 @@ def compare(
 
 def means(report: score_lse.Report, videos: Sequence[Path]) -> dict[str, float]:
     """Return the mean scores of ``videos``, over all their faces; one that is in several pairs counts in each."""
-    some = score_lse.Report([score for path in videos for score in report.scores if score.file == str(path)])
+    by_file: dict[str, list[lse.Score]] = {}
+    for score in report.scores:
+        by_file.setdefault(score.file, []).append(score)
+    some = score_lse.Report([score for path in videos for score in by_file[str(path)]])
     return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
 
 
