@@ -168,6 +168,12 @@ class Task:
             network.train(on)
 
 
+def _adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Adam:
+    """Return Adam for ``network``, updating it in a single pass over memory where torch has that."""
+    fused = next(network.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.Adam(network.parameters(), rate, (beta1, 0.999), fused=fused)
+
+
 def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor], None]:
     """Return what moves means towards values, keeping at most the share ``decay`` of them.
 
@@ -193,7 +199,7 @@ class ExpertTask(Task):
         super().__init__(machine, hp)
         self.expert = machine.prepare(SyncNet_color(width))
         self.parallel = machine.parallel(self.expert)
-        self.optimizer = torch.optim.Adam(self.expert.parameters(), lr=hp.syncnet_lr)
+        self.optimizer = _adam(self.expert, hp.syncnet_lr)
         self._warned = False
 
     def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
@@ -287,8 +293,7 @@ class GeneratorTask(Task):
             adopt_audio_encoder(generator, expert)
         self.generator = machine.prepare(generator)
         self.parallel = machine.parallel(self.generator)
-        betas = (hp.adam_beta1, 0.999)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=hp.initial_learning_rate, betas=betas)
+        self.optimizer = _adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         # in eval mode, its batch norms fixed and folded: in 2020 it stayed in train mode and its statistics drifted
         self.expert, self.judge = (network and self._frozen(network) for network in (expert, judge))
         self.sync_weight = hp.syncnet_wt
@@ -379,8 +384,7 @@ class HQGeneratorTask(GeneratorTask):
         super().__init__(machine, hp, expert, judge, width)
         self.discriminator = machine.prepare(Wav2Lip_disc_qual(width))
         self.parallel_discriminator = machine.parallel(self.discriminator)
-        betas, rate = (hp.adam_beta1, 0.999), hp.disc_initial_learning_rate
-        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)
+        self.discriminator_optimizer = _adam(self.discriminator, hp.disc_initial_learning_rate, hp.adam_beta1)
         self._checks = [self._collapse, self._guessing]
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:

@@ -201,11 +201,11 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     if not prefix and task.mean:
         task.mean.module.load_state_dict(checkpoint.state)
         task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
-    if checkpoint.extra.get("optimizer"):
-        chosen = [group["lr"] for group in optimizer.param_groups]
-        optimizer.load_state_dict(checkpoint.extra["optimizer"])
-        for group, rate in zip(optimizer.param_groups, chosen):
-            group["lr"] = rate  # that of --hparams, not the one of the run that is continued
+    if saved := checkpoint.extra.get("optimizer"):
+        # rate and kind are those of this run; the rest, and the moments, those of the one that is continued
+        pairs = zip(saved["param_groups"], optimizer.param_groups)
+        groups = [{**theirs, **{name: ours[name] for name in ("lr", "fused")}} for theirs, ours in pairs]
+        optimizer.load_state_dict({**saved, "param_groups": groups})
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:

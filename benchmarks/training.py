@@ -81,10 +81,12 @@ def make_task(kind: str, machine: Machine) -> Task:
 
 
 def make_plain(kind: str, device: torch.device) -> Task:
-    """The reference's way: float32, contiguous, the frozen expert as it is built."""
+    """The reference's way: float32, contiguous, torch's usual Adam, the frozen expert as it is built."""
     task = make_task(kind, Machine(device))
-    for _, network, _ in task.parts():
+    for _, network, optimizer in task.parts():
         network.to(memory_format=torch.contiguous_format)
+        for group in optimizer.param_groups:
+            group["fused"] = None
     if kind != "expert":
         torch.manual_seed(0)
         task.expert = SyncNet_color().eval().requires_grad_(False).to(device)

@@ -497,7 +497,9 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *flags, hp=hp)) == 0
     assert [r["step"] for r in losses(tmp_path / "new")] == [701]
     written = torch.load(tmp_path / "new/checkpoint_step000000701.pth", weights_only=True)
-    assert written["optimizer"]["param_groups"][0]["lr"] == 3e-5  # what was asked for, not what the file had
+    (group,) = written["optimizer"]["param_groups"]
+    assert group["lr"] == 3e-5 and group["fused"]  # what was asked for, and what is fast, not what the file had
+    assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to CPUs")
