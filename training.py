@@ -135,6 +135,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             "global_step": step,
             "global_epoch": epoch,
             "owes_evaluation": position.owes_evaluation,
+            "seed": position.seed,
             "width": network.width,
             "hparams": dataclasses.asdict(task.hp),
             "random_state": torch.get_rng_state(),
@@ -179,12 +180,16 @@ class Position:
 
     step: int = 0
     owes_evaluation: bool = False  # of this step, still to come; it may switch on the sync loss
+    seed: int | None = None  # of the order of the data; None: the file does not say
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
 
-    def changes(self, hp: HParams) -> str:
-        """Say in words what ``hp`` changes about what is learned, nothing if nothing."""
+    def changes(self, hp: HParams, seed: int) -> str:
+        """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in FREE}
-        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in self.hparams.items() if n in now and now[n] != v)
+        then = dict(self.hparams)
+        if self.seed is not None:
+            now["seed"], then["seed"] = seed, self.seed
+        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v)
 
 
 def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
@@ -212,7 +217,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
             torch.set_rng_state(state)
     extra = checkpoint.extra
     owes = bool(extra.get("owes_evaluation"))
-    return Position(int(extra.get("global_step", 0)), owes, extra.get("hparams", {}))
+    return Position(int(extra.get("global_step", 0)), owes, extra.get("seed"), extra.get("hparams", {}))
 
 
 def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
@@ -265,7 +270,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     position = _restore(task, plan)
     if machine.is_main:
         _introduce(train, val, plan, position, show)
-        if plan.resume and (changes := position.changes(task.hp)):
+        if plan.resume and (changes := position.changes(task.hp, train.seed)):
             show(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, machine.rank, machine.world_size)
     windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
@@ -334,7 +339,7 @@ class _Trainer:
 
     @property
     def _position(self) -> Position:
-        return Position(self.step, self.owes_evaluation)
+        return Position(self.step, self.owes_evaluation, self.batches.dataset.seed)
 
     def run(self, train_loader: Iterable[Batch], val_loader: Iterable[Batch]) -> None:
         plan = self.plan

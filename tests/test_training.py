@@ -569,13 +569,11 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(color_syncnet_train.tqdm, "write", told.append)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
-    flags = ("--max_steps", 2, "--resume")
-    assert (
-        color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"))
-        == 0
-    )
+    flags = ("--max_steps", 2, "--resume", "--seed", 5)
+    hp = f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"
+    assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
     assert [text for text in told if "warning" in text] == [
-        "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05"
+        "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
     ]
 
 
