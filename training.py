@@ -211,6 +211,9 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
         pairs = zip(saved["param_groups"], optimizer.param_groups)
         groups = [{**theirs, **{name: ours[name] for name in ("lr", "fused")}} for theirs, ours in pairs]
         optimizer.load_state_dict({**saved, "param_groups": groups})
+        for parameter, moments in optimizer.state.items():  # those of 2020 lie in memory in another order
+            for name in ("exp_avg", "exp_avg_sq"):
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:

@@ -502,6 +502,27 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 
+def test_moments_of_2020_go_on_with_their_own_weights(tmp_path):
+    """They are contiguous and our weights channels last; one pass over both would take each for another's."""
+    theirs = models.SyncNet_color(0.125)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for seed in (1, 2):
+        for n, parameter in enumerate(theirs.parameters()):
+            parameter.grad = rnd(100 * seed + n, parameter.shape, "n")
+        if seed == 2:
+            content = {"state_dict": theirs.state_dict(), "optimizer": optimizer.state_dict(), "width": 0.125}
+            torch.save(content, tmp_path / "old.pth")
+        optimizer.step()
+
+    task = ExpertTask(CPU, HParams(syncnet_lr=1e-2), 0.125)
+    training.load_checkpoint(task, tmp_path / "old.pth")
+    for ours, parameter in zip(task.expert.parameters(), theirs.parameters()):
+        ours.grad = torch.empty_like(ours).copy_(parameter.grad)
+    task.optimizer.step()
+    for ours, parameter in zip(task.expert.parameters(), theirs.parameters()):
+        torch.testing.assert_close(ours, parameter, rtol=0, atol=1e-6)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to CPUs")
 def test_no_more_loader_processes_than_cpus_to_run_them(corpus, tmp_path, monkeypatch):
     """A container with one of 64 CPUs got 16 of them, and a warning of torch's."""
