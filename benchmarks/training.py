@@ -1,4 +1,4 @@
-"""How fast a training step is, against the same step in plain float32 in the same process.
+"""How fast a training step is, against the same step in plain float32, in turn.
 
     python -m benchmarks.training [--device cuda] [--only expert]
 
@@ -9,9 +9,13 @@ JSON object a line: ``expert``, ``generator``, ``hq`` with ``ratio``, seconds a 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
+import os
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
@@ -24,6 +28,8 @@ from tasks import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 
 ROUNDS = 3
 TASKS = ("expert", "generator", "hq")
+WAYS = ("fast", "plain")
+_prepared: tuple[Task, list[torch.Tensor]]  # in a process that measures
 
 
 def get_parser() -> cli.Parser:
@@ -47,18 +53,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
-    """Median seconds of a step both ways, from the same weights and data."""
-    tasks = {"fast": make_task(kind, Machine(device, dtype)), "plain": make_plain(kind, device)}
-    batch = make_batch(kind)
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    """Median seconds of a step both ways, from the same weights and data; a process each, for torch's allocator."""
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     losses: dict[str, float] = {}
-    for round_number in range(rounds + 1):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            losses[name] = float(task.train_step(batch)["loss"].detach())  # float waits for a GPU
-            if round_number:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - start)
-    fast, plain = (statistics.median(seconds[name]) for name in ("fast", "plain"))
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        processes = {
+            way: stack.enter_context(ProcessPoolExecutor(1, context, prepare, (way, kind, device, dtype)))
+            for way in WAYS
+        }
+        for round_number in range(rounds + 1):
+            for way, process in processes.items():
+                taken, losses[way] = process.submit(step).result()
+                if round_number:  # the first is a warm-up
+                    seconds[way].append(taken)
+    fast, plain = (statistics.median(seconds[way]) for way in WAYS)
     return {
         "ratio": plain / fast,
         "seconds": fast,
@@ -66,6 +75,21 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
         "loss": losses["fast"],
         "plain_loss": losses["plain"],
     }
+
+
+def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
+    global _prepared
+    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as cli.start_training has it
+    task = make_task(kind, Machine(device, dtype)) if way == "fast" else make_plain(kind, device)
+    _prepared = task, make_batch(kind)
+
+
+def step() -> tuple[float, float]:
+    """Return the seconds that a step takes, and its loss."""
+    task, batch = _prepared
+    start = time.perf_counter()
+    loss = float(task.train_step(batch)["loss"].detach())  # float waits for a GPU
+    return time.perf_counter() - start, loss
 
 
 def make_task(kind: str, machine: Machine) -> Task:
@@ -81,7 +105,7 @@ def make_task(kind: str, machine: Machine) -> Task:
 
 
 def make_plain(kind: str, device: torch.device) -> Task:
-    """The reference's way: float32, contiguous, torch's usual Adam, the frozen expert as it is built."""
+    """The reference's way: float32, contiguous, torch's usual Adam and pages, the frozen expert as it is built."""
     task = make_task(kind, Machine(device))
     for _, network, optimizer in task.parts():
         network.to(memory_format=torch.contiguous_format)

@@ -598,6 +598,22 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     ]
 
 
+def test_training_asks_for_large_pages(corpus, tmp_path):
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not pages.exists() or "[never]" in pages.read_text():
+        pytest.skip("this kernel gives no large pages")
+    program = """
+import resource, sys, torch, cli, color_syncnet_train, hq_wav2lip_train
+cli.start_training(hq_wav2lip_train.get_parser().parse_args(sys.argv[1:]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(64, 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    arguments = command(corpus, tmp_path, *hq_flags(corpus))
+    result = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert int(result.stdout) < 64 * 2**20 * 4 / 4096 / 2  # small pages, had all been small, halved
+
+
 def test_processes_that_part_are_told(tmp_path):
     """Machines that do not share the folder found different checkpoints, and trained different networks."""
 
