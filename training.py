@@ -323,6 +323,8 @@ def _introduce(
             show(f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}")
     how = "continuing after" if position.step else "starting from"
     show(f"{how} step {position.step}, batches of {plan.batch_size}")
+    if plan.max_steps is not None and plan.max_steps <= position.step:
+        show(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
 
 class _Trainer:

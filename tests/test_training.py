@@ -596,6 +596,8 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     assert [text for text in told if "warning" in text] == [
         "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
     ]
+    assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
+    assert told[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
 
 
 def test_training_asks_for_large_pages(corpus, tmp_path):
