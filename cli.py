@@ -225,4 +225,5 @@ def cpu_has_bf16() -> bool:
     capable = getattr(torch.cpu, "get_capabilities", dict)()
     if capable:
         return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
-    return bool(torch.cpu._is_avx512_bf16_supported())  # torch before 2.12 has no public way to ask
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch before 2.12 has no public way, before 2.6 none
+    return bool(ask())

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import deque
@@ -38,6 +39,8 @@ HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a
 AUDIO_SECONDS = 30  # of decoded sound given at a time
 HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
+# Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
+ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
@@ -134,14 +137,17 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
             path, *geometry.size_of(width, height), Fraction(25), True, geometry, (width, height), RGB_TAGS
         )
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
-    report = subprocess.run([*command, "-f", "null", "-"], capture_output=True).stderr.decode(errors="replace")
+    result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
+    report = result.stderr.decode(errors="replace")
     head, _, tail = report.partition("\nOutput #0")
-    streams = re.findall(r"^  Stream #0:\d+.*?: (Video|Audio): .*(?<!attached pic\))$", head, re.MULTILINE)
-    shown = re.search(r"^  Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
+    streams = re.findall(r"^ +Stream #0:\d+.*?: (Video|Audio): (.*)(?<!attached pic\))$", head, re.MULTILINE)
+    first = dict(reversed(streams))
+    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
     if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
-        if streams and "Video" not in streams:
+        if first and "Video" not in first:
             raise ValueError(f"{path} has sound but no picture; give a video or a photo of a face")
-        raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {_last_words(report)}")
+        last_words = _last_words(result.returncode, report)
+        raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
     width, height = int(size[1]), int(size[2])
     aspect = re.search(r"\[SAR (\d+):(\d+) ", shown[1])
     across, down = aspect.groups() if aspect else ("1", "1")
@@ -151,7 +157,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         _frame_rate(shown[1]),
         geometry=geometry,
         stored=(width, height),
-        colour=_colour(shown[1]),
+        colour=_colour(shown[1]) or _colour(first.get("Video", "")),  # ffmpeg 4 tells only of the input's
         sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
         turned="rotation of" in head,
     )
@@ -210,7 +216,9 @@ def _colour(stream: str) -> tuple[str, str, str] | None:
     return (match[1], match[2] or match[1], match[3] or match[1]) if match else None
 
 
-def _last_words(report: str) -> str:
+def _last_words(code: int, report: str) -> str:
+    if code < 0:
+        return f"{ffmpeg_path()} crashed ({signal.strsignal(-code)}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     return re.sub(r"^\[[^\]]*\] ", "", lines[-1]) if lines else "ffmpeg said nothing"
 
@@ -249,6 +257,7 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         *(() if info.turned else ("-reinit_filter", "0")),
         *_input(info.path), "-map", "0:V:0",
         "-vf", f"scale={width}:{height},fps=fps={info.fps}:start_time={first:.9f},setpts=N",
+        "-r", str(info.fps),  # setpts makes ffmpeg 7.0 forget it, and then make it 25
         "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
     with _Process(command, stdout=subprocess.PIPE) as process:
@@ -261,7 +270,7 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
             yield frame
         words = process.finish(ValueError, f"cannot read {info.path}")
     if any(sign in words.lower() for sign in CUT_SHORT):
-        raise ValueError(f"{info.path} is cut short or damaged ({_last_words(words)}); copy or download it again")
+        raise ValueError(f"{info.path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
 
 
 def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:
@@ -298,8 +307,10 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
         code, words = process.wait()
     if "matches no streams" in words:
         raise ValueError(f"{path} has no sound track; give a file with speech in it")
+    if "Rematrix is needed" in words:
+        raise ValueError(f"{path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7")
     if code != 0:
-        raise ValueError(f"{path} is not a sound file that ffmpeg can read: {_last_words(words)}")
+        raise ValueError(f"{path} is not a sound file that ffmpeg can read: {_last_words(code, words)}")
     if not heard:
         raise ValueError(f"the sound track of {path} is empty")
 
@@ -382,11 +393,13 @@ class VideoWriter:
 
     def _command(self) -> list[str]:
         like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
-        filters = [f"scale=flags={EXACT_COLOUR}"]
+        filters, tags = [f"scale=flags={EXACT_COLOUR}"], []
         if like.colour:
             matrix, primaries, transfer = like.colour
             filters[-1] += f":out_color_matrix={matrix}:out_range=tv"
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
+            # once more, for ffmpeg 4, whose filters say nothing of it to the encoder
+            tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv"]
         if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
@@ -397,7 +410,7 @@ class VideoWriter:
             "-i", "pipe:0",
             *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", seconds,
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
-            *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
+            *tags, *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
             f"file:{self._partial.absolute()}", "-t", seconds, *(part.replace("0:", "1:") for part in ONE_CLOCK),
         ]  # fmt: skip
@@ -442,7 +455,8 @@ class _Process:
 
     def __enter__(self) -> _Process:
         self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
-        self._popen = subprocess.Popen(self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages)
+        pipes = {"stdin": self._stdin, "stdout": self._stdout, "stderr": self._messages}
+        self._popen = subprocess.Popen(self._command, **pipes, env=ENVIRONMENT)
         self.stdin: IO[bytes] | None = self._popen.stdin
         self.stdout: IO[bytes] | None = self._popen.stdout
         return self
@@ -458,7 +472,7 @@ class _Process:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
         if code != 0:
-            raise error(f"{what}: {_last_words(words)}")
+            raise error(f"{what}: {_last_words(code, words)}")
         return words
 
     def __exit__(self, *_: object) -> None:

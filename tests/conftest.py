@@ -17,7 +17,6 @@ sys.path[:0] = [str(ROOT), str(GOLDEN)]
 
 import cli  # noqa: E402
 import models  # noqa: E402
-import video  # noqa: E402
 from fill import fill  # noqa: E402
 
 needs_bf16 = pytest.mark.skipif(not cli.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16")
@@ -68,9 +67,12 @@ def s3fd_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def run_ffmpeg(*arguments: object) -> None:
-    command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *map(str, arguments)]
-    subprocess.run(command, check=True)
+def run_ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
+    """Make what tests need, always by the newest ffmpeg; what they test uses the system's, however old."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error", *map(str, arguments)]
+    subprocess.run(command, check=True, input=stdin)
 
 
 @pytest.fixture(scope="session")
@@ -102,5 +104,4 @@ def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object
     source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", fps, "-i", "pipe:0")
     exact = ("-vf", "scale=flags=accurate_rnd+full_chroma_int")  # otherwise greys are three levels off
     codec = options or (*exact, "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p")
-    command = [video.ffmpeg_path(), "-y", "-hide_banner", "-loglevel", "error", *source, *map(str, codec), str(path)]
-    subprocess.run(command, check=True, input=frames.tobytes())
+    run_ffmpeg(*source, *codec, path, stdin=frames.tobytes())

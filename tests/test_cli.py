@@ -77,6 +77,12 @@ def test_precision(monkeypatch):
     assert cli.pick_precision("auto", torch.device("cuda")) == torch.float16
 
 
+def test_precision_with_a_torch_that_cannot_tell(monkeypatch):
+    for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # not in 2.4
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert cli.pick_precision("auto", torch.device("cpu")) == torch.float32
+
+
 @pytest.mark.parametrize("pick", [cli.pick_precision, cli.pick_training_precision])
 def test_precision_that_the_cpu_lacks(pick, monkeypatch):
     """Without AVX-512 the convolutions fail in the middle of a run."""

@@ -150,8 +150,8 @@ def write_sizes(folder, sizes):
 def test_change_of_size_of_a_turned_video(tmp_path):
     """ffmpeg turns frames with what it set up for the first size, and would read beyond the smaller ones."""
     write_sizes(tmp_path, [(176, 320), (88, 160)])
-    run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "all.mkv", "-c", "copy", tmp_path / "turned.mkv")
-    info = video.probe(tmp_path / "turned.mkv")
+    run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "all.mkv", "-c", "copy", tmp_path / "turned.mov")
+    info = video.probe(tmp_path / "turned.mov")
     assert info.turned and (info.width, info.height) == (176, 320)
     assert {(round(frame.mean() / 10), round(frame.std())) for frame in video.read_frames(info)} == {(4, 0), (9, 0)}
 
@@ -350,6 +350,11 @@ def test_any_number_of_channels_can_be_written(tmp_path, channels):
     tone = (0.4 * np.sin(np.arange(16000) * 0.2)).astype(np.float32)
     wavfile.write(tmp_path / "many.wav", 16000, np.repeat(tone[:, None], channels, axis=1))
     info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
+    try:
+        video.read_audio(tmp_path / "many.wav", 16000)
+    except ValueError as error:
+        assert channels == 10 and "install ffmpeg 7" in str(error)
+        pytest.skip(str(error))
     with video.VideoWriter(tmp_path / "out.mp4", info, tmp_path / "many.wav", 25) as writer:
         for _ in range(25):
             writer.write(np.zeros((32, 32, 3), np.uint8))
