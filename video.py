@@ -57,6 +57,7 @@ AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed 
 ONE_CLOCK = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
+UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat")
 
@@ -431,7 +432,9 @@ class VideoWriter:
     def __exit__(self, kind: type | None, *rest: object) -> None:
         try:
             if kind is None:
-                self._process.finish(RuntimeError, f"cannot write {self.path}")
+                words = self._process.finish(RuntimeError, f"cannot write {self.path}")
+                if any(sign in words for sign in UNFINISHED):
+                    raise RuntimeError(f"cannot write {self.path}: {_last_words(0, words)}")
                 os.replace(self._partial, self.path)
         finally:
             self._process.__exit__(kind, *rest)
