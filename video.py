@@ -64,9 +64,11 @@ CUT_SHORT = ("partial file", "error during demuxing", "truncat")
 
 @lru_cache(maxsize=1)
 def ffmpeg_path() -> str:
-    """Return the system's ffmpeg, else the one that imageio-ffmpeg ships."""
+    """Return the system's ffmpeg if it can make H.264, as conda's often cannot, else the one of imageio-ffmpeg."""
     if found := shutil.which("ffmpeg"):
-        return found
+        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, env=ENVIRONMENT)
+        if b" libx264 " in result.stdout:
+            return found
     import imageio_ffmpeg
 
     return imageio_ffmpeg.get_ffmpeg_exe()

@@ -342,6 +342,20 @@ def test_downmix_is_no_louder_than_its_channels(tmp_path, layout, share):
     assert 0.5 * share - 0.01 < peak < 0.51
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
+@pytest.mark.parametrize("encoders, used", [
+    (" V....D libx264              libx264 H.264 / AVC (codec h264)", True),
+    (" V....D libopenh264          OpenH264 H.264 (codec h264)", False),
+    ("", False),  # one that does not start
+])  # fmt: skip
+def test_an_ffmpeg_without_h264_is_passed_by(tmp_path, monkeypatch, encoders, used):
+    stand_in = tmp_path / "ffmpeg"
+    stand_in.write_text(f"#!/bin/sh\necho '{encoders}'\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (video.ffmpeg_path.__wrapped__() == str(stand_in)) == used
+
+
 @pytest.mark.parametrize("channels", [1, 3, 10, 16])
 def test_any_number_of_channels_can_be_written(tmp_path, channels):
     """AAC knows few layouts, and field recorders have many channels."""
