@@ -67,16 +67,17 @@ def generator_batch():
 
 @pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
 def test_generator_learns_as_in_2020(filled, kind):
+    """The losses, and what one update makes of them; a full-width step takes the CPU ten seconds."""
     task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
     for _, network, _ in task.parts():
         fill(network).train()
-    steps = [{k: float(v.detach()) for k, v in task.train_step(generator_batch()).items()} for _ in range(3)]
+    steps = [{k: float(v.detach()) for k, v in task.train_step(generator_batch()).items()} for _ in range(2)]
     golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
     names = {"l1": "l1", "sync": "sync", "perceptual": "perceptual", "real": "real", "fake": "fake"}
     if kind is GeneratorTask:
         names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
     for ours, theirs in names.items():
-        close([step[ours] for step in steps], golden[theirs])
+        close([step[ours] for step in steps], golden[theirs][: len(steps)])
 
 
 def test_frozen_expert_stays_as_it_is(filled):
@@ -459,19 +460,19 @@ def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
 
 @pytest.mark.parametrize(
     "script, more",
-    [("color_syncnet_train.py", ""), ("color_syncnet_train.py", ",windows_per_clip=2"), ("hq_wav2lip_train.py", "")],
+    [(color_syncnet_train, ""), (color_syncnet_train, ",windows_per_clip=2"), (hq_wav2lip_train, "")],
 )
 def test_two_processes_equal_one(corpus, tmp_path, script, more):
     """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
     slow = f"syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6{more}"
-    network = "expert.pth" if "color" in script else "generator.pth"
-    flags = ("--checkpoint_path", corpus / network, *(hq_flags(corpus) if "hq" in script else ()))
+    network, teacher = ("generator.pth", hq_flags(corpus)) if script is hq_wav2lip_train else ("expert.pth", ())
+    flags = ("--checkpoint_path", corpus / network, *teacher)
     arguments = command(corpus, tmp_path / "two", *flags, "--max_steps", 3, hp=f"{SMALL},syncnet_wt=0.03,{slow}")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launch, ROOT / script, *arguments], check=True, env=environment, cwd=ROOT)
+    subprocess.run([*launch, script.__file__, *arguments], check=True, env=environment, cwd=ROOT)
     arguments[arguments.index(str(tmp_path / "two"))] = str(tmp_path / "one")
-    subprocess.run([sys.executable, ROOT / script, *arguments], check=True, cwd=ROOT)
+    assert script.main(arguments) == 0
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
