@@ -105,7 +105,7 @@ def silence_pid(path, pid):
     """Make null packets of an elementary stream's, which stays listed, as broadcasters do."""
     content = bytearray(path.read_bytes())
     for at in range(0, len(content), 188):
-        if int.from_bytes(content[at + 1 : at + 3]) & 0x1FFF == pid:
+        if int.from_bytes(content[at + 1 : at + 3], "big") & 0x1FFF == pid:
             content[at + 1 : at + 3] = (content[at + 1] & 0xE0 | 0x1F, 0xFF)
     path.write_bytes(content)
 
