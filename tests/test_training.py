@@ -67,17 +67,17 @@ def generator_batch():
 
 @pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
 def test_generator_learns_as_in_2020(filled, kind):
-    """The losses, and what one update makes of them; a full-width step takes the CPU ten seconds."""
+    """Three steps: the gradients that a step should clear first show in the losses of the third."""
     task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
     for _, network, _ in task.parts():
         fill(network).train()
-    steps = [{k: float(v.detach()) for k, v in task.train_step(generator_batch()).items()} for _ in range(2)]
+    steps = [{k: float(v.detach()) for k, v in task.train_step(generator_batch()).items()} for _ in range(3)]
     golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
     names = {"l1": "l1", "sync": "sync", "perceptual": "perceptual", "real": "real", "fake": "fake"}
     if kind is GeneratorTask:
         names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
     for ours, theirs in names.items():
-        close([step[ours] for step in steps], golden[theirs][: len(steps)])
+        close([step[ours] for step in steps], golden[theirs])
 
 
 def test_frozen_expert_stays_as_it_is(filled):
