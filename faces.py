@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import cli
 import files
 import video
 from face_detection.detections import Detections, cache_name
-from face_detection.detectors import DETECTORS, SFD_WEIGHTS, create_detector
+from face_detection.detectors import DETECTORS, SFD_WEIGHTS, Detector, create_detector
 from face_detection.search import search
 from models import weights
 
@@ -22,7 +23,12 @@ SAVE_SECONDS = 5.0  # of work between two writings of the cache
 
 
 def add_detector_arguments(parser: cli.Parser) -> None:
-    parser.add_argument("--face_detector", choices=DETECTORS, default="sfd", help="haar needs no download")
+    parser.add_argument(
+        "--face_detector",
+        choices=("auto", *DETECTORS),
+        default="auto",
+        help="auto: sfd, or where its weights cannot be had centerface; centerface and haar need no download",
+    )
     parser.add_argument("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
 
 
@@ -42,14 +48,37 @@ def search_settings(**chosen: object) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(parser.parse_args([])), **chosen})
 
 
+def detector_name(args: argparse.Namespace) -> str:
+    """Return the face detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
+    if args.face_detector != "auto":
+        return args.face_detector
+    weights_given = args.face_detector_weights or SFD_WEIGHTS.exists()
+    return "sfd" if weights_given or sfd_can_be_had(weights.cache_folder()) else "centerface"
+
+
+@functools.cache  # a run of many videos asks for each of them, and a host that is down may take half a minute to say so
+def sfd_can_be_had(folder: Path) -> bool:
+    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, say so."""
+    try:
+        weights.find("s3fd")
+    except RuntimeError as error:
+        print(f"warning: {error}; until then faces are found by centerface instead of sfd", file=sys.stderr)
+        return False
+    return True
+
+
 def detector_weights(args: argparse.Namespace) -> Path | None:
-    """Return the weights file of the chosen face detector, downloading the official S3FD's if it is not here."""
-    if args.face_detector_weights or args.face_detector != "sfd" or SFD_WEIGHTS.exists():
+    """Return the weights file of the face detector to use, downloading the official S3FD's if it is not here."""
+    if args.face_detector_weights or SFD_WEIGHTS.exists() or detector_name(args) != "sfd":
         return args.face_detector_weights
     try:
         return weights.find("s3fd")
     except RuntimeError as error:
-        raise RuntimeError(f"{error}, or use --face_detector haar, which needs no download") from error
+        raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
+
+
+def open_detector(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Detector:
+    return create_detector(detector_name(args), str(device), detector_weights(args), dtype)
 
 
 def find_faces(
@@ -63,7 +92,7 @@ def find_faces(
     found = Detections.load(cache) if cache else Detections()
     missing = None if wanted is None else max(0, wanted - len(found))
     if missing != 0 and not found.complete:
-        detector = create_detector(args.face_detector, str(device), detector_weights(args), dtype)
+        detector = open_detector(args, device, dtype)
         frames = video.prefetch(video.read_frames(source, len(found), missing), 4)
         steps = search(found, frames, detector, float(source.fps), args.face_det_batch_size)
         with contextlib.closing(frames), cli.progress((), "Finding faces", missing) as bar:
@@ -82,7 +111,7 @@ def find_faces(
 
 
 def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
-    name = cache_name(source.path, args.face_detector, args.face_detector_weights, source.geometry)
+    name = cache_name(source.path, detector_name(args), args.face_detector_weights, source.geometry)
     return weights.cache_folder() / "boxes" / name
 
 

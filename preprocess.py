@@ -44,7 +44,7 @@ import files
 import video
 from dataset import LEAST_FRAMES
 from face_detection.detections import Detections, cut_out
-from face_detection.detectors import Detector, create_detector
+from face_detection.detectors import CPU_DETECTORS, Detector, create_detector
 from face_detection.search import search
 from face_detection.tracking import GAP_SECONDS, follow_face
 from hparams import FILELISTS
@@ -71,7 +71,11 @@ def get_parser() -> cli.Parser:
     add("--preprocessed_root", required=True, type=Path, help="folder to write; finished clips in it are kept")
     add("--batch_size", type=cli.positive(int), default=32, help="pictures per call of the face detector")
     add("--ngpu", type=cli.positive(int), default=1, help="how many GPUs to use, each with its own processes")
-    add("--workers", type=cli.positive(int), help="videos at a time, per GPU; default: 1, for haar one per CPU core")
+    add(
+        "--workers",
+        type=cli.positive(int),
+        help="videos at a time, per GPU; default: 1, for centerface and haar one per CPU core",
+    )
     faces.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
     add("--split", type=fractions, metavar="TRAIN,VAL,TEST", help="write filelists, by top-level folder: 0.9,0.05,0.05")
@@ -397,17 +401,18 @@ def check_faces(shown: Sequence[bool]) -> None:
 def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
     """One job per worker process, at most one per clip. Raises ValueError for devices that are not there."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    haar = args.face_detector == "haar"
-    device = torch.device("cpu") if haar else cli.pick_device(args.device)
+    device = torch.device("cpu") if args.face_detector in CPU_DETECTORS else cli.pick_device(args.device)
     devices = [str(device)]
     if device.type == "cuda" and device.index is None:
         devices = [f"cuda:{local_rank * args.ngpu + i}" for i in range(args.ngpu)]
         cli.pick_device(devices[-1])
-    elif args.ngpu > 1 and not haar:
+    elif args.ngpu > 1 and args.face_detector not in CPU_DETECTORS:
         raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
-    workers = args.workers or (cli.cpu_count() if haar else 1)
+    workers, detector = args.workers or 1, faces.detector_name(args)
+    if detector in CPU_DETECTORS:
+        device, devices, workers = torch.device("cpu"), ["cpu"], args.workers or cli.cpu_count()
     job = Job(
-        args.data_root, args.preprocessed_root, args.face_detector, faces.detector_weights(args), str(device),
+        args.data_root, args.preprocessed_root, detector, faces.detector_weights(args), str(device),
         cli.pick_precision(args.precision, device), args.batch_size,
     )  # fmt: skip
     return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
@@ -536,7 +541,7 @@ def describe(total: Tally, args: argparse.Namespace) -> dict[str, Any]:
     speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
     return {
         "data_root": _printable(str(args.data_root)),
-        "face_detector": args.face_detector,
+        "face_detector": faces.detector_name(args) if speed else args.face_detector,  # if not: nobody had to know
         "finished_before": total.finished_before,  # of those kept
         "dropped_by_reason": dict(Counter(clip.reason for clip in dropped).most_common()),
         "converted": {clip.clip: clip.fps for clip in kept if clip.fps != hp.fps},  # the rate it had
@@ -573,9 +578,9 @@ def print_table(report: dict[str, Any], args: argparse.Namespace) -> None:
         print(f"converted  {count} from {fps:g} to {hp.fps:g} fps")
     print(f"frames     {report['frames']}, {report['frames_with_face'] / report['frames']:.1%} with a face")
     speed = report["detector_frames_per_second"]
-    print(f"detector   {args.face_detector}, {speed:g} frames/s a worker" if speed else "detector   not needed")
+    print(f"detector   {report['face_detector']}, {speed:g} frames/s a worker" if speed else "detector   not needed")
     used = Counter(clip["face_detector"] for clip in report["kept"])
-    for name in sorted(set(used) - {args.face_detector}):
+    for name in sorted(set(used) - {report["face_detector"]}):
         print(f"           {used[name]} clips were cut before with {name}")
     print(f"time       {report['seconds']} s")
     print(f"report     {args.preprocessed_root / 'report.json'}")

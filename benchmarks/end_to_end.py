@@ -28,7 +28,6 @@ from benchmarks.inference import REFERENCE_BATCH, generate_plainly
 from benchmarks.scene import SIZES, Counted, write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
-from face_detection.detectors import create_detector
 from face_detection.search import search
 from models import Wav2Lip, optimize_for_inference
 
@@ -82,7 +81,7 @@ def measure_stages(
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype))
+    detector = Counted(faces.open_detector(args, device, dtype))
     found = Detections()
     frames = video.prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
@@ -117,7 +116,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     sample = list(video.repeat_frames(source, min(64, count)))
     decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
 
-    detector = create_detector(args.face_detector, str(device), faces.detector_weights(args), torch.float32)
+    detector = faces.open_detector(args, device, torch.float32)
     few = sample[: args.plain_frames]
     detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
 

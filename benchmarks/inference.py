@@ -26,7 +26,6 @@ from benchmarks import lip_sync_as_a_user, open_machine, report, timed, write_vi
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
-from face_detection.detectors import create_detector
 from models import Wav2Lip, optimize_for_inference
 
 ROUNDS = 5
@@ -125,7 +124,7 @@ def measure_stages(
     frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
     scale = len(windows) / len(frames)
     figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
-    detector = create_detector(args.face_detector, str(device), faces.detector_weights(args), dtype)
+    detector = faces.open_detector(args, device, dtype)
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)

@@ -1,7 +1,7 @@
 """Face detectors behind one call: BGR frames in, boxes with scores out, best first.
 
 All return S3FD's framing (forehead to just below the chin), because the official generator was trained on it.
-The neural ones come from the face-alignment library, which is imported only when one of them is used.
+Those with weights to download come from the face-alignment library, which is imported only when one is used.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import cv2
 import numpy as np
 import torch
 
+from .centerface import CenterFace
+
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
-DETECTORS = ("sfd", "haar", *LIBRARY_DETECTORS)
+CPU_DETECTORS = ("centerface", "haar")  # nothing to download, no use for a GPU
+DETECTORS = ("sfd", *CPU_DETECTORS, *LIBRARY_DETECTORS)
 # Where releases of 2020 kept the file; used before anything is downloaded.
 SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
 
@@ -35,11 +38,14 @@ def create_detector(
 ) -> Detector:
     """Return the detector called ``name`` (one of ``DETECTORS``).
 
-    ``weights`` is a file for the neural ones; without it ``sfd`` looks at ``SFD_WEIGHTS`` and the others download
-    theirs. ``dtype`` is the precision of ``sfd``. Raises ValueError, FileNotFoundError or RuntimeError (download).
+    ``weights`` is a file for those outside ``CPU_DETECTORS``; without it ``sfd`` looks at ``SFD_WEIGHTS`` and the
+    others download theirs. ``dtype`` is the precision of ``sfd``. Raises ValueError, FileNotFoundError or RuntimeError
+    (download).
     """
     if name == "sfd":
         return SFD(weights or SFD_WEIGHTS, device, dtype)
+    if name == "centerface":
+        return CenterFace()
     if name == "haar":
         return Haar()
     if name in LIBRARY_DETECTORS:
@@ -172,7 +178,7 @@ class LibraryDetector:
         except OSError as error:  # URLError is one
             raise RuntimeError(
                 f"the weights of the face detector {name} could not be had ({error}); "
-                "give them with --face_detector_weights, or use --face_detector haar, which needs none"
+                "give them with --face_detector_weights, or use --face_detector centerface, which needs none"
             ) from error
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import cv2
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+import faces
 import video
 from conftest import needs_bf16
 from face_detection import FaceAlignment, detectors
 from face_detection.detections import Detections, cache_name
+from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 
 
@@ -39,6 +42,115 @@ def test_haar_finds_the_face(astronaut):
 
 def test_haar_on_nothing():
     assert detectors.Haar().detect([np.zeros((90, 120, 3), np.uint8)] * 2)[1].shape == (0, 5)
+
+
+@pytest.fixture(scope="module")
+def centerface() -> detectors.CenterFace:
+    return detectors.CenterFace()
+
+
+def find_one(detector: detectors.Detector, picture: np.ndarray) -> np.ndarray:
+    """The box (4,) of the only face."""
+    (boxes,) = detector.detect([picture])
+    assert boxes.shape == (1, 5) and boxes.dtype == np.float32
+    return boxes[0, :4]
+
+
+def scaled(picture: np.ndarray, scale: float) -> np.ndarray:
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def test_centerface_frames_a_face_as_s3fd_and_haar_do(shared, centerface, astronaut):
+    golden = json.loads((shared / "golden/s3fd/boxes.json").read_text())
+    frames = list(video.read_frames(video.probe(shared / golden["clip"]), 0, 16))
+    boxes = np.stack([find_one(centerface, frame) for frame in frames])
+    assert np.abs(boxes - golden["boxes_x1_y1_x2_y2"]).max() < 0.05 * 154  # the height of the face
+    (haar,) = detectors.Haar().detect([astronaut])
+    assert np.abs(find_one(centerface, astronaut) - haar[0, :4]).max() < 0.1 * 110
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 0.7, 2.0, 6.0])
+def test_centerface_knows_faces_of_all_sizes(centerface, astronaut, scale):
+    """The photo is 128 to 3072 pixels wide, its face 30 to 720 pixels high."""
+    box = find_one(centerface, scaled(astronaut, scale)) / scale
+    assert np.abs(box - find_one(centerface, astronaut)).max() < 0.06 * 120
+
+
+def test_centerface_in_a_mirror(centerface, astronaut):
+    x1, y1, x2, y2 = find_one(centerface, np.ascontiguousarray(astronaut[:, ::-1]))
+    assert np.abs(np.array([512 - x2, y1, 512 - x1, y2]) - find_one(centerface, astronaut)).max() < 0.03 * 120
+
+
+def test_centerface_moves_with_the_face_by_parts_of_its_cells(centerface, astronaut):
+    """Whatever the sides of the picture: few of these are multiples of 32."""
+    shifts = [(0, 0), (1, 0), (2, 1), (3, 3), (5, 2), (7, 7), (11, 4)]
+    pictures = [astronaut[y : 250 + 3 * x, 60 + x : 400 - 5 * y] for x, y in shifts]
+    boxes = [find_one(centerface, picture) + [60 + x, y] * 2 for picture, (x, y) in zip(pictures, shifts)]
+    assert np.std(boxes, axis=0).max() < 0.01 * 120
+
+
+def test_centerface_does_not_follow_the_jaw(centerface, astronaut):
+    """The face below the lips is stretched: its chin drops by 12 pixels, a tenth of its height."""
+    rows = np.interp(np.arange(512), [0, 148, 172 + 12, 232, 511], [0, 148, 172, 232, 511]).astype(np.float32)
+    columns = np.arange(512, dtype=np.float32)
+    opened = cv2.remap(astronaut, *np.meshgrid(columns, rows), cv2.INTER_LINEAR)
+    moved = find_one(centerface, opened) - find_one(centerface, astronaut)
+    assert np.abs(moved[[1, 3]]).max() < 0.2 * 12
+
+
+def test_centerface_finds_small_faces_in_large_frames(centerface, astronaut):
+    frame = np.full((1080, 1920, 3), 110, np.uint8)
+    small = scaled(astronaut, 1 / 3)
+    frame[700 : 700 + len(small), 1400 : 1400 + len(small)] = small
+    expected = find_one(centerface, astronaut) / 3 + [1400, 700, 1400, 700]
+    assert np.abs(find_one(centerface, frame) - expected).max() < 0.1 * 40
+
+
+def test_centerface_finds_every_face(centerface, astronaut):
+    portrait = astronaut[:240, 60:360]
+    frame = np.full((300, 700, 3), 90, np.uint8)
+    frame[:240, :300] = portrait
+    frame[100:220, 450:600] = scaled(portrait, 0.5)[:, ::-1]
+    (boxes,) = centerface.detect([frame])
+    assert len(boxes) == 2 and boxes[0, 4] >= boxes[1, 4] > centerface.THRESHOLD
+    left, right = boxes[np.argsort(boxes[:, 0]), :4]
+    alone = find_one(centerface, portrait)
+    assert np.abs(left - alone).max() < 0.03 * 120
+    x1, y1, x2, y2 = alone / 2
+    assert np.abs(right - [600 - x2, 100 + y1, 600 - x1, 100 + y2]).max() < 0.1 * 60
+
+
+def test_centerface_finds_a_face_that_looks_away(centerface):
+    """The photo of a cameraman, grey, whose head is in columns 195 to 270 and rows 95 to 205."""
+    photo = cv2.cvtColor(pytest.importorskip("skimage.data").camera(), cv2.COLOR_GRAY2BGR)
+    x1, y1, x2, y2 = find_one(centerface, photo)
+    assert 190 < x1 < 215 and 95 < y1 < 135 and 250 < x2 < 275 and 185 < y2 < 210
+    assert not len(detectors.Haar().detect([photo])[0])
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (7, 3), (2, 500), (32, 32), (33, 95), (90, 120), (1080, 1920)])
+def test_centerface_on_nothing(centerface, height, width):
+    noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    greys = [np.full_like(noise, grey) for grey in (0, 90, 255)]
+    assert [boxes.shape for boxes in centerface.detect([noise, *greys])] == [(0, 5)] * 4
+
+
+def test_centerface_forgets_the_frames_before(centerface, astronaut):
+    """OpenCV's network gives nonsense from the second size on if it is left as it comes."""
+    other_sizes = [astronaut[:200], astronaut[:64, :96], scaled(astronaut, 2)]
+    before, *_ = centerface.detect([astronaut, *other_sizes])
+    (after,) = centerface.detect([astronaut])
+    (fresh,) = detectors.CenterFace().detect([astronaut])
+    assert (before == after).all() and (before == fresh).all()
+
+
+def test_centerface_follows_a_drifting_photo(centerface, talking_clip):
+    """It drifts by 2 pixels a frame."""
+    found, source = Detections(), video.probe(talking_clip)
+    assert sum(search(found, video.read_frames(source), centerface, 25.0)) == 25
+    boxes = follow_face(found, 12)
+    still = boxes + 2 * np.arange(25)[:, None] * [1, 0, 1, 0]
+    assert np.abs(still - still.mean(axis=0)).max() < 0.02 * 120
 
 
 def test_api_of_the_reference(astronaut):
@@ -119,8 +231,56 @@ def test_download_failure_names_the_way_out(monkeypatch):
         raise URLError("no network")
 
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(FaceDetector=refuse))
-    with pytest.raises(RuntimeError, match="--face_detector haar"):
+    with pytest.raises(RuntimeError, match="--face_detector centerface"):
         detectors.create_detector("yunet")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Which detector
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path) -> list[str]:
+    """What was looked for; S3FD's weights are nowhere, and there is no network."""
+    asked = []
+
+    def refuse(name):
+        asked.append(name)
+        raise RuntimeError("could not download it (no network); put it there")
+
+    monkeypatch.setattr(faces, "SFD_WEIGHTS", tmp_path / "s3fd.pth")
+    monkeypatch.setattr(faces.weights, "find", refuse)
+    return asked
+
+
+def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, capsys):
+    source, auto = video.probe(talking_clip), faces.search_settings()
+    for settings in (auto, faces.search_settings(no_cache=True)):
+        found = faces.find_faces(settings, source, 5, torch.device("cpu"), torch.float32)
+        assert not np.isnan(follow_face(found, 12)).any()
+    assert downloads == ["s3fd"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("warning: could not download") and "centerface" in lines[0]
+    caches = [faces.cache_of(faces.search_settings(face_detector=d), source) for d in ("auto", "centerface", "sfd")]
+    assert caches[0] == caches[1] != caches[2] and caches[0].exists() and not caches[2].exists()
+
+
+def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip, capsys):
+    settings = faces.search_settings(face_detector="sfd")
+    with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
+        faces.find_faces(settings, video.probe(talking_clip), 5, torch.device("cpu"), torch.float32)
+    assert not capsys.readouterr().err
+
+
+def test_sfd_is_preferred(downloads, tmp_path, monkeypatch):
+    given = faces.search_settings(face_detector_weights=tmp_path / "mine.pth")
+    assert (faces.detector_name(given), faces.detector_weights(given)) == ("sfd", tmp_path / "mine.pth")
+    (tmp_path / "s3fd.pth").touch()
+    assert faces.detector_name(faces.search_settings()) == "sfd" and not downloads
+    (tmp_path / "s3fd.pth").unlink()
+    monkeypatch.setattr(faces.weights, "find", lambda _: tmp_path / "downloaded.pth")
+    auto = faces.search_settings()
+    assert (faces.detector_name(auto), faces.detector_weights(auto)) == ("sfd", tmp_path / "downloaded.pth")
 
 
 # --------------------------------------------------------------------------------------------------------------------
