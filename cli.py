@@ -114,6 +114,7 @@ def start_training(args: argparse.Namespace) -> Machine:
             raise ValueError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
     hparams.override(args.hparams)
     device = pick_device(args.device)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
     machine = join_processes(device, pick_training_precision(args.precision, device))
     torch.manual_seed(args.seed)
     return machine

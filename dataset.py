@@ -35,6 +35,7 @@ from hparams import HParams
 from hparams import hparams as hp
 
 LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shorter one would overlap the right ones
+TWIN = "twin.txt"
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
 
@@ -53,6 +54,7 @@ class Clip:
     starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
     mel: np.ndarray | None = None  # (mel frames, num_mels), only where the folder could not be written to
+    twin: str | None = None  # folder of the same head, moving alike and saying something else, frame by frame
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,16 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     starts = starts[before + len(windows) - after > 0]
     if not len(starts):
         raise ValueError(f"no two windows at least {rules.nearest_negative} frames apart")
-    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None)
+    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, _find_twin(folder, ids))
+
+
+def _find_twin(folder: str, ids: np.ndarray) -> str | None:
+    """Return the folder beside this one that its twin.txt names, if that has every one of its frames."""
+    try:
+        twin = Path(folder).with_name(Path(folder, TWIN).read_text(encoding="utf-8").strip())
+        return str(twin) if np.isin(ids, _frame_ids(str(twin))).all() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _frame_ids(folder: str) -> np.ndarray:
@@ -283,14 +294,14 @@ class WindowDataset(Dataset):
         """Return the folder that the sample ``key`` is from."""
         return self.draw(key).clip.folder
 
-    def _pictures(self, clip: Clip, frame: int) -> list[np.ndarray]:
+    def _pictures(self, folder: str, frame: int) -> list[np.ndarray]:
         """Read the window that starts at ``frame``, each picture (height, width, 3) BGR uint8."""
-        return [_read_picture(f"{clip.folder}/{i}.jpg") for i in range(frame, frame + self.hp.syncnet_T)]
+        return [_read_picture(f"{folder}/{i}.jpg") for i in range(frame, frame + self.hp.syncnet_T)]
 
-    def _faces(self, clip: Clip, frame: int) -> list[np.ndarray]:
+    def _faces(self, folder: str, frame: int) -> list[np.ndarray]:
         """Read the window that starts at ``frame``, each face (img_size, img_size, 3) BGR uint8."""
         size = (self.hp.img_size, self.hp.img_size)
-        return [cv2.resize(picture, size) for picture in self._pictures(clip, frame)]
+        return [cv2.resize(picture, size) for picture in self._pictures(folder, frame)]
 
     def _mels(self, clip: Clip, frames: list[int]) -> torch.Tensor:
         """Return the mel windows that start with each of ``frames``, (len(frames), 1, num_mels, mel_step_size)."""
@@ -341,9 +352,9 @@ class SyncNetDataset(WindowDataset):
         """Return ``x, mel, y`` of a draw, augmented if there are ``rng`` and an augmentation."""
         shown = draw.frame if draw.positive else draw.wrong
         if self.augmentation and rng is not None:
-            faces = self.augmentation.apply(self._pictures(draw.clip, shown), self.hp.img_size, rng)
+            faces = self.augmentation.apply(self._pictures(draw.clip.folder, shown), self.hp.img_size, rng)
         else:
-            faces = self._faces(draw.clip, shown)
+            faces = self._faces(draw.clip.folder, shown)
         x = _to_unit([plane for face in faces for plane in cv2.split(face[self.hp.img_size // 2 :])])
         return x, self._mels(draw.clip, [draw.frame])[0], torch.tensor([float(draw.positive)])
 
@@ -382,6 +393,10 @@ class Wav2LipDataset(WindowDataset):
     x (6, 5, 96, 96): 5 consecutive frames with their lower half black, then 5 others of the clip, whole;
     indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
     y (3, 5, 96, 96): the 5 frames, whole. The other arguments and the errors are as in SyncNetDataset.
+
+    With ``twins``, a clip whose twin.txt names the clip beside it (demo/talking_portrait.py writes them) shows the same
+    5 frames of that one instead of others of its own: the same head at the same place, with another mouth. So does
+    inference, where both pictures are of one frame.
     """
 
     def __init__(
@@ -390,7 +405,9 @@ class Wav2LipDataset(WindowDataset):
         seed: int = 0,
         negative_distance: int = 1,
         mel_lead: int = hp.mel_lead,
+        twins: bool = True,
     ) -> None:
+        self.twins = twins
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
@@ -400,7 +417,10 @@ class Wav2LipDataset(WindowDataset):
 
     def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ``x, indiv_mels, mel, y`` of a draw."""
-        columns = [np.concatenate(self._faces(draw.clip, frame)) for frame in (draw.frame, draw.wrong)]  # (480, 96, 3)
+        shown = [(draw.clip.folder, draw.frame), (draw.clip.folder, draw.wrong)]
+        if self.twins and draw.clip.twin:
+            shown[1] = (draw.clip.twin, draw.frame)
+        columns = [np.concatenate(self._faces(*window)) for window in shown]  # (480, 96, 3) each
         x = _to_unit([plane for column in columns for plane in cv2.split(column)])  # (6, 480, 96)
         x = x.unflatten(1, (self.hp.syncnet_T, -1))  # (6, 5, 96, 96)
         y = x[:3].clone()

@@ -75,6 +75,10 @@ class HParams:
     mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
+    mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; 2020: no more (ours)
+    motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
+    feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
+    twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
     disc_wt: float = 0.07
     disc_initial_learning_rate: float = 1e-4
 

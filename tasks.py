@@ -27,6 +27,8 @@ LN2 = math.log(2)
 PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (2020)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
+MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
+FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
 WATCHED_STEPS = 100  # steps averaged before a warning is given
 
 
@@ -84,6 +86,34 @@ def sync_loss(expert: nn.Module, mels: torch.Tensor, faces: torch.Tensor) -> tor
     """How far ``expert`` is from finding ``faces`` (N, 3, T, H, W) in sync with ``mels`` (N, 1, 80, 16)."""
     audio, face = expert(mels, mouths_of(faces))
     return cosine_loss(audio, face, torch.ones(len(faces), device=faces.device))[0]
+
+
+def mouth_weights(size: int, weight: float) -> torch.Tensor:
+    """Return how much each pixel (size, size) of a face counts: the mouth ``weight`` times the rest, 1 on average."""
+    weights = torch.ones(size, size)
+    top, bottom, left, right = (round(share * size) for share in MOUTH)
+    weights[top:bottom, left:right] = weight
+    return weights / weights.mean()
+
+
+def motion_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 of what changes from each frame to the next in faces (N, 3, T, H, W)."""
+    return F.l1_loss(fake.diff(dim=2), real.diff(dim=2))
+
+
+def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 between what ``expert`` makes of generated and real mouths, mean of its first stages, faces (N, 3, T, H, W).
+
+    A perceptual loss (Johnson et al., 2016) by the network that is at hand: it looks at lips, teeth and tongue only.
+    """
+    both = mouths_of(torch.cat((fake, real)))
+    losses = []
+    for stage, block in enumerate(expert.face_encoder[: FEATURE_STAGES[-1] + 1]):
+        both = block(both)
+        if stage in FEATURE_STAGES:
+            ours, theirs = both.float().chunk(2)
+            losses.append(F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp(min=1e-3))
+    return torch.stack(losses).mean()
 
 
 def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
@@ -297,6 +327,7 @@ class GeneratorTask(Task):
         # in eval mode, its batch norms fixed and folded: in 2020 it stayed in train mode and its statistics drifted
         self.expert, self.judge = (network and self._frozen(network) for network in (expert, judge))
         self.sync_weight = hp.syncnet_wt
+        self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(machine.device)
 
     def _frozen(self, network: nn.Module) -> nn.Module:
         return fold_batchnorm(network).requires_grad_(False).to(self.machine.device, memory_format=torch.channels_last)
@@ -326,10 +357,23 @@ class GeneratorTask(Task):
         figures = {"l1": F.l1_loss(fake, real)}
         if self.sync_weight > 0 or not torch.is_grad_enabled():
             figures["sync"] = sync_loss(self.expert, mel, fake)
-        loss = self._l1_weight() * figures["l1"]
+        loss = self._l1_weight() * self._drawing_loss(fake, real, figures)
         if self.sync_weight > 0:
             loss = loss + self.sync_weight * figures["sync"]
         return {"loss": loss, **figures}
+
+    def _drawing_loss(self, fake: torch.Tensor, real: torch.Tensor, figures: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return L1, and what ``hparams`` want beside it, as one loss; note the parts in ``figures``."""
+        loss = figures["l1"]
+        if self.hp.mouth_wt != 1:
+            figures["mouth"] = loss = ((fake - real).abs() * self._weights).mean()
+        if self.hp.motion_wt > 0:
+            figures["motion"] = motion_loss(fake, real)
+            loss = loss + self.hp.motion_wt * figures["motion"]
+        if self.hp.feature_wt > 0:
+            figures["feature"] = feature_loss(self.expert, fake, real)
+            loss = loss + self.hp.feature_wt * figures["feature"]
+        return loss
 
     def _l1_weight(self) -> float:
         return 1 - self.sync_weight

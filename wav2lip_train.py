@@ -44,8 +44,9 @@ def train(args: argparse.Namespace, task_type: type[GeneratorTask], eval_steps: 
     expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)
     judge = weights.load_model(args.judge_checkpoint_path, SyncNet_color) if args.judge_checkpoint_path else None
     train_list, val_list = (get_image_list(args.data_root, split, args.filelists) for split in ("train", "val"))
-    train_data = Wav2LipDataset(train_list, args.seed, hp.negative_distance, hp.mel_lead)
-    val_data = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)  # the same windows whatever the settings: runs compare
+    train_data = Wav2LipDataset(train_list, args.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
+    # the same windows whatever the settings, so that runs compare
+    val_data = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, twins=hp.twin_reference)
     plan = training.Plan(
         batch_size=hp.batch_size,
         checkpoint_interval=hp.checkpoint_interval,
