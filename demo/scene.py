@@ -66,12 +66,12 @@ class Performance:
         self.middle = np.array([actor.place * width, height * rng.uniform(0.46, 0.54)])
         times = (np.arange(count) + 0.5) / fps  # the middle of each exposure
         self.mouth = actor.movements.at(times)
-        self.sway = np.stack([_wander(rng, count, fps) for _ in range(2)], 1) * rng.uniform(1, 7)  # units
-        self.roll = _wander(rng, count, fps) * rng.uniform(0.5, 3)  # degrees
-        self.zoom = 1 + _wander(rng, count, fps) * rng.uniform(0, 0.02)
-        self.yaw = _wander(rng, count, fps) * rng.uniform(0.02, 0.16) + rng.uniform(-0.08, 0.08)
-        self.pitch = _wander(rng, count, fps) * rng.uniform(0.01, 0.08)
-        self.gaze = np.stack([_wander(rng, count, fps) for _ in range(2)], 1) * [2.0, 0.8]
+        self.sway = np.stack([wander(rng, count, fps) for _ in range(2)], 1) * rng.uniform(1, 7)  # units
+        self.roll = wander(rng, count, fps) * rng.uniform(0.5, 3)  # degrees
+        self.zoom = 1 + wander(rng, count, fps) * rng.uniform(0, 0.02)
+        self.yaw = wander(rng, count, fps) * rng.uniform(0.02, 0.16) + rng.uniform(-0.08, 0.08)
+        self.pitch = wander(rng, count, fps) * rng.uniform(0.01, 0.08)
+        self.gaze = np.stack([wander(rng, count, fps) for _ in range(2)], 1) * [2.0, 0.8]
         self.eyelids = _blinks(rng, count, fps)
         turning = np.zeros(count)
         turning[slice(*away)] = AWAY * 1.5
@@ -168,7 +168,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
     return cv2.GaussianBlur(wall, (0, 0), rng.uniform(0.01, 0.04) * height)
 
 
-def _wander(rng: np.random.Generator, count: int, fps: float) -> np.ndarray:
+def wander(rng: np.random.Generator, count: int, fps: float) -> np.ndarray:
     """A smooth aimless movement within about [-1, 1]."""
     seconds = np.arange(count) / fps
     rates, phases, sizes = rng.uniform(0.1, 0.7, 4), rng.random(4), rng.dirichlet(np.ones(4))

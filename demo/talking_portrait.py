@@ -1,0 +1,360 @@
+"""Make a corpus of photographs that speak with real voices, in true sync, ready for training.
+
+    python -m demo.talking_portrait --portraits PHOTOS --speakers VIDEOS --out DATA --clips 4000
+
+PHOTOS holds pictures of faces, VIDEOS holds <speaker>/<clip>.mp4; each folder has a landmarks.npz (demo/landmarks.py
+writes it). DATA gets the folders that preprocess.py writes, <portrait>/<clip>/{0,1,2…}.jpg, audio.wav and mel.npy, and
+
+twin.txt    the clip beside it in which the same head moves alike and says something else, so that each frame of it is a
+            picture of the same moment with another mouth (see Wav2LipDataset)
+truth.json  what moved it, and for each frame the distance of the lips in eye distances
+
+The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
+``--heads N`` clips of drawn heads (demo/talking_head.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.interpolate import interp1d
+from scipy.ndimage import uniform_filter1d
+
+import audio
+import cli
+import files
+import video
+from dataset import TWIN, save_mel
+from demo.articulation import speak
+from demo.head import Identity
+from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, render
+from demo.scene import Actor, Shot, film
+from demo.talking_head import make_clips, write_sound
+from demo.variation import Camera, Film, vary_voice
+from demo.voice import Voice, synthesize
+from hparams import hparams as hp
+
+SIZE = 112  # pixels of the crops: a little more than the networks see
+JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
+PAIR, UTTERANCE, REAL, HEAD = range(4)  # first words of seeds
+LARGEST_SHARE = 0.35  # of one speaker, or one voice is all that is learned
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything that decides what the clips are like."""
+
+    portraits: Path | None
+    speakers: tuple[Path, ...]
+    out: Path
+    seed: int = 0
+    choice: tuple[int, int] = (0, sys.maxsize)  # first and last + 1 of the photographs
+    without: tuple[str, ...] = ()  # speakers, or clips as speaker/clip
+    only: tuple[str, ...] = ()
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Make photographs speak: a corpus for training.")
+    add = parser.add_argument
+    add("--portraits", type=Path, help="folder with photographs and their landmarks.npz")
+    add("--speakers", type=Path, nargs="+", required=True, help="folders with <speaker>/<clip>.mp4 and landmarks.npz")
+    add("--out", required=True, type=Path, help="folder to write")
+    add("--clips", type=int, default=0, help="how many clips of portraits, two of each scene")
+    add("--real", type=int, default=0, help="how many variations of each clip of the speakers themselves")
+    add("--heads", type=int, default=0, help="how many clips of drawn heads, two of each scene")
+    add("--seed", type=int, default=0, help="other seeds make other clips")
+    add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
+    add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
+    add("--only", nargs="*", default=[], help="use these and no others; default: all")
+    add("--workers", type=cli.positive(int), default=os.cpu_count() or 1, help="clips made at a time")
+    return parser
+
+
+def span(text: str) -> tuple[int, int]:
+    """``0:600`` -> (0, 600)."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a span such as 0:600")
+    return int(first), int(last)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    corpus = Corpus(
+        args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only)
+    )
+    if args.clips and not args.portraits:
+        raise ValueError("--clips needs --portraits, the photographs that are to speak")
+    sentences = list_sentences(corpus)
+    makers = [
+        (partial(make_portrait_clip, corpus), args.clips // 2 * 2),
+        (partial(make_real_clip, corpus), args.real * len(sentences)),
+        (partial(make_head_clip, corpus), args.heads // 2 * 2),
+    ]
+    for make, count in makers:
+        if count:
+            made = make_clips(make, count, args.workers)
+            folders = list(cli.progress(made, "Making clips", count, unit="clip"))
+            print(f"{folders[-1].parent.parent}: {len(folders)} clips")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What there is
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A clip of somebody who speaks."""
+
+    path: Path
+    name: str  # speaker/clip
+
+    @property
+    def who(self) -> str:
+        return self.name.partition("/")[0]
+
+
+@lru_cache(maxsize=4)
+def list_sentences(corpus: Corpus) -> list[Sentence]:
+    """Return the clips of all speakers that have landmarks; raise ValueError if there is none."""
+    found = []
+    for folder in corpus.speakers:
+        names = (name for name in _landmark_file(folder).files if "/" in name)
+        paths = ((folder / f"{name}.mp4", name) for name in sorted(names))
+        found += [Sentence(path, name) for path, name in paths if path.exists() and _wanted(name, corpus)]
+    if not found:
+        raise ValueError(f"no clip in {', '.join(map(str, corpus.speakers))} has landmarks and is wanted")
+    return found
+
+
+def _wanted(name: str, corpus: Corpus) -> bool:
+    labels = {name, name.partition("/")[0]}
+    return not labels & set(corpus.without) and (not corpus.only or bool(labels & set(corpus.only)))
+
+
+@lru_cache(maxsize=8)
+def _landmark_file(folder: Path) -> np.lib.npyio.NpzFile:
+    path = folder / "landmarks.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; demo/landmarks.py writes it")
+    return np.load(path)
+
+
+@lru_cache(maxsize=64)
+def open_speaker(sentence: Sentence) -> Speaker:
+    """Read a clip's pictures and landmarks."""
+    data = _landmark_file(sentence.path.parent.parent)
+    # differences wrap around, as the numbers themselves do where a face was not found
+    points = _without_holes(np.cumsum(data[sentence.name], axis=0, dtype=np.int16) / 16)
+    landmarks = np.full((len(points), 478, 2), points.mean((0, 1)))  # those that nobody has stay where they are
+    landmarks[:, data["index"]] = points
+    frames = _read_all(sentence.path)
+    count = min(len(frames), len(landmarks))
+    return Speaker(frames[:count], landmarks[:count])
+
+
+def _without_holes(points: np.ndarray) -> np.ndarray:
+    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours."""
+    spread = points.std(1).sum(1)
+    good = np.flatnonzero(spread > 0.5 * np.median(spread))
+    ends = points[good[0]], points[good[-1]]
+    return interp1d(good, points[good], axis=0, bounds_error=False, fill_value=ends)(np.arange(len(points)))
+
+
+def _read_all(path: Path) -> np.ndarray:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (frame := capture.read()[1]) is not None:
+        frames.append(frame)
+    if not frames:
+        raise ValueError(f"{path} cannot be read")
+    return np.stack(frames)
+
+
+@lru_cache(maxsize=512)
+def read_sound(sentence: Sentence) -> np.ndarray:
+    """Return the sound of a clip (samples,), from a .flac beside it if there is one."""
+    flac = sentence.path.with_suffix(".flac")
+    return audio.load_wav(flac) if flac.exists() else video.read_audio(sentence.path, hp.sample_rate)
+
+
+@lru_cache(maxsize=64)
+def open_portrait(corpus: Corpus, number: int) -> Portrait:
+    data = _landmark_file(corpus.portraits)
+    picture = cv2.imread(str(corpus.portraits / str(data["names"][number])))
+    return Portrait(picture, data["landmarks"][number] / 16)
+
+
+def count_portraits(corpus: Corpus) -> int:
+    first, last = corpus.choice
+    return min(last, len(_landmark_file(corpus.portraits)["names"])) - first
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Photographs
+
+
+def make_portrait_clip(corpus: Corpus, number: int) -> Path:
+    """Write clip ``number``: a portrait says a sentence. Clips 2k and 2k + 1 are twins."""
+    scene = np.random.default_rng((PAIR, corpus.seed, number // 2))
+    round_, place = divmod(number // 2, count_portraits(corpus))
+    order = np.random.default_rng((PAIR, corpus.seed, round_, 1)).permutation(count_portraits(corpus))
+    which = corpus.choice[0] + int(order[place])
+    name = f"portrait{which:05d}/{number:06d}"
+    folder, twin = corpus.out / name, corpus.out / f"portrait{which:05d}/{number ^ 1:06d}"
+    if (folder / "truth.json").exists():
+        return folder
+    portrait = open_portrait(corpus, which)
+    silence = int(scene.integers(8, 26)) if scene.random() < 0.25 else 0  # frames before the sentence
+    relax, amplitude = scene.uniform(0, 0.8), scene.uniform(0.9, 1.6)
+    lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
+    count = min(line.count for line in lines)
+    camera, look, box = Camera(scene, count, hp.fps), Film(scene, SIZE), face_box(portrait.landmarks)
+    said, speaker = lines[0], open_speaker(lines[0].sentence)
+    shut = portrait.relaxed(speaker.rest, relax)
+
+    faces, opening = [], []
+    for i in range(count):
+        points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
+        opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
+        picture = render(portrait, points, camera.matrix(box, SIZE, i), SIZE, speaker, said.frame(speaker, i))
+        faces.append(look.expose(picture, i))
+    write_clip(folder, faces, said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening})
+    return folder
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sentence as it is said in a clip: faster or slower than it was, perhaps after a silence."""
+
+    sentence: Sentence
+    speed: float
+    silence: int  # frames
+    seed: tuple[int, ...]
+    count: int  # frames
+
+    @classmethod
+    def draw(cls, corpus: Corpus, number: int, silence: int) -> Line:
+        rng = np.random.default_rng((UTTERANCE, corpus.seed, number))
+        sentences = list_sentences(corpus)
+        sentence = sentences[rng.choice(len(sentences), p=_shares(tuple(s.who for s in sentences)))]
+        speed = float(np.exp(rng.uniform(np.log(0.84), np.log(1.22))))
+        spoken = int(len(_landmark_file(sentence.path.parent.parent)[sentence.name]) / speed)
+        return cls(sentence, speed, silence, (UTTERANCE, corpus.seed, number, 1), silence + spoken)
+
+    def moment(self, i: int) -> float:
+        """The frame of the speaker's clip that is shown at frame ``i``, fractional, below 0 in the silence."""
+        return (i - self.silence + 0.5) * self.speed - 0.5
+
+    def movement(self, speaker: Speaker, i: int) -> np.ndarray:
+        early = max(0, self.silence - i)  # frames until the sentence begins: the lips are shut, then get ready
+        return speaker.movement(max(0.0, self.moment(i))) * max(0.0, 1 - early / 4)
+
+    def frame(self, speaker: Speaker, i: int) -> int:
+        return speaker.nearest(max(0.0, self.moment(i)))
+
+    def sound(self, count: int) -> np.ndarray:
+        """Return the sound of the first ``count`` frames (samples,)."""
+        rng = np.random.default_rng(self.seed)
+        wav = read_sound(self.sentence)
+        silence = np.zeros(round(self.silence * self.speed * hp.sample_rate / hp.fps), np.float32)
+        return vary_voice(np.concatenate((silence, wav)), self.speed, rng)[: round(count * hp.sample_rate / hp.fps)]
+
+
+@lru_cache(maxsize=4)
+def _shares(speakers: Sequence[str]) -> np.ndarray:
+    """How often each clip is drawn: speakers by the root of their number of clips, none above ``LARGEST_SHARE``."""
+    names, place, counts = np.unique(speakers, return_inverse=True, return_counts=True)
+    weights = np.sqrt(counts) / np.sqrt(counts).sum()
+    limit = max(LARGEST_SHARE, 1 / len(names))
+    weights = np.minimum(weights, limit)
+    return weights[place] / counts[place] / weights.sum()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The speakers themselves, and drawn heads
+
+
+def make_real_clip(corpus: Corpus, number: int) -> Path:
+    """Write a clip of a speaker as it was filmed, but for the camera: every clip once, then all again."""
+    sentences = list_sentences(corpus)
+    sentence = sentences[number % len(sentences)]
+    folder = corpus.out / f"real_{sentence.who}" / f"{sentence.path.stem}_{number // len(sentences)}"
+    if (folder / "truth.json").exists():
+        return folder
+    rng = np.random.default_rng((REAL, corpus.seed, number))
+    speaker = open_speaker(sentence)
+    camera, look = Camera(rng, len(speaker.frames), hp.fps), Film(rng, SIZE)
+    still = np.median(speaker.landmarks, 0)
+    eyes = speaker.landmarks[:, [33, 133, 362, 263]].mean(1)
+    path = uniform_filter1d(eyes, 5, axis=0, mode="nearest") - np.median(eyes, 0)
+    boxes = face_box(still) + np.tile(path, 2)
+    faces = []
+    for i, (frame, box) in enumerate(zip(speaker.frames, boxes)):
+        picture = cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+        faces.append(look.expose(picture, i))
+    lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
+    sound = vary_voice(read_sound(sentence), 1.0, rng)
+    write_clip(folder, faces, sound, None, {"sentence": sentence.name, "opening": lips.tolist()})
+    return folder
+
+
+def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
+    """Write a clip of a drawn head with a made-up voice. Clips 2k and 2k + 1 are twins."""
+    folder, twin = (corpus.out / f"head{number // 2:05d}" / f"{n:06d}" for n in (number, number ^ 1))
+    if (folder / "truth.json").exists():
+        return folder
+    scene = np.random.default_rng((HEAD, corpus.seed, number // 2))
+    rng = np.random.default_rng((HEAD, corpus.seed, number, 1))
+    identity, voice = Identity.random(scene), Voice.random(scene)
+    movements = speak(seconds, rng)
+    seeds = scene.integers(1 << 31, size=2).tolist()
+    shot = Shot((Actor(identity, movements, scene.uniform(0.44, 0.56), scene.uniform(0.56, 0.8), seeds[0]),), seeds[1])
+    count = round(seconds * hp.fps)
+    frames, boxes = zip(*film(shot, (192, 192), hp.fps, 0, count))
+    boxes = uniform_filter1d(np.concatenate(boxes), 5, axis=0, mode="nearest")
+    camera = Camera(scene, count, hp.fps)
+    faces = [
+        cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+        for i, (frame, box) in enumerate(zip(frames, boxes))
+    ]
+    opening = movements.at((np.arange(count) + 0.5) / hp.fps)["aperture"]
+    write_clip(folder, faces, synthesize(movements, voice, rng), twin, {"opening": opening.tolist()})
+    return folder
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A prepared clip
+
+
+def write_clip(folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Path | None, truth: dict) -> None:
+    """Write what preprocess.py would, and the truth last: then the clip is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, face in enumerate(faces):
+        (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", face, JPEG)[1].tobytes())
+    write_sound(folder / "audio.wav", wav)
+    heard = np.round(wav * 32767).astype(np.int16).astype(np.float32) / 32768
+    save_mel(folder, audio.melspectrogram(heard).T)
+    if twin:
+        (folder / TWIN).write_text(f"{twin.name}\n")
+    files.save(folder / "truth.json", json.dumps({**truth, "opening": np.round(truth["opening"], 4).tolist()}))
+
+
+def clips_of(data: Path) -> Iterator[str]:
+    """Yield dir/clip of every finished clip below ``data``, sorted."""
+    yield from (f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(data.glob("*/*/truth.json")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
