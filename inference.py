@@ -1,6 +1,6 @@
 """Make the lips in a video or photo match any speech.
 
-    python inference.py --checkpoint_path wav2lip_gan --face VIDEO_OR_PHOTO --audio SPEECH
+    python inference.py --face VIDEO_OR_PHOTO --audio SPEECH
 
 The way through: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
 """
@@ -36,19 +36,25 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
+OURS = (
+    "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
+    "Barker, Cunningham and Shao 2006, and public-domain portraits); the official one: --checkpoint_path wav2lip_gan"
+)
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="generator: a file, wav2lip, wav2lip_gan or demo")
+    add("--checkpoint_path", help="generator: a file, wav2lip or wav2lip_gan; default: the one that comes along, demo")
     add("--face", required=True, type=Path, help="video or photo with a face")
     add("--audio", required=True, type=Path, help="any file with speech in it, videos included")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="video to write")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="use only the first frame")
     add("--fps", type=cli.positive(float), default=25.0, help="frame rate of the result when --face is a photo")
-    add("--pads", nargs="+", type=int, default=[0, 10, 0, 0], help="pixels added to the box: top bottom left right")
+    add(
+        "--pads", nargs="+", type=int, help="pixels added to the box: top bottom left right; default: the network's own"
+    )
     add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
     add("--resize_factor", type=cli.positive(int), default=1, help="shrink the frames by this factor first")
     add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right, -1: all")
@@ -61,7 +67,7 @@ def get_parser() -> cli.Parser:
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
     add("--lip_delay", type=float, default=0.0, help="milliseconds: lips later; 40 for networks of 2020's training")
-    add("--blend", choices=("box", "feather"), default="box", help="paste the whole box, or only the mouth, softly")
+    add("--blend", choices=("box", "feather"), help="paste the whole box, or only the mouth, softly; default as --pads")
     cli.add_compute_arguments(parser)
     add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
     add("--preset", choices=PRESETS, default="superfast", help="effort of the encoder")
@@ -81,25 +87,26 @@ def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
     # only counted here, and decoded again aside: an hour of sound would take 230 MB
     samples = sum(map(len, video.stream_audio(args.audio, hp.sample_rate)))
     count = audio.frame_count(samples, float(source.fps))
-    checkpoint = None if model else weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
+    generator = model or read_generator(args.checkpoint_path)  # built only when there is a face
     expert = args.syncnet_checkpoint_path and similarity.open_expert(args.syncnet_checkpoint_path, device, dtype)
 
     with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
         windows = aside.submit(open_speech, args.audio, source.fps, args.lip_delay / 1000)
-        boxes, used, seen = find_boxes(args, source, count, device, dtype)
-        model = model or optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
+        boxes, used, seen = find_boxes(args, source, count, args.pads or generator.pads, device, dtype)
+        model = model or optimize_for_inference(weights.build(generator, Wav2Lip), device, dtype)
         windows = windows.result()
     if expert:
         print_match(source, seen, args.audio, expert)
 
     pingpong = args.loop == "pingpong"
     frames = video.repeat_frames(source, len(windows), used, pingpong)
+    blend = args.blend or generator.blend
     once = used is not None and len(windows) <= used  # each frame is shown once, so it may be drawn on
     shown = (boxes[video.source_index(i, len(boxes), pingpong)] for i in range(len(windows)))
     with cpu_workers(device) as workers:
         batch_size = pick_batch_size(args.wav2lip_batch_size, source, device, workers)
         frames = video.prefetch(frames, batch_size)
-        finished = lip_sync(frames, shown, windows, model, batch_size, args.blend, workers, in_place=once)
+        finished = lip_sync(frames, shown, windows, model, batch_size, blend, workers, in_place=once)
         with video.VideoWriter(args.outfile, source, args.audio, len(windows), args.crf, args.preset) as writer:
             for frame in cli.progress(video.prefetch(finished, batch_size), "Lip-syncing", len(windows)):
                 writer.write(frame)
@@ -109,7 +116,7 @@ def run(args: argparse.Namespace, model: torch.nn.Module | None = None) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for what argparse cannot see, before anything is read."""
     for name in ("pads", "crop", "box"):
-        if len(getattr(args, name)) != 4:
+        if getattr(args, name) is not None and len(getattr(args, name)) != 4:
             raise ValueError(f"--{name} takes four numbers (top bottom left right), not {len(getattr(args, name))}")
     if args.face_index is not None and args.face_index < 0:
         raise ValueError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
@@ -118,6 +125,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         path = getattr(args, name)
         if path.exists() and args.outfile.exists() and path.samefile(args.outfile):
             raise ValueError(f"--outfile is the same file as --{name}; choose another name")
+
+
+def read_generator(path_or_name: str | None) -> weights.Checkpoint:
+    """Read a generator's weights, or those that come with this repository, and then say what these are."""
+    if path_or_name is None:
+        print(OURS)
+    return weights.read_checkpoint(path_or_name or weights.DEMO, Wav2Lip)
 
 
 def open_face(args: argparse.Namespace) -> video.VideoInfo:
@@ -162,7 +176,12 @@ def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, 
 
 
 def find_boxes(
-    args: argparse.Namespace, source: video.VideoInfo, wanted: int, device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace,
+    source: video.VideoInfo,
+    wanted: int,
+    pads: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[list[Box | None], int | None, np.ndarray]:
     """Return a box for every source frame and how many frames to use (None: all), from ``--box`` or by detection.
 
@@ -175,7 +194,7 @@ def find_boxes(
     found = faces.find_faces(args, source, wanted, device, dtype)
     gap = round(GAP_SECONDS * source.fps)
     followed = follow_face(found, gap, args.face_index, not args.nosmooth)[:wanted]
-    boxes = padded_boxes(followed, args.pads, source)
+    boxes = padded_boxes(followed, pads, source)
     report_missing(boxes, args.on_missing_face, float(source.fps))
     return boxes, len(boxes), follow_face(found, gap, args.face_index, smooth=False, fill=False)[:wanted]
 

@@ -253,6 +253,7 @@ class Plan:
     start_from: dict[str, Path | None] = field(default_factory=dict)  # checkpoint of each part of the task, by prefix
     resume: bool = False  # start from the newest in ``checkpoint_dir``
     max_steps: int | None = None
+    minutes: float | None = None  # after which the run ends, as it does after max_steps
     keep: int | None = None  # checkpoints; None: all
     num_workers: int = 0
 
@@ -380,16 +381,18 @@ class _Trainer:
     def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; stop, all processes after the same step, if one was asked to or has got none."""
         batches = iter(loader)
+        end = math.inf if self.plan.minutes is None else time.monotonic() + 60 * self.plan.minutes
         while True:
             batch = problem = None
             try:
                 batch = next(batches, None)
             except Exception as error:
                 problem = error
-            asked = torch.tensor(float(self._stop or problem is not None), device=self.machine.device)
-            if self.machine.mean(asked) > 0:
+            wishes = [self._stop or problem is not None, batch is None or time.monotonic() > end]
+            stop, done = self.machine.mean(torch.tensor(wishes, dtype=torch.float32, device=self.machine.device)) > 0
+            if stop:
                 raise problem or self._stopped()
-            if batch is None:
+            if done:
                 return
             yield batch
 

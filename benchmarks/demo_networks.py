@@ -1,4 +1,4 @@
-"""What the small networks in demo/checkpoints can do, on heads and utterances that they never saw.
+"""What the networks in demo/checkpoints can do with drawn heads and utterances that they never saw.
 
     python -m benchmarks.demo_networks
 
@@ -8,7 +8,6 @@ expert, judge   mean similarity per clip of each network (the judge is an expert
                 learned from): a video with its own sound, with another, lip-synced to the other; areas under the ROC
 aperture        how the mouth's opening in generated frames follows the articulation of the driving speech, best lag
 offsets         share of clips made off-sync by -5 … 5 frames whose offset is found
-real            the same similarities on real videos (--real FOLDER), and a contact sheet beside --folder's clips
 """
 
 from __future__ import annotations
@@ -48,10 +47,9 @@ def get_parser() -> cli.Parser:
     add("--checkpoint_path", default=weights.DEMO, help="generator")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
     add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
-    add("--clips", type=int, default=50, help="clips of talking heads, two by each head; 0: only the --real videos")
+    add("--clips", type=int, default=50, help="clips of talking heads, two by each head")
     add("--offset_clips", type=cli.positive(int), default=5, help="clips at each offset")
     add("--folder", type=Path, default=Path("results/demo_networks"), help="where to put the clips")
-    add("--real", type=Path, nargs="*", default=[], help="real videos, each is lip-synced to the next one's sound")
     return parser
 
 
@@ -60,15 +58,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.clips < 0:
-        raise ValueError(f"--clips takes 0 or more, not {args.clips}")
+    if args.clips < 2:
+        raise ValueError(f"--clips takes 2 or more, not {args.clips}: each head says what it says in the other")
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
     networks = {name: similarity.open_expert(path) for name, path in names.items()}
-    if args.clips:
-        measure_heads(args, networks)
-    if args.real:
-        measure_real(args, networks)
+    measure_heads(args, networks)
 
 
 def measure_heads(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
@@ -84,24 +79,15 @@ def measure_heads(args: argparse.Namespace, networks: dict[str, torch.nn.Module]
     cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
 
 
-def measure_real(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
-    """The same similarities on the videos of ``--real``, each lip-synced to the sound of the next."""
-    partners = [(i + 1) % len(args.real) for i in range(len(args.real))]
-    generated = [lip_sync(args, args.real[i], args.real[j], "real") for i, j in enumerate(partners)]
-    for name, network in networks.items():
-        report(f"real_{name}", compare(network, args.real, generated, partners))
-    cv2.imwrite(str(args.folder / "real.png"), contact_sheet(args.real, generated))
-
-
 def search() -> argparse.Namespace:
-    return faces.search_settings(face_detector="haar")
+    return faces.search_settings(face_detector="centerface")
 
 
 def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> Path:
     """Return ``face`` lip-synced to the sound of ``speech``, made anew."""
     outfile = args.folder / kind / f"{face.stem}_{speech.stem}.mp4"
     command = ["--checkpoint_path", args.checkpoint_path, "--face", face, "--audio", speech, "--outfile", outfile]
-    if inference.main([*map(str, command), "--face_detector", "haar", "--pads", "0", "0", "0", "0"]):
+    if inference.main([*map(str, command), "--face_detector", "centerface"]):
         raise RuntimeError(f"could not lip-sync {face}")
     return outfile
 

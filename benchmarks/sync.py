@@ -155,6 +155,7 @@ def measure_offsets(offsets: Sequence[Sequence[Result]]) -> dict[str, float]:
         "within_one": float((error <= 1).mean()),
         "clips_within_one": float((error <= 1).all(1).mean()),
         "unshifted_within_one": float((error[:, SHIFTS.index(0)] <= 1).mean()),
+        "unshifted_in_sync": float(np.mean([row[SHIFTS.index(0)].verdict == "in sync" for row in offsets])),
     }
 
 

@@ -20,6 +20,8 @@ def get_parser() -> cli.Parser:
     parser.add_argument("network", choices=NETWORKS, help="what the checkpoint holds")
     parser.add_argument("sources", nargs="+", type=Path, help="the last checkpoints of a training run, or only one")
     parser.add_argument("target", type=Path, help="file to write")
+    parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
+    parser.add_argument("--blend", choices=("box", "feather"), help="likewise")
     return parser
 
 
@@ -29,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
-    weights.export(checkpoint, args.target)
+    habits = {name: value for name in weights.HABITS if (value := getattr(args, name)) is not None}
+    weights.export(checkpoint, args.target, **habits)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
 
 

@@ -33,6 +33,7 @@ MESH = list(dict.fromkeys([*INNER, *OUTER, *ABOVE_LIPS, *BELOW_LIPS, *CHIN, *FIX
 PLACE = {point: i for i, point in enumerate(MESH)}  # of a landmark in the mesh
 CHEEKS = [50, 280, 207, 427, 187, 411]
 SKIN = np.array([104.0, 130.0, 186.0])  # BGR of skin in white light, between light and dark: what a cast is told by
+TEETH = np.array([0.93, 1.0, 1.07], np.float32)  # BGR of teeth in white light, against their mean
 OPEN = 0.012  # eye distances between the lips from which something shows between them
 
 
@@ -101,9 +102,11 @@ class Speaker:
         return self.aligned[np.argsort(distances, kind="stable")[: max(3, len(distances) // 12)]].mean(0)
 
     @cached_property
-    def cheeks(self) -> np.ndarray:
-        """Colour of the cheeks, (3,) BGR."""
-        return cheek_colour(self.frames[len(self.frames) // 2], self.landmarks[len(self.frames) // 2])
+    def cast(self) -> np.ndarray:
+        """The colour of the light, (3,) BGR, 1 on average: what of the cheeks' colour is not skin's own."""
+        middle = len(self.frames) // 2
+        cast = cheek_colour(self.frames[middle], self.landmarks[middle]) / SKIN
+        return cast / cast.mean()
 
     @cached_property
     def aligned(self) -> np.ndarray:
@@ -215,7 +218,15 @@ class Portrait:
         upper, lower = places(UPPER_INNER), places(LOWER_INNER)
         crossed = points[upper, 1] > points[lower, 1]
         points[upper[crossed]] = points[lower[crossed]] = (points[upper[crossed]] + points[lower[crossed]]) / 2
+        return self.turned(points, turn)
+
+    def turned(self, points: np.ndarray, turn: tuple[float, float]) -> np.ndarray:
+        """Return points of the mesh as they move when the head turns: what is nearer moves further."""
         return points + self.depth[:, None] * np.array(turn) * self.unit
+
+    def draw(self, points: np.ndarray, camera: np.ndarray, size: int) -> np.ndarray:
+        """Return the photograph with its mesh at ``points``, seen by ``camera``: (size, size, 3) uint8 BGR."""
+        return _warp(self, moved(np.vstack((points, self.ring)), camera), size)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -230,11 +241,10 @@ def render(
     ``camera`` (2, 3) takes pixels of the photograph to those of the result. What shows between the lips is taken from
     ``frame`` of the speaker, as bright as the lips around it suggest.
     """
-    target = moved(np.vstack((points, portrait.ring)), camera)
-    picture = _warp(portrait, target, size)
+    picture = portrait.draw(points, camera, size)
     opening = np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit
     if opening > OPEN:
-        _fill_mouth(picture, target[places(INNER)], speaker, frame, portrait.colourful)
+        _fill_mouth(picture, moved(points[places(INNER)], camera), speaker, frame, portrait.colourful)
     return picture
 
 
@@ -276,7 +286,7 @@ def _fill_mouth(picture: np.ndarray, lips: np.ndarray, speaker: Speaker, frame: 
     matrix[:, 2] -= x1, y1
     size = int(x2 - x1), int(y2 - y1)
     inside = cv2.warpAffine(speaker.frames[frame], matrix, size, borderMode=cv2.BORDER_REPLICATE)
-    inside = _in_white_light(inside, speaker.cheeks, colourful)
+    inside = _in_white_light(inside, speaker.cast, colourful)
     mask = np.zeros(size[::-1], np.uint8)
     cv2.fillPoly(mask, [np.round((lips - [x1, y1]) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     mask = cv2.GaussianBlur(mask, (0, 0), 0.7).astype(np.float32) / 255
@@ -288,9 +298,14 @@ def _fill_mouth(picture: np.ndarray, lips: np.ndarray, speaker: Speaker, frame: 
     picture[y1:y2, x1:x2] = np.round(here * (1 - mask) + np.clip(inside * gain, 0, 255) * mask).astype(np.uint8)
 
 
-def _in_white_light(picture: np.ndarray, cheeks: np.ndarray, colourful: float) -> np.ndarray:
-    """Take the cast out of a picture whose skin has the colour ``cheeks``, and all colour if ``colourful`` is 0."""
-    cast = (cheeks / cheeks.mean()) / (SKIN / SKIN.mean())
+def _in_white_light(picture: np.ndarray, cast: np.ndarray, colourful: float) -> np.ndarray:
+    """Take the ``cast`` (3,) of its light out of a picture, and all colour if ``colourful`` is 0.
+
+    The cast of skin is not quite that of teeth: what is not red is taken for them, and made white.
+    """
     neutral = picture / cast.astype(np.float32)
     grey = neutral.mean(2, keepdims=True)
-    return grey + np.float32(0.75 * colourful) * (neutral - grey)
+    redness = neutral[..., 2:] / (grey + 1)
+    teeth = np.clip((1.3 - redness) / 0.15, 0, 1)
+    neutral += teeth * (grey * TEETH - neutral)
+    return grey + np.float32(0.9 * colourful) * (neutral - grey)

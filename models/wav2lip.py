@@ -61,6 +61,10 @@ class Wav2Lip(nn.Module):
     ``width`` scales the channels of every layer; 1.0 is the official network.
     """
 
+    # how its pictures are best cut and put back, unless the user says; a checkpoint may know better than 2020
+    pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
+    blend = "box"  # or "feather"
+
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
         self.width = width

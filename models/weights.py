@@ -62,6 +62,8 @@ KNOWN = {
 }
 
 
+HABITS = ("pads", "blend")  # what a generator's checkpoint may say about its use, see Wav2Lip
+
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
 SHIPPED = {
@@ -171,6 +173,18 @@ class Checkpoint:
     width: float
     extra: dict[str, Any]  # optimizer, global_step, … as far as the file has them
 
+    @property
+    def pads(self) -> Sequence[int]:
+        """See ``Wav2Lip``; what a file says is believed if it makes sense."""
+        value = self.extra.get("pads")
+        fits = isinstance(value, list) and len(value) == 4 and all(type(pad) is int for pad in value)
+        return value if fits else Wav2Lip.pads
+
+    @property
+    def blend(self) -> str:
+        value = self.extra.get("blend")
+        return value if value in ("box", "feather") else Wav2Lip.blend
+
 
 def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Checkpoint:
     """Find and read a checkpoint, and check that it fits ``network``.
@@ -197,14 +211,20 @@ def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
         model = network(checkpoint.width) if network in SCALABLE else network()
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
+    if network is Wav2Lip:
+        model.pads, model.blend = checkpoint.pads, checkpoint.blend
     return model.requires_grad_(False).eval()
 
 
-def export(checkpoint: Checkpoint, path: Path) -> None:
-    """Write only what is needed to use a network, at half its size: float16 but for the small, touchy vectors."""
+def export(checkpoint: Checkpoint, path: Path, **habits: object) -> None:
+    """Write only what is needed to use a network, at half its size: float16 but for the small, touchy vectors.
+
+    ``habits``, or else those that the checkpoint has, say how it wants to be used: see ``Wav2Lip``.
+    """
+    habits = {name: checkpoint.extra[name] for name in HABITS if name in checkpoint.extra} | habits
     halves = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in checkpoint.state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": halves, "width": checkpoint.width}, path)
+    torch.save({"state_dict": halves, "width": checkpoint.width, **habits}, path)
 
 
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

@@ -454,3 +454,31 @@ def test_benchmark_compares_equal_samples(monkeypatch, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert [line["name"] for line in lines] == ["expert_samples", "generator_samples"]
     assert all(line["ratio"] > 0 and line["largest_difference"] < 1e-3 for line in lines)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Twins
+
+
+def test_reference_is_the_same_moment_of_the_twin(tmp_path):
+    """Pictures of the twin are as bright as frames 100 later."""
+    one, two = write_clip(tmp_path / "p" / "one"), write_clip(tmp_path / "p" / "two")
+    for path in two.glob("*.jpg"):
+        picture = cv2.imread(str(path))
+        cv2.imwrite(str(path), 255 - picture)
+    (one / "twin.txt").write_text("two\n")
+    data = Wav2LipDataset([one], mel_lead=0)
+    for key in range(5):
+        x, _, _, y = data[key]
+        assert torch.allclose(x[3:], 1 - y, atol=3 / 255)
+    plain = Wav2LipDataset([one], mel_lead=0, twins=False)
+    assert all(not torch.allclose(plain[key][0][3:], 1 - plain[key][3], atol=3 / 255) for key in range(5))
+
+
+@pytest.mark.parametrize("text", ["", "nobody", "../..", "short"])
+def test_a_twin_that_is_of_no_use_is_done_without(tmp_path, text):
+    one, short = write_clip(tmp_path / "p" / "one"), write_clip(tmp_path / "p" / "short")
+    (short / "3.jpg").unlink()
+    (one / "twin.txt").write_text(text)
+    data, plain = (Wav2LipDataset([one], mel_lead=0, twins=twins) for twins in (True, False))
+    assert same(data[0], plain[0])

@@ -163,6 +163,38 @@ def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
         assert again.sync_weight == weight
 
 
+def test_mouths_weigh_more_and_all_together_as_much():
+    weights = mouth_weights(96, 4.0)
+    assert weights.mean() == pytest.approx(1) and weights.unique().numel() == 2
+    assert weights[75, 48] == pytest.approx(4 * float(weights[10, 48])) and torch.equal(weights, weights.flip(1))
+
+
+def test_motion_loss_sees_only_what_changes():
+    real = torch.rand(2, 3, 5, 8, 8)
+    assert motion_loss(real + 0.3, real) == pytest.approx(0, abs=1e-6)
+    still = real[:, :, :1].expand_as(real)
+    assert motion_loss(still, real) == pytest.approx(float(real.diff(dim=2).abs().mean()))
+
+
+def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise(filled):
+    expert = fold_batchnorm(filled(SyncNet_color(0.125))).requires_grad_(False)
+    real = torch.rand(2, 3, 5, 96, 96)
+    fake = (real * 0.5).requires_grad_()
+    assert feature_loss(expert, real, real) == 0
+    feature_loss(expert, fake, real).backward()
+    seen = fake.grad.abs().sum((0, 1, 2, 4))
+    assert (seen[48:] > 0).all() and (seen[:48] == 0).all()  # lower halves only
+
+
+def test_wishes_for_drawing_change_the_loss_and_are_reported(filled):
+    hp = HParams(mouth_wt=3.0, motion_wt=0.5, feature_wt=0.03)
+    task = GeneratorTask(CPU, hp, filled(SyncNet_color(0.125)), width=0.125)
+    fake, real = torch.rand(2, 1, 3, 5, 96, 96)
+    figures = task._losses(fake, torch.rand(1, 1, 80, 16), real)
+    expected = figures["mouth"] + 0.5 * figures["motion"] + 0.03 * figures["feature"]
+    assert figures["loss"] == pytest.approx(float(expected)) and figures["mouth"] != figures["l1"]
+
+
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)

@@ -1,0 +1,168 @@
+"""What a generator does with real people: in sync, as lively, and as sharp as they are?
+
+    python -m benchmarks.people --videos CLIPS --folder results/people --mediapipe mediapipe/bin/python
+
+CLIPS are videos of people who speak, in sync, best none that the networks learned from. Each is lip-synced to the sound
+of the next, and to silence. Prints, as a table and as JSON lines:
+
+expert, judge   mean similarity per clip: with its own sound (matched), with the other's (mismatched), lip-synced to it;
+                areas under the ROC. The judge is an expert that no generator ever learned from
+sharpness       variance of the Laplacian of the lower half of the face, shrunk to 96 pixels, against the real one
+movement        standard deviation of the distance of the lips, in eye distances, against that of the speaker who is
+                heard; and in silence how far they are apart, as a share of the way from shut to open. By the landmarks
+                of demo/landmarks.py, run by --mediapipe
+
+and puts people.png, frames as filmed above the same frames lip-synced, into --folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from scipy.io import wavfile
+
+import cli
+import files
+import similarity
+import video
+from benchmarks import print_machine, report
+from benchmarks.demo_networks import JUDGE, compare, lip_sync, search
+from demo.portrait import lip_distance
+from evaluation.score_lse import find_videos
+from face_detection.detections import cut_out
+from face_detection.tracking import follow_face
+from faces import find_faces
+from hparams import hparams as hp
+from models import weights
+
+COLUMNS, HEIGHT = 10, 150  # of the contact sheet
+SHUT, OPEN = 5, 95  # percentiles of the lips' distance
+OTHERS = 1 << 20  # more videos than there are
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure a generator on videos of real people.")
+    add = parser.add_argument
+    add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
+    add("--checkpoint_path", default=weights.DEMO, help="generator")
+    add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
+    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
+    add("--clips", type=cli.positive(int), default=OTHERS, help="use at most so many")
+    add("--folder", type=Path, default=Path("results/people"), help="where to put the videos and the sheet")
+    add("--mediapipe", type=Path, help="python of an environment with mediapipe, see demo/landmarks.py")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    originals = find_videos(args.videos)[: args.clips]
+    if len(originals) < 2:
+        raise ValueError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
+    print_machine(torch.device("cpu"), torch.float32)
+    partners = [(i + 1) % len(originals) for i in range(len(originals))]
+    generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
+    for name, path in {"expert": args.syncnet_checkpoint_path, "judge": args.judge}.items():
+        report(name, compare(similarity.open_expert(path), originals, generated, partners))
+    report("sharpness", compare_sharpness(originals, generated))
+    files.save(args.folder / "people.png", cv2.imencode(".png", contact_sheet(originals, generated))[1].tobytes())
+    if args.mediapipe:
+        silent = [lip_sync(args, clip, write_silence(args.folder, clip), "silent") for clip in originals]
+        tables = [find_lips(args, paths, name) for paths, name in
+                  ((originals, "real"), (generated, "lips"), (silent, "silence"))]  # fmt: skip
+        report("movement", compare_movement(*tables, partners))
+
+
+def write_silence(folder: Path, clip: Path) -> Path:
+    """Write as much silence as ``clip`` has sound."""
+    path = folder / "silence" / f"{clip.stem}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wavfile.write(path, hp.sample_rate, np.zeros(len(video.read_audio(clip, hp.sample_rate)), np.int16))
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def faces_of(clip: Path, located_in: Path) -> list[np.ndarray]:
+    """Return the faces (96, 96, 3) of a video, where they are in another of the same picture."""
+    source = video.probe(located_in)
+    found = find_faces(search(), source, None, torch.device("cpu"), torch.float32)
+    boxes = follow_face(found, max_gap=round(float(source.fps) / 2))
+    size = (hp.img_size, hp.img_size)
+    pairs = zip(video.read_frames(video.probe(clip)), boxes)
+    return [cv2.resize(cut_out(f, box), size, interpolation=cv2.INTER_AREA) for f, box in pairs if box[0] == box[0]]
+
+
+def sharpness(faces: Sequence[np.ndarray]) -> float:
+    """Mean variance of the Laplacian of the lower halves."""
+    lower = (cv2.cvtColor(face, cv2.COLOR_BGR2GRAY)[hp.img_size // 2 :] for face in faces)
+    return float(np.mean([cv2.Laplacian(half, cv2.CV_64F).var() for half in lower]))
+
+
+def compare_sharpness(originals: Sequence[Path], generated: Sequence[Path]) -> dict[str, float]:
+    real = np.array([sharpness(faces_of(clip, clip)) for clip in originals])
+    made = np.array([sharpness(faces_of(clip, located)) for clip, located in zip(generated, originals)])
+    return {"real": float(real.mean()), "lip_synced": float(made.mean()), "ratio": float((made / real).mean())}
+
+
+def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
+    """Faces of each video above the same moments of its lip-synced copy, eight people at most, evenly chosen."""
+    rows = []
+    for i in np.unique(np.linspace(0, len(before) - 1, 8).astype(int)):
+        pair = [faces_of(clip, before[i]) for clip in (before[i], after[i])]
+        moments = np.linspace(2, min(map(len, pair)) - 3, COLUMNS).astype(int)
+        rows += [np.hstack([cv2.resize(faces[k], (HEIGHT, HEIGHT)) for k in moments]) for faces in pair]
+    return np.vstack(rows)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Lips
+
+
+def find_lips(args: argparse.Namespace, paths: Sequence[Path], name: str) -> list[np.ndarray]:
+    """Return the distance of the lips in each frame of each video, (frames,), in eye distances."""
+    folder = args.folder / "landmarks" / name
+    for i, path in enumerate(paths):
+        link = folder / f"{i:04d}" / f"clip{path.suffix}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+    script = Path(__file__).resolve().parent.parent / "demo" / "landmarks.py"
+    subprocess.run([args.mediapipe, script, folder], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    data = np.load(folder / "landmarks.npz")
+    clips = (np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16 for i in range(len(paths)))
+    return [lip_distance(points[points.any((1, 2))]) for points in clips]
+
+
+def compare_movement(
+    real: Sequence[np.ndarray], made: Sequence[np.ndarray], silent: Sequence[np.ndarray], partners: Sequence[int]
+) -> dict[str, float]:
+    ratios = np.array([lips.std() / real[j].std() for lips, j in zip(made, partners)])
+    shares = []
+    for quiet, lips in zip(silent, real):
+        shut, wide = np.percentile(lips, [SHUT, OPEN])
+        shares.append((np.percentile(quiet, [50, OPEN]) - shut) / (wide - shut))
+    middle, largest = np.median(shares, axis=0)
+    return {
+        "ratio": float(np.median(ratios)),
+        "ratio_low": float(ratios.min()),
+        "ratio_high": float(ratios.max()),
+        "within": float(((ratios >= 0.7) & (ratios <= 1.3)).mean()),
+        "silence_median": float(middle),
+        "silence_p95": float(largest),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

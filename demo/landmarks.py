@@ -1,0 +1,86 @@
+"""Find the landmarks of faces in photographs or videos, for demo/talking_portrait.py: train on your own people.
+
+    python3 -m venv mediapipe && mediapipe/bin/pip install mediapipe==0.10.21
+    mediapipe/bin/python demo/landmarks.py PHOTOS
+    mediapipe/bin/python demo/landmarks.py VIDEOS
+
+It runs in an environment of its own and imports nothing of this repository: 0.10.21 is the last mediapipe that brings
+its models, and it wants numpy below 2. PHOTOS holds pictures, VIDEOS holds <speaker>/<clip>.mp4; landmarks.npz is
+written into the folder, in pixels times 16, int16:
+
+photos   ``names`` (N,), ``landmarks`` (N, 478, 2)
+videos   ``index`` (478,) and for each ``<speaker>/<clip>`` the first frame, then differences, (frames, 478, 2). Where
+         no face is found all points are 0. Differences wrap around: sum them as int16
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+POINTS = 478
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Find the landmarks of the faces in a folder of photos or videos.")
+    parser.add_argument("folder", type=Path, help="photos, or folders of speakers with their videos")
+    folder = parser.parse_args(argv).folder
+    photos = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS)
+    videos = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in VIDEOS)
+    if not photos and not videos:
+        print(f"error: {folder} holds neither photos nor <speaker>/<clip> videos", file=sys.stderr)
+        return 2
+    found = of_photos(photos) if photos else of_videos(videos)
+    np.savez_compressed(folder / "landmarks.npz", **found)
+    print(f"{folder / 'landmarks.npz'}: {len(found['names']) if photos else len(found) - 1} of {len(photos or videos)}")
+    return 0
+
+
+def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
+    """Return the names of the photos that show a face, and its landmarks."""
+    found = {}
+    with open_mesh(static=True) as mesh:
+        for path in paths:
+            picture = cv2.imread(str(path))
+            if picture is not None and (points := landmarks_in(mesh, picture)).any():
+                found[path.name] = points
+    return {"names": np.array(list(found)), "landmarks": np.array(list(found.values()), np.int16)}
+
+
+def of_videos(paths: list[Path]) -> dict[str, np.ndarray]:
+    """Return the landmarks of every frame of the videos, as the docstring of this file says."""
+    found = {"index": np.arange(POINTS)}
+    for path in paths:
+        capture, points = cv2.VideoCapture(str(path)), []
+        with open_mesh(static=False) as mesh:
+            while (frame := capture.read()[1]) is not None:
+                points.append(landmarks_in(mesh, frame))
+        if any(p.any() for p in points):
+            whole = np.array(points, np.int16)
+            found[f"{path.parent.name}/{path.stem}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
+    return found
+
+
+def open_mesh(static: bool):
+    import mediapipe
+
+    return mediapipe.solutions.face_mesh.FaceMesh(static_image_mode=static, refine_landmarks=True, max_num_faces=1)
+
+
+def landmarks_in(mesh, picture: np.ndarray) -> np.ndarray:
+    """Return the landmarks of the face in a BGR picture, (478, 2) int16 in 1/16 pixel; zeros without a face."""
+    faces = mesh.process(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).multi_face_landmarks
+    if not faces:
+        return np.zeros((POINTS, 2), np.int16)
+    height, width = picture.shape[:2]
+    return np.array([[p.x * width * 16, p.y * height * 16] for p in faces[0].landmark]).round().astype(np.int16)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

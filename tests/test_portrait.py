@@ -1,0 +1,257 @@
+"""Photographs that speak: the mesh, the mouth, the twins. The photograph is NASA's, the speaker a moved copy of it."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from dataset import Wav2LipDataset
+from demo import talking_portrait
+from demo.portrait import (
+    INNER,
+    MESH,
+    PLACE,
+    Portrait,
+    Speaker,
+    face_box,
+    lip_distance,
+    moved,
+    render,
+    similarity_between,
+)
+from demo.run_demo import LANDMARKS
+from demo.talking_head import write_sound
+from demo.variation import Camera, Film, vary_voice
+from hparams import hparams as hp
+
+FRAMES, LIPS_APART = 30, 6.0  # pixels at the widest
+
+
+@pytest.fixture(scope="module")
+def photo():
+    data = pytest.importorskip("skimage.data")
+    return np.ascontiguousarray(data.astronaut()[..., ::-1]), np.load(LANDMARKS) / 16
+
+
+@pytest.fixture(scope="module")
+def portrait(photo):
+    return Portrait(*photo)
+
+
+@pytest.fixture(scope="module")
+def speaker(photo):
+    """Somebody whose lower lip and chin go down and up again twice, while the whole head drifts."""
+    picture, still = photo
+    points = Portrait(*photo).shut
+    landmarks = np.tile(still, (FRAMES, 1, 1))
+    landmarks[:, MESH] = points
+    below = [p for p in MESH if still[p, 1] > still[14, 1] - 1 and p not in INNER[:11]]
+    opening = LIPS_APART * np.sin(np.linspace(0, 2 * np.pi, FRAMES)) ** 2
+    landmarks[:, below, 1] += opening[:, None]
+    drift = np.linspace(0, 8, FRAMES)
+    return Speaker(np.tile(picture, (FRAMES, 1, 1, 1)), landmarks + drift[:, None, None])
+
+
+def lips_of(points):
+    return np.linalg.norm(points[PLACE[13]] - points[PLACE[14]])
+
+
+def camera_on(portrait, size):
+    box = face_box(portrait.landmarks)
+    scale = size / (box[2:] - box[:2])
+    return np.column_stack((np.diag(scale), -scale * box[:2]))
+
+
+def test_similarity_finds_the_map_that_made_the_points():
+    points = np.random.default_rng(0).random((7, 2))
+    matrix = np.array([[0.6, -0.8, 3.0], [0.8, 0.6, -2.0]]) * [[1.5, 1.5, 1], [1.5, 1.5, 1]]
+    assert np.allclose(similarity_between(points, moved(points, matrix)), matrix)
+
+
+def test_the_box_frames_the_face(photo):
+    x1, y1, x2, y2 = face_box(photo[1])
+    inside = (photo[1] > [x1, y1 - 0.2 * (y2 - y1)]).all() and (photo[1] < [x2, y2]).all()
+    assert inside and 0.7 < (x2 - x1) / (y2 - y1) < 0.95
+
+
+def test_a_smile_shuts(portrait):
+    """The photograph shows teeth; at rest the lips meet, and nothing above the nose has moved."""
+    assert lips_of(portrait.points) > 4 and lips_of(portrait.shut) < 0.5
+    above = portrait.points[:, 1] < portrait.landmarks[4, 1]
+    assert np.array_equal(portrait.shut[above], portrait.points[above])
+
+
+def test_lips_open_as_far_as_the_speakers_and_twice_as_far_with_twice_the_amplitude(portrait, speaker):
+    widest = int(np.argmax(lip_distance(speaker.landmarks)))
+    once, twice = (
+        lips_of(portrait.posed(portrait.shut, speaker.movement(widest), amplitude, (0, 0))) for amplitude in (1, 2)
+    )
+    assert once == pytest.approx(LIPS_APART, abs=1) and twice == pytest.approx(2 * once, rel=0.02)
+    assert lips_of(portrait.posed(portrait.shut, speaker.movement(0), 1, (0, 0))) < 0.5
+
+
+def test_lips_never_cross(portrait, speaker):
+    points = portrait.posed(portrait.shut, -speaker.movement(7), 3.0, (0, 0))
+    upper, lower = (points[[PLACE[p] for p in INNER[s]], 1] for s in (slice(1, 10), slice(11, 20)))
+    assert (upper <= lower[::-1] + 1e-9).all()
+
+
+def test_the_heads_own_movement_does_not_count(photo, speaker):
+    """A speaker who turns and comes closer says the same."""
+    turn = np.array([[1.2 * np.cos(0.1), -1.2 * np.sin(0.1), 5], [1.2 * np.sin(0.1), 1.2 * np.cos(0.1), -9]])
+    other = Speaker(speaker.frames, np.concatenate((speaker.landmarks[:10], moved(speaker.landmarks[10:], turn))))
+    same = [np.abs(a.movement(14)[[13, 14, 17]] - b.movement(14)[[13, 14, 17]]).max() for a, b in [(speaker, other)]]
+    assert same[0] < 0.01
+
+
+def test_an_undisturbed_mesh_shows_the_photograph(portrait):
+    camera = camera_on(portrait, 112)
+    shown = portrait.draw(portrait.points, camera, 112).astype(int)
+    plain = cv2.warpAffine(portrait.picture, camera, (112, 112), borderMode=cv2.BORDER_REFLECT).astype(int)
+    assert np.abs(shown - plain).mean() < 1
+
+
+def test_only_the_mouth_and_what_hangs_on_it_changes(portrait, speaker):
+    camera = camera_on(portrait, 112)
+    frames = [
+        render(portrait, portrait.posed(portrait.shut, speaker.movement(i), 1.5, (0, 0)), camera, 112, speaker, i)
+        for i in (0, 7)
+    ]
+    change = np.abs(frames[0].astype(int) - frames[1]).mean(2)
+    assert change[:45].max() <= 1 and change[70:105, 35:80].mean() > 5
+
+
+def test_grey_photographs_get_grey_mouths(photo, speaker):
+    grey = np.repeat(cv2.cvtColor(photo[0], cv2.COLOR_BGR2GRAY)[..., None], 3, 2)
+    portrait = Portrait(grey, photo[1])
+    points = portrait.posed(portrait.shut, speaker.movement(7), 2.0, (0, 0))
+    shown = render(portrait, points, camera_on(portrait, 112), 112, speaker, 7).astype(int)
+    assert np.ptp(shown, axis=2).max() <= 2
+
+
+def test_a_camera_that_mirrors_mirrors(portrait):
+    size, middle = 112, 55.5
+    camera = camera_on(portrait, size)
+    mirrored = np.array([[-1, 0, 2 * middle], [0, 1, 0]]) @ np.vstack((camera, [0, 0, 1]))
+    plain, turned = (portrait.draw(portrait.shut, matrix, size).astype(int) for matrix in (camera, mirrored))
+    assert np.abs(plain[:, ::-1] - turned).mean() < 1.5
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Variation
+
+
+def test_voices_become_as_much_shorter_as_faster_and_as_much_higher():
+    t = np.arange(2 * hp.sample_rate) / hp.sample_rate
+    tone = np.sin(2 * np.pi * 400 * t).astype(np.float32)
+    for seed in range(4):
+        varied = vary_voice(tone, 1.2, np.random.default_rng(seed))
+        assert len(varied) == pytest.approx(len(tone) / 1.2, abs=2) and np.abs(varied).max() <= 1
+        spectrum = np.abs(np.fft.rfft(varied))
+        assert np.argmax(spectrum) * hp.sample_rate / len(varied) == pytest.approx(480, abs=5)
+
+
+def test_the_same_film_twice_is_the_same_but_for_what_it_shows():
+    picture = np.full((112, 112, 3), 90, np.uint8)
+    shown = [Film(np.random.default_rng(3), 112).expose(picture, 0) for _ in range(2)]
+    assert np.array_equal(*shown)
+    other = Film(np.random.default_rng(4), 112).expose(picture, 0)
+    assert not np.array_equal(shown[0], other)
+
+
+def test_the_camera_keeps_the_face_in_its_middle():
+    for seed in range(20):
+        matrix = Camera(np.random.default_rng(seed), 50, 25.0).matrix(np.array([10.0, 20, 90, 120]), 100, 25)
+        assert np.abs(matrix[:, :2] @ [50, 70] + matrix[:, 2] - 50).max() < 10
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(photo, speaker, tmp_path_factory):
+    """Photographs and speakers on disk: two photos, and one speaker of two sentences."""
+    root = tmp_path_factory.mktemp("corpus")
+    photos, speakers = root / "photos", root / "speakers"
+    (speakers / "sue").mkdir(parents=True)
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(photos / name), photo[0])
+    points = np.round(photo[1] * 16).astype(np.int16)
+    np.savez(photos / "landmarks.npz", names=["a.png", "b.png"], landmarks=np.stack([points, points]))
+    whole = np.round(speaker.landmarks * 16).astype(np.int16)
+    found = {"index": np.arange(478)}
+    for name in ("one", "two"):
+        found[f"sue/{name}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
+        writer = cv2.VideoWriter(str(speakers / f"sue/{name}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (512, 512))
+        for frame in speaker.frames:
+            writer.write(frame)
+        writer.release()
+        t = np.arange(FRAMES * hp.sample_rate // 25) / hp.sample_rate
+        write_sound(speakers / f"sue/{name}.wav", 0.3 * np.sin(2 * np.pi * 200 * t))
+        (speakers / f"sue/{name}.wav").rename(speakers / f"sue/{name}.flac")  # read by content
+    np.savez(speakers / "landmarks.npz", **found)
+    return photos, speakers
+
+
+def make(corpus, out, *flags):
+    photos, speakers = map(str, corpus)
+    command = ["--portraits", photos, "--speakers", speakers, "--out", str(out), "--workers", "1"]
+    return talking_portrait.main([*command, *map(str, flags)])
+
+
+def test_corpus_can_be_trained_on_and_twins_show_the_same_moment(corpus, tmp_path):
+    assert make(corpus, tmp_path, "--clips", 4, "--real", 1, "--heads", 2, "--seed", 5) == 0
+    folders = sorted(path.parent for path in tmp_path.glob("portrait*/*/twin.txt"))
+    assert len(folders) == 4 and len(list(tmp_path.glob("real_sue/*/truth.json"))) == 2
+    assert len(list(tmp_path.glob("head*/*/truth.json"))) == 2
+    data = Wav2LipDataset(folders, mel_lead=0)
+    assert len(data.index.clips) == 4 and not data.index.unusable
+    for key in range(4):
+        x, _, _, y = data[key]
+        reference = x[3:]
+        assert (reference[:, :, :44] - y[:, :, :44]).abs().mean() < 0.02  # but for the mouth, the same picture
+    truth = json.loads((folders[0] / "truth.json").read_text())
+    assert len(truth["opening"]) == len(list(folders[0].glob("*.jpg"))) and max(truth["opening"]) > 0.03
+
+
+def test_the_same_arguments_make_the_same_clips_and_finished_ones_are_kept(corpus, tmp_path):
+    pictures = []
+    for name in "ab":
+        assert make(corpus, tmp_path / name, "--clips", 2) == 0
+        pictures.append([path.read_bytes() for path in sorted((tmp_path / name).glob("*/*/*"))])
+    assert pictures[0] == pictures[1]
+    first = min((tmp_path / "a").glob("*/*/truth.json"))
+    before = first.stat().st_mtime_ns
+    assert make(corpus, tmp_path / "a", "--clips", 2) == 0 and first.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--without", "sue"), "no clip"),
+        (("--choice", "5:2"), "not a span"),
+    ],
+)
+def test_bad_arguments(corpus, tmp_path, capsys, flags, words):
+    assert make(corpus, tmp_path, "--clips", 2, *flags) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
+
+
+def test_landmarks_that_are_missing(corpus, tmp_path, capsys):
+    assert make((tmp_path, corpus[1]), tmp_path / "out", "--clips", 2) == 2
+    assert "landmarks.npz" in capsys.readouterr().err
+
+
+def test_holes_in_landmarks_are_bridged():
+    points = np.cumsum(np.ones((6, 4, 2)), 0) + np.arange(4)[None, :, None] * 10
+    holed = points.copy()
+    holed[2:4] = 0
+    holed[5] = 0
+    bridged = talking_portrait._without_holes(holed)
+    assert np.allclose(bridged[:5], points[:5]) and np.allclose(bridged[5], points[4])
