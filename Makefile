@@ -1,7 +1,8 @@
 # make demo   sets up .venv and lip-syncs a face end to end
 # make test   sets up .venv and runs the tests
 # make lint   checks style with ruff
-# make demo-checkpoints [WORK=folder]   trains the demo's networks again, see demo/train_checkpoints.sh
+# make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
+#                    demo/train_checkpoints.sh
 PYTHON ?= python3
 BIN := .venv/bin
 WORK ?= demo-work
@@ -26,4 +27,4 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 demo-checkpoints: setup
-	demo/train_checkpoints.sh "$(WORK)"
+	demo/train_checkpoints.sh "$(PORTRAITS)" "$(SPEAKERS)" "$(WORK)"

@@ -1,55 +1,77 @@
 #!/usr/bin/env bash
-# Trains the networks in demo/checkpoints from nothing: make demo-checkpoints [WORK=folder]
+# Trains the networks in demo/checkpoints from nothing:
 #
-# WORK holds everything on the way (2 GB) and can be deleted afterwards; whatever is finished there is not done again.
+#     make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]
+#
+# PORTRAITS holds photographs, SPEAKERS holds <speaker>/<clip>.mp4 of the GRID corpus, both with the landmarks.npz of
+# demo/landmarks.py. WORK gets everything on the way (5 GB) and can be deleted afterwards; whatever is finished there is
+# not done again. On one H200 with 16 cores it takes about 15 minutes, on two CPU cores days.
+# demo/splits says who is for what; photographs from 800 on and held_out.txt are for nobody.
 set -euo pipefail
-work=$1 python=.venv/bin/python
-faces=$work/faces lists=$work/lists
+portraits=$1 speakers=$2 work=$3 python=${PYTHON:-.venv/bin/python}
+splits=demo/splits workers=${WORKERS:-$(nproc)}
 
-# 500 heads, 1000 utterances; a tenth of the heads are kept for validation.
-$python -m demo.talking_head --out "$work/videos" --clips 1000 --seed 1 --seconds 2.4 --size 192x192
-$python preprocess.py --data_root "$work/videos" --preprocessed_root "$faces" --face_detector haar \
-    --split 0.9,0.1,0 --filelists "$lists"
-
-# A network that starts on all heads at once learns how people differ before it notices that lips have to do with sound:
-# the expert still guesses, and the generator still copies the mouth it is shown, after a thousand steps. On twelve heads
-# both get the point within a few hundred, and keep it when they go on to all the others. The last steps are smaller, and
-# of the expert's weights a running mean is kept.
-few() { # filelists
-    mkdir -p "$1/few"
-    head -24 "$1/train.txt" > "$1/few/train.txt"
-    cp "$1/val.txt" "$1/few/"
+corpus() { # name, seed, photographs, speakers, clips, further arguments
+    local name=$1 seed=$2 choice=$3 only=$4 clips=$5
+    shift 5
+    # shellcheck disable=SC2046
+    $python -m demo.talking_portrait --portraits "$portraits" --speakers "$speakers" --out "$work/data/$name" \
+        --seed "$seed" --choice "$choice" --only $(cat "$only") --clips "$clips" --workers "$workers" "$@"
 }
+corpus learned 1 0:600 $splits/expert.txt 5000 --real 2 --heads 300
+corpus judged 500 600:800 $splits/judge.txt 1600 --real 2
+corpus held_out 900 800:879 $splits/held_out.txt 160 --real 1
+
+# One root and two lists: what one network learns from, and what none does.
+lists() { # name
+    mkdir -p "$work/lists/$1" "$work/faces"
+    for split in "$1" held_out; do
+        for folder in "$work/data/$split"/*/; do
+            ln -sfn "$(realpath "$folder")" "$work/faces/${split}_$(basename "$folder")"
+        done
+    done
+    (cd "$work/faces" && ls -d "$1"_*/*/truth.json) | sed 's,/truth.json,,' > "$work/lists/$1/train.txt"
+    (cd "$work/faces" && ls -d held_out_*/*/truth.json) | sed 's,/truth.json,,' > "$work/lists/$1/val.txt"
+}
+lists learned
+lists judged
 newest() { ls "$work/$1"/checkpoint_step*.pth | tail -1; }
-few "$lists"
 
-expert() { # folder, seed, width, steps
-    train() { # filelists, last step, learning rate
-        $python color_syncnet_train.py --data_root "$faces" --checkpoint_dir "$work/$name" --filelists "$1" \
-            --seed "$seed" --resume --keep 2 --max_steps "$2" --hparams "width=$width,syncnet_lr=$3,augment_mirror=0.5,\
-ema_decay=0.995,num_workers=1,syncnet_eval_interval=200,syncnet_checkpoint_interval=200,syncnet_eval_steps=24"
-    }
-    name=$1 seed=$2 width=$3
-    train "$lists/few" 200 2e-4
-    train "$lists" "$4" 5e-4
-    train "$lists" "$(($4 + 500))" 1e-4
+# Batches in which every face is compared with every voice. It guesses for the first 500 steps or so.
+expert() { # name, corpus, seed, width, batch, last step, learning rate
+    $python color_syncnet_train.py --data_root "$work/faces" --filelists "$work/lists/$2" --checkpoint_dir "$work/$1" \
+        --seed "$3" --resume --keep 2 --max_steps "$6" --hparams "width=$4,syncnet_batch_size=$5,windows_per_clip=8,\
+syncnet_lr=$7,ema_decay=0.998,augment_mirror=0.5,augment_shift=0.05,augment_zoom=0.07,augment_brightness=0.08,\
+augment_contrast=0.15,augment_colour=0.08,augment_blur=0.6,syncnet_eval_interval=500,syncnet_checkpoint_interval=500,\
+syncnet_eval_steps=16"
 }
-expert expert 1 0.25 8000
-expert judge 0 0.375 3000 # never used as a loss: it only scores what the generator learns from the other
+expert expert learned 1 0.5 128 5000 5e-4
+expert expert learned 1 0.5 128 6000 1e-4
+expert judge judged 3 0.25 64 3500 5e-4 # never used as a loss: it only scores what the generator learns from the other
+expert judge judged 3 0.25 64 4500 1.5e-4
 
-# Its mels start where inference's do (mel_lead=0). First it learns to draw; the sync loss has a small share from then on,
-# for with a large one it learns textures that please the expert instead of lips.
-generator() { # filelists, last step, learning rate, sync weight
-    $python wav2lip_train.py --data_root "$faces" --checkpoint_dir "$work/generator" --filelists "$1" \
-        --syncnet_checkpoint_path "$(newest expert)" --judge_checkpoint_path "$(newest judge)" --resume --keep 4 \
-        --max_steps "$2" --hparams "width=0.25,batch_size=8,initial_learning_rate=$3,syncnet_wt=$4,mel_lead=0,\
-audio_from_expert=true,num_workers=1,eval_interval=300,checkpoint_interval=300,eval_steps=6"
+# The generator first learns to draw, then against the discriminator. Its pictures of reference show the same moment with
+# another mouth (twin.txt), its mels start where inference's do (mel_lead=0), and mouths, their motion and what the
+# expert sees of them count more than the rest.
+generator() { # script, folder, last step, settings, further arguments
+    local script=$1 folder=$2 steps=$3 settings=$4
+    shift 4
+    $python "$script" --data_root "$work/faces" --filelists "$work/lists/learned" --checkpoint_dir "$work/$folder" \
+        --syncnet_checkpoint_path "$(newest expert)" --judge_checkpoint_path "$(newest judge)" --keep 2 --seed 1 \
+        --max_steps "$steps" --hparams "width=0.5,batch_size=32,mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,\
+audio_from_expert=true,ema_decay=0.998,eval_interval=500,checkpoint_interval=500,eval_steps=8,hq_eval_steps=8,$settings" \
+        "$@"
 }
-generator "$lists/few" 1200 5e-4 0
-generator "$lists" 7200 4e-4 0.002
-generator "$lists" 9600 2e-4 0.002
-generator "$lists" 10500 5e-5 0.002
+from() { # where a folder's run goes on, or begins
+    if ls "$work/$1"/checkpoint_step*.pth > /dev/null 2>&1; then echo --resume; else echo --checkpoint_path "$2"; fi
+}
+generator wav2lip_train.py drawing 3300 "initial_learning_rate=4e-4,syncnet_wt=0.01" --resume
+# shellcheck disable=SC2046
+generator hq_wav2lip_train.py generator 5900 "initial_learning_rate=2e-4,disc_initial_learning_rate=2e-4,disc_wt=0.04,\
+syncnet_wt=0.02" $(from generator "$(newest drawing)")
+generator hq_wav2lip_train.py generator 6400 "initial_learning_rate=5e-5,disc_initial_learning_rate=1e-4,disc_wt=0.04,\
+syncnet_wt=0.02" --resume
 
 $python -m demo.export expert "$(newest expert)" demo/checkpoints/expert.pth
-$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth
 $python -m demo.export expert "$(newest judge)" demo/checkpoints/judge.pth
+$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather

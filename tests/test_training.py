@@ -33,7 +33,16 @@ from dataset import Draw, SyncNetDataset
 from fill import fill
 from hparams import HParams, get_image_list, hparams
 from machine import Machine
-from tasks import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
+from models.conv import fold_batchnorm
+from tasks import (
+    AllPairsExpertTask,
+    ExpertTask,
+    GeneratorTask,
+    HQGeneratorTask,
+    feature_loss,
+    motion_loss,
+    mouth_weights,
+)
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
 CPU = Machine(torch.device("cpu"))
@@ -176,8 +185,8 @@ def test_motion_loss_sees_only_what_changes():
     assert motion_loss(still, real) == pytest.approx(float(real.diff(dim=2).abs().mean()))
 
 
-def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise(filled):
-    expert = fold_batchnorm(filled(SyncNet_color(0.125))).requires_grad_(False)
+def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise():
+    expert = fold_batchnorm(fill(models.SyncNet_color(0.125))).requires_grad_(False)
     real = torch.rand(2, 3, 5, 96, 96)
     fake = (real * 0.5).requires_grad_()
     assert feature_loss(expert, real, real) == 0
@@ -186,9 +195,9 @@ def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise(filled):
     assert (seen[48:] > 0).all() and (seen[:48] == 0).all()  # lower halves only
 
 
-def test_wishes_for_drawing_change_the_loss_and_are_reported(filled):
+def test_wishes_for_drawing_change_the_loss_and_are_reported():
     hp = HParams(mouth_wt=3.0, motion_wt=0.5, feature_wt=0.03)
-    task = GeneratorTask(CPU, hp, filled(SyncNet_color(0.125)), width=0.125)
+    task = GeneratorTask(CPU, hp, fill(models.SyncNet_color(0.125)), width=0.125)
     fake, real = torch.rand(2, 1, 3, 5, 96, 96)
     figures = task._losses(fake, torch.rand(1, 1, 80, 16), real)
     expected = figures["mouth"] + 0.5 * figures["motion"] + 0.03 * figures["feature"]

@@ -217,9 +217,9 @@ def test_official_files_are_listed_with_their_hashes():
     ("said", "pads", "blend"),
     [
         ({"pads": [0, 5, 0, 0], "blend": "feather"}, [0, 5, 0, 0], "feather"),
-        ({}, Wav2Lip.pads, Wav2Lip.blend),
-        ({"pads": "0 0 0 0", "blend": "smear"}, Wav2Lip.pads, Wav2Lip.blend),
-        ({"pads": [0, True, 0.5, 0]}, Wav2Lip.pads, Wav2Lip.blend),
+        ({}, models.Wav2Lip.pads, models.Wav2Lip.blend),
+        ({"pads": "0 0 0 0", "blend": "smear"}, models.Wav2Lip.pads, models.Wav2Lip.blend),
+        ({"pads": [0, True, 0.5, 0]}, models.Wav2Lip.pads, models.Wav2Lip.blend),
     ],
 )
 def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pads, blend):
@@ -232,6 +232,8 @@ def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pa
 def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoint):
     content = torch.load(small_checkpoint, weights_only=True)
     torch.save({**content, "pads": [0, 5, 0, 0], "blend": "feather"}, tmp_path / "said.pth")
-    weights.export(weights.read_checkpoint(tmp_path / "said.pth", Wav2Lip), tmp_path / "new.pth", pads=[1, 2, 3, 4])
+    weights.export(
+        weights.read_checkpoint(tmp_path / "said.pth", models.Wav2Lip), tmp_path / "new.pth", pads=[1, 2, 3, 4]
+    )
     model = weights.load_model(tmp_path / "new.pth")
     assert (model.pads, model.blend) == ([1, 2, 3, 4], "feather")

@@ -1,0 +1,129 @@
+"""Making a generator know one person."""
+
+from __future__ import annotations
+
+import cv2
+import pytest
+import torch
+
+import adapt
+import hparams
+from demo.talking_head import Recipe, write_clip
+from models import SyncNet_color, Wav2Lip, weights
+
+DETECTOR = ("--face_detector", "centerface")
+
+
+@pytest.fixture(autouse=True)
+def own_hparams(monkeypatch):
+    """adapt.py changes settings of the whole program."""
+    before = vars(hparams.hparams).copy()
+    yield
+    vars(hparams.hparams).update(before)
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory):
+    path = tmp_path_factory.mktemp("person") / "person one.mp4"
+    write_clip(path, Recipe(seed=3, seconds=5.2, size=(160, 160)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("expert") / "expert.pth"
+    torch.save({"state_dict": SyncNet_color(0.125).state_dict(), "width": 0.125}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def beginner(tmp_path_factory):
+    """A generator that has learned nothing: anything it sees makes it better."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("generator") / "beginner.pth"
+    torch.save({"state_dict": Wav2Lip(0.125).state_dict(), "width": 0.125, "blend": "feather"}, path)
+    return path
+
+
+def run(person, outfile, expert, generator, *flags, minutes=0.15):
+    networks = ["--syncnet_checkpoint_path", expert, "--judge_checkpoint_path", expert, "--checkpoint_path", generator]
+    command = ["--face", person, "--outfile", outfile, "--minutes", minutes, *networks, *DETECTOR, *flags]
+    return adapt.main([*map(str, command)])
+
+
+def held_out_l1(printed):
+    line = next(line for line in printed.splitlines() if "(L1)" in line)
+    before, after = (float(word) for word in line.replace(",", "").split() if word.replace(".", "").isdigit())
+    return before, after
+
+
+def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys):
+    outfile = tmp_path / "new folder" / "person.pth"
+    settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=10"
+    assert run(person, outfile, expert, beginner, "--hparams", settings) == 0
+    before, after = held_out_l1(capsys.readouterr().out)
+    assert after < before
+    model = weights.load_model(outfile)
+    assert model.width == 0.125 and model.blend == "feather" and list(model.pads) == [0, 0, 0, 0]
+    start = weights.load_model(beginner)
+    assert not torch.equal(next(model.parameters()), next(start.parameters()))
+    sheet = cv2.imread(str(outfile.with_suffix(".png")))
+    assert sheet.shape[0] == 3 * 192 and sheet.std() > 10
+
+
+def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys):
+    """With a rate that ruins everything the weights stay those it began with."""
+    outfile = tmp_path / "person.pth"
+    settings = "initial_learning_rate=0.5,ema_decay=0.5,eval_interval=1"
+    assert run(person, outfile, expert, beginner, "--hparams", settings, minutes=0.02) == 0
+    before, after = held_out_l1(capsys.readouterr().out)
+    assert after <= before
+
+
+def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
+    args = adapt.get_parser().parse_args(["--face", str(person), "--outfile", "x.pth", *DETECTOR])
+    learned, kept = adapt.prepare(args, tmp_path)
+    frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, kept)]
+    assert not frames[0] & frames[1] and max(frames[0]) < min(frames[1])
+    assert (learned / "mel.npy").read_bytes() == (kept / "mel.npy").read_bytes()
+    assert len(frames[1]) / (len(frames[0]) + len(frames[1])) == pytest.approx(0.1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(seconds=2.0, size=(160, 160)), "shows a face for"),
+        (Recipe(seconds=5.2, size=(160, 160), variant="silent"), None),
+        (Recipe(seconds=0.2, size=(160, 160)), "cannot be learned from"),
+    ],
+)
+def test_videos_of_no_use_get_one_line(expert, beginner, tmp_path, capsys, recipe, words):
+    path = tmp_path / "video.mp4"
+    write_clip(path, recipe)
+    if words is None:
+        words = "silent"
+        from scipy.io import wavfile
+
+        import video
+
+        wavfile.write(tmp_path / "silence.wav", 16000, torch.zeros(5 * 16000, dtype=torch.int16).numpy())
+        source = video.probe(path)
+        with video.VideoWriter(tmp_path / "quiet.mp4", source, tmp_path / "silence.wav", 125) as writer:
+            for frame in video.read_frames(source, 0, 125):
+                writer.write(frame)
+        path = tmp_path / "quiet.mp4"
+    assert run(path, tmp_path / "out.pth", expert, beginner) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1 and not (tmp_path / "out.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("face", "outfile", "words"),
+    [("missing.mp4", "x.pth", "does not exist"), ("here.mp4", "x.png", "contact sheet"), ("here.mp4", ".", "folder")],
+)
+def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words):
+    (tmp_path / "here.mp4").write_bytes(b"no video")
+    assert run(tmp_path / face, tmp_path / outfile, expert, beginner) == 2
+    err = capsys.readouterr().err
+    assert words in err and err.count("\n") == 1
