@@ -33,7 +33,7 @@ MESH = list(dict.fromkeys([*INNER, *OUTER, *ABOVE_LIPS, *BELOW_LIPS, *CHIN, *FIX
 PLACE = {point: i for i, point in enumerate(MESH)}  # of a landmark in the mesh
 CHEEKS = [50, 280, 207, 427, 187, 411]
 SKIN = np.array([104.0, 130.0, 186.0])  # BGR of skin in white light, between light and dark: what a cast is told by
-TEETH = np.array([0.93, 1.0, 1.07], np.float32)  # BGR of teeth in white light, against their mean
+TEETH = np.array([1.26, 1.34, 1.4], np.float32)  # BGR of teeth in white light, against what light from above leaves
 OPEN = 0.012  # eye distances between the lips from which something shows between them
 
 
@@ -308,4 +308,5 @@ def _in_white_light(picture: np.ndarray, cast: np.ndarray, colourful: float) -> 
     redness = neutral[..., 2:] / (grey + 1)
     teeth = np.clip((1.3 - redness) / 0.15, 0, 1)
     neutral += teeth * (grey * TEETH - neutral)
+    grey = neutral.mean(2, keepdims=True)
     return grey + np.float32(0.9 * colourful) * (neutral - grey)

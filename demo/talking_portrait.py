@@ -301,8 +301,10 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     path = uniform_filter1d(eyes, 5, axis=0, mode="nearest") - np.median(eyes, 0)
     boxes = face_box(still) + np.tile(path, 2)
     faces = []
+    light = speaker.cast ** rng.uniform(0, 1)  # GRID's colours are those of old tapes: skin green, teeth yellow
     for i, (frame, box) in enumerate(zip(speaker.frames, boxes)):
         picture = cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+        picture = np.clip(picture / light, 0, 255).astype(np.uint8)
         faces.append(look.expose(picture, i))
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
