@@ -78,6 +78,7 @@ class HParams:
     mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; 2020: no more (ours)
     motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
     feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
+    sync_grey: bool = False  # the expert sees no colours, so that it cannot teach any: it likes its own teeth's (ours)
     twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
     disc_wt: float = 0.07
     disc_initial_learning_rate: float = 1e-4

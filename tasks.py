@@ -356,7 +356,7 @@ class GeneratorTask(Task):
     def _losses(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         figures = {"l1": F.l1_loss(fake, real)}
         if self.sync_weight > 0 or not torch.is_grad_enabled():
-            figures["sync"] = sync_loss(self.expert, mel, fake)
+            figures["sync"] = sync_loss(self.expert, mel, self._to_expert(fake))
         loss = self._l1_weight() * self._drawing_loss(fake, real, figures)
         if self.sync_weight > 0:
             loss = loss + self.sync_weight * figures["sync"]
@@ -371,9 +371,13 @@ class GeneratorTask(Task):
             figures["motion"] = motion_loss(fake, real)
             loss = loss + self.hp.motion_wt * figures["motion"]
         if self.hp.feature_wt > 0:
-            figures["feature"] = feature_loss(self.expert, fake, real)
+            figures["feature"] = feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
             loss = loss + self.hp.feature_wt * figures["feature"]
         return loss
+
+    def _to_expert(self, faces: torch.Tensor) -> torch.Tensor:
+        """Return faces (N, 3, T, H, W) as the expert is shown them."""
+        return faces.mean(1, keepdim=True).expand_as(faces) if self.hp.sync_grey else faces
 
     def _l1_weight(self) -> float:
         return 1 - self.sync_weight
@@ -385,7 +389,7 @@ class GeneratorTask(Task):
 
     def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         figures = self._losses(fake, mel, real)
-        figures["sync_of_real"] = sync_loss(self.expert, mel, real)
+        figures["sync_of_real"] = sync_loss(self.expert, mel, self._to_expert(real))
         if self.judge:
             figures["judge"] = sync_loss(self.judge, mel, fake)
             figures["judge_of_real"] = sync_loss(self.judge, mel, real)

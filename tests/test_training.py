@@ -204,6 +204,17 @@ def test_wishes_for_drawing_change_the_loss_and_are_reported():
     assert figures["loss"] == pytest.approx(float(expected)) and figures["mouth"] != figures["l1"]
 
 
+def test_an_expert_that_sees_no_colours_teaches_none():
+    """Whatever it wants of a pixel it wants of all three channels alike."""
+    expert = fill(models.SyncNet_color(0.125))
+    for grey in (False, True):
+        hp = HParams(syncnet_wt=1.0, sync_grey=grey)  # and nothing else
+        fake = torch.rand(1, 3, 5, 96, 96, requires_grad=True)
+        task = GeneratorTask(CPU, hp, expert, width=0.125)
+        task._losses(fake, torch.rand(1, 1, 80, 16), torch.zeros_like(fake))["sync"].backward()
+        assert torch.allclose(fake.grad[:, 0], fake.grad[:, 2], atol=1e-8) == grey and fake.grad.abs().max() > 0
+
+
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
