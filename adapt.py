@@ -25,7 +25,7 @@ import faces
 import files
 import preprocess
 import training
-from dataset import Wav2LipDataset, evaluation_windows, make_loader
+from dataset import Loader, Wav2LipDataset, evaluation_windows
 from hparams import hparams as hp
 from machine import Machine
 from models import SyncNet_color, Wav2Lip, weights
@@ -174,7 +174,7 @@ class Examination:
 def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
     """Measure the mean of the task's weights on windows that were kept aside, and show some."""
     count = min(len(held_out.index), EVALUATED * hp.batch_size)
-    loader = make_loader(held_out, evaluation_windows(count, hp.batch_size))
+    loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
     with task.mean_in_place():
         figures = training.evaluate(task, loader)
         task.train_mode(False)

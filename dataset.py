@@ -8,16 +8,19 @@ run repeats itself whatever the number of workers and processes, and resumes by 
 
     data = SyncNetDataset(get_image_list(root, "train"), seed=1)
     batches = Batches(data, batch_size=64, start=steps_done)
-    for step, (x, mel, y) in enumerate(make_loader(data, batches, num_workers=16), steps_done): ...
+    with contextlib.closing(Loader(data, batches, num_workers=16)) as loader:
+        for step, (x, mel, y) in enumerate(loader, steps_done): ...
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import itertools
 import os
 import signal
 import stat
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +30,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 import audio
 import files
@@ -38,6 +41,10 @@ LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shor
 TWIN = "twin.txt"
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
+TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
+MOST_TRIES = 200  # damaged windows in a row after which it is not a few files that are at fault
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+Sample = tuple[torch.Tensor, ...]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -251,6 +258,14 @@ def _crop(picture: np.ndarray, size: int, scale: tuple[float, float], shift: np.
 # Samples
 
 
+class Damaged(ValueError):
+    """A file of a clip that was usable when the index was made cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
 class Draw(NamedTuple):
     """What one sample is made of."""
 
@@ -277,12 +292,38 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index.clips) * self.windows_per_clip
 
-    def draw(self, key: int) -> Draw:
-        """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs)."""
+    def __getitem__(self, key: int) -> Sample:
+        return self.read(key)[0]
+
+    def read(self, key: int) -> tuple[Sample, dict[str, str]]:
+        """Return the sample ``key``, or what takes its place where files are damaged; and these, with the reason.
+
+        What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises ValueError
+        if ``MOST_TRIES`` windows are damaged, which is more than a few bad files.
+        """
+        damaged: dict[str, str] = {}
+        for attempt in range(MOST_TRIES):
+            try:
+                return self._drawn(self.draw(key, attempt), key), damaged
+            except Damaged as problem:
+                damaged[problem.path] = problem.reason
+        path, reason = damaged.popitem()
+        raise ValueError(f"{path} {reason}, like everything else that was tried; look at the disk, or prepare it again")
+
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        """Return the sample of a draw; raise Damaged."""
+        raise NotImplementedError
+
+    def draw(self, key: int, attempt: int = 0) -> Draw:
+        """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs).
+
+        ``attempt`` 1 or more is what takes its place after so many that were damaged: at first from the same clip.
+        """
         clips = self.index.clips
         epoch, position = divmod(key // self.windows_per_clip, len(clips))
+        position = (position + attempt // TRIES_PER_CLIP) % len(clips)
         clip = clips[_order(self.seed, epoch, len(clips))[position]]
-        rng = np.random.default_rng((SAMPLE, self.seed, key))
+        rng = np.random.default_rng((SAMPLE, self.seed, key, *([attempt] if attempt else [])))
         frame = clip.starts[rng.integers(len(clip.starts))]
         # kept from 2020: by default any other frame of the clip will do, even the very next one
         before, after = _find_negatives(clip.windows, frame, self.rules)
@@ -316,10 +357,14 @@ class WindowDataset(Dataset):
             return clip.mel[start:stop]
         bands = self.hp.num_mels
         skip = clip.mel_offset + start * bands * np.float32().itemsize
-        # one small read: cheaper than np.load, and no open files pile up as memory maps of many clips would
-        values = np.fromfile(f"{clip.folder}/mel.npy", np.float32, (stop - start) * bands, offset=skip)
+        path = f"{clip.folder}/mel.npy"
+        try:
+            # one small read: cheaper than np.load, and no open files pile up as memory maps of many clips would
+            values = np.fromfile(path, np.float32, (stop - start) * bands, offset=skip)
+        except OSError as error:
+            raise Damaged(path, f"cannot be read ({error.strerror})") from error
         if len(values) < (stop - start) * bands:
-            raise ValueError(f"{clip.folder}/mel.npy has become shorter since training started")
+            raise Damaged(path, "has become shorter since training started")
         return values.reshape(-1, bands)
 
 
@@ -343,8 +388,8 @@ class SyncNetDataset(WindowDataset):
         super().__init__(folders, WindowRules(nearest_negative=negative_distance), seed)
         self.augmentation = augmentation
 
-    def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.sample(self.draw(key), np.random.default_rng((AUGMENT, self.seed, key)))
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        return self.sample(draw, np.random.default_rng((AUGMENT, self.seed, key)))
 
     def sample(
         self, draw: Draw, rng: np.random.Generator | None = None
@@ -412,8 +457,8 @@ class Wav2LipDataset(WindowDataset):
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
 
-    def __getitem__(self, key: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.sample(self.draw(key))
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        return self.sample(draw)
 
     def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return ``x, indiv_mels, mel, y`` of a draw."""
@@ -436,9 +481,18 @@ def _order(seed: int, epoch: int, clips: int) -> np.ndarray:
 
 
 def _read_picture(path: str) -> np.ndarray:
-    picture = cv2.imread(path)
+    """Read a picture (height, width, 3) BGR; raise Damaged if it is missing or not whole."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise Damaged(path, f"cannot be read ({error.strerror})") from error
+    # OpenCV fills up with grey what is missing at the end; a killed machine may leave zeros there
+    if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
+        raise Damaged(path, "is only the beginning of a picture")
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if picture is None:
-        raise ValueError(f"{path} is missing or cannot be decoded; delete it and start again to do without it")
+        raise Damaged(path, "is not a picture that can be decoded")
     return picture
 
 
@@ -500,22 +554,71 @@ def evaluation_windows(count: int, batch_size: int, rank: int = 0, world_size: i
     return [list(keys[first : first + batch_size]) for first in range(0, len(keys), batch_size)]
 
 
-def make_loader(
-    dataset: WindowDataset,
-    batches: Batches | list[list[int]],
-    num_workers: int = 0,
-    pin_memory: bool = False,
-) -> DataLoader:
-    """Return a loader of the samples of ``batches``, stacked. It leaves torch's global random state alone."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else the loader takes a number from the global one, and resuming shifts it
-    )
+class Loader:
+    """The samples of ``batches``, stacked, read ahead by ``num_workers`` processes.
+
+    It leaves torch's global random state alone. ``damaged`` says which files could not be read so far, and why; other
+    windows take the place of theirs. ``close`` ends the processes; a program that raises ends them too.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        batches: Batches | list[list[int]],
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.damaged: dict[str, str] = {}
+        self._loader = DataLoader(
+            _Reading(dataset),
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_stack,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else it takes a number from the global one, and resuming shifts that
+        )
+        _LOADERS.add(self)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        for batch, damaged in self._loader:
+            self.damaged |= damaged
+            yield batch
+
+    def close(self) -> None:
+        """End the processes, which nothing else does: they are deaf to signals, and Python would wait for them."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # torch's own, called when the iterator is forgotten; errors remember it
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs in a read has not heard
+
+
+_LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, so it comes before that waits for the processes
+def _close_loaders() -> None:
+    for loader in list(_LOADERS):
+        loader.close()
+
+
+class _Reading(Dataset):
+    """What a loader's processes see of a data set: samples, and with them what was damaged."""
+
+    def __init__(self, dataset: WindowDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: int) -> tuple[Sample, dict[str, str]]:
+        return self.dataset.read(key)
+
+
+def _stack(samples: list[tuple[Sample, dict[str, str]]]) -> tuple[list[torch.Tensor], dict[str, str]]:
+    damaged: dict[str, str] = {}
+    for _, found in samples:
+        damaged |= found
+    return default_collate([sample for sample, _ in samples]), damaged
 
 
 def _start_worker(_: int) -> None:

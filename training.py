@@ -24,13 +24,14 @@ import torch
 from tqdm import tqdm
 
 import files
-from dataset import Batches, WindowDataset, evaluation_windows, make_loader
+from dataset import Batches, Loader, WindowDataset, evaluation_windows
 from hparams import HParams
 from machine import Batch, Machine
 from models import weights
 from tasks import WATCHED_STEPS, Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (2020)
+NAMED_AT_ONCE = 5  # damaged files
 # hparams that change nothing about what is learned
 FREE = {"num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps"}
 
@@ -280,9 +281,11 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
     pin = machine.device.type == "cuda"
-    train_loader = make_loader(train, batches, plan.num_workers, pin)
-    val_loader = make_loader(val, evaluation, plan.num_workers, pin)
-    _Trainer(task, plan, position, batches, show).run(train_loader, val_loader)
+    with (
+        contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
+        contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
+    ):
+        _Trainer(task, plan, position, batches, show).run(train_loader, val_loader)
 
 
 def _restore(task: Task, plan: Plan) -> Position:
@@ -342,12 +345,13 @@ class _Trainer:
         self._stop = False
         self._saved = self._position
         self._whole = True  # between steps; in the middle of one there is nothing worth saving
+        self._told: set[str] = set()  # damaged files that the user has heard of
 
     @property
     def _position(self) -> Position:
         return Position(self.step, self.owes_evaluation, self.batches.dataset.seed)
 
-    def run(self, train_loader: Iterable[Batch], val_loader: Iterable[Batch]) -> None:
+    def run(self, train_loader: Loader, val_loader: Loader) -> None:
         plan = self.plan
         self.task.train_mode(True)
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
@@ -366,6 +370,7 @@ class _Trainer:
                     self._evaluate(val_loader)
                 if due:  # once more: what an evaluation changes is part of it
                     self._save()
+                self._tell(train_loader.damaged | val_loader.damaged)
         if self.log:
             self.log.close()
 
@@ -395,6 +400,17 @@ class _Trainer:
             if done:
                 return
             yield batch
+
+    def _tell(self, damaged: dict[str, str]) -> None:
+        """Name the files that turned out to be damaged, each once; every process speaks of those that it met."""
+        if news := {path: reason for path, reason in damaged.items() if path not in self._told}:
+            self._told |= {*news}
+            words = [f"{path} {reason}" for path, reason in itertools.islice(news.items(), NAMED_AT_ONCE)]
+            more = [f"{len(news) - NAMED_AT_ONCE} more"] if len(news) > NAMED_AT_ONCE else []
+            self.show(
+                f"warning: step {self.step}: {'; '.join(words + more)}. Other windows take the place of those with it; "
+                f"{len(self._told)} damaged files so far"
+            )
 
     def _stopped(self) -> Stopped:
         if not self.step:

@@ -23,11 +23,11 @@ from dataset import (
     Augmentation,
     Batches,
     Draw,
+    Loader,
     MatchedWindows,
     SyncNetDataset,
     Wav2LipDataset,
     evaluation_windows,
-    make_loader,
 )
 from hparams import hparams as hp
 
@@ -280,11 +280,93 @@ def test_damage_during_training_is_named(tmp_path):
     clip = write_clip(tmp_path / "c")
     data = SyncNetDataset([clip])
     (clip / "20.jpg").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="20.jpg is missing or cannot be decoded"):
+    with pytest.raises(ValueError, match="20.jpg is not a picture that can be decoded"):
+        data.sample(Draw(data.index.clips[0], 18, 40, True))
+    (clip / "20.jpg").unlink()
+    with pytest.raises(ValueError, match="20.jpg cannot be read"):
         data.sample(Draw(data.index.clips[0], 18, 40, True))
     np.save(clip / "mel.npy", np.zeros((20, 80), np.float32))
     with pytest.raises(ValueError, match="has become shorter"):
         data.sample(Draw(data.index.clips[0], 30, 40, True))
+    (clip / "mel.npy").unlink()
+    with pytest.raises(ValueError, match="mel.npy cannot be read"):
+        data.sample(Draw(data.index.clips[0], 30, 40, True))
+
+
+def cut_short(picture):
+    """Half of a JPEG, from which OpenCV makes a picture that is grey below."""
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8))[1].tobytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    assert cv2.imread(str(picture)) is not None
+
+
+def zeros_at_the_end(picture):
+    """What a power cut leaves of a file whose length was on the disk before its content."""
+    cut_short(picture)
+    picture.write_bytes(picture.read_bytes() + bytes(4096))
+
+
+def no_picture(picture):
+    picture.write_text("junk")
+
+
+@pytest.mark.parametrize(
+    "kind, spoil",
+    [
+        (SyncNetDataset, no_picture),
+        (Wav2LipDataset, cut_short),
+        (MatchedWindows, zeros_at_the_end),
+    ],
+)
+def test_other_windows_take_the_place_of_damaged_ones(tmp_path, kind, spoil):
+    """The same ones whoever reads them, and only where there was damage; the files are named."""
+    clip = write_clip(tmp_path / "a")
+    data = kind([clip], seed=3)
+    whole = [data[key] for key in range(24)]
+    damaged = {10, 20, 30, 40}
+    for frame in damaged:
+        spoil(clip / f"{frame}.jpg")
+    alone, several = Loader(data, Batches(data, 4)), Loader(data, Batches(data, 4), num_workers=2)
+    batches = list(itertools.islice(alone, 6))
+    assert same(batches, itertools.islice(several, 6)) and set(alone.damaged) <= set(several.damaged)
+    several.close()
+    assert alone.damaged and set(alone.damaged) <= {f"{clip}/{frame}.jpg" for frame in damaged}
+    assert same(batches[4:], itertools.islice(Loader(data, Batches(data, 4, start=4)), 2))
+    after = [data[key] for key in range(24)]
+    kept = [same([a], [b]) for a, b in zip(whole, after)]
+    assert all(kept[key] for key in range(24) if not data.read(key)[1]) and not all(kept)
+    seen = {frame for sample in after for frame in frame_numbers(sample[0].flatten(0, -3)) if frame}
+    assert not seen & damaged
+
+
+def test_where_a_whole_clip_is_damaged_another_takes_its_place(tmp_path):
+    folders = [write_clip(tmp_path / name) for name in "ab"]
+    data = SyncNetDataset(folders)
+    for path in folders[0].glob("*.jpg"):
+        path.write_text("junk")
+    assert {data.read(key)[0][0].shape for key in range(8)} == {(15, 48, 96)}
+    for path in folders[1].glob("*.jpg"):
+        path.unlink()
+    with pytest.raises(ValueError, match="jpg cannot be read .*, like everything else that was tried"):
+        data.read(0)
+
+
+FAILING = """
+import sys, cli, dataset
+def work(args):
+    data = dataset.SyncNetDataset([sys.argv[1]])
+    data.hp = None
+    for batch in dataset.Loader(data, dataset.Batches(data, 4), num_workers=2):
+        pass
+sys.exit(cli.run(cli.Parser("loads"), work, []))
+"""
+
+
+def test_an_error_among_the_workers_ends_the_program(clips):
+    """They ignore SIGTERM, with which Python ends them at exit, and so it waited for them for ever."""
+    command = [sys.executable, "-W", "ignore", "-c", FAILING, str(clips[0])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "AttributeError" in done.stderr
 
 
 def test_prepared_mels_need_no_librosa(clips, monkeypatch):
@@ -297,7 +379,7 @@ def test_prepared_mels_need_no_librosa(clips, monkeypatch):
 
 
 def read(data, batches, count, num_workers=0):
-    return list(itertools.islice(make_loader(data, batches, num_workers), count))
+    return list(itertools.islice(Loader(data, batches, num_workers), count))
 
 
 @pytest.mark.parametrize("kind", [SyncNetDataset, Wav2LipDataset])
@@ -341,7 +423,7 @@ def test_evaluation_windows_are_fixed(clips):
     data = SyncNetDataset(clips)
     windows = evaluation_windows(10, 4)
     assert windows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    loader = make_loader(data, windows, num_workers=1)
+    loader = Loader(data, windows, num_workers=1)
     assert same(loader, list(loader)) and same(loader, read(SyncNetDataset(clips), windows, 9))
     shares = [evaluation_windows(11, 2, rank, 3) for rank in range(3)]
     assert sorted(itertools.chain(*itertools.chain(*shares))) == list(range(11))
@@ -371,7 +453,7 @@ stop = []
 for name in (signal.SIGINT, signal.SIGTERM):
     signal.signal(name, lambda *_: stop.append(True))
 data = dataset.SyncNetDataset(sys.argv[1:])
-for batch in dataset.make_loader(data, dataset.Batches(data, 4), num_workers=2):
+for batch in dataset.Loader(data, dataset.Batches(data, 4), num_workers=2):
     print(flush=True)
     if stop:
         time.sleep(0.3)  # saving a checkpoint

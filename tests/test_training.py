@@ -31,7 +31,7 @@ from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
 from fill import fill
-from hparams import HParams, get_image_list, hparams
+from hparams import HParams, hparams
 from machine import Machine
 from models.conv import fold_batchnorm
 from tasks import (
@@ -611,17 +611,35 @@ def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monke
     assert not list((tmp_path / "run").glob("*.pth"))  # weights that are no numbers are not worth keeping
 
 
-def test_picture_that_cannot_be_read_loses_no_steps(corpus, tmp_path, capsys):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_picture_is_named_and_done_without(corpus, tmp_path, workers):
+    """It ended the run, and with worker processes the run then never ended."""
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
-    last = SyncNetDataset(get_image_list(data, "train", data / "lists")).clip_of(4)  # of the epoch
-    for picture in Path(last).glob("*.jpg"):
-        picture.write_bytes(b"damaged")
-    hp = SMALL.replace("syncnet_batch_size=8", "syncnet_batch_size=2")
-    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 9, hp=hp)) == 2
-    words = capsys.readouterr().err
-    assert last in words and words.count("\n") == 1
-    assert len(losses(tmp_path / "run")) == 2 and (tmp_path / "run/checkpoint_step000000002.pth").exists()
+    (data / "s0/clip0/20.jpg").write_bytes(b"junk")
+    (data / "s1/clip5/20.jpg").write_bytes(b"junk")  # of the evaluation
+    arguments = command(data, tmp_path / "run", "--max_steps", 12, hp=SMALL.replace("workers=0", f"workers={workers}"))
+    script = [sys.executable, ROOT / "color_syncnet_train.py", *arguments]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0 and len(losses(tmp_path / "run")) == 12
+    words = [line for line in (done.stdout + done.stderr).splitlines() if "damaged files so far" in line]
+    assert sum("s0/clip0/20.jpg" in line for line in words) == sum("s1/clip5/20.jpg" in line for line in words) == 1
+    assert words[-1].endswith("2 damaged files so far")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_that_are_all_damaged_end_a_run_that_loses_nothing(corpus, tmp_path, workers):
+    data = tmp_path / "data"
+    shutil.copytree(corpus, data)
+    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2)) == 0
+    for picture in data.glob("s*/*/*.jpg"):
+        picture.write_bytes(b"junk")
+    flags = ("--max_steps", 9, "--resume")
+    arguments = command(data, tmp_path / "run", *flags, hp=SMALL.replace("workers=0", f"workers={workers}"))
+    script = [sys.executable, ROOT / "color_syncnet_train.py", *arguments]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 2 and "like everything else that was tried" in done.stderr
+    assert done.stderr.count("\n") == 1 and (tmp_path / "run/checkpoint_step000000002.pth").exists()
 
 
 def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
