@@ -296,23 +296,31 @@ def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[
     return np.stack([mel for _, _, mel in rows]), faces
 
 
-@torch.inference_mode()
 def generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR."""
-    parameter = next(model.parameters())
+    """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR.
+
+    What does not fit in the device's memory is done in halves.
+    """
     try:
-        x, m = torch.from_numpy(faces), torch.from_numpy(mels)
-        if parameter.is_cuda:
-            x, m = x.pin_memory(), m.pin_memory()
-        x = x.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
-        m = m.to(parameter.device, parameter.dtype, non_blocking=True)[:, None]  # (N, 1, 80, 16)
-        out = model(m, (x.float() / 255).to(parameter.dtype))
-        return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        return _generate(model, mels, faces)
     except torch.OutOfMemoryError:
         if len(faces) == 1:
             raise
-        half = len(faces) // 2
-        return np.concatenate((generate(model, mels[:half], faces[:half]), generate(model, mels[half:], faces[half:])))
+    # only here: inside the block, the error would keep alive whatever filled the memory
+    half = len(faces) // 2
+    return np.concatenate((generate(model, mels[:half], faces[:half]), generate(model, mels[half:], faces[half:])))
+
+
+@torch.inference_mode()
+def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    parameter = next(model.parameters())
+    x, m = torch.from_numpy(faces), torch.from_numpy(mels)
+    if parameter.is_cuda:
+        x, m = x.pin_memory(), m.pin_memory()
+    x = x.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
+    m = m.to(parameter.device, parameter.dtype, non_blocking=True)[:, None]  # (N, 1, 80, 16)
+    out = model(m, (x.float() / 255).to(parameter.dtype))
+    return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str, in_place: bool = False) -> np.ndarray:

@@ -61,6 +61,7 @@ class SFD:
     OVERLAP = 0.3  # of non-maximum suppression
     VARIANCES = (0.1, 0.2)  # of the box encoding
     BGR_MEAN = (104.0, 117.0, 123.0)
+    NORMS = ("conv3_3_norm", "conv4_3_norm", "conv5_3_norm")  # before the heads of strides 4, 8 and 16
     PIXELS_PER_CALL = 1 << 20  # on a CPU; activations take about 600 bytes a pixel
 
     def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -78,6 +79,8 @@ class SFD:
             ) from None
         except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
             raise ValueError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
+        for name in self.NORMS:
+            setattr(self.network, name, WideNorm(getattr(self.network, name).weight))
         self.network.to(self.device, dtype, memory_format=torch.channels_last)
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
@@ -88,8 +91,20 @@ class SFD:
             found += self._detect(np.stack(frames[start : start + step]))
         return found
 
-    @torch.inference_mode()
     def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
+        """Detect in frames (N, height, width, 3); in halves if they do not fit in the device's memory."""
+        try:
+            return self._decode(self._maps(frames), len(frames))
+        except torch.OutOfMemoryError:
+            if len(frames) == 1:
+                raise
+        # only here: inside the block, the error would keep alive whatever filled the memory
+        half = len(frames) // 2
+        return self._detect(frames[:half]) + self._detect(frames[half:])
+
+    @torch.inference_mode()
+    def _maps(self, frames: np.ndarray) -> list[torch.Tensor]:
+        """Frames (N, height, width, 3) -> maps of scores (N, 2, …) and offsets (N, 4, …), in pairs, by stride."""
         x = torch.from_numpy(frames)
         if self.device.type == "cuda":
             x = x.pin_memory()
@@ -97,14 +112,8 @@ class SFD:
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
-        try:
-            maps = self.network(x.to(self.dtype, memory_format=torch.channels_last))
-        except torch.OutOfMemoryError:
-            if len(frames) == 1:
-                raise
-            half = len(frames) // 2
-            return self._detect(frames[:half]) + self._detect(frames[half:])
-        return self._decode([m.float().cpu() for m in maps], len(frames))
+        maps = self.network(x.to(self.dtype, memory_format=torch.channels_last))
+        return [m.float().cpu() for m in maps]
 
     def _decode(self, maps: list[torch.Tensor], count: int) -> list[np.ndarray]:
         """Score and offset maps of strides 4, 8, … 128, in pairs -> boxes of each frame."""
@@ -124,6 +133,22 @@ class SFD:
         frame_index, candidates = np.concatenate(frame_of), np.concatenate(boxes)
         per_frame = (candidates[frame_index == i] for i in range(count))
         return [c[nms(c, self.OVERLAP)] if len(c) else NO_BOXES for c in per_frame]
+
+
+class WideNorm(torch.nn.Module):
+    """S3FD's scaled L2 norm over channels, in float32 whatever the rest computes in.
+
+    The library's squares in float16, where what is above 255 overflows: all that is divided by it becomes 0, and the
+    heads for small faces see nothing.
+    """
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight  # (channels,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32) + 1e-10
+        return (x / norm * self.weight.float().view(1, -1, 1, 1)).to(x.dtype)
 
 
 class Haar:

@@ -67,6 +67,20 @@ def s3fd_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.fixture(scope="session")
+def living_s3fd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An S3FD with weights that keep the size of signals (He et al., 2015): every head has something to say."""
+    network = pytest.importorskip("face_alignment.detection.sfd.net_s3fd").s3fd()
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            torch.nn.init.zeros_(module.bias)
+    path = tmp_path_factory.mktemp("living") / "s3fd.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
 def run_ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
     """Make what tests need, always by the newest ffmpeg; what they test uses the system's, however old."""
     import imageio_ffmpeg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import cv2
@@ -176,13 +177,33 @@ def test_sfd_in_bf16(shared, s3fd_checkpoint):
         assert np.abs(a[0, :4] - b[0, :4]).max() < 2
 
 
-def test_only_running_out_of_memory_is_taken_for_it(s3fd_checkpoint, monkeypatch):
-    """The 2020 program took every RuntimeError for it."""
-    sfd, frames = detectors.SFD(s3fd_checkpoint), [np.zeros((64, 64, 3), np.uint8)] * 4
-    sizes = []
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_head_of_sfd_sees_in_half_precision(living_s3fd, astronaut, dtype):
+    """In float16, the default on CUDA, 97 to 100 % of what the heads for small faces saw was 0."""
+    frame = cv2.resize(astronaut, (160, 160))[None]
+    whole, half = (detectors.SFD(living_s3fd, dtype=kind)._maps(frame) for kind in (torch.float32, dtype))
+    assert len(whole) == 12
+    for exact, rough in zip(whole, half):
+        assert exact.std() > 0.1 and (rough - exact).abs().mean() < 0.05 * exact.std()
+
+
+def test_norm_of_sfd_is_the_librarys(living_s3fd):
+    norm = pytest.importorskip("face_alignment.detection.sfd.net_s3fd").L2Norm(6, scale=10)
+    x = torch.randn(2, 6, 3, 4)
+    torch.testing.assert_close(detectors.WideNorm(norm.weight)(x), norm(x))
+    assert torch.equal(detectors.WideNorm(norm.weight)(torch.zeros(1, 6, 1, 1).half()), torch.zeros(1, 6, 1, 1).half())
+
+
+def test_only_running_out_of_memory_is_taken_for_it(living_s3fd):
+    """The 2020 program took every RuntimeError for it; later, the failed call's memory was kept during the next."""
+    sfd, frames = detectors.SFD(living_s3fd), [np.zeros((64, 64, 3), np.uint8)] * 4
+    sizes, failed = [], []
 
     class Network(torch.nn.Module):
         def forward(self, x):
+            assert all(reference() is None for reference in failed)
+            activations = x.clone()
+            failed.extend(map(weakref.ref, (x, activations)))
             sizes.append(len(x))
             if len(x) > 1:
                 raise torch.OutOfMemoryError("full")
