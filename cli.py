@@ -185,7 +185,7 @@ def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
     """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
     if name != "auto":
         return named_precision(name, device)
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+    fast = cuda_has_bf16(device) if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -217,6 +217,14 @@ def cpu_computes(dtype: torch.dtype) -> bool:
         return True
     ops = torch.ops.mkldnn
     return bool(ops._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported())
+
+
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether this GPU computes in bfloat16. ``torch.cuda.is_bf16_supported`` also says yes where it is emulated (T4).
+
+    Newer torch can be asked to leave these out, but not 2.4, and not about another GPU than the current one.
+    """
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def cpu_has_bf16() -> bool:

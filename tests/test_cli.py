@@ -77,6 +77,14 @@ def test_precision(monkeypatch):
     assert cli.pick_precision("auto", torch.device("cuda")) == torch.float16
 
 
+@pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_training_precision_of_a_gpu(monkeypatch, capability, dtype):
+    """A T4 (7.5) emulates bfloat16, and torch says that it supports it."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert cli.pick_training_precision("auto", torch.device("cuda")) == dtype
+
+
 def test_precision_with_a_torch_that_cannot_tell(monkeypatch):
     for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # not in 2.4
         monkeypatch.delattr(torch.cpu, name, raising=False)
