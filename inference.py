@@ -157,8 +157,9 @@ def cpu_workers(device: torch.device) -> Iterator[int]:
         yield 2
         return
     threads = torch.get_num_threads()
-    workers = min(threads, MOST_WORKERS)
-    torch.set_num_threads(threads // workers)
+    share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
+    workers = -(-threads // share)
+    torch.set_num_threads(share)
     try:
         yield workers
     finally:

@@ -424,7 +424,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dro
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
-    threads = max(1, cli.cpu_count() // len(jobs))
+    threads = -(-cli.cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
     try:
         with deaf_to_interrupts():

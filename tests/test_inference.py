@@ -212,6 +212,18 @@ def test_only_running_out_of_memory_halves_the_batch():
         inference.generate(Network(RuntimeError), mels, faces)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 15, 16, 31, 64])
+def test_no_core_is_idle(monkeypatch, threads):
+    """Of 12 cores 4 were, of 15 and of 31 seven; and no more threads wait than one call has."""
+    shares = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(torch, "set_num_threads", shares.append)
+    with inference.cpu_workers(torch.device("cpu")) as workers:
+        (share,) = shares
+        assert workers <= inference.MOST_WORKERS and threads <= workers * share < threads + share
+    assert shares[1:] == [threads]
+
+
 def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, talking_clip, speech):
     runs = {"a.mp4": (), "b.mp4": ("--nosmooth",)}
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
