@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -69,7 +68,7 @@ def get_parser() -> cli.Parser:
     add("--variant", choices=VARIANTS, default=usual.variant, help="two: two people; cut: two shots; away: turns away")
     add("--offset", type=int, default=usual.offset, help="frames by which the sound is late; negative: early")
     add("--clips_per_head", type=cli.positive(int), default=usual.clips_per_head, help="utterances of each head")
-    add("--workers", type=cli.positive(int), default=os.cpu_count() or 1, help="clips made at a time")
+    add("--workers", type=cli.positive(int), default=cli.cpu_count(), help="clips made at a time")
     return parser
 
 

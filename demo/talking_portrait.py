@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ def get_parser() -> cli.Parser:
     add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
     add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
     add("--only", nargs="*", default=[], help="use these and no others; default: all")
-    add("--workers", type=cli.positive(int), default=os.cpu_count() or 1, help="clips made at a time")
+    add("--workers", type=cli.positive(int), default=cli.cpu_count(), help="clips made at a time")
     return parser
 
 
