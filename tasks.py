@@ -29,6 +29,7 @@ SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts t
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
 MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
 FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
+EDGE = 1e-4  # a cosine so close to 0 or 1 has the slope that the loss has here
 WATCHED_STEPS = 100  # steps averaged before a warning is given
 
 
@@ -67,9 +68,14 @@ def all_pairs_loss(
 
 
 def _cross_entropy(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Torch's, one by one; it fails for a cosine that is not a number, without a word on where it comes from."""
-    number = cosine.nan_to_num(0.5)
-    return F.binary_cross_entropy(number, y, reduction="none") + (cosine - number).detach()
+    """Torch's, one by one; but near 0 and 1, where its slope has no end, it goes on straight.
+
+    Two windows of silence look alike, cosine 1, and are no match: one such pair pulled thousands of times harder than
+    all others. A cosine that is no number gives a loss that is none; torch fails, without a word on where it is from.
+    """
+    inside = cosine.nan_to_num(0.5).clamp(EDGE, 1 - EDGE)
+    slope = (inside - y) / (inside * (1 - inside))
+    return F.binary_cross_entropy(inside, y, reduction="none") + (cosine - inside) * slope.detach()
 
 
 def _mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

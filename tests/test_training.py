@@ -129,6 +129,40 @@ def test_cosine_above_one_is_no_error():
     assert math.isfinite(tasks.cosine_loss(v, v, torch.zeros(3, 1))[0])
 
 
+@pytest.mark.parametrize("kind", ["all pairs", "one by one"])
+def test_windows_that_look_alike_do_not_tear_at_the_weights(kind):
+    """The gradient of -log(1 - cosine) has no bound: 3000 times that of other pairs came from one, of silence."""
+    torch.manual_seed(0)
+    voice, other = torch.rand(2, 1, 64, dtype=torch.float64)
+    pulls = []
+    for distance in (*np.logspace(0, -8, 33), 0.0):
+        face = (voice + distance * other).requires_grad_()
+        unit = [torch.nn.functional.normalize(vectors).float() for vectors in (voice, face)]
+        if kind == "one by one":
+            loss = tasks.cosine_loss(*unit, torch.zeros(1, 1))[0]
+        else:  # the second voice sounds as the first face looks
+            voices, faces = (torch.cat(pair) for pair in ((unit[0].flip(1), unit[0]), (unit[1], unit[1].flip(1))))
+            loss = tasks.all_pairs_loss(voices, faces, torch.tensor([[0, 5], [1, 5]]))[0]
+        loss.backward()
+        pulls.append(float(face.grad.norm() * voice.norm()))
+        assert float(loss.detach()) < 12
+    assert 10 < max(pulls) < 150  # sqrt(2 / EDGE) at most
+
+
+def test_cross_entropy_is_torchs_but_at_the_edges():
+    cosine = torch.linspace(2e-4, 1 - 2e-4, 999, dtype=torch.float64, requires_grad=True)
+    for y in (torch.zeros_like(cosine), torch.ones_like(cosine)):
+        losses = [
+            tasks._cross_entropy(cosine, y),
+            torch.nn.functional.binary_cross_entropy(cosine, y, reduction="none"),
+        ]
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), cosine)[0] for loss in losses))
+        ends = tasks._cross_entropy(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
+        steps = ends.diff()[[0, 1, 3, 4]] * (1 - 2 * y[0])
+        assert (steps > 0).all() and (ends < 11).all()  # it goes on in the same direction
+
+
 @pytest.mark.parametrize("nearest", [1, 3])
 def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
     """Four windows of one clip, of which one was drawn twice, and two of another."""
