@@ -26,6 +26,7 @@ import files
 import preprocess
 import training
 from dataset import Loader, Wav2LipDataset, evaluation_windows
+from errors import MissingFile, UserError
 from hparams import hparams as hp
 from machine import Machine
 from models import SyncNet_color, Wav2Lip, weights
@@ -99,11 +100,11 @@ def run(args: argparse.Namespace) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError or FileNotFoundError for what argparse cannot see, before anything is read."""
     if not args.face.is_file():
-        raise FileNotFoundError(f"--face {args.face} does not exist")
+        raise MissingFile(f"--face {args.face} does not exist")
     if args.outfile.suffix == ".png":
-        raise ValueError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
+        raise UserError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
     if args.outfile.is_dir():
-        raise ValueError(f"--outfile {args.outfile} is a folder; give the name of a file to write")
+        raise UserError(f"--outfile {args.outfile} is a folder; give the name of a file to write")
     files.check_folder(args.outfile.parent)
 
 
@@ -143,10 +144,10 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     try:
         preprocess.write_clip(clip, job, preprocess.detector_of(job), learned)
     except preprocess.Unusable as problem:
-        raise ValueError(f"{args.face} cannot be learned from: {problem.args[1]}") from None
+        raise UserError(f"{args.face} cannot be learned from: {problem.args[1]}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
     if len(shown) < LEAST_SECONDS * hp.fps:
-        raise ValueError(
+        raise UserError(
             f"{args.face} shows a face for {len(shown) / hp.fps:.1f} s; it takes {LEAST_SECONDS:g} s at least to learn "
             "a person, and a minute is better"
         )

@@ -14,6 +14,7 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
+from errors import UserError
 from hparams import FILELISTS, hparams
 from machine import Machine, join_processes
 
@@ -56,7 +57,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _exit_code(error: Exception) -> int:
-    return BAD_INPUT if isinstance(error, (ValueError, FileNotFoundError)) else FAILED
+    return BAD_INPUT if isinstance(error, UserError) else FAILED
 
 
 def _one_line(error: Exception) -> str:
@@ -66,7 +67,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(text.split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
-    if isinstance(error, (ValueError, RuntimeError, OSError)) and text:
+    if isinstance(error, (UserError, RuntimeError, OSError)) and text:
         return text
     return f"{type(error).__name__}: {text}; this is a fault of the program, run again with --debug and report it"
 
@@ -111,7 +112,7 @@ def start_training(args: argparse.Namespace) -> Machine:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for name in ("checkpoint_path", "disc_checkpoint_path"):
         if args.resume and getattr(args, name, None):
-            raise ValueError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
+            raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
     hparams.override(args.hparams)
     device = pick_device(args.device)
     torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
@@ -173,11 +174,11 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
+        raise UserError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("there is no mps device here; use --device auto")
+        raise UserError("there is no mps device here; use --device auto")
     return device
 
 
@@ -201,7 +202,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 def named_precision(name: str, device: torch.device) -> torch.dtype:
     dtype = PRECISIONS[name]
     if device.type == "cpu" and not cpu_computes(dtype):
-        raise ValueError(f"this CPU does not compute in {name}; use --precision auto or fp32")
+        raise UserError(f"this CPU does not compute in {name}; use --precision auto or fp32")
     return dtype
 
 

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 import audio
 import files
+from errors import MissingFile, UserError
 from hparams import HParams
 from hparams import hparams as hp
 
@@ -74,7 +75,7 @@ class WindowRules:
 
     def __post_init__(self) -> None:
         if self.nearest_negative < 1:
-            raise ValueError(f"negatives must be 1 or more frames away, not {self.nearest_negative}")
+            raise UserError(f"negatives must be 1 or more frames away, not {self.nearest_negative}")
 
 
 class WindowIndex:
@@ -93,7 +94,7 @@ class WindowIndex:
             except (OSError, ValueError) as problem:
                 self.unusable[folder] = str(problem)
         if not self.clips:
-            raise ValueError(self._nothing_usable())
+            raise UserError(self._nothing_usable())
 
     def __len__(self) -> int:
         """The number of usable windows."""
@@ -109,23 +110,23 @@ class WindowIndex:
 
 def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     if not Path(folder).is_dir():
-        raise FileNotFoundError("no such folder")
+        raise MissingFile("no such folder")
     ids = _frame_ids(folder)
     if len(ids) < LEAST_FRAMES:
-        raise ValueError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed")
+        raise UserError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed")
     last = hp.syncnet_T - 1
     windows = ids[: len(ids) - last][ids[last:] - ids[: len(ids) - last] == last]
     if not len(windows):
-        raise ValueError(f"no {hp.syncnet_T} consecutive frames")
+        raise UserError(f"no {hp.syncnet_T} consecutive frames")
     mel, offset = _open_mel(folder)
     ends = _mel_starts(windows + rules.last_mel, hp) + hp.mel_step_size
     starts = windows[(windows + rules.first_mel >= 0) & (ends <= len(mel))]
     if not len(starts):
-        raise ValueError(f"no {hp.syncnet_T} consecutive frames with their sound ({len(mel)} mel frames)")
+        raise UserError(f"no {hp.syncnet_T} consecutive frames with their sound ({len(mel)} mel frames)")
     before, after = _find_negatives(windows, starts, rules)
     starts = starts[before + len(windows) - after > 0]
     if not len(starts):
-        raise ValueError(f"no two windows at least {rules.nearest_negative} frames apart")
+        raise UserError(f"no two windows at least {rules.nearest_negative} frames apart")
     return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, _find_twin(folder, ids))
 
 
@@ -167,11 +168,11 @@ def make_mel(folder: str | Path) -> np.ndarray:
     """
     path = Path(folder, "audio.wav")
     if not path.is_file():
-        raise FileNotFoundError("neither mel.npy nor audio.wav")
+        raise MissingFile("neither mel.npy nor audio.wav")
     try:
         wav = audio.load_wav(path)
     except Exception as error:  # librosa's second reader has an exception of its own that only it can name
-        raise ValueError(f"audio.wav cannot be read ({str(error) or type(error).__name__})") from error
+        raise UserError(f"audio.wav cannot be read ({str(error) or type(error).__name__})") from error
     mel = np.ascontiguousarray(audio.melspectrogram(wav).T)
     save_mel(folder, mel)
     return mel
@@ -199,10 +200,10 @@ def _open_mel(folder: str) -> tuple[np.ndarray, int | None]:
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise ValueError(f"mel.npy cannot be read ({error}); delete it to have it made again") from error
+        raise UserError(f"mel.npy cannot be read ({error}); delete it to have it made again") from error
     in_rows = mapped.ndim == 2 and mapped.shape[1] == hp.num_mels and mapped.flags.c_contiguous
     if not in_rows or mapped.dtype != np.float32:
-        raise ValueError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in rows")
+        raise UserError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in rows")
     return mapped, mapped.offset
 
 
@@ -258,7 +259,7 @@ def _crop(picture: np.ndarray, size: int, scale: tuple[float, float], shift: np.
 # Samples
 
 
-class Damaged(ValueError):
+class Damaged(UserError):
     """A file of a clip that was usable when the index was made cannot be read."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -308,7 +309,7 @@ class WindowDataset(Dataset):
             except Damaged as problem:
                 damaged[problem.path] = problem.reason
         path, reason = damaged.popitem()
-        raise ValueError(f"{path} {reason}, like everything else that was tried; look at the disk, or prepare it again")
+        raise UserError(f"{path} {reason}, like everything else that was tried; look at the disk, or prepare it again")
 
     def _drawn(self, draw: Draw, key: int) -> Sample:
         """Return the sample of a draw; raise Damaged."""
@@ -420,7 +421,7 @@ class MatchedWindows(SyncNetDataset):
         augmentation: Augmentation | None = None,
     ) -> None:
         if windows_per_clip < 1:
-            raise ValueError(f"windows_per_clip must be 1 or more, not {windows_per_clip}")
+            raise UserError(f"windows_per_clip must be 1 or more, not {windows_per_clip}")
         super().__init__(folders, seed, augmentation=augmentation)
         self.windows_per_clip = windows_per_clip
 
@@ -521,7 +522,7 @@ class Batches:
         world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
-            raise ValueError(f"a batch of {batch_size} cannot be shared equally by {world_size} processes")
+            raise UserError(f"a batch of {batch_size} cannot be shared equally by {world_size} processes")
         self.dataset = dataset
         self.batch_size = batch_size
         self.start = start

@@ -14,6 +14,7 @@ import torch
 import cli
 import files
 import video
+from errors import UserError
 from face_detection.detections import Detections, cache_name
 from face_detection.detectors import DETECTORS, SFD_WEIGHTS, Detector, create_detector
 from face_detection.search import search
@@ -106,7 +107,7 @@ def find_faces(
         if cache:
             remember(found, cache)
     if not len(found):
-        raise ValueError(f"{source.path} has no frame that can be decoded")
+        raise UserError(f"{source.path} has no frame that can be decoded")
     return found if wanted is None else found.first(wanted)
 
 

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from errors import UserError
+
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -50,7 +52,7 @@ def locked(path: Path) -> Iterator[None]:
         except OSError:  # a network file system without locks
             pass
         if not (free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # else just removed
-            raise ValueError(f"another process is at work on {path.name.strip('.').removesuffix('.lock')}")
+            raise UserError(f"another process is at work on {path.name.strip('.').removesuffix('.lock')}")
         try:
             yield
         finally:
@@ -70,7 +72,7 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"cannot write in {folder}: {error.strerror}") from None
+        raise UserError(f"cannot write in {folder}: {error.strerror}") from None
 
 
 def is_disk_error(error: Exception) -> bool:

@@ -5,8 +5,11 @@ Numbers marked (2020) are the values of the original Wav2Lip release; the offici
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from errors import MissingFile, UserError
 
 FILELISTS = Path(__file__).resolve().parent / "filelists"
 
@@ -93,9 +96,9 @@ class HParams:
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
-                raise ValueError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
+                raise UserError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
             if name in IN_THE_DATA:
-                raise ValueError(
+                raise UserError(
                     f"hparam {name} is part of the data and of every checkpoint; change it in hparams.py, before "
                     "preprocess.py, and delete mel.npy of clips that are there already"
                 )
@@ -105,25 +108,51 @@ class HParams:
 def _parse(name: str, text: str, kind: type) -> bool | int | float:
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"hparam {name} takes true or false, not {text!r}")
+            raise UserError(f"hparam {name} takes true or false, not {text!r}")
         return text.lower() == "true"
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
+        raise UserError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
 
 
 hparams = HParams()
 
 
+def read_list(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a list that are not blank, stripped, with their numbers, from 1.
+
+    Lists come from all kinds of editors: a byte-order mark is no part of the first line. Raises UserError, which names
+    the file, for one that is not UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        kind = " but UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else " text"
+        raise UserError(f"{path} is not UTF-8{kind}; open it in an editor and save it with the encoding UTF-8")
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
 def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELISTS) -> list[str]:
     """Return ``data_root/dir/clip`` for every line of ``filelists/<split>.txt``.
 
-    A line is ``dir/clip``; whatever follows the first space is a note, and blank lines are skipped. Raises
-    FileNotFoundError if the list does not exist.
+    A line is ``dir/clip``; whatever follows the first space or tab is a note, unless a folder is called so. Blank lines
+    are skipped. Raises MissingFile if the list does not exist, UserError if there is nothing in it or it is not UTF-8.
     """
     path = filelists / f"{split}.txt"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; filelists/README.md says how to write it")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [str(Path(data_root) / line.split(" ")[0]) for line in lines if line]
+        raise MissingFile(f"{path} does not exist; filelists/README.md says how to write it")
+    lines = read_list(path)
+    if not lines:
+        raise UserError(f"{path} is empty; give it a line dir/clip for every clip (filelists/README.md), one at least")
+    return [_clip_folder(Path(data_root), line) for _, line in lines]
+
+
+def _clip_folder(root: Path, line: str) -> str:
+    """Return the folder that a line of a list means: up to the first white space, or more where that is a folder."""
+    name = line.split()[0]
+    longer = [choice for choice in (line, line.split("\t")[0].strip()) if choice != name]
+    return str(next((root / choice for choice in longer if (root / choice).is_dir()), root / name))

@@ -27,6 +27,7 @@ import cli
 import faces
 import similarity
 import video
+from errors import UserError
 from face_detection.tracking import GAP_SECONDS, follow_face
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
@@ -117,14 +118,14 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for what argparse cannot see, before anything is read."""
     for name in ("pads", "crop", "box"):
         if getattr(args, name) is not None and len(getattr(args, name)) != 4:
-            raise ValueError(f"--{name} takes four numbers (top bottom left right), not {len(getattr(args, name))}")
+            raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(getattr(args, name))}")
     if args.face_index is not None and args.face_index < 0:
-        raise ValueError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
+        raise UserError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
     video.check_writable(args.outfile)
     for name in ("face", "audio"):
         path = getattr(args, name)
         if path.exists() and args.outfile.exists() and path.samefile(args.outfile):
-            raise ValueError(f"--outfile is the same file as --{name}; choose another name")
+            raise UserError(f"--outfile is the same file as --{name}; choose another name")
 
 
 def read_generator(path_or_name: str | None) -> weights.Checkpoint:
@@ -204,14 +205,14 @@ def print_match(source: video.VideoInfo, seen: np.ndarray, speech: Path, expert:
     """Print what ``similarity.py`` would; what cannot be measured does not keep anybody from lip-syncing."""
     try:
         print(similarity.score_boxes(source, seen, speech, expert))
-    except ValueError as problem:
+    except UserError as problem:
         print(f"similarity not measured: {problem}")
 
 
 def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:
     top, bottom, left, right = box
     if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
-        raise ValueError(
+        raise UserError(
             f"--box {top} {bottom} {left} {right} (top bottom left right) does not lie inside the "
             f"{picture.width}x{picture.height} frame"
         )
@@ -224,7 +225,7 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInf
     Raises ValueError when no frame has a face, or the pads leave none.
     """
     if np.isnan(boxes).all():
-        raise ValueError(
+        raise UserError(
             "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
             "--crop or --resize_factor so that the face is not tiny, another --face_index, or give --box yourself"
         )
@@ -234,7 +235,7 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInf
     padded = np.clip(np.round(padded), 0, limits)
     usable = (padded[:, 2] > padded[:, 0]) & (padded[:, 3] > padded[:, 1])  # False for NaN
     if not usable.any():
-        raise ValueError(f"--pads {top} {bottom} {left} {right} leave nothing of the face; use smaller numbers")
+        raise UserError(f"--pads {top} {bottom} {left} {right} leave nothing of the face; use smaller numbers")
     return [tuple(int(v) for v in box) if ok else None for box, ok in zip(padded, usable)]
 
 
@@ -249,7 +250,7 @@ def report_missing(boxes: list[Box | None], policy: str, fps: float) -> None:
     count = missing.sum()
     text = f"{count} of {len(boxes)} frames ({count / fps:.1f} s) have no face: {where}"
     if policy == "error":
-        raise ValueError(f"{text}; with --on_missing_face keep they are left as they are")
+        raise UserError(f"{text}; with --on_missing_face keep they are left as they are")
     print(f"{text}; they are left as they are")
 
 

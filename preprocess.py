@@ -43,6 +43,7 @@ import faces
 import files
 import video
 from dataset import LEAST_FRAMES
+from errors import MissingFile, UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.detectors import CPU_DETECTORS, Detector, create_detector
 from face_detection.search import search
@@ -138,9 +139,9 @@ def cut_share(args: argparse.Namespace, rank: int, world: int) -> Tally:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError or FileNotFoundError for what argparse cannot see, before anything is read."""
     if not args.data_root.exists():
-        raise FileNotFoundError(f"--data_root {args.data_root} does not exist")
+        raise MissingFile(f"--data_root {args.data_root} does not exist")
     if not args.data_root.is_dir():
-        raise ValueError(f"--data_root {args.data_root} is a file; give the folder that holds the videos")
+        raise UserError(f"--data_root {args.data_root} is a file; give the folder that holds the videos")
     for name in ("preprocessed_root", "filelists") if args.split else ("preprocessed_root",):
         files.check_folder(getattr(args, name))
 
@@ -163,7 +164,7 @@ def find_clips(data_root: Path) -> list[Clip]:
     videos = sorted((path.relative_to(data_root) for path in present if is_video(path)), key=_mp4_first)
     if not videos:
         example = f" ({len(present)} other files, e.g. {present[0].name})" if present else ""
-        raise ValueError(
+        raise UserError(
             f"no video in {data_root}{example}: looked at any depth for {' '.join(VIDEO_SUFFIXES)}, "
             "and for files without a suffix that start like a video"
         )
@@ -329,7 +330,7 @@ def write_clip(clip: Clip, job: Job, detector: Detector, folder: Path) -> Kept:
 def unusable_if_it_fails(reason: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:  # what video raises about a file
+    except UserError as error:  # what video raises about a file
         raise Unusable(reason, str(error)) from error
 
 
@@ -407,7 +408,7 @@ def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
         devices = [f"cuda:{local_rank * args.ngpu + i}" for i in range(args.ngpu)]
         cli.pick_device(devices[-1])
     elif args.ngpu > 1 and args.face_detector not in CPU_DETECTORS:
-        raise ValueError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
+        raise UserError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
     workers, detector = args.workers or 1, faces.detector_name(args)
     if detector in CPU_DETECTORS:
         device, devices, workers = torch.device("cpu"), ["cpu"], args.workers or cli.cpu_count()
@@ -557,7 +558,7 @@ def describe(total: Tally, args: argparse.Namespace) -> dict[str, Any]:
 def check_kept(report: dict[str, Any], args: argparse.Namespace) -> None:
     if not report["kept"]:
         first = report["dropped"][0]
-        raise ValueError(
+        raise UserError(
             f"none of the {len(report['dropped'])} videos in {args.data_root} can be used ({reasons(report)}); "
             f"e.g. {first['source']}: {first['detail']}; {args.preprocessed_root / 'report.json'} names them all"
         )

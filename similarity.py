@@ -38,6 +38,7 @@ import cli
 import faces
 import files
 import video
+from errors import UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import GAP_SECONDS, follow_faces
 from hparams import hparams as hp
@@ -101,14 +102,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         if not (path := getattr(args, name)):
             continue
         if path.is_dir():
-            raise ValueError(f"--{name} {path} is a folder; give the name of the file to write")
+            raise UserError(f"--{name} {path} is a folder; give the name of the file to write")
         if path.exists() and any(path.samefile(other) for other in inputs):
-            raise ValueError(f"--{name} {path} is one of the files to measure; choose another name")
+            raise UserError(f"--{name} {path} is one of the files to measure; choose another name")
         files.check_folder(path.parent)  # what cannot be written should fail now, not after the work
     if args.overlay:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--plot {args.plot} must end in .png, .pdf or .svg")
+        raise UserError(f"--plot {args.plot} must end in .png, .pdf or .svg")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ def open_video(path: Path) -> video.VideoInfo:
 
 def check_moving(source: video.VideoInfo) -> video.VideoInfo:
     if source.is_image:
-        raise ValueError(f"{source.path} is a picture; a match can only be measured in a video, {window_length()}")
+        raise UserError(f"{source.path} is a picture; a match can only be measured in a video, {window_length()}")
     return source
 
 
@@ -173,7 +174,7 @@ def find_tracks(
     found = faces.find_faces(search, source, wanted, parameter.device, parameter.dtype)
     tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
     if not tracks:
-        raise ValueError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
+        raise UserError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
     return tracks
 
 
@@ -288,7 +289,7 @@ def listen(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str = "th
     parameter = next(expert.parameters())
     mel, samples = audio.spectrogram_of(sound)
     if samples < hp.mel_step_size * hp.hop_size:
-        raise ValueError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
+        raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
     windows = iter(audio.MelWindows(mel, hp.fps, count))
     vectors = []
@@ -456,7 +457,7 @@ class Table:
         self.names, self.seen, self.voices = names, seen, voices
         self.results = [[compare(face, voice) for voice in voices] for face in seen]
         if not any(len(result.similarity) for row in self.results for result in row):
-            raise ValueError(
+            raise UserError(
                 f"face and voice never meet: it takes {window_length()}, that show the face while sound lasts"
             )
 

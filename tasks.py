@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from errors import UserError
 from hparams import HParams
 from machine import Batch, Machine
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
@@ -420,7 +421,7 @@ def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
     The L1 loss alone takes long to notice that the sound has to do with lips; so does the expert, but once is enough.
     """
     if generator.width != expert.width:
-        raise ValueError(f"audio_from_expert takes an expert of width {generator.width:g}, not {expert.width:g}")
+        raise UserError(f"audio_from_expert takes an expert of width {generator.width:g}, not {expert.width:g}")
     blocks, count = list(expert.audio_encoder), len(generator.audio_encoder)
     alike = [*blocks[: count - 2], *blocks[-2:]]  # the expert has one residual block more before the last two
     for mine, theirs in zip(generator.audio_encoder, alike):

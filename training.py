@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
+from errors import UserError
 from hparams import HParams
 from machine import Batch, Machine
 from models import weights
@@ -202,7 +203,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     checkpoint = weights.read_checkpoint(path, type(network))
     if checkpoint.width != network.width:
         ours = checkpoint.width
-        raise ValueError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
+        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
     network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
     if not prefix and task.mean:
         task.mean.module.load_state_dict(checkpoint.state)
@@ -261,7 +262,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("batch_size", "checkpoint_interval", "eval_interval", "eval_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
+                raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
 
 
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: Callable[[str], None]) -> None:
@@ -299,7 +300,7 @@ def _restore(task: Task, plan: Plan) -> Position:
     latest = max((step for prefix in prefixes for step in steps_saved(folder, prefix)), default=0)
     if latest > position.step and not (plan.resume and position.step):
         way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
             "choose another --checkpoint_dir"
         )
@@ -311,7 +312,7 @@ def _check_agreement(machine: Machine, step: int, folder: Path) -> None:
     """Raise ValueError if the processes have come to different steps."""
     steps = sorted(set(machine.gather(torch.tensor([step], device=machine.device)).tolist()))
     if len(steps) > 1:
-        raise ValueError(
+        raise UserError(
             f"the processes would continue after different steps, {' and '.join(map(str, steps))}: --checkpoint_dir "
             f"{folder} must be one folder that all machines share"
         )

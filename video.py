@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 import files
+from errors import MissingFile, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,7 +105,7 @@ class Geometry:
         top, bottom, left, right = self.crop
         bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
         if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
-            raise ValueError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
+            raise UserError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
         return min(right, width) - left, min(bottom, height) - top
 
 
@@ -148,9 +149,9 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
     if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
         if first and "Video" not in first:
-            raise ValueError(f"{path} has sound but no picture; give a video or a photo of a face")
+            raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
         last_words = _last_words(result.returncode, report)
-        raise ValueError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
+        raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
     width, height = int(size[1]), int(size[2])
     aspect = re.search(r"\[SAR (\d+):(\d+) ", shown[1])
     across, down = aspect.groups() if aspect else ("1", "1")
@@ -177,15 +178,15 @@ def _is_picture(path: Path) -> bool:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        raise MissingFile(f"{path} does not exist")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give one file")
+        raise UserError(f"{path} is a folder; give one file")
     if not path.is_file():
-        raise ValueError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
+        raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
+        raise UserError(f"{path} is empty (0 bytes)")
     if _starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
-        raise ValueError(f"{path} is a playlist, not a video; download what it lists and give that")
+        raise UserError(f"{path} is a playlist, not a video; download what it lists and give that")
     return path
 
 
@@ -243,7 +244,7 @@ def read_frames(info: VideoInfo, start: int = 0, count: int | None = None) -> It
 def _read_image(path: Path) -> np.ndarray:
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF rotation, drops alpha
     if image is None:
-        raise ValueError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
+        raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
     return image
 
 
@@ -271,9 +272,9 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
             if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
                 break
             yield frame
-        words = process.finish(ValueError, f"cannot read {info.path}")
+        words = process.finish(UserError, f"cannot read {info.path}")
     if any(sign in words.lower() for sign in CUT_SHORT):
-        raise ValueError(f"{info.path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
+        raise UserError(f"{info.path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
 
 
 def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:
@@ -309,13 +310,13 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
             yield np.clip(samples, -1.0, 1.0, out=samples)
         code, words = process.wait()
     if "matches no streams" in words:
-        raise ValueError(f"{path} has no sound track; give a file with speech in it")
+        raise UserError(f"{path} has no sound track; give a file with speech in it")
     if "Rematrix is needed" in words:
-        raise ValueError(f"{path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7")
+        raise UserError(f"{path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7")
     if code != 0:
-        raise ValueError(f"{path} is not a sound file that ffmpeg can read: {_last_words(code, words)}")
+        raise UserError(f"{path} is not a sound file that ffmpeg can read: {_last_words(code, words)}")
     if not heard:
-        raise ValueError(f"the sound track of {path} is empty")
+        raise UserError(f"the sound track of {path} is empty")
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -354,7 +355,7 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.
             kept.clear()
         yield frame
     if not seen:
-        raise ValueError(f"{info.path} has no frame that can be decoded")
+        raise UserError(f"{info.path} has no frame that can be decoded")
     if kept:
         yield from (kept[source_index(i, seen, pingpong)] for i in itertools.count(seen))
     while True:
@@ -446,9 +447,9 @@ class VideoWriter:
 def check_writable(path: Path) -> None:
     """Make the folder of ``path``; raise ValueError, before any work is done, if a video cannot be written there."""
     if path.suffix.lower() not in CONTAINERS:
-        raise ValueError(f"{path} must end in one of {', '.join(CONTAINERS)}")
+        raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of the video to write")
+        raise UserError(f"{path} is a folder; give the name of the video to write")
     files.check_folder(path.parent)
 
 

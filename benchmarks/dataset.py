@@ -29,6 +29,7 @@ import cli
 from benchmarks import report
 from dataset import Draw, SyncNetDataset, Wav2LipDataset, WindowDataset
 from demo.talking_head import Recipe, write_speech
+from errors import UserError
 from hparams import hparams as hp
 
 ROUNDS = 5
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         if args.data_root:
             clips = sorted(path.parent for path in args.data_root.rglob("0.jpg"))
             if not clips:
-                raise ValueError(f"no preprocessed clips (folders with 0.jpg, 1.jpg, ...) below {args.data_root}")
+                raise UserError(f"no preprocessed clips (folders with 0.jpg, 1.jpg, ...) below {args.data_root}")
         else:
             clips = [write_clip(Path(folder, str(i)), args.seconds, seed=i) for i in range(CLIPS)]
         report("expert_samples", measure(SyncNetDataset(clips), expert_sample_plainly))

@@ -31,6 +31,7 @@ import similarity
 import video
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
+from errors import UserError
 from models import weights
 
 JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     if args.clips < 2:
-        raise ValueError(f"--clips takes 2 or more, not {args.clips}: each head says what it says in the other")
+        raise UserError(f"--clips takes 2 or more, not {args.clips}: each head says what it says in the other")
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
     networks = {name: similarity.open_expert(path) for name, path in names.items()}

@@ -35,6 +35,7 @@ import video
 from benchmarks import print_machine, report
 from benchmarks.demo_networks import JUDGE, compare, lip_sync, search
 from demo.portrait import lip_distance
+from errors import UserError
 from evaluation.score_lse import find_videos
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     originals = find_videos(args.videos)[: args.clips]
     if len(originals) < 2:
-        raise ValueError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
+        raise UserError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
     print_machine(torch.device("cpu"), torch.float32)
     partners = [(i + 1) % len(originals) for i in range(len(originals))]
     generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]

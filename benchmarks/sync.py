@@ -28,8 +28,10 @@ import faces
 import similarity
 import video
 from benchmarks import auc, open_machine, report
+from errors import UserError
 from evaluation.score_lse import find_videos
 from hparams import hparams as hp
+from hparams import read_list
 from similarity import Face, Result, Voice
 
 SHIFTS = range(-10, 11)  # frames
@@ -86,10 +88,10 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
     """Return the listed videos, or all; raise ValueError for fewer than two, which could not be told apart."""
     paths = find_videos([args.data_root])
     if args.filelist:
-        listed = {Path(line.split()[0]).name for line in args.filelist.read_text().splitlines() if line.strip()}
+        listed = {Path(line.split()[0]).name for _, line in read_list(args.filelist)}
         paths = [path for path in paths if path.stem in listed]
     if len(paths) < 2:
-        raise ValueError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
+        raise UserError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
     return paths[: args.clips]
 
 

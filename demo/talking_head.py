@@ -33,6 +33,7 @@ from demo.articulation import Movements, silence, speak
 from demo.head import Identity
 from demo.scene import Actor, Shot, film
 from demo.voice import SAMPLE_RATE, Voice, synthesize
+from errors import UserError
 
 VARIANTS = ("plain", "silent", "two", "cut", "away")
 HEAD, CLIP = range(2)  # first words of seeds, so that heads and clips never share a stream of numbers
@@ -115,7 +116,7 @@ def make_clip(folder: Path, recipe: Recipe, number: int) -> Path:
     if not path.with_suffix(".json").exists():  # written last: the clip is whole
         write_clip(path, recipe, number)
     elif json.loads(path.with_suffix(".json").read_text())["recipe"] != json.loads(json.dumps(asdict(recipe))):
-        raise ValueError(f"{path} was made with other settings; give another folder, or delete this one")
+        raise UserError(f"{path} was made with other settings; give another folder, or delete this one")
     return path
 
 

@@ -40,6 +40,7 @@ from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
 from demo.variation import Camera, Film, vary_voice
 from demo.voice import Voice, synthesize
+from errors import MissingFile, UserError
 from hparams import hparams as hp
 
 SIZE = 112  # pixels of the crops: a little more than the networks see
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only)
     )
     if args.clips and not args.portraits:
-        raise ValueError("--clips needs --portraits, the photographs that are to speak")
+        raise UserError("--clips needs --portraits, the photographs that are to speak")
     sentences = list_sentences(corpus)
     makers = [
         (partial(make_portrait_clip, corpus), args.clips // 2 * 2),
@@ -134,7 +135,7 @@ def list_sentences(corpus: Corpus) -> list[Sentence]:
         paths = ((folder / f"{name}.mp4", name) for name in sorted(names))
         found += [Sentence(path, name) for path, name in paths if path.exists() and _wanted(name, corpus)]
     if not found:
-        raise ValueError(f"no clip in {', '.join(map(str, corpus.speakers))} has landmarks and is wanted")
+        raise UserError(f"no clip in {', '.join(map(str, corpus.speakers))} has landmarks and is wanted")
     return found
 
 
@@ -147,7 +148,7 @@ def _wanted(name: str, corpus: Corpus) -> bool:
 def _landmark_file(folder: Path) -> np.lib.npyio.NpzFile:
     path = folder / "landmarks.npz"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; demo/landmarks.py writes it")
+        raise MissingFile(f"{path} does not exist; demo/landmarks.py writes it")
     return np.load(path)
 
 
@@ -177,7 +178,7 @@ def _read_all(path: Path) -> np.ndarray:
     while (frame := capture.read()[1]) is not None:
         frames.append(frame)
     if not frames:
-        raise ValueError(f"{path} cannot be read")
+        raise UserError(f"{path} cannot be read")
     return np.stack(frames)
 
 

@@ -16,6 +16,7 @@ import torch
 
 import preprocess
 import video
+from errors import MissingFile, UserError
 from models import weights
 
 PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
@@ -53,7 +54,7 @@ class Statistics:
 def distance(a: Statistics, b: Statistics) -> float:
     """Return the Fréchet distance between two sets; raise ValueError if one has fewer than two pictures."""
     if min(a.count, b.count) < 2:
-        raise ValueError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
+        raise UserError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
     # The trace of sqrt(A·B) by way of sqrt(√A·B·√A), which has the same one and is symmetric. pytorch-fid's own way
     # takes an option of scipy's sqrtm that scipy 1.18 no longer has, and gets complex numbers from small sets.
     values, vectors = np.linalg.eigh(a.covariance)
@@ -73,7 +74,7 @@ def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statis
         statistics.add(embed(pictures))
     if not statistics.count:
         reason = next(iter(statistics.failed.values()), f"no picture or video in {', '.join(map(str, roots))}")
-        raise ValueError(reason)
+        raise UserError(reason)
     return statistics
 
 
@@ -81,13 +82,13 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
     """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; put into ``failed`` what cannot be read."""
     for root in roots:
         if not root.exists():
-            raise FileNotFoundError(f"{root} does not exist")
+            raise MissingFile(f"{root} does not exist")
         for path in [root] if root.is_file() else preprocess.visible_files(root):
             step = 1 if path.suffix.lower() in PICTURES else every
             if root.is_file() or path.suffix.lower() in PICTURES or preprocess.is_video(path):
                 try:
                     yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, step)
-                except ValueError as problem:
+                except UserError as problem:
                     failed[str(path)] = str(problem)
 
 
@@ -108,7 +109,7 @@ def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
     try:
         network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).eval().to(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} does not hold pytorch-fid's Inception weights") from error
+        raise UserError(f"{path} does not hold pytorch-fid's Inception weights") from error
     finally:
         inception.load_state_dict_from_url = download
 

@@ -22,6 +22,7 @@ from scipy.signal import medfilt
 import faces
 import similarity
 import video
+from errors import UserError
 from face_detection.detections import Detections
 from face_detection.tracking import fill_gaps, link_tracks, shots
 
@@ -66,10 +67,10 @@ def score_file(path: Path, network: torch.nn.Module, search: argparse.Namespace 
     """
     source = video.probe(path)
     if source.is_image:
-        raise ValueError(f"{path} is a picture, not a video")
+        raise UserError(f"{path} is a picture, not a video")
     wav = video.read_audio(path, SAMPLE_RATE)
     if len(wav) < LEAST_FRAMES * SAMPLE_RATE / FPS:
-        raise ValueError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
+        raise UserError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
     tracks = find_tracks(source, search, network) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)
@@ -84,7 +85,7 @@ def score_file(path: Path, network: torch.nn.Module, search: argparse.Namespace 
         if len(starts)
     ]
     if not scores:
-        raise ValueError(f"{path} is too short: LSE takes {LEAST_FRAMES} frames with sound")
+        raise UserError(f"{path} is too short: LSE takes {LEAST_FRAMES} frames with sound")
     return scores
 
 
@@ -169,7 +170,7 @@ def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: to
     tracks = [similarity.resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
     if not lasting:
-        raise ValueError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
+        raise UserError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
     return lasting
 
 

@@ -15,6 +15,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 import cli
 import files
 import preprocess
+from errors import MissingFile
 from evaluation import pairs
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     if not args.data_root.is_dir():
-        raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
+        raise MissingFile(f"--data_root {args.data_root} is not a folder")
     videos, spaced = pairs.list_names(args.data_root, preprocess.is_video)
     sounds, more = pairs.list_names(args.data_root, pairs.is_sound) if args.sounds else (videos, [])
     if spaced + more:

@@ -21,6 +21,8 @@ import faces
 import files
 import inference
 import preprocess
+from errors import MissingFile, UserError
+from hparams import read_list
 from models import Wav2Lip, optimize_for_inference, weights
 
 SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
@@ -42,9 +44,9 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     than ``count`` videos, or no other sound to choose from.
     """
     if count is not None and count > len(videos):
-        raise ValueError(f"--count {count} is more than the {len(videos)} videos there are")
+        raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
     if not videos or len(set(sounds) | set(videos)) < 2 or not sounds:
-        raise ValueError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; it takes two different ones")
+        raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; it takes two different ones")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
     next_to = dict(zip(dealt, dealt[1:] + dealt[:1]))  # where videos are paired among themselves: never with itself
@@ -69,17 +71,19 @@ def is_sound(path: Path) -> bool:
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
     """Read a list; names without a suffix are those of videos. Raises FileNotFoundError or ValueError if it is bad."""
     if not path.is_file():
-        raise FileNotFoundError(f"--filelist {path} does not exist")
+        raise MissingFile(f"--filelist {path} does not exist")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not (names := line.split()):
-            continue
+    for number, line in read_list(path):
+        names = line.split("\t") if line.count("\t") == 1 else line.split()
         if len(names) != 2:
-            raise ValueError(f"line {number} of {path} has {len(names)} names instead of two: {line.strip()!r}")
-        first, second = (_with_suffix(data_root, name) for name in names)
+            raise UserError(
+                f"line {number} of {path} has {len(names)} names instead of two: {line!r}; if a name has spaces, put a "
+                "tab between the two"
+            )
+        first, second = (_with_suffix(data_root, name.strip()) for name in names)
         pairs.append(Pair(first, second) if audio_first else Pair(second, first))
     if not pairs:
-        raise ValueError(f"{path} is empty; it should have two names a line")
+        raise UserError(f"{path} is empty; it should have two names a line")
     return pairs
 
 
@@ -109,7 +113,7 @@ def add_generator_arguments(parser: cli.Parser) -> None:
 def open_generator(args: argparse.Namespace) -> torch.nn.Module:
     """Return the generator for all pairs; raise, before any work is done, for what would spoil every pair."""
     if not args.data_root.is_dir():
-        raise FileNotFoundError(f"--data_root {args.data_root} is not a folder")
+        raise MissingFile(f"--data_root {args.data_root} is not a folder")
     faces.detector_weights(args)
     device = cli.pick_device(own_device(args.device))
     generator = weights.load_model(args.checkpoint_path, Wav2Lip)
@@ -161,7 +165,7 @@ def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:
     record = results_dir / "pairs.json"
     text = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     if record.exists() and record.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{results_dir} holds the videos of another list; give another --results_dir")
+        raise UserError(f"{results_dir} holds the videos of another list; give another --results_dir")
     files.save(record, text)
 
 

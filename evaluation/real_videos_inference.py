@@ -22,6 +22,7 @@ import torch
 import cli
 import faces
 import video
+from errors import UserError
 from evaluation import pairs, score_lse
 from face_detection.tracking import follow_face
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     if (args.filelist is None) != (args.mode == "dubbed"):
-        raise ValueError("--mode random and tts need a --filelist, and dubbed takes none")
+        raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
     if args.mode == "dubbed":
         wanted = [pairs.Pair(path, path) for path in score_lse.find_videos([args.data_root])]
     else:

@@ -15,6 +15,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 
 import cli
 import files
+from errors import MissingFile
 from evaluation import fid
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     for path in (*args.real, *args.generated):
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
+            raise MissingFile(f"{path} does not exist")
     embed = fid.open_inception(args.weights, cli.pick_device(args.device))
     real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
     value = fid.distance(real, generated)

@@ -24,6 +24,7 @@ import cli
 import faces
 import files
 import preprocess
+from errors import MissingFile, UserError
 from evaluation import lse
 from models import SyncNet_v2, weights
 
@@ -64,10 +65,10 @@ def find_videos(roots: Sequence[Path]) -> list[Path]:
     videos: list[Path] = []
     for root in roots:
         if not root.exists():
-            raise FileNotFoundError(f"{root} does not exist")
+            raise MissingFile(f"{root} does not exist")
         videos += [root] if root.is_file() else filter(preprocess.is_video, preprocess.visible_files(root))
     if not videos:
-        raise ValueError(f"no video in {', '.join(map(str, roots))}, at any depth")
+        raise UserError(f"no video in {', '.join(map(str, roots))}, at any depth")
     return videos
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import UserError
+
 from .detectors import create_detector
 
 
@@ -34,7 +36,7 @@ class FaceAlignment:
         path_to_detector: str | Path | None = None,
     ) -> None:
         if flip_input:
-            raise ValueError("flip_input=True averages landmarks, which this program does not compute")
+            raise UserError("flip_input=True averages landmarks, which this program does not compute")
         self.face_detector = create_detector(face_detector, str(device), path_to_detector)
 
     def get_detections_for_batch(self, images: np.ndarray) -> list[tuple[int, int, int, int] | None]:

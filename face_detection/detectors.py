@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import torch
 
+from errors import MissingFile, UserError
+
 from .centerface import CenterFace
 
 NO_BOXES = np.empty((0, 5), np.float32)
@@ -50,7 +52,7 @@ def create_detector(
         return Haar()
     if name in LIBRARY_DETECTORS:
         return LibraryDetector(name, device, weights)
-    raise ValueError(f"unknown face detector {name!r}; known: {', '.join(DETECTORS)}")
+    raise UserError(f"unknown face detector {name!r}; known: {', '.join(DETECTORS)}")
 
 
 class SFD:
@@ -73,12 +75,12 @@ class SFD:
         try:
             self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True), assign=True)
         except FileNotFoundError:
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"{weights} does not exist; S3FD needs its weights there, or give another place: FaceAlignment takes "
                 "path_to_detector. inference.py downloads them into its cache"
             ) from None
         except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
-            raise ValueError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
+            raise UserError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
         for name in self.NORMS:
             setattr(self.network, name, WideNorm(getattr(self.network, name).weight))
         self.network.to(self.device, dtype, memory_format=torch.channels_last)

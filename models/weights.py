@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from errors import MissingFile, UserError
+
 from .syncnet import SyncNet_color, SyncNet_v2
 from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
@@ -100,7 +102,7 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progr
     known = KNOWN.get(str(path_or_name))
     if known is None:
         names = ", ".join((DEMO, *KNOWN))
-        raise FileNotFoundError(f"{path} does not exist; give a file or one of the names {names}")
+        raise MissingFile(f"{path} does not exist; give a file or one of the names {names}")
     for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
         if (folder / known.file_name).is_file():
             return folder / known.file_name
@@ -201,7 +203,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Check
     with torch.device("meta"):
         expected = (network(width) if network in SCALABLE else network()).state_dict()
     if problem := _difference(expected, state):
-        raise ValueError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
+        raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     return Checkpoint(path, state, width, extra)
 
 
@@ -233,7 +235,7 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     Raises ValueError if they are not of one width.
     """
     if len({checkpoint.width for checkpoint in checkpoints}) > 1:
-        raise ValueError("only checkpoints of the same width can be averaged: stages of one training run")
+        raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
     first, *rest = checkpoints
     state = {name: sum((c.state[name].double() for c in rest), value.double()) for name, value in first.state.items()}
     state = {name: (value / len(checkpoints)).to(first.state[name].dtype) for name, value in state.items()}
@@ -248,7 +250,7 @@ def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip) -> 
 def read_state(path: Path) -> dict[str, Any]:
     """Return the content of any checkpoint file, tensors only; raise ValueError if it is none, or wants to run code."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give a checkpoint file")
+        raise UserError(f"{path} is a folder; give a checkpoint file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on the age of these formats: not the user's concern
@@ -256,12 +258,12 @@ def read_state(path: Path) -> dict[str, Any]:
                 return dict(torch.jit.load(path, map_location="cpu").state_dict())
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
+        raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
+        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
+        raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cli
+from errors import MissingFile, UserError
 
 
 def run(work, *argv):
@@ -15,11 +16,13 @@ def run(work, *argv):
 
 
 @pytest.mark.parametrize("error, code, words", [
-    (ValueError("bad\nthing"), 2, "error: bad thing"),
-    (FileNotFoundError("x does not exist"), 2, "error: x does not exist"),
+    (UserError("bad\nthing"), 2, "error: bad thing"),
+    (MissingFile("x does not exist"), 2, "error: x does not exist"),
+    (ValueError("could not broadcast"), 1, "ValueError: could not broadcast; this is a fault of the program"),
+    (FileNotFoundError(2, "No such file", "x"), 1, "error: [Errno 2] No such file: 'x'"),
     (RuntimeError("ffmpeg failed"), 1, "error: ffmpeg failed"),
     (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory"),
-    (ValueError("Caught ValueError in worker 0.\nOriginal Traceback (most …):\n  x\nValueError: 3.jpg is bad\n"), 2,
+    (UserError("Caught UserError in worker 0.\nOriginal Traceback (most …):\n  x\nUserError: 3.jpg is bad\n"), 2,
      "error: 3.jpg is bad\n"),
     (KeyError("k"), 1, "fault of the program"),
     (KeyboardInterrupt(), 130, "stopped"),
@@ -31,6 +34,11 @@ def test_errors_are_one_line(capsys, error, code, words):
     assert run(work) == code
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+def test_who_uses_the_library_catches_what_python_calls_it():
+    assert issubclass(UserError, ValueError) and issubclass(MissingFile, (UserError, FileNotFoundError))
+    assert str(MissingFile("x does not exist")) == "x does not exist"
 
 
 def test_debug_shows_the_traceback():

@@ -251,9 +251,23 @@ def test_who_speaks_and_who_is_seen(tmp_path):
     assert pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True) == [lrs]
 
 
-@pytest.mark.parametrize("text, words", [("a b\n\na\n", "line 3 of"), ("\n", "is empty")])
+def test_lists_of_any_editor(tmp_path):
+    (tmp_path / "list.txt").write_text("a.wav b.mp4\r\nmy voice.wav\tmy face.mp4\r\n", encoding="utf-8-sig")
+    read = pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True)
+    names = [(pair.audio.name, pair.video.name) for pair in read]
+    assert names == [("a.wav", "b.mp4"), ("my voice.wav", "my face.mp4")]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("a b\n\na\n", "line 3 of .* put a tab"),
+        ("\n", "is empty"),
+        ("a b\n".encode("utf-16"), "list.txt is not UTF-8 but UTF-16"),
+    ],
+)
 def test_bad_lists(tmp_path, text, words):
-    (tmp_path / "list.txt").write_text(text)
+    (tmp_path / "list.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=words):
         pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True)
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hparams import HParams, get_image_list
+from errors import UserError
+from hparams import HParams, get_image_list, read_list
 
 
 def test_override_keeps_types():
@@ -30,3 +31,37 @@ def test_image_list(tmp_path):
     assert get_image_list("/data", "val", tmp_path) == ["/data/s1/a", "/data/s2/b"]
     with pytest.raises(FileNotFoundError, match="train.txt"):
         get_image_list("/data", "train", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, encoding, end):
+    """Notepad's lists lost their first clip."""
+    (tmp_path / "val.txt").write_bytes(end.join(("s1/a", "", "s2/ü", "")).encode(encoding))
+    assert get_image_list("/data", "val", tmp_path) == ["/data/s1/a", "/data/s2/ü"]
+    assert read_list(tmp_path / "val.txt") == [(1, "s1/a"), (3, "s2/ü")]
+
+
+def test_names_end_at_the_first_white_space_unless_a_folder_is_called_so(tmp_path):
+    (tmp_path / "s1/my clip").mkdir(parents=True)
+    (tmp_path / "val.txt").write_text("s1/a\ta note\ns1/my clip\ns1/my clip\ta note\ns1/b a note\n")
+    assert get_image_list(tmp_path, "val", tmp_path) == [
+        f"{tmp_path}/s1/{name}" for name in ("a", "my clip", "my clip", "b")
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("s1/a\n".encode("utf-16"), "not UTF-8 but UTF-16; open it in an editor and save it"),
+        ("s1/a\n".encode("utf-16-le"), "not UTF-8 text"),
+        ("s1/ü\n".encode("cp1252"), "not UTF-8 text"),
+        (b"", "is empty; give it a line dir/clip"),
+        (b"\xef\xbb\xbf \r\n", "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_list_and_which(tmp_path, content, words):
+    (tmp_path / "val.txt").write_bytes(content)
+    with pytest.raises(UserError, match="val.txt is ") as error:
+        get_image_list("/data", "val", tmp_path)
+    assert words in str(error.value)
