@@ -40,6 +40,8 @@ from hparams import hparams as hp
 
 LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shorter one would overlap the right ones
 TWIN = "twin.txt"
+LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
+SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
 TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
@@ -62,6 +64,7 @@ class Clip:
     starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
     mel: np.ndarray | None = None  # (mel frames, num_mels), only where the folder could not be written to
+    doubt: str | None = None  # why its pictures may not belong to its sound
     twin: str | None = None  # folder of the same head, moving alike and saying something else, frame by frame
 
 
@@ -100,6 +103,11 @@ class WindowIndex:
         """The number of usable windows."""
         return sum(len(clip.starts) for clip in self.clips)
 
+    @property
+    def doubtful(self) -> dict[str, str]:
+        """What is odd about clips that are used all the same, by folder."""
+        return {clip.folder: clip.doubt for clip in self.clips if clip.doubt}
+
     def _nothing_usable(self) -> str:
         looked_for = f"clip folders with 0.jpg, 1.jpg, ... and audio.wav or mel.npy, {hp.syncnet_T} frames in a row"
         if not self.unusable:
@@ -127,7 +135,23 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     starts = starts[before + len(windows) - after > 0]
     if not len(starts):
         raise UserError(f"no two windows at least {rules.nearest_negative} frames apart")
-    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, _find_twin(folder, ids))
+    doubt, twin = _compare_lengths(folder, ids, len(mel)), _find_twin(folder, ids)
+    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, doubt, twin)
+
+
+def _compare_lengths(folder: str, ids: np.ndarray, mel_frames: int) -> str | None:
+    """Say what is odd if the sound goes on long after the pictures; raise UserError where pictures go on without sound.
+
+    Pictures at another rate than ``hparams.fps`` drift away from the sound, and nothing else shows it. Frames without
+    a face leave holes, also at the end; sound that goes on may be just that, or silence.
+    """
+    if Path(folder, "clip.json").exists():  # preprocess.py has seen to the rate
+        return None
+    pictures, sound = (ids[-1] + 1) / hp.fps, mel_frames / hp.mel_frames_per_second
+    lengths = f"{pictures:.1f} s of pictures, at {hp.fps:g} a second, and {sound:.1f} s of sound"
+    if pictures > sound * LENGTHS_AGREE + SHORT:
+        raise UserError(f"{lengths}; its pictures are of another rate, or its sound broke off: prepare it again")
+    return lengths if sound > pictures * LENGTHS_AGREE + LONG else None
 
 
 def _find_twin(folder: str, ids: np.ndarray) -> str | None:

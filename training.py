@@ -326,6 +326,12 @@ def _introduce(
         if data.index.unusable:
             folder, reason = next(iter(data.index.unusable.items()))
             show(f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}")
+        if data.index.doubtful:
+            folder, lengths = next(iter(data.index.doubtful.items()))
+            show(
+                f"warning: {len(data.index.doubtful)} {name} clips have much more sound than pictures, the first: "
+                f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
+            )
     how = "continuing after" if position.step else "starting from"
     show(f"{how} step {position.step}, batches of {plan.batch_size}")
     if plan.max_steps is not None and plan.max_steps <= position.step:

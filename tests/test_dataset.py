@@ -189,6 +189,7 @@ def test_mel_lead(clips):
 
 def test_only_windows_with_all_their_sound(tmp_path):
     clip = write_clip(tmp_path / "c", range(60), mel_frames=112)  # the window of frame 30 ends with the sound
+    (clip / "clip.json").write_text("{}")  # else pictures of another rate would look like this
     expert, generator = SyncNetDataset([clip]).index.clips[0], Wav2LipDataset([clip]).index.clips[0]
     assert expert.windows.tolist() == list(range(56))
     assert expert.starts.tolist() == [i for i in range(56) if int(3.2 * i) + 16 <= 112]
@@ -249,13 +250,16 @@ def spoil(folder, how):
     if how == "other mel":
         np.save(mel, np.zeros((80, 200), np.float32))
         return "(80, 200), not float32 (mel frames, 80)"
+    if how == "30 fps":  # 60 pictures in 2 s
+        np.save(mel, np.zeros((161, 80), np.float32))
+        return "2.4 s of pictures, at 25 a second, and 2.0 s of sound; its pictures are of another rate"
     if how == "little sound":
         np.save(mel, np.zeros((15, 80), np.float32))
         return "with their sound (15 mel frames)"
     raise AssertionError(how)
 
 
-SPOILT = ["missing", "short", "holes", "no sound", "bad wav", "bad mel", "other mel", "little sound"]
+SPOILT = ["missing", "short", "holes", "no sound", "bad wav", "bad mel", "other mel", "little sound", "30 fps"]
 
 
 @pytest.mark.filterwarnings("ignore:PySoundFile failed", "ignore::FutureWarning")
@@ -265,6 +269,22 @@ def test_unusable_clips_are_named_with_the_reason(tmp_path, clips, how):
     data = SyncNetDataset([tmp_path / "bad", clips[0]])
     assert [clip.folder for clip in data.index.clips] == [str(clips[0])]
     assert list(data.index.unusable) == [str(tmp_path / "bad")] and reason in data.index.unusable[str(tmp_path / "bad")]
+
+
+@pytest.mark.parametrize("mel_frames, doubtful", [(183, False), (193, False), (239, False), (260, True)])
+def test_sound_that_goes_on_is_told(tmp_path, mel_frames, doubtful):
+    """2.4 s of pictures with 2.29, 2.41, 2.99 and 3.25 s of sound: the last may be of 20 frames a second."""
+    index = SyncNetDataset([write_clip(tmp_path / "c", mel_frames=mel_frames)]).index
+    assert list(index.doubtful) == [str(tmp_path / "c")] * doubtful
+
+
+def test_holes_are_not_taken_for_another_rate(tmp_path):
+    """Numbers stay true to time, and preprocess.py vouches for its own."""
+    holes = write_clip(tmp_path / "holes", [*range(20), *range(40, 60)])
+    ours = write_clip(tmp_path / "ours", mel_frames=120)
+    (ours / "clip.json").write_text("{}")
+    index = SyncNetDataset([holes, ours]).index
+    assert len(index.clips) == 2 and not index.doubtful
 
 
 def test_nothing_usable(tmp_path):
