@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import nn
 from errors import MissingFile, UserError
 
 from .syncnet import SyncNet_color, SyncNet_v2
+from .unpickling import is_torchscript, numpy_numbers, read_torchscript
 from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -64,6 +65,8 @@ KNOWN = {
 }
 
 
+# how archives begin that people put checkpoints into; zips are looked into
+ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 HABITS = ("pads", "blend")  # what a generator's checkpoint may say about its use, see Wav2Lip
 
 # the small networks that come with this repository: one name, the network decides which
@@ -251,12 +254,15 @@ def read_state(path: Path) -> dict[str, Any]:
     """Return the content of any checkpoint file, tensors only; raise ValueError if it is none, or wants to run code."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a checkpoint file")
+    if packed := _packed(path):
+        raise UserError(f"{_describe(path)} is {packed}, not a checkpoint; unpack it and give the file that is in it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on the age of these formats: not the user's concern
-            if _is_torchscript(path):
-                return dict(torch.jit.load(path, map_location="cpu").state_dict())
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            if is_torchscript(path):
+                return read_torchscript(path)
+            with numpy_numbers():
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
@@ -267,11 +273,22 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("constants.pkl") for name in archive.namelist())
+def _packed(path: Path) -> str | None:
+    """Say what kind of archive of files ``path`` is; None for a checkpoint, though most of these are zips as well."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    for mark, kind in ARCHIVES.items():
+        if start.startswith(mark):
+            return kind
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError):
+        return None
+    if not names or any(PurePosixPath(name).name == "data.pkl" for name in names):
+        return None
+    likely = max(names, key=lambda name: archive.getinfo(name).file_size)
+    return f"a zip archive ({likely})"
 
 
 def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:

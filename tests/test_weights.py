@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.server
 import os
 import pickle
+import re
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +67,56 @@ def test_torchscript(tmp_path):
     assert same(weights.load_model(tmp_path / "gan.pt"), model.state_dict())
 
 
+def test_no_code_of_torchscript_is_run(tmp_path, monkeypatch):
+    """Its classes may bring a __setstate__, which torch runs, with operators that read and write files."""
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("torch ran what the file brought along"))
+    torch.jit.script(models.SyncNet_color(0.125).audio_encoder).save(str(tmp_path / "part.pt"))
+    state = models.SyncNet_color(0.125).audio_encoder.state_dict()
+    read = weights.read_state(tmp_path / "part.pt")
+    assert list(read) == list(state) and [v.shape for v in read.values()] == [v.shape for v in state.values()]
+
+
+def test_tensors_of_torchscript_that_share_their_memory(tmp_path):
+    class Shares(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            whole = torch.arange(24.0).reshape(4, 6)
+            self.whole = torch.nn.Parameter(whole)
+            views = {"turned": whole.T, "part": whole[2:, 3], "halves": whole[1:3].half()}
+            for name, value in (views | {"nothing": torch.zeros(0, 3), "flag": torch.tensor(True)}).items():
+                self.register_buffer(name, value)
+            self.sizes, self.label, self.scale = [1, 2], "shares", 2.5
+
+        def forward(self, x):
+            return x * self.scale + self.sizes[0]
+
+    torch.jit.script(Shares()).save(str(tmp_path / "shares.pt"))
+    read, expected = weights.read_state(tmp_path / "shares.pt"), Shares().state_dict()
+    assert set(read) == set(expected)
+    assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in expected.items())
+
+
+@pytest.mark.parametrize("form", [True, False])
+@pytest.mark.parametrize("number", [np.float64(0.25), np.int64(7), np.bool_(True), np.dtype(">f4").type(0.5)])
+def test_numbers_of_numpy_are_numbers(tmp_path, state, number, form):
+    """Training loops of others keep a step, a learning rate or a best loss that numpy had computed."""
+    content = {"state_dict": dict(state), "width": WIDTH, "global_step": number}
+    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=form)
+    before = torch.serialization.get_safe_globals()
+    step = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip).extra["global_step"]
+    assert step == number and type(step) in (float, int, bool)
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+
+
+def test_numbers_of_numpy_1(tmp_path):
+    """They are written by a module of another name."""
+    torch.save({"state_dict": {}, "best": np.float64(0.25)}, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "c.pth").read_bytes()
+    other = b"cnumpy.core" if b"cnumpy._core" in content else b"cnumpy._core"
+    (tmp_path / "c.pth").write_bytes(re.sub(rb"cnumpy\._?core", other, content))
+    assert weights.read_state(tmp_path / "c.pth") == {"state_dict": {}, "best": 0.25}
+
+
 def test_expert_of_any_width(tmp_path):
     torch.save({"state_dict": models.SyncNet_color(0.25).state_dict(), "width": 0.25}, tmp_path / "e.pth")
     assert weights.load_model(tmp_path / "e.pth", models.SyncNet_color).width == 0.25
@@ -72,6 +125,25 @@ def test_expert_of_any_width(tmp_path):
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("PWNED",)
+
+
+class LoadsByCode(torch.nn.Module):
+    """TorchScript keeps its __setstate__, and torch.jit.load runs that: here it makes a network of one million."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.zeros(1)
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.weight, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        self.weight, self.training = torch.zeros(1_000_000), state[1]
+
+    def forward(self, x):
+        return x
 
 
 def break_file(path, kind, state):
@@ -104,6 +176,15 @@ def break_file(path, kind, state):
         torch.save([1, 2], path)
     elif kind == "shape":
         torch.save({"state_dict": dict(state)}, path)
+    elif kind == "zipped":
+        torch.save(dict(state), path.with_name("inside.pth"))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(path.with_name("inside.pth"), "folder/inside.pth")
+            archive.writestr("folder/readme.txt", "which of the two is it")
+    elif kind == "gzipped":
+        path.write_bytes(gzip.compress(b"a checkpoint"))
+    elif kind == "script with code":
+        torch.jit.script(LoadsByCode()).save(str(path))
 
 
 @pytest.mark.parametrize("kind, words", [
@@ -118,6 +199,9 @@ def break_file(path, kind, state):
     ("expert", "should hold Wav2Lip weights, but it holds SyncNet_color"),
     ("list", "holds a list"),
     ("shape", "instead of"),
+    ("zipped", r"zip archive \(folder/inside.pth\), not a checkpoint; unpack it"),
+    ("gzipped", "gzip archive, not a checkpoint; unpack it"),
+    ("script with code", "run code"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
     monkeypatch.chdir(tmp_path)
