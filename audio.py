@@ -112,6 +112,6 @@ class MelWindows:
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        start = max(0, int((index - self.lag) * hp.mel_frames_per_second / self.fps))
-        start = min(start, self.mel.shape[1] - hp.mel_step_size)
+        start = max(0.0, (index - self.lag) * hp.mel_frames_per_second / self.fps)
+        start = int(min(start, self.mel.shape[1] - hp.mel_step_size))  # whole last: it may be infinite
         return self.mel[:, start : start + hp.mel_step_size]

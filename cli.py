@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -159,6 +160,17 @@ def positive(kind: type) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def finite(text: str) -> float:
+    """Any number but nan and inf."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -27,8 +27,7 @@ import cli
 import faces
 import similarity
 import video
-from errors import UserError
-from face_detection.tracking import GAP_SECONDS, follow_face
+from face_detection.tracking import GAP_SECONDS, follow_face, most_together
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
 
@@ -67,7 +66,7 @@ def get_parser() -> cli.Parser:
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
-    add("--lip_delay", type=float, default=0.0, help="milliseconds: lips later; 40 for networks of 2020's training")
+    add("--lip_delay", type=cli.finite, default=0.0, help="milliseconds: lips later; 40 for those trained as in 2020")
     add("--blend", choices=("box", "feather"), help="paste the whole box, or only the mouth, softly; default as --pads")
     cli.add_compute_arguments(parser)
     add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
@@ -196,6 +195,8 @@ def find_boxes(
     found = faces.find_faces(args, source, wanted, device, dtype)
     gap = round(GAP_SECONDS * source.fps)
     followed = follow_face(found, gap, args.face_index, not args.nosmooth)[:wanted]
+    if args.face_index is not None and np.isnan(followed).all():
+        check_face_index(args.face_index, most_together(found, gap))
     boxes = padded_boxes(followed, pads, source)
     report_missing(boxes, args.on_missing_face, float(source.fps))
     return boxes, len(boxes), follow_face(found, gap, args.face_index, smooth=False, fill=False)[:wanted]
@@ -219,6 +220,13 @@ def fixed_box(box: Sequence[int], picture: video.VideoInfo) -> Box:
     return left, top, right, bottom
 
 
+def check_face_index(index: int, count: int) -> None:
+    """Raise ValueError if there are faces, but not so many."""
+    if 0 < count <= index:
+        on_view = f"{count} faces are" if count > 1 else "one face is"
+        raise ValueError(f"--face_index {index}, but {on_view} on view at most, counted from 0 at the left")
+
+
 def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInfo) -> list[Box | None]:
     """(frames, 4) float boxes, NaN where missing -> whole pixels inside the picture, None where nothing is left.
 
@@ -227,7 +235,7 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInf
     if np.isnan(boxes).all():
         raise UserError(
             "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
-            "--crop or --resize_factor so that the face is not tiny, another --face_index, or give --box yourself"
+            "--crop to the face if it is tiny, or give --box yourself"
         )
     top, bottom, left, right = pads
     padded = boxes + np.array([-left, -top, right, bottom])

@@ -35,6 +35,7 @@ from errors import MissingFile, UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+LONGEST_NAME = 255  # bytes, of a file on any common system
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
 AUDIO_SECONDS = 30  # of decoded sound given at a time
@@ -43,6 +44,7 @@ SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seek
 # Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 EXACT_COLOUR = "accurate_rnd+bicubic"
@@ -99,6 +101,8 @@ class Geometry:
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after this geometry; raise ValueError when nothing would be left."""
+        if self.resize_factor > min(width, height):
+            raise ValueError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
         width, height = width // self.resize_factor, height // self.resize_factor
         if self.rotate:
             width, height = height, width
@@ -143,7 +147,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
     result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
     report = result.stderr.decode(errors="replace")
-    head, _, tail = report.partition("\nOutput #0")
+    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
     streams = re.findall(r"^ +Stream #0:\d+.*?: (Video|Audio): (.*)(?<!attached pic\))$", head, re.MULTILINE)
     first = dict(reversed(streams))
     shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
@@ -178,6 +182,8 @@ def _is_picture(path: Path) -> bool:
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
+        if address := ADDRESS.match(str(path)):
+            raise MissingFile(f"{address[1]}//{address[2]} is an address; download it first, and give the file")
         raise MissingFile(f"{path} does not exist")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give one file")
@@ -224,7 +230,8 @@ def _last_words(code: int, report: str) -> str:
     if code < 0:
         return f"{ffmpeg_path()} crashed ({signal.strsignal(-code)}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]
-    return re.sub(r"^\[[^\]]*\] ", "", lines[-1]) if lines else "ffmpeg said nothing"
+    # less the part of ffmpeg that speaks, and the file's name, which whoever raises an error says anyway
+    return re.sub(r"^\[[^\]]*\] |file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -448,6 +455,8 @@ def check_writable(path: Path) -> None:
     """Make the folder of ``path``; raise ValueError, before any work is done, if a video cannot be written there."""
     if path.suffix.lower() not in CONTAINERS:
         raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise UserError(f"{path.name[:20]}… has a name of more than {LONGEST_NAME} bytes; give a shorter one")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video to write")
     files.check_folder(path.parent)

@@ -80,6 +80,11 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     return faces
 
 
+def most_together(found: Detections, max_gap: int) -> int:
+    """Return how many faces are on view at a time, at most: every ``face_index`` below finds one."""
+    return max((len(_at_first_sight(link_tracks(found.boxes[a:b], max_gap))) for a, b in shots(found)), default=0)
+
+
 def shots(found: Detections) -> list[tuple[int, int]]:
     """Return the first frame and the frame after the last of every shot."""
     starts = [0, *find_cuts(np.array(found.change)), len(found)]

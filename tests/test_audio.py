@@ -74,6 +74,8 @@ def test_delayed_windows_are_those_of_earlier_frames():
     for frame in range(1, 230):
         assert (late[frame] == usual[frame - 1]).all() and (early[frame] == usual[frame + 2]).all()
     assert late[0][0, 0] == 0 and len(list(early)) == 240
+    for delay, first in ((1e307, 0), (-1e307, 800 - 16)):  # times 25 fps, more than a float can say
+        assert audio.MelWindows(mel, 25, 240, delay)[5][0, 0] == first
 
 
 def test_sound_shorter_than_a_window_is_followed_by_silence():

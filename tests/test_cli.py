@@ -60,9 +60,10 @@ def test_boolean(text, value):
     assert cli.boolean(text) is value
 
 
-@pytest.mark.parametrize(
-    "parse, text", [(cli.boolean, "maybe"), (cli.positive(int), "0"), (cli.positive(float), "nan")]
-)
+@pytest.mark.parametrize("parse, text", [
+    (cli.boolean, "maybe"), (cli.positive(int), "0"), (cli.positive(float), "nan"), (cli.finite, "nan"),
+    (cli.finite, "much"),
+])  # fmt: skip
 def test_unusable_values(parse, text):
     with pytest.raises(argparse.ArgumentTypeError, match=text):
         parse(text)

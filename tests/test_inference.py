@@ -267,6 +267,16 @@ def fails(sync, tmp_path):
     return run
 
 
+@pytest.mark.parametrize("role", ["face", "audio", "checkpoint"])
+def test_addresses_are_not_files(fails, role):
+    assert "https://example.com/a.mp4 is an address; download it first" in fails(**{role: "https://example.com/a.mp4"})
+
+
+def test_outfile_with_a_name_too_long(sync):
+    code, words = sync(outfile="x" * 252 + ".mp4")
+    assert code == 2 and "more than 255 bytes" in words and words.count("\n") == 1
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated"])
 @pytest.mark.parametrize("role", ["face", "audio"])
 def test_damaged_input(fails, tmp_path, talking_clip, kind, role):
@@ -306,7 +316,10 @@ def test_malicious_checkpoint(fails, tmp_path):
     (("--crop", 200, 100, 0, -1), "leaves nothing"),
     (("--resize_factor", 0), "above 0"),
     (("--face_index", -1), "--face_index"),
-    (("--face_index", 5), "no face was found"),
+    (("--face_index", 5), "--face_index 5, but one face is on view at most"),
+    (("--resize_factor", 500), "--resize_factor 500 leaves nothing of the 320x240 picture"),
+    (("--lip_delay", "nan"), "'nan' is not a number"),
+    (("--lip_delay", "inf"), "'inf' is not a number"),
     (("--static", "maybe"), "maybe"),
     (("--blend", "sharp"), "sharp"),
     (("--fps", "inf"), "inf"),
@@ -320,7 +333,9 @@ def test_unusable_flags(fails, flags, words):
 def test_no_face_anywhere_fails_before_the_generator_is_built(fails, tmp_path, monkeypatch):
     write_clip(tmp_path / "grey.mp4", np.full((30, 120, 160, 3), 90, np.uint8))
     monkeypatch.setattr(weights, "build", lambda *_: pytest.fail("built"))
-    assert "--face_detector" in fails(face=tmp_path / "grey.mp4")
+    words = fails(face=tmp_path / "grey.mp4")
+    assert "--face_detector" in words and "--resize_factor" not in words  # which would make a tiny face smaller
+    assert "no face was found" in fails("--face_index", 0, face=tmp_path / "grey.mp4")
 
 
 def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):

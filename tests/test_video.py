@@ -175,6 +175,20 @@ def test_rotation_metadata_is_applied(tmp_path):
     assert sorted([frame[:40].mean() > 200, frame[56:].mean() > 200]) == [False, True]
 
 
+def test_odd_rotation_is_applied(tmp_path):
+    """ffmpeg 5 speaks of it without ending the line, and the words after it went unread."""
+    frames = np.zeros((5, 64, 64, 3), np.uint8)
+    frames[:, :, :32] = 255  # left half white
+    write_clip(tmp_path / "flat.mp4", frames)
+    run_ffmpeg("-display_rotation", 45, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "turned.mp4")
+    info = video.probe(tmp_path / "turned.mp4")
+    frame = next(video.read_frames(info)).mean(axis=2)
+    assert info.turned and frame.shape == (info.height, info.width)
+    middle = frame[info.height // 2 - 16 :, info.width // 2 - 16 :][:32, :32]
+    corners = middle[:4, :4].mean(), middle[-4:, -4:].mean(), middle[:4, -4:].mean(), middle[-4:, :4].mean()
+    assert sorted(value > 128 for value in corners[:2]) != sorted(value > 128 for value in corners[2:])
+
+
 @pytest.mark.parametrize("codec, pixels, size", [
     ("libx264", "yuv420p10le", (52, 54)),
     ("libx264", "gray", (51, 53)),
