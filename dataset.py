@@ -18,6 +18,7 @@ import atexit
 import dataclasses
 import itertools
 import os
+import re
 import signal
 import stat
 import weakref
@@ -42,6 +43,7 @@ LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shor
 TWIN = "twin.txt"
 LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
 SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
 TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
@@ -121,7 +123,9 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
         raise MissingFile("no such folder")
     ids = _frame_ids(folder)
     if len(ids) < LEAST_FRAMES:
-        raise UserError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed")
+        others = _pictures_of_other_names(folder)
+        hint = f"; frames are named 0.jpg, 1.jpg, …, not {others[0]} and the like" if others else ""
+        raise UserError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed{hint}")
     last = hp.syncnet_T - 1
     windows = ids[: len(ids) - last][ids[last:] - ids[: len(ids) - last] == last]
     if not len(windows):
@@ -168,6 +172,12 @@ def _frame_ids(folder: str) -> np.ndarray:
     with os.scandir(folder) as entries:
         names = [entry.name[:-4] for entry in entries if entry.name.endswith(".jpg") and entry.stat().st_size]
     return np.array(sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name), np.int64)
+
+
+def _pictures_of_other_names(folder: str) -> list[str]:
+    """Return the pictures that ``_frame_ids`` passes by: 00000.jpg, 0.JPG, 0.png, frame_0.jpg."""
+    pictures = [path.name for path in Path(folder).iterdir() if path.name.lower().endswith(PICTURES)]
+    return sorted(name for name in pictures if not re.fullmatch(r"(0|[1-9]\d*)\.jpg", name))
 
 
 def _mel_starts(frames: np.ndarray, settings: HParams) -> np.ndarray:

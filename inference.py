@@ -27,6 +27,7 @@ import cli
 import faces
 import similarity
 import video
+from errors import UserError
 from face_detection.tracking import GAP_SECONDS, follow_face, most_together
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights

@@ -234,6 +234,10 @@ def spoil(folder, how):
     write_clip(folder, range(15) if how == "short" else range(0, 60, 2) if how == "holes" else range(60))
     if how == "short":
         return "15 frames, at least 16"
+    if how in RENAMED:
+        for picture in folder.glob("*.jpg"):
+            picture.rename(folder / RENAMED[how].format(int(picture.stem)))
+        return f"0 frames, at least 16 are needed; frames are named 0.jpg, 1.jpg, …, not {RENAMED[how].format(0)} and"
     if how == "holes":
         return "no 5 consecutive frames"
     mel = folder / "mel.npy"
@@ -259,7 +263,9 @@ def spoil(folder, how):
     raise AssertionError(how)
 
 
-SPOILT = ["missing", "short", "holes", "no sound", "bad wav", "bad mel", "other mel", "little sound", "30 fps"]
+RENAMED = {"padded": "{:05}.jpg", "capital": "{}.JPG", "other format": "{}.png", "prefix": "frame{}.jpg"}
+UNREADABLE = ["missing", "short", "holes", "no sound", "bad wav", "bad mel", "other mel", "little sound", "30 fps"]
+SPOILT = [*RENAMED, *UNREADABLE]
 
 
 @pytest.mark.filterwarnings("ignore:PySoundFile failed", "ignore::FutureWarning")
