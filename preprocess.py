@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import itertools
 import json
 import multiprocessing
@@ -58,6 +59,7 @@ VIDEO_SUFFIXES = (
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
+LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copies and show no lip moving
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
@@ -185,8 +187,16 @@ def _mp4_first(path: Path) -> tuple[bool, str]:
 
 
 def _clean(name: str) -> str:
-    """A name that can stand in a filelist, whose lines end at the first space and are UTF-8."""
-    return _printable(re.sub(r"\s", "_", name)).replace("?", "_")
+    """A name that can stand in a filelist, whose lines end at the first space and are UTF-8, and on a disk."""
+    return "/".join(map(_short, _printable(re.sub(r"\s", "_", name)).replace("?", "_").split("/")))
+
+
+def _short(name: str) -> str:
+    """``name``, or if a disk would not take it with .NAME.partial around it, its beginning and a digest of it all."""
+    whole = name.encode()
+    if len(whole) <= LONGEST_NAME:
+        return name
+    return f"{whole[: LONGEST_NAME - 20].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
 
 
 def _printable(text: str) -> str:

@@ -309,6 +309,17 @@ def test_names_never_collide(roots):
     assert (clips["s/b.mp4"], clips["s/b.mkv.mp4"], clips["s/b.mkv"]) == ("s/b", "s/b.mkv", "s/b.mkv.2")
 
 
+@pytest.mark.parametrize("letter", ["y", "ü"])
+def test_names_as_long_as_a_disk_allows(roots, clip, letter):
+    """Folders on the way to a clip become one name, which may be longer than any of theirs."""
+    long = letter * (250 // len(letter.encode()))
+    put(clip, roots, f"s/{long}.mp4", f"s/{long[:-1]}z.mp4", f"{long}/{long}/{long[:5]}.mp4")
+    clips = preprocess.find_clips(roots.videos)
+    assert len({clip.name for clip in clips}) == 3
+    assert all(len(part.encode()) <= 255 - len("..partial") for clip in clips for part in clip.name.split("/"))
+    assert run(roots) == 0 and sorted(kept(roots)) == sorted(clip.name for clip in clips)
+
+
 def test_links_that_lead_in_circles(roots, clip):
     put(clip, roots, "s/a.mp4")
     (roots.videos / "s/loop").symlink_to(roots.videos, target_is_directory=True)
