@@ -105,6 +105,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
     if args.outfile.is_dir():
         raise UserError(f"--outfile {args.outfile} is a folder; give the name of a file to write")
+    networks = (args.checkpoint_path, args.syncnet_checkpoint_path, args.judge_checkpoint_path)
+    files.check_not_read("--outfile", args.outfile, (args.face, *map(Path, networks)))
     files.check_folder(args.outfile.parent)
 
 

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from errors import UserError
@@ -73,6 +73,21 @@ def check_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror}") from None
+
+
+def check_different(outputs: Mapping[str, Path | None]) -> None:
+    """Raise ValueError if two of the files to write, by the flags that name them, are one: the last would be left."""
+    named: dict[Path, str] = {}
+    for flag, path in outputs.items():
+        if path and (other := named.setdefault(path.resolve(), flag)) != flag:
+            raise ValueError(f"{other} and {flag} are the same file, {path}; give two names")
+
+
+def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
+    """Raise ValueError if the file to write, by the flag that names it, is one of those to read."""
+    for path in inputs:
+        if path.exists() and output.exists() and path.samefile(output):
+            raise ValueError(f"{flag} {output} is one of the files to read; choose another name")
 
 
 def is_disk_error(error: Exception) -> bool:

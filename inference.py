@@ -25,6 +25,7 @@ import torch
 import audio
 import cli
 import faces
+import files
 import similarity
 import video
 from errors import UserError
@@ -122,10 +123,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.face_index is not None and args.face_index < 0:
         raise UserError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
     video.check_writable(args.outfile)
-    for name in ("face", "audio"):
-        path = getattr(args, name)
-        if path.exists() and args.outfile.exists() and path.samefile(args.outfile):
-            raise UserError(f"--outfile is the same file as --{name}; choose another name")
+    files.check_not_read("--outfile", args.outfile, (args.face, args.audio))
 
 
 def read_generator(path_or_name: str | None) -> weights.Checkpoint:

@@ -97,15 +97,15 @@ def run(args: argparse.Namespace) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for what argparse cannot see, before anything is read."""
-    inputs = [path for path in (args.face, *args.audio) if path.exists()]
+    inputs = (args.face, *args.audio, Path(args.checkpoint_path))
     for name in ("json", "csv", "plot", "overlay"):
         if not (path := getattr(args, name)):
             continue
         if path.is_dir():
             raise UserError(f"--{name} {path} is a folder; give the name of the file to write")
-        if path.exists() and any(path.samefile(other) for other in inputs):
-            raise UserError(f"--{name} {path} is one of the files to measure; choose another name")
+        files.check_not_read(f"--{name}", path, inputs)
         files.check_folder(path.parent)  # what cannot be written should fail now, not after the work
+    files.check_different({f"--{name}": getattr(args, name) for name in ("json", "csv", "plot", "overlay")})
     if args.overlay:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):

@@ -120,7 +120,12 @@ def test_videos_of_no_use_get_one_line(expert, beginner, tmp_path, capsys, recip
 
 @pytest.mark.parametrize(
     ("face", "outfile", "words"),
-    [("missing.mp4", "x.pth", "does not exist"), ("here.mp4", "x.png", "contact sheet"), ("here.mp4", ".", "folder")],
+    [
+        ("missing.mp4", "x.pth", "does not exist"),
+        ("here.mp4", "x.png", "contact sheet"),
+        ("here.mp4", ".", "folder"),
+        ("here.mp4", "here.mp4", "one of the files to read"),
+    ],  # which would be lost
 )
 def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words):
     (tmp_path / "here.mp4").write_bytes(b"no video")

@@ -129,6 +129,13 @@ def test_score_lse(tmp_path, talking, talking_clip, monkeypatch, capsys):
     assert row["file"] == str(talking) and float(row["lse_d"]) == pytest.approx(found["mean"]["lse_d"])
     assert score_lse.main(["--data_root", str(talking)]) == 0
     assert score_lse.main(["--data_root", str(tmp_path / "o")]) == 2
+    for flags, words in (
+        (["--json", tmp_path / "x", "--csv", tmp_path / "x"], "the same file"),
+        (["--csv", talking], "one of the files to read"),
+    ):
+        capsys.readouterr()
+        assert score_lse.main(list(map(str, ["--data_root", talking, *flags]))) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------------

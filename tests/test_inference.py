@@ -345,7 +345,7 @@ def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):
         code, line = sync(outfile=outfile)
         assert code == 2 and words in line and line.count("\n") == 1
     shutil.copy(talking_clip, tmp_path / "same.mp4")
-    assert "same file" in sync(face=tmp_path / "same.mp4", outfile="same.mp4")[1]
+    assert "one of the files to read" in sync(face=tmp_path / "same.mp4", outfile="same.mp4")[1]
 
 
 def test_full_disk(sync, tmp_path):
