@@ -112,7 +112,8 @@ def find_faces(
 
 
 def cache_of(args: argparse.Namespace, source: video.VideoInfo) -> Path:
-    name = cache_name(source.path, detector_name(args), args.face_detector_weights, source.geometry)
+    seen = source.geometry, source.fps, (source.width, source.height)
+    name = cache_name(source.path, detector_name(args), args.face_detector_weights, *seen)
     return weights.cache_folder() / "boxes" / name
 
 

@@ -80,14 +80,14 @@ def check_different(outputs: Mapping[str, Path | None]) -> None:
     named: dict[Path, str] = {}
     for flag, path in outputs.items():
         if path and (other := named.setdefault(path.resolve(), flag)) != flag:
-            raise ValueError(f"{other} and {flag} are the same file, {path}; give two names")
+            raise UserError(f"{other} and {flag} are the same file, {path}; give two names")
 
 
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
     """Raise ValueError if the file to write, by the flag that names it, is one of those to read."""
     for path in inputs:
         if path.exists() and output.exists() and path.samefile(output):
-            raise ValueError(f"{flag} {output} is one of the files to read; choose another name")
+            raise UserError(f"{flag} {output} is one of the files to read; choose another name")
 
 
 def is_disk_error(error: Exception) -> bool:

@@ -37,6 +37,7 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+LEAST_FPS, MOST_FPS = 1, 240  # of the result
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
     "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
@@ -53,7 +54,7 @@ def get_parser() -> cli.Parser:
     add("--audio", required=True, type=Path, help="any file with speech in it, videos included")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="video to write")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="use only the first frame")
-    add("--fps", type=cli.positive(float), default=25.0, help="frame rate of the result when --face is a photo")
+    add("--fps", type=cli.positive(float), help="frame rate of the result; default: that of --face, or 25")
     add(
         "--pads", nargs="+", type=int, help="pixels added to the box: top bottom left right; default: the network's own"
     )
@@ -122,6 +123,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(getattr(args, name))}")
     if args.face_index is not None and args.face_index < 0:
         raise UserError(f"--face_index counts from 0 at the left, so it cannot be {args.face_index}")
+    if args.fps and not LEAST_FPS <= args.fps <= MOST_FPS:
+        raise UserError(f"--fps {args.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
     video.check_writable(args.outfile)
     files.check_not_read("--outfile", args.outfile, (args.face, args.audio))
 
@@ -134,9 +137,17 @@ def read_generator(path_or_name: str | None) -> weights.Checkpoint:
 
 
 def open_face(args: argparse.Namespace) -> video.VideoInfo:
-    """Probe the video or photo; a photo gets the rate of ``--fps``."""
+    """Probe the video or photo and say what is not taken as it is; the rate is that of ``--fps``, if there is one."""
     info = video.probe(args.face, video.Geometry(args.resize_factor, args.rotate, tuple(args.crop)))
-    return replace(info, fps=Fraction(args.fps).limit_denominator(1001)) if info.is_image else info
+    video.check_size(info)
+    for note in info.notes:
+        print(f"note: {note}")
+    if args.fps:
+        return replace(info, fps=Fraction(args.fps).limit_denominator(1001))
+    if info.fps < video.MIN_FPS:
+        print(f"note: {args.face} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
+        return replace(info, fps=Fraction(hp.fps))
+    return info
 
 
 def open_speech(path: Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
@@ -223,7 +234,7 @@ def check_face_index(index: int, count: int) -> None:
     """Raise ValueError if there are faces, but not so many."""
     if 0 < count <= index:
         on_view = f"{count} faces are" if count > 1 else "one face is"
-        raise ValueError(f"--face_index {index}, but {on_view} on view at most, counted from 0 at the left")
+        raise UserError(f"--face_index {index}, but {on_view} on view at most, counted from 0 at the left")
 
 
 def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: video.VideoInfo) -> list[Box | None]:

@@ -60,7 +60,6 @@ VIDEO_SUFFIXES = (
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
-MIN_FPS = 12.0  # of a source: below it, half the frames at 25 fps would be copies and show no lip moving
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 SPLITS = ("train", "val", "test")
@@ -347,8 +346,9 @@ def unusable_if_it_fails(reason: str) -> Iterator[None]:
 def check_source(info: video.VideoInfo) -> None:
     if info.is_image:
         raise Unusable("unreadable", f"{info.path} is a picture, not a video")
-    if info.fps < MIN_FPS:
-        raise Unusable("rate", f"{float(info.fps):g} frames a second show too little of the lips; least: {MIN_FPS:g}")
+    if info.fps < video.MIN_FPS:
+        seen = f"{float(info.fps):g} frames a second show too little of the lips"
+        raise Unusable("rate", f"{seen}; least: {video.MIN_FPS:g}")
 
 
 def check_sound(wav: np.ndarray) -> None:

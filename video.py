@@ -30,14 +30,18 @@ import cv2
 import numpy as np
 
 import files
+import pictures
 from errors import MissingFile, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+LONGEST_SIDE = 16384  # pixels, of H.264
+PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
 LONGEST_NAME = 255  # bytes, of a file on any common system
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
+MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
 AUDIO_SECONDS = 30  # of decoded sound given at a time
 HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
@@ -102,7 +106,7 @@ class Geometry:
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after this geometry; raise ValueError when nothing would be left."""
         if self.resize_factor > min(width, height):
-            raise ValueError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
+            raise UserError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
         width, height = width // self.resize_factor, height // self.resize_factor
         if self.rotate:
             width, height = height, width
@@ -131,6 +135,7 @@ class VideoInfo:
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
     turned: bool = False  # by ffmpeg, as metadata say, before anything else
+    notes: tuple[str, ...] = ()  # sentences for the user: what is not taken as it is
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
@@ -139,11 +144,8 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
     """
     path = _existing(path)
-    if _is_picture(path):
-        height, width = _read_image(path).shape[:2]
-        return VideoInfo(
-            path, *geometry.size_of(width, height), Fraction(25), True, geometry, (width, height), RGB_TAGS
-        )
+    if pictures.is_picture(path):
+        return _probe_picture(path, geometry)
     command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
     result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
     report = result.stderr.decode(errors="replace")
@@ -154,6 +156,8 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
         if first and "Video" not in first:
             raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
+        if pictures.is_webp(path):
+            raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
         last_words = _last_words(result.returncode, report)
         raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
     width, height = int(size[1]), int(size[2])
@@ -171,12 +175,26 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     )
 
 
-def _is_picture(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:  # such a name crashes OpenCV; ffmpeg takes it, and a picture for a video of one frame
-        return False
-    return cv2.haveImageReader(str(path)) and cv2.imcount(str(path)) == 1
+def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
+    height, width = pictures.read(path).shape[:2]
+    size = geometry.size_of(width, height)
+    # a video has to be played: photos have several times the pixels that phones can
+    share = min(1.0, PLAYABLE_SIDE / max(size), math.sqrt(PLAYABLE_PIXELS / (size[0] * size[1])))
+    shown = tuple(max(1, math.floor(side * share)) for side in size)
+    notes = ()
+    if shown != size:
+        notes = (f"{path} is shrunk from {size[0]}x{size[1]} to {shown[0]}x{shown[1]} pixels, which players can show",)
+    return VideoInfo(path, *shown, Fraction(25), True, geometry, (width, height), RGB_TAGS, notes=notes)
+
+
+def check_size(info: VideoInfo) -> None:
+    """Raise ValueError if frames of this size cannot be written."""
+    if max(info.width, info.height) > LONGEST_SIDE:
+        least = -(-max(info.stored) // LONGEST_SIDE)
+        raise UserError(
+            f"{info.path} is {info.width}x{info.height}, and H.264 ends at {LONGEST_SIDE} pixels; use --resize_factor "
+            f"{max(2, least)} or --crop"
+        )
 
 
 def _existing(path: str | Path) -> Path:
@@ -243,16 +261,17 @@ def read_frames(info: VideoInfo, start: int = 0, count: int | None = None) -> It
 
     Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
     """
-    frames = iter([_read_image(info.path)][start:count]) if info.is_image else _decode(info, start, count)
-    for frame in frames:
-        yield info.geometry(frame)
+    if info.is_image:
+        yield from [_photo(info)][start:count]
+    else:
+        yield from map(info.geometry, _decode(info, start, count))
 
 
-def _read_image(path: Path) -> np.ndarray:
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # applies EXIF rotation, drops alpha
-    if image is None:
-        raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
-    return image
+def _photo(info: VideoInfo) -> np.ndarray:
+    frame = info.geometry(pictures.read(info.path))
+    if frame.shape[:2] == (info.height, info.width):
+        return frame
+    return cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
 
 
 def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
@@ -399,6 +418,7 @@ class VideoWriter:
     ) -> None:
         self.path = Path(path)
         self._like, self._audio, self._count, self._crf, self._preset = like, Path(audio), count, crf, preset
+        check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
 

@@ -104,7 +104,7 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progr
         return path
     known = KNOWN.get(str(path_or_name))
     if known is None and re.match(r"[A-Za-z]{2,}:/", str(path_or_name)):
-        raise FileNotFoundError(f"{path_or_name} is an address; download it first, and give the file")
+        raise MissingFile(f"{path_or_name} is an address; download it first, and give the file")
     if known is None:
         names = ", ".join((DEMO, *KNOWN))
         raise MissingFile(f"{path} does not exist; give a file or one of the names {names}")

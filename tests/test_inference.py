@@ -92,6 +92,25 @@ def test_static_means_what_it_says(sync, tmp_path, value, expected):
     assert (moved < 3) == expected
 
 
+@pytest.mark.parametrize("rate, flags, expected", [
+    ("1/5", (), 25), ("10", (), 25), ("5", ("--fps", 6), 6), ("25", ("--fps", 30), 30), ("15", (), 15),
+])  # fmt: skip
+def test_rate_of_the_result(sync, tmp_path, astronaut, rate, flags, expected):
+    """Slides gave one mouth per slide, and a still picture for five seconds."""
+    write_clip(tmp_path / "slides.mp4", np.stack([astronaut[0:240, 60:380]] * 3), rate)
+    assert sync(*flags, face=tmp_path / "slides.mp4") == (0, "")
+    made = video.probe(tmp_path / "out.mp4")
+    assert made.fps == expected and sum(1 for _ in video.read_frames(made)) == round(1.2 * expected)
+
+
+def test_boxes_are_remembered_by_rate(sync, tmp_path, monkeypatch):
+    searched = []
+    real = faces.create_detector
+    monkeypatch.setattr(faces, "create_detector", lambda *a: (searched.append(1), real(*a))[1])
+    assert sync() == sync("--fps", 50) == sync("--fps", 50) == (0, "") and len(searched) == 2
+    assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4"))) == 60
+
+
 def test_geometry_flags(sync, tmp_path):
     assert sync("--resize_factor", 2, "--rotate", "--crop", 10, 150, 0, 100, "--box", 10, 90, 10, 90)[0] == 0
     made = video.probe(tmp_path / "out.mp4")
@@ -323,6 +342,8 @@ def test_malicious_checkpoint(fails, tmp_path):
     (("--static", "maybe"), "maybe"),
     (("--blend", "sharp"), "sharp"),
     (("--fps", "inf"), "inf"),
+    (("--fps", 0.0001), "--fps 0.0001 is not between 1 and 240"),
+    (("--fps", 1e9), "--fps 1e+09 is not between 1 and 240"),
     (("--device", "cuda:42"), "cuda:42"),
     (("--face_detector", "sfd", "--face_detector_weights", "no.pth"), "no.pth"),
 ])  # fmt: skip

@@ -1,0 +1,190 @@
+"""Still pictures of every kind: what is seen in them, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+
+import pictures
+import video
+from conftest import run_ffmpeg
+
+pillow = pytest.importorskip("PIL.Image")
+
+
+def quadrants(alpha: tuple[int, int, int, int] = (255, 255, 255, 255)) -> np.ndarray:
+    """(40, 60, 4) BGRA in four plain parts: red, green, blue, grey, each with its own alpha."""
+    picture = np.zeros((40, 60, 4), np.uint8)
+    parts = [picture[:20, :30], picture[:20, 30:], picture[20:, :30], picture[20:, 30:]]
+    for part, colour, share in zip(parts, [(0, 0, 200), (0, 200, 0), (200, 0, 0), (90, 90, 90)], alpha):
+        part[:] = (*colour, share)
+    return picture
+
+
+def to_pillow(bgra: np.ndarray) -> pillow.Image:
+    return pillow.fromarray(cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA))
+
+
+def exif(orientation: int) -> pillow.Exif:
+    tags = pillow.Exif()
+    tags[0x112] = orientation
+    return tags
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "sixteen bits.png", "palette.png"])
+def test_what_is_transparent_is_white(tmp_path, name):
+    """Its hidden colour was shown: of a portrait cut out of its background, that background."""
+    picture = quadrants((255, 0, 255, 0))
+    if name == "sixteen bits.png":
+        cv2.imwrite(str(tmp_path / name), picture.astype(np.uint16) * 257)
+    elif name == "palette.png":
+        to_pillow(picture).quantize(8).save(tmp_path / name)
+    else:
+        to_pillow(picture).save(tmp_path / name, **({"lossless": True, "exact": True} if "webp" in name else {}))
+    assert pictures.is_picture(tmp_path / name)
+    seen = pictures.read(tmp_path / name)
+    expected = np.where(picture[..., 3:] == 0, 255, picture[..., :3])
+    assert seen.shape == (40, 60, 3) and np.abs(seen.astype(int) - expected).max() <= 1
+
+
+def test_half_transparent_is_half_white(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), quadrants((51, 102, 153, 204)))
+    seen = pictures.read(tmp_path / "a.png").astype(float)
+    assert np.abs(seen[30, 50] - (90 * 0.8 + 255 * 0.2)).max() <= 0.5
+    assert np.abs(seen[5, 5] - (255 * 0.8, 255 * 0.8, 200 * 0.2 + 255 * 0.8)).max() <= 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_transparency_turns_with_its_picture(tmp_path, orientation):
+    picture = quadrants((255, 0, 255, 255))
+    to_pillow(picture).save(tmp_path / "a.png", exif=exif(orientation))
+    opaque = picture.copy()
+    opaque[..., 3] = 255
+    opaque[:20, 30:] = 255
+    to_pillow(opaque).save(tmp_path / "b.png", exif=exif(orientation))
+    np.testing.assert_array_equal(pictures.read(tmp_path / "a.png"), pictures.read(tmp_path / "b.png"))
+
+
+@pytest.mark.parametrize("orientation, corner", [(1, 0), (3, 2), (6, 1), (8, 3)])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif"])
+def test_pictures_stand_as_they_say(tmp_path, name, orientation, corner):
+    """``corner``: where the red of the upper left has gone, counted clockwise."""
+    try:
+        to_pillow(quadrants()).convert("RGB").save(tmp_path / name, exif=exif(orientation))
+    except (KeyError, ValueError, OSError) as error:
+        pytest.skip(f"this pillow writes no {name}: {error}")
+    if not cv2.haveImageReader(str(tmp_path / name)):
+        pytest.skip(f"this OpenCV reads no {name}")
+    seen = pictures.read(tmp_path / name)
+    assert seen.shape[:2] == ((60, 40) if orientation in (6, 8) else (40, 60))
+    corners = [seen[5, 5], seen[5, -5], seen[-5, -5], seen[-5, 5]]
+    assert corners[corner][2] > 150 and corners[corner][:2].max() < 60
+
+
+def test_a_photo_is_cut_out_before_it_is_shrunk(tmp_path):
+    """48 megapixels took 5.6 GB, and made a video that no phone plays."""
+    picture = np.zeros((4000, 6000, 3), np.uint8)
+    picture[:, 3000:] = 200
+    cv2.imwrite(str(tmp_path / "large.png"), picture)
+    info = video.probe(tmp_path / "large.png")
+    assert info.width * info.height <= 4096 * 2304 and info.width <= 4096
+    assert info.width / info.height == pytest.approx(1.5, abs=0.002)
+    assert "6000x4000" in info.notes[0] and f"{info.width}x{info.height}" in info.notes[0]
+    (frame,) = video.read_frames(info)
+    assert frame.shape == (info.height, info.width, 3)
+    assert frame[:, : info.width // 2 - 1].max() == 0 and frame[:, info.width // 2 + 1 :].min() == 200
+
+    part = video.probe(tmp_path / "large.png", video.Geometry(crop=(0, 2000, 2000, 4000)))
+    assert (part.width, part.height, part.notes) == (2000, 2000, ())
+    assert (next(video.read_frames(part))[:, 1000:] == 200).all()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What cannot be used
+
+
+def heic_start() -> bytes:
+    return (24).to_bytes(4, "big") + b"ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
+def test_heic_needs_a_reader_or_another_format(tmp_path, monkeypatch, name):
+    """ffmpeg 9 took one tile of it for a video of one frame a second, and ffmpeg 5 had no word for it."""
+    (tmp_path / name).write_bytes(heic_start())
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=rf"{name} is HEIC; export it as JPEG \(or pip install pillow-heif\)"):
+        video.probe(tmp_path / name)
+
+    rgba = cv2.cvtColor(quadrants((255, 255, 255, 0)), cv2.COLOR_BGRA2RGBA)
+    reader = types.SimpleNamespace(read_heif=lambda path: rgba)
+    monkeypatch.setitem(sys.modules, "pillow_heif", reader)
+    info = video.probe(tmp_path / name)
+    (frame,) = video.read_frames(info)
+    assert info.is_image and frame[5, 5].tolist() == [0, 0, 200] and (frame[20:, 30:] == 255).all()
+
+    def broken(path):
+        raise RuntimeError("no item")
+
+    reader.read_heif = broken
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        video.probe(tmp_path / name)
+
+
+def test_heic_itself(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(to_pillow(quadrants()).convert("RGB").resize((1200, 800))).save(tmp_path / "a.jpg")
+    info = video.probe(tmp_path / "a.jpg")
+    (frame,) = video.read_frames(info)
+    assert (info.width, info.height) == (1200, 800) and frame[50, 50, 2] > 150 and frame[50, 50, :2].max() < 60
+
+
+def test_many_pictures_in_one_file(tmp_path):
+    pages = [to_pillow(quadrants()).convert("RGB")] * 3
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match="holds 3 pictures; save the one that is wanted"):
+        video.probe(tmp_path / "a.tif")
+    (tmp_path / "a.avif").write_bytes((24).to_bytes(4, "big") + b"ftypavis\0\0\0\0avifmif1" + bytes(200))
+    with pytest.raises(ValueError, match="sequence of AVIF pictures"):
+        video.probe(tmp_path / "a.avif")
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
+def test_pictures_that_move_are_videos(tmp_path, name):
+    """Older OpenCV takes the first for all; older ffmpeg cannot read a WebP that moves."""
+    moving = [to_pillow(quadrants()).convert("RGB").rotate(90 * i) for i in range(3)]
+    moving[0].save(tmp_path / name, save_all=True, append_images=moving[1:], duration=100)
+    assert not pictures.is_picture(tmp_path / name)
+    try:
+        info = video.probe(tmp_path / name)
+    except ValueError as error:
+        assert "webp" in name and "animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF" in str(error)
+    else:
+        assert not info.is_image and info.fps == 10 and len(list(video.read_frames(info))) == 3
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "progressive.jpg", "a.png"])
+def test_pictures_cut_short(tmp_path, name):
+    """Decoders make up the rest of them in grey."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    preview = cv2.imencode(".jpg", noise[:8, :8])[1].tobytes()
+    content = cv2.imencode(name[-4:], noise, [cv2.IMWRITE_JPEG_PROGRESSIVE, int("prog" in name)])[1].tobytes()
+    if "jpg" in name:  # a preview in the head, which has an end of its own
+        content = content[:2] + b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + content[2:]
+    (tmp_path / name).write_bytes(content + b"trailing bytes, as cameras leave them")
+    assert pictures.read(tmp_path / name).shape == (80, 80, 3)
+    (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(ValueError, match="cut short|cannot be decoded"):
+        pictures.read(tmp_path / name)
+
+
+def test_frames_that_no_codec_takes_fail_before_the_search(tmp_path, speech):
+    run_ffmpeg("-f", "lavfi", "-i", "color=s=17000x32:r=25:d=0.2", "-c:v", "png", tmp_path / "wide.mkv")
+    info = video.probe(tmp_path / "wide.mkv")
+    with pytest.raises(ValueError, match="17000x32, and H.264 ends at 16384 pixels; use --resize_factor 2"):
+        video.VideoWriter(tmp_path / "out.mp4", info, speech, 5)
+    half = video.probe(tmp_path / "wide.mkv", video.Geometry(resize_factor=2))
+    video.check_size(half)
