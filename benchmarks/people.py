@@ -11,6 +11,8 @@ sharpness       variance of the Laplacian of the lower half of the face, shrunk 
 movement        standard deviation of the distance of the lips, in eye distances, against that of the speaker who is
                 heard; and in silence how far they are apart, as a share of the way from shut to open. By the landmarks
                 of demo/landmarks.py, run by --mediapipe
+aperture        correlation of that distance with the one that is known, frame by frame, where the voice is that of a
+                talking portrait: folders with truth.json that demo.talking_portrait wrote may stand among the CLIPS
 
 and puts people.png, frames as filmed above the same frames lip-synced, into --folder.
 """
@@ -18,9 +20,11 @@ and puts people.png, frames as filmed above the same frames lip-synced, into --f
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -43,6 +47,8 @@ from faces import find_faces
 from hparams import hparams as hp
 from models import weights
 
+TRUTH = "truth.json"
+SIZE = 224  # pixels of the videos that are made of talking portraits
 COLUMNS, HEIGHT = 10, 150  # of the contact sheet
 SHUT, OPEN = 5, 95  # percentiles of the lips' distance
 OTHERS = 1 << 20  # more videos than there are
@@ -66,7 +72,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    originals = find_videos(args.videos)[: args.clips]
+    prepared = [path for path in args.videos if (path / TRUTH).is_file()]
+    videos = [path for path in args.videos if path not in prepared]
+    originals = [*(find_videos(videos) if videos else ()), *(film(args.folder, path) for path in prepared)]
+    originals = originals[: args.clips]
     if len(originals) < 2:
         raise UserError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
     print_machine(torch.device("cpu"), torch.float32)
@@ -81,6 +90,21 @@ def run(args: argparse.Namespace) -> None:
         tables = [find_lips(args, paths, name) for paths, name in
                   ((originals, "real"), (generated, "lips"), (silent, "silence"))]  # fmt: skip
         report("movement", compare_movement(*tables, partners))
+        if any(clip.with_suffix(".json").exists() for clip in originals):
+            report("aperture", follow_known_lips(originals, *tables[:2], partners))
+
+
+def film(folder: Path, prepared: Path) -> Path:
+    """Make a video of a prepared clip, with what is known about it beside it."""
+    path = folder / "portraits" / f"{prepared.parent.name}_{prepared.name}.mp4"
+    pictures = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
+    info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(hp.fps))
+    video.check_writable(path)
+    with video.VideoWriter(path, info, prepared / "audio.wav", len(pictures)) as writer:
+        for picture in pictures:
+            writer.write(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
+    files.save(path.with_suffix(".json"), (prepared / TRUTH).read_text())
+    return path
 
 
 def write_silence(folder: Path, clip: Path) -> Path:
@@ -163,6 +187,30 @@ def compare_movement(
         "silence_median": float(middle),
         "silence_p95": float(largest),
     }
+
+
+def follow_known_lips(
+    originals: Sequence[Path], real: Sequence[np.ndarray], made: Sequence[np.ndarray], partners: Sequence[int]
+) -> dict[str, float]:
+    """Pearson's r of the lips' distance with the known one of the speaker who is heard: lip-synced, and as filmed.
+
+    The second is what the landmarks themselves leave of it.
+    """
+    truths = [_known_lips(clip) for clip in originals]
+    rs = [_correlation(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
+    filmed = [_correlation(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
+    means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(filmed)}
+    return {**{name: float(value) for name, value in means.items()}, "clips": len(rs)}
+
+
+def _known_lips(clip: Path) -> np.ndarray | None:
+    path = clip.with_suffix(".json")
+    return np.array(json.loads(path.read_text())["opening"]) if path.exists() else None
+
+
+def _correlation(lips: np.ndarray, known: np.ndarray) -> float:
+    count = min(len(lips), len(known))
+    return float(np.corrcoef(lips[:count], known[:count])[0, 1])
 
 
 if __name__ == "__main__":
