@@ -46,7 +46,7 @@ def train(args: argparse.Namespace, task_type: type[GeneratorTask], eval_steps: 
     train_list, val_list = (get_image_list(args.data_root, split, args.filelists) for split in ("train", "val"))
     train_data = Wav2LipDataset(train_list, args.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
     # the same windows whatever the settings, so that runs compare
-    val_data = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, twins=hp.twin_reference)
+    val_data = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)
     plan = training.Plan(
         batch_size=hp.batch_size,
         checkpoint_interval=hp.checkpoint_interval,
