@@ -40,7 +40,7 @@ SHEET_WINDOWS = 8
 DETECTED = 16  # pictures per call of the face detector
 SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
     "mel_lead=0,mouth_wt=3,motion_wt=0.5,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
-    "initial_learning_rate=5e-5,eval_interval=50,num_workers=1"
+    "initial_learning_rate=5e-5,eval_interval=50,num_workers=1,frozen_norms=true"
 )
 
 

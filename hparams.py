@@ -82,6 +82,7 @@ class HParams:
     motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
     feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
     sync_grey: bool = False  # the expert sees no colours, so that it cannot teach any: it likes its own teeth's (ours)
+    frozen_norms: bool = False  # batch norms keep the statistics they came with: for little or uniform data (ours)
     twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
     disc_wt: float = 0.07
     disc_initial_learning_rate: float = 1e-4

@@ -203,6 +203,9 @@ class Task:
     def train_mode(self, on: bool) -> None:
         for _, network, _ in self.parts():
             network.train(on)
+            for module in network.modules() if self.hp.frozen_norms else ():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
 
 def _adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Adam:

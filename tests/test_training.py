@@ -249,6 +249,18 @@ def test_an_expert_that_sees_no_colours_teaches_none():
         assert torch.allclose(fake.grad[:, 0], fake.grad[:, 2], atol=1e-8) == grey and fake.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_norms_keep_their_statistics(frozen):
+    """A person before one wall has other statistics than everybody: with them the network starts anew."""
+    task = GeneratorTask(CPU, HParams(frozen_norms=frozen), models.SyncNet_color(0.125), width=0.125)
+    before = [buffer.clone() for buffer in task.generator.buffers()]
+    task.train_mode(True)
+    x, mels, indiv = torch.rand(2, 6, 5, 96, 96), torch.rand(2, 5, 1, 80, 16), torch.rand(2, 1, 80, 16)
+    task.train_step((x, mels, indiv, torch.rand(2, 3, 5, 96, 96)))
+    after = list(task.generator.buffers())
+    assert all(torch.equal(a, b) for a, b in zip(before, after)) == frozen
+
+
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
