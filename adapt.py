@@ -21,11 +21,11 @@ import torch
 from tqdm import tqdm
 
 import cli
-import faces
 import files
 import preprocess
 import training
 from dataset import Loader, Wav2LipDataset, evaluation_windows
+from devices import cpu_count, pick_device, pick_precision, pick_training_precision
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from machine import Machine
@@ -55,7 +55,7 @@ def get_parser() -> cli.Parser:
     add("--judge_checkpoint_path", default=JUDGE, help="another expert, never learned from, that scores the result")
     add("--hparams", default="", metavar="NAME=VALUE,…", help=f"change settings of hparams.py; here: {SETTINGS}")
     add("--seed", type=int, default=0, help="of the order of the data")
-    faces.add_detector_arguments(parser)
+    cli.add_detector_arguments(parser)
     cli.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
 
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     hp.override(SETTINGS)
     hp.override(args.hparams)
-    device = cli.pick_device(args.device)
-    machine = Machine(device, cli.pick_training_precision(args.precision, device))
+    device = pick_device(args.device)
+    machine = Machine(device, pick_training_precision(args.precision, device))
     generator = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
     experts = [weights.load_model(p, SyncNet_color) for p in (args.syncnet_checkpoint_path, args.judge_checkpoint_path)]
     torch.manual_seed(args.seed)
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             eval_steps=EVALUATED,
             start_from={"": generator.path},
             minutes=args.minutes,
-            num_workers=min(hp.num_workers, cli.cpu_count()),
+            num_workers=min(hp.num_workers, cpu_count()),
         )
         training.fit(task, train, held_out, plan, tqdm.write)
         task.recall()
@@ -139,9 +139,10 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     learned, kept = folder / clip.name, folder / "person/kept"
     learned.mkdir(parents=True)
     kept.mkdir()
-    device = cli.pick_device(args.device)
-    detector, found = faces.detector_name(args), faces.detector_weights(args)
-    precision = cli.pick_precision(args.precision, device)
+    device = pick_device(args.device)
+    search = cli.face_search(args)
+    detector, found = search.detector_name(), search.detector_weights()
+    precision = pick_precision(args.precision, device)
     job = preprocess.Job(args.face.parent, folder, detector, found, str(device), precision, DETECTED)
     try:
         preprocess.write_clip(clip, job, preprocess.detector_of(job), learned)

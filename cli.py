@@ -1,26 +1,32 @@
-"""What every script shares at its edge: one-line errors, exit codes, argument types, and the choice of a device."""
+"""What every script shares at its edge: one-line errors, exit codes and argument types."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from tqdm import tqdm
 
+import faces
+from devices import PRECISIONS, cpu_count, pick_device, pick_training_precision
 from errors import UserError
+from faces import FaceSearch
 from hparams import FILELISTS, hparams
 from machine import Machine, join_processes
+from reporting import Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +49,9 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
     except SystemExit as stop:  # --help, or an error that has been printed
         return int(stop.code or 0)
     try:
-        work(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            work(args)
         return 0
     except KeyboardInterrupt as stop:
         return _report(str(stop) or "stopped before the end; nothing was written", INTERRUPTED)
@@ -51,6 +59,14 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         if args.debug:
             raise
         return _report(_one_line(error), _exit_code(error))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *rest: object) -> None:
+    """One line for what we have to say, nothing new for what libraries tell each other."""
+    if Path(filename).parent == Path(__file__).parent:
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, *rest[:1]), file=sys.stderr, end="")
 
 
 def _stop(*_: object) -> NoReturn:
@@ -78,8 +94,19 @@ def _report(text: str, code: int) -> int:
     return code
 
 
-def progress(items: Iterable, label: str, total: int | None = None, unit: str = "frame") -> tqdm:
-    return tqdm(items, label, total, unit=unit, disable=None)  # None: quiet when not a terminal
+class Terminal(Reporter):
+    """Notes on stdout, a bar for every stage on stderr."""
+
+    def note(self, text: str) -> None:
+        print(text)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "frame") -> Iterator[Callable[[int], None]]:
+        with tqdm(desc=name, total=total, unit=unit, disable=None) as bar:  # None: quiet when not a terminal
+            yield bar.update
+
+
+TERMINAL = Terminal()
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -89,6 +116,33 @@ def progress(items: Iterable, label: str, total: int | None = None, unit: str = 
 def add_compute_arguments(parser: Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument("--precision", choices=("auto", *precisions), default="auto", help="of the networks")
+
+
+def add_detector_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--face_detector",
+        choices=faces.NAMES,
+        default=faces.AUTO,
+        help="auto: sfd, or where its weights cannot be had centerface; centerface and haar need no download",
+    )
+    add("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
+
+
+def add_search_arguments(parser: Parser) -> None:
+    """What scripts take that search one video at a time and remember what they saw."""
+    add_detector_arguments(parser)
+    add = parser.add_argument
+    add("--face_det_batch_size", type=positive(int), default=16, help="pictures per call of the face detector")
+    add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
+
+
+def face_search(args: argparse.Namespace) -> FaceSearch:
+    """Return the search that ``add_detector_arguments`` or ``add_search_arguments`` asked for."""
+    search = FaceSearch(args.face_detector, args.face_detector_weights)
+    if not hasattr(args, "no_cache"):
+        return search
+    return replace(search, batch_size=args.face_det_batch_size, cache=not args.no_cache)
 
 
 def add_training_arguments(parser: Parser) -> None:
@@ -171,81 +225,3 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
     return value
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Device and precision
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` -> the fastest device here; else the named one. Raises ValueError if it is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("there is no mps device here; use --device auto")
-    return device
-
-
-def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
-    if name != "auto":
-        return named_precision(name, device)
-    fast = cuda_has_bf16(device) if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` -> the fastest that stays within about one grey level of float32 on ``device``; else the named one."""
-    if name != "auto":
-        return named_precision(name, device)
-    if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
-
-
-def named_precision(name: str, device: torch.device) -> torch.dtype:
-    dtype = PRECISIONS[name]
-    if device.type == "cpu" and not cpu_computes(dtype):
-        raise UserError(f"this CPU does not compute in {name}; use --precision auto or fp32")
-    return dtype
-
-
-def cpu_count() -> int:
-    """Return how many CPUs this process may use: a container or taskset makes them fewer, and torchrun's share them."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-
-
-def cpu_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has convolutions in ``dtype`` for this CPU at all, fast or not."""
-    if dtype == torch.float32 or not torch.backends.mkldnn.is_available():
-        return True
-    ops = torch.ops.mkldnn
-    return bool(ops._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported())
-
-
-def cuda_has_bf16(device: torch.device) -> bool:
-    """Whether this GPU computes in bfloat16. ``torch.cuda.is_bf16_supported`` also says yes where it is emulated (T4).
-
-    Newer torch can be asked to leave these out, but not 2.4, and not about another GPU than the current one.
-    """
-    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"):
-        return False
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
-    if capable:
-        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch before 2.12 has no public way, before 2.6 none
-    return bool(ask())

@@ -40,24 +40,20 @@ from tqdm import tqdm
 
 import audio
 import cli
-import faces
 import files
 import video
+from concurrency import prefetch
 from dataset import LEAST_FRAMES
+from devices import cpu_count, pick_device, pick_precision
 from errors import MissingFile, UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.detectors import CPU_DETECTORS, Detector, create_detector
 from face_detection.search import search
 from face_detection.tracking import GAP_SECONDS, follow_face
+from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import FILELISTS
 from hparams import hparams as hp
 
-VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
-)  # fmt: skip
-# what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
-VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
@@ -78,7 +74,7 @@ def get_parser() -> cli.Parser:
         type=cli.positive(int),
         help="videos at a time, per GPU; default: 1, for centerface and haar one per CPU core",
     )
-    faces.add_detector_arguments(parser)
+    cli.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
     add("--split", type=fractions, metavar="TRAIN,VAL,TEST", help="write filelists, by top-level folder: 0.9,0.05,0.05")
     add("--filelists", type=Path, default=FILELISTS, help="where --split writes train.txt, val.txt and test.txt")
@@ -200,29 +196,6 @@ def _short(name: str) -> str:
 
 def _printable(text: str) -> str:
     return text.encode(errors="replace").decode()  # file names need not be valid UTF-8; screens and JSON insist
-
-
-def visible_files(root: Path) -> Iterator[Path]:
-    """Yield the files below ``root`` whose names, and those of their folders, do not start with a dot."""
-    seen = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-
-
-def is_video(path: Path) -> bool:
-    """Whether the name, or for want of a suffix the first bytes, are those of a video. Unreadable ones are not."""
-    if path.suffix or not path.is_file():
-        return path.suffix.lower() in VIDEO_SUFFIXES
-    try:
-        with open(path, "rb") as file:
-            return bool(VIDEO_STARTS.match(file.read(12)))
-    except OSError:
-        return False
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -375,7 +348,7 @@ def find_face(frames: Iterator[np.ndarray], detector: Detector, batch_size: int)
     """
     began = time.monotonic()
     found = Detections()
-    with contextlib.closing(video.prefetch(frames, 4)) as ahead:
+    with contextlib.closing(prefetch(frames, 4)) as ahead:
         deque(search(found, ahead, detector, hp.fps, batch_size), maxlen=0)
     boxes = follow_face(found, round(GAP_SECONDS * hp.fps), smooth=False, fill=False)
     return boxes, time.monotonic() - began
@@ -384,7 +357,7 @@ def find_face(frames: Iterator[np.ndarray], detector: Detector, batch_size: int)
 def cut_faces(frames: Iterator[np.ndarray], boxes: np.ndarray, folder: Path) -> list[bool]:
     """Write what is in the box of each frame as <frame number>.jpg; return for each whether that is a face."""
     shown: list[bool] = []
-    with contextlib.closing(video.prefetch(frames, 4)) as ahead:
+    with contextlib.closing(prefetch(frames, 4)) as ahead:
         for frame, box in zip(ahead, boxes):
             face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
             if face.size:  # a frame without one leaves a hole in the numbers, so that they stay true to time
@@ -412,19 +385,19 @@ def check_faces(shown: Sequence[bool]) -> None:
 def plan_workers(args: argparse.Namespace, clips: int) -> list[Job]:
     """One job per worker process, at most one per clip. Raises ValueError for devices that are not there."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cpu") if args.face_detector in CPU_DETECTORS else cli.pick_device(args.device)
+    device = torch.device("cpu") if args.face_detector in CPU_DETECTORS else pick_device(args.device)
     devices = [str(device)]
     if device.type == "cuda" and device.index is None:
         devices = [f"cuda:{local_rank * args.ngpu + i}" for i in range(args.ngpu)]
-        cli.pick_device(devices[-1])
+        pick_device(devices[-1])
     elif args.ngpu > 1 and args.face_detector not in CPU_DETECTORS:
         raise UserError(f"--ngpu {args.ngpu} needs as many GPUs, but the device is {device}")
-    workers, detector = args.workers or 1, faces.detector_name(args)
+    workers, detector = args.workers or 1, cli.face_search(args).detector_name()
     if detector in CPU_DETECTORS:
-        device, devices, workers = torch.device("cpu"), ["cpu"], args.workers or cli.cpu_count()
+        device, devices, workers = torch.device("cpu"), ["cpu"], args.workers or cpu_count()
     job = Job(
-        args.data_root, args.preprocessed_root, detector, faces.detector_weights(args), str(device),
-        cli.pick_precision(args.precision, device), args.batch_size,
+        args.data_root, args.preprocessed_root, detector, cli.face_search(args).detector_weights(), str(device),
+        pick_precision(args.precision, device), args.batch_size,
     )  # fmt: skip
     return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
 
@@ -435,7 +408,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dro
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
-    threads = -(-cli.cpu_count() // len(jobs))  # rounded up: no core stays idle
+    threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
     try:
         with deaf_to_interrupts():
@@ -552,7 +525,9 @@ def describe(total: Tally, args: argparse.Namespace) -> dict[str, Any]:
     speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
     return {
         "data_root": _printable(str(args.data_root)),
-        "face_detector": faces.detector_name(args) if speed else args.face_detector,  # if not: nobody had to know
+        "face_detector": cli.face_search(args).detector_name()
+        if speed
+        else args.face_detector,  # if not: nobody had to know
         "finished_before": total.finished_before,  # of those kept
         "dropped_by_reason": dict(Counter(clip.reason for clip in dropped).most_common()),
         "converted": {clip.clip: clip.fps for clip in kept if clip.fps != hp.fps},  # the rate it had

@@ -17,14 +17,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 import cv2
 import numpy as np
@@ -33,9 +31,6 @@ import files
 import pictures
 from errors import MissingFile, UserError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 LONGEST_SIDE = 16384  # pixels, of H.264
 PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
 LONGEST_NAME = 255  # bytes, of a file on any common system
@@ -43,7 +38,6 @@ CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
 AUDIO_SECONDS = 30  # of decoded sound given at a time
-HALF = Fraction(1, 2)
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 # Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
@@ -303,21 +297,6 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         raise UserError(f"{info.path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
 
 
-def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:
-    """Give a sequence of ``source`` items a second (frames, their boxes, …) the rate ``target``.
-
-    Each item moves to the nearest place of the new grid, as ffmpeg puts frames there: of several that meet, the last
-    stays, and an empty place repeats the item before it.
-    """
-    held: Item | None = None
-    given = count = 0
-    for count, item in enumerate(items, 1):
-        place = math.floor((count - 1) * target / source + HALF)
-        yield from itertools.repeat(held, place - given)
-        given, held = place, item
-    yield from itertools.repeat(held, math.floor(count * target / source + HALF) - given)
-
-
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
     """Decode the first sound track of any media file, block by block: float32 mono (samples,) at ``sample_rate`` Hz.
 
@@ -523,44 +502,3 @@ class _Process:
         if self.stdin:
             with contextlib.suppress(BrokenPipeError):  # ffmpeg is gone already; its exit code says if that matters
                 self.stdin.close()
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Overlap
-
-
-def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order."""
-    iterator = iter(items)
-    end = object()
-    pending: deque = deque()
-    with ThreadPoolExecutor(1) as worker:
-        try:
-            pending.extend(worker.submit(next, iterator, end) for _ in range(depth))
-            while (item := pending.popleft().result()) is not end:
-                pending.append(worker.submit(next, iterator, end))
-                yield item
-        finally:
-            for future in pending:
-                future.cancel()
-            if close := getattr(iterator, "close", None):
-                worker.submit(close).result()  # in the thread that ran it, once its last step is done
-
-
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead."""
-    if threads == 1:
-        yield from map(work, items)
-        return
-    pending: deque = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()

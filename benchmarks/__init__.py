@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import cli
 import video
+from devices import pick_device, pick_precision
 
 # Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
 PROGRAM = """
@@ -45,8 +45,8 @@ sys.exit(code)
 
 def open_machine(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     """Return the device and precision that ``cli.add_compute_arguments`` let the user choose, and print them."""
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_precision(args.precision, device)
+    device = pick_device(args.device)
+    dtype = pick_precision(args.precision, device)
     print_machine(device, dtype)
     return device, dtype
 

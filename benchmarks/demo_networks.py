@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import cv2
@@ -25,18 +25,21 @@ import numpy as np
 import torch
 
 import cli
-import faces
-import inference
-import similarity
 import video
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
+from faces import FaceSearch
+from lipsync import LipSync
 from models import weights
+from sync import Face, Voice, measure, open_expert, score
+from sync import compare as compare_pair
+from sync.embedding import REACH
 
 JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
+SEARCH = FaceSearch("centerface")
 LAGS = range(-3, 4)
 MOUTH = (32, 24)  # pixels, width and height, of the crops that aperture is read from
 COMPONENTS = 12  # principal components of those crops
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--clips takes 2 or more, not {args.clips}: each head says what it says in the other")
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
-    networks = {name: similarity.open_expert(path) for name, path in names.items()}
+    networks = {name: open_expert(path) for name, path in names.items()}
     measure_heads(args, networks)
 
 
@@ -80,17 +83,16 @@ def measure_heads(args: argparse.Namespace, networks: dict[str, torch.nn.Module]
     cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
 
 
-def search() -> argparse.Namespace:
-    return faces.search_settings(face_detector="centerface")
-
-
 def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> Path:
     """Return ``face`` lip-synced to the sound of ``speech``, made anew."""
     outfile = args.folder / kind / f"{face.stem}_{speech.stem}.mp4"
-    command = ["--checkpoint_path", args.checkpoint_path, "--face", face, "--audio", speech, "--outfile", outfile]
-    if inference.main([*map(str, command), "--face_detector", "centerface"]):
-        raise RuntimeError(f"could not lip-sync {face}")
+    _generator(args.checkpoint_path).run(face, speech, outfile)
     return outfile
+
+
+@lru_cache(maxsize=1)
+def _generator(path: str) -> LipSync:
+    return LipSync(path, search=SEARCH, device="cpu", precision="fp32")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -101,14 +103,13 @@ def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> P
 class Embedded:
     """A video's largest face and its sound."""
 
-    face: similarity.Face
-    voice: similarity.Voice
+    face: Face
+    voice: Voice
 
 
 def embed(network: torch.nn.Module, clip: Path) -> Embedded:
-    source, voice = similarity.open_video(clip), similarity.listen_to(clip, network)
-    seen = similarity.watch(source, similarity.find_tracks(search(), source, voice.frames, network), network)
-    return Embedded(max(seen, key=lambda face: len(face.starts)), voice)
+    matrix = measure(clip, [], network, SEARCH).matrix
+    return Embedded(max(matrix.faces, key=lambda face: len(face.starts)), matrix.voices[0])
 
 
 def compare(
@@ -117,14 +118,14 @@ def compare(
     """Mean similarities of matched, mismatched and generated pairs, and how well they can be told apart."""
     clips = [embed(network, clip) for clip in originals]
     made = [embed(network, clip).face for clip in generated]
-    own = [similarity.compare(clip.face, clip.voice) for clip in clips]
-    other = [similarity.compare(clips[i].face, clips[j].voice) for i, j in enumerate(partners)]
-    synced = [similarity.compare(face, clips[j].voice) for face, j in zip(made, partners)]
+    own = [compare_pair(clip.face, clip.voice) for clip in clips]
+    other = [compare_pair(clips[i].face, clips[j].voice) for i, j in enumerate(partners)]
+    synced = [compare_pair(face, clips[j].voice) for face, j in zip(made, partners)]
     means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
         # where a generator of 2020's training, whose lips come a frame early at inference, is at its best
-        "lip_synced_sound_1_late": float(np.mean([result.curve[similarity.REACH + 1] for result in synced])),
+        "lip_synced_sound_1_late": float(np.mean([result.curve[REACH + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),
         "own_offset_right": float(np.mean([abs(result.offset_frames) <= 1 for result in own])),
@@ -139,7 +140,7 @@ def find_offsets(args: argparse.Namespace, network: torch.nn.Module) -> dict[str
     for offset in OFFSETS:
         recipe = replace(CLIPS, seed=200 + offset, offset=offset, clips_per_head=1)
         paths = map(partial(make_clip, args.folder / f"offset{offset:+d}", recipe), range(args.offset_clips))
-        errors += [similarity.score(path, None, network, search()).offset_frames - offset for path in paths]
+        errors += [score(path, None, network, SEARCH).offset_frames - offset for path in paths]
     distance = np.abs(errors)
     return {"exact": float((distance == 0).mean()), "within_1": float((distance <= 1).mean()), "clips": len(errors)}
 

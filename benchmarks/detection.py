@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 import cli
-import faces
 import video
 from benchmarks import open_machine, report
 from benchmarks.scene import SIZES, Counted, write_scene
@@ -39,7 +38,7 @@ def get_parser() -> cli.Parser:
     add("--scenes", nargs="*", choices=SIZES, default=[], help="also paste each clip into moving scenes of these sizes")
     add("--scene_seconds", type=cli.positive(float), default=3.0, help="length of such a scene")
     add("--every", type=cli.positive(int), default=1, help="compare every so many frames")
-    faces.add_detector_arguments(parser)
+    cli.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
     return parser
 
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    detector = Counted(faces.open_detector(args, device, dtype))
+    detector = Counted(cli.face_search(args).open(device, dtype))
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, clip in pictures(args, Path(folder)):

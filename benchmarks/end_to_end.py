@@ -20,16 +20,18 @@ import torch
 
 import audio
 import cli
-import faces
-import inference
 import video
 from benchmarks import lip_sync_as_a_user, matrix_peak, open_machine, report, timed, write_video
 from benchmarks.inference import REFERENCE_BATCH, generate_plainly
 from benchmarks.scene import SIZES, Counted, write_scene
+from concurrency import prefetch
 from demo.talking_head import Recipe, write_speech
+from devices import cpu_workers
 from face_detection.detections import Detections
 from face_detection.search import search
+from lipsync import pick_batch_size, read_speech
 from models import Wav2Lip, optimize_for_inference
+from mouths import network_inputs, redraw_mouths
 
 GENERATOR_FLOP = 7.93e9  # a face
 S3FD_FLOP = 631e3  # a pixel
@@ -42,7 +44,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the result")
     parser.add_argument("--plain_frames", type=cli.positive(int), default=4, help="that the plain path is timed on")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
-    faces.add_detector_arguments(parser)
+    cli.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     cli.add_compute_arguments(parser)
     return parser
@@ -77,13 +79,13 @@ def measure_stages(
     args: argparse.Namespace, clip: Path, speech: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, float]:
     source, figures = video.probe(clip), {}
-    windows = inference.open_speech(speech, source.fps)
+    windows = read_speech(speech, source.fps)
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(faces.open_detector(args, device, dtype))
+    detector = Counted(cli.face_search(args).open(device, dtype))
     found = Detections()
-    frames = video.prefetch(video.read_frames(source, 0, count), 4)
+    frames = prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
     figures |= {"detector_s": detector.seconds, "detector_pictures": detector.pictures}
     figures["detector_megapixels"] = detector.pixels / 1e6
@@ -91,9 +93,9 @@ def measure_stages(
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     some = list(video.repeat_frames(source, min(96, count)))
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
-    with inference.cpu_workers(device) as workers:
-        batch = inference.pick_batch_size(REFERENCE_BATCH, source, device, workers)
-        lip_sync = inference.lip_sync(some, [box] * len(some), windows, model, batch, "box", workers)
+    with cpu_workers(device) as workers:
+        batch = pick_batch_size(REFERENCE_BATCH, source, device, workers)
+        lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, "box", workers)
         figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
     encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))
     figures["encode_s"] = count / len(some) * encode
@@ -116,7 +118,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     sample = list(video.repeat_frames(source, min(64, count)))
     decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
 
-    detector = faces.open_detector(args, device, torch.float32)
+    detector = cli.face_search(args).open(device)
     few = sample[: args.plain_frames]
     detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
 
@@ -129,7 +131,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
 
 
 def paste_plainly(model: torch.nn.Module, rows: list[tuple]) -> None:
-    made = generate_plainly(model, *inference.network_inputs(rows)) * 255
+    made = generate_plainly(model, *network_inputs(rows)) * 255
     for (frame, (x1, y1, x2, y2), _), face in zip(rows, made):
         frame[y1:y2, x1:x2] = cv2.resize(face.astype(np.uint8), (x2 - x1, y2 - y1))
 

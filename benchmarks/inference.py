@@ -19,14 +19,14 @@ import numpy as np
 import torch
 
 import cli
-import faces
-import inference
 import video
 from benchmarks import lip_sync_as_a_user, open_machine, report, timed, write_video
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
 from face_detection.detections import Detections
+from lipsync import read_speech
 from models import Wav2Lip, optimize_for_inference
+from mouths import CPU_BATCH, generate, redraw_mouths
 
 ROUNDS = 5
 REFERENCE_BATCH = 128  # faces, the default of --wav2lip_batch_size
@@ -36,9 +36,9 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
     parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a talking head, 1280x720")
     parser.add_argument("--audio", type=Path, help="speech; default: 10 s made on the spot")
-    faces.add_detector_arguments(parser)
+    cli.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
-    parser.add_argument("--batch_size", type=cli.positive(int), default=inference.CPU_BATCH, help="faces per call")
+    parser.add_argument("--batch_size", type=cli.positive(int), default=CPU_BATCH, help="faces per call")
     cli.add_compute_arguments(parser)
     parser.add_argument("--generator_only", action="store_true", help="skip the end-to-end run")
     return parser
@@ -67,9 +67,9 @@ def measure_generator(device: torch.device, dtype: torch.dtype, batch_size: int)
     fast.load_state_dict(plain.state_dict())
     fast = optimize_for_inference(fast, device, dtype)
     ours, theirs = random_batch(batch_size), random_batch(REFERENCE_BATCH)
-    difference = np.abs(inference.generate(fast, *ours) - 255 * generate_plainly(plain, *ours))
+    difference = np.abs(generate(fast, *ours) - 255 * generate_plainly(plain, *ours))
     work = {
-        "fast": (batch_size, lambda: inference.generate(fast, *ours)),
+        "fast": (batch_size, lambda: generate(fast, *ours)),
         "plain": (REFERENCE_BATCH, lambda: generate_plainly(plain, *theirs)),
         "plain_same_batch": (batch_size, lambda: generate_plainly(plain, *ours)),
     }
@@ -119,16 +119,16 @@ def measure_stages(
     source = video.probe(face)
     figures: dict[str, float] = {}
     start = time.perf_counter()
-    windows = inference.open_speech(speech, source.fps)
+    windows = read_speech(speech, source.fps)
     figures["mel"] = time.perf_counter() - start
     frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
     scale = len(windows) / len(frames)
     figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
-    detector = faces.open_detector(args, device, dtype)
+    detector = cli.face_search(args).open(device, dtype)
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)
-    figures["generate"] = scale * timed(lambda: list(inference.lip_sync(frames, boxes, windows, model)))
+    figures["generate"] = scale * timed(lambda: list(redraw_mouths(frames, boxes, windows, model)))
     figures["encode"] = scale * timed(lambda: write_video(folder / "stage.mp4", source, speech, frames))
     return {"frames": len(windows), **figures}
 

@@ -34,18 +34,17 @@ from scipy.io import wavfile
 
 import cli
 import files
-import similarity
 import video
 from benchmarks import print_machine, report
-from benchmarks.demo_networks import JUDGE, compare, lip_sync, search
+from benchmarks.demo_networks import JUDGE, SEARCH, compare, lip_sync
 from demo.portrait import lip_distance
 from errors import UserError
-from evaluation.score_lse import find_videos
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face
-from faces import find_faces
+from footage import find_videos
 from hparams import hparams as hp
 from models import weights
+from sync import open_expert
 
 TRUTH = "truth.json"
 SIZE = 224  # pixels of the videos that are made of talking portraits
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     partners = [(i + 1) % len(originals) for i in range(len(originals))]
     generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
     for name, path in {"expert": args.syncnet_checkpoint_path, "judge": args.judge}.items():
-        report(name, compare(similarity.open_expert(path), originals, generated, partners))
+        report(name, compare(open_expert(path), originals, generated, partners))
     report("sharpness", compare_sharpness(originals, generated))
     files.save(args.folder / "people.png", cv2.imencode(".png", contact_sheet(originals, generated))[1].tobytes())
     if args.mediapipe:
@@ -122,7 +121,7 @@ def write_silence(folder: Path, clip: Path) -> Path:
 def faces_of(clip: Path, located_in: Path) -> list[np.ndarray]:
     """Return the faces (96, 96, 3) of a video, where they are in another of the same picture."""
     source = video.probe(located_in)
-    found = find_faces(search(), source, None, torch.device("cpu"), torch.float32)
+    found = SEARCH.find(source)
     boxes = follow_face(found, max_gap=round(float(source.fps) / 2))
     size = (hp.img_size, hp.img_size)
     pairs = zip(video.read_frames(video.probe(clip)), boxes)

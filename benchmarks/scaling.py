@@ -20,6 +20,7 @@ import cli
 from benchmarks import print_machine, report, run_inference
 from benchmarks.scene import write_scene
 from demo.talking_head import Recipe, write_speech
+from devices import pick_precision
 from models import Wav2Lip
 
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    print_machine(torch.device("cpu"), cli.pick_precision("auto", torch.device("cpu")))
+    print_machine(torch.device("cpu"), pick_precision("auto", torch.device("cpu")))
     with tempfile.TemporaryDirectory() as folder:
         lengths = {s: measure(Path(folder), s, min(args.widths), args.size) for s in sorted(args.lengths)}
         show("length", lengths, {s: s for s in lengths})

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 
 import cli
-import faces
-import similarity
 import video
 from benchmarks import auc, open_machine, report
 from errors import UserError
-from evaluation.score_lse import find_videos
+from footage import find_videos
 from hparams import hparams as hp
 from hparams import read_list
-from similarity import Face, Result, Voice
+from sync import Face, Result, SimilarityMatrix, Voice, compare, embed_faces, embed_speech, find_tracks, open_expert
+from sync.embedding import embed_sound, open_video
+from sync.matching import RELATED
 
 SHIFTS = range(-10, 11)  # frames
 
@@ -45,7 +45,7 @@ def get_parser() -> cli.Parser:
     add("--filelist", type=Path, help="held-out clips, one dir/clip a line; default: all videos")
     add("--others", required=True, type=Path, help="folder with videos of other speakers")
     add("--clips", type=cli.positive(int), default=40, help="use at most so many")
-    faces.add_search_arguments(parser)
+    cli.add_search_arguments(parser)
     cli.add_compute_arguments(parser)
     return parser
 
@@ -56,19 +56,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    expert = similarity.open_expert(args.checkpoint_path, device, dtype)
+    expert = open_expert(args.checkpoint_path, device, dtype)
     start = time.perf_counter()
     paths = find_clips(args)
-    others = [similarity.listen_to(path, expert) for path in find_videos([args.others])]
-    clips = [open_clip(path, args, expert) for path in cli.progress(paths, "Embedding", len(paths), "clip")]
-    shifted = [[similarity.listen([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
+    others = [embed_speech(path, expert) for path in find_videos([args.others])]
+    clips = [open_clip(path, args, expert) for path in cli.TERMINAL.track(paths, "Embedding", len(paths), "clip")]
+    shifted = [[embed_sound([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 
     report("voices", measure_voices(clips, others, expert))
     report("speaking", measure_speaking(clips))
-    offsets = [[similarity.compare(clip.face, voice) for voice in row] for clip, row in zip(clips, shifted)]
+    offsets = [[compare(clip.face, voice) for voice in row] for clip, row in zip(clips, shifted)]
     report("offset", measure_offsets(offsets))
-    strangers = [similarity.compare(clip.face, voice) for clip in clips for voice in others]
-    strangers += [similarity.compare(clip.face, other.voice) for clip, other in neighbours(clips)]
+    strangers = [compare(clip.face, voice) for clip in clips for voice in others]
+    strangers += [compare(clip.face, other.voice) for clip, other in neighbours(clips)]
     report("verdict", measure_verdict([result for row in offsets for result in row], strangers))
     report("time", {"clips": len(clips), "seconds": time.perf_counter() - start})
 
@@ -96,11 +96,11 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
 
 
 def open_clip(path: Path, args: argparse.Namespace, expert: torch.nn.Module) -> Clip:
-    source, wav = similarity.open_video(path), video.read_audio(path, hp.sample_rate)
-    voice = similarity.listen([wav], expert)
-    tracks = similarity.find_tracks(args, source, voice.frames, expert)
+    source, wav = open_video(path), video.read_audio(path, hp.sample_rate)
+    voice = embed_sound([wav], expert)
+    tracks = find_tracks(source, voice.frames, expert, cli.face_search(args))
     longest = max(tracks, key=lambda boxes: (~np.isnan(boxes[:, 0])).sum())
-    (face,) = similarity.watch(source, [longest], expert)
+    (face,) = embed_faces(source, [longest], expert)
     return Clip(wav, face, voice)
 
 
@@ -122,16 +122,14 @@ def neighbours(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
 
 
 def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: torch.nn.Module) -> dict[str, float]:
-    silent = [similarity.listen([np.zeros_like(clip.wav)], expert) for clip in clips]
+    silent = [embed_sound([np.zeros_like(clip.wav)], expert) for clip in clips]
     voices = {
         "own": [clip.voice for clip in clips],
         "another_sentence": [other.voice for _, other in neighbours(clips)],
         "silence": silent,
         "another_speaker": [others[i % len(others)] for i in range(len(clips))],
     }
-    results = {
-        name: [similarity.compare(clip.face, voice) for clip, voice in zip(clips, row)] for name, row in voices.items()
-    }
+    results = {name: [compare(clip.face, voice) for clip, voice in zip(clips, row)] for name, row in voices.items()}
     means = {name: np.array([result.mean for result in row]) for name, row in results.items()}
     figures = {name: float(values.mean()) for name, values in means.items()}
     return figures | {f"auc_{name}": auc(means["own"], means[name]) for name in list(means)[1:]}
@@ -141,7 +139,7 @@ def measure_speaking(clips: Sequence[Clip]) -> dict[str, float]:
     """Clips side by side are embedded as on their own, so their faces and voices are simply put into one table."""
     right = []
     for left, other in neighbours(clips):
-        table = similarity.Table(["left", "right"], [left.face, other.face], [left.voice, other.voice])
+        table = SimilarityMatrix(["left", "right"], [left.face, other.face], [left.voice, other.voice])
         right.append([table.best_face(voice) == voice for voice in range(2)])
     return {
         "right_voices": float(np.mean(right)),
@@ -172,9 +170,9 @@ def measure_verdict(related: Sequence[Result], strangers: Sequence[Result]) -> d
         "auc": auc(own, other),
         "best_threshold": float(candidates[best]),
         "right_at_best": float(right[best]),
-        "threshold": similarity.RELATED,
-        "own_related": float((own >= similarity.RELATED).mean()),
-        "other_unrelated": float((other < similarity.RELATED).mean()),
+        "threshold": RELATED,
+        "own_related": float((own >= RELATED).mean()),
+        "other_unrelated": float((other < RELATED).mean()),
     }
 
 

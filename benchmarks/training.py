@@ -21,6 +21,7 @@ import torch
 
 import cli
 from benchmarks import print_machine, report
+from devices import pick_device, pick_training_precision
 from hparams import HParams
 from machine import Machine
 from models import SyncNet_color
@@ -45,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(args.device)
-    dtype = cli.pick_training_precision(args.precision, device)
+    device = pick_device(args.device)
+    dtype = pick_training_precision(args.precision, device)
     print_machine(device, dtype)
     for kind in (args.only,) if args.only else TASKS:
         report(kind, measure(kind, device, dtype, args.rounds))

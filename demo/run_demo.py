@@ -17,21 +17,23 @@ import numpy as np
 
 import audio
 import cli
-import faces
 import files
-import inference
-import similarity
 import video
 from demo.portrait import Portrait
 from demo.scene import wander
 from demo.talking_head import Recipe, write_clip, write_speech
+from faces import FaceSearch
+from lipsync import LipSync
 from models import weights
+from sync import Result, open_expert, score
+from sync.drawing import smoothed
 
 HEAD = Recipe(seed=2020, seconds=6.0, size=(640, 480))  # the networks' own corpus has other seeds
 LANDMARKS = Path(__file__).with_name("collins.npy")  # of scikit-image's photo, by demo/landmarks.py
 ZOOM, SIZE = 1.5, 512  # of that photo; pixels of the video
 SWAY = (0.1, 0.05)  # eye distances by which the nose moves sideways and up
 FRAMES_SHOWN = 8
+SEARCH = FaceSearch("centerface", cache=False)
 
 
 def get_parser() -> cli.Parser:
@@ -54,8 +56,9 @@ def run(args: argparse.Namespace) -> None:
         write_clip(face, HEAD, number=0)
         aperture = write_speech(speech, HEAD, number=1)
         film_portrait(portrait, speech)
-        lip_sync(portrait, speech, outfile)
-        lip_sync(face, speech, head)
+        lips = LipSync(search=SEARCH, report=cli.TERMINAL)
+        lips.run(portrait, speech, outfile)
+        lips.run(face, speech, head)
         pairs = {"own_sound": (face, face), "new_sound": (face, speech), "lip_synced": (head, speech)}
         pairs |= {"portrait_before": (portrait, speech), "portrait_lip_synced": (outfile, speech)}
         results = measure(pairs)
@@ -85,20 +88,13 @@ def film_portrait(path: Path, speech: Path) -> None:
             writer.write(portrait.draw(portrait.turned(portrait.points, turn), camera, SIZE))
 
 
-def lip_sync(face: Path, speech: Path, outfile: Path) -> None:
-    command = ["--face", face, "--audio", speech, "--outfile", outfile, "--face_detector", "centerface", "--no_cache"]
-    if code := inference.main(list(map(str, command))):
-        raise RuntimeError(f"the demo failed with exit code {code}; the line above says why")
-
-
-def measure(pairs: dict[str, tuple[Path, Path]]) -> dict[str, similarity.Result]:
+def measure(pairs: dict[str, tuple[Path, Path]]) -> dict[str, Result]:
     """Return how well face and voice match in each (video, sound)."""
-    expert = similarity.open_expert(weights.DEMO)
-    search = faces.search_settings(face_detector="centerface", no_cache=True)
-    return {name: similarity.score(face, sound, expert, search) for name, (face, sound) in pairs.items()}
+    expert = open_expert(weights.DEMO)
+    return {name: score(face, sound, expert, SEARCH) for name, (face, sound) in pairs.items()}
 
 
-def print_summary(folder: Path, results: dict[str, similarity.Result]) -> None:
+def print_summary(folder: Path, results: dict[str, Result]) -> None:
     words = {
         "portrait_before": "the portrait, smiling, with the speech",
         "portrait_lip_synced": "the portrait, lip-synced to it",
@@ -117,9 +113,7 @@ def print_summary(folder: Path, results: dict[str, similarity.Result]) -> None:
 # The picture
 
 
-def draw(
-    path: Path, strips: dict[str, Path], speech: Path, aperture: np.ndarray, results: dict[str, similarity.Result]
-) -> None:
+def draw(path: Path, strips: dict[str, Path], speech: Path, aperture: np.ndarray, results: dict[str, Result]) -> None:
     """Draw frames of videos above the waveform, the aperture of the mouth that spoke it, and similarity."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -138,7 +132,7 @@ def draw(
     charts[1].fill_between((np.arange(len(aperture)) + 0.5) / HEAD.fps, aperture, color="tab:red", alpha=0.5)
     charts[1].set(ylabel="its true aperture", ylim=(0, 1))
     for name, result in results.items():
-        values = similarity.smoothed(result, result.frames)
+        values = smoothed(result, result.frames)
         charts[2].plot(np.arange(len(values)) / result.fps, values, label=f"{name} {result.mean:.2f}")
     charts[2].set(ylabel="similarity", ylim=(0, 1), xlabel="seconds")
     charts[2].legend(loc="lower right")

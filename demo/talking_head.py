@@ -33,6 +33,7 @@ from demo.articulation import Movements, silence, speak
 from demo.head import Identity
 from demo.scene import Actor, Shot, film
 from demo.voice import SAMPLE_RATE, Voice, synthesize
+from devices import cpu_count
 from errors import UserError
 
 VARIANTS = ("plain", "silent", "two", "cut", "away")
@@ -69,7 +70,7 @@ def get_parser() -> cli.Parser:
     add("--variant", choices=VARIANTS, default=usual.variant, help="two: two people; cut: two shots; away: turns away")
     add("--offset", type=int, default=usual.offset, help="frames by which the sound is late; negative: early")
     add("--clips_per_head", type=cli.positive(int), default=usual.clips_per_head, help="utterances of each head")
-    add("--workers", type=cli.positive(int), default=cli.cpu_count(), help="clips made at a time")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
     return parser
 
 
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     names = ("seed", "seconds", "size", "fps", "variant", "offset", "clips_per_head")
     recipe = Recipe(**{name: getattr(args, name) for name in names})
     made = make_clips(partial(make_clip, args.out, recipe), args.clips, args.workers)
-    paths = list(cli.progress(made, "Filming", args.clips, unit="clip"))
+    paths = list(cli.TERMINAL.track(made, "Filming", args.clips, "clip"))
     print(f"{args.out}: {len(paths)} clips of {recipe.frames} frames")
 
 

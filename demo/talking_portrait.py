@@ -40,6 +40,7 @@ from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
 from demo.variation import Camera, Film, vary_voice
 from demo.voice import Voice, synthesize
+from devices import cpu_count
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 
@@ -75,7 +76,7 @@ def get_parser() -> cli.Parser:
     add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
     add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
     add("--only", nargs="*", default=[], help="use these and no others; default: all")
-    add("--workers", type=cli.positive(int), default=cli.cpu_count(), help="clips made at a time")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
     return parser
 
 
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     for make, count in makers:
         if count:
             made = make_clips(make, count, args.workers)
-            folders = list(cli.progress(made, "Making clips", count, unit="clip"))
+            folders = list(cli.TERMINAL.track(made, "Making clips", count, "clip"))
             print(f"{folders[-1].parent.parent}: {len(folders)} clips")
 
 

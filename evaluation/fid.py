@@ -14,9 +14,9 @@ from types import ModuleType
 import numpy as np
 import torch
 
-import preprocess
 import video
 from errors import MissingFile, UserError
+from footage import is_video, visible_files
 from models import weights
 
 PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
@@ -83,9 +83,9 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
-        for path in [root] if root.is_file() else preprocess.visible_files(root):
+        for path in [root] if root.is_file() else visible_files(root):
             step = 1 if path.suffix.lower() in PICTURES else every
-            if root.is_file() or path.suffix.lower() in PICTURES or preprocess.is_video(path):
+            if root.is_file() or path.suffix.lower() in PICTURES or is_video(path):
                 try:
                     yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, step)
                 except UserError as problem:

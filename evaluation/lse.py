@@ -7,7 +7,6 @@ offset, smaller is better; LSE-C is how far it lies below the median of all offs
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,14 @@ import numpy as np
 import torch
 from scipy.signal import medfilt
 
-import faces
-import similarity
 import video
+from concurrency import prefetch
 from errors import UserError
 from face_detection.detections import Detections
 from face_detection.tracking import fill_gaps, link_tracks, shots
+from faces import FaceSearch
+from rates import resample
+from sync.embedding import embed_windows, resample_boxes
 
 FPS = Fraction(25)
 SAMPLE_RATE = 16000  # Hz
@@ -58,12 +59,11 @@ class Score:
     frames: int  # windows compared, plus 4
 
 
-def score_file(path: Path, network: torch.nn.Module, search: argparse.Namespace | None = None) -> list[Score]:
+def score_file(path: Path, network: torch.nn.Module, search: FaceSearch | None = None) -> list[Score]:
     """Return the scores of every face in a video with its own sound.
 
-    Without ``search`` the frames are faces already (LRS2, LRS3, LRW) and are taken whole. With it, faces are found (see
-    ``faces.search_settings``), followed and cropped first, as for real videos. Raises ValueError or FileNotFoundError
-    with a sentence about a file that cannot be scored.
+    Without ``search`` the frames are faces already (LRS2, LRS3, LRW) and are taken whole. With it, faces are found,
+    followed and cropped first, as for real videos. Raises UserError with a sentence about a file that cannot be scored.
     """
     source = video.probe(path)
     if source.is_image:
@@ -74,9 +74,7 @@ def score_file(path: Path, network: torch.nn.Module, search: argparse.Namespace 
     tracks = find_tracks(source, search, network) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)
-    windows = similarity.embed_windows(
-        video.prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH
-    )
+    windows = embed_windows(prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH)
     sound = embed_sound(network, wav)
     heard = [(starts[starts < len(sound)], lips) for starts, lips in windows]
     scores = [
@@ -157,17 +155,17 @@ def device_of(network: torch.nn.Module) -> torch.device:
 
 def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
     """Yield each frame at 25 fps, resized to (224, 224, 3): the preparation of LRS-style videos of faces."""
-    for frame in video.resample(video.read_frames(source), source.fps, FPS):
+    for frame in resample(video.read_frames(source), source.fps, FPS):
         yield [cv2.resize(frame, (SIDE, SIDE))]
 
 
-def find_tracks(source: video.VideoInfo, search: argparse.Namespace, network: torch.nn.Module) -> list[np.ndarray]:
+def find_tracks(source: video.VideoInfo, search: FaceSearch, network: torch.nn.Module) -> list[np.ndarray]:
     """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
 
     Raises ValueError if no face is on view for ``LEAST_TRACK`` frames.
     """
-    found = faces.find_faces(search, source, None, device_of(network), torch.float32)
-    tracks = [similarity.resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
+    found = search.find(source, None, device_of(network))
+    tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
     if not lasting:
         raise UserError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
@@ -186,7 +184,7 @@ def shot_tracks(found: Detections) -> Iterator[np.ndarray]:
 def track_crops(source: video.VideoInfo, tracks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray | None]]:
     """Yield for each frame at 25 fps the crop (224, 224, 3) of every track that is on view, else None."""
     squares = [steady_squares(boxes) for boxes in tracks]
-    for frame, row in zip(video.resample(video.read_frames(source), source.fps, FPS), zip(*squares)):
+    for frame, row in zip(resample(video.read_frames(source), source.fps, FPS), zip(*squares)):
         yield [None if np.isnan(square[0]) else crop_square(frame, *square) for square in row]
 
 

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cli
-import files
-import preprocess
-from errors import MissingFile
 from evaluation import pairs
 
 
@@ -36,24 +33,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not args.data_root.is_dir():
-        raise MissingFile(f"--data_root {args.data_root} is not a folder")
-    videos, spaced = pairs.list_names(args.data_root, preprocess.is_video)
-    sounds, more = pairs.list_names(args.data_root, pairs.is_sound) if args.sounds else (videos, [])
-    if spaced + more:
-        print(f"left out, since a list cannot hold names with spaces: {', '.join(map(repr, spaced + more))}")
-    drawn = pairs.random_pairs(sounds, videos, args.count, args.seed)
-    if args.format == "lrs":
-        lines = [f"{without_mp4(sound)} {without_mp4(name)}" for sound, name in drawn]
-    else:
-        lines = [f"{name} {sound}" for sound, name in drawn]
-    files.save(args.filelist, "".join(f"{line}\n" for line in lines))
-    print(f"{args.filelist}: {len(lines)} pairs of {len(videos)} videos and {len(sounds)} sounds, seed {args.seed}")
-
-
-def without_mp4(name: str) -> str:
-    """The names in lists of LRS2, LRS3 and LRW have no suffix; other kinds of files keep theirs."""
-    return str(PurePosixPath(name).with_suffix("")) if name.endswith(".mp4") else name
+    drawn = pairs.draw(args.data_root, args.count, args.seed, args.sounds)
+    if drawn.left_out:
+        print(f"left out, since a list cannot hold names with spaces: {', '.join(map(repr, drawn.left_out))}")
+    pairs.write_filelist(args.filelist, drawn.pairs, args.format == "lrs")
+    print(
+        f"{args.filelist}: {len(drawn.pairs)} pairs of {drawn.videos} videos, {drawn.sounds} sounds, seed {args.seed}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,24 +6,19 @@ A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import torch
-
-import cli
-import faces
 import files
-import inference
-import preprocess
 from errors import MissingFile, UserError
+from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import read_list
-from models import Wav2Lip, optimize_for_inference, weights
+from lipsync import LipSync
 
 SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 
@@ -54,12 +49,42 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     return [(next_to.get(name, dealt[i % len(dealt)]), name) for i, name in enumerate(chosen)]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Pairs that were drawn from a folder, (sound, video) relative to it, and from how many."""
+
+    pairs: list[tuple[str, str]]
+    videos: int
+    sounds: int
+    left_out: list[str]  # names with spaces, which a list cannot hold
+
+
+def draw(data_root: Path, count: int | None = None, seed: int = 0, sound_files: bool = False) -> Drawn:
+    """Pair every video (or ``count``) below ``data_root`` with the sound of another, or with a sound file there."""
+    if not data_root.is_dir():
+        raise MissingFile(f"--data_root {data_root} is not a folder")
+    videos, spaced = list_names(data_root, is_video)
+    sounds, more = list_names(data_root, is_sound) if sound_files else (videos, [])
+    return Drawn(random_pairs(sounds, videos, count, seed), len(videos), len(sounds), spaced + more)
+
+
+def write_filelist(path: Path, drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> None:
+    """Write (sound, video) pairs, sound first as in lists of LRS2, LRS3 and LRW, or video first as in ReSyncED's."""
+    order = [(_without_mp4(sound), _without_mp4(name)) if audio_first else (name, sound) for sound, name in drawn]
+    files.save(path, "".join(f"{first} {second}\n" for first, second in order))
+
+
+def _without_mp4(name: str) -> str:
+    """The names in lists of LRS2, LRS3 and LRW have no suffix; other kinds of files keep theirs."""
+    return str(PurePosixPath(name).with_suffix("")) if name.endswith(".mp4") else name
+
+
 def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], list[str]]:
     """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others.
 
     A list cannot hold names with spaces.
     """
-    names = sorted(path.relative_to(root).as_posix() for path in preprocess.visible_files(root) if wanted(path))
+    names = sorted(path.relative_to(root).as_posix() for path in visible_files(root) if wanted(path))
     spaced = [name for name in names if any(map(str.isspace, name))]
     return [name for name in names if name not in spaced], spaced
 
@@ -88,9 +113,9 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
 
 
 def _with_suffix(root: Path, name: str) -> Path:
-    if Path(name).suffix.lower() in (*preprocess.VIDEO_SUFFIXES, *SOUND_SUFFIXES):
+    if Path(name).suffix.lower() in (*VIDEO_SUFFIXES, *SOUND_SUFFIXES):
         return root / name
-    choices = [root / (name + suffix) for suffix in (".mp4", *preprocess.VIDEO_SUFFIXES, "")]
+    choices = [root / (name + suffix) for suffix in (".mp4", *VIDEO_SUFFIXES, "")]
     return next((path for path in choices if path.is_file()), choices[0])
 
 
@@ -98,66 +123,35 @@ def _with_suffix(root: Path, name: str) -> Path:
 # Videos
 
 
-def add_generator_arguments(parser: cli.Parser) -> None:
-    """What every script takes that makes videos, with the defaults of the 2020 evaluation."""
-    add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="folder that the names of the list are relative to")
-    add("--results_dir", required=True, type=Path, help="folder for the videos; finished ones in it are kept")
-    add("--checkpoint_path", required=True, help="generator: a file, or wav2lip or wav2lip_gan")
-    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="pixels added to the box: top bottom left right")
-    add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
-    faces.add_search_arguments(parser)
-    cli.add_compute_arguments(parser)
-
-
-def open_generator(args: argparse.Namespace) -> torch.nn.Module:
-    """Return the generator for all pairs; raise, before any work is done, for what would spoil every pair."""
-    if not args.data_root.is_dir():
-        raise MissingFile(f"--data_root {args.data_root} is not a folder")
-    faces.detector_weights(args)
-    device = cli.pick_device(own_device(args.device))
-    generator = weights.load_model(args.checkpoint_path, Wav2Lip)
-    return optimize_for_inference(generator, device, cli.pick_precision(args.precision, device))
-
-
-def generate(pairs: Sequence[Pair], args: argparse.Namespace, resize: Callable[[Path], int] = lambda _: 1) -> bool:
+def generate(
+    pairs: Sequence[Pair],
+    results_dir: Path,
+    lips: LipSync,
+    resize: Callable[[Path], int] = lambda _: 1,
+    **options: object,
+) -> bool:
     """Write ``results_dir``/<number>.mp4 for every pair of this process; say whether those of all processes are done.
 
     Finished videos are kept. Why a pair was skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries
-    it again. ``resize`` gives the factor by which a video is shrunk first. ``args`` as ``add_generator_arguments``.
+    it again. ``resize`` gives the factor by which a video is shrunk first, ``options`` are those of ``LipSync.run``.
     """
-    model = open_generator(args)
-    claim(args.results_dir, pairs)
+    lips.load()  # what would spoil every pair fails here, before any work is done
+    claim(results_dir, pairs)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = list(enumerate(pairs))[rank::world]
-    for number, pair in cli.progress(mine, "Lip-syncing", len(mine), "video"):
-        note = args.results_dir / "skipped" / f"{number}.txt"
-        target = args.results_dir / f"{number}.mp4"
+    for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
+        note = results_dir / "skipped" / f"{number}.txt"
+        target = results_dir / f"{number}.mp4"
         if target.exists():
             continue
         try:
-            inference.run(inference_arguments(pair, target, args, resize(pair.video)), model)
+            lips.run(pair.video, pair.audio, target, resize_factor=resize(pair.video), **options)
             note.unlink(missing_ok=True)
         except (ValueError, RuntimeError, OSError) as problem:
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return {*range(len(pairs))} <= {*finished(args.results_dir), *skipped(args.results_dir)}
-
-
-def inference_arguments(pair: Pair, target: Path, args: argparse.Namespace, factor: int) -> argparse.Namespace:
-    """Return the arguments of ``inference.run`` for one pair."""
-    command = ["--checkpoint_path", args.checkpoint_path, "--face", pair.video, "--audio", pair.audio]
-    defaults = inference.get_parser().parse_args([*map(str, command), "--outfile", str(target)])
-    shared = {name: value for name, value in vars(args).items() if hasattr(defaults, name)}
-    shared |= {"device": own_device(args.device), "resize_factor": factor}
-    return argparse.Namespace(**{**vars(defaults), **shared})
-
-
-def own_device(name: str) -> str:
-    """Under torchrun every process of a machine takes its own GPU."""
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return f"cuda:{local}" if local and name in ("auto", "cuda") and torch.cuda.is_available() else name
+    return {*range(len(pairs))} <= {*finished(results_dir), *skipped(results_dir)}
 
 
 def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:
@@ -187,8 +181,7 @@ def report(pairs: Sequence[Pair], results_dir: Path) -> str:
     return "\n".join(lines + [f"  {n}: {pairs[n].audio} {pairs[n].video}: {reason}" for n, reason in notes.items()])
 
 
-def print_report(pairs: Sequence[Pair], results_dir: Path) -> None:
-    """Print it; raise RuntimeError if there is no video or a pair is missing one."""
-    print(report(pairs, results_dir))
+def check_complete(pairs: Sequence[Pair], results_dir: Path) -> None:
+    """Raise RuntimeError if a pair is missing its video."""
     if notes := skipped(results_dir):
         raise RuntimeError(f"{len(notes)} of {len(pairs)} pairs were skipped; {results_dir / 'skipped'} says why")

@@ -17,16 +17,17 @@ if not __package__:  # started as a file: the modules of the project are one fol
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-import torch
 
 import cli
-import faces
 import video
 from errors import UserError
-from evaluation import pairs, score_lse
+from evaluation import pairs
+from evaluation.gen_videos_from_filelist import add_generator_arguments, open_generator
 from face_detection.tracking import follow_face
+from footage import find_videos
+from lipsync import LipSync
 
-LOOK = 25  # frames in which the size of the face is measured
+MEASURED = 25  # frames in which the size of the face is measured
 
 
 def get_parser() -> cli.Parser:
@@ -34,7 +35,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--mode", required=True, choices=("random", "dubbed", "tts"), help="dubbed needs no list")
     add("--filelist", type=Path, help="list of pairs, for random and tts")
-    pairs.add_generator_arguments(parser)
+    add_generator_arguments(parser)
     add("--face_res", type=cli.positive(int), default=180, help="shrink the video until the face has about this height")
     add("--min_frame_res", type=cli.positive(int), default=480, help="but not its shorter side below this")
     add("--max_frame_res", type=cli.positive(int), default=720, help="and at least until that is no longer than this")
@@ -49,20 +50,22 @@ def run(args: argparse.Namespace) -> None:
     if (args.filelist is None) != (args.mode == "dubbed"):
         raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
     if args.mode == "dubbed":
-        wanted = [pairs.Pair(path, path) for path in score_lse.find_videos([args.data_root])]
+        wanted = [pairs.Pair(path, path) for path in find_videos([args.data_root])]
     else:
         wanted = pairs.read_filelist(args.filelist, args.data_root, audio_first=False)
-    if pairs.generate(wanted, args, partial(shrink_factor, args)):
-        pairs.print_report(wanted, args.results_dir)
+    lips = open_generator(args)
+    resize = partial(shrink_factor, args, lips)
+    if pairs.generate(wanted, args.results_dir, lips, resize, pads=args.pads):
+        print(pairs.report(wanted, args.results_dir))
+        pairs.check_complete(wanted, args.results_dir)
 
 
-def shrink_factor(args: argparse.Namespace, path: Path) -> int:
+def shrink_factor(args: argparse.Namespace, lips: LipSync, path: Path) -> int:
     """Return the whole number by which to shrink a video: towards ``--face_res``, within the frame sizes allowed."""
     source = video.probe(path)
     short = min(source.width, source.height)
     least, most = -(-short // args.max_frame_res), max(1, short // args.min_frame_res)
-    found = faces.find_faces(args, source, LOOK, cli.pick_device(pairs.own_device(args.device)), torch.float32)
-    boxes = follow_face(found, LOOK)
+    boxes = follow_face(lips.search.find(source, MEASURED, lips.device), MEASURED)
     heights = (boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
     wanted = round(float(np.median(heights)) / args.face_res) if len(heights) else 1
     return max(least, min(most, wanted), 1)

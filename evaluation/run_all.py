@@ -20,7 +20,9 @@ import torch
 
 import cli
 import files
-from evaluation import fid, lse, make_filelist, pairs, score_lse
+from devices import own_device, pick_device
+from evaluation import fid, lse, pairs, scores
+from evaluation.gen_videos_from_filelist import add_generator_arguments, open_generator
 from models import SyncNet_v2, weights
 
 PAPER = {  # LSE-D, LSE-C, FID
@@ -34,7 +36,7 @@ ROWS = ("real videos", "generated")
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Draw pairs, lip-sync them, score the videos with LSE-D, LSE-C and FID.")
     add = parser.add_argument
-    pairs.add_generator_arguments(parser)
+    add_generator_arguments(parser)
     add("--filelist", type=Path, help="pairs, sound first; default: drawn at random")
     add("--count", type=cli.positive(int), help="how many pairs to draw; default: one for every video")
     add("--seed", type=int, default=0, help="of the pairs")
@@ -50,17 +52,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    device = cli.pick_device(pairs.own_device(args.device))
+    device = pick_device(own_device(args.device))
     judge = weights.load_model(args.lse_checkpoint_path, SyncNet_v2).to(device)
     embed = None if args.no_fid else fid.open_inception(args.fid_weights, device)
     wanted = pairs.read_filelist(args.filelist or draw_pairs(args), args.data_root, audio_first=True)
 
-    if not pairs.generate(wanted, args):
+    if not pairs.generate(wanted, args.results_dir, open_generator(args), pads=args.pads):
         print("the other processes are still at work; the last one scores")
         return
     made = pairs.finished(args.results_dir)
     failed = compare([(wanted[n].video, path) for n, path in made.items()], judge, args, embed) if made else {}
-    pairs.print_report(wanted, args.results_dir)
+    print(pairs.report(wanted, args.results_dir))
+    pairs.check_complete(wanted, args.results_dir)
     if failed:
         raise RuntimeError(
             f"{len(failed)} videos could not be scored, and their pairs do not count; they are named above"
@@ -74,11 +77,11 @@ def compare(
 
     Only pairs count of which both can be scored.
     """
-    search = args if args.crop_faces else None
+    search = cli.face_search(args) if args.crop_faces else None
     reports = []
     for name, videos in zip(ROWS, map(dict.fromkeys, zip(*made))):  # the real ones may be in several pairs
-        bar = cli.progress(videos, f"Scoring {name}", len(videos), "file")
-        reports.append(score_lse.score_files(bar, judge, search))
+        bar = cli.TERMINAL.track(videos, f"Scoring {name}", len(videos), "file")
+        reports.append(scores.score_files(bar, judge, search))
     failed = {path: reason for report in reports for path, reason in report.failed.items()}
     usable = list(zip(*(pair for pair in made if not set(map(str, pair)) & set(failed))))
     rows = {name: means(report, videos) for name, report, videos in zip(ROWS, reports, usable)}
@@ -91,22 +94,19 @@ def compare(
     return failed
 
 
-def means(report: score_lse.Report, videos: Sequence[Path]) -> dict[str, float]:
+def means(report: scores.Report, videos: Sequence[Path]) -> dict[str, float]:
     """Return the mean scores of ``videos``, over all their faces; one that is in several pairs counts in each."""
     by_file: dict[str, list[lse.Score]] = {}
     for score in report.scores:
         by_file.setdefault(score.file, []).append(score)
-    some = score_lse.Report([score for path in videos for score in by_file[str(path)]])
+    some = scores.Report([score for path in videos for score in by_file[str(path)]])
     return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
 
 
 def draw_pairs(args: argparse.Namespace) -> Path:
-    """Write a list into the results folder with ``make_filelist``, and return it."""
+    """Write a list into the results folder, and return it."""
     path = args.results_dir / "filelist.txt"
-    command = ["--data_root", str(args.data_root), "--filelist", str(path), "--seed", str(args.seed)]
-    make_filelist.run(
-        make_filelist.get_parser().parse_args(command + (["--count", str(args.count)] if args.count else []))
-    )
+    pairs.write_filelist(path, pairs.draw(args.data_root, args.count, args.seed).pairs)
     return path
 
 

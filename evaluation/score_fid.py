@@ -15,6 +15,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 
 import cli
 import files
+from devices import pick_device
 from errors import MissingFile
 from evaluation import fid
 
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         files.check_not_read("--json", args.json, (*args.real, *args.generated))
         files.check_folder(args.json.parent)
-    embed = fid.open_inception(args.weights, cli.pick_device(args.device))
+    embed = fid.open_inception(args.weights, pick_device(args.device))
     real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
     value = fid.distance(real, generated)
     print(f"FID {value:.3f}: {real.count} real and {generated.count} generated pictures")

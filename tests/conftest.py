@@ -15,11 +15,13 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 SHARED = ROOT.parent / "shared"
 sys.path[:0] = [str(ROOT), str(GOLDEN)]
 
-import cli  # noqa: E402
+import devices  # noqa: E402
 import models  # noqa: E402
 from fill import fill  # noqa: E402
 
-needs_bf16 = pytest.mark.skipif(not cli.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16")
+needs_bf16 = pytest.mark.skipif(
+    not devices.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16"
+)
 
 
 def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:

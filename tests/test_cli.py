@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import cli
+import devices
 from errors import MissingFile, UserError
 
 
@@ -70,20 +71,20 @@ def test_unusable_values(parse, text):
 
 
 def test_devices():
-    assert cli.pick_device("cpu").type == "cpu"
+    assert devices.pick_device("cpu").type == "cpu"
     for name in ("cuda:99", "toaster", "mps"):
         with pytest.raises(ValueError, match="use|auto"):
-            cli.pick_device(name)
+            devices.pick_device(name)
 
 
 def test_precision(monkeypatch):
     cpu = torch.device("cpu")
-    assert cli.pick_precision("fp32", cpu) == torch.float32
-    monkeypatch.setattr(cli, "cpu_has_bf16", lambda: True)
-    assert cli.pick_precision("auto", cpu) == torch.bfloat16
-    monkeypatch.setattr(cli, "cpu_has_bf16", lambda: False)
-    assert cli.pick_precision("auto", cpu) == torch.float32
-    assert cli.pick_precision("auto", torch.device("cuda")) == torch.float16
+    assert devices.pick_precision("fp32", cpu) == torch.float32
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: True)
+    assert devices.pick_precision("auto", cpu) == torch.bfloat16
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: False)
+    assert devices.pick_precision("auto", cpu) == torch.float32
+    assert devices.pick_precision("auto", torch.device("cuda")) == torch.float16
 
 
 @pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
@@ -91,19 +92,19 @@ def test_training_precision_of_a_gpu(monkeypatch, capability, dtype):
     """A T4 (7.5) emulates bfloat16, and torch says that it supports it."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert cli.pick_training_precision("auto", torch.device("cuda")) == dtype
+    assert devices.pick_training_precision("auto", torch.device("cuda")) == dtype
 
 
 def test_precision_with_a_torch_that_cannot_tell(monkeypatch):
     for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # not in 2.4
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert cli.pick_precision("auto", torch.device("cpu")) == torch.float32
+    assert devices.pick_precision("auto", torch.device("cpu")) == torch.float32
 
 
-@pytest.mark.parametrize("pick", [cli.pick_precision, cli.pick_training_precision])
+@pytest.mark.parametrize("pick", [devices.pick_precision, devices.pick_training_precision])
 def test_precision_that_the_cpu_lacks(pick, monkeypatch):
     """Without AVX-512 the convolutions fail in the middle of a run."""
-    monkeypatch.setattr(cli, "cpu_computes", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(devices, "cpu_computes", lambda dtype: dtype == torch.float32)
     assert pick("fp32", torch.device("cpu")) == torch.float32
     with pytest.raises(ValueError, match="does not compute in bf16; use --precision auto or fp32"):
         pick("bf16", torch.device("cpu"))

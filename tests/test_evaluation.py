@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,8 +13,6 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-import faces
-import inference
 import video
 from conftest import GOLDEN, run_ffmpeg, write_clip
 from evaluation import (
@@ -27,6 +26,8 @@ from evaluation import (
     score_lse,
 )
 from evaluation import score_fid as score_fid_script
+from faces import FaceSearch
+from lipsync import LipSync
 from models import weights
 
 
@@ -105,7 +106,7 @@ def test_steady_squares_ignore_one_wild_box():
 def test_whole_frames_and_tracks(talking):
     (whole,) = lse.score_file(talking, Judge())
     assert (whole.track, whole.frames) == (0, 24) and whole.lse_d > 0  # 25 frames: the last window's sound is not whole
-    (track,) = lse.score_file(talking, Judge(), faces.search_settings(face_detector="haar"))
+    (track,) = lse.score_file(talking, Judge(), FaceSearch("haar"))
     assert track.frames == 24 and track.lse_d != whole.lse_d
 
 
@@ -285,7 +286,7 @@ def test_bad_lists(tmp_path, text, words):
 
 @pytest.fixture
 def data(tmp_path, talking, small_checkpoint, monkeypatch):
-    """A folder with four videos, one of them broken; ``inference.run`` only copies, and notes its arguments."""
+    """A folder with four videos, one of them broken; ``LipSync.run`` only copies, and notes its arguments."""
     root = tmp_path / "data"
     root.mkdir()
     for name in ("a.mp4", "b.mp4", "c.mp4"):
@@ -294,13 +295,13 @@ def data(tmp_path, talking, small_checkpoint, monkeypatch):
     (tmp_path / "list.txt").write_text("a b\nb bad\nmissing c\nc a\n")
     calls = []
 
-    def run(args, model):
-        for path in (args.face, args.audio):
+    def run(self, face, audio, outfile, **options):
+        for path in (face, audio):
             video.probe(path)
-        calls.append(args)
-        shutil.copy(args.face, args.outfile)
+        calls.append(SimpleNamespace(face=face, audio=audio, outfile=outfile, **options))
+        shutil.copy(face, outfile)
 
-    monkeypatch.setattr(inference, "run", run)
+    monkeypatch.setattr(LipSync, "run", run)
     common = ["--data_root", root, "--results_dir", tmp_path / "out", "--checkpoint_path", small_checkpoint]
     return tmp_path, [*map(str, common), "--face_detector", "haar"], calls
 
@@ -325,8 +326,8 @@ def test_videos_of_a_list(data, capsys):
 
 def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
     folder, common, calls = data
-    loaded, load = [], weights.load_model
-    monkeypatch.setattr(weights, "load_model", lambda *args: loaded.append(load(*args)) or loaded[-1])
+    loaded, build = [], weights.build
+    monkeypatch.setattr(weights, "build", lambda *args: loaded.append(build(*args)) or loaded[-1])
     gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
     assert len(calls) == 2 and len(loaded) == 1
 
@@ -367,14 +368,14 @@ def judged(data, monkeypatch):
     """The same, with judges that see greys, and generated videos that are the negative of the real ones."""
     folder, common, calls = data
     (folder / "data/bad.mp4").unlink()
-    copy = inference.run
+    copy = LipSync.run
 
-    def run(args, model):
-        copy(args, model)
-        args.outfile.unlink()
-        run_ffmpeg("-i", args.face, "-vf", "negate", "-c:a", "copy", args.outfile)
+    def run(self, face, audio, outfile, **options):
+        copy(self, face, audio, outfile, **options)
+        outfile.unlink()
+        run_ffmpeg("-i", face, "-vf", "negate", "-c:a", "copy", outfile)
 
-    monkeypatch.setattr(inference, "run", run)
+    monkeypatch.setattr(LipSync, "run", run)
     monkeypatch.setattr(run_all.weights, "load_model", lambda *_: Judge())
     monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: x.mean((1, 2)))
     return folder, common, calls
@@ -422,7 +423,7 @@ def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
 
 def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):
     folder, common, _ = judged
-    monkeypatch.setattr(inference, "run", lambda *_: (_ for _ in ()).throw(ValueError("no face at all")))
+    monkeypatch.setattr(LipSync, "run", lambda *_, **__: (_ for _ in ()).throw(ValueError("no face at all")))
     assert run_all.main(common) == 1
     out, err = capsys.readouterr()
     assert out.count("no face at all") == 3 and "3 of 3 pairs were skipped" in err
@@ -432,4 +433,4 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
     write_clip(tmp_path / "grey.mp4", np.full((15, 96, 128, 3), 90, np.uint8))
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is on view for 10 frames"):
-        lse.score_file(tmp_path / "grey sound.mp4", Judge(), faces.search_settings(face_detector="haar"))
+        lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("haar"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import weakref
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from face_detection import FaceAlignment, detectors
 from face_detection.detections import Detections, cache_name
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
+from faces import FaceSearch
 
 
 def box(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> list[float]:
@@ -274,34 +276,36 @@ def downloads(monkeypatch, tmp_path) -> list[str]:
     return asked
 
 
-def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, capsys):
-    source, auto = video.probe(talking_clip), faces.search_settings()
-    for settings in (auto, faces.search_settings(no_cache=True)):
-        found = faces.find_faces(settings, source, 5, torch.device("cpu"), torch.float32)
-        assert not np.isnan(follow_face(found, 12)).any()
-    assert downloads == ["s3fd"]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("warning: could not download") and "centerface" in lines[0]
-    caches = [faces.cache_of(faces.search_settings(face_detector=d), source) for d in ("auto", "centerface", "sfd")]
+def test_without_its_weights_another_detector_goes_on(downloads, talking_clip):
+    source, auto = video.probe(talking_clip), FaceSearch()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")  # as everywhere but in pytest
+        for settings in (auto, FaceSearch(cache=False)):
+            found = settings.find(source, 5)
+            assert not np.isnan(follow_face(found, 12)).any()
+    assert downloads == ["s3fd"] and len(told) == 1
+    assert str(told[0].message).startswith("could not download") and "centerface" in str(told[0].message)
+    with pytest.warns(match="could not download"):
+        caches = [FaceSearch(d).cache_of(source) for d in ("auto", "centerface", "sfd")]
     assert caches[0] == caches[1] != caches[2] and caches[0].exists() and not caches[2].exists()
 
 
-def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip, capsys):
-    settings = faces.search_settings(face_detector="sfd")
+@pytest.mark.filterwarnings("error")
+def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
+    settings = FaceSearch("sfd")
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
-        faces.find_faces(settings, video.probe(talking_clip), 5, torch.device("cpu"), torch.float32)
-    assert not capsys.readouterr().err
+        settings.find(video.probe(talking_clip), 5)
 
 
 def test_sfd_is_preferred(downloads, tmp_path, monkeypatch):
-    given = faces.search_settings(face_detector_weights=tmp_path / "mine.pth")
-    assert (faces.detector_name(given), faces.detector_weights(given)) == ("sfd", tmp_path / "mine.pth")
+    given = FaceSearch(weights=tmp_path / "mine.pth")
+    assert (given.detector_name(), given.detector_weights()) == ("sfd", tmp_path / "mine.pth")
     (tmp_path / "s3fd.pth").touch()
-    assert faces.detector_name(faces.search_settings()) == "sfd" and not downloads
+    assert FaceSearch().detector_name() == "sfd" and not downloads
     (tmp_path / "s3fd.pth").unlink()
     monkeypatch.setattr(faces.weights, "find", lambda _: tmp_path / "downloaded.pth")
-    auto = faces.search_settings()
-    assert (faces.detector_name(auto), faces.detector_weights(auto)) == ("sfd", tmp_path / "downloaded.pth")
+    auto = FaceSearch()
+    assert (auto.detector_name(), auto.detector_weights()) == ("sfd", tmp_path / "downloaded.pth")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import audio
-import cli
-import inference
 import models
 import video
 from conftest import needs_bf16
+from devices import PRECISIONS
 from face_detection import FaceAlignment, LandmarksType
+from lipsync import read_speech
+from mouths import network_inputs, redraw_mouths
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def rows(shared, case):
     """(frame, box, mel) of every golden frame, through our own readers."""
     source = video.probe(shared / case["clip"])
     top, bottom, left, right = case["box_top_bottom_left_right"]
-    windows = inference.open_speech(shared / case["audio"], source.fps)
+    windows = read_speech(shared / case["audio"], source.fps)
     frames = list(video.repeat_frames(source, len(windows)))
     return [(frames[i], (left, top, right, bottom), windows[i]) for i in case["frames"]]
 
@@ -41,7 +42,7 @@ def test_frame_count_and_repetition(shared, case):
 
 def test_network_inputs(shared, rows):
     golden = np.load(shared / "golden/inference/network_inputs.npz")
-    mels, faces = inference.network_inputs(rows)
+    mels, faces = network_inputs(rows)
     assert np.abs(mels - golden["mel"][:, 0]).max() < 1e-3
     assert np.abs(faces.transpose(0, 3, 1, 2) / 255.0 - golden["face"]).mean() < 1 / 255
 
@@ -61,8 +62,8 @@ def test_mel_windows_of_every_frame(shared, case):
 def test_finished_frames(shared, case, rows, filled, precision):
     model = filled(models.Wav2Lip)
     if precision == "bf16":
-        model = models.optimize_for_inference(model, torch.device("cpu"), cli.PRECISIONS[precision])
-    for index, finished in zip(case["frames"], inference.lip_sync(*zip(*rows), model)):
+        model = models.optimize_for_inference(model, torch.device("cpu"), PRECISIONS[precision])
+    for index, finished in zip(case["frames"], redraw_mouths(*zip(*rows), model)):
         golden = cv2.imread(str(shared / f"golden/inference/{index:03d}.png"))
         assert cv2.PSNR(finished, golden) > 40, index
 

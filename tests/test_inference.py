@@ -15,12 +15,16 @@ import pytest
 import torch
 
 import audio
+import devices
 import faces
 import inference
 import models
+import mouths
 import video
 from conftest import ROOT, run_ffmpeg, write_clip
+from devices import cpu_workers
 from models import weights
+from mouths import generate, paste, redraw_mouths
 
 
 @pytest.fixture
@@ -156,8 +160,8 @@ def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
 def test_feather_keeps_what_the_mouth_does_not_need(astronaut):
     face = np.zeros((96, 96, 3), np.uint8)
     bright = np.full_like(astronaut, 200)
-    box = inference.paste(bright, face, (100, 100, 300, 320), "box")
-    soft = inference.paste(bright, face, (100, 100, 300, 320), "feather")
+    box = paste(bright, face, (100, 100, 300, 320), "box")
+    soft = paste(bright, face, (100, 100, 300, 320), "feather")
     assert (bright == 200).all() and (box[100:320, 100:300] == 0).all()
     assert (soft[:180] == 200).all() and (soft[100:320, [100, 299]] == 200).all() and (soft[260, 200] == 0).all()
     assert np.abs(np.diff(soft[:, 200, 0].astype(int))).max() < 30  # no edge anywhere
@@ -176,8 +180,8 @@ def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):
 def test_longer_speech_continues_the_search(sync, tmp_path, speech, monkeypatch):
     run_ffmpeg("-i", speech, "-t", 0.4, tmp_path / "short.wav")
     searched = []
-    real = inference.video.read_frames
-    monkeypatch.setattr(inference.video, "read_frames", lambda *a, **k: (searched.append(a[1:3]), real(*a, **k))[1])
+    real = video.read_frames
+    monkeypatch.setattr(video, "read_frames", lambda *a, **k: (searched.append(a[1:3]), real(*a, **k))[1])
     sync(audio=tmp_path / "short.wav")
     sync()
     assert (0, 10) in searched and (10, 20) in searched
@@ -201,7 +205,7 @@ def test_lip_sync_is_a_stream(filled):
 
     boxes = [(10, 10, 100, 110)] * 3 + [None] + [(10, 10, 100, 110)] * 3
     mels = [np.zeros((80, 16), np.float32)] * 7
-    finished = inference.lip_sync(frames(), boxes, mels, filled(models.Wav2Lip, 0.125), batch_size=3)
+    finished = redraw_mouths(frames(), boxes, mels, filled(models.Wav2Lip, 0.125), batch_size=3)
     first = next(finished)
     assert given == [0, 1, 2] and (first[:10] == 0).all() and (first[10:110, 10:100] != 0).any()
     rest = list(finished)
@@ -226,9 +230,9 @@ def test_only_running_out_of_memory_halves_the_batch():
     faces = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 6), np.uint8)
     mels = np.zeros((5, 80, 16), np.float32)
     full = Network(torch.OutOfMemoryError)
-    assert (inference.generate(full, mels, faces) == faces[..., 3:]).all() and max(full.sizes[2:]) <= 3
+    assert (generate(full, mels, faces) == faces[..., 3:]).all() and max(full.sizes[2:]) <= 3
     with pytest.raises(RuntimeError, match="too many"):
-        inference.generate(Network(RuntimeError), mels, faces)
+        generate(Network(RuntimeError), mels, faces)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 15, 16, 31, 64])
@@ -237,9 +241,9 @@ def test_no_core_is_idle(monkeypatch, threads):
     shares = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(torch, "set_num_threads", shares.append)
-    with inference.cpu_workers(torch.device("cpu")) as workers:
+    with cpu_workers(torch.device("cpu")) as workers:
         (share,) = shares
-        assert workers <= inference.MOST_WORKERS and threads <= workers * share < threads + share
+        assert workers <= devices.MOST_WORKERS and threads <= workers * share < threads + share
     assert shares[1:] == [threads]
 
 
@@ -387,7 +391,7 @@ def test_interrupted_run_leaves_nothing(fails, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inference, "paste", interrupted)
+    monkeypatch.setattr(mouths, "paste", interrupted)
     assert "stopped" in fails(expected=130)
 
 

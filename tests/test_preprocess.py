@@ -15,6 +15,7 @@ import pytest
 from scipy.io import wavfile
 
 import audio
+import faces
 import preprocess
 import video
 from conftest import run_ffmpeg, write_clip
@@ -437,7 +438,7 @@ def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
     assert devices("--ngpu", "2", clips=1) == ["cuda:2"]
     assert devices("--device", "cuda:0") == ["cuda:0"]
     for detector in ("haar", "centerface"):
-        assert devices("--face_detector", detector, "--ngpu", "4") == ["cpu"] * preprocess.cli.cpu_count()
+        assert devices("--face_detector", detector, "--ngpu", "4") == ["cpu"] * preprocess.cpu_count()
     with pytest.raises(ValueError, match="no cuda:5"):
         devices("--ngpu", "3")
 
@@ -449,13 +450,13 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
         asked.append(name)
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(preprocess.faces, "SFD_WEIGHTS", roots.videos / "s3fd.pth")
-    monkeypatch.setattr(preprocess.faces.weights, "find", refuse)
+    monkeypatch.setattr(faces, "SFD_WEIGHTS", roots.videos / "s3fd.pth")
+    monkeypatch.setattr(faces.weights, "find", refuse)
     monkeypatch.setattr(preprocess.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(preprocess.torch.cuda, "device_count", lambda: 2)
     args = ["--data_root", str(roots.videos), "--preprocessed_root", str(roots.data)]
     jobs = preprocess.plan_workers(preprocess.get_parser().parse_args([*args, "--ngpu", "2"]), 100)
-    assert len(jobs) == preprocess.cli.cpu_count()
+    assert len(jobs) == preprocess.cpu_count()
     assert {(job.face_detector, job.device, job.weights) for job in jobs} == {("centerface", "cpu", None)}
 
     put(clip, roots, "a/1.mp4", "a/2.mp4")

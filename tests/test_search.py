@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-import cli
 import faces
-import inference
 import video
+from devices import pick_precision
 from face_detection import detectors
 from face_detection.detections import Detections
 from face_detection.search import CONTEXT, NEWCOMERS_SECONDS, search
 from face_detection.tracking import find_cuts, follow_face, intersection_over_union
+from faces import FaceSearch
 
 WIDTH, HEIGHT, SIDE = 1280, 720, 120
 RNG = np.random.default_rng(0)
@@ -207,13 +207,12 @@ def test_unsearched_frames_survive_saving_and_old_files_count_as_nothing(tmp_pat
 
 def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
     """Boxes are kept as the search goes; the next run starts behind them."""
-    arguments = ["--checkpoint_path", "x", "--face", str(talking_clip), "--audio", "x", "--face_detector", "haar"]
-    args = inference.get_parser().parse_args(arguments)
+    search = FaceSearch("haar")
     source, started = video.probe(talking_clip), []
     real = detectors.Haar._detect
 
     def dies_late(self, frame):
-        if len(started) == 1 and len(Detections.load(faces.cache_of(args, source))) >= 10:
+        if len(started) == 1 and len(Detections.load(search.cache_of(source))) >= 10:
             raise KeyboardInterrupt
         return real(self, frame)
 
@@ -222,15 +221,15 @@ def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
     monkeypatch.setattr(detectors.Haar, "_detect", dies_late)
     monkeypatch.setattr(faces, "SAVE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        faces.find_faces(args, source, 25, "cpu", None)
-    found = faces.find_faces(args, source, 25, "cpu", None)
+        search.find(source, 25)
+    found = search.find(source, 25)
     assert started[0] == 0 and started[1] >= 10 and len(found) == 25
     assert not np.isnan(follow_face(found, 12)).any()
 
 
 def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
     frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 12))
-    sfd = detectors.SFD(s3fd_checkpoint, dtype=cli.pick_precision("auto", torch.device("cpu")))
+    sfd = detectors.SFD(s3fd_checkpoint, dtype=pick_precision("auto", torch.device("cpu")))
     boxes = follow_face(find(frames, sfd), 12)
     for i in (0, 7):
         assert intersection_over_union(boxes[i], sfd.detect([frames[i]])[0][0, :4]) > 0.9

@@ -12,14 +12,18 @@ import pytest
 import torch
 
 import audio
-import faces
 import inference
 import models
 import similarity
 import video
 from conftest import needs_bf16, rnd, run_ffmpeg, write_clip
+from devices import pick_precision
 from face_detection.detections import Detections
 from face_detection.tracking import follow_faces
+from faces import FaceSearch
+from rates import resample
+from sync import Face, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
+from sync.embedding import embed_mouths, embed_sound, embed_windows, face_of, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +44,9 @@ def test_similarity_of_the_filled_expert(shared, filled):
     with torch.no_grad():
         sound, face = expert(*(torch.from_numpy(golden[name])[None] for name in ("syncnet_mel", "syncnet_x_positive")))
     pictures = [cv2.imread(str(clip / f"{i}.jpg")) for i in range(9, 17)]
-    mouths = [[similarity.face_of(p, np.array([0.0, 0.0, p.shape[1], p.shape[0]]))[48:]] for p in pictures]
-    ((starts, vectors),) = similarity.embed_windows(mouths, 1, lambda x: similarity.embed_mouths(expert, x), expert)
-    voice = similarity.listen([audio.load_wav(clip / "audio.wav")], expert)
+    mouths = [[face_of(p, np.array([0.0, 0.0, p.shape[1], p.shape[0]]))[48:]] for p in pictures]
+    ((starts, vectors),) = embed_windows(mouths, 1, lambda x: embed_mouths(expert, x), expert)
+    voice = embed_sound([audio.load_wav(clip / "audio.wav")], expert)
     np.testing.assert_array_equal(starts, range(4))
     assert abs(vectors[1].astype(float) @ voice.vectors[10] - float((sound * face).sum())) < 1e-3  # frames 10 … 14
 
@@ -68,30 +72,30 @@ def unit(seed: int, count: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def a_face(vectors: np.ndarray, starts: list[int] | None = None) -> similarity.Face:
+def a_face(vectors: np.ndarray, starts: list[int] | None = None) -> Face:
     starts = np.arange(len(vectors)) if starts is None else np.array(starts)
-    return similarity.Face(np.zeros((len(vectors) + 4, 4)), starts, vectors[starts], np.zeros((96, 96, 3), np.uint8))
+    return Face(np.zeros((len(vectors) + 4, 4)), starts, vectors[starts], np.zeros((96, 96, 3), np.uint8))
 
 
 @pytest.mark.parametrize("late", [-15, -3, 0, 1, 7, 15])
 def test_an_inserted_offset_is_found(late):
     moments = unit(0, 140)
-    face, voice = a_face(moments[20:80]), similarity.Voice(moments[20 - late : 80 - late])
-    result = similarity.compare(face, voice)
+    face, voice = a_face(moments[20:80]), Voice(moments[20 - late : 80 - late])
+    result = compare(face, voice)
     assert result.offset_frames == late and result.curve[15 + late] == pytest.approx(1, abs=1e-5)
     assert result.verdict == ("in sync" if abs(late) <= 1 else f"off by {late} frames")
     assert ("late" in str(result)) == (late > 1) and ("early" in str(result)) == (late < -1)
 
 
 def test_strangers_are_unrelated():
-    assert similarity.compare(a_face(unit(1, 100)), similarity.Voice(unit(2, 100))).verdict == "unrelated"
+    assert compare(a_face(unit(1, 100)), Voice(unit(2, 100))).verdict == "unrelated"
 
 
 @pytest.mark.parametrize("seen, heard", [(30, 50), (50, 30), (5, 5), (8, 5)])
 def test_observations(seen, heard):
     """min(video frames, frames that the sound covers) - 4, and every value where it belongs."""
-    face, voice = a_face(unit(1, seen - 4)), similarity.Voice(unit(2, heard - 4))
-    result = similarity.compare(face, voice)
+    face, voice = a_face(unit(1, seen - 4)), Voice(unit(2, heard - 4))
+    result = compare(face, voice)
     count = min(seen, heard) - 4
     assert result.describe().nobs == count and result.missing == 0 and voice.frames == heard
     np.testing.assert_allclose(result.similarity, (face.vectors[:count] * voice.vectors[:count]).sum(1), rtol=1e-5)
@@ -102,14 +106,14 @@ def test_who_speaks_is_told_by_contrast_not_by_level():
     moments, constant = unit(0, 60), unit(3, 1)
     vague = a_face(np.repeat(moments.mean(0, keepdims=True) / np.linalg.norm(moments.mean(0)), 60, 0))
     mixed = 0.5 * moments + 0.5 * constant
-    table = similarity.Table(["voice"], [vague, a_face(0.8 * mixed)], [similarity.Voice(moments)])
-    assert table.matrix[0, 0] > table.matrix[1, 0] and table.best_face(0) == 1
+    table = SimilarityMatrix(["voice"], [vague, a_face(0.8 * mixed)], [Voice(moments)])
+    assert table.means[0, 0] > table.means[1, 0] and table.best_face(0) == 1
 
 
 def test_windows_without_a_face_are_counted():
     moments = unit(0, 40)
     kept = [i for i in range(40) if not 10 <= i < 17]
-    result = similarity.compare(a_face(moments, kept), similarity.Voice(moments))
+    result = compare(a_face(moments, kept), Voice(moments))
     assert result.missing == 7 and "7 of 40" in str(result)
     np.testing.assert_array_equal(result.windows, kept)
     np.testing.assert_allclose(result.similarity, 1, atol=1e-5)
@@ -117,13 +121,13 @@ def test_windows_without_a_face_are_counted():
 
 def test_one_missing_face_costs_five_windows():
     pictures = [[None if i == 6 else np.full((2, 2, 3), i)] for i in range(14)]
-    windows = list(similarity.windows_of(pictures))
+    windows = list(windows_of(pictures))
     assert [start for _, start, _ in windows] == [0, 1, 7, 8, 9]
     np.testing.assert_array_equal(windows[-1][2][:, 0, 0, 0], range(9, 14))
 
 
 def test_description_is_printed_as_scipy_prints_it():
-    text = str(similarity.compare(a_face(unit(1, 20)), similarity.Voice(unit(2, 20))).describe())
+    text = str(compare(a_face(unit(1, 20)), Voice(unit(2, 20))).describe())
     assert text.startswith("DescribeResult(nobs=20, minmax=(0.") and "np." not in text
     assert all(f"{name}=" in text for name in ("mean", "variance", "skewness", "kurtosis"))
 
@@ -133,7 +137,7 @@ def test_description_is_printed_as_scipy_prints_it():
 )
 def test_resample_moves_items_to_the_nearest_place(source, target):
     source, target = Fraction(source), Fraction(target)
-    given = list(video.resample(range(100), source, target))
+    given = list(resample(range(100), source, target))
     assert len(given) == pytest.approx(100 * target / source, abs=0.5)
     assert all(
         abs(item / source - place / target) <= 1 / (2 * min(source, target)) + 0.02 for place, item in enumerate(given)
@@ -183,8 +187,8 @@ def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_chec
     assert cv2.imread(str(tmp_path / "new/out.png")).shape[1] == 1200
     assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "new/out.mp4"))) == 25
 
-    expert = similarity.open_expert(expert_checkpoint, dtype=inference.cli.pick_precision("auto", torch.device("cpu")))
-    result = similarity.score(talking_clip, speech, expert, faces.search_settings(face_detector="haar"))
+    expert = open_expert(expert_checkpoint, dtype=pick_precision("auto", torch.device("cpu")))
+    result = score(talking_clip, speech, expert, FaceSearch("haar"))
     assert str(result) == out.strip() and result.mean == pytest.approx(found["mean"])
 
     command = ["--checkpoint_path", small_checkpoint, "--syncnet_checkpoint_path", expert_checkpoint]
@@ -197,7 +201,7 @@ def test_a_box_for_more_frames_than_there_are(speech, talking_clip, expert_check
     """inference.py --box gives one for every frame of the sound, and those after the picture counted as faceless."""
     source = video.probe(talking_clip)
     boxes = np.tile([40.0, 40.0, 120.0, 120.0], (60, 1))
-    result = similarity.score_boxes(source, boxes, speech, similarity.open_expert(expert_checkpoint))
+    result = score_boxes(source, boxes, speech, open_expert(expert_checkpoint))
     assert result.frames == 25 and result.missing == 0 and len(result.similarity) == 21
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import video
+from concurrency import prefetch
 from conftest import run_ffmpeg, write_clip
 
 
@@ -401,7 +402,7 @@ def test_prefetch_keeps_order_and_surfaces_errors():
         yield from range(5)
         raise RuntimeError("in the thread")
 
-    got = video.prefetch(items())
+    got = prefetch(items())
     assert list(itertools.islice(got, 5)) == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="in the thread"):
         next(got)
@@ -416,7 +417,7 @@ def test_prefetch_closes_what_it_reads():
         finally:
             closed.append(True)
 
-    got = video.prefetch(items())
+    got = prefetch(items())
     assert next(got) == 0
     got.close()
     assert closed == [True]

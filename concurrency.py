@@ -1,0 +1,48 @@
+"""Streams of items that are worked on ahead of whoever takes them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def prefetch(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order."""
+    iterator = iter(items)
+    end = object()
+    pending: deque = deque()
+    with ThreadPoolExecutor(1) as worker:
+        try:
+            pending.extend(worker.submit(next, iterator, end) for _ in range(depth))
+            while (item := pending.popleft().result()) is not end:
+                pending.append(worker.submit(next, iterator, end))
+                yield item
+        finally:
+            for future in pending:
+                future.cancel()
+            if close := getattr(iterator, "close", None):
+                worker.submit(close).result()  # in the thread that ran it, once its last step is done
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    pending: deque = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,114 @@
+"""Which device and precision to compute on, and with how many CPU threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+
+from errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` -> the fastest device here; else the named one. Raises ValueError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices); use --device auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("there is no mps device here; use --device auto")
+    return device
+
+
+def own_device(name: str) -> str:
+    """Under torchrun every process of a machine takes its own GPU."""
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    return f"cuda:{local}" if local and name in ("auto", "cuda") and torch.cuda.is_available() else name
+
+
+def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
+    if name != "auto":
+        return named_precision(name, device)
+    fast = cuda_has_bf16(device) if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` -> the fastest that stays within about one grey level of float32 on ``device``; else the named one."""
+    if name != "auto":
+        return named_precision(name, device)
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
+
+
+def named_precision(name: str, device: torch.device) -> torch.dtype:
+    dtype = PRECISIONS[name]
+    if device.type == "cpu" and not cpu_computes(dtype):
+        raise UserError(f"this CPU does not compute in {name}; use --precision auto or fp32")
+    return dtype
+
+
+def cpu_count() -> int:
+    """Return how many CPUs this process may use: a container or taskset makes them fewer, and torchrun's share them."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def cpu_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has convolutions in ``dtype`` for this CPU at all, fast or not."""
+    if dtype == torch.float32 or not torch.backends.mkldnn.is_available():
+        return True
+    ops = torch.ops.mkldnn
+    return bool(ops._is_mkldnn_bf16_supported() if dtype == torch.bfloat16 else ops._is_mkldnn_fp16_supported())
+
+
+def cuda_has_bf16(device: torch.device) -> bool:
+    """Whether this GPU computes in bfloat16. ``torch.cuda.is_bf16_supported`` also says yes where it is emulated (T4).
+
+    Newer torch can be asked to leave these out, but not 2.4, and not about another GPU than the current one.
+    """
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"):
+        return False
+    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    if capable:
+        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch before 2.12 has no public way, before 2.6 none
+    return bool(ask())
+
+
+@contextlib.contextmanager
+def cpu_workers(device: torch.device) -> Iterator[int]:
+    """Yield how many calls of the network to run at a time, and give each its share of the CPU's threads meanwhile.
+
+    Calls side by side, a thread each, need not wait for the slowest core at every layer: the cores are also wanted by
+    the decoder and the encoder. On another device, one call is prepared while another runs.
+    """
+    if device.type != "cpu":
+        yield 2
+        return
+    threads = torch.get_num_threads()
+    share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
+    workers = -(-threads // share)
+    torch.set_num_threads(share)
+    try:
+        yield workers
+    finally:
+        torch.set_num_threads(threads)

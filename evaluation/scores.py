@@ -1,0 +1,61 @@
+"""LSE of many files: every score, the means, and why some have none."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import files
+from evaluation.lse import Score, score_file
+from faces import FaceSearch
+
+
+@dataclass
+class Report:
+    """The scores of many files, and why some have none."""
+
+    scores: list[Score] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # reason by file
+
+    def mean(self, name: str) -> float:
+        """Over all faces; NaN without any."""
+        return float(np.mean([getattr(score, name) for score in self.scores])) if self.scores else float("nan")
+
+    def __str__(self) -> str:
+        lines = [f"{'LSE-D':>8} {'LSE-C':>8} {'offset':>7} {'frames':>7} {'track':>6}  file"]
+        lines += [
+            f"{s.lse_d:8.3f} {s.lse_c:8.3f} {s.offset:7d} {s.frames:7d} {s.track:6d}  {s.file}" for s in self.scores
+        ]
+        if self.scores:
+            lines.append(f"{self.mean('lse_d'):8.3f} {self.mean('lse_c'):8.3f}   mean of {len(self.scores)}")
+        return "\n".join(lines + [f"skipped: {path}: {reason}" for path, reason in self.failed.items()])
+
+    def to_json(self) -> dict[str, object]:
+        mean = {name: self.mean(name) for name in ("lse_d", "lse_c")} if self.scores else None
+        return {"mean": mean, "scores": [asdict(score) for score in self.scores], "failed": self.failed}
+
+    def to_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(Score)])
+        writer.writeheader()
+        writer.writerows(map(asdict, self.scores))
+        return text.getvalue()
+
+
+def score_files(paths: Iterable[Path], network: torch.nn.Module, search: FaceSearch | None = None) -> Report:
+    """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
+    report = Report()
+    for path in paths:
+        try:
+            report.scores += score_file(path, network, search)
+        except (ValueError, RuntimeError, OSError) as problem:
+            if files.is_disk_error(problem):
+                raise
+            report.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+    return report

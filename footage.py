@@ -1,0 +1,52 @@
+"""The videos in a folder, by name and by content."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from errors import MissingFile, UserError
+
+VIDEO_SUFFIXES = (
+    ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+)  # fmt: skip
+# what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
+VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
+
+
+def find_videos(roots: Sequence[Path]) -> list[Path]:
+    """Return the files among ``roots`` and the videos below its folders; raise if one is missing or there is none."""
+    videos: list[Path] = []
+    for root in roots:
+        if not root.exists():
+            raise MissingFile(f"{root} does not exist")
+        videos += [root] if root.is_file() else filter(is_video, visible_files(root))
+    if not videos:
+        raise UserError(f"no video in {', '.join(map(str, roots))}, at any depth")
+    return videos
+
+
+def visible_files(root: Path) -> Iterator[Path]:
+    """Yield the files below ``root`` whose names, and those of their folders, do not start with a dot."""
+    seen = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def is_video(path: Path) -> bool:
+    """Whether the name, or for want of a suffix the first bytes, are those of a video. Unreadable ones are not."""
+    if path.suffix or not path.is_file():
+        return path.suffix.lower() in VIDEO_SUFFIXES
+    try:
+        with open(path, "rb") as file:
+            return bool(VIDEO_STARTS.match(file.read(12)))
+    except OSError:
+        return False

@@ -1,0 +1,255 @@
+"""Lip-sync: a face and a speech in, a video out.
+
+    LipSync("wav2lip_gan").run("talk.mp4", "speech.wav", "out.mp4")
+
+or frame by frame, as they are made:
+
+    lips = LipSync()
+    take = lips.prepare("talk.mp4", "speech.wav")
+    for frame in lips.stream(take): ...  # (height, width, 3) uint8 BGR
+
+The way through: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import audio
+import boxes
+import files
+import video
+from boxes import Box, FacePath
+from concurrency import prefetch
+from devices import cpu_workers, pick_device, pick_precision
+from errors import UserError
+from faces import FaceSearch
+from hparams import hparams as hp
+from models import Wav2Lip, optimize_for_inference, weights
+from mouths import CPU_BATCH, redraw_mouths
+from reporting import SILENT, Reporter
+from sync import Result, open_expert, score_boxes
+
+LEAST_FPS, MOST_FPS = 1, 240  # of the result
+FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
+OURS = (
+    "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
+    "Barker, Cunningham and Shao 2006, and public-domain portraits); the official one: --checkpoint_path wav2lip_gan"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to lip-sync. Raises UserError for what cannot be."""
+
+    static: bool = False  # use only the first frame
+    fps: float | None = None  # of the result; None: that of the video, 25 for photos
+    pads: tuple[int, ...] | None = None  # pixels added to the box: top, bottom, left, right; None: the network's own
+    resize_factor: int = 1  # by which frames are shrunk first
+    crop: tuple[int, ...] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
+    box: tuple[int, ...] | None = None  # the face's: top, bottom, left, right; None: it is looked for
+    rotate: bool = False  # frames by 90 degrees clockwise, before they are cropped
+    smooth: bool = True  # the boxes over time
+    face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
+    on_missing_face: str = "keep"  # such frames as they are, or "error"
+    loop: str = "loop"  # a video shorter than the speech; or "pingpong"
+    lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
+    blend: str | None = None  # "box" or "feather", see ``mouths.paste``; None: the network's own
+    crf: int = 18  # of the encoder: 0 to 51, lower is better
+    preset: str = "superfast"  # of the encoder
+
+    def __post_init__(self) -> None:
+        for name in ("pads", "crop", "box"):
+            if (sides := getattr(self, name)) is not None and len(sides) != 4:
+                raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
+        if self.face_index is not None and self.face_index < 0:
+            raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
+        if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
+            raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
+
+
+@dataclass(frozen=True)
+class Take:
+    """A face and a speech, looked at and listened to: all that is needed to make the frames."""
+
+    source: video.VideoInfo
+    speech: Path
+    windows: audio.MelWindows  # one for each frame of the result
+    face: FacePath
+    used: int | None  # so many frames of the video are used; None: all of it, with one box
+    options: Options  # with the pads and the blend that are used
+    match: Result | None = None  # how well the speech matches the face as it was filmed
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def seconds(self) -> float:
+        return float(len(self) / self.source.fps)
+
+    @property
+    def frames_are_shown_once(self) -> bool:
+        return self.used is not None and len(self) <= self.used
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield the frames as they were filmed, one for each of the result."""
+        return video.repeat_frames(self.source, len(self), self.used, self._pingpong)
+
+    def boxes(self) -> Iterator[Box | None]:
+        """Yield the box of the face in each of them."""
+        known = self.face.boxes
+        return (known[video.source_index(i, len(known), self._pingpong)] for i in range(len(self)))
+
+    @property
+    def _pingpong(self) -> bool:
+        return self.options.loop == "pingpong"
+
+
+class LipSync:
+    """A generator, loaded once, that makes lips match speech.
+
+    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
+    another that tells how well face and speech match before; devices and precisions are those of the command line. What
+    goes on is told to ``report``. Networks are loaded when they are needed first.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        *,
+        search: FaceSearch = FaceSearch(),
+        expert: str | Path | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 128,
+        report: Reporter = SILENT,
+    ) -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_precision(precision, self.device)
+        self.search, self.batch_size, self.report = search, batch_size, report
+        self._checkpoint, self._expert = checkpoint, expert
+
+    def load(self) -> None:
+        """Load everything now, so that what is missing is missed before any work is done."""
+        self.search.detector_weights()
+        _ = self.model, self.expert
+
+    def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: object) -> Take:
+        """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
+
+        Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
+        """
+        face, audio, outfile = Path(face), Path(audio), Path(outfile)
+        Options(**options)
+        video.check_writable(outfile)
+        files.check_not_read("--outfile", outfile, (face, audio))
+        take = self.prepare(face, audio, **options)
+        self.write(take, outfile)
+        return take
+
+    def prepare(self, face: str | Path, speech: str | Path, **options: object) -> Take:
+        """Find the face and listen to the speech."""
+        chosen, speech = Options(**options), Path(speech)
+        source = open_face(Path(face), chosen, self.report)
+        # only counted here, and decoded again aside: an hour of sound would take 230 MB
+        samples = sum(map(len, video.stream_audio(speech, hp.sample_rate)))
+        wanted = audio.frame_count(samples, float(source.fps))
+        chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
+        expert = self.expert
+        with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
+            windows = aside.submit(read_speech, speech, source.fps, chosen.lip_delay / 1000)
+            path, used = self.find_face(source, wanted, chosen)
+            _ = self.model  # built only when there is a face
+            windows = windows.result()
+        match = self.match(source, path, speech) if expert else None
+        return Take(source, speech, windows, path, used, chosen, match)
+
+    def stream(self, take: Take) -> Iterator[np.ndarray]:
+        """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
+        once = take.frames_are_shown_once  # so it may be drawn on
+        with cpu_workers(self.device) as workers:
+            batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
+            frames = prefetch(take.frames(), batch_size)
+            rows = frames, take.boxes(), take.windows
+            finished = redraw_mouths(*rows, self.model, batch_size, take.options.blend, workers, in_place=once)
+            yield from prefetch(finished, batch_size)
+
+    def write(self, take: Take, outfile: str | Path) -> None:
+        """Write the video; it appears under its name only when it is complete."""
+        writing = take.options.crf, take.options.preset
+        with video.VideoWriter(outfile, take.source, take.speech, len(take), *writing) as writer:
+            for frame in self.report.track(self.stream(take), "Lip-syncing", len(take)):
+                writer.write(frame)
+
+    def find_face(self, source: video.VideoInfo, wanted: int, options: Options) -> tuple[FacePath, int | None]:
+        """Return the face in each of the first ``wanted`` frames, and how many frames to use (None: all)."""
+        wanted = 1 if options.static else wanted
+        if options.box:
+            box = boxes.fixed_box(options.box, source)
+            return FacePath([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
+        found = self.search.find(source, wanted, self.device, self.dtype, self.report)
+        path = boxes.follow(found, source, options.pads, options.face_index, options.smooth)
+        if missing := boxes.describe_missing(path.boxes, float(source.fps)):
+            if options.on_missing_face == "error":
+                raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
+            self.report.note(f"{missing}; they are left as they are")
+        return path, len(path.boxes)
+
+    def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
+        """Tell how well they match; what cannot be measured does not keep anybody from lip-syncing."""
+        try:
+            result = score_boxes(source, path.seen, speech, self.expert)
+        except UserError as problem:
+            self.report.note(f"similarity not measured: {problem}")
+            return None
+        self.report.note(str(result))
+        return result
+
+    @cached_property
+    def generator(self) -> weights.Checkpoint:
+        """The weights, and the pads and blend that go with them."""
+        if self._checkpoint is None:
+            self.report.note(OURS)
+        return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip)
+
+    @cached_property
+    def model(self) -> torch.nn.Module:
+        return optimize_for_inference(weights.build(self.generator, Wav2Lip), self.device, self.dtype)
+
+    @cached_property
+    def expert(self) -> torch.nn.Module | None:
+        return open_expert(self._expert, self.device, self.dtype) if self._expert else None
+
+
+def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:
+    """Probe the video or photo and say what is not taken as it is; the rate is that of the options, if there is one."""
+    info = video.probe(path, video.Geometry(options.resize_factor, options.rotate, tuple(options.crop)))
+    video.check_size(info)
+    for note in info.notes:
+        report.note(f"note: {note}")
+    if options.fps:
+        return replace(info, fps=Fraction(options.fps).limit_denominator(1001))
+    if info.fps < video.MIN_FPS:
+        report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
+        return replace(info, fps=Fraction(hp.fps))
+    return info
+
+
+def read_speech(path: Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
+    """Read any sound and return one mel window for every frame of the result, ``delay`` seconds earlier."""
+    mel, samples = audio.spectrogram_of(video.stream_audio(path, hp.sample_rate))
+    return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)), delay)
+
+
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:
+    """The largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
+    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // (workers + 1))
+    return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)

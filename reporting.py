@@ -1,0 +1,42 @@
+"""What a stage says while it works: to a terminal, to a page, or to nobody."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+class Reporter:
+    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``cli.Terminal`` prints it."""
+
+    def note(self, text: str) -> None:
+        """Hear what the user should know, in one line."""
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        """Hear that ``done`` of ``total`` (None: nobody knows yet) steps of a stage are done."""
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "frame") -> Iterator[Callable[[int], None]]:
+        """Yield a function that is called with the number of steps (``unit`` each) that have been done since."""
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
+            self.progress(name, done, total)
+
+        advance(0)
+        yield advance
+
+    def track(self, items: Iterable[Item], name: str, total: int | None = None, unit: str = "frame") -> Iterator[Item]:
+        """Yield ``items``, each a step of the stage ``name``."""
+        with self.stage(name, total, unit) as advance:
+            for item in items:
+                yield item
+                advance(1)
+
+
+SILENT = Reporter()

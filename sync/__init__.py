@@ -1,0 +1,15 @@
+"""How well do face and voice belong together? The expert's cosine similarity, window by window.
+
+expert = open_expert("expert.pth")
+result = score("talk.mp4", None, expert)
+result.mean, result.offset_frames, result.confidence, result.verdict
+"""
+
+from .embedding import Face, Voice, embed_faces, embed_speech, find_tracks, open_expert
+from .matching import Result, compare
+from .matrix import Measurement, SimilarityMatrix, measure, score, score_boxes
+
+__all__ = [
+    "Face", "Measurement", "Result", "SimilarityMatrix", "Voice", "compare", "embed_faces", "embed_speech",
+    "find_tracks", "measure", "open_expert", "score", "score_boxes",
+]  # fmt: skip

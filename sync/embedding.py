@@ -1,0 +1,223 @@
+"""Faces and voices as the expert's vectors, one for every window of five frames.
+
+The way through: frames -> faces -> windows of five mouths; sound -> mel windows; both -> expert -> unit vectors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import audio
+import video
+from concurrency import prefetch
+from errors import UserError
+from face_detection.detections import cut_out
+from face_detection.tracking import GAP_SECONDS, follow_faces
+from faces import FaceSearch
+from hparams import hparams as hp
+from models import SyncNet_color, optimize_for_inference, weights
+from rates import resample
+from reporting import SILENT, Reporter
+
+REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
+BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
+TRIM_BATCHES = 32  # between two times that free memory is given back
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face of a video, at ``hparams.fps``."""
+
+    boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 in the picture, NaN where it is not seen
+    starts: np.ndarray  # (k,) first frame of every window of 5 frames that all show the face
+    vectors: np.ndarray  # (k, D) float16, the embedding of each, of unit length
+    thumbnail: np.ndarray | None  # (96, 96, 3) uint8 BGR, at first sight
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One voice: ``vectors`` (n, D) float16, the embedding of the window that starts with each video frame."""
+
+    vectors: np.ndarray
+
+    @property
+    def frames(self) -> int:
+        """How many video frames the sound covers."""
+        return len(self.vectors) + hp.syncnet_T - 1
+
+
+def open_expert(
+    path_or_name: str | Path, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
+
+    Raises UserError (not an expert) or RuntimeError (download).
+    """
+    return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color), device, dtype)
+
+
+def open_video(path: Path) -> video.VideoInfo:
+    return check_moving(video.probe(path))
+
+
+def check_moving(source: video.VideoInfo) -> video.VideoInfo:
+    if source.is_image:
+        raise UserError(f"{source.path} is a picture; a match can only be measured in a video, {window_length()}")
+    return source
+
+
+def window_length() -> str:
+    return f"at least {hp.syncnet_T} frames in a row, {hp.syncnet_T / hp.fps:g} s"
+
+
+def find_tracks(
+    source: video.VideoInfo,
+    frames: int,
+    expert: torch.nn.Module,
+    search: FaceSearch = FaceSearch(),
+    report: Reporter = SILENT,
+) -> list[np.ndarray]:
+    """Return the boxes of every face as far as ``frames`` of sound can be about them; see ``follow_faces``.
+
+    Raises UserError if there is no face.
+    """
+    wanted = math.ceil((frames + REACH) * source.fps / Fraction(hp.fps)) + 1
+    parameter = next(expert.parameters())
+    found = search.find(source, wanted, parameter.device, parameter.dtype, report)
+    tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
+    if not tracks:
+        raise UserError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
+    return tracks
+
+
+def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: torch.nn.Module) -> list[Face]:
+    """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each.
+
+    Tracks may go on after the last frame of ``source``.
+    """
+    rows = zip(video.read_frames(source, 0, len(tracks[0])), zip(*tracks))
+    thumbnails: list[np.ndarray | None] = [None] * len(tracks)
+
+    count = 0
+
+    def pictures() -> Iterator[list[np.ndarray | None]]:
+        nonlocal count
+        for frame, boxes in resample(rows, source.fps, Fraction(hp.fps)):
+            count += 1
+            crops = [face_of(frame, box) for box in boxes]
+            thumbnails[:] = [old if old is not None else new for old, new in zip(thumbnails, crops)]
+            yield [None if crop is None else crop[hp.img_size // 2 :] for crop in crops]
+
+    frames = prefetch(pictures(), 16)
+    embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
+    shown = (resample_boxes(track, source.fps, Fraction(hp.fps))[:count] for track in tracks)
+    return [Face(boxes, *pair, face) for boxes, pair, face in zip(shown, embedded, thumbnails)]
+
+
+def resample_boxes(boxes: np.ndarray, source: Fraction, target: Fraction) -> np.ndarray:
+    """Give the boxes (frames, 4) of a video the rate that ``resample`` gives its frames."""
+    kept = list(resample(boxes, source, target))  # none, of one frame at 60
+    return np.array(kept).reshape(-1, 4)
+
+
+def face_of(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:
+    """Cut a face out as for training and resize it to (96, 96, 3); None if there is none."""
+    if np.isnan(box[0]) or not (crop := cut_out(frame, box)).size:
+        return None
+    return cv2.resize(crop, (hp.img_size, hp.img_size))
+
+
+def windows_of(pictures: Iterable[Sequence[np.ndarray | None]]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (row, first frame, window) for every 5 frames in a row whose pictures of a row are all there.
+
+    ``pictures`` has for each frame one picture (height, width, 3) or None per row; a window is (5, height, width, 3).
+    """
+    recent: dict[int, deque] = {}
+    for frame, row_pictures in enumerate(pictures):
+        for row, picture in enumerate(row_pictures):
+            last = recent.setdefault(row, deque(maxlen=hp.syncnet_T))
+            if picture is None:
+                last.clear()
+                continue
+            last.append(picture)
+            if len(last) == hp.syncnet_T:
+                yield row, frame - hp.syncnet_T + 1, np.stack(last)
+
+
+def embed_windows(
+    pictures: Iterable[Sequence[np.ndarray | None]],
+    rows: int,
+    embed: Callable[[np.ndarray], np.ndarray],
+    network: torch.nn.Module,
+    batch_size: int | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return for each row the first frames (k,) and the embeddings (k, D) of its windows; see ``windows_of``.
+
+    ``embed`` turns a batch of windows (N, 5, height, width, 3) uint8 into (N, D).
+    """
+    size = batch_size or BATCH.get(next(network.parameters()).device.type, BATCH["cpu"])
+    places, vectors = [np.empty((0, 2), np.int64)], []
+    windows = windows_of(pictures)
+    while batch := list(itertools.islice(windows, size)):
+        if len(vectors) % TRIM_BATCHES == 0:
+            trim_memory()
+        places.append(np.array([(row, start) for row, start, _ in batch]))
+        vectors.append(embed(np.stack([window for *_, window in batch])))
+    row_of, starts = np.concatenate(places).T
+    together = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
+    return [(starts[row_of == row], together[row_of == row]) for row in range(rows)]
+
+
+def trim_memory() -> None:
+    """Give free memory back to the system.
+
+    glibc before 2.38 hardly reuses the aligned blocks that torch frees (its bug 14581): after 20 minutes of video they
+    were 1.5 GB. Other systems have no malloc_trim and do not need it.
+    """
+    with contextlib.suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@torch.inference_mode()
+def embed_mouths(expert: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
+    """Windows of mouths (N, 5, 48, 96, 3) uint8 BGR -> (N, D) float16: an hour takes 90 MB, and cosines err by 1e-4."""
+    parameter = next(expert.parameters())
+    x = torch.from_numpy(windows).to(parameter.device).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (N, 15, 48, 96)
+    x = (x.float() / 255).to(parameter.dtype, memory_format=torch.channels_last)
+    return expert.embed_video(x).half().cpu().numpy()
+
+
+def embed_speech(path: Path, expert: torch.nn.Module) -> Voice:
+    """Embed the voice in any file; raise UserError if it does not fill one window."""
+    return embed_sound(video.stream_audio(path, hp.sample_rate), expert, str(path))
+
+
+@torch.inference_mode()
+def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str = "the sound") -> Voice:
+    """Embed the window of sound that starts with each video frame; ``sound`` comes in blocks (samples,).
+
+    Raises UserError, which calls it ``name``, if it does not fill one window.
+    """
+    parameter = next(expert.parameters())
+    mel, samples = audio.spectrogram_of(sound)
+    if samples < hp.mel_step_size * hp.hop_size:
+        raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
+    count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
+    windows = iter(audio.MelWindows(mel, hp.fps, count))
+    vectors = []
+    while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
+        mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
+        vectors.append(expert.embed_audio(mels).half().cpu().numpy())
+    return Voice(np.concatenate(vectors))

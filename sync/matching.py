@@ -1,0 +1,144 @@
+"""How well one face and one voice match: cosines over time and over offsets, and what they mean."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hparams import hparams as hp
+
+from .embedding import REACH, Face, Voice
+
+LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
+PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
+RELATED = 0.2  # confidence above which face and voice belong together: see benchmarks/sync.py
+IN_SYNC = 1  # frames off that nobody notices
+RELATED_IN_PLACE = 0.1  # the same where there is no offset: of 31, chance hits those by 3, and less proof is enough
+BLOCK = 4096  # windows compared at a time
+
+
+@dataclass(frozen=True)
+class Result:
+    """How well one face and one voice match."""
+
+    fps: float  # that frames are counted in
+    frames: int  # as long as there are both picture and sound
+    windows: np.ndarray  # (nobs,) first frame of every window that is both seen and heard
+    similarity: np.ndarray  # (nobs,) cosine of each, without any offset
+    curve: np.ndarray  # (2·REACH + 1,) mean cosine when the sound is taken -REACH … REACH frames later; NaN: too few
+
+    @property
+    def missing(self) -> int:
+        """Windows that are left out because a frame does not show the face."""
+        return max(0, self.frames - hp.syncnet_T + 1) - len(self.similarity)
+
+    @property
+    def mean(self) -> float:
+        return float(self.similarity.mean()) if len(self.similarity) else math.nan
+
+    @property
+    def offset_frames(self) -> int:
+        """How many frames the sound comes late (below 0: early)."""
+        return 0 if np.isnan(self.curve).all() else int(np.nanargmax(self.curve)) - REACH
+
+    @property
+    def confidence(self) -> float:
+        """How far the best offset stands above the best that is no part of its peak; 0 if there is none to compare.
+
+        Any pair is more similar at some offset than at most: it takes a peak without a rival to tell that they belong
+        together. On this scale experts of any level, and clips of any length, share one threshold.
+        """
+        rivals = self._rivals
+        return float(np.nanmax(self.curve) - rivals.max()) if len(rivals) else 0.0
+
+    @property
+    def _rivals(self) -> np.ndarray:
+        """The values of the curve that are no part of its highest peak."""
+        if np.isnan(self.curve).all():
+            return np.empty(0)
+        away = np.abs(np.arange(len(self.curve)) - np.nanargmax(self.curve)) > PEAK
+        return self.curve[away & ~np.isnan(self.curve)]
+
+    @property
+    def contrast(self) -> float:
+        """How far the mean stands above what this pair reaches at the median offset; -inf where they never meet.
+
+        Faces that the expert does not know well are more, or less, similar to any voice; this level cancels here.
+        """
+        return self.mean - float(np.nanmedian(self.curve)) if len(self.similarity) else -math.inf
+
+    @property
+    def verdict(self) -> str:
+        if not len(self._rivals):
+            return "too short to tell"
+        in_place = abs(self.offset_frames) <= IN_SYNC
+        if self.confidence < (RELATED_IN_PLACE if in_place else RELATED):
+            return "unrelated"
+        return "in sync" if in_place else f"off by {self.offset_frames} frames"
+
+    def describe(self) -> Any:
+        """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what one window cannot tell."""
+        from scipy import stats  # here: it takes as long to import as everything else
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on few or equal values
+            found = stats.describe(self.similarity.astype(np.float64))
+        return type(found)(int(found.nobs), tuple(map(float, found.minmax)), *map(float, found[2:]))
+
+    def __str__(self) -> str:
+        milliseconds = abs(self.offset_frames) / self.fps * 1000
+        meaning = {
+            "too short to tell": "there are too few offsets to compare",
+            "unrelated": f"no offset within {REACH} frames makes face and voice match",
+            "in sync": f"best offset {self.offset_frames:+d} frames",
+        }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
+        lines = [str(self.describe()), f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"]
+        if self.missing:
+            lines.append(
+                f"{self.missing} of {self.missing + len(self.similarity)} windows lack the face and do not count"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.describe()
+        figures = dict(zip(("min", "max"), found.minmax), **{name: getattr(found, name) for name in found._fields[2:]})
+        return {
+            "nobs": found.nobs,
+            **{name: value if math.isfinite(value) else None for name, value in figures.items()},
+            "offset_frames": self.offset_frames,
+            "confidence": self.confidence,
+            "verdict": self.verdict,
+            "windows_without_face": self.missing,
+            "offset_curve": [None if math.isnan(value) else float(value) for value in self.curve],
+            "similarity": [float(value) for value in self.similarity],
+            "fps": self.fps,
+        }
+
+
+def cosines(face: Face, voice: Voice, reach: int = REACH) -> np.ndarray:
+    """Return (windows of the face, 2·reach + 1): its cosine with the voice -reach … reach frames later, else NaN."""
+    table = np.full((len(face.starts), 2 * reach + 1), np.nan, np.float32)
+    for column in range(2 * reach + 1):
+        partners = face.starts + column - reach
+        heard = np.flatnonzero((partners >= 0) & (partners < len(voice.vectors)))
+        for first in range(0, len(heard), BLOCK):
+            rows = heard[first : first + BLOCK]
+            pairs = face.vectors[rows], voice.vectors[partners[rows]]
+            table[rows, column] = np.einsum("nd,nd->n", *pairs, dtype=np.float32)
+    return table
+
+
+def compare(face: Face, voice: Voice) -> Result:
+    """Return how well ``face`` and ``voice`` match; its ``similarity`` is empty where they never meet."""
+    table = cosines(face, voice)
+    heard = ~np.isnan(table)
+    enough = heard.sum(0) >= max(1, LEAST_SHARE * heard[:, REACH].sum())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an offset without any window is NaN, as it should be
+        curve = np.where(enough, np.nanmean(table, axis=0), np.nan) if len(table) else np.full(2 * REACH + 1, np.nan)
+    now = heard[:, REACH]
+    return Result(hp.fps, min(len(face.boxes), voice.frames), face.starts[now], table[now, REACH], curve)

@@ -1,0 +1,139 @@
+"""Every face of a video with every voice: who is speaking."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from errors import UserError
+from faces import FaceSearch
+from reporting import SILENT, Reporter
+from video import VideoInfo
+
+from .embedding import Face, Voice, check_moving, embed_faces, embed_speech, find_tracks, open_video, window_length
+from .matching import Result, compare
+
+
+class SimilarityMatrix:
+    """Every face with every voice: ``results[face][voice]``.
+
+    Raises UserError if no face ever meets a voice.
+    """
+
+    def __init__(self, names: Sequence[str], faces: Sequence[Face], voices: Sequence[Voice]) -> None:
+        self.names, self.faces, self.voices = names, faces, voices
+        self.results = [[compare(face, voice) for voice in voices] for face in faces]
+        if not any(len(result.similarity) for row in self.results for result in row):
+            raise UserError(
+                f"face and voice never meet: it takes {window_length()}, that show the face while sound lasts"
+            )
+
+    @property
+    def means(self) -> np.ndarray:
+        """(faces, voices) mean similarity, NaN where they never meet."""
+        return np.array([[result.mean for result in row] for row in self.results])
+
+    def best_face(self, voice: int) -> int:
+        """Return the face that ``voice`` matches best, by ``Result.contrast``."""
+        return int(np.argmax([row[voice].contrast for row in self.results]))
+
+    def best_voice(self, face: int) -> int:
+        """Return the voice that ``face`` matches best."""
+        return int(np.argmax([result.contrast for result in self.results[face]]))
+
+    def best(self, voice: int) -> Result:
+        return self.results[self.best_face(voice)][voice]
+
+    def __str__(self) -> str:
+        if len(self.faces) == len(self.voices) == 1:
+            return str(self.results[0][0])
+        means = self.means
+        lines = ["mean similarity      " + "".join(f"{f'voice {v + 1}':>10}" for v in range(len(self.voices)))]
+        for face, row in enumerate(means):
+            x1, y1, x2, y2 = np.nanmedian(self.faces[face].boxes, axis=0)
+            where = f"face {face + 1} at {(x1 + x2) / 2:.0f},{(y1 + y2) / 2:.0f}"
+            lines.append(f"{where:21}" + "".join(f"{value:10.3f}" for value in row))
+        for voice, name in enumerate(self.names):
+            lines += [f"voice {voice + 1} ({name}): face {self.best_face(voice) + 1}", str(self.best(voice))]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of the first voice with its best face; with several faces or voices also those of every pair."""
+        content = self.best(0).to_json()
+        if len(self.faces) == len(self.voices) == 1:
+            return content
+        tracks = [
+            {"first_frame": int(shown[0]), "last_frame": int(shown[-1]), "frames": len(shown),
+             "box": [round(float(v), 1) for v in np.nanmedian(face.boxes, axis=0)]}
+            for face in self.faces if len(shown := np.flatnonzero(~np.isnan(face.boxes[:, 0])))
+        ]  # fmt: skip
+        voices = [
+            {"file": name, "best_track": self.best_face(voice), **self.best(voice).to_json()}
+            for voice, name in enumerate(self.names)
+        ]
+        matrix = [[None if math.isnan(value) else float(value) for value in row] for row in self.means]
+        return {**content, "tracks": tracks, "voices": voices, "matrix": matrix}
+
+    def to_csv(self) -> str:
+        """One line per window of every pair, its time and box those of the window's first frame."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("time", "similarity", "x1", "y1", "x2", "y2", "face", "voice"))
+        for (f, face), (v, _) in itertools.product(enumerate(self.faces), enumerate(self.voices)):
+            result = self.results[f][v]
+            for start, value in zip(result.windows, result.similarity):
+                box = (f"{side:.1f}" for side in face.boxes[start])
+                writer.writerow((f"{start / result.fps:.3f}", f"{value:.6f}", *box, f + 1, v + 1))
+        return text.getvalue()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Every face of a video with every voice, and where the faces are."""
+
+    source: VideoInfo
+    tracks: list[np.ndarray]  # the boxes of each face in each frame, (frames, 4), NaN where it is not seen
+    matrix: SimilarityMatrix
+
+
+def measure(
+    face: str | Path,
+    sounds: Sequence[str | Path],
+    expert: torch.nn.Module,
+    search: FaceSearch = FaceSearch(),
+    report: Reporter = SILENT,
+) -> Measurement:
+    """Compare every face in the video ``face`` with the voice in each of ``sounds`` (none: with the video's own).
+
+    ``expert`` is from ``open_expert``. Raises UserError for files that cannot be compared, and says why.
+    """
+    source, paths = open_video(Path(face)), [Path(sound) for sound in sounds or [face]]
+    voices = [embed_speech(path, expert) for path in paths]
+    tracks = find_tracks(source, max(voice.frames for voice in voices), expert, search, report)
+    matrix = SimilarityMatrix([str(path) for path in paths], embed_faces(source, tracks, expert), voices)
+    return Measurement(source, tracks, matrix)
+
+
+def score(
+    face: str | Path, sound: str | Path | None, expert: torch.nn.Module, search: FaceSearch = FaceSearch()
+) -> Result:
+    """Return how well ``sound`` (None: the video's own) matches the face in ``face``, of several the best-matching one.
+
+    As ``measure``.
+    """
+    return measure(face, [sound] if sound else [], expert, search).matrix.best(0)
+
+
+def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: torch.nn.Module) -> Result:
+    """Like ``score`` for a face whose boxes in the first frames are known: (frames, 4) x1, y1, x2, y2, NaN if none."""
+    seen = embed_faces(check_moving(source), [boxes], expert)
+    return SimilarityMatrix([str(sound)], seen, [embed_speech(sound, expert)]).best(0)
