@@ -159,9 +159,7 @@ class LipSync:
         """Find the face and listen to the speech."""
         chosen, speech = Options(**options), Path(speech)
         source = open_face(Path(face), chosen, self.report)
-        # only counted here, and decoded again aside: an hour of sound would take 230 MB
-        samples = sum(map(len, video.stream_audio(speech, hp.sample_rate)))
-        wanted = audio.frame_count(samples, float(source.fps))
+        wanted = audio.frame_count(self._hear(speech), float(source.fps))
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
         expert = self.expert
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
@@ -171,6 +169,17 @@ class LipSync:
             windows = windows.result()
         match = self.match(source, path, speech) if expert else None
         return Take(source, speech, windows, path, used, chosen, match)
+
+    def _hear(self, speech: Path) -> int:
+        """Count the samples and say what is odd about them; decoded again later, since an hour would take 230 MB."""
+        for note in video.sound_notes(speech):
+            self.report.note(f"note: {note}")
+        counts, silent = zip(
+            *((len(part), video.is_silent(part)) for part in video.stream_audio(speech, hp.sample_rate))
+        )
+        if all(silent):
+            self.report.note(f"note: {speech} is silent, so the lips have nothing to say")
+        return sum(counts)
 
     def stream(self, take: Take) -> Iterator[np.ndarray]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""

@@ -57,7 +57,6 @@ from hparams import hparams as hp
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
-SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 SPLITS = ("train", "val", "test")
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 
@@ -327,7 +326,7 @@ def check_source(info: video.VideoInfo) -> None:
 def check_sound(wav: np.ndarray) -> None:
     if len(wav) < MIN_SECONDS * hp.sample_rate:
         raise Unusable("too short", f"{len(wav) / hp.sample_rate:.2f} s of sound; training needs {MIN_SECONDS:g} s")
-    if np.abs(wav).max() < SILENCE:
+    if video.is_silent(wav):
         raise Unusable("no audio", "its sound track is silent from end to end, so nothing can be in or out of sync")
 
 

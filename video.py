@@ -17,12 +17,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
@@ -60,7 +60,35 @@ CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the p
 RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 # ffmpeg's words for a file that ends before its own table of contents says
-CUT_SHORT = ("partial file", "error during demuxing", "truncat")
+CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
+EXACT_LENGTHS = ("w64", "aiff", "au", "flac")  # formats whose beginning says how much sound there is
+SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced,"  # those frames that say that they are
+# how ffmpeg describes pictures that may be transparent; the decoder that it prefers for VP9 does not see it
+TRANSPARENT = re.compile(r"\b(?:yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8|ayuv|vuya)")
+VP9_ALPHA = re.compile(r"Video: vp[89]\b[\s\S]*?alpha_mode +: 1")
+# Colour tags that every ffmpeg can repeat, and what the encoder's own option calls them
+MATRICES = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc")
+PRIMARIES = (
+    "bt709",
+    "bt470m",
+    "bt470bg",
+    "smpte170m",
+    "smpte240m",
+    "film",
+    "bt2020",
+    "smpte428",
+    "smpte431",
+    "smpte432",
+)
+TRANSFERS = {
+    "bt709": "bt709", "bt470m": "gamma22", "bt470bg": "gamma28", "smpte170m": "smpte170m", "smpte240m": "smpte240m",
+    "linear": "linear", "log100": "log", "log316": "log_sqrt", "iec61966-2-4": "iec61966_2_4", "bt1361e": "bt1361",
+    "iec61966-2-1": "iec61966_2_1", "bt2020-10": "bt2020_10bit", "bt2020-12": "bt2020_12bit",
+    "smpte2084": "smpte2084", "smpte428": "smpte428", "arib-std-b67": "arib-std-b67",
+}  # fmt: skip
+UNKNOWN = "unknown"
+NOT_YUV = ("ycgco", "ycgco-re", "ycgco-ro", "ictcp", "ipt-c2")  # matrices that no converter here turns into RGB
 
 
 @lru_cache(maxsize=1)
@@ -129,6 +157,10 @@ class VideoInfo:
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
     turned: bool = False  # by ffmpeg, as metadata say, before anything else
+    track: int = 0  # which of the picture tracks
+    filters: str = ""  # of ffmpeg's, through which frames go first
+    transparent: bool = False  # some of it may be; it comes on plain ground
+    decoder: str | None = None  # of ffmpeg's, if not the one that it prefers
     notes: tuple[str, ...] = ()  # sentences for the user: what is not taken as it is
 
 
@@ -140,33 +172,116 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     path = _existing(path)
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
-    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", "0:V:0", "-frames:v", "1"]
-    result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
-    report = result.stderr.decode(errors="replace")
-    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
-    streams = re.findall(r"^ +Stream #0:\d+.*?: (Video|Audio): (.*)(?<!attached pic\))$", head, re.MULTILINE)
-    first = dict(reversed(streams))
-    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
-    if not shown or not (size := re.search(r", (\d+)x(\d+)", shown[1])):
-        if first and "Video" not in first:
-            raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
-        if pictures.is_webp(path):
-            raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
-        last_words = _last_words(result.returncode, report)
-        raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
+    head, shown = _first_frame(path, 0)
+    tracks = [track for track in _tracks_in(head) if track.kind == "Video"]
+    if number := _default(tracks):
+        head, shown = _first_frame(path, number)
+    words = tracks[number].words
+    colour = _colour(shown) or _colour(words)  # ffmpeg 4 tells only of the input's
+    if colour and colour[0] in NOT_YUV:
+        raise UserError(
+            f"{path} has colours of the kind {colour[0]}, which cannot be shown; save it with those of bt709"
+        )
+    size = re.search(r", (\d+)x(\d+)", shown)
     width, height = int(size[1]), int(size[2])
-    aspect = re.search(r"\[SAR (\d+):(\d+) ", shown[1])
+    aspect = re.search(r"\[SAR (\d+):(\d+) ", shown)
     across, down = aspect.groups() if aspect else ("1", "1")
     return VideoInfo(
         path,
         *geometry.size_of(width, height),
-        _frame_rate(shown[1]),
+        _frame_rate(shown),
         geometry=geometry,
         stored=(width, height),
-        colour=_colour(shown[1]) or _colour(first.get("Video", "")),  # ffmpeg 4 tells only of the input's
+        colour=colour and _repeatable(colour),
         sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
         turned="rotation of" in head,
+        track=number,
+        filters=_filters(words, colour),
+        transparent=bool(TRANSPARENT.search(words) or VP9_ALPHA.search(head)),
+        decoder=f"libvpx{'-vp9' if 'vp9' in words else ''}" if VP9_ALPHA.search(head) else None,
+        notes=_which_of_several(path, "picture", tracks),
     )
+
+
+def _first_frame(path: Path, track: int) -> tuple[str, str]:
+    """Return what ffmpeg says of a file, and of the first frame of one of its picture tracks."""
+    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", f"0:V:{track}", "-frames:v", "1"]
+    result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
+    report = result.stderr.decode(errors="replace")
+    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
+    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
+    if shown and re.search(r", (\d+)x(\d+)", shown[1]):
+        return head, shown[1]
+    kinds = {track.kind for track in _tracks_in(head)}
+    if kinds and "Video" not in kinds:
+        raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
+    if pictures.is_webp(path):
+        raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
+    last_words = _last_words(result.returncode, report)
+    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tracks
+
+
+class Track(NamedTuple):
+    """A stream of a file, in ffmpeg's words."""
+
+    kind: str  # Video or Audio
+    words: str
+
+    @property
+    def is_default(self) -> bool:
+        return "(default)" in self.words
+
+
+class Contents(NamedTuple):
+    """What a file says about itself."""
+
+    sounds: tuple[Track, ...]
+    seconds: float | None  # None: it does not know, or only guesses
+
+
+def _tracks_in(report: str) -> list[Track]:
+    """The streams that can be seen or heard, in ffmpeg's order, but for covers."""
+    found = re.findall(r"^ +Stream #0:\d+.*?: (Video|Audio): (.*)$", report, re.MULTILINE)
+    return [Track(*track) for track in found if "(attached pic)" not in track[1]]
+
+
+def _default(tracks: Sequence[Track]) -> int:
+    """Which of ``tracks`` of one kind is marked as the one to play; the first if none is."""
+    return next((number for number, track in enumerate(tracks) if track.is_default), 0)
+
+
+def _which_of_several(path: Path, kind: str, tracks: Sequence[Track]) -> tuple[str, ...]:
+    if len(tracks) < 2:
+        return ()
+    number = _default(tracks)
+    why = ", which is marked as default," if tracks[number].is_default else ""
+    return (f"{path} has {len(tracks)} {kind} tracks; number {number + 1}{why} is used",)
+
+
+def sound_notes(path: str | Path) -> tuple[str, ...]:
+    """Say which of several sound tracks ``stream_audio`` gives."""
+    return _which_of_several(Path(path), "sound", _contents(_existing(path)).sounds)
+
+
+def _contents(path: Path) -> Contents:
+    status = path.stat()
+    return _read_contents(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _read_contents(path: Path, *_: int) -> Contents:
+    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path)]
+    report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
+    sounds = tuple(track for track in _tracks_in(report) if track.kind == "Audio")
+    kind = re.search(r"^Input #0, ([\w,]+), from", report, re.MULTILINE)
+    length = re.search(r"^ +Duration: (\d+):(\d+):([\d.]+)", report, re.MULTILINE)
+    if not (kind and length and kind[1] in EXACT_LENGTHS):
+        return Contents(sounds, None)
+    return Contents(sounds, 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3]))
 
 
 def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
@@ -234,8 +349,25 @@ def _colour(stream: str) -> tuple[str, str, str] | None:
     """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none and is YUV."""
     if re.match(r"wrapped_avframe, \w*(?:rgb|bgr|gbr|pal8)", stream):
         return RGB_TAGS
-    match = re.search(r"\([^)]*?\b((?:bt|smpte)[\w-]+)(?:/([\w-]+)/([\w-]+))?[,)]", stream)
+    match = re.search(
+        r"\([^)]*?\b((?:bt|smpte|ycgco|ictcp|ipt|fcc|unknown|reserved)[\w-]*)(?:/([\w-]+)/([\w-]+))?[,)]", stream
+    )
     return (match[1], match[2] or match[1], match[3] or match[1]) if match else None
+
+
+def _filters(words: str, colour: tuple[str, str, str] | None) -> str:
+    deinterlace = DEINTERLACE if re.search(r"\b(?:top|bottom) (?:first|coded first)", words) else ""
+    # so near that nobody sees it, and ffmpeg's own conversion is not made for it
+    return deinterlace + ("setparams=colorspace=bt2020nc," if colour and colour[0] == "bt2020c" else "")
+
+
+def _repeatable(tags: tuple[str, str, str]) -> tuple[str, str, str] | None:
+    """The tags, each "unknown" where not every ffmpeg can write it; None if none is left."""
+    matrix, primaries, transfer = tags
+    matrix = {"bt2020c": "bt2020nc"}.get(matrix, matrix)
+    pairs = (matrix, MATRICES), (primaries, PRIMARIES), (transfer, TRANSFERS)
+    known = tuple(tag if tag in usual else UNKNOWN for tag, usual in pairs)
+    return None if set(known) == {UNKNOWN} else known
 
 
 def _last_words(code: int, report: str) -> str:
@@ -279,41 +411,69 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         ffmpeg_path(), *QUIET, *CLOCK_JUMP, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
         # else a change of size restarts the clock of the filters; but ffmpeg's own for turning know only one size
         *(() if info.turned else ("-reinit_filter", "0")),
-        *_input(info.path), "-map", "0:V:0",
-        "-vf", f"scale={width}:{height},fps=fps={info.fps}:start_time={first:.9f},setpts=N",
+        *(("-c:v", info.decoder) if info.decoder else ()), *_input(info.path), "-map", f"0:V:{info.track}",
+        "-vf", f"{info.filters}scale={width}:{height},"
+        f"fps=fps={info.fps}:start_time={first:.9f},setpts=N",
         "-r", str(info.fps),  # setpts makes ffmpeg 7.0 forget it, and then make it 25
-        "-f", "rawvideo", "-pix_fmt", "bgr24", "pipe:1", *ONE_CLOCK,
+        "-f", "rawvideo", "-pix_fmt", "bgra" if info.transparent else "bgr24", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
+    channels = 4 if info.transparent else 3
     with _Process(command, stdout=subprocess.PIPE) as process:
         for given in itertools.count():
             if given == count:
                 return
-            frame = np.empty((height, width, 3), np.uint8)
+            frame = np.empty((height, width, channels), np.uint8)
             if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
                 break
-            yield frame
+            yield pictures.on_plain_ground(frame[..., :3], frame[..., 3]) if info.transparent else frame
         words = process.finish(UserError, f"cannot read {info.path}")
+    _check_whole(info.path, words)
+
+
+def _check_whole(path: Path, words: str) -> None:
     if any(sign in words.lower() for sign in CUT_SHORT):
-        raise UserError(f"{info.path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
+        raise UserError(f"{path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
 
 
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decode the first sound track of any media file, block by block: float32 mono (samples,) at ``sample_rate`` Hz.
+    """Decode the sound of any media file, block by block: float32 mono (samples,) at ``sample_rate`` Hz.
 
-    Raises FileNotFoundError or ValueError, at the first block if not before, when the file has no sound to be read.
+    Of several tracks it is the one that is marked to be played. Stereo is mixed, unless its channels cancel out: then
+    it is the louder one. Raises UserError, at the first block if not before, when there is no sound to be read.
     """
     path = _existing(path)
+    contents = _contents(path)
+    number = _default(contents.sounds)
+    channels = 2 if contents.sounds and re.search(r"\bstereo\b|\b2 channels", contents.sounds[number].words) else 1
     command = [
-        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *_input(path), "-map", "0:a:0", "-af", AUDIO_CLOCK, "-ac", "1",
-        "-ar", str(sample_rate), "-f", "f32le", "pipe:1", *ONE_CLOCK,
+        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *_input(path), "-map", f"0:a:{number}", "-af", AUDIO_CLOCK,
+        "-ac", str(channels), "-ar", str(sample_rate), "-f", "f32le", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
-    heard = False
+    count = 0
     with _Process(command, stdout=subprocess.PIPE) as process:
-        while block := process.stdout.read(int(AUDIO_SECONDS * sample_rate) * np.float32().itemsize):
-            heard = True
-            samples = np.nan_to_num(np.frombuffer(block, np.float32))
+        while block := process.stdout.read(int(AUDIO_SECONDS * sample_rate) * channels * np.float32().itemsize):
+            samples = mix(np.nan_to_num(np.frombuffer(block, np.float32)).reshape(-1, channels))
+            count += len(samples)
             yield np.clip(samples, -1.0, 1.0, out=samples)
         code, words = process.wait()
+    _check_sound(path, code, words, count / sample_rate, contents.seconds)
+
+
+def mix(samples: np.ndarray) -> np.ndarray:
+    """Make (samples, channels) mono: their mean, or the loudest if it is silent and they are not."""
+    mono = samples.mean(1)
+    if samples.shape[1] > 1 and is_silent(mono) and not is_silent(samples):
+        mono = samples[:, np.square(samples).sum(0).argmax()].copy()
+    return mono
+
+
+def is_silent(samples: np.ndarray) -> bool:
+    """Whether nothing can be heard: what encoders make of nothing counts as nothing."""
+    return not samples.size or float(np.abs(samples).max()) < SILENCE
+
+
+def _check_sound(path: Path, code: int, words: str, heard: float, promised: float | None) -> None:
+    """Raise UserError for what kept ffmpeg from decoding all the sound; ``heard`` and ``promised`` in seconds."""
     if "matches no streams" in words:
         raise UserError(f"{path} has no sound track; give a file with speech in it")
     if "Rematrix is needed" in words:
@@ -322,6 +482,28 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
         raise UserError(f"{path} is not a sound file that ffmpeg can read: {_last_words(code, words)}")
     if not heard:
         raise UserError(f"the sound track of {path} is empty")
+    _check_whole(path, words)
+    if _is_cut_wav(path):
+        raise UserError(f"{path} is cut short: its beginning promises more sound; copy or download it again")
+    if promised and heard < 0.99 * promised - 0.1:
+        raise UserError(f"{path} is cut short: {heard:.2f} s of {promised:.2f} s are there; copy or download it again")
+
+
+def _is_cut_wav(path: Path) -> bool:
+    """Whether a RIFF WAVE file has less sound than its header says; ffmpeg is silent about that.
+
+    Programs that write into a pipe cannot know, and promise nothing or as much as a number can hold.
+    """
+    with open(path, "rb") as file:
+        start = file.read(12)
+        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
+            return False
+        while len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return 0 < size < 0x7FFFF000 and file.tell() + size > path.stat().st_size
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -403,13 +585,21 @@ class VideoWriter:
 
     def _command(self) -> list[str]:
         like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
+        sound = _default(_contents(self._audio).sounds)
         filters, tags = [f"scale=flags={EXACT_COLOUR}"], []
         if like.colour:
             matrix, primaries, transfer = like.colour
-            filters[-1] += f":out_color_matrix={matrix}:out_range=tv"
+            filters[-1] += f":out_color_matrix={matrix}:out_range=tv" if matrix != UNKNOWN else ":out_range=tv"
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
             # once more, for ffmpeg 4, whose filters say nothing of it to the encoder
-            tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv"]
+            named = (
+                ("colorspace", matrix),
+                ("color_primaries", primaries),
+                ("color_trc", TRANSFERS.get(transfer, UNKNOWN)),
+            )
+            tags = [
+                part for name, tag in (*named, ("color_range", "tv")) if tag != UNKNOWN for part in (f"-{name}", tag)
+            ]
         if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
@@ -418,7 +608,7 @@ class VideoWriter:
             ffmpeg_path(), *QUIET, *CLOCK_JUMP, "-y",
             "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps),
             "-i", "pipe:0",
-            *_input(self._audio), "-map", "0:v:0", "-map", "1:a:0", "-t", seconds,
+            *_input(self._audio), "-map", "0:v:0", "-map", f"1:a:{sound}", "-t", seconds,
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
             *tags, *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",

@@ -71,6 +71,8 @@ def score_file(path: Path, network: torch.nn.Module, search: FaceSearch | None =
     wav = video.read_audio(path, SAMPLE_RATE)
     if len(wav) < LEAST_FRAMES * SAMPLE_RATE / FPS:
         raise UserError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
+    if video.is_silent(wav):
+        raise UserError(f"{path} is silent, so it has no score: nothing can be in or out of sync")
     tracks = find_tracks(source, search, network) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)

@@ -51,6 +51,7 @@ class Voice:
     """One voice: ``vectors`` (n, D) float16, the embedding of the window that starts with each video frame."""
 
     vectors: np.ndarray
+    silent: bool = False  # from end to end: what is there to match?
 
     @property
     def frames(self) -> int:
@@ -211,7 +212,15 @@ def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str 
     Raises UserError, which calls it ``name``, if it does not fill one window.
     """
     parameter = next(expert.parameters())
-    mel, samples = audio.spectrogram_of(sound)
+    silent = True
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal silent
+        for block in sound:
+            silent = silent and video.is_silent(block)
+            yield block
+
+    mel, samples = audio.spectrogram_of(blocks())
     if samples < hp.mel_step_size * hp.hop_size:
         raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
@@ -220,4 +229,4 @@ def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str 
     while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
-    return Voice(np.concatenate(vectors))
+    return Voice(np.concatenate(vectors), silent)

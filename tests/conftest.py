@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT), str(GOLDEN)]
 import devices  # noqa: E402
 import models  # noqa: E402
 from fill import fill  # noqa: E402
+from reporting import Reporter  # noqa: E402
 
 needs_bf16 = pytest.mark.skipif(
     not devices.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16"
@@ -80,6 +81,29 @@ def living_s3fd(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.zeros_(module.bias)
     path = tmp_path_factory.mktemp("living") / "s3fd.pth"
     torch.save(network.state_dict(), path)
+    return path
+
+
+class Told(Reporter):
+    """A reporter that remembers the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture(scope="session")
+def silence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.2 s of nothing, 16 kHz."""
+    path = tmp_path_factory.mktemp("silence") / "silence.wav"
+    run_ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono:d=1.2", path)
     return path
 
 

@@ -434,3 +434,10 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is on view for 10 frames"):
         lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("haar"))
+
+
+def test_silence_has_no_score(talking_clip, silence, tmp_path):
+    """It was scored, and part of the mean."""
+    run_ffmpeg("-i", talking_clip, "-i", silence, "-c:v", "copy", tmp_path / "silent.mp4")
+    with pytest.raises(ValueError, match="is silent"):
+        lse.score_file(tmp_path / "silent.mp4", Judge())

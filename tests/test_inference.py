@@ -23,6 +23,8 @@ import mouths
 import video
 from conftest import ROOT, run_ffmpeg, write_clip
 from devices import cpu_workers
+from faces import FaceSearch
+from lipsync import LipSync
 from models import weights
 from mouths import generate, paste, redraw_mouths
 
@@ -410,3 +412,15 @@ def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_
         frames = sum(1 for _ in video.read_frames(made))
         assert made.fps == source.fps and frames == audio.frame_count(int(seconds * 16000), float(made.fps))
         assert abs(len(video.read_audio(made.path, 16000)) / 16000 - seconds) <= 1 / made.fps
+
+
+def test_silence_and_the_choice_of_a_track_are_said(small_checkpoint, talking_clip, silence, speech, told, tmp_path):
+    lips = LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+    lips.prepare(talking_clip, silence)
+    assert any("is silent" in note for note in told.notes)
+    told.notes.clear()
+    run_ffmpeg(
+        "-i", silence, "-i", speech, "-map", "0:a", "-map", "1:a", "-disposition:a:1", "default", tmp_path / "2.mka"
+    )
+    lips.prepare(talking_clip, tmp_path / "2.mka")
+    assert [("2 sound tracks" in note, "is silent" in note) for note in told.notes] == [(True, False)]

@@ -15,6 +15,7 @@ import audio
 import inference
 import models
 import similarity
+import sync
 import video
 from conftest import needs_bf16, rnd, run_ffmpeg, write_clip
 from devices import pick_precision
@@ -255,3 +256,9 @@ def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
 def test_wrong_checkpoint(measure, small_checkpoint, speech):
     code, _, err = measure("--audio", speech, checkpoint=small_checkpoint)
     assert code == 2 and "should hold SyncNet_color weights, but it holds Wav2Lip weights" in err
+
+
+def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told):
+    expert, search = open_expert(expert_checkpoint), FaceSearch("haar")
+    sync.measure(talking_clip, [speech, silence], expert, search, told)
+    assert [note for note in told.notes if "silent" in note] == [f"note: {silence} is silent, so nothing can match it"]
