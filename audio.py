@@ -44,15 +44,17 @@ def melspectrogram(wav: np.ndarray) -> np.ndarray:
 
 def spectrogram_of(sound: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
     """Return the ``melspectrogram`` of sound that comes in blocks (samples,), and the number of samples in all."""
-    samples, last, mels = 0, np.zeros(1, np.float32), []
-    border = np.zeros(hp.n_fft // 2, np.float32)  # frames are centred on multiples of hop_size
-    held = border
-    for block in _pieces(sound):
-        emphasized = block - np.float32(hp.preemphasis) * np.concatenate((last, block[:-1]))
-        mel, held = _mel_block(np.concatenate((held, emphasized)))
+    samples, held, mels = 0, np.empty(0, np.float32), []
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal samples
+        for block in sound:
+            samples += len(block)
+            yield block
+
+    for piece in _mirrored(_emphasized(_pieces(counted()))):
+        mel, held = _mel_block(np.concatenate((held, piece)))
         mels.append(mel)
-        samples, last = samples + len(block), block[-1:]
-    mels.append(_mel_block(np.concatenate((held, border)))[0])
     return np.concatenate(mels, axis=1), samples
 
 
@@ -61,6 +63,33 @@ def _pieces(sound: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for block in sound:
         for start in range(0, len(block), size):
             yield np.asarray(block[start : start + size], np.float32)
+
+
+def _emphasized(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    last = np.zeros(1, np.float32)
+    for piece in pieces:
+        yield piece - np.float32(hp.preemphasis) * np.concatenate((last, piece[:-1]))
+        last = piece[-1:]
+
+
+def _mirrored(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the pieces, and before and after them half a window of their mirror image: frames are centred.
+
+    So did librosa 0.7.0, which the reference pinned; later ones put zeros there unless they are told.
+    """
+    half, pieces, start = hp.n_fft // 2, iter(pieces), np.empty(0, np.float32)
+    while len(start) <= half and (piece := next(pieces, None)) is not None:
+        start = np.concatenate((start, piece))
+    if len(start) <= half:  # that was all: it is mirrored more than once
+        yield np.pad(start, half, mode="reflect" if len(start) else "constant")
+        return
+    yield start[half:0:-1]
+    yield start
+    end = start[-half - 1 :]
+    for piece in pieces:
+        yield piece
+        end = np.concatenate((end, piece))[-half - 1 :]
+    yield end[-2::-1]
 
 
 def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,9 @@ import models  # noqa: E402
 from fill import fill  # noqa: E402
 from reporting import Reporter  # noqa: E402
 
+# Mel frames of the golden data that lie within the sound. The two at each end see what is beyond: those data were made
+# with a newer librosa, which puts zeros there; 0.7.0, which the reference pinned, and we put the sound's mirror image.
+INSIDE = slice(2, -2)
 needs_bf16 = pytest.mark.skipif(
     not devices.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16"
 )

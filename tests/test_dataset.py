@@ -18,7 +18,7 @@ import torch
 
 import audio
 import dataset
-from conftest import ROOT
+from conftest import INSIDE, ROOT
 from dataset import (
     Augmentation,
     Batches,
@@ -105,7 +105,7 @@ def test_golden_generator_sample(golden, golden_clip):
 def test_mel_is_made_once_and_kept(golden, golden_clip, monkeypatch):
     before = SyncNetDataset([golden_clip])
     kept = np.load(golden_clip / "mel.npy")
-    assert kept.dtype == np.float32 and np.abs(kept - golden["mel_T"]).max() < 1e-3
+    assert kept.dtype == np.float32 and np.abs(kept - golden["mel_T"])[INSIDE].max() < 1e-3
     monkeypatch.setattr(audio, "load_wav", None)
     assert same([before[3]], [SyncNetDataset([golden_clip])[3]])
     assert not list(golden_clip.glob(".*"))
