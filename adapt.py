@@ -24,7 +24,7 @@ import cli
 import files
 import preprocess
 import training
-from dataset import Loader, Wav2LipDataset, evaluation_windows
+from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
 from errors import MissingFile, UserError
 from hparams import hparams as hp
@@ -37,6 +37,8 @@ HELD_OUT = 0.1  # share of the frames, the last ones
 JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 EVALUATED = 8  # batches at most
 SHEET_WINDOWS = 8
+POSE_SIDE = 32  # pixels of a face when poses are compared
+ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 DETECTED = 16  # pictures per call of the face detector
 SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
     "mel_lead=0,mouth_wt=3,motion_wt=0.5,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
@@ -157,8 +159,36 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:
         (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
     (kept / "mel.npy").write_bytes((learned / "mel.npy").read_bytes())  # frames keep their numbers, and so their sound
+    write_twins(learned, kept)
     print(f"{args.face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
     return learned, kept
+
+
+def write_twins(*clips: Path) -> None:
+    """Give every clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
+
+    The picture of reference then shows the same head with another mouth, as it does at inference. Any other frame of
+    somebody who moves shows the head elsewhere: what is learned from it is to blur.
+    """
+    rng = np.random.default_rng(0)
+    paths = [path for clip in clips for path in clip.glob("*.jpg")]
+    times = np.array([int(path.stem) for path in paths])
+    poses = np.stack([_pose(path) for path in paths])
+    for clip in clips:
+        twin = clip.with_name(f"{clip.name}_twin")
+        twin.mkdir()
+        (clip / TWIN).write_text(twin.name)
+        for i in (i for i, path in enumerate(paths) if path.parent == clip):
+            unlike = np.square(poses - poses[i]).mean(1)
+            unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
+            chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
+            (twin / f"{times[i]}.jpg").write_bytes(chosen.read_bytes())
+
+
+def _pose(path: Path) -> np.ndarray:
+    """The upper half of a face, where nothing speaks, in a few greys (n,)."""
+    face = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (POSE_SIDE, POSE_SIDE), interpolation=cv2.INTER_AREA)
+    return face[: POSE_SIDE // 2].astype(np.float32).ravel()
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -107,8 +107,19 @@ class FaceSearch:
     def cache_of(self, source: video.VideoInfo) -> Path:
         """Return the file that keeps what this detector saw in ``source``."""
         seen = source.geometry, source.fps, (source.width, source.height)
-        name = cache_name(source.path, self.detector_name(), self.weights, *seen)
+        weights_content = self.weights and self.weights.is_file() and _digest(self.weights, *_stamp(self.weights))
+        name = cache_name(source.path, self.detector_name(), weights_content, *seen)
         return weights.cache_folder() / "boxes" / name
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.cache
+def _digest(path: Path, *_: int) -> str:
+    return files.digest(path)
 
 
 @functools.cache  # a run of many videos asks for each of them, and a host that is down may take half a minute to say so

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+import filelock
 
 from errors import UserError
 
@@ -31,32 +34,35 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the file ``path`` (.NAME.lock), which appears for as long; raise ValueError if another process holds it.
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the file ``path`` (.NAME.lock), which appears for as long; make its folder.
 
-    However this process ends, the lock ends with it. Systems without fcntl (Windows) do without the lock. Makes the
-    folder.
+    If another process holds it, ``wait`` for that, or raise UserError. However a process ends, its locks end with it.
+    File systems that have none do without.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
     try:
-        import fcntl
-    except ImportError:
+        with contextlib.suppress(NotImplementedError):  # a network file system without locks
+            lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        name = path.name.strip(".").removesuffix(".lock")
+        raise UserError(f"another process is at work on {name}; wait for its end, or stop it") from None
+    try:
         yield
-        return
-    with open(path, "w") as file:
-        free = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        except OSError:  # a network file system without locks
-            pass
-        if not (free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):  # else just removed
-            raise UserError(f"another process is at work on {path.name.strip('.').removesuffix('.lock')}")
-        try:
-            yield
-        finally:
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes nothing that is open
             path.unlink(missing_ok=True)
+        lock.release()
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of what is in a file."""
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
 
 
 def save(path: Path, content: str | bytes) -> None:

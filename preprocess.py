@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 import audio
 import cli
+import faces
 import files
 import video
 from concurrency import prefetch
@@ -118,7 +119,7 @@ def cut_share(args: argparse.Namespace, rank: int, world: int) -> Tally:
     clips = find_clips(args.data_root)
     rank_report(args.preprocessed_root, rank).unlink(missing_ok=True)  # of a run that was stopped
     tally = Tally()
-    todo = [clip for clip in clips[rank::world] if not tally.add_finished(clip, args.data_root, args.preprocessed_root)]
+    todo = [clip for clip in clips[rank::world] if not tally.add_finished(clip, args)]
     jobs = plan_workers(args, len(todo)) if todo else []
 
     try:
@@ -220,13 +221,22 @@ class Kept:
 
     clip: str  # dir/clip
     source: str
-    bytes: int  # size of the source: another file under its name is cut anew
+    bytes: int  # of the source
     face_detector: str
     fps: float  # of the source
     frames: int  # at 25 fps
     frames_with_face: int
     seconds: float  # of sound
     detector_seconds: float
+    modified: int | None = None  # when the source was, in ns; None: an older version did not note it
+    sha256: str | None = None  # of the source: another file under its name is cut anew
+
+    def is_of(self, source: Path) -> bool:
+        """Whether it was cut from what is in ``source``, which is only read if that is not clear without."""
+        status = source.stat()
+        if self.bytes != status.st_size:
+            return False
+        return self.modified in (None, status.st_mtime_ns) or self.sha256 == files.digest(source)
 
 
 @dataclass(frozen=True)
@@ -302,6 +312,7 @@ def write_clip(clip: Clip, job: Job, detector: Detector, folder: Path) -> Kept:
     kept = Kept(
         clip.name, clip.source, path.stat().st_size, job.face_detector, round(float(info.fps), 3),
         len(shown), sum(shown), round(len(wav) / hp.sample_rate, 3), round(search_seconds, 3),
+        path.stat().st_mtime_ns, files.digest(path),
     )  # fmt: skip
     (folder / "clip.json").write_text(json.dumps(asdict(kept), indent=1))
     return kept
@@ -472,14 +483,16 @@ class Tally:
         self.detector_frames += outcome.frames
         self.detector_seconds += outcome.detector_seconds
 
-    def add_finished(self, clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
-        """Count ``clip`` as kept and return True if an earlier run finished it and its source is still the same."""
+    def add_finished(self, clip: Clip, args: argparse.Namespace) -> bool:
+        """Count ``clip`` as kept and return True if an earlier run finished it and would cut the same again."""
         try:
-            kept = Kept(**json.loads((preprocessed_root / clip.name / "clip.json").read_text()))
-            size = (data_root / clip.source).stat().st_size
+            kept = Kept(**json.loads((args.preprocessed_root / clip.name / "clip.json").read_text()))
+            same = kept.is_of(args.data_root / clip.source)
         except (OSError, ValueError, TypeError):
             return False
-        if (kept.clip, kept.source, kept.bytes) != (clip.name, clip.source, size):
+        if not same or (kept.clip, kept.source) != (clip.name, clip.source):
+            return False
+        if args.face_detector not in (faces.AUTO, kept.face_detector):
             return False
         self.kept.append(kept)
         self.finished_before += 1
@@ -524,9 +537,8 @@ def describe(total: Tally, args: argparse.Namespace) -> dict[str, Any]:
     speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
     return {
         "data_root": _printable(str(args.data_root)),
-        "face_detector": cli.face_search(args).detector_name()
-        if speed
-        else args.face_detector,  # if not: nobody had to know
+        # if no clip was left to cut, nobody had to know
+        "face_detector": cli.face_search(args).detector_name() if speed else args.face_detector,
         "finished_before": total.finished_before,  # of those kept
         "dropped_by_reason": dict(Counter(clip.reason for clip in dropped).most_common()),
         "converted": {clip.clip: clip.fps for clip in kept if clip.fps != hp.fps},  # the rate it had

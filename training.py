@@ -211,7 +211,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     if saved := checkpoint.extra.get("optimizer"):
         # rate and kind are those of this run; the rest, and the moments, those of the one that is continued
         pairs = zip(saved["param_groups"], optimizer.param_groups)
-        groups = [{**theirs, **{name: ours[name] for name in ("lr", "fused")}} for theirs, ours in pairs]
+        groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
         optimizer.load_state_dict({**saved, "param_groups": groups})
         for parameter, moments in optimizer.state.items():  # those of 2020 lie in memory in another order
             for name in ("exp_avg", "exp_avg_sq"):

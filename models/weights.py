@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import files
 from errors import MissingFile, UserError
 
 from .syncnet import SyncNet_color, SyncNet_v2
@@ -122,13 +123,14 @@ def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
     pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
     target = folder / known.file_name
     try:
-        found = pooch.retrieve(
-            known.url,
-            known_hash=known.sha256 and f"sha256:{known.sha256}",
-            fname=known.file_name,
-            path=folder,
-            downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), progress),
-        )
+        with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # who waited finds the file
+            found = pooch.retrieve(
+                known.url,
+                known_hash=known.sha256 and f"sha256:{known.sha256}",
+                fname=known.file_name,
+                path=folder,
+                downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), progress),
+            )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
         reason = " ".join(str(error).split())
         raise RuntimeError(
@@ -147,8 +149,12 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
-            if reply.status_code == 416:  # nothing left to send: the part is whole
-                os.replace(part, output_file)
+            if reply.status_code == 416:  # nothing left to send: the part is whole, or of another file
+                if reply.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+                    os.replace(part, output_file)
+                    return
+                part.unlink()
+                download(url, output_file, _pooch)
                 return
             reply.raise_for_status()
             if reply.status_code != 206:  # a server that cannot resume starts again
@@ -160,7 +166,7 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
                 for block in reply.iter_content(1 << 16):
                     file.write(block)
                     bar.update(len(block))
-        if size and part.stat().st_size < size:
+        if size and part.stat().st_size != size:
             raise OSError(f"the connection broke off at {part.stat().st_size} of {size} bytes; run again to continue")
         os.replace(part, output_file)
 

@@ -297,6 +297,14 @@ def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
         settings.find(video.probe(talking_clip), 5)
 
 
+def test_other_weights_under_one_name_see_for_themselves(talking_clip, tmp_path):
+    source, names = video.probe(talking_clip), []
+    for content in (b"first", b"other", b"first"):
+        (tmp_path / "x.pth").write_bytes(content)
+        names.append(FaceSearch("sfd", tmp_path / "x.pth").cache_of(source))
+    assert names[0] == names[2] != names[1]
+
+
 def test_sfd_is_preferred(downloads, tmp_path, monkeypatch):
     given = FaceSearch(weights=tmp_path / "mine.pth")
     assert (given.detector_name(), given.detector_weights()) == ("sfd", tmp_path / "mine.pth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 
 import pytest
 
@@ -27,7 +27,6 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
 
 
 def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
-    pytest.importorskip("fcntl")
     path = tmp_path / "lock"
     with files.locked(path), pytest.raises(ValueError, match="at work on"), files.locked(path):
         pass
@@ -36,8 +35,26 @@ def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     assert not path.exists()
 
 
-def test_without_locks_the_folder_is_made_all_the_same(tmp_path, monkeypatch):
-    """As on Windows; the clip's own folder is made in it."""
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+def test_who_waits_gets_the_lock_when_it_is_free(tmp_path):
+    order = []
+
+    def second():
+        with files.locked(tmp_path / "lock", wait=True):
+            order.append("second")
+
+    with files.locked(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
     with files.locked(tmp_path / "new/.a.lock"):
         assert (tmp_path / "new").is_dir()

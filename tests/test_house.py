@@ -26,7 +26,7 @@ ALLOWED = {
     "hparams": set(),
     "pictures": set(),
     "video": {"files", "pictures"},
-    "models": set(),
+    "models": {"files"},
     "face_detection": set(),
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import os
 import shutil
 import types
 from pathlib import Path
@@ -397,6 +398,23 @@ def test_what_is_cut_anew(roots, clip, astronaut, speech):
     run(roots)
     assert len(list((roots.data / "s/changed").glob("*.jpg"))) == 17
     assert report(roots)["finished_before"] == 1
+
+
+def test_a_source_of_the_same_size_is_looked_at(roots, clip):
+    """Its content counts; a copy of it, which is newer, does not."""
+    put(clip, roots, "s/a.mp4", "s/b.mp4", "s/c.mp4")
+    assert run(roots) == 0 and report(roots)["finished_before"] == 0
+    content = (roots.videos / "s/a.mp4").read_bytes()
+    (roots.videos / "s/a.mp4").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # within the index, past all frames
+    os.utime(roots.videos / "s/b.mp4", (1, 1))
+    assert run(roots) == 0 and report(roots)["finished_before"] == 2
+
+
+def test_clips_of_another_detector_are_cut_anew_where_one_is_named(roots, clip):
+    put(clip, roots, "s/a.mp4")
+    for detector, before in (("haar", 0), ("haar", 1), ("centerface", 0), ("centerface", 1), ("auto", 1)):
+        assert run(roots, "--face_detector", detector) == 0
+        assert report(roots)["finished_before"] == before, detector
 
 
 def test_worker_processes(roots, clip):

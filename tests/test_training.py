@@ -587,8 +587,8 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     state = optimizer.state_dict()
     for entry in state["state"].values():
         entry["step"] = 7
-    state["param_groups"] = [{"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False,
-                              "params": state["param_groups"][0]["params"]}]  # fmt: skip
+    old = {"lr": 1e-4, "betas": (0.7, 0.9), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
+    state["param_groups"] = [{**old, "params": state["param_groups"][0]["params"]}]
     content = {"state_dict": network.state_dict(), "optimizer": state, "global_step": 700, "global_epoch": 3}
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     flags = ("--checkpoint_path", tmp_path / "old.pth", "--max_steps", 701)
@@ -597,7 +597,9 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert [r["step"] for r in losses(tmp_path / "new")] == [701]
     written = torch.load(tmp_path / "new/checkpoint_step000000701.pth", weights_only=True)
     (group,) = written["optimizer"]["param_groups"]
-    assert group["lr"] == 3e-5 and group["fused"]  # what was asked for, and what is fast, not what the file had
+    assert (
+        group["lr"] == 3e-5 and tuple(group["betas"]) == (0.9, 0.999) and group["fused"]
+    )  # what was asked for, and what is fast, not what the file had
     assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 

@@ -9,7 +9,9 @@ import os
 import pickle
 import re
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -239,12 +241,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.requests.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and "plain" not in self.path else 0
         if "missing" in self.path or start >= len(CONTENT):
-            self.send_error(404 if "missing" in self.path else 416)
+            self.send_response(404 if "missing" in self.path else 416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         stop = len(CONTENT) // 2 if "breaking" in self.path and len(self.requests) == 1 else len(CONTENT)
+        time.sleep(0.3 if "slow" in self.path else 0)
         self.wfile.write(CONTENT[start:stop])
 
     def log_message(self, *_):
@@ -283,6 +289,22 @@ def test_broken_download_is_resumed(server, tmp_path, path):
 def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
     (tmp_path / "file.pth.part").write_bytes(CONTENT)
     assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False).read_bytes() == CONTENT
+    assert len(Handler.requests) == 1
+
+
+def test_part_that_is_too_long_is_fetched_again(server, tmp_path):
+    """Without a hash nobody else would notice."""
+    (tmp_path / "file.pth.part").write_bytes(CONTENT + b"of another file")
+    unchecked = weights.KnownFile("file.pth", f"{server}/x", None)
+    assert weights.fetch(unchecked, tmp_path, progress=False).read_bytes() == CONTENT
+
+
+def test_one_download_at_a_time(server, tmp_path):
+    """Side by side they wrote into one part."""
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: weights.fetch(known(f"{server}/slow"), tmp_path, progress=False), range(4)))
+    assert {path.read_bytes() for path in found} == {CONTENT} and len(Handler.requests) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
 
 
 @pytest.mark.parametrize("path, sha256", [("missing", None), ("x", "0" * 64)])
