@@ -38,6 +38,7 @@ JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 EVALUATED = 8  # batches at most
 SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared
+QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 DETECTED = 16  # pictures per call of the face detector
 SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
@@ -182,13 +183,33 @@ def write_twins(*clips: Path) -> None:
             unlike = np.square(poses - poses[i]).mean(1)
             unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
             chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
-            (twin / f"{times[i]}.jpg").write_bytes(chosen.read_bytes())
+            cv2.imwrite(str(twin / f"{times[i]}.jpg"), _aligned(_read(chosen), _read(paths[i])), QUALITY)
+
+
+def _read(path: Path) -> np.ndarray:
+    return cv2.resize(cv2.imread(str(path)), (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
 
 
 def _pose(path: Path) -> np.ndarray:
     """The upper half of a face, where nothing speaks, in a few greys (n,)."""
-    face = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (POSE_SIDE, POSE_SIDE), interpolation=cv2.INTER_AREA)
-    return face[: POSE_SIDE // 2].astype(np.float32).ravel()
+    small = cv2.resize(_upper_half(_read(path)), (POSE_SIDE, POSE_SIDE // 2), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32).ravel()
+
+
+def _upper_half(face: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(face[: hp.img_size // 2], cv2.COLOR_BGR2GRAY)
+
+
+def _aligned(face: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Move, turn and stretch a face so that its upper half lies as that of another (Evangelidis and Psarakis, 2008)."""
+    matrix = np.eye(2, 3, dtype=np.float32)
+    until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
+    try:
+        cv2.findTransformECC(_upper_half(like), _upper_half(face), matrix, cv2.MOTION_AFFINE, until)
+    except cv2.error:  # nothing in common: as it is
+        return face
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(face, matrix, face.shape[1::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
 
 
 # --------------------------------------------------------------------------------------------------------------------

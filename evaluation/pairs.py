@@ -10,7 +10,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -138,6 +138,7 @@ def generate(
     lips.load()  # what would spoil every pair fails here, before any work is done
     claim(results_dir, pairs)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    turn = Turn.begin(results_dir, rank, world)
     mine = list(enumerate(pairs))[rank::world]
     for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
@@ -151,7 +152,43 @@ def generate(
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return {*range(len(pairs))} <= {*finished(results_dir), *skipped(results_dir)}
+    return turn.end()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run of one process of several. What is left of an earlier run, such as its notes, does not count as done."""
+
+    folder: Path
+    rank: int
+    world: int
+    number: int  # all processes of a run are at the same one
+
+    @classmethod
+    def begin(cls, results_dir: Path, rank: int, world: int) -> Turn:
+        turn = cls(results_dir / "processes", rank, world, 0)
+        turn = replace(turn, number=turn._read(rank)["number"] + 1)
+        turn._write(done=False)
+        return turn
+
+    def end(self) -> bool:
+        """Note that this process is done; say whether all are."""
+        self._write(done=True)
+        states = map(self._read, range(self.world))
+        return all(state["number"] >= self.number and state["done"] for state in states)
+
+    def _write(self, done: bool) -> None:
+        if self.world > 1:
+            files.save(self._path(self.rank), json.dumps({"number": self.number, "done": done}))
+
+    def _read(self, rank: int) -> dict[str, int]:
+        if self.world == 1:
+            return {"number": self.number, "done": True}
+        path = self._path(rank)
+        return json.loads(path.read_text()) if path.exists() else {"number": 0, "done": False}
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"{rank} of {self.world}.json"
 
 
 def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:

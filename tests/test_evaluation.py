@@ -341,6 +341,19 @@ def test_processes_share_the_list(data, monkeypatch, capsys):
         assert sorted(pairs.finished(folder / "out")) == made and ("videos in" in capsys.readouterr().out) == talks
 
 
+def test_notes_of_an_earlier_run_do_not_count_as_done(data, monkeypatch, capsys):
+    """A process said that all were done before another had tried its own again."""
+    folder, common, calls = data
+    command = ["--filelist", str(folder / "list.txt"), *common]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = []
+    for rank in (0, 1, 0, 1, 1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        gen_videos_from_filelist.main(command)
+        said.append("videos in" in capsys.readouterr().out)
+    assert said == [False, True, False, True, False, True]
+
+
 def test_wrong_checkpoint_stops_before_the_first_video(data, tmp_path, capsys):
     folder, common, calls = data
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
