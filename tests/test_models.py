@@ -89,14 +89,3 @@ def test_optimized_generator_computes_the_same(filled, dtype, tolerance):
     plain = filled(models.Wav2Lip, 0.25)(mels, faces)
     fast = models.optimize_for_inference(filled(models.Wav2Lip, 0.25), torch.device("cpu"), dtype)
     assert (fast(mels.to(dtype), faces.to(dtype)).float() - plain).abs().max() < tolerance
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@torch.no_grad()
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-3), (torch.float16, 0.02), (torch.bfloat16, 0.03)])
-def test_generator_on_gpu_equals_cpu(filled, dtype, tolerance):
-    mels, faces = rnd(1, (4, 1, 80, 16), "n"), rnd(2, (4, 6, 96, 96))
-    plain = filled(models.Wav2Lip)(mels, faces)
-    fast = models.optimize_for_inference(filled(models.Wav2Lip), torch.device("cuda"), dtype)
-    assert (fast(mels.to("cuda", dtype), faces.to("cuda", dtype)).float().cpu() - plain).abs().max() < tolerance
