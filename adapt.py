@@ -42,7 +42,7 @@ QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 DETECTED = 16  # pictures per call of the face detector
 SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
-    "mel_lead=0,mouth_wt=3,motion_wt=0.5,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
+    "mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
     "initial_learning_rate=5e-5,eval_interval=50,num_workers=1,frozen_norms=true"
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,26 @@ def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
     assert not frames[0] & frames[1] and max(frames[0]) < min(frames[1])
     assert (learned / "mel.npy").read_bytes() == (kept / "mel.npy").read_bytes()
     assert len(frames[1]) / (len(frames[0]) + len(frames[1])) == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut):
+    """Drifting to and fro, as heads do: at no frame is it far from where the head is, and at none is it the same."""
+    clips = [tmp_path / name for name in ("learned", "kept")]
+    for clip in clips:
+        clip.mkdir()
+    face = cv2.resize(astronaut[60:230, 160:300], (96, 96))
+    shifts = np.round(6 * np.sin(np.arange(60) / 5)).astype(int)
+    for i, shift in enumerate(shifts):
+        cv2.imwrite(str(clips[i >= 50] / f"{i}.jpg"), np.roll(face, shift, axis=1), [cv2.IMWRITE_JPEG_QUALITY, 98])
+    adapt.write_twins(*clips)
+    for i in (3, 20, 55):
+        clip = clips[i >= 50]
+        twin = clip.with_name((clip / "twin.txt").read_text())
+        real, other = (cv2.imread(str(folder / f"{i}.jpg"))[:48, 10:-10].astype(float) for folder in (clip, twin))
+        assert np.abs(real - other).mean() < 3
+    assert all(
+        len(list(clip.with_name(f"{clip.name}_twin").iterdir())) == len(list(clip.glob("*.jpg"))) for clip in clips
+    )
 
 
 @pytest.mark.parametrize(
