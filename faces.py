@@ -106,7 +106,15 @@ class FaceSearch:
 
     def cache_of(self, source: video.VideoInfo) -> Path:
         """Return the file that keeps what this detector saw in ``source``."""
-        seen = source.geometry, source.fps, (source.width, source.height)
+        seen = (
+            source.geometry,
+            source.fps,
+            source.width,
+            source.height,
+            source.stream,
+            source.interlaced,
+            source.transparent,
+        )
         weights_content = self.weights and self.weights.is_file() and _digest(self.weights, *_stamp(self.weights))
         name = cache_name(source.path, self.detector_name(), weights_content, *seen)
         return weights.cache_folder() / "boxes" / name

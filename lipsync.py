@@ -81,7 +81,7 @@ class Take:
     """A face and a speech, looked at and listened to: all that is needed to make the frames."""
 
     source: video.VideoInfo
-    speech: Path
+    speech: video.Sound
     windows: audio.MelWindows  # one for each frame of the result
     face: FacePath
     used: int | None  # so many frames of the video are used; None: all of it, with one box
@@ -159,27 +159,20 @@ class LipSync:
         """Find the face and listen to the speech."""
         chosen, speech = Options(**options), Path(speech)
         source = open_face(Path(face), chosen, self.report)
-        wanted = audio.frame_count(self._hear(speech), float(source.fps))
+        sound = video.Sound(speech, hp.sample_rate)
+        # only counted here, and decoded again aside: an hour of sound would take 230 MB
+        wanted = audio.frame_count(sum(map(len, sound)), float(source.fps))
+        for note in sound.notes:
+            self.report.note(f"note: {note}")
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
         expert = self.expert
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
-            windows = aside.submit(read_speech, speech, source.fps, chosen.lip_delay / 1000)
+            windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
             windows = windows.result()
         match = self.match(source, path, speech) if expert else None
-        return Take(source, speech, windows, path, used, chosen, match)
-
-    def _hear(self, speech: Path) -> int:
-        """Count the samples and say what is odd about them; decoded again later, since an hour would take 230 MB."""
-        for note in video.sound_notes(speech):
-            self.report.note(f"note: {note}")
-        counts, silent = zip(
-            *((len(part), video.is_silent(part)) for part in video.stream_audio(speech, hp.sample_rate))
-        )
-        if all(silent):
-            self.report.note(f"note: {speech} is silent, so the lips have nothing to say")
-        return sum(counts)
+        return Take(source, sound, windows, path, used, chosen, match)
 
     def stream(self, take: Take) -> Iterator[np.ndarray]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -252,9 +245,10 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
     return info
 
 
-def read_speech(path: Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
+def read_speech(sound: video.Sound | Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
     """Read any sound and return one mel window for every frame of the result, ``delay`` seconds earlier."""
-    mel, samples = audio.spectrogram_of(video.stream_audio(path, hp.sample_rate))
+    sound = sound if isinstance(sound, video.Sound) else video.Sound(sound, hp.sample_rate)
+    mel, samples = audio.spectrogram_of(sound)
     return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)), delay)
 
 

@@ -17,6 +17,7 @@ from errors import UserError
 START = 1 << 16  # bytes looked at to tell one kind from another
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
+PNG = b"\x89PNG"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GROUND = 255  # white: what shows through where a picture is transparent
 # the eight ways in which EXIF can say that a picture lies
@@ -57,7 +58,7 @@ def read(path: Path) -> np.ndarray:
     colour = cv2.imdecode(content, cv2.IMREAD_COLOR)  # turns it as EXIF says, and drops transparency
     if colour is None:
         raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
-    if _is_cut_short(content.tobytes()):
+    if is_cut_short(content.tobytes()):
         raise UserError(f"{path} is cut short; copy or download it again")
     colour = np.rot90(colour, _quarters(content))
     whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, and may not turn it
@@ -110,7 +111,7 @@ def _moves(start: bytes) -> bool:
     """Whether it is an animated WebP or PNG, which older OpenCV takes for a still picture."""
     if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
         return bool(start[20] & 2)
-    return start[:4] == b"\x89PNG" and b"acTL" in start.partition(b"IDAT")[0]
+    return start.startswith(PNG) and b"acTL" in start.partition(b"IDAT")[0]
 
 
 def is_webp(path: Path) -> bool:
@@ -119,14 +120,14 @@ def is_webp(path: Path) -> bool:
     return start[:4] == b"RIFF" and start[8:] == b"WEBP"
 
 
-def _is_cut_short(content: bytes) -> bool:
+def is_cut_short(content: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end, which decoders make up in grey."""
     if content.startswith(b"\xff\xd8"):
         at = 2
         while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # over a preview and its own end
             at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         return content.find(b"\xff\xd9", at) < 0
-    return content.startswith(b"\x89PNG") and b"IEND" not in content
+    return content.startswith(PNG) and b"IEND" not in content
 
 
 def _heif_reader() -> Callable | None:

@@ -323,7 +323,7 @@ def unusable_if_it_fails(reason: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:  # what video raises about a file
-        raise Unusable(reason, str(error)) from error
+        raise Unusable("unreadable" if isinstance(error, video.CutShort) else reason, str(error)) from error
 
 
 def check_source(info: video.VideoInfo) -> None:
@@ -337,7 +337,7 @@ def check_source(info: video.VideoInfo) -> None:
 def check_sound(wav: np.ndarray) -> None:
     if len(wav) < MIN_SECONDS * hp.sample_rate:
         raise Unusable("too short", f"{len(wav) / hp.sample_rate:.2f} s of sound; training needs {MIN_SECONDS:g} s")
-    if video.is_silent(wav):
+    if np.abs(wav).max() < video.SILENCE:
         raise Unusable("no audio", "its sound track is silent from end to end, so nothing can be in or out of sync")
 
 

@@ -17,12 +17,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import cv2
 import numpy as np
@@ -38,10 +38,15 @@ CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
 AUDIO_SECONDS = 30  # of decoded sound given at a time
+SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
+FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
+CANCELLED = 10.0  # times as loud as all together is one channel, when they do
 SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
 # Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
+NO_STREAM = ("matches no streams", "does not contain any stream")
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
@@ -58,37 +63,43 @@ AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed 
 ONE_CLOCK = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
+# The numbers in ISO 23091-2 of what ffmpeg prints by name: its options take them in every version, unlike the names
+UNKNOWN = 2
+MATRICES = {
+    "bt709": 1, "fcc": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "ycgco": 8, "bt2020nc": 9, "bt2020c": 10,
+    "ictcp": 14,
+}  # fmt: skip
+PRIMARIES = {
+    "bt709": 1, "bt470m": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "film": 8, "bt2020": 9, "smpte428": 10,
+    "smpte431": 11, "smpte432": 12, "jedec-p22": 22, "ebu3213": 22,
+}  # fmt: skip
+TRANSFERS = {
+    "bt709": 1, "bt470m": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "linear": 8, "log100": 9, "log316": 10,
+    "iec61966-2-4": 11, "bt1361e": 12, "iec61966-2-1": 13, "bt2020-10": 14, "bt2020-12": 15, "smpte2084": 16,
+    "smpte428": 17, "arib-std-b67": 18,
+}  # fmt: skip
+# the matrices between YUV and RGB that ffmpeg computes with; others it takes for bt601, as it takes what has no tag
+COMPUTED = {
+    "bt709": "bt709", "fcc": "fcc", "bt470bg": "bt601", "smpte170m": "bt601", "smpte240m": "smpte240m",
+    "bt2020nc": "bt2020", "bt2020c": "bt2020",
+}  # fmt: skip
+RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # the nearest to it; ffmpeg 9 reads no matrix that it cannot compute with
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
+# what ffmpeg says of a stream or, in showinfo, of a frame of it
+INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
+TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
+ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
-EXACT_LENGTHS = ("w64", "aiff", "au", "flac")  # formats whose beginning says how much sound there is
-SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
-DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced,"  # those frames that say that they are
-# how ffmpeg describes pictures that may be transparent; the decoder that it prefers for VP9 does not see it
-TRANSPARENT = re.compile(r"\b(?:yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8|ayuv|vuya)")
-VP9_ALPHA = re.compile(r"Video: vp[89]\b[\s\S]*?alpha_mode +: 1")
-# Colour tags that every ffmpeg can repeat, and what the encoder's own option calls them
-MATRICES = ("bt709", "fcc", "bt470bg", "smpte170m", "smpte240m", "bt2020nc")
-PRIMARIES = (
-    "bt709",
-    "bt470m",
-    "bt470bg",
-    "smpte170m",
-    "smpte240m",
-    "film",
-    "bt2020",
-    "smpte428",
-    "smpte431",
-    "smpte432",
-)
-TRANSFERS = {
-    "bt709": "bt709", "bt470m": "gamma22", "bt470bg": "gamma28", "smpte170m": "smpte170m", "smpte240m": "smpte240m",
-    "linear": "linear", "log100": "log", "log316": "log_sqrt", "iec61966-2-4": "iec61966_2_4", "bt1361e": "bt1361",
-    "iec61966-2-1": "iec61966_2_1", "bt2020-10": "bt2020_10bit", "bt2020-12": "bt2020_12bit",
-    "smpte2084": "smpte2084", "smpte428": "smpte428", "arib-std-b67": "arib-std-b67",
-}  # fmt: skip
-UNKNOWN = "unknown"
-NOT_YUV = ("ycgco", "ycgco-re", "ycgco-ro", "ictcp", "ipt-c2")  # matrices that no converter here turns into RGB
+STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
+SLACK = 1024  # bytes by which writers of such heads are mistaken
+ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
+
+
+class CutShort(UserError):
+    """A file that ends before its own table of contents says."""
 
 
 @lru_cache(maxsize=1)
@@ -157,11 +168,11 @@ class VideoInfo:
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
     turned: bool = False  # by ffmpeg, as metadata say, before anything else
-    track: int = 0  # which of the picture tracks
-    filters: str = ""  # of ffmpeg's, through which frames go first
-    transparent: bool = False  # some of it may be; it comes on plain ground
-    decoder: str | None = None  # of ffmpeg's, if not the one that it prefers
     notes: tuple[str, ...] = ()  # sentences for the user: what is not taken as it is
+    stream: str = "V:0"  # of the file, in ffmpeg's words
+    interlaced: bool = False  # its frames are made of two moments, unless they say otherwise
+    transparent: bool = False  # in places, perhaps
+    decoder: str | None = None  # if not ffmpeg's usual one
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
@@ -172,116 +183,106 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     path = _existing(path)
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
-    head, shown = _first_frame(path, 0)
-    tracks = [track for track in _tracks_in(head) if track.kind == "Video"]
-    if number := _default(tracks):
-        head, shown = _first_frame(path, number)
-    words = tracks[number].words
-    colour = _colour(shown) or _colour(words)  # ffmpeg 4 tells only of the input's
-    if colour and colour[0] in NOT_YUV:
-        raise UserError(
-            f"{path} has colours of the kind {colour[0]}, which cannot be shown; save it with those of bt709"
-        )
-    size = re.search(r", (\d+)x(\d+)", shown)
-    width, height = int(size[1]), int(size[2])
-    aspect = re.search(r"\[SAR (\d+):(\d+) ", shown)
+    look = _look(path)
+    width, height = map(int, re.search(r", (\d+)x(\d+)", look.shown).groups())
+    aspect = re.search(r"\[SAR (\d+):(\d+) ", look.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
+    colour = _colour(look.shown) or _colour(look.listed)  # ffmpeg 4 tells only of the input's
+    turned = "rotation of" in look.head
+    decoder = ALPHA_DECODERS.get(look.listed[:3]) if ALPHA_APART.search(look.head) else None
+    blind = decoder is not None and not _has_decoder(decoder)
     return VideoInfo(
         path,
         *geometry.size_of(width, height),
-        _frame_rate(shown),
+        _frame_rate(look.shown),
         geometry=geometry,
         stored=(width, height),
-        colour=colour and _repeatable(colour),
+        colour=colour,
         sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
-        turned="rotation of" in head,
-        track=number,
-        filters=_filters(words, colour),
-        transparent=bool(TRANSPARENT.search(words) or VP9_ALPHA.search(head)),
-        decoder=f"libvpx{'-vp9' if 'vp9' in words else ''}" if VP9_ALPHA.search(head) else None,
-        notes=_which_of_several(path, "picture", tracks),
+        turned=turned,
+        notes=tuple(_notes(path, look, colour, blind)),
+        stream=look.stream,
+        interlaced=not turned and any(map(INTERLACED.search, (look.listed, look.shown, look.frame))),  # else columns
+        transparent=bool(TRANSPARENT.search(look.frame)) or decoder is not None and not blind,
+        decoder=None if blind else decoder,
     )
 
 
-def _first_frame(path: Path, track: int) -> tuple[str, str]:
-    """Return what ffmpeg says of a file, and of the first frame of one of its picture tracks."""
-    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", f"0:V:{track}", "-frames:v", "1"]
-    result = subprocess.run([*command, "-f", "null", "-"], capture_output=True, env=ENVIRONMENT)
-    report = result.stderr.decode(errors="replace")
+def _notes(path: Path, look: _Look, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
+    if look.tracks > 1:
+        yield f"{path} has {look.tracks} tracks of pictures; number {look.number} is taken"
+    if _read_as(colour) == UNKNOWN:
+        yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
+    if blind:
+        yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What ffmpeg says of the pictures in a file."""
+
+    stream: str  # which of all, in ffmpeg's words
+    tracks: int  # that have pictures
+    number: int  # of the one that is taken, from 1
+    listed: str  # its line in the description of the file
+    shown: str  # and in that of the output
+    frame: str  # showinfo's line on the first frame
+    head: str  # what comes before the output
+
+
+def _look(path: Path) -> _Look:
+    """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none."""
+    stream = "V:0"
+    code, report = _report_of_first_frame(path, stream)
+    listed = _streams(report)
+    tracks = [track for track in listed if track.kind == "Video"] or [_Stream(0, "Video", "")]
+    taken = next((track for track in tracks if track.is_default), tracks[0])
+    if taken is not tracks[0]:
+        stream = str(taken.index)
+        code, report = _report_of_first_frame(path, stream)
     head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
-    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*)$", tail, re.MULTILINE)
-    if shown and re.search(r", (\d+)x(\d+)", shown[1]):
-        return head, shown[1]
-    kinds = {track.kind for track in _tracks_in(head)}
-    if kinds and "Video" not in kinds:
+    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*, \d+x\d+.*)$", tail, re.MULTILINE)
+    frame = re.search(r" fmt:.*", report)
+    if shown:
+        number = tracks.index(taken) + 1
+        return _Look(stream, len(tracks), number, taken.text, shown[1], frame[0] if frame else "", head)
+    if listed and all(track.kind == "Audio" for track in listed):
         raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
     if pictures.is_webp(path):
         raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
-    last_words = _last_words(result.returncode, report)
-    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words}")
+    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {_last_words(code, report)}")
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Tracks
+def _has_decoder(name: str) -> bool:
+    known = subprocess.run([ffmpeg_path(), "-hide_banner", "-decoders"], capture_output=True, env=ENVIRONMENT).stdout
+    return f" {name} ".encode() in known
 
 
-class Track(NamedTuple):
-    """A stream of a file, in ffmpeg's words."""
+def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
+    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", f"0:{stream}"]
+    command += ["-frames:v", "1", "-vf", "showinfo", "-f", "null", "-"]
+    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    return result.returncode, result.stderr.decode(errors="replace")
 
+
+@dataclass(frozen=True)
+class _Stream:
+    index: int
     kind: str  # Video or Audio
-    words: str
+    text: str
 
     @property
     def is_default(self) -> bool:
-        return "(default)" in self.words
+        return "(default)" in self.text
 
 
-class Contents(NamedTuple):
-    """What a file says about itself."""
-
-    sounds: tuple[Track, ...]
-    seconds: float | None  # None: it does not know, or only guesses
-
-
-def _tracks_in(report: str) -> list[Track]:
-    """The streams that can be seen or heard, in ffmpeg's order, but for covers."""
-    found = re.findall(r"^ +Stream #0:\d+.*?: (Video|Audio): (.*)$", report, re.MULTILINE)
-    return [Track(*track) for track in found if "(attached pic)" not in track[1]]
-
-
-def _default(tracks: Sequence[Track]) -> int:
-    """Which of ``tracks`` of one kind is marked as the one to play; the first if none is."""
-    return next((number for number, track in enumerate(tracks) if track.is_default), 0)
-
-
-def _which_of_several(path: Path, kind: str, tracks: Sequence[Track]) -> tuple[str, ...]:
-    if len(tracks) < 2:
-        return ()
-    number = _default(tracks)
-    why = ", which is marked as default," if tracks[number].is_default else ""
-    return (f"{path} has {len(tracks)} {kind} tracks; number {number + 1}{why} is used",)
-
-
-def sound_notes(path: str | Path) -> tuple[str, ...]:
-    """Say which of several sound tracks ``stream_audio`` gives."""
-    return _which_of_several(Path(path), "sound", _contents(_existing(path)).sounds)
-
-
-def _contents(path: Path) -> Contents:
-    status = path.stat()
-    return _read_contents(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _read_contents(path: Path, *_: int) -> Contents:
-    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path)]
-    report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
-    sounds = tuple(track for track in _tracks_in(report) if track.kind == "Audio")
-    kind = re.search(r"^Input #0, ([\w,]+), from", report, re.MULTILINE)
-    length = re.search(r"^ +Duration: (\d+):(\d+):([\d.]+)", report, re.MULTILINE)
-    if not (kind and length and kind[1] in EXACT_LENGTHS):
-        return Contents(sounds, None)
-    return Contents(sounds, 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3]))
+def _streams(report: str) -> list[_Stream]:
+    """The pictures, but for covers, and sounds that ffmpeg's report lists of its input, by their place in the file."""
+    of_input = re.split(r"Output #|Stream mapping:", report)[0]
+    lines = re.findall(r"^(?:\[info\])? +Stream #0:(\d+).*?: (Video|Audio): (.*)$", of_input, re.MULTILINE)
+    streams = (_Stream(int(index), *rest) for index, *rest in lines)
+    shown = (stream for stream in streams if not re.search(r"\((attached pic|timed thumbnails)\)", stream.text))
+    return sorted(shown, key=lambda stream: stream.index)  # those of broadcasts are listed by programme
 
 
 def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
@@ -349,25 +350,30 @@ def _colour(stream: str) -> tuple[str, str, str] | None:
     """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none and is YUV."""
     if re.match(r"wrapped_avframe, \w*(?:rgb|bgr|gbr|pal8)", stream):
         return RGB_TAGS
-    match = re.search(
-        r"\([^)]*?\b((?:bt|smpte|ycgco|ictcp|ipt|fcc|unknown|reserved)[\w-]*)(?:/([\w-]+)/([\w-]+))?[,)]", stream
-    )
-    return (match[1], match[2] or match[1], match[3] or match[1]) if match else None
+    match = re.search(r", \w+\(((?:[^()]|\([^()]*\))*)\), \d+x\d+", stream)
+    for part in match[1].split(", ") if match else ():
+        names = part.split("/")
+        if len(names) == 3:
+            return tuple(names)
+        if part in MATRICES:  # one name for all three, where they have the same number
+            return tuple(_named(table, MATRICES[part]) for table in (MATRICES, PRIMARIES, TRANSFERS))
+    return None
 
 
-def _filters(words: str, colour: tuple[str, str, str] | None) -> str:
-    deinterlace = DEINTERLACE if re.search(r"\b(?:top|bottom) (?:first|coded first)", words) else ""
-    # so near that nobody sees it, and ffmpeg's own conversion is not made for it
-    return deinterlace + ("setparams=colorspace=bt2020nc," if colour and colour[0] == "bt2020c" else "")
+def _named(table: dict[str, int], number: int) -> str:
+    return next((name for name, code in table.items() if code == number), "unknown")
 
 
-def _repeatable(tags: tuple[str, str, str]) -> tuple[str, str, str] | None:
-    """The tags, each "unknown" where not every ffmpeg can write it; None if none is left."""
-    matrix, primaries, transfer = tags
-    matrix = {"bt2020c": "bt2020nc"}.get(matrix, matrix)
-    pairs = (matrix, MATRICES), (primaries, PRIMARIES), (transfer, TRANSFERS)
-    known = tuple(tag if tag in usual else UNKNOWN for tag, usual in pairs)
-    return None if set(known) == {UNKNOWN} else known
+def _codes(colour: tuple[str, str, str]) -> tuple[int, int, int]:
+    """The numbers of tags; of what has none, or not with every ffmpeg, the one that says so."""
+    return tuple(table.get(name, UNKNOWN) for table, name in zip((MATRICES, PRIMARIES, TRANSFERS), colour))
+
+
+def _read_as(colour: tuple[str, str, str] | None) -> int | None:
+    """Return the matrix by which ffmpeg is to make RGB of this, where it would not take the file's own."""
+    if not colour or colour[0] in ("unknown", "reserved"):
+        return None
+    return RETAGGED.get(colour[0], None if colour[0] in COMPUTED else UNKNOWN)
 
 
 def _last_words(code: int, report: str) -> str:
@@ -375,7 +381,12 @@ def _last_words(code: int, report: str) -> str:
         return f"{ffmpeg_path()} crashed ({signal.strsignal(-code)}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     # less the part of ffmpeg that speaks, and the file's name, which whoever raises an error says anyway
-    return re.sub(r"^\[[^\]]*\] |file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
+    return re.sub(r"^(\[[^\]]*\] )+|file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
+
+
+def _complaints(report: str) -> str:
+    """The errors in a report that is ``TALKATIVE``."""
+    return "\n".join(line for line in report.splitlines() if re.match(r"(\[[^\]]*\] )*\[(error|fatal|panic)\] ", line))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -407,22 +418,25 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
     first = float((start - skipped) / info.fps)
+    filters = [f"scale={width}:{height}", f"fps=fps={info.fps}:start_time={first:.9f}", "setpts=N"]
+    if info.interlaced:
+        filters.insert(0, DEINTERLACE)
+    if (matrix := _read_as(info.colour)) is not None:
+        filters.insert(0, f"setparams=colorspace={matrix}")
     command = [
         ffmpeg_path(), *QUIET, *CLOCK_JUMP, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
-        # else a change of size restarts the clock of the filters; but ffmpeg's own for turning know only one size
-        *(() if info.turned else ("-reinit_filter", "0")),
-        *(("-c:v", info.decoder) if info.decoder else ()), *_input(info.path), "-map", f"0:V:{info.track}",
-        "-vf", f"{info.filters}scale={width}:{height},"
-        f"fps=fps={info.fps}:start_time={first:.9f},setpts=N",
+        # else a change of size restarts the clock of the filters; but those that turn or deinterlace know only one size
+        *(() if info.turned or info.interlaced else ("-reinit_filter", "0")),
+        *(("-c:v", info.decoder) if info.decoder else ()), *_input(info.path), "-map", f"0:{info.stream}",
+        "-vf", ",".join(filters),
         "-r", str(info.fps),  # setpts makes ffmpeg 7.0 forget it, and then make it 25
         "-f", "rawvideo", "-pix_fmt", "bgra" if info.transparent else "bgr24", "pipe:1", *ONE_CLOCK,
     ]  # fmt: skip
-    channels = 4 if info.transparent else 3
     with _Process(command, stdout=subprocess.PIPE) as process:
         for given in itertools.count():
             if given == count:
                 return
-            frame = np.empty((height, width, channels), np.uint8)
+            frame = np.empty((height, width, 4 if info.transparent else 3), np.uint8)
             if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
                 break
             yield pictures.on_plain_ground(frame[..., :3], frame[..., 3]) if info.transparent else frame
@@ -431,84 +445,153 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
 
 
 def _check_whole(path: Path, words: str) -> None:
+    """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
     if any(sign in words.lower() for sign in CUT_SHORT):
-        raise UserError(f"{path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
+        raise CutShort(f"{path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
+    if missing := _missing_bytes(path):
+        raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
+    if _starts_with(path, pictures.PNG) and pictures.is_cut_short(path.read_bytes()):
+        raise CutShort(f"{path} is cut short or damaged (its end is missing); copy or download it again")
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes a WAV, AVI or AIFF lacks of what its head promises: ffmpeg takes the rest for all of it."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
+    promised = int.from_bytes(head[4:], order) if order else 0
+    missing = promised + len(head) - path.stat().st_size
+    return missing if promised < STREAMED and missing > SLACK else 0
+
+
+class Sound:
+    """The sound of any media file, to be read any number of times: of several tracks the one that players take.
+
+    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz. Raises FileNotFoundError or
+    ValueError, at the first block if not before, when there is none to be read.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int) -> None:
+        self.path, self._sample_rate = _existing(path), sample_rate
+        self.stream: int | None = None  # of all in the file; known once it has been read
+        self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
+        self._channel: int | None = None  # the only one to be heard
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        known, blocks, held = self.stream is not None, self._decode(), []
+        for block in blocks:
+            held.append(block)
+            if known or np.abs(block).max() >= FAINT:
+                break
+        else:
+            held = self._listen_closer(held)
+        yield from held
+        yield from blocks
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
+        chosen = () if self.stream is None else ("-map", f"0:{self.stream}")
+        only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
+        command = [
+            ffmpeg_path(), *TALKATIVE, *CLOCK_JUMP, *_input(self.path), *chosen,
+            "-af", f"{only}{AUDIO_CLOCK}", "-ac", "1", "-ar", str(self._sample_rate),
+            "-f", "f32le", "pipe:1", *ONE_CLOCK,
+        ]  # fmt: skip
+        heard = 0
+        with _Process(command, stdout=subprocess.PIPE) as process:
+            while block := process.stdout.read(int(AUDIO_SECONDS * self._sample_rate) * np.float32().itemsize):
+                heard += len(block) // np.float32().itemsize
+                samples = np.nan_to_num(np.frombuffer(block, np.float32))
+                yield np.clip(samples, -1.0, 1.0, out=samples)
+            code, report = process.wait()
+        self._check(code, report, heard)
+        if self.stream is None:
+            self._look_at(report, heard / self._sample_rate)
+
+    def _check(self, code: int, report: str, heard: int) -> None:
+        if any(words in report for words in NO_STREAM):
+            raise UserError(f"{self.path} has no sound track; give a file with speech in it")
+        if "Rematrix is needed" in report:
+            raise UserError(
+                f"{self.path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7"
+            )
+        if code != 0:
+            words = _last_words(code, _complaints(report))
+            raise UserError(f"{self.path} is not a sound file that ffmpeg can read: {words}")
+        _check_whole(self.path, _complaints(report))
+        if not heard:
+            raise UserError(f"the sound track of {self.path} is empty")
+
+    def _look_at(self, report: str, seconds: float) -> None:
+        """Learn from ffmpeg's report what it took, and how long it should have been."""
+        self.stream = _taken(report)
+        streams = _streams(report)
+        promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # of several, that of the longest
+        if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
+            self.notes.append(
+                f"{self.path} says that it lasts {promised:.1f} s, and ends after {seconds:.1f} s; "
+                "if that is not all, copy or download it again"
+            )
+        tracks = [stream.index for stream in streams if stream.kind == "Audio"]
+        if len(tracks) > 1 and self.stream in tracks:
+            number = tracks.index(self.stream) + 1
+            self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is taken")
+
+    def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
+        """Return ``heard``, which is faint, or if that is because channels cancel each other, the loudest of them."""
+        mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
+        channels = self._channel_levels()
+        loudest = max(channels, default=0.0)
+        if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
+            self._channel = channels.index(loudest)
+            number = f"number {self._channel + 1} of {len(channels)}"
+            self.notes.append(f"the channels of {self.path} cancel each other; {number} is taken for the lips")
+            return self._decode()
+        if max(float(np.abs(block).max()) for block in heard) < SILENCE:
+            self.notes.append(f"{self.path} is silent from end to end: there is nothing for lips to follow")
+        return heard
+
+    def _channel_levels(self) -> list[float]:
+        """The root mean square of every channel; full scale is 1."""
+        chosen = ("-map", f"0:{self.stream}", "-af", "astats")
+        command = [ffmpeg_path(), *TALKATIVE, *_input(self.path), *chosen, "-f", "null", "-"]
+        report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
+        of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
+        decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
+        return [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
+
+
+def _sound_stream(path: Path) -> int | str:
+    """What ``Sound.stream`` will be; where there is none, the name of a stream that ffmpeg will complain of."""
+    command = [ffmpeg_path(), *TALKATIVE, *_input(path), "-vn", "-sn", "-dn", "-t", "0.1", "-f", "null", "-"]
+    report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
+    taken = _taken(report)
+    return "a:0" if taken is None else taken
+
+
+def _promised_seconds(report: str) -> float:
+    """How long the input lasts by what is written in it; 0 if nothing is."""
+    match = re.search(r"Duration: (\d+):(\d+):([\d.]+)", report)
+    if not match or "Estimating duration" in report:
+        return 0.0
+    hours, minutes, seconds = map(float, match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _taken(report: str) -> int | None:
+    """The stream of the input that ffmpeg says it gives to the output."""
+    match = re.search(r"Stream #0:(\d+)\S* -> #0:0 ", report)
+    return int(match[1]) if match else None
 
 
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decode the sound of any media file, block by block: float32 mono (samples,) at ``sample_rate`` Hz.
-
-    Of several tracks it is the one that is marked to be played. Stereo is mixed, unless its channels cancel out: then
-    it is the louder one. Raises UserError, at the first block if not before, when there is no sound to be read.
-    """
-    path = _existing(path)
-    contents = _contents(path)
-    number = _default(contents.sounds)
-    channels = 2 if contents.sounds and re.search(r"\bstereo\b|\b2 channels", contents.sounds[number].words) else 1
-    command = [
-        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *_input(path), "-map", f"0:a:{number}", "-af", AUDIO_CLOCK,
-        "-ac", str(channels), "-ar", str(sample_rate), "-f", "f32le", "pipe:1", *ONE_CLOCK,
-    ]  # fmt: skip
-    count = 0
-    with _Process(command, stdout=subprocess.PIPE) as process:
-        while block := process.stdout.read(int(AUDIO_SECONDS * sample_rate) * channels * np.float32().itemsize):
-            samples = mix(np.nan_to_num(np.frombuffer(block, np.float32)).reshape(-1, channels))
-            count += len(samples)
-            yield np.clip(samples, -1.0, 1.0, out=samples)
-        code, words = process.wait()
-    _check_sound(path, code, words, count / sample_rate, contents.seconds)
-
-
-def mix(samples: np.ndarray) -> np.ndarray:
-    """Make (samples, channels) mono: their mean, or the loudest if it is silent and they are not."""
-    mono = samples.mean(1)
-    if samples.shape[1] > 1 and is_silent(mono) and not is_silent(samples):
-        mono = samples[:, np.square(samples).sum(0).argmax()].copy()
-    return mono
-
-
-def is_silent(samples: np.ndarray) -> bool:
-    """Whether nothing can be heard: what encoders make of nothing counts as nothing."""
-    return not samples.size or float(np.abs(samples).max()) < SILENCE
-
-
-def _check_sound(path: Path, code: int, words: str, heard: float, promised: float | None) -> None:
-    """Raise UserError for what kept ffmpeg from decoding all the sound; ``heard`` and ``promised`` in seconds."""
-    if "matches no streams" in words:
-        raise UserError(f"{path} has no sound track; give a file with speech in it")
-    if "Rematrix is needed" in words:
-        raise UserError(f"{path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7")
-    if code != 0:
-        raise UserError(f"{path} is not a sound file that ffmpeg can read: {_last_words(code, words)}")
-    if not heard:
-        raise UserError(f"the sound track of {path} is empty")
-    _check_whole(path, words)
-    if _is_cut_wav(path):
-        raise UserError(f"{path} is cut short: its beginning promises more sound; copy or download it again")
-    if promised and heard < 0.99 * promised - 0.1:
-        raise UserError(f"{path} is cut short: {heard:.2f} s of {promised:.2f} s are there; copy or download it again")
-
-
-def _is_cut_wav(path: Path) -> bool:
-    """Whether a RIFF WAVE file has less sound than its header says; ffmpeg is silent about that.
-
-    Programs that write into a pipe cannot know, and promise nothing or as much as a number can hold.
-    """
-    with open(path, "rb") as file:
-        start = file.read(12)
-        if start[:4] != b"RIFF" or start[8:] != b"WAVE":
-            return False
-        while len(chunk := file.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return 0 < size < 0x7FFFF000 and file.tell() + size > path.stat().st_size
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+    """Decode the sound track of any media file, block by block: see ``Sound``."""
+    return iter(Sound(path, sample_rate))
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
     """Return all that ``stream_audio`` gives, (samples,): 4 MB a minute at 16 kHz."""
-    return np.concatenate(list(stream_audio(path, sample_rate)))
+    return np.concatenate(list(Sound(path, sample_rate)))
 
 
 def source_index(index: int, count: int, pingpong: bool) -> int:
@@ -575,31 +658,32 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: str | Path, like: VideoInfo, audio: str | Path, count: int, crf: int = 18, preset: str = "superfast"
+        self,
+        path: str | Path,
+        like: VideoInfo,
+        audio: str | Path | Sound,
+        count: int,
+        crf: int = 18,
+        preset: str = "superfast",
     ) -> None:
         self.path = Path(path)
-        self._like, self._audio, self._count, self._crf, self._preset = like, Path(audio), count, crf, preset
+        self._audio, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
+        self._stream = _sound_stream(self._audio) if known is None else known
+        self._like, self._count, self._crf, self._preset = like, count, crf, preset
         check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
 
     def _command(self) -> list[str]:
         like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
-        sound = _default(_contents(self._audio).sounds)
         filters, tags = [f"scale=flags={EXACT_COLOUR}"], []
         if like.colour:
-            matrix, primaries, transfer = like.colour
-            filters[-1] += f":out_color_matrix={matrix}:out_range=tv" if matrix != UNKNOWN else ":out_range=tv"
+            filters[-1] += f":out_color_matrix={COMPUTED.get(like.colour[0], 'bt601')}:out_range=tv"
+            matrix, primaries, transfer = _codes(like.colour)
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
             # once more, for ffmpeg 4, whose filters say nothing of it to the encoder
-            named = (
-                ("colorspace", matrix),
-                ("color_primaries", primaries),
-                ("color_trc", TRANSFERS.get(transfer, UNKNOWN)),
-            )
-            tags = [
-                part for name, tag in (*named, ("color_range", "tv")) if tag != UNKNOWN for part in (f"-{name}", tag)
-            ]
+            tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv"]
+            tags = list(map(str, tags))
         if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
@@ -608,7 +692,7 @@ class VideoWriter:
             ffmpeg_path(), *QUIET, *CLOCK_JUMP, "-y",
             "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps),
             "-i", "pipe:0",
-            *_input(self._audio), "-map", "0:v:0", "-map", f"1:a:{sound}", "-t", seconds,
+            *_input(self._audio), "-map", "0:v:0", "-map", f"1:{self._stream}", "-t", seconds,
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
             *tags, *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",

@@ -25,6 +25,7 @@ from face_detection.detections import Detections
 from face_detection.tracking import fill_gaps, link_tracks, shots
 from faces import FaceSearch
 from rates import resample
+from reporting import SILENT, Reporter
 from sync.embedding import embed_windows, resample_boxes
 
 FPS = Fraction(25)
@@ -59,7 +60,9 @@ class Score:
     frames: int  # windows compared, plus 4
 
 
-def score_file(path: Path, network: torch.nn.Module, search: FaceSearch | None = None) -> list[Score]:
+def score_file(
+    path: Path, network: torch.nn.Module, search: FaceSearch | None = None, report: Reporter = SILENT
+) -> list[Score]:
     """Return the scores of every face in a video with its own sound.
 
     Without ``search`` the frames are faces already (LRS2, LRS3, LRW) and are taken whole. With it, faces are found,
@@ -68,20 +71,23 @@ def score_file(path: Path, network: torch.nn.Module, search: FaceSearch | None =
     source = video.probe(path)
     if source.is_image:
         raise UserError(f"{path} is a picture, not a video")
-    wav = video.read_audio(path, SAMPLE_RATE)
+    heard = video.Sound(path, SAMPLE_RATE)
+    wav = np.concatenate(list(heard))
     if len(wav) < LEAST_FRAMES * SAMPLE_RATE / FPS:
         raise UserError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
-    if video.is_silent(wav):
-        raise UserError(f"{path} is silent, so it has no score: nothing can be in or out of sync")
+    if np.abs(wav).max() < video.SILENCE:
+        raise UserError(f"{path} is silent from end to end, so nothing can be in or out of sync")
+    for note in (*source.notes, *heard.notes):
+        report.note(f"note: {note}")
     tracks = find_tracks(source, search, network) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)
     windows = embed_windows(prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH)
     sound = embed_sound(network, wav)
-    heard = [(starts[starts < len(sound)], lips) for starts, lips in windows]
+    covered = [(starts[starts < len(sound)], lips) for starts, lips in windows]
     scores = [
         Score(str(path), track, *lse(lips[: len(starts)], sound[starts]), len(starts) + WINDOW - 1)
-        for track, (starts, lips) in enumerate(heard)
+        for track, (starts, lips) in enumerate(covered)
         if len(starts)
     ]
     if not scores:

@@ -81,7 +81,7 @@ def compare(
     reports = []
     for name, videos in zip(ROWS, map(dict.fromkeys, zip(*made))):  # the real ones may be in several pairs
         bar = cli.TERMINAL.track(videos, f"Scoring {name}", len(videos), "file")
-        reports.append(scores.score_files(bar, judge, search))
+        reports.append(scores.score_files(bar, judge, search, cli.TERMINAL))
     failed = {path: reason for report in reports for path, reason in report.failed.items()}
     usable = list(zip(*(pair for pair in made if not set(map(str, pair)) & set(failed))))
     rows = {name: means(report, videos) for name, report, videos in zip(ROWS, reports, usable)}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     files.check_different({"--json": args.json, "--csv": args.csv})
     network = weights.load_model(args.checkpoint_path, SyncNet_v2).to(pick_device(args.device))
     bar = cli.TERMINAL.track(videos, "Scoring", len(videos), "file")
-    report = score_files(bar, network, cli.face_search(args) if args.crop_faces else None)
+    report = score_files(bar, network, cli.face_search(args) if args.crop_faces else None, cli.TERMINAL)
     print(report)
     if args.json:
         files.save(args.json, json.dumps(report.to_json(), indent=1))

@@ -14,6 +14,7 @@ import torch
 import files
 from evaluation.lse import Score, score_file
 from faces import FaceSearch
+from reporting import SILENT, Reporter
 
 
 @dataclass
@@ -48,14 +49,16 @@ class Report:
         return text.getvalue()
 
 
-def score_files(paths: Iterable[Path], network: torch.nn.Module, search: FaceSearch | None = None) -> Report:
+def score_files(
+    paths: Iterable[Path], network: torch.nn.Module, search: FaceSearch | None = None, report: Reporter = SILENT
+) -> Report:
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
-    report = Report()
+    total = Report()
     for path in paths:
         try:
-            report.scores += score_file(path, network, search)
+            total.scores += score_file(path, network, search, report)
         except (ValueError, RuntimeError, OSError) as problem:
             if files.is_disk_error(problem):
                 raise
-            report.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
-    return report
+            total.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+    return total

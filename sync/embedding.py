@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Voice:
     """One voice: ``vectors`` (n, D) float16, the embedding of the window that starts with each video frame."""
 
     vectors: np.ndarray
-    silent: bool = False  # from end to end: what is there to match?
+    notes: tuple[str, ...] = ()  # sentences for the user on the sound
 
     @property
     def frames(self) -> int:
@@ -202,7 +202,8 @@ def embed_mouths(expert: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
 
 def embed_speech(path: Path, expert: torch.nn.Module) -> Voice:
     """Embed the voice in any file; raise UserError if it does not fill one window."""
-    return embed_sound(video.stream_audio(path, hp.sample_rate), expert, str(path))
+    sound = video.Sound(path, hp.sample_rate)
+    return replace(embed_sound(sound, expert, str(path)), notes=tuple(sound.notes))
 
 
 @torch.inference_mode()
@@ -212,15 +213,7 @@ def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str 
     Raises UserError, which calls it ``name``, if it does not fill one window.
     """
     parameter = next(expert.parameters())
-    silent = True
-
-    def blocks() -> Iterator[np.ndarray]:
-        nonlocal silent
-        for block in sound:
-            silent = silent and video.is_silent(block)
-            yield block
-
-    mel, samples = audio.spectrogram_of(blocks())
+    mel, samples = audio.spectrogram_of(sound)
     if samples < hp.mel_step_size * hp.hop_size:
         raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
@@ -229,4 +222,4 @@ def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str 
     while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
-    return Voice(np.concatenate(vectors), silent)
+    return Voice(np.concatenate(vectors))

@@ -17,7 +17,7 @@ import torch
 from errors import UserError
 from faces import FaceSearch
 from reporting import SILENT, Reporter
-from video import VideoInfo, sound_notes
+from video import VideoInfo
 
 from .embedding import Face, Voice, check_moving, embed_faces, embed_speech, find_tracks, open_video, window_length
 from .matching import Result, compare
@@ -117,12 +117,9 @@ def measure(
     ``expert`` is from ``open_expert``. Raises UserError for files that cannot be compared, and says why.
     """
     source, paths = open_video(Path(face)), [Path(sound) for sound in sounds or [face]]
-    for note in itertools.chain(source.notes, *map(sound_notes, paths)):
-        report.note(f"note: {note}")
     voices = [embed_speech(path, expert) for path in paths]
-    for path, voice in zip(paths, voices):
-        if voice.silent:
-            report.note(f"note: {path} is silent, so nothing can match it")
+    for note in itertools.chain(source.notes, *(voice.notes for voice in voices)):
+        report.note(f"note: {note}")
     tracks = find_tracks(source, max(voice.frames for voice in voices), expert, search, report)
     matrix = SimilarityMatrix([str(path) for path in paths], embed_faces(source, tracks, expert), voices)
     return Measurement(source, tracks, matrix)

@@ -26,6 +26,7 @@ from evaluation import (
     score_lse,
 )
 from evaluation import score_fid as score_fid_script
+from evaluation.scores import score_files
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
@@ -114,6 +115,20 @@ def test_half_a_second(tmp_path, talking):
     run_ffmpeg("-i", talking, "-t", 0.5, tmp_path / "short.mp4")
     (score,) = lse.score_file(tmp_path / "short.mp4", Judge())
     assert score.frames >= 10
+
+
+def test_silence_is_not_scored(tmp_path, talking):
+    """It had scores, which were part of the mean."""
+    run_ffmpeg("-i", talking, "-af", "volume=0", "-c:v", "copy", tmp_path / "mute.mp4")
+    report = score_files([talking, tmp_path / "mute.mp4"], Judge())
+    assert len(report.scores) == 1 and "silent from end to end" in report.failed[str(tmp_path / "mute.mp4")]
+
+
+def test_which_track_is_scored_is_told(tmp_path, talking, told):
+    maps = ("-map", "0", "-map", "0:a", "-c", "copy", "-disposition:a:0", 0, "-disposition:a:1", "default")
+    run_ffmpeg("-i", talking, *maps, tmp_path / "two.mkv")
+    report = score_files([tmp_path / "two.mkv"], Judge(), report=told)
+    assert "two.mkv has 2 sound tracks; number 2 is taken" in told.notes[0] and not report.failed
 
 
 def test_score_lse(tmp_path, talking, talking_clip, monkeypatch, capsys):
@@ -447,10 +462,3 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is on view for 10 frames"):
         lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("haar"))
-
-
-def test_silence_has_no_score(talking_clip, silence, tmp_path):
-    """It was scored, and part of the mean."""
-    run_ffmpeg("-i", talking_clip, "-i", silence, "-c:v", "copy", tmp_path / "silent.mp4")
-    with pytest.raises(ValueError, match="is silent"):
-        lse.score_file(tmp_path / "silent.mp4", Judge())

@@ -108,6 +108,25 @@ def test_sound_and_mel(roots, clip):
     np.testing.assert_array_equal(mel, audio.melspectrogram(heard).T)
 
 
+def test_interlaced_frames_are_learned_without_combs(roots, astronaut, speech):
+    moments = [astronaut[0:240, 40 + 4 * i : 360 + 4 * i] for i in range(32)]
+    woven = np.stack(moments[0::2])
+    woven[:, 1::2] = np.stack(moments[1::2])[:, 1::2]
+    write_clip(roots.videos / "i.mkv", woven, "25", "-vf", "setfield=tff", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    run_ffmpeg("-i", roots.videos / "i.mkv", "-i", speech, "-c:v", "copy", roots.videos / "woven.mkv")
+    (roots.videos / "i.mkv").unlink()
+    assert run(roots) == 0 and kept(roots) == ["videos/woven"]
+    rows = cv2.imread(str(roots.data / "videos/woven/5.jpg")).astype(float).mean(axis=2)
+    # two moments in one frame: each row is more like the next but one than like the next
+    assert np.abs(rows[2:] - rows[:-2]).mean() > 1.2 * np.abs(rows[1:] - rows[:-1]).mean()
+
+
+def test_channels_that_cancel_are_no_silence(roots, clip):
+    run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "pan=stereo|c0=c0|c1=-1*c0", roots.videos / "anti.mkv")
+    assert run(roots) == 0 and kept(roots) == ["videos/anti"]
+    assert np.abs(audio.load_wav(roots.data / "videos/anti/audio.wav")).max() > 0.3
+
+
 def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
     run(roots, "--batch_size", "4")
@@ -198,6 +217,8 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
     (roots.videos / "photo.png").rename(roots.videos / "s/photo.mp4")
     (roots.videos / "s/noise.mp4").write_bytes(bytes(range(256)) * 40)
     (roots.videos / "s/half.mp4").write_bytes(clip.read_bytes()[:4000])
+    film(roots.videos / "s/cut.mkv", np.stack([face] * 50), sound=speech)
+    (roots.videos / "s/cut.mkv").write_bytes((roots.videos / "s/cut.mkv").read_bytes()[:-2000])
     (roots.videos / "s/nothing.mp4").touch()
 
     assert run(roots) == 0
@@ -206,7 +227,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
         "s/silent film.mp4": "no audio", "s/mute.mp4": "no audio", "s/faceless.mp4": "no face",
         "s/brief.mp4": "too short", "s/short.mp4": "too short", "s/slides.mkv": "rate", "s/click.mp4": "too short",
         "s/only sound.mp4": "unreadable", "s/photo.mp4": "unreadable", "s/noise.mp4": "unreadable",
-        "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable",
+        "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable", "s/cut.mkv": "unreadable",
     }  # fmt: skip
     assert names(roots.data / "s") == {"good"}
     out = capsys.readouterr().out

@@ -261,4 +261,6 @@ def test_wrong_checkpoint(measure, small_checkpoint, speech):
 def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told):
     expert, search = open_expert(expert_checkpoint), FaceSearch("haar")
     sync.measure(talking_clip, [speech, silence], expert, search, told)
-    assert [note for note in told.notes if "silent" in note] == [f"note: {silence} is silent, so nothing can match it"]
+    assert [note for note in told.notes if "silent" in note] == [
+        f"note: {silence} is silent from end to end: there is nothing for lips to follow"
+    ]

@@ -190,6 +190,113 @@ def test_odd_rotation_is_applied(tmp_path):
     assert sorted(value > 128 for value in corners[:2]) != sorted(value > 128 for value in corners[2:])
 
 
+def write_interlaced(path, order, *codec, count=20, rate=50):
+    """Write a white bar that moves by 6 pixels a field over black, two fields a frame, 25 frames a second."""
+    fields = np.zeros((2 * count, 96, 256, 3), np.uint8)
+    for i, field in enumerate(fields):
+        field[:, 6 + 5 * i : 36 + 5 * i] = 255
+    woven = fields[0::2].copy()
+    top, bottom = (0, 1) if order == "tff" else (1, 0)
+    woven[:, top::2], woven[:, bottom::2] = fields[0::2, top::2], fields[1::2, bottom::2]
+    write_clip(path, woven, "25", "-vf", f"setfield={order}", *codec)
+    return fields
+
+
+def combs(frame):
+    """How much more rows differ from their neighbours than from those one further, in grey levels."""
+    grey = frame[4:-4].astype(float).mean(axis=2)
+    return np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean()
+
+
+FIELDS = ("-flags", "+ildct+ilme", "-pix_fmt", "yuv420p")
+
+
+@pytest.mark.parametrize("name, order, codec", [
+    ("i.mpg", "tff", ("-c:v", "mpeg2video", "-q:v", 2, *FIELDS)),
+    ("i.mp4", "tff", ("-c:v", "libx264", "-crf", 10, *FIELDS)),
+    ("i.ts", "bff", ("-c:v", "libx264", "-crf", 10, *FIELDS)),
+    ("i.avi", "tff", ("-c:v", "mpeg4", "-q:v", 2, *FIELDS)),
+    ("i.mov", "bff", ("-c:v", "prores_ks", "-flags", "+ildct")),
+])  # fmt: skip
+def test_interlaced_frames_lose_their_combs(tmp_path, speech, name, order, codec):
+    """Two moments in one frame stayed so, in files that are marked as progressive: nobody could mend them later."""
+    write_interlaced(tmp_path / name, order, *codec)
+    info = video.probe(tmp_path / name)
+    frames = list(video.read_frames(info))
+    assert info.interlaced and info.fps == 25 and 20 <= len(frames) <= 21  # .ts repeats its first
+    assert max(map(combs, frames)) < 3
+    for i, frame in enumerate(frames[-20:]):  # the bar is where it is in the first field or the second
+        edge = np.abs(np.diff(frame[48].astype(float).mean(axis=1))).argmax()
+        assert min(abs(edge - 5 - 10 * i), abs(edge - 35 - 10 * i)) <= 6
+    part = list(video.read_frames(info, 7, 3))
+    assert [np.abs(a.astype(int) - b).max() for a, b in zip(part, frames[7:])] == [0] * 3
+    with video.VideoWriter(tmp_path / "out.mp4", info, speech, 20) as writer:
+        for frame in frames[:20]:
+            writer.write(frame)
+    assert not video.probe(tmp_path / "out.mp4").interlaced
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_interlaced_frames(tmp_path, count):
+    write_interlaced(tmp_path / "i.mkv", "tff", "-c:v", "ffv1", count=count)
+    info = video.probe(tmp_path / "i.mkv")
+    assert info.interlaced and len(list(video.read_frames(info))) == count
+
+
+def test_progressive_frames_go_through_no_more_filters(clip, monkeypatch):
+    commands, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda c, **options: commands.append(c) or popen(c, **options))
+    assert not clip.interlaced and len(list(video.read_frames(clip))) == 30
+    filters = commands[0][commands[0].index("-vf") + 1]
+    assert [part.partition("=")[0] for part in filters.split(",")] == ["scale", "fps", "setpts"]
+
+
+@pytest.mark.parametrize("name, codec", [
+    ("a.mov", ("-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le")),
+    ("rle.mov", ("-c:v", "qtrle", "-pix_fmt", "argb")),
+    ("a.mkv", ("-c:v", "ffv1", "-pix_fmt", "bgra")),
+    ("vp9.webm", ("-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")),
+    ("vp8.webm", ("-c:v", "libvpx", "-auto-alt-ref", 0, "-pix_fmt", "yuva420p")),
+    ("a.png", ("-f", "apng")),
+    ("a.gif", ("-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse")),
+    ("a.webp", ("-c:v", "libwebp_anim", "-lossless", 1)),
+])  # fmt: skip
+def test_what_is_transparent_in_a_video_is_white(tmp_path, name, codec):
+    """Hidden colours, of what was cut away around a person, came to light."""
+    picture = np.zeros((64, 96, 4), np.uint8)
+    picture[:, :48], picture[:, 48:] = (200, 60, 160, 0), (60, 160, 40, 255)
+    frames = np.stack([picture] * 5)
+    frames[:, 40:50] = np.arange(5, dtype=np.uint8)[:, None, None, None] * 20 + [[[[0, 0, 0, 255]]]]
+    frames[:, 40:50, :, 3] = 255
+    raw = ("-f", "rawvideo", "-pix_fmt", "bgra", "-s", "96x64", "-r", 25, "-i", "pipe:0")
+    run_ffmpeg(*raw, *codec, tmp_path / name, stdin=frames.tobytes())
+    try:
+        info = video.probe(tmp_path / name)
+    except ValueError as error:
+        assert "animated WebP, which this ffmpeg cannot read" in str(error)
+        pytest.skip(str(error))
+    shown = list(video.read_frames(info))
+    assert {frame.shape for frame in shown} == {(64, 96, 3)} and 5 <= len(shown) <= 6
+    assert shown[0][4:36, 4:40].min() >= 250
+    assert np.abs(shown[0][4:36, 56:92].astype(int) - (60, 160, 40)).mean() < 8
+    assert [round(float(frame[44:46].mean()) / 20) for frame in shown[:5]] == [0, 1, 2, 3, 4]
+
+
+def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
+    write_clip(tmp_path / "a.webm", numbered(3), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")
+    monkeypatch.setattr(video, "_has_decoder", lambda name: False)
+    info = video.probe(tmp_path / "a.webm")
+    assert not info.transparent and "this ffmpeg does not see" in info.notes[0]
+    assert len(list(video.read_frames(info))) == 3
+
+
+def test_opaque_frames_come_without_transparency(clip, tmp_path):
+    assert not clip.transparent and clip.decoder is None
+    write_clip(tmp_path / "a.webm", numbered(5), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p")
+    info = video.probe(tmp_path / "a.webm")
+    assert not info.transparent and info.decoder is None
+
+
 @pytest.mark.parametrize("codec, pixels, size", [
     ("libx264", "yuv420p10le", (52, 54)),
     ("libx264", "gray", (51, 53)),
@@ -276,6 +383,54 @@ def test_colours_survive_with_their_tags(tmp_path, speech):
     made = video.probe(tmp_path / "out.mp4")
     assert made.colour == source.colour
     assert np.abs(next(video.read_frames(made)).astype(int) - frames[0]).mean() < 2
+
+
+@pytest.mark.parametrize("matrix, primaries, transfer, kept", [
+    (6, 6, 5, ("smpte170m", "smpte170m", "bt470bg")),
+    (1, 1, 4, ("bt709", "bt709", "bt470m")),
+    (5, 5, 5, ("bt470bg", "bt470bg", "bt470bg")),
+    (4, 4, 4, ("fcc", "bt470m", "bt470m")),
+    (1, 3, 3, ("bt709", "unknown", "unknown")),
+    (3, 1, 1, ("unknown", "bt709", "bt709")),
+    (9, 9, 16, ("bt2020nc", "bt2020", "smpte2084")),
+    (8, 1, 1, ("ycgco", "bt709", "bt709")),
+    (10, 9, 14, ("bt2020c", "bt2020", "bt2020-10")),
+    (14, 9, 16, ("ictcp", "bt2020", "smpte2084")),
+    (15, 1, 1, ("unknown", "bt709", "bt709")),
+])  # fmt: skip
+def test_every_colour_tag_is_read_and_written(tmp_path, speech, matrix, primaries, transfer, kept):
+    """ffmpeg's options do not know all the names that it prints, and said so after the whole search."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:, :32], picture[:, 32:64], picture[:, 64:] = (200, 60, 30), (40, 180, 60), (60, 60, 220)
+    write_clip(tmp_path / "plain.mp4", picture[None].repeat(3, 0))
+    tags = f"matrix_coefficients={matrix}:colour_primaries={primaries}:transfer_characteristics={transfer}"
+    run_ffmpeg("-i", tmp_path / "plain.mp4", "-c", "copy", "-bsf:v", f"h264_metadata={tags}", tmp_path / "tagged.mp4")
+    try:
+        source = video.probe(tmp_path / "tagged.mp4")
+    except ValueError as error:
+        pytest.skip(f"ffmpeg 7 reads no reserved matrix: {error}")
+    assert bool(source.notes) == (matrix in (8, 14) or matrix == 15 and bool(source.notes))  # old ones know no 15
+    frames = list(video.read_frames(source))
+    if matrix in (3, 5, 6, 8, 14, 15):  # computed with as without a tag
+        assert np.abs(frames[0].astype(int) - picture).mean() < 6
+    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 3, crf=5) as writer:
+        for frame in frames:
+            writer.write(frame)
+    made = video.probe(tmp_path / "out.mp4")
+    assert made.colour == kept
+    assert np.abs(next(video.read_frames(made)).astype(int) - frames[0]).mean() < 3
+
+
+@pytest.mark.parametrize("colour", [("bt470bg",) * 3, ("bt709", "bt470m", "bt470m"), ("reserved", "smpte428", "new")])
+def test_colour_tags_are_numbers_for_ffmpeg(tmp_path, speech, colour):
+    """``-color_trc bt470bg`` is no option of ffmpeg 4 to 7, nor are names of later ones."""
+    info = video.VideoInfo(tmp_path, 32, 32, Fraction(25), colour=colour)
+    command = video.VideoWriter(tmp_path / "out.mp4", info, speech, 1)._command()
+    values = [command[command.index(name) + 1] for name in ("-colorspace", "-color_primaries", "-color_trc")]
+    assert [value.isdigit() for value in values] == [True] * 3
+    (filters,) = (part for part in command if "setparams=" in part)
+    named = filters.partition("setparams=")[2].partition(":range")[0].split(":")
+    assert [option.partition("=")[2] for option in named] == values
 
 
 def test_photos_get_tags_too(tmp_path, speech):
@@ -390,6 +545,88 @@ def test_any_number_of_channels_can_be_written(tmp_path, channels):
     assert 0.1 < np.abs(video.read_audio(tmp_path / "out.mp4", 16000)).max() <= 1
 
 
+def write_tracks(path, marked):
+    """Write a second of 440 Hz over black and one of 880 Hz over white, of which number ``marked`` is the default."""
+    sources = ("-f", "lavfi", "-i", "color=black:s=32x32:d=1", "-f", "lavfi", "-i", "color=white:s=48x48:d=1")
+    tones = ("-f", "lavfi", "-i", "sine=440:d=1:r=16000", "-f", "lavfi", "-i", "sine=880:d=1:r=16000")
+    maps = ("-map", 0, "-map", 1, "-map", 2, "-map", 3)
+    marks = [f"-disposition:{kind}:{n}={'default' if n == marked else 0}".split("=") for kind in "va" for n in (0, 1)]
+    run_ffmpeg(*sources, *tones, *maps, *itertools.chain(*marks), path)
+
+
+def pitch(sound):
+    return float(np.fft.rfftfreq(len(sound), 1 / 16000)[np.abs(np.fft.rfft(sound)).argmax()])
+
+
+@pytest.mark.parametrize("name", ["two.mkv", "two.mp4"])
+@pytest.mark.parametrize("marked", [0, 1])
+def test_the_marked_one_of_several_tracks_is_taken(tmp_path, name, marked):
+    """As players do. The first was taken: that of another language, or of silence."""
+    write_tracks(tmp_path / name, marked)
+    sound, info = video.Sound(tmp_path / name, 16000), video.probe(tmp_path / name)
+    assert pitch(np.concatenate(list(sound))) == pytest.approx((440, 880)[marked], abs=5)
+    assert sound.notes == [f"{tmp_path / name} has 2 sound tracks; number {marked + 1} is taken"]
+    assert info.notes == (f"{tmp_path / name} has 2 tracks of pictures; number {marked + 1} is taken",)
+    frames = list(video.read_frames(info))
+    assert (info.width, round(frames[0].mean() / 255), len(frames)) == ((32, 48)[marked], marked, 25)
+    for given in (sound, tmp_path / name):
+        with video.VideoWriter(tmp_path / "out.mp4", info, given, 25) as writer:
+            for frame in frames:
+                writer.write(frame)
+        assert pitch(video.read_audio(tmp_path / "out.mp4", 16000)) == pytest.approx((440, 880)[marked], abs=5)
+
+
+def test_a_single_track_needs_no_word(tmp_path, talking_clip, speech):
+    """A cover is no track of pictures."""
+    write_song(tmp_path, speech)
+    for path in (speech, tmp_path / "song.mp3"):
+        sound = video.Sound(path, 16000)
+        assert len(list(sound)) and sound.notes == [] and video.probe(talking_clip).notes == ()
+
+
+def tone(path, *channels, seconds=1.0, codec=()):
+    """Write a 440 Hz tone whose amplitude in every channel is given; below 0 is upside down."""
+    values = "|".join(f"{amplitude}*sin(2*PI*440*t)" for amplitude in channels)
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(channels)]
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={values}:d={seconds}:s=16000:c={layout}", *codec, path)
+
+
+@pytest.mark.parametrize("channels, codec", [
+    ((0.4, -0.4), ("-c:a", "pcm_s16le")),
+    ((-0.4, 0.41), ("-c:a", "pcm_s16le")),  # all but
+    ((0.4, -0.4), ("-c:a", "aac", "-b:a", "64k")),
+    ((0, 0, 0, 0, 0.4, -0.4), ("-c:a", "flac")),
+])  # fmt: skip
+def test_channels_that_cancel_are_heard(tmp_path, channels, codec):
+    """A microphone wired the wrong way round: people hear it, and the network heard nothing."""
+    tone(tmp_path / "anti.mkv", *channels, seconds=0.5 + video.AUDIO_SECONDS, codec=codec)
+    sound = video.Sound(tmp_path / "anti.mkv", 16000)
+    for _ in range(2):  # the second time, all is known
+        wav = np.concatenate(list(sound))
+        assert np.abs(wav[1600:-1600]).max() == pytest.approx(0.4, abs=0.03) and pitch(wav) == pytest.approx(440, abs=5)
+        assert len(wav) / 16000 == pytest.approx(0.5 + video.AUDIO_SECONDS, abs=0.1)
+    assert len(sound.notes) == 1 and "cancel each other; number" in sound.notes[0]
+
+
+@pytest.mark.parametrize("channels, note", [
+    ((0, 0), "silent from end to end"), ((0,), "silent from end to end"), ((0.00005,), "silent"),
+    ((0.005,), None), ((0.005, 0.005), None), ((0.4, 0), None), ((0, 0.003), None),
+])  # fmt: skip
+def test_silence_is_told_and_faint_sound_is_left_alone(tmp_path, channels, note):
+    tone(tmp_path / "x.wav", *channels, codec=("-c:a", "pcm_f32le"))
+    sound = video.Sound(tmp_path / "x.wav", 16000)
+    wav = np.concatenate(list(sound))
+    assert [note in told for told in sound.notes] == ([True] if note else [])
+    assert np.abs(wav).max() == pytest.approx(np.mean(channels), rel=0.05, abs=1e-6)
+
+
+def test_a_loud_sound_is_read_by_one_ffmpeg(tmp_path, monkeypatch):
+    tone(tmp_path / "x.wav", 0.4, 0.3)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(1) or popen(*a, **options))
+    assert len(video.read_audio(tmp_path / "x.wav", 16000)) == 16000 and len(started) == 1
+
+
 def test_not_a_number_becomes_silence(tmp_path):
     from scipy.io import wavfile
 
@@ -439,6 +676,59 @@ def test_truncated_file(tmp_path):
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="cut short|cannot read"):
         list(video.read_frames(video.probe(tmp_path / "cut.mp4")))
+
+
+def cut(path):
+    """Leave the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 4 * 2])
+
+
+@pytest.mark.parametrize("name", ["s.m4a", "s.mka", "s.webm", "s.wav", "s.aiff", "s.avi"])
+def test_sound_cut_short_is_refused(tmp_path, name):
+    """A download that broke off was used as if it were all that was said."""
+    run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink", "-movflags", "+faststart", tmp_path / name)
+    assert len(video.read_audio(tmp_path / name, 16000)) == pytest.approx(80000, abs=2000)
+    cut(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is cut short or damaged .*; copy or download it again"):
+        video.read_audio(tmp_path / name, 16000)
+
+
+@pytest.mark.parametrize("name", ["s.flac", "s.mp3", "s.au"])
+def test_sound_shorter_than_its_head_says_is_told(tmp_path, name):
+    run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink", tmp_path / name)
+    whole = video.Sound(tmp_path / name, 16000)
+    assert len(list(whole)) and whole.notes == []
+    cut(tmp_path / name)
+    half = video.Sound(tmp_path / name, 16000)
+    seconds = sum(map(len, half)) / 16000
+    assert 2 < seconds < 3 and len(half.notes) == 1
+    assert "says that it lasts 5." in half.notes[0] and f"ends after {seconds:.1f} s" in half.notes[0]
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_sound_that_was_streamed_has_no_size(tmp_path, speech, size):
+    """Who writes a WAV into a pipe cannot know its size, and does not write it."""
+    content = bytearray(speech.read_bytes())
+    data = content.index(b"data")
+    content[4:8] = content[data + 4 : data + 8] = size.to_bytes(4, "little")
+    (tmp_path / "s.wav").write_bytes(content)
+    sound = video.Sound(tmp_path / "s.wav", 16000)
+    assert sum(map(len, sound)) == pytest.approx(1.2 * 16000, abs=16) and sound.notes == []
+
+
+@pytest.mark.parametrize("name, codec", [
+    ("v.mkv", "libx264"), ("v.webm", "libvpx"), ("v.avi", "mpeg4"), ("v.mp4", "libx264"), ("v.png", "apng"),
+])  # fmt: skip
+def test_video_cut_short_is_refused(tmp_path, name, codec):
+    """Where the file ended, the result jumped back to the first frame."""
+    noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)
+    form = ("-f", "apng") if codec == "apng" else ()
+    write_clip(tmp_path / name, noise, "25", "-c:v", codec, "-movflags", "+faststart", *form)
+    assert len(list(video.read_frames(video.probe(tmp_path / name)))) == 50
+    cut(tmp_path / name)
+    with pytest.raises(ValueError, match="cut short or damaged .*; copy or download it again"):
+        list(video.read_frames(video.probe(tmp_path / name)))
 
 
 @pytest.mark.parametrize("name, content, words", [
