@@ -26,9 +26,9 @@ import preprocess
 import training
 from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
+from distributed import Distributed
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from machine import Machine
 from models import SyncNet_color, Wav2Lip, weights
 from tasks import Figures, GeneratorTask
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     hp.override(SETTINGS)
     hp.override(args.hparams)
     device = pick_device(args.device)
-    machine = Machine(device, pick_training_precision(args.precision, device))
+    machine = Distributed(device, pick_training_precision(args.precision, device))
     generator = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
     experts = [weights.load_model(p, SyncNet_color) for p in (args.syncnet_checkpoint_path, args.judge_checkpoint_path)]
     torch.manual_seed(args.seed)

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 import faces
 from devices import PRECISIONS, cpu_count, pick_device, pick_training_precision
+from distributed import Distributed, join_processes
 from errors import UserError
 from faces import FaceSearch
 from hparams import FILELISTS, hparams
-from machine import Machine, join_processes
 from reporting import Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -161,7 +161,7 @@ def add_training_arguments(parser: Parser) -> None:
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 
-def start_training(args: argparse.Namespace) -> Machine:
+def start_training(args: argparse.Namespace) -> Distributed:
     """Apply ``--hparams``, seed the weights, join the processes that torchrun started; before the first tensor."""
     # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -193,7 +193,7 @@ def training_options(args: argparse.Namespace) -> dict[str, object]:
 
 
 def boolean(text: str) -> bool:
-    """True and False as people write them (the 2020 program took ``--static False`` for true)."""
+    """True and False as people write them (the reference took ``--static False`` for true)."""
     if text.lower() in ("true", "yes", "1", "on"):
         return True
     if text.lower() in ("false", "no", "0", "off"):

@@ -1,7 +1,7 @@
 """Clips on disk as training samples: an index of the usable windows, and what the expert and the generator see of them.
 
 A clip is a folder with face crops 0.jpg, 1.jpg, ... at ``hparams.fps``, audio.wav, and mel.npy, float32 (mel frames,
-num_mels). Folders of the 2020 program have no mel.npy; it is made from audio.wav the first time and kept.
+num_mels). Folders of the reference have no mel.npy; it is made from audio.wav the first time and kept.
 
 Samples are numbered without end. The number, its key, and the data set's seed decide everything about a sample, so a
 run repeats itself whatever the number of workers and processes, and resumes by counting:
@@ -39,7 +39,9 @@ from errors import MissingFile, UserError
 from hparams import HParams
 from hparams import hparams as hp
 
-LEAST_FRAMES = 3 * hp.syncnet_T + 1  # of a clip (2020): wrong windows of a shorter one would overlap the right ones
+LEAST_FRAMES = (
+    3 * hp.syncnet_T + 1
+)  # of a clip (reference): wrong windows of a shorter one would overlap the right ones
 TWIN = "twin.txt"
 LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
 SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone
@@ -217,7 +219,7 @@ def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
     if not Path(folder).stat().st_mode & WRITABLE:  # root could write all the same, but was asked not to
         return False
     try:
-        with files.whole(Path(folder, "mel.npy")) as partial:
+        with files.atomic_write(Path(folder, "mel.npy")) as partial:
             np.save(partial, np.ascontiguousarray(mel, np.float32))
     except OSError:  # read-only, or full
         return False
@@ -360,7 +362,7 @@ class WindowDataset(Dataset):
         clip = clips[_order(self.seed, epoch, len(clips))[position]]
         rng = np.random.default_rng((SAMPLE, self.seed, key, *([attempt] if attempt else [])))
         frame = clip.starts[rng.integers(len(clip.starts))]
-        # kept from 2020: by default any other frame of the clip will do, even the very next one
+        # kept from the reference: by default any other frame of the clip will do, even the very next one
         before, after = _find_negatives(clip.windows, frame, self.rules)
         pick = rng.integers(before + len(clip.windows) - after)
         wrong = clip.windows[pick if pick < before else after + pick - before]

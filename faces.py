@@ -143,7 +143,7 @@ def why_no_sfd(folder: Path) -> str:
 def remember(found: Detections, cache: Path) -> None:
     """Keep the boxes; a full or read-only cache costs time, not the result."""
     try:
-        with files.whole(cache) as partial:
+        with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
         warnings.warn(f"the boxes could not be kept in {cache.parent} ({error.strerror})", stacklevel=1)

@@ -19,7 +19,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
 
     Several processes may do this at a time; makes the folder.
@@ -67,7 +67,7 @@ def digest(path: Path) -> str:
 
 def save(path: Path, content: str | bytes) -> None:
     """Write a file that appears, or is replaced, only when it is complete; make its folder."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -1,6 +1,6 @@
 """Every number the networks were built around, once, with its unit and where it comes from.
 
-Numbers marked (2020) are the values of the original Wav2Lip release; the official checkpoints depend on them.
+Numbers marked (reference) are the values of the original Wav2Lip release; the official checkpoints depend on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from errors import MissingFile, UserError
 FILELISTS = Path(__file__).resolve().parent / "filelists"
 
 # what mels and pictures on disk were made with
-IN_THE_DATA = {
+FIXED_BY_PREPROCESSING = {
     "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "num_mels", "fmin", "fmax", "min_level_db",
     "ref_level_db", "max_abs_value", "mel_step_size", "img_size", "fps", "syncnet_T",
 }  # fmt: skip
@@ -24,7 +24,7 @@ IN_THE_DATA = {
 class HParams:
     """Settings of audio, training and evaluation. Change them with :meth:`override`, never in place in a module."""
 
-    # Mel spectrogram (2020)
+    # Mel spectrogram (reference)
     sample_rate: int = 16000  # Hz
     preemphasis: float = 0.97  # coefficient of the first-order high-pass filter
     n_fft: int = 800  # samples
@@ -38,12 +38,12 @@ class HParams:
     max_abs_value: float = 4.0  # mels are scaled to [-4, 4]
     mel_step_size: int = 16  # mel frames in one network window, 0.2 s
 
-    # Pictures (2020)
+    # Pictures (reference)
     img_size: int = 96  # pixels, square face crops
     fps: float = 25.0  # frames a second in training data
     syncnet_T: int = 5  # consecutive video frames in one window, 0.2 s at 25 fps
 
-    # Training, all networks (paper, section 4; 2020)
+    # Training, all networks (paper, section 4; reference)
     width: float = 1.0  # channels of all three networks against the official ones (ours)
     batch_size: int = 16  # windows
     initial_learning_rate: float = 1e-4
@@ -57,15 +57,17 @@ class HParams:
     eval_steps: int = 700  # batches in one evaluation, if there are that many windows
     hq_eval_steps: int = 300  # the same when training with the discriminator
 
-    # Expert, SyncNet (2020)
+    # Expert, SyncNet (reference)
     syncnet_batch_size: int = 64
     syncnet_lr: float = 1e-4
     syncnet_eval_interval: int = 10000  # steps
     syncnet_checkpoint_interval: int = 10000  # steps
     syncnet_eval_steps: int = 1400  # batches
     plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
-    windows_per_clip: int = 0  # of a batch, in which every face is compared with every voice; 0: pair by pair (2020)
-    negative_distance: int = 1  # frames, at least, between a window and a wrong one; 2020: any other frame
+    windows_per_clip: int = (
+        0  # of a batch, in which every face is compared with every voice; 0: pair by pair (reference)
+    )
+    negative_distance: int = 1  # frames, at least, between a window and a wrong one; the reference: any other frame
     augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
     augment_shift: float = 0.0  # largest shift each way, share of the face
     augment_zoom: float = 0.0  # largest zoom in or out, share of the face
@@ -74,11 +76,11 @@ class HParams:
     augment_colour: float = 0.0  # largest change of one channel, share
     augment_blur: float = 0.0  # largest standard deviation, pixels of the 96 pixel face
 
-    # Generator and visual-quality discriminator (2020)
+    # Generator and visual-quality discriminator (reference)
     mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
-    mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; 2020: no more (ours)
+    mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)
     motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
     feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
     sync_grey: bool = False  # the expert sees no colours, so that it cannot teach any: it likes its own teeth's (ours)
@@ -98,7 +100,7 @@ class HParams:
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
                 raise UserError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
-            if name in IN_THE_DATA:
+            if name in FIXED_BY_PREPROCESSING:
                 raise UserError(
                     f"hparam {name} is part of the data and of every checkpoint; change it in hparams.py, before "
                     "preprocess.py, and delete mel.npy of clips that are there already"

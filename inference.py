@@ -44,7 +44,12 @@ def get_parser() -> cli.Parser:
     add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
     add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
     add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
-    add("--lip_delay", type=cli.finite, default=0.0, help="milliseconds: lips later; 40 for those trained as in 2020")
+    add(
+        "--lip_delay",
+        type=cli.finite,
+        default=0.0,
+        help="milliseconds: lips later; 40 for those trained as in the reference",
+    )
     add("--blend", choices=mouths.BLENDS, help="paste the whole box, or only the mouth, softly; default as --pads")
     cli.add_compute_arguments(parser)
     add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")

@@ -167,7 +167,7 @@ def find_clips(data_root: Path) -> list[Clip]:
         )
     taken: dict[str, Path] = {}
     for path in videos:
-        # Files right in data_root are named after it, as the 2020 program named clips after the folder they lie in.
+        # Files right in data_root are named after it, as the reference named clips after the folder they lie in.
         # Folders of folders become one level, because a line of a filelist is dir/clip.
         folder = "__".join(path.parent.parts) or data_root.resolve().name or "clips"
         choices = itertools.chain((path.stem, path.name), (f"{path.name}.{n}" for n in itertools.count(2)))
@@ -177,7 +177,7 @@ def find_clips(data_root: Path) -> list[Clip]:
 
 
 def _mp4_first(path: Path) -> tuple[bool, str]:
-    """Of videos that differ only in their suffix, the MP4 keeps the name that the 2020 program gave it."""
+    """Of videos that differ only in their suffix, the MP4 keeps the name that the reference gave it."""
     return path.suffix.lower() != ".mp4", str(path)
 
 
@@ -343,7 +343,7 @@ def check_sound(wav: np.ndarray) -> None:
 
 def write_sound(wav: np.ndarray, folder: Path) -> None:
     """Write ``wav`` (samples,) as audio.wav, 16 kHz mono 16 bit, and its mel as mel.npy, (mel frames, 80) float32."""
-    # Not audio.save_wav: it raises the volume, and the mels of the 2020 program are those of the sound as it is.
+    # Not audio.save_wav: it raises the volume, and the mels of the reference are those of the sound as it is.
     samples = np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
     wavfile.write(folder / "audio.wav", hp.sample_rate, samples)
     heard = samples.astype(np.float32) / 32768  # what audio.load_wav will read back
@@ -421,7 +421,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dro
     threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
     try:
-        with deaf_to_interrupts():
+        with ignore_sigint():
             turns = itertools.cycle(zip(pools, jobs))
             futures = [pool.submit(cut_clip, clip, job) for clip, (pool, job) in zip(clips, turns)]
         yield from (future.result() for future in as_completed(futures))
@@ -440,7 +440,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dro
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
+def ignore_sigint() -> Iterator[None]:
     """Processes started inside never hear Ctrl-C: this one does, stops them, and is the only one to speak."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -8,7 +8,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
+from distributed import Batch, Distributed
 from errors import UserError
 from hparams import HParams
-from machine import Batch, Machine
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.conv import fold_batchnorm
 
@@ -26,7 +26,7 @@ Figures = dict[str, float]
 
 LN2 = math.log(2)
 PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
-SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (2020)
+SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
 MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
 FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
@@ -136,7 +136,7 @@ def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
 class Task:
     """One kind of training. Subclasses fill in the networks, a step and its figures."""
 
-    def __init__(self, machine: Machine, hp: HParams) -> None:
+    def __init__(self, machine: Distributed, hp: HParams) -> None:
         self.machine, self.hp = machine, hp
 
     @cached_property
@@ -235,7 +235,7 @@ def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tens
 class ExpertTask(Task):
     """The expert learns to tell windows in sync from windows that are not (paper, section 3.2)."""
 
-    def __init__(self, machine: Machine, hp: HParams, width: float = 1.0) -> None:
+    def __init__(self, machine: Distributed, hp: HParams, width: float = 1.0) -> None:
         super().__init__(machine, hp)
         self.expert = machine.prepare(SyncNet_color(width))
         self.parallel = machine.parallel(self.expert)
@@ -295,7 +295,7 @@ def _guesses(loss: float) -> bool:
 class AllPairsExpertTask(ExpertTask):
     """The same from batches of MatchedWindows: 64 windows make 64 matched and 4032 mismatched pairs, not 64 in all.
 
-    Embedding faces and voices is nearly all of a step, comparing them costs nothing. Evaluations stay those of 2020.
+    Embedding faces and voices is nearly all of a step, comparing them costs nothing. Evaluations stay the same.
     """
 
     def _learning_figures(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -319,13 +319,21 @@ def _sum_and_count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return torch.stack((values[chosen].sum(), chosen.sum().to(values.dtype)))
 
 
+class Pictures(NamedTuple):
+    """What went into the generator and came out, (N, 6 or 3, T, H, W) in [0, 1]."""
+
+    x: torch.Tensor  # masked input and reference
+    fake: torch.Tensor
+    real: torch.Tensor
+
+
 class GeneratorTask(Task):
     """The generator learns to redraw masked mouths: L1, and the sync loss of a frozen expert (paper, section 3.4)."""
 
-    sync_weight_when_on = 0.01  # 2020
+    sync_weight_when_on = 0.01  # the reference
 
     def __init__(
-        self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+        self, machine: Distributed, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
     ) -> None:
         super().__init__(machine, hp)
         generator = Wav2Lip(width)
@@ -334,7 +342,7 @@ class GeneratorTask(Task):
         self.generator = machine.prepare(generator)
         self.parallel = machine.parallel(self.generator)
         self.optimizer = _adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
-        # in eval mode, its batch norms fixed and folded: in 2020 it stayed in train mode and its statistics drifted
+        # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = (network and self._frozen(network) for network in (expert, judge))
         self.sync_weight = hp.syncnet_wt
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(machine.device)
@@ -353,6 +361,10 @@ class GeneratorTask(Task):
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        figures, self.last = self._improve_generator(batch)
+        return figures
+
+    def _improve_generator(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
         x, frame_mels, mel, real = self.machine.to_device(batch)
         with self.machine.autocast():
             fake = self.parallel(frame_mels, x).float()
@@ -360,12 +372,14 @@ class GeneratorTask(Task):
         self.optimizer.zero_grad()
         figures["loss"].backward()
         self.optimizer.step()
-        self._shown = x, fake, real
-        return figures
+        return figures, Pictures(x, fake.detach(), real)
 
-    def _losses(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _losses(
+        self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Return "loss" and its parts; ``evaluating``, also the sync loss that does not count yet."""
         figures = {"l1": F.l1_loss(fake, real)}
-        if self.sync_weight > 0 or not torch.is_grad_enabled():
+        if self.sync_weight > 0 or evaluating:
             figures["sync"] = sync_loss(self.expert, mel, self._to_expert(fake))
         loss = self._l1_weight() * self._drawing_loss(fake, real, figures)
         if self.sync_weight > 0:
@@ -398,7 +412,7 @@ class GeneratorTask(Task):
             return self._evaluation(self.generator(frame_mels, x).float(), mel, real)
 
     def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-        figures = self._losses(fake, mel, real)
+        figures = self._losses(fake, mel, real, evaluating=True)
         figures["sync_of_real"] = sync_loss(self.expert, mel, self._to_expert(real))
         if self.judge:
             figures["judge"] = sync_loss(self.judge, mel, fake)
@@ -412,9 +426,9 @@ class GeneratorTask(Task):
         return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
 
     def collage(self) -> np.ndarray:
-        """Reference, masked input, generated and real face side by side, as in 2020."""
-        x, fake, real = self._shown
-        together = torch.cat((x[:, 3:], x[:, :3], fake.detach(), real), dim=4)  # (N, 3, T, H, 4·W)
+        """Reference, masked input, generated and real face side by side, as in the reference."""
+        x, fake, real = self.last
+        together = torch.cat((x[:, 3:], x[:, :3], fake, real), dim=4)  # (N, 3, T, H, 4·W)
         return (together.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
@@ -434,10 +448,10 @@ def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
 class HQGeneratorTask(GeneratorTask):
     """The same against a visual-quality discriminator: generator first, then discriminator (paper, section 3.4)."""
 
-    sync_weight_when_on = 0.03  # 2020
+    sync_weight_when_on = 0.03  # the reference
 
     def __init__(
-        self, machine: Machine, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+        self, machine: Distributed, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
     ) -> None:
         super().__init__(machine, hp, expert, judge, width)
         self.discriminator = machine.prepare(Wav2Lip_disc_qual(width))
@@ -456,20 +470,21 @@ class HQGeneratorTask(GeneratorTask):
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.discriminator.requires_grad_(False)
-        figures = super().train_step(batch)
+        figures, self.last = self._improve_generator(batch)
         self.discriminator.requires_grad_(True)
 
-        _, fake, real = self._shown
         with self.machine.autocast():
-            logits = self.parallel_discriminator(torch.cat((real, fake.detach())), logits=True)
+            logits = self.parallel_discriminator(torch.cat((self.last.real, self.last.fake)), logits=True)
         figures |= self._judgement(logits)
         self.discriminator_optimizer.zero_grad()
         (figures["real"] + figures["fake"]).backward()
         self.discriminator_optimizer.step()
         return figures
 
-    def _losses(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-        figures = super()._losses(fake, mel, real)
+    def _losses(
+        self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
+    ) -> dict[str, torch.Tensor]:
+        figures = super()._losses(fake, mel, real, evaluating)
         if self.hp.disc_wt > 0:
             figures["perceptual"] = real_fake_loss(self.discriminator(fake, logits=True), True)
             figures["loss"] = figures["loss"] + self.hp.disc_wt * figures["perceptual"]

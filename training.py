@@ -25,16 +25,16 @@ from tqdm import tqdm
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
+from distributed import Batch, Distributed
 from errors import UserError
 from hparams import HParams
-from machine import Batch, Machine
 from models import weights
 from tasks import WATCHED_STEPS, Figures, Task
 
-STEP_DIGITS = 9  # in the names of checkpoints (2020)
+STEP_DIGITS = 9  # in the names of checkpoints (reference)
 NAMED_AT_ONCE = 5  # damaged files
 # hparams that change nothing about what is learned
-FREE = {"num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps"}
+NOT_LEARNED_FROM = {"num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps"}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class Averages:
             pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-    def means(self, machine: Machine) -> Figures:
+    def means(self, machine: Distributed) -> Figures:
         """Over all processes. Figures without a single value are left out."""
         if not self._sums:
             return {}
@@ -94,7 +94,7 @@ class Log:
         for line in self._path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):  # a line that was cut off by the kill
                 record = json.loads(line)
-                again = record["step"] == position.step and record["split"] == "val" and position.owes_evaluation
+                again = record["step"] == position.step and record["split"] == "val" and position.evaluation_pending
                 kept += [line] if record["step"] <= position.step and not again else []
         files.save(self._path, "".join(f"{line}\n" for line in kept))
 
@@ -136,7 +136,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
             "global_step": step,
             "global_epoch": epoch,
-            "owes_evaluation": position.owes_evaluation,
+            "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
             "width": network.width,
             "hparams": dataclasses.asdict(task.hp),
@@ -150,7 +150,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
                 "steps_in_mean": int(task.mean.n_averaged),
             }
         path = folder / checkpoint_name(prefix, step)
-        with files.whole(path) as partial:
+        with files.atomic_write(path) as partial:
             torch.save(content, partial)
     if keep:  # only now: every step that is left has all its parts
         for prefix, _, _ in task.parts():
@@ -181,13 +181,13 @@ class Position:
     """Where a run, or a checkpoint of it, stands."""
 
     step: int = 0
-    owes_evaluation: bool = False  # of this step, still to come; it may switch on the sync loss
+    evaluation_pending: bool = False  # of this step, still to come; it may switch on the sync loss
     seed: int | None = None  # of the order of the data; None: the file does not say
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
 
     def changes(self, hp: HParams, seed: int) -> str:
         """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
-        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in FREE}
+        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed
@@ -213,7 +213,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
         pairs = zip(saved["param_groups"], optimizer.param_groups)
         groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
         optimizer.load_state_dict({**saved, "param_groups": groups})
-        for parameter, moments in optimizer.state.items():  # those of 2020 lie in memory in another order
+        for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
             for name in ("exp_avg", "exp_avg_sq"):
                 moments[name] = torch.empty_like(parameter).copy_(moments[name])
     if not prefix:
@@ -221,12 +221,12 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
         if (state := checkpoint.extra.get("random_state")) is not None:
             torch.set_rng_state(state)
     extra = checkpoint.extra
-    owes = bool(extra.get("owes_evaluation"))
-    return Position(int(extra.get("global_step", 0)), owes, extra.get("seed"), extra.get("hparams", {}))
+    pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
+    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), extra.get("hparams", {}))
 
 
 def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
-    """Write ``samples_step%09d/<window>_<frame>.jpg`` as in 2020."""
+    """Write ``samples_step%09d/<window>_<frame>.jpg`` as in the reference."""
     target = folder / f"samples_step{step:09d}"
     target.mkdir(exist_ok=True)
     for n, window in enumerate(pictures):
@@ -308,7 +308,7 @@ def _restore(task: Task, plan: Plan) -> Position:
     return position
 
 
-def _check_agreement(machine: Machine, step: int, folder: Path) -> None:
+def _check_agreement(machine: Distributed, step: int, folder: Path) -> None:
     """Raise ValueError if the processes have come to different steps."""
     steps = sorted(set(machine.gather(torch.tensor([step], device=machine.device)).tolist()))
     if len(steps) > 1:
@@ -345,7 +345,7 @@ class _Trainer:
         self, task: Task, plan: Plan, position: Position, batches: Batches, show: Callable[[str], None]
     ) -> None:
         self.task, self.plan, self.batches, self.show = task, plan, batches, show
-        self.step, self.owes_evaluation = position.step, position.owes_evaluation
+        self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.machine = task.machine
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
         self.log = Log(plan.checkpoint_dir, position) if self.machine.is_main else None
@@ -356,7 +356,7 @@ class _Trainer:
 
     @property
     def _position(self) -> Position:
-        return Position(self.step, self.owes_evaluation, self.batches.dataset.seed)
+        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed)
 
     def run(self, train_loader: Loader, val_loader: Loader) -> None:
         plan = self.plan
@@ -365,15 +365,19 @@ class _Trainer:
         quiet = None if self.machine.is_main else True  # None: when not on a terminal
         bar = tqdm(total=plan.max_steps, initial=self.step, unit="step", disable=quiet)
         with self._signals(), self._saving(), bar:
-            if self.owes_evaluation:
+            if self.evaluation_pending:
                 self._evaluate(val_loader)
             for batch in self._fetch(itertools.islice(train_loader, remaining)):
                 self._train(batch, bar)
-                self.owes_evaluation = self.step % plan.eval_interval == 0 or (self.step == 1 and plan.evaluate_first)
-                due = self.step == 1 or self.step % plan.checkpoint_interval == 0  # kept from 2020: also at step 1
+                self.evaluation_pending = self.step % plan.eval_interval == 0 or (
+                    self.step == 1 and plan.evaluate_first
+                )
+                due = (
+                    self.step == 1 or self.step % plan.checkpoint_interval == 0
+                )  # kept from the reference: also at step 1
                 if due:
                     self._save(pictures=True)
-                if self.owes_evaluation:
+                if self.evaluation_pending:
                     self._evaluate(val_loader)
                 if due:  # once more: what an evaluation changes is part of it
                     self._save()
@@ -452,7 +456,7 @@ class _Trainer:
         with self.task.mean_in_place():
             figures = evaluate(self.task, self._until_asked(loader))
         news = self.task.after_evaluation(figures)
-        self.owes_evaluation = False
+        self.evaluation_pending = False
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
             words = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

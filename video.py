@@ -60,7 +60,7 @@ AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed to the nearest of these
 # Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
 # first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
-ONE_CLOCK = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
+SHARED_TIMELINE = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
 # The numbers in ISO 23091-2 of what ffmpeg prints by name: its options take them in every version, unlike the names
@@ -183,34 +183,35 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     path = _existing(path)
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
-    look = _look(path)
-    width, height = map(int, re.search(r", (\d+)x(\d+)", look.shown).groups())
-    aspect = re.search(r"\[SAR (\d+):(\d+) ", look.shown)
+    described = _describe(path)
+    width, height = map(int, re.search(r", (\d+)x(\d+)", described.shown).groups())
+    aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
-    colour = _colour(look.shown) or _colour(look.listed)  # ffmpeg 4 tells only of the input's
-    turned = "rotation of" in look.head
-    decoder = ALPHA_DECODERS.get(look.listed[:3]) if ALPHA_APART.search(look.head) else None
+    colour = _colour(described.shown) or _colour(described.listed)  # ffmpeg 4 tells only of the input's
+    turned = "rotation of" in described.head
+    decoder = ALPHA_DECODERS.get(described.listed[:3]) if ALPHA_APART.search(described.head) else None
     blind = decoder is not None and not _has_decoder(decoder)
     return VideoInfo(
         path,
         *geometry.size_of(width, height),
-        _frame_rate(look.shown),
+        _frame_rate(described.shown),
         geometry=geometry,
         stored=(width, height),
         colour=colour,
         sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
         turned=turned,
-        notes=tuple(_notes(path, look, colour, blind)),
-        stream=look.stream,
-        interlaced=not turned and any(map(INTERLACED.search, (look.listed, look.shown, look.frame))),  # else columns
-        transparent=bool(TRANSPARENT.search(look.frame)) or decoder is not None and not blind,
+        notes=tuple(_notes(path, described, colour, blind)),
+        stream=described.stream,
+        interlaced=not turned
+        and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),  # else columns
+        transparent=bool(TRANSPARENT.search(described.frame)) or decoder is not None and not blind,
         decoder=None if blind else decoder,
     )
 
 
-def _notes(path: Path, look: _Look, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
-    if look.tracks > 1:
-        yield f"{path} has {look.tracks} tracks of pictures; number {look.number} is taken"
+def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
+    if described.tracks > 1:
+        yield f"{path} has {described.tracks} tracks of pictures; number {described.number} is taken"
     if _read_as(colour) == UNKNOWN:
         yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
     if blind:
@@ -218,7 +219,7 @@ def _notes(path: Path, look: _Look, colour: tuple[str, str, str] | None, blind: 
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Description:
     """What ffmpeg says of the pictures in a file."""
 
     stream: str  # which of all, in ffmpeg's words
@@ -230,7 +231,7 @@ class _Look:
     head: str  # what comes before the output
 
 
-def _look(path: Path) -> _Look:
+def _describe(path: Path) -> _Description:
     """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none."""
     stream = "V:0"
     code, report = _report_of_first_frame(path, stream)
@@ -245,7 +246,7 @@ def _look(path: Path) -> _Look:
     frame = re.search(r" fmt:.*", report)
     if shown:
         number = tracks.index(taken) + 1
-        return _Look(stream, len(tracks), number, taken.text, shown[1], frame[0] if frame else "", head)
+        return _Description(stream, len(tracks), number, taken.text, shown[1], frame[0] if frame else "", head)
     if listed and all(track.kind == "Audio" for track in listed):
         raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
     if pictures.is_webp(path):
@@ -430,7 +431,7 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         *(("-c:v", info.decoder) if info.decoder else ()), *_input(info.path), "-map", f"0:{info.stream}",
         "-vf", ",".join(filters),
         "-r", str(info.fps),  # setpts makes ffmpeg 7.0 forget it, and then make it 25
-        "-f", "rawvideo", "-pix_fmt", "bgra" if info.transparent else "bgr24", "pipe:1", *ONE_CLOCK,
+        "-f", "rawvideo", "-pix_fmt", "bgra" if info.transparent else "bgr24", "pipe:1", *SHARED_TIMELINE,
     ]  # fmt: skip
     with _Process(command, stdout=subprocess.PIPE) as process:
         for given in itertools.count():
@@ -495,7 +496,7 @@ class Sound:
         command = [
             ffmpeg_path(), *TALKATIVE, *CLOCK_JUMP, *_input(self.path), *chosen,
             "-af", f"{only}{AUDIO_CLOCK}", "-ac", "1", "-ar", str(self._sample_rate),
-            "-f", "f32le", "pipe:1", *ONE_CLOCK,
+            "-f", "f32le", "pipe:1", *SHARED_TIMELINE,
         ]  # fmt: skip
         heard = 0
         with _Process(command, stdout=subprocess.PIPE) as process:
@@ -696,7 +697,7 @@ class VideoWriter:
             "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
             *tags, *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
             "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
-            f"file:{self._partial.absolute()}", "-t", seconds, *(part.replace("0:", "1:") for part in ONE_CLOCK),
+            f"file:{self._partial.absolute()}", "-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE),
         ]  # fmt: skip
 
     def __enter__(self) -> VideoWriter:

@@ -1,4 +1,4 @@
-"""How many training samples a second one core reads from disk, against the way of the 2020 program in the same process.
+"""How many training samples a second one core reads from disk, against the way of the reference in the same process.
 
     python -m benchmarks.dataset [--seconds 60] [--data_root PREPROCESSED]
 
@@ -100,7 +100,7 @@ def rate(make_sample: Callable[[int], object]) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The way of 2020, without its random choices and retries
+# The way of the reference, without its random choices and retries
 
 
 def expert_sample_plainly(draw: Draw) -> tuple[torch.Tensor, ...]:

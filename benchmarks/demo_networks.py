@@ -124,7 +124,7 @@ def compare(
     means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
-        # where a generator of 2020's training, whose lips come a frame early at inference, is at its best
+        # where a generator of the reference's training, whose lips come a frame early at inference, is at its best
         "lip_synced_sound_1_late": float(np.mean([result.curve[REACH + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),

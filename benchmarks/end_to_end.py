@@ -2,7 +2,7 @@
 
     python -m benchmarks.end_to_end [--face CLIP --audio SPEECH] [--face_detector sfd] [--seconds 60]
 
-The plain path is that of 2020: every frame searched whole, in float32, one stage after another, two encodes. It is
+The plain path is the reference's: every frame searched whole, in float32, one stage after another, two encodes. It is
 timed on a part of the clip and scaled. Prints a table and one JSON object a line: ``360p``, ``720p``, ``1080p`` with
 ``ratio`` and ``fps`` (cold start included), the seconds of every stage alone, memory, and shares of the matrix peak.
 """
@@ -111,7 +111,7 @@ def measure_stages(
 
 
 def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: torch.device) -> float:
-    """Seconds that the way of 2020 would take for the whole clip, from its stages on a part of it."""
+    """Seconds that the way of the reference would take for the whole clip, from its stages on a part of it."""
     source = video.probe(clip)
     wav = video.read_audio(speech, 16000)
     count = audio.frame_count(len(wav), float(source.fps))

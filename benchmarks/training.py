@@ -22,8 +22,8 @@ import torch
 import cli
 from benchmarks import print_machine, report
 from devices import pick_device, pick_training_precision
+from distributed import Distributed
 from hparams import HParams
-from machine import Machine
 from models import SyncNet_color
 from tasks import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 
@@ -81,7 +81,7 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
 def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
     global _prepared
     os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as cli.start_training has it
-    task = make_task(kind, Machine(device, dtype)) if way == "fast" else make_plain(kind, device)
+    task = make_task(kind, Distributed(device, dtype)) if way == "fast" else make_plain(kind, device)
     _prepared = task, make_batch(kind)
 
 
@@ -93,7 +93,7 @@ def step() -> tuple[float, float]:
     return time.perf_counter() - start, loss
 
 
-def make_task(kind: str, machine: Machine) -> Task:
+def make_task(kind: str, machine: Distributed) -> Task:
     torch.manual_seed(0)
     hp = HParams(syncnet_wt=0.03)
     if kind == "expert":
@@ -107,7 +107,7 @@ def make_task(kind: str, machine: Machine) -> Task:
 
 def make_plain(kind: str, device: torch.device) -> Task:
     """The reference's way: float32, contiguous, torch's usual Adam and pages, the frozen expert as it is built."""
-    task = make_task(kind, Machine(device))
+    task = make_task(kind, Distributed(device))
     for _, network, optimizer in task.parts():
         network.to(memory_format=torch.contiguous_format)
         for group in optimizer.param_groups:

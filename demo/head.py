@@ -200,7 +200,7 @@ class Head:
             (face, skin),
         ):
             canvas, alpha = _over(mask, colour, canvas, alpha)
-        self._shave(canvas, face, rng)
+        self._draw_beard(canvas, face, rng)
         for side in (-1, 1):
             self._paint_brow(canvas, side, rng)
             nostril = self._bump(side * who.nose[0] * 0.55, 31, 4.5, 2.8)
@@ -225,7 +225,7 @@ class Head:
         beside = _step(abs(self._x), inner, inner + 8) * (1 - _step(self._y, -30, 0) * short)
         return (whole * np.maximum(above, beside)).astype(np.float32)
 
-    def _shave(self, canvas: np.ndarray, face: np.ndarray, rng: np.random.Generator) -> None:
+    def _draw_beard(self, canvas: np.ndarray, face: np.ndarray, rng: np.random.Generator) -> None:
         """Paint beard and moustache, as far as there are any."""
         who = self.identity
         around = _step(np.hypot(self._x / 70, (self._y - 20) / 66), 0.85, 1.1) * _step(self._y, 10, 40)

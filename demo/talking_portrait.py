@@ -221,7 +221,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     relax, amplitude = scene.uniform(0, 0.8), scene.uniform(0.9, 1.6)
     lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
     count = min(line.count for line in lines)
-    camera, look, box = Camera(scene, count, hp.fps), Film(scene, SIZE), face_box(portrait.landmarks)
+    camera, film, box = Camera(scene, count, hp.fps), Film(scene, SIZE), face_box(portrait.landmarks)
     said, speaker = lines[0], open_speaker(lines[0].sentence)
     shut = portrait.relaxed(speaker.rest, relax)
 
@@ -230,7 +230,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
         opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
         picture = render(portrait, points, camera.matrix(box, SIZE, i), SIZE, speaker, said.frame(speaker, i))
-        faces.append(look.expose(picture, i))
+        faces.append(film.expose(picture, i))
     write_clip(folder, faces, said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening})
     return folder
 
@@ -296,7 +296,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
         return folder
     rng = np.random.default_rng((REAL, corpus.seed, number))
     speaker = open_speaker(sentence)
-    camera, look = Camera(rng, len(speaker.frames), hp.fps), Film(rng, SIZE)
+    camera, film = Camera(rng, len(speaker.frames), hp.fps), Film(rng, SIZE)
     still = np.median(speaker.landmarks, 0)
     eyes = speaker.landmarks[:, [33, 133, 362, 263]].mean(1)
     path = uniform_filter1d(eyes, 5, axis=0, mode="nearest") - np.median(eyes, 0)
@@ -306,7 +306,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     for i, (frame, box) in enumerate(zip(speaker.frames, boxes)):
         picture = cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
         picture = np.clip(picture / light, 0, 255).astype(np.uint8)
-        faces.append(look.expose(picture, i))
+        faces.append(film.expose(picture, i))
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
     write_clip(folder, faces, sound, None, {"sentence": sentence.name, "opening": lips.tolist()})

@@ -1,7 +1,7 @@
 """Pairs of a sound and a video: lists of them, and a lip-synced video for each.
 
 A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and LRW put the sound first and leave the
-``.mp4`` out, those of ReSyncED put the video first. Videos are named after the line's number, from 0, as in 2020.
+``.mp4`` out, those of ReSyncED put the video first. Videos are named after the line's number, from 0.
 """
 
 from __future__ import annotations

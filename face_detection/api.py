@@ -1,4 +1,4 @@
-"""``FaceAlignment`` as users of the 2020 program call it. Our own scripts use the detectors directly."""
+"""``FaceAlignment`` as users of the reference call it. Our own scripts use the detectors directly."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
 CPU_DETECTORS = ("centerface", "haar")  # nothing to download, no use for a GPU
 DETECTORS = ("sfd", *CPU_DETECTORS, *LIBRARY_DETECTORS)
-# Where releases of 2020 kept the file; used before anything is downloaded.
+# Where releases of the reference kept the file; used before anything is downloaded.
 SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
 
 

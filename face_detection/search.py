@@ -132,18 +132,18 @@ class Searcher:
 
     def _follow(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         due = self.since_newcomers >= NEWCOMERS_SECONDS * self.fps
-        boxes = NO_BOXES if due else self.look([(frame, known)])[0]
+        boxes = NO_BOXES if due else self._detect_in([(frame, known)])[0]
         return self.search_whole(frame, known) if len(boxes) < len(known) or not len(boxes) else boxes
 
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
-        old, new = self.look([(frame, known), (frame, self._detect_whole(frame, self.since_native is None))])
+        old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native is None))])
         new = [box for box in new if not any(same_place(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
         boxes = [*old, *certain] or new  # a false alarm would cost looks for as long as it comes and goes
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
-            boxes = self.look([(frame, self._detect_whole(frame, True))])[0]
+            boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return _distinct(boxes)
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
@@ -175,7 +175,7 @@ class Searcher:
                 else:
                     guess = boxes[doubt] if boxes else expect(seen[a], seen[b], (doubt + 1) / (b - a))
                     requests.append((a, a + 1 + doubt, b, guess))
-            looks = self.look([(frames[frame], guess) for _, frame, _, guess in requests])
+            looks = self._detect_in([(frames[frame], guess) for _, frame, _, guess in requests])
             intervals = []
             for (a, frame, b, guess), boxes in zip(requests, looks):
                 seen[frame] = boxes
@@ -185,7 +185,7 @@ class Searcher:
     # ----------------------------------------------------------------------------------------------------------------
     # One look
 
-    def look(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def _detect_in(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         """Frames with boxes (k, 5) where faces are expected -> the boxes (m, 5) found there, at most one for each."""
         crops = [
             (number, box, *self._crop(frame, box)) for number, (frame, boxes) in enumerate(requests) for box in boxes

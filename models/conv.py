@@ -42,7 +42,7 @@ class Conv2dTranspose(nn.Module):
 class PlainConv2d(nn.Module):
     """Convolution and leaky ReLU without normalisation: the discriminator's block.
 
-    It starts with weights that keep the size of signals (He et al., 2015). With torch's own, as in 2020, each block
+    It starts with weights that keep the size of signals (He et al., 2015). With torch's own, as there, each block
     shrinks them, and 13 in a row leave nothing: logits of different faces differed by 1e-7.
     """
 

@@ -61,7 +61,7 @@ class Wav2Lip(nn.Module):
     ``width`` scales the channels of every layer; 1.0 is the official network.
     """
 
-    # how its pictures are best cut and put back, unless the user says; a checkpoint may know better than 2020
+    # how its pictures are best cut and put back, unless the user says; a checkpoint may know better than the reference
     pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
     blend = "box"  # or "feather"
 
@@ -125,7 +125,7 @@ class Wav2Lip_disc_qual(nn.Module):
 
         With ``logits`` the value before the sigmoid, for losses that do not fade when the network is sure.
         """
-        x = faces.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in 2020
+        x = faces.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in the reference
         x = x[:, :, x.shape[2] // 2 :]
         for block in self.face_encoder_blocks:
             x = block(x)

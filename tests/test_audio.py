@@ -1,4 +1,4 @@
-"""Mels against the 2020 program; windows by arithmetic."""
+"""Mels against the reference; windows by arithmetic."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_last_windows_end_with_the_sound():
 
 
 def test_delayed_windows_are_those_of_earlier_frames():
-    """Lips are a frame early if the network was trained with mels that start a frame earlier, as 2020's were."""
+    """Lips are a frame early if the network was trained with mels that start a frame earlier, as was the reference."""
     mel = np.tile(np.arange(800, dtype=np.float32), (80, 1))
     usual, late, early = (audio.MelWindows(mel, 25, 240, delay) for delay in (0.0, 0.04, -0.08))
     for frame in range(1, 230):
@@ -102,7 +102,7 @@ def test_sound_shorter_than_a_window_is_followed_by_silence():
 
 @pytest.mark.parametrize("fps", [23.976, 25, 29.97, 30, 60])
 def test_every_frame_of_the_sound_is_kept(fps):
-    """The 2020 program dropped 3 frames at 25 fps and 9 at 60."""
+    """The reference dropped 3 frames at 25 fps and 9 at 60."""
     count = audio.frame_count(11 * 16000, fps)
     assert count == round(11 * fps)
     assert len([*audio.MelWindows(audio.melspectrogram(np.zeros(11 * 16000)), fps, count)]) == count

@@ -1,4 +1,4 @@
-"""Training samples: equal to what the 2020 program made, aligned by algebra, and the same however they are read."""
+"""Training samples: equal to what the reference made, aligned by algebra, and the same however they are read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def golden(shared):
 
 @pytest.fixture
 def golden_clip(shared, tmp_path):
-    """A folder as the 2020 program left it: no mel.npy."""
+    """A folder as the reference left it: no mel.npy."""
     folder = tmp_path / "s0" / "00001"
     folder.mkdir(parents=True)
     for file in (shared / "golden/preprocessed/s0/00001").iterdir():
@@ -81,7 +81,7 @@ def same(samples, others):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Against the 2020 program
+# Against the reference
 
 
 @pytest.mark.parametrize("positive", [True, False])

@@ -197,7 +197,7 @@ def test_norm_of_sfd_is_the_librarys(living_s3fd):
 
 
 def test_only_running_out_of_memory_is_taken_for_it(living_s3fd):
-    """The 2020 program took every RuntimeError for it; later, the failed call's memory was kept during the next."""
+    """The reference took every RuntimeError for it; later, the failed call's memory was kept during the next."""
     sfd, frames = detectors.SFD(living_s3fd), [np.zeros((64, 64, 3), np.uint8)] * 4
     sizes, failed = [], []
 
@@ -352,7 +352,7 @@ def test_cache_name_depends_on_content_and_settings(tmp_path):
 
 
 def test_smoothing_does_not_lead_or_lag():
-    """The 2020 program's window looked ahead: boxes led a face moving 10 px a frame by 20 px."""
+    """The reference's window looked ahead: boxes led a face moving 10 px a frame by 20 px."""
     track = np.tile(np.arange(20.0)[:, None] * 10, 4)
     smooth = track.copy()
     smooth_boxes(smooth)
@@ -365,7 +365,7 @@ def test_smoothing_damps_noise_and_keeps_short_tracks():
     smooth_boxes(smooth)
     assert smooth[2:-2].std() < 0.6 * noisy.std()
     three = np.tile(np.array([0.0, 100, 200])[:, None], 4)
-    smooth_boxes(three)  # in 2020: 150, 150, 175
+    smooth_boxes(three)  # in the reference: 150, 150, 175
     np.testing.assert_allclose(three[:, 0], [0, 100, 200])
 
 

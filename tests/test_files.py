@@ -11,7 +11,7 @@ import files
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new/folder/a.json"
-    with files.whole(path) as partial:
+    with files.atomic_write(path) as partial:
         partial.write_text("half")
         assert not path.exists() and partial.suffix == ".json"
         partial.write_text("whole")
@@ -20,7 +20,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 
 def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
     files.save(tmp_path / "a", b"old")
-    with pytest.raises(OSError, match="full"), files.whole(tmp_path / "a") as partial:
+    with pytest.raises(OSError, match="full"), files.atomic_write(tmp_path / "a") as partial:
         partial.write_text("half")
         raise OSError("the disk is full")
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

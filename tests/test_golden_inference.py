@@ -1,4 +1,4 @@
-"""The whole way from files to finished frames against what the 2020 program computed."""
+"""The whole way from files to finished frames against what the reference computed."""
 
 from __future__ import annotations
 

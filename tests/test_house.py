@@ -40,10 +40,10 @@ ALLOWED = {
         "sync", "video",
     },
     "dataset": {"audio", "files", "hparams"},
-    "machine": set(),
-    "tasks": {"machine", "models", "hparams"},
-    "training": {"tasks", "machine", "dataset", "files", "models", "hparams"},
-    "cli": {"devices", "faces", "hparams", "machine", "reporting"},
+    "distributed": set(),
+    "tasks": {"distributed", "models", "hparams"},
+    "training": {"tasks", "distributed", "dataset", "files", "models", "hparams"},
+    "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
 EVERYBODY = {"errors"}  # what everybody may import

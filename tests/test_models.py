@@ -1,4 +1,4 @@
-"""The networks against the 2020 program, and the fast forms against the plain ones."""
+"""The networks against the reference, and the fast forms against the plain ones."""
 
 from __future__ import annotations
 

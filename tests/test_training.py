@@ -1,4 +1,4 @@
-"""Losses and steps against the 2020 program; stopping, continuing and several processes against an undisturbed run."""
+"""Losses and steps against the reference; stopping, continuing and several processes against an undisturbed run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
+from distributed import Distributed
 from fill import fill
 from hparams import HParams, hparams
-from machine import Machine
 from models.conv import fold_batchnorm
 from tasks import (
     AllPairsExpertTask,
@@ -45,7 +45,7 @@ from tasks import (
 )
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
-CPU = Machine(torch.device("cpu"))
+CPU = Distributed(torch.device("cpu"))
 
 
 def close(values, golden):
@@ -122,7 +122,7 @@ def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
 
 
 def test_cosine_above_one_is_no_error():
-    """Float error reaches 1.0000004, at which the cross-entropy of 2020 failed."""
+    """Float error reaches 1.0000004, at which the cross-entropy of the reference failed."""
     v = torch.full((3, 512), 0.04419418)
     loss, _ = tasks.cosine_loss(v * 1.0001, v, torch.ones(3, 1))
     assert float(loss) == pytest.approx(0, abs=1e-5)
@@ -578,7 +578,7 @@ def test_two_processes_equal_one(corpus, tmp_path, script, more):
 
 
 def test_official_checkpoints_go_on(corpus, tmp_path):
-    """A checkpoint of 2020 has no width, no random state, and an optimizer state of its time."""
+    """A checkpoint of the reference has no width, no random state, and an optimizer state of its time."""
     network = fill(models.SyncNet_color())
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for parameter in network.parameters():
@@ -738,7 +738,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_processes_that_part_are_told(tmp_path):
     """Machines that do not share the folder found different checkpoints, and trained different networks."""
 
-    class Two(Machine):
+    class Two(Distributed):
         def gather(self, rows):
             return torch.cat((rows, torch.tensor([300])))
 

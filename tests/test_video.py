@@ -311,7 +311,7 @@ def test_pixel_formats_and_odd_sizes(tmp_path, codec, pixels, size):
 
 @pytest.mark.parametrize("name", ["a.PNG", "v1.2/face.jpeg", "no suffix", "photo%03d.webp", "half.mp4"])
 def test_images_are_known_by_content(tmp_path, name):
-    """The 2020 program split the path at dots."""
+    """The reference split the path at dots."""
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     picture = np.full((40, 60, 4), 200, np.uint8)

@@ -34,7 +34,7 @@ def same(model, state):
 
 
 def official(path):
-    """A full-width state dict saved in the format of 2020 (no zip)."""
+    """A full-width state dict saved in the format of the reference (no zip)."""
     torch.save(models.Wav2Lip().state_dict(), path, _use_new_zipfile_serialization=False)
 
 

@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,7 +17,7 @@ Batch = Sequence[torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Machine:
+class Distributed:
     """Where and how to compute: this process's device and place among the others, and the autocast type."""
 
     device: torch.device
@@ -50,7 +50,10 @@ class Machine:
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the rows (N, ...) of all processes, one process after the other; every process must have N."""
-        return _RowsOfAllProcesses.apply(rows) if self.world_size > 1 else rows
+        if self.world_size == 1:
+            return rows
+        # DistributedDataParallel will average gradients over processes, each of which has those of all
+        return torch.cat(dist.nn.functional.all_gather(rows.contiguous()))
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average over all processes, in place."""
@@ -60,48 +63,22 @@ class Machine:
         return values
 
 
-def join_processes(device: torch.device, dtype: torch.dtype) -> Machine:
+def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
     """Join the group that ``torchrun`` describes in the environment, or be alone without one."""
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
-        return Machine(device, dtype)
+        return Distributed(device, dtype)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Machine(device, dtype, dist.get_rank(), world_size)
+    return Distributed(device, dtype, dist.get_rank(), world_size)
 
 
-class _MeanOverProcesses(torch.autograd.Function):
+def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over all processes; its gradient is the average of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values / dist.get_world_size()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _MeanOverProcesses.forward(ctx, gradient)
-
-
-class _RowsOfAllProcesses(torch.autograd.Function):
-    """Concatenate the rows of all processes, for a loss that each of them computes from all rows.
-
-    Each process then has the whole gradient of its own rows, but DistributedDataParallel will average over processes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()] * dist.get_world_size()
+    return dist.nn.functional.all_reduce(values) / dist.get_world_size()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -112,9 +89,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             wide = x.float()
-            mean = _MeanOverProcesses.apply(wide.mean((0, 2, 3)))
+            mean = _mean_over_processes(wide.mean((0, 2, 3)))
             centred = wide - mean[:, None, None]
-            variance = _MeanOverProcesses.apply(centred.square().mean((0, 2, 3)))
+            variance = _mean_over_processes(centred.square().mean((0, 2, 3)))
             self._remember(mean.detach(), variance.detach(), x.numel() / x.shape[1] * dist.get_world_size())
             scale = self.weight * torch.rsqrt(variance + self.eps)
             return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
