@@ -15,6 +15,7 @@ import filelock
 
 from errors import UserError
 
+LONGEST_NAME = 255  # bytes, of a file on any common system
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -71,8 +72,16 @@ def save(path: Path, content: str | bytes) -> None:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def check_name(path: Path) -> None:
+    """Raise ValueError if no disk would take a file of this name."""
+    for part in path.parts:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} bytes; give a shorter one")
+
+
 def check_folder(folder: Path) -> None:
     """Make ``folder``; raise ValueError, before any work is done, if it cannot be made or written to."""
+    check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -91,7 +100,9 @@ def check_different(outputs: Mapping[str, Path | None]) -> None:
 
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
     """Raise ValueError if the file to write, by the flag that names it, is one of those to read."""
+    check_name(output)
     for path in inputs:
+        check_name(path)
         if path.exists() and output.exists() and path.samefile(output):
             raise UserError(f"{flag} {output} is one of the files to read; choose another name")
 

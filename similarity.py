@@ -63,9 +63,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("json", "csv", "plot", "overlay"):
         if not (path := getattr(args, name)):
             continue
+        files.check_not_read(f"--{name}", path, inputs)
         if path.is_dir():
             raise UserError(f"--{name} {path} is a folder; give the name of the file to write")
-        files.check_not_read(f"--{name}", path, inputs)
         files.check_folder(path.parent)  # what cannot be written should fail now, not after the work
     files.check_different({f"--{name}": getattr(args, name) for name in ("json", "csv", "plot", "overlay")})
     if args.overlay:

@@ -2,7 +2,8 @@
 
 Frames are uint8 arrays (height, width, 3) in BGR, one at a time, so memory does not grow with the length of a video.
 Frame ``i`` of a stream is what a player shows at time ``i / fps``: variable rates are made constant by timestamps,
-rotation metadata is applied, and a picture that starts late is preceded by its first frame. Sound is float32 mono.
+rotation metadata is applied, interlaced frames are deinterlaced, what is transparent becomes white, and a picture that
+starts late is preceded by its first frame. Sound is float32 mono.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from errors import MissingFile, UserError
 
 LONGEST_SIDE = 16384  # pixels, of H.264
 PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
-LONGEST_NAME = 255  # bytes, of a file on any common system
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
@@ -310,6 +310,7 @@ def check_size(info: VideoInfo) -> None:
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
+    files.check_name(path)
     if not path.exists():
         if address := ADDRESS.match(str(path)):
             raise MissingFile(f"{address[1]}//{address[2]} is an address; download it first, and give the file")
@@ -385,6 +386,13 @@ def _last_words(code: int, report: str) -> str:
     return re.sub(r"^(\[[^\]]*\] )+|file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
 
 
+def _without_names(report: str, path: Path) -> str:
+    """A report without what others wrote: the file's name and its metadata. What is said of errors may be anywhere in
+    it, even within a line, since ffmpeg 7 speaks with several threads.
+    """
+    return re.sub(r"^\[info\] +[\w-]+ *: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
+
+
 def _complaints(report: str) -> str:
     """The errors in a report that is ``TALKATIVE``."""
     return "\n".join(line for line in report.splitlines() if re.match(r"(\[[^\]]*\] )*\[(error|fatal|panic)\] ", line))
@@ -447,8 +455,8 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
 
 def _check_whole(path: Path, words: str) -> None:
     """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
-    if any(sign in words.lower() for sign in CUT_SHORT):
-        raise CutShort(f"{path} is cut short or damaged ({_last_words(0, words)}); copy or download it again")
+    if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in CUT_SHORT)]:
+        raise CutShort(f"{path} is cut short or damaged ({_last_words(0, told[0])}); copy or download it again")
     if missing := _missing_bytes(path):
         raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
     if _starts_with(path, pictures.PNG) and pictures.is_cut_short(path.read_bytes()):
@@ -519,7 +527,7 @@ class Sound:
         if code != 0:
             words = _last_words(code, _complaints(report))
             raise UserError(f"{self.path} is not a sound file that ffmpeg can read: {words}")
-        _check_whole(self.path, _complaints(report))
+        _check_whole(self.path, _without_names(report, self.path))
         if not heard:
             raise UserError(f"the sound track of {self.path} is empty")
 
@@ -729,8 +737,7 @@ def check_writable(path: Path) -> None:
     """Make the folder of ``path``; raise ValueError, before any work is done, if a video cannot be written there."""
     if path.suffix.lower() not in CONTAINERS:
         raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
-    if len(os.fsencode(path.name)) > LONGEST_NAME:
-        raise UserError(f"{path.name[:20]}… has a name of more than {LONGEST_NAME} bytes; give a shorter one")
+    files.check_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video to write")
     files.check_folder(path.parent)

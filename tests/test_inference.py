@@ -297,9 +297,10 @@ def test_addresses_are_not_files(fails, role):
     assert "https://example.com/a.mp4 is an address; download it first" in fails(**{role: "https://example.com/a.mp4"})
 
 
-def test_outfile_with_a_name_too_long(sync):
-    code, words = sync(outfile="x" * 252 + ".mp4")
-    assert code == 2 and "more than 255 bytes" in words and words.count("\n") == 1
+def test_names_too_long(sync):
+    for names in ({"outfile": f"{'x' * 252}.mp4"}, {"outfile": f"{'x' * 256}/o.mp4"}, {"face": f"{'é' * 128}.mp4"}):
+        code, words = sync(**names)
+        assert code == 2 and "more than 255 bytes; give a shorter one" in words and words.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated"])

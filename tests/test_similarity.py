@@ -237,6 +237,7 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
         (["--audio", "tone.wav"], "missing.mp4", "missing.mp4 does not exist"),
         (["--audio", "tone.wav", "--json", "tone.wav"], None, "choose another name"),
         (["--audio", "tone.wav", "--json", "x", "--csv", "./x"], None, "--json and --csv are the same file"),
+        (["--audio", "tone.wav", "--json", "x" * 256], None, "more than 255 bytes; give a shorter one"),
         (["--audio", "tone.wav", "--plot", "plot.mp4"], None, "must end in .png"),
         (["--audio", "tone.wav", "--json", "/proc/out.json"], None, "cannot write in /proc"),
     ],

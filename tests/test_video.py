@@ -690,8 +690,21 @@ def test_sound_cut_short_is_refused(tmp_path, name):
     run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink", "-movflags", "+faststart", tmp_path / name)
     assert len(video.read_audio(tmp_path / name, 16000)) == pytest.approx(80000, abs=2000)
     cut(tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name} is cut short or damaged .*; copy or download it again"):
+    told = r"(partial file|ended prematurely|\d+ bytes are missing)"
+    with pytest.raises(ValueError, match=rf"{name} is cut short or damaged \(.*{told}.*\); copy or download it again"):
         video.read_audio(tmp_path / name, 16000)
+
+
+def test_names_and_titles_are_no_complaints(tmp_path, speech):
+    title = ("-metadata", "title=a partial file", "-metadata", "comment=truncated, it ended prematurely")
+    run_ffmpeg("-i", speech, *title, tmp_path / "truncated, partial file.mka")
+    assert len(video.read_audio(tmp_path / "truncated, partial file.mka", 16000)) > 16000
+
+
+def test_complaints_within_another_line_are_heard(tmp_path):
+    report = "[info] Output #0, f32le, to 'pipe:1':\n[info]   Stream #0:0File ended prematurely\n: Audio: pcm_f32le\n"
+    with pytest.raises(video.CutShort, match="ended prematurely"):
+        video._check_whole(tmp_path / "x", video._without_names(report, tmp_path / "x"))
 
 
 @pytest.mark.parametrize("name", ["s.flac", "s.mp3", "s.au"])
