@@ -1,6 +1,6 @@
 # make demo   sets up .venv and lip-syncs a face end to end
 # make test   sets up .venv and runs the tests
-# make lint   checks style with ruff
+# make lint   checks style with ruff, and types with mypy
 # make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
 #                    demo/train_checkpoints.sh
 PYTHON ?= python3
@@ -25,6 +25,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 demo-checkpoints: setup
 	demo/train_checkpoints.sh "$(PORTRAITS)" "$(SPEAKERS)" "$(WORK)"
