@@ -53,7 +53,7 @@ def measure(folder: Path, seconds: float, width: float, size: list[int]) -> dict
     torch.save({"state_dict": Wav2Lip(width).state_dict(), "width": width}, checkpoint)
     return run_inference(
         "--checkpoint_path", checkpoint, "--face", face, "--audio", speech, "--outfile", folder / "out.mp4",
-        "--face_detector", "haar", "--no_cache",
+        "--face_detector", "centerface", "--no_cache",
     )  # fmt: skip
 
 

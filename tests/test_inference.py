@@ -425,3 +425,58 @@ def test_silence_and_the_choice_of_a_track_are_said(small_checkpoint, talking_cl
     )
     lips.prepare(talking_clip, tmp_path / "2.mka")
     assert [("2 sound tracks" in note, "is silent" in note) for note in told.notes] == [(True, False)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Flags, through the program
+
+
+def frames_of(path) -> np.ndarray:
+    return np.stack(list(video.read_frames(video.probe(path)))).astype(int)
+
+
+@pytest.fixture
+def photo(tmp_path, astronaut):
+    cv2.imwrite(str(tmp_path / "photo.png"), astronaut[:240, 60:380])
+    return tmp_path / "photo.png"
+
+
+BOX = ("--box", 60, 200, 100, 210)
+
+
+def test_lip_delay_moves_the_mouths(sync, photo, tmp_path):
+    """Of a still face, each frame is what the one before would be without it."""
+    assert sync(*BOX, "--crf", 0, face=photo) == (0, "")
+    usual = frames_of(tmp_path / "out.mp4")
+    assert sync(*BOX, "--crf", 0, "--lip_delay", 80, face=photo) == (0, "")
+    late = frames_of(tmp_path / "out.mp4")
+    assert len(late) == len(usual) and np.abs(late[2:20] - usual[:18]).max() <= 1
+    assert np.abs(late[:20] - usual[:20]).max() > 2
+
+
+@pytest.mark.parametrize("flags", [("--wav2lip_batch_size", 1), ("--wav2lip_batch_size", 7), ("--precision", "fp32")])
+def test_batches_and_precision_change_next_to_nothing(sync, photo, tmp_path, flags):
+    assert sync(*BOX, "--crf", 0, face=photo) == (0, "")
+    usual = frames_of(tmp_path / "out.mp4")
+    assert sync(*BOX, "--crf", 0, *flags, face=photo) == (0, "")
+    difference = np.abs(frames_of(tmp_path / "out.mp4") - usual)
+    assert difference.mean() < 0.1 and np.percentile(difference, 99.9) <= 4
+
+
+def test_the_encoder_is_told(sync, photo, tmp_path):
+    """x264 writes its settings into what it makes; subme is 1 in superfast and 8 in slow."""
+    for flags, written in (((), b"subme=1 "), (("--preset", "slow"), b"subme=8 "), (("--crf", 31), b"crf=31.0")):
+        assert sync(*BOX, *flags, face=photo) == (0, "")
+        assert written in (tmp_path / "out.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_chosen_one_of_two_faces_speaks(sync, tmp_path, astronaut, speech, index):
+    face = astronaut[:240, 60:380]
+    pair = np.concatenate((face, face[:, ::-1]), axis=1)
+    write_clip(tmp_path / "pair.mp4", np.stack([pair] * 25))
+    assert sync("--face_index", index, "--crf", 0, face=tmp_path / "pair.mp4", audio=speech) == (0, "")
+    before, after = (frames_of(tmp_path / name) for name in ("pair.mp4", "out.mp4"))
+    halves = np.split(np.abs(after[:25] - before).mean((0, 1, 3)), 2)
+    moved = [half.max() for half in halves]
+    assert moved[index] > 5 and moved[1 - index] < 3  # as the encoder leaves it
