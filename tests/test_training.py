@@ -812,14 +812,15 @@ def test_errors_count_every_pair_as_an_evaluation_draws_it(corpus):
     fill(task.expert).eval()
     data = SyncNetDataset([corpus / "s0/clip0", corpus / "s1/clip1"])
     figures = []
-    for clip in data.index.clips:
+    clips = [dataclasses.replace(clip, starts=clip.starts[:12]) for clip in data.index.clips]
+    for clip in clips:
         matched = [Draw(clip, int(a), int(a), True) for a in clip.starts]
         mismatched = [Draw(clip, int(a), int(b), False) for a in clip.starts for b in clip.starts if a != b]
         for draws in (matched, mismatched):
             batch = tuple(map(torch.stack, zip(*map(data.sample, draws))))
             with torch.no_grad():
                 figures.append({name: value.numpy() for name, value in task.evaluate_batch(batch).items()})
-    pairs = expert_errors.join([expert_errors.pairs_of(data, clip, task.expert) for clip in data.index.clips])
+    pairs = expert_errors.join([expert_errors.pairs_of(data, clip, task.expert) for clip in clips])
     summary = expert_errors.summary(pairs)
     for name in ("loss", "accuracy"):
         assert summary[name] == pytest.approx(np.mean([f[name] for f in figures]), abs=1e-5)
