@@ -44,10 +44,7 @@ class FaceSearch:
             return self.detector
         if self.weights or SFD_WEIGHTS.exists():
             return "sfd"
-        problem = why_no_sfd(weights.cache_folder())
-        if problem:
-            warnings.warn(f"{problem}; until then faces are found by centerface instead of sfd", stacklevel=1)
-        return "centerface" if problem else "sfd"
+        return "sfd" if sfd_can_be_had(weights.cache_folder()) else "centerface"
 
     def detector_weights(self) -> Path | None:
         """Return the weights file of the detector, downloading the official S3FD's if it is not here."""
@@ -131,13 +128,14 @@ def _digest(path: Path, *_: int) -> str:
 
 
 @functools.cache  # a run of many videos asks for each of them, and a host that is down may take half a minute to say so
-def why_no_sfd(folder: Path) -> str:
-    """Say why the official S3FD's weights are not here and cannot be downloaded to the cache ``folder``; else ""."""
+def sfd_can_be_had(folder: Path) -> bool:
+    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, warn, once."""
     try:
         weights.find("s3fd")
     except RuntimeError as error:
-        return str(error)
-    return ""
+        warnings.warn(f"{error}; until then faces are found by centerface instead of sfd", stacklevel=1)
+        return False
+    return True
 
 
 def remember(found: Detections, cache: Path) -> None:
