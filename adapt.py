@@ -74,9 +74,10 @@ def run(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     machine = Distributed(device, pick_training_precision(args.precision, device))
     generator = weights.read_checkpoint(args.checkpoint_path, Wav2Lip)
-    experts = [weights.load_model(p, SyncNet_color) for p in (args.syncnet_checkpoint_path, args.judge_checkpoint_path)]
+    paths = args.syncnet_checkpoint_path, args.judge_checkpoint_path
+    expert, judge = (weights.load_model(path, SyncNet_color) for path in paths)
     torch.manual_seed(args.seed)
-    task = PersonTask(machine, hp, *experts, generator.width)
+    task = PersonTask(machine, hp, expert, judge, generator.width)
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         learned, kept = prepare(args, Path(folder))
         train = Wav2LipDataset([learned], args.seed, hp.negative_distance, hp.mel_lead)

@@ -74,7 +74,8 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     usable = (padded[:, 2] > padded[:, 0]) & (padded[:, 3] > padded[:, 1])  # False for NaN
     if not usable.any():
         raise UserError(f"--pads {top} {bottom} {left} {right} leave nothing of the face; use smaller numbers")
-    return [tuple(int(v) for v in box) if ok else None for box, ok in zip(padded, usable)]
+    whole = np.nan_to_num(padded).astype(int).tolist()
+    return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
 
 
 def describe_missing(boxes: Sequence[Box | None], fps: float) -> str:

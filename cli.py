@@ -50,7 +50,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         return int(stop.code or 0)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
             work(args)
         return 0
     except KeyboardInterrupt as stop:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -625,7 +625,8 @@ class Loader:
 
     def close(self) -> None:
         """End the processes, which nothing else does: they are deaf to signals, and Python would wait for them."""
-        iterator, self._loader._iterator = self._loader._iterator, None
+        iterator: Any = self._loader._iterator
+        self._loader._iterator = None
         if iterator is not None:
             iterator._shutdown_workers()  # torch's own, called when the iterator is forgotten; errors remember it
             for worker in iterator._workers:

@@ -87,7 +87,7 @@ def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"):
         return False
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if capable:
         return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
     ask = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch before 2.12 has no public way, before 2.6 none

@@ -99,7 +99,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def _remember(self, mean: torch.Tensor, variance: torch.Tensor, count: float) -> None:
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
 
 
 def _share_statistics(network: nn.Module, device: torch.device) -> nn.Module:

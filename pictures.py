@@ -39,7 +39,7 @@ def is_picture(path: Path) -> bool:
     if brands[:1] == [AVIF_SEQUENCE]:  # ffmpeg takes its cover for the whole
         raise UserError(f"{path} is a sequence of AVIF pictures; save it as MP4 or GIF, or one of them as JPEG")
     if _is_heic(brands):
-        if _heif_reader() is None:  # ffmpeg before 7 knows nothing of it, and later ones take its first tile for all
+        if not _reads_heif():  # ffmpeg before 7 knows nothing of it, and later ones take its first tile for all
             raise UserError(f"{path} is HEIC; export it as JPEG (or pip install pillow-heif)")
         return True
     if _moves(start) or not cv2.haveImageReader(str(path)):
@@ -130,16 +130,19 @@ def is_cut_short(content: bytes) -> bool:
     return content.startswith(PNG) and b"IEND" not in content
 
 
-def _heif_reader() -> Callable | None:
+def _reads_heif() -> bool:
     try:
-        return importlib.import_module("pillow_heif").read_heif
+        importlib.import_module("pillow_heif")
     except ImportError:
-        return None
+        return False
+    return True
 
 
 def _read_heic(path: Path) -> np.ndarray:
     try:
-        image = np.asarray(_heif_reader()(str(path)))  # turned, in RGB or RGBA of 8 bits
+        image = np.asarray(
+            importlib.import_module("pillow_heif").read_heif(str(path))
+        )  # turned, in RGB or RGBA of 8 bits
     except Exception as error:  # its decoder's own kinds
         raise UserError(f"{path} is HEIC that cannot be decoded ({error}); export it as JPEG") from None
     colour = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2BGR)

@@ -65,7 +65,8 @@ def all_pairs_loss(
         cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
         losses = _cross_entropy(cosine, matched.float())
     parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
-    return sum(share * _mean_where(losses, chosen) for chosen, share in parts), cosine, matched
+    loss = torch.stack([share * _mean_where(losses, chosen) for chosen, share in parts]).sum()
+    return loss, cosine, matched
 
 
 def _cross_entropy(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -115,11 +116,12 @@ def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) 
     """
     both = mouths_of(torch.cat((fake, real)))
     losses = []
+    block: nn.Module
     for stage, block in enumerate(expert.face_encoder[: FEATURE_STAGES[-1] + 1]):
         both = block(both)
         if stage in FEATURE_STAGES:
-            ours, theirs = both.float().chunk(2)
-            losses.append(F.l1_loss(ours, theirs.detach()) / theirs.detach().abs().mean().clamp(min=1e-3))
+            of_fake, of_real = both.float().split(len(fake))
+            losses.append(F.l1_loss(of_fake, of_real.detach()) / of_real.detach().abs().mean().clamp(min=1e-3))
     return torch.stack(losses).mean()
 
 

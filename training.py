@@ -79,12 +79,13 @@ class Log:
         self._path = folder / "metrics.jsonl"
         self._forget_after(position)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._board: Any = None
         try:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
-        except ImportError:
-            self._board = None
+        except ImportError:  # then there are no curves; metrics.jsonl has the figures
+            pass
 
     def _forget_after(self, position: Position) -> None:
         """Drop what a killed run wrote after the checkpoint that we continue from."""
@@ -408,7 +409,7 @@ class _Trainer:
             stop, done = self.machine.mean(torch.tensor(wishes, dtype=torch.float32, device=self.machine.device)) > 0
             if stop:
                 raise problem or self._stopped()
-            if done:
+            if done or batch is None:
                 return
             yield batch
 

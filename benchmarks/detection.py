@@ -76,7 +76,7 @@ def compare(source: video.VideoInfo, detector: Counted, every: int) -> dict[str,
     detector.pixels, detector.seconds = 0, 0.0
     found = Detections()
     count = sum(search(found, video.read_frames(source), detector, float(source.fps)))
-    figures = {"frames": count, "cuts": len(shots(found)) - 1}
+    figures: dict[str, float] = {"frames": count, "cuts": len(shots(found)) - 1}
     figures["share_of_pixels"] = detector.pixels / (count * source.width * source.height)
     figures["ms"] = 1000 * detector.seconds / count
 

@@ -86,11 +86,11 @@ def run(args: argparse.Namespace) -> None:
     files.save(args.folder / "people.png", cv2.imencode(".png", contact_sheet(originals, generated))[1].tobytes())
     if args.mediapipe:
         silent = [lip_sync(args, clip, write_silence(args.folder, clip), "silent") for clip in originals]
-        tables = [find_lips(args, paths, name) for paths, name in
-                  ((originals, "real"), (generated, "lips"), (silent, "silence"))]  # fmt: skip
-        report("movement", compare_movement(*tables, partners))
+        kinds = (originals, "real"), (generated, "lips"), (silent, "silence")
+        real, made, quiet = (find_lips(args, paths, name) for paths, name in kinds)
+        report("movement", compare_movement(real, made, quiet, partners))
         if any(clip.with_suffix(".json").exists() for clip in originals):
-            report("aperture", follow_known_lips(originals, *tables[:2], partners))
+            report("aperture", follow_known_lips(originals, real, made, partners))
 
 
 def film(folder: Path, prepared: Path) -> Path:

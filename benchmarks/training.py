@@ -112,7 +112,7 @@ def make_plain(kind: str, device: torch.device) -> Task:
         network.to(memory_format=torch.contiguous_format)
         for group in optimizer.param_groups:
             group["fused"] = None
-    if kind != "expert":
+    if isinstance(task, GeneratorTask):
         torch.manual_seed(0)
         task.expert = SyncNet_color().eval().requires_grad_(False).to(device)
     return task

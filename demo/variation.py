@@ -70,7 +70,8 @@ class Film:
         picture = cv2.LUT(picture, self.levels).astype(np.float32) * self.shade
         picture += self.rng.standard_normal((size, size, 1), np.float32) * np.float32(self.noise)
         picture = np.clip(picture, 0, 255).astype(np.uint8)
-        return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1], 1)
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
+        return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
 
 
 def _levels(rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ class Statistics:
 
     def __init__(self) -> None:
         self.count = 0
-        self.sum: np.ndarray | float = 0.0  # (D,)
-        self.products: np.ndarray | float = 0.0  # (D, D)
+        self.sum = np.zeros(1)  # (D,) as soon as there are features
+        self.products = np.zeros((1, 1))  # (D, D)
         self.failed: dict[str, str] = {}  # why a file does not count, or only the pictures before its fault
 
     def add(self, features: np.ndarray) -> None:
@@ -101,7 +102,7 @@ def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.nd
 
 def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
     """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
-    inception = _library("inception")
+    inception: Any = _library("inception")
     path = weights.find(path_or_name)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url

@@ -42,4 +42,9 @@ class FaceAlignment:
     def get_detections_for_batch(self, images: np.ndarray) -> list[tuple[int, int, int, int] | None]:
         """Frames (N, height, width, 3) BGR -> the best-scoring box (x1, y1, x2, y2) of each, or None."""
         best = (boxes[0, :4] if len(boxes) else None for boxes in self.face_detector.detect(list(images)))
-        return [None if box is None else tuple(int(v) for v in np.clip(box, 0, None)) for box in best]
+        return [None if box is None else _whole_pixels(box) for box in best]
+
+
+def _whole_pixels(box: np.ndarray) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
+    return x1, y1, x2, y2

@@ -167,7 +167,9 @@ class Haar:
     FRAMING = np.array([0.02, -0.01, 0.94, 1.11], np.float32)
 
     def __init__(self) -> None:
-        self.cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt.xml"))
+        self.cascade = cv2.CascadeClassifier(
+            str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml")
+        )
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         return [self._detect(frame) for frame in frames]

@@ -171,7 +171,7 @@ class Searcher:
             for a, b, sure in intervals:
                 boxes, doubt = between(frames[a : b + 1], seen[a], seen[b])
                 if doubt is None or (sure and boxes is not None):
-                    seen[a + 1 : b] = boxes or [None] * (b - a - 1)
+                    seen[a + 1 : b] = list(boxes) if boxes else [None] * (b - a - 1)
                 else:
                     guess = boxes[doubt] if boxes else expect(seen[a], seen[b], (doubt + 1) / (b - a))
                     requests.append((a, a + 1 + doubt, b, guess))

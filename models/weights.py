@@ -187,11 +187,13 @@ class Checkpoint:
     extra: dict[str, Any]  # optimizer, global_step, … as far as the file has them
 
     @property
-    def pads(self) -> Sequence[int]:
+    def pads(self) -> tuple[int, int, int, int]:
         """See ``Wav2Lip``; what a file says is believed if it makes sense."""
         value = self.extra.get("pads")
-        fits = isinstance(value, list) and len(value) == 4 and all(type(pad) is int for pad in value)
-        return value if fits else Wav2Lip.pads
+        if isinstance(value, list) and len(value) == 4 and all(type(pad) is int for pad in value):
+            top, bottom, left, right = value
+            return top, bottom, left, right
+        return Wav2Lip.pads
 
     @property
     def blend(self) -> str:
@@ -224,7 +226,7 @@ def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
         model = network(checkpoint.width) if network in SCALABLE else network()
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
-    if network is Wav2Lip:
+    if isinstance(model, Wav2Lip):
         model.pads, model.blend = checkpoint.pads, checkpoint.blend
     return model.requires_grad_(False).eval()
 

@@ -169,7 +169,8 @@ def embed_windows(
     ``embed`` turns a batch of windows (N, 5, height, width, 3) uint8 into (N, D).
     """
     size = batch_size or BATCH.get(next(network.parameters()).device.type, BATCH["cpu"])
-    places, vectors = [np.empty((0, 2), np.int64)], []
+    places: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+    vectors: list[np.ndarray] = []
     windows = windows_of(pictures)
     while batch := list(itertools.islice(windows, size)):
         if len(vectors) % TRIM_BATCHES == 0:
