@@ -120,7 +120,7 @@ def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) 
     for stage, block in enumerate(expert.face_encoder[: FEATURE_STAGES[-1] + 1]):
         both = block(both)
         if stage in FEATURE_STAGES:
-            of_fake, of_real = both.float().split(len(fake))
+            of_fake, of_real = both[: len(fake)].float(), both[len(fake) :].float()
             losses.append(F.l1_loss(of_fake, of_real.detach()) / of_real.detach().abs().mean().clamp(min=1e-3))
     return torch.stack(losses).mean()
 
