@@ -114,7 +114,7 @@ def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) 
 
     A perceptual loss (Johnson et al., 2016) by the network that is at hand: it looks at lips, teeth and tongue only.
     """
-    both = mouths_of(torch.cat((fake, real)))
+    both: torch.Tensor = mouths_of(torch.cat((fake, real)))
     losses = []
     block: nn.Module
     for stage, block in enumerate(expert.face_encoder[: FEATURE_STAGES[-1] + 1]):

@@ -190,7 +190,7 @@ class Checkpoint:
     def pads(self) -> tuple[int, int, int, int]:
         """See ``Wav2Lip``; what a file says is believed if it makes sense."""
         value = self.extra.get("pads")
-        if isinstance(value, list) and len(value) == 4 and all(type(pad) is int for pad in value):
+        if isinstance(value, (list, tuple)) and len(value) == 4 and all(type(pad) is int for pad in value):
             top, bottom, left, right = value
             return top, bottom, left, right
         return Wav2Lip.pads

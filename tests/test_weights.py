@@ -322,7 +322,7 @@ def test_official_files_are_listed_with_their_hashes():
 @pytest.mark.parametrize(
     ("said", "pads", "blend"),
     [
-        ({"pads": [0, 5, 0, 0], "blend": "feather"}, [0, 5, 0, 0], "feather"),
+        ({"pads": [0, 5, 0, 0], "blend": "feather"}, (0, 5, 0, 0), "feather"),
         ({}, models.Wav2Lip.pads, models.Wav2Lip.blend),
         ({"pads": "0 0 0 0", "blend": "smear"}, models.Wav2Lip.pads, models.Wav2Lip.blend),
         ({"pads": [0, True, 0.5, 0]}, models.Wav2Lip.pads, models.Wav2Lip.blend),
@@ -342,4 +342,4 @@ def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoin
         weights.read_checkpoint(tmp_path / "said.pth", models.Wav2Lip), tmp_path / "new.pth", pads=[1, 2, 3, 4]
     )
     model = weights.load_model(tmp_path / "new.pth")
-    assert (model.pads, model.blend) == ([1, 2, 3, 4], "feather")
+    assert (model.pads, model.blend) == ((1, 2, 3, 4), "feather")
