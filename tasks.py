@@ -114,15 +114,20 @@ def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) 
 
     A perceptual loss (Johnson et al., 2016) by the network that is at hand: it looks at lips, teeth and tongue only.
     """
-    both: torch.Tensor = mouths_of(torch.cat((fake, real)))
+    both = mouths_of(torch.cat((fake, real)))
     losses = []
-    block: nn.Module
-    for stage, block in enumerate(expert.face_encoder[: FEATURE_STAGES[-1] + 1]):
+    for stage, block in enumerate(expert.face_encoder.children()):
         both = block(both)
         if stage in FEATURE_STAGES:
-            of_fake, of_real = both[: len(fake)].float(), both[len(fake) :].float()
-            losses.append(F.l1_loss(of_fake, of_real.detach()) / of_real.detach().abs().mean().clamp(min=1e-3))
+            losses.append(_relative_l1(*both.float().chunk(2)))
+        if stage == FEATURE_STAGES[-1]:
+            break
     return torch.stack(losses).mean()
+
+
+def _relative_l1(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 in units of the mean of ``real``, which learns nothing from it."""
+    return F.l1_loss(fake, real.detach()) / real.detach().abs().mean().clamp(min=1e-3)
 
 
 def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
