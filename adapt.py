@@ -50,14 +50,32 @@ SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make a generator know one person, from a video in which they speak.")
     add = parser.add_argument
-    add("--face", required=True, type=Path, help="video of one person speaking, five seconds or more, with its sound")
-    add("--outfile", required=True, type=Path, help="checkpoint to write; a contact sheet .png is put beside it")
-    add("--minutes", type=cli.positive(float), default=10.0, help="how long to train")
-    add("--checkpoint_path", default=weights.DEMO, help="generator to start from: a file, wav2lip, wav2lip_gan or demo")
-    add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert to learn from: a file, lipsync_expert or demo")
-    add("--judge_checkpoint_path", default=JUDGE, help="another expert, never learned from, that scores the result")
-    add("--hparams", default="", metavar="NAME=VALUE,…", help=f"change settings of hparams.py; here: {SETTINGS}")
-    add("--seed", type=int, default=0, help="of the order of the data")
+    add(
+        "--face",
+        required=True,
+        type=Path,
+        help="A video, with its sound, in which one person speaks for five seconds or more.",
+    )
+    add("--outfile", required=True, type=Path, help="The checkpoint to write; a contact sheet (.png) is put beside it.")
+    add("--minutes", type=cli.positive(float), default=10.0, help="How long to train.")
+    add(
+        "--checkpoint_path",
+        default=weights.DEMO,
+        help="The generator to start from: a file, wav2lip, wav2lip_gan or demo.",
+    )
+    add(
+        "--syncnet_checkpoint_path",
+        default=weights.DEMO,
+        help="The expert to learn from: a file, lipsync_expert or demo.",
+    )
+    add("--judge_checkpoint_path", default=JUDGE, help="Another expert, never learned from, that scores the result.")
+    add(
+        "--hparams",
+        default="",
+        metavar="NAME=VALUE,…",
+        help=f"Change settings of hparams.py. Here they are: {SETTINGS}.",
+    )
+    add("--seed", type=int, default=0, help="The seed of the order of the data.")
     cli.add_detector_arguments(parser)
     cli.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
@@ -114,8 +114,13 @@ TERMINAL = Terminal()
 
 
 def add_compute_arguments(parser: Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--precision", choices=("auto", *precisions), default="auto", help="of the networks")
+    parser.add_argument("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *precisions),
+        default="auto",
+        help="Compute the networks in this precision; auto is the fastest that is as good.",
+    )
 
 
 def add_detector_arguments(parser: Parser) -> None:
@@ -124,17 +129,23 @@ def add_detector_arguments(parser: Parser) -> None:
         "--face_detector",
         choices=faces.NAMES,
         default=faces.AUTO,
-        help="auto: sfd, or where its weights cannot be had centerface; centerface and haar need no download",
+        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface and "
+        "haar need no download.",
     )
-    add("--face_detector_weights", type=Path, help="weights of the detector, if not the usual ones")
+    add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
 
 
 def add_search_arguments(parser: Parser) -> None:
     """What scripts take that search one video at a time and remember what they saw."""
     add_detector_arguments(parser)
     add = parser.add_argument
-    add("--face_det_batch_size", type=positive(int), default=16, help="pictures per call of the face detector")
-    add("--no_cache", action="store_true", help="detect again, and do not remember the boxes")
+    add(
+        "--face_det_batch_size",
+        type=positive(int),
+        default=16,
+        help="Show the face detector so many pictures at a time.",
+    )
+    add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
 
 
 def face_search(args: argparse.Namespace) -> FaceSearch:
@@ -147,17 +158,23 @@ def face_search(args: argparse.Namespace) -> FaceSearch:
 
 def add_training_arguments(parser: Parser) -> None:
     add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="folder that preprocess.py wrote")
-    add("--checkpoint_dir", required=True, type=Path, help="folder for checkpoints, samples and logs")
-    add("--checkpoint_path", type=Path, help="continue from this checkpoint")
+    add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
+    add("--checkpoint_dir", required=True, type=Path, help="The folder for checkpoints, samples and logs.")
+    add("--checkpoint_path", type=Path, help="Continue from this checkpoint.")
     add(
-        "--resume", action="store_true", help="continue from the newest checkpoint in --checkpoint_dir, if there is one"
+        "--resume",
+        action="store_true",
+        help="Continue from the newest checkpoint in --checkpoint_dir, if there is one.",
     )
-    add("--filelists", type=Path, default=FILELISTS, help="folder with train.txt and val.txt")
-    add("--hparams", default="", metavar="NAME=VALUE,…", help="change settings of hparams.py")
-    add("--max_steps", type=positive(int), help="stop after this step; default: go on until stopped")
-    add("--keep", type=positive(int), help="checkpoints to keep; default: all")
-    add("--seed", type=int, default=0, help="of the weights and of the order of the data")
+    add("--filelists", type=Path, default=FILELISTS, help="The folder with train.txt and val.txt.")
+    add("--hparams", default="", metavar="NAME=VALUE,…", help="Change settings of hparams.py.")
+    add(
+        "--max_steps",
+        type=positive(int),
+        help="Stop after this step. Without it, training goes on until it is stopped.",
+    )
+    add("--keep", type=positive(int), help="Keep so many checkpoints, the newest; without it, all.")
+    add("--seed", type=int, default=0, help="The seed of the weights and of the order of the data.")
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 

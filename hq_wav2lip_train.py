@@ -16,7 +16,7 @@ from tasks import HQGeneratorTask
 
 def get_parser() -> cli.Parser:
     parser = wav2lip_train.get_parser("Train the lip-sync generator (Wav2Lip) with the visual-quality discriminator.")
-    parser.add_argument("--disc_checkpoint_path", type=Path, help="continue with this discriminator")
+    parser.add_argument("--disc_checkpoint_path", type=Path, help="Continue with this discriminator.")
     return parser
 
 

@@ -24,36 +24,90 @@ SAME_NAMES = (
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add("--checkpoint_path", help="generator: a file, wav2lip or wav2lip_gan; default: the one that comes along, demo")
-    add("--face", required=True, type=Path, help="video or photo with a face")
-    add("--audio", required=True, type=Path, help="any file with speech in it, videos included")
-    add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="video to write")
-    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="use only the first frame")
-    add("--fps", type=cli.positive(float), help="frame rate of the result; default: that of --face, or 25")
     add(
-        "--pads", nargs="+", type=int, help="pixels added to the box: top bottom left right; default: the network's own"
+        "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
     )
-    add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
-    add("--resize_factor", type=cli.positive(int), default=1, help="shrink the frames by this factor first")
-    add("--crop", nargs="+", type=int, default=[0, -1, 0, -1], help="part to use: top bottom left right, -1: all")
-    add("--box", nargs="+", type=int, default=NO_BOX, help="the face's box: top bottom left right")
-    add("--rotate", action="store_true", help="turn the frames 90 degrees clockwise (before --crop)")
-    add("--nosmooth", action="store_true", help="do not smooth the boxes over time")
-    add("--syncnet_checkpoint_path", help="expert: also tell how well the speech matches the face as it was filmed")
+    add("--face", required=True, type=Path, help="The video or photo with a face.")
+    add("--audio", required=True, type=Path, help="The speech: any file that has sound, videos included.")
+    add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="The video to write.")
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
+    add(
+        "--fps",
+        type=cli.positive(float),
+        help="Give the result so many frames a second; without it, as many as --face has, or 25.",
+    )
+    add(
+        "--pads",
+        nargs="+",
+        type=int,
+        help="Add so many pixels to the box: top bottom left right. Without it, as the network wants it.",
+    )
+    add(
+        "--wav2lip_batch_size",
+        type=cli.positive(int),
+        default=128,
+        help="Show the network at most so many faces at a time.",
+    )
+    add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
+    add(
+        "--crop",
+        nargs="+",
+        type=int,
+        default=[0, -1, 0, -1],
+        help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
+    )
+    add(
+        "--box",
+        nargs="+",
+        type=int,
+        default=NO_BOX,
+        help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
+    )
+    add("--rotate", action="store_true", help="Turn the frames by 90 degrees clockwise, before --crop.")
+    add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
+    add(
+        "--syncnet_checkpoint_path",
+        help="Also tell, by this expert, how well the speech matches the face as it was filmed.",
+    )
     cli.add_search_arguments(parser)
-    add("--face_index", type=int, help="which face, from left to right at first sight, 0 first; default: the largest")
-    add("--on_missing_face", choices=("keep", "error"), default="keep", help="keep such frames as they are, or stop")
-    add("--loop", choices=("loop", "pingpong"), default="loop", help="how to repeat a video shorter than the speech")
+    add(
+        "--face_index",
+        type=int,
+        help="Take this face, counted from left to right at first sight, 0 first; without it, the largest.",
+    )
+    add(
+        "--on_missing_face",
+        choices=("keep", "error"),
+        default="keep",
+        help="Keep frames without a face as they are, or stop.",
+    )
+    add(
+        "--loop",
+        choices=("loop", "pingpong"),
+        default="loop",
+        help="Repeat a video that is shorter than the speech from its start, or back and forth.",
+    )
     add(
         "--lip_delay",
         type=cli.finite,
         default=0.0,
-        help="milliseconds: lips later; 40 for those trained as in the reference",
+        help="Make lips come so many milliseconds later; 40 for networks trained as in the reference.",
     )
-    add("--blend", choices=mouths.BLENDS, help="paste the whole box, or only the mouth, softly; default as --pads")
+    add(
+        "--blend",
+        choices=mouths.BLENDS,
+        help="Paste the whole box, or only the mouth, softly. Without it, as the network wants it.",
+    )
     cli.add_compute_arguments(parser)
-    add("--crf", type=int, choices=range(52), metavar="0-51", default=18, help="quality of the result; lower is better")
-    add("--preset", choices=PRESETS, default="superfast", help="effort of the encoder")
+    add(
+        "--crf",
+        type=int,
+        choices=range(52),
+        metavar="0-51",
+        default=18,
+        help="Encode with this quality; lower is better.",
+    )
+    add("--preset", choices=PRESETS, default="superfast", help="Encode with this effort.")
     return parser
 
 

@@ -23,13 +23,18 @@ from sync.embedding import open_video
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure how well the faces in a video and voices belong together.")
     add = parser.add_argument
-    add("--checkpoint_path", "--syncnet_checkpoint_path", required=True, help="expert: a file, or lipsync_expert")
-    add("--face", required=True, type=Path, help="video with one face or several")
-    add("--audio", nargs="*", type=Path, default=[], help="files with a voice; default: the sound of the video")
-    add("--json", type=Path, help="write all figures here")
-    add("--csv", type=Path, help="write time, similarity and box of every window here")
-    add("--plot", type=Path, help="draw similarity over time and over offsets here (png, pdf, svg)")
-    add("--overlay", type=Path, help="write the video here with boxes coloured by similarity")
+    add(
+        "--checkpoint_path",
+        "--syncnet_checkpoint_path",
+        required=True,
+        help="The expert: a file, lipsync_expert or demo.",
+    )
+    add("--face", required=True, type=Path, help="The video with one face or several.")
+    add("--audio", nargs="*", type=Path, default=[], help="Files with a voice; without them, the sound of the video.")
+    add("--json", type=Path, help="Write all figures to this file.")
+    add("--csv", type=Path, help="Write time, similarity and box of every window to this file.")
+    add("--plot", type=Path, help="Draw similarity over time and over offsets into this file (png, pdf, svg).")
+    add("--overlay", type=Path, help="Write the video, with boxes coloured by similarity, to this file.")
     cli.add_search_arguments(parser)
     cli.add_compute_arguments(parser)
     return parser

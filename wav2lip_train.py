@@ -25,8 +25,12 @@ def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) withou
     parser = cli.Parser(description=description)
     cli.add_training_arguments(parser)
     add = parser.add_argument
-    add("--syncnet_checkpoint_path", required=True, help="the expert: a file, or lipsync_expert for the official one")
-    add("--judge_checkpoint_path", help="a second expert, never learned from, that scores the evaluations")
+    add(
+        "--syncnet_checkpoint_path",
+        required=True,
+        help="The expert to learn from: a file, demo, or lipsync_expert for the official one.",
+    )
+    add("--judge_checkpoint_path", help="A second expert, never learned from, that scores the evaluations.")
     return parser
 
 

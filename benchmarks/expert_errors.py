@@ -40,8 +40,8 @@ BATCH = 64
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure on which pairs of face and voice an expert errs.")
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="expert: a file, or lipsync_expert")
-    add("--data_root", required=True, type=Path, help="folder that preprocess.py wrote")
+    add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
+    add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
     add("--filelists", type=Path, default=FILELISTS, help="folder with the list")
     add("--split", default="val", help="name of the list")
     add("--clips", type=cli.positive(int), default=100, help="use at most so many")

@@ -40,7 +40,7 @@ SHIFTS = range(-10, 11)  # frames
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure how well an expert tells voices, speakers and offsets on videos in true sync.")
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="expert: a file, or lipsync_expert")
+    add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
     add("--data_root", required=True, type=Path, help="folder with videos of one speaker, in sync")
     add("--filelist", type=Path, help="held-out clips, one dir/clip a line; default: all videos")
     add("--others", required=True, type=Path, help="folder with videos of other speakers")

@@ -24,7 +24,7 @@ from lipsync import LipSync
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Lip-sync every pair of a list: two names a line, sound first, without .mp4.")
-    parser.add_argument("--filelist", required=True, type=Path, help="list of pairs")
+    parser.add_argument("--filelist", required=True, type=Path, help="The list of pairs.")
     add_generator_arguments(parser)
     return parser
 
@@ -32,11 +32,16 @@ def get_parser() -> cli.Parser:
 def add_generator_arguments(parser: cli.Parser) -> None:
     """What every script takes that makes videos, with the defaults of the reference's evaluation."""
     add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="folder that the names of the list are relative to")
-    add("--results_dir", required=True, type=Path, help="folder for the videos; finished ones in it are kept")
-    add("--checkpoint_path", required=True, help="generator: a file, or wav2lip or wav2lip_gan")
-    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="pixels added to the box: top bottom left right")
-    add("--wav2lip_batch_size", type=cli.positive(int), default=128, help="at most so many faces per network call")
+    add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
+    add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
+    add("--checkpoint_path", required=True, help="The generator: a file, wav2lip or wav2lip_gan.")
+    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="Add so many pixels to the box: top bottom left right.")
+    add(
+        "--wav2lip_batch_size",
+        type=cli.positive(int),
+        default=128,
+        help="Show the network at most so many faces at a time.",
+    )
     cli.add_search_arguments(parser)
     cli.add_compute_arguments(parser)
 

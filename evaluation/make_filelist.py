@@ -19,12 +19,17 @@ from evaluation import pairs
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Write a list of random pairs: every video once, with the sound of another.")
     add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="folder with videos, at any depth")
-    add("--filelist", required=True, type=Path, help="list to write")
-    add("--format", choices=("lrs", "resynced"), default="lrs", help="lrs: sound first, no .mp4; resynced: video first")
-    add("--sounds", action="store_true", help="pair with the sound files in --data_root, not with other videos")
-    add("--count", type=cli.positive(int), help="how many pairs; default: one for every video")
-    add("--seed", type=int, default=0, help="another seed, other pairs")
+    add("--data_root", required=True, type=Path, help="The folder with the videos, at any depth.")
+    add("--filelist", required=True, type=Path, help="The list to write.")
+    add(
+        "--format",
+        choices=("lrs", "resynced"),
+        default="lrs",
+        help="lrs puts the sound first and leaves .mp4 out; resynced puts the video first.",
+    )
+    add("--sounds", action="store_true", help="Pair with the sound files in --data_root, not with other videos.")
+    add("--count", type=cli.positive(int), help="Draw so many pairs; without it, one for every video.")
+    add("--seed", type=int, default=0, help="Another seed gives other pairs.")
     return parser
 
 

@@ -33,12 +33,22 @@ MEASURED = 25  # frames in which the size of the face is measured
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Lip-sync real videos: pairs of a list, video first, or every video with its own sound.")
     add = parser.add_argument
-    add("--mode", required=True, choices=("random", "dubbed", "tts"), help="dubbed needs no list")
-    add("--filelist", type=Path, help="list of pairs, for random and tts")
+    add(
+        "--mode",
+        required=True,
+        choices=("random", "dubbed", "tts"),
+        help="Which of the paper's three: random voices, dubbed films (needs no list), or synthetic speech.",
+    )
+    add("--filelist", type=Path, help="The list of pairs, for random and tts.")
     add_generator_arguments(parser)
-    add("--face_res", type=cli.positive(int), default=180, help="shrink the video until the face has about this height")
-    add("--min_frame_res", type=cli.positive(int), default=480, help="but not its shorter side below this")
-    add("--max_frame_res", type=cli.positive(int), default=720, help="and at least until that is no longer than this")
+    add(
+        "--face_res",
+        type=cli.positive(int),
+        default=180,
+        help="Shrink the video until the face has about this height, in pixels,",
+    )
+    add("--min_frame_res", type=cli.positive(int), default=480, help="but its shorter side not below this,")
+    add("--max_frame_res", type=cli.positive(int), default=720, help="and at least until that is no longer than this.")
     return parser
 
 

@@ -37,13 +37,13 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser("Draw pairs, lip-sync them, score the videos with LSE-D, LSE-C and FID.")
     add = parser.add_argument
     add_generator_arguments(parser)
-    add("--filelist", type=Path, help="pairs, sound first; default: drawn at random")
-    add("--count", type=cli.positive(int), help="how many pairs to draw; default: one for every video")
-    add("--seed", type=int, default=0, help="of the pairs")
-    add("--lse_checkpoint_path", default="syncnet_v2", help="the judge of LSE: a file or syncnet_v2")
-    add("--fid_weights", default="fid_inception", help="the judge of FID: a file, or fid_inception to download it")
-    add("--no_fid", action="store_true", help="leave FID out")
-    add("--crop_faces", action="store_true", help="LSE of real videos: follow and crop faces first")
+    add("--filelist", type=Path, help="The list of pairs, sound first; without it, they are drawn at random.")
+    add("--count", type=cli.positive(int), help="Draw so many pairs; without it, one for every video.")
+    add("--seed", type=int, default=0, help="The seed of the pairs.")
+    add("--lse_checkpoint_path", default="syncnet_v2", help="The judge of LSE: a file, or syncnet_v2 to download it.")
+    add("--fid_weights", default="fid_inception", help="The judge of FID: a file, or fid_inception to download it.")
+    add("--no_fid", action="store_true", help="Leave FID out.")
+    add("--crop_faces", action="store_true", help="Follow and crop faces first, as LSE of real videos needs it.")
     return parser
 
 

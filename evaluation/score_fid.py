@@ -23,12 +23,18 @@ from evaluation import fid
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure the Fréchet inception distance (FID) between real and generated pictures.")
     add = parser.add_argument
-    add("--real", required=True, nargs="+", type=Path, help="videos, pictures, or folders with either at any depth")
-    add("--generated", required=True, nargs="+", type=Path, help="the same")
-    add("--weights", default="fid_inception", help="pytorch-fid's Inception: a file, or fid_inception to download it")
-    add("--every", type=cli.positive(int), default=1, help="use every n-th frame of a video")
-    add("--json", type=Path, help="write the figures here")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add(
+        "--real",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="Real videos, pictures, or folders with either at any depth.",
+    )
+    add("--generated", required=True, nargs="+", type=Path, help="Generated ones, likewise.")
+    add("--weights", default="fid_inception", help="pytorch-fid's Inception: a file, or fid_inception to download it.")
+    add("--every", type=cli.positive(int), default=1, help="Use every n-th frame of a video.")
+    add("--json", type=Path, help="Write the figures to this file.")
+    add("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
     return parser
 
 

@@ -24,13 +24,17 @@ from models import SyncNet_v2, weights
 def get_parser() -> cli.Parser:
     parser = cli.Parser("Score videos: LSE-D (smaller is better), LSE-C (larger is better), offset in frames.")
     add = parser.add_argument
-    add("--data_root", required=True, nargs="+", type=Path, help="videos, or folders with videos at any depth")
-    add("--checkpoint_path", default="syncnet_v2", help="the judge, SyncNet_v2: a file or syncnet_v2")
-    add("--crop_faces", action="store_true", help="real videos: follow and crop faces; else frames are faces already")
-    add("--json", type=Path, help="write all scores here")
-    add("--csv", type=Path, help="write all scores here, one line a face")
+    add("--data_root", required=True, nargs="+", type=Path, help="Videos, or folders with videos at any depth.")
+    add("--checkpoint_path", default="syncnet_v2", help="The judge, SyncNet_v2: a file, or syncnet_v2 to download it.")
+    add(
+        "--crop_faces",
+        action="store_true",
+        help="Follow and crop faces first, as in real videos. Without it, frames are taken for faces.",
+    )
+    add("--json", type=Path, help="Write all scores to this file.")
+    add("--csv", type=Path, help="Write all scores to this file, one line a face.")
     cli.add_search_arguments(parser)
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
     return parser
 
 
