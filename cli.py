@@ -129,8 +129,8 @@ def add_detector_arguments(parser: Parser) -> None:
         "--face_detector",
         choices=faces.NAMES,
         default=faces.AUTO,
-        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface and "
-        "haar need no download.",
+        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface "
+        "and haar need no download.",
     )
     add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
 
