@@ -1,0 +1,95 @@
+"""A lip-synced video beside its source, on videos whose differences are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import write_clip
+from evaluation import score_quality
+from evaluation.quality import score_file
+from faces import FaceSearch
+
+SEARCH = FaceSearch("haar")
+LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
+FACE = slice(72, 184), slice(118, 228)  # where the photo's face is, in rows and columns of the clip
+
+
+@pytest.fixture(scope="module")
+def frames(astronaut) -> np.ndarray:
+    """One second of the photo, whose mouth is painted darker and brighter in turn."""
+    still = np.stack([astronaut[:240, 60:380]] * 25).copy()
+    still[::2, 150:165, 150:190] //= 2
+    return still
+
+
+@pytest.fixture(scope="module")
+def source(frames, tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "source.mkv"
+    write_clip(path, frames, "25", *LOSSLESS)
+    return path
+
+
+def score(frames, source, tmp_path):
+    write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
+    return score_file(tmp_path / "made.mkv", source, SEARCH)
+
+
+def test_the_same_video(frames, source, tmp_path):
+    same = score(frames, source, tmp_path)
+    assert (same.psnr, same.flicker, same.seam, same.frames) == (float("inf"), 0, 0, 25)
+    assert (same.ssim, same.sharpness, same.motion) == pytest.approx((1, 1, 1))
+
+
+def test_a_mouth_that_rests(frames, source, tmp_path):
+    still = frames.copy()
+    still[:] = frames[1]
+    assert score(still, source, tmp_path).motion == pytest.approx(0, abs=1e-3)
+
+
+def test_a_soft_face_is_less_sharp_and_like(frames, source, tmp_path):
+    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 3) for frame in frames])
+    found = score(soft, source, tmp_path)
+    assert found.sharpness < 0.3 and found.ssim < 0.97 and 15 < found.psnr < 40
+
+
+def test_noise_outside_the_face_flickers(frames, source, tmp_path):
+    """Noise of one grey level, new in each frame: neighbours differ by two of them, |a - b| of uniform -1 … 1."""
+    noise = np.random.default_rng(0).integers(-1, 2, frames.shape[:3])[..., None]
+    noise[:, FACE[0], FACE[1]] = 0
+    noisy = np.clip(frames.astype(int) + noise, 0, 255).astype(np.uint8)
+    found = score(noisy, source, tmp_path)
+    assert found.flicker == pytest.approx(8 / 9, rel=0.1) and found.seam < 0.3
+
+
+def test_a_seam_is_seen_at_the_border_alone(frames, source, tmp_path):
+    boxed = frames.copy()
+    boxed[:, 60:200, 100:240] = np.clip(boxed[:, 60:200, 100:240].astype(int) + 6, 0, 255)
+    found = score(boxed, source, tmp_path)
+    assert found.seam == pytest.approx(6, abs=1) and found.flicker < 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "words"), [((120, 160), 25, "compare videos of one size"), ((240, 320), 1, "in 1 frames")]
+)
+def test_what_cannot_be_compared(frames, source, tmp_path, size, count, words):
+    small = np.stack([cv2.resize(frame, size[::-1]) for frame in frames[:count]])
+    with pytest.raises(ValueError, match=words):
+        score(small, source, tmp_path)
+
+
+def test_the_script(frames, source, tmp_path, capsys):
+    write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
+    command = ["--generated", tmp_path / "made.mkv", "--source", source, "--face_detector", "haar"]
+    tables = ["--json", tmp_path / "q.json", "--csv", tmp_path / "q.csv"]
+    assert score_quality.main([*map(str, [*command, *tables])]) == 0
+    assert "made.mkv" in capsys.readouterr().out
+    (figures,) = json.loads((tmp_path / "q.json").read_text())
+    (row,) = csv.DictReader((tmp_path / "q.csv").read_text().splitlines())
+    assert figures["ssim"] == pytest.approx(float(row["ssim"])) == pytest.approx(1)
+    assert score_quality.main([*map(str, command), "--source", str(source), str(source)]) == 2
+    assert "give one for each" in capsys.readouterr().err
