@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 import cli
 import files
-import preprocess
 import training
 from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
@@ -30,6 +29,7 @@ from distributed import Distributed
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
+from preprocessing import Clip, Unusable, write_clip
 from tasks import Figures, GeneratorTask
 
 LEAST_SECONDS = 5.0
@@ -40,7 +40,6 @@ SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
-DETECTED = 16  # pictures per call of the face detector
 SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
     "mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
     "initial_learning_rate=5e-5,eval_interval=50,num_workers=1,frozen_norms=true"
@@ -157,18 +156,15 @@ class PersonTask(GeneratorTask):
 
 def prepare(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Cut the video into two clip folders, to learn from and to keep aside; raise ValueError for one of no use."""
-    clip = preprocess.Clip(args.face.name, "person/learned")
-    learned, kept = folder / clip.name, folder / "person/kept"
+    learned, kept = folder / "person/learned", folder / "person/kept"
     learned.mkdir(parents=True)
     kept.mkdir()
     device = pick_device(args.device)
-    search = cli.face_search(args)
-    detector, found = search.detector_name(), search.detector_weights()
-    precision = pick_precision(args.precision, device)
-    job = preprocess.Job(args.face.parent, folder, detector, found, str(device), precision, DETECTED)
+    search = cli.face_search(args).settled()
+    detector = search.open(device, pick_precision(args.precision, device))
     try:
-        preprocess.write_clip(clip, job, preprocess.detector_of(job), learned)
-    except preprocess.Unusable as problem:
+        write_clip(args.face, learned, Clip(args.face.name, "person/learned"), search, detector)
+    except Unusable as problem:
         raise UserError(f"{args.face} cannot be learned from: {problem.args[1]}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
     if len(shown) < LEAST_SECONDS * hp.fps:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,6 +54,10 @@ class FaceSearch:
             return weights.find("s3fd")
         except RuntimeError as error:
             raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
+
+    def settled(self) -> FaceSearch:
+        """Return the same search with its detector and weights found, so that other processes need not look again."""
+        return replace(self, detector=self.detector_name(), weights=self.detector_weights())
 
     def open(self, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Detector:
         return create_detector(self.detector_name(), str(device), self.detector_weights(), dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -13,16 +14,25 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from scipy.io import wavfile
 
 import audio
 import faces
 import preprocess
+import preprocessing
 import video
 from conftest import run_ffmpeg, write_clip
+from devices import cpu_count
 from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.tracking import intersection_over_union
+from faces import FaceSearch
+from preprocessing import Dropped, Kept, Options, cutting, find_clips, write_filelists
+from preprocessing.report import Tally
+from preprocessing.split import split_groups
+from preprocessing.workers import plan_workers
+from reporting import Reporter
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +141,7 @@ def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
     run(roots, "--batch_size", "4")
     frames = list(video.read_frames(video.probe(clip)))
-    boxes, _ = preprocess.find_face(iter(frames), create_detector("haar"), 4)
+    boxes, _ = cutting.find_face(iter(frames), create_detector("haar"), 4)
     searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
     assert min(map(intersection_over_union, boxes, np.array(searched_whole))) > 0.9
     for i, (frame, (x1, y1, x2, y2)) in enumerate(zip(frames, boxes.astype(int))):
@@ -141,7 +151,7 @@ def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
 
 def test_box_beyond_the_frame(tmp_path):
     boxes = np.array([[-5.0, -5, 10.9, 20], [50.0, 30, 90, 90], [70.0, 10, 90, 30], [np.nan] * 4])
-    shown = preprocess.cut_faces(iter(np.zeros((4, 40, 60, 3), np.uint8)), boxes, tmp_path)
+    shown = cutting.cut_faces(iter(np.zeros((4, 40, 60, 3), np.uint8)), boxes, tmp_path)
     assert shown == [True, True, False, False]
     assert [cv2.imread(str(tmp_path / f"{i}.jpg")).shape for i in (0, 1)] == [(20, 10, 3), (10, 10, 3)]
     assert names(tmp_path) == {"0.jpg", "1.jpg"}
@@ -159,8 +169,8 @@ def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch):
             found.change.append(0.0)
             yield 1
 
-    monkeypatch.setattr(preprocess, "search", search)
-    boxes, _ = preprocess.find_face(iter(np.zeros((12, 120, 240, 3), np.uint8)), create_detector("haar"), 4)
+    monkeypatch.setattr(cutting, "search_frames", search)
+    boxes, _ = cutting.find_face(iter(np.zeros((12, 120, 240, 3), np.uint8)), create_detector("haar"), 4)
     np.testing.assert_array_equal(boxes, [large] * 12)
 
 
@@ -185,7 +195,7 @@ def test_other_rates_become_25(roots, astronaut, speech, capsys):
 def test_as_the_2020_program_wrote_it(roots, shared, monkeypatch):
     """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
     box = np.array([96.0, 84, 242, 242])
-    monkeypatch.setattr(preprocess, "find_face", lambda frames, *_: (np.array([box for _ in frames]), 0.0))
+    monkeypatch.setattr(cutting, "find_face", lambda frames, *_: (np.array([box for _ in frames]), 0.0))
     put(shared / "grid_speakers/swiz3n.mpg", roots, "s0/00001.mpg")
     assert run(roots) == 0
     ours, golden = roots.data / "s0/00001", shared / "golden/preprocessed/s0/00001"
@@ -244,7 +254,7 @@ def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
                 raise RuntimeError("CUDA error: odd picture")
             return haar.detect(frames)
 
-    monkeypatch.setattr(preprocess, "detector_of", lambda job: Failing())
+    monkeypatch.setattr(cutting, "detector_of", lambda job: Failing())
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 0
     assert (kept(roots), dropped(roots)) == (["s/2"], {"s/1.mp4": "failed"})
@@ -254,7 +264,7 @@ def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(preprocess, "write_sound", full)
+    monkeypatch.setattr(cutting, "write_sound", full)
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 1
     assert "No space left" in capsys.readouterr().err
@@ -300,6 +310,35 @@ def test_bad_arguments(roots, clip, options, words, capsys):
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# As a library
+
+
+def test_a_library_says_nothing_itself(roots, clip, talking_clip, capfd):
+    put(clip, roots, "s/a.mp4")
+    put(talking_clip, roots, "s/silent.mp4")
+    steps = []
+
+    class Counting(Reporter):
+        def progress(self, stage, done, total):
+            steps.append((stage, done, total))
+
+    options = Options(FaceSearch("haar"), workers=1)
+    summary = preprocessing.preprocess(str(roots.videos), str(roots.data), options, Counting())
+    assert ([clip.clip for clip in summary.kept], summary.frames, summary.reasons) == (["s/a"], 16, "no audio 1")
+    assert json.loads(json.dumps(dataclasses.asdict(summary))) == report(roots)
+    assert steps == [("Cutting faces", done, 2) for done in range(3)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tallies_are_added():
+    """Processes work at the same time: all is summed but the time that passes, which is the longest of theirs."""
+    clips, useless = finished("a/1.mp4", "b/2.mp4"), Dropped("c/3.mp4", "no face", "none")
+    one, other = Tally([clips[0]], [useless], 1, 25, 0.5, 7.0), Tally([clips[1]], [], 2, 50, 0.25, 4.0)
+    assert one + other == Tally(clips, [useless], 3, 75, 0.75, 7.0)
+    assert sum([one, other], Tally()) == one + other
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Names
 
 
@@ -312,7 +351,7 @@ def test_any_depth_and_container(roots, clip):
     expected = {
         "videos/top", "a__b__c/deep", "a/UPPER", "a__with_space/x_y", "a/film", "a/film.mkv", "a/no_suffix",
     }  # fmt: skip
-    assert {clip.name for clip in preprocess.find_clips(roots.videos)} == expected
+    assert {clip.name for clip in find_clips(roots.videos)} == expected
     assert run(roots) == 0
     assert set(kept(roots)) == expected
     assert all((roots.data / name / "0.jpg").exists() for name in expected)
@@ -326,7 +365,7 @@ def test_names_never_collide(roots):
     for name in sources:
         (roots.videos / name).parent.mkdir(parents=True, exist_ok=True)
         (roots.videos / name).touch()
-    clips = {clip.source: clip.name for clip in preprocess.find_clips(roots.videos)}
+    clips = {clip.source: clip.name for clip in find_clips(roots.videos)}
     assert set(clips) == set(sources) and len(set(clips.values())) == len(sources)
     assert (clips["s/a.1.mp4"], clips["s/a.2.mp4"]) == ("s/a.1", "s/a.2")
     assert (clips["s/b.mp4"], clips["s/b.mkv.mp4"], clips["s/b.mkv"]) == ("s/b", "s/b.mkv", "s/b.mkv.2")
@@ -337,7 +376,7 @@ def test_names_as_long_as_a_disk_allows(roots, clip, letter):
     """Folders on the way to a clip become one name, which may be longer than any of theirs."""
     long = letter * (250 // len(letter.encode()))
     put(clip, roots, f"s/{long}.mp4", f"s/{long[:-1]}z.mp4", f"{long}/{long}/{long[:5]}.mp4")
-    clips = preprocess.find_clips(roots.videos)
+    clips = find_clips(roots.videos)
     assert len({clip.name for clip in clips}) == 3
     assert all(len(part.encode()) <= 255 - len("..partial") for clip in clips for part in clip.name.split("/"))
     assert run(roots) == 0 and sorted(kept(roots)) == sorted(clip.name for clip in clips)
@@ -350,7 +389,7 @@ def test_links_that_lead_in_circles(roots, clip):
     elsewhere.mkdir()
     shutil.copy(clip, elsewhere)
     (roots.videos / "linked").symlink_to(elsewhere, target_is_directory=True)
-    assert {clip.name for clip in preprocess.find_clips(roots.videos)} == {"s/a", "linked/talk"}
+    assert {clip.name for clip in find_clips(roots.videos)} == {"s/a", "linked/talk"}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -359,7 +398,7 @@ def test_links_that_lead_in_circles(roots, clip):
 
 def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
     put(clip, roots, "s/1.mp4", "s/2.mp4")
-    whole, cut = preprocess.cut_faces, []
+    whole, cut = cutting.cut_faces, []
 
     def stop_in_the_second(frames, boxes, folder):
         cut.append(folder.name)
@@ -368,7 +407,7 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
             raise KeyboardInterrupt
         return result
 
-    monkeypatch.setattr(preprocess, "cut_faces", stop_in_the_second)
+    monkeypatch.setattr(cutting, "cut_faces", stop_in_the_second)
     assert run(roots) == 130
     assert names(roots.data / "s") == {"1"}
     assert "stopped" in capsys.readouterr().err
@@ -389,14 +428,14 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
 def test_two_runs_do_not_meet(roots, clip, capsys, monkeypatch):
     """The second emptied the folder that the first was filling, which then counted as finished."""
     put(clip, roots, "s/1.mp4")
-    whole, codes = preprocess.cut_faces, []
+    whole, codes = cutting.cut_faces, []
 
     def run_again(*args):
-        monkeypatch.setattr(preprocess, "cut_faces", whole)
+        monkeypatch.setattr(cutting, "cut_faces", whole)
         codes.append(run(roots))
         return whole(*args)
 
-    monkeypatch.setattr(preprocess, "cut_faces", run_again)
+    monkeypatch.setattr(cutting, "cut_faces", run_again)
     assert run(roots) == 0 and codes == [2]
     assert "another process is at work on 1" in capsys.readouterr().err
     assert report(roots)["frames"] == len(list((roots.data / "s/1").glob("*.jpg"))) == 16
@@ -463,23 +502,33 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
 
 
 def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
-    monkeypatch.setattr(preprocess.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(preprocess.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    folders = ["--data_root", "in", "--preprocessed_root", "out", "--face_detector_weights", "s3fd.pth"]
 
-    def devices(*options: str, clips: int = 100) -> list[str]:
-        args = preprocess.get_parser().parse_args([*folders, *options])
-        return [job.device for job in preprocess.plan_workers(args, clips)]
+    def devices(detector: str = "auto", clips: int = 100, **options: object) -> list[str]:
+        chosen = Options(FaceSearch(detector, weights=Path("s3fd.pth")), **options)
+        return [job.device for job in plan_workers(Path("in"), Path("out"), chosen, clips)]
 
     assert devices() == ["cuda:1"]
-    assert devices("--ngpu", "2", "--workers", "2") == ["cuda:2", "cuda:3"] * 2
-    assert devices("--ngpu", "2", clips=1) == ["cuda:2"]
-    assert devices("--device", "cuda:0") == ["cuda:0"]
+    assert devices(gpus=2, workers=2) == ["cuda:2", "cuda:3"] * 2
+    assert devices(gpus=2, clips=1) == ["cuda:2"]
+    assert devices(device="cuda:0") == ["cuda:0"]
     for detector in ("haar", "centerface"):
-        assert devices("--face_detector", detector, "--ngpu", "4") == ["cpu"] * preprocess.cpu_count()
+        assert devices(detector, gpus=4) == ["cpu"] * cpu_count()
     with pytest.raises(ValueError, match="no cuda:5"):
-        devices("--ngpu", "3")
+        devices(gpus=3)
+
+
+def test_flags_reach_the_library(roots, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preprocess, "preprocess", lambda *args: asked.append(args))
+    flags = "--face_detector sfd --face_detector_weights s3fd.pth --batch_size 7 --ngpu 3 --workers 5"
+    assert run(roots, *flags.split(), "--device", "cuda:1", "--precision", "bf16") == 0
+    assert asked[0][:2] == (roots.videos, roots.data)
+    assert asked[0][2] == Options(FaceSearch("sfd", Path("s3fd.pth"), 7), "cuda:1", "bf16", gpus=3, workers=5)
+    run(roots)
+    assert asked[1][2] == Options(FaceSearch("haar", batch_size=32), "auto", "auto", gpus=1, workers=1)
 
 
 def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys):
@@ -491,12 +540,11 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
 
     monkeypatch.setattr(faces, "SFD_WEIGHTS", roots.videos / "s3fd.pth")
     monkeypatch.setattr(faces.weights, "find", refuse)
-    monkeypatch.setattr(preprocess.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(preprocess.torch.cuda, "device_count", lambda: 2)
-    args = ["--data_root", str(roots.videos), "--preprocessed_root", str(roots.data)]
-    jobs = preprocess.plan_workers(preprocess.get_parser().parse_args([*args, "--ngpu", "2"]), 100)
-    assert len(jobs) == preprocess.cpu_count()
-    assert {(job.face_detector, job.device, job.weights) for job in jobs} == {("centerface", "cpu", None)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    jobs = plan_workers(roots.videos, roots.data, Options(gpus=2), 100)
+    assert len(jobs) == cpu_count()
+    assert {(job.search.detector, job.device, job.search.weights) for job in jobs} == {("centerface", "cpu", None)}
 
     put(clip, roots, "a/1.mp4", "a/2.mp4")
     assert run(roots, "--face_detector", "auto") == 0
@@ -513,31 +561,31 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
     return {split: (folder / f"{split}.txt").read_text().splitlines() for split in ("train", "val", "test")}
 
 
-def finished(*sources: str) -> list[preprocess.Kept]:
-    return [preprocess.Kept(name.removesuffix(".mp4"), name, 1, "haar", 25.0, 25, 25, 1.0, 0.1) for name in sources]
+def finished(*sources: str) -> list[Kept]:
+    return [Kept(name.removesuffix(".mp4"), name, 1, "haar", 25.0, 25, 25, 1.0, 0.1) for name in sources]
 
 
 def test_split_keeps_speakers_apart(tmp_path):
     kept = finished(*(f"s{speaker}/{take}/{i}.mp4" for speaker in range(40) for take in "ab" for i in range(5)))
-    preprocess.write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
+    write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
     lists = read_lists(tmp_path)
     assert sorted(sum(lists.values(), [])) == sorted(clip.clip for clip in kept)
     assert {split: len(clips) for split, clips in lists.items()} == {"train": 320, "val": 40, "test": 40}
     speakers = [{line.split("/")[0] for line in clips} for clips in lists.values()]
     assert sum(map(len, speakers)) == 40
 
-    preprocess.write_filelists(kept[::-1], (0.8, 0.1, 0.1), 0, tmp_path)
+    write_filelists(kept[::-1], (0.8, 0.1, 0.1), 0, tmp_path)
     assert read_lists(tmp_path) == lists
-    preprocess.write_filelists(kept, (0.8, 0.1, 0.1), 1, tmp_path)
+    write_filelists(kept, (0.8, 0.1, 0.1), 1, tmp_path)
     assert read_lists(tmp_path) != lists
 
 
 def test_split_gives_every_list_something():
     three = {"large": ["a"] * 90, "small": ["b"] * 3, "smaller": ["c"] * 2}
-    lists = preprocess.split_groups(three, (0.9, 0.05, 0.05), 0)
+    lists = split_groups(three, (0.9, 0.05, 0.05), 0)
     assert lists == {"train": ["a"] * 90, "val": ["c"] * 2, "test": ["b"] * 3}
-    assert preprocess.split_groups(three, (1, 0, 0), 0)["train"] == [*["a"] * 90, *["b"] * 3, *["c"] * 2]
-    assert preprocess.split_groups({"one": ["a"]}, (0.9, 0.05, 0.05), 0) == {"train": ["a"], "val": [], "test": []}
+    assert split_groups(three, (1, 0, 0), 0)["train"] == [*["a"] * 90, *["b"] * 3, *["c"] * 2]
+    assert split_groups({"one": ["a"]}, (0.9, 0.05, 0.05), 0) == {"train": ["a"], "val": [], "test": []}
 
 
 def test_split_of_one_speaker_is_by_clip(roots, clip, capsys):

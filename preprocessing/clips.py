@@ -1,0 +1,117 @@
+"""Clips: which videos there are, what each is called, and what became of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import files
+from errors import UserError
+from faces import AUTO
+from footage import VIDEO_SUFFIXES, is_video, visible_files
+
+LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video and the folder that it becomes."""
+
+    source: str  # path relative to data_root, with forward slashes
+    name: str  # dir/clip relative to preprocessed_root, without white space
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A finished clip; also the content of its clip.json, by which a later run knows that it is finished."""
+
+    clip: str  # dir/clip
+    source: str
+    bytes: int  # of the source
+    face_detector: str
+    fps: float  # of the source
+    frames: int  # at 25 fps
+    frames_with_face: int
+    seconds: float  # of sound
+    detector_seconds: float
+    modified: int | None = None  # when the source was, in ns; None: an older version did not note it
+    sha256: str | None = None  # of the source: another file under its name is cut anew
+
+    def is_of(self, source: Path) -> bool:
+        """Whether it was cut from what is in ``source``, which is only read if that is not clear without."""
+        status = source.stat()
+        if self.bytes != status.st_size:
+            return False
+        return self.modified in (None, status.st_mtime_ns) or self.sha256 == files.digest(source)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A clip that cannot be used."""
+
+    source: str
+    reason: str  # one of a few, to be counted
+    detail: str
+
+
+class Unusable(Exception):
+    """Raised with (reason, detail) where a clip turns out to be of no use."""
+
+
+def find_clips(data_root: Path) -> list[Clip]:
+    """Return every video below ``data_root``, sorted, each with its own name; raise UserError if there is none."""
+    present = list(visible_files(data_root))
+    videos = sorted((path.relative_to(data_root) for path in present if is_video(path)), key=_mp4_first)
+    if not videos:
+        example = f" ({len(present)} other files, e.g. {present[0].name})" if present else ""
+        raise UserError(
+            f"no video in {data_root}{example}: looked at any depth for {' '.join(VIDEO_SUFFIXES)}, "
+            "and for files without a suffix that start like a video"
+        )
+    taken: dict[str, Path] = {}
+    for path in videos:
+        # Files right in data_root are named after it, as the reference named clips after the folder they lie in.
+        # Folders of folders become one level, because a line of a filelist is dir/clip.
+        folder = "__".join(path.parent.parts) or data_root.resolve().name or "clips"
+        choices = itertools.chain((path.stem, path.name), (f"{path.name}.{n}" for n in itertools.count(2)))
+        names = (_clean(f"{folder}/{choice}") for choice in choices)
+        taken[next(name for name in names if name not in taken)] = path
+    return sorted((Clip(path.as_posix(), name) for name, path in taken.items()), key=lambda clip: clip.source)
+
+
+def find_finished(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Kept | None:
+    """Return what an earlier run noted of ``clip`` if it finished it and would cut the same again."""
+    try:
+        kept = Kept(**json.loads((preprocessed_root / clip.name / "clip.json").read_text()))
+        same = kept.is_of(data_root / clip.source)
+    except (OSError, ValueError, TypeError):
+        return None
+    same = same and (kept.clip, kept.source) == (clip.name, clip.source)
+    return kept if same and detector in (AUTO, kept.face_detector) else None
+
+
+def printable(text: str) -> str:
+    """``text`` as UTF-8 can have it: file names need not be valid, screens and JSON insist."""
+    return text.encode(errors="replace").decode()
+
+
+def _mp4_first(path: Path) -> tuple[bool, str]:
+    """Of videos that differ only in their suffix, the MP4 keeps the name that the reference gave it."""
+    return path.suffix.lower() != ".mp4", str(path)
+
+
+def _clean(name: str) -> str:
+    """A name that can stand in a filelist, whose lines end at the first space and are UTF-8, and on a disk."""
+    return "/".join(map(_short, printable(re.sub(r"\s", "_", name)).replace("?", "_").split("/")))
+
+
+def _short(name: str) -> str:
+    """``name``, or if a disk would not take it with .NAME.partial around it, its beginning and a digest of it all."""
+    whole = name.encode()
+    if len(whole) <= LONGEST_NAME:
+        return name
+    return f"{whole[: LONGEST_NAME - 20].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"

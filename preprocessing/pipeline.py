@@ -1,0 +1,61 @@
+"""A folder of videos -> training data, from end to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import files
+from reporting import SILENT, Reporter
+
+from .clips import Clip, find_clips, find_finished
+from .report import Summary, Tally, check_kept, merge_ranks, rank_report, summarize
+from .workers import Options, cut_clips, plan_workers
+
+
+def preprocess(
+    data_root: str | Path, preprocessed_root: str | Path, options: Options = Options(), report: Reporter = SILENT
+) -> Summary | None:
+    """Cut every video below ``data_root`` that is not finished yet; write ``preprocessed_root``/report.json.
+
+    Under torchrun every process takes its share of the clips. The last one to finish writes and returns the summary,
+    the others return None. Raises UserError if there is no video that can be used; RuntimeError for what fails.
+    """
+    data_root, root = Path(data_root), Path(preprocessed_root)
+    files.check_folder(root)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    began = time.monotonic()
+    share = find_clips(data_root)[rank::world]
+    rank_report(root, rank).unlink(missing_ok=True)  # of a run that was stopped
+    tally = cut_unfinished(share, data_root, root, options, SILENT if rank else report)
+    tally.seconds = time.monotonic() - began
+    total = merge_ranks(tally, root, rank, world)
+    if total is None:
+        clips = f"{len(tally.kept)} clips kept"
+        report.note(f"process {rank} of {world}: {clips}; the last to finish writes report.json")
+        return None
+    summary = summarize(total, data_root, options.search)
+    summary.save(root / "report.json")
+    check_kept(summary, data_root, root / "report.json")
+    return summary
+
+
+def cut_unfinished(clips: Sequence[Clip], data_root: Path, root: Path, options: Options, report: Reporter) -> Tally:
+    """Cut the clips that no earlier run has finished."""
+    tally, todo = Tally(), []
+    for clip in clips:
+        if kept := find_finished(clip, data_root, root, options.search.detector):
+            tally.add_finished(kept)
+        else:
+            todo.append(clip)
+    jobs = plan_workers(data_root, root, options, len(todo)) if todo else []
+    try:
+        with contextlib.closing(cut_clips(todo, jobs)) as outcomes:
+            for outcome in report.track(outcomes, "Cutting faces", len(todo), "clip"):
+                tally.add(outcome)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; finished clips are kept, and the same command goes on from there") from None
+    return tally

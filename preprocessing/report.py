@@ -1,0 +1,131 @@
+"""What became of the clips: counted in every process, added up, and written as report.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import files
+from errors import UserError
+from faces import FaceSearch
+from hparams import hparams as hp
+
+from .clips import Dropped, Kept, printable
+
+
+@dataclass
+class Tally:
+    """What became of the clips of one process, or of all."""
+
+    kept: list[Kept] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    finished_before: int = 0  # of those kept
+    detector_frames: int = 0
+    detector_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, outcome: Kept | Dropped) -> None:
+        if isinstance(outcome, Dropped):
+            self.dropped.append(outcome)
+            return
+        self.kept.append(outcome)
+        self.detector_frames += outcome.frames
+        self.detector_seconds += outcome.detector_seconds
+
+    def add_finished(self, kept: Kept) -> None:
+        """Count what an earlier run has finished."""
+        self.kept.append(kept)
+        self.finished_before += 1
+
+    @classmethod
+    def from_json(cls, part: dict) -> Tally:
+        kept, dropped = ([kind(**clip) for clip in part[name]] for name, kind in (("kept", Kept), ("dropped", Dropped)))
+        return cls(**{**part, "kept": kept, "dropped": dropped})
+
+    def __add__(self, other: Tally) -> Tally:
+        """Processes work at the same time, so ``seconds`` is that of the slower one."""
+        return Tally(
+            kept=self.kept + other.kept,
+            dropped=self.dropped + other.dropped,
+            finished_before=self.finished_before + other.finished_before,
+            detector_frames=self.detector_frames + other.detector_frames,
+            detector_seconds=self.detector_seconds + other.detector_seconds,
+            seconds=max(self.seconds, other.seconds),
+        )
+
+
+def rank_report(root: Path, rank: int) -> Path:
+    return root / f"report.{rank}.json"
+
+
+def merge_ranks(tally: Tally, root: Path, rank: int, world: int) -> Tally | None:
+    """Leave this process's tally in ``root`` for the others; return the sum if all have done so, else None.
+
+    Files instead of a process group: nobody waits for the slowest, and machines share no more than the folder.
+    """
+    if world == 1:
+        return tally
+    files.save(rank_report(root, rank), json.dumps(asdict(tally)))
+    paths = [rank_report(root, other) for other in range(world)]
+    try:
+        parts = [json.loads(path.read_text()) for path in paths]
+    except FileNotFoundError:
+        return None
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return sum((Tally.from_json(part) for part in parts), Tally())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The content of report.json."""
+
+    data_root: str
+    face_detector: str
+    finished_before: int  # of those kept
+    dropped_by_reason: dict[str, int]
+    converted: dict[str, float]  # clips that were not at 25 fps, and the rate they had
+    frames: int
+    frames_with_face: int
+    detector_frames_per_second: float | None  # of one worker; None if nothing was left to do
+    seconds: float
+    kept: list[Kept]
+    dropped: list[Dropped]
+
+    @property
+    def reasons(self) -> str:
+        return ", ".join(f"{reason} {count}" for reason, count in self.dropped_by_reason.items())
+
+    def save(self, path: Path) -> None:
+        files.save(path, json.dumps(asdict(self), indent=1))
+
+
+def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
+    kept, dropped = total.kept, total.dropped
+    speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
+    return Summary(
+        data_root=printable(str(data_root)),
+        # if no clip was left to cut, nobody had to know
+        face_detector=search.detector_name() if speed else search.detector,
+        finished_before=total.finished_before,
+        dropped_by_reason=dict(Counter(clip.reason for clip in dropped).most_common()),
+        converted={clip.clip: clip.fps for clip in kept if clip.fps != hp.fps},
+        frames=sum(clip.frames for clip in kept),
+        frames_with_face=sum(clip.frames_with_face for clip in kept),
+        detector_frames_per_second=speed and round(speed, 1),
+        seconds=round(total.seconds, 1),
+        kept=sorted(kept, key=lambda clip: clip.clip),
+        dropped=sorted(dropped, key=lambda clip: clip.source),
+    )
+
+
+def check_kept(summary: Summary, data_root: Path, path: Path) -> None:
+    """Raise UserError if no clip can be used; ``path`` is where the summary lies."""
+    if not summary.kept:
+        first = summary.dropped[0]
+        raise UserError(
+            f"none of the {len(summary.dropped)} videos in {data_root} can be used ({summary.reasons}); "
+            f"e.g. {first.source}: {first.detail}; {path} names them all"
+        )

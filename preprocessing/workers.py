@@ -1,0 +1,110 @@
+"""Worker processes: how many, on which devices, and that they end when they should."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import torch
+
+from devices import cpu_count, pick_device, pick_precision
+from errors import UserError
+from face_detection.detectors import CPU_DETECTORS
+from faces import FaceSearch
+
+from .clips import Clip, Dropped, Kept
+from .cutting import Job, cut_clip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What looks for the faces, and on what."""
+
+    search: FaceSearch = FaceSearch(batch_size=32)
+    device: str = "auto"
+    precision: str = "auto"
+    gpus: int = 1  # to use, each with its own processes
+    workers: int | None = None  # videos at a time, per GPU; None: 1, for detectors that need none one per CPU core
+
+
+def plan_workers(data_root: Path, preprocessed_root: Path, options: Options, clips: int) -> list[Job]:
+    """One job per worker process, at most one per clip. Raises UserError for devices that are not there."""
+    devices, workers = pick_devices(options), options.workers or 1
+    search = options.search.settled()
+    if search.detector in CPU_DETECTORS:
+        devices, workers = ["cpu"], options.workers or cpu_count()
+    precision = pick_precision(options.precision, torch.device(devices[0]))
+    job = Job(data_root, preprocessed_root, search, devices[0], precision)
+    return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
+
+
+def pick_devices(options: Options) -> list[str]:
+    """The devices of this process: under torchrun every process of a machine takes GPUs of its own."""
+    if options.search.detector in CPU_DETECTORS:
+        return ["cpu"]
+    device = pick_device(options.device)
+    if device.type == "cuda" and device.index is None:
+        first = int(os.environ.get("LOCAL_RANK", 0)) * options.gpus
+        pick_device(f"cuda:{first + options.gpus - 1}")
+        return [f"cuda:{first + i}" for i in range(options.gpus)]
+    if options.gpus > 1:
+        raise UserError(f"--ngpu {options.gpus} needs as many GPUs, but the device is {device}")
+    return [str(device)]
+
+
+def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dropped]:
+    """Cut all clips, here or in one process per job; yield what became of each as it is known."""
+    if len(jobs) < 2:
+        yield from (cut_clip(clip, job) for job in jobs for clip in clips)
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
+    threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
+    pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
+    try:
+        with ignore_sigint():
+            turns = itertools.cycle(zip(pools, jobs))
+            futures = [pool.submit(cut_clip, clip, job) for clip, (pool, job) in zip(clips, turns)]
+        yield from (future.result() for future in as_completed(futures))
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise RuntimeError(
+                "a worker process was killed, perhaps for lack of memory; the same command, best with fewer --workers, "
+                "goes on from there"
+            ) from error
+        raise
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def ignore_sigint() -> Iterator[None]:
+    """Processes started inside never hear Ctrl-C: this one does, stops them, and is the only one to speak."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def start_worker(threads: int) -> None:
+    """Share the CPU with the other workers, and do not outlive the process that gives out the clips."""
+    cv2.setNumThreads(threads)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
