@@ -26,20 +26,30 @@ NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Turn a folder of videos into face crops, audio.wav and mel.npy for training.")
     add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="folder with videos, at any depth")
-    add("--preprocessed_root", required=True, type=Path, help="folder to write; finished clips in it are kept")
-    add("--batch_size", type=cli.positive(int), default=32, help="pictures per call of the face detector")
-    add("--ngpu", type=cli.positive(int), default=1, help="how many GPUs to use, each with its own processes")
+    add("--data_root", required=True, type=Path, help="The folder with the videos, at any depth.")
+    add("--preprocessed_root", required=True, type=Path, help="The folder to write; finished clips in it are kept.")
+    add("--batch_size", type=cli.positive(int), default=32, help="Show the face detector so many pictures at a time.")
+    add("--ngpu", type=cli.positive(int), default=1, help="Use so many GPUs, each with its own processes.")
     add(
         "--workers",
         type=cli.positive(int),
-        help="videos at a time, per GPU; default: 1, for centerface and haar one per CPU core",
+        help="Cut so many videos at a time, per GPU. Without it, 1; for centerface and haar, one per CPU core.",
     )
     cli.add_detector_arguments(parser)
     cli.add_compute_arguments(parser)
-    add("--split", type=fractions, metavar="TRAIN,VAL,TEST", help="write filelists, by top-level folder: 0.9,0.05,0.05")
-    add("--filelists", type=Path, default=FILELISTS, help="where --split writes train.txt, val.txt and test.txt")
-    add("--seed", type=int, default=0, help="of the split")
+    add(
+        "--split",
+        type=fractions,
+        metavar="TRAIN,VAL,TEST",
+        help="Write filelists, split by top-level folder into these shares, such as 0.9,0.05,0.05.",
+    )
+    add(
+        "--filelists",
+        type=Path,
+        default=FILELISTS,
+        help="The folder where --split writes train.txt, val.txt and test.txt.",
+    )
+    add("--seed", type=int, default=0, help="The seed of the split.")
     return parser
 
 
