@@ -98,7 +98,7 @@ class Terminal(Reporter):
     """Notes on stdout, a bar for every stage on stderr."""
 
     def note(self, text: str) -> None:
-        print(text)
+        tqdm.write(text)  # above a bar, if there is one
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame") -> Iterator[Callable[[int], None]]:

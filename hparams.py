@@ -6,6 +6,8 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 from __future__ import annotations
 
 import codecs
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -106,6 +108,17 @@ class HParams:
                     "preprocess.py, and delete mel.npy of clips that are there already"
                 )
             setattr(self, name, _parse(name, value, types[name]))
+
+    @contextlib.contextmanager
+    def changed(self, *texts: str) -> Iterator[None]:
+        """Apply each of ``texts`` as ``override`` does, until the block ends."""
+        before = vars(self).copy()
+        try:
+            for text in texts:
+                self.override(text)
+            yield
+        finally:
+            vars(self).update(before)
 
 
 def _parse(name: str, text: str, kind: type) -> bool | int | float:

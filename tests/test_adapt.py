@@ -8,19 +8,15 @@ import pytest
 import torch
 
 import adapt
-import hparams
+import adaptation
+from adaptation import Options
 from demo.talking_head import Recipe, write_clip
+from errors import UserError
+from faces import FaceSearch
+from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
 
 DETECTOR = ("--face_detector", "centerface")
-
-
-@pytest.fixture(autouse=True)
-def own_hparams(monkeypatch):
-    """adapt.py changes settings of the whole program."""
-    before = vars(hparams.hparams).copy()
-    yield
-    vars(hparams.hparams).update(before)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +78,29 @@ def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys)
     assert after <= before
 
 
+def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):
+    before, search = vars(hp).copy(), FaceSearch("centerface")
+    options = Options(0.02, beginner, expert, expert, "batch_size=4", search=search)
+    adapted = adaptation.adapt(str(person), str(tmp_path / "person.pth"), options, told)
+    assert adapted.sheet == tmp_path / "person.png" and adapted.sheet.exists()
+    assert adapted.is_better == (adapted.after.figures["l1"] < adapted.before.figures["l1"])
+    assert "the last 10% kept aside" in told.notes[0] and any("batches of 4" in note for note in told.notes)
+    assert capfd.readouterr() == ("", "")
+    assert vars(hp) == before
+
+
+def test_settings_are_put_back_after_an_error():
+    before = vars(hp).copy()
+    with pytest.raises(UserError, match="unknown hparam"), hp.changed("batch_size=3", "no_such=1"):
+        raise AssertionError("must not be reached")
+    with pytest.raises(KeyError), hp.changed("batch_size=3", "width=0.5"):
+        assert (hp.batch_size, hp.width) == (3, 0.5)
+        raise KeyError
+    assert vars(hp) == before
+
+
 def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
-    args = adapt.get_parser().parse_args(["--face", str(person), "--outfile", "x.pth", *DETECTOR])
-    learned, kept = adapt.prepare(args, tmp_path)
+    learned, kept = adaptation.prepare(person, tmp_path, Options(search=FaceSearch("centerface")))
     frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, kept)]
     assert not frames[0] & frames[1] and max(frames[0]) < min(frames[1])
     assert (learned / "mel.npy").read_bytes() == (kept / "mel.npy").read_bytes()
@@ -100,7 +116,7 @@ def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut):
     shifts = np.round(6 * np.sin(np.arange(60) / 5)).astype(int)
     for i, shift in enumerate(shifts):
         cv2.imwrite(str(clips[i >= 50] / f"{i}.jpg"), np.roll(face, shift, axis=1), [cv2.IMWRITE_JPEG_QUALITY, 98])
-    adapt.write_twins(*clips)
+    adaptation.write_twins(*clips)
     for i in (3, 20, 55):
         clip = clips[i >= 50]
         twin = clip.with_name((clip / "twin.txt").read_text())

@@ -47,6 +47,10 @@ ALLOWED = {
     "distributed": set(),
     "tasks": {"distributed", "models", "hparams"},
     "training": {"tasks", "distributed", "dataset", "files", "models", "hparams"},
+    "adaptation": {
+        "dataset", "devices", "distributed", "faces", "files", "hparams", "models", "preprocessing", "reporting",
+        "tasks", "training",
+    },
     "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}

@@ -1,0 +1,283 @@
+"""Make a generator know one person: continue it on a video in which they speak.
+
+    adapt("person.mp4", "person.pth", Options(minutes=10))
+
+The way through: video -> one prepared clip -> its last tenth kept aside -> training on the rest -> held-out figures and
+a contact sheet, before and after.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import files
+import training
+from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
+from devices import cpu_count, pick_device, pick_precision, pick_training_precision
+from distributed import Distributed
+from errors import MissingFile, UserError
+from faces import FaceSearch
+from hparams import hparams as hp
+from models import SyncNet_color, Wav2Lip, weights
+from preprocessing import Clip, Unusable, write_clip
+from reporting import SILENT, Reporter
+from tasks import Figures, GeneratorTask
+
+LEAST_SECONDS = 5.0
+HELD_OUT = 0.1  # share of the frames, the last ones
+JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
+EVALUATED = 8  # batches at most
+SHEET_WINDOWS = 8
+POSE_SIDE = 32  # pixels of a face when poses are compared
+QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
+ALIKE = 4  # frames whose poses are nearest, of which one is drawn
+SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
+    "mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
+    "initial_learning_rate=5e-5,eval_interval=50,num_workers=1,frozen_norms=true"
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to start and to learn from, for how long, and on what."""
+
+    minutes: float = 10.0  # of training
+    checkpoint: str | Path = weights.DEMO  # the generator to start from: a file, wav2lip, wav2lip_gan or demo
+    expert: str | Path = weights.DEMO  # to learn from: a file, lipsync_expert or demo
+    judge: str | Path = JUDGE  # another expert, never learned from, that scores the result
+    settings: str = ""  # of hparams.py, "name=value,…", where they are to differ from ``SETTINGS``
+    seed: int = 0  # of the order of the data
+    search: FaceSearch = FaceSearch()
+    device: str = "auto"
+    precision: str = "auto"  # of the training
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What was won on what was kept aside."""
+
+    before: Examination
+    after: Examination
+    sheet: Path  # a picture: as filmed, before, after
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it learned anything; if not, its weights are those it began with."""
+        return self.after.figures["l1"] < self.before.figures["l1"]
+
+
+def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), report: Reporter = SILENT) -> Adapted:
+    """Write ``outfile``, a generator that knows the person in the video ``face``, and a contact sheet .png beside it.
+
+    Raises UserError for input that cannot be used; RuntimeError for what fails. Settings of ``hparams`` are changed
+    meanwhile.
+    """
+    face, outfile = Path(face), Path(outfile)
+    check_files(face, outfile, options)
+    with hp.changed(SETTINGS, options.settings):
+        machine = open_machine(options)
+        start = weights.read_checkpoint(options.checkpoint, Wav2Lip)
+        task = open_task(machine, start.width, options)
+        before, after = learn(task, start, face, options, report)
+        sheet = outfile.with_suffix(".png")
+        write_checkpoint(outfile, task, start)
+        write_sheet(sheet, before, after)
+    return Adapted(before, after, sheet)
+
+
+def check_files(face: Path, outfile: Path, options: Options) -> None:
+    """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
+    if not face.is_file():
+        raise MissingFile(f"--face {face} does not exist")
+    if outfile.suffix == ".png":
+        raise UserError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
+    if outfile.is_dir():
+        raise UserError(f"--outfile {outfile} is a folder; give the name of a file to write")
+    networks = (options.checkpoint, options.expert, options.judge)
+    files.check_not_read("--outfile", outfile, (face, *map(Path, networks)))
+    files.check_folder(outfile.parent)
+
+
+class PersonTask(GeneratorTask):
+    """A generator's training that ends with the weights that were best on what was kept aside."""
+
+    lowest = float("inf")
+
+    def remember(self, figures: Figures) -> None:
+        """Keep a copy of the mean weights if their ``figures`` are the best so far."""
+        if figures["l1"] < self.lowest:
+            self.lowest = figures["l1"]
+            self.best = {name: value.clone() for name, value in self.mean.module.state_dict().items()}
+
+    def recall(self) -> None:
+        self.mean.module.load_state_dict(self.best)
+
+    def after_evaluation(self, figures: Figures) -> str | None:
+        self.remember(figures)
+        return super().after_evaluation(figures)
+
+
+def open_machine(options: Options) -> Distributed:
+    device = pick_device(options.device)
+    return Distributed(device, pick_training_precision(options.precision, device))
+
+
+def open_task(machine: Distributed, width: float, options: Options) -> PersonTask:
+    expert, judge = (weights.load_model(path, SyncNet_color) for path in (options.expert, options.judge))
+    torch.manual_seed(options.seed)
+    return PersonTask(machine, hp, expert, judge, width)
+
+
+def learn(
+    task: PersonTask, start: weights.Checkpoint, face: Path, options: Options, report: Reporter
+) -> tuple[Examination, Examination]:
+    """Train ``task`` from ``start`` on; return what it makes of what was kept aside, before and after."""
+    with tempfile.TemporaryDirectory(prefix="adapt") as folder:
+        learned, kept = prepare(face, Path(folder), options, report)
+        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead)
+        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead)
+        training.load_checkpoint(task, start.path)
+        before = examine(task, held_out)
+        task.remember(before.figures)
+        plan = training.Plan(
+            Path(folder, "run"),
+            hp.batch_size,
+            checkpoint_interval=1 << 30,  # only at the end
+            eval_interval=hp.eval_interval,
+            eval_steps=EVALUATED,
+            start_from={"": start.path},
+            minutes=options.minutes,
+            num_workers=min(hp.num_workers, cpu_count()),
+        )
+        training.fit(task, train, held_out, plan, report.note)
+        task.recall()
+        return before, examine(task, held_out)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Video -> clips
+
+
+def prepare(face: Path, folder: Path, options: Options, report: Reporter = SILENT) -> tuple[Path, Path]:
+    """Cut the video into two clip folders, to learn from and to keep aside; raise UserError for one of no use."""
+    learned, kept = folder / "person/learned", folder / "person/kept"
+    learned.mkdir(parents=True)
+    kept.mkdir()
+    device = pick_device(options.device)
+    search = options.search.settled()
+    detector = search.open(device, pick_precision(options.precision, device))
+    try:
+        write_clip(face, learned, Clip(face.name, "person/learned"), search, detector)
+    except Unusable as problem:
+        raise UserError(f"{face} cannot be learned from: {problem.args[1]}") from None
+    shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
+    if len(shown) < LEAST_SECONDS * hp.fps:
+        raise UserError(
+            f"{face} shows a face for {len(shown) / hp.fps:.1f} s; it takes {LEAST_SECONDS:g} s at least to learn "
+            "a person, and a minute is better"
+        )
+    for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:
+        (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
+    (kept / "mel.npy").write_bytes((learned / "mel.npy").read_bytes())  # frames keep their numbers, and so their sound
+    write_twins(learned, kept)
+    report.note(f"{face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
+    return learned, kept
+
+
+def write_twins(*clips: Path) -> None:
+    """Give every clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
+
+    The picture of reference then shows the same head with another mouth, as it does at inference. Any other frame of
+    somebody who moves shows the head elsewhere: what is learned from it is to blur.
+    """
+    rng = np.random.default_rng(0)
+    paths = [path for clip in clips for path in clip.glob("*.jpg")]
+    times = np.array([int(path.stem) for path in paths])
+    poses = np.stack([_pose(path) for path in paths])
+    for clip in clips:
+        twin = clip.with_name(f"{clip.name}_twin")
+        twin.mkdir()
+        (clip / TWIN).write_text(twin.name)
+        for i in (i for i, path in enumerate(paths) if path.parent == clip):
+            unlike = np.square(poses - poses[i]).mean(1)
+            unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
+            chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
+            cv2.imwrite(str(twin / f"{times[i]}.jpg"), _aligned(_read(chosen), _read(paths[i])), QUALITY)
+
+
+def _read(path: Path) -> np.ndarray:
+    return cv2.resize(cv2.imread(str(path)), (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
+
+
+def _pose(path: Path) -> np.ndarray:
+    """The upper half of a face, where nothing speaks, in a few greys (n,)."""
+    small = cv2.resize(_upper_half(_read(path)), (POSE_SIDE, POSE_SIDE // 2), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32).ravel()
+
+
+def _upper_half(face: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(face[: hp.img_size // 2], cv2.COLOR_BGR2GRAY)
+
+
+def _aligned(face: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Move, turn and stretch a face so that its upper half lies as that of another (Evangelidis and Psarakis, 2008)."""
+    matrix = np.eye(2, 3, dtype=np.float32)
+    until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
+    try:
+        cv2.findTransformECC(_upper_half(like), _upper_half(face), matrix, cv2.MOTION_AFFINE, until)
+    except cv2.error:  # nothing in common: as it is
+        return face
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(face, matrix, face.shape[1::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Before and after
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What a generator makes of what it did not learn from."""
+
+    figures: Figures
+    shown: np.ndarray  # (windows, height, width, 3) uint8 BGR, the middle frame of each
+    real: np.ndarray  # likewise, as filmed
+
+
+@torch.no_grad()
+def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
+    """Measure the mean of the task's weights on windows that were kept aside, and show some."""
+    count = min(len(held_out.index), EVALUATED * hp.batch_size)
+    loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
+    with task.mean_in_place():
+        figures = training.evaluate(task, loader)
+        task.train_mode(False)
+        x, mels, _, real = task.machine.to_device(next(iter(loader)))
+        with task.machine.autocast():
+            fake = task.generator(mels, x).float()
+        task.train_mode(True)
+    return Examination(figures, *(_middle(faces) for faces in (fake, real)))
+
+
+def _middle(faces: torch.Tensor) -> np.ndarray:
+    middle = faces[:SHEET_WINDOWS, :, hp.syncnet_T // 2]
+    return (middle.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
+    state = {name: value.cpu() for name, value in task.mean.module.state_dict().items()}
+    habits = {"pads": [0, 0, 0, 0], "blend": start.extra.get("blend", "box")}  # it learned from boxes as detected
+    weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)
+
+
+def write_sheet(path: Path, before: Examination, after: Examination) -> None:
+    """Draw three rows of faces: as filmed, before, after."""
+    rows = [np.hstack(faces) for faces in (after.real, before.shown, after.shown)]
+    picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    files.save(path, cv2.imencode(".png", picture)[1].tobytes())
