@@ -13,6 +13,8 @@ import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from errors import UserError
+
 Batch = Sequence[torch.Tensor]
 
 
@@ -30,10 +32,13 @@ class Distributed:
         return self.rank == 0
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def to_device(self, batch: Batch) -> list[torch.Tensor]:
-        return [part.to(self.device, non_blocking=True) for part in batch]
+        waits = self.device.type != "cuda"  # MPS would read on while the batch is thrown away
+        return [part.to(self.device, non_blocking=not waits) for part in batch]
 
     def prepare(self, network: nn.Module) -> nn.Module:
         """Move ``network`` here; with several processes, share batch-norm statistics between them."""
@@ -63,13 +68,27 @@ class Distributed:
         return values
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """Inside, tensors on ``device`` are computed in their own precision."""
+    if not torch.amp.autocast_mode.is_autocast_available(device.type):  # MPS before torch 2.5
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
-    """Join the group that ``torchrun`` describes in the environment, or be alone without one."""
+    """Join the group that ``torchrun`` describes in the environment, or be alone without one.
+
+    Raises UserError if there are more processes than GPUs, or the device is none that processes can share.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
         return Distributed(device, dtype)
+    if device.type == "mps":
+        raise UserError("several processes cannot train on mps; start one, or say --device cpu")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= (count := torch.cuda.device_count()):
+            raise UserError(f"every process takes a GPU of its own, and here are {count}: --nproc_per_node={count}")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -87,7 +106,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             wide = x.float()
             mean = _mean_over_processes(wide.mean((0, 2, 3)))
             centred = wide - mean[:, None, None]

@@ -78,9 +78,9 @@ def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np
     parameter = next(model.parameters())
     x, m = torch.from_numpy(faces), torch.from_numpy(mels)
     if parameter.is_cuda:
-        x, m = x.pin_memory(), m.pin_memory()
-    x = x.to(parameter.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
-    m = m.to(parameter.device, parameter.dtype, non_blocking=True)[:, None]  # (N, 1, 80, 16)
+        x, m = (t.pin_memory().to(parameter.device, non_blocking=True) for t in (x, m))
+    x = x.to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
+    m = m.to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
     out = model(m, (x.float() / 255).to(parameter.dtype))
     return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

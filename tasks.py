@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from distributed import Batch, Distributed
+from distributed import Batch, Distributed, without_autocast
 from errors import UserError
 from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
@@ -43,7 +43,7 @@ def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tup
 
     Paper, equation 1. Computed in float32, and clamped: rounding lifts a cosine to 1.0000004, where the loss fails.
     """
-    with torch.autocast(audio.device.type, enabled=False):
+    with without_autocast(audio.device):
         cosine = F.cosine_similarity(audio.float(), face.float()).clamp(0.0, 1.0)
         return _cross_entropy(cosine, y.flatten().float()).mean(), cosine
 
@@ -61,7 +61,7 @@ def all_pairs_loss(
     same_clip = clip[:, None] == clip
     distance = (frame[:, None] - frame).abs()
     matched = same_clip & (distance == 0)
-    with torch.autocast(audio.device.type, enabled=False):
+    with without_autocast(audio.device):
         cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
         losses = _cross_entropy(cosine, matched.float())
     parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
@@ -132,7 +132,7 @@ def _relative_l1(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
     """The discriminator's cross-entropy, from logits so that a confident one still learns."""
-    with torch.autocast(logits.device.type, enabled=False):
+    with without_autocast(logits.device):
         return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real)).float())
 
 
@@ -323,7 +323,8 @@ class AllPairsExpertTask(ExpertTask):
 
 
 def _sum_and_count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    return torch.stack((values[chosen].sum(), chosen.sum().to(values.dtype)))
+    # values[chosen] would have the program wait for the device, which alone knows how many they are
+    return torch.stack((torch.where(chosen, values, 0).sum(), chosen.sum().to(values.dtype)))
 
 
 class Pictures(NamedTuple):

@@ -284,6 +284,8 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
     pin = machine.device.type == "cuda"
     with (
+        # memory is pinned on the current device, which need not be ours, and may be full
+        torch.cuda.device(machine.device) if pin else contextlib.nullcontext(),
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):

@@ -81,8 +81,12 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
 def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
     global _prepared
     os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as cli.start_training has it
+    torch.backends.cudnn.benchmark = way == "fast"  # likewise
     task = make_task(kind, Distributed(device, dtype)) if way == "fast" else make_plain(kind, device)
-    _prepared = task, make_batch(kind)
+    batch = make_batch(kind)
+    if way == "fast" and device.type == "cuda":
+        batch = [part.pin_memory() for part in batch]  # as dataset.Loader does
+    _prepared = task, batch
 
 
 def step() -> tuple[float, float]:

@@ -109,8 +109,8 @@ class SFD:
         """Frames (N, height, width, 3) -> maps of scores (N, 2, …) and offsets (N, 4, …), in pairs, by stride."""
         x = torch.from_numpy(frames)
         if self.device.type == "cuda":
-            x = x.pin_memory()
-        x = x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
+            x = x.pin_memory().to(self.device, non_blocking=True)
+        x = x.to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)

@@ -72,7 +72,7 @@ def test_unusable_values(parse, text):
 
 def test_devices():
     assert devices.pick_device("cpu").type == "cpu"
-    for name in ("cuda:99", "toaster", "mps"):
+    for name in ("cuda:99", "toaster", "mps", "meta", "xpu:0"):
         with pytest.raises(ValueError, match="use|auto"):
             devices.pick_device(name)
 

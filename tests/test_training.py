@@ -30,7 +30,7 @@ import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, rnd
 from dataset import Draw, SyncNetDataset
-from distributed import Distributed
+from distributed import Distributed, join_processes
 from fill import fill
 from hparams import HParams, hparams
 from models.conv import fold_batchnorm
@@ -61,7 +61,7 @@ def close(values, golden):
 def test_expert_learns_as_in_2020():
     task = ExpertTask(CPU, HParams())
     fill(task.expert).train()
-    batch = rnd(12, (8, 15, 48, 96)), rnd(11, (8, 1, 80, 16), "n"), torch.tensor([[1.0], [0.0]] * 4)
+    batch = expert_batch()
     close([float(task.train_step(batch)["loss"].detach()) for _ in range(5)], GOLDEN_LOSSES["syncnet_loss"])
 
 
@@ -96,6 +96,72 @@ def test_generator_learns_as_the_reference_does(filled, two_threads, kind):
         names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
     for ours, theirs in names.items():
         close([step[ours] for step in steps], golden[theirs])
+
+
+def expert_batch():
+    return rnd(12, (8, 15, 48, 96)), rnd(11, (8, 1, 80, 16), "n"), torch.tensor([[1.0], [0.0]] * 4)
+
+
+def small_task(kind, machine):
+    """A task of an eighth of the width with everything that ``hparams`` can switch on."""
+    hp = HParams(syncnet_wt=0.03, mouth_wt=3, motion_wt=0.5, feature_wt=0.1, sync_grey=True, ema_decay=0.9)
+    experts = [] if kind in (ExpertTask, AllPairsExpertTask) else [models.SyncNet_color(0.125) for _ in range(2)]
+    task = kind(machine, hp, *experts, width=0.125)
+    task.train_mode(True)
+    batch = generator_batch() if experts else expert_batch()
+    return task, [*batch[:2], torch.arange(16).view(8, 2)] if kind is AllPairsExpertTask else list(batch)
+
+
+KINDS = [ExpertTask, AllPairsExpertTask, GeneratorTask, HQGeneratorTask]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_all_on_its_device(kind):
+    """torch's device "meta" computes nothing, and refuses, as a GPU does, to compute with tensors of the CPU.
+
+    Nor does it know values: what has to wait for them would have a GPU wait.
+    """
+    task, batch = small_task(kind, Distributed(torch.device("meta")))
+    figures = task.train_step(batch)
+    task.mean.update_parameters(task.main_network)
+    assert all(value.is_meta for value in figures.values())
+    task.train_mode(False)
+    batch = expert_batch() if kind is AllPairsExpertTask else batch
+    with torch.no_grad(), task.mean_in_place():
+        assert all(value.is_meta for value in task.evaluate_batch(batch).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_without_autocast(kind, monkeypatch):
+    """MPS has none before torch 2.5, and torch refuses even to switch it off."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("User specified an unsupported autocast device_type 'mps'")
+
+    monkeypatch.setattr(torch.amp.autocast_mode, "is_autocast_available", lambda _: False)
+    monkeypatch.setattr(torch, "autocast", refuse)
+    task, batch = small_task(kind, CPU)
+    assert math.isfinite(task.train_step(batch)["loss"].detach())
+
+
+def test_only_gpus_copy_while_the_batch_goes(monkeypatch):
+    """Copies to MPS would go on reading what is thrown away by then."""
+    asked, to = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **how: asked.append(how) or to(self, "cpu"))
+    for device in ("cuda", "mps", "cpu"):
+        Distributed(torch.device(device)).to_device([torch.zeros(1)])
+    assert [how["non_blocking"] for how in asked] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "words"), [("cuda", "1", "here are 1: --nproc_per_node=1"), ("mps", "0", "cannot train on mps")]
+)
+def test_processes_without_a_device_of_their_own(monkeypatch, device, rank, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=words):
+        join_processes(torch.device(device), torch.float32)
 
 
 def test_frozen_expert_stays_as_it_is(filled):
