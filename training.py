@@ -33,8 +33,10 @@ from tasks import WATCHED_STEPS, Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
 NAMED_AT_ONCE = 5  # damaged files
-# hparams that change nothing about what is learned
-NOT_LEARNED_FROM = {"num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps"}
+# hparams that change nothing about what a continued run learns
+NOT_LEARNED_FROM = {
+    "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -189,6 +191,8 @@ class Position:
     def changes(self, hp: HParams, seed: int) -> str:
         """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
+        if not now["syncnet_wt"]:  # no wish: the weight that there was is taken on
+            del now["syncnet_wt"]
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed

@@ -136,7 +136,7 @@ def generate(
     it again. ``resize`` gives the factor by which a video is shrunk first, ``options`` are those of ``LipSync.run``.
     """
     lips.load()  # what would spoil every pair fails here, before any work is done
-    claim(results_dir, pairs)
+    claim(results_dir, pairs, lips.generator.path)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     turn = Turn.begin(results_dir, rank, world)
     mine = list(enumerate(pairs))[rank::world]
@@ -191,13 +191,15 @@ class Turn:
         return self.folder / f"{rank} of {self.world}.json"
 
 
-def claim(results_dir: Path, pairs: Sequence[Pair]) -> None:
-    """Note whose videos ``results_dir`` holds; raise ValueError if they are another list's, since numbers are names."""
-    record = results_dir / "pairs.json"
-    text = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
-    if record.exists() and record.read_text(encoding="utf-8") != text:
-        raise UserError(f"{results_dir} holds the videos of another list; give another --results_dir")
-    files.save(record, text)
+def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path) -> None:
+    """Note whose videos ``results_dir`` holds; raise UserError if they are another list's, or another generator's."""
+    names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
+    records = {"pairs.json": ("list", names), "generator.txt": ("generator", files.digest(generator))}
+    for name, (whose, text) in records.items():
+        record = results_dir / name
+        if record.exists() and record.read_text(encoding="utf-8") != text:
+            raise UserError(f"{results_dir} holds the videos of another {whose}; give another --results_dir")
+        files.save(record, text)
 
 
 def finished(results_dir: Path) -> dict[int, Path]:

@@ -339,6 +339,16 @@ def test_videos_of_a_list(data, capsys):
     assert gen_videos_from_filelist.main(command) == 2 and "another list" in capsys.readouterr().err
 
 
+def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, capsys):
+    folder, common, calls = data
+    command = ["--filelist", str(folder / "list.txt"), *common]
+    gen_videos_from_filelist.main(command)
+    other = torch.load(common[common.index("--checkpoint_path") + 1], weights_only=True)
+    torch.save({**other, "global_step": 7}, tmp_path / "other.pth")
+    assert gen_videos_from_filelist.main([*command, "--checkpoint_path", str(tmp_path / "other.pth")]) == 2
+    assert "of another generator; give another --results_dir" in capsys.readouterr().err and len(calls) == 2
+
+
 def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
     folder, common, calls = data
     loaded, build = [], weights.build
