@@ -212,7 +212,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
 def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
     if described.tracks > 1:
         yield f"{path} has {described.tracks} tracks of pictures; number {described.number} is taken"
-    if _read_as(colour) == UNKNOWN:
+    if colour and _read_as(colour) == UNKNOWN:
         yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
     if blind:
         yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
@@ -291,11 +291,12 @@ def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
     size = geometry.size_of(width, height)
     # a video has to be played: photos have several times the pixels that phones can
     share = min(1.0, PLAYABLE_SIDE / max(size), math.sqrt(PLAYABLE_PIXELS / (size[0] * size[1])))
-    shown = tuple(max(1, math.floor(side * share)) for side in size)
-    notes = ()
+    shown = max(1, math.floor(size[0] * share)), max(1, math.floor(size[1] * share))
+    notes: tuple[str, ...] = ()
     if shown != size:
         notes = (f"{path} is shrunk from {size[0]}x{size[1]} to {shown[0]}x{shown[1]} pixels, which players can show",)
-    return VideoInfo(path, *shown, Fraction(25), True, geometry, (width, height), RGB_TAGS, notes=notes)
+    stored = width, height
+    return VideoInfo(path, shown[0], shown[1], Fraction(25), True, geometry, stored, RGB_TAGS, notes=notes)
 
 
 def check_size(info: VideoInfo) -> None:
@@ -355,10 +356,10 @@ def _colour(stream: str) -> tuple[str, str, str] | None:
     match = re.search(r", \w+\(((?:[^()]|\([^()]*\))*)\), \d+x\d+", stream)
     for part in match[1].split(", ") if match else ():
         names = part.split("/")
-        if len(names) == 3:
-            return tuple(names)
         if part in MATRICES:  # one name for all three, where they have the same number
-            return tuple(_named(table, MATRICES[part]) for table in (MATRICES, PRIMARIES, TRANSFERS))
+            names = [_named(table, MATRICES[part]) for table in (MATRICES, PRIMARIES, TRANSFERS)]
+        if len(names) == 3:
+            return names[0], names[1], names[2]
     return None
 
 
@@ -368,7 +369,8 @@ def _named(table: dict[str, int], number: int) -> str:
 
 def _codes(colour: tuple[str, str, str]) -> tuple[int, int, int]:
     """The numbers of tags; of what has none, or not with every ffmpeg, the one that says so."""
-    return tuple(table.get(name, UNKNOWN) for table, name in zip((MATRICES, PRIMARIES, TRANSFERS), colour))
+    matrix, primaries, transfer = colour
+    return MATRICES.get(matrix, UNKNOWN), PRIMARIES.get(primaries, UNKNOWN), TRANSFERS.get(transfer, UNKNOWN)
 
 
 def _read_as(colour: tuple[str, str, str] | None) -> int | None:
