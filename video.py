@@ -18,12 +18,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ EXACT_COLOUR = "accurate_rnd+bicubic"
 # x264's quickest presets do without the look ahead that lets it spend less on what stays the same: it costs next to
 # nothing and halves the file. So "superfast" makes files almost as small as "veryfast" does, in half the time.
 QUICK_PRESETS = ("ultrafast", "superfast")
-LOOK_AHEAD = ("-x264-params", "mbtree=1:rc-lookahead=10")
+LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed to the nearest of these
@@ -255,15 +255,12 @@ def _describe(path: Path) -> _Description:
 
 
 def _has_decoder(name: str) -> bool:
-    known = subprocess.run([ffmpeg_path(), "-hide_banner", "-decoders"], capture_output=True, env=ENVIRONMENT).stdout
-    return f" {name} ".encode() in known
+    return f" {name} " in _report([ffmpeg_path(), "-hide_banner", "-decoders"])[1]
 
 
 def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
-    command = [ffmpeg_path(), "-hide_banner", "-nostdin", *_input(path), "-map", f"0:{stream}"]
-    command += ["-frames:v", "1", "-vf", "showinfo", "-f", "null", "-"]
-    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
-    return result.returncode, result.stderr.decode(errors="replace")
+    output = _input(path)[stream].output("-", format="null", vf="showinfo", **{"frames:v": 1})
+    return _report(_compile(output, "-hide_banner", "-nostdin"))
 
 
 @dataclass(frozen=True)
@@ -332,10 +329,32 @@ def _starts_with(path: Path, mark: bytes) -> bool:
         return file.read(len(mark)) == mark
 
 
-def _input(path: Path) -> tuple[str, ...]:
-    # "file:" and an absolute path: no name can be taken for an option, a protocol or a pattern, and the whitelist
-    # keeps a playlist disguised as a video from reaching the network.
-    return ("-protocol_whitelist", "file,pipe", "-i", f"file:{path.absolute()}")
+def _input(path: Path, **options: object) -> Any:
+    """Return ffmpeg-python's input of a file; ``input["V:0"]`` is one of its streams."""
+    import ffmpeg  # here: machines that only train have none
+
+    # the whitelist keeps a playlist disguised as a video from reaching the network
+    return ffmpeg.input(_url(path), protocol_whitelist="file,pipe", **options)
+
+
+def _url(path: Path) -> str:
+    """Name a file so that it cannot be taken for an option, another protocol or a pattern.
+
+    ffmpeg-python wants text that is UTF-8, which names need not be: these are bytes, dressed up until ``_compile``.
+    """
+    return os.fsencode(f"file:{path.absolute()}").decode("latin-1")
+
+
+def _compile(output: Any, *flags: str) -> list[str]:
+    """Return the command line of an output of ffmpeg-python; ``flags`` are for all of ffmpeg, and come first."""
+    parts = output.compile(cmd=[ffmpeg_path(), *flags])
+    return [os.fsdecode(part.encode("latin-1")) if part.startswith("file:") else part for part in parts]
+
+
+def _report(command: Sequence[str]) -> tuple[int, str]:
+    """Run ffmpeg, and return its exit code and all that it says."""
+    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
 
 
 def _frame_rate(stream: str) -> Fraction:
@@ -434,15 +453,15 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
         filters.insert(0, DEINTERLACE)
     if (matrix := _read_as(info.colour)) is not None:
         filters.insert(0, f"setparams=colorspace={matrix}")
-    command = [
-        ffmpeg_path(), *QUIET, *CLOCK_JUMP, *(("-ss", f"{float(skipped / info.fps):.6f}") if skipped else ()),
-        # else a change of size restarts the clock of the filters; but those that turn or deinterlace know only one size
-        *(() if info.turned or info.interlaced else ("-reinit_filter", "0")),
-        *(("-c:v", info.decoder) if info.decoder else ()), *_input(info.path), "-map", f"0:{info.stream}",
-        "-vf", ",".join(filters),
-        "-r", str(info.fps),  # setpts makes ffmpeg 7.0 forget it, and then make it 25
-        "-f", "rawvideo", "-pix_fmt", "bgra" if info.transparent else "bgr24", "pipe:1", *SHARED_TIMELINE,
-    ]  # fmt: skip
+    options: dict[str, object] = {"ss": f"{float(skipped / info.fps):.6f}"} if skipped else {}
+    if not (info.turned or info.interlaced):  # whose filters know only one size
+        options["reinit_filter"] = 0  # else a change of size restarts the clock of the filters
+    if info.decoder:
+        options["c:v"] = info.decoder
+    raw = {"format": "rawvideo", "pix_fmt": "bgra" if info.transparent else "bgr24", "vf": ",".join(filters)}
+    # setpts makes ffmpeg 7.0 forget the rate, and then make it 25
+    output = _input(info.path, **options)[info.stream].output("pipe:1", r=str(info.fps), **raw)
+    command = [*_compile(output, *QUIET, *CLOCK_JUMP), *SHARED_TIMELINE]
     with _Process(command, stdout=subprocess.PIPE) as process:
         for given in itertools.count():
             if given == count:
@@ -501,13 +520,10 @@ class Sound:
 
     def _decode(self) -> Iterator[np.ndarray]:
         # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
-        chosen = () if self.stream is None else ("-map", f"0:{self.stream}")
+        source = _input(self.path) if self.stream is None else _input(self.path)[str(self.stream)]
         only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
-        command = [
-            ffmpeg_path(), *TALKATIVE, *CLOCK_JUMP, *_input(self.path), *chosen,
-            "-af", f"{only}{AUDIO_CLOCK}", "-ac", "1", "-ar", str(self._sample_rate),
-            "-f", "f32le", "pipe:1", *SHARED_TIMELINE,
-        ]  # fmt: skip
+        output = source.output("pipe:1", format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate)
+        command = [*_compile(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
         heard = 0
         with _Process(command, stdout=subprocess.PIPE) as process:
             while block := process.stdout.read(int(AUDIO_SECONDS * self._sample_rate) * np.float32().itemsize):
@@ -564,9 +580,8 @@ class Sound:
 
     def _channel_levels(self) -> list[float]:
         """The root mean square of every channel; full scale is 1."""
-        chosen = ("-map", f"0:{self.stream}", "-af", "astats")
-        command = [ffmpeg_path(), *TALKATIVE, *_input(self.path), *chosen, "-f", "null", "-"]
-        report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
+        output = _input(self.path)[str(self.stream)].output("-", format="null", af="astats")
+        _, report = _report(_compile(output, *TALKATIVE))
         of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
         decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
         return [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
@@ -574,9 +589,8 @@ class Sound:
 
 def _sound_stream(path: Path) -> int | str:
     """What ``Sound.stream`` will be; where there is none, the name of a stream that ffmpeg will complain of."""
-    command = [ffmpeg_path(), *TALKATIVE, *_input(path), "-vn", "-sn", "-dn", "-t", "0.1", "-f", "null", "-"]
-    report = subprocess.run(command, capture_output=True, env=ENVIRONMENT).stderr.decode(errors="replace")
-    taken = _taken(report)
+    output = _input(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
+    taken = _taken(_report(_compile(output, *TALKATIVE))[1])
     return "a:0" if taken is None else taken
 
 
@@ -686,29 +700,37 @@ class VideoWriter:
         check_writable(self.path)
 
     def _command(self) -> list[str]:
+        import ffmpeg
+
         like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
-        filters, tags = [f"scale=flags={EXACT_COLOUR}"], []
+        size = {"video_size": (like.width, like.height), "r": str(like.fps)}
+        frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
+        sound = _input(self._audio)[str(self._stream)]
+        how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
+        how |= {"c:a": "aac", "audio_bitrate": "192k", "af": f"{AUDIO_CLOCK},{AAC_LAYOUTS}"}
+        how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
+        output = ffmpeg.output(frames, sound, _url(self._partial), t=seconds, movflags="+faststart", **how)
+        # -t counts for the output that follows it: here for what only keeps the clock
+        clock = ("-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE))
+        return [*_compile(output, *QUIET, *CLOCK_JUMP, "-y"), *clock]
+
+    def _filters(self) -> list[str]:
+        like, filters = self._like, [f"scale=flags={EXACT_COLOUR}"]
         if like.colour:
             filters[-1] += f":out_color_matrix={COMPUTED.get(like.colour[0], 'bt601')}:out_range=tv"
             matrix, primaries, transfer = _codes(like.colour)
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
-            # once more, for ffmpeg 4, whose filters say nothing of it to the encoder
-            tags = ["-colorspace", matrix, "-color_primaries", primaries, "-color_trc", transfer, "-color_range", "tv"]
-            tags = list(map(str, tags))
         if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
-        filters += ["format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
-        return [
-            ffmpeg_path(), *QUIET, *CLOCK_JUMP, "-y",
-            "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{like.width}x{like.height}", "-r", str(like.fps),
-            "-i", "pipe:0",
-            *_input(self._audio), "-map", "0:v:0", "-map", f"1:{self._stream}", "-t", seconds,
-            "-vf", ",".join(filters), "-c:v", "libx264", "-crf", str(self._crf), "-preset", self._preset,
-            *tags, *(LOOK_AHEAD if self._preset in QUICK_PRESETS else ()),
-            "-af", f"{AUDIO_CLOCK},{AAC_LAYOUTS}", "-c:a", "aac", "-b:a", "192k", "-movflags", "+faststart",
-            f"file:{self._partial.absolute()}", "-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE),
-        ]  # fmt: skip
+        return [*filters, "format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
+
+    def _tags(self) -> dict[str, str]:
+        """What the filters say of colours once more, for ffmpeg 4, whose filters say nothing of it to the encoder."""
+        if not self._like.colour:
+            return {}
+        names = ("colorspace", "color_primaries", "color_trc")
+        return {**dict(zip(names, map(str, _codes(self._like.colour)))), "color_range": "tv"}
 
     def __enter__(self) -> VideoWriter:
         self._process = _Process(self._command(), stdin=subprocess.PIPE)
