@@ -6,6 +6,7 @@ scaled to [-4, 4]. To read the sound of a video or of any other format than wav 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,21 @@ def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
     """Read a sound file as float32 mono at ``sr`` Hz."""
     import librosa  # here, not above: machines that only train on prepared mels need not have it
 
-    return librosa.load(path, sr=sr)[0]
+    wav = librosa.load(path, sr=sr)[0]
+    return wav if len(wav) else librosa.load(_measured(path), sr=sr)[0]
+
+
+def _measured(path: str | Path) -> str | Path | io.BytesIO:
+    """Return ``path``, or if it is a wav its content, with a header that promises more than nothing.
+
+    Whoever wrote it into a pipe could not go back to say how much it had become.
+    """
+    content = bytearray(Path(path).read_bytes())
+    size = content.find(b"data", 12, 1 << 12) + 4
+    if content[:4] != b"RIFF" or size < 12:
+        return path
+    content[4:8] = content[size : size + 4] = b"\xff" * 4  # to the end of the file
+    return io.BytesIO(content)
 
 
 def save_wav(wav: np.ndarray, path: str | Path, sr: int = hp.sample_rate) -> None:

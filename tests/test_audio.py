@@ -113,3 +113,16 @@ def test_save_wav_scales_the_peak_and_leaves_its_input(tmp_path):
     audio.save_wav(wav, tmp_path / "x.wav")
     np.testing.assert_allclose(audio.load_wav(tmp_path / "x.wav"), [0, 0.5, -1], atol=1e-3)
     assert wav[2] == -0.5
+
+
+@pytest.mark.parametrize("promised", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
+def test_a_wav_that_came_through_a_pipe(tmp_path, promised):
+    """Its writer could not go back to say how long it is: training heard nothing in it."""
+    audio.save_wav(synthetic(), tmp_path / "x.wav")
+    content = bytearray((tmp_path / "x.wav").read_bytes())
+    size = content.index(b"data") + 4
+    content[4:8] = content[size : size + 4] = promised
+    (tmp_path / "stream.wav").write_bytes(content)
+    assert (audio.load_wav(tmp_path / "stream.wav") == audio.load_wav(tmp_path / "x.wav")).all()
+    (tmp_path / "empty.wav").write_bytes(content[: size + 4])
+    assert len(audio.load_wav(tmp_path / "empty.wav")) == 0

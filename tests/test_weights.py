@@ -292,6 +292,14 @@ def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
     assert len(Handler.requests) == 1
 
 
+def test_what_is_there_needs_no_lock(server, tmp_path, monkeypatch):
+    """In a folder that cannot be written to, for example."""
+    (tmp_path / "file.pth").write_bytes(CONTENT)
+    monkeypatch.setattr(weights.files, "locked", lambda *_, **__: pytest.fail("locked"))
+    assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False) == tmp_path / "file.pth"
+    assert not Handler.requests
+
+
 def test_part_that_is_too_long_is_fetched_again(server, tmp_path):
     """Without a hash nobody else would notice."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT + b"of another file")
