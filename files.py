@@ -90,6 +90,18 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}") from None
 
 
+def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
+    """Raise UserError, before any work is done, for an output, by the flag that names it, that must not be written."""
+    inputs = list(inputs)
+    for flag, path in outputs.items():
+        if path:
+            check_not_read(flag, path, inputs)
+            if path.is_dir():
+                raise UserError(f"{flag} {path} is a folder; give the name of the file to write")
+            check_folder(path.parent)
+    check_different(outputs)
+
+
 def check_different(outputs: Mapping[str, Path | None]) -> None:
     """Raise ValueError if two of the files to write, by the flags that name them, are one: the last would be left."""
     named: dict[Path, str] = {}

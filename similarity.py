@@ -65,14 +65,8 @@ def run(args: argparse.Namespace) -> None:
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for what argparse cannot see, before anything is read."""
     inputs = (args.face, *args.audio, Path(args.checkpoint_path))
-    for name in ("json", "csv", "plot", "overlay"):
-        if not (path := getattr(args, name)):
-            continue
-        files.check_not_read(f"--{name}", path, inputs)
-        if path.is_dir():
-            raise UserError(f"--{name} {path} is a folder; give the name of the file to write")
-        files.check_folder(path.parent)  # what cannot be written should fail now, not after the work
-    files.check_different({f"--{name}": getattr(args, name) for name in ("json", "csv", "plot", "overlay")})
+    outputs = {f"--{name}": getattr(args, name) for name in ("json", "csv", "plot", "overlay")}
+    files.check_outputs(outputs, inputs)
     if args.overlay:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):

@@ -46,9 +46,7 @@ def run(args: argparse.Namespace) -> None:
     for path in (*args.real, *args.generated):
         if not path.exists():
             raise MissingFile(f"{path} does not exist")
-    if args.json:
-        files.check_not_read("--json", args.json, (*args.real, *args.generated))
-        files.check_folder(args.json.parent)
+    files.check_outputs({"--json": args.json}, (*args.real, *args.generated))
     embed = fid.open_inception(args.weights, pick_device(args.device))
     real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
     value = fid.distance(real, generated)

@@ -44,11 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.data_root)
-    for name in ("json", "csv"):
-        if path := getattr(args, name):
-            files.check_not_read(f"--{name}", path, videos)
-            files.check_folder(path.parent)
-    files.check_different({"--json": args.json, "--csv": args.csv})
+    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
     network = weights.load_model(args.checkpoint_path, SyncNet_v2).to(pick_device(args.device))
     bar = cli.TERMINAL.track(videos, "Scoring", len(videos), "file")
     report = score_files(bar, network, cli.face_search(args) if args.crop_faces else None, cli.TERMINAL)

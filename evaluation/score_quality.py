@@ -6,8 +6,6 @@ python evaluation/score_quality.py --generated OUT.mp4 --source TALK.mp4
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -21,6 +19,7 @@ import cli
 import files
 from errors import UserError
 from evaluation.quality import Quality, score_file
+from evaluation.scores import to_csv
 
 FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "frames")]
 
@@ -43,18 +42,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     if len(args.generated) != len(args.source):
         raise UserError(f"{len(args.generated)} --generated and {len(args.source)} --source; give one for each")
-    for name in ("json", "csv"):
-        if path := getattr(args, name):
-            files.check_not_read(f"--{name}", path, (*args.generated, *args.source))
-            files.check_folder(path.parent)
-    files.check_different({"--json": args.json, "--csv": args.csv})
+    files.check_outputs({"--json": args.json, "--csv": args.csv}, (*args.generated, *args.source))
     pairs = cli.TERMINAL.track(list(zip(args.generated, args.source)), "Comparing", len(args.source), "file")
     scores = [score_file(made, real, cli.face_search(args)) for made, real in pairs]
     print(table(scores))
     if args.json:
         files.save(args.json, json.dumps([asdict(score) for score in scores], indent=1))
     if args.csv:
-        files.save(args.csv, to_csv(scores))
+        files.save(args.csv, to_csv(Quality, scores))
 
 
 def table(scores: Sequence[Quality]) -> str:
@@ -63,14 +58,6 @@ def table(scores: Sequence[Quality]) -> str:
         values = "".join(f"{getattr(score, name):10.3f}" for name in FIGURES)
         lines.append(f"{values}{score.frames:10d}  {score.file}")
     return "\n".join(lines)
-
-
-def to_csv(scores: Sequence[Quality]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Quality)])
-    writer.writeheader()
-    writer.writerows(map(asdict, scores))
-    return text.getvalue()
 
 
 if __name__ == "__main__":

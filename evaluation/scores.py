@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +43,16 @@ class Report:
         return {"mean": mean, "scores": [asdict(score) for score in self.scores], "failed": self.failed}
 
     def to_csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Score)])
-        writer.writeheader()
-        writer.writerows(map(asdict, self.scores))
-        return text.getvalue()
+        return to_csv(Score, self.scores)
+
+
+def to_csv(kind: type, rows: Iterable[Any]) -> str:
+    """Return instances of the dataclass ``kind`` as a table, one line each, below the names of its fields."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)])
+    writer.writeheader()
+    writer.writerows(map(asdict, rows))
+    return text.getvalue()
 
 
 def score_files(

@@ -165,12 +165,17 @@ def test_change_of_size_keeps_the_clock(tmp_path):
     assert [round((float(frame.mean()) - 40) / 50) for frame in frames] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
 
 
-def test_rotation_metadata_is_applied(tmp_path):
-    frames = np.zeros((5, 64, 96, 3), np.uint8)
-    frames[:, :, :48] = 255  # left half white
+def turned(tmp_path, width, degrees):
+    """A video 64 pixels high whose left half is white, and that is to be turned when it is shown."""
+    frames = np.zeros((5, 64, width, 3), np.uint8)
+    frames[:, :, : width // 2] = 255
     write_clip(tmp_path / "flat.mp4", frames)
-    run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "turned.mp4")
-    info = video.probe(tmp_path / "turned.mp4")
+    run_ffmpeg("-display_rotation", degrees, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "turned.mp4")
+    return video.probe(tmp_path / "turned.mp4")
+
+
+def test_rotation_metadata_is_applied(tmp_path):
+    info = turned(tmp_path, 96, 90)
     frame = next(video.read_frames(info))
     assert (info.width, info.height) == (64, 96) and frame.shape == (96, 64, 3)
     assert sorted([frame[:40].mean() > 200, frame[56:].mean() > 200]) == [False, True]
@@ -178,11 +183,7 @@ def test_rotation_metadata_is_applied(tmp_path):
 
 def test_odd_rotation_is_applied(tmp_path):
     """ffmpeg 5 speaks of it without ending the line, and the words after it went unread."""
-    frames = np.zeros((5, 64, 64, 3), np.uint8)
-    frames[:, :, :32] = 255  # left half white
-    write_clip(tmp_path / "flat.mp4", frames)
-    run_ffmpeg("-display_rotation", 45, "-i", tmp_path / "flat.mp4", "-c", "copy", tmp_path / "turned.mp4")
-    info = video.probe(tmp_path / "turned.mp4")
+    info = turned(tmp_path, 64, 45)
     frame = next(video.read_frames(info)).mean(axis=2)
     assert info.turned and frame.shape == (info.height, info.width)
     middle = frame[info.height // 2 - 16 :, info.width // 2 - 16 :][:32, :32]
