@@ -11,7 +11,7 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = ("models", "face_detection", "sync", "preprocessing", "evaluation", "demo", "benchmarks")
+FOLDERS = ("video", "models", "face_detection", "sync", "preprocessing", "evaluation", "demo", "benchmarks")
 SCRIPTS = ("inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt")
 TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
 # who may import which of ours, besides modules of its own folder
@@ -97,7 +97,7 @@ def test_arrows_point_down(path):
 def test_edges(path):
     """Only scripts, and cli for them, parse or print.
 
-    Only video.py, and what runs scripts as users do, starts processes.
+    Only video/, and what runs scripts as users do, starts processes.
     """
     name, used = house_name(path), imported(path)
     calls = {

@@ -57,7 +57,7 @@ def test_seeking_far_gives_the_same_frames(tmp_path, name, rate):
     "printed, exact", [("23.98", "24000/1001"), ("29.97", "30000/1001"), ("25", "25"), ("12.5", "25/2")]
 )
 def test_broadcast_rates_are_exact(printed, exact):
-    assert video._frame_rate(f"h264, 64x64, {printed} fps, 90k tbn") == Fraction(exact)
+    assert video.probing._frame_rate(f"h264, 64x64, {printed} fps, 90k tbn") == Fraction(exact)
 
 
 def test_variable_rate_is_made_constant_by_timestamps(tmp_path):
@@ -285,7 +285,7 @@ def test_what_is_transparent_in_a_video_is_white(tmp_path, name, codec):
 
 def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.webm", numbered(3), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")
-    monkeypatch.setattr(video, "_has_decoder", lambda name: False)
+    monkeypatch.setattr(video.probing, "_has_decoder", lambda name: False)
     info = video.probe(tmp_path / "a.webm")
     assert not info.transparent and "this ffmpeg does not see" in info.notes[0]
     assert len(list(video.read_frames(info))) == 3
@@ -326,7 +326,7 @@ def test_images_are_known_by_content(tmp_path, name):
 @pytest.mark.parametrize("held", [1, 1 << 30])
 def test_repetition(clip, monkeypatch, pingpong, held):
     """The same order whether the clip fits in memory or is read again."""
-    monkeypatch.setattr(video, "HELD_BYTES", held)
+    monkeypatch.setattr(video.reading, "HELD_BYTES", held)
     got = numbers(video.repeat_frames(clip, 70, 20, pingpong))
     assert got == [video.source_index(i, 20, pingpong) for i in range(70)]
     assert got[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])
@@ -492,7 +492,7 @@ def test_audio_of_a_video_starts_where_the_picture_does(tmp_path, speech):
 
 def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
     whole = video.read_audio(speech, 16000)
-    monkeypatch.setattr(video, "AUDIO_SECONDS", 0.5)
+    monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)
     blocks = list(video.stream_audio(speech, 16000))
     assert {len(block) for block in blocks[:-1]} == {8000} and len(blocks) == -(-len(whole) // 8000)
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
@@ -600,12 +600,12 @@ def tone(path, *channels, seconds=1.0, codec=()):
 ])  # fmt: skip
 def test_channels_that_cancel_are_heard(tmp_path, channels, codec):
     """A microphone wired the wrong way round: people hear it, and the network heard nothing."""
-    tone(tmp_path / "anti.mkv", *channels, seconds=0.5 + video.AUDIO_SECONDS, codec=codec)
+    tone(tmp_path / "anti.mkv", *channels, seconds=0.5 + video.sound.AUDIO_SECONDS, codec=codec)
     sound = video.Sound(tmp_path / "anti.mkv", 16000)
     for _ in range(2):  # the second time, all is known
         wav = np.concatenate(list(sound))
         assert np.abs(wav[1600:-1600]).max() == pytest.approx(0.4, abs=0.03) and pitch(wav) == pytest.approx(440, abs=5)
-        assert len(wav) / 16000 == pytest.approx(0.5 + video.AUDIO_SECONDS, abs=0.1)
+        assert len(wav) / 16000 == pytest.approx(0.5 + video.sound.AUDIO_SECONDS, abs=0.1)
     assert len(sound.notes) == 1 and "cancel each other; number" in sound.notes[0]
 
 
@@ -705,7 +705,7 @@ def test_names_and_titles_are_no_complaints(tmp_path, speech):
 def test_complaints_within_another_line_are_heard(tmp_path):
     report = "[info] Output #0, f32le, to 'pipe:1':\n[info]   Stream #0:0File ended prematurely\n: Audio: pcm_f32le\n"
     with pytest.raises(video.CutShort, match="ended prematurely"):
-        video._check_whole(tmp_path / "x", video._without_names(report, tmp_path / "x"))
+        video.sources.check_whole(tmp_path / "x", video.process.without_names(report, tmp_path / "x"))
 
 
 @pytest.mark.parametrize("name", ["s.flac", "s.mp3", "s.au"])

@@ -1,0 +1,19 @@
+"""Media in and out: the only folder that knows ffmpeg.
+
+Frames are uint8 arrays (height, width, 3) in BGR, one at a time, so memory does not grow with the length of a video.
+Frame ``i`` of a stream is what a player shows at time ``i / fps``: variable rates are made constant by timestamps,
+rotation metadata is applied, interlaced frames are deinterlaced, what is transparent becomes white, and a picture that
+starts late is preceded by its first frame. Sound is float32 mono.
+"""
+
+from video.probing import MIN_FPS, Geometry, VideoInfo, check_size, probe
+from video.process import ffmpeg_path
+from video.reading import read_frames, repeat_frames, source_index
+from video.sound import SILENCE, Sound, read_audio, stream_audio
+from video.sources import CutShort
+from video.writing import VideoWriter, check_writable
+
+__all__ = [
+    "MIN_FPS", "SILENCE", "CutShort", "Geometry", "Sound", "VideoInfo", "VideoWriter", "check_size", "check_writable",
+    "ffmpeg_path", "probe", "read_audio", "read_frames", "repeat_frames", "source_index", "stream_audio",
+]  # fmt: skip

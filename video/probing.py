@@ -1,0 +1,203 @@
+"""Look at a video or picture before its frames are read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import pictures
+from errors import UserError
+from video.colours import RGB_TAGS, UNKNOWN, read_as, tags_of
+from video.process import Stream, command_line, ffmpeg_path, input_of, last_words, report_of, streams_of
+from video.sources import existing_file
+
+LONGEST_SIDE = 16384  # pixels, of H.264
+PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
+MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
+# what ffmpeg says of a stream or, in showinfo, of a frame of it
+INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
+TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
+ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
+
+    resize_factor: int = 1  # both sides are divided by it
+    rotate: bool = False  # 90 degrees clockwise
+    crop: tuple[int, int, int, int] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        if self.resize_factor > 1:
+            height, width = frame.shape[:2]
+            frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
+        if self.rotate:
+            frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
+        top, bottom, left, right = self.crop
+        frame = frame[top : None if bottom == -1 else bottom, left : None if right == -1 else right]
+        return np.ascontiguousarray(frame)
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) after this geometry; raise ValueError when nothing would be left."""
+        if self.resize_factor > min(width, height):
+            raise UserError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
+        width, height = width // self.resize_factor, height // self.resize_factor
+        if self.rotate:
+            width, height = height, width
+        top, bottom, left, right = self.crop
+        bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
+        if not (0 <= top < bottom and 0 <= left < right and top < height and left < width):
+            raise UserError(f"--crop {' '.join(map(str, self.crop))} leaves nothing of the {width}x{height} picture")
+        return min(right, width) - left, min(bottom, height) - top
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What ``probe`` found: the frames that ``read_frames`` will give and the tags that an encoder should repeat."""
+
+    path: Path
+    width: int  # pixels, as displayed and after ``geometry``
+    height: int
+    fps: Fraction  # constant rate that frames are delivered at
+    is_image: bool = False
+    geometry: Geometry = Geometry()
+    stored: tuple[int, int] = (0, 0)  # width and height before ``geometry``
+    colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
+    sample_aspect: str = "1:1"
+    turned: bool = False  # by ffmpeg, as metadata say, before anything else
+    notes: tuple[str, ...] = ()  # sentences for the user: what is not taken as it is
+    stream: str = "V:0"  # of the file, in ffmpeg's words
+    interlaced: bool = False  # its frames are made of two moments, unless they say otherwise
+    transparent: bool = False  # in places, perhaps
+    decoder: str | None = None  # if not ffmpeg's usual one
+
+
+def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
+    """Look at a video or picture, by content and not by name; its frames will come through ``geometry``.
+
+    Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
+    """
+    path = existing_file(path)
+    if pictures.is_picture(path):
+        return _probe_picture(path, geometry)
+    described = _describe(path)
+    width, height = map(int, re.search(r", (\d+)x(\d+)", described.shown).groups())
+    aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
+    across, down = aspect.groups() if aspect else ("1", "1")
+    colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 tells only of the input's
+    turned = "rotation of" in described.head
+    decoder = ALPHA_DECODERS.get(described.listed[:3]) if ALPHA_APART.search(described.head) else None
+    blind = decoder is not None and not _has_decoder(decoder)
+    return VideoInfo(
+        path,
+        *geometry.size_of(width, height),
+        _frame_rate(described.shown),
+        geometry=geometry,
+        stored=(width, height),
+        colour=colour,
+        sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
+        turned=turned,
+        notes=tuple(_notes(path, described, colour, blind)),
+        stream=described.stream,
+        interlaced=not turned
+        and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),  # else columns
+        transparent=bool(TRANSPARENT.search(described.frame)) or decoder is not None and not blind,
+        decoder=None if blind else decoder,
+    )
+
+
+def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
+    if described.tracks > 1:
+        yield f"{path} has {described.tracks} tracks of pictures; number {described.number} is taken"
+    if colour and read_as(colour) == UNKNOWN:
+        yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
+    if blind:
+        yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What ffmpeg says of the pictures in a file."""
+
+    stream: str  # which of all, in ffmpeg's words
+    tracks: int  # that have pictures
+    number: int  # of the one that is taken, from 1
+    listed: str  # its line in the description of the file
+    shown: str  # and in that of the output
+    frame: str  # showinfo's line on the first frame
+    head: str  # what comes before the output
+
+
+def _describe(path: Path) -> _Description:
+    """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none."""
+    stream = "V:0"
+    code, report = _report_of_first_frame(path, stream)
+    listed = streams_of(report)
+    tracks = [track for track in listed if track.kind == "Video"] or [Stream(0, "Video", "")]
+    taken = next((track for track in tracks if track.is_default), tracks[0])
+    if taken is not tracks[0]:
+        stream = str(taken.index)
+        code, report = _report_of_first_frame(path, stream)
+    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
+    shown = re.search(r"^ +Stream #0:0.*?: Video: (.*, \d+x\d+.*)$", tail, re.MULTILINE)
+    frame = re.search(r" fmt:.*", report)
+    if shown:
+        number = tracks.index(taken) + 1
+        return _Description(stream, len(tracks), number, taken.text, shown[1], frame[0] if frame else "", head)
+    if listed and all(track.kind == "Audio" for track in listed):
+        raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
+    if pictures.is_webp(path):
+        raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
+    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words(code, report)}")
+
+
+def _has_decoder(name: str) -> bool:
+    return f" {name} " in report_of([ffmpeg_path(), "-hide_banner", "-decoders"])[1]
+
+
+def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
+    output = input_of(path)[stream].output("-", format="null", vf="showinfo", **{"frames:v": 1})
+    return report_of(command_line(output, "-hide_banner", "-nostdin"))
+
+
+def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
+    height, width = pictures.read(path).shape[:2]
+    size = geometry.size_of(width, height)
+    # a video has to be played: photos have several times the pixels that phones can
+    share = min(1.0, PLAYABLE_SIDE / max(size), math.sqrt(PLAYABLE_PIXELS / (size[0] * size[1])))
+    shown = max(1, math.floor(size[0] * share)), max(1, math.floor(size[1] * share))
+    notes: tuple[str, ...] = ()
+    if shown != size:
+        notes = (f"{path} is shrunk from {size[0]}x{size[1]} to {shown[0]}x{shown[1]} pixels, which players can show",)
+    stored = width, height
+    return VideoInfo(path, shown[0], shown[1], Fraction(25), True, geometry, stored, RGB_TAGS, notes=notes)
+
+
+def check_size(info: VideoInfo) -> None:
+    """Raise ValueError if frames of this size cannot be written."""
+    if max(info.width, info.height) > LONGEST_SIDE:
+        least = -(-max(info.stored) // LONGEST_SIDE)
+        raise UserError(
+            f"{info.path} is {info.width}x{info.height}, and H.264 ends at {LONGEST_SIDE} pixels; use --resize_factor "
+            f"{max(2, least)} or --crop"
+        )
+
+
+def _frame_rate(stream: str) -> Fraction:
+    """ffmpeg's own choice of a constant rate, from its report; it prints 23.98 for 24000/1001."""
+    match = re.search(r", ([\d.]+) fps", stream)
+    printed = float(match[1]) if match else 0.0
+    for nominal in (24, 30, 48, 60, 120):
+        if f"{nominal * 1000 / 1001:.2f}" == f"{printed:.2f}":
+            return Fraction(nominal * 1000, 1001)
+    # Screen recordings claim up to 90000 frames a second; timestamps place their frames on any sane grid.
+    return Fraction(printed).limit_denominator(1000) if 0 < printed <= 240 else Fraction(30)

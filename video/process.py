@@ -1,0 +1,148 @@
+"""ffmpeg as a process: which one, its command lines, what it says, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+# Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
+ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
+QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
+TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
+# Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
+# first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
+SHARED_TIMELINE = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
+CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
+
+
+@lru_cache(maxsize=1)
+def ffmpeg_path() -> str:
+    """Return the system's ffmpeg if it can make H.264, as conda's often cannot, else the one of imageio-ffmpeg."""
+    if found := shutil.which("ffmpeg"):
+        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, env=ENVIRONMENT)
+        if b" libx264 " in result.stdout:
+            return found
+    import imageio_ffmpeg
+
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def input_of(path: Path, **options: object) -> Any:
+    """Return ffmpeg-python's input of a file; ``input["V:0"]`` is one of its streams."""
+    import ffmpeg  # here: machines that only train have none
+
+    # the whitelist keeps a playlist disguised as a video from reaching the network
+    return ffmpeg.input(_url(path), protocol_whitelist="file,pipe", **options)
+
+
+def _url(path: Path) -> str:
+    """Name a file so that it cannot be taken for an option, another protocol or a pattern.
+
+    ffmpeg-python wants text that is UTF-8, which names need not be: these are bytes, dressed up until ``command_line``.
+    """
+    return os.fsencode(f"file:{path.absolute()}").decode("latin-1")
+
+
+def command_line(output: Any, *flags: str) -> list[str]:
+    """Return the command line of an output of ffmpeg-python; ``flags`` are for all of ffmpeg, and come first."""
+    parts = output.compile(cmd=[ffmpeg_path(), *flags])
+    return [os.fsdecode(part.encode("latin-1")) if part.startswith("file:") else part for part in parts]
+
+
+def report_of(command: Sequence[str]) -> tuple[int, str]:
+    """Run ffmpeg, and return its exit code and all that it says."""
+    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
+
+
+def last_words(code: int, report: str) -> str:
+    if code < 0:
+        return f"{ffmpeg_path()} crashed ({signal.strsignal(-code)}); if it does so again, install another ffmpeg"
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    # less the part of ffmpeg that speaks, and the file's name, which whoever raises an error says anyway
+    return re.sub(r"^(\[[^\]]*\] )+|file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
+
+
+def without_names(report: str, path: Path) -> str:
+    """A report without what others wrote: the file's name and its metadata. What is said of errors may be anywhere in
+    it, even within a line, since ffmpeg 7 speaks with several threads.
+    """
+    return re.sub(r"^\[info\] +[\w-]+ *: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
+
+
+def complaints(report: str) -> str:
+    """The errors in a report that is ``TALKATIVE``."""
+    return "\n".join(line for line in report.splitlines() if re.match(r"(\[[^\]]*\] )*\[(error|fatal|panic)\] ", line))
+
+
+@dataclass(frozen=True)
+class Stream:
+    index: int
+    kind: str  # Video or Audio
+    text: str
+
+    @property
+    def is_default(self) -> bool:
+        return "(default)" in self.text
+
+
+def streams_of(report: str) -> list[Stream]:
+    """The pictures, but for covers, and sounds that ffmpeg's report lists of its input, by their place in the file."""
+    of_input = re.split(r"Output #|Stream mapping:", report)[0]
+    lines = re.findall(r"^(?:\[info\])? +Stream #0:(\d+).*?: (Video|Audio): (.*)$", of_input, re.MULTILINE)
+    streams = (Stream(int(index), *rest) for index, *rest in lines)
+    shown = (stream for stream in streams if not re.search(r"\((attached pic|timed thumbnails)\)", stream.text))
+    return sorted(shown, key=lambda stream: stream.index)  # those of broadcasts are listed by programme
+
+
+class Process:
+    """An ffmpeg process whose messages are kept, and that never outlives the ``with`` block around it."""
+
+    def __init__(self, command: list[str], stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
+        self._command, self._stdin, self._stdout = command, stdin, stdout
+
+    def __enter__(self) -> Process:
+        self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
+        pipes = {"stdin": self._stdin, "stdout": self._stdout, "stderr": self._messages}
+        self._popen = subprocess.Popen(self._command, **pipes, env=ENVIRONMENT)
+        self.stdin: IO[bytes] | None = self._popen.stdin
+        self.stdout: IO[bytes] | None = self._popen.stdout
+        return self
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for the end and return ffmpeg's exit code and messages."""
+        self._close_stdin()
+        code = self._popen.wait()
+        self._messages.seek(0)
+        return code, self._messages.read().decode(errors="replace")
+
+    def finish(self, error: type[Exception], what: str) -> str:
+        """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
+        code, words = self.wait()
+        if code != 0:
+            raise error(f"{what}: {last_words(code, words)}")
+        return words
+
+    def __exit__(self, *_: object) -> None:
+        if self._popen.poll() is None:
+            self._popen.kill()
+        self._popen.wait()
+        for stream in (self.stdout, self._messages):
+            if stream:
+                stream.close()
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self.stdin:
+            with contextlib.suppress(BrokenPipeError):  # ffmpeg is gone already; its exit code says if that matters
+                self.stdin.close()

@@ -1,0 +1,125 @@
+"""Frames out of a video or picture, once or again and again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+import pictures
+from errors import UserError
+from video.colours import read_as
+from video.probing import VideoInfo
+from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of
+from video.sources import check_whole
+
+HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
+SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one
+
+
+def read_frames(info: VideoInfo, start: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
+    """Yield frames ``start``, ``start + 1``, … (``count`` of them, or all), each through ``info.geometry``.
+
+    Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
+    """
+    if info.is_image:
+        yield from [_photo(info)][start:count]
+    else:
+        yield from map(info.geometry, _decode(info, start, count))
+
+
+def _photo(info: VideoInfo) -> np.ndarray:
+    frame = info.geometry(pictures.read(info.path))
+    if frame.shape[:2] == (info.height, info.width):
+        return frame
+    return cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
+
+
+def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
+    if count is not None and count <= 0:
+        return
+    width, height = info.stored
+    # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
+    skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
+    first = float((start - skipped) / info.fps)
+    filters = [f"scale={width}:{height}", f"fps=fps={info.fps}:start_time={first:.9f}", "setpts=N"]
+    if info.interlaced:
+        filters.insert(0, DEINTERLACE)
+    if (matrix := read_as(info.colour)) is not None:
+        filters.insert(0, f"setparams=colorspace={matrix}")
+    options: dict[str, object] = {"ss": f"{float(skipped / info.fps):.6f}"} if skipped else {}
+    if not (info.turned or info.interlaced):  # whose filters know only one size
+        options["reinit_filter"] = 0  # else a change of size restarts the clock of the filters
+    if info.decoder:
+        options["c:v"] = info.decoder
+    raw = {"format": "rawvideo", "pix_fmt": "bgra" if info.transparent else "bgr24", "vf": ",".join(filters)}
+    # setpts makes ffmpeg 7.0 forget the rate, and then make it 25
+    output = input_of(info.path, **options)[info.stream].output("pipe:1", r=str(info.fps), **raw)
+    command = [*command_line(output, *QUIET, *CLOCK_JUMP), *SHARED_TIMELINE]
+    with Process(command, stdout=subprocess.PIPE) as process:
+        for given in itertools.count():
+            if given == count:
+                return
+            frame = np.empty((height, width, 4 if info.transparent else 3), np.uint8)
+            if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
+                break
+            yield pictures.on_plain_ground(frame[..., :3], frame[..., 3]) if info.transparent else frame
+        words = process.finish(UserError, f"cannot read {info.path}")
+    check_whole(info.path, words)
+
+
+def source_index(index: int, count: int, pingpong: bool) -> int:
+    """Return which of ``count`` source frames is shown at output frame ``index`` of an endlessly repeated clip."""
+    period = max(1, 2 * count - 2) if pingpong else count
+    position = index % period
+    return position if position < count else period - position
+
+
+def repeat_frames(
+    info: VideoInfo, wanted: int, count: int | None = None, pingpong: bool = False
+) -> Iterator[np.ndarray]:
+    """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them.
+
+    If ``count`` is enough for all, none is kept, and the receiver may change them.
+    """
+    if count is not None and wanted <= count:
+        yield from read_frames(info, 0, wanted)
+    else:
+        yield from itertools.islice(_endless(info, count, pingpong), wanted)
+
+
+def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.ndarray]:
+    kept: list[np.ndarray] = []
+    seen = 0
+    for frame in read_frames(info, 0, count):
+        seen += 1
+        if seen <= _frames_held(info):
+            kept.append(frame)
+        else:
+            kept.clear()
+        yield frame
+    if not seen:
+        raise UserError(f"{info.path} has no frame that can be decoded")
+    if kept:
+        yield from (kept[source_index(i, seen, pingpong)] for i in itertools.count(seen))
+    while True:
+        if pingpong:
+            yield from _read_backwards(info, seen)
+        yield from read_frames(info, 0, seen)
+
+
+def _read_backwards(info: VideoInfo, count: int) -> Iterator[np.ndarray]:
+    """Yield frames ``count - 2``, …, 1: a piece that fits in memory is read forwards and given backwards."""
+    step = _frames_held(info)
+    for stop in range(count - 1, 1, -step):
+        start = max(1, stop - step)
+        yield from reversed(list(read_frames(info, start, stop - start)))
+
+
+def _frames_held(info: VideoInfo) -> int:
+    return max(1, HELD_BYTES // (info.width * info.height * 3))

@@ -1,0 +1,161 @@
+"""The sound of any media file."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from video.process import (
+    CLOCK_JUMP,
+    SHARED_TIMELINE,
+    TALKATIVE,
+    Process,
+    command_line,
+    complaints,
+    input_of,
+    last_words,
+    report_of,
+    streams_of,
+    without_names,
+)
+from video.sources import check_whole, existing_file
+
+AUDIO_SECONDS = 30  # of decoded sound given at a time
+SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
+FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
+CANCELLED = 10.0  # times as loud as all together is one channel, when they do
+NO_STREAM = ("matches no streams", "does not contain any stream")
+ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
+# A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
+AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
+
+
+class Sound:
+    """The sound of any media file, to be read any number of times: of several tracks the one that players take.
+
+    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz. Raises FileNotFoundError or
+    ValueError, at the first block if not before, when there is none to be read.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int) -> None:
+        self.path, self._sample_rate = existing_file(path), sample_rate
+        self.stream: int | None = None  # of all in the file; known once it has been read
+        self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
+        self._channel: int | None = None  # the only one to be heard
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        known, blocks, held = self.stream is not None, self._decode(), []
+        for block in blocks:
+            held.append(block)
+            if known or np.abs(block).max() >= FAINT:
+                break
+        else:
+            held = self._listen_closer(held)
+        yield from held
+        yield from blocks
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
+        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
+        only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
+        output = source.output("pipe:1", format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate)
+        command = [*command_line(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
+        heard = 0
+        with Process(command, stdout=subprocess.PIPE) as process:
+            while block := process.stdout.read(int(AUDIO_SECONDS * self._sample_rate) * np.float32().itemsize):
+                heard += len(block) // np.float32().itemsize
+                samples = np.nan_to_num(np.frombuffer(block, np.float32))
+                yield np.clip(samples, -1.0, 1.0, out=samples)
+            code, report = process.wait()
+        self._check(code, report, heard)
+        if self.stream is None:
+            self._look_at(report, heard / self._sample_rate)
+
+    def _check(self, code: int, report: str, heard: int) -> None:
+        if any(words in report for words in NO_STREAM):
+            raise UserError(f"{self.path} has no sound track; give a file with speech in it")
+        if "Rematrix is needed" in report:
+            raise UserError(
+                f"{self.path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7"
+            )
+        if code != 0:
+            words = last_words(code, complaints(report))
+            raise UserError(f"{self.path} is not a sound file that ffmpeg can read: {words}")
+        check_whole(self.path, without_names(report, self.path))
+        if not heard:
+            raise UserError(f"the sound track of {self.path} is empty")
+
+    def _look_at(self, report: str, seconds: float) -> None:
+        """Learn from ffmpeg's report what it took, and how long it should have been."""
+        self.stream = _taken(report)
+        streams = streams_of(report)
+        promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # of several, that of the longest
+        if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
+            self.notes.append(
+                f"{self.path} says that it lasts {promised:.1f} s, and ends after {seconds:.1f} s; "
+                "if that is not all, copy or download it again"
+            )
+        tracks = [stream.index for stream in streams if stream.kind == "Audio"]
+        if len(tracks) > 1 and self.stream in tracks:
+            number = tracks.index(self.stream) + 1
+            self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is taken")
+
+    def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
+        """Return ``heard``, which is faint, or if that is because channels cancel each other, the loudest of them."""
+        mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
+        channels = self._channel_levels()
+        loudest = max(channels, default=0.0)
+        if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
+            self._channel = channels.index(loudest)
+            number = f"number {self._channel + 1} of {len(channels)}"
+            self.notes.append(f"the channels of {self.path} cancel each other; {number} is taken for the lips")
+            return self._decode()
+        if max(float(np.abs(block).max()) for block in heard) < SILENCE:
+            self.notes.append(f"{self.path} is silent from end to end: there is nothing for lips to follow")
+        return heard
+
+    def _channel_levels(self) -> list[float]:
+        """The root mean square of every channel; full scale is 1."""
+        output = input_of(self.path)[str(self.stream)].output("-", format="null", af="astats")
+        _, report = report_of(command_line(output, *TALKATIVE))
+        of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
+        decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
+        return [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
+
+
+def sound_stream(path: Path) -> int | str:
+    """What ``Sound.stream`` will be; where there is none, the name of a stream that ffmpeg will complain of."""
+    output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
+    taken = _taken(report_of(command_line(output, *TALKATIVE))[1])
+    return "a:0" if taken is None else taken
+
+
+def _promised_seconds(report: str) -> float:
+    """How long the input lasts by what is written in it; 0 if nothing is."""
+    match = re.search(r"Duration: (\d+):(\d+):([\d.]+)", report)
+    if not match or "Estimating duration" in report:
+        return 0.0
+    hours, minutes, seconds = map(float, match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _taken(report: str) -> int | None:
+    """The stream of the input that ffmpeg says it gives to the output."""
+    match = re.search(r"Stream #0:(\d+)\S* -> #0:0 ", report)
+    return int(match[1]) if match else None
+
+
+def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """Decode the sound track of any media file, block by block: see ``Sound``."""
+    return iter(Sound(path, sample_rate))
+
+
+def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
+    """Return all that ``stream_audio`` gives, (samples,): 4 MB a minute at 16 kHz."""
+    return np.concatenate(list(Sound(path, sample_rate)))

@@ -1,0 +1,65 @@
+"""The file that is read: whether it is there, can be read twice, and is whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import files
+import pictures
+from errors import MissingFile, UserError
+from video.process import last_words
+
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
+PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
+# ffmpeg's words for a file that ends before its own table of contents says
+CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
+STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
+SLACK = 1024  # bytes by which writers of such heads are mistaken
+
+
+class CutShort(UserError):
+    """A file that ends before its own table of contents says."""
+
+
+def existing_file(path: str | Path) -> Path:
+    path = Path(path)
+    files.check_name(path)
+    if not path.exists():
+        if address := ADDRESS.match(str(path)):
+            raise MissingFile(f"{address[1]}//{address[2]} is an address; download it first, and give the file")
+        raise MissingFile(f"{path} does not exist")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give one file")
+    if not path.is_file():
+        raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes)")
+    if starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
+        raise UserError(f"{path} is a playlist, not a video; download what it lists and give that")
+    return path
+
+
+def starts_with(path: Path, mark: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(mark)) == mark
+
+
+def check_whole(path: Path, words: str) -> None:
+    """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
+    if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in CUT_SHORT)]:
+        raise CutShort(f"{path} is cut short or damaged ({last_words(0, told[0])}); copy or download it again")
+    if missing := _missing_bytes(path):
+        raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
+    if starts_with(path, pictures.PNG) and pictures.is_cut_short(path.read_bytes()):
+        raise CutShort(f"{path} is cut short or damaged (its end is missing); copy or download it again")
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes a WAV, AVI or AIFF lacks of what its head promises: ffmpeg takes the rest for all of it."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
+    promised = int.from_bytes(head[4:], order) if order else 0
+    missing = promised + len(head) - path.stat().st_size
+    return missing if promised < STREAMED and missing > SLACK else 0
