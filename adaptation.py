@@ -155,7 +155,7 @@ def learn(
             minutes=options.minutes,
             num_workers=min(hp.num_workers, cpu_count()),
         )
-        training.fit(task, train, held_out, plan, report.note)
+        training.fit(task, train, held_out, plan, report)
         task.recall()
         return before, examine(task, held_out)
 

@@ -24,7 +24,7 @@ from distributed import Distributed, join_processes
 from errors import UserError
 from faces import FaceSearch
 from hparams import FILELISTS, hparams
-from reporting import Reporter
+from reporting import Advance, Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -101,9 +101,15 @@ class Terminal(Reporter):
         tqdm.write(text)  # above a bar, if there is one
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "frame") -> Iterator[Callable[[int], None]]:
-        with tqdm(desc=name, total=total, unit=unit, disable=None) as bar:  # None: quiet when not a terminal
-            yield bar.update
+    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
+        # None: quiet when not a terminal
+        with tqdm(desc=name, total=total, unit=unit, initial=done, disable=None) as bar:
+
+            def advance(steps: int, **figures: float) -> None:
+                bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
+                bar.update(steps)
+
+            yield advance
 
 
 TERMINAL = Terminal()

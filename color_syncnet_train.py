@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import sys
 
-from tqdm import tqdm
-
 import cli
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset
@@ -51,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         eval_steps=hp.syncnet_eval_steps,
         **cli.training_options(args),
     )
-    training.fit(task_type(machine, hp, hp.width), train, val, plan, tqdm.write)
+    training.fit(task_type(machine, hp, hp.width), train, val, plan, cli.TERMINAL)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Advance = Callable[..., None]  # (steps, figure=…)
 
 
 class Reporter:
@@ -19,11 +20,13 @@ class Reporter:
         """Hear that ``done`` of ``total`` (None: nobody knows yet) steps of a stage are done."""
 
     @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "frame") -> Iterator[Callable[[int], None]]:
-        """Yield a function that is called with the number of steps (``unit`` each) that have been done since."""
-        done = 0
+    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
+        """Yield a function that is called with the number of steps (``unit`` each) that have been done since.
 
-        def advance(steps: int) -> None:
+        ``done`` are done before; figures of the step, such as a loss, may be told as well.
+        """
+
+        def advance(steps: int, **figures: float) -> None:
             nonlocal done
             done += steps
             self.progress(name, done, total)

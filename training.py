@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
@@ -29,6 +28,7 @@ from distributed import Batch, Distributed
 from errors import UserError
 from hparams import HParams
 from models import weights
+from reporting import SILENT, Advance, Reporter
 from tasks import WATCHED_STEPS, Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
@@ -270,8 +270,8 @@ class Plan:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
 
 
-def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: Callable[[str], None]) -> None:
-    """Train ``task`` as planned; ``show`` gets sentences for the user.
+def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter = SILENT) -> None:
+    """Train ``task`` as planned.
 
     Raises Stopped after Ctrl-C or SIGTERM, when all is saved; ValueError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
@@ -280,9 +280,9 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
     plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
     position = _restore(task, plan)
     if machine.is_main:
-        _introduce(train, val, plan, position, show)
+        _introduce(train, val, plan, position, report)
         if plan.resume and (changes := position.changes(task.hp, train.seed)):
-            show(f"warning: this is not the run as it was: {changes}")
+            report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, machine.rank, machine.world_size)
     windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
@@ -293,7 +293,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, show: 
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
-        _Trainer(task, plan, position, batches, show).run(train_loader, val_loader)
+        _Trainer(task, plan, position, batches, report).run(train_loader, val_loader)
 
 
 def _restore(task: Task, plan: Plan) -> Position:
@@ -325,33 +325,31 @@ def _check_agreement(machine: Distributed, step: int, folder: Path) -> None:
         )
 
 
-def _introduce(
-    train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, show: Callable[[str], None]
-) -> None:
+def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, report: Reporter) -> None:
     for name, data in (("training", train), ("validation", val)):
-        show(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
+        report.note(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
         if data.index.unusable:
             folder, reason = next(iter(data.index.unusable.items()))
-            show(f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}")
+            report.note(
+                f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}"
+            )
         if data.index.doubtful:
             folder, lengths = next(iter(data.index.doubtful.items()))
-            show(
+            report.note(
                 f"warning: {len(data.index.doubtful)} {name} clips have much more sound than pictures, the first: "
                 f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
             )
     how = "continuing after" if position.step else "starting from"
-    show(f"{how} step {position.step}, batches of {plan.batch_size}")
+    report.note(f"{how} step {position.step}, batches of {plan.batch_size}")
     if plan.max_steps is not None and plan.max_steps <= position.step:
-        show(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
+        report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
 
 class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
-    def __init__(
-        self, task: Task, plan: Plan, position: Position, batches: Batches, show: Callable[[str], None]
-    ) -> None:
-        self.task, self.plan, self.batches, self.show = task, plan, batches, show
+    def __init__(self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter) -> None:
+        self.task, self.plan, self.batches, self.report = task, plan, batches, report
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.machine = task.machine
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
@@ -369,13 +367,12 @@ class _Trainer:
         plan = self.plan
         self.task.train_mode(True)
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
-        quiet = None if self.machine.is_main else True  # None: when not on a terminal
-        bar = tqdm(total=plan.max_steps, initial=self.step, unit="step", disable=quiet)
-        with self._signals(), self._saving(), bar:
+        told = self.report if self.machine.is_main else SILENT
+        with self._signals(), self._saving(), told.stage("Training", plan.max_steps, "step", self.step) as advance:
             if self.evaluation_pending:
                 self._evaluate(val_loader)
             for batch in self._fetch(itertools.islice(train_loader, remaining)):
-                self._train(batch, bar)
+                self._train(batch, advance)
                 self.evaluation_pending = self.step % plan.eval_interval == 0 or (
                     self.step == 1 and plan.evaluate_first
                 )
@@ -425,7 +422,7 @@ class _Trainer:
             self._told |= {*news}
             words = [f"{path} {reason}" for path, reason in itertools.islice(news.items(), NAMED_AT_ONCE)]
             more = [f"{len(news) - NAMED_AT_ONCE} more"] if len(news) > NAMED_AT_ONCE else []
-            self.show(
+            self.report.note(
                 f"warning: step {self.step}: {'; '.join(words + more)}. Other windows take the place of those with it; "
                 f"{len(self._told)} damaged files so far"
             )
@@ -435,7 +432,7 @@ class _Trainer:
             return Stopped("stopped before the first step")
         return Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
 
-    def _train(self, batch: Batch, bar: tqdm) -> None:
+    def _train(self, batch: Batch, advance: Advance) -> None:
         start = time.perf_counter()
         self._whole = False
         self.step += 1
@@ -451,11 +448,9 @@ class _Trainer:
         self.recent.append(figures)
         if self.log:
             self.log.figures(self.step, "train", figures, time.perf_counter() - start)
-        means = {name: np.mean([f[name] for f in self.recent if name in f]) for name in figures}
-        bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()}, refresh=False)
-        bar.update()
+        advance(1, **{name: np.mean([f[name] for f in self.recent if name in f]) for name in figures})
         if (text := self.task.warning(self.recent, self.step)) and self.machine.is_main:
-            self.show(f"warning: {text}")
+            self.report.note(f"warning: {text}")
         self._whole = True
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
@@ -467,9 +462,9 @@ class _Trainer:
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
             words = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            self.show(f"step {self.step}, validation: {words}")
+            self.report.note(f"step {self.step}, validation: {words}")
             if news:
-                self.show(news)
+                self.report.note(news)
 
     def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation; alone, do not wait for its end to stop. Several would not stop at one."""

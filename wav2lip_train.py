@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tqdm import tqdm
-
 import cli
 import training
 from dataset import Wav2LipDataset
@@ -59,7 +57,7 @@ def train(args: argparse.Namespace, task_type: type[GeneratorTask], eval_steps: 
         evaluate_first=True,
         **cli.training_options(args),
     )
-    training.fit(task_type(machine, hp, expert, judge, hp.width), train_data, val_data, plan, tqdm.write)
+    training.fit(task_type(machine, hp, expert, judge, hp.width), train_data, val_data, plan, cli.TERMINAL)
 
 
 if __name__ == "__main__":

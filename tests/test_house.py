@@ -46,7 +46,7 @@ ALLOWED = {
     },
     "distributed": set(),
     "tasks": {"distributed", "models", "hparams"},
-    "training": {"tasks", "distributed", "dataset", "files", "models", "hparams"},
+    "training": {"tasks", "distributed", "dataset", "files", "models", "hparams", "reporting"},
     "adaptation": {
         "dataset", "devices", "distributed", "faces", "files", "hparams", "models", "preprocessing", "reporting",
         "tasks", "training",

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import audio
+import cli
 import color_syncnet_train
 import hq_wav2lip_train
 import models
@@ -782,7 +783,7 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
 
 def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(color_syncnet_train.tqdm, "write", told.append)
+    monkeypatch.setattr(cli.TERMINAL, "note", told.append)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
     flags = ("--max_steps", 2, "--resume", "--seed", 5)
     hp = f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"
