@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import faces
 from devices import PRECISIONS, cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, join_processes
+from distributed import Distributed, join_processes, leave_processes
 from errors import UserError
 from faces import FaceSearch
 from hparams import FILELISTS, hparams
@@ -52,6 +52,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
             work(args)
+        leave_processes()
         return 0
     except KeyboardInterrupt as stop:
         return _report(str(stop) or "stopped before the end; nothing was written", INTERRUPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +93,15 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # torch 2.13 says so of what has no public successor yet
+    warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)
+
+
+def leave_processes() -> None:
+    """Leave the group, if there is one: Python's end with its threads at work aborts a run that has succeeded."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
