@@ -1,5 +1,5 @@
 # make demo   sets up .venv and lip-syncs a face end to end
-# make test   sets up .venv and runs the tests
+# make test   sets up .venv and runs the tests, two at a time: many wait for ffmpeg or for processes of their own
 # make lint   checks style with ruff, and types with mypy
 # make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
 #                    demo/train_checkpoints.sh
@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/python -m demo.run_demo
 
 test: setup
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
