@@ -16,6 +16,9 @@ import numpy as np
 from hparams import hparams as hp
 
 SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
+# Where nobody speaks: LEVEL dB below the loudest, or no louder than the noise between the words, for PAUSE seconds
+LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
+CLOSING = 0.16  # seconds that lips take to close or to open
 BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s): an hour of sound needs no hour-sized spectrogram
 
 
@@ -135,6 +138,28 @@ def frame_count(samples: int, fps: float) -> int:
     return max(1, round(samples / hp.sample_rate * fps))
 
 
+def silence_of(mel: np.ndarray) -> np.ndarray:
+    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by.
+
+    Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
+    """
+    from scipy import ndimage
+
+    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
+    level = 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
+    loud, noise = np.percentile(level, [LOUD, NOISE])
+    if noise < loud - LEVEL / 2:
+        quiet = level < max(loud - LEVEL, noise + ABOVE_NOISE)
+    else:  # there is speech, or there is none, from end to end
+        quiet = np.full(level.shape, loud <= hp.min_level_db + LEVEL)
+    pause, closing = (round(seconds * hp.mel_frames_per_second) for seconds in (PAUSE, CLOSING))
+    # lips wait a little before they close, and open a little before there is sound: the ramps lie within the pause
+    lasting = ndimage.binary_opening(np.pad(quiet, pause, mode="edge"), np.ones(pause, bool))
+    closed = ndimage.binary_erosion(lasting, np.ones(closing, bool), border_value=1)
+    ramps = ndimage.uniform_filter1d(ndimage.uniform_filter1d(closed.astype(float), closing // 2), closing // 2)
+    return np.clip(ramps[pause:-pause], 0, 1)  # less what the sums were rounded by
+
+
 class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
@@ -156,6 +181,15 @@ class MelWindows:
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        start = max(0.0, (index - self.lag) * hp.mel_frames_per_second / self.fps)
-        start = int(min(start, self.mel.shape[1] - hp.mel_step_size))  # whole last: it may be infinite
+        start = int(min(self._moment(index), self.mel.shape[1] - hp.mel_step_size))  # whole last: it may be infinite
         return self.mel[:, start : start + hp.mel_step_size]
+
+    def _moment(self, index: int) -> float:
+        """The mel frame of the moment that a video frame shows."""
+        return max(0.0, (index - self.lag) * hp.mel_frames_per_second / self.fps)
+
+    def silence(self) -> np.ndarray:
+        """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close."""
+        silent = silence_of(self.mel)
+        moments = [int(min(self._moment(index), len(silent) - 1)) for index in range(self.count)]
+        return silent[moments]

@@ -17,7 +17,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "on_missing_face", "loop", "lip_delay",
-    "blend", "crf", "preset",
+    "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
 
 
@@ -94,6 +94,25 @@ def get_parser() -> cli.Parser:
         help="Make lips come so many milliseconds later; 40 for networks trained as in the reference.",
     )
     add(
+        "--silence",
+        choices=("free", "closed"),
+        default="free",
+        help="In pauses let lips do what the network likes, or close them.",
+    )
+    add(
+        "--reference",
+        type=frame_or_name,
+        default="same",
+        metavar="{same,still,FRAME}",
+        help="Show the network each frame itself, one with a shut mouth, or the frame of this number.",
+    )
+    add(
+        "--mouth_gain",
+        type=cli.finite,
+        default=1.0,
+        help="Move the mouth so many times as far as the network would.",
+    )
+    add(
         "--blend",
         choices=mouths.BLENDS,
         help="Paste the whole box, or only the mouth, softly. Without it, as the network wants it.",
@@ -109,6 +128,10 @@ def get_parser() -> cli.Parser:
     )
     add("--preset", choices=PRESETS, default="superfast", help="Encode with this effort.")
     return parser
+
+
+def frame_or_name(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
 
 
 def main(argv: list[str] | None = None) -> int:

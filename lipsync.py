@@ -13,6 +13,8 @@ The way through: sound -> mel windows; frames -> boxes; crops and mels -> genera
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -34,11 +36,14 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
-from mouths import CPU_BATCH, redraw_mouths
+from mouths import CPU_BATCH, Manner, crop, open_lips, redraw_mouths
 from reporting import SILENT, Reporter
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
+MOST_GAIN = 4.0
+REFERENCES = ("same", "still")
+LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
     "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
@@ -62,6 +67,9 @@ class Options:
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
+    silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
+    reference: str | int = "same"  # what the network sees of the face: each frame itself, "still", or a frame's number
+    mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
     blend: str | None = None  # "box" or "feather", see ``mouths.paste``; None: the network's own
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
@@ -72,6 +80,10 @@ class Options:
                 raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
+        if not 0 <= self.mouth_gain <= MOST_GAIN:
+            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
+        if not (self.reference in REFERENCES or isinstance(self.reference, int) and self.reference >= 0):
+            raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
         if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
 
@@ -86,6 +98,7 @@ class Take:
     face: FacePath
     used: int | None  # so many frames of the video are used; None: all of it, with one box
     options: Options  # with the pads and the blend that are used
+    manner: Manner = Manner()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
     def __len__(self) -> int:
@@ -172,7 +185,7 @@ class LipSync:
             _ = self.model  # built only when there is a face
             windows = windows.result()
         match = self.match(source, path, speech) if expert else None
-        return Take(source, sound, windows, path, used, chosen, match)
+        return Take(source, sound, windows, path, used, chosen, self.manner(source, path, used, windows, chosen), match)
 
     def stream(self, take: Take) -> Iterator[np.ndarray]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -181,7 +194,7 @@ class LipSync:
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             frames = prefetch(take.frames(), batch_size)
             rows = frames, take.boxes(), take.windows
-            finished = redraw_mouths(*rows, self.model, batch_size, take.options.blend, workers, in_place=once)
+            finished = redraw_mouths(*rows, self.model, batch_size, take.manner, workers, in_place=once)
             yield from prefetch(finished, batch_size)
 
     def write(self, take: Take, outfile: str | Path) -> None:
@@ -204,6 +217,30 @@ class LipSync:
                 raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
             self.report.note(f"{missing}; they are left as they are")
         return path, len(path.boxes)
+
+    def manner(
+        self, source: video.VideoInfo, path: FacePath, used: int | None, windows: audio.MelWindows, options: Options
+    ) -> Manner:
+        """Settle, for every frame, how far the lips move and what the network sees of the face."""
+        closed = windows.silence() if options.silence == "closed" else np.zeros(len(windows))
+        gains = options.mouth_gain * (1 - closed)
+        still = None
+        if options.reference != "same" or closed.any():
+            still = self.find_still(source, path, used, options.reference)
+        stillness = closed if options.reference == "same" else np.ones(len(windows))
+        return Manner(options.blend, None if (gains == 1).all() else gains, still, stillness)
+
+    def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:
+        """Return the face (96, 96, 3) in one frame: that of a number, or one near the start whose mouth is shut."""
+        if isinstance(reference, int):
+            box = path.boxes[reference % len(path.boxes)] if used is None or reference < used else None
+            frame = next(video.read_frames(source, reference, 1), None)
+            if box is None or frame is None:
+                raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
+            return crop(frame, box)
+        faces = first_faces(source, path, used)
+        batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
+        return faces[np.argmin(np.concatenate([open_lips(self.model, batch) for batch in batches]))]
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
         """Tell how well they match; what cannot be measured does not keep anybody from lip-syncing."""
@@ -243,6 +280,15 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
         report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
         return replace(info, fps=Fraction(hp.fps))
     return info
+
+
+def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np.ndarray:
+    """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
+    start = next(i for i, box in enumerate(path.boxes) if box is not None)
+    count = math.ceil(LOOKED_AT * source.fps)
+    frames = video.read_frames(source, start, count if used is None else min(count, used - start))
+    rows = itertools.islice(zip(frames, itertools.cycle(path.boxes[start:])), 0, None, LOOK_EVERY)
+    return np.stack([crop(frame, box) for frame, box in rows if box is not None])
 
 
 def read_speech(sound: video.Sound | Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:

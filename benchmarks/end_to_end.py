@@ -95,7 +95,7 @@ def measure_stages(
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
     with cpu_workers(device) as workers:
         batch = pick_batch_size(REFERENCE_BATCH, source, device, workers)
-        lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, "box", workers)
+        lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, workers=workers)
         figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
     encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))
     figures["encode_s"] = count / len(some) * encode

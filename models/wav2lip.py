@@ -89,12 +89,16 @@ class Wav2Lip(nn.Module):
         return out.unflatten(0, (n, t)).transpose(1, 2)
 
     def _single(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.draw(self.audio_encoder(mels), faces)
+
+    def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        """Return what ``forward`` does, of single frames, for embeddings of the audio encoder (N, 512·width, 1, 1)."""
         features = []
         x = faces
         for block in self.face_encoder_blocks:
             x = block(x)
             features.append(x)
-        x = self.audio_encoder(mels)
+        x = voices
         for block in self.face_decoder_blocks:
             x = torch.cat((block(x), features.pop()), dim=1)
         return self.output_block(x)

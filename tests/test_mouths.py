@@ -1,0 +1,186 @@
+"""How mouths are asked to move: pauses, references and gains, by what they do to the pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import audio
+import inference
+import models
+import video
+from boxes import FacePath
+from demo.talking_head import Recipe, write_clip
+from lipsync import LipSync, Options, first_faces
+from mouths import Manner, crop, generate, open_lips, redraw_mouths
+
+BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
+MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
+SILENT = np.full_like(MEL, -4)
+LOWER = slice(48, None)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """(video, how far its lips are apart in each frame): a drawn head that speaks for two seconds."""
+    folder = tmp_path_factory.mktemp("head")
+    truth = write_clip(folder / "head.mp4", Recipe(seconds=2.0, size=(192, 192)), 3)
+    (x1, y1, x2, y2), *_ = np.median(truth["boxes"], axis=0).round().astype(int).tolist()
+    assert [y1, y2, x1, x2] == BOX
+    return folder / "head.mp4", np.array(truth["aperture"])
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return LipSync().model
+
+
+def command(face, speech, folder) -> list[str]:
+    return [f"--face={face}", f"--audio={speech}", f"--outfile={folder / 'out.mp4'}", "--box", *map(str, BOX)]
+
+
+def crops(path) -> np.ndarray:
+    """The faces in a video, as they are cut for the network."""
+    top, bottom, left, right = BOX
+    return np.stack([crop(frame, (left, top, right, bottom)) for frame in video.read_frames(video.probe(path))])
+
+
+def movement(path) -> float:
+    """By how many grey levels the lower half of the face changes from frame to frame."""
+    lower = crops(path)[:, LOWER, 16:80].astype(float)
+    return float(np.abs(np.diff(lower, axis=0)).mean())
+
+
+@pytest.fixture(scope="module")
+def network(filled):
+    return filled(models.Wav2Lip, 0.125)
+
+
+def faces(seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (6, 96, 96, 3), np.uint8)
+
+
+def inputs(whole: np.ndarray) -> np.ndarray:
+    rows = np.concatenate((whole, whole), axis=-1)
+    rows[:, LOWER, :, :3] = 0
+    return rows
+
+
+def drawn(network, whole: np.ndarray, mels: np.ndarray, manner: Manner) -> np.ndarray:
+    """What is put into frames that are nothing but face."""
+    return np.stack(list(redraw_mouths(whole, [(0, 0, 96, 96)] * len(whole), mels, network, 4, manner)))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Gains
+
+
+def test_a_gain_of_one_changes_nothing_and_of_none_is_silence(network):
+    rows = inputs(faces())
+    assert np.abs(generate(network, MEL, rows, np.ones(6)).astype(int) - generate(network, MEL, rows)).max() <= 1
+    still = generate(network, MEL, rows, np.zeros(6)).astype(int)
+    assert np.abs(still - generate(network, SILENT, rows)).max() <= 1
+
+
+def test_each_frame_has_its_own_gain(network):
+    rows, gains = inputs(faces()), np.array([0, 1, 0, 1, 0, 1.0])
+    mixed = generate(network, MEL, rows, gains)
+    for gain in (0.0, 1.0):
+        alike = generate(network, MEL, rows, np.full(6, gain))
+        assert (mixed[gains == gain] == alike[gains == gain]).all()
+
+
+def test_a_larger_gain_moves_a_mouth_farther(head, tmp_path):
+    """In pixels: by how much the lower half of the face changes from frame to frame."""
+    moved = []
+    for gain in (0.5, 1.0, 2.0):
+        assert inference.main([*command(head[0], head[0], tmp_path), "--mouth_gain", str(gain)]) == 0
+        moved.append(movement(tmp_path / "out.mp4"))
+    assert moved[0] < 0.8 * moved[1] and moved[2] > 1.1 * moved[1]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Silence and references
+
+
+def test_pauses_are_told_from_speech():
+    rng, rate = np.random.default_rng(0), 16000
+    sound = 0.3 * rng.standard_normal(3 * rate).astype(np.float32)
+    sound[rate : 2 * rate] *= 0.001  # a second of 60 dB less
+    sound[2 * rate + 8000 : 2 * rate + 10400] *= 0.001  # 0.15 s of it: a stop, not a pause
+    windows = audio.MelWindows(audio.melspectrogram(sound), 25, 75)
+    silent = windows.silence()
+    assert (silent[:24] == 0).all() and (silent[51:] == 0).all() and (silent[31:44] == 1).all()
+    assert (np.diff(silent[24:38]) >= 0).all() and (np.diff(silent[38:52]) <= 0).all()
+    assert 0 < np.abs(np.diff(silent)).max() < 0.5  # by and by
+
+
+@pytest.mark.parametrize("noise, expected", [(0.02, 1.0), (0.15, 0.0)])
+def test_a_pause_may_be_noisy(noise, expected):
+    """20 dB of noise below the voice is a pause; 3 dB below, nobody can tell."""
+    rng = np.random.default_rng(0)
+    sound = 0.2 * rng.standard_normal(48000).astype(np.float32)
+    sound[16000:32000] = noise * rng.standard_normal(16000)
+    assert audio.MelWindows(audio.melspectrogram(sound), 25, 75).silence()[37] == expected
+
+
+def test_sound_without_speech_is_one_pause():
+    assert (audio.MelWindows(audio.melspectrogram(np.zeros(16000, np.float32)), 25, 25).silence() == 1).all()
+
+
+def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
+    """Frames that differ only in their lower halves then give the same, and without it do not."""
+    whole = faces()
+    other = whole.copy()
+    other[:, LOWER] = 255 - other[:, LOWER]
+    for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
+        manner = Manner(still=faces(2)[0], stillness=stillness)
+        assert (drawn(network, whole, MEL, manner) == drawn(network, other, MEL, manner)).all() == same
+
+
+def test_an_open_mouth_is_told_from_a_shut_one(head, shipped):
+    path, known = head
+    measured = open_lips(shipped, crops(path))
+    assert np.corrcoef(measured, known[: len(measured)])[0, 1] > 0.7
+    assert known[np.argmin(measured)] < 0.1
+
+
+@pytest.mark.parametrize("flags", [("--silence", "closed"), ("--reference", "still")])
+def test_lips_rest_in_silence(head, silence, tmp_path, flags):
+    """A head that speaks says nothing; as the network likes it, something of its speech is left."""
+    moved = []
+    for more in ((), flags):
+        assert inference.main([*command(head[0], silence, tmp_path), *more]) == 0
+        moved.append(movement(tmp_path / "out.mp4"))
+    assert moved[1] < 0.75 * moved[0]
+
+
+def test_a_named_reference_is_that_frame(head):
+    take = LipSync().prepare(head[0], head[0], reference=7, box=BOX)
+    assert (take.manner.still == crops(head[0])[7]).all()
+    assert (take.manner.stillness == 1).all() and take.manner.gains is None
+
+
+def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
+    """The first seconds may show none."""
+    source = video.probe(head[0])
+    box = (BOX[2], BOX[0], BOX[3], BOX[1])
+    path = FacePath([None] * 30 + [box] * 20, np.empty((50, 4)))
+    assert (first_faces(source, path, 50) == crops(head[0])[30:50:5]).all()
+    assert (first_faces(source, FacePath([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
+    assert (first_faces(source, FacePath([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"mouth_gain": -1.0}, "--mouth_gain -1 is not between 0 and 4"),
+    ({"mouth_gain": 5.0}, "--mouth_gain 5 is not between 0 and 4"),
+    ({"reference": "sane"}, "--reference sane is none of same, still and no frame's number"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Options(**options)
+
+
+def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):
+    assert inference.main([*command(head[0], head[0], tmp_path), "--reference", "900"]) == 2
+    assert "has no face in that frame, or no such frame" in capsys.readouterr().err and not list(tmp_path.iterdir())
