@@ -115,7 +115,7 @@ def get_parser() -> cli.Parser:
     add(
         "--blend",
         choices=mouths.BLENDS,
-        help="Paste the whole box, or only the mouth, softly. Without it, as the network wants it.",
+        help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
     )
     cli.add_compute_arguments(parser)
     add(

@@ -70,7 +70,7 @@ class Options:
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
     reference: str | int = "same"  # what the network sees of the face: each frame itself, "still", or a frame's number
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
-    blend: str | None = None  # "box" or "feather", see ``mouths.paste``; None: the network's own
+    blend: str | None = None  # how the mouth is put in, see ``mouths.paste``; None: the network's own
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 
