@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from datetime import date
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ import inference
 import models
 import video
 from boxes import FacePath
+from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from lipsync import LipSync, Options, first_faces
 from mouths import Manner, crop, generate, open_lips, paste, redraw_mouths
@@ -185,6 +190,49 @@ def test_what_cannot_be_is_refused(options, words):
 def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):
     assert inference.main([*command(head[0], head[0], tmp_path), "--reference", "900"]) == 2
     assert "has no face in that frame, or no such frame" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Into the file
+
+
+def tone(path, hertz, seconds=2.0):
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc=0.4*sin(2*PI*{hertz}*t):d={seconds}:s=16000", path)
+    return path
+
+
+def test_a_mix_is_heard_and_moves_no_lips(head, tmp_path):
+    """The frames are those of the voice alone; the sound is the mix, whose pitch is known."""
+    speech, mix = head[0], tone(tmp_path / "mix.wav", 880)
+    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    assert inference.main(command(head[0], speech, alone)) == 0
+    assert inference.main([*command(head[0], speech, mixed), f"--mix={mix}"]) == 0
+    pairs = zip(*(video.read_frames(video.probe(folder / "out.mp4")) for folder in (alone, mixed)), strict=True)
+    assert all((a == b).all() for a, b in pairs)
+    heard = video.read_audio(mixed / "out.mp4", 16000)[1600:17600]
+    assert np.abs(np.fft.rfft(heard)).argmax() == 880
+
+
+def test_a_mix_without_sound_is_refused(head, talking_clip, tmp_path, capsys):
+    assert inference.main([*command(head[0], head[0], tmp_path), f"--mix={talking_clip}"]) == 2
+    assert "has no sound track" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_file_says_that_its_lips_are_synthetic(head, tmp_path, suffix):
+    lips = LipSync()
+    said = []
+    for mark in (True, False):
+        lips.run(head[0], head[0], tmp_path / f"out{suffix}", box=BOX, mark=mark)
+        said.append(comment_of(tmp_path / f"out{suffix}"))
+    assert said[0] == f"The lips in this video are synthetic: made by Wav2Lip (generator.pth) on {date.today()}"
+    assert said[1] is None
+
+
+def comment_of(path) -> str | None:
+    asked = subprocess.run([video.ffmpeg_path(), "-i", path], capture_output=True, text=True).stderr
+    found = re.search(r"^ +comment +: (.*)$", asked, re.MULTILINE | re.IGNORECASE)
+    return found[1] if found else None
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class VideoWriter:
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
     ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames.
+    ``comment`` goes into the field of that name of the container.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class VideoWriter:
         count: int,
         crf: int = 18,
         preset: str = "superfast",
+        comment: str = "",
     ) -> None:
         self.path = Path(path)
         self._audio, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
         self._stream = sound_stream(self._audio) if known is None else known
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
+        self._comment = comment
         check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
@@ -61,6 +64,8 @@ class VideoWriter:
         how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
         how |= {"c:a": "aac", "audio_bitrate": "192k", "af": f"{AUDIO_CLOCK},{AAC_LAYOUTS}"}
         how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
+        if self._comment:
+            how["metadata"] = f"comment={self._comment}"
         output = ffmpeg.output(frames, sound, _url(self._partial), t=seconds, movflags="+faststart", **how)
         # -t counts for the output that follows it: here for what only keeps the clock
         clock = ("-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE))
