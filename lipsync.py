@@ -13,6 +13,7 @@ The way through: sound -> mel windows; frames -> boxes; crops and mels -> genera
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -159,6 +160,12 @@ class LipSync:
         self.search.detector_weights()
         _ = self.model, self.expert
 
+    def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
+        """Return the same networks for somebody else, who has another memory of faces and hears other reports."""
+        other = copy.copy(self)
+        other.search, other.report = search, report
+        return other
+
     def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: object) -> Take:
         """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
 
@@ -173,13 +180,15 @@ class LipSync:
         self.write(take, outfile)
         return take
 
-    def prepare(self, face: str | Path, speech: str | Path, **options: object) -> Take:
-        """Find the face and listen to the speech."""
+    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: object) -> Take:
+        """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         chosen, speech = Options(**options), Path(speech)
         source = open_face(Path(face), chosen, self.report)
         sound = video.Sound(speech, hp.sample_rate)
         # only counted here, and decoded again aside: an hour of sound would take 230 MB
-        wanted = audio.frame_count(sum(map(len, sound)), float(source.fps))
+        samples = sum(map(len, sound))
+        limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
+        wanted = audio.frame_count(limit, float(source.fps))
         for note in sound.notes:
             self.report.note(f"note: {note}")
         heard = open_mix(chosen.mix, self.report) if chosen.mix else sound
@@ -189,7 +198,7 @@ class LipSync:
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
-            windows = windows.result()
+            windows = windows.result().first(wanted)
         match = self.match(source, path, speech) if expert else None
         return Take(
             source, sound, heard, windows, path, used, chosen, self.manner(source, path, used, windows, chosen), match
