@@ -240,7 +240,7 @@ def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
     target.mkdir(exist_ok=True)
     for n, window in enumerate(pictures):
         for t, picture in enumerate(window):
-            cv2.imwrite(str(target / f"{n}_{t}.jpg"), picture)
+            files.save(target / f"{n}_{t}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -153,7 +154,7 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
         with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
             if reply.status_code == 416:  # nothing left to send: the part is whole, or of another file
                 if reply.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
-                    os.replace(part, output_file)
+                    files.replace(part, Path(output_file))
                     return
                 part.unlink()
                 download(url, output_file, _pooch)
@@ -170,7 +171,7 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
                     bar.update(len(block))
         if size and part.stat().st_size != size:
             raise OSError(f"the connection broke off at {part.stat().st_size} of {size} bytes; run again to continue")
-        os.replace(part, output_file)
+        files.replace(part, Path(output_file))
 
     return download
 
@@ -274,7 +275,9 @@ def read_state(path: Path) -> dict[str, Any]:
             if is_torchscript(path):
                 return read_torchscript(path)
             with numpy_numbers():
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                # a file that is mapped can be replaced by a newer one, but not on Windows
+                mapped = zipfile.is_zipfile(path) and sys.platform != "win32"
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
