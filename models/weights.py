@@ -288,6 +288,17 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
+def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
+    """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
+    state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
+    keys = {key.removeprefix("module.") for key in state}
+    for network in NETWORKS:
+        with torch.device("meta"):
+            if set(network().state_dict()) == keys:
+                return network
+    return None
+
+
 def _packed(path: Path) -> str | None:
     """Say what kind of archive of files ``path`` is; None for a checkpoint, though most of these are zips as well."""
     with open(path, "rb") as file:
@@ -326,10 +337,8 @@ def _difference(expected: dict[str, torch.Tensor], found: dict[str, Any]) -> str
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
     if missing or surplus:
-        for other in NETWORKS:
-            with torch.device("meta"):
-                if set(other().state_dict()) == set(found):
-                    return f"it holds {other.__name__} weights"
+        if other := network_of(found):
+            return f"it holds {other.__name__} weights"
         example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"
         return f"{len(missing)} of its {len(expected)} entries are missing and {len(surplus)} are unknown, {example}"
     for key, tensor in expected.items():

@@ -12,7 +12,16 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = ("wav2lip", "video", "models", "face_detection", "sync", "preprocessing", "evaluation", "demo", "benchmarks")
-SCRIPTS = ("inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt")
+SCRIPTS = (
+    "inference",
+    "preprocess",
+    "color_syncnet_train",
+    "wav2lip_train",
+    "hq_wav2lip_train",
+    "similarity",
+    "adapt",
+    "export",
+)
 TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
 # who may import which of ours, besides modules of its own folder
 ALLOWED = {

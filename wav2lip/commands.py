@@ -17,6 +17,7 @@ def run(script: str) -> int:
 
 inference = partial(run, "inference")
 adapt = partial(run, "adapt")
+export = partial(run, "export")
 similarity = partial(run, "similarity")
 preprocess = partial(run, "preprocess")
 train_expert = partial(run, "color_syncnet_train")
