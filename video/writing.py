@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 import files
 from errors import UserError
+from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
 from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, _url, command_line, input_of, last_words
@@ -98,7 +98,9 @@ class VideoWriter:
         """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError in ffmpeg's words if it cannot go on."""
         try:
             self._process.stdin.write(memoryview(np.ascontiguousarray(frame)).cast("B"))
-        except BrokenPipeError:
+        except OSError as error:
+            if not process.is_broken_pipe(error):
+                raise
             self._process.finish(RuntimeError, f"cannot write {self.path}")
             raise RuntimeError(f"cannot write {self.path}: ffmpeg stopped early") from None
 
@@ -108,10 +110,20 @@ class VideoWriter:
                 words = self._process.finish(RuntimeError, f"cannot write {self.path}")
                 if any(sign in words for sign in UNFINISHED):
                     raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
-                os.replace(self._partial, self.path)
+                self._appear()
         finally:
             self._process.__exit__(kind, *rest)
             self._partial.unlink(missing_ok=True)
+
+    def _appear(self) -> None:
+        try:
+            files.replace(self._partial, self.path)
+        except PermissionError:  # Windows, where somebody watches the one before
+            kept = self.path.with_name(f"{self.path.stem}-{secrets.token_hex(3)}{self.path.suffix}")
+            files.replace(self._partial, kept)
+            raise UserError(
+                f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
+            ) from None
 
 
 def check_writable(path: Path) -> None:
