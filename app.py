@@ -6,12 +6,17 @@ python app.py
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from types import ModuleType
 
 import cli
 from errors import UserError
+from page.actions import Settings
 
 
 def get_parser() -> cli.Parser:
@@ -35,11 +40,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    with serving(args) as address:
+        print(f"{address} is open; Ctrl-C closes it")
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def serving(args: argparse.Namespace) -> Iterator[str]:
+    """Serve the page inside of the ``with`` block, and yield its address."""
     with tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads:
-        # before Gradio is imported; it goes nowhere but to whom it serves
+        # before Gradio is imported; it asks nobody for anything
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        page, layout = open_page(args)
-        page.build().launch(
+        layout, settings = import_layout(), settings_of(args)
+        blocks = layout.Page(settings).build()
+        blocks.launch(
             server_name=args.server_name,
             server_port=args.server_port,
             share=args.share,
@@ -50,18 +64,23 @@ def run(args: argparse.Namespace) -> None:
             quiet=True,
             prevent_thread_lock=True,
         )
-        print(f"http://{args.server_name}:{args.server_port} is open; Ctrl-C closes it")
-        page.wait()
+        try:
+            yield f"http://{args.server_name}:{args.server_port}"
+        finally:
+            blocks.close()
 
 
-def open_page(args: argparse.Namespace):
+def import_layout() -> ModuleType:
+    """Import what needs Gradio, which the rest of the project does without."""
     try:
         from page import layout
     except ImportError as error:
         raise UserError(f"the page needs Gradio ({error}); pip install 'gradio>=6,<7'") from error
-    from page.actions import Settings
+    return layout
 
-    settings = Settings(
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(
         args.checkpoint_path,
         args.syncnet_checkpoint_path,
         args.face_detector,
@@ -70,7 +89,6 @@ def open_page(args: argparse.Namespace):
         args.max_seconds,
         args.max_minutes,
     )
-    return layout.Page(settings), layout
 
 
 if __name__ == "__main__":

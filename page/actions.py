@@ -11,6 +11,7 @@ import numpy as np
 
 import adaptation
 import video
+from devices import pick_device
 from errors import UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import GAP_SECONDS, follow_faces
@@ -58,7 +59,8 @@ class Actions:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
     def _generator(self, checkpoint: str | None) -> LipSync:
-        lips = LipSync(checkpoint, device=self.settings.device, precision=self.settings.precision)
+        search = FaceSearch(self.settings.detector)
+        lips = LipSync(checkpoint, search=search, device=self.settings.device, precision=self.settings.precision)
         lips.load()
         return lips
 
@@ -108,7 +110,7 @@ class Actions:
 
     @functools.cache  # noqa: B019
     def _open_expert(self) -> object:
-        return open_expert(self.settings.expert, adaptation.pick_device(self.settings.device))
+        return open_expert(self.settings.expert, pick_device(self.settings.device))
 
     def adapt(self, session: Session, face: str, minutes: float, report: Reporter) -> tuple[Path, Path, str]:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""

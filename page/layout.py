@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,10 +35,6 @@ class Page:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.actions, self.sessions = settings, Actions(settings), Sessions()
 
-    def wait(self) -> None:
-        """Serve until somebody presses Ctrl-C."""
-        threading.Event().wait()
-
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, int(KEPT_SECONDS))) as blocks:
             gr.Markdown(
@@ -48,9 +43,9 @@ class Page:
             )
             with gr.Tab("Lip-sync"):
                 self._lip_sync_tab()
-            with gr.Tab("Who speaks, and in time?"):
+            with gr.Tab("Who speaks?"):
                 self._similarity_tab()
-            with gr.Tab("Learn a person"):
+            with gr.Tab("One person"):
                 self._adapt_tab()
             blocks.unload(self._leave)
         return blocks.queue(max_size=50, default_concurrency_limit=1)
@@ -74,8 +69,8 @@ class Page:
                 speech = gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], elem_id="speech")
                 said = gr.Markdown(elem_id="said")
                 faces = gr.Gallery(
-                    label="Who is to speak?", columns=5, height=190, visible=False, elem_id="faces", allow_preview=False,
-                    object_fit="contain", interactive=False,
+                    label="Who is to speak?", columns=5, height=190, visible=False, elem_id="faces",
+                    allow_preview=False, object_fit="contain", interactive=False,
                 )  # fmt: skip
                 chosen = gr.State(None)
             with gr.Column():
@@ -104,7 +99,9 @@ class Page:
             source.input(self._find_faces, source, [faces, said, chosen, other], show_progress_on=said, **computing())
         faces.select(_choose, None, [chosen, said], api_visibility="private")
         look.click(self._preview, [film, photo, speech, second, *options], shown, **computing())
-        start.click(self._lip_sync, [film, photo, speech, *options], [result, said], show_progress_on=result, **computing())
+        start.click(
+            self._lip_sync, [film, photo, speech, *options], [result, said], show_progress_on=result, **computing()
+        )
         cancel.click(self._cancel, None, None, queue=False, api_visibility="private")
 
     def _similarity_tab(self) -> None:

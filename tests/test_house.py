@@ -60,6 +60,10 @@ ALLOWED = {
         "dataset", "devices", "distributed", "faces", "files", "hparams", "models", "preprocessing", "reporting",
         "tasks", "training",
     },
+    "page": {
+        "adaptation", "boxes", "devices", "face_detection", "faces", "hparams", "lipsync", "models", "reporting",
+        "sync", "video",
+    },
     "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}

@@ -16,6 +16,7 @@ def run(script: str) -> int:
 
 
 inference = partial(run, "inference")
+app = partial(run, "app")
 adapt = partial(run, "adapt")
 export = partial(run, "export")
 similarity = partial(run, "similarity")
