@@ -150,20 +150,28 @@ def frame_count(samples: int, fps: float) -> int:
     return max(1, round(samples / hp.sample_rate * fps))
 
 
-def silence_of(mel: np.ndarray) -> np.ndarray:
-    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by.
+def levels_of(mel: np.ndarray) -> np.ndarray:
+    """Return how loud each frame of a mel (num_mels, frames) is, in dB."""
+    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
+    return 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
+
+
+def quiet_of(levels: np.ndarray) -> np.ndarray:
+    """Return in which frames nobody speaks, by their ``levels_of``.
 
     Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
     """
+    loud, noise = np.percentile(levels, [LOUD, NOISE])
+    if noise < loud - LEVEL / 2:
+        return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
+    return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # there is speech, or there is none, from end to end
+
+
+def silence_of(mel: np.ndarray) -> np.ndarray:
+    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by."""
     from scipy import ndimage
 
-    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
-    level = 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
-    loud, noise = np.percentile(level, [LOUD, NOISE])
-    if noise < loud - LEVEL / 2:
-        quiet = level < max(loud - LEVEL, noise + ABOVE_NOISE)
-    else:  # there is speech, or there is none, from end to end
-        quiet = np.full(level.shape, loud <= hp.min_level_db + LEVEL)
+    quiet = quiet_of(levels_of(mel))
     pause, closing = (round(seconds * hp.mel_frames_per_second) for seconds in (PAUSE, CLOSING))
     # lips wait a little before they close, and open a little before there is sound: the ramps lie within the pause
     lasting = ndimage.binary_opening(np.pad(quiet, pause, mode="edge"), np.ones(pause, bool))
@@ -219,8 +227,8 @@ class WindowStream:
         self.index = 0  # of the next window
         self.ended = False
         self._mels = MelStream()
-        self._mel = np.empty((hp.num_mels, 0), np.float32)  # from frame ``_first`` on
-        self._first = 0
+        self.start = 0  # of the last one given, in mel frames
+        self._mel = np.empty((hp.num_mels, 0), np.float32)  # from there on
 
     @property
     def samples(self) -> int:
@@ -240,7 +248,7 @@ class WindowStream:
 
     @property
     def _known(self) -> int:
-        return self._first + self._mel.shape[1]
+        return self.start + self._mel.shape[1]
 
     def ready(self) -> Iterator[np.ndarray]:
         """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
@@ -248,8 +256,7 @@ class WindowStream:
             moment, last = mel_moment(self.index, self.fps, self.lag), self._known - hp.mel_step_size
             if not (self.ended or moment < last + 1):
                 return
-            start = int(min(moment, last)) - self._first
-            window = self._mel[:, start : start + hp.mel_step_size].copy()
-            self._mel, self._first = self._mel[:, start:], self._first + start  # later ones do not start before it
-            self.index += 1
-            yield window
+            start = int(min(moment, last))
+            self._mel = self._mel[:, start - self.start :]  # later ones do not start before it
+            self.start, self.index = start, self.index + 1
+            yield self._mel[:, : hp.mel_step_size].copy()

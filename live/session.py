@@ -17,13 +17,14 @@ from concurrency import prefetch
 from devices import cpu_workers
 from errors import UserError
 from hparams import hparams as hp
-from lipsync import LipSync
+from lipsync import LipSync, Options
 from live.face import Face
 from mouths import Manner, generate, redraw_mouths
 
 AT_ONCE = 4  # frames made together at most: more are hardly faster, and each waits for the last
 AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most bytes
 PATIENCE = 0.3  # seconds that a mouth waits, as it is, for sound that is late
+REMEMBERED = 60.0  # seconds, to tell speech from noise
 WAITING = 600.0  # seconds of sound that may wait to be shown
 HUSH = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
 
@@ -36,18 +37,30 @@ class Frame:
     number: int  # of the session, from 0
     time: float  # seconds from its start, at which the frame is to be shown
     sound: np.ndarray  # (samples,) float32 at 16 kHz: what is to be heard while it is shown; zeros where nobody speaks
-    speaking: bool
+    moment: float | None  # seconds from the start of the utterance; None where nobody speaks
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a frame is made with."""
+
+    window: np.ndarray  # (80, 16) mel
+    sound: np.ndarray
+    gain: float = 1.0  # how much the window moves the mouth, from 0 to 1
+    rest: float = 0.0  # how much the network sees of the face with the shut mouth, from 0 to 1
+    moment: float | None = None
 
 
 class Utterance:
-    """Sound from the first push to the end, as mel windows and as the samples that are heard with each."""
+    """Sound from the first push to the end, in parts for frames. In pauses lips close if ``silence`` is "closed"."""
 
-    def __init__(self, fps: float, delay: float, rate: int) -> None:
+    def __init__(self, fps: float, options: Options, rate: int) -> None:
         import soxr
 
-        self.windows = audio.WindowStream(fps, delay)
+        self.windows = audio.WindowStream(fps, options.lip_delay / 1000)
         self._resampler = None if rate == hp.sample_rate else soxr.ResampleStream(rate, hp.sample_rate, 1)
-        self._samples = np.empty(0, np.float32)  # from that on which the next frame starts with
+        self._samples = np.empty(0, np.float32)  # from the start of the next frame on
+        self._pauses = Pauses(fps) if options.silence == "closed" else None
 
     @property
     def waiting(self) -> float:
@@ -64,12 +77,40 @@ class Utterance:
         self.push(np.empty(0, np.float32), last=True)
         self.windows.end()
 
-    def ready(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the mel window and the sound of each frame that can be made."""
+    def ready(self) -> Iterator[Part]:
+        """Yield the parts of all frames that can be made."""
+        fps = self.windows.fps
         for window in self.windows.ready():
-            size = samples_of(self.windows.index - 1, self.windows.fps)
+            index = self.windows.index - 1
+            size = samples_of(index, fps)
             sound, self._samples = self._samples[:size], self._samples[size:]
-            yield window, np.pad(sound, (0, size - len(sound)))  # the last frame may outlast it
+            closed = self._pauses.closed(window, self.windows.start) if self._pauses else 0.0
+            # the last frame may outlast its sound
+            yield Part(window, np.pad(sound, (0, size - len(sound))), 1.0 - closed, closed, index / fps)
+
+
+class Pauses:
+    """Where nobody speaks, as far as can be told from what was heard until now, and from a mel window ahead.
+
+    Speech is told from noise by the loudest and the quietest of the last minute: see ``audio.quiet_of``.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._levels: deque[float] = deque(maxlen=round(REMEMBERED * hp.mel_frames_per_second))
+        self._heard = 0  # mel frames
+        self._closed, self._step = 0.0, closing_step(fps)
+
+    def closed(self, window: np.ndarray, start: int) -> float:
+        """Return how far the lips are shut, from 0 to 1, in the next frame, whose window starts at mel frame ``start``.
+
+        They have closed when a pause has lasted for ``audio.PAUSE``, and open again before its end.
+        """
+        stop = start + window.shape[1]
+        new, self._heard = min(stop - self._heard, window.shape[1]), stop
+        self._levels.extend(audio.levels_of(window[:, window.shape[1] - new :]))
+        quiet = audio.quiet_of(np.array(self._levels))[-round(audio.PAUSE * hp.mel_frames_per_second) :]
+        self._closed = float(np.clip(self._closed + (self._step if quiet.all() else -self._step), 0, 1))
+        return self._closed
 
 
 @dataclass
@@ -78,9 +119,7 @@ class State:
 
     shown: int = 0  # frames
     utterances: deque[Utterance] = field(default_factory=deque)  # the first is being spoken
-    window: np.ndarray = field(default_factory=HUSH.copy)  # the last that was seen
-    voice: float = 0.0  # how much of it still moves the mouth, from 1 to 0
-    rest: float = 1.0  # how much the network sees of the face with the shut mouth, from 0 to 1
+    last: Part = Part(HUSH, np.empty(0, np.float32), 0.0, 1.0)  # of the frame before
     late: int = 0  # frames without sound since some came last
 
 
@@ -108,10 +147,11 @@ class Session:
     def _warm_up(self) -> None:
         """Let libraries load, and the network compile for every number of faces, before anybody waits."""
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
-        for count in range(1, AT_ONCE + 1):
-            mels, faces = np.stack([HUSH] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
-            for gains in (None, np.zeros(count)):
-                generate(self._lips.model, mels, faces, gains)
+        with cpu_workers(self._lips.device):
+            for count in range(1, AT_ONCE + 1):
+                mels, faces = np.stack([HUSH] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
+                for gains in (None, np.zeros(count)):
+                    generate(self._lips.model, mels, faces, gains)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Sound in
@@ -124,7 +164,7 @@ class Session:
                 raise UserError(f"{WAITING:g} seconds of sound wait to be shown; take frames before more is pushed")
             utterances = self._state.utterances
             if not utterances or utterances[-1].windows.ended:
-                utterances.append(Utterance(self.fps, self._face.options.lip_delay / 1000, self._rate))
+                utterances.append(Utterance(self.fps, self._face.options, self._rate))
             utterances[-1].push(samples)
             self._state.late = 0
 
@@ -153,18 +193,15 @@ class Session:
         """Return the next frames in which somebody speaks, at most ``most``; none if there is not sound enough."""
         with self._making:
             with self._hearing:
-                heard = list(itertools.islice(self._heard(), min(most, AT_ONCE)))
-            gains, rest = np.ones(len(heard)), np.zeros(len(heard))
-            return self._draw([window for window, _ in heard], [sound for _, sound in heard], gains, rest, True)
+                parts = list(itertools.islice(self._heard(), min(most, AT_ONCE)))
+            return self._draw(parts)
 
     def idle(self, count: int = 1) -> list[Frame]:
         """Return the next ``count`` frames, in which nobody speaks: the video goes on, and the mouth closes."""
         with self._making:
             with self._hearing:
-                windows, gains, rest = zip(*(self._rested() for _ in range(count)))
-                shown = self._state.shown
-            sounds = [np.zeros(samples_of(shown + i, self.fps), np.float32) for i in range(count)]
-            return self._draw(windows, sounds, np.array(gains), np.array(rest), False)
+                parts = [self._rested(self._state.shown + i) for i in range(count)]
+            return self._draw(parts)
 
     def play(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
@@ -206,47 +243,39 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _heard(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the window and the sound of each frame in which somebody speaks, as far as there is sound."""
+    def _heard(self) -> Iterator[Part]:
+        """Yield the part of each frame in which somebody speaks, as far as there is sound."""
         state = self._state
         while state.utterances:
             speaker = state.utterances[0]
-            for window, sound in speaker.ready():
-                if speaker.waiting > self._behind:
-                    continue
-                state.window, state.voice, state.rest = window, 1.0, 0.0
-                yield window, sound
+            for part in speaker.ready():
+                if speaker.waiting <= self._behind:
+                    state.last = part
+                    yield part
             if not speaker.windows.ended:
                 return
             state.utterances.popleft()
 
-    def _rested(self) -> tuple[np.ndarray, float, float]:
-        """Return the window, the gain and the stillness of the next frame in which nobody speaks.
+    def _rested(self, number: int) -> Part:
+        """Return the part of frame ``number``, in which nobody speaks.
 
         The mouth closes by and by; where sound is about to come it gets ready, where it is late it waits.
         """
-        state = self._state
+        state, gain, rest = self._state, self._state.last.gain, self._state.last.rest
         state.late += 1
         hoped = bool(state.utterances) and state.late <= PATIENCE * self.fps
         if not (hoped and state.utterances[0].windows.index):
-            step = 1 / (audio.CLOSING * self.fps)
-            state.voice = max(0.0, state.voice - step)
-            state.rest = max(0.0, state.rest - step) if hoped else min(1.0, state.rest + step)
-        return state.window, state.voice, state.rest
+            step = closing_step(self.fps)
+            gain, rest = max(0.0, gain - step), max(0.0, rest - step) if hoped else min(1.0, rest + step)
+        state.last = Part(state.last.window, np.zeros(samples_of(number, self.fps), np.float32), gain, rest)
+        return state.last
 
-    def _draw(
-        self,
-        windows: Sequence[np.ndarray],
-        sounds: Sequence[np.ndarray],
-        gains: np.ndarray,
-        rest: np.ndarray,
-        speaking: bool,
-    ) -> list[Frame]:
-        rows = list(itertools.islice(self._source or (), len(windows)))
+    def _draw(self, parts: Sequence[Part]) -> list[Frame]:
+        rows = list(itertools.islice(self._source or (), len(parts)))
         if not rows:
             return []
         frames, boxes = [frame.copy() for frame, _ in rows], [box for _, box in rows]
-        manner = self._manner(gains, rest)
+        windows, manner = [part.window for part in parts], self._manner(parts)
         with cpu_workers(self._lips.device) as workers:
             size, workers = -(-len(rows) // workers), min(workers, len(rows))
             drawn = redraw_mouths(frames, boxes, windows, self._lips.model, size, manner, workers, in_place=True)
@@ -255,14 +284,20 @@ class Session:
         self._state.shown += len(rows)
         fps = self._face.source.fps
         return [
-            Frame(picture, n, float(n / fps), sound, speaking) for picture, n, sound in zip(pictures, numbers, sounds)
+            Frame(picture, number, float(number / fps), part.sound, part.moment)
+            for picture, number, part in zip(pictures, numbers, parts)
         ]
 
-    def _manner(self, gains: np.ndarray, rest: np.ndarray) -> Manner:
+    def _manner(self, parts: Sequence[Part]) -> Manner:
         options = self._face.options
-        gains = options.mouth_gain * gains
-        stillness = rest if options.reference == "same" else np.ones(len(rest))
-        return Manner(options.blend, None if (gains == 1).all() else gains, self._face.still, stillness)
+        gains = options.mouth_gain * np.array([part.gain for part in parts])
+        rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
+        return Manner(options.blend, None if (gains == 1).all() else gains, self._face.still, rest)
+
+
+def closing_step(fps: float) -> float:
+    """Return how much of their way lips go in a frame when they close or open."""
+    return 1 / (audio.CLOSING * fps)
 
 
 def checked(samples: np.ndarray) -> np.ndarray:

@@ -79,7 +79,9 @@ def test_any_pieces_give_the_frames_of_the_whole(lips, session, talking_clip, sp
     take = lips.prepare(talking_clip, speech, box=BOX, loop="pingpong")
     made = say(session, in_pieces(wav, most, seed=most))
     assert_alike(pictures(made), np.stack(list(lips.stream(take))))
-    assert [frame.number for frame in made] == list(range(30)) and all(frame.speaking for frame in made)
+    assert [frame.number for frame in made] == list(range(30)) and [frame.moment for frame in made] == [
+        frame.time for frame in made
+    ]
     assert [frame.time for frame in made] == [number / 25 for number in range(30)]
     assert np.array_equal(np.concatenate([frame.sound for frame in made]), wav)
 
@@ -163,7 +165,7 @@ def test_what_is_too_old_is_passed_over(lips, face, wav):
         made += all_of(session)
     assert [frame.number for frame in made] == list(range(len(made)))
     assert np.array_equal(np.concatenate([frame.sound for frame in made]), wav[-len(made) * 640 :])
-    assert len(made) == 11  # 0.4 s wait once the first of them is made
+    assert [frame.moment for frame in made] == [number / 25 for number in range(19, 30)]  # the first leaves 0.4 s
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def test_the_video_goes_on_with_the_mouth_shut(lips, session, wav):
     session.reset()
     say(session, [wav])
     after = session.idle(20)
-    assert not any(frame.speaking or frame.sound.any() for frame in after) and len(after[0].sound) == 640
+    assert all(frame.moment is None and not frame.sound.any() for frame in after) and len(after[0].sound) == 640
     differences = [int(cv2.absdiff(frame.picture, hushed[frame.number]).max()) for frame in after]
     assert differences[0] > 1 and max(differences[4:]) == 0
     background = (slice(None), slice(0, 50))
@@ -186,10 +188,27 @@ def test_the_video_goes_on_with_the_mouth_shut(lips, session, wav):
 def test_a_mouth_waits_for_sound_that_is_late(session, wav):
     session.push(wav[:8000])
     all_of(session)
-    state = session._state
-    assert len(session.idle(5)) == 5 and (state.voice, state.rest) == (1, 0)
+    session.idle(5)
+    assert (session._state.last.gain, session._state.last.rest) == (1, 0)
     session.idle(10)
-    assert (state.voice, state.rest) == (0, 1)
+    assert (session._state.last.gain, session._state.last.rest) == (0, 1)
+
+
+def test_lips_close_in_pauses(lips, talking_clip, wav):
+    """A tone, a second of faint noise, the tone again: shut in between, and open again when the tone comes."""
+    noise = np.random.default_rng(0).normal(0, 1e-4, 16000).astype(np.float32)
+    spoken = np.concatenate((wav, noise, wav))
+    shut = live.prepare(lips, talking_clip, box=BOX, silence="closed")
+    with live.Session(lips, shut) as session:
+        made = say(session, in_pieces(spoken, 700))
+        session.reset()
+        hushed = pictures(session.idle(85))
+    with live.Session(lips, live.prepare(lips, talking_clip, box=BOX)) as session:
+        free = say(session, in_pieces(spoken, 700))
+    alike = [cv2.absdiff(frame.picture, other).max() == 0 for frame, other in zip(made, hushed)]
+    assert not any(alike[:32]) and all(alike[38:50]) and not any(alike[55:])  # words end at 30 and begin again at 55
+    assert_alike(pictures(made[:30]), pictures(free[:30]))
+    assert_alike(pictures(made[55:]), pictures(free[55:]))
 
 
 def test_sound_is_checked(session, monkeypatch):
@@ -231,7 +250,7 @@ def test_play_keeps_the_time(session, wav):
             session.end()
         if frame.number == 50:
             session.close()
-    assert [frame.speaking for frame in made] == [False] * 11 + [True] * 30 + [False] * 10
+    assert [frame.moment is None for frame in made] == [True] * 11 + [False] * 30 + [True] * 10
 
 
 def test_play_catches_up_and_gives_up(session):
@@ -251,7 +270,7 @@ def test_sound_comes_from_another_thread(session, wav):
     pushing.start()
     heard, clock = [], Clock()
     for frame in session.play(clock, clock.sleep):
-        heard += [frame] * frame.speaking
+        heard += [frame] * (frame.moment is not None)
         if len(heard) == 30:
             session.close()
     pushing.join()
