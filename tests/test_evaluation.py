@@ -209,7 +209,7 @@ def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsy
 
 def test_inception_sees_pictures_as_the_library_does(tmp_path, monkeypatch):
     """RGB in [0, 1], with the weights of a file, here random ones."""
-    library = fid._library("inception")
+    library = fid.import_beside_torchvision("pytorch_fid.inception")
     path = tmp_path / "inception.pth"
     with monkeypatch.context() as patch:
         patch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
