@@ -69,8 +69,8 @@ def score_file(
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     seen = follow_face(search.find(real, report=report), round(GAP_SECONDS * real.fps))
     drawn = padded_boxes(seen, pads, real)
-    frames = video.read_frames(made), video.read_frames(real)
-    rows = [figures for figures in _compare(*frames, drawn, seen, judges) if figures]
+    compared = _compare(video.read_frames(made), video.read_frames(real), drawn, seen, judges)
+    rows = [figures for figures in report.track(compared, generated.name, len(drawn)) if figures]
     if len(rows) < LEAST_FRAMES:
         raise UserError(f"{source} shows a face in {len(rows)} frames; it takes {LEAST_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}

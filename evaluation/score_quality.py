@@ -18,8 +18,11 @@ from typing import Any
 if not __package__:  # started as a file: the modules of the project are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+
 import cli
 import files
+from devices import own_device, pick_device
 from errors import MissingFile, UserError
 from evaluation import judges
 from evaluation.judges import Judges
@@ -30,7 +33,7 @@ FIGURES = [field.name for field in fields(Quality) if field.name not in ("file",
 OPTIONAL = {  # what takes a network: by its flag the figures and how to have them
     "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", judges.open_fan),
     "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", judges.open_lpips),
-    "identity": (("csim",), "SFace: sface to download it, or a file", judges.open_sface),
+    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _: judges.open_sface(path)),
 }
 
 
@@ -44,6 +47,7 @@ def get_parser() -> cli.Parser:
     add("--json", type=Path, help="Write all figures to this file.")
     add("--csv", type=Path, help="Write all figures to this file, one line a video.")
     cli.add_search_arguments(parser)
+    add("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
     return parser
 
 
@@ -54,12 +58,12 @@ def add_judge_arguments(parser: cli.Parser) -> None:
 
 def open_judges(args: argparse.Namespace) -> Judges:
     """Return those that the command line asks for; raise MissingFile, UserError or RuntimeError that names the flag."""
-    return Judges(*(_open(flag, getattr(args, flag)) for flag in OPTIONAL))
+    return Judges(*(_open(flag, getattr(args, flag), pick_device(own_device(args.device))) for flag in OPTIONAL))
 
 
-def _open(flag: str, path_or_name: str | None) -> Any:
+def _open(flag: str, path_or_name: str | None, device: torch.device) -> Any:
     try:
-        return OPTIONAL[flag][-1](path_or_name) if path_or_name else None
+        return OPTIONAL[flag][-1](path_or_name, device) if path_or_name else None
     except MissingFile as error:
         raise MissingFile(f"--{flag}: {error}") from None
     except (UserError, RuntimeError) as error:
@@ -84,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     asked = open_judges(args)
     bar = cli.TERMINAL.track(pairs, "Comparing", len(pairs), "file")
     search = cli.face_search(args)
-    scores = [score_file(made, real, search, judges=asked, pads=args.pads) for made, real in bar]
+    scores = [score_file(made, real, search, cli.TERMINAL, asked, args.pads) for made, real in bar]
     print(table(scores))
     print(describe_missing(args))
     if args.json:

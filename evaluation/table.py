@@ -82,7 +82,8 @@ def text(rows: Mapping[str, Row]) -> str:
     """Two tables: sync, beside the paper's figures; then pictures, a line a figure and a column a take."""
     lines = [f"{'':28}" + "".join(f"{name:>9}" for name in SYNC)]
     for name, row in (rows | {name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}).items():
-        lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
+        if row.keys() & set(SYNC):
+            lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
     takes = [name for name in TOLD if name in rows]
     lines += ["", f"{'':14}" + "".join(f"{name:>11}" for name in takes)]
     for figure, meaning in FIGURES.items():

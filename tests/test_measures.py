@@ -73,6 +73,43 @@ def test_way_open_runs_from_shut_to_open():
     assert lips.way_open(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
 
 
+# MediaPipe's points where the 68 have theirs: corners of the eyes, outer and inner lips
+MESH = {36: 33, 45: 263} | dict(
+    enumerate((61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178), 48)
+)
+
+
+@pytest.fixture(scope="module")
+def speakers(shared):
+    """Landmarks of the 68 kind of twenty GRID clips, (frames, 68, 2) each, where a face was found."""
+    data = np.load(shared / "grid_landmarks" / "s1.npz")
+    place = {int(point): i for i, point in enumerate(data["index"])}
+    clips = []
+    for name in sorted(set(data.files) - {"index"})[:20]:
+        mesh = np.cumsum(data[name].astype(np.int32), axis=0) / 16
+        points = np.zeros((len(mesh), 68, 2))
+        for i, point in MESH.items():
+            points[:, i] = mesh[:, place[point]]
+        clips.append(points[mesh.any((1, 2))])
+    return clips
+
+
+def test_real_speakers_open_their_lips_when_they_speak(speakers):
+    """GRID clips begin and end in silence; a sentence fills the middle."""
+    apart = [lips.aspect(points) for points in speakers]
+    rest, speech = (np.mean([lips.leak(some[part], some) for some in apart]) for part in (slice(6), slice(20, 55)))
+    assert rest < 0.2 and speech > 0.4
+    assert np.mean([lips.movement(some[:6], some) for some in apart]) < 0.4
+
+
+def test_other_words_are_further_than_a_breath_of_noise(speakers):
+    noise = np.random.default_rng(0).normal(0, 0.5, speakers[0].shape)
+    near = lips.landmark_distance(speakers[0] + noise, speakers[0])
+    count = min(map(len, speakers))
+    far = np.mean([lips.landmark_distance(other[:count], speakers[0][:count]) for other in speakers[1:]])
+    assert 0 < 3 * near < far < 0.3
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Aperture
 
