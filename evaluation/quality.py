@@ -39,7 +39,7 @@ class Quality:
     psnr: float  # dB, of the face; inf where it is the same
     ssim: float  # of the face, structural similarity (Wang et al., 2004)
     sharpness: float  # of the lower face: variance of the Laplacian, of the source's
-    motion: float  # of the lower face: mean difference of neighbouring frames, of the source's
+    motion: float  # of the lower face: mean square of the difference of neighbouring frames, of the source's
     flicker: float  # outside the face: by how many grey levels neighbours differ from how they differ in the source
     upper_flicker: float  # the same, of the upper half of the face
     seam: float  # grey levels by which the border of the face's box differs from the source's
@@ -141,7 +141,7 @@ def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[s
 def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
     """What has changed since the frame before: within one box, so that its own movement does not count."""
     lower = [_face(new, place)[SIDE // 2 :] - _face(old, place)[SIDE // 2 :] for new, old in zip(now, before)]
-    motion = [float(np.abs(change).mean()) for change in lower]
+    motion = [float(np.square(change).mean()) for change in lower]  # energy: grain counts little beside lips
     unlike = (now[0] - before[0]) - (now[1] - before[1])  # as much as the source does not change
     rows, columns = place
     outside = np.ones(unlike.shape, bool)
