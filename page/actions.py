@@ -29,6 +29,7 @@ from sync import measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
+LIVE_SECONDS = 15.0  # of a video
 LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be drawn, sent and shown in time
 
 
@@ -153,10 +154,11 @@ class Actions:
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It learned nothing; use the old network."
 
     def prepare_live(self, session: Session, face: str, report: Reporter, network: str | None = None) -> live.Face:
-        """Make a face ready to speak live; of a video, its first minute."""
+        """Make a face ready to speak live; of a video, its first seconds, back and forth."""
         source = open_face(Path(face), Options())
         shrink = -(-max(source.width, source.height) // LIVE_SIDE)
-        return live.prepare(self.lips(session, report, network), face, resize_factor=shrink, silence="closed")
+        lips = self.lips(session, report, network)
+        return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
 
 
 def seconds_of(path: str | Path) -> float:

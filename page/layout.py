@@ -25,6 +25,11 @@ CSS = """
 .press button {height: 46px}
 #live-picture {display: block; max-width: 100%; max-height: 70vh; margin: auto; border-radius: 8px}
 #live-words {text-align: center}
+@media (max-width: 640px) {
+  .options .form {flex-direction: column}
+  .press {min-height: 0}
+  .tab-container button {padding: 0 8px !important}
+}
 """
 
 
@@ -55,7 +60,7 @@ class Page:
                 self._lip_sync_tab()
             with gr.Tab("Who speaks?"):
                 self._similarity_tab()
-            with gr.Tab("Learn a person"):
+            with gr.Tab("One person"):
                 self._adapt_tab()
             with gr.Tab("Live"):
                 self._live_tab()
@@ -225,7 +230,7 @@ def _given() -> dict[str, Any]:
 
 def _options() -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
-    with gr.Row():
+    with gr.Row(elem_classes="options"):
         options = {
             "closed": gr.Checkbox(True, label="Close the lips in pauses", info="else the network does what it likes"),
             "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label="Movement of the mouth", info="so many times as far"),
@@ -234,13 +239,13 @@ def _options() -> dict[str, Any]:
             ),
         }
     with gr.Accordion("More", open=False):
-        with gr.Row():
+        with gr.Row(elem_classes="options"):
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label="The network sees", value="each frame itself"),
                 "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
                 "delay": gr.Number(0.0, label="Lips come later by so many milliseconds"),
             }
-        with gr.Row():
+        with gr.Row(elem_classes="options"):
             options |= {
                 "pads": gr.Textbox(
                     label="Pixels around the face's box", placeholder="top bottom left right, such as 0 20 0 0"
@@ -249,12 +254,12 @@ def _options() -> dict[str, Any]:
                 "fps": gr.Number(None, label="Frames a second, if not the video's", minimum=0),
                 "crf": gr.Slider(0, 51, 18, step=1, label="Quality of the file; lower is better"),
             }
-        with gr.Row():
+        with gr.Row(elem_classes="options"):
             options |= {
                 "static": gr.Checkbox(False, label="Use only the first frame"),
                 "rotate": gr.Checkbox(False, label="The video lies on its side: turn it clockwise"),
             }
-        with gr.Row():
+        with gr.Row(elem_classes="options"):
             options |= {
                 "mix": gr.Audio(
                     label="Heard instead of the speech: music and all",

@@ -33,7 +33,7 @@ const live = (() => {
       const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
       if (!answer.ok) throw new Error(await answer.text());
       await listen(sound, microphone, url, ended.signal);
-      await show(answer.body.getReader(), sound, hear);
+      await show(answer.body.getReader(), sound, hear, ended.signal);
       if (stopping === mine) stop("The talk is over.");
     } catch (problem) {
       if (stopping === mine) stop(problem.name === "NotAllowedError" ? "The microphone was not allowed." : problem.message);
@@ -56,11 +56,12 @@ const live = (() => {
     };
   }
 
-  async function show(reader, sound, hear) {
+  async function show(reader, sound, hear, signal) {
     const canvas = document.getElementById("live-picture"), brush = canvas.getContext("2d"), times = [];
     let start = null; // the sound card's time of the session's first frame
     for await (const { time, picture, samples } of frames(reader)) {
       const drawn = await createImageBitmap(new Blob([picture], { type: "image/jpeg" }));
+      if (signal.aborted) return;
       if (start === null || start + time < sound.currentTime) start = sound.currentTime + AHEAD - time;
       if (hear) play(sound, samples, start + time);
       if (canvas.width !== drawn.width || canvas.height !== drawn.height) {

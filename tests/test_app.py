@@ -15,6 +15,10 @@ import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("gradio", reason="needs gradio")
+from starlette import testclient
+from starlette.applications import Starlette
+
 import app
 import video
 from conftest import run_ffmpeg, write_clip
@@ -24,6 +28,7 @@ from page.actions import Actions, Sighting, number_of
 from page.gate import Gate
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
+from page.stage import HEAD, Stage
 from reporting import SILENT
 
 
@@ -189,6 +194,50 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
     assert "voice 1" in words and cv2.imread(str(plot)) is not None
 
 
+@pytest.fixture
+def act(actions, session, pair):
+    """(stage with room for one, token) of the face on the video."""
+    prepared = actions.prepare_live(session, str(pair[0]), SILENT)
+    stage = Stage(1)
+    return stage, stage.enter(actions.lips(session, SILENT), prepared)
+
+
+def asked(stage):
+    return testclient.TestClient(Starlette(routes=stage.routes()))
+
+
+def test_nobody_speaks_without_a_token(act):
+    stage, token = act
+    client = asked(stage)
+    assert client.get("/live/nobody?rate=16000").status_code == 404
+    assert client.get(f"/live/{token}").status_code == 404 == client.get(f"/live/{token}?rate=5").status_code
+    assert client.post(f"/live/{token}", content=b"1234").status_code == 404  # nobody takes frames yet
+    stage.leave(token)
+    assert client.get(f"/live/{token}?rate=16000").status_code == 404
+
+
+def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
+    """The first half second in which nobody has said anything yet, as the page gets it."""
+    stage, token = act
+    monkeypatch.setattr("page.stage.MOST_SECONDS", 0.5)
+    body = asked(stage).get(f"/live/{token}?rate=16000").content
+    times, at = [], 0
+    while at < len(body):
+        moment, picture, sound = HEAD.unpack_from(body, at)
+        shown = cv2.imdecode(np.frombuffer(body, np.uint8, picture, at + HEAD.size), cv2.IMREAD_COLOR)
+        assert shown.shape == (240, 480, 3) and sound == 2 * 640
+        times.append(moment)
+        at += HEAD.size + picture + sound
+    assert times == pytest.approx([i / 25 for i in range(13)])
+
+
+def test_the_stage_has_room_for_so_many(act):
+    stage, token = act
+    stage._speaking = 1
+    answer = asked(stage).get(f"/live/{token}?rate=16000")
+    assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # At the gate
 
@@ -234,7 +283,8 @@ def browser():
     if not chromium:
         pytest.skip("needs a chromium")
     with api.sync_playwright() as player:
-        opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
+        opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
         yield opened
         opened.close()
 
@@ -242,7 +292,6 @@ def browser():
 @pytest.fixture(scope="module")
 def address():
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    pytest.importorskip("gradio", reason="needs gradio")
     flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", "7899"]
     with app.serving(app.get_parser().parse_args(flags)) as (url, _):
         yield url
@@ -278,6 +327,21 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.click("#start")
     tab.wait_for_selector("#result video", timeout=60000)
     tab.wait_for_selector("text=Done.")
+
+
+def test_the_microphone_makes_a_face_speak(tab, pair):
+    tab.click("button[role=tab]:has-text('Live')")
+    tab.click("#talk")
+    tab.wait_for_selector("text=Prepare a face first.")
+    tab.set_input_files("#live_film input[type=file]", str(pair[0]))
+    tab.wait_for_selector("#live_film video")
+    tab.click("#prepare")
+    tab.wait_for_selector("text=Ready.")
+    tab.click("#talk")
+    tab.wait_for_selector("text=/Live: [0-9]+ frames a second/")
+    assert tab.evaluate("document.getElementById('live-picture').width") == 480
+    tab.click("#hush")
+    tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
 def test_the_keyboard_is_enough(tab, pair):
