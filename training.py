@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import signal
+import threading
 import time
 import warnings
 from collections import deque
@@ -496,7 +497,9 @@ class _Trainer:
         def ask(*_: object) -> None:
             self._stop = True
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = threading.current_thread() is threading.main_thread()  # others hear none, and may not say so
+        numbers = (signal.SIGINT, signal.SIGTERM) if heard else ()
+        before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
 from reporting import SILENT, Reporter
-from sync import measure, open_expert
+from sync import SimilarityMatrix, measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
@@ -136,7 +137,7 @@ class Actions:
         matrix = measure(face, paths, expert, self.search(session), report).matrix
         plot = session.new_file(".png")
         draw(plot, matrix, paths)
-        return str(matrix), plot
+        return "\n".join(verdicts(matrix)), plot
 
     def adapt(self, session: Session, face: str, minutes: float, report: Learning) -> tuple[Path, Path, str]:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""
@@ -164,6 +165,15 @@ class Actions:
 def seconds_of(path: str | Path) -> float:
     """How long the sound of a file lasts."""
     return sum(map(len, video.Sound(path, hp.sample_rate))) / hp.sample_rate
+
+
+def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
+    """Say of each voice how well it matches, and with several faces whose it is."""
+    for voice, name in enumerate(matrix.names):
+        result, face = matrix.best(voice), matrix.best_face(voice) + 1
+        speaker = f"face {face} speaks, " if len(matrix.faces) > 1 else ""
+        _, *words = str(result).splitlines()  # after a row of figures
+        yield f"{Path(name).name}: {speaker}mean similarity {result.mean:.2f}, {'; '.join(words)}"
 
 
 def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
 REFERENCES = {"each frame itself": "same", "a frame with a shut mouth": "still"}
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
-FOLDERS = re.compile(r"(?:\w:)?[^\s'\"]*wav2lip-(?:page|uploads)-[^\\/\s]+[\\/](?:[^\\/\s]+[\\/])*")  # before a name
+FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
 
@@ -57,8 +57,12 @@ class Buttons:
             problem = gr.Error(sentence(error), print_exception=False)
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
-            words = f"{type(error).__name__}: {sentence(error)}"
-            problem = gr.Error(words[:300], print_exception=False)
+            said = (
+                ""
+                if isinstance(error, (RuntimeError, OSError))
+                else f"a fault of the program, {type(error).__name__}: "
+            )
+            problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
         if problem:  # not inside the except, or it would keep alive all that the other was in the middle of
             raise problem
 
@@ -109,7 +113,7 @@ class Buttons:
             if not film:
                 raise UserError("give a video of people who speak first")
             words, plot = self.actions.measure(session, film, sounds or [], report)
-        return FOLDERS.sub("", words), plot
+        return words, plot
 
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()

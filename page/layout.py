@@ -20,7 +20,9 @@ HEIGHT = 300  # pixels of pictures
 SAVE = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}
-#faces .thumbnail-item:focus-visible, button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
+#faces .grid-container {grid-template-columns: repeat(auto-fill, 150px) !important}
+#faces .thumbnail-item.selected {outline: 4px solid var(--color-accent); outline-offset: -4px}
+button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
 .press {align-items: flex-end; min-height: 98px}
 .given video, .given img {max-height: 235px}
 .press button {height: 46px}
@@ -200,11 +202,11 @@ class Page:
     def _long(self) -> dict[str, Any]:
         return self._line("long", self.settings.runs)
 
-    def _line(self, name: str, at_once: int = 1) -> dict[str, Any]:
+    def _line(self, name: str, at_once: int | None = 1) -> dict[str, Any]:
         return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
 
     def _cancels(self, button: gr.Button) -> None:
-        button.click(self.buttons.cancel, None, None, queue=False, api_visibility="private")
+        button.click(self.buttons.cancel, None, None, **self._line("cancel", None))
 
 
 def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
@@ -261,10 +263,10 @@ def _options() -> dict[str, Any]:
         with gr.Row(elem_classes="options"):
             options |= {
                 "pads": gr.Textbox(
-                    label="Pixels around the face's box", placeholder="top bottom left right, such as 0 20 0 0"
+                    label="Pixels around the face's box", placeholder="top bottom left right", max_lines=1
                 ),
                 "shrink": gr.Number(1, label="Frames are shrunk by", precision=0, minimum=1),
-                "fps": gr.Number(None, label="Frames a second, if not the video's", minimum=0),
+                "fps": gr.Number(None, label="Frames a second; 0: the video's", minimum=0),
                 "crf": gr.Slider(0, 51, 18, step=1, label="Quality of the file; lower is better"),
             }
         with gr.Row(elem_classes="options"):
@@ -280,6 +282,6 @@ def _options() -> dict[str, Any]:
                     sources=["upload"],
                     buttons=SAVE[1:],
                 ),
-                "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=120),
+                "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=150),
             }
     return options

@@ -81,7 +81,9 @@ def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys)
 def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):
     before, search = vars(hp).copy(), FaceSearch("centerface")
     options = Options(0.02, beginner, expert, expert, "batch_size=4", search=search)
-    adapted = adaptation.adapt(str(person), str(tmp_path / "person.pth"), options, told)
+    arguments = str(person), str(tmp_path / "person.pth"), options, told
+    with ThreadPoolExecutor(1) as page:  # signals are for the main thread
+        adapted = page.submit(adaptation.adapt, *arguments).result()
     assert adapted.sheet == tmp_path / "person.png" and adapted.sheet.exists()
     assert adapted.is_better == (adapted.after.figures["l1"] < adapted.before.figures["l1"])
     assert "the last 10% kept aside" in told.notes[0] and any("batches of 4" in note for note in told.notes)

@@ -25,6 +25,7 @@ from conftest import run_ffmpeg, write_clip
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of
+from page.buttons import numbers, sentence
 from page.gate import Gate
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
@@ -192,6 +193,21 @@ def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
 def test_who_speaks_is_said_and_drawn(actions, session, pair):
     words, plot = actions.measure(session, str(pair[0]), [str(pair[1])], SILENT)
     assert "voice 1" in words and cv2.imread(str(plot)) is not None
+
+
+@pytest.mark.parametrize("text, said", [
+    ("/tmp/wav2lip-uploads-x1/ab12/my talk.mp4 is empty", "my talk.mp4 is empty"),
+    (r"C:\Users\me\wav2lip-uploads-x1\ab12\a.mp4: 'C:\x\b.mp4'", "a.mp4: 'b.mp4'"),
+    ("/opt/bin/ffmpeg crashed,\n 3/4 done; see https://a.b/c/d", "ffmpeg crashed, 3/4 done; see https://a.b/c/d"),
+])  # fmt: skip
+def test_visitors_are_not_told_where_things_lie(text, said):
+    assert sentence(text) == said
+
+
+def test_four_numbers_are_four_numbers():
+    assert numbers(" 0, 20 0 -3", "") == (0, 20, 0, -3) and numbers("", "") is None
+    with pytest.raises(ValueError, match="the box is changed by four whole numbers"):
+        numbers("1 2 x 4", "the box is changed by")
 
 
 @pytest.fixture
@@ -379,6 +395,20 @@ def test_files_of_the_machine_are_not_handed_out(address):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}/gradio_api/file={secret}")
     assert refused.value.code in (403, 404)
+
+
+def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
+    shown = Progress.progress
+    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
+    give(tab, *pair)
+    tab.wait_for_selector("#faces img")
+    tab.click("#start")
+    tab.wait_for_selector("text=/Lip-syncing: [0-9]+ of/")
+    tab.click("#cancel")
+    tab.wait_for_selector("text=Stopped; nothing was kept.")
+    monkeypatch.undo()
+    tab.click("#start")
+    tab.wait_for_selector("#result video", timeout=60000)
 
 
 def test_whoever_vanishes_stops_what_they_started(tab, browser, address, pair):
