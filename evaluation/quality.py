@@ -17,7 +17,7 @@ import numpy as np
 
 import video
 from boxes import Box, padded_boxes
-from errors import UserError
+from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, alike, face_of_fan, face_of_sface
 from face_detection.tracking import GAP_SECONDS, follow_face
@@ -178,6 +178,7 @@ def _along_border(difference: np.ndarray, place: tuple[slice, slice]) -> float:
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    from skimage.metrics import structural_similarity  # here: it takes a second to import
+    with needs("eval"):
+        from skimage.metrics import structural_similarity  # here: it takes a second to import
 
     return float(structural_similarity(a, b, data_range=255.0))

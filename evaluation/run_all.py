@@ -24,13 +24,12 @@ import cli
 import files
 from devices import own_device, pick_device
 from errors import UserError
-from evaluation import aperture, fid, pairs, quality, scores, table
+from evaluation import aperture, fid, lse, pairs, quality, scores, table
 from evaluation.gen_videos_from_filelist import add_generator_arguments, open_generator
 from evaluation.judges import Judges
 from evaluation.leakage import write_silence
 from evaluation.pairs import Pair
 from evaluation.score_quality import add_judge_arguments, describe_missing, open_judges
-from models import SyncNet_v2, weights
 
 MATCHED, SILENT = "matched", "silent"
 REAL, GENERATED = "real videos", "generated"
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device = pick_device(own_device(args.device))
-    judge = weights.load_model(args.lse_checkpoint_path, SyncNet_v2).to(device)
+    judge = lse.open_judge(args.lse_checkpoint_path, device)
     embed = None if args.no_fid else fid.open_inception(args.fid_weights, device)
     judges = open_judges(args)
     wanted = list_takes(args)
