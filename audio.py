@@ -10,10 +10,14 @@ import io
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hparams import hparams as hp
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
 # Where nobody speaks: LEVEL dB below the loudest, or no louder than the noise between the words, for PAUSE seconds
@@ -62,18 +66,9 @@ def melspectrogram(wav: np.ndarray) -> np.ndarray:
 
 def spectrogram_of(sound: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
     """Return the ``melspectrogram`` of sound that comes in blocks (samples,), and the number of samples in all."""
-    samples, held, mels = 0, np.empty(0, np.float32), []
-
-    def counted() -> Iterator[np.ndarray]:
-        nonlocal samples
-        for block in sound:
-            samples += len(block)
-            yield block
-
-    for piece in _mirrored(_emphasized(_pieces(counted()))):
-        mel, held = _mel_block(np.concatenate((held, piece)))
-        mels.append(mel)
-    return np.concatenate(mels, axis=1), samples
+    stream = MelStream()
+    mels = [stream.push(piece) for piece in _pieces(sound)]
+    return np.concatenate((*mels, stream.end()), axis=1), stream.samples
 
 
 def _pieces(sound: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -83,31 +78,45 @@ def _pieces(sound: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             yield np.asarray(block[start : start + size], np.float32)
 
 
-def _emphasized(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    last = np.zeros(1, np.float32)
-    for piece in pieces:
-        yield piece - np.float32(hp.preemphasis) * np.concatenate((last, piece[:-1]))
-        last = piece[-1:]
+class MelStream:
+    """The ``melspectrogram`` of sound that comes piece by piece: whatever the pieces are, the same to the last bit.
 
-
-def _mirrored(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the pieces, and before and after them half a window of their mirror image: frames are centred.
-
-    So did librosa 0.7.0, which the reference pinned; later ones put zeros there unless they are told.
+    Before the sound and after it comes half a window of its mirror image: frames are centred. So did librosa 0.7.0,
+    which the reference pinned; later ones put zeros there unless they are told.
     """
-    half, pieces, start = hp.n_fft // 2, iter(pieces), np.empty(0, np.float32)
-    while len(start) <= half and (piece := next(pieces, None)) is not None:
-        start = np.concatenate((start, piece))
-    if len(start) <= half:  # that was all: it is mirrored more than once
-        yield np.pad(start, half, mode="reflect" if len(start) else "constant")
-        return
-    yield start[half:0:-1]
-    yield start
-    end = start[-half - 1 :]
-    for piece in pieces:
-        yield piece
-        end = np.concatenate((end, piece))[-half - 1 :]
-    yield end[-2::-1]
+
+    def __init__(self) -> None:
+        self.samples = 0  # heard so far
+        self._last = np.zeros(1, np.float32)
+        self._held = np.empty(0, np.float32)  # emphasized: what the next frames need
+
+    def push(self, sound: np.ndarray) -> np.ndarray:
+        """Return the frames (num_mels, frames) that are known once ``sound`` (samples,) float32 has been heard too."""
+        half, began = hp.n_fft // 2, self._began
+        before = np.concatenate((self._last, sound))
+        emphasized = sound - np.float32(hp.preemphasis) * before[:-1]
+        self._last, self.samples = before[-1:], self.samples + len(sound)
+        self._held = np.concatenate((self._held, emphasized))
+        if not self._began:
+            return np.empty((hp.num_mels, 0), np.float32)
+        if not began:
+            self._held = np.concatenate((self._held[half:0:-1], self._held))
+        mel, self._held = _mel_block(self._held)
+        return mel
+
+    def end(self) -> np.ndarray:
+        """Return the frames that are left."""
+        half, held = hp.n_fft // 2, self._held
+        if self._began:
+            held = np.concatenate((held, held[-2 : -half - 2 : -1]))
+        else:  # that was all: it is mirrored more than once
+            held = np.pad(held, half, mode="reflect" if len(held) else "constant")
+        return _mel_block(held)[0]
+
+    @property
+    def _began(self) -> bool:
+        """Whether there is enough sound to be mirrored before its start."""
+        return self.samples > hp.n_fft // 2
 
 
 def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,10 +136,13 @@ def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=1)
-def _mel_basis() -> np.ndarray:
+def _mel_basis() -> sparse.csr_matrix:
+    """The mel filters, sparse: so a frame's sums do not depend on how many frames are computed with it."""
     import librosa
+    from scipy import sparse
 
-    return librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.num_mels, fmin=hp.fmin, fmax=hp.fmax)
+    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.num_mels, fmin=hp.fmin, fmax=hp.fmax)
+    return sparse.csr_matrix(filters)
 
 
 def frame_count(samples: int, fps: float) -> int:
@@ -138,26 +150,39 @@ def frame_count(samples: int, fps: float) -> int:
     return max(1, round(samples / hp.sample_rate * fps))
 
 
-def silence_of(mel: np.ndarray) -> np.ndarray:
-    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by.
+def levels_of(mel: np.ndarray) -> np.ndarray:
+    """Return how loud each frame of a mel (num_mels, frames) is, in dB."""
+    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
+    return 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
+
+
+def quiet_of(levels: np.ndarray) -> np.ndarray:
+    """Return in which frames nobody speaks, by their ``levels_of``.
 
     Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
     """
+    loud, noise = np.percentile(levels, [LOUD, NOISE])
+    if noise < loud - LEVEL / 2:
+        return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
+    return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # there is speech, or there is none, from end to end
+
+
+def silence_of(mel: np.ndarray) -> np.ndarray:
+    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by."""
     from scipy import ndimage
 
-    decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
-    level = 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
-    loud, noise = np.percentile(level, [LOUD, NOISE])
-    if noise < loud - LEVEL / 2:
-        quiet = level < max(loud - LEVEL, noise + ABOVE_NOISE)
-    else:  # there is speech, or there is none, from end to end
-        quiet = np.full(level.shape, loud <= hp.min_level_db + LEVEL)
+    quiet = quiet_of(levels_of(mel))
     pause, closing = (round(seconds * hp.mel_frames_per_second) for seconds in (PAUSE, CLOSING))
     # lips wait a little before they close, and open a little before there is sound: the ramps lie within the pause
     lasting = ndimage.binary_opening(np.pad(quiet, pause, mode="edge"), np.ones(pause, bool))
     closed = ndimage.binary_erosion(lasting, np.ones(closing, bool), border_value=1)
     ramps = ndimage.uniform_filter1d(ndimage.uniform_filter1d(closed.astype(float), closing // 2), closing // 2)
     return np.clip(ramps[pause:-pause], 0, 1)  # less what the sums were rounded by
+
+
+def mel_moment(index: int, fps: float, lag: float) -> float:
+    """Return the mel frame of the moment that video frame ``index`` shows, ``lag`` video frames late."""
+    return max(0.0, (index - lag) * hp.mel_frames_per_second / fps)
 
 
 class MelWindows:
@@ -189,11 +214,53 @@ class MelWindows:
         return self.mel[:, start : start + hp.mel_step_size]
 
     def _moment(self, index: int) -> float:
-        """The mel frame of the moment that a video frame shows."""
-        return max(0.0, (index - self.lag) * hp.mel_frames_per_second / self.fps)
+        return mel_moment(index, self.fps, self.lag)
 
     def silence(self) -> np.ndarray:
         """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close."""
         silent = silence_of(self.mel)
         moments = [int(min(self._moment(index), len(silent) - 1)) for index in range(self.count)]
         return silent[moments]
+
+
+class WindowStream:
+    """The ``MelWindows`` of sound that comes piece by piece; of what has been given, nothing is kept."""
+
+    def __init__(self, fps: float, delay: float = 0.0) -> None:
+        self.fps, self.lag = fps, delay * fps
+        self.index = 0  # of the next window
+        self.ended = False
+        self._mels = MelStream()
+        self.start = 0  # of the last one given, in mel frames
+        self._mel = np.empty((hp.num_mels, 0), np.float32)  # from there on
+
+    @property
+    def samples(self) -> int:
+        """Heard so far."""
+        return self._mels.samples
+
+    def push(self, sound: np.ndarray) -> None:
+        """Hear more (samples,)."""
+        self._mel = np.concatenate((self._mel, *map(self._mels.push, _pieces([sound]))), axis=1)
+
+    def end(self) -> None:
+        """Hear that this was all: now the windows at the end are known."""
+        self._mel = np.concatenate((self._mel, self._mels.end()), axis=1)
+        missing = max(0, hp.mel_step_size - self._known)
+        self._mel = np.pad(self._mel, ((0, 0), (0, missing)), constant_values=SILENCE)
+        self.ended = True
+
+    @property
+    def _known(self) -> int:
+        return self.start + self._mel.shape[1]
+
+    def ready(self) -> Iterator[np.ndarray]:
+        """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
+        while self.index < frame_count(self.samples, self.fps):
+            moment, last = mel_moment(self.index, self.fps, self.lag), self._known - hp.mel_step_size
+            if not (self.ended or moment < last + 1):
+                return
+            start = int(min(moment, last))
+            self._mel = self._mel[:, start - self.start :]  # later ones do not start before it
+            self.start, self.index = start, self.index + 1
+            yield self._mel[:, : hp.mel_step_size].copy()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -12,6 +14,8 @@ from errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+_lock = threading.Lock()
+_inside: list[int] = []  # the threads that torch had, once for each ``cpu_workers`` under way
 
 
 def pick_device(name: str) -> torch.device:
@@ -101,16 +105,23 @@ def cpu_workers(device: torch.device) -> Iterator[int]:
     """Yield how many calls of the network to run at a time, and give each its share of the CPU's threads meanwhile.
 
     Calls side by side, a thread each, need not wait for the slowest core at every layer: the cores are also wanted by
-    the decoder and the encoder. On another device, one call is prepared while another runs.
+    the decoder and the encoder. On another device, one call is prepared while another runs. Several may be under way.
     """
     if device.type != "cpu":
         yield 2
         return
-    threads = torch.get_num_threads()
+    with _lock:  # while others are inside, what they found is what there was
+        threads = _inside[0] if _inside else torch.get_num_threads()
+        _inside.append(threads)
     share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
     workers = -(-threads // share)
     torch.set_num_threads(share)
     try:
         yield workers
     finally:
-        torch.set_num_threads(threads)
+        with _lock:
+            _inside.pop()
+            torch.set_num_threads(threads)
+            if _inside:  # torch keeps one number for the thread that sets it, and one for threads to come: theirs
+                with ThreadPoolExecutor(1) as elsewhere:
+                    elsewhere.submit(torch.set_num_threads, share).result()

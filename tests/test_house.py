@@ -11,17 +11,13 @@ import pytest
 
 from conftest import ROOT
 
-FOLDERS = ("wav2lip", "video", "models", "face_detection", "sync", "preprocessing", "evaluation", "demo", "benchmarks")
+FOLDERS = (
+    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "preprocessing", "evaluation", "demo", "benchmarks",
+)  # fmt: skip
 SCRIPTS = (
-    "inference",
-    "preprocess",
-    "color_syncnet_train",
-    "wav2lip_train",
-    "hq_wav2lip_train",
-    "similarity",
-    "adapt",
-    "export",
-)
+    "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt", "export",
+    "app",
+)  # fmt: skip
 TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
 # who may import which of ours, besides modules of its own folder
 ALLOWED = {
@@ -48,6 +44,7 @@ ALLOWED = {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
         "sync", "video",
     },
+    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",

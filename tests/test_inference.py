@@ -7,7 +7,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -237,6 +239,34 @@ def test_no_core_is_idle(monkeypatch, threads):
         (share,) = shares
         assert workers <= devices.MOST_WORKERS and threads <= workers * share < threads + share
     assert shares[1:] == [threads]
+
+
+def test_threads_are_given_back_when_the_last_is_done():
+    """The first of two that overlap took its threads back from the second, which left one for ever."""
+    cpu, before, seen = torch.device("cpu"), torch.get_num_threads(), []
+    torch.set_num_threads(4)
+
+    def fresh():
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(torch.get_num_threads).result()
+
+    def work(meet):
+        with cpu_workers(cpu) as workers:
+            meet.wait()
+            meet.wait()
+            seen.append((workers, fresh()))
+        seen.append(torch.get_num_threads())
+
+    meet = threading.Barrier(2)
+    other = threading.Thread(target=work, args=(meet,))
+    with cpu_workers(cpu) as workers:
+        other.start()
+        meet.wait()
+    assert (workers, torch.get_num_threads()) == (4, 4)
+    meet.wait()
+    other.join()
+    assert seen == [(4, 1), 4] and fresh() == 4
+    torch.set_num_threads(before)
 
 
 def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, talking_clip, speech):

@@ -1,0 +1,130 @@
+"""How fast live lip-sync is: from a sound sample to its frame, frames per second, and memory.
+
+    python -m benchmarks.live [--face VIDEO --audio SPEECH] [--seconds 30] [--size 720p]
+
+``latency``: sound comes in pieces of 40 ms in real time, and frames are taken when they are due. What is told is the
+time from a sample, which waits for the rest of its piece and for 212 ms of sound after it, to the frame that starts
+with it. ``sustained``: sound comes as fast as frames are made of it; CPU seconds include the decoder, and memory is
+that of the process after a quarter of the sound and at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+import cli
+import live
+import video
+from benchmarks import open_machine, report
+from benchmarks.scene import SIZES, write_scene
+from demo.talking_head import Recipe, write_speech
+from hparams import hparams as hp
+from lipsync import LipSync
+
+PIECE = 0.04  # seconds of sound pushed at a time
+BEHIND = 0.5  # seconds that the speaker may be ahead
+CLIP = 10.0  # seconds of the video that goes back and forth
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure live lip-sync.")
+    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
+    parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
+    parser.add_argument("--seconds", type=cli.positive(float), default=30.0, help="of speech in each measurement")
+    parser.add_argument("--size", choices=SIZES, default="720p", help="of the frames")
+    cli.add_detector_arguments(parser)
+    parser.set_defaults(face_detector="haar")
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    open_machine(args)
+    with tempfile.TemporaryDirectory() as folder:
+        clip, speech = Path(folder, "clip.mp4"), args.audio or Path(folder, "speech.wav")
+        write_scene(clip, CLIP, SIZES[args.size], args.face)
+        if not args.audio:
+            write_speech(speech, Recipe(seconds=args.seconds))
+        sound = np.resize(video.read_audio(speech, hp.sample_rate), round(args.seconds * hp.sample_rate))
+        lips = LipSync(search=cli.face_search(args), device=args.device, precision=args.precision)
+        start = time.perf_counter()
+        face = live.prepare(lips, clip)
+        prepared = time.perf_counter()
+        with live.Session(lips, face, behind=BEHIND) as session:
+            report("start", {"prepare_s": prepared - start, "open_s": time.perf_counter() - prepared})
+            report("latency", measure_latency(session, sound))
+        report("sustained", measure_sustained(lips, face, sound))
+
+
+def measure_latency(session: live.Session, sound: np.ndarray) -> dict[str, float]:
+    """Seconds from each frame's first sample to the frame, in real time, after a second of silence."""
+    begun, delays, pauses = threading.Event(), [], 0
+    size = round(PIECE * hp.sample_rate)
+    pieces = np.split(sound, range(size, len(sound), size))
+
+    def speak() -> None:
+        begun.wait()
+        for number, piece in enumerate(pieces, 1):
+            time.sleep(max(0.0, start + number * PIECE - time.monotonic()))
+            session.push(piece)
+        session.end()
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    for frame in session.play():
+        now = time.monotonic()
+        if frame.number == round(session.fps):
+            start = now
+            begun.set()
+        if frame.moment is not None:
+            delays.append(now - start - frame.moment)
+        pauses += frame.moment is None and bool(delays)
+        if not speaker.is_alive() and not session.waiting:
+            session.close()
+    speaker.join()
+    figures = {"first_s": delays[0], "median_s": float(np.median(delays)), "worst_s": max(delays)}
+    passed = round(len(sound) / hp.sample_rate * session.fps) - len(delays)
+    return {**figures, "frames": len(delays), "passed_over": passed, "waited_for_sound": pauses}
+
+
+def measure_sustained(lips: LipSync, face: live.Face, sound: np.ndarray) -> dict[str, float]:
+    """Frames per second when all are wanted at once, CPU seconds a frame, and memory on the way."""
+    begun, used, made, memory = time.perf_counter(), cpu_seconds(), 0, []
+    with live.Session(lips, face) as session:
+        opened = cpu_seconds() - used
+        start = time.perf_counter()
+        for second in np.split(sound, range(hp.sample_rate, len(sound), hp.sample_rate)):
+            session.push(second)
+            while frames := session.frames():
+                made += len(frames)
+            memory.append(resident_mb())
+        seconds = time.perf_counter() - start
+    used = cpu_seconds() - used - opened
+    figures = {"frames": made, "fps": made / seconds, "cpu_s_per_frame": used / made, "open_s": start - begun}
+    return {**figures, "memory_mb_quarter": memory[len(memory) // 4], "memory_mb_end": memory[-1]}
+
+
+def cpu_seconds() -> float:
+    """User and system, of this process and of those that have ended."""
+    return sum(os.times()[:4])
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main())

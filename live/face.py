@@ -1,0 +1,170 @@
+"""A face made ready for live speech, and the folder that keeps it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+import files
+import video
+from boxes import Box
+from errors import MissingFile, UserError
+from hparams import hparams as hp
+from lipsync import LEAST_FPS, MOST_FPS, LipSync, Options, open_face
+from mouths import BLENDS
+
+SECONDS = 60.0  # of a video that are used, unless more is wanted
+FORMAT = "wav2lip live face 1"
+NAME, SOURCE = "face.json", "source-"
+LOOPS = ("loop", "pingpong")
+LARGEST = 64 << 20  # bytes of face.json: a day of boxes
+KEPT = ("resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend")
+
+
+@dataclass(frozen=True)
+class Face:
+    """A video or photo of somebody, its boxes, and their face with a shut mouth."""
+
+    source: video.VideoInfo
+    boxes: list[Box | None]  # of the first frames
+    used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
+    still: np.ndarray  # (96, 96, 3) uint8 BGR
+    options: Options  # with the blend that is used
+
+    def frames(self) -> Iterator[tuple[np.ndarray, Box | None]]:
+        """Yield the frames as they were filmed, each with its box, without end."""
+        pingpong, known = self.options.loop == "pingpong", self.boxes
+        frames = video.repeat_frames(self.source, sys.maxsize, self.used, pingpong)
+        return zip(frames, (known[video.source_index(i, len(known), pingpong)] for i in itertools.count()))
+
+    def save(self, folder: str | Path) -> None:
+        """Keep the face in a folder of its own, with a copy of the video or photo; replace one that is there."""
+        folder = Path(folder)
+        check_own(folder)
+        digest = files.digest(self.source.path)
+        copy = folder / f"{SOURCE}{digest[:16]}{self.source.path.suffix}"
+        if not (copy.is_file() and files.digest(copy) == digest):
+            with files.atomic_write(copy) as partial:
+                shutil.copyfile(self.source.path, partial)
+        files.save(folder / NAME, json.dumps(self._described(copy.name, digest)))
+        for old in set(folder.glob(f"{SOURCE}*")) - {copy}:
+            old.unlink()
+
+    def _described(self, name: str, digest: str) -> dict[str, object]:
+        return {
+            "format": FORMAT,
+            "source": name,
+            "sha256": digest,
+            "fps": self.source.fps.as_integer_ratio(),
+            "used": self.used,
+            "options": {name: getattr(self.options, name) for name in KEPT},
+            "still": base64.b64encode(self.still.tobytes()).decode(),
+            "boxes": self.boxes,
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Face:
+        """Open what ``save`` kept. Raises MissingFile or UserError if there is none, or it is damaged."""
+        folder = Path(folder)
+        path = folder / NAME
+        if not path.is_file():
+            raise MissingFile(f"{folder} has no {NAME}: it is no prepared face; make one with live.prepare and save")
+        try:
+            return _understood(folder, _read(path))
+        except UserError as problem:
+            raise UserError(f"{path}: {problem}; prepare the face again") from None
+        except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
+            raise UserError(f"{path} is damaged, or not of a prepared face; prepare the face again") from None
+
+
+def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options: object) -> Face:
+    """Find the face in the first ``seconds`` of a video, or in a photo, and a moment in which its mouth is shut.
+
+    ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
+    """
+    chosen = Options(**{"loop": "pingpong", **options})
+    source = open_face(Path(face), chosen, lips.report)
+    generator = lips.generator
+    chosen = replace(chosen, pads=chosen.pads or generator.pads, blend=chosen.blend or generator.blend)
+    path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
+    reference = "still" if chosen.reference == "same" else chosen.reference
+    return Face(source, path.boxes, used, lips.find_still(source, path, used, reference), chosen)
+
+
+def check_own(folder: Path) -> None:
+    """Make the folder of a face; raise UserError if something else is in it."""
+    files.check_folder(folder)
+    if not (folder / NAME).is_file() and any(not path.name.startswith((SOURCE, ".")) for path in folder.iterdir()):
+        raise UserError(f"{folder} holds other files; give a new name for the prepared face")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Reading, of files that anybody may have made
+
+
+def _read(path: Path) -> dict:
+    if path.stat().st_size > LARGEST:
+        raise ValueError
+    content = json.loads(path.read_bytes())
+    if content["format"] != FORMAT:
+        raise UserError("it was made by another version")
+    return content
+
+
+def _understood(folder: Path, content: dict) -> Face:
+    """Return the face; raise any common error for what makes no sense."""
+    options, (numerator, denominator) = _options(content["options"]), content["fps"]
+    if not all(map(_whole, (numerator, denominator))) or not LEAST_FPS <= numerator / denominator <= MOST_FPS:
+        raise ValueError
+    source = replace(_source(folder, content, options), fps=Fraction(numerator, denominator))
+    boxes = [_box(box, source) for box in content["boxes"]]
+    if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
+        raise ValueError
+    still = np.frombuffer(base64.b64decode(content["still"]), np.uint8).reshape(hp.img_size, hp.img_size, 3)
+    return Face(source, boxes, content["used"], still, options)
+
+
+def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:
+    name = content["source"]
+    if Path(name).name != name or not name.startswith(SOURCE):
+        raise ValueError
+    path = folder / name
+    if not path.is_file() or files.digest(path) != content["sha256"]:
+        raise UserError(f"{name} is missing or was changed")
+    return video.probe(path, video.Geometry(options.resize_factor, options.rotate, options.crop))
+
+
+def _options(values: dict) -> Options:
+    """Return the options; only values of the kinds that ``Options`` takes."""
+    kinds = {"reference": (str, int), "blend": (str,), "crop": (list,)}
+    usual = Options()
+    if set(values) != set(KEPT) or values["blend"] not in BLENDS or values["loop"] not in LOOPS:
+        raise ValueError
+    if not all(type(value) in kinds.get(name, (type(getattr(usual, name)),)) for name, value in values.items()):
+        raise ValueError
+    if not all(map(_whole, values["crop"])) or values["resize_factor"] < 1:
+        raise ValueError
+    return Options(**values | {"crop": tuple(values["crop"])})
+
+
+def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:
+    if box is None:
+        return None
+    x1, y1, x2, y2 = box
+    if not all(map(_whole, box)) or not (0 <= x1 < x2 <= picture.width and 0 <= y1 < y2 <= picture.height):
+        raise ValueError
+    return x1, y1, x2, y2
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int

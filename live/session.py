@@ -1,0 +1,316 @@
+"""Sound in, finished frames out, for as long as anybody listens."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import audio
+from concurrency import prefetch
+from devices import cpu_workers
+from errors import UserError
+from hparams import hparams as hp
+from lipsync import LipSync, Options
+from live.face import Face
+from mouths import Manner, generate, redraw_mouths
+
+AT_ONCE = 4  # frames made together at most: more are hardly faster, and each waits for the last
+AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most bytes
+PATIENCE = 0.3  # seconds that a mouth waits, as it is, for sound that is late
+REMEMBERED = 60.0  # seconds, to tell speech from noise
+WAITING = 600.0  # seconds of sound that may wait to be shown
+HUSH = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A finished frame and its place in time."""
+
+    picture: np.ndarray  # (height, width, 3) uint8 BGR; yours
+    number: int  # of the session, from 0
+    time: float  # seconds from its start, at which the frame is to be shown
+    sound: np.ndarray  # (samples,) float32 at 16 kHz: what is to be heard while it is shown; zeros where nobody speaks
+    moment: float | None  # seconds from the start of the utterance; None where nobody speaks
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a frame is made with."""
+
+    window: np.ndarray  # (80, 16) mel
+    sound: np.ndarray
+    gain: float = 1.0  # how much the window moves the mouth, from 0 to 1
+    rest: float = 0.0  # how much the network sees of the face with the shut mouth, from 0 to 1
+    moment: float | None = None
+
+
+class Utterance:
+    """Sound from the first push to the end, in parts for frames. In pauses lips close if ``silence`` is "closed"."""
+
+    def __init__(self, fps: float, options: Options, rate: int) -> None:
+        import soxr
+
+        self.windows = audio.WindowStream(fps, options.lip_delay / 1000)
+        self._resampler = None if rate == hp.sample_rate else soxr.ResampleStream(rate, hp.sample_rate, 1)
+        self._samples = np.empty(0, np.float32)  # from the start of the next frame on
+        self._pauses = Pauses(fps) if options.silence == "closed" else None
+
+    @property
+    def waiting(self) -> float:
+        """Seconds of sound that no frame has shown yet."""
+        return len(self._samples) / hp.sample_rate
+
+    def push(self, samples: np.ndarray, last: bool = False) -> None:
+        if self._resampler:
+            samples = self._resampler.resample_chunk(samples, last)
+        self._samples = np.concatenate((self._samples, samples))
+        self.windows.push(samples)
+
+    def end(self) -> None:
+        self.push(np.empty(0, np.float32), last=True)
+        self.windows.end()
+
+    def ready(self) -> Iterator[Part]:
+        """Yield the parts of all frames that can be made."""
+        fps = self.windows.fps
+        for window in self.windows.ready():
+            index = self.windows.index - 1
+            size = samples_of(index, fps)
+            sound, self._samples = self._samples[:size], self._samples[size:]
+            closed = self._pauses.closed(window, self.windows.start) if self._pauses else 0.0
+            # the last frame may outlast its sound
+            yield Part(window, np.pad(sound, (0, size - len(sound))), 1.0 - closed, closed, index / fps)
+
+
+class Pauses:
+    """Where nobody speaks, as far as can be told from what was heard until now, and from a mel window ahead.
+
+    Speech is told from noise by the loudest and the quietest of the last minute: see ``audio.quiet_of``.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._levels: deque[float] = deque(maxlen=round(REMEMBERED * hp.mel_frames_per_second))
+        self._heard = 0  # mel frames
+        self._closed, self._step = 0.0, closing_step(fps)
+
+    def closed(self, window: np.ndarray, start: int) -> float:
+        """Return how far the lips are shut, from 0 to 1, in the next frame, whose window starts at mel frame ``start``.
+
+        They have closed when a pause has lasted for ``audio.PAUSE``, and open again before its end.
+        """
+        stop = start + window.shape[1]
+        new, self._heard = min(stop - self._heard, window.shape[1]), stop
+        self._levels.extend(audio.levels_of(window[:, window.shape[1] - new :]))
+        quiet = audio.quiet_of(np.array(self._levels))[-round(audio.PAUSE * hp.mel_frames_per_second) :]
+        self._closed = float(np.clip(self._closed + (self._step if quiet.all() else -self._step), 0, 1))
+        return self._closed
+
+
+@dataclass
+class State:
+    """All that a session remembers."""
+
+    shown: int = 0  # frames
+    utterances: deque[Utterance] = field(default_factory=deque)  # the first is being spoken
+    last: Part = Part(HUSH, np.empty(0, np.float32), 0.0, 1.0)  # of the frame before
+    late: int = 0  # frames without sound since some came last
+
+
+class Session:
+    """One face, live: ``push`` sound as it comes, and take ``frames`` as they are due; ``play`` keeps the time.
+
+    Pushing, ``end`` and ``interrupt`` may be called in other threads than the one that takes the frames. Each
+    utterance's frames are those that ``LipSync.stream`` makes of its whole sound. Close a session, or use it as a
+    context manager. ``rate`` is that of the sound, in Hz. Of somebody who speaks live, what is older than ``behind``
+    seconds is passed over, so that frames that were late once are not for ever.
+    """
+
+    def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
+        self.fps = float(face.source.fps)
+        self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
+        self._hearing, self._making = threading.RLock(), threading.RLock()  # the state; source, network and state
+        self._warm_up()
+        self._start()
+
+    def _start(self) -> None:
+        size = self._face.source.width * self._face.source.height * 3
+        self._state = State()
+        self._source: Generator | None = prefetch(self._face.frames(), max(1, min(AHEAD, AHEAD_BYTES // size)))
+
+    def _warm_up(self) -> None:
+        """Let libraries load, and the network compile for every number of faces, before anybody waits."""
+        audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
+        with cpu_workers(self._lips.device):
+            for count in range(1, AT_ONCE + 1):
+                mels, faces = np.stack([HUSH] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
+                for gains in (None, np.zeros(count)):
+                    generate(self._lips.model, mels, faces, gains)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Sound in
+
+    def push(self, samples: np.ndarray) -> None:
+        """Hear more of an utterance, or the start of a new one: (samples,) float in [-1, 1], any number of them."""
+        samples = checked(samples)
+        with self._hearing:
+            if self.waiting + len(samples) / self._rate > WAITING:
+                raise UserError(f"{WAITING:g} seconds of sound wait to be shown; take frames before more is pushed")
+            utterances = self._state.utterances
+            if not utterances or utterances[-1].windows.ended:
+                utterances.append(Utterance(self.fps, self._face.options, self._rate))
+            utterances[-1].push(samples)
+            self._state.late = 0
+
+    def end(self) -> None:
+        """Hear that the utterance is over: its last 0.2 seconds can be shown. More sound is a new one, after it."""
+        with self._hearing:
+            utterances = self._state.utterances
+            if utterances and not utterances[-1].windows.ended:
+                utterances[-1].end()
+
+    def interrupt(self) -> None:
+        """Drop all sound that is not in a frame yet; the mouth closes."""
+        with self._hearing:
+            self._state.utterances.clear()
+
+    @property
+    def waiting(self) -> float:
+        """Seconds of sound that are not in a frame yet; up to 0.22 of them cannot be before more sound or the end."""
+        with self._hearing:
+            return sum(utterance.waiting for utterance in self._state.utterances)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Frames out
+
+    def frames(self, most: int = AT_ONCE) -> list[Frame]:
+        """Return the next frames in which somebody speaks, at most ``most``; none if there is not sound enough."""
+        with self._making:
+            with self._hearing:
+                parts = list(itertools.islice(self._heard(), min(most, AT_ONCE)))
+            return self._draw(parts)
+
+    def idle(self, count: int = 1) -> list[Frame]:
+        """Return the next ``count`` frames, in which nobody speaks: the video goes on, and the mouth closes."""
+        with self._making:
+            with self._hearing:
+                parts = [self._rested(self._state.shown + i) for i in range(count)]
+            return self._draw(parts)
+
+    def play(
+        self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
+    ) -> Iterator[Frame]:
+        """Yield frames when they are due, as many a second as the video has, until the session is closed.
+
+        On a machine that is too slow, time itself goes slower.
+        """
+        start, given = clock(), 0
+        while self._source:
+            due = math.floor((clock() - start) * self.fps) + 1 - given
+            if due > AT_ONCE:
+                start, due = start + (due - AT_ONCE) / self.fps, AT_ONCE
+            if due <= 0:
+                sleep(max(0.0, start + given / self.fps - clock()))
+                continue
+            made = self.frames(due) or self.idle(1)
+            given += len(made)
+            yield from made
+
+    def reset(self) -> None:
+        """Begin again: with the first frame, at time 0, without sound."""
+        with self._making, self._hearing:
+            self.close()
+            self._start()
+
+    def close(self) -> None:
+        """Stop reading the video; there are no more frames."""
+        with self._making:
+            if self._source:
+                self._source.close()
+            self._source = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _heard(self) -> Iterator[Part]:
+        """Yield the part of each frame in which somebody speaks, as far as there is sound."""
+        state = self._state
+        while state.utterances:
+            speaker = state.utterances[0]
+            for part in speaker.ready():
+                if speaker.waiting <= self._behind:
+                    state.last = part
+                    yield part
+            if not speaker.windows.ended:
+                return
+            state.utterances.popleft()
+
+    def _rested(self, number: int) -> Part:
+        """Return the part of frame ``number``, in which nobody speaks.
+
+        The mouth closes by and by; where sound is about to come it gets ready, where it is late it waits.
+        """
+        state, gain, rest = self._state, self._state.last.gain, self._state.last.rest
+        state.late += 1
+        hoped = bool(state.utterances) and state.late <= PATIENCE * self.fps
+        if not (hoped and state.utterances[0].windows.index):
+            step = closing_step(self.fps)
+            gain, rest = max(0.0, gain - step), max(0.0, rest - step) if hoped else min(1.0, rest + step)
+        state.last = Part(state.last.window, np.zeros(samples_of(number, self.fps), np.float32), gain, rest)
+        return state.last
+
+    def _draw(self, parts: Sequence[Part]) -> list[Frame]:
+        rows = list(itertools.islice(self._source or (), len(parts)))
+        if not rows:
+            return []
+        frames, boxes = [frame.copy() for frame, _ in rows], [box for _, box in rows]
+        windows, manner = [part.window for part in parts], self._manner(parts)
+        with cpu_workers(self._lips.device) as workers:
+            size, workers = -(-len(rows) // workers), min(workers, len(rows))
+            drawn = redraw_mouths(frames, boxes, windows, self._lips.model, size, manner, workers, in_place=True)
+            pictures = list(drawn)
+        numbers = itertools.count(self._state.shown)
+        self._state.shown += len(rows)
+        fps = self._face.source.fps
+        return [
+            Frame(picture, number, float(number / fps), part.sound, part.moment)
+            for picture, number, part in zip(pictures, numbers, parts)
+        ]
+
+    def _manner(self, parts: Sequence[Part]) -> Manner:
+        options = self._face.options
+        gains = options.mouth_gain * np.array([part.gain for part in parts])
+        rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
+        return Manner(options.blend, None if (gains == 1).all() else gains, self._face.still, rest)
+
+
+def closing_step(fps: float) -> float:
+    """Return how much of their way lips go in a frame when they close or open."""
+    return 1 / (audio.CLOSING * fps)
+
+
+def checked(samples: np.ndarray) -> np.ndarray:
+    """Return sound as the networks take it; raise UserError for what is none."""
+    samples = np.asarray(samples)
+    if samples.ndim != 1 or samples.dtype.kind != "f":
+        raise UserError(
+            f"sound is (samples,) float in [-1, 1], one channel; this is {samples.dtype} of shape {samples.shape}"
+        )
+    return np.clip(np.nan_to_num(samples.astype(np.float32)), -1.0, 1.0)
+
+
+def samples_of(index: int, fps: float) -> int:
+    """Return how many samples of sound frame ``index`` lasts: not always as many, but on the whole."""
+    start, stop = (round(i * hp.sample_rate / fps) for i in (index, index + 1))
+    return stop - start
