@@ -9,9 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+import video
+from boxes import padded_boxes
 from conftest import write_clip
 from evaluation import score_quality
 from evaluation.quality import score_file
+from face_detection.tracking import follow_face
 from faces import FaceSearch
 
 SEARCH = FaceSearch("haar")
@@ -66,11 +69,33 @@ def test_noise_outside_the_face_flickers(frames, source, tmp_path):
     assert found.flicker == pytest.approx(8 / 9, rel=0.1) and found.seam < 0.3
 
 
-def test_a_seam_is_seen_at_the_border_alone(frames, source, tmp_path):
-    boxed = frames.copy()
-    boxed[:, 60:200, 100:240] = np.clip(boxed[:, 60:200, 100:240].astype(int) + 6, 0, 255)
-    found = score(boxed, source, tmp_path)
-    assert found.seam == pytest.approx(6, abs=1) and found.flicker < 0.1
+def put_in(frames, source, levels):
+    """Brighten the box of the face by so many grey levels in each frame."""
+    info = video.probe(source)
+    ((x1, y1, x2, y2), *_) = padded_boxes(follow_face(SEARCH.find(info), 12), (0, 0, 0, 0), info)
+    made = frames.copy()
+    for frame, level in zip(made, levels):
+        frame[y1:y2, x1:x2] = np.clip(frame[y1:y2, x1:x2].astype(int) + level, 0, 255)
+    return made
+
+
+def test_a_seam_is_the_step_across_the_border(frames, source, tmp_path):
+    found = score(put_in(frames, source, [6] * 25), source, tmp_path)
+    assert found.seam == pytest.approx(6, abs=0.5) and found.jitter == found.flicker == 0
+    brighter = np.clip(frames.astype(int) + 6, 0, 255).astype(np.uint8)
+    assert score(brighter, source, tmp_path).seam < 0.5
+
+
+def test_a_border_that_trembles(frames, source, tmp_path):
+    found = score(put_in(frames, source, [0, 6] * 12 + [0]), source, tmp_path)
+    assert found.seam == pytest.approx(3, abs=0.4) and found.jitter == pytest.approx(6, abs=0.5)
+    assert found.upper_flicker == pytest.approx(6, abs=0.5) and found.flicker < 0.1
+
+
+def test_a_face_that_fills_the_picture_has_no_seam(frames, source, tmp_path):
+    write_clip(tmp_path / "made.mkv", put_in(frames, source, [6] * 25), "25", *LOSSLESS)
+    found = score_file(tmp_path / "made.mkv", source, SEARCH, pads=(999, 999, 999, 999))
+    assert np.isnan([found.seam, found.jitter, found.flicker]).all() and found.upper_flicker == 0
 
 
 @pytest.mark.parametrize(
