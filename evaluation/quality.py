@@ -9,7 +9,7 @@ a network is measured only if ``Judges`` has it. docs/measuring.md tells where e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -63,7 +63,8 @@ def score_file(
 
     Raises UserError for files that cannot be compared: of other sizes, without a face, too short.
     """
-    made, real = video.probe(generated), video.probe(source)
+    made = video.probe(generated)
+    real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
     if (made.width, made.height) != (real.width, real.height):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")

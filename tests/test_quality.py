@@ -113,8 +113,27 @@ def test_the_script(frames, source, tmp_path, capsys):
     tables = ["--json", tmp_path / "q.json", "--csv", tmp_path / "q.csv"]
     assert score_quality.main([*map(str, [*command, *tables])]) == 0
     assert "made.mkv" in capsys.readouterr().out
-    (figures,) = json.loads((tmp_path / "q.json").read_text())
+    (figures,) = json.loads((tmp_path / "q.json").read_text())["scores"]
     (row,) = csv.DictReader((tmp_path / "q.csv").read_text().splitlines())
     assert figures["ssim"] == pytest.approx(float(row["ssim"])) == pytest.approx(1)
     assert score_quality.main([*map(str, command), "--source", str(source), str(source)]) == 2
     assert "give one for each" in capsys.readouterr().err
+
+
+def test_another_rate_than_the_sources(frames, source, tmp_path):
+    """Made with --fps 12.5, it shows every other frame."""
+    write_clip(tmp_path / "slow.mkv", frames[::2], "12.5", *LOSSLESS)
+    found = score_file(tmp_path / "slow.mkv", source, SEARCH)
+    assert found.frames >= 12 and found.psnr == float("inf") and found.flicker == 0
+
+
+def test_a_bad_video_does_not_stop_the_others(frames, source, tmp_path, capsys):
+    write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
+    (tmp_path / "bad.mkv").write_text("no video")
+    made = [str(tmp_path / name) for name in ("bad.mkv", "made.mkv")]
+    command = ["--source", *[str(source)] * 2, "--face_detector", "haar", "--json", str(tmp_path / "q.json")]
+    assert score_quality.main(["--generated", *made, *command]) == 1
+    found = json.loads((tmp_path / "q.json").read_text())
+    assert [one["file"] for one in found["scores"]] == made[1:] and list(found["failed"]) == made[:1]
+    assert "skipped: " in capsys.readouterr().out
+    assert score_quality.main(["--generated", made[0], made[0], *command]) == 2
