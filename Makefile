@@ -11,7 +11,7 @@ WORK ?= demo-work
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt requirements-dev.txt constraints.txt
+.venv/ready: requirements.txt requirements-dev.txt constraints.txt $(wildcard requirements/*.txt)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements-dev.txt -c constraints.txt
 	touch $@

@@ -203,16 +203,18 @@ def write_twins(*clips: Path) -> None:
     for clip in clips:
         twin = clip.with_name(f"{clip.name}_twin")
         twin.mkdir()
-        (clip / TWIN).write_text(twin.name)
+        (clip / TWIN).write_text(twin.name, encoding="utf-8")
         for i in (i for i, path in enumerate(paths) if path.parent == clip):
             unlike = np.square(poses - poses[i]).mean(1)
             unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
             chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
-            cv2.imwrite(str(twin / f"{times[i]}.jpg"), _aligned(_read(chosen), _read(paths[i])), QUALITY)
+            picture = _aligned(_read(chosen), _read(paths[i]))
+            files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
 
 
 def _read(path: Path) -> np.ndarray:
-    return cv2.resize(cv2.imread(str(path)), (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
+    return cv2.resize(picture, (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
 
 
 def _pose(path: Path) -> np.ndarray:

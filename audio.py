@@ -203,6 +203,10 @@ class MelWindows:
     def __len__(self) -> int:
         return self.count
 
+    def first(self, count: int) -> MelWindows:
+        """Return the windows of the first ``count`` frames."""
+        return MelWindows(self.mel, self.fps, min(count, self.count), self.lag / self.fps)
+
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")

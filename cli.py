@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import signal
@@ -27,6 +28,7 @@ from hparams import FILELISTS, hparams
 from reporting import Advance, Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +45,10 @@ class Parser(argparse.ArgumentParser):
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
     """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # a killed run cleans up as an interrupted one does
+        for name in STOPPING & set(dir(signal)):  # a killed run cleans up as an interrupted one does
+            signal.signal(getattr(signal, name), _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:  # --help, or an error that has been printed

@@ -92,7 +92,9 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
             raise UserError(f"every process takes a GPU of its own, and here are {count}: --nproc_per_node={count}")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
+        )  # Windows: gloo
     # torch 2.13 says so of what has no public successor yet
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)

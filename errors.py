@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Bad input, with one line that says what is wrong and what to do; scripts end with exit code 2.
@@ -12,3 +15,15 @@ class UserError(ValueError):
 
 class MissingFile(UserError, FileNotFoundError):
     """Something that was asked for by name is not there."""
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around imports: where a package is missing, raise UserError that says which ``extra`` of ours brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{error.name} is not installed: pip install 'wav2lip[{extra}]', "
+            f"or in the project's folder pip install -r requirements/{extra}.txt"
+        ) from None

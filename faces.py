@@ -37,6 +37,7 @@ class FaceSearch:
     weights: Path | None = None  # of the detector, if not the usual ones
     batch_size: int = 16  # pictures per call of the detector
     cache: bool = True  # remember the boxes of each video, and look there first
+    folder: Path | None = None  # where; None: in the user's cache
 
     def detector_name(self) -> str:
         """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
@@ -118,7 +119,7 @@ class FaceSearch:
         )
         weights_content = self.weights and self.weights.is_file() and _digest(self.weights, *_stamp(self.weights))
         name = cache_name(source.path, self.detector_name(), weights_content, *seen)
-        return weights.cache_folder() / "boxes" / name
+        return (self.folder or weights.cache_folder() / "boxes") / name
 
 
 def _stamp(path: Path) -> tuple[int, int]:

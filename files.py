@@ -7,7 +7,9 @@ import errno
 import hashlib
 import os
 import secrets
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import filelock
 
 from errors import UserError
 
-LONGEST_NAME = 255  # bytes, of a file on any common system
+LONGEST_NAME = 255  # bytes, of a file on any common system; Windows and macOS count UTF-16's units
+WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; after a colon it would write into a stream that nobody sees
+PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -29,9 +33,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:
         yield partial
-        os.replace(partial, path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace(new: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``old``; Windows refuses while others, such as virus scanners, have that open."""
+    for seconds in PATIENCE if sys.platform == "win32" else ():
+        try:
+            os.replace(new, old)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    os.replace(new, old)
 
 
 @contextlib.contextmanager
@@ -74,9 +89,14 @@ def save(path: Path, content: str | bytes) -> None:
 
 def check_name(path: Path) -> None:
     """Raise ValueError if no disk would take a file of this name."""
+    in_bytes = sys.platform not in ("win32", "darwin")
     for part in path.parts:
-        if len(os.fsencode(part)) > LONGEST_NAME:
-            raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} bytes; give a shorter one")
+        size = len(os.fsencode(part)) if in_bytes else len(part.encode("utf-16-le", "surrogatepass")) // 2
+        if size > LONGEST_NAME:
+            units = "bytes" if in_bytes else "letters"
+            raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} {units}; give a shorter one")
+        if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
+            raise UserError(f"{part} has a {min(found)} in it, which Windows takes in no name; give another")
 
 
 def check_folder(folder: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from errors import MissingFile, UserError
 
-FILELISTS = Path(__file__).resolve().parent / "filelists"
+OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
+FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # installed: of the folder one works in
 
 # what mels and pictures on disk were made with
 FIXED_BY_PREPROCESSING = {

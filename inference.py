@@ -17,7 +17,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "on_missing_face", "loop", "lip_delay",
-    "silence", "reference", "mouth_gain", "blend", "crf", "preset",
+    "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def get_parser() -> cli.Parser:
     )
     add("--face", required=True, type=Path, help="The video or photo with a face.")
     add("--audio", required=True, type=Path, help="The speech: any file that has sound, videos included.")
+    add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="The video to write.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
@@ -115,8 +116,9 @@ def get_parser() -> cli.Parser:
     add(
         "--blend",
         choices=mouths.BLENDS,
-        help="Paste the whole box, or only the mouth, softly. Without it, as the network wants it.",
+        help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
     )
+    add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
     cli.add_compute_arguments(parser)
     add(
         "--crf",
@@ -140,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in SAME_NAMES}
-    options |= {"box": None if args.box == NO_BOX else args.box, "smooth": not args.nosmooth}
+    options |= {"box": None if args.box == NO_BOX else args.box, "smooth": not args.nosmooth, "mark": not args.no_mark}
     lips = LipSync(
         args.checkpoint_path,
         search=cli.face_search(args),

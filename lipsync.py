@@ -13,11 +13,13 @@ The way through: sound -> mel windows; frames -> boxes; crops and mels -> genera
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -70,7 +72,9 @@ class Options:
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
     reference: str | int = "same"  # what the network sees of the face: each frame itself, "still", or a frame's number
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
-    blend: str | None = None  # "box" or "feather", see ``mouths.paste``; None: the network's own
+    mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
+    mark: bool = True  # say in the file that its lips are synthetic
+    blend: str | None = None  # how the mouth is put in, see ``mouths.paste``; None: the network's own
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 
@@ -94,6 +98,7 @@ class Take:
 
     source: video.VideoInfo
     speech: video.Sound
+    heard: video.Sound  # in the result: the speech, or the mix that it is a part of
     windows: audio.MelWindows  # one for each frame of the result
     face: FacePath
     used: int | None  # so many frames of the video are used; None: all of it, with one box
@@ -155,6 +160,12 @@ class LipSync:
         self.search.detector_weights()
         _ = self.model, self.expert
 
+    def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
+        """Return the same networks for somebody else, who has another memory of faces and hears other reports."""
+        other = copy.copy(self)
+        other.search, other.report = search, report
+        return other
+
     def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: object) -> Take:
         """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
 
@@ -163,29 +174,35 @@ class LipSync:
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
         Options(**options)
         video.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, (face, audio))
+        mix = options.get("mix")
+        files.check_not_read("--outfile", outfile, (face, audio, *([Path(mix)] if mix else ())))
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
 
-    def prepare(self, face: str | Path, speech: str | Path, **options: object) -> Take:
-        """Find the face and listen to the speech."""
+    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: object) -> Take:
+        """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         chosen, speech = Options(**options), Path(speech)
         source = open_face(Path(face), chosen, self.report)
         sound = video.Sound(speech, hp.sample_rate)
         # only counted here, and decoded again aside: an hour of sound would take 230 MB
-        wanted = audio.frame_count(sum(map(len, sound)), float(source.fps))
+        samples = sum(map(len, sound))
+        limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
+        wanted = audio.frame_count(limit, float(source.fps))
         for note in sound.notes:
             self.report.note(f"note: {note}")
+        heard = open_mix(chosen.mix, self.report) if chosen.mix else sound
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
         expert = self.expert
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
-            windows = windows.result()
+            windows = windows.result().first(wanted)
         match = self.match(source, path, speech) if expert else None
-        return Take(source, sound, windows, path, used, chosen, self.manner(source, path, used, windows, chosen), match)
+        return Take(
+            source, sound, heard, windows, path, used, chosen, self.manner(source, path, used, windows, chosen), match
+        )
 
     def stream(self, take: Take) -> Iterator[np.ndarray]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -199,10 +216,14 @@ class LipSync:
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete."""
-        writing = take.options.crf, take.options.preset
-        with video.VideoWriter(outfile, take.source, take.speech, len(take), *writing) as writer:
+        writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
+        with video.VideoWriter(outfile, take.source, take.heard, len(take), *writing) as writer:
             for frame in self.report.track(self.stream(take), "Lip-syncing", len(take)):
                 writer.write(frame)
+
+    def mark(self) -> str:
+        """Say what made the lips, and when."""
+        return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
     def find_face(self, source: video.VideoInfo, wanted: int, options: Options) -> tuple[FacePath, int | None]:
         """Return the face in each of the first ``wanted`` frames, and how many frames to use (None: all)."""
@@ -289,6 +310,16 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     frames = video.read_frames(source, start, count if used is None else min(count, used - start))
     rows = itertools.islice(zip(frames, itertools.cycle(path.boxes[start:])), 0, None, LOOK_EVERY)
     return np.stack([crop(frame, box) for frame, box in rows if box is not None])
+
+
+def open_mix(path: Path, report: Reporter = SILENT) -> video.Sound:
+    """Return the sound of a file that will be heard; raises UserError if there is none."""
+    heard = video.Sound(path, hp.sample_rate)
+    for _ in heard:  # to its end: what is damaged there should be told before any work is done
+        pass
+    for note in heard.notes:
+        report.note(f"note: {note}")
+    return heard
 
 
 def read_speech(sound: video.Sound | Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:

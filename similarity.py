@@ -14,7 +14,7 @@ import cli
 import files
 import video
 from devices import pick_device, pick_precision
-from errors import UserError
+from errors import UserError, needs
 from sync import measure, open_expert
 from sync.drawing import draw, write_overlay
 from sync.embedding import open_video
@@ -71,6 +71,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         video.check_writable(args.overlay)
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {args.plot} must end in .png, .pdf or .svg")
+    if args.plot:
+        with needs("eval"):  # now, not when all is measured
+            import matplotlib  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,8 +87,11 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
-        except ImportError:  # then there are no curves; metrics.jsonl has the figures
-            pass
+        except ImportError:
+            warnings.warn(
+                "tensorboard is not installed (pip install 'wav2lip[train]'): no curves, only metrics.jsonl",
+                stacklevel=1,
+            )
 
     def _forget_after(self, position: Position) -> None:
         """Drop what a killed run wrote after the checkpoint that we continue from."""
@@ -236,7 +240,7 @@ def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
     target.mkdir(exist_ok=True)
     for n, window in enumerate(pictures):
         for t, picture in enumerate(window):
-            cv2.imwrite(str(target / f"{n}_{t}.jpg"), picture)
+            files.save(target / f"{n}_{t}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())
 
 
 # --------------------------------------------------------------------------------------------------------------------

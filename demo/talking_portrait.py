@@ -350,7 +350,7 @@ def write_clip(folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Pat
     heard = np.round(wav * 32767).astype(np.int16).astype(np.float32) / 32768
     save_mel(folder, audio.melspectrogram(heard).T)
     if twin:
-        (folder / TWIN).write_text(f"{twin.name}\n")
+        (folder / TWIN).write_text(f"{twin.name}\n", encoding="utf-8")
     files.save(folder / "truth.json", json.dumps({**truth, "opening": np.round(truth["opening"], 4).tolist()}))
 
 

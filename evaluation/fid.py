@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import video
-from errors import MissingFile, UserError
+from errors import MissingFile, UserError, needs
 from footage import is_video, visible_files
 from models import weights
 
@@ -102,7 +102,8 @@ def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.nd
 
 def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
     """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
-    inception: Any = _library("inception")
+    with needs("eval"):
+        inception: Any = _library("inception")
     path = weights.find(path_or_name)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url

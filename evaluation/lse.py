@@ -20,10 +20,11 @@ from scipy.signal import medfilt
 
 import video
 from concurrency import prefetch
-from errors import UserError
+from errors import UserError, needs
 from face_detection.detections import Detections
 from face_detection.tracking import fill_gaps, link_tracks, shots
 from faces import FaceSearch
+from models import SyncNet_v2, weights
 from rates import resample
 from reporting import SILENT, Reporter
 from sync.embedding import embed_windows, resample_boxes
@@ -116,6 +117,13 @@ def mean_distances(lips: np.ndarray, sound: np.ndarray) -> np.ndarray:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Sound
+
+
+def open_judge(path_or_name: str | Path, device: torch.device) -> torch.nn.Module:
+    """Return the network; raise UserError now, not after all videos, if the package for its sound is missing."""
+    with needs("eval"):
+        import python_speech_features  # noqa: F401
+    return weights.load_model(path_or_name, SyncNet_v2).to(device)
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 import video
-from errors import UserError
+from errors import UserError, needs
 from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
 from reporting import SILENT, Reporter
@@ -121,6 +121,7 @@ def _seam(made: np.ndarray, real: np.ndarray) -> float:
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    from skimage.metrics import structural_similarity  # here: it takes a second to import
+    with needs("eval"):
+        from skimage.metrics import structural_similarity  # here: it takes a second to import
 
     return float(structural_similarity(a, b, data_range=255.0))

@@ -23,7 +23,6 @@ import files
 from devices import own_device, pick_device
 from evaluation import fid, lse, pairs, scores
 from evaluation.gen_videos_from_filelist import add_generator_arguments, open_generator
-from models import SyncNet_v2, weights
 
 PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
@@ -53,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device = pick_device(own_device(args.device))
-    judge = weights.load_model(args.lse_checkpoint_path, SyncNet_v2).to(device)
+    judge = lse.open_judge(args.lse_checkpoint_path, device)
     embed = None if args.no_fid else fid.open_inception(args.fid_weights, device)
     wanted = pairs.read_filelist(args.filelist or draw_pairs(args), args.data_root, audio_first=True)
 

@@ -16,9 +16,9 @@ if not __package__:  # started as a file: the modules of the project are one fol
 import cli
 import files
 from devices import pick_device
+from evaluation.lse import open_judge
 from evaluation.scores import score_files
 from footage import find_videos
-from models import SyncNet_v2, weights
 
 
 def get_parser() -> cli.Parser:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.data_root)
     files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
-    network = weights.load_model(args.checkpoint_path, SyncNet_v2).to(pick_device(args.device))
+    network = open_judge(args.checkpoint_path, pick_device(args.device))
     bar = cli.TERMINAL.track(videos, "Scoring", len(videos), "file")
     report = score_files(bar, network, cli.face_search(args) if args.crop_faces else None, cli.TERMINAL)
     print(report)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -153,7 +154,7 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
         with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
             if reply.status_code == 416:  # nothing left to send: the part is whole, or of another file
                 if reply.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
-                    os.replace(part, output_file)
+                    files.replace(part, Path(output_file))
                     return
                 part.unlink()
                 download(url, output_file, _pooch)
@@ -170,7 +171,7 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
                     bar.update(len(block))
         if size and part.stat().st_size != size:
             raise OSError(f"the connection broke off at {part.stat().st_size} of {size} bytes; run again to continue")
-        os.replace(part, output_file)
+        files.replace(part, Path(output_file))
 
     return download
 
@@ -274,7 +275,9 @@ def read_state(path: Path) -> dict[str, Any]:
             if is_torchscript(path):
                 return read_torchscript(path)
             with numpy_numbers():
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+                # a file that is mapped can be replaced by a newer one, but not on Windows
+                mapped = zipfile.is_zipfile(path) and sys.platform != "win32"
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
@@ -283,6 +286,17 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
+    """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
+    state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
+    keys = {key.removeprefix("module.") for key in state}
+    for network in NETWORKS:
+        with torch.device("meta"):
+            if set(network().state_dict()) == keys:
+                return network
+    return None
 
 
 def _packed(path: Path) -> str | None:
@@ -323,10 +337,8 @@ def _difference(expected: dict[str, torch.Tensor], found: dict[str, Any]) -> str
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
     if missing or surplus:
-        for other in NETWORKS:
-            with torch.device("meta"):
-                if set(other().state_dict()) == set(found):
-                    return f"it holds {other.__name__} weights"
+        if other := network_of(found):
+            return f"it holds {other.__name__} weights"
         example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"
         return f"{len(missing)} of its {len(expected)} entries are missing and {len(surplus)} are unknown, {example}"
     for key, tensor in expected.items():

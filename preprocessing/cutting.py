@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
 import shutil
 import time
@@ -93,7 +92,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         try:
             yield partial
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            files.replace(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -104,6 +104,7 @@ def ignore_sigint() -> Iterator[None]:
 
 def start_worker(threads: int) -> None:
     """Share the CPU with the other workers, and do not outlive the process that gives out the clips."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it was told so when it was started, but not on Windows
     cv2.setNumThreads(threads)
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()

@@ -13,6 +13,7 @@ import numpy as np
 
 import files
 import video
+from errors import needs
 from hparams import hparams as hp
 from reporting import SILENT, Reporter
 
@@ -38,11 +39,9 @@ def smoothed(result: Result, frames: int) -> np.ndarray:
 
 def draw(path: Path, matrix: SimilarityMatrix, sounds: Sequence[Path]) -> None:
     """Draw for every voice, one file each, its waveform, the similarity of each face, and the offset curves."""
-    try:
+    with needs("eval"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RuntimeError(f"--plot needs matplotlib ({error}); pip install matplotlib") from error
 
     many = len(matrix.faces) * len(matrix.voices) > 1
     figure = Figure(figsize=(12, 3.2 * (len(sounds) + many)), layout="constrained")

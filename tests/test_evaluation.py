@@ -414,7 +414,7 @@ def judged(data, monkeypatch):
         run_ffmpeg("-i", face, "-vf", "negate", "-c:a", "copy", outfile)
 
     monkeypatch.setattr(LipSync, "run", run)
-    monkeypatch.setattr(run_all.weights, "load_model", lambda *_: Judge())
+    monkeypatch.setattr(run_all.lse.weights, "load_model", lambda *_: Judge())
     monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: x.mean((1, 2)))
     return folder, common, calls
 

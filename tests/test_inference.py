@@ -28,7 +28,7 @@ from devices import cpu_workers
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
-from mouths import generate, paste, redraw_mouths
+from mouths import generate, redraw_mouths
 
 
 @pytest.fixture
@@ -159,16 +159,6 @@ def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
     assert len(made) == 40 and np.abs(made[30].astype(int) - 60).mean() < 2
     code, words = sync("--on_missing_face", "error", face=tmp_path / "gone.mp4", audio=tmp_path / "s.wav")
     assert code == 2 and "20-39" in words
-
-
-def test_feather_keeps_what_the_mouth_does_not_need(astronaut):
-    face = np.zeros((96, 96, 3), np.uint8)
-    bright = np.full_like(astronaut, 200)
-    box = paste(bright, face, (100, 100, 300, 320), "box")
-    soft = paste(bright, face, (100, 100, 300, 320), "feather")
-    assert (bright == 200).all() and (box[100:320, 100:300] == 0).all()
-    assert (soft[:180] == 200).all() and (soft[100:320, [100, 299]] == 200).all() and (soft[260, 200] == 0).all()
-    assert np.abs(np.diff(soft[:, 200, 0].astype(int))).max() < 30  # no edge anywhere
 
 
 def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):

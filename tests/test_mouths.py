@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from datetime import date
+
+import cv2
 import numpy as np
 import pytest
 
@@ -10,9 +15,10 @@ import inference
 import models
 import video
 from boxes import FacePath
+from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from lipsync import LipSync, Options, first_faces
-from mouths import Manner, crop, generate, open_lips, redraw_mouths
+from mouths import Manner, crop, generate, open_lips, paste, redraw_mouths
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -184,3 +190,96 @@ def test_what_cannot_be_is_refused(options, words):
 def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):
     assert inference.main([*command(head[0], head[0], tmp_path), "--reference", "900"]) == 2
     assert "has no face in that frame, or no such frame" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Into the file
+
+
+def tone(path, hertz, seconds=2.0):
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc=0.4*sin(2*PI*{hertz}*t):d={seconds}:s=16000", path)
+    return path
+
+
+def test_a_mix_is_heard_and_moves_no_lips(head, tmp_path):
+    """The frames are those of the voice alone; the sound is the mix, whose pitch is known."""
+    speech, mix = head[0], tone(tmp_path / "mix.wav", 880)
+    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    assert inference.main(command(head[0], speech, alone)) == 0
+    assert inference.main([*command(head[0], speech, mixed), f"--mix={mix}"]) == 0
+    pairs = zip(*(video.read_frames(video.probe(folder / "out.mp4")) for folder in (alone, mixed)), strict=True)
+    assert all((a == b).all() for a, b in pairs)
+    heard = video.read_audio(mixed / "out.mp4", 16000)[1600:17600]
+    assert np.abs(np.fft.rfft(heard)).argmax() == 880
+
+
+def test_a_mix_without_sound_is_refused(head, talking_clip, tmp_path, capsys):
+    assert inference.main([*command(head[0], head[0], tmp_path), f"--mix={talking_clip}"]) == 2
+    assert "has no sound track" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_file_says_that_its_lips_are_synthetic(head, tmp_path, suffix):
+    lips = LipSync()
+    said = []
+    for mark in (True, False):
+        lips.run(head[0], head[0], tmp_path / f"out{suffix}", box=BOX, mark=mark)
+        said.append(comment_of(tmp_path / f"out{suffix}"))
+    assert said[0] == f"The lips in this video are synthetic: made by Wav2Lip (generator.pth) on {date.today()}"
+    assert said[1] is None
+
+
+def comment_of(path) -> str | None:
+    asked = subprocess.run([video.ffmpeg_path(), "-i", path], capture_output=True, text=True).stderr
+    found = re.search(r"^ +comment +: (.*)$", asked, re.MULTILINE | re.IGNORECASE)
+    return found[1] if found else None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Into the frame
+
+
+@pytest.fixture
+def place(astronaut):
+    """(frame, box, the face in it): 200 x 220 pixels of a photo."""
+    box = (130, 30, 330, 250)
+    return astronaut, box, crop(astronaut, box)
+
+
+def test_a_box_is_replaced_and_a_frame_is_not_drawn_on(place):
+    frame, box, face = place
+    before = frame.copy()
+    pasted = paste(frame, np.zeros_like(face), box, "box")
+    assert (pasted[30:250, 130:330] == 0).all() and (frame == before).all()
+    pasted[30:250, 130:330] = frame[30:250, 130:330]
+    assert (pasted == frame).all()
+    own = frame.copy()
+    assert paste(own, face, box, "feather", in_place=True) is own
+
+
+def test_what_the_network_leaves_as_it_is_keeps_its_detail(place):
+    """Of a face that comes back smaller, softer and a little darker, only the lips are taken."""
+    frame, box, face = place
+    dull = cv2.GaussianBlur(face, (0, 0), 1).astype(int) - 5
+    dull = dull.clip(0, 255).astype(np.uint8)
+    soft, boxed = (np.abs(paste(frame, dull, box, blend).astype(int) - frame) for blend in ("feather", "box"))
+    beside = np.zeros(frame.shape[:2], bool)
+    beside[140:250, 130:330] = True  # the lower half
+    beside[160:234, 178:282] = False  # without the lips
+    assert soft[beside].mean() < 0.25 * boxed[beside].mean() and (soft[:100] == 0).all()
+
+
+def test_what_the_network_changes_is_taken_without_an_edge(place):
+    frame, box, face = place
+    other = face.copy()
+    cv2.ellipse(other, (48, 70), (22, 14), 0, 0, 360, (20, 20, 120), -1)
+    pasted = paste(frame, other, box, "feather")
+    assert np.abs(pasted[190, 230].astype(int) - (20, 20, 120)).max() < 15
+    assert (pasted[:100] == frame[:100]).all() and (pasted[:, [130, 329]] == frame[:, [130, 329]]).all()
+
+
+def test_the_mouths_of_others_are_no_wider_than_the_mask():
+    grey = np.full((240, 240, 3), 200, np.uint8)
+    pasted = paste(grey, np.zeros((96, 96, 3), np.uint8), (20, 20, 220, 240), "feather")
+    assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 20
+    assert np.abs(np.diff(pasted[:, 120, 0].astype(int))).max() < 30  # no edge anywhere

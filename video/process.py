@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import shutil
@@ -22,6 +22,7 @@ TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info") 
 # Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
 # first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
 SHARED_TIMELINE = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
+WINDOWS_CRASH = 0x80000000  # codes of its own begin here; elsewhere, they are signals below 0
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 
 
@@ -62,15 +63,20 @@ def command_line(output: Any, *flags: str) -> list[str]:
 def report_of(command: Sequence[str]) -> tuple[int, str]:
     """Run ffmpeg, and return its exit code and all that it says."""
     result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
-    return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
+    return result.returncode, _text(result.stdout + result.stderr)
+
+
+def _text(said: bytes) -> str:
+    return said.decode(errors="replace").replace("\r\n", "\n")  # as ffmpeg ends lines on Windows
 
 
 def last_words(code: int, report: str) -> str:
-    if code < 0:
-        return f"{ffmpeg_path()} crashed ({signal.strsignal(-code)}); if it does so again, install another ffmpeg"
+    if code < 0 or code >= WINDOWS_CRASH:
+        reason = signal.strsignal(-code) if code < 0 else f"0x{code:X}"
+        return f"{ffmpeg_path()} crashed ({reason}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]
     # less the part of ffmpeg that speaks, and the file's name, which whoever raises an error says anyway
-    return re.sub(r"^(\[[^\]]*\] )+|file:/.*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
+    return re.sub(r"^(\[[^\]]*\] )+|file:(/|[A-Z]:).*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
 
 
 def without_names(report: str, path: Path) -> str:
@@ -124,7 +130,7 @@ class Process:
         self._close_stdin()
         code = self._popen.wait()
         self._messages.seek(0)
-        return code, self._messages.read().decode(errors="replace")
+        return code, _text(self._messages.read())
 
     def finish(self, error: type[Exception], what: str) -> str:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
@@ -144,5 +150,13 @@ class Process:
 
     def _close_stdin(self) -> None:
         if self.stdin:
-            with contextlib.suppress(BrokenPipeError):  # ffmpeg is gone already; its exit code says if that matters
+            try:
                 self.stdin.close()
+            except OSError as error:  # ffmpeg may be gone already; its exit code says if that matters
+                if not is_broken_pipe(error):
+                    raise
+
+
+def is_broken_pipe(error: OSError) -> bool:
+    """Whether nobody reads any more what is written: Windows has other words for it."""
+    return isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 import files
 from errors import UserError
+from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
 from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, _url, command_line, input_of, last_words
@@ -32,6 +32,7 @@ class VideoWriter:
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
     ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames.
+    ``comment`` goes into the field of that name of the container.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class VideoWriter:
         count: int,
         crf: int = 18,
         preset: str = "superfast",
+        comment: str = "",
     ) -> None:
         self.path = Path(path)
         self._audio, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
         self._stream = sound_stream(self._audio) if known is None else known
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
+        self._comment = comment
         check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
@@ -61,6 +64,8 @@ class VideoWriter:
         how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
         how |= {"c:a": "aac", "audio_bitrate": "192k", "af": f"{AUDIO_CLOCK},{AAC_LAYOUTS}"}
         how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
+        if self._comment:
+            how["metadata"] = f"comment={self._comment}"
         output = ffmpeg.output(frames, sound, _url(self._partial), t=seconds, movflags="+faststart", **how)
         # -t counts for the output that follows it: here for what only keeps the clock
         clock = ("-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE))
@@ -93,7 +98,9 @@ class VideoWriter:
         """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError in ffmpeg's words if it cannot go on."""
         try:
             self._process.stdin.write(memoryview(np.ascontiguousarray(frame)).cast("B"))
-        except BrokenPipeError:
+        except OSError as error:
+            if not process.is_broken_pipe(error):
+                raise
             self._process.finish(RuntimeError, f"cannot write {self.path}")
             raise RuntimeError(f"cannot write {self.path}: ffmpeg stopped early") from None
 
@@ -103,10 +110,20 @@ class VideoWriter:
                 words = self._process.finish(RuntimeError, f"cannot write {self.path}")
                 if any(sign in words for sign in UNFINISHED):
                     raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
-                os.replace(self._partial, self.path)
+                self._appear()
         finally:
             self._process.__exit__(kind, *rest)
             self._partial.unlink(missing_ok=True)
+
+    def _appear(self) -> None:
+        try:
+            files.replace(self._partial, self.path)
+        except PermissionError:  # Windows, where somebody watches the one before
+            kept = self.path.with_name(f"{self.path.stem}-{secrets.token_hex(3)}{self.path.suffix}")
+            files.replace(self._partial, kept)
+            raise UserError(
+                f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
+            ) from None
 
 
 def check_writable(path: Path) -> None:

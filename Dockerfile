@@ -1,0 +1,24 @@
+# The page, on CPUs (Dockerfile.cuda: on NVIDIA's GPUs).
+#
+#     docker build -t wav2lip .
+#     docker run -p 7860:7860 wav2lip
+#
+# Anything else that is installed, such as: docker run -v "$PWD":/work -w /work wav2lip wav2lip --face a.mp4 --audio b.wav
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY . .
+RUN python -m venv /opt/wav2lip
+ENV PATH=/opt/wav2lip/bin:$PATH
+# torch without the gigabytes of CUDA; the OpenCV without windows, which needs no X11
+RUN pip install --no-cache-dir torch -c constraints.txt --index-url https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir ".[app]" -c constraints.txt
+RUN pip uninstall --yes opencv-python && pip install --no-cache-dir opencv-python-headless -c constraints.txt
+
+FROM python:3.12-slim
+COPY --from=build /opt/wav2lip /opt/wav2lip
+ENV PATH=/opt/wav2lip/bin:$PATH
+RUN useradd --create-home --uid 1000 wav2lip
+USER wav2lip
+WORKDIR /home/wav2lip
+EXPOSE 7860
+CMD ["wav2lip-app", "--server_name", "0.0.0.0"]

@@ -1,0 +1,95 @@
+"""A page in the browser: lip-sync, similarity and learning a person, with files that are dropped or recorded.
+
+python app.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from types import ModuleType
+
+import cli
+from errors import UserError
+from page.actions import Settings
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Serve a page to lip-sync in.")
+    add = parser.add_argument
+    add("--server_name", default="127.0.0.1", help="Listen at this address; 0.0.0.0 lets other machines in.")
+    add("--server_port", type=cli.positive(int), default=7860, help="Listen at this port.")
+    add("--share", action="store_true", help="Let anybody in through a tunnel of Gradio's, which hands files on.")
+    add("--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan; without it, ours.")
+    add("--syncnet_checkpoint_path", default="demo", help="The expert that compares faces and voices.")
+    add("--max_seconds", type=cli.positive(float), default=600.0, help="Take speech of so many seconds at most.")
+    add("--max_megabytes", type=cli.positive(int), default=500, help="Take files of so many megabytes at most.")
+    add("--max_minutes", type=cli.positive(float), default=15.0, help="Learn a person for so many minutes at most.")
+    add("--face_detector", choices=cli.faces.NAMES, default="auto", help="Look for faces by this detector.")
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    with serving(args) as address:
+        print(f"{address} is open; Ctrl-C closes it")
+        threading.Event().wait()
+
+
+@contextlib.contextmanager
+def serving(args: argparse.Namespace) -> Iterator[str]:
+    """Serve the page inside of the ``with`` block, and yield its address."""
+    with tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads:
+        # before Gradio is imported; it asks nobody for anything
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        layout, settings = import_layout(), settings_of(args)
+        blocks = layout.Page(settings).build()
+        blocks.launch(
+            server_name=args.server_name,
+            server_port=args.server_port,
+            share=args.share,
+            max_file_size=args.max_megabytes * 1024 * 1024,
+            theme=layout.theme(),
+            css=layout.CSS,
+            footer_links=[],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        try:
+            yield f"http://{args.server_name}:{args.server_port}"
+        finally:
+            blocks.close()
+
+
+def import_layout() -> ModuleType:
+    """Import what needs Gradio, which the rest of the project does without."""
+    try:
+        from page import layout
+    except ImportError as error:
+        raise UserError(f"the page needs Gradio ({error}); pip install 'gradio>=6,<7'") from error
+    return layout
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(
+        args.checkpoint_path,
+        args.syncnet_checkpoint_path,
+        args.face_detector,
+        args.device,
+        args.precision,
+        args.max_seconds,
+        args.max_minutes,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

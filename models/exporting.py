@@ -1,0 +1,102 @@
+"""Networks as ONNX files, for programs that are not Python."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import files
+from errors import needs
+
+from .conv import fold_batchnorm
+from .syncnet import SyncNet_color
+from .wav2lip import Wav2Lip
+from .weights import HABITS, Checkpoint, build, find, network_of, read_checkpoint, read_state
+
+TOLERANCE = 1e-3  # of what onnxruntime says against what torch says; pictures and embeddings lie in [0, 1]
+OPSET = 17
+TRIED = 3  # rows in a batch that the written file is tried with; it was written with another number
+# names of the inputs and outputs, and the shapes of the inputs less their batch
+FACES = (6, 96, 96)  # BGR in [0, 1]: three planes with their lower half black, three of the reference
+MOUTHS = (15, 48, 96)  # the lower halves of five faces, BGR in [0, 1]
+MELS = (1, 80, 16)
+INPUTS: dict[type[nn.Module], dict[str, tuple[int, ...]]] = {
+    Wav2Lip: {"mels": MELS, "faces": FACES},
+    SyncNet_color: {"mels": MELS, "mouths": MOUTHS},
+}
+OUTPUTS = {Wav2Lip: ["pictures"], SyncNet_color: ["voices", "lips"]}
+
+
+def read_exportable(
+    path_or_name: str | Path, network: type[nn.Module] | None = None
+) -> tuple[Checkpoint, type[nn.Module]]:
+    """Return a checkpoint of a generator or an expert, and which it is; ``network`` if a name is that of several."""
+    if network is None:
+        found = network_of(read_state(find(path_or_name, Wav2Lip)))
+        network = found if found in INPUTS else Wav2Lip  # whose checkpoint says what is wrong with others
+    return read_checkpoint(path_or_name, network), network
+
+
+def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> float:
+    """Write ``path`` and return by how much onnxruntime's result differs from torch's, at most, for any batch.
+
+    The file takes float32 and says how the generator wants to be used (``HABITS``). Raises RuntimeError, and leaves
+    nothing, if the difference is above ``TOLERANCE``.
+    """
+    with needs("onnx"):
+        import onnx  # noqa: F401  # torch has another word for it
+        import onnxruntime  # noqa: F401
+    model = fold_batchnorm(build(checkpoint, network))
+    with files.atomic_write(path) as partial:
+        _export(model, network, partial)
+        _sign(partial, checkpoint)
+        difference = compare(model, network, partial)
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"onnxruntime differs from torch by {difference:.2g}; nothing was written")
+    return difference
+
+
+@torch.inference_mode()
+def compare(model: nn.Module, network: type[nn.Module], path: Path) -> float:
+    """Return the largest difference between torch's and onnxruntime's results for a batch that is made up."""
+    import onnxruntime
+
+    inputs = _batch(network, TRIED)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    theirs = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS[network], inputs)})
+    ours = model(*inputs)
+    pairs = zip(theirs, ours if isinstance(ours, tuple) else (ours,))
+    return max(float((torch.from_numpy(there) - here).abs().max()) for there, here in pairs)
+
+
+def _batch(network: type[nn.Module], size: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.rand(size, *shape, generator=generator) for shape in INPUTS[network].values()]
+    rows[0] = rows[0] * 8 - 4  # mels
+    return rows
+
+
+def _export(model: nn.Module, network: type[nn.Module], path: Path) -> None:
+    names, outputs = list(INPUTS[network]), OUTPUTS[network]
+    free = {name: {0: "batch"} for name in (*names, *outputs)}
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # torch prefers its newer exporter, which needs another package and says the same
+        torch.onnx.export(
+            model, tuple(_batch(network, 2)), str(path), input_names=names, output_names=outputs, dynamic_axes=free,
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+
+
+def _sign(path: Path, checkpoint: Checkpoint) -> None:
+    """Note in the file what a generator says of its use."""
+    import onnx
+
+    graph = onnx.load(str(path))
+    habits = {name: getattr(checkpoint, name) for name in HABITS} if len(graph.graph.output) == 1 else {}
+    onnx.helper.set_model_props(graph, {name: str(value) for name, value in habits.items()})
+    onnx.save(graph, str(path))

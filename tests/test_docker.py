@@ -1,0 +1,81 @@
+"""The Dockerfiles, as far as they can be held without Docker: paths, requirements, commands."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import shlex
+
+import pytest
+
+from conftest import ROOT
+
+FILES = ("Dockerfile", "Dockerfile.cuda")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as pytorch.org has it
+
+
+def steps(name):
+    """The instructions of a file, each with its words."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    return [line.partition(" ")[::2] for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def installs(name):
+    """The words of every pip install."""
+    commands = [part for step, words in steps(name) if step == "RUN" for part in words.split("&&")]
+    return [shlex.split(command) for command in commands if "pip install" in command]
+
+
+def ignored(path):
+    patterns = (ROOT / ".dockerignore").read_text().split()
+    return any(fnmatch.fnmatch(path, pattern.removeprefix("**/")) for pattern in patterns)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_copied_is_there(name):
+    for words in (words.split() for step, words in steps(name) if step == "COPY"):
+        assert words[0].startswith("--from=build") or all((ROOT / path).exists() for path in words[:-1])
+    for command in installs(name):
+        for flag, value in zip(command, command[1:]):
+            assert flag not in ("-r", "-c") or ((ROOT / value).is_file() and not ignored(value))
+
+
+def test_what_the_wheel_is_made_of_reaches_the_image():
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 to read pyproject.toml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {package.removeprefix("wav2lip.flat.") for package in project["tool"]["setuptools"]["packages"]}
+    folders.discard("wav2lip.flat")
+    assert all((ROOT / folder).is_dir() and not ignored(folder) for folder in folders)
+    files = ["pyproject.toml", "README.md", "requirements", *project["project"]["license-files"]]
+    assert all((ROOT / file).exists() and not ignored(file) for file in files)
+    assert ignored(".git") and ignored(".venv") and ignored("tests")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_installed_has_its_list(name):
+    packages = [word for command in installs(name) for word in command[command.index("install") + 1 :]]
+    (extras,) = [re.fullmatch(r"\.\[(.*)\]", word)[1] for word in packages if word.startswith(".")]
+    assert all((ROOT / "requirements" / f"{extra}.txt").is_file() for extra in extras.split(","))
+    pinned = (ROOT / "constraints.txt").read_text()
+    assert "opencv-python-headless==" in pinned and "opencv-python-headless" in packages
+    assert all("-c" in command for command in installs(name))
+
+
+def test_torch_comes_from_where_its_makers_say():
+    first, *others = installs("Dockerfile")
+    assert "torch" in first and first[first.index("--index-url") + 1] == CPU_INDEX
+    assert not any("--index-url" in command for command in (*others, *installs("Dockerfile.cuda")))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nobody_is_root_when_the_page_starts(name):
+    last = dict(steps(name))
+    assert last["USER"] not in ("root", "0") and last["EXPOSE"] == "7860"
+    order = [step for step, _ in steps(name)]
+    assert order.index("USER") > max(i for i, step in enumerate(order) if step == "RUN")
+    command = json.loads(last["CMD"])
+    assert command[:1] == ["wav2lip-app"]
+    if not (ROOT / "app.py").is_file():
+        pytest.skip("the page, app.py, is not part of this checkout")
+    assert f"{command[0]} =" in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,95 @@
+"""export.py: networks as ONNX files, run by onnxruntime against torch."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import export
+from conftest import rnd
+from models import SyncNet_color, SyncNet_v2, Wav2Lip, exporting, weights
+
+
+@pytest.fixture
+def runtime():
+    pytest.importorskip("onnx", reason="needs onnx (requirements/onnx.txt)")
+    return pytest.importorskip("onnxruntime", reason="needs onnxruntime (requirements/onnx.txt)")
+
+
+@pytest.fixture
+def made(runtime, tmp_path, capsys):
+    """``made(checkpoint, …)`` exports it and returns what runs the file: names and arrays -> arrays."""
+
+    def make(checkpoint, *flags):
+        path = tmp_path / "new folder" / "network.onnx"
+        assert export.main(["--checkpoint_path", str(checkpoint), "--outfile", str(path), *flags]) == 0
+        assert [file.name for file in path.parent.iterdir()] == ["network.onnx"]
+        assert "from torch" in capsys.readouterr().out
+        return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    return make
+
+
+def mels(count):
+    return rnd(1, (count, 1, 80, 16)) * 8 - 4
+
+
+@torch.inference_mode()
+def test_a_generator_draws_the_same(made, small_checkpoint):
+    session, model = made(small_checkpoint), weights.load_model(small_checkpoint)
+    for count in (1, 2, 7):
+        inputs = {"mels": mels(count), "faces": rnd(2, (count, 6, 96, 96))}
+        (pictures,) = session.run(["pictures"], {name: value.numpy() for name, value in inputs.items()})
+        assert np.abs(pictures - model(*inputs.values()).numpy()).max() < 1e-3
+    said = session.get_modelmeta().custom_metadata_map
+    assert said == {"pads": str(Wav2Lip.pads), "blend": Wav2Lip.blend}
+
+
+@torch.inference_mode()
+def test_an_expert_embeds_the_same(made, filled, tmp_path):
+    model = filled(SyncNet_color, 0.125)
+    torch.save({"state_dict": model.state_dict(), "width": 0.125}, tmp_path / "expert.pth")
+    session = made(tmp_path / "expert.pth")
+    for count in (1, 5):
+        inputs = {"mels": mels(count), "mouths": rnd(3, (count, 15, 48, 96))}
+        results = session.run(["voices", "lips"], {name: value.numpy() for name, value in inputs.items()})
+        for there, here in zip(results, model(*inputs.values())):
+            assert there.shape == here.shape and np.abs(there - here.numpy()).max() < 1e-3
+
+
+def test_demo_is_a_generator_unless_the_expert_is_asked_for(made):
+    outputs = [
+        [output.name for output in made("demo", *flags).get_outputs()] for flags in ((), ("--network", "expert"))
+    ]
+    assert outputs == [["pictures"], ["voices", "lips"]]
+
+
+def test_what_differs_is_not_written(runtime, small_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "compare", lambda *_: float("nan"))
+    path = tmp_path / "new" / "a.onnx"
+    assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(path)]) == 1
+    assert "differs from torch" in capsys.readouterr().err and not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("kind, outfile, words", [
+    ("judge", "a.onnx", "SyncNet_v2"), ("text", "a.onnx", "not a checkpoint"), ("missing", "a.onnx", "does not exist"),
+    ("generator", "a.pth", "must end in .onnx"),
+])  # fmt: skip
+def test_what_cannot_be_exported(small_checkpoint, tmp_path, capsys, kind, outfile, words):
+    checkpoint = small_checkpoint if kind == "generator" else tmp_path / kind
+    if kind == "judge":
+        torch.save(SyncNet_v2().state_dict(), checkpoint)
+    if kind == "text":
+        checkpoint.write_text("nothing")
+    assert export.main(["--checkpoint_path", str(checkpoint), "--outfile", str(tmp_path / outfile)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not (tmp_path / outfile).exists()
+
+
+def test_a_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(tmp_path / "a.onnx")]) == 2
+    assert capsys.readouterr().err.startswith("error: onnx is not installed: pip install 'wav2lip[onnx]'")

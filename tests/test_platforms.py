@@ -1,0 +1,192 @@
+"""What Windows and macOS do otherwise, faked where it can be."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import cli
+import dataset
+import devices
+import distributed
+import files
+import training
+import video
+from conftest import ROOT
+from errors import UserError
+from models import weights
+from preprocessing import workers
+from video import process
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+
+
+@pytest.fixture
+def in_use(windows, monkeypatch):
+    """``in_use(path, times)``: whoever replaces ``path`` is refused so often. Nobody waits in tests."""
+    left, replace = {}, os.replace
+
+    def refusing(new, old):
+        if left.get(old, 0) > 0:
+            left[old] -= 1
+            raise PermissionError(errno.EACCES, "Access is denied", str(old))
+        replace(new, old)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    return left.__setitem__
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_a_scanner_holds_a_file_for_a_moment(in_use, tmp_path):
+    files.save(tmp_path / "a", "old")
+    in_use(tmp_path / "a", len(files.PATIENCE))
+    files.save(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_player_holds_the_video_before(in_use, tmp_path, talking_clip, speech):
+    """Hours of work are not thrown away for that."""
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"the one before")
+    in_use(out, 99)
+    with (
+        pytest.raises(UserError, match="open in a player") as told,
+        video.VideoWriter(out, video.probe(talking_clip), speech, 25) as writer,
+    ):
+        for frame in video.read_frames(video.probe(talking_clip)):
+            writer.write(frame)
+    assert out.read_bytes() == b"the one before"
+    kept = next(path for path in tmp_path.iterdir() if path != out)
+    assert str(kept) in str(told.value) and kept.name.startswith("out-")
+    assert sum(1 for _ in video.read_frames(video.probe(kept))) == 25
+
+
+@pytest.mark.parametrize("platform, name, fits", [
+    ("linux", "顔" * 86, False), ("win32", "顔" * 255, True), ("darwin", "顔" * 255, True),
+    ("win32", "顔" * 256, False), ("win32", "a" * 256, False), ("linux", "12:30.mp4", True),
+    ("win32", "12:30.mp4", False), ("win32", "what?.mp4", False), ("darwin", "what?.mp4", True),
+])  # fmt: skip
+def test_names_that_a_disk_takes(monkeypatch, tmp_path, platform, name, fits):
+    """Linux counts bytes, the others letters; on Windows 12:30.mp4 would be a hidden part of a file called 12."""
+    monkeypatch.setattr(sys, "platform", platform)
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match="(give a shorter one|give another)$"):
+        files.check_name(tmp_path / name)
+
+
+def test_a_checkpoint_in_use_can_be_replaced(windows, monkeypatch, small_checkpoint):
+    asked = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **options: (asked.append(options["mmap"]), load(*a, **options))[1])
+    assert weights.read_state(small_checkpoint)["width"] == 0.125 and asked == [False]
+
+
+def test_pictures_may_have_any_name(tmp_path):
+    """OpenCV's own writing of files knows only the letters of the country, on Windows; and it says nothing."""
+    folder = tmp_path / "Prüfung 顔"
+    folder.mkdir()
+    training.save_collage(folder, 3, np.full((1, 2, 8, 8, 3), 9, np.uint8))
+    assert dataset._read_picture(f"{folder}/samples_step000000003/0_1.jpg").mean() == 9
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Processes and signals
+
+
+@pytest.mark.parametrize("code, words", [
+    (0xC0000005, "crashed (0xC0000005)"), (-signal.SIGSEGV, "crashed (Segmentation fault)"), (1, "No space left"),
+])  # fmt: skip
+def test_a_crash_is_called_one(code, words):
+    assert words in process.last_words(code, "No space left\n")
+
+
+def test_a_drive_is_part_of_the_name():
+    report = r"[mov @ 0x1] file:C:\films\a.mp4: Invalid data found when processing input"
+    assert process.last_words(1, report) == "Invalid data found when processing input"
+
+
+def test_lines_end_as_they_do_there(tmp_path):
+    command = [sys.executable, "-c", r"import sys; sys.stdout.buffer.write(b'one\r\ntwo\r\n')"]
+    assert process.report_of(command) == (0, "one\ntwo\n")
+
+
+def test_a_pipe_that_nobody_reads(monkeypatch, tmp_path, talking_clip, speech):
+    """Windows calls it an invalid argument."""
+
+    class Gone:
+        def write(self, data):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        def close(self):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    with (
+        pytest.raises(RuntimeError, match="ffmpeg stopped early|cannot write"),
+        video.VideoWriter(tmp_path / "out.mp4", video.probe(talking_clip), speech, 25) as writer,
+    ):
+        writer._process.stdin.close()
+        writer._process.stdin = Gone()
+        writer.write(np.zeros((240, 320, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_closing_the_window_is_like_an_interruption(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    assert cli.run(cli.Parser("test"), lambda args: os.kill(os.getpid(), signal.SIGUSR1), []) == 130
+    assert "stopped before the end" in capsys.readouterr().err
+
+
+def test_workers_are_deaf_to_ctrl_c_wherever_they_start(monkeypatch):
+    """On Windows a process does not inherit that."""
+    heard = {}
+    monkeypatch.setattr(workers.signal, "signal", heard.__setitem__)
+    monkeypatch.setattr(workers.cv2, "setNumThreads", lambda count: None)
+    monkeypatch.setattr(workers.torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(workers.threading, "Thread", lambda **_: monkeypatch)
+    monkeypatch.setattr(type(monkeypatch), "start", lambda self: None, raising=False)
+    workers.start_worker(1)
+    assert heard == {signal.SIGINT: signal.SIG_IGN}
+
+
+def test_an_old_terminal_lacks_letters():
+    """Printing a name must not end a run that has succeeded."""
+    code = "import cli; print(cli.run(cli.Parser('test'), lambda args: print('顔.mp4'), []))"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.stdout == "\\u9854.mp4\n0\n" and result.stderr == ""
+
+
+def test_processors_are_counted_where_none_can_be_chosen(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert devices.cpu_count() == 3
+
+
+@pytest.mark.parametrize("has_nccl, backend", [(True, "nccl"), (False, "gloo")])
+def test_gpus_of_windows_talk_by_gloo(monkeypatch, has_nccl, backend):
+    asked = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    dist = distributed.dist
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
+    monkeypatch.setattr(dist, "init_process_group", asked.append)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    distributed.join_processes(torch.device("cuda"), torch.float32)
+    assert asked == [backend]

@@ -1,0 +1,74 @@
+"""The project as one package, for programs that have an ``audio``, ``video`` or ``models`` of their own.
+
+    from wav2lip import LipSync
+
+Its modules are flat: they say ``import audio``, as scripts in one folder do. Here they are parts of this package
+(``wav2lip.audio``), and what they say means their neighbours, whatever else has such a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from errors import UserError
+    from lipsync import LipSync
+    from reporting import Reporter
+
+__all__ = ["LipSync", "Reporter", "UserError"]
+
+HERE = Path(__file__).resolve().parent
+FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # installed, or in the project's folder
+FOLDERS = {path.parent.name for path in FLAT.glob("*/__init__.py")} - {__name__}
+OURS = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
+SOURCES = {"LipSync": "lipsync", "Reporter": "reporting", "UserError": "errors"}
+__path__ = [str(HERE), str(FLAT)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what this package offers when it is first asked for: torch alone takes a second."""
+    if name not in SOURCES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{SOURCES[name]}"), name)
+
+
+class Inward(ast.NodeTransformer):
+    """Makes ``import audio`` mean ``from wav2lip import audio``, and ``from audio`` ``from wav2lip.audio``."""
+
+    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
+        return [
+            ast.ImportFrom(__name__, [alias], 0) if alias.name in OURS else ast.Import([alias]) for alias in node.names
+        ]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
+        if not node.level and node.module and node.module.partition(".")[0] in OURS:
+            node.module = f"{__name__}.{node.module}"
+        return node
+
+
+class Loader(SourceFileLoader):
+    def get_code(self, fullname: str) -> Any:
+        """Compile the source, always: the bytecode that is kept beside it is the scripts', who mean what they say."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+    def source_to_code(self, data: Any, path: Any, **options: Any) -> Any:  # type: ignore[override]
+        return super().source_to_code(ast.fix_missing_locations(Inward().visit(ast.parse(data))), path, **options)
+
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name.startswith(f"{__name__}.") else None
+        if spec and spec.origin and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = Loader(name, spec.origin)
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
