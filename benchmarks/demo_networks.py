@@ -6,14 +6,14 @@ Makes clips of talking heads, lip-syncs each to another utterance, and prints, a
 
 expert, judge   mean similarity per clip of each network (the judge is an expert of another seed that no generator ever
                 learned from): a video with its own sound, with another, lip-synced to the other; areas under the ROC
-aperture        how the mouth's opening in generated frames follows the articulation of the driving speech, best lag
+aperture        how the mouth's opening in generated frames follows the articulation of the driving speech: r by lag,
+                and the error by phase, see evaluation/aperture.py
 offsets         share of clips made off-sync by -5 … 5 frames whose offset is found
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ import video
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
+from evaluation.aperture import PHASES, Following, follow_head
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
@@ -40,9 +41,6 @@ JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
 SEARCH = FaceSearch("centerface")
-LAGS = range(-3, 4)
-MOUTH = (32, 24)  # pixels, width and height, of the crops that aperture is read from
-COMPONENTS = 12  # principal components of those crops
 
 
 def get_parser() -> cli.Parser:
@@ -150,50 +148,21 @@ def find_offsets(args: argparse.Namespace, network: torch.nn.Module) -> dict[str
 
 
 def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]) -> dict[str, float]:
-    """Correlation of the aperture seen in generated frames with the true one of the driving speech, per clip.
-
-    What an open mouth of this head looks like is learned from the original frames, whose apertures are known.
-    """
-    truths = [json.loads(path.with_suffix(".json").read_text())["aperture"] for path in originals]
-    fits = []
-    for clip, lip, truth, partner in zip(originals, generated, truths, partners):
-        read = aperture_reader(mouths(clip, clip), np.array(truth))
-        fits.append(correlations(read(mouths(lip, clip)), np.array(truths[partner])))
-    mean = np.mean(fits, axis=0)
-    best = int(np.argmax(mean))
-    by_lag = {f"r_lag_{lag:+d}": float(value) for lag, value in zip(LAGS, mean)}
-    worst = float(np.min(np.array(fits)[:, best]))
-    return {"r": float(mean[best]), "best_lag": LAGS[best], "r_worst_clip": worst, **by_lag, "clips": len(fits)}
+    """Correlation of the aperture seen in generated frames with the true one of the driving speech, per clip."""
+    rows = zip(generated, originals, partners)
+    fits = [follow_head(made, clip, originals[partner]) for made, clip, partner in rows]
+    fits = [fit for fit in fits if fit]
+    mean = {lag: float(np.mean([fit.by_lag[lag] for fit in fits])) for lag in fits[0].by_lag}
+    best = max(mean, key=mean.__getitem__)
+    worst = min(fit.by_lag[best] for fit in fits)
+    by_lag = {f"r_lag_{lag:+d}": value for lag, value in mean.items()}
+    by_phase = {f"error_{name}": error_in(fits, name) for name in PHASES}
+    return {"r": mean[best], "best_lag": best, "r_worst_clip": worst, **by_lag, **by_phase, "clips": len(fits)}
 
 
-def mouths(clip: Path, located_in: Path) -> np.ndarray:
-    """Crops of the mouth (frames, pixels) float64, where the truth of ``located_in`` says that the face is."""
-    boxes = [shown[0] for shown in json.loads(located_in.with_suffix(".json").read_text())["boxes"]]
-    rows = []
-    for frame, (x1, y1, x2, y2) in zip(video.read_frames(video.probe(clip)), boxes):
-        top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)
-        crop = frame[max(0, int(top)) : int(y2), max(0, int(x1 + side)) : int(x2 - side)]
-        rows.append(cv2.resize(crop, MOUTH, interpolation=cv2.INTER_AREA).ravel())
-    return np.array(rows, float)
-
-
-def aperture_reader(pictures: np.ndarray, aperture: np.ndarray) -> object:
-    """Return a function from mouth crops to apertures: least squares on the principal components of ``pictures``."""
-    middle = pictures.mean(0)
-    components = np.linalg.svd(pictures - middle, full_matrices=False)[2][:COMPONENTS].T
-
-    def features(crops: np.ndarray) -> np.ndarray:
-        return np.column_stack(((crops - middle) @ components, np.ones(len(crops))))
-
-    weights_of, *_ = np.linalg.lstsq(features(pictures), aperture[: len(pictures)], rcond=None)
-    return lambda crops: features(crops) @ weights_of
-
-
-def correlations(seen: np.ndarray, true: np.ndarray) -> list[float]:
-    """Pearson's r of ``seen`` with ``true``, when ``seen`` comes each of ``LAGS`` frames late."""
-    count, edge = min(len(seen), len(true)), max(LAGS)
-    middle = true[edge : count - edge]
-    return [float(np.corrcoef(seen[edge + lag : count - edge + lag], middle)[0, 1]) for lag in LAGS]
+def error_in(fits: Sequence[Following], phase: str) -> float:
+    """Mean error of the aperture while the lips that are heard are closed, opening, open or closing."""
+    return float(np.mean([fit.phases[phase].error for fit in fits if phase in fit.phases]))
 
 
 # --------------------------------------------------------------------------------------------------------------------

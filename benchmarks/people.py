@@ -30,7 +30,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from scipy.io import wavfile
 
 import cli
 import files
@@ -39,6 +38,9 @@ from benchmarks import print_machine, report
 from benchmarks.demo_networks import JUDGE, SEARCH, compare, lip_sync
 from demo.portrait import lip_distance
 from errors import UserError
+from evaluation.aperture import follow
+from evaluation.leakage import write_silence
+from evaluation.lips import movement, way_open
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face
 from footage import find_videos
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     report("sharpness", compare_sharpness(originals, generated))
     files.save(args.folder / "people.png", cv2.imencode(".png", contact_sheet(originals, generated))[1].tobytes())
     if args.mediapipe:
-        silent = [lip_sync(args, clip, write_silence(args.folder, clip), "silent") for clip in originals]
+        silent = [lip_sync(args, clip, silent_sound(args, clip), "silent") for clip in originals]
         kinds = (originals, "real"), (generated, "lips"), (silent, "silence")
         real, made, quiet = (find_lips(args, paths, name) for paths, name in kinds)
         report("movement", compare_movement(real, made, quiet, partners))
@@ -106,12 +108,8 @@ def film(folder: Path, prepared: Path) -> Path:
     return path
 
 
-def write_silence(folder: Path, clip: Path) -> Path:
-    """Write as much silence as ``clip`` has sound."""
-    path = folder / "silence" / f"{clip.stem}.wav"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wavfile.write(path, hp.sample_rate, np.zeros(len(video.read_audio(clip, hp.sample_rate)), np.int16))
-    return path
+def silent_sound(args: argparse.Namespace, clip: Path) -> Path:
+    return write_silence(clip, args.folder / "silence" / f"{clip.stem}.wav")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -172,11 +170,8 @@ def find_lips(args: argparse.Namespace, paths: Sequence[Path], name: str) -> lis
 def compare_movement(
     real: Sequence[np.ndarray], made: Sequence[np.ndarray], silent: Sequence[np.ndarray], partners: Sequence[int]
 ) -> dict[str, float]:
-    ratios = np.array([lips.std() / real[j].std() for lips, j in zip(made, partners)])
-    shares = []
-    for quiet, lips in zip(silent, real):
-        shut, wide = np.percentile(lips, [SHUT, OPEN])
-        shares.append((np.percentile(quiet, [50, OPEN]) - shut) / (wide - shut))
+    ratios = np.array([movement(lips, real[j]) for lips, j in zip(made, partners)])
+    shares = [way_open(quiet, lips) for quiet, lips in zip(silent, real)]
     middle, largest = np.median(shares, axis=0)
     return {
         "ratio": float(np.median(ratios)),
@@ -193,23 +188,20 @@ def follow_known_lips(
 ) -> dict[str, float]:
     """Pearson's r of the lips' distance with the known one of the speaker who is heard: lip-synced, and as filmed.
 
-    The second is what the landmarks themselves leave of it.
+    The second is what the landmarks themselves leave of it. ``lag``: frames by which lip-synced lips are late at best.
     """
     truths = [_known_lips(clip) for clip in originals]
-    rs = [_correlation(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
-    filmed = [_correlation(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
-    means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(filmed)}
-    return {**{name: float(value) for name, value in means.items()}, "clips": len(rs)}
+    fits = [follow(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
+    filmed = [follow(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
+    rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
+    means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}
+    lag = np.median([fit.lag for fit in fits if fit])
+    return {**{name: float(value) for name, value in {**means, "lag": lag}.items()}, "clips": len(rs)}
 
 
 def _known_lips(clip: Path) -> np.ndarray | None:
     path = clip.with_suffix(".json")
     return np.array(json.loads(path.read_text())["opening"]) if path.exists() else None
-
-
-def _correlation(lips: np.ndarray, known: np.ndarray) -> float:
-    count = min(len(lips), len(known))
-    return float(np.corrcoef(lips[:count], known[:count])[0, 1])
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.nd
 def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
     """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
     with needs("eval"):
-        inception: Any = _library("inception")
+        inception: Any = import_beside_torchvision("pytorch_fid.inception")
     path = weights.find(path_or_name)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url
@@ -123,15 +123,15 @@ def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
     return embed
 
 
-def _library(name: str) -> ModuleType:
-    """Import a module of pytorch-fid, also beside a torchvision that was built for another torch.
+def import_beside_torchvision(name: str) -> ModuleType:
+    """Import a module that imports torchvision, even if that was built for another torch.
 
-    Such a pair (a CPU build of torch, torchvision from PyPI) lacks torchvision's compiled operators. Inception needs
-    none of them, but torchvision refuses to be imported before some are at least declared.
+    Such a pair (a CPU build of torch, torchvision from PyPI) lacks torchvision's compiled operators. Plain
+    networks need none of them, but torchvision refuses to be imported before some are at least declared.
     """
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
         for operator in ("nms", "qnms"):
             torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    return importlib.import_module(f"pytorch_fid.{name}")
+    return importlib.import_module(name)

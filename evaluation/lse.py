@@ -218,9 +218,13 @@ def steady_squares(boxes: np.ndarray) -> np.ndarray:
 def crop_square(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
     """Cut out the square around a face that the official network saw: wider by ``CROP_SCALE``, most of it below."""
     reach = half * (1 + CROP_SCALE)
-    left, top, side = int(x - reach), int(y - half), max(1, int(2 * reach))
+    return cut_square(frame, int(x - reach), int(y - half), max(1, int(2 * reach)), SIDE)
+
+
+def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
+    """Cut a square out of a frame, grey where it reaches beyond, and resize it to (size, size, 3)."""
     height, width = frame.shape[:2]
     margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
     inside = frame[max(0, top) : top + side, max(0, left) : left + side]
     grey = (PADDING_GREY,) * 3
-    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (SIDE, SIDE))
+    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))

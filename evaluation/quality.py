@@ -1,8 +1,9 @@
-"""How a lip-synced video looks beside the video that it was made from, without a network and without landmarks.
+"""How a lip-synced video looks beside the video that it was made from, frame by frame.
 
-Lip-synced to its own sound, it should be that video again (psnr, ssim). Lip-synced to silence, its mouth should not
-move (motion: what KeySync, Bigata et al., 2025, call leakage, in pixels instead of landmarks). Whatever it says, it
-should be as sharp as it was, and nothing outside the face should change.
+Lip-synced to its own sound, it should be that video again (psnr, ssim, lpips, lmd). Lip-synced to silence, its mouth
+should not move (motion, leak). Whatever it says, it should be as sharp as it was, of the same person (csim), and
+nothing should change outside the mouth (flicker, upper_flicker) or show where it was put in (seam, jitter). What takes
+a network is measured only if ``Judges`` has it. docs/measuring.md tells where each comes from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import cv2
 import numpy as np
 
 import video
+from boxes import Box, padded_boxes
 from errors import UserError, needs
+from evaluation import lips
+from evaluation.judges import Judges, alike, face_of_fan, face_of_sface
 from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
 from reporting import SILENT, Reporter
@@ -23,24 +27,39 @@ from reporting import SILENT, Reporter
 SIDE = 96  # pixels of a face when it is compared: what the networks draw
 LEAST_FRAMES = 2
 RING = 0.06  # of the box's sides: how far in from its border a seam is looked for
+CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker", "jitter")  # figures about neighbours
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One lip-synced video against its source; means over the frames that show the face."""
+    """One lip-synced video against its source; means over the frames that show the face. None: no judge was asked."""
 
     file: str
     frames: int
     psnr: float  # dB, of the face; inf where it is the same
     ssim: float  # of the face, structural similarity (Wang et al., 2004)
     sharpness: float  # of the lower face: variance of the Laplacian, of the source's
-    motion: float  # of the lower face: mean difference of neighbouring frames, of the source's
+    motion: float  # of the lower face: mean square of the difference of neighbouring frames, of the source's
     flicker: float  # outside the face: by how many grey levels neighbours differ from how they differ in the source
+    upper_flicker: float  # the same, of the upper half of the face
     seam: float  # grey levels by which the border of the face's box differs from the source's
+    jitter: float  # grey levels by which that difference changes from one frame to the next
+    lmd: float | None = None  # eye distances between the mouth's landmarks and the source's
+    leak: float | None = None  # share of frames with open lips, see ``lips.leak``: of a video that hears silence
+    lip_motion: float | None = None  # how far landmarks of the lips move, of the source's
+    lpips: float | None = None  # distance of the faces as people see it
+    csim: float | None = None  # cosine between the identities of the faces
 
 
-def score_file(generated: Path, source: Path, search: FaceSearch = FaceSearch(), report: Reporter = SILENT) -> Quality:
-    """Compare a video with the one that it was made from, as far as both last.
+def score_file(
+    generated: Path,
+    source: Path,
+    search: FaceSearch = FaceSearch(),
+    report: Reporter = SILENT,
+    judges: Judges = Judges(),
+    pads: Sequence[int] = (0, 0, 0, 0),
+) -> Quality:
+    """Compare a video with the one that it was made from, as far as both last; ``pads`` are those it was made with.
 
     Raises UserError for files that cannot be compared: of other sizes, without a face, too short.
     """
@@ -48,22 +67,38 @@ def score_file(generated: Path, source: Path, search: FaceSearch = FaceSearch(),
     if (made.width, made.height) != (real.width, real.height):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
-    boxes = follow_face(search.find(real, report=report), round(GAP_SECONDS * real.fps))
-    rows = list(_compare(video.read_frames(made), video.read_frames(real), boxes))
+    seen = follow_face(search.find(real, report=report), round(GAP_SECONDS * real.fps))
+    drawn = padded_boxes(seen, pads, real)
+    compared = _compare(video.read_frames(made), video.read_frames(real), drawn, seen, judges)
+    rows = [figures for figures in report.track(compared, generated.name, len(drawn)) if figures]
     if len(rows) < LEAST_FRAMES:
         raise UserError(f"{source} shows a face in {len(rows)} frames; it takes {LEAST_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Quality(str(generated), len(rows), **_of_pixels(table), **_of_judges(table))
+
+
+def _of_pixels(table: dict[str, np.ndarray]) -> dict[str, float]:
     error = float(table["error"].mean())
-    return Quality(
-        str(generated),
-        len(rows),
-        psnr=float(10 * np.log10(255**2 / error)) if error else float("inf"),
-        ssim=float(table["ssim"].mean()),
-        sharpness=_share(table["sharp_made"], table["sharp_real"]),
-        motion=_share(table["motion_made"], table["motion_real"]),
-        flicker=float(np.nanmean(table["flicker"])),
-        seam=float(table["seam"].mean()),
-    )
+    means = {name: float(np.nanmean(table[name])) for name in ("ssim", "flicker", "upper_flicker", "seam", "jitter")}
+    shares = {name: _share(table[f"{name}_made"], table[f"{name}_real"]) for name in ("sharpness", "motion")}
+    return {"psnr": float(10 * np.log10(255**2 / error)) if error else float("inf"), **shares, **means}
+
+
+def _of_judges(table: dict[str, np.ndarray]) -> dict[str, float]:
+    figures: dict[str, float] = {name: float(table[name].mean()) for name in ("lpips", "csim") if name in table}
+    if "landmarks_made" in table:
+        made, real = table["landmarks_made"], table["landmarks_real"]
+        known = ~np.isnan(made + real).any((1, 2))  # landmarks may be NaN where none are found
+        if not known.any():
+            raise UserError("no landmarks were found in any frame")
+        made, real = made[known], real[known]
+        apart = lips.aspect(made), lips.aspect(real)
+        figures |= {
+            "lmd": lips.landmark_distance(made, real),
+            "leak": lips.leak(*apart),
+            "lip_motion": lips.movement(*apart),
+        }
+    return figures
 
 
 def _share(made: np.ndarray, real: np.ndarray) -> float:
@@ -72,15 +107,26 @@ def _share(made: np.ndarray, real: np.ndarray) -> float:
     return float(np.nanmean(made)) / whole if whole else float("nan")
 
 
-def _compare(made: Iterator[np.ndarray], real: Iterator[np.ndarray], boxes: np.ndarray) -> Iterator[dict[str, float]]:
-    """Yield the figures of each frame with a face; those about neighbours are NaN where there is none before."""
+def _compare(
+    made: Iterator[np.ndarray],
+    real: Iterator[np.ndarray],
+    drawn: Sequence[Box | None],
+    seen: np.ndarray,
+    judges: Judges,
+) -> Iterator[dict]:
+    """Yield the figures of each frame, none without a face; those about neighbours are NaN where there is none before.
+
+    ``drawn`` is where the mouth was put in, ``seen`` (frames, 4) where the face is.
+    """
     before: list[np.ndarray] | None = None
-    for new, old, box in zip(made, real, boxes):
-        x1, y1, x2, y2 = (0, 0, 0, 0) if np.isnan(box[0]) else np.clip(np.round(box), 0, None).astype(int)
+    for new, old, box, face in zip(made, real, drawn, seen):
         greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(np.float32) for frame in (new, old)]
-        if greys[0][y1:y2, x1:x2].size:
-            place = slice(y1, y2), slice(x1, x2)
-            yield {**_likeness(greys, place), **_changes(greys, before or greys, place, before is not None)}
+        if box is None:
+            yield {}
+        else:
+            place = slice(box[1], box[3]), slice(box[0], box[2])
+            changes = _changes(greys, before, place) if before else dict.fromkeys(CHANGES, np.nan)
+            yield {**_likeness(greys, place), **changes, **_judge(judges, (new, old), face, place)}
         before = greys
 
 
@@ -88,36 +134,47 @@ def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[s
     faces = [_face(grey, place) for grey in greys]
     sharp = [float(cv2.Laplacian(face[SIDE // 2 :], cv2.CV_32F).var()) for face in faces]
     error = float(np.square(faces[0] - faces[1]).mean())
-    likeness = {"error": error, "ssim": _ssim(*faces), "sharp_made": sharp[0], "sharp_real": sharp[1]}
-    return {**likeness, "seam": _seam(*(grey[place] for grey in greys))}
+    likeness = {"error": error, "ssim": _ssim(*faces), "sharpness_made": sharp[0], "sharpness_real": sharp[1]}
+    return {**likeness, "seam": _along_border(greys[0] - greys[1], place)}
 
 
-def _changes(
-    now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice], known: bool
-) -> dict[str, float]:
+def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
     """What has changed since the frame before: within one box, so that its own movement does not count."""
-    if not known:
-        return {"motion_made": np.nan, "motion_real": np.nan, "flicker": np.nan}
     lower = [_face(new, place)[SIDE // 2 :] - _face(old, place)[SIDE // 2 :] for new, old in zip(now, before)]
-    changes = [new - old for new, old in zip(now, before)]
-    outside = np.ones(now[0].shape, bool)
+    motion = [float(np.square(change).mean()) for change in lower]  # energy: grain counts little beside lips
+    unlike = (now[0] - before[0]) - (now[1] - before[1])  # as much as the source does not change
+    rows, columns = place
+    outside = np.ones(unlike.shape, bool)
     outside[place] = False
-    flicker = float(np.abs(changes[0] - changes[1])[outside].mean()) if outside.any() else np.nan
-    made, real = (float(np.abs(change).mean()) for change in lower)
-    return {"motion_made": made, "motion_real": real, "flicker": flicker}
+    flicker = np.abs(unlike[outside]).mean() if outside.any() else np.nan
+    upper = np.abs(unlike[rows.start : (rows.start + rows.stop + 1) // 2, columns]).mean()
+    return dict(zip(CHANGES, (*motion, float(flicker), float(upper), _along_border(unlike, place))))
+
+
+def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place: tuple[slice, slice]) -> dict:
+    figures: dict[str, float | np.ndarray] = {}
+    if judges.landmarks:
+        made, real = (judges.landmarks(face_of_fan(frame, face)) for frame in frames)
+        figures |= {"landmarks_made": made, "landmarks_real": real}
+    if judges.distance:
+        figures["lpips"] = judges.distance(*(frame[place] for frame in frames))
+    if judges.identity:
+        figures["csim"] = alike(*(judges.identity(face_of_sface(frame, face)) for frame in frames))
+    return figures
 
 
 def _face(grey: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
     return cv2.resize(grey[place], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def _seam(made: np.ndarray, real: np.ndarray) -> float:
-    """Mean difference along the border of the box, in grey levels."""
-    height, width = made.shape
-    inner = np.ones((height, width), bool)
+def _along_border(difference: np.ndarray, place: tuple[slice, slice]) -> float:
+    """Mean of its absolute values just inside the border of the box."""
+    inside = np.abs(difference[place])
+    height, width = inside.shape
+    ring = np.ones((height, width), bool)
     y, x = max(1, round(RING * height)), max(1, round(RING * width))
-    inner[y : height - y, x : width - x] = False
-    return float(np.abs(made - real)[inner].mean())
+    ring[y : height - y, x : width - x] = False
+    return float(inside[ring].mean())
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:

@@ -209,7 +209,7 @@ def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsy
 
 def test_inception_sees_pictures_as_the_library_does(tmp_path, monkeypatch):
     """RGB in [0, 1], with the weights of a file, here random ones."""
-    library = fid._library("inception")
+    library = fid.import_beside_torchvision("pytorch_fid.inception")
     path = tmp_path / "inception.pth"
     with monkeypatch.context() as patch:
         patch.setattr(library, "load_state_dict_from_url", lambda *_, **__: {})
@@ -311,8 +311,8 @@ def data(tmp_path, talking, small_checkpoint, monkeypatch):
     calls = []
 
     def run(self, face, audio, outfile, **options):
-        for path in (face, audio):
-            video.probe(path)
+        video.probe(face)
+        assert next(iter(video.Sound(audio, 16000))).size
         calls.append(SimpleNamespace(face=face, audio=audio, outfile=outfile, **options))
         shutil.copy(face, outfile)
 
@@ -430,6 +430,37 @@ def test_run_all(judged, capsys):
     expected = [lse.score_file(folder / name, Judge())[0].lse_d for name in ("data/a.mp4", "out/0.mp4")]
     assert [rows[name]["LSE-D"] for name in run_all.ROWS] == pytest.approx(expected) and expected[0] != expected[1]
     assert rows["generated"]["FID"] > 100  # greys of a picture and of its negative
+
+
+def test_run_all_takes(judged, capsys):
+    """Own sound and silence make two more videos of each; what each tells is in the table, or named as missing."""
+    folder, common, calls = judged
+    common = [*common, "--takes", "matched", "silent"]
+    assert run_all.main(common) == 0 and len(calls) == 9
+    out = capsys.readouterr().out
+    assert [a.audio.parent.name for a in calls[3:]] == ["data"] * 3 + ["sound"] * 3
+    assert all(a.face == a.audio for a in calls[3:6]) and "not measured: csim; --identity" in out
+    rows = json.loads((folder / "out/scores.json").read_text())
+    generated, matched = rows["generated"], rows["matched"]
+    assert rows["discrepancy"]["LSE-D"] == pytest.approx(generated["LSE-D"] - matched["LSE-D"])
+    assert {"psnr", "ssim", "seam"} < matched.keys() and {"motion", "jitter"} < rows["silent"].keys()
+    assert matched["psnr"] < 20 and rows["silent"]["motion"] == pytest.approx(1, abs=0.1)  # it is the negative
+    assert 0 <= generated["success"] <= 1
+    table = list(csv.DictReader((folder / "out/scores.csv").read_text().splitlines()))
+    assert [row["row"] for row in table] == ["real videos", "generated", "matched", "discrepancy", "silent"]
+    videos = list(csv.DictReader((folder / "out/videos.csv").read_text().splitlines()))
+    assert len(videos) == 9 and sum("silent" in row["file"] for row in videos) == 3
+
+
+def test_run_all_tells_why_a_take_is_missing(judged, capsys):
+    folder, common, _ = judged
+    (folder / "list.txt").write_text("b a\na bad\n")
+    (folder / "data/bad.mp4").write_text("no video")
+    assert run_all.main([*common, "--filelist", str(folder / "list.txt"), "--takes", "silent"]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("bad.mp4 is not a video") == 2 and "1 of 2 pairs were skipped" in err
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert rows["generated"]["faces"] == 1 and rows["generated"]["success"] in (0, 0.5) and "motion" in rows["silent"]
 
 
 def test_run_all_compares_the_same_pairs(judged, capsys):

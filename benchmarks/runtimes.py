@@ -1,0 +1,191 @@
+"""The generator in torch, onnxruntime and OpenVINO, float and int8, on one thread of a CPU.
+
+    pip install onnxruntime openvino
+    python -m benchmarks.runtimes [--checkpoint_path demo] [--face VIDEO --audio SPEECH]
+
+All take the same batches in turn, so that whatever else the machine does meets all of them; speed is told against torch
+in float32, and quality as the difference to it in grey levels, on frames that int8 was not calibrated on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cli
+import mouths
+from benchmarks import print_machine, report, timed
+from demo.talking_head import Recipe, write_clip, write_speech
+from devices import cpu_has_bf16
+from errors import UserError
+from faces import FaceSearch
+from lipsync import LipSync
+from models import Wav2Lip, optimize_for_inference, weights
+from models.exporting import write_onnx
+
+CALIBRATED = 4  # batches; as many are compared
+KEPT_FLOAT = ("/output_block", "/face_decoder_blocks.6")  # the last block, and what makes the picture of it
+Inputs = tuple[np.ndarray, np.ndarray]  # mels (N, 1, 80, 16) and faces (N, 6, 96, 96), float32
+Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure the generator in several runtimes, on one thread.")
+    add = parser.add_argument
+    add("--checkpoint_path", default=weights.DEMO, help="generator; random: the official width, for speed alone")
+    add("--face", type=Path, help="video; default: a talking head")
+    add("--audio", type=Path, help="speech; default: made on the spot")
+    add("--batch_size", type=cli.positive(int), default=mouths.CPU_BATCH, help="faces per call")
+    add("--rounds", type=cli.positive(int), default=15, help="how often each takes its turn")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    print_machine(torch.device("cpu"), torch.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint = open_generator(args.checkpoint_path, folder)
+        batches = list(itertools.islice(inputs_of(args, folder), 2 * CALIBRATED))
+        if len(batches) < 2 * CALIBRATED:
+            raise UserError(
+                f"give {2 * CALIBRATED * args.batch_size} frames of video and speech, or a smaller --batch_size"
+            )
+        ways = build_all(checkpoint, folder, batches[:CALIBRATED])
+        measure(ways, batches[CALIBRATED:], args.rounds)
+
+
+def open_generator(path: str, folder: Path) -> weights.Checkpoint:
+    if path == "random":
+        torch.manual_seed(0)
+        torch.save(Wav2Lip().state_dict(), folder / "random.pth")
+        path = str(folder / "random.pth")
+    return weights.read_checkpoint(path, Wav2Lip)
+
+
+def inputs_of(args: argparse.Namespace, folder: Path) -> Iterator[Inputs]:
+    """Yield what the generator gets when ``face`` is made to speak ``audio``."""
+    face, speech = args.face or folder / "face.mp4", args.audio or folder / "speech.wav"
+    if not args.face:
+        write_clip(face, Recipe(seed=7, seconds=6.0, size=(512, 384)))
+    if not args.audio:
+        write_speech(speech, Recipe(seed=8, seconds=6.0))
+    take = LipSync(search=FaceSearch("centerface", cache=False), device="cpu").prepare(face, speech)
+    rows = ((f.copy(), box, mel) for f, box, mel in zip(take.frames(), take.boxes(), take.windows) if box is not None)
+    while len(batch := list(itertools.islice(rows, args.batch_size))) == args.batch_size:
+        mels, faces = mouths.network_inputs(batch)
+        yield mels[:, None], np.ascontiguousarray(faces.transpose(0, 3, 1, 2), np.float32) / 255
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Runtimes
+
+
+def build_all(checkpoint: weights.Checkpoint, folder: Path, calibration: list[Inputs]) -> dict[str, Run]:
+    plain, int8, whole_int8, dynamic = (folder / f"{name}.onnx" for name in ("plain", "int8", "whole", "dynamic"))
+    write_onnx(checkpoint, Wav2Lip, plain)
+    quantize(plain, int8, calibration, KEPT_FLOAT)
+    quantize(plain, whole_int8, calibration, ())
+    quantize_dynamically(plain, dynamic)
+    ways = {"torch float32": in_torch(checkpoint, torch.float32)}
+    if cpu_has_bf16():
+        ways["torch bf16"] = in_torch(checkpoint, torch.bfloat16)
+    ways |= {"onnxruntime float32": in_onnxruntime(plain), "onnxruntime int8": in_onnxruntime(int8)}
+    ways |= {"onnxruntime int8, all": in_onnxruntime(whole_int8), "onnxruntime int8, dynamic": in_onnxruntime(dynamic)}
+    ways |= {"openvino float32": in_openvino(plain, "f32"), "openvino int8": in_openvino(int8, "f32")}
+    if cpu_has_bf16():
+        ways["openvino bf16"] = in_openvino(plain, "bf16")
+    return ways
+
+
+def in_torch(checkpoint: weights.Checkpoint, dtype: torch.dtype) -> Run:
+    model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), torch.device("cpu"), dtype)
+
+    @torch.inference_mode()
+    def work(inputs: Inputs) -> np.ndarray:
+        mels, faces = (torch.from_numpy(part).to(dtype) for part in inputs)
+        return model(mels, faces.contiguous(memory_format=torch.channels_last)).float().numpy()
+
+    return work
+
+
+def in_onnxruntime(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, dict(zip(("mels", "faces"), inputs)))[0]
+
+
+def in_openvino(path: Path, precision: str) -> Run:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    return lambda inputs: compiled(list(inputs))[0]
+
+
+def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str, ...]) -> None:
+    """Write ``path``: convolutions in int8, ranges of activations from ``calibration``; ``kept`` stay float."""
+    import onnx
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(q.CalibrationDataReader):
+        rows = iter(calibration)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            row = next(self.rows, None)
+            return row and dict(zip(("mels", "faces"), row))
+
+    ready = path.with_suffix(".ready.onnx")
+    quant_pre_process(str(plain), str(ready))
+    names = [node.name for node in onnx.load(str(ready)).graph.node if node.name.startswith(kept)] if kept else []
+    q.quantize_static(
+        str(ready), str(path), Reader(), op_types_to_quantize=["Conv", "Add"], per_channel=True,
+        nodes_to_exclude=names, calibrate_method=q.CalibrationMethod.MinMax,
+    )  # fmt: skip
+
+
+def quantize_dynamically(plain: Path, path: Path) -> None:
+    import onnx
+    from onnxruntime import quantization as q
+
+    names = [node.name for node in onnx.load(str(plain)).graph.node if node.name.startswith(KEPT_FLOAT)]
+    q.quantize_dynamic(str(plain), str(path), op_types_to_quantize=["Conv"], nodes_to_exclude=names)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def measure(ways: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
+    """Print, for each way, its speed against the first one's in the same round, and how its pictures differ."""
+    pictures = {name: np.concatenate([work(batch) for batch in batches]) for name, work in ways.items()}  # warms up
+    size, inputs = len(batches[0][0]), itertools.islice(itertools.cycle(batches), rounds)
+    seconds = [{name: timed(partial(work, batch)) for name, work in ways.items()} for batch in inputs]
+    first = next(iter(ways))
+    for name in ways:
+        difference = 255 * np.abs(pictures[name] - pictures[first])
+        ratio = statistics.median(row[first] / row[name] for row in seconds)
+        fps = size / statistics.median(row[name] for row in seconds)
+        figures = {"fps": fps, "times_torch_float32": ratio}
+        report(name, figures | {"mean_grey": float(difference.mean()), "most_grey": float(difference.max())})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""How lips follow a mouth whose movement is known: that of a talking head or portrait that was made from it.
+
+``known`` and ``seen`` are how far the lips are apart, (frames,). The one is the truth about the speaker who is heard;
+the other is read in generated frames, by landmarks or by ``opening_reader``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import video
+
+REACH = 3  # frames searched each way
+CLOSED, OPEN = 0.1, 0.5  # of the widest: below the one lips are closed, from the other on open
+PHASES = ("closed", "opening", "open", "closing")
+MOUTH = (32, 24)  # pixels, width and height, of the crops that an opening is read from
+COMPONENTS = 12  # principal components of those crops
+
+Reader = Callable[[np.ndarray], np.ndarray]  # crops (frames, pixels) -> openings (frames,)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What lips do while those that are heard are closed, opening, open or closing; as far apart as seen and known."""
+
+    frames: int
+    known: float  # mean
+    seen: float  # mean
+    error: float  # root mean square of their difference
+
+
+@dataclass(frozen=True)
+class Following:
+    """How well lips follow. ``lag`` is by how many frames they are late at best, below 0 early; phases are at that."""
+
+    r: float  # Pearson's, at that lag
+    lag: int
+    by_lag: dict[int, float]  # Pearson's r
+    phases: dict[str, Phase]  # those that there are
+
+
+def follow(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> Following | None:
+    """Compare over all lags; None where there is too little to compare, or one of them never moves."""
+    count = min(len(seen), len(known))
+    if count < 2 * reach + 3:
+        return None
+    middle = known[reach : count - reach]
+    moved = {lag: seen[reach + lag : count - reach + lag] for lag in range(-reach, reach + 1)}
+    if not middle.std() or not all(some.std() for some in moved.values()):
+        return None
+    by_lag = {lag: float(np.corrcoef(some, middle)[0, 1]) for lag, some in moved.items()}
+    best = max(by_lag, key=by_lag.__getitem__)
+    phase = phases_of(known)[reach : count - reach]
+    return Following(by_lag[best], best, by_lag, _by_phase(moved[best], middle, phase))
+
+
+def phases_of(known: np.ndarray) -> np.ndarray:
+    """Name what the lips do in each frame, (frames,); between closed and open, by the slope of their movement."""
+    between = np.where(np.gradient(known) >= 0, "opening", "closing")
+    widest = known.max()
+    return np.where(known <= CLOSED * widest, "closed", np.where(known >= OPEN * widest, "open", between))
+
+
+def _by_phase(seen: np.ndarray, known: np.ndarray, phase: np.ndarray) -> dict[str, Phase]:
+    chosen = {name: phase == name for name in PHASES}
+    return {
+        name: Phase(
+            int(some.sum()),
+            float(known[some].mean()),
+            float(seen[some].mean()),
+            float(np.sqrt(np.square(seen[some] - known[some]).mean())),
+        )
+        for name, some in chosen.items()
+        if some.any()
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Drawn heads, whose pictures tell it
+
+
+def truth_of(path: Path) -> dict | None:
+    """Return what is known about a video that demo.talking_head made of one head: it stands beside it, as JSON."""
+    try:
+        truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(truth, dict) or not {"aperture", "boxes"} <= truth.keys():
+        return None
+    return truth if all(len(found) == 1 and found[0] for found in truth["boxes"]) else None
+
+
+def follow_head(made: Path, filmed: Path, speaker: Path) -> Following | None:
+    """Compare a lip-synced drawn head with the aperture of the ``speaker`` whose sound it has; None if not known.
+
+    What an open mouth of this head looks like is learned from the frames as ``filmed``, whose apertures are known.
+    """
+    truth, said = truth_of(filmed), truth_of(speaker)
+    if not truth or not said:
+        return None
+    read = opening_reader(mouths(filmed, truth["boxes"]), np.array(truth["aperture"]))
+    return follow(read(mouths(made, truth["boxes"])), np.array(said["aperture"]))
+
+
+def mouths(path: Path, boxes: list) -> np.ndarray:
+    """Crops of the mouth (frames, pixels) float64, where a truth's ``boxes`` say that the face is."""
+    rows = []
+    for frame, ((x1, y1, x2, y2),) in zip(video.read_frames(video.probe(path)), boxes):
+        top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)
+        crop = frame[max(0, int(top)) : int(y2), max(0, int(x1 + side)) : int(x2 - side)]
+        rows.append(cv2.resize(crop, MOUTH, interpolation=cv2.INTER_AREA).ravel())
+    return np.array(rows, float)
+
+
+def opening_reader(pictures: np.ndarray, known: np.ndarray) -> Reader:
+    """Return a function from mouth crops to openings: least squares on the principal components of ``pictures``."""
+    middle = pictures.mean(0)
+    components = np.linalg.svd(pictures - middle, full_matrices=False)[2][:COMPONENTS].T
+
+    def features(crops: np.ndarray) -> np.ndarray:
+        return np.column_stack(((crops - middle) @ components, np.ones(len(crops))))
+
+    weights_of, *_ = np.linalg.lstsq(features(pictures), known[: len(pictures)], rcond=None)
+    return lambda crops: features(crops) @ weights_of

@@ -1,0 +1,141 @@
+"""Networks that look at faces for ``quality``: landmarks, likeness as people see it, identity. Each is optional.
+
+Each is a plain function of pictures, so that any other can take its place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from errors import UserError
+from evaluation.fid import import_beside_torchvision
+from evaluation.lips import POINTS
+from evaluation.lse import cut_square
+from models import weights
+
+Landmarks = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR with one face -> (68, 2) pixels in it
+Distance = Callable[[np.ndarray, np.ndarray], float]  # between two faces (H, W, 3) uint8 BGR
+Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector
+
+# What 2D-FAN sees of a face, by its box in S3FD's framing: a square of 200/195 of its width and height together, whose
+# middle is 12 % of the height above that of the box (Bulat and Tzimiropoulos, 2017; face_alignment.utils).
+FAN_SIDE, FAN_REACH, FAN_RISE, FAN_CELL = 256, 200 / 195, 0.12, 4
+# What SFace sees: eyes 46 % below the upper edge, mouth 82 %. Of the box, eyes 37 % below its upper edge and the chin
+# 97 % (demo.portrait.face_box), that is a square of its height, a tenth above it. Heads are not turned upright.
+SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
+LPIPS_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Those that are asked; what the others would tell is not measured."""
+
+    landmarks: Landmarks | None = None
+    distance: Distance | None = None
+    identity: Identity | None = None
+
+
+def face_of_fan(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the face in a box as 2D-FAN sees it, (256, 256, 3)."""
+    x1, y1, x2, y2 = box
+    side = FAN_REACH * (x2 - x1 + y2 - y1)
+    left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2 - FAN_RISE * (y2 - y1)
+    return cut_square(frame, int(left), int(top), max(1, int(side)), FAN_SIDE)
+
+
+def face_of_sface(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the face in a box as SFace sees it, (112, 112, 3)."""
+    x1, y1, x2, y2 = box
+    side = SFACE_REACH * (y2 - y1)
+    return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_RISE * side), max(1, int(side)), SFACE_SIDE)
+
+
+def open_fan(path_or_name: str | Path, device: torch.device = torch.device("cpu")) -> Landmarks:
+    """Return face-alignment's 2D-FAN with the weights of a file, or ``2dfan4`` to download them.
+
+    It takes a face as ``face_of_fan`` cuts it out. Raises MissingFile, or UserError where it cannot be.
+    """
+    try:
+        from face_alignment.models import FAN
+        from face_alignment.utils import get_preds_fromhm
+    except ImportError as error:
+        raise UserError("landmarks take face-alignment 1.5 or newer: pip install -U face-alignment") from error
+    network = _filled(FAN(4), weights.find(path_or_name), "2D-FAN").to(device)
+
+    @torch.inference_mode()
+    def landmarks(frame: np.ndarray) -> np.ndarray:
+        if frame.shape != (FAN_SIDE, FAN_SIDE, 3):
+            raise ValueError(f"2D-FAN takes a face of {FAN_SIDE}x{FAN_SIDE} pixels, not {frame.shape}")
+        heat = network(_rgb(frame).to(device))[-1].float().cpu().numpy()  # of its four stages the last
+        points, *_ = get_preds_fromhm(heat)
+        return points.reshape(POINTS, 2) * FAN_CELL
+
+    return landmarks
+
+
+def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cpu")) -> Distance:
+    """Return LPIPS (Zhang et al., 2018) on torchvision's AlexNet: a file, or ``alexnet`` to download it.
+
+    What was learned on top of it comes with the package lpips.
+    """
+    try:
+        lpips = import_beside_torchvision("lpips")
+    except ImportError as error:
+        raise UserError("LPIPS takes the package lpips: pip install lpips") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision on how lpips asks it for a network
+        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    path = weights.find(path_or_name)
+    given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}
+    wanted = {key: key.partition(".")[2] for key in network.net.state_dict()}  # slice2.3.weight is features.3.weight
+    if missing := set(wanted.values()) - given.keys():
+        raise UserError(f"{path} does not hold torchvision's AlexNet: {min(missing)} is missing")
+    _load(network.net, {key: given[name] for key, name in wanted.items()}, path, "torchvision's AlexNet")
+    network.to(device)
+
+    @torch.inference_mode()
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        pair = (_rgb(cv2.resize(face, (LPIPS_SIDE, LPIPS_SIDE), interpolation=cv2.INTER_AREA)) for face in (a, b))
+        return float(network(*(x.to(device) for x in pair), normalize=True))
+
+    return distance
+
+
+def open_sface(path_or_name: str | Path) -> Identity:
+    """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
+    path = weights.find(path_or_name)
+    try:
+        network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
+        network.feature(np.zeros((SFACE_SIDE, SFACE_SIDE, 3), np.uint8))
+    except (cv2.error, IsADirectoryError) as error:
+        raise UserError(f"{path} does not hold OpenCV's SFace, face_recognition_sface_2021dec.onnx") from error
+    return lambda face: network.feature(face)[0].copy()
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> float:
+    """CSIM: the cosine of the angle between two identities, 1 for the same."""
+    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+
+
+def _filled(network: torch.nn.Module, path: Path, name: str) -> torch.nn.Module:
+    _load(network, weights.read_state(path), path, name)
+    return network.eval()
+
+
+def _load(network: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{path} does not hold the weights of {name}") from error
+
+
+def _rgb(picture: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 BGR -> (1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1])).permute(2, 0, 1)[None].float() / 255

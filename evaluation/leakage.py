@@ -1,0 +1,36 @@
+"""What lips do when nothing is said: videos lip-synced to silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy.io import wavfile
+
+import files
+import video
+from errors import UserError
+from hparams import hparams as hp
+from lipsync import LipSync
+
+
+def write_silence(clip: Path, path: Path) -> Path:
+    """Write to ``path``, a wav, as much silence as ``clip`` lasts."""
+    source = video.probe(clip)
+    if source.is_image:
+        raise UserError(f"{clip} is a picture, not a video")
+    frames = sum(1 for _ in video.read_frames(source))
+    samples = round(frames / source.fps * hp.sample_rate)
+    with files.atomic_write(path) as partial:
+        wavfile.write(partial, hp.sample_rate, np.zeros(samples, np.int16))
+    return path
+
+
+def silent_take(lips: LipSync, clip: Path, folder: Path, **options: object) -> Path:
+    """Write ``folder``/<clip>.mp4, the video ``clip`` lip-synced to silence; ``options`` are those of ``LipSync.run``.
+
+    How much its mouth moves nevertheless is what ``quality.score_file`` tells: ``motion``, with landmarks ``leak``.
+    """
+    outfile = folder / f"{clip.stem}.mp4"
+    lips.run(clip, write_silence(clip, folder / f"{clip.stem}.wav"), outfile, **options)
+    return outfile

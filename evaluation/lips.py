@@ -1,0 +1,62 @@
+"""What landmarks say about lips: how far they are from where they should be, and how far they are apart.
+
+Landmarks are the 68 points of 300-W (Sagonas et al., 2013), pixels, (frames, 68, 2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+POINTS = 68
+OUTER_EYES = (36, 45)  # their corners, the unit of distances
+MOUTH = slice(48, 68)
+CORNERS = (60, 64)  # of the inner lips
+UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # of the inner lips, opposite each other
+SHUT, OPEN = 5, 95  # percentiles of a speaker's lips
+# Of the mouth's width, beyond the speaker's shut mouth. On 400 GRID clips of a speaker whose lips rest together, they
+# are further apart in 51 % of the frames in mid-sentence, and in 8 % of the first six frames, which are silent.
+GAPE = 0.1
+
+
+def eye_distance(points: np.ndarray) -> np.ndarray:
+    """Distance of the outer corners of the eyes, (frames,)."""
+    left, right = OUTER_EYES
+    return np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1)
+
+
+def aspect(points: np.ndarray) -> np.ndarray:
+    """Mouth aspect ratio, (frames,): mean distance of the inner lips over the distance of their corners."""
+    apart = np.linalg.norm(points[..., UPPER, :] - points[..., LOWER, :], axis=-1).mean(-1)
+    left, right = CORNERS
+    return apart / np.maximum(np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1), 1)
+
+
+def landmark_distance(made: np.ndarray, real: np.ndarray) -> float:
+    """LMD (Chen et al., "Lip movements generation at a glance", 2018): mean distance of the mouth's points.
+
+    As there, the two videos' mean points are laid on each other first. In eye distances instead of pixels, so that it
+    does not depend on the size of the picture.
+    """
+    mouths = [points[:, MOUTH] - points[:, MOUTH].mean((0, 1)) for points in (made, real)]
+    return float((np.linalg.norm(mouths[0] - mouths[1], axis=-1) / eye_distance(real)[:, None]).mean())
+
+
+def leak(quiet: np.ndarray, filmed: np.ndarray) -> float:
+    """Share of the frames in which lips that hear silence are open: LipLeak of KeySync (Bigata et al., 2025).
+
+    ``quiet`` and ``filmed`` are aspects, (frames,). Many speakers' lips rest apart, so open is what is ``GAPE`` wider
+    than that speaker's own shut mouth.
+    """
+    return float((quiet > np.percentile(filmed, SHUT) + GAPE).mean())
+
+
+def movement(made: np.ndarray, filmed: np.ndarray) -> float:
+    """How far lips move, against the speaker's: standard deviation of their distance; NaN if those did not move."""
+    spread = float(filmed.std())
+    return float(made.std()) / spread if spread else float("nan")
+
+
+def way_open(quiet: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+    """How far lips are apart in the middle and at most, (2,), as a share of the speaker's way from shut to open."""
+    shut, wide = np.percentile(filmed, [SHUT, OPEN])
+    return (np.percentile(quiet, [50, OPEN]) - shut) / (wide - shut)

@@ -1,0 +1,108 @@
+"""The figures of several takes of the same videos in one table: for people, as JSON, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evaluation import lse, scores
+from evaluation.aperture import PHASES, Following
+from evaluation.quality import Quality
+
+Row = dict[str, float]
+
+PAPER = {  # LSE-D, LSE-C, FID
+    "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
+    "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
+}
+SYNC = ("LSE-D", "LSE-C", "FID", "success", "r", "lag")
+ALWAYS = {  # figures of ``Quality`` by what they mean
+    "sharpness": "of the lower face, of the source's; 1 is as sharp",
+    "csim": "cosine of the identities; 1 is the same person",
+    "flicker": "grey levels outside the face, beyond the source's; 0 is best",
+    "upper_flicker": "the same, of the upper half of the face",
+    "seam": "grey levels at the border of what was put in; 0 is best",
+    "jitter": "grey levels by which that changes between frames; 0 is best",
+}
+MATCHED = {
+    "psnr": "dB, of the face; larger is better",
+    "ssim": "of the face; 1 is the same",
+    "lpips": "of the face; 0 is the same",
+    "lmd": "eye distances between the mouth's landmarks; 0 is the same",
+}
+SILENT = {
+    "motion": "of the lower face, of the source's; smaller leaks less",
+    "lip_motion": "of the lips' landmarks, of the source's; smaller leaks less",
+    "leak": "share of frames with open lips; 0 is best",
+}
+FIGURES = {**MATCHED, **SILENT, **ALWAYS}
+# what is told of each take: against another voice a face is not meant to look as filmed, and only silence asks for rest
+TOLD = {"generated": ALWAYS, "matched": MATCHED | ALWAYS, "silent": SILENT | ALWAYS}
+
+
+def lse_row(report: scores.Report, videos: Sequence[str]) -> Row:
+    """Return the mean scores of ``videos``, over all their faces; one that is named twice counts twice."""
+    by_file: dict[str, list[lse.Score]] = {}
+    for score in report.scores:
+        by_file.setdefault(score.file, []).append(score)
+    some = scores.Report([score for name in videos for score in by_file[name]])
+    return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
+
+
+def discrepancy(generated: Row, matched: Row) -> Row:
+    """By how much lips fit better where the sound is the video's own; above 0, the video's own lips shine through.
+
+    After Yaman et al., "Assessing identity leakage in talking face generation", 2025.
+    """
+    return {
+        "LSE-D": generated["LSE-D"] - matched["LSE-D"],
+        "LSE-C": matched["LSE-C"] - generated["LSE-C"],
+    }
+
+
+def quality_row(take: str, found: Sequence[Quality]) -> Row:
+    """Return the means over videos of what is told of a take and was measured."""
+    measured = {name: [getattr(one, name) for one in found] for name in TOLD[take]}
+    return {name: float(np.mean(values)) for name, values in measured.items() if values and None not in values}
+
+
+def aperture_row(fits: Sequence[Following]) -> Row:
+    """Return how well lips follow the known ones: mean r, median lag in frames, mean error by phase."""
+    if not fits:
+        return {}
+    errors = {name: [fit.phases[name].error for fit in fits if name in fit.phases] for name in PHASES}
+    means = {f"error_{name}": float(np.mean(some)) for name, some in errors.items() if some}
+    return {"r": float(np.mean([fit.r for fit in fits])), "lag": float(np.median([fit.lag for fit in fits])), **means}
+
+
+def text(rows: Mapping[str, Row]) -> str:
+    """Two tables: sync, beside the paper's figures; then pictures, a line a figure and a column a take."""
+    lines = [f"{'':28}" + "".join(f"{name:>9}" for name in SYNC)]
+    for name, row in (rows | {name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}).items():
+        if row.keys() & set(SYNC):
+            lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
+    takes = [name for name in TOLD if name in rows]
+    lines += ["", f"{'':14}" + "".join(f"{name:>11}" for name in takes)]
+    for figure, meaning in FIGURES.items():
+        if any(figure in rows[take] for take in takes):
+            lines.append(
+                f"{figure:14}" + "".join(f"{_cell(rows[take], figure):>11}" for take in takes) + f"  {meaning}"
+            )
+    return "\n".join(lines)
+
+
+def _cell(row: Row, column: str) -> str:
+    return f"{row[column]:9.3f}" if column in row else f"{'-':>9}"
+
+
+def to_csv(rows: Mapping[str, Row]) -> str:
+    """One line a row; what a row lacks is empty."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ["row", *columns])
+    writer.writeheader()
+    writer.writerows({"row": name, **row} for name, row in rows.items())
+    return stream.getvalue()

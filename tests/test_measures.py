@@ -1,0 +1,327 @@
+"""Landmarks, apertures, judges and the table, on numbers whose answers are known."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import files
+from conftest import run_ffmpeg, write_clip
+from demo.talking_head import Recipe, make_clip
+from evaluation import aperture, judges, leakage, lips, score_leakage, score_quality, scores, table
+from evaluation.judges import Judges
+from evaluation.lse import Score
+from evaluation.quality import Quality, score_file
+from faces import FaceSearch
+from lipsync import LipSync
+
+SEARCH = FaceSearch("haar")
+# an ONNX network from (1, 3, 112, 112) to the mean of each channel, (1, 3)
+MEANS = base64.b64decode(
+    "CAY6YQoZCgF4EgFwIhFHbG9iYWxBdmVyYWdlUG9vbAoPCgFwEgF5IgdGbGF0dGVuEgFnWhsKAXgSFgoUCAESEAoCCAEKAggDCgIIcAoCCHBiEwoB"
+    "eRIOCgwIARIICgIIAQoCCANCBAoAEAs="
+)
+
+
+def face(opening: float | np.ndarray, frames: int = 1, width: float = 40.0) -> np.ndarray:
+    """Landmarks (frames, 68, 2) of a face whose eyes are 100 pixels apart and whose lips, ``opening`` pixels."""
+    points = np.zeros((frames, 68, 2))
+    points[:, 36], points[:, 45] = (50, 50), (150, 50)
+    points[:, 48:, 1] = 120
+    points[:, 60], points[:, 64] = (100 - width / 2, 120), (100 + width / 2, 120)
+    half = np.broadcast_to(np.asarray(opening, float) / 2, frames)[:, None]
+    for x, upper, lower in ((90, 61, 67), (100, 62, 66), (110, 63, 65)):
+        points[:, (upper, lower), 0] = x
+        points[:, upper, 1:], points[:, lower, 1:] = 120 - half, 120 + half
+    return points
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Lips
+
+
+def test_aspect_is_height_over_width():
+    assert lips.aspect(face(10)) == pytest.approx([0.25]) and lips.aspect(face(0)) == pytest.approx([0])
+    assert lips.aspect(3 * face(10)) == pytest.approx([0.25])  # whatever the size of the picture
+
+
+def test_lmd_counts_the_mouth_in_eye_distances():
+    """Of 20 points six move by 5 pixels, 5 % of the eyes' distance; a face that is elsewhere is laid on the other."""
+    shut, wide = face(0), face(10)
+    assert lips.landmark_distance(shut, shut) == 0
+    assert lips.landmark_distance(wide, shut) == pytest.approx(0.05 * 6 / 20)
+    assert lips.landmark_distance(2 * wide + 7, 2 * shut) == pytest.approx(0.05 * 6 / 20)
+
+
+def test_leak_is_the_share_of_frames_beyond_the_speakers_shut_mouth():
+    filmed = lips.aspect(face(np.linspace(8, 28, 101), 101))  # 0.2 to 0.7, so shut is 0.225 and open from 0.325 on
+    quiet = lips.aspect(face(np.array([8.0, 12.0, 14.0, 20.0]), 4))
+    assert lips.leak(quiet, filmed) == 0.5
+    assert lips.movement(filmed / 2, filmed) == pytest.approx(0.5) and np.isnan(lips.movement(filmed, quiet[:1]))
+
+
+def test_way_open_runs_from_shut_to_open():
+    filmed = np.linspace(0, 1, 101)
+    assert lips.way_open(np.full(9, 0.05), filmed) == pytest.approx([0, 0], abs=1e-9)
+    assert lips.way_open(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
+
+
+# MediaPipe's points where the 68 have theirs: corners of the eyes, outer and inner lips
+MESH = {36: 33, 45: 263} | dict(
+    enumerate((61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178), 48)
+)
+
+
+@pytest.fixture(scope="module")
+def speakers(shared):
+    """Landmarks of the 68 kind of twenty GRID clips, (frames, 68, 2) each, where a face was found."""
+    data = np.load(shared / "grid_landmarks" / "s1.npz")
+    place = {int(point): i for i, point in enumerate(data["index"])}
+    clips = []
+    for name in sorted(set(data.files) - {"index"})[:20]:
+        mesh = np.cumsum(data[name].astype(np.int32), axis=0) / 16
+        points = np.zeros((len(mesh), 68, 2))
+        for i, point in MESH.items():
+            points[:, i] = mesh[:, place[point]]
+        clips.append(points[mesh.any((1, 2))])
+    return clips
+
+
+def test_real_speakers_open_their_lips_when_they_speak(speakers):
+    """GRID clips begin and end in silence; a sentence fills the middle."""
+    apart = [lips.aspect(points) for points in speakers]
+    rest, speech = (np.mean([lips.leak(some[part], some) for some in apart]) for part in (slice(6), slice(20, 55)))
+    assert rest < 0.2 and speech > 0.4
+    assert np.mean([lips.movement(some[:6], some) for some in apart]) < 0.4
+
+
+def test_other_words_are_further_than_a_breath_of_noise(speakers):
+    noise = np.random.default_rng(0).normal(0, 0.5, speakers[0].shape)
+    near = lips.landmark_distance(speakers[0] + noise, speakers[0])
+    count = min(map(len, speakers))
+    far = np.mean([lips.landmark_distance(other[:count], speakers[0][:count]) for other in speakers[1:]])
+    assert 0 < 3 * near < far < 0.3
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Aperture
+
+
+def known(frames: int = 100) -> np.ndarray:
+    """Lips that open and shut every 20 frames, with a pause."""
+    return np.clip(np.sin(2 * np.pi * np.arange(frames) / 20), 0, None)
+
+
+@pytest.mark.parametrize("lag", [-2, 0, 3])
+def test_lag_is_found_whatever_the_unit(lag):
+    fit = aperture.follow(0.3 * np.roll(known(), lag) + 4, known())
+    assert fit.lag == lag and fit.r == pytest.approx(1) and fit.by_lag[lag] == fit.r and len(fit.by_lag) == 7
+
+
+def test_phases_of_a_wave():
+    phases = aperture.phases_of(known(20))
+    assert list(phases[:6]) == ["closed", "opening", "open", "open", "open", "open"]
+    assert phases[9] == "closing" and set(phases[10:]) == {"closed"}
+
+
+def test_errors_by_phase():
+    """Lips that rest a fifth open, and else are right, are wrong only where they should be closed."""
+    seen = np.where(aperture.phases_of(known()) == "closed", 0.2, known())
+    fit = aperture.follow(seen, known())
+    assert fit.lag == 0 and list(fit.phases) == list(aperture.PHASES)
+    assert fit.phases["closed"].seen == pytest.approx(0.2) and fit.phases["closed"].error == pytest.approx(0.2)
+    assert all(fit.phases[name].error == 0 for name in ("opening", "open", "closing"))
+    assert sum(phase.frames for phase in fit.phases.values()) == 94
+
+
+@pytest.mark.parametrize("seen", [np.zeros(100), known(8), np.zeros(0)])
+def test_lips_that_cannot_be_compared(seen):
+    assert aperture.follow(seen, known()) is None
+
+
+def test_a_drawn_head_follows_itself(tmp_path):
+    recipe = Recipe(seed=3, seconds=2.0, size=(128, 128))
+    clips = [make_clip(tmp_path, recipe, number) for number in (0, 1)]  # one head, two utterances
+    own, other = (aperture.follow_head(clips[0], clips[0], speaker) for speaker in clips)
+    assert own.r > 0.9 and own.lag == 0 and other.r < 0.7
+    clips[1].with_suffix(".json").write_text("{")
+    assert aperture.follow_head(*clips[:1] * 2, clips[1]) is None
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Judges
+
+
+@pytest.fixture(scope="module")
+def talk(astronaut, tmp_path_factory):
+    """Half a second of a face, and the same with a mouth that was painted over."""
+    folder = tmp_path_factory.mktemp("talk")
+    frames = np.stack([astronaut[:240, 60:380]] * 12)
+    painted = frames.copy()
+    painted[::2, 150:165, 150:190] = 40
+    for name, pictures in {"source.mkv": frames, "made.mkv": painted}.items():
+        write_clip(folder / name, pictures, "25", "-c:v", "ffv1", "-pix_fmt", "bgr0")
+    return folder
+
+
+def test_judges_see_the_face_of_both(talk):
+    def landmarks(frame):
+        assert frame.shape == (256, 256, 3)
+        return face(20 if frame[150:220].min() < 41 else 0)[0]
+
+    asked = Judges(landmarks, lambda a, b: float(np.abs(a - b.astype(int)).mean()), lambda face: face.mean((0, 1)))
+    found = score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=asked)
+    same = score_file(talk / "source.mkv", talk / "source.mkv", SEARCH, judges=asked)
+    assert same.lpips == same.lmd == same.leak == 0 and same.csim == pytest.approx(1)
+    assert found.lpips > 0.5 and 0.9 < found.csim < 1
+
+
+def test_frames_without_landmarks_do_not_count(talk):
+    calls = iter(range(1000))
+
+    def landmarks(frame):
+        return face(0)[0] * (np.nan if next(calls) < 4 else 1)
+
+    assert score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=Judges(landmarks)).lmd == 0
+    with pytest.raises(ValueError, match="no landmarks were found"):
+        score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=Judges(lambda _: np.full((68, 2), np.nan)))
+
+
+def test_the_cutouts_lie_where_the_networks_want_them():
+    """A white dot in the middle of a box: 2D-FAN sees it 12 % of the height below its middle, SFace above its own."""
+    frame = np.zeros((400, 400, 3), np.uint8)
+    frame[198:202, 198:202] = 255
+    fan, sface = (cut(frame, np.array([150, 150, 250, 250])) for cut in (judges.face_of_fan, judges.face_of_sface))
+    row, column, _ = np.unravel_index(fan.argmax(), fan.shape)
+    assert (row, column) == pytest.approx((128 + 12 * 256 / 205, 128), abs=4)
+    row, column, _ = np.unravel_index(sface.argmax(), sface.shape)
+    assert (row, column) == pytest.approx((0.6 * 112, 56), abs=4)
+
+
+def test_2dfan_reads_its_heat(tmp_path, monkeypatch):
+    """With a network whose heat has its peak at a known cell, the points are there; weights of a file are taken."""
+    models = pytest.importorskip("face_alignment.models")
+
+    class Stub(torch.nn.Module):
+        def __init__(self, _):
+            super().__init__()
+            self.cell = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, x):
+            assert x.shape == (1, 3, 256, 256) and x.max() <= 1
+            heat = torch.zeros(1, 68, 64, 64)
+            heat[:, :, int(self.cell[0]), int(self.cell[1])] = 1
+            return [heat]
+
+    monkeypatch.setattr(models, "FAN", Stub)
+    torch.save({"cell": torch.tensor([30.0, 20.0])}, tmp_path / "fan.pth")
+    landmarks = judges.open_fan(tmp_path / "fan.pth")
+    assert landmarks(np.full((256, 256, 3), 255, np.uint8)) == pytest.approx(np.tile([82.0, 122.0], (68, 1)), abs=3)
+
+
+def test_sface_reads_colours_in_its_order(tmp_path):
+    (tmp_path / "sface.onnx").write_bytes(MEANS)
+    identity = judges.open_sface(tmp_path / "sface.onnx")
+    assert identity(np.full((112, 112, 3), (10, 20, 30), np.uint8)) == pytest.approx([30, 20, 10])
+    assert judges.alike(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
+
+
+def test_lpips_is_the_librarys(tmp_path):
+    if not importlib.util.find_spec("lpips"):
+        pytest.skip("needs the package lpips")
+    alexnet = judges.import_beside_torchvision("torchvision.models").alexnet
+    torch.manual_seed(0)
+    torch.save(alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
+    distance = judges.open_lpips(tmp_path / "alexnet.pth")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    assert distance(noise, noise) == 0 < distance(noise, noise // 2) < distance(noise, 255 - noise)
+
+
+@pytest.mark.parametrize("flag", ["--landmarks", "--identity"])
+def test_missing_and_wrong_weights_name_the_flag(talk, flag, tmp_path, capsys):
+    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), "--face_detector", "haar"]
+    assert score_quality.main([*command, flag, str(tmp_path / "none.pth")]) == 2
+    assert f"error: {flag}: {tmp_path / 'none.pth'} does not exist" in capsys.readouterr().err
+    (tmp_path / "text.pth").write_text("hello")
+    assert score_quality.main([*command, flag, str(tmp_path / "text.pth")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {flag}: ") and err.count("\n") == 1
+
+
+def test_lpips_without_its_package(talk, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), "--face_detector", "haar"]
+    assert score_quality.main([*command, "--lpips", "alexnet"]) == 2
+    assert "pip install lpips" in capsys.readouterr().err
+    assert score_quality.main(command) == 0
+    assert "not measured: lmd, leak, lip_motion; --landmarks" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Silence
+
+
+def test_silence_lasts_as_long_as_the_picture(talk, tmp_path):
+    path = leakage.write_silence(talk / "source.mkv", tmp_path / "deep" / "s.wav")
+    assert len(path.read_bytes()) - 44 == 2 * round(12 / 25 * 16000) and not any(path.read_bytes()[44:])
+
+
+def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
+    """A generator that leaks everything returns the source: motion 1; nothing is done for two videos of one name."""
+    heard = []
+
+    def run(self, face, audio, outfile, **options):
+        heard.append(audio.name)
+        run_ffmpeg("-i", face, "-c", "copy", outfile)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    (tmp_path / "in").mkdir()
+    run_ffmpeg("-i", talk / "made.mkv", "-c", "copy", tmp_path / "in" / "talk.mkv")
+    command = ["--results_dir", str(tmp_path / "out"), "--face_detector", "haar", "--csv", str(tmp_path / "l.csv")]
+    assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 0
+    (row,) = csv.DictReader((tmp_path / "l.csv").read_text().splitlines())
+    assert heard == ["talk.wav"] and float(row["motion"]) == pytest.approx(1, abs=0.1) and row["leak"] == ""
+    assert score_leakage.main(["--face", str(tmp_path / "in"), str(talk / "made.mkv"), *command]) == 0
+    files.save(tmp_path / "in" / "deep" / "talk.mkv", (tmp_path / "in" / "talk.mkv").read_bytes())
+    assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 2
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The table
+
+
+def test_success_takes_a_sure_face_in_sync():
+    rows = [Score("a", 0, 6, 7, 1, 50), Score("b", 0, 6, 2.9, 0, 50), Score("c", 0, 6, 7, -2, 50)]
+    assert scores.Report([*rows, Score("c", 1, 6, 3, 0, 50), Score("a", 1, 9, 4, 0, 50)]).in_sync() == 2
+
+
+def test_discrepancy_is_above_zero_where_own_sound_fits_better():
+    report = scores.Report([Score("own", 0, 6, 7, 0, 50), Score("other", 0, 8, 4, 0, 50)])
+    own, other = (table.lse_row(report, [name]) for name in ("own", "other"))
+    assert table.discrepancy(other, own) == {"LSE-D": 2, "LSE-C": 3}
+
+
+def test_table_csv_and_what_a_take_is_told_of(capsys):
+    one = Quality("f", 9, 30.0, 0.9, 0.5, 0.2, 0.1, 0.1, 1.0, 0.5, csim=0.8)
+    rows = {take: table.quality_row(take, [one, one]) for take in ("generated", "matched", "silent")}
+    assert rows["matched"]["psnr"] == 30 and "psnr" not in rows["silent"] and "leak" not in rows["silent"]
+    printed = table.text(rows)
+    assert len([line for line in printed.splitlines() if line.startswith(("psnr", "csim", "motion"))]) == 3
+    assert "leak" not in [line.split()[0] for line in printed.splitlines() if line]
+    lines = list(csv.DictReader(table.to_csv(rows).splitlines()))
+    assert [line["row"] for line in lines] == list(rows) and lines[0]["psnr"] == "" and lines[2]["motion"] == "0.2"
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_aperture_row():
+    fits = [aperture.follow(np.roll(known(), lag), known()) for lag in (1, 1, 2)]
+    row = table.aperture_row(fits)
+    assert row["r"] == pytest.approx(1) and row["lag"] == 1 and row["error_closed"] == pytest.approx(0, abs=1e-9)
+    assert table.aperture_row([]) == {}
