@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import queue
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +10,6 @@ import cv2
 import numpy as np
 
 import adaptation
-import live
 import video
 from devices import pick_device
 from errors import UserError
@@ -24,13 +19,11 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync
 from models import weights
-from page.sessions import Session, Stopped, check_length
+from page.sessions import Session, check_length
 from reporting import Reporter
 from sync import measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
-LIVE_SECONDS = 10.0  # of a video, played to and fro while somebody talks
-MOST_BEHIND = 0.6  # seconds: what was said before is passed over
 FACE_SIDE = 160  # pixels of a face to click on
 
 
@@ -115,21 +108,6 @@ class Actions:
         draw(plot, measured.matrix, paths)
         return str(measured.matrix).replace(str(face), "the video's own sound"), plot
 
-    def talk(self, session: Session, face: str, report: Reporter, **options: object) -> Iterator[np.ndarray]:
-        """Yield frames (height, width, 3) uint8 RGB that say what comes in by ``session.chunks``, until it stops."""
-        lips = self.lips(session, report, options.pop("checkpoint", None))
-        prepared = live.prepare(lips, face, LIVE_SECONDS, **options)
-        rate, samples = next(_chunks(session))
-        with live.Session(lips, prepared, rate, behind=MOST_BEHIND) as speaker:
-            speaker.push(samples)
-            hearing = threading.Thread(target=_hear, args=(session, speaker), daemon=True)
-            hearing.start()
-            for frame in speaker.play():
-                if session.stop.is_set():
-                    break
-                yield frame.picture[..., ::-1]
-            hearing.join()
-
     @functools.cache  # noqa: B019
     def _open_expert(self) -> object:
         return open_expert(self.settings.expert, pick_device(self.settings.device))
@@ -148,22 +126,6 @@ class Actions:
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
         won = f"Difference to the real mouth, on a part it did not learn from: {before:.4f} before, {after:.4f} after."
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It learned nothing; use the old network."
-
-
-def _chunks(session: Session) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield what the microphone hears, (rate in Hz, (samples,) float32), until the session stops."""
-    while not session.stop.is_set():
-        with contextlib.suppress(queue.Empty):
-            rate, samples = session.chunks.get(timeout=0.1)
-            mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-            yield rate, mono.astype(np.float32) / (32768 if samples.dtype == np.int16 else 1)
-    raise Stopped
-
-
-def _hear(session: Session, speaker: live.Session) -> None:
-    with contextlib.suppress(Stopped):
-        for _, samples in _chunks(session):
-            speaker.push(samples)
 
 
 def seconds_of(path: str | Path) -> float:

@@ -16,7 +16,6 @@ from page.actions import Actions, Settings
 from page.sessions import KEPT_SECONDS, Progress, Session, Sessions, Stopped
 
 TITLE = "Wav2Lip: lips for any speech"
-LIVE_SECONDS = 600  # of talking, then the next visitor may
 QUEUE = "work"  # all that computes stands in one line
 CSS = "#faces button {min-height: 90px} .gradio-container {max-width: 1100px !important; margin: auto}"
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
@@ -48,8 +47,6 @@ class Page:
                 self._similarity_tab()
             with gr.Tab("One person"):
                 self._adapt_tab()
-            with gr.Tab("Live"):
-                self._live_tab()
             blocks.unload(self._leave)
         return blocks.queue(max_size=50, default_concurrency_limit=1)
 
@@ -137,23 +134,6 @@ class Page:
         start.click(self._adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **computing())
         cancel.click(self._cancel, None, None, queue=False, api_visibility="private")
 
-    def _live_tab(self) -> None:
-        gr.Markdown("Start, then record: the face says what the microphone hears, half a second later.")
-        with gr.Row():
-            with gr.Column():
-                film = gr.Video(
-                    label="A face: a video, played round and round", sources=["upload"], height=280, elem_id="live_film"
-                )
-                heard = gr.Audio(label="Microphone", sources=["microphone"], streaming=True, elem_id="microphone")
-            shown = gr.Image(label="Live", height=420, interactive=False, elem_id="live", streaming=True)
-        with gr.Row():
-            start = gr.Button("Start", variant="primary", elem_id="talk")
-            stop = gr.Button("Stop", variant="stop", elem_id="hush")
-        line = {**computing(), "concurrency_id": "live"}  # beside the other, or one visitor would hold up all
-        start.click(self._talk, [film], shown, time_limit=LIVE_SECONDS, **line)
-        heard.stream(self._hear, [heard], None, stream_every=0.1, show_progress="hidden", api_visibility="private")
-        stop.click(self._cancel, None, None, queue=False, api_visibility="private")
-
     # ----------------------------------------------------------------------------------------------------------------
     # Buttons; Gradio knows requests and progress by their places
 
@@ -226,18 +206,6 @@ class Page:
             if not film:
                 raise UserError("give a video of the person first")
             return self.actions.adapt(session, film, minutes, report)
-
-    def _talk(
-        self, request: gr.Request, progress: gr.Progress = gr.Progress(), film: str | None = None
-    ) -> Iterator[Any]:
-        with self._working(request, progress) as (session, report):
-            if not film:
-                raise UserError("give a video of a face first")
-            yield from self.actions.talk(session, film, report, silence="closed")
-
-    def _hear(self, request: gr.Request, chunk: tuple[int, Any] | None = None) -> None:
-        if chunk:
-            self.sessions.of(request.session_hash).chunks.put(chunk)
 
     def _leave(self, request: gr.Request) -> None:
         self.sessions.close(request.session_hash)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import shutil
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from errors import UserError
 from reporting import Reporter
@@ -29,7 +26,6 @@ class Session:
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
     used: float = field(default_factory=time.monotonic)
-    chunks: queue.SimpleQueue[tuple[int, np.ndarray]] = field(default_factory=queue.SimpleQueue)  # from the microphone
 
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
