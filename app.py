@@ -1,4 +1,4 @@
-"""A page in the browser: lip-sync, similarity and learning a person, with files that are dropped or recorded.
+"""A page in the browser: lip-sync, similarity, learning a person, and live speech, with what is dropped or recorded.
 
 python app.py
 """
@@ -12,11 +12,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cli
 from errors import UserError
-from page.actions import Settings
+from page.settings import Settings
 
 
 def get_parser() -> cli.Parser:
@@ -30,6 +32,8 @@ def get_parser() -> cli.Parser:
     add("--max_seconds", type=cli.positive(float), default=600.0, help="Take speech of so many seconds at most.")
     add("--max_megabytes", type=cli.positive(int), default=500, help="Take files of so many megabytes at most.")
     add("--max_minutes", type=cli.positive(float), default=15.0, help="Learn a person for so many minutes at most.")
+    add("--concurrency", type=cli.positive(int), default=1, help="Work for so many visitors at the same time.")
+    add("--max_live", type=cli.positive(int), default=1, help="Let so many visitors speak live at the same time.")
     add("--face_detector", choices=cli.faces.NAMES, default="auto", help="Look for faces by this detector.")
     cli.add_compute_arguments(parser)
     return parser
@@ -40,34 +44,49 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    with serving(args) as address:
-        print(f"{address} is open; Ctrl-C closes it")
+    with serving(args) as (address, page):
+        print(f"{address} is open; Ctrl-C closes it", flush=True)
+        page.buttons.actions  # noqa: B018  # what cannot be loaded ends it
         threading.Event().wait()
 
 
 @contextlib.contextmanager
-def serving(args: argparse.Namespace) -> Iterator[str]:
-    """Serve the page inside of the ``with`` block, and yield its address."""
+def serving(args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Serve the page inside of the ``with`` block; yield its address and the ``layout.Page``."""
     with tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads:
         # before Gradio is imported; it asks nobody for anything
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        layout, settings = import_layout(), settings_of(args)
-        blocks = layout.Page(settings).build()
+        layout = import_layout()
+        page, over = layout.Page(settings_of(args)), threading.Event()
+        blocks = page.build()
+        launch(args, blocks, layout, page.server(Path(uploads), args.max_megabytes << 20))
+        page.start(Path(uploads), over)
+        try:
+            yield f"http://{args.server_name}:{args.server_port}", page
+        finally:
+            over.set()
+            blocks.close()
+
+
+def launch(args: argparse.Namespace, blocks: Any, layout: ModuleType, server: dict[str, Any]) -> None:
+    try:
         blocks.launch(
             server_name=args.server_name,
             server_port=args.server_port,
             share=args.share,
-            max_file_size=args.max_megabytes * 1024 * 1024,
+            max_file_size=args.max_megabytes << 20,
+            app_kwargs=server,
             theme=layout.theme(),
             css=layout.CSS,
+            head=layout.head(),
             footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
             quiet=True,
             prevent_thread_lock=True,
         )
-        try:
-            yield f"http://{args.server_name}:{args.server_port}"
-        finally:
-            blocks.close()
+    except OSError as error:
+        raise UserError(f"port {args.server_port} cannot be had; give another --server_port ({error})") from error
 
 
 def import_layout() -> ModuleType:
@@ -88,6 +107,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.precision,
         args.max_seconds,
         args.max_minutes,
+        args.concurrency,
+        args.max_live,
     )
 
 

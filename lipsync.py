@@ -46,6 +46,7 @@ LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_GAIN = 4.0
 REFERENCES = ("same", "still")
 LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
+AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
     "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
@@ -121,6 +122,12 @@ class Take:
         """Yield the frames as they were filmed, one for each of the result."""
         return video.repeat_frames(self.source, len(self), self.used, self._pingpong)
 
+    def frame(self, index: int) -> np.ndarray:
+        """Return one of them."""
+        if self.used is None:  # how many there are is not known
+            return next(itertools.islice(self.frames(), index, None))
+        return next(video.read_frames(self.source, video.source_index(index, self.used, self._pingpong), 1))
+
     def boxes(self) -> Iterator[Box | None]:
         """Yield the box of the face in each of them."""
         known = self.face.boxes
@@ -182,8 +189,23 @@ class LipSync:
 
     def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: object) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
-        chosen, speech = Options(**options), Path(speech)
-        source = open_face(Path(face), chosen, self.report)
+        expert = self.expert  # if it is not there, nobody should have to wait to hear of it
+        take = self._look_and_listen(Path(face), Path(speech), seconds, Options(**options))
+        match = self.match(take.source, take.face, Path(speech)) if expert else None
+        return replace(take, manner=self.manner(take), match=match)
+
+    def preview(self, face: str | Path, speech: str | Path, second: float, **options: object) -> np.ndarray:
+        """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
+        # a box depends on the frames around it
+        take = self._look_and_listen(Path(face), Path(speech), second + AROUND, Options(**options))
+        index = min(int(second * take.source.fps), len(take) - 1)
+        manner = self.manner(take, slice(index, index + 1))
+        box = next(itertools.islice(take.boxes(), index, None))
+        return next(redraw_mouths([take.frame(index)], [box], [take.windows[index]], self.model, 1, manner))
+
+    def _look_and_listen(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
+        """Return a take whose manner is not settled yet."""
+        source = open_face(face, chosen, self.report)
         sound = video.Sound(speech, hp.sample_rate)
         # only counted here, and decoded again aside: an hour of sound would take 230 MB
         samples = sum(map(len, sound))
@@ -193,16 +215,12 @@ class LipSync:
             self.report.note(f"note: {note}")
         heard = open_mix(chosen.mix, self.report) if chosen.mix else sound
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
-        expert = self.expert
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
             windows = windows.result().first(wanted)
-        match = self.match(source, path, speech) if expert else None
-        return Take(
-            source, sound, heard, windows, path, used, chosen, self.manner(source, path, used, windows, chosen), match
-        )
+        return Take(source, sound, heard, windows, path, used, chosen)
 
     def stream(self, take: Take) -> Iterator[np.ndarray]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -239,16 +257,15 @@ class LipSync:
             self.report.note(f"{missing}; they are left as they are")
         return path, len(path.boxes)
 
-    def manner(
-        self, source: video.VideoInfo, path: FacePath, used: int | None, windows: audio.MelWindows, options: Options
-    ) -> Manner:
-        """Settle, for every frame, how far the lips move and what the network sees of the face."""
-        closed = windows.silence() if options.silence == "closed" else np.zeros(len(windows))
+    def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
+        """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
+        options = take.options
+        closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = options.mouth_gain * (1 - closed)
         still = None
         if options.reference != "same" or closed.any():
-            still = self.find_still(source, path, used, options.reference)
-        stillness = closed if options.reference == "same" else np.ones(len(windows))
+            still = self.find_still(take.source, take.face, take.used, options.reference)
+        stillness = closed if options.reference == "same" else np.ones(len(closed))
         return Manner(options.blend, None if (gains == 1).all() else gains, still, stillness)
 
     def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,42 +11,35 @@ import cv2
 import numpy as np
 
 import adaptation
+import audio
+import live
 import video
 from devices import pick_device
 from errors import UserError
-from face_detection.detections import cut_out
-from face_detection.tracking import GAP_SECONDS, follow_faces
+from face_detection.detections import Detections, cut_out
+from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, intersection_over_union, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import LipSync
+from lipsync import LipSync, Options, open_face
 from models import weights
-from page.sessions import Session, check_length
-from reporting import Reporter
+from page.sessions import Learning, Session, check_length
+from page.settings import Settings
+from reporting import SILENT, Reporter
 from sync import measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
+LIVE_SECONDS = 15.0  # of a video
+LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be drawn, sent and shown in time
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What whoever runs the page has decided for all."""
+class Sighting:
+    """A face that can be clicked on: where it was seen first."""
 
-    checkpoint: str | None = None  # generator; None: the one that comes along
-    expert: str = weights.DEMO
-    detector: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    max_seconds: float = 600.0  # of speech, or of a video that is measured or learned from
-    max_minutes: float = 15.0  # of learning
-
-
-@dataclass(frozen=True)
-class Seen:
-    """The faces that a video or photo shows first."""
-
-    pictures: list[np.ndarray]  # (side, side, 3) uint8 RGB, from left to right
-    words: str
+    frame: int
+    box: tuple[float, ...]  # x1, y1, x2, y2 in pixels of the frame
+    picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
 class Actions:
@@ -53,48 +47,82 @@ class Actions:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._loading = threading.Lock()
 
-    def search(self, session: Session) -> FaceSearch:
-        return FaceSearch(self.settings.detector, folder=session.folder / "boxes")
+    def warm_up(self) -> None:
+        """Load what every visitor needs, before one of them waits for it."""
+        self.lips(None, SILENT).search.open()
+        audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
+
+    def search(self, session: Session | None) -> FaceSearch:
+        return FaceSearch(self.settings.detector, folder=session and session.folder / "boxes")
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
     def _generator(self, checkpoint: str | None) -> LipSync:
-        search = FaceSearch(self.settings.detector)
-        lips = LipSync(checkpoint, search=search, device=self.settings.device, precision=self.settings.precision)
-        lips.load()
+        lips = LipSync(checkpoint, device=self.settings.device, precision=self.settings.precision)
+        _ = lips.model
         return lips
 
-    def lips(self, session: Session, report: Reporter, checkpoint: str | None = None) -> LipSync:
-        """Return a lip-sync of this session: its own memory and report, everybody's network."""
-        return self._generator(checkpoint or self.settings.checkpoint).serving(self.search(session), report)
+    @functools.cache  # noqa: B019
+    def _expert(self) -> object:
+        return open_expert(self.settings.expert, pick_device(self.settings.device))
 
-    def find_faces(self, session: Session, face: str, report: Reporter) -> Seen:
-        """Show the faces at the start of a video or photo, in the order of ``--face_index``."""
-        source = video.probe(face)
+    def lips(self, session: Session | None, report: Reporter, checkpoint: str | None = None) -> LipSync:
+        """Return a lip-sync of this session: its own memory and report, everybody's network."""
+        with self._loading:
+            return self._generator(checkpoint or self.settings.checkpoint).serving(self.search(session), report)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Lip-sync
+
+    def find_faces(self, session: Session, face: str, report: Reporter, rotate: bool = False) -> list[Sighting]:
+        """Return the faces at the start of a video or photo, from left to right."""
+        lips = self.lips(session, report)
+        source = open_face(Path(face), Options(rotate=rotate))
         wanted = 1 if source.is_image else max(1, round(LOOKED_AT * source.fps))
-        found = self.search(session).find(source, wanted, report=report)
-        tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
+        found = lips.search.find(source, wanted, lips.device, lips.dtype, report)
+        tracks = follow_faces(found, _gap(source))
         if not tracks:
             raise UserError("no face was found at the start; try another video, or cut it to where a face is seen")
-        pictures = [_picture(source, boxes) for boxes in tracks]
-        words = "One face." if len(pictures) == 1 else f"{len(pictures)} faces: click on the one that is to speak."
-        return Seen(pictures, f"{source.width}x{source.height}. {words}")
+        return [_first_sight(source, track) for track in tracks]
 
     def preview(
         self, session: Session, face: str, speech: str, second: float, report: Reporter, **options: object
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        lips = self.lips(session, report, options.pop("checkpoint", None))
-        take = lips.prepare(face, speech, second + 1 / 25, **options)
-        *_, last = lips.stream(take)
-        return last[..., ::-1]
+        check_length(seconds_of(speech), self.settings.max_seconds)
+        lips, options = self._settled(session, face, second + LOOKED_AT, report, options)
+        return lips.preview(face, speech, second, **options)[..., ::-1]
 
     def lip_sync(self, session: Session, face: str, speech: str, report: Reporter, **options: object) -> Path:
         """Return the file of the result."""
-        check_length(seconds_of(speech), self.settings.max_seconds)
+        check_length(seconds := seconds_of(speech), self.settings.max_seconds)
         outfile = session.new_file(".mp4")
-        self.lips(session, report, options.pop("checkpoint", None)).run(face, speech, outfile, **options)
+        lips, options = self._settled(session, face, seconds, report, options)
+        lips.run(face, speech, outfile, **options)
         return outfile
+
+    def _settled(
+        self, session: Session, face: str, seconds: float, report: Reporter, options: dict[str, object]
+    ) -> tuple[LipSync, dict[str, object]]:
+        """Return the network and the ``Options`` that the page's choices stand for.
+
+        "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
+        those that were on view when the choice was made. "network" is a checkpoint.
+        """
+        lips = self.lips(session, report, options.pop("network", None))
+        chosen = options.pop("chosen", None)
+        if chosen:
+            source = open_face(Path(face), Options(**options))
+            wanted = 1 if source.is_image or options.get("static") else audio.frame_count(
+                round(seconds * hp.sample_rate), float(source.fps)
+            )  # fmt: skip
+            found = lips.search.find(source, wanted, lips.device, lips.dtype, report)
+            options["face_index"] = number_of(chosen, found, source)
+        return lips, options
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # The other tabs
 
     def measure(self, session: Session, face: str, sounds: list[str], report: Reporter) -> tuple[str, Path]:
         """Say how well faces and voices match, and draw it."""
@@ -103,16 +131,14 @@ class Actions:
         paths = [Path(sound) for sound in sounds or [face]]
         for path in paths:
             check_length(seconds_of(path), self.settings.max_seconds)
-        measured = measure(face, paths, self._open_expert(), self.search(session), report)
+        with self._loading:
+            expert = self._expert()
+        matrix = measure(face, paths, expert, self.search(session), report).matrix
         plot = session.new_file(".png")
-        draw(plot, measured.matrix, paths)
-        return str(measured.matrix).replace(str(face), "the video's own sound"), plot
+        draw(plot, matrix, paths)
+        return str(matrix), plot
 
-    @functools.cache  # noqa: B019
-    def _open_expert(self) -> object:
-        return open_expert(self.settings.expert, pick_device(self.settings.device))
-
-    def adapt(self, session: Session, face: str, minutes: float, report: Reporter) -> tuple[Path, Path, str]:
+    def adapt(self, session: Session, face: str, minutes: float, report: Learning) -> tuple[Path, Path, str]:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""
         check_length(seconds_of(face), self.settings.max_seconds)
         outfile = session.new_file(".pth")
@@ -127,14 +153,39 @@ class Actions:
         won = f"Difference to the real mouth, on a part it did not learn from: {before:.4f} before, {after:.4f} after."
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It learned nothing; use the old network."
 
+    def prepare_live(self, session: Session, face: str, report: Reporter, network: str | None = None) -> live.Face:
+        """Make a face ready to speak live; of a video, its first seconds, back and forth."""
+        source = open_face(Path(face), Options())
+        shrink = -(-max(source.width, source.height) // LIVE_SIDE)
+        lips = self.lips(session, report, network)
+        return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
+
 
 def seconds_of(path: str | Path) -> float:
     """How long the sound of a file lasts."""
     return sum(map(len, video.Sound(path, hp.sample_rate))) / hp.sample_rate
 
 
-def _picture(source: video.VideoInfo, boxes: np.ndarray) -> np.ndarray:
-    """A face where it is seen first, square."""
-    first = int(np.flatnonzero(~np.isnan(boxes[:, 0]))[0])
+def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
+    """Return the number, as ``--face_index`` counts, of the face that was seen at that place; None if none was."""
+    gap, at = _gap(source), min(chosen.frame, len(found) - 1)
+    boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(most_together(found, gap))]
+    overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, np.array(chosen.box)) for box in boxes]
+    return int(np.argmax(overlaps)) if any(overlaps) else None
+
+
+def _gap(source: video.VideoInfo) -> int:
+    return round(GAP_SECONDS * source.fps)
+
+
+def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:
+    """Show a face where it is seen first, square and with some room around it."""
+    first = int(np.flatnonzero(~np.isnan(track[:, 0]))[0])
     frame = next(video.read_frames(source, first, 1))
-    return cv2.resize(cut_out(frame, boxes[first]), (FACE_SIDE, FACE_SIDE))[..., ::-1]
+    x1, y1, x2, y2 = track[first]
+    middle, reach = np.array([x1 + x2, y1 + y2]) / 2, 0.65 * max(x2 - x1, y2 - y1)
+    picture = cut_out(frame, np.concatenate((middle - reach, middle + reach)))
+    side = max(picture.shape[:2])  # at the edge of the frame there is less
+    down, right = side - picture.shape[0], side - picture.shape[1]
+    picture = cv2.copyMakeBorder(picture, down // 2, -(-down // 2), right // 2, -(-right // 2), cv2.BORDER_REPLICATE)
+    return Sighting(first, tuple(map(float, track[first])), cv2.resize(picture, (FACE_SIDE, FACE_SIDE))[..., ::-1])

@@ -1,26 +1,36 @@
-"""How the page looks, and which action each button starts."""
+"""How the page looks, and which button does what."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import traceback
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from errors import UserError
-from page.actions import Actions, Settings
-from page.sessions import KEPT_SECONDS, Progress, Session, Sessions, Stopped
+from page.buttons import BLENDS, LOOPS, REFERENCES, Buttons
+from page.gate import Gate
+from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
-QUEUE = "work"  # all that computes stands in one line
-CSS = "#faces button {min-height: 90px} .gradio-container {max-width: 1100px !important; margin: auto}"
-LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
-REFERENCES = {"each frame itself": "same", "a frame with a shut mouth": "still"}
-BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
+WAITING = 50  # visitors in a line
+HEIGHT = 300  # pixels of pictures
+SAVE = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
+CSS = """
+.gradio-container {max-width: 1120px !important; margin: auto}
+#faces .thumbnail-item:focus-visible, button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
+.press {align-items: flex-end; min-height: 98px}
+.given video, .given img {max-height: 235px}
+.press button {height: 46px}
+#live-picture {display: block; max-width: 100%; max-height: 70vh; margin: auto; border-radius: 8px}
+#live-words {text-align: center}
+@media (max-width: 640px) {
+  .options .form {flex-direction: column}
+  .press {min-height: 0}
+  .tab-container button {padding: 0 8px !important}
+}
+"""
 
 
 def theme() -> gr.themes.Base:
@@ -29,26 +39,44 @@ def theme() -> gr.themes.Base:
     return gr.themes.Soft(font=fonts, font_mono=("ui-monospace", "monospace"))
 
 
+def head() -> str:
+    return f"<script>{(Path(__file__).parent / 'live.js').read_text(encoding='utf-8')}</script>"
+
+
 class Page:
-    """The page, and who has it open."""
+    """The page, and what its buttons know."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.actions, self.sessions = settings, Actions(settings), Sessions()
+        self.settings, self.buttons = settings, Buttons(settings)
 
     def build(self) -> gr.Blocks:
-        with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, int(KEPT_SECONDS))) as blocks:
+        with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
             gr.Markdown(
                 f"# {TITLE}\nGive a face and a speech. Files stay on this machine, are seen by nobody else and are "
-                "deleted within an hour."
+                "deleted within an hour. Do not make people say what they did not say, unless everybody who sees it "
+                "is told."
             )
-            with gr.Tab("Lip-sync"):
+            with gr.Tab("Lip-sync", id="lipsync"):
                 self._lip_sync_tab()
             with gr.Tab("Who speaks?"):
                 self._similarity_tab()
             with gr.Tab("One person"):
                 self._adapt_tab()
-            blocks.unload(self._leave)
-        return blocks.queue(max_size=50, default_concurrency_limit=1)
+            with gr.Tab("Live"):
+                self._live_tab()
+            blocks.unload(self.buttons.leave)
+        return blocks.queue(max_size=WAITING)
+
+    def server(self, uploads: Path, largest: int) -> dict[str, Any]:
+        """Return what FastAPI is to be made with; ``largest`` bytes may be uploaded at once."""
+        return {
+            "routes": self.buttons.stage.routes(),
+            "middleware": [Middleware(Gate, uploads=uploads, largest=largest)],
+        }
+
+    def start(self, uploads: Path, over: threading.Event) -> None:
+        """Begin to delete what is old, until the page is ``over``."""
+        threading.Thread(target=self.buttons.sessions.sweep_always, args=(uploads, over), daemon=True).start()
 
     # ----------------------------------------------------------------------------------------------------------------
     # Tabs
@@ -56,203 +84,189 @@ class Page:
     def _lip_sync_tab(self) -> None:
         with gr.Row():
             with gr.Column():
-                with gr.Tab("Video"):
-                    film = gr.Video(label="Face: a video", sources=["upload", "webcam"], height=280, elem_id="film")
-                with gr.Tab("Photo"):
-                    photo = gr.Image(
-                        label="Face: a photo",
-                        sources=["upload", "webcam"],
-                        type="filepath",
-                        height=280,
-                        elem_id="photo",
-                    )
-                speech = gr.Audio(label="Speech", type="filepath", sources=["upload", "microphone"], elem_id="speech")
-                said = gr.Markdown(elem_id="said")
-                faces = gr.Gallery(
-                    label="Who is to speak?", columns=5, height=190, visible=False, elem_id="faces",
-                    allow_preview=False, object_fit="contain", interactive=False,
-                )  # fmt: skip
-                chosen = gr.State(None)
+                film, photo = _face("1. A face")
             with gr.Column():
-                shown = gr.Image(label="Preview", height=280, interactive=False, elem_id="preview")
-                result = gr.Video(label="Result", height=280, interactive=False, elem_id="result", autoplay=True)
+                speech = gr.Audio(
+                    label="2. A speech",
+                    type="filepath",
+                    sources=["upload", "microphone"],
+                    elem_id="speech",
+                    buttons=SAVE[1:],
+                )
+        said, seen, chosen = gr.Markdown(elem_id="said"), gr.State([]), gr.State(None)
+        faces = gr.Gallery(
+            label="Who is to speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
+            object_fit="contain", interactive=False,
+        )  # fmt: skip
+        options = _options()
         with gr.Row():
-            closed = gr.Checkbox(True, label="Close the lips in pauses")
-            gain = gr.Slider(0.0, 3.0, 1.0, step=0.1, label="Movement of the mouth")
-            second = gr.Slider(0.0, 60.0, 1.0, step=0.5, label="Preview this second")
-        with gr.Accordion("More", open=False):
-            with gr.Row():
-                reference = gr.Dropdown(list(REFERENCES), label="The network sees", value="each frame itself")
-                blend = gr.Dropdown(list(BLENDS), label="Put the mouth in", value="as the network wants it")
-                loop = gr.Dropdown(list(LOOPS), label="Repeat a short video", value="from its start")
-            with gr.Row():
-                delay = gr.Number(0.0, label="Lips later by (milliseconds)")
-                shrink = gr.Number(1, label="Shrink the frames by", precision=0, minimum=1)
-                crf = gr.Slider(0, 51, 18, step=1, label="Quality of the file (lower is better)")
-            network = gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=90)
-        with gr.Row():
-            look = gr.Button("Preview", elem_id="look")
-            start = gr.Button("Lip-sync", variant="primary", elem_id="start")
-            cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-        options = [closed, gain, reference, blend, loop, delay, shrink, crf, network, chosen]
+            with gr.Column():
+                with gr.Row(elem_classes="press"):
+                    second = gr.Number(1.0, label="At this second", minimum=0, step=0.5, min_width=120)
+                    look = gr.Button("Preview", elem_id="look", min_width=120)
+                shown = gr.Image(label="Preview", height=HEIGHT, interactive=False, elem_id="preview", buttons=SAVE)
+                original = gr.Video(
+                    label="Original",
+                    height=HEIGHT,
+                    interactive=False,
+                    elem_id="original",
+                    visible=False,
+                    buttons=SAVE[1:],
+                )
+            with gr.Column():
+                with gr.Row(elem_classes="press"):
+                    start = gr.Button("Lip-sync", variant="primary", elem_id="start", min_width=120)
+                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=120)
+                result = gr.Video(
+                    label="Result", height=HEIGHT, interactive=False, elem_id="result", autoplay=True, buttons=SAVE[1:]
+                )
+
+        on_page = {"film": film, "photo": photo, "speech": speech, "chosen": chosen, "second": second, **options}
+        self.buttons.on_page, inputs = on_page, set(on_page.values())
         for source, other in ((film, photo), (photo, film)):
-            source.input(self._find_faces, source, [faces, said, chosen, other], show_progress_on=said, **computing())
-        faces.select(_choose, None, [chosen, said], api_visibility="private")
-        look.click(self._preview, [film, photo, speech, second, *options], shown, **computing())
+            found = [faces, said, seen, chosen, other]
+            look_for = self.buttons.find_faces
+            source.input(look_for, [source, options["rotate"]], found, show_progress_on=said, **self._brief())
+        faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
+        look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
         start.click(
-            self._lip_sync, [film, photo, speech, *options], [result, said], show_progress_on=result, **computing()
+            self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
-        cancel.click(self._cancel, None, None, queue=False, api_visibility="private")
+        self._cancels(cancel)
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
         with gr.Row():
-            film = gr.Video(label="A video of people who speak", sources=["upload"], height=280, elem_id="pair_film")
+            film = gr.Video(
+                label="A video of people who speak", elem_id="pair_film", **_given() | {"sources": ["upload"]}
+            )
             sounds = gr.File(
-                label="Voices (without any, the video's own sound)", file_count="multiple", elem_id="voices",
-                file_types=["audio", "video"], height=280,
+                label="Voices; without any, the video's own sound", file_count="multiple", elem_id="voices",
+                file_types=["audio", "video"], height=HEIGHT,
             )  # fmt: skip
-        start = gr.Button("Compare", variant="primary", elem_id="compare")
-        words = gr.Textbox(label="Result", lines=4, interactive=False, elem_id="verdict")
-        plot = gr.Image(label="Over time", interactive=False, elem_id="plot")
-        start.click(self._measure, [film, sounds], [words, plot], show_progress_on=plot, **computing())
+        with gr.Row():
+            start = gr.Button("Compare", variant="primary", elem_id="compare")
+            cancel = gr.Button("Cancel", variant="stop")
+        words = gr.Textbox(label="Verdict", lines=3, interactive=False, elem_id="verdict")
+        plot = gr.Image(label="Over time", interactive=False, elem_id="plot", buttons=SAVE)
+        start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long())
+        self._cancels(cancel)
 
     def _adapt_tab(self) -> None:
         most = self.settings.max_minutes
         gr.Markdown(
             "Let the network learn one person from a video in which they speak: five seconds at least, a minute is "
-            "better. Then choose the file that comes out under Lip-sync, More."
+            "better. Then give the file that comes out under Lip-sync, More."
         )
-        film = gr.Video(label="A video of one person who speaks", sources=["upload", "webcam"], height=280)
-        minutes = gr.Slider(0.5, most, min(10.0, most), step=0.5, label="Minutes of learning")
+        film = gr.Video(label="A video of one person who speaks", elem_id="person", **_given())
+        minutes = gr.Slider(min(0.5, most), most, min(10.0, most), step=0.5, label="Minutes of learning")
         with gr.Row():
             start = gr.Button("Learn", variant="primary", elem_id="learn")
-            cancel = gr.Button("Cancel", variant="stop")
-        words = gr.Markdown()
-        network = gr.File(label="The network", interactive=False)
-        sheet = gr.Image(label="As filmed, before, after", interactive=False)
-        start.click(self._adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **computing())
-        cancel.click(self._cancel, None, None, queue=False, api_visibility="private")
+            cancel = gr.Button("Cancel", variant="stop", elem_id="stop_learning")
+        words = gr.Markdown(elem_id="learned")
+        network = gr.File(label="The network", interactive=False, elem_id="network")
+        sheet = gr.Image(label="As filmed, before, after", interactive=False, elem_id="sheet", buttons=SAVE)
+        start.click(
+            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line("learn")
+        )
+        self._cancels(cancel)
+
+    def _live_tab(self) -> None:
+        gr.Markdown(
+            "Prepare a face, then talk: its lips follow your voice a third of a second later. Put headphones on to "
+            "hear it."
+        )
+        with gr.Row():
+            with gr.Column():
+                film, photo = _face("A face", "live_")
+            with gr.Column():
+                gr.HTML('<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words"></p>')
+        with gr.Row():
+            prepare = gr.Button("Prepare", variant="primary", elem_id="prepare")
+            talk = gr.Button("Talk", elem_id="talk")
+            stop = gr.Button("Stop", variant="stop", elem_id="hush")
+            hear = gr.Checkbox(False, label="Hear it", elem_id="hear")
+        said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
+        for source, other in ((film, photo), (photo, film)):
+            source.input(lambda: None, None, other, api_visibility="private")
+        prepare.click(self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long())
+        talk.click(None, [token, hear], None, js="(token, hear) => live.talk(token, hear)", api_visibility="private")
+        stop.click(None, None, None, js="() => live.stop('')", api_visibility="private")
 
     # ----------------------------------------------------------------------------------------------------------------
-    # Buttons; Gradio knows requests and progress by their places
+    # Lines to stand in; no way in but the page
 
-    @contextlib.contextmanager
-    def _working(self, request: gr.Request, progress: gr.Progress) -> Iterator[tuple[Session, Progress]]:
-        """Give a session and its progress to an action; what goes wrong becomes one sentence on the page."""
-        session = self.sessions.of(request.session_hash)
-        session.stop.clear()
-        try:
-            yield session, Progress(session, lambda share, words: progress(share, desc=words))
-        except Stopped:
-            raise gr.Error("Stopped; nothing was kept.", title="Stopped", print_exception=False) from None
-        except UserError as error:
-            raise gr.Error(str(error), title="That cannot be used", print_exception=False) from None
-        except Exception as error:
-            traceback.print_exc(file=sys.stderr)
-            words = " ".join(str(error).split())[:300]
-            raise gr.Error(f"{type(error).__name__}: {words}", title="It failed", print_exception=False) from None
+    def _brief(self) -> dict[str, Any]:
+        """What takes a second need not wait for what takes minutes."""
+        return self._line("brief", 2)
 
-    def _find_faces(
-        self, face: str | None, request: gr.Request, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Any, str, None, None]:
-        if not face:
-            return gr.Gallery(visible=False), "", None, None
-        with self._working(request, progress) as (session, report):
-            seen = self.actions.find_faces(session, face, report)
-            several = len(seen.pictures) > 1
-            return gr.Gallery(seen.pictures, visible=several, selected_index=None), seen.words, None, None
+    def _long(self) -> dict[str, Any]:
+        return self._line("long", self.settings.runs)
 
-    def _preview(
-        self,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),
-        film: str | None = None,
-        photo: str | None = None,
-        speech: str | None = None,
-        second: float = 1.0,
-        *options: Any,
-    ) -> Any:
-        with self._working(request, progress) as (session, report):
-            face, speech = _given(film or photo, speech)
-            return self.actions.preview(session, face, speech, second, report, **_options(*options))
+    def _line(self, name: str, at_once: int = 1) -> dict[str, Any]:
+        return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
 
-    def _lip_sync(
-        self,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),
-        film: str | None = None,
-        photo: str | None = None,
-        speech: str | None = None,
-        *options: Any,
-    ) -> tuple[Path, str]:
-        with self._working(request, progress) as (session, report):
-            face, speech = _given(film or photo, speech)
-            made = self.actions.lip_sync(session, face, speech, report, **_options(*options))
-            return made, " ".join(["Done.", *report.notes])
-
-    def _measure(
-        self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
-    ) -> tuple[str, Path]:
-        with self._working(request, progress) as (session, report):
-            if not film:
-                raise UserError("give a video first")
-            return self.actions.measure(session, film, sounds or [], report)
-
-    def _adapt(
-        self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Path, Path, str]:
-        with self._working(request, progress) as (session, report):
-            if not film:
-                raise UserError("give a video of the person first")
-            return self.actions.adapt(session, film, minutes, report)
-
-    def _leave(self, request: gr.Request) -> None:
-        self.sessions.close(request.session_hash)
-
-    def _cancel(self, request: gr.Request) -> None:
-        self.sessions.stop(request.session_hash)
+    def _cancels(self, button: gr.Button) -> None:
+        button.click(self.buttons.cancel, None, None, queue=False, api_visibility="private")
 
 
-def computing() -> dict[str, Any]:
-    """What all buttons that compute have in common: one line to stand in, and no way in but the page."""
-    return {"concurrency_limit": 1, "concurrency_id": QUEUE, "api_visibility": "private"}
+def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
+    """A video or a photo; whoever gives one takes the other back."""
+    with gr.Tab("Video"):
+        film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
+    with gr.Tab("Photo"):
+        photo = gr.Image(label=f"{label}: a photo", type="filepath", elem_id=f"{prefix}photo", **_given())
+    return film, photo
 
 
-def _given(face: str | None, speech: str | None) -> tuple[str, str]:
-    if not face:
-        raise UserError("give a video or a photo of a face first")
-    if not speech:
-        raise UserError("give a speech first: any file with sound, or record one")
-    return face, speech
-
-
-def _choose(event: gr.SelectData) -> tuple[int, str]:
-    return event.index, f"Face {event.index + 1} from the left will speak."
-
-
-def _options(
-    closed: bool,
-    gain: float,
-    reference: str,
-    blend: str,
-    loop: str,
-    delay: float,
-    shrink: float,
-    crf: float,
-    network: str | None,
-    chosen: int | None,
-) -> dict[str, Any]:
-    """What ``lipsync.Options`` takes, and the checkpoint, from what is on the page."""
+def _given() -> dict[str, Any]:
+    # not mirrored: for that Gradio needs an ffmpeg that the machine may not have
+    as_filmed = gr.WebcamOptions(mirror=False)
     return {
-        "silence": "closed" if closed else "free",
-        "mouth_gain": gain,
-        "reference": REFERENCES[reference],
-        "blend": BLENDS[blend],
-        "loop": LOOPS[loop],
-        "lip_delay": delay or 0.0,
-        "resize_factor": int(shrink or 1),
-        "crf": int(crf),
-        "checkpoint": network,
-        "face_index": chosen,
-    }
+        "sources": ["upload", "webcam"], "height": HEIGHT, "webcam_options": as_filmed, "elem_classes": "given",
+        "buttons": SAVE[1:],
+    }  # fmt: skip
+
+
+def _options() -> dict[str, Any]:
+    """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
+    with gr.Row(elem_classes="options"):
+        options = {
+            "closed": gr.Checkbox(True, label="Close the lips in pauses", info="else the network does what it likes"),
+            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label="Movement of the mouth", info="so many times as far"),
+            "loop": gr.Radio(
+                list(LOOPS), label="A video that is too short", value="from its start", info="is repeated"
+            ),
+        }
+    with gr.Accordion("More", open=False):
+        with gr.Row(elem_classes="options"):
+            options |= {
+                "reference": gr.Dropdown(list(REFERENCES), label="The network sees", value="each frame itself"),
+                "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
+                "delay": gr.Number(0.0, label="Lips come later by so many milliseconds"),
+            }
+        with gr.Row(elem_classes="options"):
+            options |= {
+                "pads": gr.Textbox(
+                    label="Pixels around the face's box", placeholder="top bottom left right, such as 0 20 0 0"
+                ),
+                "shrink": gr.Number(1, label="Frames are shrunk by", precision=0, minimum=1),
+                "fps": gr.Number(None, label="Frames a second, if not the video's", minimum=0),
+                "crf": gr.Slider(0, 51, 18, step=1, label="Quality of the file; lower is better"),
+            }
+        with gr.Row(elem_classes="options"):
+            options |= {
+                "static": gr.Checkbox(False, label="Use only the first frame"),
+                "rotate": gr.Checkbox(False, label="The video lies on its side: turn it clockwise"),
+            }
+        with gr.Row(elem_classes="options"):
+            options |= {
+                "mix": gr.Audio(
+                    label="Heard instead of the speech: music and all",
+                    type="filepath",
+                    sources=["upload"],
+                    buttons=SAVE[1:],
+                ),
+                "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=120),
+            }
+    return options

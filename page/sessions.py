@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -12,7 +13,8 @@ from pathlib import Path
 from errors import UserError
 from reporting import Reporter
 
-KEPT_SECONDS = 3600.0  # of what a session has made
+KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
+SWEEP_SECONDS = 300.0
 
 
 class Stopped(Exception):
@@ -26,10 +28,17 @@ class Session:
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
     used: float = field(default_factory=time.monotonic)
+    token: str | None = None  # of the face that is ready to speak live
 
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / f"result{suffix}"
+
+    def go_on(self) -> None:
+        """Say that it is in use; raise Stopped if it should not be."""
+        self.used = time.monotonic()
+        if self.stop.is_set():
+            raise Stopped
 
 
 class Sessions:
@@ -42,30 +51,50 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Session:
-        """Return the session of this name, and forget those that have not been used for an hour."""
+        """Return the session of this name, a new one if there is none."""
         with self._lock:
-            for old in [n for n, s in self._open.items() if time.monotonic() - s.used > KEPT_SECONDS and n != name]:
-                self._forget(old)
             if name not in self._open:
                 self._open[name] = Session(Path(tempfile.mkdtemp(dir=self.folder)))
             session = self._open[name]
             session.used = time.monotonic()
             return session
 
-    def close(self, name: str) -> None:
-        """Stop what a session runs and delete all it has made."""
+    def close(self, name: str) -> str | None:
+        """Stop what a session runs and delete all it has made; return its token."""
         with self._lock:
+            session = self._open.get(name)
             self._forget(name)
+        return session and session.token
 
     def stop(self, name: str) -> None:
         with self._lock:
             if session := self._open.get(name):
                 session.stop.set()
 
+    def sweep(self, uploads: Path) -> None:
+        """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago."""
+        with self._lock:
+            for name in [n for n, s in self._open.items() if time.monotonic() - s.used > KEPT_SECONDS]:
+                self._forget(name)
+        delete_old(uploads, KEPT_SECONDS)
+
+    def sweep_always(self, uploads: Path, over: threading.Event) -> None:
+        """Sweep every few minutes until it is ``over``."""
+        while not over.wait(SWEEP_SECONDS):
+            self.sweep(uploads)
+
     def _forget(self, name: str) -> None:
         if session := self._open.pop(name, None):
             session.stop.set()
             shutil.rmtree(session.folder, ignore_errors=True)
+
+
+def delete_old(folder: Path, seconds: float) -> None:
+    """Delete files that were last written so long ago, those of uploads that broke off among them."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 class Progress(Reporter):
@@ -77,35 +106,57 @@ class Progress(Reporter):
     def __init__(self, session: Session, show: object) -> None:
         self.notes: list[str] = []
         self._session, self._show = session, show
-        self._stage, self._since, self._shown = "", 0.0, 0.0
+        self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
 
     def note(self, text: str) -> None:
+        self._session.go_on()
         self.notes.append(text.removeprefix("note: "))
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        if self._session.stop.is_set():
-            raise Stopped
+        self._session.go_on()
         now = time.monotonic()
         if stage != self._stage:
-            self._stage, self._since, self._shown = stage, now, 0.0
+            self._stage, self._since, self._before, self._shown = stage, now, done, 0.0
         if now - self._shown > 0.2 or done == total:
             self._shown = now
             share = done / total if total else None
-            self._show(share, describe(stage, done, total, now - self._since))
+            self._show(share, describe(stage, done, total, now - self._since, self._before))
 
 
-def describe(stage: str, done: int, total: int | None, seconds: float) -> str:
-    """Say how far a stage is, e.g. ``Lip-syncing: 50 of 200, 25 a second, 6 s left``."""
+def describe(stage: str, done: int, total: int | None, seconds: float, before: int = 0) -> str:
+    """Say how far a stage is, e.g. ``Lip-syncing: 50 of 200, 25 a second, 6 s left``; ``before`` were done already."""
     words = [f"{stage}: {done}" + (f" of {total}" if total else "")]
-    if done and seconds > 0:
-        rate = done / seconds
+    if done > before and seconds > 0:
+        rate = (done - before) / seconds
         words.append(f"{rate:.0f} a second" if rate >= 1 else f"{1 / rate:.1f} s each")
         if total:
-            words.append(f"{(total - done) / rate:.0f} s left")
+            words.append(f"{in_words((total - done) / rate)} left")
     return ", ".join(words)
+
+
+def in_words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def check_length(seconds: float, most: float) -> None:
     """Raise UserError if something lasts longer than this page allows."""
     if seconds > most:
         raise UserError(f"this lasts {seconds:.0f} s, and the page takes {most:.0f} s at most; cut it first")
+
+
+class Learning(Progress):
+    """Shows how much of the time is over that learning may take."""
+
+    def __init__(self, session: Session, show: object, minutes: float) -> None:
+        super().__init__(session, show)
+        self._minutes = minutes
+
+    def progress(self, stage: str, done: int, total: int | None) -> None:
+        if stage != "Training":
+            return super().progress(stage, done, total)
+        self._session.go_on()
+        if stage != self._stage:
+            self._stage, self._since = stage, time.monotonic()
+        left = max(0.0, 60 * self._minutes - (time.monotonic() - self._since))
+        self._show(1 - left / (60 * self._minutes), f"Learning: {done} steps, {in_words(left)} left")
+        return None

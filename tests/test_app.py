@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
+import time
 import urllib.error
 import urllib.request
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("gradio", reason="needs gradio")
+from starlette import testclient
+from starlette.applications import Starlette
+
 import app
 import video
 from conftest import run_ffmpeg, write_clip
+from face_detection.detections import Detections
 from page import sessions
-from page.actions import Actions, Settings
-from page.sessions import Progress, Sessions, Stopped, check_length, describe
+from page.actions import Actions, Sighting, number_of
+from page.gate import Gate
+from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
+from page.settings import Settings
+from page.stage import HEAD, Stage
 from reporting import SILENT
 
 
@@ -64,13 +76,26 @@ def test_whoever_leaves_stops_and_leaves_nothing(opened):
     opened.stop("never there")
 
 
-def test_nothing_is_kept_for_more_than_an_hour(opened, monkeypatch):
-    a = opened.of("a")
-    opened.of("b")
-    assert a.folder.exists()
+def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
+    a, b = opened.of("a"), opened.of("b")
+    old, new = tmp_path / "hash/old.mp4", tmp_path / "half of an upload"
+    old.parent.mkdir()
+    old.write_text("old")
+    new.write_text("new")
+    opened.sweep(tmp_path)
+    assert a.folder.exists() and old.exists()
     a.used -= sessions.KEPT_SECONDS + 1
-    opened.of("b")
-    assert not a.folder.exists()
+    os.utime(old, (0, time.time() - sessions.KEPT_SECONDS - 1))
+    opened.sweep(tmp_path)
+    assert not a.folder.exists() and b.folder.exists() and not old.exists() and new.exists()
+    assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
+
+
+def test_what_runs_is_in_use(opened, session):
+    session.used -= sessions.KEPT_SECONDS + 1
+    Progress(session, lambda *_: None).progress("Working", 1, 2)
+    opened.sweep(session.folder)
+    assert session.folder.exists()
 
 
 def test_what_runs_stops_when_it_is_asked_to(opened, session):
@@ -94,6 +119,15 @@ def test_progress_is_said_in_words(figures, words):
     assert describe("Lip-syncing", *figures) == words
 
 
+def test_learning_shows_the_time_it_may_take(session):
+    told = []
+    report = Learning(session, lambda share, words: told.append((share, words)), 10.0)
+    with report.stage("Training") as advance:
+        report._since -= 150.0  # a quarter of ten minutes
+        advance(7)
+    assert told[-1] == (pytest.approx(0.25, abs=0.01), "Learning: 7 steps, 7 min left")
+
+
 def test_what_is_too_long_is_refused():
     check_length(5.0, 5.0)
     with pytest.raises(ValueError, match="lasts 6 s, and the page takes 5 s at most"):
@@ -106,10 +140,17 @@ def test_what_is_too_long_is_refused():
 
 def test_faces_are_shown_from_left_to_right(actions, session, pair):
     """As --face_index counts: the picture on the left is of the head on the left."""
-    seen = actions.find_faces(session, str(pair[0]), SILENT)
-    assert len(seen.pictures) == 2 and "2 faces" in seen.words
-    left, right = (picture.mean() for picture in seen.pictures)
-    assert right < 0.75 * left
+    left, right = actions.find_faces(session, str(pair[0]), SILENT)
+    assert right.picture.mean() < 0.75 * left.picture.mean() and left.box[2] < 240 < right.box[0]
+
+
+def test_who_was_clicked_on_speaks_whoever_comes_later():
+    """A third face enters on the left: all numbers change, and those who were chosen stay so."""
+    left, right, late = ([x, 50, x + 60, 110, 1] for x in (100, 300, 10))
+    found = Detections([np.array([left, right] + [late] * (i >= 30), np.float32) for i in range(60)], [0.0] * 60)
+    source = video.VideoInfo(Path("x.mp4"), 400, 200, Fraction(25))
+    chosen = [Sighting(0, tuple(box[:4]), np.zeros(0)) for box in (left, right, [200, 150, 220, 170])]
+    assert [number_of(face, found, source) for face in chosen] == [1, 2, None]
 
 
 def test_a_picture_without_a_face_is_told(actions, session, tmp_path):
@@ -118,16 +159,25 @@ def test_a_picture_without_a_face_is_told(actions, session, tmp_path):
         actions.find_faces(session, str(tmp_path / "blank.png"), SILENT)
 
 
-def test_a_preview_is_a_frame_of_the_result(actions, session, pair):
-    options = {"face_index": 1, "silence": "closed"}
-    shown = actions.preview(session, *map(str, pair), 0.6, SILENT, **options)
+@pytest.mark.parametrize("more", [{"silence": "closed"}, {"reference": "still", "mouth_gain": 0.5}])
+def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more):
+    right = actions.find_faces(session, str(pair[0]), SILENT)[1]
+    shown = actions.preview(session, *map(str, pair), 0.6, SILENT, chosen=right, **more)
     lips = actions.lips(session, SILENT)
-    frames = list(lips.stream(lips.prepare(*pair, **options)))
+    frames = list(lips.stream(lips.prepare(*pair, face_index=1, **more)))
     assert (shown[..., ::-1] == frames[15]).all()
 
 
+def test_a_moment_after_the_end_is_the_last(actions, session, pair):
+    last = actions.preview(session, *map(str, pair), 99.0, SILENT)
+    lips = actions.lips(session, SILENT)
+    *_, frame = lips.stream(lips.prepare(*pair))
+    assert (last[..., ::-1] == frame).all()
+
+
 def test_a_lip_sync_is_in_the_session_s_folder_alone(actions, session, pair):
-    made = actions.lip_sync(session, *map(str, pair), SILENT, face_index=0)
+    left = actions.find_faces(session, str(pair[0]), SILENT)[0]
+    made = actions.lip_sync(session, *map(str, pair), SILENT, chosen=left)
     assert session.folder in made.parents and video.probe(made).width == 480
     boxes = list((session.folder / "boxes").iterdir())
     assert boxes  # not in the cache of whoever runs the page
@@ -144,6 +194,84 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
     assert "voice 1" in words and cv2.imread(str(plot)) is not None
 
 
+@pytest.fixture
+def act(actions, session, pair):
+    """(stage with room for one, token) of the face on the video."""
+    prepared = actions.prepare_live(session, str(pair[0]), SILENT)
+    stage = Stage(1)
+    return stage, stage.enter(actions.lips(session, SILENT), prepared)
+
+
+def asked(stage):
+    return testclient.TestClient(Starlette(routes=stage.routes()))
+
+
+def test_nobody_speaks_without_a_token(act):
+    stage, token = act
+    client = asked(stage)
+    assert client.get("/live/nobody?rate=16000").status_code == 404
+    assert client.get(f"/live/{token}").status_code == 404 == client.get(f"/live/{token}?rate=5").status_code
+    assert client.post(f"/live/{token}", content=b"1234").status_code == 404  # nobody takes frames yet
+    stage.leave(token)
+    assert client.get(f"/live/{token}?rate=16000").status_code == 404
+
+
+def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
+    """The first half second in which nobody has said anything yet, as the page gets it."""
+    stage, token = act
+    monkeypatch.setattr("page.stage.MOST_SECONDS", 0.5)
+    body = asked(stage).get(f"/live/{token}?rate=16000").content
+    times, at = [], 0
+    while at < len(body):
+        moment, picture, sound = HEAD.unpack_from(body, at)
+        shown = cv2.imdecode(np.frombuffer(body, np.uint8, picture, at + HEAD.size), cv2.IMREAD_COLOR)
+        assert shown.shape == (240, 480, 3) and sound == 2 * 640
+        times.append(moment)
+        at += HEAD.size + picture + sound
+    assert times == pytest.approx([i / 25 for i in range(13)])
+
+
+def test_the_stage_has_room_for_so_many(act):
+    stage, token = act
+    stage._speaking = 1
+    answer = asked(stage).get(f"/live/{token}?rate=16000")
+    assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# At the gate
+
+
+@pytest.mark.parametrize("method, path, length, status", [
+    ("GET", "/", None, 200),
+    ("GET", "/gradio_api/file=/tmp/x.mp4", None, 200),
+    ("POST", "/gradio_api/upload", 999, 200),
+    ("POST", "/gradio_api/upload", 10 << 30, 413),
+    ("POST", "/gradio_api/upload", None, 411),
+    ("POST", "/gradio_api/queue/join", 2 << 20, 413),
+    ("POST", "/gradio_api/process_recording", 999, 404),
+    ("GET", "/gradio_api/deep_link", None, 404),
+    ("GET", "/gradio_api/proxy=http://127.0.0.1/", None, 404),
+    ("GET", "/gradio_api/file=http://127.0.0.1/", None, 404),
+    ("GET", "/monitoring", None, 404),
+    ("GET", "/docs", None, 404),
+])  # fmt: skip
+def test_only_what_the_page_needs_is_open(tmp_path, method, path, length, status):
+    """Before a byte of the body is read."""
+    sent = []
+
+    async def behind(scope, receive, send):
+        await send({"status": 200})
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-length", str(length).encode())] if length else []
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    asyncio.run(Gate(behind, tmp_path, 1 << 20)(scope, None, send))
+    assert sent[0]["status"] == status
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # In a browser
 
@@ -155,7 +283,8 @@ def browser():
     if not chromium:
         pytest.skip("needs a chromium")
     with api.sync_playwright() as player:
-        opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
+        opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
         yield opened
         opened.close()
 
@@ -163,9 +292,8 @@ def browser():
 @pytest.fixture(scope="module")
 def address():
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    pytest.importorskip("gradio", reason="needs gradio")
     flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", "7899"]
-    with app.serving(app.get_parser().parse_args(flags)) as url:
+    with app.serving(app.get_parser().parse_args(flags)) as (url, _):
         yield url
 
 
@@ -199,6 +327,21 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.click("#start")
     tab.wait_for_selector("#result video", timeout=60000)
     tab.wait_for_selector("text=Done.")
+
+
+def test_the_microphone_makes_a_face_speak(tab, pair):
+    tab.click("button[role=tab]:has-text('Live')")
+    tab.click("#talk")
+    tab.wait_for_selector("text=Prepare a face first.")
+    tab.set_input_files("#live_film input[type=file]", str(pair[0]))
+    tab.wait_for_selector("#live_film video")
+    tab.click("#prepare")
+    tab.wait_for_selector("text=Ready.")
+    tab.click("#talk")
+    tab.wait_for_selector("text=/Live: [0-9]+ frames a second/")
+    assert tab.evaluate("document.getElementById('live-picture').width") == 480
+    tab.click("#hush")
+    tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
 def test_the_keyboard_is_enough(tab, pair):

@@ -12,11 +12,12 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = (
-    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "preprocessing", "evaluation", "demo", "benchmarks",
+    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "preprocessing", "evaluation", "demo",
+    "benchmarks",
 )  # fmt: skip
 SCRIPTS = (
-    "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt", "export",
-    "app",
+    "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt",
+    "export", "app",
 )  # fmt: skip
 TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
 # who may import which of ours, besides modules of its own folder
@@ -58,8 +59,8 @@ ALLOWED = {
         "tasks", "training",
     },
     "page": {
-        "adaptation", "boxes", "devices", "face_detection", "faces", "hparams", "lipsync", "models", "reporting",
-        "sync", "video",
+        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
+        "reporting", "sync", "video",
     },
     "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
 }  # fmt: skip

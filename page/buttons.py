@@ -1,0 +1,192 @@
+"""What happens when a button is pressed: Gradio's values in, an action of ``actions``, Gradio's values out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from errors import UserError
+from page.sessions import Learning, Progress, Session, Sessions, Stopped
+from page.settings import Settings
+from page.stage import Stage
+
+if TYPE_CHECKING:
+    from page.actions import Actions  # not in what Gradio calls: it looks the names up
+
+LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
+REFERENCES = {"each frame itself": "same", "a frame with a shut mouth": "still"}
+BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
+FOLDERS = re.compile(r"(?:\w:)?[^\s'\"]*wav2lip-(?:page|uploads)-[^\\/\s]+[\\/](?:[^\\/\s]+[\\/])*")  # before a name
+Values = dict[Any, Any]  # of what is on the page, by component or by name
+
+
+class Buttons:
+    """Everything that can be pressed, and by whom it was."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.sessions, self.stage = Sessions(), Stage(settings.live)
+        self._loaded = ThreadPoolExecutor(1).submit(load, settings)
+        self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` knows
+
+    @property
+    def actions(self) -> Actions:
+        """Everything that computes; whoever comes early waits until it is loaded."""
+        return self._loaded.result()
+
+    @contextlib.contextmanager
+    def _working(
+        self, request: gr.Request, progress: gr.Progress, report: Callable[..., Progress] = Progress
+    ) -> Iterator[tuple[Session, Any]]:
+        """Give a session and its progress to an action; what goes wrong becomes one sentence on the page."""
+        session = self.sessions.of(request.session_hash)
+        session.stop.clear()
+        try:
+            yield session, report(session, lambda share, words: progress(share, desc=words))
+        except Stopped:
+            raise gr.Error("Nothing was kept.", title="Stopped", duration=5, print_exception=False) from None
+        except UserError as error:
+            raise gr.Error(sentence(error), title="That cannot be used", print_exception=False) from None
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            words = f"{type(error).__name__}: {sentence(error)}"
+            raise gr.Error(words[:300], title="It failed", print_exception=False) from None
+
+    def find_faces(
+        self, face: str | None, rotate: bool, request: gr.Request, progress: gr.Progress = gr.Progress()
+    ) -> tuple[Any, str, list[Any], None, Any]:
+        """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other."""
+        if not face:
+            return gr.Gallery(visible=False), "", [], None, gr.skip()
+        with self._working(request, progress) as (session, report):
+            seen = self.actions.find_faces(session, face, report, rotate)
+        words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
+        pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
+        gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
+        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, None, None
+
+    def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
+        return seen[event.index], f"Face {event.index + 1} from the left will speak."
+
+    def preview(self, given: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple[Any, Any]:
+        """Show one frame in the place of the original."""
+        values = self._by_name(given)
+        with self._working(request, progress) as (session, report):
+            face, speech, options = taken(values)
+            picture = self.actions.preview(session, face, speech, values["second"] or 0.0, report, **options)
+        return gr.Image(picture, label="Preview", visible=True), gr.Video(visible=False)
+
+    def lip_sync(
+        self, given: Values, request: gr.Request, progress: gr.Progress = gr.Progress()
+    ) -> tuple[Path, Any, Any, str]:
+        """Show the result beside the original."""
+        values = self._by_name(given)
+        with self._working(request, progress) as (session, report):
+            face, speech, options = taken(values)
+            made = self.actions.lip_sync(session, face, speech, report, **options)
+        is_film = face == values["film"]
+        original = gr.Video(face, visible=True) if is_film else gr.Video(visible=False)
+        picture = gr.Image(visible=False) if is_film else gr.Image(face, label="Original", visible=True)
+        return made, picture, original, " ".join(["**Done.**", *map(sentence, report.notes)])
+
+    def _by_name(self, given: Values) -> Values:
+        return {name: given[component] for name, component in self.on_page.items()}
+
+    def measure(
+        self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
+    ) -> tuple[str, Path]:
+        with self._working(request, progress) as (session, report):
+            if not film:
+                raise UserError("give a video of people who speak first")
+            words, plot = self.actions.measure(session, film, sounds or [], report)
+        return FOLDERS.sub("", words), plot
+
+    def adapt(
+        self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
+    ) -> tuple[Path, Path, str]:
+        with self._working(request, progress, lambda *args: Learning(*args, minutes)) as (session, report):
+            if not film:
+                raise UserError("give a video of the person first")
+            return self.actions.adapt(session, film, minutes, report)
+
+    def prepare_live(
+        self,
+        film: str | None,
+        photo: str | None,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),
+    ) -> tuple[str, str]:
+        """Make a face ready; return its token, and that it is."""
+        with self._working(request, progress) as (session, report):
+            if not (face := film or photo):
+                raise UserError("give a video or a photo of a face first")
+            self.stage.leave(session.token)
+            prepared = self.actions.prepare_live(session, face, report)
+            session.token = self.stage.enter(self.actions.lips(session, report), prepared)
+        return session.token, "**Ready.** Press Talk, and let the page use the microphone."
+
+    def leave(self, request: gr.Request) -> None:
+        self.stage.leave(self.sessions.close(request.session_hash))
+
+    def cancel(self, request: gr.Request) -> None:
+        self.sessions.stop(request.session_hash)
+
+
+def load(settings: Settings) -> Actions:
+    """Import and load what takes seconds; the page is there before."""
+    from page.actions import Actions
+
+    actions = Actions(settings)
+    actions.warm_up()
+    return actions
+
+
+def sentence(error: object) -> str:
+    """Say it in one line, without the folders of this machine."""
+    return FOLDERS.sub("", " ".join(str(error).split()))
+
+
+def taken(values: Values) -> tuple[str, str, Values]:
+    """Return the face, the speech and the rest, as ``Actions`` takes them; raise UserError for what is missing."""
+    face, speech = values["film"] or values["photo"], values["speech"]
+    if not face:
+        raise UserError("give a video or a photo of a face first")
+    if not speech:
+        raise UserError("give a speech first: any file with sound, or record one")
+    return face, speech, {
+        "chosen": values["chosen"],
+        "network": values["network"],
+        "silence": "closed" if values["closed"] else "free",
+        "mouth_gain": values["gain"],
+        "loop": LOOPS[values["loop"]],
+        "reference": REFERENCES[values["reference"]],
+        "blend": BLENDS[values["blend"]],
+        "lip_delay": values["delay"] or 0.0,
+        "pads": numbers(values["pads"], "the box is changed by"),
+        "static": values["static"],
+        "rotate": values["rotate"],
+        "resize_factor": max(1, int(values["shrink"] or 1)),
+        "fps": values["fps"] or None,
+        "mix": values["mix"] and Path(values["mix"]),
+        "crf": int(values["crf"]),
+    }  # fmt: skip
+
+
+def numbers(text: str | None, what: str) -> tuple[int, ...] | None:
+    """Return the four whole numbers in a line; None for an empty one."""
+    if not (words := (text or "").replace(",", " ").split()):
+        return None
+    try:
+        given = tuple(map(int, words))
+    except ValueError:
+        given = ()
+    if len(given) != 4:
+        raise UserError(f"{what} four whole numbers: top bottom left right, such as 0 20 0 0")
+    return given

@@ -1,0 +1,108 @@
+// Sends the microphone's sound to /live/TOKEN and shows what comes back: see page/stage.py.
+const live = (() => {
+  const HEAD = 16, AHEAD = 0.08; // bytes of a frame's head; seconds between a frame's arrival and its sound
+  const LISTENER = `registerProcessor("listener", class extends AudioWorkletProcessor {
+    process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice()); return true; }
+  });`;
+  let stopping = null; // what ends the talk that goes on
+
+  const say = (words) => { document.getElementById("live-words").textContent = words; };
+
+  function stop(words) {
+    if (stopping) stopping();
+    stopping = null;
+    say(words);
+  }
+
+  async function talk(token, hear) {
+    stop("");
+    if (!token) return say("Prepare a face first.");
+    if (!navigator.mediaDevices) return say("Browsers give pages the microphone only over https, or on this machine.");
+    const ended = new AbortController(), sound = new AudioContext();
+    let microphone = null;
+    stopping = () => {
+      ended.abort();
+      if (microphone) microphone.getTracks().forEach((track) => track.stop());
+      sound.close();
+    };
+    const mine = stopping;
+    try {
+      say("Opening the microphone…");
+      microphone = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true } });
+      const url = `live/${token}`;
+      const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
+      if (!answer.ok) throw new Error(await answer.text());
+      await listen(sound, microphone, url, ended.signal);
+      await show(answer.body.getReader(), sound, hear, ended.signal);
+      if (stopping === mine) stop("The talk is over.");
+    } catch (problem) {
+      if (stopping === mine) stop(problem.name === "NotAllowedError" ? "The microphone was not allowed." : problem.message);
+    }
+  }
+
+  async function listen(sound, microphone, url, signal) {
+    await sound.audioWorklet.addModule(URL.createObjectURL(new Blob([LISTENER], { type: "text/javascript" })));
+    const listener = new AudioWorkletNode(sound, "listener", { numberOfOutputs: 0 });
+    sound.createMediaStreamSource(microphone).connect(listener);
+    let heard = [], sending = false;
+    listener.port.onmessage = async ({ data }) => {
+      heard.push(data);
+      if (sending || heard.length < 8) return; // 20 ms at a time; what comes meanwhile goes with the next
+      sending = true;
+      const body = new Blob(heard);
+      heard = [];
+      await fetch(url, { method: "POST", body, signal }).catch(() => {});
+      sending = false;
+    };
+  }
+
+  async function show(reader, sound, hear, signal) {
+    const canvas = document.getElementById("live-picture"), brush = canvas.getContext("2d"), times = [];
+    let start = null; // the sound card's time of the session's first frame
+    for await (const { time, picture, samples } of frames(reader)) {
+      const drawn = await createImageBitmap(new Blob([picture], { type: "image/jpeg" }));
+      if (signal.aborted) return;
+      if (start === null || start + time < sound.currentTime) start = sound.currentTime + AHEAD - time;
+      if (hear) play(sound, samples, start + time);
+      if (canvas.width !== drawn.width || canvas.height !== drawn.height) {
+        [canvas.width, canvas.height] = [drawn.width, drawn.height];
+      }
+      setTimeout(() => brush.drawImage(drawn, 0, 0), hear ? Math.max(0, (start + time - sound.currentTime) * 1000) : 0);
+      times.push(performance.now());
+      if (times.length > 50) times.shift();
+      if (times.length > 10) say(`Live: ${Math.round((times.length - 1) * 1000 / (times.at(-1) - times[0]))} frames a second`);
+    }
+  }
+
+  function play(sound, samples, when) {
+    const buffer = sound.createBuffer(1, samples.length, 16000), channel = buffer.getChannelData(0);
+    samples.forEach((sample, i) => { channel[i] = sample / 32768; });
+    const source = sound.createBufferSource();
+    source.buffer = buffer;
+    source.connect(sound.destination);
+    source.start(when);
+  }
+
+  async function* frames(reader) {
+    let rest = new Uint8Array(0);
+    while (true) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const all = new Uint8Array(rest.length + value.length);
+      all.set(rest);
+      all.set(value, rest.length);
+      let at = 0;
+      while (all.length - at >= HEAD) {
+        const head = new DataView(all.buffer, at, HEAD);
+        const size = head.getUint32(8, true), sound = head.getUint32(12, true), end = at + HEAD + size + sound;
+        if (end > all.length) break;
+        const samples = new Int16Array(all.slice(at + HEAD + size, end).buffer);
+        yield { time: head.getFloat64(0, true), picture: all.slice(at + HEAD, at + HEAD + size), samples };
+        at = end;
+      }
+      rest = all.slice(at);
+    }
+  }
+
+  return { talk, stop };
+})();

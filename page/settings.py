@@ -1,0 +1,20 @@
+"""What whoever runs the page decides for all visitors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Networks, where they are computed, and limits."""
+
+    checkpoint: str | None = None  # generator; None: the one that comes along
+    expert: str = "demo"
+    detector: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    max_seconds: float = 600.0  # of speech, or of a video that is measured or learned from
+    max_minutes: float = 15.0  # of learning
+    runs: int = 1  # at the same time
+    live: int = 1  # who speak live at the same time

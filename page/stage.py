@@ -1,0 +1,136 @@
+"""Who speaks live: sound comes in by the page's microphone, and pictures go out, over plain HTTP.
+
+    GET  /live/TOKEN?rate=48000   frames without end, each a head (``HEAD``), the picture as JPEG, the sound
+    POST /live/TOKEN              sound: float32 little-endian, one channel, of that rate
+
+A token is given to whoever has prepared a face, and to nobody else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import cv2
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from errors import UserError
+
+if TYPE_CHECKING:  # torch and all
+    import live
+    from lipsync import LipSync
+
+HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of the sound (int16 at 16 kHz)
+QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
+BEHIND = 0.6  # seconds of sound that may wait; what is older was said too long ago
+RATES = range(8000, 192001)  # Hz
+MOST_SECONDS = 1800.0  # that one visitor may keep the stage
+
+
+@dataclass
+class Act:
+    """A face that is ready, and who is to speak."""
+
+    lips: LipSync
+    face: live.Face
+    session: live.Session | None = None  # while frames are taken
+
+
+class Stage:
+    """All faces that are ready to speak, at most ``room`` of them speaking."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._speaking = room, 0
+        self._acts: dict[str, Act] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, lips: LipSync, face: live.Face) -> str:
+        """Return the token by which this face is reached."""
+        token = secrets.token_urlsafe(24)
+        with self._lock:
+            self._acts[token] = Act(lips, face)
+        return token
+
+    def leave(self, token: str | None) -> None:
+        """Forget a face; if it is speaking, it stops."""
+        with self._lock:
+            act = self._acts.pop(token or "", None)
+        if act and act.session:
+            act.session.close()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/live/{token}", self._frames, methods=["GET"]),
+            Route("/live/{token}", self._sound, methods=["POST"]),
+        ]
+
+    async def _frames(self, request: Request) -> Response:
+        act = self._acts.get(request.path_params["token"])
+        rate = request.query_params.get("rate", "")
+        if act is None or not rate.isdecimal() or int(rate) not in RATES:
+            return PlainTextResponse("Prepare a face first.", 404)
+        with self._lock:
+            if act.session or self._speaking >= self._room:
+                return PlainTextResponse("Somebody else is speaking now; try again in a while.", 503)
+            self._speaking += 1
+        try:
+            act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
+        except BaseException:
+            self._end(act)
+            raise
+        return StreamingResponse(self._played(act), media_type="application/octet-stream")
+
+    async def _played(self, act: Act) -> AsyncIterator[bytes]:
+        """Yield frames when they are due, until whoever takes them is gone."""
+        frames = messages(act.session)
+        try:
+            while message := await anyio.to_thread.run_sync(next, frames, None):
+                yield message
+        finally:
+            self._end(act)
+
+    def _end(self, act: Act) -> None:
+        with self._lock:
+            self._speaking -= 1
+        if act.session:
+            threading.Thread(target=act.session.close).start()  # it waits for the frame that is being made
+        act.session = None
+
+    async def _sound(self, request: Request) -> Response:
+        act = self._acts.get(request.path_params["token"])
+        session = act and act.session
+        if session is None:
+            return PlainTextResponse("Nobody is listening.", 404)
+        body = await request.body()
+        try:
+            heard = np.frombuffer(body[: len(body) // 4 * 4], "<f4").astype(np.float32)
+            await anyio.to_thread.run_sync(
+                session.push if len(heard) else session.end, *([heard] if len(heard) else [])
+            )
+        except UserError as problem:
+            return PlainTextResponse(str(problem), 400)
+        return Response(status_code=204)
+
+
+def open_session(act: Act, rate: int) -> live.Session:
+    import live
+
+    return live.Session(act.lips, act.face, rate, BEHIND)
+
+
+def messages(session: live.Session) -> Iterator[bytes]:
+    """Yield the frames of a session as they are sent, when they are due."""
+    for frame in session.play():
+        if frame.time > MOST_SECONDS:
+            return
+        picture = cv2.imencode(".jpg", frame.picture, QUALITY)[1].tobytes()
+        sound = (frame.sound * 32767).astype("<i2").tobytes()
+        yield HEAD.pack(frame.time, len(picture), len(sound)) + picture + sound
