@@ -9,6 +9,9 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# Workers of streams that have not ended. If the garbage collector ends one, it takes what belongs to it along in any
+# order, and a stream that waits for a worker which is gone would wait for ever.
+_working: set[ThreadPoolExecutor] = set()
 
 
 def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
@@ -17,12 +20,14 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, Non
     end = object()
     pending: deque = deque()
     with ThreadPoolExecutor(1) as worker:
+        _working.add(worker)
         try:
             pending.extend(worker.submit(next, iterator, end) for _ in range(depth))
             while (item := pending.popleft().result()) is not end:
                 pending.append(worker.submit(next, iterator, end))
                 yield item
         finally:
+            _working.discard(worker)
             for future in pending:
                 future.cancel()
             if close := getattr(iterator, "close", None):

@@ -13,10 +13,11 @@ The way through: sound -> mel windows; frames -> boxes; crops and mels -> genera
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -222,7 +223,7 @@ class LipSync:
             windows = windows.result().first(wanted)
         return Take(source, sound, heard, windows, path, used, chosen)
 
-    def stream(self, take: Take) -> Iterator[np.ndarray]:
+    def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
         once = take.frames_are_shown_once  # so it may be drawn on
         with cpu_workers(self.device) as workers:
@@ -235,8 +236,11 @@ class LipSync:
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete."""
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
-        with video.VideoWriter(outfile, take.source, take.heard, len(take), *writing) as writer:
-            for frame in self.report.track(self.stream(take), "Lip-syncing", len(take)):
+        with (
+            contextlib.closing(self.stream(take)) as frames,  # if writing fails, or somebody stops it, they end now
+            video.VideoWriter(outfile, take.source, take.heard, len(take), *writing) as writer,
+        ):
+            for frame in self.report.track(frames, "Lip-syncing", len(take)):
                 writer.write(frame)
 
     def mark(self) -> str:

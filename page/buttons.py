@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,18 +47,20 @@ class Buttons:
         self, request: gr.Request, progress: gr.Progress, report: Callable[..., Progress] = Progress
     ) -> Iterator[tuple[Session, Any]]:
         """Give a session and its progress to an action; what goes wrong becomes one sentence on the page."""
-        session = self.sessions.of(request.session_hash)
+        session, problem = self.sessions.of(request.session_hash), None
         session.stop.clear()
         try:
             yield session, report(session, lambda share, words: progress(share, desc=words))
         except Stopped:
-            raise gr.Error("Nothing was kept.", title="Stopped", duration=5, print_exception=False) from None
+            problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
-            raise gr.Error(sentence(error), title="That cannot be used", print_exception=False) from None
+            problem = gr.Error(sentence(error), print_exception=False)
         except Exception as error:
             traceback.print_exc(file=sys.stderr)
             words = f"{type(error).__name__}: {sentence(error)}"
-            raise gr.Error(words[:300], title="It failed", print_exception=False) from None
+            problem = gr.Error(words[:300], print_exception=False)
+        if problem:  # not inside the except, or it would keep alive all that the other was in the middle of
+            raise problem
 
     def find_faces(
         self, face: str | None, rotate: bool, request: gr.Request, progress: gr.Progress = gr.Progress()
@@ -111,7 +114,7 @@ class Buttons:
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[Path, Path, str]:
-        with self._working(request, progress, lambda *args: Learning(*args, minutes)) as (session, report):
+        with self._working(request, progress, partial(Learning, minutes=minutes)) as (session, report):
             if not film:
                 raise UserError("give a video of the person first")
             return self.actions.adapt(session, film, minutes, report)
@@ -155,7 +158,7 @@ def sentence(error: object) -> str:
 
 def taken(values: Values) -> tuple[str, str, Values]:
     """Return the face, the speech and the rest, as ``Actions`` takes them; raise UserError for what is missing."""
-    face, speech = values["film"] or values["photo"], values["speech"]
+    face, speech = values["film"] or values["photo"], values["speech"] or values["filmed"]
     if not face:
         raise UserError("give a video or a photo of a face first")
     if not speech:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    return f"<script>{(Path(__file__).parent / 'live.js').read_text(encoding='utf-8')}</script>"
+    """Return what runs in the browser."""
+    return f"<script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
 class Page:
@@ -86,13 +88,7 @@ class Page:
             with gr.Column():
                 film, photo = _face("1. A face")
             with gr.Column():
-                speech = gr.Audio(
-                    label="2. A speech",
-                    type="filepath",
-                    sources=["upload", "microphone"],
-                    elem_id="speech",
-                    buttons=SAVE[1:],
-                )
+                speech, filmed = _speech("2. A speech")
         said, seen, chosen = gr.Markdown(elem_id="said"), gr.State([]), gr.State(None)
         faces = gr.Gallery(
             label="Who is to speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
@@ -121,8 +117,10 @@ class Page:
                     label="Result", height=HEIGHT, interactive=False, elem_id="result", autoplay=True, buttons=SAVE[1:]
                 )
 
-        on_page = {"film": film, "photo": photo, "speech": speech, "chosen": chosen, "second": second, **options}
+        given = {"film": film, "photo": photo, "speech": speech, "filmed": filmed}
+        on_page = {**given, "chosen": chosen, "second": second, **options}
         self.buttons.on_page, inputs = on_page, set(on_page.values())
+        _takes_the_place(speech, filmed)
         for source, other in ((film, photo), (photo, film)):
             found = [faces, said, seen, chosen, other]
             look_for = self.buttons.find_faces
@@ -187,8 +185,7 @@ class Page:
             stop = gr.Button("Stop", variant="stop", elem_id="hush")
             hear = gr.Checkbox(False, label="Hear it", elem_id="hear")
         said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
-        for source, other in ((film, photo), (photo, film)):
-            source.input(lambda: None, None, other, api_visibility="private")
+        _takes_the_place(film, photo)
         prepare.click(self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long())
         talk.click(None, [token, hear], None, js="(token, hear) => live.talk(token, hear)", api_visibility="private")
         stop.click(None, None, None, js="() => live.stop('')", api_visibility="private")
@@ -219,6 +216,22 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
     return film, photo
 
 
+def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
+    """A sound or a video with one; whoever gives one takes the other back."""
+    with gr.Tab("Sound"):
+        sound = gr.Audio(
+            label=label, type="filepath", sources=["upload", "microphone"], elem_id="speech", buttons=SAVE[1:]
+        )
+    with gr.Tab("Video"):
+        film = gr.Video(label=f"{label}: a video's", elem_id="filmed_speech", **_given() | {"sources": ["upload"]})
+    return sound, film
+
+
+def _takes_the_place(*components: Any) -> None:
+    for new, old in itertools.permutations(components):
+        new.input(lambda: None, None, old, show_progress="hidden", api_visibility="private")
+
+
 def _given() -> dict[str, Any]:
     # not mirrored: for that Gradio needs an ffmpeg that the machine may not have
     as_filmed = gr.WebcamOptions(mirror=False)
@@ -231,7 +244,7 @@ def _given() -> dict[str, Any]:
 def _options() -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
-        options = {
+        options: dict[str, Any] = {
             "closed": gr.Checkbox(True, label="Close the lips in pauses", info="else the network does what it likes"),
             "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label="Movement of the mouth", info="so many times as far"),
             "loop": gr.Radio(

@@ -64,7 +64,7 @@ class Sessions:
         with self._lock:
             session = self._open.get(name)
             self._forget(name)
-        return session and session.token
+        return session.token if session else None
 
     def stop(self, name: str) -> None:
         with self._lock:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import subprocess
+import threading
 from fractions import Fraction
 
 import cv2
@@ -644,6 +646,27 @@ def test_prefetch_keeps_order_and_surfaces_errors():
     assert list(itertools.islice(got, 5)) == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="in the thread"):
         next(got)
+
+
+def test_prefetch_ends_where_the_garbage_collector_finds_it():
+    """As part of a ring, such as an error and its traceback make, with its worker."""
+    closed = threading.Event()
+
+    def items():
+        try:
+            yield from range(100)
+        finally:
+            closed.set()
+
+    got = prefetch(items())
+    next(got)
+    ring: list = [got]
+    ring.append(ring)
+    del got, ring
+    collecting = threading.Thread(target=gc.collect, daemon=True)
+    collecting.start()
+    collecting.join(10)
+    assert closed.is_set() and not collecting.is_alive()
 
 
 def test_prefetch_closes_what_it_reads():

@@ -106,3 +106,14 @@ const live = (() => {
 
   return { talk, stop };
 })();
+
+// A video that the browser cannot play is no error: it is read all the same, or refused in one sentence of ours.
+new MutationObserver(() => {
+  for (const told of document.querySelectorAll(".toast-body")) {
+    const all = [...told.querySelectorAll(".toast-message-item")];
+    const ours = all.filter((item) => item.textContent.trim() !== "Video not playable");
+    all.forEach((item) => { item.style.display = ours.includes(item) ? "" : "none"; });
+    told.querySelectorAll(".toast-separator, .toast-count").forEach((part) => { part.style.display = "none"; });
+    told.style.display = all.length && !ours.length ? "none" : "";
+  }
+}).observe(document.documentElement, { childList: true, subtree: true });
