@@ -33,7 +33,7 @@ from models import Wav2Lip, optimize_for_inference, weights
 from models.exporting import write_onnx
 
 CALIBRATED = 4  # batches; as many are compared
-KEPT_FLOAT = ("/output_block", "/face_decoder_blocks.6")  # the last block, and what makes the picture of it
+KEPT_FLOAT = ("/output_block",)  # the last block: in eight bits its pictures are ruined
 Inputs = tuple[np.ndarray, np.ndarray]  # mels (N, 1, 80, 16) and faces (N, 6, 96, 96), float32
 Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
 
@@ -156,7 +156,7 @@ def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str
     quant_pre_process(str(plain), str(ready))
     names = [node.name for node in onnx.load(str(ready)).graph.node if node.name.startswith(kept)] if kept else []
     q.quantize_static(
-        str(ready), str(path), Reader(), op_types_to_quantize=["Conv", "Add"], per_channel=True,
+        str(ready), str(path), Reader(), op_types_to_quantize=["Conv", "ConvTranspose", "Add"], per_channel=True,
         nodes_to_exclude=names, calibrate_method=q.CalibrationMethod.MinMax,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ a network is measured only if ``Judges`` has it. docs/measuring.md tells where e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -26,7 +26,7 @@ from reporting import SILENT, Reporter
 
 SIDE = 96  # pixels of a face when it is compared: what the networks draw
 LEAST_FRAMES = 2
-RING = 0.06  # of the box's sides: how far in from its border a seam is looked for
+PATCH = 0.06  # of the box's height: the side of the patches inside and outside its border that a seam is seen by
 CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker", "jitter")  # figures about neighbours
 
 
@@ -42,8 +42,8 @@ class Quality:
     motion: float  # of the lower face: mean square of the difference of neighbouring frames, of the source's
     flicker: float  # outside the face: by how many grey levels neighbours differ from how they differ in the source
     upper_flicker: float  # the same, of the upper half of the face
-    seam: float  # grey levels by which the border of the face's box differs from the source's
-    jitter: float  # grey levels by which that difference changes from one frame to the next
+    seam: float  # grey levels of the step across the border of what was put in, that the source does not have
+    jitter: float  # grey levels by which that step changes from one frame to the next
     lmd: float | None = None  # eye distances between the mouth's landmarks and the source's
     leak: float | None = None  # share of frames with open lips, see ``lips.leak``: of a video that hears silence
     lip_motion: float | None = None  # how far landmarks of the lips move, of the source's
@@ -63,7 +63,8 @@ def score_file(
 
     Raises UserError for files that cannot be compared: of other sizes, without a face, too short.
     """
-    made, real = video.probe(generated), video.probe(source)
+    made = video.probe(generated)
+    real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
     if (made.width, made.height) != (real.width, real.height):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
@@ -79,7 +80,7 @@ def score_file(
 
 def _of_pixels(table: dict[str, np.ndarray]) -> dict[str, float]:
     error = float(table["error"].mean())
-    means = {name: float(np.nanmean(table[name])) for name in ("ssim", "flicker", "upper_flicker", "seam", "jitter")}
+    means = {name: _mean(table[name]) for name in ("ssim", "flicker", "upper_flicker", "seam", "jitter")}
     shares = {name: _share(table[f"{name}_made"], table[f"{name}_real"]) for name in ("sharpness", "motion")}
     return {"psnr": float(10 * np.log10(255**2 / error)) if error else float("inf"), **shares, **means}
 
@@ -103,8 +104,14 @@ def _of_judges(table: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _share(made: np.ndarray, real: np.ndarray) -> float:
     """The mean of one over the mean of the other; NaN where there is nothing to compare with."""
-    whole = float(np.nanmean(real))
-    return float(np.nanmean(made)) / whole if whole else float("nan")
+    whole = _mean(real)
+    return _mean(made) / whole if whole else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of those that there are; NaN without any."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _compare(
@@ -135,7 +142,7 @@ def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[s
     sharp = [float(cv2.Laplacian(face[SIDE // 2 :], cv2.CV_32F).var()) for face in faces]
     error = float(np.square(faces[0] - faces[1]).mean())
     likeness = {"error": error, "ssim": _ssim(*faces), "sharpness_made": sharp[0], "sharpness_real": sharp[1]}
-    return {**likeness, "seam": _along_border(greys[0] - greys[1], place)}
+    return {**likeness, "seam": _step(greys[0] - greys[1], place)}
 
 
 def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
@@ -148,7 +155,7 @@ def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tup
     outside[place] = False
     flicker = np.abs(unlike[outside]).mean() if outside.any() else np.nan
     upper = np.abs(unlike[rows.start : (rows.start + rows.stop + 1) // 2, columns]).mean()
-    return dict(zip(CHANGES, (*motion, float(flicker), float(upper), _along_border(unlike, place))))
+    return dict(zip(CHANGES, (*motion, float(flicker), float(upper), _step(unlike, place))))
 
 
 def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place: tuple[slice, slice]) -> dict:
@@ -167,14 +174,24 @@ def _face(grey: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
     return cv2.resize(grey[place], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
-def _along_border(difference: np.ndarray, place: tuple[slice, slice]) -> float:
-    """Mean of its absolute values just inside the border of the box."""
-    inside = np.abs(difference[place])
-    height, width = inside.shape
-    ring = np.ones((height, width), bool)
-    y, x = max(1, round(RING * height)), max(1, round(RING * width))
-    ring[y : height - y, x : width - x] = False
-    return float(inside[ring].mean())
+def _step(difference: np.ndarray, place: tuple[slice, slice]) -> float:
+    """Mean step across the border of the box: between patches just inside and outside, in which grain averages out.
+
+    Sides at the edge of the picture have no outside and do not count; NaN without any.
+    """
+    rows, columns = place
+    half = max(1, round(PATCH * (rows.stop - rows.start) / 2))
+    patches = cv2.blur(difference, (2 * half + 1, 2 * half + 1))
+    steps = [np.empty(0)]
+    for grid, across, along in ((patches, rows, columns), (patches.T, columns, rows)):
+        for inside, outside in (
+            (across.start + half, across.start - half - 1),
+            (across.stop - half - 1, across.stop + half),
+        ):
+            if 0 <= outside < len(grid):
+                steps.append(np.abs(grid[inside] - grid[outside])[along.start + half : along.stop - half])
+    found = np.concatenate(steps)
+    return float(found.mean()) if found.size else float("nan")
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:

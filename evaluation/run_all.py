@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
@@ -195,18 +196,16 @@ def compare_pictures(
     bad: Collection[str],
 ) -> tuple[dict[str, list[quality.Quality]], dict[str, str]]:
     """Compare every video of every take with its source, but for ``bad`` ones; return also why some cannot be."""
-    search, failed = cli.face_search(args), {}
+    search = cli.face_search(args)
+    failed: dict[str, str] = {}
     found: dict[str, list[quality.Quality]] = {take: [] for take in wanted}
     for take, listed in wanted.items():
         for n, path in cli.TERMINAL.track(made[take].items(), f"Comparing {take}", len(made[take]), "file"):
             if {str(path), str(listed[n].video)} & set(bad):
                 continue
-            try:
-                found[take].append(quality.score_file(path, listed[n].video, search, cli.TERMINAL, judges, args.pads))
-            except (ValueError, RuntimeError, OSError) as problem:
-                if files.is_disk_error(problem):
-                    raise
-                failed[str(path)] = str(problem)
+            work = partial(quality.score_file, path, listed[n].video, search, cli.TERMINAL, judges, args.pads)
+            if one := scores.attempt(work, path, failed):
+                found[take].append(one)
     return found, failed
 
 

@@ -6,9 +6,8 @@ python evaluation/score_leakage.py --face TALK.mp4 --results_dir OUT [--checkpoi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
@@ -19,8 +18,8 @@ import files
 from errors import UserError
 from evaluation.leakage import silent_take
 from evaluation.quality import Quality, score_file
-from evaluation.score_quality import add_judge_arguments, describe_missing, open_judges, table
-from evaluation.scores import to_csv
+from evaluation.score_quality import add_judge_arguments, open_judges, publish
+from evaluation.scores import attempt
 from footage import find_videos
 from lipsync import REFERENCES, LipSync
 
@@ -54,17 +53,19 @@ def run(args: argparse.Namespace) -> None:
     asked, search = open_judges(args), cli.face_search(args)
     compute = {"device": args.device, "precision": args.precision}
     lips = LipSync(args.checkpoint_path, search=search, report=cli.TERMINAL, **compute)
-    scores = []
-    for path in cli.TERMINAL.track(videos, "Listening to nothing", len(videos), "video"):
-        options = {"silence": args.silence, "reference": args.reference}
+    lips.load()  # what would spoil every video fails here, before any work is done
+    options = {"silence": args.silence, "reference": args.reference}
+    scores: list[Quality] = []
+    failed: dict[str, str] = {}
+
+    def score(path: Path) -> Quality:
         made = silent_take(lips, path, args.results_dir, **options)
-        scores.append(score_file(made, path, search, cli.TERMINAL, asked, lips.generator.pads))
-    print(table(scores))
-    print(describe_missing(args))
-    if args.json:
-        files.save(args.json, json.dumps([asdict(score) for score in scores], indent=1))
-    if args.csv:
-        files.save(args.csv, to_csv(Quality, scores))
+        return score_file(made, path, search, cli.TERMINAL, asked, lips.generator.pads)
+
+    for path in cli.TERMINAL.track(videos, "Listening to nothing", len(videos), "video"):
+        if one := attempt(partial(score, path), path, failed):
+            scores.append(one)
+    publish(args, scores, failed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from errors import MissingFile, UserError
 from evaluation import judges
 from evaluation.judges import Judges
 from evaluation.quality import Quality, score_file
-from evaluation.scores import to_csv
+from evaluation.scores import attempt, to_csv
 
 FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "frames")]
 OPTIONAL = {  # what takes a network: by its flag the figures and how to have them
@@ -88,13 +89,30 @@ def run(args: argparse.Namespace) -> None:
     asked = open_judges(args)
     bar = cli.TERMINAL.track(pairs, "Comparing", len(pairs), "file")
     search = cli.face_search(args)
-    scores = [score_file(made, real, search, cli.TERMINAL, asked, args.pads) for made, real in bar]
+    scores: list[Quality] = []
+    failed: dict[str, str] = {}
+    for made, real in bar:
+        work = partial(score_file, made, real, search, cli.TERMINAL, asked, args.pads)
+        if one := attempt(work, made, failed):
+            scores.append(one)
+    publish(args, scores, failed)
+
+
+def publish(args: argparse.Namespace, scores: Sequence[Quality], failed: dict[str, str]) -> None:
+    """Print and write the figures, and what is missing; raise UserError if there are none, RuntimeError if some are."""
+    reasons = [f"{path}: {reason}" for path, reason in failed.items()]
+    if not scores:
+        raise UserError("; ".join(reasons))
     print(table(scores))
     print(describe_missing(args))
     if args.json:
-        files.save(args.json, json.dumps([asdict(score) for score in scores], indent=1))
+        files.save(args.json, json.dumps({"scores": [asdict(score) for score in scores], "failed": failed}, indent=1))
     if args.csv:
         files.save(args.csv, to_csv(Quality, scores))
+    for reason in reasons:
+        print(f"skipped: {reason}")
+    if failed:
+        raise RuntimeError(f"{len(failed)} videos could not be compared; they are named above")
 
 
 def table(scores: Sequence[Quality]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from evaluation.lse import Score, score_file
 from faces import FaceSearch
 from reporting import SILENT, Reporter
 
+Found = TypeVar("Found")
 IN_SYNC = 1  # frames
 SURE = 3.0  # LSE-C
 
@@ -72,10 +74,16 @@ def score_files(
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
     total = Report()
     for path in paths:
-        try:
-            total.scores += score_file(path, network, search, report)
-        except (ValueError, RuntimeError, OSError) as problem:
-            if files.is_disk_error(problem):
-                raise
-            total.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+        total.scores += attempt(partial(score_file, path, network, search, report), path, total.failed) or []
     return total
+
+
+def attempt(work: Callable[[], Found], path: Path, failed: dict[str, str]) -> Found | None:
+    """Do ``work`` about a file; if it cannot be done, note in ``failed`` why, so that others go on, and return None."""
+    try:
+        return work()
+    except (ValueError, RuntimeError, OSError) as problem:
+        if files.is_disk_error(problem):
+            raise
+        failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+        return None

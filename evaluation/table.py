@@ -24,7 +24,7 @@ ALWAYS = {  # figures of ``Quality`` by what they mean
     "csim": "cosine of the identities; 1 is the same person",
     "flicker": "grey levels outside the face, beyond the source's; 0 is best",
     "upper_flicker": "the same, of the upper half of the face",
-    "seam": "grey levels at the border of what was put in; 0 is best",
+    "seam": "grey levels of the step across the border of what was put in; 0 is best",
     "jitter": "grey levels by which that changes between frames; 0 is best",
 }
 MATCHED = {

@@ -57,7 +57,7 @@ def held_out_l1(printed):
 
 def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys):
     outfile = tmp_path / "new folder" / "person.pth"
-    settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=10"
+    settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=2"
     assert run(person, outfile, expert, beginner, "--hparams", settings) == 0
     before, after = held_out_l1(capsys.readouterr().out)
     assert after < before

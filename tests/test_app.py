@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -308,7 +309,10 @@ def browser():
 @pytest.fixture(scope="module")
 def address():
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", "7899"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", str(port)]
     with app.serving(app.get_parser().parse_args(flags)) as (url, _):
         yield url
 

@@ -9,9 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+import video
+from boxes import padded_boxes
 from conftest import write_clip
 from evaluation import score_quality
 from evaluation.quality import score_file
+from face_detection.tracking import follow_face
 from faces import FaceSearch
 
 SEARCH = FaceSearch("haar")
@@ -66,11 +69,33 @@ def test_noise_outside_the_face_flickers(frames, source, tmp_path):
     assert found.flicker == pytest.approx(8 / 9, rel=0.1) and found.seam < 0.3
 
 
-def test_a_seam_is_seen_at_the_border_alone(frames, source, tmp_path):
-    boxed = frames.copy()
-    boxed[:, 60:200, 100:240] = np.clip(boxed[:, 60:200, 100:240].astype(int) + 6, 0, 255)
-    found = score(boxed, source, tmp_path)
-    assert found.seam == pytest.approx(6, abs=1) and found.flicker < 0.1
+def put_in(frames, source, levels):
+    """Brighten the box of the face by so many grey levels in each frame."""
+    info = video.probe(source)
+    ((x1, y1, x2, y2), *_) = padded_boxes(follow_face(SEARCH.find(info), 12), (0, 0, 0, 0), info)
+    made = frames.copy()
+    for frame, level in zip(made, levels):
+        frame[y1:y2, x1:x2] = np.clip(frame[y1:y2, x1:x2].astype(int) + level, 0, 255)
+    return made
+
+
+def test_a_seam_is_the_step_across_the_border(frames, source, tmp_path):
+    found = score(put_in(frames, source, [6] * 25), source, tmp_path)
+    assert found.seam == pytest.approx(6, abs=0.5) and found.jitter == found.flicker == 0
+    brighter = np.clip(frames.astype(int) + 6, 0, 255).astype(np.uint8)
+    assert score(brighter, source, tmp_path).seam < 0.5
+
+
+def test_a_border_that_trembles(frames, source, tmp_path):
+    found = score(put_in(frames, source, [0, 6] * 12 + [0]), source, tmp_path)
+    assert found.seam == pytest.approx(3, abs=0.4) and found.jitter == pytest.approx(6, abs=0.5)
+    assert found.upper_flicker == pytest.approx(6, abs=0.5) and found.flicker < 0.1
+
+
+def test_a_face_that_fills_the_picture_has_no_seam(frames, source, tmp_path):
+    write_clip(tmp_path / "made.mkv", put_in(frames, source, [6] * 25), "25", *LOSSLESS)
+    found = score_file(tmp_path / "made.mkv", source, SEARCH, pads=(999, 999, 999, 999))
+    assert np.isnan([found.seam, found.jitter, found.flicker]).all() and found.upper_flicker == 0
 
 
 @pytest.mark.parametrize(
@@ -88,8 +113,27 @@ def test_the_script(frames, source, tmp_path, capsys):
     tables = ["--json", tmp_path / "q.json", "--csv", tmp_path / "q.csv"]
     assert score_quality.main([*map(str, [*command, *tables])]) == 0
     assert "made.mkv" in capsys.readouterr().out
-    (figures,) = json.loads((tmp_path / "q.json").read_text())
+    (figures,) = json.loads((tmp_path / "q.json").read_text())["scores"]
     (row,) = csv.DictReader((tmp_path / "q.csv").read_text().splitlines())
     assert figures["ssim"] == pytest.approx(float(row["ssim"])) == pytest.approx(1)
     assert score_quality.main([*map(str, command), "--source", str(source), str(source)]) == 2
     assert "give one for each" in capsys.readouterr().err
+
+
+def test_another_rate_than_the_sources(frames, source, tmp_path):
+    """Made with --fps 12.5, it shows every other frame."""
+    write_clip(tmp_path / "slow.mkv", frames[::2], "12.5", *LOSSLESS)
+    found = score_file(tmp_path / "slow.mkv", source, SEARCH)
+    assert found.frames >= 12 and found.psnr == float("inf") and found.flicker == 0
+
+
+def test_a_bad_video_does_not_stop_the_others(frames, source, tmp_path, capsys):
+    write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
+    (tmp_path / "bad.mkv").write_text("no video")
+    made = [str(tmp_path / name) for name in ("bad.mkv", "made.mkv")]
+    command = ["--source", *[str(source)] * 2, "--face_detector", "haar", "--json", str(tmp_path / "q.json")]
+    assert score_quality.main(["--generated", *made, *command]) == 1
+    found = json.loads((tmp_path / "q.json").read_text())
+    assert [one["file"] for one in found["scores"]] == made[1:] and list(found["failed"]) == made[:1]
+    assert "skipped: " in capsys.readouterr().out
+    assert score_quality.main(["--generated", made[0], made[0], *command]) == 2
