@@ -117,11 +117,12 @@ class Buttons:
 
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Path, Path, str]:
+    ) -> tuple[str, Path, str]:
         with self._working(request, progress, partial(Learning, minutes=minutes)) as (session, report):
             if not film:
                 raise UserError("give a video of the person first")
-            return self.actions.adapt(session, film, minutes, report)
+            network, sheet, words = self.actions.adapt(session, film, minutes, report)
+        return str(network), sheet, words
 
     def prepare_live(
         self,
