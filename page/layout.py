@@ -94,7 +94,7 @@ class Page:
         said, seen, chosen = gr.Markdown(elem_id="said"), gr.State([]), gr.State(None)
         faces = gr.Gallery(
             label="Who is to speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
-            object_fit="contain", interactive=False,
+            object_fit="contain", interactive=False, show_label=False, buttons=[],
         )  # fmt: skip
         options = _options()
         with gr.Row():
