@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 
 import adaptation
 import audio
@@ -30,6 +34,7 @@ from sync import SimilarityMatrix, measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
+MOST_PIXELS = 50_000_000  # of a photo or a frame: anybody may send some, and three bytes each are only the beginning
 LIVE_SECONDS = 15.0  # of a video
 LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be drawn, sent and shown in time
 
@@ -41,6 +46,9 @@ class Sighting:
     frame: int
     box: tuple[float, ...]  # x1, y1, x2, y2 in pixels of the frame
     picture: np.ndarray  # (side, side, 3) uint8 RGB
+
+
+PIL.Image.MAX_IMAGE_PIXELS = None  # it refuses to read even the head of what is larger; ``check_pixels`` is for that
 
 
 class Actions:
@@ -78,6 +86,7 @@ class Actions:
 
     def find_faces(self, session: Session, face: str, report: Reporter, rotate: bool = False) -> list[Sighting]:
         """Return the faces at the start of a video or photo, from left to right."""
+        check_pixels(face)
         lips = self.lips(session, report)
         source = open_face(Path(face), Options(rotate=rotate))
         wanted = 1 if source.is_image else max(1, round(LOOKED_AT * source.fps))
@@ -111,6 +120,7 @@ class Actions:
         "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
         those that were on view when the choice was made. "network" is a checkpoint.
         """
+        check_pixels(face)
         lips = self.lips(session, report, options.pop("network", None))
         chosen = options.pop("chosen", None)
         if chosen:
@@ -156,6 +166,7 @@ class Actions:
 
     def prepare_live(self, session: Session, face: str, report: Reporter, network: str | None = None) -> live.Face:
         """Make a face ready to speak live; of a video, its first seconds, back and forth."""
+        check_pixels(face)
         source = open_face(Path(face), Options())
         shrink = -(-max(source.width, source.height) // LIVE_SIDE)
         lips = self.lips(session, report, network)
@@ -165,6 +176,24 @@ class Actions:
 def seconds_of(path: str | Path) -> float:
     """How long the sound of a file lasts."""
     return sum(map(len, video.Sound(path, hp.sample_rate))) / hp.sample_rate
+
+
+def check_pixels(path: str) -> None:
+    """Raise UserError for a photo or a video that would take too much memory."""
+    if (pixels := pixels_of(path)) > MOST_PIXELS:
+        raise UserError(
+            f"this has {pixels / 1e6:.0f} million pixels, and the page takes {MOST_PIXELS / 1e6:.0f} million; shrink it"
+        )
+
+
+@functools.lru_cache(maxsize=256)  # the page names files by their contents
+def pixels_of(path: str) -> int:
+    """How many pixels a photo or a frame has; of a photo, its head says so."""
+    with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow knows no videos, and not all pictures
+        warnings.simplefilter("ignore")
+        with PIL.Image.open(path) as picture:
+            return math.prod(picture.size)
+    return math.prod(video.probe(path).stored)
 
 
 def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:

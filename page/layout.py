@@ -214,7 +214,9 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
     with gr.Tab("Video"):
         film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
     with gr.Tab("Photo"):
-        photo = gr.Image(label=f"{label}: a photo", type="filepath", elem_id=f"{prefix}photo", **_given())
+        photo = gr.Image(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
+    # as the file that it is: pictures.py says what cannot be read, and reads more than Gradio does
+    photo.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
     return film, photo
 
 

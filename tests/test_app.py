@@ -21,11 +21,12 @@ from starlette import testclient
 from starlette.applications import Starlette
 
 import app
+import pictures
 import video
 from conftest import run_ffmpeg, write_clip
 from face_detection.detections import Detections
 from page import sessions
-from page.actions import Actions, Sighting, number_of
+from page.actions import Actions, Sighting, number_of, pixels_of
 from page.buttons import numbers, sentence
 from page.gate import Gate
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
@@ -161,6 +162,16 @@ def test_a_picture_without_a_face_is_told(actions, session, tmp_path):
         actions.find_faces(session, str(tmp_path / "blank.png"), SILENT)
 
 
+def test_pictures_that_fill_the_memory_are_refused_by_their_head(actions, session, tmp_path, monkeypatch):
+    """A photo of 300 million pixels takes less than a megabyte, until it is read."""
+    cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
+    write_clip(tmp_path / "small.mp4", np.zeros((2, 64, 96, 3), np.uint8))
+    monkeypatch.setattr(pictures, "read", None)
+    with pytest.raises(ValueError, match="300 million pixels, and the page takes 50 million"):
+        actions.find_faces(session, str(tmp_path / "bomb.png"), SILENT)
+    assert pixels_of(str(tmp_path / "small.mp4")) == 64 * 96
+
+
 @pytest.mark.parametrize("more", [{"silence": "closed"}, {"reference": "still", "mouth_gain": 0.5}])
 def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more):
     right = actions.find_faces(session, str(pair[0]), SILENT)[1]
@@ -193,7 +204,11 @@ def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
 
 def test_who_speaks_is_said_and_drawn(actions, session, pair):
     words, plot = actions.measure(session, str(pair[0]), [str(pair[1])], SILENT)
-    assert words.startswith("speech.wav: face ") and "speaks, mean similarity" in words and cv2.imread(str(plot)) is not None
+    assert (
+        words.startswith("speech.wav: face ")
+        and "speaks, mean similarity" in words
+        and cv2.imread(str(plot)) is not None
+    )
 
 
 @pytest.mark.parametrize("text, said", [
