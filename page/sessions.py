@@ -72,14 +72,19 @@ class Sessions:
                 session.stop.set()
 
     def sweep(self, uploads: Path) -> None:
-        """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago."""
+        """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
+
+        That includes what a server has left that was killed.
+        """
         with self._lock:
             for name in [n for n, s in self._open.items() if time.monotonic() - s.used > KEPT_SECONDS]:
                 self._forget(name)
-        delete_old(uploads, KEPT_SECONDS)
+        for folder in {uploads, *uploads.parent.glob("wav2lip-uploads-*"), *self.folder.parent.glob("wav2lip-page-*")}:
+            delete_old(folder, KEPT_SECONDS)
 
     def sweep_always(self, uploads: Path, over: threading.Event) -> None:
-        """Sweep every few minutes until it is ``over``."""
+        """Sweep now and every few minutes until it is ``over``."""
+        self.sweep(uploads)
         while not over.wait(SWEEP_SECONDS):
             self.sweep(uploads)
 

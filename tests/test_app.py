@@ -80,17 +80,20 @@ def test_whoever_leaves_stops_and_leaves_nothing(opened):
 
 
 def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
+    """Neither what is here nor what a server has left that was killed."""
     a, b = opened.of("a"), opened.of("b")
-    old, new = tmp_path / "hash/old.mp4", tmp_path / "half of an upload"
-    old.parent.mkdir()
-    old.write_text("old")
-    new.write_text("new")
-    opened.sweep(tmp_path)
-    assert a.folder.exists() and old.exists()
+    here, elsewhere = tmp_path / "wav2lip-uploads-here", tmp_path / "wav2lip-uploads-elsewhere"
+    old, left, new = here / "digest/old.mp4", elsewhere / "digest/old.mp4", here / "half of an upload"
+    for path in (old, left, new):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    opened.sweep(here)
+    assert a.folder.exists() and old.exists() and left.exists()
     a.used -= sessions.KEPT_SECONDS + 1
-    os.utime(old, (0, time.time() - sessions.KEPT_SECONDS - 1))
-    opened.sweep(tmp_path)
-    assert not a.folder.exists() and b.folder.exists() and not old.exists() and new.exists()
+    for path in (old, left):
+        os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
+    opened.sweep(here)
+    assert not a.folder.exists() and b.folder.exists() and new.exists() and not (old.exists() or left.exists())
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
