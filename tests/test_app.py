@@ -193,7 +193,11 @@ def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
 
 def test_who_speaks_is_said_and_drawn(actions, session, pair):
     words, plot = actions.measure(session, str(pair[0]), [str(pair[1])], SILENT)
-    assert words.startswith("speech.wav: face ") and "speaks, mean similarity" in words and cv2.imread(str(plot)) is not None
+    assert (
+        words.startswith("speech.wav: face ")
+        and "speaks, mean similarity" in words
+        and cv2.imread(str(plot)) is not None
+    )
 
 
 @pytest.mark.parametrize("text, said", [
