@@ -416,7 +416,8 @@ class _Trainer:
             wishes = [self._stop or problem is not None, batch is None or time.monotonic() > end]
             stop, done = self.machine.mean(torch.tensor(wishes, dtype=torch.float32, device=self.machine.device)) > 0
             if stop:
-                raise problem or self._stopped()
+                # asked to: then a worker may have died of the same signal
+                raise self._stopped() if self._stop or not problem else problem
             if done or batch is None:
                 return
             yield batch

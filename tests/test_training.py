@@ -586,8 +586,8 @@ def test_running_mean_of_the_weights(corpus, tmp_path):
             assert (c == plain[name]).all(), name
 
 
-def start(corpus, folder, workers=0):
-    arguments = command(corpus, folder, hp=f"{SMALL},syncnet_checkpoint_interval=3,num_workers={workers}")
+def start(corpus, folder, workers=0, more=""):
+    arguments = command(corpus, folder, hp=f"{SMALL},syncnet_checkpoint_interval=3,num_workers={workers}{more}")
     return subprocess.Popen(
         [sys.executable, ROOT / "color_syncnet_train.py", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
@@ -621,7 +621,7 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, how):
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
 def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
     """A job manager signals every process of a job; a worker that died of it took the run along, unsaved."""
-    process = start(corpus, tmp_path, workers=2)
+    process = start(corpus, tmp_path, 2, ",syncnet_eval_interval=1000")  # which would start more of them meanwhile
     wait_for_steps(tmp_path, 3)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children
