@@ -20,7 +20,7 @@ HEIGHT = 300  # pixels of pictures
 SAVE = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}
-#faces .grid-container {grid-template-columns: repeat(auto-fill, 150px) !important}
+#faces .grid-container {grid-template-columns: repeat(auto-fill, minmax(110px, 150px)) !important}
 #faces .thumbnail-item.selected {outline: 4px solid var(--color-accent); outline-offset: -4px}
 button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
 .press {align-items: flex-end; min-height: 98px}
