@@ -48,9 +48,6 @@ class Sighting:
     picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
-PIL.Image.MAX_IMAGE_PIXELS = None  # it refuses to read even the head of what is larger; ``check_pixels`` is for that
-
-
 class Actions:
     """Everything the page can do, with networks that are loaded once."""
 
@@ -182,17 +179,21 @@ def check_pixels(path: str) -> None:
     """Raise UserError for a photo or a video that would take too much memory."""
     if (pixels := pixels_of(path)) > MOST_PIXELS:
         raise UserError(
-            f"this has {pixels / 1e6:.0f} million pixels, and the page takes {MOST_PIXELS / 1e6:.0f} million; shrink it"
+            f"this has {pixels / 1e6:.0f} million pixels or more, and the page takes {MOST_PIXELS / 1e6:.0f} million; "
+            "shrink it"
         )
 
 
 @functools.lru_cache(maxsize=256)  # the page names files by their contents
 def pixels_of(path: str) -> int:
-    """How many pixels a photo or a frame has; of a photo, its head says so."""
+    """How many pixels a photo or a frame has, at least; of a photo, its head says so."""
     with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow knows no videos, and not all pictures
         warnings.simplefilter("ignore")
-        with PIL.Image.open(path) as picture:
-            return math.prod(picture.size)
+        try:
+            with PIL.Image.open(path) as picture:
+                return math.prod(picture.size)
+        except PIL.Image.DecompressionBombError:  # it does not even say how large
+            return 2 * PIL.Image.MAX_IMAGE_PIXELS
     return math.prod(video.probe(path).stored)
 
 
