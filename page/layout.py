@@ -173,7 +173,7 @@ class Page:
 
     def _live_tab(self) -> None:
         gr.Markdown(
-            "Prepare a face, then talk: its lips follow your voice a third of a second later. Put headphones on to "
+            "Prepare a face, then talk: its lips follow your voice within half a second. Put headphones on to "
             "hear it."
         )
         with gr.Row():
