@@ -173,8 +173,7 @@ class Page:
 
     def _live_tab(self) -> None:
         gr.Markdown(
-            "Prepare a face, then talk: its lips follow your voice within half a second. Put headphones on to "
-            "hear it."
+            "Prepare a face, then talk: its lips follow your voice within half a second. Put headphones on to hear it."
         )
         with gr.Row():
             with gr.Column():
