@@ -6,6 +6,7 @@ scaled to [-4, 4]. To read the sound of a video or of any other format than wav 
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -204,8 +205,10 @@ class MelWindows:
         return self.count
 
     def first(self, count: int) -> MelWindows:
-        """Return the windows of the first ``count`` frames."""
-        return MelWindows(self.mel, self.fps, min(count, self.count), self.lag / self.fps)
+        """Return the windows of the first ``count`` frames, of the same mel."""
+        some = copy.copy(self)
+        some.count = min(count, self.count)
+        return some
 
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:

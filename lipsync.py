@@ -180,10 +180,9 @@ class LipSync:
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
         """
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
-        Options(**options)
+        mix = Options(**options).mix
         video.check_writable(outfile)
-        mix = options.get("mix")
-        files.check_not_read("--outfile", outfile, (face, audio, *([Path(mix)] if mix else ())))
+        files.check_not_read("--outfile", outfile, [Path(path) for path in (face, audio, mix) if path])
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -207,14 +206,10 @@ class LipSync:
     def _look_and_listen(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
         """Return a take whose manner is not settled yet."""
         source = open_face(face, chosen, self.report)
-        sound = video.Sound(speech, hp.sample_rate)
-        # only counted here, and decoded again aside: an hour of sound would take 230 MB
-        samples = sum(map(len, sound))
+        sound, samples = listen_through(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
         wanted = audio.frame_count(limit, float(source.fps))
-        for note in sound.notes:
-            self.report.note(f"note: {note}")
-        heard = open_mix(chosen.mix, self.report) if chosen.mix else sound
+        heard = listen_through(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
@@ -333,14 +328,16 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     return np.stack([crop(frame, box) for frame, box in rows if box is not None])
 
 
-def open_mix(path: Path, report: Reporter = SILENT) -> video.Sound:
-    """Return the sound of a file that will be heard; raises UserError if there is none."""
-    heard = video.Sound(path, hp.sample_rate)
-    for _ in heard:  # to its end: what is damaged there should be told before any work is done
-        pass
-    for note in heard.notes:
+def listen_through(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
+    """Return the sound of a file and its number of samples; raises UserError if there is none, or it is damaged.
+
+    Only counted, and decoded again where it is used: an hour of sound would take 230 MB.
+    """
+    sound = video.Sound(path, hp.sample_rate)
+    samples = sum(map(len, sound))
+    for note in sound.notes:
         report.note(f"note: {note}")
-    return heard
+    return sound, samples
 
 
 def read_speech(sound: video.Sound | Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
