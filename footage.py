@@ -1,4 +1,4 @@
-"""The videos in a folder, by name and by content."""
+"""The videos, pictures and sounds in a folder, by name; videos by content too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv",
     ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
+PICTURE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 
@@ -50,3 +54,11 @@ def is_video(path: Path) -> bool:
             return bool(VIDEO_STARTS.match(file.read(12)))
     except OSError:
         return False
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_SUFFIXES

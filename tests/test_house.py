@@ -29,7 +29,8 @@ ALLOWED = {
     "devices": set(),
     "files": set(),
     "footage": set(),
-    "hparams": set(),
+    "hparams": {"files"},
+    "shares": {"files"},
     "pictures": set(),
     "video": {"files", "pictures"},
     "models": {"files"},
@@ -49,7 +50,7 @@ ALLOWED = {
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
-        "reporting", "video",
+        "reporting", "shares", "video",
     },
     "distributed": set(),
     "tasks": {"distributed", "models", "hparams"},
