@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -79,6 +80,22 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 22):
             total.update(block)
     return total.hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """Return what people wrote in an editor of any kind: a byte-order mark is no part of it.
+
+    Raises UserError, which names the file, for one that is not UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        kind = " but UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else " text"
+        raise UserError(f"{path} is not UTF-8{kind}; open it in an editor and save it with the encoding UTF-8")
+    return text
 
 
 def save(path: Path, content: str | bytes) -> None:
