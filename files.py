@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import secrets
@@ -82,6 +83,22 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the size and the date, in ns, of a file: while they stay, so does what is in it."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def known_digest(path: Path) -> str:
+    """Return the SHA-256 of what is in a file, which is read once while its stamp stays."""
+    return _digest_of(path, stamp(path))
+
+
+@functools.cache
+def _digest_of(path: Path, _: tuple[int, int]) -> str:
+    return digest(path)
+
+
 def read_text(path: Path) -> str:
     """Return what people wrote in an editor of any kind: a byte-order mark is no part of it.
 
@@ -114,6 +131,12 @@ def check_name(path: Path) -> None:
             raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} {units}; give a shorter one")
         if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
             raise UserError(f"{part} has a {min(found)} in it, which Windows takes in no name; give another")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one; raise UserError for a name that no disk would take."""
+    check_name(path)
+    return path.is_dir()
 
 
 def check_folder(folder: Path) -> None:
