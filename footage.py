@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from errors import MissingFile, UserError
@@ -43,6 +43,11 @@ def visible_files(root: Path) -> Iterator[Path]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def files_in(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """Return the ``wanted`` files right in ``folder``, sorted, but those whose names start with a dot."""
+    return [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file() and wanted(path)]
 
 
 def is_video(path: Path) -> bool:

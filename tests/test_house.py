@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = (
-    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "preprocessing", "evaluation", "demo",
-    "benchmarks",
+    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "jobs", "preprocessing", "evaluation",
+    "demo", "benchmarks",
 )  # fmt: skip
 SCRIPTS = (
     "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt",
@@ -46,6 +46,7 @@ ALLOWED = {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
         "sync", "video",
     },
+    "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
