@@ -41,6 +41,9 @@ class Share:
                 share._save(None)
         return share
 
+    def __str__(self) -> str:
+        return f"process {self.rank} of {self.world}"
+
     def of(self, items: Sequence[Item]) -> Sequence[Item]:
         return items[self.rank :: self.world]
 

@@ -67,20 +67,20 @@ def work_through(jobs: Sequence[Job], lips: LipSync, again: bool = False) -> Out
     share = Share.begin(jobs[0].outfile.parent)
     mine = share.of(jobs)
     todo = [job for job in mine if again or not is_made(job, lips)]
-    if todo:
-        lips.load()
     outcome = Outcome(made_before=len(mine) - len(todo))
     try:
+        if todo:
+            lips.load()
         for job in lips.report.track(todo, "Videos", len(todo), "video"):
             attempt(job, lips, outcome)
     except KeyboardInterrupt:
+        where = f" by {share}" if share.world > 1 else ""
         raise KeyboardInterrupt(
-            f"stopped; {outcome.done} of {len(mine)} videos are made, and the same command goes on from there"
+            f"stopped; {outcome.done} of {len(mine)} videos are made{where}, and the same command goes on from there"
         ) from None
     parts = share.finish(asdict(outcome))
     if parts is None:
-        done = f"{outcome.done} of {len(mine)} videos are made"
-        lips.report.note(f"process {share.rank} of {share.world}: {done}; the last to finish tells of all")
+        lips.report.note(f"{share}: {outcome.done} of {len(mine)} videos are made; the last to finish tells of all")
         return None
     total = sum(map(Outcome.from_json, parts), Outcome())
     lips.report.note(str(total))

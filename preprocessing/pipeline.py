@@ -35,7 +35,7 @@ def preprocess(
     parts = share.finish(asdict(tally))
     if parts is None:
         clips = f"{len(tally.kept)} clips kept"
-        report.note(f"process {share.rank} of {share.world}: {clips}; the last to finish writes report.json")
+        report.note(f"{share}: {clips}; the last to finish writes report.json")
         return None
     total = sum(map(Tally.from_json, parts), Tally())
     summary = summarize(total, data_root, options.search)
