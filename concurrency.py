@@ -14,8 +14,13 @@ Result = TypeVar("Result")
 _working: set[ThreadPoolExecutor] = set()
 
 
-def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order."""
+def prefetch(
+    items: Iterable[Item], depth: int = 2, stop: Callable[[], None] | None = None
+) -> Generator[Item, None, None]:
+    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order.
+
+    ``stop`` is called when no more are wanted, to end what the thread may be waiting for.
+    """
     iterator = iter(items)
     end = object()
     pending: deque = deque()
@@ -28,6 +33,8 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, Non
                 yield item
         finally:
             _working.discard(worker)
+            if stop:
+                stop()
             for future in pending:
                 future.cancel()
             if close := getattr(iterator, "close", None):
