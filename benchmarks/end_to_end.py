@@ -5,7 +5,7 @@
 The plain path is the reference's: every frame searched whole, in float32, one stage after another, two encodes. It is
 timed on a part of the clip and scaled. Prints a table and one JSON object a line: ``360p``, ``720p``, ``1080p`` with
 ``ratio`` and ``fps`` (cold start included), when the first frame was finished (``first_frame_s``, cold start included;
-``first_frame_loaded_s``, with loaded networks), the seconds of every stage alone, memory, and shares of the matrix peak.
+``first_frame_loaded_s``, with loaded networks), the seconds of every stage alone, memory, shares of the matrix peak.
 """
 
 from __future__ import annotations
