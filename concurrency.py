@@ -38,7 +38,17 @@ def prefetch(
             for future in pending:
                 future.cancel()
             if close := getattr(iterator, "close", None):
-                worker.submit(close).result()  # in the thread that ran it, once its last step is done
+                _in_thread_of(worker, close)
+
+
+def _in_thread_of(worker: ThreadPoolExecutor, close: Callable[[], object]) -> None:
+    """Close what ``worker`` ran, in its thread, once its last step is done; in this one if Python ends and it has."""
+    try:
+        closing = worker.submit(close)
+    except RuntimeError:
+        close()
+    else:
+        closing.result()
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
