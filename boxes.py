@@ -2,41 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import GAP_SECONDS, follow_face, most_together
+from face_detection.tracking import GAP_SECONDS, Steadying, most_together, settle
 from video import VideoInfo
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
+# What is certain by now: boxes of the next frames to draw in, padded and smooth, None where there is no face; and where
+# it was seen in the next frames, (n, 4) float, NaN where not, neither padded, smoothed nor filled in
+Piece = tuple[list[Box | None], np.ndarray]
 
 
-@dataclass(frozen=True)
 class FacePath:
-    """One face, frame by frame."""
+    """One face, frame by frame, as far as somebody has asked for it: then the search goes on.
 
-    boxes: list[Box | None]  # padded and smooth, to draw in; None where there is no face
-    seen: np.ndarray  # (frames, 4) float: where it was seen, NaN where not; neither padded, smoothed nor filled in
+    ``search`` begins one that yields piece after piece. Threads may share a path.
+    """
+
+    def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
+        self._search, self._lock = search, threading.Lock()
+        self._begin()
+
+    @classmethod
+    def of(cls, boxes: list[Box | None], seen: np.ndarray) -> FacePath:
+        """Return a path that is known."""
+        return cls(lambda: (piece for piece in [(boxes, seen)]))
+
+    @property
+    def boxes(self) -> list[Box | None]:
+        """The box in every frame, once the search is over."""
+        return self.known(None)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Where the face was seen, (frames, 4), once the search is over."""
+        self.known(None)
+        return np.concatenate(self._seen)
+
+    def known(self, count: int | None, stop: threading.Event | None = None) -> list[Box | None]:
+        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or ``stop`` is set."""
+        while (count is None or len(self._boxes) < count) and not (stop and stop.is_set()) and self._go_on():
+            pass
+        return self._boxes
+
+    def begin(self) -> None:
+        """Search until there is a face, or raise for want of one."""
+        while not any(self._boxes) and self._go_on():
+            pass
+
+    def close(self) -> None:
+        """End a search that is not over; whoever asks for more has it begin again."""
+        with self._lock:
+            if not self._over:
+                self._pieces.close()
+                self._begin()
+
+    def _begin(self) -> None:
+        self._pieces, self._over = self._search(), False
+        self._boxes: list[Box | None] = []
+        self._seen: list[np.ndarray] = []
+
+    def _go_on(self) -> bool:
+        """Wait for the next piece; return False if there is none."""
+        with self._lock:
+            try:
+                boxes, seen = next(self._pieces)
+            except StopIteration:
+                self._over = True
+                return False
+            except BaseException:
+                self._begin()
+                raise
+            self._boxes += boxes
+            self._seen.append(seen)
+            return True
 
 
 def follow(
-    found: Detections, picture: VideoInfo, pads: Sequence[int], face_index: int | None = None, smooth: bool = True
-) -> FacePath:
+    seen: Iterable[Detections],
+    picture: VideoInfo,
+    pads: Sequence[int],
+    face_index: int | None = None,
+    smooth: bool = True,
+) -> Iterator[Piece]:
     """Follow one face through what a detector saw: the largest, or the one that is ``face_index``-th from the left.
 
-    ``pads`` are pixels added to the box: top, bottom, left, right. Raises UserError if there is no such face.
+    ``seen`` is that, each time that there is more of it. ``pads`` are pixels added to the box: top, bottom, left,
+    right. Raises UserError, at the end, if there is no such face.
     """
     gap = round(GAP_SECONDS * picture.fps)
-    followed = follow_face(found, gap, face_index, smooth)
-    if face_index is not None and np.isnan(followed).all():
+    found, steady, faces, drawn = Detections(), Steadying(gap, smooth), False, False
+
+    def noted() -> Iterator[Detections]:
+        nonlocal found
+        for more in seen:
+            found = more
+            yield more
+
+    for rows, shot_ends in settle(noted(), gap, face_index):
+        followed = steady.add(rows, shot_ends)
+        boxes = _placed(followed, pads, picture)
+        faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
+        yield boxes, rows
+    if face_index is not None and not faces:
         check_face_index(face_index, most_together(found, gap))
-    return FacePath(
-        padded_boxes(followed, pads, picture), follow_face(found, gap, face_index, smooth=False, fill=False)
-    )
+    _check_any(faces, drawn, pads)
 
 
 def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
@@ -62,20 +137,30 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
 
     Raises UserError when no frame has a face, or the pads leave none.
     """
-    if np.isnan(boxes).all():
-        raise UserError(
-            "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
-            "--crop to the face if it is tiny, or give --box yourself"
-        )
+    placed = _placed(boxes, pads, picture)
+    _check_any(not np.isnan(boxes).all(), any(placed), pads)
+    return placed
+
+
+def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
     top, bottom, left, right = pads
     padded = boxes + np.array([-left, -top, right, bottom])
     limits = np.array([picture.width, picture.height] * 2)
     padded = np.clip(np.round(padded), 0, limits)
     usable = (padded[:, 2] > padded[:, 0]) & (padded[:, 3] > padded[:, 1])  # False for NaN
-    if not usable.any():
-        raise UserError(f"--pads {top} {bottom} {left} {right} leave nothing of the face; use smaller numbers")
     whole = np.nan_to_num(padded).astype(int).tolist()
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
+
+
+def _check_any(faces: bool, drawn: bool, pads: Sequence[int]) -> None:
+    """Raise UserError if there were no ``faces``, or nothing of them is left to be ``drawn``."""
+    if not faces:
+        raise UserError(
+            "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
+            "--crop to the face if it is tiny, or give --box yourself"
+        )
+    if not drawn:
+        raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
 def describe_missing(boxes: Sequence[Box | None], fps: float) -> str:

@@ -132,18 +132,36 @@ class Notes(Reporter):
 
 
 class Terminal(Notes):
-    """Notes on stdout, a bar for every stage on stderr."""
+    """Notes on stdout, a bar for every stage on stderr; stages that go on at a time have theirs one below the other."""
+
+    def __init__(self) -> None:
+        self._bars: list[tqdm] = []
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
         # None: quiet when not a terminal
-        with tqdm(desc=name, total=total, unit=unit, initial=done, disable=None) as bar:
+        bar = tqdm(desc=name, total=total, unit=unit, initial=done, disable=None)
+        self._bars.append(bar)
 
-            def advance(steps: int, **figures: float) -> None:
-                bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
-                bar.update(steps)
+        def advance(steps: int, **figures: float) -> None:
+            bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
+            bar.update(steps)
 
+        try:
             yield advance
+        finally:
+            self._end(bar)
+
+    def _end(self, bar: tqdm) -> None:
+        """Leave a bar as it is and move the others up to it; tqdm would leave a copy of each where it was."""
+        with tqdm.get_lock():
+            self._bars.remove(bar)
+            for other in self._bars:
+                other.clear()
+            bar.close()
+            for place, other in enumerate(self._bars):
+                other.pos = place
+                other.refresh()
 
 
 TERMINAL = Terminal()

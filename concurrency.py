@@ -14,8 +14,13 @@ Result = TypeVar("Result")
 _working: set[ThreadPoolExecutor] = set()
 
 
-def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
-    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order."""
+def prefetch(
+    items: Iterable[Item], depth: int = 2, stop: Callable[[], None] | None = None
+) -> Generator[Item, None, None]:
+    """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order.
+
+    ``stop`` is called when no more are wanted, to end what the thread may be waiting for.
+    """
     iterator = iter(items)
     end = object()
     pending: deque = deque()
@@ -28,10 +33,22 @@ def prefetch(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, Non
                 yield item
         finally:
             _working.discard(worker)
+            if stop:
+                stop()
             for future in pending:
                 future.cancel()
             if close := getattr(iterator, "close", None):
-                worker.submit(close).result()  # in the thread that ran it, once its last step is done
+                _in_thread_of(worker, close)
+
+
+def _in_thread_of(worker: ThreadPoolExecutor, close: Callable[[], object]) -> None:
+    """Close what ``worker`` ran, in its thread, once its last step is done; in this one if Python ends and it has."""
+    try:
+        closing = worker.submit(close)
+    except RuntimeError:
+        close()
+    else:
+        closing.result()
 
 
 def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

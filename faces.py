@@ -9,6 +9,7 @@ import contextlib
 import functools
 import time
 import warnings
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,19 @@ class FaceSearch:
         dtype: torch.dtype = torch.float32,
         report: Reporter = SILENT,
     ) -> Detections:
-        """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run.
+        """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run."""
+        *_, found = self.look(source, wanted, device, dtype, report)
+        return found
+
+    def look(
+        self,
+        source: video.VideoInfo,
+        wanted: int | None = None,
+        device: torch.device = torch.device("cpu"),
+        dtype: torch.dtype = torch.float32,
+        report: Reporter = SILENT,
+    ) -> Generator[Detections, None, None]:
+        """Yield what ``find`` returns as it grows, each time that there is more of it.
 
         What was seen is kept every ``SAVE_SECONDS``, so that an interrupted search goes on from there.
         """
@@ -79,13 +92,14 @@ class FaceSearch:
         found = Detections.load(cache) if cache else Detections()
         missing = None if wanted is None else max(0, wanted - len(found))
         if missing != 0 and not found.complete:
-            self._go_on(found, source, missing, self.open(device, dtype), cache, report)
+            for _ in self._go_on(found, source, missing, self.open(device, dtype), cache, report):
+                yield found
             found.complete = wanted is None or len(found) < wanted
             if cache:
                 remember(found, cache)
         if not len(found):
             raise UserError(f"{source.path} has no frame that can be decoded")
-        return found if wanted is None else found.first(wanted)
+        yield found if wanted is None else found.first(wanted)
 
     def _go_on(
         self,
@@ -95,8 +109,8 @@ class FaceSearch:
         detector: Detector,
         cache: Path | None,
         report: Reporter,
-    ) -> None:
-        """Look through ``missing`` more frames (None: all that are left)."""
+    ) -> Iterator[int]:
+        """Look through ``missing`` more frames (None: all that are left); yield how many were added each time."""
         saved = time.monotonic()
         frames = prefetch(video.read_frames(source, len(found), missing), 4)
         with contextlib.closing(frames), report.stage("Finding faces", missing) as advance:
@@ -105,6 +119,7 @@ class FaceSearch:
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
                     remember(found, cache)
                     saved = time.monotonic()
+                yield step
 
     def cache_of(self, source: video.VideoInfo) -> Path:
         """Return the file that keeps what this detector saw in ``source``."""

@@ -17,6 +17,7 @@ import contextlib
 import copy
 import itertools
 import math
+import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ import audio
 import boxes
 import files
 import video
-from boxes import Box, FacePath
+from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from devices import cpu_workers, pick_device, pick_precision
 from errors import UserError
@@ -48,6 +49,7 @@ MOST_GAIN = 4.0
 REFERENCES = ("same", "still")
 LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
+AHEAD = 256  # frames by which the search for the face may be ahead of them
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
     "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
@@ -96,14 +98,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Take:
-    """A face and a speech, looked at and listened to: all that is needed to make the frames."""
+    """A face and a speech, looked for and listened to: all that is needed to make the frames.
+
+    The face is known as far as it takes to begin. The search goes on when the frames are made.
+    """
 
     source: video.VideoInfo
     speech: video.Sound
     heard: video.Sound  # in the result: the speech, or the mix that it is a part of
     windows: audio.MelWindows  # one for each frame of the result
     face: FacePath
-    used: int | None  # so many frames of the video are used; None: all of it, with one box
+    used: int | None  # so many frames of the video are used, if it has them; None: all of it, with one box
     options: Options  # with the pads and the blend that are used
     manner: Manner = Manner()
     match: Result | None = None  # how well the speech matches the face as it was filmed
@@ -115,24 +120,26 @@ class Take:
     def seconds(self) -> float:
         return float(len(self) / self.source.fps)
 
-    @property
-    def frames_are_shown_once(self) -> bool:
-        return self.used is not None and len(self) <= self.used
-
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield the frames as they were filmed, one for each of the result."""
+        """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""
         return video.repeat_frames(self.source, len(self), self.used, self._pingpong)
 
     def frame(self, index: int) -> np.ndarray:
         """Return one of them."""
         if self.used is None:  # how many there are is not known
             return next(itertools.islice(self.frames(), index, None))
-        return next(video.read_frames(self.source, video.source_index(index, self.used, self._pingpong), 1))
+        return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
 
-    def boxes(self) -> Iterator[Box | None]:
-        """Yield the box of the face in each of them."""
-        known = self.face.boxes
-        return (known[video.source_index(i, len(known), self._pingpong)] for i in range(len(self)))
+    def boxes(self, stop: threading.Event | None = None) -> Iterator[Box | None]:
+        """Yield the box of the face in each of them as soon as it is known, the last when the search is over.
+
+        Once ``stop`` is set, there are no more.
+        """
+        for index in range(len(self)):
+            known = self.face.known(index + 1 if index + 1 < len(self) else None, stop)
+            if stop and stop.is_set():
+                return
+            yield known[video.source_index(index, len(known), self._pingpong)]
 
     @property
     def _pingpong(self) -> bool:
@@ -220,13 +227,14 @@ class LipSync:
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
-        once = take.frames_are_shown_once  # so it may be drawn on
-        with cpu_workers(self.device) as workers:
+        over = threading.Event()
+        with contextlib.closing(take.face), cpu_workers(self.device) as workers:
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
-            frames = prefetch(take.frames(), batch_size)
-            rows = frames, take.boxes(), take.windows
-            finished = redraw_mouths(*rows, self.model, batch_size, take.manner, workers, in_place=once)
-            yield from prefetch(finished, batch_size)
+            frames, boxes = prefetch(take.frames(), batch_size), prefetch(take.boxes(over), AHEAD)
+            with contextlib.closing(frames), contextlib.closing(boxes):
+                rows = frames, boxes, take.windows
+                finished = redraw_mouths(*rows, self.model, batch_size, take.manner, workers, in_place=True)
+                yield from prefetch(finished, batch_size, over.set)
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete."""
@@ -243,18 +251,29 @@ class LipSync:
         return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
     def find_face(self, source: video.VideoInfo, wanted: int, options: Options) -> tuple[FacePath, int | None]:
-        """Return the face in each of the first ``wanted`` frames, and how many frames to use (None: all)."""
+        """Return the face in each of the first ``wanted`` frames, and how many frames to use at most (None: all).
+
+        Raises UserError if there is no face; the search goes only as far as that takes to know.
+        """
         wanted = 1 if options.static else wanted
         if options.box:
             box = boxes.fixed_box(options.box, source)
-            return FacePath([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
-        found = self.search.find(source, wanted, self.device, self.dtype, self.report)
-        path = boxes.follow(found, source, options.pads, options.face_index, options.smooth)
-        if missing := boxes.describe_missing(path.boxes, float(source.fps)):
+            return FacePath.of([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
+        path = FacePath(lambda: self._follow(source, wanted, options))
+        path.known(None) if options.on_missing_face == "error" else path.begin()
+        return path, wanted
+
+    def _follow(self, source: video.VideoInfo, wanted: int, options: Options) -> Generator[Piece, None, None]:
+        """Search and follow at a time; in the end say which frames have no face."""
+        known: list[Box | None] = []
+        with contextlib.closing(self.search.look(source, wanted, self.device, self.dtype, self.report)) as seen:
+            for piece in boxes.follow(seen, source, options.pads, options.face_index, options.smooth):
+                known += piece[0]
+                yield piece
+        if missing := boxes.describe_missing(known, float(source.fps)):
             if options.on_missing_face == "error":
                 raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
             self.report.note(f"{missing}; they are left as they are")
-        return path, len(path.boxes)
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
@@ -270,7 +289,8 @@ class LipSync:
     def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:
         """Return the face (96, 96, 3) in one frame: that of a number, or one near the start whose mouth is shut."""
         if isinstance(reference, int):
-            box = path.boxes[reference % len(path.boxes)] if used is None or reference < used else None
+            known = path.known(reference + 1)
+            box = known[reference % len(known)] if used is None or reference < len(known) else None
             frame = next(video.read_frames(source, reference, 1), None)
             if box is None or frame is None:
                 raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
@@ -321,10 +341,12 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
 
 def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np.ndarray:
     """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
-    start = next(i for i, box in enumerate(path.boxes) if box is not None)
+    path.begin()
+    start = next(i for i, box in enumerate(path.known(0)) if box is not None)
     count = math.ceil(LOOKED_AT * source.fps)
-    frames = video.read_frames(source, start, count if used is None else min(count, used - start))
-    rows = itertools.islice(zip(frames, itertools.cycle(path.boxes[start:])), 0, None, LOOK_EVERY)
+    known = path.known(start + count)
+    frames = video.read_frames(source, start, count if used is None else min(count, len(known) - start))
+    rows = itertools.islice(zip(frames, itertools.cycle(known[start:])), 0, None, LOOK_EVERY)
     return np.stack([crop(frame, box) for frame, box in rows if box is not None])
 
 

@@ -47,10 +47,10 @@ def redraw_mouths(
 ) -> Iterator[np.ndarray]:
     """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
 
-    ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``; ``boxes`` (x1, y1, x2, y2) in whole pixels
-    inside the frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from
-    ``optimize_for_inference``, which decides the device and precision. ``workers`` is how many batches the model works
-    on at a time; more than one read ahead, see ``devices.cpu_workers``.
+    ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``boxes``
+    (x1, y1, x2, y2) in whole pixels inside the frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a
+    ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device and precision. ``workers`` is how
+    many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``.
     """
     rows = zip(frames, boxes, mels, manner.of_frames())
     batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
@@ -149,12 +149,13 @@ def _amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) ->
 def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str, in_place: bool = False) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
+    A read-only frame is copied in any case.
     "box" replaces all of it, as the reference does; "feather" the lips and what else the network made otherwise than it
     was, with soft edges: the rest keeps the sharpness and the grain of the frame.
     """
     x1, y1, x2, y2 = box
     size = x2 - x1, y2 - y1
-    whole = frame if in_place else frame.copy()
+    whole = frame if in_place and frame.flags.writeable else frame.copy()
     target = whole[y1:y2, x1:x2]
     if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
         target[:] = cv2.resize(face, size)

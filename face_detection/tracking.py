@@ -1,9 +1,14 @@
-"""From many detections to one steady box per frame: find cuts, link tracks, choose a person, fill gaps, smooth."""
+"""From many detections to one steady box per frame: find cuts, link tracks, choose a person, fill gaps, smooth.
+
+All of it goes on as the search does: a box is given away once nothing that may still be seen can change it.
+"""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +23,7 @@ MIN_DETECTIONS = 3  # fewer are taken for a false alarm
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
 BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
 GAP_SECONDS = 0.5  # of video: a face unseen for longer may be somebody else
+SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -40,20 +46,74 @@ def follow_face(
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face.
 
     In every shot the largest face is followed, or with ``face_index`` the one that stands at this place from left to
-    right when the faces of the shot are first seen. Frames that were not searched are interpolated, however many;
-    ``fill`` also fills gaps in which a face was looked for and missed, up to ``max_gap`` frames. ``smooth`` averages
-    over ``SMOOTHING`` frames, centred, never across cuts or gaps.
+    right when the faces of the shot are first seen. Without it, who was there for ``SURE_GAPS`` times ``max_gap``
+    frames with nobody else in question is followed to the end of the shot, whoever comes later. Frames that were not
+    searched are interpolated, however many; ``fill`` also fills gaps in which a face was looked for and missed, up to
+    ``max_gap`` frames. ``smooth`` averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
     """
-    boxes = np.full((len(found), 4), np.nan)
-    for first, stop in shots(found):
-        tracks = link_tracks(found.boxes[first:stop], max_gap)
-        for track in choose_person(tracks, face_index):
-            boxes[first + np.array(track.frames)] = track.boxes
-        if fill:
-            fill_gaps(boxes[first:stop], max_gap)
-        if smooth:
-            smooth_boxes(boxes[first:stop])
-    return boxes
+    steady = Steadying(max_gap, smooth, fill)
+    pieces = (steady.add(*piece) for piece in settle([found], max_gap, face_index))
+    return np.concatenate([np.empty((0, 4)), *pieces])
+
+
+def settle(
+    seen: Iterable[Detections], max_gap: int, face_index: int | None = None
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield where the person of ``follow_face`` was seen in the next n frames, (n, 4), as soon as that is certain.
+
+    With them comes whether a shot ends there. ``seen`` is what was detected, each time that there is more of it; in how
+    many pieces it comes makes no difference.
+    """
+    found, shot, start = Detections(), Shot(max_gap, face_index), 0
+    for found, stop in _up_to_where_cuts_are_known(seen):
+        for cut in cuts_between(found.change, start, stop):
+            shot.add(found.boxes[start:cut])
+            yield shot.rest(), True
+            shot, start = Shot(max_gap, face_index), cut
+        shot.add(found.boxes[start:stop])
+        start = stop
+        yield shot.settled(), False
+    yield shot.rest(), True
+
+
+def _up_to_where_cuts_are_known(seen: Iterable[Detections]) -> Iterator[tuple[Detections, int]]:
+    """Yield what was detected, and the number of frames of which later ones cannot change whether they start a shot."""
+    found = Detections()
+    for found in seen:
+        yield found, max(0, len(found) - CUT_NEIGHBOURS)
+    yield found, len(found)
+
+
+@dataclass
+class Steadying:
+    """Fills gaps and smooths boxes that come bit by bit, holding back those that the next may change."""
+
+    max_gap: int
+    smooth: bool = True
+    fill: bool = True
+    held: np.ndarray = field(default_factory=lambda: np.empty((0, 4)), init=False)  # as seen, of one shot
+    given: int = field(default=0, init=False)  # rows of ``held`` that are there only for those that follow
+
+    def add(self, rows: np.ndarray, shot_ends: bool) -> np.ndarray:
+        """Take more boxes (n, 4), NaN where there is no face; return those that are ready, (m, 4)."""
+        self.held = np.concatenate((self.held, rows))
+        boxes = self.held.copy()
+        if self.fill:
+            fill_gaps(boxes, self.max_gap)
+        if self.smooth:
+            smooth_boxes(boxes)
+        stop = len(boxes) if shot_ends else max(self.given, self._certain())
+        ready = boxes[self.given : stop]
+        first = len(boxes) if shot_ends else max(0, stop - self.max_gap - SMOOTHING)
+        self.held, self.given = self.held[first:], stop - first
+        return ready
+
+    def _certain(self) -> int:
+        """Return how many rows of ``held`` stay as they are, whatever follows in this shot."""
+        known = np.flatnonzero(~np.isnan(self.held[:, 0]))
+        if not len(known) or len(self.held) - known[-1] - 1 > self.max_gap:
+            return len(self.held)
+        return int(known[-1]) + 1 - SMOOTHING // 2
 
 
 def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
@@ -91,6 +151,13 @@ def shots(found: Detections) -> list[tuple[int, int]]:
     return list(zip(starts, starts[1:]))
 
 
+def cuts_between(change: list[float], start: int, stop: int) -> list[int]:
+    """Return the cuts of ``find_cuts`` from frame ``start`` on and before ``stop``."""
+    first = max(0, start - CUT_NEIGHBOURS - 1)  # one more, because the first value is not a difference
+    cuts = find_cuts(np.array(change[first : stop + CUT_NEIGHBOURS]))
+    return [first + cut for cut in cuts if start <= first + cut < stop]
+
+
 def find_cuts(change: np.ndarray) -> list[int]:
     """Return the frames that start a new shot: those that differ from the one before far more than their neighbours."""
     cuts = []
@@ -102,31 +169,58 @@ def find_cuts(change: np.ndarray) -> list[int]:
 
 
 def link_tracks(boxes: list[np.ndarray | None], max_gap: int) -> list[Track]:
-    """Link the detections of one shot, nearest first, into tracks in order of appearance; drop false alarms.
+    """Link the detections of one shot into tracks in order of appearance; drop false alarms. See ``Linking``."""
+    linking = Linking(max_gap)
+    for detections in boxes:
+        linking.add(detections)
+    return linking.faces()
+
+
+@dataclass
+class Linking:
+    """Links the detections of one shot, frame by frame, nearest first, into tracks in order of appearance.
 
     A detection continues a track that it overlaps; one that was out of sight for a while may have moved. Where nobody
     looked in between (None), the track is interpolated.
     """
-    tracks: list[Track] = []
-    looked = -1  # the last frame before this one that was searched
-    for frame, detections in enumerate(boxes):
+
+    max_gap: int
+    tracks: list[Track] = field(default_factory=list, init=False)
+    frames: int = field(default=0, init=False)  # so many have been added
+    looked: int = field(default=-1, init=False)  # the last of them that was searched
+
+    def add(self, detections: np.ndarray | None) -> None:
+        """Add the detections (k, 5) in the next frame."""
+        frame = self.frames
+        self.frames += 1
         if detections is None:
-            continue
-        candidates = []
-        for d, box in enumerate(detections[:, :4].astype(np.float64)):
-            for track in tracks:
-                gap = frame - track.frames[-1]
-                if track.frames[-1] == looked or gap <= max(max_gap, 1) * 2:
-                    candidates.append((match_score(track.boxes[-1], box, gap), d, box, track))
+            return
+        boxes = detections[:, :4].astype(np.float64)
+        going_on = [track for track in self.tracks if self._goes_on(track, frame)]
+        candidates = [
+            (match_score(track.boxes[-1], box, frame - track.frames[-1]), d, box, track)
+            for d, box in enumerate(boxes)
+            for track in going_on
+        ]
         taken: set[int] = set()
         for score, d, box, track in sorted(candidates, key=lambda c: -c[0]):
             if score > 0 and d not in taken and track.frames[-1] < frame:
-                _continue_track(track, frame, box, track.frames[-1] == looked)
+                _continue_track(track, frame, box, track.frames[-1] == self.looked)
                 taken.add(d)
-        new = (box for d, box in enumerate(detections[:, :4].astype(np.float64)) if d not in taken)
-        tracks += [Track([frame], [box]) for box in new]
-        looked = frame
-    return [track for track in tracks if len(track.frames) >= min(MIN_DETECTIONS, len(boxes))]
+        self.tracks += [Track([frame], [box]) for d, box in enumerate(boxes) if d not in taken]
+        self.looked = frame
+
+    def _goes_on(self, track: Track, frame: int) -> bool:
+        gap = frame - track.frames[-1]
+        return track.frames[-1] == self.looked or gap <= max(self.max_gap, 1) * 2
+
+    def may_go_on(self, track: Track) -> bool:
+        """Whether a detection in the next frame could continue the track."""
+        return self._goes_on(track, self.frames)
+
+    def faces(self) -> list[Track]:
+        """Return the tracks that are no false alarms."""
+        return [track for track in self.tracks if len(track.frames) >= min(MIN_DETECTIONS, self.frames)]
 
 
 def _continue_track(track: Track, frame: int, box: np.ndarray, unbroken: bool) -> None:
@@ -178,6 +272,94 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
         if not any(_coexist(track, t) for t in person) and not any(_same_place(track, o) for o in others):
             person.append(track)
     return person
+
+
+class Shot:
+    """The faces in one shot, as far as it has been seen, and which of them is followed.
+
+    Tracks join the person one by one, the longest first, as ``choose_person`` would have them at the end of the shot: a
+    track that is over, or ``SURE_GAPS`` long, once whoever else could have its place is certain to be shorter.
+    """
+
+    def __init__(self, max_gap: int, face_index: int | None) -> None:
+        self._linking, self._index = Linking(max_gap), face_index
+        self._sure = SURE_GAPS * max(max_gap, 1)  # frames
+        self._person: list[Track] = []  # the chosen one first
+        self._others: list[Track] = []  # who is seen together with that one
+        self._open: list[Track] = []  # whoever may still become the person
+        self._given = 0  # frames
+
+    def add(self, boxes: list[np.ndarray | None]) -> None:
+        """Add the detections in the next frames."""
+        for detections in boxes:
+            known = len(self._linking.tracks)
+            self._linking.add(detections)
+            self._open += self._linking.tracks[known:]
+            if detections is not None and self._index is None:
+                self._decide()
+
+    def settled(self) -> np.ndarray:
+        """Return where the person was seen, (n, 4), in those of the next frames of which that is certain."""
+        starts = [track.frames[0] for track in self._open]
+        ends = [track.frames[-1] + 1 for track in self._person if self._linking.may_go_on(track)]
+        return self._rows(min([self._linking.frames, *starts, *ends]))
+
+    def rest(self) -> np.ndarray:
+        """Return where the person was seen in all that are left: the shot is over."""
+        if self._person:
+            self._join(over=True)
+        else:
+            self._person = choose_person(self._linking.faces(), self._index)
+        return self._rows(self._linking.frames)
+
+    def _rows(self, stop: int) -> np.ndarray:
+        rows = np.full((stop - self._given, 4), np.nan)
+        for track in self._person:
+            first, last = (bisect_left(track.frames, frame) for frame in (self._given, stop))
+            if first < last:
+                rows[np.array(track.frames[first:last]) - self._given] = track.boxes[first:last]
+        self._given = stop
+        return rows
+
+    def _decide(self) -> None:
+        if not self._person and self._open:
+            longest = max(self._open, key=lambda track: len(track.frames))
+            if len(longest.frames) >= self._sure and not self._in_question(longest):
+                self._person = [longest]
+                self._open = [track for track in self._open if track is not longest]
+        if self._person:
+            self._join(over=False)
+
+    def _in_question(self, longest: Track) -> bool:
+        """Whether two faces are there at a time that both last, so that the larger one would have to be chosen."""
+        lasting = len(longest.frames) * LASTING
+        asked = [track for track in self._open if self._linking.may_go_on(track) or len(track.frames) >= lasting]
+        return any(self._may_meet(a, b) for a, b in itertools.combinations(asked, 2))
+
+    def _may_meet(self, a: Track, b: Track) -> bool:
+        return _coexist(a, b) or (self._linking.may_go_on(a) and self._linking.may_go_on(b))
+
+    def _join(self, over: bool) -> None:
+        """Decide about every track in question, the longest first; of a shot that is not ``over``, those one can."""
+        for track in sorted(self._open, key=lambda track: -len(track.frames)):
+            if any(_coexist(track, other) for other in self._person):
+                if _coexist(track, self._person[0]):
+                    self._others.append(track)
+            elif not over and self._undecided(track):
+                continue
+            elif len(track.frames) >= MIN_DETECTIONS and not self._is_another(track):
+                self._person.append(track)
+            self._open = [other for other in self._open if other is not track]
+
+    def _undecided(self, track: Track) -> bool:
+        going_on = self._linking.may_go_on
+        if going_on(track) and (len(track.frames) < self._sure or any(map(going_on, self._person))):
+            return True
+        rivals = [other for other in self._open if other is not track and self._may_meet(track, other)]
+        return any(going_on(other) or len(other.frames) > len(track.frames) for other in rivals)
+
+    def _is_another(self, track: Track) -> bool:
+        return any(_same_place(track, other) for other in self._others if len(other.frames) >= MIN_DETECTIONS)
 
 
 def _at_first_sight(tracks: list[Track]) -> list[Track]:

@@ -98,7 +98,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     chosen = replace(chosen, pads=chosen.pads or generator.pads, blend=chosen.blend or generator.blend)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
     reference = "still" if chosen.reference == "same" else chosen.reference
-    return Face(source, path.boxes, used, lips.find_still(source, path, used, reference), chosen)
+    return Face(source, path.boxes, used and len(path.boxes), lips.find_still(source, path, used, reference), chosen)
 
 
 def check_own(folder: Path) -> None:

@@ -7,11 +7,12 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from errors import UserError
-from reporting import Reporter
+from reporting import Advance, Reporter
 
 KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
@@ -105,6 +106,7 @@ def delete_old(folder: Path, seconds: float) -> None:
 class Progress(Reporter):
     """Shows what goes on to one session, with its rate and the time that is left, until that asks to stop.
 
+    Of stages that go on at a time, the one that began last is shown.
     ``show`` takes a share from 0 to 1, or None, and words, as Gradio's progress bars do.
     """
 
@@ -112,6 +114,16 @@ class Progress(Reporter):
         self.notes: list[str] = []
         self._session, self._show = session, show
         self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
+        self._going_on: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
+        self._going_on.append(name)
+        try:
+            with super().stage(name, total, unit, done) as advance:
+                yield advance
+        finally:
+            self._going_on.remove(name)
 
     def note(self, text: str) -> None:
         self._session.go_on()
@@ -119,6 +131,8 @@ class Progress(Reporter):
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         self._session.go_on()
+        if self._going_on and stage != self._going_on[-1]:
+            return
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._since, self._before, self._shown = stage, now, done, 0.0

@@ -125,6 +125,18 @@ def test_progress_is_said_in_words(figures, words):
     assert describe("Lip-syncing", *figures) == words
 
 
+def test_of_two_stages_the_later_is_shown(session):
+    """Else their rates would be told in turns, each from its last word."""
+    told = []
+    report = Progress(session, lambda share, words: told.append(words.split(":")[0]))
+    with report.stage("Finding faces", 2) as search:
+        search(1)
+        with report.stage("Lip-syncing", 3) as make:
+            search(1)
+            make(1)
+    assert told[0] == "Finding faces" and told[1:] == ["Lip-syncing"] * len(told[1:])
+
+
 def test_learning_shows_the_time_it_may_take(session):
     told = []
     report = Learning(session, lambda share, words: told.append((share, words)), 10.0)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -35,6 +38,47 @@ def test_errors_are_one_line(capsys, error, code, words):
     assert run(work) == code
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+class Screen(io.StringIO):
+    """A terminal, as far as progress bars use one: rows of text, a cursor that a bar moves up and down."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def rows(self) -> list[str]:
+        rows, row, column = [""], 0, 0
+        for code in re.findall(r"\x1b\[A|.|\s", self.getvalue()):
+            if code == "\x1b[A":
+                row -= 1
+            elif code == "\r":
+                column = 0
+            elif code == "\n":
+                row, column = row + 1, 0
+                rows += [""] * (row + 1 - len(rows))
+            else:
+                rows[row] = rows[row][:column].ljust(column) + code + rows[row][column + 1 :]
+                column += 1
+        return [text for text in rows if text.strip()]
+
+
+@pytest.mark.parametrize("first", ["Finding faces", "Lip-syncing"])
+def test_bars_of_stages_side_by_side(monkeypatch, first):
+    """The one that ends stays, the other moves up to it; tqdm alone left a copy of it behind."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    terminal, names = cli.Terminal(), ["Finding faces", "Lip-syncing"]
+    stages = {name: terminal.stage(name, 4) for name in names}
+    advance = {name: stage.__enter__() for name, stage in stages.items()}
+    for _ in range(2):
+        for name in names:
+            advance[name](1)
+    assert [row.split(":")[0] for row in screen.rows()] == names
+    for name in sorted(names, key=lambda name: name != first):
+        advance[name](2)
+        stages[name].__exit__(None, None, None)
+    ended = [first, *[name for name in names if name != first]]
+    assert [row.split(":")[0] for row in screen.rows()] == ended and all("100%" in row for row in screen.rows())
 
 
 def test_who_uses_the_library_catches_what_python_calls_it():

@@ -171,10 +171,10 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     """The first seconds may show none."""
     source = video.probe(head[0])
     box = (BOX[2], BOX[0], BOX[3], BOX[1])
-    path = FacePath([None] * 30 + [box] * 20, np.empty((50, 4)))
+    path = FacePath.of([None] * 30 + [box] * 20, np.empty((50, 4)))
     assert (first_faces(source, path, 50) == crops(head[0])[30:50:5]).all()
-    assert (first_faces(source, FacePath([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
-    assert (first_faces(source, FacePath([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
+    assert (first_faces(source, FacePath.of([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
+    assert (first_faces(source, FacePath.of([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
 
 
 @pytest.mark.parametrize("options, words", [

@@ -334,6 +334,16 @@ def test_repetition(clip, monkeypatch, pingpong, held):
     assert got[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])
 
 
+def test_what_is_shown_again_cannot_be_changed_by_mistake(clip):
+    """Frames of the first time may be drawn on, and come back as they were filmed."""
+    filmed, shown = next(video.read_frames(clip)), []
+    for frame in video.repeat_frames(clip, 25, 10):
+        shown.append(frame.copy())
+        if frame.flags.writeable:
+            frame[:] = 0
+    assert all((shown[i] == filmed).all() for i in (0, 10, 20)) and not frame.flags.writeable
+
+
 def test_source_index_of_a_single_frame():
     assert [video.source_index(i, 1, p) for p in (True, False) for i in range(3)] == [0] * 6
 
@@ -646,6 +656,19 @@ def test_prefetch_keeps_order_and_surfaces_errors():
     assert list(itertools.islice(got, 5)) == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="in the thread"):
         next(got)
+
+
+def test_prefetch_tells_what_it_waits_for_that_nobody_waits_any_more():
+    wanted = threading.Event()
+
+    def items():
+        yield 1
+        wanted.wait()  # for ever, but for ``stop``
+
+    got = prefetch(items(), stop=wanted.set)
+    assert next(got) == 1
+    got.close()
+    assert wanted.is_set()
 
 
 def test_prefetch_ends_where_the_garbage_collector_finds_it():

@@ -85,27 +85,22 @@ def repeat_frames(
 ) -> Iterator[np.ndarray]:
     """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them.
 
-    If ``count`` is enough for all, none is kept, and the receiver may change them.
+    The receiver may change those of the first time; later ones are read-only if they are kept in memory.
     """
-    if count is not None and wanted <= count:
-        yield from read_frames(info, 0, wanted)
-    else:
-        yield from itertools.islice(_endless(info, count, pingpong), wanted)
+    yield from itertools.islice(_endless(info, count, pingpong), wanted)
 
 
 def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.ndarray]:
-    kept: list[np.ndarray] = []
     seen = 0
     for frame in read_frames(info, 0, count):
         seen += 1
-        if seen <= _frames_held(info):
-            kept.append(frame)
-        else:
-            kept.clear()
         yield frame
     if not seen:
         raise UserError(f"{info.path} has no frame that can be decoded")
-    if kept:
+    if seen <= _frames_held(info):  # read once more: the others may have been changed
+        kept = list(read_frames(info, 0, seen))
+        for frame in kept:
+            frame.flags.writeable = False
         yield from (kept[source_index(i, seen, pingpong)] for i in itertools.count(seen))
     while True:
         if pingpong:

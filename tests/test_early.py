@@ -1,0 +1,311 @@
+"""The face is followed while it is searched for: the first frame is finished before the last one was looked at."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+import boxes
+import faces
+import video
+from conftest import run_ffmpeg, write_clip
+from face_detection.detections import Detections
+from face_detection.tracking import Steadying, follow_face, settle
+from faces import FaceSearch
+from lipsync import LipSync
+
+GAP = 4  # frames; 24 of them make a face certain
+SIZE = (240, 320)
+
+
+def box(x: float, side: float = 60, y: float = 40) -> tuple[float, ...]:
+    return x, y, x + side, y + side, 0.9
+
+
+def seen(per_frame: list[list[tuple] | None], cuts: tuple[int, ...] = ()) -> Detections:
+    rows = [None if found is None else np.array(found, np.float32).reshape(-1, 5) for found in per_frame]
+    return Detections(rows, [50.0 if i in cuts else 1.0 for i in range(len(rows))])
+
+
+def growing(found: Detections, steps: list[int]):
+    """Yield what a search would have seen after so many frames, and so many more, and so on."""
+    for stop in itertools.accumulate(itertools.cycle(steps)):
+        yield Detections(found.boxes[:stop], found.change[:stop])
+        if stop >= len(found):
+            return
+
+
+def in_pieces(found: Detections, steps: list[int], index: int | None = None, **options: bool) -> list[np.ndarray]:
+    steady = Steadying(GAP, **options)
+    return [steady.add(*piece) for piece in settle(growing(found, steps), GAP, index)]
+
+
+def drawn(seed: int) -> Detections:
+    """People who come, go, wander and are missed, false alarms, cuts; not every frame was looked at."""
+    rng = np.random.default_rng(seed)
+    count, cuts = int(rng.integers(1, 300)), set()
+    places, sides, there = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3), rng.random(3) < 0.6
+    frames: list[list[tuple] | None] = []
+    for frame in range(count):
+        if rng.random() < 0.01:
+            places, sides = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3)
+            cuts.add(frame)
+        there ^= rng.random(3) < 0.01
+        places = places + rng.normal(0, 2, (3, 2))
+        found = [box(x, side, y) for (x, y), side, on in zip(places, sides, there) if on and rng.random() < 0.95]
+        found += [box(*rng.uniform(0, 600, 1))] if rng.random() < 0.02 else []
+        looked = frame in {0, count - 1, *cuts} or rng.random() < 0.5
+        frames.append(found if looked else None)
+    return seen(frames, tuple(cuts))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is settled, and when
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pieces_are_the_whole(seed):
+    """However a search is cut, the boxes are the same to the last bit as when all of it is known."""
+    found, index = drawn(seed), (None, 0, 1)[seed % 3]
+    options = {"smooth": seed % 2 == 0, "fill": seed % 5 > 0}
+    whole = follow_face(found, GAP, index, **options)
+    assert len(whole) == len(found)
+    for steps in ([1], [12], [5, 1, 30]):
+        assert np.array_equal(np.concatenate(in_pieces(found, steps, index, **options)), whole, equal_nan=True)
+
+
+def frames_until_settled(found: Detections, index: int | None = None) -> int:
+    """After so many frames the first box is certain."""
+    sizes = [len(piece) for piece in in_pieces(found, [1], index)]
+    return next(i for i, size in enumerate(sizes, 1) if size)
+
+
+def test_one_face_is_settled_long_before_the_end():
+    found = seen([[box(i * 0.5)] for i in range(300)])
+    assert frames_until_settled(found) <= 24 + 8 + 1
+    late = [sum(map(len, in_pieces(seen(found_boxes(found)[:n]), [n])[:1])) for n in (100, 200)]
+    assert late == [100 - 8 - 2, 200 - 8 - 2]  # to tell a cut takes 8 more frames, to smooth 2
+
+
+def found_boxes(found: Detections) -> list:
+    return [None if rows is None else rows.tolist() for rows in found.boxes]
+
+
+def test_two_faces_wait_for_the_end_of_the_shot():
+    """Which of them is the larger one, is known only then."""
+    pair = [[box(0), box(150, 70)]] * 60
+    assert frames_until_settled(seen([*pair, *pair], cuts=(60,))) == 60 + 8 + 1
+    assert frames_until_settled(seen(pair)) > 60  # when there are no more
+    grown = [[box(0), box(150, 20)]] * 20 + [[box(0), box(130, 80)]] * 100
+    assert (follow_face(seen(grown), GAP)[30:, 0] == 130).all()
+
+
+def test_who_was_there_alone_is_followed_to_the_end():
+    """Somebody larger who comes later does not take the face away that is being made to speak."""
+    alone, both = [[box(0)]] * 40, [[box(0), box(150, 90)]] * 60
+    assert (follow_face(seen([*alone, *both]), GAP)[:, 0] == 0).all()
+    assert np.isnan(follow_face(seen([*alone[:10], *both]), GAP)[:8, 0]).all()  # it was not sure yet
+
+
+def test_false_alarms_do_not_keep_anybody_waiting():
+    frames = [[box(0), box(200, 90)] if i in (3, 50) else [box(0)] for i in range(200)]
+    assert frames_until_settled(seen(frames)) < 60
+    assert (follow_face(seen(frames), GAP)[:, 0] == 0).all()
+
+
+def test_a_face_that_was_lost_is_found_again():
+    frames = [[box(0)]] * 40 + [[]] * 20 + [[box(100)]] * 40 + [[]] * 3 + [[box(100)]] * 20
+    followed = follow_face(seen(frames), GAP)
+    assert (followed[:40, 0] == 0).all() and np.isnan(followed[40:60, 0]).all() and (followed[60:, 0] == 100).all()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Side by side
+
+
+class Red:
+    """A detector that takes what is red for a face, counts its looks, and breaks if it is told to."""
+
+    FACE_SIDE, KEY_SECONDS, CERTAIN = 120, 0.5, 0.5
+
+    def __init__(self):
+        self.looks, self.fails_at = 0, None
+
+    def detect(self, frames):
+        self.looks += len(frames)
+        if self.fails_at and self.looks >= self.fails_at:
+            raise RuntimeError("the detector broke")
+        return [self.found(frame) for frame in frames]
+
+    def found(self, frame):
+        rows, columns = np.nonzero(frame[..., 2].astype(int) - frame[..., 1] > 100)
+        if not len(rows):
+            return np.empty((0, 5), np.float32)
+        return np.array([(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 0.9)], np.float32)
+
+
+def clip_of(path, count: int, missing=range(0)) -> None:
+    """Write a grey clip with a red square that drifts; none in the frames ``missing``."""
+    frames = np.full((count, *SIZE, 3), 90, np.uint8)
+    frames += np.random.default_rng(0).integers(0, 20, SIZE, np.uint8)[None, ..., None]
+    for i in set(range(count)) - set(missing):
+        frames[i, 60:140, 40 + i // 4 : 120 + i // 4] = 20, 20, 230
+    write_clip(path, frames)
+
+
+@pytest.fixture
+def detector(monkeypatch) -> Red:
+    red = Red()
+    monkeypatch.setattr(faces, "create_detector", lambda *_: red)
+    return red
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    clip_of(path, 500, range(300, 340))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_speech(tmp_path_factory):
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=20:s=16000", path)
+    return path
+
+
+@pytest.fixture
+def searched(monkeypatch) -> list[int]:
+    """How many frames the search has taken."""
+    taken = [0]
+    real = faces.search
+
+    def search(found, frames, *rest):
+        for step in real(found, frames, *rest):
+            taken[0] = len(found)
+            yield step
+
+    monkeypatch.setattr(faces, "search", search)
+    return taken
+
+
+def lips_of(checkpoint, report, **options) -> LipSync:
+    return LipSync(checkpoint, search=FaceSearch("haar", **options), report=report, batch_size=8)
+
+
+def test_first_frame_before_the_search_has_seen_the_last(
+    small_checkpoint, long_clip, long_speech, detector, searched, told
+):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    take = lips.prepare(long_clip, long_speech)
+    stream = lips.stream(take)
+    first = next(stream)
+    assert searched[0] < 300 and not any("no face" in note for note in told.notes)
+    frames = [first, *stream]
+    assert len(frames) == 500 and searched[0] == 500
+    assert [note for note in told.notes if "no face" in note] == [
+        "40 of 500 frames (1.6 s) have no face: 300-339; they are left as they are"
+    ]
+    filmed = list(video.read_frames(take.source, 0, 500))
+    assert (frames[320] == filmed[320]).all() and (frames[400] != filmed[400]).any()
+
+
+def test_cached_and_uncached_are_the_same(small_checkpoint, long_clip, long_speech, detector, searched, told):
+    lips = lips_of(small_checkpoint, told)
+    uncached = lips.prepare(long_clip, long_speech)
+    made = [frame.tobytes() for frame in lips.stream(uncached)]
+    looks = detector.looks
+    cached = lips.prepare(long_clip, long_speech)
+    assert [frame.tobytes() for frame in lips.stream(cached)] == made and detector.looks == looks
+    assert cached.face.boxes == uncached.face.boxes
+    np.testing.assert_array_equal(cached.face.seen, uncached.face.seen)
+    assert len(told.notes) == 2  # on missing faces, each time
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_closing_early_ends_the_search(small_checkpoint, long_clip, long_speech, detector, searched, told, count):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    take = lips.prepare(long_clip, long_speech)
+    before = threading.active_count()
+    stream = lips.stream(take)
+    made = [frame.tobytes() for frame in itertools.islice(stream, count)]
+    stream.close()
+    assert searched[0] < 500 and threading.active_count() <= before
+    again = lips.stream(take)  # which begins anew
+    assert [frame.tobytes() for frame in itertools.islice(again, count)] == made
+    again.close()
+
+
+def test_who_waits_for_a_search_can_leave(long_clip):
+    """Two faces keep a stream waiting, perhaps for hours."""
+    waiting = threading.Event()
+
+    def search():
+        yield [(0, 0, 1, 1)], np.zeros((1, 4))
+        while True:
+            waiting.set()
+            yield [], np.zeros((0, 4))
+
+    path, stop, got = boxes.FacePath(search), threading.Event(), []
+    thread = threading.Thread(target=lambda: got.append(len(path.known(2, stop))))
+    thread.start()
+    waiting.wait()
+    stop.set()
+    thread.join()
+    path.close()
+    assert got == [1]
+
+
+def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    detector.fails_at = 40
+    take = lips.prepare(long_clip, long_speech)
+    with pytest.raises(RuntimeError, match="the detector broke"):
+        lips.write(take, tmp_path / "out.mp4")
+    assert not list(tmp_path.iterdir())
+    detector.fails_at = 1
+    with pytest.raises(RuntimeError, match="the detector broke"):
+        lips.prepare(long_clip, long_speech)
+
+
+def test_missing_faces_are_an_error_before_anything_is_made(small_checkpoint, long_clip, long_speech, detector, told):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    with pytest.raises(ValueError, match="40 of 500 frames .* 300-339; with --on_missing_face keep"):
+        lips.prepare(long_clip, long_speech, on_missing_face="error")
+
+
+def test_an_interrupted_stream_is_continued(
+    small_checkpoint, long_clip, long_speech, detector, searched, told, monkeypatch
+):
+    """What was kept every few seconds is not searched again."""
+    monkeypatch.setattr(faces, "SAVE_SECONDS", 0.0)
+    lips = lips_of(small_checkpoint, told)
+    stream = lips.stream(lips.prepare(long_clip, long_speech))
+    next(stream)
+    stream.close()
+    kept = searched[0]
+    starts = []
+    real = video.read_frames
+    monkeypatch.setattr(faces.video, "read_frames", lambda *a: (starts.append(a[1:]), real(*a))[1])
+    lips.prepare(long_clip, long_speech)
+    assert 0 < kept < 500 and starts[0] == (kept, 500 - kept)
+
+
+@pytest.mark.parametrize("loop", ["loop", "pingpong"])
+def test_the_end_of_the_video_need_not_be_known(small_checkpoint, tmp_path, detector, speech, told, loop):
+    """A video of 21 frames under a speech of 30: where it ends shows only when it does."""
+    clip_of(tmp_path / "short.mp4", 21)
+    lips = lips_of(small_checkpoint, told, cache=False)
+    take = lips.prepare(tmp_path / "short.mp4", speech, loop=loop)
+    made = list(lips.stream(take))
+    order = [video.source_index(i, 21, loop == "pingpong") for i in range(30)]
+    assert len(made) == 30 and list(take.boxes()) == [take.face.boxes[i] for i in order]
+    filmed = list(video.read_frames(take.source))
+    for frame, index in zip(made, order):
+        x1, y1, x2, y2 = take.face.boxes[index]
+        outside = np.ones(SIZE, bool)
+        outside[y1:y2, x1:x2] = False
+        assert (frame[outside] == filmed[index][outside]).all()
