@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import cli
-import mouths
+import pasting
 from lipsync import LipSync
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
@@ -115,7 +115,7 @@ def get_parser() -> cli.Parser:
     )
     add(
         "--blend",
-        choices=mouths.BLENDS,
+        choices=pasting.BLENDS,
         help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
     )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")

@@ -76,7 +76,7 @@ class Options:
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
-    blend: str | None = None  # how the mouth is put in, see ``mouths.paste``; None: the network's own
+    blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 

@@ -37,7 +37,8 @@ ALLOWED = {
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
-    "mouths": {"boxes", "concurrency", "hparams"},
+    "pasting": {"boxes", "hparams"},
+    "mouths": {"boxes", "concurrency", "hparams", "pasting"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
@@ -45,7 +46,7 @@ ALLOWED = {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
         "sync", "video",
     },
-    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
+    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
