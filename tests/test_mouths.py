@@ -285,3 +285,15 @@ def test_the_mouths_of_others_are_no_wider_than_the_mask():
     pasted = paste(grey, np.zeros_like(filmed), filmed, (20, 20, 220, 240), "feather")
     assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 20
     assert np.abs(np.diff(pasted[:, 120, 0].astype(int))).max() < 30  # no edge anywhere
+
+
+@pytest.mark.parametrize("drawn, grain, level", [(130, 20, 128), (188, 0, 188)])
+def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, level):
+    """A pattern of single pixels, of which 96 pixels can show nothing, survives a mouth that is as it was, no other."""
+    pattern = np.indices((384, 384)).sum(0) % 2 * 40 - 20
+    frame = np.repeat((128 + pattern)[..., None], 3, axis=2).astype(np.uint8)
+    filmed = np.full((96, 96, 3), 128, np.uint8)
+    face = filmed.copy()
+    cv2.ellipse(face, (48, 73), (24, 15), 0, 0, 360, (drawn,) * 3, -1)
+    mouth = paste(frame, face, filmed, (0, 0, 384, 384), "feather")[282:302, 182:202].astype(float)
+    assert abs(mouth.std() - grain) < 0.5 and abs(mouth.mean() - level) < 3
