@@ -118,6 +118,11 @@ def get_parser() -> cli.Parser:
         choices=pasting.BLENDS,
         help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
     )
+    add(
+        "--restorer",
+        metavar="FILE",
+        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
+    )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
     cli.add_compute_arguments(parser)
     add(
@@ -147,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
         args.checkpoint_path,
         search=cli.face_search(args),
         expert=args.syncnet_checkpoint_path,
+        restorer=args.restorer,
         device=args.device,
         precision=args.precision,
         batch_size=args.wav2lip_batch_size,

@@ -14,6 +14,7 @@ from boxes import Box
 from concurrency import in_parallel
 from hparams import hparams as hp
 from pasting import paste
+from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 
@@ -26,6 +27,7 @@ class Manner:
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     still: np.ndarray | None = None  # (96, 96, 3) uint8 BGR: a face to take for the reference, by
     stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 ``still``
+    restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
         """Yield the gain (None: leave the voice as it is) and the stillness of each frame, without end."""
@@ -70,6 +72,8 @@ def redraw_mouths(
             if box is not None:
                 face, filmed = next(mouths)
                 frame = paste(frame, face, filmed, box, manner.blend, in_place)
+                if manner.restore:
+                    manner.restore(frame, box)
             yield frame
 
 

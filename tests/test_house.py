@@ -38,13 +38,14 @@ ALLOWED = {
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
     "pasting": {"boxes", "hparams"},
-    "mouths": {"boxes", "concurrency", "hparams", "pasting"},
+    "restoring": {"boxes", "models", "pasting"},
+    "mouths": {"boxes", "concurrency", "hparams", "pasting", "restoring"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "sync", "video",
+        "restoring", "sync", "video",
     },
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},
     "dataset": {"audio", "files", "hparams"},
