@@ -19,7 +19,7 @@ from pathlib import Path
 import cli
 import files
 import jobs
-import mouths
+import pasting
 import video
 from devices import own_device
 from errors import UserError, about
@@ -138,8 +138,13 @@ def get_parser() -> cli.Parser:
     )
     add(
         "--blend",
-        choices=mouths.BLENDS,
+        choices=pasting.BLENDS,
         help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
+    )
+    add(
+        "--restorer",
+        metavar="FILE",
+        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
     cli.add_compute_arguments(parser)
@@ -184,6 +189,7 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         args.checkpoint_path,
         search=cli.face_search(args),
         expert=args.syncnet_checkpoint_path,
+        restorer=args.restorer,
         device=own_device(args.device),
         precision=args.precision,
         batch_size=args.wav2lip_batch_size,

@@ -42,6 +42,7 @@ from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
 from mouths import CPU_BATCH, Manner, crop, open_lips, redraw_mouths
 from reporting import SILENT, Reporter
+from restoring import Restore, open_restorer
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
@@ -78,7 +79,7 @@ class Options:
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
-    blend: str | None = None  # how the mouth is put in, see ``mouths.paste``; None: the network's own
+    blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 
@@ -150,8 +151,9 @@ class LipSync:
     """A generator, loaded once, that makes lips match speech.
 
     ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
-    another that tells how well face and speech match before; devices and precisions are those of the command line. What
-    goes on is told to ``report``. Networks are loaded when they are needed first.
+    another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
+    ``restoring``; not live); devices and precisions are those of the command line. What goes on is told to ``report``.
+    Networks are loaded when they are needed first.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class LipSync:
         *,
         search: FaceSearch = FaceSearch(),
         expert: str | Path | None = None,
+        restorer: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
         batch_size: int = 128,
@@ -169,11 +172,12 @@ class LipSync:
         self.dtype = pick_precision(precision, self.device)
         self.search, self.batch_size, self.report = search, batch_size, report
         self._checkpoint, self._expert = checkpoint, expert
+        self.restorer = Path(restorer) if restorer else None
 
     def load(self) -> None:
         """Load everything now, so that what is missing is missed before any work is done."""
         self.search.detector_weights()
-        _ = self.model, self.expert
+        _ = self.model, self.expert, self.restore
 
     def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
         """Return the same networks for somebody else, who has another memory of faces and hears other reports."""
@@ -212,6 +216,7 @@ class LipSync:
 
     def _look_and_listen(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
         """Return a take whose manner is not settled yet."""
+        _ = self.restore  # if it is missing, nobody should have to wait to hear of it
         source = open_face(face, chosen, self.report)
         sound, samples = listen_through(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
@@ -284,7 +289,7 @@ class LipSync:
         if options.reference != "same" or closed.any():
             still = self.find_still(take.source, take.face, take.used, options.reference)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
-        return Manner(options.blend, None if (gains == 1).all() else gains, still, stillness)
+        return Manner(options.blend, None if (gains == 1).all() else gains, still, stillness, self.restore)
 
     def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:
         """Return the face (96, 96, 3) in one frame: that of a number, or one near the start whose mouth is shut."""
@@ -323,6 +328,10 @@ class LipSync:
     @cached_property
     def expert(self) -> torch.nn.Module | None:
         return open_expert(self._expert, self.device, self.dtype) if self._expert else None
+
+    @cached_property
+    def restore(self) -> Restore | None:
+        return open_restorer(self.restorer, self.device) if self.restorer else None
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

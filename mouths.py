@@ -1,11 +1,10 @@
-"""New mouths: face crops and mels through the generator, and back into the frames."""
+"""New mouths: face crops and mels through the generator, and back into the frames (``pasting``)."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -14,20 +13,21 @@ import torch
 from boxes import Box
 from concurrency import in_parallel
 from hparams import hparams as hp
+from pasting import paste
+from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
-BLENDS = ("box", "feather")
-ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
 
 
 @dataclass(frozen=True)
 class Manner:
     """How mouths move and are put in, beyond what the network does by itself. Arrays have a value for each frame."""
 
-    blend: str = "box"  # or "feather", see ``paste``
+    blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     still: np.ndarray | None = None  # (96, 96, 3) uint8 BGR: a face to take for the reference, by
     stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 ``still``
+    restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
         """Yield the gain (None: leave the voice as it is) and the stillness of each frame, without end."""
@@ -55,19 +55,26 @@ def redraw_mouths(
     rows = zip(frames, boxes, mels, manner.of_frames())
     batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
 
-    def with_mouths(batch: list) -> tuple[list, Iterator[np.ndarray]]:
+    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray]]]:
         with_face = [row for row in batch if row[1] is not None]
         if not with_face:
             return batch, iter(())
         mels, faces = network_inputs([row[:3] for row in with_face])
+        filmed = faces[..., 3:].copy()  # another reference may take its place
         gains, stillness = zip(*(row[3] for row in with_face))
         if manner.still is not None:
             take_reference(faces, manner.still, stillness)
-        return batch, iter(generate(model, mels, faces, None if manner.gains is None else np.array(gains)))
+        drawn = generate(model, mels, faces, None if manner.gains is None else np.array(gains))
+        return batch, zip(drawn, filmed)
 
     for batch, mouths in in_parallel(with_mouths, batches, workers):
         for frame, box, *_ in batch:
-            yield frame if box is None else paste(frame, next(mouths), box, manner.blend, in_place)
+            if box is not None:
+                face, filmed = next(mouths)
+                frame = paste(frame, face, filmed, box, manner.blend, in_place)
+                if manner.restore:
+                    manner.restore(frame, box)
+            yield frame
 
 
 def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -144,64 +151,3 @@ def _amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) ->
     voices = model.audio_encoder(mels)
     scale = torch.from_numpy(gains).to(voices)[:, None, None, None]
     return (silence + scale * (voices - silence)).clamp(min=0)  # as all embeddings are
-
-
-def paste(frame: np.ndarray, face: np.ndarray, box: Box, blend: str, in_place: bool = False) -> np.ndarray:
-    """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
-
-    A read-only frame is copied in any case.
-    "box" replaces all of it, as the reference does; "feather" the lips and what else the network made otherwise than it
-    was, with soft edges: the rest keeps the sharpness and the grain of the frame.
-    """
-    x1, y1, x2, y2 = box
-    size = x2 - x1, y2 - y1
-    whole = frame if in_place and frame.flags.writeable else frame.copy()
-    target = whole[y1:y2, x1:x2]
-    if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
-        target[:] = cv2.resize(face, size)
-        return whole
-    face, mask = _changed(face, crop(frame, box))
-    mask = cv2.resize(mask, size)
-    target[:] = cv2.blendLinear(cv2.resize(face, size), target, mask, 1 - mask)
-    return whole
-
-
-def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), and where they differ: (96, 96) in [0, 1]."""
-    face, filmed = face.astype(np.float32), filmed.astype(np.float32)
-    alike = feather_mask() * (1 - _difference(face, filmed)) + 1e-3  # if they are alike nowhere, all of it counts
-    shift = ((filmed - face) * alike[..., None]).sum((0, 1)) / alike.sum()
-    face = np.clip(face + np.clip(shift, -OTHER, OTHER), 0, 255)
-    # lips are small: what is new about them may be less than what is left of others for the sake of their skin
-    mask = feather_mask() * np.maximum(_difference(face, filmed), lips_mask())
-    return face.round().astype(np.uint8), mask
-
-
-def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
-    """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
-    grey_levels = np.abs(cv2.GaussianBlur(face - filmed, (0, 0), 1.5)).max(2)
-    grey_levels = cv2.GaussianBlur(cv2.dilate(grey_levels, np.ones((5, 5))), (0, 0), 2)
-    return _smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
-
-
-def _smooth_step(ramp: np.ndarray) -> np.ndarray:
-    ramp = np.clip(ramp, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
-
-
-@lru_cache(maxsize=1)  # every frame needs it
-def lips_mask() -> np.ndarray:
-    """(96, 96) float32 in [0, 1]: 1 where lips are in a face that looks ahead, falling smoothly to 0 around them."""
-    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
-    distance = np.hypot((x - 0.5) / 0.24, (y - 0.76) / 0.15)
-    return _smooth_step((1 - distance) / 0.5)
-
-
-@lru_cache(maxsize=1)
-def feather_mask() -> np.ndarray:
-    """(96, 96) float32 in [0, 1]: 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
-    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
-    sides = np.minimum(x, 1 - x) / 0.15
-    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
-    bottom = (1 - y) / 0.08
-    return _smooth_step(np.minimum(np.minimum(sides, top), bottom))

@@ -5,11 +5,9 @@ Frames are streamed into a mean and a covariance, so that sets of any size fit.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import video
 from errors import MissingFile, UserError, needs
 from footage import is_video, visible_files
 from models import weights
+from models.imports import import_beside_torchvision
 
 PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
 BATCH = 32  # pictures per network call
@@ -121,17 +120,3 @@ def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
         return network(x.float() / 255)[0][:, :, 0, 0].cpu().numpy()
 
     return embed
-
-
-def import_beside_torchvision(name: str) -> ModuleType:
-    """Import a module that imports torchvision, even if that was built for another torch.
-
-    Such a pair (a CPU build of torch, torchvision from PyPI) lacks torchvision's compiled operators. Plain
-    networks need none of them, but torchvision refuses to be imported before some are at least declared.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError:
-        for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-    return importlib.import_module(name)

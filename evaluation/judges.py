@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from errors import UserError
-from evaluation.fid import import_beside_torchvision
 from evaluation.lips import POINTS
 from evaluation.lse import cut_square
 from models import weights
+from models.imports import import_beside_torchvision
 
 Landmarks = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR with one face -> (68, 2) pixels in it
 Distance = Callable[[np.ndarray, np.ndarray], float]  # between two faces (H, W, 3) uint8 BGR

@@ -139,6 +139,7 @@ def record(job: Job, lips: LipSync) -> dict[str, object]:
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
         "options": options,
         "checkpoint": files.known_digest(lips.generator.path),
+        "restorer": lips.restorer and files.known_digest(lips.restorer),
         "face_detector": [lips.search.detector, lips.search.weights],
         "precision": lips.dtype,
     }

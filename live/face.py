@@ -21,7 +21,7 @@ from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from lipsync import LEAST_FPS, MOST_FPS, LipSync, Options, open_face
-from mouths import BLENDS
+from pasting import BLENDS
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 1"

@@ -38,16 +38,18 @@ ALLOWED = {
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
-    "mouths": {"boxes", "concurrency", "hparams"},
+    "pasting": {"boxes", "hparams"},
+    "restoring": {"boxes", "models", "pasting"},
+    "mouths": {"boxes", "concurrency", "hparams", "pasting", "restoring"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "sync", "video",
+        "restoring", "sync", "video",
     },
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
-    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
+    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",

@@ -18,7 +18,8 @@ from boxes import FacePath
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from lipsync import LipSync, Options, first_faces
-from mouths import Manner, crop, generate, open_lips, paste, redraw_mouths
+from mouths import Manner, crop, generate, open_lips, redraw_mouths
+from pasting import paste
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -249,12 +250,12 @@ def place(astronaut):
 def test_a_box_is_replaced_and_a_frame_is_not_drawn_on(place):
     frame, box, face = place
     before = frame.copy()
-    pasted = paste(frame, np.zeros_like(face), box, "box")
+    pasted = paste(frame, np.zeros_like(face), face, box, "box")
     assert (pasted[30:250, 130:330] == 0).all() and (frame == before).all()
     pasted[30:250, 130:330] = frame[30:250, 130:330]
     assert (pasted == frame).all()
     own = frame.copy()
-    assert paste(own, face, box, "feather", in_place=True) is own
+    assert paste(own, face, face, box, "feather", in_place=True) is own
 
 
 def test_what_the_network_leaves_as_it_is_keeps_its_detail(place):
@@ -262,7 +263,7 @@ def test_what_the_network_leaves_as_it_is_keeps_its_detail(place):
     frame, box, face = place
     dull = cv2.GaussianBlur(face, (0, 0), 1).astype(int) - 5
     dull = dull.clip(0, 255).astype(np.uint8)
-    soft, boxed = (np.abs(paste(frame, dull, box, blend).astype(int) - frame) for blend in ("feather", "box"))
+    soft, boxed = (np.abs(paste(frame, dull, face, box, blend).astype(int) - frame) for blend in ("feather", "box"))
     beside = np.zeros(frame.shape[:2], bool)
     beside[140:250, 130:330] = True  # the lower half
     beside[160:234, 178:282] = False  # without the lips
@@ -273,13 +274,26 @@ def test_what_the_network_changes_is_taken_without_an_edge(place):
     frame, box, face = place
     other = face.copy()
     cv2.ellipse(other, (48, 70), (22, 14), 0, 0, 360, (20, 20, 120), -1)
-    pasted = paste(frame, other, box, "feather")
+    pasted = paste(frame, other, face, box, "feather")
     assert np.abs(pasted[190, 230].astype(int) - (20, 20, 120)).max() < 15
     assert (pasted[:100] == frame[:100]).all() and (pasted[:, [130, 329]] == frame[:, [130, 329]]).all()
 
 
 def test_the_mouths_of_others_are_no_wider_than_the_mask():
     grey = np.full((240, 240, 3), 200, np.uint8)
-    pasted = paste(grey, np.zeros((96, 96, 3), np.uint8), (20, 20, 220, 240), "feather")
+    filmed = np.full((96, 96, 3), 200, np.uint8)
+    pasted = paste(grey, np.zeros_like(filmed), filmed, (20, 20, 220, 240), "feather")
     assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 20
     assert np.abs(np.diff(pasted[:, 120, 0].astype(int))).max() < 30  # no edge anywhere
+
+
+@pytest.mark.parametrize("drawn, grain, level", [(130, 20, 128), (188, 0, 188)])
+def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, level):
+    """A pattern of single pixels, of which 96 pixels can show nothing, survives a mouth that is as it was, no other."""
+    pattern = np.indices((384, 384)).sum(0) % 2 * 40 - 20
+    frame = np.repeat((128 + pattern)[..., None], 3, axis=2).astype(np.uint8)
+    filmed = np.full((96, 96, 3), 128, np.uint8)
+    face = filmed.copy()
+    cv2.ellipse(face, (48, 73), (24, 15), 0, 0, 360, (drawn,) * 3, -1)
+    mouth = paste(frame, face, filmed, (0, 0, 384, 384), "feather")[282:302, 182:202].astype(float)
+    assert abs(mouth.std() - grain) < 0.5 and abs(mouth.mean() - level) < 3

@@ -1,0 +1,125 @@
+"""What a frame costs, step by step: CPU milliseconds of this process and of ffmpeg, and each step's share.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.steps [--face CLIP] [--size 720p] [--face_detector centerface]
+
+CPU time hardly depends on who else uses the machine. Prints a table and JSON lines: ``steps``, and ``paste``, the
+milliseconds for faces of several sizes, each with both blends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import resource
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import cli
+from benchmarks import open_machine, report, write_video
+from benchmarks.scene import SIZES, write_scene
+from boxes import Box
+from lipsync import LipSync, read_speech
+from mouths import CPU_BATCH, crop, generate, network_inputs
+from pasting import BLENDS, paste
+
+SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
+TIMES = 50  # that they are
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure what each step of a frame costs.")
+    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
+    parser.add_argument("--size", choices=SIZES, default="720p", help="of the scene")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the scene")
+    cli.add_search_arguments(parser)
+    parser.set_defaults(face_detector="centerface", no_cache=True)
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    open_machine(args)
+    lips = LipSync(search=cli.face_search(args), device=args.device, precision=args.precision)
+    lips.load()
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder, "scene.mp4")
+        write_scene(clip, args.seconds, SIZES[args.size], args.face)
+        report("steps", measure_steps(lips, clip))
+    report("paste", measure_paste())
+
+
+def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
+    """CPU milliseconds a frame of each step on its own, and its share of all."""
+    take = lips.prepare(clip, clip)  # loads the libraries that are needed first
+    source = take.source
+    frames, boxes = list(take.frames()), list(take.boxes())
+    rows = [row for row in zip(frames, boxes, take.windows) if row[1] is not None]
+    batches = [rows[i : i + CPU_BATCH] for i in range(0, len(rows), CPU_BATCH)]
+    inputs = [network_inputs(batch) for batch in batches]
+    filmed = [face for _, shown in inputs for face in shown[..., 3:].copy()]
+    faces = list(itertools.chain.from_iterable(generate(lips.model, *batch) for batch in inputs))
+    steps: dict[str, Callable[[], object]] = {
+        "decode": lambda: sum(1 for _ in take.frames()),
+        "detect": lambda: lips.search.find(source, report=lips.report),
+        "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
+        "crop": lambda: [network_inputs(batch) for batch in batches],
+        "network": lambda: [generate(lips.model, *batch) for batch in inputs],
+        "paste": lambda: paste_all(rows, faces, filmed),
+        "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
+    }
+    cost = {name: 1000 * cpu_seconds(work) / len(frames) for name, work in steps.items()}
+    cost["detect"] -= cost["decode"]  # which is counted by itself, though it is done twice
+    return {
+        **{f"{name}_ms": value for name, value in cost.items()},
+        **{f"{name}_share": value / sum(cost.values()) for name, value in cost.items()},
+        "frames": len(frames),
+        "face_side": float(np.mean([box[3] - box[1] for _, box, _ in rows])),
+    }
+
+
+def paste_all(
+    rows: list[tuple[np.ndarray, Box, np.ndarray]], faces: list[np.ndarray], filmed: list[np.ndarray]
+) -> None:
+    for (frame, box, _), face, seen in zip(rows, faces, filmed):
+        paste(frame, face, seen, box, "feather", in_place=True)
+
+
+def measure_paste() -> dict[str, float]:
+    """CPU milliseconds of pasting a face that differs here and there from the one in the frame."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (720, 1280, 3), np.uint8)
+    figures = {}
+    for blend, side in itertools.product(BLENDS, SIDES):
+        box = (300, 100, 300 + side, 100 + side)
+        filmed = crop(frame, box)
+        face = cv2.GaussianBlur(filmed, (0, 0), 2)
+        face[60:90, 30:66] = 40
+        work = partial(paste, frame, face, filmed, box, blend, in_place=True)
+        figures[f"{blend}_{side}_ms"] = 1000 * cpu_seconds(lambda: [work() for _ in range(TIMES)]) / TIMES  # noqa: B023
+    return figures
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Return the CPU seconds that ``work`` takes, those of the processes that it starts and waits for included."""
+    before = _cpu_seconds()
+    work()
+    return _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

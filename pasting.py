@@ -1,0 +1,96 @@
+"""A face that the generator drew, put back into the frame that it was cut from."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import numpy as np
+
+from boxes import Box
+from hparams import hparams as hp
+
+BLENDS = ("box", "feather")
+ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
+AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
+
+
+def paste(
+    frame: np.ndarray, face: np.ndarray, filmed: np.ndarray, box: Box, blend: str, in_place: bool = False
+) -> np.ndarray:
+    """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
+
+    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the generator was shown of the box. "box" replaces all of it, as the reference does;
+    "feather" the lips and what else the network made otherwise than it was, with soft edges. The rest keeps the
+    sharpness and the grain of the frame; and where what is replaced was much the same, it gets the detail of the frame
+    that a face of 96 pixels is too small to show.
+    """
+    x1, y1, x2, y2 = box
+    size = x2 - x1, y2 - y1
+    whole = frame if in_place and frame.flags.writeable else frame.copy()
+    target = whole[y1:y2, x1:x2]
+    if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
+        target[:] = cv2.resize(face, size)
+        return whole
+    shrunk = cv2.resize(target, face.shape[:2], interpolation=cv2.INTER_AREA)
+    # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
+    kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in _mixed(face, filmed, shrunk))
+    cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
+    return whole
+
+
+def _mixed(face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
+
+    With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
+    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges.
+    """
+    face, mask = _changed(face, filmed)
+    distance = cv2.GaussianBlur(_largest(cv2.GaussianBlur(face - shrunk, (0, 0), 1.5)), (0, 0), 1)
+    detail = mask * (1 - _smooth_step((distance - AKIN) / (STRANGE - AKIN)))
+    return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk
+
+
+def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), and where they differ: (96, 96) in [0, 1]."""
+    face, filmed = face.astype(np.float32), filmed.astype(np.float32)
+    alike = feather_mask() * (1 - _difference(face, filmed)) + 1e-3  # if they are alike nowhere, all of it counts
+    shift = ((filmed - face) * alike[..., None]).sum((0, 1)) / alike.sum()
+    face = np.clip(face + np.clip(shift, -OTHER, OTHER), 0, 255)
+    # lips are small: what is new about them may be less than what is left of others for the sake of their skin
+    return face, feather_mask() * np.maximum(_difference(face, filmed), lips_mask())
+
+
+def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+    """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
+    grey_levels = _largest(cv2.GaussianBlur(face - filmed, (0, 0), 1.5))
+    grey_levels = cv2.GaussianBlur(cv2.dilate(grey_levels, np.ones((5, 5))), (0, 0), 2)
+    return _smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
+
+
+def _largest(difference: np.ndarray) -> np.ndarray:
+    """Return the largest of three channels, signs aside; numpy's max over the last axis takes ten times as long."""
+    return functools.reduce(np.maximum, cv2.split(np.abs(difference)))
+
+
+def _smooth_step(ramp: np.ndarray) -> np.ndarray:
+    ramp = np.clip(ramp, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+@functools.lru_cache(maxsize=1)  # every frame needs it
+def lips_mask() -> np.ndarray:
+    """(96, 96) float32 in [0, 1]: 1 where lips are in a face that looks ahead, falling smoothly to 0 around them."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
+    distance = np.hypot((x - 0.5) / 0.24, (y - 0.76) / 0.15)
+    return _smooth_step((1 - distance) / 0.5)
+
+
+@functools.lru_cache(maxsize=1)
+def feather_mask() -> np.ndarray:
+    """(96, 96) float32 in [0, 1]: 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
+    sides = np.minimum(x, 1 - x) / 0.15
+    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
+    bottom = (1 - y) / 0.08
+    return _smooth_step(np.minimum(np.minimum(sides, top), bottom))

@@ -1,0 +1,88 @@
+"""A face restorer after pasting: GFPGAN, RestoreFormer, CodeFormer, or whatever else spandrel makes of a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from boxes import Box
+from errors import MissingFile, UserError, needs
+from models import weights
+from models.imports import import_beside_torchvision
+from pasting import feather_mask
+
+Restore = Callable[[np.ndarray, Box], None]  # makes the mouth in a box of a frame (height, width, 3) better, in place
+
+# What restorers learned from is FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has
+# them 37 % and 76 % below its upper edge, so they want a square of 1.52 times its height that starts 0.34 above it.
+SIDE, REACH, RISE = 512, 1.52, 0.34
+SIGNED = ("GFPGAN", "CodeFormer")  # learned from pictures in [-1, 1]; spandrel hands them what it is given
+
+
+def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Restore:
+    """Return what the network in a file does to a mouth; in float32, as most restorers want it.
+
+    Raises MissingFile, or UserError for files that are none and where spandrel is missing.
+    """
+    if not path.exists():
+        raise MissingFile(f"{path} does not exist; a restorer is the file of a network, such as GFPGANv1.4.pth")
+    with needs("restore"):
+        spandrel: Any = import_beside_torchvision("spandrel")
+    with contextlib.suppress(ModuleNotFoundError):  # networks with narrower licences, CodeFormer among them
+        import_beside_torchvision("spandrel_extra_arches").install(ignore_duplicates=True)
+    state = _read(path)
+    try:
+        network = spandrel.ModelLoader(device).load_from_state_dict(spandrel.canonicalize_state_dict(state)).eval()
+    except Exception as error:  # what does not fit shows as anything: UnsupportedModelError, KeyError, RuntimeError, …
+        more = " (CodeFormer: pip install spandrel_extra_arches)" if "position_emb" in str(state.keys()) else ""
+        raise UserError(f"{path} holds no network that spandrel can load{more}") from error
+    if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels != 3:
+        raise UserError(f"{path} holds {network.architecture.name}, which makes no colour picture from another")
+    return lambda frame, box: _restore(frame, box, lambda face: _run(network, face))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix != ".safetensors":
+        return weights.read_state(path)
+    from safetensors.torch import load_file  # comes with spandrel
+
+    try:
+        return load_file(path)
+    except Exception as error:  # its own, or the system's
+        raise UserError(f"{path} is not a file of safetensors that can be read") from error
+
+
+@torch.inference_mode()
+def _run(network: Any, face: np.ndarray) -> np.ndarray:
+    """Restore a face (512, 512, 3) uint8 BGR -> (512 n, 512 n, 3) float32, n the scale of the network."""
+    rgb = torch.from_numpy(np.ascontiguousarray(face[..., ::-1])).to(network.device)
+    x = rgb.permute(2, 0, 1)[None].float() / 255
+    if network.architecture.id in SIGNED:  # with the same noise for every frame
+        x = (network.model(2 * x - 1, randomize_noise=False)[0] + 1) / 2
+    else:
+        x = network(x)
+    return np.ascontiguousarray(255 * x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()[..., ::-1])
+
+
+def _restore(frame: np.ndarray, box: Box, run: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Add to the mouth in ``box`` what ``run`` changes about the face: finer detail than 512 pixels show stays."""
+    x1, y1, x2, y2 = box
+    height, size = y2 - y1, (x2 - x1, y2 - y1)
+    scale = SIDE / (REACH * height)
+    left, top = (x1 + x2 - REACH * height) / 2, y1 - RISE * height
+    there = np.array([[scale, 0, -scale * left], [0, scale, -scale * top]])
+    face = cv2.warpAffine(frame, there, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    restored = run(face)
+    larger = restored.shape[0] / SIDE
+    change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
+    back[:, 2] += (larger - 1) / 2  # pixels are counted from the middle of the first
+    change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    target = frame[y1:y2, x1:x2]
+    cv2.add(target, change * cv2.resize(feather_mask(), size)[..., None], target, dtype=cv2.CV_8U)

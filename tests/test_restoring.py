@@ -1,0 +1,142 @@
+"""Face restorers: tiny networks of the kinds that spandrel loads, never anybody's weights."""
+
+from __future__ import annotations
+
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import inference
+import restoring
+from errors import MissingFile, UserError
+from models.imports import import_beside_torchvision
+from restoring import open_restorer
+
+BOX = (130, 30, 330, 250)
+
+
+@pytest.fixture(scope="module")
+def spandrel():
+    try:
+        return import_beside_torchvision("spandrel")
+    except ModuleNotFoundError:
+        pytest.skip("needs spandrel (requirements/restore.txt)")
+
+
+def compact(path, scale: int = 1, fill: float | None = None):
+    """Save a Compact (of Real-ESRGAN), which adds to its input what its convolutions say: nothing if all are 0."""
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(0)
+    network = Compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=1, upscale=scale, act_type="prelu")
+    state = {name: torch.full_like(w, fill) if fill is not None else w for name, w in network.state_dict().items()}
+    torch.save({"params": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_network_that_changes_nothing_changes_nothing(spandrel, astronaut, tmp_path, scale):
+    """A network that doubles repeats pixels, and steps are left of that where it is steep."""
+    frame = cv2.GaussianBlur(astronaut, (0, 0), 3)
+    before = frame.copy()
+    open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX)
+    difference = np.abs(frame.astype(int) - before)[118:250, 130:330]
+    assert difference.max() == 0 if scale == 1 else difference.mean() < 0.5
+
+
+def test_only_the_mouth_is_restored(spandrel, astronaut, tmp_path):
+    frame = astronaut.copy()
+    open_restorer(compact(tmp_path / "random.pth"))(frame, BOX)
+    changed = np.abs(frame.astype(int) - astronaut).max(2) > 0
+    assert changed[190:210, 220:240].mean() > 0.9
+    changed[30 + 88 : 250, 130:330] = False  # of the box what lies below 40 %
+    assert not changed.any()
+
+
+def test_what_is_restored_lies_where_it_was(astronaut):
+    """A restorer that brightens a spot of the face: the mouth of FFHQ's frame is the mouth of the box."""
+
+    def brighten(face):
+        bright = face.astype(np.float32)
+        bright[368:375, 253:260] += 100
+        return bright
+
+    frame = np.full_like(astronaut, 100)
+    restoring._restore(frame, BOX, brighten)
+    rows, columns = np.nonzero(frame.max(2) > 150)
+    assert abs(rows.mean() - (30 + 0.76 * 220)) < 2 and abs(columns.mean() - 230) < 1
+
+
+def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
+    """RestoreFormer, an eighth as wide, with random weights; a file of safetensors is read as well."""
+    from safetensors.torch import save_file
+    from spandrel.architectures.RestoreFormer import RestoreFormer
+
+    torch.manual_seed(0)
+    shape = {
+        "n_embed": 8,
+        "embed_dim": 32,
+        "ch": 32,
+        "ch_mult": (1, 1, 1, 1, 1, 1),
+        "num_res_blocks": 1,
+        "z_channels": 32,
+    }
+    save_file(RestoreFormer(**shape).state_dict(), tmp_path / "face.safetensors")
+    frame = astronaut.copy()
+    open_restorer(tmp_path / "face.safetensors")(frame, BOX)
+    assert (frame[190:210, 220:240] != astronaut[190:210, 220:240]).mean() > 0.9
+    assert (frame[:118] == astronaut[:118]).all()
+
+
+def test_pictures_are_signed_for_those_that_learned_so(astronaut):
+    """GFPGAN's own code gives it [-1, 1] and gets that back; noise differs between calls unless it is told not to."""
+
+    class Network:
+        device = torch.device("cpu")
+        architecture = type("Architecture", (), {"id": "GFPGAN"})
+
+        def model(self, x, randomize_noise):
+            assert -1 <= x.min() < -0.5 and 0.5 < x.max() <= 1 and not randomize_noise
+            return x, []
+
+    assert np.abs(restoring._run(Network(), astronaut) - astronaut).max() < 1e-3
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "is not a checkpoint that can be read"),
+    (b"hello", "is not a checkpoint that can be read"),
+    (None, "holds no network that spandrel can load"),
+])  # fmt: skip
+def test_what_is_no_restorer_is_refused(spandrel, tmp_path, content, words):
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, path) if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        open_restorer(path)
+    (tmp_path / "x.safetensors").write_bytes(content or b"{}")
+    with pytest.raises(UserError, match="safetensors"):
+        open_restorer(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="is a folder"):
+        open_restorer(tmp_path)
+    with pytest.raises(MissingFile, match="does not exist"):
+        open_restorer(tmp_path / "other.pth")
+
+
+def test_the_missing_package_is_named(tmp_path, monkeypatch):
+    (tmp_path / "x.pth").touch()
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    with pytest.raises(UserError, match="spandrel is not installed: .*requirements/restore.txt"):
+        open_restorer(tmp_path / "x.pth")
+
+
+def test_it_is_a_flag(spandrel, talking_clip, silence, tmp_path, capsys):
+    """A missing file is told before anything is looked at; an existing one moves pixels of the result."""
+    command = [f"--face={talking_clip}", f"--audio={silence}", "--box", "20", "200", "60", "220"]
+    assert inference.main([*command, f"--outfile={tmp_path / 'a.mp4'}", "--restorer=nothing.pth"]) == 2
+    assert "nothing.pth does not exist" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    compact(tmp_path / "random.pth")
+    for name, more in (("plain", []), ("restored", [f"--restorer={tmp_path / 'random.pth'}"])):
+        assert inference.main([*command, f"--outfile={tmp_path / name}.mp4", *more]) == 0
+    assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "restored.mp4").read_bytes()
