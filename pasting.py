@@ -20,10 +20,10 @@ def paste(
 ) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
-    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the generator was shown of the box. "box" replaces all of it, as the reference does;
-    "feather" the lips and what else the network made otherwise than it was, with soft edges. The rest keeps the
-    sharpness and the grain of the frame; and where what is replaced was much the same, it gets the detail of the frame
-    that a face of 96 pixels is too small to show.
+    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the generator was shown of the
+    box. "box" replaces all of it, as the reference does; "feather" the lips and what else the network made
+    otherwise than it was, with soft edges. The rest keeps the sharpness and the grain of the frame; and where what
+    is replaced was much the same, it gets the detail of the frame that a face of 96 pixels is too small to show.
     """
     x1, y1, x2, y2 = box
     size = x2 - x1, y2 - y1
