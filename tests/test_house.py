@@ -37,14 +37,19 @@ ALLOWED = {
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
+    "identities": {"face_detection", "models"},
+    "speakers": {
+        "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
+    },
     "mouths": {"boxes", "concurrency", "hparams"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "lipsync": {
-        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "sync", "video",
+        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
+        "reporting", "speakers", "sync", "video",
     },
+    "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
