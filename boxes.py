@@ -78,13 +78,18 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
 
 
-def describe_missing(boxes: Sequence[Box | None], fps: float) -> str:
-    """Say which frames have no face; "" if all have one."""
+def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "") -> str:
+    """Say which frames have no face, or which seconds do not show ``what``; "" if all have one."""
     missing = np.array([box is None for box in boxes])
     if not missing.any():
         return ""
     edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
-    runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in zip(edges[::2], edges[1::2])]
+    spans = list(zip(edges[::2], edges[1::2]))
+    if what:
+        runs = [f"{start / fps:.1f}-{stop / fps:.1f}" for start, stop in spans]
+    else:
+        runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in spans]
     where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
     count = missing.sum()
-    return f"{count} of {len(boxes)} frames ({count / fps:.1f} s) have no face: {where}"
+    lack = f"do not show {what}: seconds" if what else "have no face:"
+    return f"{count} of {len(boxes)} frames ({count / fps:.1f} s) {lack} {where}"

@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 
 import cli
+import dialogue
 import mouths
+from errors import UserError
 from lipsync import LipSync
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
-    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "on_missing_face", "loop", "lip_delay",
-    "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
+    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
+    "on_missing_face", "loop", "lip_delay", "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
 
 
@@ -28,7 +30,14 @@ def get_parser() -> cli.Parser:
         "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
     )
     add("--face", required=True, type=Path, help="The video or photo with a face.")
-    add("--audio", required=True, type=Path, help="The speech: any file that has sound, videos included.")
+    add("--audio", type=Path, help="The speech: any file that has sound, videos included.")
+    add(
+        "--pair",
+        nargs="+",
+        type=face_and_speech,
+        metavar="FACE=SPEECH",
+        help="Instead of --audio: several faces, counted from the left, 0 first, each with a speech of its own.",
+    )
     add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="The video to write.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
@@ -68,7 +77,7 @@ def get_parser() -> cli.Parser:
     add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
     add(
         "--syncnet_checkpoint_path",
-        help="Also tell, by this expert, how well the speech matches the face as it was filmed.",
+        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
     )
     cli.add_search_arguments(parser)
     add(
@@ -76,6 +85,13 @@ def get_parser() -> cli.Parser:
         type=int,
         help="Take this face, counted from left to right at first sight, 0 first; without it, the largest.",
     )
+    add(
+        "--speaker",
+        choices=("auto",),
+        help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
+    )
+    add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
+    add("--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once.")
     add(
         "--on_missing_face",
         choices=("keep", "error"),
@@ -136,11 +152,29 @@ def frame_or_name(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
+def face_and_speech(text: str) -> tuple[int, Path]:
+    number, _, speech = text.partition("=")
+    if not (number.isdecimal() and speech):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FACE=SPEECH, such as 0=anna.wav")
+    return int(number), Path(speech)
+
+
+def speeches_of(args: argparse.Namespace) -> dict[int, Path]:
+    """Return the speech of each face by its number, none if there is one speech; raise UserError for two or no ways."""
+    if (args.audio is None) == (args.pair is None):
+        raise UserError("give the speech by --audio, or several by --pair FACE=SPEECH …; one of the two")
+    numbers = [number for number, _ in args.pair or ()]
+    if twice := {number for number in numbers if numbers.count(number) > 1}:
+        raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
+    return dict(args.pair or ())
+
+
 def main(argv: list[str] | None = None) -> int:
     return cli.run(get_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
+    speeches = speeches_of(args)
     options = {name: getattr(args, name) for name in SAME_NAMES}
     options |= {"box": None if args.box == NO_BOX else args.box, "smooth": not args.nosmooth, "mark": not args.no_mark}
     lips = LipSync(
@@ -152,7 +186,10 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.wav2lip_batch_size,
         report=cli.TERMINAL,
     )
-    take = lips.run(args.face, args.audio, args.outfile, **options)
+    if speeches:
+        take = dialogue.run(lips, args.face, speeches, args.outfile, **options)
+    else:
+        take = lips.run(args.face, args.audio, args.outfile, **options)
     print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
 
 

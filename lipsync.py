@@ -31,6 +31,8 @@ import torch
 import audio
 import boxes
 import files
+import identities
+import speakers
 import video
 from boxes import Box, FacePath
 from concurrency import prefetch
@@ -46,6 +48,8 @@ from sync import Result, open_expert, score_boxes
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_GAIN = 4.0
 REFERENCES = ("same", "still")
+SPEAKERS = (None, "auto")
+CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
@@ -68,6 +72,9 @@ class Options:
     rotate: bool = False  # frames by 90 degrees clockwise, before they are cropped
     smooth: bool = True  # the boxes over time
     face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
+    speaker: str | None = None  # "auto": in each shot the face whose lips move with the video's own sound
+    face_like: Path | None = None  # a picture: in each shot the face that looks like the one in it
+    identity: str | Path = "sface"  # the network that tells, a file or a name
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
@@ -86,6 +93,13 @@ class Options:
                 raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
+        chosen = [name for name in CHOICES if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
+        if self.speaker not in SPEAKERS:
+            raise UserError(f"--speaker {self.speaker} is not known; auto is")
+        if self.speaker and self.static:
+            raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= MOST_GAIN:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
         if not (self.reference in REFERENCES or isinstance(self.reference, int) and self.reference >= 0):
@@ -107,6 +121,8 @@ class Take:
     options: Options  # with the pads and the blend that are used
     manner: Manner = Manner()
     match: Result | None = None  # how well the speech matches the face as it was filmed
+    until: int | None = None  # frame of the result from which on the face is left as it was filmed
+    others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -131,8 +147,9 @@ class Take:
 
     def boxes(self) -> Iterator[Box | None]:
         """Yield the box of the face in each of them."""
-        known = self.face.boxes
-        return (known[video.source_index(i, len(known), self._pingpong)] for i in range(len(self)))
+        known, until = self.face.boxes, len(self) if self.until is None else self.until
+        for i in range(len(self)):
+            yield known[video.source_index(i, len(known), self._pingpong)] if i < until else None
 
     @property
     def _pingpong(self) -> bool:
@@ -223,9 +240,10 @@ class LipSync:
         once = take.frames_are_shown_once  # so it may be drawn on
         with cpu_workers(self.device) as workers:
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
-            frames = prefetch(take.frames(), batch_size)
-            rows = frames, take.boxes(), take.windows
-            finished = redraw_mouths(*rows, self.model, batch_size, take.manner, workers, in_place=once)
+            finished = prefetch(take.frames(), batch_size)
+            for one in (take, *take.others):
+                rows = finished, one.boxes(), one.windows
+                finished = redraw_mouths(*rows, self.model, batch_size, one.manner, workers, in_place=once)
             yield from prefetch(finished, batch_size)
 
     def write(self, take: Take, outfile: str | Path) -> None:
@@ -248,13 +266,27 @@ class LipSync:
         if options.box:
             box = boxes.fixed_box(options.box, source)
             return FacePath([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
+        wish = self.wish(source, wanted, options)  # what it lacks should be missed before the search
         found = self.search.find(source, wanted, self.device, self.dtype, self.report)
-        path = boxes.follow(found, source, options.pads, options.face_index, options.smooth)
-        if missing := boxes.describe_missing(path.boxes, float(source.fps)):
+        if wish:
+            path = speakers.follow(found, source, options.pads, options.smooth, wish)
+        else:
+            path = boxes.follow(found, source, options.pads, options.face_index, options.smooth)
+        if missing := boxes.describe_missing(path.boxes, float(source.fps), wish.WHO if wish else ""):
             if options.on_missing_face == "error":
                 raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
             self.report.note(f"{missing}; they are left as they are")
         return path, len(path.boxes)
+
+    def wish(self, source: video.VideoInfo, wanted: int, options: Options) -> speakers.Wish | None:
+        """Return what chooses the face shot by shot, if something does."""
+        if options.speaker:
+            expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
+            return speakers.Speaker(source, wanted, expert)
+        if options.face_like:
+            identity = identities.open_sface(options.identity)
+            return speakers.Lookalike(source, Path(options.face_like), identity, self.search)
+        return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""

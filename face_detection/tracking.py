@@ -46,11 +46,16 @@ def follow_face(
     """
     boxes = np.full((len(found), 4), np.nan)
     for first, stop in shots(found):
-        tracks = link_tracks(found.boxes[first:stop], max_gap)
-        for track in choose_person(tracks, face_index):
+        for track in choose_person(link_tracks(found.boxes[first:stop], max_gap), face_index):
             boxes[first + np.array(track.frames)] = track.boxes
-        if fill:
-            fill_gaps(boxes[first:stop], max_gap)
+    return steady(boxes, shots(found), max_gap if fill else 0, smooth)
+
+
+def steady(boxes: np.ndarray, shots: list[tuple[int, int]], max_gap: int, smooth: bool = True) -> np.ndarray:
+    """Return boxes (frames, 4) of one person with gaps up to ``max_gap`` filled and the rest averaged, shot by shot."""
+    boxes = boxes.copy()
+    for first, stop in shots:
+        fill_gaps(boxes[first:stop], max_gap)
         if smooth:
             smooth_boxes(boxes[first:stop])
     return boxes
