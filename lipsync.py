@@ -197,9 +197,10 @@ class LipSync:
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
         """
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
-        mix = Options(**options).mix
+        chosen = Options(**options)
         video.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, [Path(path) for path in (face, audio, mix) if path])
+        read = (face, audio, chosen.mix, chosen.face_like)
+        files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
