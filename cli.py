@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -39,7 +39,29 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    def parse_cells(self, cells: Mapping[str, str], args: argparse.Namespace, folder: Path) -> argparse.Namespace:
+        """Return ``args`` with what a row of a table says instead: a cell for every flag, by its name without dashes.
+
+        Files are relative to ``folder``. Raises UserError, as a command line would.
+        """
+        changed, flags = argparse.Namespace(**vars(args)), []
+        for name, cell in cells.items():
+            action = self._option_string_actions[f"--{name}"]
+            try:
+                if action.nargs == 0:  # a switch, which may be off in this row alone
+                    setattr(changed, action.dest, boolean(cell))
+                elif action.type is Path:
+                    flags.append(f"--{name}={folder / cell}")
+                elif action.nargs == "+":
+                    numbers = cell.replace(",", " ").split()
+                    flags += [f"--{name}", *(str(int(number)) for number in numbers)]  # and no other flag
+                else:
+                    flags.append(f"--{name}={cell}")
+            except (argparse.ArgumentTypeError, ValueError) as problem:
+                self.error(f"argument --{name}: {problem}")
+        return self.parse_args(flags, changed)
 
 
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
@@ -51,8 +73,10 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parser.parse_args(argv)
-    except SystemExit as stop:  # --help, or an error that has been printed
-        return int(stop.code or 0)
+    except SystemExit:  # --help
+        return 0
+    except UserError as problem:
+        return _report(str(problem), BAD_INPUT)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
@@ -100,11 +124,15 @@ def _report(text: str, code: int) -> int:
     return code
 
 
-class Terminal(Reporter):
-    """Notes on stdout, a bar for every stage on stderr."""
+class Notes(Reporter):
+    """Notes on stdout."""
 
     def note(self, text: str) -> None:
         tqdm.write(text)  # above a bar, if there is one
+
+
+class Terminal(Notes):
+    """Notes on stdout, a bar for every stage on stderr."""
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
@@ -119,6 +147,11 @@ class Terminal(Reporter):
 
 
 TERMINAL = Terminal()
+
+
+def terminal_of_one() -> Reporter:
+    """Of several processes that torchrun started, the first shows bars: two would be drawn over each other."""
+    return Notes() if int(os.environ.get("RANK", 0)) else TERMINAL
 
 
 # --------------------------------------------------------------------------------------------------------------------

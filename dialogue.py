@@ -19,7 +19,7 @@ import numpy as np
 import audio
 import files
 import video
-from errors import UserError
+from errors import UserError, about
 from lipsync import CHOICES, LipSync, Options, Take, listen_through, open_face
 from reporting import Advance, Reporter
 
@@ -93,10 +93,8 @@ def take_of(
     """Return the take of one face, whose speech has the first of ``lengths`` (samples) and is followed by silence."""
     fps, (samples, longest) = float(source.fps), lengths
     wanted = audio.frame_count(longest, fps)
-    try:
+    with about(f"--pair {options.face_index}={sound.path}"):
         path, used = lips.find_face(source, wanted, options)
-    except UserError as problem:
-        raise UserError(f"--pair {options.face_index}={sound.path}: {problem}") from None
     mel, _ = audio.spectrogram_of(itertools.chain(sound, [np.zeros(longest - samples, np.float32)]))
     windows = audio.MelWindows(mel, fps, wanted, options.lip_delay / 1000)
     until = wanted if options.silence == "closed" else audio.frame_count(samples, fps)

@@ -18,6 +18,15 @@ class MissingFile(UserError, FileNotFoundError):
 
 
 @contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Around what is done for one of many: put its ``name``, if it has one, before what the user did wrong."""
+    try:
+        yield
+    except UserError as problem:
+        raise UserError(f"{name}: {problem}" if name else problem) from None
+
+
+@contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Around imports: where a package is missing, raise UserError that says which ``extra`` of ours brings it."""
     try:

@@ -117,19 +117,9 @@ class FaceSearch:
             source.interlaced,
             source.transparent,
         )
-        weights_content = self.weights and self.weights.is_file() and _digest(self.weights, *_stamp(self.weights))
+        weights_content = self.weights and self.weights.is_file() and files.known_digest(self.weights)
         name = cache_name(source.path, self.detector_name(), weights_content, *seen)
         return (self.folder or weights.cache_folder() / "boxes") / name
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@functools.cache
-def _digest(path: Path, *_: int) -> str:
-    return files.digest(path)
 
 
 @functools.cache  # a run of many videos asks for each of them, and a host that is down may take half a minute to say so

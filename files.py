@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import secrets
@@ -81,6 +83,38 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the size and the date, in ns, of a file: while they stay, so does what is in it."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def known_digest(path: Path) -> str:
+    """Return the SHA-256 of what is in a file, which is read once while its stamp stays."""
+    return _digest_of(path, stamp(path))
+
+
+@functools.cache
+def _digest_of(path: Path, _: tuple[int, int]) -> str:
+    return digest(path)
+
+
+def read_text(path: Path) -> str:
+    """Return what people wrote in an editor of any kind: a byte-order mark is no part of it.
+
+    Raises UserError, which names the file, for one that is not UTF-8.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        kind = " but UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else " text"
+        raise UserError(f"{path} is not UTF-8{kind}; open it in an editor and save it with the encoding UTF-8")
+    return text
+
+
 def save(path: Path, content: str | bytes) -> None:
     """Write a file that appears, or is replaced, only when it is complete; make its folder."""
     with atomic_write(path) as partial:
@@ -97,6 +131,12 @@ def check_name(path: Path) -> None:
             raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} {units}; give a shorter one")
         if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
             raise UserError(f"{part} has a {min(found)} in it, which Windows takes in no name; give another")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one; raise UserError for a name that no disk would take."""
+    check_name(path)
+    return path.is_dir()
 
 
 def check_folder(folder: Path) -> None:

@@ -1,10 +1,10 @@
-"""The videos in a folder, by name and by content."""
+"""The videos, pictures and sounds in a folder, by name; videos by content too."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from errors import MissingFile, UserError
@@ -13,6 +13,10 @@ VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv",
     ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
+PICTURE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 
@@ -41,6 +45,11 @@ def visible_files(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
 
 
+def files_in(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    """Return the ``wanted`` files right in ``folder``, sorted, but those whose names start with a dot."""
+    return [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file() and wanted(path)]
+
+
 def is_video(path: Path) -> bool:
     """Whether the name, or for want of a suffix the first bytes, are those of a video. Unreadable ones are not."""
     if path.suffix or not path.is_file():
@@ -50,3 +59,11 @@ def is_video(path: Path) -> bool:
             return bool(VIDEO_STARTS.match(file.read(12)))
     except OSError:
         return False
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def is_sound(path: Path) -> bool:
+    return path.suffix.lower() in SOUND_SUFFIXES

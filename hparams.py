@@ -5,12 +5,12 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import files
 from errors import MissingFile, UserError
 
 OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
@@ -139,17 +139,9 @@ hparams = HParams()
 def read_list(path: Path) -> list[tuple[int, str]]:
     """Return the lines of a list that are not blank, stripped, with their numbers, from 1.
 
-    Lists come from all kinds of editors: a byte-order mark is no part of the first line. Raises UserError, which names
-    the file, for one that is not UTF-8.
+    Raises UserError, which names the file, for one that is not UTF-8.
     """
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        kind = " but UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else " text"
-        raise UserError(f"{path} is not UTF-8{kind}; open it in an editor and save it with the encoding UTF-8")
+    text = files.read_text(path)
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 

@@ -1,6 +1,13 @@
 """Make the lips in a video or photo match any speech.
 
-python inference.py --face VIDEO_OR_PHOTO --audio SPEECH
+    python inference.py --face VIDEO_OR_PHOTO --audio SPEECH
+
+Or many: several files or a folder for either, or a table (CSV) of what is to be made of what.
+
+    python inference.py --face FOLDER --audio FOLDER --outfile RESULTS
+    python inference.py --jobs jobs.csv
+
+Under torchrun every process takes its share of many. Stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -11,16 +18,23 @@ from pathlib import Path
 
 import cli
 import dialogue
+import files
+import jobs
 import mouths
-from errors import UserError
+import video
+from devices import own_device
+from errors import UserError, about
 from lipsync import LipSync
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+OUTFILE = Path("results/result_voice.mp4")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
     "on_missing_face", "loop", "lip_delay", "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
+FILES = ("face", "audio", "outfile")
+OF_ONE = (*FILES, *SAME_NAMES, "box", "nosmooth", "no_mark")  # what a row of --jobs may have, as others need not
 
 
 def get_parser() -> cli.Parser:
@@ -29,17 +43,25 @@ def get_parser() -> cli.Parser:
     add(
         "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
     )
-    add("--face", required=True, type=Path, help="The video or photo with a face.")
-    add("--audio", type=Path, help="The speech: any file that has sound, videos included.")
+    add("--face", nargs="+", type=Path, help="The video or photo with a face; or several, or a folder of them.")
+    add(
+        "--audio",
+        nargs="+",
+        type=Path,
+        help="The speech: any file that has sound, videos included; one for all faces, one for each, or a folder of "
+        "files that are called as the faces are.",
+    )
     add(
         "--pair",
         nargs="+",
         type=face_and_speech,
-        metavar="FACE=SPEECH",
-        help="Instead of --audio: several faces, counted from the left, 0 first, each with a speech of its own.",
+        metavar="NUMBER=SPEECH",
+        help="Instead of --audio: several people in one video, counted from the left, 0 first, each with a speech.",
     )
+    add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
+    add("--again", action="store_true", help="Of many, make those too that are made already.")
     add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
-    add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="The video to write.")
+    add("--outfile", type=Path, default=OUTFILE, help="The video to write; of many, their folder.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
         "--fps",
@@ -155,18 +177,8 @@ def frame_or_name(text: str) -> str | int:
 def face_and_speech(text: str) -> tuple[int, Path]:
     number, _, speech = text.partition("=")
     if not (number.isdecimal() and speech):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FACE=SPEECH, such as 0=anna.wav")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NUMBER=SPEECH, such as 0=anna.wav")
     return int(number), Path(speech)
-
-
-def speeches_of(args: argparse.Namespace) -> dict[int, Path]:
-    """Return the speech of each face by its number, none if there is one speech; raise UserError for two or no ways."""
-    if (args.audio is None) == (args.pair is None):
-        raise UserError("give the speech by --audio, or several by --pair FACE=SPEECH …; one of the two")
-    numbers = [number for number, _ in args.pair or ()]
-    if twice := {number for number in numbers if numbers.count(number) > 1}:
-        raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
-    return dict(args.pair or ())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -174,23 +186,84 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    speeches = speeches_of(args)
+    if args.pair:
+        run_pairs(args)
+    elif args.jobs or not args.face or not args.audio:
+        run_jobs(read_jobs(args), args)
+    elif len(args.face) == len(args.audio) == 1 and not any(map(files.is_folder, (*args.face, *args.audio))):
+        take = open_lips(args).run(args.face[0], args.audio[0], args.outfile, **options_of(args))
+        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+    else:
+        run_jobs(jobs.pair(args.face, args.audio, options_of(args), cli.TERMINAL), args)
+
+
+def run_pairs(args: argparse.Namespace) -> None:
+    """Make several people in one video speak."""
+    if args.audio or args.jobs:
+        raise UserError(f"--pair gives the speeches; leave --{'audio' if args.audio else 'jobs'} out")
+    if not args.face or len(args.face) > 1:
+        raise UserError("--pair is about the people in one video; give it by --face")
+    numbers = [number for number, _ in args.pair]
+    if twice := {number for number in numbers if numbers.count(number) > 1}:
+        raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
+    take = dialogue.run(open_lips(args), args.face[0], dict(args.pair), args.outfile, **options_of(args))
+    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+
+
+def options_of(args: argparse.Namespace) -> dict[str, object]:
     options = {name: getattr(args, name) for name in SAME_NAMES}
-    options |= {"box": None if args.box == NO_BOX else args.box, "smooth": not args.nosmooth, "mark": not args.no_mark}
-    lips = LipSync(
+    box = None if args.box == NO_BOX else args.box
+    return options | {"box": box, "smooth": not args.nosmooth, "mark": not args.no_mark}
+
+
+def open_lips(args: argparse.Namespace) -> LipSync:
+    return LipSync(
         args.checkpoint_path,
         search=cli.face_search(args),
         expert=args.syncnet_checkpoint_path,
-        device=args.device,
+        device=own_device(args.device),
         precision=args.precision,
         batch_size=args.wav2lip_batch_size,
-        report=cli.TERMINAL,
+        report=cli.terminal_of_one(),
     )
-    if speeches:
-        take = dialogue.run(lips, args.face, speeches, args.outfile, **options)
-    else:
-        take = lips.run(args.face, args.audio, args.outfile, **options)
-    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Many
+
+
+def read_jobs(args: argparse.Namespace) -> list[jobs.Job]:
+    """Return a job for every row of --jobs; what a row does not say, the command line does."""
+    if not args.jobs:
+        raise UserError("give --face and --audio, or --jobs; --help says more")
+    if args.face or args.audio:
+        raise UserError("--jobs says which faces and speeches; leave --face and --audio out")
+    parser = get_parser()
+    others = {name for name in vars(args) if name not in OF_ONE}
+    shared = argparse.Namespace(**{**vars(args), "outfile": None})
+    listed = []
+    for row in jobs.read_table(args.jobs, OF_ONE, FILES[:2], others):
+        with about(row.name):
+            own = parser.parse_cells(row.cells, shared, args.jobs.parent)
+        listed.append(jobs.Job(own.face[0], own.audio[0], own.outfile, options_of(own), row.name))
+    return listed
+
+
+def run_jobs(listed: list[jobs.Job], args: argparse.Namespace) -> None:
+    if outcome := jobs.work_through(jobs.settle(listed, folder_of(args)), open_lips(args), args.again):
+        outcome.check()
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Return where results of many go that have no name of their own."""
+    if args.outfile == OUTFILE:
+        return OUTFILE.parent
+    if args.outfile.suffix.lower() in video.CONTAINERS and not args.outfile.is_dir():
+        raise UserError(f"--outfile {args.outfile} is the name of one video; give a folder for several")
+    for path in (*(args.face or ()), *(args.audio or ())):
+        if path.is_dir() and path.resolve() == args.outfile.resolve():
+            raise UserError(f"--outfile {path} is a folder of --face or --audio, and files would mix; give another")
+    return args.outfile
 
 
 if __name__ == "__main__":

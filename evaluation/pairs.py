@@ -7,20 +7,18 @@ A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and 
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import files
 from errors import MissingFile, UserError
-from footage import VIDEO_SUFFIXES, is_video, visible_files
+from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_sound, is_video, visible_files
 from hparams import read_list
 from lipsync import LipSync
-
-SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+from shares import Share
 
 
 class Pair(NamedTuple):
@@ -89,10 +87,6 @@ def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], l
     return [name for name in names if name not in spaced], spaced
 
 
-def is_sound(path: Path) -> bool:
-    return path.suffix.lower() in SOUND_SUFFIXES
-
-
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
     """Read a list; names without a suffix are those of videos. Raises FileNotFoundError or ValueError if it is bad."""
     if not path.is_file():
@@ -137,9 +131,8 @@ def generate(
     """
     lips.load()  # what would spoil every pair fails here, before any work is done
     claim(results_dir, pairs, lips.generator.path)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    turn = Turn.begin(results_dir, rank, world)
-    mine = list(enumerate(pairs))[rank::world]
+    share = Share.begin(results_dir)
+    mine = share.of(list(enumerate(pairs)))
     for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
         target = results_dir / f"{number}.mp4"
@@ -152,43 +145,7 @@ def generate(
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return turn.end()
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One run of one process of several. What is left of an earlier run, such as its notes, does not count as done."""
-
-    folder: Path
-    rank: int
-    world: int
-    number: int  # all processes of a run are at the same one
-
-    @classmethod
-    def begin(cls, results_dir: Path, rank: int, world: int) -> Turn:
-        turn = cls(results_dir / "processes", rank, world, 0)
-        turn = replace(turn, number=turn._read(rank)["number"] + 1)
-        turn._write(done=False)
-        return turn
-
-    def end(self) -> bool:
-        """Note that this process is done; say whether all are."""
-        self._write(done=True)
-        states = map(self._read, range(self.world))
-        return all(state["number"] >= self.number and state["done"] for state in states)
-
-    def _write(self, done: bool) -> None:
-        if self.world > 1:
-            files.save(self._path(self.rank), json.dumps({"number": self.number, "done": done}))
-
-    def _read(self, rank: int) -> dict[str, int]:
-        if self.world == 1:
-            return {"number": self.number, "done": True}
-        path = self._path(rank)
-        return json.loads(path.read_text()) if path.exists() else {"number": 0, "done": False}
-
-    def _path(self, rank: int) -> Path:
-        return self.folder / f"{rank} of {self.world}.json"
+    return share.finish(len(mine)) is not None
 
 
 def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import files
 from reporting import SILENT, Reporter
+from shares import Share
 
 from .clips import Clip, find_clips, find_finished
-from .report import Summary, Tally, check_kept, merge_ranks, rank_report, summarize
+from .report import Summary, Tally, check_kept, summarize
 from .workers import Options, cut_clips, plan_workers
 
 
@@ -26,17 +27,17 @@ def preprocess(
     """
     data_root, root = Path(data_root), Path(preprocessed_root)
     files.check_folder(root)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     began = time.monotonic()
-    share = find_clips(data_root)[rank::world]
-    rank_report(root, rank).unlink(missing_ok=True)  # of a run that was stopped
-    tally = cut_unfinished(share, data_root, root, options, SILENT if rank else report)
+    share = Share.begin(root)
+    mine = share.of(find_clips(data_root))
+    tally = cut_unfinished(mine, data_root, root, options, SILENT if share.rank else report)
     tally.seconds = time.monotonic() - began
-    total = merge_ranks(tally, root, rank, world)
-    if total is None:
+    parts = share.finish(asdict(tally))
+    if parts is None:
         clips = f"{len(tally.kept)} clips kept"
-        report.note(f"process {rank} of {world}: {clips}; the last to finish writes report.json")
+        report.note(f"{share}: {clips}; the last to finish writes report.json")
         return None
+    total = sum(map(Tally.from_json, parts), Tally())
     summary = summarize(total, data_root, options.search)
     summary.save(root / "report.json")
     check_kept(summary, data_root, root / "report.json")

@@ -56,28 +56,6 @@ class Tally:
         )
 
 
-def rank_report(root: Path, rank: int) -> Path:
-    return root / f"report.{rank}.json"
-
-
-def merge_ranks(tally: Tally, root: Path, rank: int, world: int) -> Tally | None:
-    """Leave this process's tally in ``root`` for the others; return the sum if all have done so, else None.
-
-    Files instead of a process group: nobody waits for the slowest, and machines share no more than the folder.
-    """
-    if world == 1:
-        return tally
-    files.save(rank_report(root, rank), json.dumps(asdict(tally)))
-    paths = [rank_report(root, other) for other in range(world)]
-    try:
-        parts = [json.loads(path.read_text()) for path in paths]
-    except FileNotFoundError:
-        return None
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return sum((Tally.from_json(part) for part in parts), Tally())
-
-
 @dataclass(frozen=True)
 class Summary:
     """The content of report.json."""

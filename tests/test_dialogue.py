@@ -94,11 +94,12 @@ def test_the_same_frames_are_searched_once(program, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, pairs, words", [
-    ((), (), "give the speech by --audio, or several by --pair"),
-    (("--audio", "long.wav"), ("0=short.wav",), "one of the two"),
+    (("--audio", "long.wav"), ("0=short.wav",), "leave --audio out"),
+    (("--jobs", "many.csv"), ("0=short.wav",), "leave --jobs out"),
+    (("--face", "pair.mp4", "pair.mp4"), ("0=short.wav",), "one video"),
     ((), ("0=short.wav", "0=long.wav"), "--pair gives face 0 two speeches"),
-    ((), ("anna.wav",), "'anna.wav' is not FACE=SPEECH"),
-    ((), ("one=long.wav",), "'one=long.wav' is not FACE=SPEECH"),
+    ((), ("anna.wav",), "'anna.wav' is not NUMBER=SPEECH"),
+    ((), ("one=long.wav",), "'one=long.wav' is not NUMBER=SPEECH"),
     ((), ("0=none.wav",), "none.wav does not exist"),
     ((), ("0=short.wav", "5=long.wav"), "--pair 5=long.wav: --face_index 5, but 2 faces are on view"),
     (("--face_index", 0), ("0=long.wav",), "and so does --face_index"),

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = (
-    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "preprocessing", "evaluation", "demo",
-    "benchmarks",
+    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "jobs", "preprocessing", "evaluation",
+    "demo", "benchmarks",
 )  # fmt: skip
 SCRIPTS = (
     "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt",
@@ -29,7 +29,8 @@ ALLOWED = {
     "devices": set(),
     "files": set(),
     "footage": set(),
-    "hparams": set(),
+    "hparams": {"files"},
+    "shares": {"files"},
     "pictures": set(),
     "video": {"files", "pictures"},
     "models": {"files"},
@@ -50,11 +51,12 @@ ALLOWED = {
         "reporting", "speakers", "sync", "video",
     },
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
+    "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
-        "reporting", "video",
+        "reporting", "shares", "video",
     },
     "distributed": set(),
     "tasks": {"distributed", "models", "hparams"},

@@ -18,7 +18,8 @@ import video
 from conftest import ROOT
 from evaluation import score_fid, score_lse
 
-FOLDERS = ("demo", "evaluation", "face_detection", "models", "preprocessing", "sync", "video")  # that users need
+# that users need
+FOLDERS = ("demo", "evaluation", "face_detection", "jobs", "models", "preprocessing", "sync", "video")
 EXTRAS = ("tensorboard", "matplotlib", "skimage", "pytorch_fid", "torchvision", "python_speech_features")
 FOREIGN = "mine = True\n"
 

@@ -488,7 +488,7 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
     put(clip, roots, "a/1.mp4", "b/1.mp4", "c/1.mp4")
     put(talking_clip, roots, "d/1.mp4")  # has no sound
     roots.data.mkdir()
-    (roots.data / "report.1.json").write_text("of a run that was stopped")
+    (roots.data / ".process 1 of 2.json").write_text("of a run that was stopped")
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
@@ -497,7 +497,7 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
         assert (roots.lists / "train.txt").exists() == (rank == "0")
     assert (kept(roots), dropped(roots)) == (["a/1", "b/1", "c/1"], {"d/1.mp4": "no audio"})
     assert report(roots)["frames"] == 48
-    assert not list(roots.data.glob("report.?.json"))
+    assert not list(roots.data.glob(".*"))
     assert "process 1 of 2: 1 clips kept" in capsys.readouterr().out
 
 

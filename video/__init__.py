@@ -11,9 +11,10 @@ from video.process import ffmpeg_path
 from video.reading import read_frames, repeat_frames, source_index
 from video.sound import SILENCE, Sound, read_audio, stream_audio
 from video.sources import CutShort
-from video.writing import VideoWriter, check_writable
+from video.writing import CONTAINERS, VideoWriter, check_writable
 
 __all__ = [
-    "MIN_FPS", "SILENCE", "CutShort", "Geometry", "Sound", "VideoInfo", "VideoWriter", "check_size", "check_writable",
-    "ffmpeg_path", "probe", "read_audio", "read_frames", "repeat_frames", "source_index", "stream_audio",
+    "CONTAINERS", "MIN_FPS", "SILENCE", "CutShort", "Geometry", "Sound", "VideoInfo", "VideoWriter", "check_size",
+    "check_writable", "ffmpeg_path", "probe", "read_audio", "read_frames", "repeat_frames", "source_index",
+    "stream_audio",
 ]  # fmt: skip

@@ -1,0 +1,167 @@
+"""Which face speaks which speech, and what the results are called."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn
+
+import files
+import video
+from errors import UserError, about
+from footage import files_in, is_picture, is_sound, is_video
+from lipsync import Options
+from reporting import SILENT, Reporter
+
+LONGEST_STEM = 200  # bytes of a name that is made from two: file systems allow 255, with what is put around it
+ALSO_READ = ("mix", "face_like")  # options that are files
+
+
+@dataclass(frozen=True)
+class Job:
+    """A face that is to speak."""
+
+    face: Path
+    audio: Path
+    outfile: Path | None = None  # None: ``settle`` gives it a name
+    options: Mapping[str, object] = field(default_factory=dict)  # of ``LipSync.run``
+    name: str = ""  # for messages, such as "row 3 of jobs.csv"
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files that are read, by what they are."""
+        chosen = Options(**self.options)
+        more = {name: Path(path) for name in ALSO_READ if (path := getattr(chosen, name))}
+        return {"face": self.face, "audio": self.audio, **more}
+
+    def __str__(self) -> str:
+        return self.name or (self.outfile or self.face).name
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pairs
+
+
+def pair(
+    faces: Sequence[Path],
+    sounds: Sequence[Path],
+    options: Mapping[str, object] = {},
+    report: Reporter = SILENT,
+) -> list[Job]:
+    """Pair files, or what is in folders: one of either with all of the other, in order, or by name.
+
+    Folders are paired by the names of their files without suffix; which have no partner is told. Raises UserError if
+    there are no pairs.
+    """
+    folders = [path for path in (*faces, *sounds) if files.is_folder(path)]
+    shown = [file for path in faces for file in (_faces_in(path) if path in folders else [path])]
+    heard = [file for path in sounds for file in (_sounds_in(path) if path in folders else [path])]
+    if len(heard) == 1 and sounds[0] not in folders:
+        rows = [(face, heard[0]) for face in shown]
+    elif len(shown) == 1 and faces[0] not in folders:
+        rows = [(shown[0], sound) for sound in heard]
+    elif not folders and len(shown) == len(heard):
+        rows = list(zip(shown, heard))
+    elif any(path in folders for path in sounds):
+        rows = _by_stem(shown, heard, report)
+    else:
+        raise UserError(
+            f"{len(shown)} faces and {len(heard)} files of --audio make no pairs; give one --audio for all, one for "
+            "each --face, or a folder of files that are called as the faces are"
+        )
+    return [Job(face, sound, None, options) for face, sound in rows]
+
+
+def _faces_in(folder: Path) -> list[Path]:
+    return files_in(folder, lambda path: is_video(path) or is_picture(path)) or _nothing("video or photo", folder)
+
+
+def _sounds_in(folder: Path) -> list[Path]:
+    """Sound files, and videos for names that no sound file has."""
+    sounds = files_in(folder, is_sound)
+    named = {path.stem for path in sounds}
+    sounds += [path for path in files_in(folder, is_video) if path.stem not in named]
+    return sorted(sounds) or _nothing("file with sound", folder)
+
+
+def _nothing(kind: str, folder: Path) -> NoReturn:
+    raise UserError(f"{folder} has no {kind} right in it, by the names of its files")
+
+
+def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) -> list[tuple[Path, Path]]:
+    by_stem: dict[str, Path] = {}
+    for path in sounds:
+        if (other := by_stem.setdefault(path.stem, path)) is not path:
+            raise UserError(f"{other} and {path} have one name, and a face takes one of that name; remove one")
+    rows = [(face, by_stem[face.stem]) for face in faces if face.stem in by_stem]
+    if not rows:
+        example = f"{faces[0].stem}.wav for {faces[0].name}"
+        raise UserError(f"no file of --audio is called as one of --face is, such as {example}")
+    used = {path for row in rows for path in row}
+    for path in (*faces, *sounds):
+        if path not in used:
+            report.note(f"note: {path} is left out: the other folder has no {path.stem}")
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+def settle(listed: Iterable[Job], folder: Path) -> list[Job]:
+    """Return the jobs, each with a file to write: its own, or one in ``folder`` called after face and speech.
+
+    Raises UserError, before any work is done, for options that cannot be, for files that cannot be written, are written
+    twice, or are read.
+    """
+    listed = list(listed)
+    taken = _own_names(listed)
+    settled = []
+    for job in listed:
+        outfile = job.outfile or _free_name(job, folder, taken)
+        taken.setdefault(_place(outfile), job)
+        settled.append(replace(job, outfile=outfile))
+    read = {_identity(path) for job in settled for path in _inputs(job)}
+    for job in settled:
+        with about(job.name):
+            video.check_writable(job.outfile)
+            if _identity(job.outfile) in read:
+                raise UserError(f"outfile {job.outfile} is one of the files to read; choose another name")
+    return settled
+
+
+def _own_names(listed: Sequence[Job]) -> dict[str, Job]:
+    taken: dict[str, Job] = {}
+    for job in listed:
+        if job.outfile and (other := taken.setdefault(_place(job.outfile), job)) is not job:
+            raise UserError(f"{other} and {job} have one outfile, {job.outfile}; give two names")
+    return taken
+
+
+def _free_name(job: Job, folder: Path, taken: Mapping[str, Job]) -> Path:
+    stem = os.fsencode(f"{job.face.stem}_{job.audio.stem}")[:LONGEST_STEM].decode(errors="ignore")
+    names = itertools.chain((f"{stem}.mp4",), (f"{stem}_{number}.mp4" for number in itertools.count(2)))
+    return next(folder / name for name in names if _place(folder / name) not in taken)
+
+
+def _inputs(job: Job) -> Iterable[Path]:
+    with about(job.name):
+        for path in job.inputs().values():
+            files.check_name(path)
+            yield path
+
+
+def _place(path: Path) -> str:
+    """What two names of one file have in common where case does not count, as on Windows and macOS."""
+    return str(path.resolve()).casefold()
+
+
+def _identity(path: Path) -> object:
+    """What all names of a file have in common, links included."""
+    try:
+        status = path.stat()
+        return status.st_dev, status.st_ino
+    except OSError:
+        return path.resolve()

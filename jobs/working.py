@@ -1,0 +1,155 @@
+"""One job after the other: what is made already, what fails, and what came of all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import files
+from errors import UserError
+from lipsync import LipSync, Options
+from reporting import Advance, Reporter
+from shares import Share
+
+from .listing import ALSO_READ, Job
+
+
+@dataclass(frozen=True)
+class Failure:
+    job: str
+    reason: str  # one line
+    bad_input: bool  # and not a failure of the program or the machine
+
+
+@dataclass
+class Outcome:
+    """What came of the jobs of one process, or of all."""
+
+    made: int = 0
+    made_before: int = 0
+    failed: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, part: dict) -> Outcome:
+        return cls(**{**part, "failed": [Failure(**failure) for failure in part["failed"]]})
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.made + other.made, self.made_before + other.made_before, self.failed + other.failed)
+
+    @property
+    def done(self) -> int:
+        return self.made + self.made_before
+
+    def __str__(self) -> str:
+        before = f" ({self.made_before} of them before)" if self.made_before else ""
+        lines = [f"{self.done} of {self.done + len(self.failed)} videos are made{before}, {len(self.failed)} failed"]
+        return "\n".join(lines + [f"  {failure.job}: {failure.reason}" for failure in self.failed])
+
+    def check(self) -> None:
+        """Raise UserError if something failed that only better input can mend, RuntimeError if another try may."""
+        if self.failed:
+            kind = UserError if all(failure.bad_input for failure in self.failed) else RuntimeError
+            raise kind(
+                f"{len(self.failed)} of {self.done + len(self.failed)} videos failed, as told above; the same command "
+                "makes only these"
+            )
+
+
+def work_through(jobs: Sequence[Job], lips: LipSync, again: bool = False) -> Outcome | None:
+    """Make the videos of settled jobs that are not made yet (``again``: all), and tell what came of them.
+
+    Under torchrun every process takes its share, and the last to finish tells and returns what came of all; the others
+    return None. Raises UserError for what would spoil every job.
+    """
+    share = Share.begin(jobs[0].outfile.parent)
+    mine = share.of(jobs)
+    todo = [job for job in mine if again or not is_made(job, lips)]
+    outcome = Outcome(made_before=len(mine) - len(todo))
+    try:
+        if todo:
+            lips.load()
+        for job in lips.report.track(todo, "Videos", len(todo), "video"):
+            attempt(job, lips, outcome)
+    except KeyboardInterrupt:
+        where = f" by {share}" if share.world > 1 else ""
+        raise KeyboardInterrupt(
+            f"stopped; {outcome.done} of {len(mine)} videos are made{where}, and the same command goes on from there"
+        ) from None
+    parts = share.finish(asdict(outcome))
+    if parts is None:
+        lips.report.note(f"{share}: {outcome.done} of {len(mine)} videos are made; the last to finish tells of all")
+        return None
+    total = sum(map(Outcome.from_json, parts), Outcome())
+    lips.report.note(str(total))
+    return total
+
+
+def attempt(job: Job, lips: LipSync, outcome: Outcome) -> None:
+    """Make one video and note what of; count it, or why it failed."""
+    own = lips.serving(lips.search, Named(lips.report, job.outfile.name))
+    try:
+        made_of = record(job, lips)
+        take = own.run(job.face, job.audio, job.outfile, **job.options)
+        files.save(record_path(job), json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
+    except (UserError, RuntimeError, OSError) as problem:
+        if files.is_disk_error(problem):
+            raise
+        reason = " ".join(str(problem).split())
+        outcome.failed.append(Failure(str(job), reason, isinstance(problem, UserError)))
+        lips.report.note(f"{job} failed: {reason}")
+        return
+    outcome.made += 1
+    lips.report.note(f"{job.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+
+
+class Named(Reporter):
+    """Tells another reporter, with every note, which of many it is about."""
+
+    def __init__(self, report: Reporter, name: str) -> None:
+        self._report, self._name = report, name
+
+    def note(self, text: str) -> None:
+        self._report.note(f"{self._name}: {text}")
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
+        with self._report.stage(name, total, unit, done) as advance:
+            yield advance
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a result was made of
+
+
+def record_path(job: Job) -> Path:
+    return job.outfile.with_name(f".{job.outfile.name}.json")
+
+
+def record(job: Job, lips: LipSync) -> dict[str, object]:
+    """Return all that decides what a result looks like; another network, file or option makes another.
+
+    Files go by size and date, the network by its content.
+    """
+    options = asdict(Options(**job.options))
+    for name in ALSO_READ:  # by what is in them, as the other files
+        del options[name]
+    made_of = {
+        "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
+        "options": options,
+        "checkpoint": files.known_digest(lips.generator.path),
+        "face_detector": [lips.search.detector, lips.search.weights],
+        "precision": lips.dtype,
+    }
+    return json.loads(json.dumps(made_of, default=str))
+
+
+def is_made(job: Job, lips: LipSync) -> bool:
+    """Whether the result is there, and made of what the job has today."""
+    try:
+        known = json.loads(record_path(job).read_text(encoding="utf-8"))
+        return known == record(job, lips) | {"bytes": job.outfile.stat().st_size}
+    except (OSError, ValueError):
+        return False

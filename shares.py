@@ -1,0 +1,80 @@
+"""One run in several processes: each takes its share of the work, and the last to finish hears what came of all.
+
+    share = Share.begin(folder)
+    mine = share.of(everything)
+    ...
+    results = share.finish(result)  # of all processes, or None: another will have them
+
+Files in a folder instead of a process group: nobody waits for the slowest, and machines share no more than the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import files
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of one of ``world`` processes, as torchrun counts them; each has a file that says how far it is."""
+
+    folder: Path
+    rank: int
+    world: int
+
+    @classmethod
+    def begin(cls, folder: Path) -> Share:
+        """Begin this process's part of a run whose processes all see ``folder``."""
+        share = cls(folder, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        if share.world > 1:
+            with files.locked(share._lock, wait=True):
+                if share._path(share.rank).exists():  # of a run that was stopped: what it left counts for nothing
+                    share._clear()
+                share._save(None)
+        return share
+
+    def __str__(self) -> str:
+        return f"process {self.rank} of {self.world}"
+
+    def of(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items[self.rank :: self.world]
+
+    def finish(self, result: Any) -> list[Any] | None:
+        """Leave ``result`` (of JSON, not None) for the others; return those of all, by rank, if all have done so."""
+        if self.world == 1:
+            return [result]
+        with files.locked(self._lock, wait=True):
+            self._save(result)
+            results = [self._read(rank) for rank in range(self.world)]
+            if any(result is None for result in results):
+                return None
+            self._clear()
+        return results
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder / f".processes of {self.world}.lock"
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f".process {rank} of {self.world}.json"
+
+    def _save(self, result: Any) -> None:
+        files.save(self._path(self.rank), json.dumps(result))
+
+    def _read(self, rank: int) -> Any:
+        try:
+            return json.loads(self._path(rank).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _clear(self) -> None:
+        for rank in range(self.world):
+            self._path(rank).unlink(missing_ok=True)

@@ -1,0 +1,387 @@
+"""Many at once: pairs, tables, what is made already, what fails, and several processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import inference
+import jobs
+import video
+from conftest import ROOT, Told, write_clip
+from faces import FaceSearch
+from lipsync import LipSync
+
+BOX = ("--face_detector", "haar", "--box", "10", "110", "10", "110")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """A fifth of a second of a drawn picture, 120x120."""
+    path = tmp_path_factory.mktemp("drawn") / "drawn.mp4"
+    rows = np.linspace(0, 255, 120).astype(np.uint8)
+    write_clip(path, np.stack([np.dstack([rows[:, None] + rows] * 3)] * 5))
+    return path
+
+
+@pytest.fixture
+def room(tmp_path, monkeypatch, clip, speech):
+    """A folder to be in, with a.mp4, b.mp4, c.mp4, bad.mp4, voice.wav."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        shutil.copy(clip, tmp_path / name)
+    (tmp_path / "bad.mp4").write_text("not a video")
+    shutil.copy(speech, tmp_path / "voice.wav")
+    return tmp_path
+
+
+@pytest.fixture
+def program(room, small_checkpoint, monkeypatch, capsys):
+    """``program("--flag", …)`` runs inference.py, whose ``LipSync.run`` only copies and notes what it was asked for.
+
+    Gives the exit code, stdout, stderr, and the calls of this run.
+    """
+    calls: list[SimpleNamespace] = []
+
+    def run(self, face, audio, outfile, **options):
+        video.probe(face)
+        calls.append(SimpleNamespace(face=face, audio=audio, outfile=outfile, **options))
+        shutil.copy(face, outfile)
+        return FakeTake()
+
+    monkeypatch.setattr(LipSync, "run", run)
+    monkeypatch.setattr(LipSync, "load", lambda self: self.generator)
+
+    def play(*flags):
+        capsys.readouterr()
+        calls.clear()
+        code = inference.main([f"--checkpoint_path={small_checkpoint}", *map(str, flags)])
+        return SimpleNamespace(code=code, calls=list(calls), **capsys.readouterr()._asdict())
+
+    return play
+
+
+class FakeTake:
+    seconds = 1.2
+
+    def __len__(self):
+        return 30
+
+
+def trios(done):
+    return [(call.face.name, call.audio.name, str(call.outfile)) for call in done.calls]
+
+
+def refused(done) -> str:
+    """The one line of a command that was refused before any work."""
+    assert done.code == 2 and not done.calls and done.err.startswith("error: ") and done.err.count("\n") == 1
+    return done.err
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Files and folders
+
+
+def test_one_face_and_one_speech_are_as_they_were(program, room):
+    done = program("--face", "a.mp4", "--audio", "voice.wav", "--outfile", "out.mp4")
+    assert trios(done) == [("a.mp4", "voice.wav", "out.mp4")] and done.out == "out.mp4: 30 frames, 1.20 s\n"
+    assert sorted(path.name for path in room.glob("*out*")) == ["out.mp4"]  # and no note beside it
+
+
+def test_one_speech_for_all_faces(program):
+    done = program("--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--outfile", "made", "--mouth_gain", 1.5)
+    assert trios(done) == [("a.mp4", "voice.wav", "made/a_voice.mp4"), ("b.mp4", "voice.wav", "made/b_voice.mp4")]
+    assert done.code == 0 and all(call.mouth_gain == 1.5 for call in done.calls)
+    assert "made/a_voice.mp4: 30 frames, 1.20 s" in done.out and "2 of 2 videos are made, 0 failed" in done.out
+
+
+def test_as_many_speeches_as_faces(program):
+    done = program("--face", "a.mp4", "b.mp4", "--audio", "b.mp4", "voice.wav")
+    assert trios(done) == [("a.mp4", "b.mp4", "results/a_b.mp4"), ("b.mp4", "voice.wav", "results/b_voice.mp4")]
+
+
+def test_one_face_for_all_speeches(program):
+    done = program("--face", "a.mp4", "--audio", "b.mp4", "voice.wav")
+    assert [(face, sound) for face, sound, _ in trios(done)] == [("a.mp4", "b.mp4"), ("a.mp4", "voice.wav")]
+
+
+def test_folders_are_paired_by_name(program, room):
+    for name in ("faces/sub", "voices"):
+        (room / name).mkdir(parents=True)
+    for name in ("faces/a.mp4", "faces/b.mp4", "faces/.hidden.mp4", "faces/sub/d.mp4", "voices/a.mp4", "voices/x.mp4"):
+        shutil.copy("a.mp4", name)
+    (room / "faces/notes.txt").write_text("a.mp4 is the best")
+    for name in ("voices/a.wav", "voices/c.wav"):
+        shutil.copy("voice.wav", name)
+    (room / "faces/c.png").write_bytes((ROOT / "docs/page.jpg").read_bytes())
+    done = program("--face", "faces", "--audio", "voices")
+    assert trios(done) == [("a.mp4", "a.wav", "results/a_a.mp4"), ("c.png", "c.wav", "results/c_c.mp4")]
+    assert re.findall("note: (.*) is left out", done.out) == ["faces/b.mp4", "voices/x.mp4"]
+    assert [(face, sound) for face, sound, _ in trios(program("--face", "faces", "--audio", "voice.wav"))] == [
+        (name, "voice.wav") for name in ("a.mp4", "b.mp4", "c.png")
+    ]
+
+
+def test_results_of_one_name_are_numbered(program, room):
+    (room / "other").mkdir()
+    shutil.copy("a.mp4", "other/A.mp4")
+    done = program("--face", "a.mp4", "other/A.mp4", "--audio", "voice.wav")
+    assert [name for *_, name in trios(done)] == ["results/a_voice.mp4", "results/A_voice_2.mp4"]
+
+
+def test_names_that_are_too_long_together_are_cut(program, room):
+    face, sound = (f"{letter * 120}" for letter in "éx")
+    shutil.copy("a.mp4", f"{face}.mp4")
+    shutil.copy("voice.wav", f"{sound}.wav")
+    done = program("--face", f"{face}.mp4", "a.mp4", "--audio", f"{sound}.wav")
+    assert done.code == 0 and done.calls[0].outfile.name == f"{'é' * 100}.mp4"
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--face", "a.mp4"], "give --face and --audio, or --jobs"),
+    (["--face", "a.mp4", "b.mp4", "c.mp4", "--audio", "a.mp4", "voice.wav"], "3 faces and 2 files of --audio"),
+    (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--outfile", "out.mp4"], "out.mp4 is the name of one video"),
+    (["--face", "empty", "--audio", "voice.wav"], "empty has no video or photo"),
+    (["--face", "a.mp4", "--audio", "empty"], "empty has no file with sound"),
+    (["--face", ".", "--audio", "voice.wav", "--outfile", "."], "is a folder of --face or --audio"),
+    (["--face", "a.mp4", "b.mp4", "--audio", "other"], "such as a.wav for a.mp4"),
+    (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--mouth_gain", "99"], "--mouth_gain 99 is not between"),
+    (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--checkpoint_path", "no.pth"], "no.pth does not exist"),
+    (["--jobs", "jobs.csv", "--face", "a.mp4"], "leave --face and --audio out"),
+    (["--jobs", "none.csv"], "none.csv does not exist"),
+    (["--jobs", "empty"], "is not a file"),
+])  # fmt: skip
+def test_what_cannot_be_paired(program, room, flags, words):
+    (room / "empty").mkdir()
+    (room / "other").mkdir()
+    shutil.copy("voice.wav", "other/z.wav")
+    assert words in refused(program(*flags))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding, end", [("utf-8", "\n"), ("utf-8-sig", "\r\n")])
+def test_table(program, room, separator, encoding, end):
+    (room / "lists").mkdir()
+    (room / "лица").mkdir()
+    shutil.copy("b.mp4", "лица/b, c.mp4")
+    rows = [
+        ["Face", "audio", "outfile", "mouth_gain", "lip_delay", "static", "pads", "rotate", "box", "mix", "reference"],
+        ["../a.mp4", "../voice.wav", "", "", "", "", "", "", "", "", ""],
+        [],
+        ['"../лица/b, c.mp4"', "../voice.wav", "own/b.mp4", "1.3", "-40", "no", "0 -5 0 0", "False", "", "", "7"],
+        ["../c.mp4", str(room / "voice.wav"), "", "", "", "True", "", "yes", "1 2 3 4", "../a.mp4", "still"],
+    ]
+    text = "".join(separator.join(row) + end for row in rows)
+    (room / "lists/jobs.csv").write_bytes(text.encode(encoding))
+    done = program("--jobs", "lists/jobs.csv", "--outfile", "made", "--rotate", "--mouth_gain", 0.5)
+    assert done.code == 0 and trios(done) == [
+        ("a.mp4", "voice.wav", "made/a_voice.mp4"),
+        ("b, c.mp4", "voice.wav", "lists/own/b.mp4"),
+        ("c.mp4", "voice.wav", "made/c_voice.mp4"),
+    ]
+    told = [(c.mouth_gain, c.lip_delay, c.static, c.pads, c.rotate, c.box, c.reference) for c in done.calls]
+    assert told == [
+        (0.5, 0.0, False, None, True, None, "same"),
+        (1.3, -40.0, False, [0, -5, 0, 0], False, None, 7),
+        (0.5, 0.0, True, None, True, [1, 2, 3, 4], "still"),
+    ]
+    assert done.calls[2].mix.samefile(room / "a.mp4")
+
+
+def test_decimal_commas(program, room):
+    """Where Excel separates cells by semicolons, it writes them."""
+    (room / "jobs.csv").write_text("face;audio;lip_delay\na.mp4;voice.wav;-12,5\n")
+    assert program("--jobs", "jobs.csv").calls[0].lip_delay == -12.5
+
+
+GOOD = "a.mp4,voice.wav"
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "jobs.csv is empty"),
+    ("\n \n", "jobs.csv is empty"),
+    ("face,audio\n", "no line for a video"),
+    ("face\na.mp4\n", "has no column 'audio'"),
+    (f"{GOOD}\n{GOOD}\n", "has a column 'a.mp4', which is no flag; columns are face, audio"),
+    ("face,audio,lip_dealy\na.mp4,voice.wav,3\n", "'lip_dealy', which is no flag; is it lip_delay?"),
+    ("face,audio,face\na.mp4,voice.wav,b.mp4\n", "two columns 'face'"),
+    ("face,audio,checkpoint_path\na.mp4,voice.wav,x\n", "all rows share --checkpoint_path"),
+    ("face,audio,device\na.mp4,voice.wav,cpu\n", "all rows share --device"),
+    ("face,audio,face_detector\na.mp4,voice.wav,haar\n", "all rows share --face_detector"),
+    ("face,audio,precision\na.mp4,voice.wav,fp32\n", "all rows share --precision"),
+    ("face,audio,debug\na.mp4,voice.wav,yes\n", "all rows share --debug"),
+    (f"face,audio\n{GOOD}\n\na.mp4,\n", "row 4 of jobs.csv has no audio"),
+    (f"face,audio\n{GOOD},b.mp4\n", "row 2 of jobs.csv has 'b.mp4' in a column without a name"),
+    (f"face,audio\n{GOOD}\n\"a.mp4,voice.wav\n", "jobs.csv is no table"),
+    (f"face,audio\n{'a' * 70000},voice.wav\n", "jobs.csv is no table"),
+    (f"face,audio\n{'a' * 300},voice.wav\n", "row 2 of jobs.csv: aaaaaaaaaaaaaaaaaaaa… is a name of more than 255"),
+    (f"face,audio,mouth_gain\n{GOOD},\nb.mp4,voice.wav,much\n", "row 3 of jobs.csv: argument --mouth_gain: 'much'"),
+    (f"face,audio,mouth_gain\n{GOOD},99\n", "row 2 of jobs.csv: --mouth_gain 99 is not between"),
+    (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is neither"),
+    (f"face,audio,blend\n{GOOD},sharp\n", "row 2 of jobs.csv: argument --blend: invalid choice: 'sharp'"),
+    (f"face,audio,crf\n{GOOD},--debug\n", "row 2 of jobs.csv: argument --crf: invalid int value: '--debug'"),
+    (f"face,audio,pads\n{GOOD},0 0 0 0 --debug\n", "row 2 of jobs.csv: argument --pads: invalid"),
+    (f"face,audio,pads\n{GOOD},-h\n", "row 2 of jobs.csv: argument --pads: invalid"),
+    (f"face,audio,pads\n{GOOD},1 2\n", "row 2 of jobs.csv: --pads takes four numbers"),
+    (f"face,audio,outfile\n{GOOD},x.mp4\nb.mp4,voice.wav,./x.mp4\n", "row 2 of jobs.csv and row 3 of jobs.csv have"),
+    (f"face,audio,outfile\n{GOOD},x.txt\n", "row 2 of jobs.csv: x.txt must end in one of"),
+    (f"face,audio,outfile\n{GOOD},a.mp4\n", "row 2 of jobs.csv: outfile a.mp4 is one of the files to read"),
+    (f"face,audio,outfile\n{GOOD},link.mp4\nb.mp4,voice.wav,\n", "row 2 of jobs.csv: outfile link.mp4 is one of the"),
+    (f"face,audio,outfile\n{GOOD},x.mp4\nx.mp4,voice.wav,\n", "row 2 of jobs.csv: outfile x.mp4 is one of the files"),
+    (f"face,audio,outfile,mix\n{GOOD},c.mp4,c.mp4\n", "row 2 of jobs.csv: outfile c.mp4 is one of the files"),
+])  # fmt: skip
+def test_hostile_tables(program, room, text, words):
+    os.link("b.mp4", "link.mp4")
+    (room / "jobs.csv").write_text(text)
+    assert words in refused(program("--jobs", "jobs.csv"))
+
+
+@pytest.mark.parametrize("content, words", [
+    ("face,audio\nлицо.mp4,voice.wav\n".encode("cp1251"), "jobs.csv is not UTF-8 text"),
+    ("face,audio\na.mp4,voice.wav\n".encode("utf-16"), "jobs.csv is not UTF-8 but UTF-16"),
+    (b"face,audio\na\0.mp4,voice.wav\n", "jobs.csv is not UTF-8 text"),
+])  # fmt: skip
+def test_tables_that_are_no_text(program, room, content, words):
+    (room / "jobs.csv").write_bytes(content)
+    assert words in refused(program("--jobs", "jobs.csv"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What fails, and going on
+
+
+def test_what_fails_does_not_stop_the_others(program):
+    done = program("--face", "bad.mp4", "a.mp4", "missing.mp4", "b.mp4", "--audio", "voice.wav")
+    assert done.code == 2 and [call.face.name for call in done.calls] == ["a.mp4", "b.mp4"]
+    table = done.out.partition("2 of 4 videos are made, 2 failed\n")[2].splitlines()
+    assert len(table) == 2 and "bad_voice.mp4: bad.mp4 is not a video" in table[0] and "missing.mp4 does" in table[1]
+    assert done.err == "error: 2 of 4 videos failed, as told above; the same command makes only these\n"
+
+
+@pytest.mark.parametrize("error, code", [(RuntimeError("the encoder\nbroke"), 1), (OSError(5, "the disk broke"), 1)])
+def test_failures_that_are_not_the_users(program, monkeypatch, error, code):
+    real = LipSync.run
+
+    def run(self, face, *rest, **options):
+        if face.name == "b.mp4":
+            raise error
+        return real(self, face, *rest, **options)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    done = program("--face", "bad.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
+    assert done.code == code and "1 of 3 videos are made, 2 failed" in done.out and "broke" in done.out
+    assert [call.face.name for call in done.calls] == ["c.mp4"]
+
+
+@pytest.mark.parametrize("error, code", [(OSError(28, "No space left on device"), 1), (KeyError("x"), 1)])
+def test_what_would_hit_every_video_stops_all(program, monkeypatch, error, code):
+    def run(*_, **__):
+        raise error
+
+    monkeypatch.setattr(LipSync, "run", run)
+    done = program("--face", "a.mp4", "b.mp4", "--audio", "voice.wav")
+    assert done.code == code and "videos are made" not in done.out and done.err.count("\n") == 1
+
+
+def test_only_what_is_not_made_is_made(program, room):
+    command = ["--face", "a.mp4", "bad.mp4", "b.mp4", "--audio", "voice.wav"]
+
+    def made(*more):
+        return [call.face.name for call in program(*command, *more).calls]
+
+    assert made() == ["a.mp4", "b.mp4"] and made() == []
+    assert "2 of 3 videos are made (2 of them before), 1 failed" in program(*command).out
+    assert made("--again") == ["a.mp4", "b.mp4"] and made() == []
+    assert made("--mouth_gain", 1.2) == ["a.mp4", "b.mp4"] and made("--mouth_gain", 1.2) == []
+    assert made() == ["a.mp4", "b.mp4"]
+    (room / "results/a_voice.mp4").unlink()
+    (room / "results/b_voice.mp4").write_bytes(b"somebody else's")
+    assert made() == ["a.mp4", "b.mp4"]
+    (room / "results/.a_voice.mp4.json").write_text("{")
+    shutil.copy("a.mp4", "b.mp4")
+    os.utime("b.mp4", ns=(0, 1))
+    assert made() == ["a.mp4", "b.mp4"] and made() == []
+    (room / "bad.mp4").unlink()
+    shutil.copy("a.mp4", "bad.mp4")
+    assert made() == ["bad.mp4"]
+
+
+def test_another_network_or_sound_makes_all_again(program, room, small_checkpoint, monkeypatch):
+    command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--mix", "c.mp4"]
+    assert [len(program(*command).calls) for _ in range(2)] == [2, 0]
+    content = bytearray(small_checkpoint.read_bytes())
+    (room / "same.pth").write_bytes(content)
+    assert program(*command, "--checkpoint_path", "same.pth").calls == []
+    os.utime("c.mp4", ns=(0, 1))
+    assert len(program(*command).calls) == 2
+    monkeypatch.setattr(jobs.working.files, "known_digest", lambda path: "another")
+    assert len(program(*command).calls) == 2
+
+
+def test_notes_say_whose_they_are(room, small_checkpoint, silence):
+    told = Told()
+    lips = LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+    listed = jobs.settle(jobs.pair([room / "a.mp4"], [silence], {"box": (10, 110, 10, 110)}), room / "out")
+    outcome = jobs.work_through(listed, lips)
+    assert outcome.made == 1 and not outcome.failed
+    assert any(note.startswith("a_silence.mp4: note: ") and "silent" in note for note in told.notes)
+
+
+def test_interrupted_and_continued(program, monkeypatch):
+    real, count = LipSync.run, itertools.count()
+
+    def run(*args, **options):
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args, **options)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    command = ("--face", "a.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
+    done = program(*command)
+    assert done.code == 130 and done.err.count("\n") == 1
+    assert "stopped; 2 of 3 videos are made, and the same command goes on from there" in done.err
+    assert [call.face.name for call in program(*command).calls] == ["c.mp4"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# For real, in several processes
+
+
+def test_processes_take_their_share(program, monkeypatch):
+    command = ("--face", "a.mp4", "bad.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    heard = []
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        heard.append(program(*command))
+    assert [[call.face.name for call in done.calls] for done in heard] == [["c.mp4"], ["a.mp4", "b.mp4"]]
+    assert [done.code for done in heard] == [0, 2]
+    assert "process 1 of 2: 1 of 2 videos are made; the last to finish tells of all" in heard[0].out
+    assert "3 of 4 videos are made, 1 failed" in heard[1].out and "bad_voice.mp4: bad.mp4" in heard[1].out
+
+
+def test_torchrun(room, small_checkpoint):
+    (room / "jobs.csv").write_text("face,audio\n" + "".join(f"{name}.mp4,voice.wav\n" for name in "abc"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "inference"]
+    command = [*launch, "--jobs", "jobs.csv", f"--checkpoint_path={small_checkpoint}", *BOX, "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=room, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 of 3 videos are made, 0 failed\n") == 1
+    frames = [list(video.read_frames(video.probe(path))) for path in sorted((room / "results").glob("*.mp4"))]
+    assert [len(one) for one in frames] == [30, 30, 30]
+    assert all(np.array_equal(one, frames[0]) for one in frames)  # as the three faces are one
+    assert sorted(path.name for path in (room / "results").glob(".*")) == [f".{x}_voice.mp4.json" for x in "abc"]
