@@ -89,14 +89,19 @@ def follow(
     pads: Sequence[int],
     face_index: int | None = None,
     smooth: bool = True,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Follow one face through what a detector saw: the largest, or the one that is ``face_index``-th from the left.
 
     ``seen`` is that, each time that there is more of it. ``pads`` are pixels added to the box: top, bottom, left,
     right. Raises UserError, at the end, if there is no such face.
     """
     gap = round(GAP_SECONDS * picture.fps)
-    found, steady, faces, drawn = Detections(), Steadying(gap, smooth), False, False
+    return place(_checked(seen, gap, face_index), picture, pads, smooth)
+
+
+def _checked(seen: Iterable[Detections], gap: int, face_index: int | None) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield what ``settle`` does; in the end raise UserError if that is nobody because there are too few."""
+    found, faces = Detections(), False
 
     def noted() -> Iterator[Detections]:
         nonlocal found
@@ -105,12 +110,25 @@ def follow(
             yield more
 
     for rows, shot_ends in settle(noted(), gap, face_index):
-        followed = steady.add(rows, shot_ends)
-        boxes = _placed(followed, pads, picture)
-        faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
-        yield boxes, rows
+        faces = faces or not np.isnan(rows).all()
+        yield rows, shot_ends
     if face_index is not None and not faces:
         check_face_index(face_index, most_together(found, gap))
+
+
+def place(
+    rows: Iterable[tuple[np.ndarray, bool]], picture: VideoInfo, pads: Sequence[int], smooth: bool
+) -> Generator[Piece, None, None]:
+    """Make boxes to draw in of where one person was seen, (n, 4), NaN where not, each with whether a shot ends there.
+
+    Raises UserError, at the end, if that was nowhere, or the pads leave nothing of it.
+    """
+    steady, faces, drawn = Steadying(round(GAP_SECONDS * picture.fps), smooth), False, False
+    for seen, shot_ends in rows:
+        followed = steady.add(seen, shot_ends)
+        boxes = _placed(followed, pads, picture)
+        faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
+        yield boxes, seen
     _check_any(faces, drawn, pads)
 
 
@@ -163,13 +181,18 @@ def _check_any(faces: bool, drawn: bool, pads: Sequence[int]) -> None:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
-def describe_missing(boxes: Sequence[Box | None], fps: float) -> str:
-    """Say which frames have no face; "" if all have one."""
+def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "") -> str:
+    """Say which frames have no face, or which seconds do not show ``what``; "" if all have one."""
     missing = np.array([box is None for box in boxes])
     if not missing.any():
         return ""
     edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
-    runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in zip(edges[::2], edges[1::2])]
+    spans = list(zip(edges[::2], edges[1::2]))
+    if what:
+        runs = [f"{start / fps:.1f}-{stop / fps:.1f}" for start, stop in spans]
+    else:
+        runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in spans]
     where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
     count = missing.sum()
-    return f"{count} of {len(boxes)} frames ({count / fps:.1f} s) have no face: {where}"
+    lack = f"do not show {what}: seconds" if what else "have no face:"
+    return f"{count} of {len(boxes)} frames ({count / fps:.1f} s) {lack} {where}"

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import cli
+import dialogue
 import files
 import jobs
 import pasting
@@ -29,8 +30,8 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 OUTFILE = Path("results/result_voice.mp4")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
-    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "on_missing_face", "loop", "lip_delay",
-    "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
+    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
+    "on_missing_face", "loop", "lip_delay", "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
 FILES = ("face", "audio", "outfile")
 OF_ONE = (*FILES, *SAME_NAMES, "box", "nosmooth", "no_mark")  # what a row of --jobs may have, as others need not
@@ -49,6 +50,13 @@ def get_parser() -> cli.Parser:
         type=Path,
         help="The speech: any file that has sound, videos included; one for all faces, one for each, or a folder of "
         "files that are called as the faces are.",
+    )
+    add(
+        "--pair",
+        nargs="+",
+        type=face_and_speech,
+        metavar="NUMBER=SPEECH",
+        help="Instead of --audio: several people in one video, counted from the left, 0 first, each with a speech.",
     )
     add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
     add("--again", action="store_true", help="Of many, make those too that are made already.")
@@ -91,7 +99,7 @@ def get_parser() -> cli.Parser:
     add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
     add(
         "--syncnet_checkpoint_path",
-        help="Also tell, by this expert, how well the speech matches the face as it was filmed.",
+        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
     )
     cli.add_search_arguments(parser)
     add(
@@ -99,6 +107,13 @@ def get_parser() -> cli.Parser:
         type=int,
         help="Take this face, counted from left to right at first sight, 0 first; without it, the largest.",
     )
+    add(
+        "--speaker",
+        choices=("auto",),
+        help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
+    )
+    add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
+    add("--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once.")
     add(
         "--on_missing_face",
         choices=("keep", "error"),
@@ -164,18 +179,40 @@ def frame_or_name(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
+def face_and_speech(text: str) -> tuple[int, Path]:
+    number, _, speech = text.partition("=")
+    if not (number.isdecimal() and speech):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NUMBER=SPEECH, such as 0=anna.wav")
+    return int(number), Path(speech)
+
+
 def main(argv: list[str] | None = None) -> int:
     return cli.run(get_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.jobs or not args.face or not args.audio:
+    if args.pair:
+        run_pairs(args)
+    elif args.jobs or not args.face or not args.audio:
         run_jobs(read_jobs(args), args)
     elif len(args.face) == len(args.audio) == 1 and not any(map(files.is_folder, (*args.face, *args.audio))):
         take = open_lips(args).run(args.face[0], args.audio[0], args.outfile, **options_of(args))
         print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
     else:
         run_jobs(jobs.pair(args.face, args.audio, options_of(args), cli.TERMINAL), args)
+
+
+def run_pairs(args: argparse.Namespace) -> None:
+    """Make several people in one video speak."""
+    if args.audio or args.jobs:
+        raise UserError(f"--pair gives the speeches; leave --{'audio' if args.audio else 'jobs'} out")
+    if not args.face or len(args.face) > 1:
+        raise UserError("--pair is about the people in one video; give it by --face")
+    numbers = [number for number, _ in args.pair]
+    if twice := {number for number in numbers if numbers.count(number) > 1}:
+        raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
+    take = dialogue.run(open_lips(args), args.face[0], dict(args.pair), args.outfile, **options_of(args))
+    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, object]:

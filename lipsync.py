@@ -32,6 +32,8 @@ import torch
 import audio
 import boxes
 import files
+import identities
+import speakers
 import video
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
@@ -48,6 +50,8 @@ from sync import Result, open_expert, score_boxes
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_GAIN = 4.0
 REFERENCES = ("same", "still")
+SPEAKERS = (None, "auto")
+CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 AHEAD = 256  # frames by which the search for the face may be ahead of them
@@ -71,6 +75,9 @@ class Options:
     rotate: bool = False  # frames by 90 degrees clockwise, before they are cropped
     smooth: bool = True  # the boxes over time
     face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
+    speaker: str | None = None  # "auto": in each shot the face whose lips move with the video's own sound
+    face_like: Path | None = None  # a picture: in each shot the face that looks like the one in it
+    identity: str | Path = "sface"  # the network that tells, a file or a name
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
@@ -89,6 +96,13 @@ class Options:
                 raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
+        chosen = [name for name in CHOICES if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
+        if self.speaker not in SPEAKERS:
+            raise UserError(f"--speaker {self.speaker} is not known; auto is")
+        if self.speaker and self.static:
+            raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= MOST_GAIN:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
         if not (self.reference in REFERENCES or isinstance(self.reference, int) and self.reference >= 0):
@@ -113,6 +127,8 @@ class Take:
     options: Options  # with the pads and the blend that are used
     manner: Manner = Manner()
     match: Result | None = None  # how well the speech matches the face as it was filmed
+    until: int | None = None  # frame of the result from which on the face is left as it was filmed
+    others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -136,11 +152,12 @@ class Take:
 
         Once ``stop`` is set, there are no more.
         """
+        until = len(self) if self.until is None else self.until
         for index in range(len(self)):
             known = self.face.known(index + 1 if index + 1 < len(self) else None, stop)
             if stop and stop.is_set():
                 return
-            yield known[video.source_index(index, len(known), self._pingpong)]
+            yield known[video.source_index(index, len(known), self._pingpong)] if index < until else None
 
     @property
     def _pingpong(self) -> bool:
@@ -191,9 +208,10 @@ class LipSync:
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
         """
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
-        mix = Options(**options).mix
+        chosen = Options(**options)
         video.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, [Path(path) for path in (face, audio, mix) if path])
+        read = (face, audio, chosen.mix, chosen.face_like)
+        files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -232,14 +250,17 @@ class LipSync:
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
-        over = threading.Event()
-        with contextlib.closing(take.face), cpu_workers(self.device) as workers:
+        over, takes = threading.Event(), (take, *take.others)
+        with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
+            for one in takes:
+                opened.enter_context(contextlib.closing(one.face))
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
-            frames, boxes = prefetch(take.frames(), batch_size), prefetch(take.boxes(over), AHEAD)
-            with contextlib.closing(frames), contextlib.closing(boxes):
-                rows = frames, boxes, take.windows
-                finished = redraw_mouths(*rows, self.model, batch_size, take.manner, workers, in_place=True)
-                yield from prefetch(finished, batch_size, over.set)
+            frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
+            for one in takes:
+                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(over), AHEAD)))
+                rows = frames, known, one.windows
+                frames = redraw_mouths(*rows, self.model, batch_size, one.manner, workers, in_place=True)
+            yield from prefetch(frames, batch_size, over.set)
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete."""
@@ -264,21 +285,38 @@ class LipSync:
         if options.box:
             box = boxes.fixed_box(options.box, source)
             return FacePath.of([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
-        path = FacePath(lambda: self._follow(source, wanted, options))
+        wish = self.wish(source, wanted, options)  # what it lacks should be missed before the search
+        path = FacePath(lambda: self._follow(source, wanted, options, wish))
         path.known(None) if options.on_missing_face == "error" else path.begin()
         return path, wanted
 
-    def _follow(self, source: video.VideoInfo, wanted: int, options: Options) -> Generator[Piece, None, None]:
+    def _follow(
+        self, source: video.VideoInfo, wanted: int, options: Options, wish: speakers.Wish | None
+    ) -> Generator[Piece, None, None]:
         """Search and follow at a time; in the end say which frames have no face."""
         known: list[Box | None] = []
         with contextlib.closing(self.search.look(source, wanted, self.device, self.dtype, self.report)) as seen:
-            for piece in boxes.follow(seen, source, options.pads, options.face_index, options.smooth):
+            if wish:
+                pieces = speakers.follow(seen, source, options.pads, options.smooth, wish)
+            else:
+                pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
+            for piece in pieces:
                 known += piece[0]
                 yield piece
-        if missing := boxes.describe_missing(known, float(source.fps)):
+        if missing := boxes.describe_missing(known, float(source.fps), wish.WHO if wish else ""):
             if options.on_missing_face == "error":
                 raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
             self.report.note(f"{missing}; they are left as they are")
+
+    def wish(self, source: video.VideoInfo, wanted: int, options: Options) -> speakers.Wish | None:
+        """Return what chooses the face shot by shot, if something does."""
+        if options.speaker:
+            expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
+            return speakers.Speaker(source, wanted, expert)
+        if options.face_like:
+            identity = identities.open_sface(options.identity)
+            return speakers.Lookalike(source, Path(options.face_like), identity, self.search)
+        return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""

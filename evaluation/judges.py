@@ -16,20 +16,17 @@ import torch
 
 from errors import UserError
 from evaluation.lips import POINTS
-from evaluation.lse import cut_square
+from face_detection.detections import cut_square
+from identities import Identity
 from models import weights
 from models.imports import import_beside_torchvision
 
 Landmarks = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR with one face -> (68, 2) pixels in it
 Distance = Callable[[np.ndarray, np.ndarray], float]  # between two faces (H, W, 3) uint8 BGR
-Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector
 
 # What 2D-FAN sees of a face, by its box in S3FD's framing: a square of 200/195 of its width and height together, whose
 # middle is 12 % of the height above that of the box (Bulat and Tzimiropoulos, 2017; face_alignment.utils).
 FAN_SIDE, FAN_REACH, FAN_RISE, FAN_CELL = 256, 200 / 195, 0.12, 4
-# What SFace sees: eyes 46 % below the upper edge, mouth 82 %. Of the box, eyes 37 % below its upper edge and the chin
-# 97 % (demo.portrait.face_box), that is a square of its height, a tenth above it. Heads are not turned upright.
-SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
 LPIPS_SIDE = 256
 
 
@@ -48,13 +45,6 @@ def face_of_fan(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     side = FAN_REACH * (x2 - x1 + y2 - y1)
     left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2 - FAN_RISE * (y2 - y1)
     return cut_square(frame, int(left), int(top), max(1, int(side)), FAN_SIDE)
-
-
-def face_of_sface(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the face in a box as SFace sees it, (112, 112, 3)."""
-    x1, y1, x2, y2 = box
-    side = SFACE_REACH * (y2 - y1)
-    return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_RISE * side), max(1, int(side)), SFACE_SIDE)
 
 
 def open_fan(path_or_name: str | Path, device: torch.device = torch.device("cpu")) -> Landmarks:
@@ -106,22 +96,6 @@ def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cp
         return float(network(*(x.to(device) for x in pair), normalize=True))
 
     return distance
-
-
-def open_sface(path_or_name: str | Path) -> Identity:
-    """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
-    path = weights.find(path_or_name)
-    try:
-        network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
-        network.feature(np.zeros((SFACE_SIDE, SFACE_SIDE, 3), np.uint8))
-    except (cv2.error, IsADirectoryError) as error:
-        raise UserError(f"{path} does not hold OpenCV's SFace, face_recognition_sface_2021dec.onnx") from error
-    return lambda face: network.feature(face)[0].copy()
-
-
-def alike(a: np.ndarray, b: np.ndarray) -> float:
-    """CSIM: the cosine of the angle between two identities, 1 for the same."""
-    return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 
 def _filled(network: torch.nn.Module, path: Path, name: str) -> torch.nn.Module:

@@ -21,7 +21,7 @@ from scipy.signal import medfilt
 import video
 from concurrency import prefetch
 from errors import UserError, needs
-from face_detection.detections import Detections
+from face_detection.detections import Detections, cut_square
 from face_detection.tracking import fill_gaps, link_tracks, shots
 from faces import FaceSearch
 from models import SyncNet_v2, weights
@@ -44,7 +44,6 @@ LEAST_TRACK = 10  # frames; the official 100 leave nothing of clips under four s
 MAX_GAP = 25  # frames without a detection that a track survives, interpolated
 CROP_SCALE = 0.4  # of the face's size, added around it
 MEDIAN = 13  # frames of the median filter over a track's centre and size
-PADDING_GREY = 110  # outside the picture
 BLOCK = 1024  # windows compared at a time
 BATCH = 16  # windows per network call; one takes 3 MB as float32
 
@@ -219,12 +218,3 @@ def crop_square(frame: np.ndarray, x: float, y: float, half: float) -> np.ndarra
     """Cut out the square around a face that the official network saw: wider by ``CROP_SCALE``, most of it below."""
     reach = half * (1 + CROP_SCALE)
     return cut_square(frame, int(x - reach), int(y - half), max(1, int(2 * reach)), SIDE)
-
-
-def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
-    """Cut a square out of a frame, grey where it reaches beyond, and resize it to (size, size, 3)."""
-    height, width = frame.shape[:2]
-    margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
-    inside = frame[max(0, top) : top + side, max(0, left) : left + side]
-    grey = (PADDING_GREY,) * 3
-    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))

@@ -19,9 +19,10 @@ import video
 from boxes import Box, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
-from evaluation.judges import Judges, alike, face_of_fan, face_of_sface
+from evaluation.judges import Judges, face_of_fan
 from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
+from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
 
 SIDE = 96  # pixels of a face when it is compared: what the networks draw

@@ -29,12 +29,13 @@ from evaluation import judges
 from evaluation.judges import Judges
 from evaluation.quality import Quality, score_file
 from evaluation.scores import attempt, to_csv
+from identities import open_sface
 
 FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "frames")]
 OPTIONAL = {  # what takes a network: by its flag the figures and how to have them
     "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", judges.open_fan),
     "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", judges.open_lpips),
-    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _: judges.open_sface(path)),
+    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _: open_sface(path)),
 }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
+PADDING_GREY = 110  # outside the picture
 FORMAT = 2  # of the file; 1 could not say that nobody looked
 
 
@@ -84,6 +85,15 @@ def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     """
     x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
     return frame[y1:y2, x1:x2]
+
+
+def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
+    """Cut a square out of a frame, grey where it reaches beyond, and resize it to (size, size, 3)."""
+    height, width = frame.shape[:2]
+    margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
+    inside = frame[max(0, top) : top + side, max(0, left) : left + side]
+    grey = (PADDING_GREY,) * 3
+    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))
 
 
 def shrink(frame: np.ndarray) -> np.ndarray:

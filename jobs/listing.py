@@ -17,6 +17,7 @@ from lipsync import Options
 from reporting import SILENT, Reporter
 
 LONGEST_STEM = 200  # bytes of a name that is made from two: file systems allow 255, with what is put around it
+ALSO_READ = ("mix", "face_like")  # options that are files
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Job:
 
     def inputs(self) -> dict[str, Path]:
         """Return the files that are read, by what they are."""
-        mix = Options(**self.options).mix
-        return {"face": self.face, "audio": self.audio, **({"mix": Path(mix)} if mix else {})}
+        chosen = Options(**self.options)
+        more = {name: Path(path) for name in ALSO_READ if (path := getattr(chosen, name))}
+        return {"face": self.face, "audio": self.audio, **more}
 
     def __str__(self) -> str:
         return self.name or (self.outfile or self.face).name

@@ -14,7 +14,7 @@ from lipsync import LipSync, Options
 from reporting import Advance, Reporter
 from shares import Share
 
-from .listing import Job
+from .listing import ALSO_READ, Job
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def record(job: Job, lips: LipSync) -> dict[str, object]:
     Files go by size and date, the network by its content.
     """
     options = asdict(Options(**job.options))
-    del options["mix"]  # by what is in it, as the other files
+    for name in ALSO_READ:  # by what is in them, as the other files
+        del options[name]
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
         "options": options,

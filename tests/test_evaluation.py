@@ -27,6 +27,7 @@ from evaluation import (
 )
 from evaluation import score_fid as score_fid_script
 from evaluation.scores import score_files
+from face_detection.detections import PADDING_GREY
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
@@ -92,7 +93,7 @@ def test_crop_is_the_official_one():
     crop = lse.crop_square(frame, 100, 80, 40)  # 112 wide from x 44, from y 40 to 152
     assert crop.shape == (224, 224, 3) and crop[0, 0, 0] == 44 and crop[0, -1, 0] == 155
     outside = lse.crop_square(frame, 10, 190, 40)
-    assert (outside[:, 0] == lse.PADDING_GREY).all() and (outside[-1] == lse.PADDING_GREY).all()
+    assert (outside[:, 0] == PADDING_GREY).all() and (outside[-1] == PADDING_GREY).all()
 
 
 def test_steady_squares_ignore_one_wild_box():

@@ -38,6 +38,10 @@ ALLOWED = {
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
+    "identities": {"face_detection", "models"},
+    "speakers": {
+        "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
+    },
     "pasting": {"boxes", "hparams"},
     "restoring": {"boxes", "models", "pasting"},
     "mouths": {"boxes", "concurrency", "hparams", "pasting", "restoring"},
@@ -45,9 +49,10 @@ ALLOWED = {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "lipsync": {
-        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "restoring", "sync", "video",
+        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
+        "reporting", "restoring", "speakers", "sync", "video",
     },
+    "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},
     "dataset": {"audio", "files", "hparams"},

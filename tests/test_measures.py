@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import importlib.util
 import json
@@ -13,7 +12,8 @@ import pytest
 import torch
 
 import files
-from conftest import run_ffmpeg, write_clip
+import identities
+from conftest import MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, make_clip
 from evaluation import aperture, judges, leakage, lips, score_leakage, score_quality, scores, table
 from evaluation.judges import Judges
@@ -23,11 +23,6 @@ from faces import FaceSearch
 from lipsync import LipSync
 
 SEARCH = FaceSearch("haar")
-# an ONNX network from (1, 3, 112, 112) to the mean of each channel, (1, 3)
-MEANS = base64.b64decode(
-    "CAY6YQoZCgF4EgFwIhFHbG9iYWxBdmVyYWdlUG9vbAoPCgFwEgF5IgdGbGF0dGVuEgFnWhsKAXgSFgoUCAESEAoCCAEKAggDCgIIcAoCCHBiEwoB"
-    "eRIOCgwIARIICgIIAQoCCANCBAoAEAs="
-)
 
 
 def face(opening: float | np.ndarray, frames: int = 1, width: float = 40.0) -> np.ndarray:
@@ -198,7 +193,7 @@ def test_the_cutouts_lie_where_the_networks_want_them():
     """A white dot in the middle of a box: 2D-FAN sees it 12 % of the height below its middle, SFace above its own."""
     frame = np.zeros((400, 400, 3), np.uint8)
     frame[198:202, 198:202] = 255
-    fan, sface = (cut(frame, np.array([150, 150, 250, 250])) for cut in (judges.face_of_fan, judges.face_of_sface))
+    fan, sface = (cut(frame, np.array([150, 150, 250, 250])) for cut in (judges.face_of_fan, identities.face_of_sface))
     row, column, _ = np.unravel_index(fan.argmax(), fan.shape)
     assert (row, column) == pytest.approx((128 + 12 * 256 / 205, 128), abs=4)
     row, column, _ = np.unravel_index(sface.argmax(), sface.shape)
@@ -228,9 +223,9 @@ def test_2dfan_reads_its_heat(tmp_path, monkeypatch):
 
 def test_sface_reads_colours_in_its_order(tmp_path):
     (tmp_path / "sface.onnx").write_bytes(MEANS)
-    identity = judges.open_sface(tmp_path / "sface.onnx")
+    identity = identities.open_sface(tmp_path / "sface.onnx")
     assert identity(np.full((112, 112, 3), (10, 20, 30), np.uint8)) == pytest.approx([30, 20, 10])
-    assert judges.alike(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
+    assert identities.alike(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
 
 
 def test_lpips_is_the_librarys(tmp_path):

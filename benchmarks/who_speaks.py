@@ -1,0 +1,168 @@
+"""Does --speaker auto find who speaks, and notice when nobody on view does?
+
+    python -m benchmarks.who_speaks --data_root VIDEOS --people s5 s26 s34 --face_detector centerface
+
+VIDEOS has a folder of clips in true sync for each of the people; two clips side by side are a shot. Prints, as a table
+and as JSON lines, how many shots went to the right face, to the other one, and to nobody:
+
+together   one shot, in which one of the two is heard
+cuts       three shots, in which the two swap sides and either is heard
+absent     a shot as in ``together``, then one in which a third person is heard: nobody is right
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import cli
+import speakers
+import video
+from benchmarks import open_machine, report
+from boxes import FacePath
+from errors import UserError
+from faces import FaceSearch
+from footage import find_videos
+from sync import open_expert
+
+ROUNDS = 4  # of clips; each gives every two people a video of each kind
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Two clips side by side, and whose sound is heard."""
+
+    left: Path
+    right: Path
+    heard: Path
+
+    @property
+    def place(self) -> int | None:
+        """Return who is heard, 0 or 1 from the left; None if it is somebody else."""
+        return next((i for i, path in enumerate((self.left, self.right)) if path == self.heard), None)
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser("Measure whether --speaker auto finds who speaks.")
+    add = parser.add_argument
+    add("--checkpoint_path", default="demo", help="The expert: a file, lipsync_expert or demo.")
+    add("--data_root", required=True, type=Path, help="folder with a folder of clips for each of the people")
+    add("--people", required=True, nargs="+", help="their folders, three or more")
+    add("--without", nargs="*", default=[], help="names of clips to leave out, such as those that are not in sync")
+    cli.add_search_arguments(parser)
+    cli.add_compute_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    device, dtype = open_machine(args)
+    expert, search = open_expert(args.checkpoint_path, device, dtype), cli.face_search(args)
+    clips = [clips_of(args.data_root / name, args.without) for name in args.people]
+    if len(clips) < 3:
+        raise UserError(f"it takes three people, not {len(clips)}: two on view and one who is only heard")
+    kinds = {"together": list(together(clips)), "cuts": list(cuts(clips)), "absent": list(absent(clips))}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, films in kinds.items():
+            found = []
+            for shots in cli.TERMINAL.track(films, kind, len(films), "video"):
+                path = Path(folder, "film.mp4")
+                write_film(path, shots)
+                found += [(shot.place, place) for shot, place in zip(shots, places(path, len(shots), expert, search))]
+            for name, some in (
+                ("seen", [f for f in found if f[0] is not None]),
+                ("unseen", [f for f in found if f[0] is None]),
+            ):
+                if some:
+                    report(f"{kind} {name}", summary(some))
+
+
+def clips_of(folder: Path, without: Sequence[str]) -> list[Path]:
+    found = [path for path in find_videos([folder]) if path.stem not in without]
+    if len(found) < ROUNDS + 3:
+        raise UserError(f"{folder} has {len(found)} clips; it takes {ROUNDS + 3}")
+    return found
+
+
+def couples(clips: Sequence[list[Path]]) -> Iterator[tuple[int, list[Path], list[Path], list[Path]]]:
+    """Yield a round, the clips of two people, and those of a third."""
+    for turn, n in itertools.product(range(ROUNDS), range(len(clips))):
+        a, b, c = (clips[(n + k) % len(clips)] for k in range(3))
+        yield turn, a, b, c
+
+
+def together(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
+    for turn, a, b, _ in couples(clips):
+        yield [Shot(a[turn], b[turn], (a, b)[turn % 2][turn])]
+
+
+def cuts(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
+    for turn, a, b, _ in couples(clips):
+        last = (a[turn + 2], b[turn + 3])
+        yield [
+            Shot(a[turn], b[turn + 1], a[turn]),
+            Shot(b[turn + 1], a[turn + 2], a[turn + 2]),
+            Shot(*last, last[turn % 2]),
+        ]
+
+
+def absent(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
+    for turn, a, b, c in couples(clips):
+        yield [Shot(a[turn], b[turn], a[turn]), Shot(b[turn + 1], a[turn + 1], c[turn])]
+
+
+def write_film(path: Path, shots: Sequence[Shot]) -> None:
+    files = [part for shot in shots for name in (shot.left, shot.right, shot.heard) for part in ("-i", str(name))]
+    sides = "".join(f"[{3 * i}:v][{3 * i + 1}:v]hstack[v{i}];" for i in range(len(shots)))
+    order = "".join(f"[v{i}][{3 * i + 2}:a]" for i in range(len(shots)))
+    graph = f"{sides}{order}concat=n={len(shots)}:v=1:a=1"
+    command = [
+        video.ffmpeg_path(),
+        "-y",
+        "-loglevel",
+        "error",
+        *files,
+        "-filter_complex",
+        graph,
+        "-crf",
+        "16",
+        str(path),
+    ]
+    subprocess.run(command, check=True)
+
+
+def places(path: Path, shots: int, expert: torch.nn.Module, search: FaceSearch) -> list[int | None]:
+    """Return who is taken in the middle of each shot, 0 or 1 from the left; None for nobody."""
+    source = video.probe(path)
+    found = search.find(source)
+    try:
+        wish = speakers.Speaker(source, len(found), expert)
+        boxes = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, wish)).boxes
+    except UserError:  # nobody at all
+        return [None] * shots
+    middles = (np.arange(shots) + 0.5) * len(found) / shots
+    taken = [boxes[int(i)] for i in middles]
+    return [None if box is None else int((box[0] + box[2]) / 2 > source.width / 2) for box in taken]
+
+
+def summary(found: Sequence[tuple[int | None, int | None]]) -> dict[str, float]:
+    """Count answers (who speaks, who is taken)."""
+    right = sum(truth == taken for truth, taken in found)
+    nobody = sum(taken is None and truth is not None for truth, taken in found)
+    return {"shots": len(found), "right": right, "nobody": nobody, "somebody_else": len(found) - right - nobody}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Which of several faces, shot by shot: the one whose lips move with the sound, or the one that looks like a picture.
+
+The way through: detections -> shots and the faces in them -> a score for each -> the best, if it is good enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+import video
+from boxes import Piece, place
+from errors import UserError
+from face_detection.detections import Detections
+from face_detection.tracking import GAP_SECONDS, LASTING, follow_face, follow_faces, shots
+from faces import FaceSearch
+from hparams import hparams as hp
+from identities import Identity, alike, face_of_sface
+from sync import Face, Result, Voice, compare, embed_faces
+from sync.embedding import REACH, embed_sound
+from sync.matching import RELATED
+
+# How far lips stand out at the sound's moment from what they reach at any (``Result.contrast``) if they are the
+# speaker's: half of what lies between the own voice, 0.615, and another sentence, 0.336, for the shipped expert and
+# people whom it never saw (benchmarks/RESULTS.md, "Real people")
+SPEAKS = 0.14
+SAME_PERSON = 0.363  # cosine of two identities: what OpenCV gives for SFace
+LOOKS = 5  # frames in which a face is looked at in each shot
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everybody in a video, shot by shot."""
+
+    shots: list[tuple[int, int]]  # first frame, and the one after the last
+    faces: list[np.ndarray]  # (frames, 4) each, as seen, NaN where not: the n-th from the left in every shot
+
+    def seen(self) -> np.ndarray:
+        """Return in how many frames of each shot each face is seen, (shots, faces)."""
+        return np.array([[(~np.isnan(face[a:b, 0])).sum() for face in self.faces] for a, b in self.shots])
+
+
+class Wish(Protocol):
+    """Tells how well faces are what somebody wants."""
+
+    WHO: str  # who it is, in words
+    LEAST: float  # score of a face that is
+
+    def scores(self, cast: Cast) -> np.ndarray:
+        """Return a score for each face in each shot, (shots, faces)."""
+
+    def refusal(self, best: float) -> str:
+        """Say that nobody is, for the best has this score."""
+
+
+def follow(
+    seen: Iterable[Detections], source: video.VideoInfo, pads: Sequence[int], smooth: bool, wish: Wish
+) -> Generator[Piece, None, None]:
+    """Follow, in every shot, the face that is wanted most; shots in which nobody is good enough have no boxes.
+
+    ``seen`` is what a detector saw, each time that there is more of it; all of it is waited for. Raises UserError if
+    nobody is good enough anywhere.
+    """
+    *_, found = seen
+    return place(chosen_faces(found, round(GAP_SECONDS * source.fps), wish), source, pads, smooth)
+
+
+def chosen_faces(found: Detections, gap: int, wish: Wish) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield where the face that is wanted most was seen, (frames, 4), shot by shot; NaN where it was not."""
+    cast = Cast(shots(found), follow_faces(found, gap))
+    scores = lasting_only(wish.scores(cast), cast.seen()) if cast.faces else np.full((len(cast.shots), 1), -np.inf)
+    if cast.faces and not scores.max() >= wish.LEAST:
+        raise UserError(wish.refusal(float(scores.max())))
+    for (first, stop), row in zip(cast.shots, scores):
+        good = row.max() >= wish.LEAST
+        yield cast.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True
+
+
+def lasting_only(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return ``scores`` (shots, faces), -inf for who is ``seen`` much shorter than others: chance favours the brief."""
+    brief = seen < np.maximum(1, LASTING * seen.max(1, keepdims=True))
+    return np.where(brief | np.isnan(scores), -np.inf, scores)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# By the voice
+
+
+class Speaker:
+    """Wants the face whose lips move with the video's own sound.
+
+    Raises UserError for what has no sound or does not move. Only the first ``frames`` of the video count.
+    """
+
+    WHO, LEAST = "who speaks", SPEAKS
+
+    def __init__(self, source: video.VideoInfo, frames: int, expert: torch.nn.Module) -> None:
+        if source.is_image:
+            raise UserError(f"--speaker auto watches lips move, and {source.path} is a picture; try --face_index")
+        self.source, self.expert = source, expert
+        seconds = float(frames / source.fps) + REACH / hp.fps
+        self.voice = hear(source.path, seconds, expert)
+
+    def scores(self, cast: Cast) -> np.ndarray:
+        faces = embed_faces(self.source, cast.faces, self.expert)
+        rate = hp.fps / float(self.source.fps)
+        spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in cast.shots]
+        results = [[compare(part_of(face, *span), self.voice) for face in faces] for span in spans]
+        curves = np.array([[contrasts(result) for result in row] for row in results])
+        return curves[..., REACH + usual_offset(curves, cast.seen())]
+
+    def refusal(self, best: float) -> str:
+        return (
+            f"--speaker auto: nobody's lips move with the sound of {self.source.path} (they match by "
+            f"{max(best, 0):.2f}, it takes {SPEAKS}); choose by --face_index or --face_like"
+        )
+
+
+def hear(path: Path, seconds: float, expert: torch.nn.Module) -> Voice:
+    """Embed the first ``seconds`` of a video's own sound."""
+    try:
+        return embed_sound(beginning(video.Sound(path, hp.sample_rate), seconds), expert, str(path))
+    except UserError as problem:
+        reason = str(problem).partition(";")[0]  # what follows is advice on a speech
+        raise UserError(f"--speaker auto goes by the video's own sound: {reason}; choose by --face_index") from None
+
+
+def beginning(sound: Iterable[np.ndarray], seconds: float) -> Iterator[np.ndarray]:
+    """Yield no more blocks than ``seconds`` take."""
+    left = math.ceil(seconds * hp.sample_rate)
+    for block in sound:
+        yield block[:left]
+        left -= len(block)
+        if left <= 0:
+            return
+
+
+def part_of(face: Face, first: int, stop: int) -> Face:
+    """Return a face with only those windows that lie in these frames, at ``hparams.fps``."""
+    kept = (face.starts >= first) & (face.starts + hp.syncnet_T <= stop)
+    return replace(face, starts=face.starts[kept], vectors=face.vectors[kept])
+
+
+def contrasts(result: Result) -> np.ndarray:
+    """Return ``Result.contrast`` as it would be at every offset, (2·REACH + 1,); NaN where there is too little."""
+    return result.curve if np.isnan(result.curve).all() else result.curve - np.nanmedian(result.curve)
+
+
+def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
+    """Return how many frames the sound is late throughout, 0 unless that is certain: what all shots' best faces say.
+
+    ``curves`` (shots, faces, 2·REACH + 1), ``seen`` (shots, faces) frames.
+    """
+    weights = seen.max(1)[:, None]
+    best = np.where(np.isnan(curves), -np.inf, curves).max(1)
+    told = np.isfinite(best)
+    pooled = np.where(told, best, 0) * weights
+    with np.errstate(invalid="ignore", divide="ignore"):
+        curve = pooled.sum(0) / (told * weights).sum(0)
+    together = Result(hp.fps, 0, np.empty(0, int), np.empty(0), curve)
+    return together.offset_frames if together.confidence >= RELATED else 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# By a picture
+
+
+class Lookalike:
+    """Wants the face that looks like the one in a picture, which is the largest there.
+
+    Raises UserError if there is none.
+    """
+
+    WHO, LEAST = "who is in the picture", SAME_PERSON
+
+    def __init__(self, source: video.VideoInfo, picture: Path, identity: Identity, search: FaceSearch) -> None:
+        self.source, self.picture, self.identity = source, picture, identity
+        example = video.probe(picture)
+        (box,) = follow_face(search.find(example, 1), 0)[:1]
+        if np.isnan(box).any():
+            raise UserError(f"--face_like {picture} shows no face; give a picture that shows it from the front")
+        self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box))
+
+    def scores(self, cast: Cast) -> np.ndarray:
+        found: list[list[list[float]]] = [[[] for _ in cast.faces] for _ in cast.shots]
+        looks = looks_at(cast)
+        for i, frame in enumerate(video.read_frames(self.source, 0, max(looks) + 1)):
+            for shot, face in looks.get(i, ()):
+                someone = self.identity(face_of_sface(frame, cast.faces[face][i]))
+                found[shot][face].append(alike(self.wanted, someone))
+        return np.array([[np.mean(values) if values else np.nan for values in row] for row in found])
+
+    def refusal(self, best: float) -> str:
+        return (
+            f"--face_like {self.picture}: nobody in {self.source.path} looks like that (the nearest by "
+            f"{max(best, -1):.2f}, it takes {SAME_PERSON}); give another picture, or choose by --face_index"
+        )
+
+
+def looks_at(cast: Cast) -> dict[int, list[tuple[int, int]]]:
+    """Return, by frame, shot and face of up to ``LOOKS`` looks at every face in every shot, evenly spread."""
+    looks: dict[int, list[tuple[int, int]]] = {}
+    for (shot, (first, stop)), (face, boxes) in itertools.product(enumerate(cast.shots), enumerate(cast.faces)):
+        seen = first + np.flatnonzero(~np.isnan(boxes[first:stop, 0]))
+        for i in np.unique(np.linspace(0, len(seen) - 1, LOOKS).round().astype(int)) if len(seen) else ():
+            looks.setdefault(int(seen[i]), []).append((shot, face))
+    return looks

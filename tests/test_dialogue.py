@@ -1,0 +1,120 @@
+"""Several faces in one video, each with a speech of its own: what is seen, what is heard, and what cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile
+
+import dialogue
+import faces
+import inference
+import video
+from conftest import run_ffmpeg, write_clip
+from faces import FaceSearch
+from lipsync import LipSync
+
+HALF = 320  # pixels: the width of either's part of the picture
+
+
+@pytest.fixture
+def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
+    """``program("--flag", value)`` makes two faces speak, 0.6 and 1.2 s, unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+    face = astronaut[:240, 60:380]
+    write_clip(tmp_path / "pair.mp4", np.stack([np.concatenate((face, face[:, ::-1]), axis=1)] * 25))
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=0.6:s=16000", "short.wav")
+    run_ffmpeg("-i", speech, "long.wav")
+
+    def run(*flags, pairs=("0=short.wav", "1=long.wav"), outfile="out.mp4"):
+        command = ["--checkpoint_path", small_checkpoint, "--face", "pair.mp4", "--outfile", outfile]
+        command += ["--face_detector", "haar", "--crf", 0, *(("--pair", *pairs) if pairs else ()), *flags]
+        code = inference.main(list(map(str, command)))
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def changes(folder, name: str = "out.mp4") -> np.ndarray:
+    """How much the left and the right half of each frame differ, at most, from the same frame as filmed."""
+    before = np.stack(list(video.read_frames(video.probe(folder / "pair.mp4")))).astype(np.int16)
+    after = np.stack(list(video.read_frames(video.probe(folder / name))))
+    columns = np.abs(after - before[np.arange(len(after)) % len(before)]).mean((1, 3))
+    return np.stack([columns[:, :HALF].max(1), columns[:, HALF:].max(1)], 1)
+
+
+def test_each_face_speaks_as_long_as_its_speech(program, tmp_path):
+    assert program() == (0, "")
+    left, right = changes(tmp_path).T
+    assert len(left) == 30 and (left[:15] > 5).all() and (left[15:] < 3).all() and (right > 5).all()
+
+
+def test_who_has_spoken_may_shut_up(program, tmp_path):
+    assert program("--silence", "closed") == (0, "")
+    assert (changes(tmp_path) > 5).all()
+
+
+def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
+    """The other's mouth is drawn in the same frames, and changes nothing about this one."""
+    lips = LipSync(small_checkpoint, search=FaceSearch("haar"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    take = dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, dialogue.Options(), tmp_path)
+    together = np.stack(list(lips.stream(take)))
+    alone = np.stack(list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches[1], face_index=1))))
+    assert np.array_equal(together[:, :, HALF:], alone[:, :, HALF:])
+    assert not np.array_equal(together[:15, :, :HALF], alone[:15, :, :HALF])
+
+
+def test_what_is_heard_is_the_sum(tmp_path):
+    """Of samples, before anything is encoded; the second lasts longer than a block, and both together are too loud."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.uniform(-0.9, 0.9, count).astype(np.float32) for count in (dialogue.RATE, 31 * dialogue.RATE))
+    for name, wav in (("a.wav", first), ("b.wav", second)):
+        soundfile.write(tmp_path / name, wav, dialogue.RATE, "FLOAT")
+    dialogue.write_mix([video.Sound(tmp_path / name, 16000) for name in ("a.wav", "b.wav")], tmp_path / "mix.w64")
+    mixed, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
+    expected = second.copy()
+    expected[: len(first)] += first
+    assert rate == dialogue.RATE and np.abs(expected).max() > 1
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+
+
+def test_another_mix_is_heard_instead(program, tmp_path):
+    assert program("--mix", "long.wav") == (0, "")
+    heard, long = (video.read_audio(tmp_path / name, 16000) for name in ("out.mp4", "long.wav"))
+    count = min(len(heard), len(long))
+    assert np.corrcoef(heard[:count], long[:count])[0, 1] > 0.99
+
+
+def test_the_same_frames_are_searched_once(program, monkeypatch):
+    searched = []
+    real = faces.create_detector
+    monkeypatch.setattr(faces, "create_detector", lambda *a: (searched.append(1), real(*a))[1])
+    assert program("--no_cache", pairs=("1=long.wav", "0=short.wav")) == (0, "") and len(searched) == 1
+
+
+@pytest.mark.parametrize("flags, pairs, words", [
+    (("--audio", "long.wav"), ("0=short.wav",), "leave --audio out"),
+    (("--jobs", "many.csv"), ("0=short.wav",), "leave --jobs out"),
+    (("--face", "pair.mp4", "pair.mp4"), ("0=short.wav",), "one video"),
+    ((), ("0=short.wav", "0=long.wav"), "--pair gives face 0 two speeches"),
+    ((), ("anna.wav",), "'anna.wav' is not NUMBER=SPEECH"),
+    ((), ("one=long.wav",), "'one=long.wav' is not NUMBER=SPEECH"),
+    ((), ("0=none.wav",), "none.wav does not exist"),
+    ((), ("0=short.wav", "5=long.wav"), "--pair 5=long.wav: --face_index 5, but 2 faces are on view"),
+    (("--face_index", 0), ("0=long.wav",), "and so does --face_index"),
+    (("--speaker", "auto"), ("0=long.wav",), "and so does --speaker"),
+    (("--face_like", "x.png"), ("0=long.wav",), "and so does --face_like"),
+    (("--box", 1, 2, 3, 4), ("0=long.wav",), "and so does --box"),
+])  # fmt: skip
+def test_pairs_that_cannot_be(program, tmp_path, flags, pairs, words):
+    code, error = program(*flags, pairs=pairs)
+    assert code == 2 and words in error and error.count("\n") == 1
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_speech_is_not_written_over(program, tmp_path):
+    run_ffmpeg("-i", "long.wav", "-c:a", "aac", "speech.mp4")
+    before = (tmp_path / "speech.mp4").read_bytes()
+    code, error = program(pairs=("0=speech.mp4",), outfile="speech.mp4")
+    assert code == 2 and "speech.mp4" in error and (tmp_path / "speech.mp4").read_bytes() == before

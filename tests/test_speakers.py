@@ -1,0 +1,202 @@
+"""Which of several faces speaks, or looks like a picture: shot by shot, and what is said if nobody does."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+import dialogue
+import inference
+import speakers
+import video
+from boxes import FacePath
+from conftest import MEANS, run_ffmpeg, write_clip
+from demo.talking_head import Recipe, write_speech
+from errors import UserError
+from face_detection.detections import Detections
+from faces import FaceSearch
+from lipsync import LipSync, Options
+from speakers import REACH, Cast
+
+SAID = Recipe(seed=2020, seconds=2.4)
+LEFT, RIGHT = [10, 10, 60, 60], [110, 10, 160, 60]
+
+
+def seen_in(*shots: list[list[int]]) -> Detections:
+    """What a detector would see in shots of 20 frames with faces at these places."""
+    boxes = [np.array([[*box, 1] for box in shot], np.float32).reshape(-1, 5) for shot in shots for _ in range(20)]
+    return Detections(boxes, [40.0 if i and i % 20 == 0 else 0.0 for i in range(len(boxes))])
+
+
+class Table:
+    """Wishes for what a table says."""
+
+    WHO, LEAST = "who is wanted", 0.5
+
+    def __init__(self, *rows: list[float]) -> None:
+        self.rows = np.array(rows)
+
+    def scores(self, cast: Cast) -> np.ndarray:
+        return self.rows
+
+    def refusal(self, best: float) -> str:
+        return f"nobody: {best:.1f}"
+
+
+def follow(found: Detections, *rows: list[float]) -> FacePath:
+    source = video.VideoInfo("", 200, 100, Fraction(25))
+    path = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, Table(*rows)))
+    path.known(None)
+    return path
+
+
+def test_the_best_of_each_shot_is_followed_if_good_enough():
+    path = follow(seen_in([LEFT, RIGHT], [RIGHT, LEFT], [LEFT, RIGHT]), [0.1, 0.6], [0.4, 0.4], [0.9, 0.8])
+    assert path.boxes == [tuple(RIGHT)] * 20 + [None] * 20 + [tuple(LEFT)] * 20
+    assert np.flatnonzero(np.isnan(path.seen[:, 0])).tolist() == list(range(20, 40))
+    with pytest.raises(UserError, match="nobody: 0.4"):
+        follow(seen_in([LEFT, RIGHT]), [0.4, 0.3])
+    with pytest.raises(UserError, match="no face was found"):
+        follow(seen_in([]), [])
+
+
+def test_who_is_seen_for_a_moment_is_not_chosen():
+    """Of 40 and 9 windows, chance makes the few match better."""
+    scores = speakers.lasting_only(np.array([[0.2, 0.9, np.nan]]), np.array([[40, 9, 40]]))
+    assert scores.tolist() == [[0.2, -np.inf, -np.inf]]
+
+
+def curve(peak: int, height: float) -> np.ndarray:
+    values = np.zeros(2 * REACH + 1)
+    values[REACH + peak] = height
+    return values
+
+
+def test_sound_that_is_late_throughout_is_compared_where_it_belongs():
+    frames = np.full((2, 2), 25)
+    late = np.array([[curve(4, 0.6), curve(0, 0.1)], [curve(-9, 0.2), curve(4, 0.5)]])
+    assert speakers.usual_offset(late, frames) == 4
+    assert speakers.usual_offset(0.3 * late, frames) == 0  # too little to be certain
+    assert speakers.usual_offset(np.full((2, 2, 2 * REACH + 1), np.nan), frames) == 0
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# With the networks that come along: what the one has made, the other has to tell
+
+
+@pytest.fixture(scope="module")
+def conversation(tmp_path_factory, astronaut):
+    """Two shots of two faces, and the four speeches that they say, the left one's first."""
+    folder = tmp_path_factory.mktemp("conversation")
+    lips = LipSync(search=FaceSearch("centerface", folder=folder))
+    speeches = [folder / f"{number}.wav" for number in range(4)]
+    for number, path in enumerate(speeches):
+        write_speech(path, SAID, 2 * number)
+    pair = np.concatenate((astronaut[:240, 60:380], astronaut[:240, 60:380][:, ::-1]), axis=1)
+    for shot, light in enumerate((1.0, 0.7)):
+        cv2.imwrite(str(folder / f"{shot}.png"), pair * light)
+        said = dict(enumerate(speeches[2 * shot : 2 * shot + 2]))
+        dialogue.run(lips, folder / f"{shot}.png", said, folder / f"{shot}.mp4")
+    inputs = ("-i", folder / "0.mp4", "-i", folder / "1.mp4")
+    run_ffmpeg(*inputs, "-filter_complex", "[0:v][1:v]concat", "-crf", 10, "-an", folder / "mute.mp4")
+    return folder / "mute.mp4", speeches
+
+
+@pytest.mark.parametrize("heard, places", [((0, 3), "LR"), ((1, 2), "RL"), ((1, 1), "R-")])
+def test_who_speaks_is_told_shot_by_shot(conversation, tmp_path, told, heard, places):
+    film, speeches = conversation
+    inputs = [part for number in heard for part in ("-i", speeches[number])]
+    streams = ("-filter_complex", "[1:a][2:a]concat=v=0:a=1", "-map", "0:v", "-c:v", "copy")
+    run_ffmpeg("-i", film, *inputs, *streams, tmp_path / "talk.mp4")
+    lips = LipSync(search=FaceSearch("centerface", folder=film.parent), report=told)
+    path, used = lips.find_face(video.probe(tmp_path / "talk.mp4"), 10**6, Options(pads=(0,) * 4, speaker="auto"))
+    found = ["-" if box is None else "LR"[box[0] > 320] for box in path.boxes]
+    assert found == [place for place in places for _ in range(SAID.frames)] and used == len(found)
+    stay = "60 of 120 frames (2.4 s) do not show who speaks: seconds 2.4-4.8; they are left as they are"
+    assert told.notes == ([stay] if "-" in places else [])
+
+
+def followed(path, **options):
+    lips = LipSync(search=FaceSearch("centerface"))
+    return lips.find_face(video.probe(path), 10**6, Options(pads=(0, 0, 0, 0), **options))[0].boxes
+
+
+def test_real_people_side_by_side(shared, tmp_path):
+    clips = [shared / "grid_more" / name for name in ("s5/bbaf1a.mp4", "s34/bbac1p.mp4")]
+    for place in range(2):
+        made = tmp_path / f"{place}.mp4"
+        inputs = [part for path in clips for part in ("-i", path)]
+        run_ffmpeg(*inputs, "-filter_complex", "hstack", "-map", f"{place}:a", "-shortest", made)
+        assert {box[0] > 360 for box in followed(made, speaker="auto")} == {bool(place)}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# By a picture, as a user does it; in SFace's place is the mean colour
+
+
+@pytest.fixture
+def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
+    """``program("--flag", value, face=…)`` returns (exit code, stderr); ``pair.mp4`` is a face, and one turned blue."""
+    monkeypatch.chdir(tmp_path)
+    face = astronaut[:240, 60:380]
+    write_clip(tmp_path / "pair.mp4", np.stack([np.concatenate((face, face[:, ::-1, ::-1]), axis=1)] * 25))
+    (tmp_path / "sface.onnx").write_bytes(MEANS)
+    cv2.imwrite("red.png", face)
+    cv2.imwrite("blue.png", face[..., ::-1])
+    cv2.imwrite("grey.png", np.full((100, 100, 3), 128, np.uint8))
+
+    def run(*flags, face="pair.mp4"):
+        command = ["--checkpoint_path", small_checkpoint, "--face", face, "--audio", speech, "--outfile", "out.mp4"]
+        code = inference.main([*map(str, command), "--face_detector", "haar", "--crf", "0", *map(str, flags)])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("picture, place", [("red.png", 0), ("blue.png", 1)])
+def test_the_face_in_the_picture_is_taken(program, tmp_path, picture, place):
+    assert program("--face_like", picture, "--identity", "sface.onnx") == (0, "")
+    before, after = (
+        np.stack([next(video.read_frames(video.probe(tmp_path / name)))]).astype(float)
+        for name in ("pair.mp4", "out.mp4")
+    )
+    moved = [half.max() for half in np.split(np.abs(after - before).mean((0, 1, 3)), 2)]
+    assert moved[place] > 5 and moved[1 - place] < 3
+
+
+def test_nobody_looks_like_that(program, tmp_path):
+    """A network that finds everybody else at a right angle to the one in the picture."""
+    answers = iter([np.array([1.0, 0.0])])
+    search = FaceSearch("haar")
+    source = video.probe(tmp_path / "pair.mp4")
+    identity = lambda face: next(answers, np.array([0.0, 1.0]))  # noqa: E731
+    wish = speakers.Lookalike(source, tmp_path / "red.png", identity, search)
+    with pytest.raises(UserError, match=r"nobody in .*pair.mp4 looks like that \(the nearest by 0.00, it takes 0.363"):
+        next(speakers.follow([search.find(source)], source, (0, 0, 0, 0), True, wish))
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--speaker", "auto"), "the video's own sound: pair.mp4 has no sound track; choose by --face_index"),
+    (("--speaker", "auto", "--static"), "--static shows one frame"),
+    (("--speaker", "auto", "--face_index", 0), "--face_index and --speaker both say which face"),
+    (("--speaker", "auto", "--face", "red.png"), "red.png is a picture"),
+    (("--face_like", "grey.png", "--identity", "sface.onnx"), "grey.png shows no face"),
+    (("--face_like", "none.png", "--identity", "sface.onnx"), "none.png does not exist"),
+    (("--face_like", "red.png", "--identity", "red.png"), "does not hold OpenCV's SFace"),
+    (("--face_like", "red.png", "--box", 1, 2, 3, 4), "--box and --face_like both say which face"),
+])  # fmt: skip
+def test_what_cannot_be_told(program, tmp_path, flags, words):
+    code, error = program(*flags)
+    assert code == 2 and words in error and error.count("\n") == 1
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_sound_in_which_nobody_speaks(program, tmp_path):
+    run_ffmpeg(
+        "-i", "pair.mp4", "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-shortest", "-c:v", "copy", "mute.mp4"
+    )
+    code, error = program("--speaker", "auto", face="mute.mp4")
+    assert code == 2 and error.startswith("error: --speaker auto: nobody's lips move") and error.count("\n") == 1
