@@ -14,6 +14,11 @@ from video import VideoInfo
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 
+NO_FACE = (
+    "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
+    "--crop to the face if it is tiny, or give --box yourself"
+)
+
 
 @dataclass(frozen=True)
 class FacePath:
@@ -21,6 +26,13 @@ class FacePath:
 
     boxes: list[Box | None]  # padded and smooth, to draw in; None where there is no face
     seen: np.ndarray  # (frames, 4) float: where it was seen, NaN where not; neither padded, smoothed nor filled in
+
+    def part(self, first: int, count: int) -> FacePath:
+        """Return it in some of the frames; raise UserError if it is in none of them."""
+        some = slice(first, first + count)
+        if not any(self.boxes[some]):
+            raise UserError(NO_FACE)
+        return FacePath(self.boxes[some], self.seen[some])
 
 
 def follow(
@@ -63,10 +75,7 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     Raises UserError when no frame has a face, or the pads leave none.
     """
     if np.isnan(boxes).all():
-        raise UserError(
-            "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
-            "--crop to the face if it is tiny, or give --box yourself"
-        )
+        raise UserError(NO_FACE)
     top, bottom, left, right = pads
     padded = boxes + np.array([-left, -top, right, bottom])
     limits = np.array([picture.width, picture.height] * 2)
@@ -78,12 +87,12 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
 
 
-def describe_missing(boxes: Sequence[Box | None], fps: float) -> str:
-    """Say which frames have no face; "" if all have one."""
+def describe_missing(boxes: Sequence[Box | None], fps: float, first: int = 0) -> str:
+    """Say which frames, counted from ``first``, have no face; "" if all have one."""
     missing = np.array([box is None for box in boxes])
     if not missing.any():
         return ""
-    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False)) + first
     runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in zip(edges[::2], edges[1::2])]
     where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
     count = missing.sum()

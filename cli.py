@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -243,6 +244,15 @@ def positive(kind: type) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def moment(text: str) -> float:
+    """Seconds into a video, as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d(?:\.|$)))?(\d+(?:\.\d*)?)", text.strip(), re.ASCII)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def finite(text: str) -> float:

@@ -116,6 +116,7 @@ class FaceSearch:
             source.stream,
             source.interlaced,
             source.transparent,
+            *([source.start] if source.start else []),
         )
         weights_content = self.weights and self.weights.is_file() and _digest(self.weights, *_stamp(self.weights))
         name = cache_name(source.path, self.detector_name(), weights_content, *seen)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import cli
 import mouths
-from lipsync import LipSync
+from lipsync import LipSync, Take
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "on_missing_face", "loop", "lip_delay",
-    "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
+    "start", "end", "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
 )  # fmt: skip
 
 
@@ -30,6 +30,13 @@ def get_parser() -> cli.Parser:
     add("--face", required=True, type=Path, help="The video or photo with a face.")
     add("--audio", required=True, type=Path, help="The speech: any file that has sound, videos included.")
     add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
+    add(
+        "--start",
+        type=cli.moment,
+        metavar="TIME",
+        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
+    )
+    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
     add("--outfile", type=Path, default=Path("results/result_voice.mp4"), help="The video to write.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
@@ -153,7 +160,14 @@ def run(args: argparse.Namespace) -> None:
         report=cli.TERMINAL,
     )
     take = lips.run(args.face, args.audio, args.outfile, **options)
-    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
+
+
+def where(take: Take) -> str:
+    if not take.options.is_part:
+        return ""
+    start = float(take.source.start / take.source.fps)
+    return f" from {start:.2f} to {start + take.seconds:.2f} s; the others as they were filmed"
 
 
 if __name__ == "__main__":

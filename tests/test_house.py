@@ -41,9 +41,10 @@ ALLOWED = {
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
+    "parts": {"reporting", "video"},
     "lipsync": {
-        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "sync", "video",
+        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "parts",
+        "reporting", "sync", "video",
     },
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
