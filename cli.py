@@ -26,6 +26,7 @@ from distributed import Distributed, join_processes, leave_processes
 from errors import UserError
 from faces import FaceSearch
 from hparams import FILELISTS, hparams
+from models import weights
 from reporting import Advance, Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -54,6 +55,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         args = parser.parse_args(argv)
     except SystemExit as stop:  # --help, or an error that has been printed
         return int(stop.code or 0)
+    weights.listener = TERMINAL
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
@@ -110,7 +112,8 @@ class Terminal(Reporter):
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
         # None: quiet when not a terminal
-        with tqdm(desc=name, total=total, unit=unit, initial=done, disable=None) as bar:
+        how = {"unit": unit, "unit_scale": unit == "B", "initial": done, "disable": None}
+        with tqdm(desc=name, total=total, **how) as bar:
 
             def advance(steps: int, **figures: float) -> None:
                 bar.set_postfix({name: f"{value:.4f}" for name, value in figures.items()}, refresh=False)
@@ -120,6 +123,11 @@ class Terminal(Reporter):
 
 
 TERMINAL = Terminal()
+
+
+def started(script: str, command: str) -> str:
+    """Return how to start a script in the way in which this one was started: as a file, or as an installed command."""
+    return command if Path(sys.argv[0]).name.startswith("wav2lip-") else f"python {script}"
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ ALLOWED = {
     "hparams": set(),
     "pictures": set(),
     "video": {"files", "pictures"},
-    "models": {"files"},
+    "models": {"files", "reporting"},
     "face_detection": set(),
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
@@ -63,7 +63,7 @@ ALLOWED = {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "reporting", "sync", "video",
     },
-    "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
+    "cli": {"devices", "faces", "hparams", "distributed", "models", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
 EVERYBODY = {"errors"}  # what everybody may import
