@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
     adapted = adapt(args.face, args.outfile, options, cli.TERMINAL)
     print_figures(adapted)
     print(f"{adapted.sheet}: as filmed, before, after")
-    print(f"{args.outfile}: python inference.py --checkpoint_path {args.outfile} --face {args.face} --audio SPEECH")
+    start = cli.started("inference.py", "wav2lip")
+    print(f"{args.outfile}: {start} --checkpoint_path {args.outfile} --face {args.face} --audio SPEECH")
 
 
 def print_figures(adapted: Adapted) -> None:

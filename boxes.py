@@ -17,6 +17,11 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 # it was seen in the next frames, (n, 4) float, NaN where not, neither padded, smoothed nor filled in
 Piece = tuple[list[Box | None], np.ndarray]
 
+NO_FACE = (
+    "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
+    "--crop to the face if it is tiny, or give --box yourself"
+)
+
 
 class FacePath:
     """One face, frame by frame, as far as somebody has asked for it: then the search goes on.
@@ -132,6 +137,18 @@ def place(
     _check_any(faces, drawn, pads)
 
 
+def only(pieces: Iterable[Piece], part: slice) -> Generator[Piece, None, None]:
+    """Yield only what lies in a ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
+    passed, drawn = 0, False
+    for boxes, seen in pieces:
+        inside = slice(max(0, part.start - passed), max(0, part.stop - passed))
+        passed += len(boxes)
+        drawn = drawn or any(boxes[inside])
+        yield boxes[inside], seen[inside]
+    if not drawn:
+        raise UserError(NO_FACE)
+
+
 def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
     """Turn top, bottom, left, right into a box; raise UserError if it does not lie inside the frame."""
     top, bottom, left, right = box
@@ -173,20 +190,17 @@ def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[
 def _check_any(faces: bool, drawn: bool, pads: Sequence[int]) -> None:
     """Raise UserError if there were no ``faces``, or nothing of them is left to be ``drawn``."""
     if not faces:
-        raise UserError(
-            "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
-            "--crop to the face if it is tiny, or give --box yourself"
-        )
+        raise UserError(NO_FACE)
     if not drawn:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
-def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "") -> str:
-    """Say which frames have no face, or which seconds do not show ``what``; "" if all have one."""
+def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", first: int = 0) -> str:
+    """Say which frames have no face, or which seconds do not show ``what``; "" if all do. ``first``: of the first box."""
     missing = np.array([box is None for box in boxes])
     if not missing.any():
         return ""
-    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False))
+    edges = np.flatnonzero(np.diff(missing, prepend=False, append=False)) + first
     spans = list(zip(edges[::2], edges[1::2]))
     if what:
         runs = [f"{start / fps:.1f}-{stop / fps:.1f}" for start, stop in spans]

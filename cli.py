@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from distributed import Distributed, join_processes, leave_processes
 from errors import UserError
 from faces import FaceSearch
 from hparams import FILELISTS, hparams
+from models import weights
 from reporting import Advance, Reporter
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -77,6 +79,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         return 0
     except UserError as problem:
         return _report(str(problem), BAD_INPUT)
+    weights.listener = terminal_of_one()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
@@ -140,7 +143,8 @@ class Terminal(Notes):
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
         # None: quiet when not a terminal
-        bar = tqdm(desc=name, total=total, unit=unit, initial=done, disable=None)
+        how = {"unit": unit, "unit_scale": unit == "B", "initial": done, "disable": None}
+        bar = tqdm(desc=name, total=total, **how)
         self._bars.append(bar)
 
         def advance(steps: int, **figures: float) -> None:
@@ -170,6 +174,11 @@ TERMINAL = Terminal()
 def terminal_of_one() -> Reporter:
     """Of several processes that torchrun started, the first shows bars: two would be drawn over each other."""
     return Notes() if int(os.environ.get("RANK", 0)) else TERMINAL
+
+
+def started(script: str, command: str) -> str:
+    """Return how to start a script in the way in which this one was started: as a file, or as an installed command."""
+    return command if Path(sys.argv[0]).name.startswith("wav2lip-") else f"python {script}"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -294,6 +303,15 @@ def positive(kind: type) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def moment(text: str) -> float:
+    """Seconds into a video, as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d(?:\.|$)))?(\d+(?:\.\d*)?)", text.strip(), re.ASCII)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def finite(text: str) -> float:

@@ -61,6 +61,8 @@ def run(
 
 
 def check_options(options: Options) -> None:
+    if options.is_part:
+        raise UserError("--pair goes through the whole video; leave --start and --end out")
     for name in CHOICES:
         if getattr(options, name) is not None:
             raise UserError(f"--pair says which face speaks what, and so does --{name}; give one of them")

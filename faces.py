@@ -131,6 +131,7 @@ class FaceSearch:
             source.stream,
             source.interlaced,
             source.transparent,
+            *([source.start] if source.start else []),
         )
         weights_content = self.weights and self.weights.is_file() and files.known_digest(self.weights)
         name = cache_name(source.path, self.detector_name(), weights_content, *seen)

@@ -24,14 +24,15 @@ import pasting
 import video
 from devices import own_device
 from errors import UserError, about
-from lipsync import LipSync
+from lipsync import LipSync, Take
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 OUTFILE = Path("results/result_voice.mp4")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
-    "on_missing_face", "loop", "lip_delay", "mix", "silence", "reference", "mouth_gain", "blend", "crf", "preset",
+    "on_missing_face", "loop", "lip_delay", "start", "end", "mix", "silence", "reference", "mouth_gain", "blend", "crf",
+    "preset",
 )  # fmt: skip
 FILES = ("face", "audio", "outfile")
 OF_ONE = (*FILES, *SAME_NAMES, "box", "nosmooth", "no_mark")  # what a row of --jobs may have, as others need not
@@ -61,6 +62,13 @@ def get_parser() -> cli.Parser:
     add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
     add("--again", action="store_true", help="Of many, make those too that are made already.")
     add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
+    add(
+        "--start",
+        type=cli.moment,
+        metavar="TIME",
+        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
+    )
+    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
     add("--outfile", type=Path, default=OUTFILE, help="The video to write; of many, their folder.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
@@ -232,6 +240,13 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         batch_size=args.wav2lip_batch_size,
         report=cli.terminal_of_one(),
     )
+
+
+def where(take: Take) -> str:
+    if not take.options.is_part:
+        return ""
+    start = float(take.source.start / take.source.fps)
+    return f" from {start:.2f} to {start + take.seconds:.2f} s; the others as they were filmed"
 
 
 # --------------------------------------------------------------------------------------------------------------------

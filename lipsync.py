@@ -33,6 +33,7 @@ import audio
 import boxes
 import files
 import identities
+import parts
 import speakers
 import video
 from boxes import Box, FacePath, Piece
@@ -84,6 +85,8 @@ class Options:
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
     reference: str | int = "same"  # what the network sees of the face: each frame itself, "still", or a frame's number
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
+    start: float | None = None  # seconds of the video before the speech begins: only a part is made anew
+    end: float | None = None  # seconds after which it ends at the latest; None: with the speech or the video
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
@@ -107,18 +110,30 @@ class Options:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
         if not (self.reference in REFERENCES or isinstance(self.reference, int) and self.reference >= 0):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
+        if self.start is not None and self.start < 0:
+            raise UserError(f"--start {self.start:g} lies before the video; it counts from its beginning")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
+        if self.is_part and self.static:
+            raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
         if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the video is made anew, and the rest stays around it."""
+        return self.start is not None or self.end is not None
 
 
 @dataclass(frozen=True)
 class Take:
     """A face and a speech, looked for and listened to: all that is needed to make the frames.
 
-    The face is known as far as it takes to begin. The search goes on when the frames are made.
+    The face is known as far as it takes to begin. The search goes on when the frames are made. Of a part of a video, it
+    is about that part alone.
     """
 
-    source: video.VideoInfo
+    source: video.VideoInfo  # starts where the part does
     speech: video.Sound
     heard: video.Sound  # in the result: the speech, or the mix that it is a part of
     windows: audio.MelWindows  # one for each frame of the result
@@ -126,6 +141,7 @@ class Take:
     used: int | None  # so many frames of the video are used, if it has them; None: all of it, with one box
     options: Options  # with the pads and the blend that are used
     manner: Manner = Manner()
+    goes_on: bool = False  # the video, after the part
     match: Result | None = None  # how well the speech matches the face as it was filmed
     until: int | None = None  # frame of the result from which on the face is left as it was filmed
     others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
@@ -136,6 +152,14 @@ class Take:
     @property
     def seconds(self) -> float:
         return float(len(self) / self.source.fps)
+
+    @property
+    def heard_in_all(self) -> tuple[video.Sound | video.Splice, int | None]:
+        """The sound of the written video and the number of its frames; nobody has counted those around a part."""
+        if not self.options.is_part:
+            return self.heard, len(self)
+        start, seconds = float(self.source.start / self.source.fps), self.seconds
+        return video.Splice(self.source.path, self.heard, start, seconds, self.goes_on), None
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""
@@ -225,8 +249,10 @@ class LipSync:
 
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: object) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
+        chosen = Options(**options)
+        second = max(0.0, second - (chosen.start or 0))
         # a box depends on the frames around it
-        take = self._look_and_listen(Path(face), Path(speech), second + AROUND, Options(**options))
+        take = self._look_and_listen(Path(face), Path(speech), second + AROUND, chosen)
         index = min(int(second * take.source.fps), len(take) - 1)
         manner = self.manner(take, slice(index, index + 1))
         box = next(itertools.islice(take.boxes(), index, None))
@@ -238,7 +264,9 @@ class LipSync:
         source = open_face(face, chosen, self.report)
         sound, samples = listen_through(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
-        wanted = audio.frame_count(limit, float(source.fps))
+        wanted, goes_on = audio.frame_count(limit, float(source.fps)), False
+        if chosen.is_part:
+            source, wanted, goes_on = parts.cut_out(source, wanted, chosen.start or 0, chosen.end, self.report)
         heard = listen_through(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
@@ -246,7 +274,7 @@ class LipSync:
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
             windows = windows.result().first(wanted)
-        return Take(source, sound, heard, windows, path, used, chosen)
+        return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -265,12 +293,21 @@ class LipSync:
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete."""
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
+        heard, count = take.heard_in_all
         with (
-            contextlib.closing(self.stream(take)) as frames,  # if writing fails, or somebody stops it, they end now
-            video.VideoWriter(outfile, take.source, take.heard, len(take), *writing) as writer,
+            contextlib.closing(self.stream_all(take)) as frames,  # if writing fails, or somebody stops it, they end now
+            video.VideoWriter(outfile, take.source, heard, count, *writing) as writer,
         ):
-            for frame in self.report.track(frames, "Lip-syncing", len(take)):
+            for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)
+
+    def stream_all(self, take: Take) -> Generator[np.ndarray, None, None]:
+        """Yield what ``stream`` does, and if that is a part, the other frames of the video before and after it."""
+        whole, start = replace(take.source, start=0), take.source.start
+        yield from video.read_frames(whole, 0, start)
+        yield from self.stream(take)
+        if take.goes_on:
+            yield from video.read_frames(whole, start + len(take))
 
     def mark(self) -> str:
         """Say what made the lips, and when."""
@@ -284,26 +321,32 @@ class LipSync:
         wanted = 1 if options.static else wanted
         if options.box:
             box = boxes.fixed_box(options.box, source)
-            return FacePath.of([box], np.tile(np.array(box, float), (wanted, 1))), 1 if options.static else None
-        wish = self.wish(source, wanted, options)  # what it lacks should be missed before the search
-        path = FacePath(lambda: self._follow(source, wanted, options, wish))
+            used = 1 if options.static else wanted if options.is_part else None
+            shown = [box] * (wanted if options.is_part else 1)
+            return FacePath.of(shown, np.tile(np.array(box, float), (wanted, 1))), used
+        around = round(AROUND * source.fps) if options.is_part else 0  # a box depends on the frames around it
+        before = min(around, source.start)
+        searched, part = replace(source, start=source.start - before), slice(before, before + wanted)
+        wish = self.wish(searched, part.stop + around, options)  # what it lacks should be missed before the search
+        path = FacePath(lambda: self._follow(searched, part.stop + around, part, options, wish))
         path.known(None) if options.on_missing_face == "error" else path.begin()
         return path, wanted
 
     def _follow(
-        self, source: video.VideoInfo, wanted: int, options: Options, wish: speakers.Wish | None
+        self, source: video.VideoInfo, wanted: int, part: slice, options: Options, wish: speakers.Wish | None
     ) -> Generator[Piece, None, None]:
-        """Search and follow at a time; in the end say which frames have no face."""
+        """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
         known: list[Box | None] = []
         with contextlib.closing(self.search.look(source, wanted, self.device, self.dtype, self.report)) as seen:
             if wish:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, wish)
             else:
                 pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
-            for piece in pieces:
+            for piece in boxes.only(pieces, part):
                 known += piece[0]
                 yield piece
-        if missing := boxes.describe_missing(known, float(source.fps), wish.WHO if wish else ""):
+        who, first = wish.WHO if wish else "", source.start + part.start
+        if missing := boxes.describe_missing(known, float(source.fps), who, first):
             if options.on_missing_face == "error":
                 raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
             self.report.note(f"{missing}; they are left as they are")
@@ -332,9 +375,10 @@ class LipSync:
     def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:
         """Return the face (96, 96, 3) in one frame: that of a number, or one near the start whose mouth is shut."""
         if isinstance(reference, int):
-            known = path.known(reference + 1)
-            box = known[reference % len(known)] if used is None or reference < len(known) else None
-            frame = next(video.read_frames(source, reference, 1), None)
+            index = reference - source.start  # of the whole video's frames
+            known = path.known(index + 1)
+            box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
+            frame = next(video.read_frames(source, index, 1), None)
             if box is None or frame is None:
                 raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
             return crop(frame, box)

@@ -105,8 +105,8 @@ class Speaker:
         if source.is_image:
             raise UserError(f"--speaker auto watches lips move, and {source.path} is a picture; try --face_index")
         self.source, self.expert = source, expert
-        seconds = float(frames / source.fps) + REACH / hp.fps
-        self.voice = hear(source.path, seconds, expert)
+        start, seconds = float(source.start / source.fps), float(frames / source.fps) + REACH / hp.fps
+        self.voice = hear(source.path, start, seconds, expert)
 
     def scores(self, cast: Cast) -> np.ndarray:
         faces = embed_faces(self.source, cast.faces, self.expert)
@@ -123,21 +123,24 @@ class Speaker:
         )
 
 
-def hear(path: Path, seconds: float, expert: torch.nn.Module) -> Voice:
-    """Embed the first ``seconds`` of a video's own sound."""
+def hear(path: Path, start: float, seconds: float, expert: torch.nn.Module) -> Voice:
+    """Embed ``seconds`` of a video's own sound."""
     try:
-        return embed_sound(beginning(video.Sound(path, hp.sample_rate), seconds), expert, str(path))
+        return embed_sound(between(video.Sound(path, hp.sample_rate), start, seconds), expert, str(path))
     except UserError as problem:
         reason = str(problem).partition(";")[0]  # what follows is advice on a speech
         raise UserError(f"--speaker auto goes by the video's own sound: {reason}; choose by --face_index") from None
 
 
-def beginning(sound: Iterable[np.ndarray], seconds: float) -> Iterator[np.ndarray]:
-    """Yield no more blocks than ``seconds`` take."""
-    left = math.ceil(seconds * hp.sample_rate)
+def between(sound: Iterable[np.ndarray], start: float, seconds: float) -> Iterator[np.ndarray]:
+    """Yield blocks from ``start`` on, no more than ``seconds`` take."""
+    before, left = round(start * hp.sample_rate), math.ceil(seconds * hp.sample_rate)
     for block in sound:
-        yield block[:left]
-        left -= len(block)
+        part = block[before:][:left]
+        before = max(0, before - len(block))
+        left -= len(part)
+        if len(part):
+            yield part
         if left <= 0:
             return
 

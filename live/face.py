@@ -93,6 +93,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
     """
     chosen = Options(**{"loop": "pingpong", **options})
+    if chosen.is_part:
+        raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
     source = open_face(Path(face), chosen, lips.report)
     generator = lips.generator
     chosen = replace(chosen, pads=chosen.pads or generator.pads, blend=chosen.blend or generator.blend)

@@ -21,6 +21,7 @@ from torch import nn
 
 import files
 from errors import MissingFile, UserError
+from reporting import SILENT, Reporter
 
 from .syncnet import SyncNet_color, SyncNet_v2
 from .unpickling import is_torchscript, numpy_numbers, read_torchscript
@@ -82,6 +83,8 @@ KNOWN = {
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 HABITS = ("pads", "blend")  # what a generator's checkpoint may say about its use, see Wav2Lip
 
+listener: Reporter = SILENT  # is told how downloads go: the edge of a program puts its own here, as ``cli.run`` does
+
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
 SHIPPED = {
@@ -101,7 +104,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip"
 
 
-def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progress: bool = True) -> Path:
+def find(path_or_name: str | Path, network: type[nn.Module] | None = None) -> Path:
     """Return the file behind a path or a known name, downloading it if it is not here yet.
 
     ``demo`` is the small ``network`` that comes with this repository. The other known names are looked for in
@@ -124,10 +127,10 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, progr
     for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
         if (folder / known.file_name).is_file():
             return folder / known.file_name
-    return fetch(known, cache_folder() / "checkpoints", progress)
+    return fetch(known, cache_folder() / "checkpoints")
 
 
-def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
+def fetch(known: KnownFile, folder: Path) -> Path:
     """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
     import pooch
 
@@ -143,7 +146,7 @@ def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
                 known_hash=known.sha256 and f"sha256:{known.sha256}",
                 fname=known.file_name,
                 path=folder,
-                downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), progress),
+                downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part")),
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
         reason = " ".join(str(error).split())
@@ -153,12 +156,11 @@ def fetch(known: KnownFile, folder: Path, progress: bool = True) -> Path:
     return Path(found)
 
 
-def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any], None]:
+def _resuming_downloader(part: Path) -> Callable[[str, str, Any], None]:
     """For pooch: collect into ``part``, which outlives a broken connection, and hand it over when it is complete."""
 
     def download(url: str, output_file: str, _pooch: Any) -> None:
         import requests
-        from tqdm import tqdm
 
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
@@ -174,12 +176,11 @@ def _resuming_downloader(part: Path, progress: bool) -> Callable[[str, str, Any]
             if reply.status_code != 206:  # a server that cannot resume starts again
                 have = 0
             size = have + int(reply.headers.get("Content-Length", 0))
-            quiet = None if progress else True  # None: when not on a terminal
-            bar = tqdm(None, part.stem, size or None, initial=have, unit="B", unit_scale=True, disable=quiet)
-            with open(part, "ab" if have else "wb") as file, bar:
+            stage = listener.stage(f"Downloading {part.stem}", size or None, "B", have)
+            with open(part, "ab" if have else "wb") as file, stage as advance:
                 for block in reply.iter_content(1 << 16):
                     file.write(block)
-                    bar.update(len(block))
+                    advance(len(block))
         if size and part.stat().st_size != size:
             raise OSError(f"the connection broke off at {part.stat().st_size} of {size} bytes; run again to continue")
         files.replace(part, Path(output_file))

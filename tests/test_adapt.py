@@ -57,12 +57,15 @@ def held_out_l1(printed):
     return before, after
 
 
-def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys):
+def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/wav2lip-adapt"])
     outfile = tmp_path / "new folder" / "person.pth"
     settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=2"
     assert run(person, outfile, expert, beginner, "--hparams", settings) == 0
-    before, after = held_out_l1(capsys.readouterr().out)
+    said = capsys.readouterr().out
+    before, after = held_out_l1(said)
     assert after < before
+    assert said.splitlines()[-1] == f"{outfile}: wav2lip --checkpoint_path {outfile} --face {person} --audio SPEECH"
     model = weights.load_model(outfile)
     assert model.width == 0.125 and model.blend == "feather" and list(model.pads) == [0, 0, 0, 0]
     start = weights.load_model(beginner)

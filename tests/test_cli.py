@@ -81,6 +81,16 @@ def test_bars_of_stages_side_by_side(monkeypatch, first):
     assert [row.split(":")[0] for row in screen.rows()] == ended and all("100%" in row for row in screen.rows())
 
 
+@pytest.mark.parametrize("name, start", [
+    ("adapt.py", "python inference.py"), ("/home/wav2lip/adapt.py", "python inference.py"),
+    ("/usr/bin/wav2lip-adapt", "wav2lip"), ("wav2lip-adapt.exe", "wav2lip"),
+])  # fmt: skip
+def test_advice_is_for_whoever_asked(monkeypatch, name, start):
+    """The command said: python inference.py, of which those who installed it have none."""
+    monkeypatch.setattr("sys.argv", [name])
+    assert cli.started("inference.py", "wav2lip") == start
+
+
 def test_who_uses_the_library_catches_what_python_calls_it():
     assert issubclass(UserError, ValueError) and issubclass(MissingFile, (UserError, FileNotFoundError))
     assert str(MissingFile("x does not exist")) == "x does not exist"

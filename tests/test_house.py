@@ -33,7 +33,7 @@ ALLOWED = {
     "shares": {"files"},
     "pictures": set(),
     "video": {"files", "pictures"},
-    "models": {"files"},
+    "models": {"files", "reporting"},
     "face_detection": set(),
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
@@ -48,9 +48,10 @@ ALLOWED = {
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
+    "parts": {"reporting", "video"},
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "reporting", "restoring", "speakers", "sync", "video",
+        "parts", "reporting", "restoring", "speakers", "sync", "video",
     },
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
@@ -71,7 +72,7 @@ ALLOWED = {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "reporting", "sync", "video",
     },
-    "cli": {"devices", "faces", "hparams", "distributed", "reporting"},
+    "cli": {"devices", "faces", "hparams", "distributed", "models", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
 EVERYBODY = {"errors"}  # what everybody may import

@@ -19,6 +19,7 @@ import torch
 
 import models
 from models import weights
+from reporting import Reporter
 
 WIDTH = 0.125
 
@@ -272,23 +273,39 @@ def known(url, sha256=None):
 
 def test_download_once(server, tmp_path):
     for _ in range(2):
-        assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False).read_bytes() == CONTENT
+        assert weights.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests == [None] and [p.name for p in tmp_path.iterdir()] == ["file.pth"]
+
+
+def test_downloads_are_told(server, tmp_path, monkeypatch, capfd):
+    """Only to who listens; nothing is printed."""
+    heard = []
+
+    class Listener(Reporter):
+        def progress(self, *told):
+            heard.append(told)
+
+    monkeypatch.setattr(weights, "listener", Listener())
+    (tmp_path / "file.pth.part").write_bytes(CONTENT[:7])
+    weights.fetch(known(f"{server}/x"), tmp_path)
+    size = len(CONTENT)
+    assert heard[0] == ("Downloading file.pth", 7, size) and heard[-1] == ("Downloading file.pth", size, size)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("path", ["breaking", "breaking-plain"])
 def test_broken_download_is_resumed(server, tmp_path, path):
     """``plain`` stands for servers that cannot resume: they start again."""
     with pytest.raises(RuntimeError, match=r"could not download.*put it at .*file\.pth"):
-        weights.fetch(known(f"{server}/{path}"), tmp_path, progress=False)
+        weights.fetch(known(f"{server}/{path}"), tmp_path)
     assert not (tmp_path / "file.pth").exists()
-    assert weights.fetch(known(f"{server}/{path}"), tmp_path, progress=False).read_bytes() == CONTENT
+    assert weights.fetch(known(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests[1].startswith("bytes=")
 
 
 def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
     (tmp_path / "file.pth.part").write_bytes(CONTENT)
-    assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False).read_bytes() == CONTENT
+    assert weights.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert len(Handler.requests) == 1
 
 
@@ -296,7 +313,7 @@ def test_what_is_there_needs_no_lock(server, tmp_path, monkeypatch):
     """In a folder that cannot be written to, for example."""
     (tmp_path / "file.pth").write_bytes(CONTENT)
     monkeypatch.setattr(weights.files, "locked", lambda *_, **__: pytest.fail("locked"))
-    assert weights.fetch(known(f"{server}/x"), tmp_path, progress=False) == tmp_path / "file.pth"
+    assert weights.fetch(known(f"{server}/x"), tmp_path) == tmp_path / "file.pth"
     assert not Handler.requests
 
 
@@ -304,13 +321,13 @@ def test_part_that_is_too_long_is_fetched_again(server, tmp_path):
     """Without a hash nobody else would notice."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT + b"of another file")
     unchecked = weights.KnownFile("file.pth", f"{server}/x", None)
-    assert weights.fetch(unchecked, tmp_path, progress=False).read_bytes() == CONTENT
+    assert weights.fetch(unchecked, tmp_path).read_bytes() == CONTENT
 
 
 def test_one_download_at_a_time(server, tmp_path):
     """Side by side they wrote into one part."""
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: weights.fetch(known(f"{server}/slow"), tmp_path, progress=False), range(4)))
+        found = list(pool.map(lambda _: weights.fetch(known(f"{server}/slow"), tmp_path), range(4)))
     assert {path.read_bytes() for path in found} == {CONTENT} and len(Handler.requests) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
 
@@ -318,7 +335,7 @@ def test_one_download_at_a_time(server, tmp_path):
 @pytest.mark.parametrize("path, sha256", [("missing", None), ("x", "0" * 64)])
 def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
     with pytest.raises(RuntimeError, match="by other means"):
-        weights.fetch(known(f"{server}/{path}", sha256), tmp_path, progress=False)
+        weights.fetch(known(f"{server}/{path}", sha256), tmp_path)
     assert not (tmp_path / "file.pth").exists()
 
 

@@ -8,13 +8,14 @@ starts late is preceded by its first frame. Sound is float32 mono.
 
 from video.probing import MIN_FPS, Geometry, VideoInfo, check_size, probe
 from video.process import ffmpeg_path
-from video.reading import read_frames, repeat_frames, source_index
+from video.reading import count_frames, read_frames, repeat_frames, source_index
 from video.sound import SILENCE, Sound, read_audio, stream_audio
 from video.sources import CutShort
+from video.splicing import Splice
 from video.writing import CONTAINERS, VideoWriter, check_writable
 
 __all__ = [
-    "CONTAINERS", "MIN_FPS", "SILENCE", "CutShort", "Geometry", "Sound", "VideoInfo", "VideoWriter", "check_size",
-    "check_writable", "ffmpeg_path", "probe", "read_audio", "read_frames", "repeat_frames", "source_index",
-    "stream_audio",
+    "CONTAINERS", "MIN_FPS", "SILENCE", "CutShort", "Geometry", "Sound", "Splice", "VideoInfo", "VideoWriter",
+    "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "read_audio", "read_frames",
+    "repeat_frames", "source_index", "stream_audio",
 ]  # fmt: skip

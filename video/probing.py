@@ -79,6 +79,7 @@ class VideoInfo:
     interlaced: bool = False  # its frames are made of two moments, unless they say otherwise
     transparent: bool = False  # in places, perhaps
     decoder: str | None = None  # if not ffmpeg's usual one
+    start: int = 0  # frame of the file that counts as the first
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:

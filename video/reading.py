@@ -43,6 +43,7 @@ def _photo(info: VideoInfo) -> np.ndarray:
 def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
     if count is not None and count <= 0:
         return
+    start += info.start
     width, height = info.stored
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
@@ -71,6 +72,13 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
             yield pictures.on_plain_ground(frame[..., :3], frame[..., 3]) if info.transparent else frame
         words = process.finish(UserError, f"cannot read {info.path}")
     check_whole(info.path, words)
+
+
+def count_frames(info: VideoInfo, most: int) -> tuple[int, bool]:
+    """Return how many frames there are, up to ``most`` (1 or more), and whether others follow these."""
+    if last := sum(1 for _ in read_frames(info, most - 1, 2)):
+        return most, last == 2
+    return sum(1 for _ in read_frames(info, 0, most)), False
 
 
 def source_index(index: int, count: int, pingpong: bool) -> int:

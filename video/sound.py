@@ -46,6 +46,7 @@ class Sound:
     def __init__(self, path: str | Path, sample_rate: int) -> None:
         self.path, self._sample_rate = existing_file(path), sample_rate
         self.stream: int | None = None  # of all in the file; known once it has been read
+        self.mono = False  # likewise
         self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
         self._channel: int | None = None  # the only one to be heard
 
@@ -95,6 +96,7 @@ class Sound:
         """Learn from ffmpeg's report what it took, and how long it should have been."""
         self.stream = _taken(report)
         streams = streams_of(report)
+        self.mono = any(stream.index == self.stream and ", mono," in stream.text for stream in streams)
         promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # of several, that of the longest
         if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
             self.notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
 from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, _url, command_line, input_of, last_words
 from video.sound import AUDIO_CLOCK, Sound, sound_stream
+from video.splicing import AAC_LAYOUTS, Splice
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
@@ -23,7 +25,6 @@ EXACT_COLOUR = "accurate_rnd+bicubic"
 # nothing and halves the file. So "superfast" makes files almost as small as "veryfast" does, in half the time.
 QUICK_PRESETS = ("ultrafast", "superfast")
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
-AAC_LAYOUTS = "aformat=channel_layouts=mono|stereo|5.1|7.1"  # others are mixed to the nearest of these
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 
 
@@ -31,7 +32,8 @@ class VideoWriter:
     """Encode frames and a sound file into one video, which appears under its name only when it is complete.
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
-    ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames.
+    ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames; it
+    has its own length if nobody knows how many there will be (None).
     ``comment`` goes into the field of that name of the container.
     """
 
@@ -39,15 +41,14 @@ class VideoWriter:
         self,
         path: str | Path,
         like: VideoInfo,
-        audio: str | Path | Sound,
-        count: int,
+        audio: str | Path | Sound | Splice,
+        count: int | None,
         crf: int = 18,
         preset: str = "superfast",
         comment: str = "",
     ) -> None:
         self.path = Path(path)
-        self._audio, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
-        self._stream = sound_stream(self._audio) if known is None else known
+        self._sound, self._sound_options = _sound_of(audio)
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
         self._comment = comment
         check_size(like)
@@ -57,19 +58,22 @@ class VideoWriter:
     def _command(self) -> list[str]:
         import ffmpeg
 
-        like, seconds = self._like, f"{float(self._count / self._like.fps):.6f}"
+        like = self._like
+        until = {} if self._count is None else {"t": f"{float(self._count / like.fps):.6f}"}
         size = {"video_size": (like.width, like.height), "r": str(like.fps)}
         frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
-        sound = input_of(self._audio)[str(self._stream)]
         how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
-        how |= {"c:a": "aac", "audio_bitrate": "192k", "af": f"{AUDIO_CLOCK},{AAC_LAYOUTS}"}
+        how |= {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
         how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
         if self._comment:
             how["metadata"] = f"comment={self._comment}"
-        output = ffmpeg.output(frames, sound, _url(self._partial), t=seconds, movflags="+faststart", **how)
+        output = ffmpeg.output(frames, self._sound, _url(self._partial), movflags="+faststart", **how)
+        command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
         # -t counts for the output that follows it: here for what only keeps the clock
-        clock = ("-t", seconds, *(part.replace("0:", "1:") for part in SHARED_TIMELINE))
-        return [*command_line(output, *QUIET, *CLOCK_JUMP, "-y"), *clock]
+        limit = ["-t", until["t"]] if until else []
+        for number in range(1, command.count("-i")):
+            command += [*limit, *(part.replace("0:", f"{number}:") for part in SHARED_TIMELINE)]
+        return command
 
     def _filters(self) -> list[str]:
         like, filters = self._like, [f"scale=flags={EXACT_COLOUR}"]
@@ -124,6 +128,15 @@ class VideoWriter:
             raise UserError(
                 f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
             ) from None
+
+
+def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
+    """Return it as a stream of ffmpeg-python, and what the output has to be told of it."""
+    if isinstance(audio, Splice):
+        return audio.joined(), {}
+    path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
+    stream = sound_stream(path) if known is None else known
+    return input_of(path)[str(stream)], {"af": f"{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"}
 
 
 def check_writable(path: Path) -> None:

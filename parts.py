@@ -1,0 +1,38 @@
+"""A part of a video: from --start to --end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import video
+from errors import UserError
+from reporting import SILENT, Reporter
+
+
+def cut_out(
+    source: video.VideoInfo, wanted: int, start: float, end: float | None, report: Reporter = SILENT
+) -> tuple[video.VideoInfo, int, bool]:
+    """Return the video as if it started at ``start``; how many frames of speech there are; whether others follow.
+
+    The part ends after ``wanted`` frames, that is with the speech, if not before: at ``end``, or with the video. Both
+    moments are seconds, of the nearest frame. Raises UserError for a photo, or if they do not lie in the video.
+    """
+    if source.is_image:
+        raise UserError(f"{source.path} is a photo, which has no part to begin at; leave --start and --end out")
+    first = round(start * source.fps)
+    longest = None if end is None else max(1, round(end * source.fps) - first)
+    part = replace(source, start=first)
+    count, goes_on = video.count_frames(part, longest or wanted)
+    if not count:
+        raise UserError(f"--start {start:g} lies beyond the end of {source.path}")
+    if longest and count < longest:
+        seconds = float((first + count) / source.fps)
+        raise UserError(f"--end {end:g} lies beyond the end of {source.path}, which lasts {seconds:.2f} s")
+    if wanted < count:
+        stop = float((first + wanted) / source.fps)
+        report.note(f"note: the speech ends at {stop:.2f} s; from there to --end the video stays as it was filmed")
+    elif wanted > count:
+        spoken, used = (float(frames / source.fps) for frames in (wanted, count))
+        what = "--end comes" if longest else "the video ends"
+        report.note(f"note: of {spoken:.2f} s of speech the first {used:.2f} s are used, then {what}")
+    return part, min(count, wanted), goes_on or wanted < count

@@ -1,0 +1,234 @@
+"""Only a part of a video is made anew: --start and --end."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import cli
+import inference
+import live
+import parts
+import video
+from conftest import run_ffmpeg, write_clip
+from errors import UserError
+from faces import FaceSearch
+from lipsync import LipSync
+from mouths import crop, redraw_mouths
+
+BOX = (60, 200, 100, 210)  # top, bottom, left, right
+
+
+@pytest.fixture
+def lips(small_checkpoint, told):
+    return LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+
+
+@pytest.fixture
+def filmed(talking_clip):
+    return np.stack(list(video.read_frames(video.probe(talking_clip))))
+
+
+@pytest.fixture
+def humming_clip(talking_clip, tmp_path):
+    """The second of video with 300 Hz on the left and 500 Hz on the right."""
+    tones = "aevalsrc=0.2*sin(600*PI*t)|0.2*sin(1000*PI*t):s=44100:d=1"
+    run_ffmpeg("-i", talking_clip, "-f", "lavfi", "-i", tones, "-c:v", "copy", "-c:a", "flac", tmp_path / "hum.mkv")
+    return tmp_path / "hum.mkv"
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """0.4 s of 900 Hz in mono."""
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.2*sin(1800*PI*t):s=16000:d=0.4", tmp_path / "tone.wav")
+    return tmp_path / "tone.wav"
+
+
+def level(sound: np.ndarray, start: float, stop: float, frequency: int) -> float:
+    """The amplitude of a tone between two moments of a sound at 48 kHz."""
+    times = np.arange(round(start * 48000), round(stop * 48000)) / 48000
+    return 2 * abs(np.mean(sound[round(start * 48000) : round(stop * 48000)] * np.exp(-2j * np.pi * frequency * times)))
+
+
+def channels_of(path, tmp_path, count: int) -> np.ndarray:
+    """(channels, samples) at 48 kHz."""
+    run_ffmpeg("-i", path, "-f", "f32le", "-ar", 48000, "-ac", count, tmp_path / "raw")
+    return np.fromfile(tmp_path / "raw", np.float32).reshape(-1, count).T
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def test_frames_outside_go_on_as_they_were(lips, talking_clip, filmed, tone):
+    """Before they are encoded they are equal to the last bit; those inside hear the speech from its beginning."""
+    take = lips.prepare(talking_clip, tone, start=0.2, box=BOX)
+    made = np.stack(list(lips.stream_all(take)))
+    assert (take.source.start, len(take), take.seconds, len(made)) == (5, 10, 0.4, 25)
+    assert (made[:5] == filmed[:5]).all() and (made[15:] == filmed[15:]).all()
+    box = [(100, 60, 210, 200)] * 10
+    assert (made[5:15] == np.stack(list(redraw_mouths(filmed[5:15], box, take.windows, lips.model)))).all()
+    assert (made[5:15] != filmed[5:15]).any(axis=(1, 2, 3)).all()
+
+
+def test_a_face_is_looked_for_in_the_part_alone(lips, talking_clip, tone, monkeypatch):
+    """It is found where it is, half a second around, and remembered apart from that of the whole video."""
+    read = []
+    real = video.read_frames
+    monkeypatch.setattr(video, "read_frames", lambda info, *a: (read.append((info.start, *a)), real(info, *a))[1])
+    whole = lips.prepare(talking_clip, tone).face.boxes
+    some = lips.prepare(talking_clip, tone, start=0.6, end=0.8)
+    assert (3, 0, 12 + 5 + 12) in read
+    assert len(some.face.boxes) == 5 == len(some.face.seen)
+    drift = np.array(some.face.boxes[0]) - whole[-1]  # the picture goes left by 2 pixels a frame, from frame 9 to 15
+    assert abs(drift + [12, 0, 12, 0]).max() <= 6
+
+
+@pytest.mark.parametrize("options", [
+    {"fps": 50, "face_index": 0}, {"box": BOX, "fps": 10, "reference": "still"}, {"silence": "closed"},
+])  # fmt: skip
+def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, options, tmp_path):
+    take = lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, **options)
+    rate = options.get("fps", 25)
+    made = video.probe(tmp_path / "out.mp4")
+    assert len(take) == round(0.4 * rate) and take.source.start == round(0.2 * rate)
+    assert (made.fps, sum(1 for _ in video.read_frames(made))) == (rate, rate)
+
+
+def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
+    take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
+    assert (take.manner.still == crop(filmed[7], (100, 60, 210, 200))).all()
+    with pytest.raises(UserError, match="--reference 3: .* has no face in that frame, or no such frame"):
+        lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=3)
+
+
+def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
+    made = list(lips.stream_all(lips.prepare(talking_clip, tone, start=0.2, box=BOX)))
+    shown = lips.preview(talking_clip, tone, 0.37, start=0.2, box=BOX)
+    assert np.abs(shown.astype(int) - made[9]).max() <= 1
+
+
+def test_frames_are_counted_wherever_one_starts(shared):
+    for path in sorted((shared / "clips").glob("*_[fv]*.mp4"))[:2]:
+        info = video.probe(path)
+        count = sum(1 for _ in video.read_frames(info))
+        for start in (0, count // 2, count - 1):
+            part = video.VideoInfo(**{**vars(info), "start": start})
+            assert video.count_frames(part, count - start) == (count - start, False)
+            assert video.count_frames(part, count - start + 9) == (count - start, False)
+        assert video.count_frames(info, count - 1) == (count - 1, True)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sound
+
+
+def test_the_own_sound_stays_around(lips, humming_clip, tone, tmp_path):
+    """Stereo stays so, and mono in it is as loud as it was; at the joints nothing jumps."""
+    lips.run(humming_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+    sound = channels_of(tmp_path / "out.mp4", tmp_path, 2)
+    assert abs(sound.shape[1] / 48000 - 1) < 0.03
+    for channel, own in zip(sound, (300, 500)):
+        for start, stop, heard in ((0.05, 0.18, own), (0.22, 0.57, 900), (0.62, 0.95, own)):
+            levels = {tone: level(channel, start, stop, tone) for tone in (300, 500, 900)}
+            assert levels.pop(heard) == pytest.approx(0.2, abs=0.01) and max(levels.values()) < 0.02
+    steepest = 0.2 * 2 * np.pi * 900 / 48000  # of the tones themselves
+    assert np.abs(np.diff(sound)).max() < 1.3 * steepest
+
+
+def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
+    lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+    (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)
+    assert level(sound, 0.22, 0.57, 900) == pytest.approx(0.2, abs=0.01)
+    assert np.abs(sound[: round(0.17 * 48000)]).max() < 0.002
+
+
+@pytest.mark.parametrize("start, seconds, goes_on, tones", [
+    (0.0, 0.4, True, [(0.02, 0.37, 900), (0.43, 0.95, 300)]),
+    (0.5, 0.5, False, [(0.05, 0.47, 300), (0.53, 0.87, 900)]),
+])  # fmt: skip
+def test_parts_at_either_end(humming_clip, tone, tmp_path, start, seconds, goes_on, tones):
+    """A sound that is shorter than its place is followed by silence, not by what was there."""
+    info, heard = video.probe(humming_clip), video.Sound(tone, 16000)
+    assert sum(map(len, heard)) == 6400
+    splice = video.Splice(humming_clip, heard, start, seconds, goes_on)
+    with video.VideoWriter(tmp_path / "out.mp4", info, splice, None) as writer:
+        for frame in video.read_frames(info):
+            writer.write(frame)
+    left = channels_of(tmp_path / "out.mp4", tmp_path, 2)[0]
+    assert [level(left, *where) for where in tones] == pytest.approx([0.2, 0.2], abs=0.01)
+    if not goes_on:
+        assert np.abs(left[round(0.93 * 48000) :]).max() < 0.01
+
+
+def test_mix_is_what_is_heard(lips, humming_clip, tone, speech, tmp_path):
+    lips.run(humming_clip, speech, tmp_path / "out.mp4", start=0.2, end=0.6, box=BOX, mix=tone)
+    left = channels_of(tmp_path / "out.mp4", tmp_path, 2)[0]
+    assert level(left, 0.22, 0.57, 900) == pytest.approx(0.2, abs=0.01)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Where a part begins and ends
+
+
+@pytest.mark.parametrize("start, end, wanted, frames, note", [
+    (0.2, None, 10, (5, 10, True), None),
+    (0.2, 0.6, 10, (5, 10, True), None),
+    (0.0, 1.0, 25, (0, 25, False), None),
+    (0.2, 0.4, 10, (5, 5, True), "of 0.40 s of speech the first 0.20 s are used, then --end comes"),
+    (0.2, 0.8, 10, (5, 10, True), "the speech ends at 0.60 s; from there to --end the video stays as it was filmed"),
+    (0.8, None, 10, (20, 5, False), "of 0.40 s of speech the first 0.20 s are used, then the video ends"),
+])  # fmt: skip
+def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
+    source, count, goes_on = parts.cut_out(video.probe(talking_clip), wanted, start, end, told)
+    assert (source.start, count, goes_on) == frames
+    assert told.notes == ([f"note: {note}"] if note else [])
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--start", "1.5"), "--start 1.5 lies beyond the end of "),
+    (("--start", "0.2", "--end", "9"), "--end 9 lies beyond the end of "),
+    (("--start", "0.5", "--end", "0.5"), "--end 0.5 does not lie after --start 0.5"),
+    (("--end", "0"), "--end 0 does not lie after --start 0"),
+    (("--start", "-1"), "'-1' is not a moment"),
+    (("--start", "1:75"), "'1:75' is not a moment"),
+    (("--start", "0.2", "--static"), "--static shows one frame throughout"),
+    (("--start", "9" * 40), ""),
+])  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line(small_checkpoint, talking_clip, tone, tmp_path, capsys, flags, words):
+    out = tmp_path / "out.mp4"
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", f"--outfile={out}"]
+    assert inference.main([*command, "--face_detector", "haar", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and words in said and not out.exists()
+
+
+def test_photos_have_no_parts(lips, shared, tone):
+    with pytest.raises(UserError, match="is a photo, which has no part to begin at"):
+        lips.prepare(shared / "clips/photo_face.jpg", tone, start=0)
+
+
+def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
+    gone = np.full((50, 240, 320, 3), 60, np.uint8)
+    gone[:20] = astronaut[0:240, 60:380]
+    write_clip(tmp_path / "gone.mp4", gone)
+    with pytest.raises(UserError, match="no face was found"):
+        lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
+    lips.prepare(tmp_path / "gone.mp4", tone, start=0.6)
+    assert "5 of 10 frames (0.2 s) have no face: 20-24" in lips.report.notes[-1]  # counted in the whole video
+
+
+def test_negative_starts_and_live(lips, talking_clip, tone):
+    with pytest.raises(UserError, match="--start -1 lies before the video"):
+        lips.prepare(talking_clip, tone, start=-1)
+    with pytest.raises(UserError, match="leave start and end out"):
+        live.prepare(lips, talking_clip, start=1)
+
+
+@pytest.mark.parametrize("text, seconds", [
+    ("7", 7), ("7.25", 7.25), ("90", 90), ("1:05", 65), ("01:05.5", 65.5), ("1:02:03.004", 3723.004), ("90:00", 5400),
+])  # fmt: skip
+def test_moments(text, seconds):
+    assert cli.moment(text) == pytest.approx(float(Fraction(seconds).limit_denominator(1000)))
