@@ -43,8 +43,9 @@ ALLOWED = {
     },
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "models", "mouths", "reporting",
-        "sync", "video",
+        "runtimes", "sync", "video",
     },
+    "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "video"},
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
