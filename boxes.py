@@ -196,7 +196,10 @@ def _check_any(faces: bool, drawn: bool, pads: Sequence[int]) -> None:
 
 
 def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", first: int = 0) -> str:
-    """Say which frames have no face, or which seconds do not show ``what``; "" if all do. ``first``: of the first box."""
+    """Say which frames have no face, or which seconds do not show ``what``; "" if all do.
+
+    ``first`` is the number of the first box's frame.
+    """
     missing = np.array([box is None for box in boxes])
     if not missing.any():
         return ""

@@ -100,6 +100,33 @@ def cpu_has_bf16() -> bool:
     return bool(ask())
 
 
+def cpu_has_vnni() -> bool:
+    """Whether this CPU multiplies eight-bit matrices in hardware (elsewhere sums of their products may overflow)."""
+    old = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in old:
+        return False
+    capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    if capable:
+        return bool(capable.get("avx512_vnni") or capable.get("avx_vnni"))
+    return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
+
+
+def cpu_shares() -> tuple[int, int]:
+    """Return how many calls of the network to run at a time on the CPU, and the threads of each."""
+    with _lock:
+        return _shares(_all_threads())
+
+
+def _all_threads() -> int:
+    """Return torch's threads; while somebody is inside of ``cpu_workers``, what they found is what there was."""
+    return _inside[0] if _inside else torch.get_num_threads()
+
+
+def _shares(threads: int) -> tuple[int, int]:
+    share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
+    return -(-threads // share), share
+
+
 @contextlib.contextmanager
 def cpu_workers(device: torch.device) -> Iterator[int]:
     """Yield how many calls of the network to run at a time, and give each its share of the CPU's threads meanwhile.
@@ -110,11 +137,10 @@ def cpu_workers(device: torch.device) -> Iterator[int]:
     if device.type != "cpu":
         yield 2
         return
-    with _lock:  # while others are inside, what they found is what there was
-        threads = _inside[0] if _inside else torch.get_num_threads()
+    with _lock:
+        threads = _all_threads()
         _inside.append(threads)
-    share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
-    workers = -(-threads // share)
+    workers, share = _shares(threads)
     torch.set_num_threads(share)
     try:
         yield workers

@@ -21,6 +21,7 @@ import dialogue
 import files
 import jobs
 import pasting
+import runtimes
 import video
 from devices import own_device
 from errors import UserError, about
@@ -170,7 +171,13 @@ def get_parser() -> cli.Parser:
         help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
-    cli.add_compute_arguments(parser)
+    cli.add_compute_arguments(parser, runtimes.PRECISIONS)
+    add(
+        "--runtime",
+        choices=runtimes.NAMES,
+        default="torch",
+        help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
+    )
     add(
         "--crf",
         type=int,
@@ -237,6 +244,7 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         restorer=args.restorer,
         device=own_device(args.device),
         precision=args.precision,
+        runtime=args.runtime,
         batch_size=args.wav2lip_batch_size,
         report=cli.terminal_of_one(),
     )

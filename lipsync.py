@@ -38,14 +38,15 @@ import speakers
 import video
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
-from devices import cpu_workers, pick_device, pick_precision
+from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
-from models import Wav2Lip, optimize_for_inference, weights
+from models import Wav2Lip, weights
 from mouths import CPU_BATCH, Manner, crop, open_lips, redraw_mouths
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
+from runtimes import Runtime
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
@@ -193,8 +194,8 @@ class LipSync:
 
     ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
     another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
-    ``restoring``; not live); devices and precisions are those of the command line. What goes on is told to ``report``.
-    Networks are loaded when they are needed first.
+    ``restoring``; not live); devices, precisions and runtimes are those of the command line. What goes on is told to
+    ``report``. Networks are loaded when they are needed first.
     """
 
     def __init__(
@@ -206,11 +207,13 @@ class LipSync:
         restorer: str | Path | None = None,
         device: str = "auto",
         precision: str = "auto",
+        runtime: str = "torch",
         batch_size: int = 128,
         report: Reporter = SILENT,
     ) -> None:
-        self.device = pick_device(device)
-        self.dtype = pick_precision(precision, self.device)
+        self.runtime = Runtime(runtime, precision)
+        self.device = self.runtime.pick_device(device)
+        self.dtype = self.runtime.pick_precision(self.device)
         self.search, self.batch_size, self.report = search, batch_size, report
         self._checkpoint, self._expert = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
@@ -405,7 +408,7 @@ class LipSync:
 
     @cached_property
     def model(self) -> torch.nn.Module:
-        return optimize_for_inference(weights.build(self.generator, Wav2Lip), self.device, self.dtype)
+        return self.runtime.open_generator(self.generator, self.device, self.dtype, self.report)
 
     @cached_property
     def expert(self) -> torch.nn.Module | None:

@@ -141,11 +141,11 @@ def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gains
     x = x.to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
     m = m.to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
     x = (x.float() / 255).to(parameter.dtype)
-    out = model(m, x) if gains is None else model.draw(_amplified(model, m, gains), x)
+    out = model(m, x) if gains is None else model.draw(amplified(model, m, gains), x)
     return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
+def amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
     """Embed the mels, each ``gains`` times as far from silence as it is: a straight line that leads through both."""
     silence = model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value))
     voices = model.audio_encoder(mels)

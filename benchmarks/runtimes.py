@@ -1,10 +1,14 @@
 """The generator in torch, onnxruntime and OpenVINO, float and int8, on one thread of a CPU.
 
-    pip install onnxruntime openvino
+    pip install onnx onnxruntime openvino nncf
     python -m benchmarks.runtimes [--checkpoint_path demo] [--face VIDEO --audio SPEECH]
+    python -m benchmarks.runtimes --seconds 20 [--checkpoint_path demo] [--face VIDEO --audio SPEECH]
 
-All take the same batches in turn, so that whatever else the machine does meets all of them; speed is told against torch
-in float32, and quality as the difference to it in grey levels, on frames that int8 was not calibrated on.
+With ``--seconds`` it is inference.py, from files to file at 1280x720, on all threads, in the runtimes that it offers.
+
+Else all take the same batches in turn, so that whatever else the machine does meets all of them; speed is told against
+torch in float32, and quality as the difference to it in grey levels, on frames that int8 was not calibrated on ("int8,
+ours": on nothing of this video).
 """
 
 from __future__ import annotations
@@ -23,18 +27,21 @@ import torch
 
 import cli
 import mouths
-from benchmarks import print_machine, report, timed
+from benchmarks import print_machine, report, run_inference, timed
+from benchmarks.scene import SIZES, write_scene
 from demo.talking_head import Recipe, write_clip, write_speech
 from devices import cpu_has_bf16
 from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync
-from models import Wav2Lip, optimize_for_inference, weights
+from models import Wav2Lip, weights
 from models.exporting import write_onnx
+from runtimes import Runtime
 
 CALIBRATED = 4  # batches; as many are compared
 KEPT_FLOAT = ("/output_block",)  # the last block: in eight bits its pictures are ruined
 Inputs = tuple[np.ndarray, np.ndarray]  # mels (N, 1, 80, 16) and faces (N, 6, 96, 96), float32
+CPU = torch.device("cpu")
 Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
 
 
@@ -45,6 +52,7 @@ def get_parser() -> cli.Parser:
     add("--face", type=Path, help="video; default: a talking head")
     add("--audio", type=Path, help="speech; default: made on the spot")
     add("--batch_size", type=cli.positive(int), default=mouths.CPU_BATCH, help="faces per call")
+    add("--seconds", type=cli.positive(float), help="measure inference.py instead, on a scene of this length")
     add("--rounds", type=cli.positive(int), default=15, help="how often each takes its turn")
     return parser
 
@@ -54,11 +62,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
-    print_machine(torch.device("cpu"), torch.float32)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = open_generator(args.checkpoint_path, folder)
+        if args.seconds:
+            measure_files(args, checkpoint.path, folder)
+            return
+        torch.set_num_threads(1)
+        print_machine(CPU, torch.float32)
         batches = list(itertools.islice(inputs_of(args, folder), 2 * CALIBRATED))
         if len(batches) < 2 * CALIBRATED:
             raise UserError(
@@ -100,19 +111,22 @@ def build_all(checkpoint: weights.Checkpoint, folder: Path, calibration: list[In
     quantize(plain, int8, calibration, KEPT_FLOAT)
     quantize(plain, whole_int8, calibration, ())
     quantize_dynamically(plain, dynamic)
-    ways = {"torch float32": in_torch(checkpoint, torch.float32)}
+    ways = {"torch float32": in_ours(checkpoint, Runtime("torch", "fp32"))}
     if cpu_has_bf16():
-        ways["torch bf16"] = in_torch(checkpoint, torch.bfloat16)
+        ways["torch bf16"] = in_ours(checkpoint, Runtime("torch", "bf16"))
     ways |= {"onnxruntime float32": in_onnxruntime(plain), "onnxruntime int8": in_onnxruntime(int8)}
     ways |= {"onnxruntime int8, all": in_onnxruntime(whole_int8), "onnxruntime int8, dynamic": in_onnxruntime(dynamic)}
     ways |= {"openvino float32": in_openvino(plain, "f32"), "openvino int8": in_openvino(int8, "f32")}
     if cpu_has_bf16():
         ways["openvino bf16"] = in_openvino(plain, "bf16")
+    ways["openvino int8, ours"] = in_ours(checkpoint, Runtime("openvino", "int8"))
     return ways
 
 
-def in_torch(checkpoint: weights.Checkpoint, dtype: torch.dtype) -> Run:
-    model = optimize_for_inference(weights.build(checkpoint, Wav2Lip), torch.device("cpu"), dtype)
+def in_ours(checkpoint: weights.Checkpoint, runtime: Runtime) -> Run:
+    """As inference.py does it."""
+    model = runtime.open_generator(checkpoint, CPU, runtime.pick_precision(CPU))
+    dtype = next(model.parameters()).dtype
 
     @torch.inference_mode()
     def work(inputs: Inputs) -> np.ndarray:
@@ -185,6 +199,22 @@ def measure(ways: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
         fps = size / statistics.median(row[name] for row in seconds)
         figures = {"fps": fps, "times_torch_float32": ratio}
         report(name, figures | {"mean_grey": float(difference.mean()), "most_grey": float(difference.max())})
+
+
+def measure_files(args: argparse.Namespace, checkpoint: Path, folder: Path) -> None:
+    """Print what inference.py takes in each runtime and precision, in two rounds; int8 is fitted before them."""
+    clip, speech = folder / "scene.mp4", args.audio or folder / "speech.wav"
+    write_scene(clip, args.seconds, SIZES["720p"], args.face)
+    if not args.audio:
+        write_speech(speech, Recipe(seed=8, seconds=args.seconds))
+    ways = [("openvino", "int8"), ("torch", "fp32"), ("openvino", "fp32")]
+    ways += [("torch", "bf16"), ("openvino", "bf16")] if cpu_has_bf16() else []
+    flags = ("--checkpoint_path", checkpoint, "--face", clip, "--audio", speech.resolve())
+    flags += ("--outfile", folder / "out.mp4", "--face_detector", "centerface", "--no_cache", "--device", "cpu")
+    for round in range(3):
+        for runtime, precision in ways if round else ways[:1]:
+            figures = run_inference(*flags, "--runtime", runtime, "--precision", precision)
+            report(f"{runtime} {precision}, {round or 'first'}", figures)
 
 
 if __name__ == "__main__":

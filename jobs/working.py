@@ -142,7 +142,7 @@ def record(job: Job, lips: LipSync) -> dict[str, object]:
         "checkpoint": files.known_digest(lips.generator.path),
         "restorer": lips.restorer and files.known_digest(lips.restorer),
         "face_detector": [lips.search.detector, lips.search.weights],
-        "precision": lips.dtype,
+        "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
     return json.loads(json.dumps(made_of, default=str))
 

@@ -51,8 +51,9 @@ ALLOWED = {
     "parts": {"reporting", "video"},
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "parts", "reporting", "restoring", "speakers", "sync", "video",
+        "parts", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
     },
+    "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},

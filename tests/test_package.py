@@ -75,6 +75,7 @@ def test_the_wheel_has_one_name_and_everything_in_it(wheel):
     sources = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))]
     data = ["demo/checkpoints/generator.pth", "demo/checkpoints/expert.pth", "demo/checkpoints/judge.pth"]
     data += ["face_detection/centerface.onnx", "face_detection/centerface.LICENSE.txt", "demo/collins.npy"]
+    data += ["models/calibration.jpg", "models/calibration.npy"]
     expected = {Path("wav2lip/flat", path.relative_to(ROOT)) for path in sources}
     expected |= {Path("wav2lip/flat", path) for path in data}
     assert expected <= names

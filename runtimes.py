@@ -1,0 +1,245 @@
+"""Which program computes the generator: torch, or on a CPU OpenVINO, with most of it in eight-bit numbers.
+
+What is gained, and lost, stands in benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+import devices
+import files
+import mouths
+from errors import UserError, needs
+from hparams import hparams as hp
+from models import Wav2Lip, optimize_for_inference, weights
+from models.conv import fold_batchnorm
+from reporting import SILENT, Reporter
+
+NAMES = ("torch", "openvino")
+INT8 = "int8"
+PRECISIONS = (*devices.PRECISIONS, INT8)
+KEPT_FLOAT = ".*output_block.*"  # in eight bits the last block ruins the picture
+CALIBRATION_FACES = Path(weights.__file__).with_name("calibration.jpg")  # a sheet of crops, ``CALIBRATION_ROW`` a row
+CALIBRATION_MELS = Path(weights.__file__).with_name("calibration.npy")  # (N, 80, 16) float16, one for each of them
+CALIBRATION_ROW = 8
+CALIBRATION_GAINS = (1, 1, 2, 1, 1, 1, 4, 1)  # of their mouths in turn: ranges without any fail at a ``--mouth_gain``
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What computes the generator, and in which precision. Raises UserError for what cannot be."""
+
+    name: str = "torch"  # one of ``NAMES``
+    precision: str = "auto"  # of ``PRECISIONS``; auto: the fastest that is as good, in OpenVINO int8
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(f"--runtime {self.name} is none of {', '.join(NAMES)}")
+        if self.precision == INT8 and self.name == "torch":
+            raise UserError("--precision int8 needs --runtime openvino")
+        if self.precision == "fp16" and self.name == "openvino":
+            raise UserError("--runtime openvino computes in int8, bf16 or fp32; for fp16 leave it out")
+        if self.name == "openvino":
+            import_openvino()  # what is missing is missed before any work is done
+
+    def pick_device(self, name: str) -> torch.device:
+        """Return the device of this name, for the other networks as well."""
+        device = devices.pick_device("cpu" if (self.name, name) == ("openvino", "auto") else name)
+        if self.name == "openvino" and device.type != "cpu":
+            raise UserError(f"--runtime openvino computes on the CPU; leave out --device {name}, or the runtime")
+        return device
+
+    def pick_precision(self, device: torch.device) -> torch.dtype:
+        """Return the precision of whatever torch computes."""
+        return devices.pick_precision("auto" if self.precision == INT8 else self.precision, device)
+
+    def open_generator(
+        self, checkpoint: weights.Checkpoint, device: torch.device, dtype: torch.dtype, report: Reporter = SILENT
+    ) -> nn.Module:
+        """Return a generator with the interface of ``Wav2Lip``, ready to run fast."""
+        if self.name == "torch":
+            return optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
+        in_int8 = self.precision in ("auto", INT8)
+        return OpenVinoGenerator(checkpoint, dtype, quantized(checkpoint, report) if in_int8 else None)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# OpenVINO
+
+
+def import_openvino() -> Any:
+    """Return the package, if it and NNCF are here, and keep both from telling Google Analytics how they are used."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+    with needs("openvino"):
+        import openvino
+
+        if importlib.util.find_spec("nncf") is None:
+            raise ModuleNotFoundError(name="nncf")
+    return openvino
+
+
+class OpenVinoGenerator(nn.Module):
+    """A generator with the interface of ``Wav2Lip``, for single frames; any number of threads may call it.
+
+    ``dtype`` is what it computes in where it is not quantised, ``drawing`` the quantised part of it, if there is one.
+    """
+
+    def __init__(self, checkpoint: weights.Checkpoint, dtype: torch.dtype, drawing: Any = None) -> None:
+        super().__init__()
+        self.like = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it takes float32, on the CPU
+        network = fold_batchnorm(weights.build(checkpoint, Wav2Lip))
+        self.audio_encoder = Compiled(convert(network.audio_encoder, example_mels()), dtype)
+        self._drawing = Compiled(drawing or convert_drawing(network), dtype)
+
+    def forward(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.draw(self.audio_encoder(mels), faces)
+
+    def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self._drawing(voices, faces.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Compiled(nn.Module):
+    """A network of OpenVINO's that takes and gives tensors of torch, float32 on the CPU."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        workers, share = devices.cpu_shares()
+        settings = {
+            "NUM_STREAMS": workers,
+            "INFERENCE_NUM_THREADS": workers * share,
+            "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+            "ENABLE_CPU_PINNING": False,  # others want the cores too: the decoder, the encoder, another process
+        }
+        self._compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+        self._own = threading.local()
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        arrays = dict(enumerate(tensor.float().contiguous().numpy() for tensor in inputs))
+        return torch.from_numpy(self._own.request.infer(arrays)[0])
+
+
+class Drawing(nn.Module):
+    """``Wav2Lip.draw`` with channels last, as faces lie in memory: faces (N, 96, 96, 6) -> (N, 96, 96, 3)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        return self.network.draw(voices, faces.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def convert_drawing(network: nn.Module) -> Any:
+    with torch.inference_mode():
+        voices = network.audio_encoder(example_mels())
+    return convert(Drawing(network), voices.clone(), torch.zeros(len(voices), hp.img_size, hp.img_size, 6))
+
+
+def example_mels() -> torch.Tensor:
+    return torch.zeros(2, 1, hp.num_mels, hp.mel_step_size)
+
+
+def convert(network: nn.Module, *example: torch.Tensor) -> Any:
+    """Return a network as OpenVINO's, for batches of any size."""
+    shapes = [(-1, *tensor.shape[1:]) for tensor in example]
+    return import_openvino().convert_model(network, example_input=example, input=shapes)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Eight-bit numbers
+
+
+def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
+    """Return the part of a generator that draws, all but its last block in int8; it is made once, and kept."""
+    kept = kept_at(checkpoint)
+    with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, RuntimeError):  # not there, or damaged
+        return read_kept(kept)
+    report.note("note: fitting this network into eight-bit numbers for OpenVINO, once: up to a minute")
+    model = quantize(fold_batchnorm(weights.build(checkpoint, Wav2Lip)), devices.cpu_has_vnni())
+    try:
+        keep(model, kept)
+    except OSError as error:
+        warnings.warn(f"what was fitted could not be kept in {kept.parent} ({error.strerror})", stacklevel=1)
+    return model
+
+
+def quantize(network: nn.Module, has_vnni: bool) -> Any:
+    """Return the drawing part of a folded network in int8, with ranges from the calibration data.
+
+    Without VNNI a CPU adds two products of eight-bit numbers in 16 bits, which may overflow: weights have seven then.
+    """
+    import_openvino()
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    rows = list(calibration(network))
+    fix = nncf.OverflowFix.DISABLE if has_vnni else nncf.OverflowFix.ENABLE
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        return nncf.quantize(
+            convert_drawing(network),
+            nncf.Dataset(rows, lambda row: dict(enumerate(row))),
+            subset_size=len(rows),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(patterns=[KEPT_FLOAT]),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+        )
+
+
+@torch.inference_mode()
+def calibration(network: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield batches of voices (N, 512·width, 1, 1) and faces (N, 96, 96, 6), float32, as ``Drawing`` takes them."""
+    sheet = cv2.imread(str(CALIBRATION_FACES))
+    rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
+    faces = np.tile(rows.reshape(-1, hp.img_size, hp.img_size, 3).astype(np.float32) / 255, 2)  # masked, and whole
+    faces[:, hp.img_size // 2 :, :, :3] = 0
+    mels = torch.from_numpy(np.load(CALIBRATION_MELS).astype(np.float32))[:, None]
+    for start in range(0, len(faces), BATCH):
+        part = slice(start, start + BATCH)
+        gains = np.resize(CALIBRATION_GAINS, len(faces[part]))
+        yield mouths.amplified(network, mels[part], gains).numpy(), faces[part]
+
+
+def kept_at(checkpoint: weights.Checkpoint) -> Path:
+    """Return where this network is kept in int8, under a name that all has a part in that decides what it is like."""
+    parts = [files.digest(path) for path in (checkpoint.path, CALIBRATION_FACES, CALIBRATION_MELS)]
+    parts += [importlib.metadata.version("nncf"), str(devices.cpu_has_vnni()), KEPT_FLOAT, str(CALIBRATION_GAINS)]
+    return weights.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"
+
+
+def keep(model: Any, path: Path) -> None:
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory() as folder, files.atomic_write(path) as partial:
+        openvino.save_model(model, Path(folder, "model.xml"), compress_to_fp16=False)
+        with zipfile.ZipFile(partial, "w") as archive:  # two files in one, with their checksums
+            for name in ("model.xml", "model.bin"):
+                archive.write(Path(folder, name), name)
+
+
+def read_kept(path: Path) -> Any:
+    openvino = import_openvino()
+    with zipfile.ZipFile(path) as archive:
+        graph, numbers = archive.read("model.xml"), archive.read("model.bin")
+    return openvino.Core().read_model(graph, openvino.Tensor(np.frombuffer(numbers, np.uint8)))

@@ -1,0 +1,252 @@
+"""runtimes.py: OpenVINO draws what torch draws; what is chosen, refused, kept and said."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import devices
+import inference
+import mouths
+import runtimes
+import video
+from conftest import ROOT, rnd
+from errors import UserError
+from lipsync import LipSync
+from models import Wav2Lip, weights
+from runtimes import Runtime
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def openvino():
+    pytest.importorskip("nncf", reason="needs nncf (requirements/openvino.txt)")
+    return pytest.importorskip("openvino", reason="needs openvino (requirements/openvino.txt)")
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    """``missing(package)``: it is not installed; the other one is, whether or not it is here."""
+
+    def remove(package):
+        other = {"openvino": "nncf", "nncf": "openvino"}[package]
+        monkeypatch.setitem(sys.modules, "openvino", object())
+        monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda name: name == other or None)
+        if package == "openvino":
+            monkeypatch.setitem(sys.modules, "openvino", None)
+
+    return remove
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Both packages are here, as far as ``Runtime`` can tell."""
+    monkeypatch.setattr(runtimes, "import_openvino", lambda: None)
+
+
+def inputs(count):
+    """Mels and faces as inference makes them: the lower half of the first three planes is black."""
+    faces = rnd(2, (count, 6, 96, 96))
+    faces[:, :3, 48:] = 0
+    return rnd(1, (count, 1, 80, 16)) * 8 - 4, faces
+
+
+def opened(checkpoint, *runtime, report=None):
+    read = weights.read_checkpoint(checkpoint, Wav2Lip)
+    runtime = Runtime(*runtime)
+    return runtime.open_generator(read, CPU, runtime.pick_precision(CPU), *[report] * bool(report))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is chosen, and refused
+
+
+@pytest.mark.parametrize("name, precision, said", [
+    ("torch", "int8", "--precision int8 needs --runtime openvino"),
+    ("openvino", "fp16", "--runtime openvino computes in int8, bf16 or fp32"),
+    ("tensorrt", "auto", "--runtime tensorrt is none of torch, openvino"),
+])  # fmt: skip
+def test_what_cannot_be(stub, name, precision, said):
+    with pytest.raises(UserError, match=said):
+        Runtime(name, precision)
+
+
+def test_openvino_is_for_cpus(stub, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Runtime("openvino").pick_device("auto") == CPU
+    assert Runtime("torch").pick_device("auto").type == "cuda"
+    with pytest.raises(UserError, match="--runtime openvino computes on the CPU"):
+        Runtime("openvino").pick_device("cuda")
+
+
+@pytest.mark.parametrize("has_bf16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_int8_leaves_the_rest_as_the_cpu_likes_it(stub, monkeypatch, has_bf16, dtype):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
+    assert Runtime("openvino", "int8").pick_precision(CPU) == dtype
+    assert Runtime("openvino", "fp32").pick_precision(CPU) == torch.float32
+
+
+@pytest.mark.parametrize("precision, quantized", [("auto", True), ("int8", True), ("fp32", False)])
+def test_auto_is_int8(stub, monkeypatch, small_checkpoint, precision, quantized):
+    monkeypatch.setattr(runtimes, "quantized", lambda *_: "in int8")
+    monkeypatch.setattr(runtimes, "OpenVinoGenerator", lambda _, dtype, drawing: drawing)
+    assert opened(small_checkpoint, "openvino", precision) == ("in int8" if quantized else None)
+
+
+@pytest.mark.parametrize("package", ["openvino", "nncf"])
+def test_a_missing_package_is_named_before_anything_is_done(missing, package, tmp_path, capsys):
+    missing(package)
+    flags = ["--face", "none.mp4", "--audio", "none.wav", "--outfile", str(tmp_path / "out.mp4")]
+    assert inference.main([*flags, "--runtime", "openvino"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"error: {package} is not installed: pip install 'wav2lip[openvino]', or")
+    assert error.endswith("pip install -r requirements/openvino.txt\n")
+
+
+@pytest.mark.parametrize("isa, capable, expected", [
+    ("", {"avx512_vnni": True}, True),
+    ("", {"avx_vnni": True}, True),
+    ("", {"avx2": True}, False),
+    ("AVX2", {"avx512_vnni": True}, False),
+])  # fmt: skip
+def test_which_cpus_have_vnni(monkeypatch, isa, capable, expected):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)
+    assert devices.cpu_has_vnni() is expected
+
+
+def test_shares_are_those_of_the_workers():
+    before = devices.cpu_shares()
+    with devices.cpu_workers(CPU) as workers:
+        assert devices.cpu_shares() == before and before[0] == workers
+    assert before[0] * before[1] >= torch.get_num_threads()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Calibration
+
+
+def test_calibration_is_what_the_network_gets(filled):
+    network = filled(Wav2Lip, 0.125).requires_grad_(False)
+    rows = list(runtimes.calibration(network))
+    assert sum(len(faces) for _, faces in rows) == 64
+    for voices, faces in rows:
+        assert voices.shape == (len(faces), 64, 1, 1) and faces.shape[1:] == (96, 96, 6)
+        assert faces.dtype == voices.dtype == np.float32 and 0.9 < faces.max() <= 1
+        assert (faces[:, 48:, :, :3] == 0).all() and (faces[:, :48, :, :3] == faces[:, :48, :, 3:]).all()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What OpenVINO draws
+
+
+@torch.inference_mode()
+def test_float32_draws_the_same(openvino, small_checkpoint):
+    model, plain = opened(small_checkpoint, "openvino", "fp32"), weights.load_model(small_checkpoint)
+    for count in (1, 2, 7):
+        mels, faces = inputs(count)
+        assert (model(mels, faces) - plain(mels, faces)).abs().max() < 1e-3
+        voices = plain.audio_encoder(mels)
+        assert (model.audio_encoder(mels) - voices).abs().max() < 1e-3 * (1 + voices.abs().max())
+        assert (model.draw(voices, faces) - plain.draw(voices, faces)).abs().max() < 1e-3
+
+
+def test_int8_draws_nearly_the_same(openvino, astronaut, told):
+    """The network that comes along, on a face that it was not calibrated on, its mouth moved more and less.
+
+    If the error of each rounding, of weights and of activations, is that of one to a 255th of a range, all of them
+    come to the square root of their number; of what is spread so, the mean distance is the square root of 2/pi.
+    """
+    model, plain = opened("demo", "openvino", report=told), weights.load_model("demo")
+    layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) for m in plain.modules())
+    bound = math.sqrt(2 / math.pi) * math.sqrt(2 * layers / 12)  # grey levels
+    face = (cv2.resize(astronaut[60:200, 150:290], (96, 96))[:, ::-1] * 0.7).astype(np.uint8)
+    faces = np.concatenate((face, face), -1)[None].repeat(4, 0)
+    faces[:, 48:, :, :3] = 0
+    mels = np.load(runtimes.CALIBRATION_MELS)[5:37:8].astype(np.float32)
+    for gains in (None, np.array([0.0, 1.0, 2.0, 4.0])):
+        here, there = (mouths.generate(m, mels, faces, gains).astype(float) for m in (plain, model))
+        assert 0 < np.abs(here - there).mean() < bound
+    assert len(told.notes) == 1 and "once" in told.notes[0]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """What is kept need not be in int8, which takes seconds to make."""
+    monkeypatch.setattr(runtimes, "quantize", lambda network, has_vnni: runtimes.convert_drawing(network))
+
+
+@torch.inference_mode()
+def test_int8_is_made_once_and_again_if_damaged(openvino, quick, small_checkpoint, private_cache, told):
+    mels, faces = inputs(3)
+    first = opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces)
+    (kept,) = (private_cache / "int8").iterdir()
+    assert torch.equal(opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    assert len(told.notes) == 1
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert torch.equal(opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    assert len(told.notes) == 2 and zipfile.ZipFile(kept).testzip() is None
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(openvino, quick, small_checkpoint, private_cache):
+    private_cache.rmdir()
+    private_cache.write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        opened(small_checkpoint, "openvino", "int8")
+
+
+def test_threads_do_not_disturb_each_other(openvino, small_checkpoint):
+    model = opened(small_checkpoint, "openvino", "fp32")
+    mels, faces = inputs(8)
+    alone = [model(mels[i : i + 1], faces[i : i + 1]) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            together = list(pool.map(lambda i: model(mels[i : i + 1], faces[i : i + 1]), range(8)))
+            assert all(torch.equal(a, b) for a, b in zip(alone, together))
+
+
+def test_nothing_is_told_to_others(openvino, small_checkpoint, tmp_path):
+    """In a process of its own: pytest alone keeps NNCF silent."""
+    code = f"""
+import sys, runtimes
+from models import Wav2Lip, weights
+from models.conv import fold_batchnorm
+read = weights.read_checkpoint({str(small_checkpoint)!r}, Wav2Lip)
+runtimes.quantize(fold_batchnorm(weights.build(read, Wav2Lip)), True)
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+"""
+    environment = os.environ | {"HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert not (tmp_path / "intel").exists()
+
+
+def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech, tmp_path, capsys):
+    """A mouth that is stretched and shut in pauses too: the parts of the network are used one by one."""
+    videos = []
+    for runtime in ("torch", "openvino"):
+        videos.append(tmp_path / f"{runtime}.mp4")
+        flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech]
+        flags += ["--outfile", videos[-1], "--face_detector", "haar", "--no_cache", "--silence", "closed"]
+        flags += ["--mouth_gain", "1.5", "--precision", "fp32", "--runtime", runtime, "--crf", "0", "--device", "cpu"]
+        assert inference.main([*map(str, flags)]) == 0
+    here, there = (np.stack(list(video.read_frames(video.probe(path)))).astype(float) for path in videos)
+    assert np.abs(here - there).max() <= 2  # grey levels: a thousandth may be rounded the other way, and encoded
+
+
+def test_as_a_library(openvino, small_checkpoint):
+    lips = LipSync(small_checkpoint, runtime="openvino", precision="fp32")
+    assert lips.device == CPU and isinstance(lips.model, runtimes.OpenVinoGenerator)
