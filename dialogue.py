@@ -73,8 +73,7 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
 
     The others are the ``others`` of the first face's take.
     """
-    generator, _ = lips.generator, lips.expert  # if they are not there, nobody should have to wait to hear of it
-    chosen = replace(chosen, pads=chosen.pads or generator.pads, blend=chosen.blend or generator.blend)
+    chosen, _ = lips.settle(chosen), lips.expert  # if networks are not there, nobody should have to wait to hear of it
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(listen_through(path, lips.report) for path in speeches.values()))
     heard = listen_through(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")

@@ -150,9 +150,9 @@ def get_parser() -> cli.Parser:
     add(
         "--reference",
         type=frame_or_name,
-        default="same",
         metavar="{same,still,FRAME}",
-        help="Show the network each frame itself, one with a shut mouth, or the frame of this number.",
+        help="Show the network each frame itself, one like it with a shut mouth, or the frame of this number. Without "
+        "it, as the network wants it.",
     )
     add(
         "--mouth_gain",

@@ -43,7 +43,8 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
-from mouths import CPU_BATCH, Manner, crop, open_lips, redraw_mouths
+from mouths import CPU_BATCH, Manner, crop, redraw_mouths, shut_mouths
+from references import References
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
 from runtimes import Runtime
@@ -84,7 +85,8 @@ class Options:
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
-    reference: str | int = "same"  # what the network sees of the face: each frame itself, "still", or a frame's number
+    # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; or a frame's number
+    reference: str | int | None = None  # None: the network's own
     mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
     start: float | None = None  # seconds of the video before the speech begins: only a part is made anew
     end: float | None = None  # seconds after which it ends at the latest; None: with the speech or the video
@@ -109,7 +111,7 @@ class Options:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= MOST_GAIN:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
-        if not (self.reference in REFERENCES or isinstance(self.reference, int) and self.reference >= 0):
+        if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
         if self.start is not None and self.start < 0:
             raise UserError(f"--start {self.start:g} lies before the video; it counts from its beginning")
@@ -271,13 +273,18 @@ class LipSync:
         if chosen.is_part:
             source, wanted, goes_on = parts.cut_out(source, wanted, chosen.start or 0, chosen.end, self.report)
         heard = listen_through(chosen.mix, self.report)[0] if chosen.mix else sound
-        chosen = replace(chosen, pads=chosen.pads or self.generator.pads, blend=chosen.blend or self.generator.blend)
+        chosen = self.settle(chosen)
         with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
             windows = windows.result().first(wanted)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
+
+    def settle(self, options: Options) -> Options:
+        """Return the options with the network's own habits where they leave that to it."""
+        unsaid = {name: getattr(self.generator, name) for name in weights.HABITS if getattr(options, name) is None}
+        return replace(options, **unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -369,25 +376,25 @@ class LipSync:
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = options.mouth_gain * (1 - closed)
-        still = None
+        references = None
         if options.reference != "same" or closed.any():
-            still = self.find_still(take.source, take.face, take.used, options.reference)
+            references = self.references(take.source, take.face, take.used, options.reference)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
-        return Manner(options.blend, None if (gains == 1).all() else gains, still, stillness, self.restore)
+        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, self.restore)
 
-    def find_still(self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int) -> np.ndarray:
-        """Return the face (96, 96, 3) in one frame: that of a number, or one near the start whose mouth is shut."""
-        if isinstance(reference, int):
-            index = reference - source.start  # of the whole video's frames
-            known = path.known(index + 1)
-            box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
-            frame = next(video.read_frames(source, index, 1), None)
-            if box is None or frame is None:
-                raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
-            return crop(frame, box)
-        faces = first_faces(source, path, used)
-        batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
-        return faces[np.argmin(np.concatenate([open_lips(self.model, batch) for batch in batches]))]
+    def references(
+        self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int | None
+    ) -> References:
+        """Return the face in the frame of a number, or those near the start whose mouths are shut."""
+        if not isinstance(reference, int):
+            return shut_mouths(self.model, first_faces(source, path, used))
+        index = reference - source.start  # of the whole video's frames
+        known = path.known(index + 1)
+        box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
+        frame = next(video.read_frames(source, index, 1), None)
+        if box is None or frame is None:
+            raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
+        return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
         """Tell how well they match; what cannot be measured does not keep anybody from lip-syncing."""

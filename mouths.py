@@ -14,9 +14,11 @@ from boxes import Box
 from concurrency import in_parallel
 from hparams import hparams as hp
 from pasting import paste
+from references import References
 from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
+SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths pass for shut
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Manner:
 
     blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
-    still: np.ndarray | None = None  # (96, 96, 3) uint8 BGR: a face to take for the reference, by
-    stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 ``still``
+    references: References | None = None  # faces that the network is shown instead of the frame's own, by
+    stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 one of these
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
@@ -62,8 +64,10 @@ def redraw_mouths(
         mels, faces = network_inputs([row[:3] for row in with_face])
         filmed = faces[..., 3:].copy()  # another reference may take its place
         gains, stillness = zip(*(row[3] for row in with_face))
-        if manner.still is not None:
-            take_reference(faces, manner.still, stillness)
+        if manner.references:
+            for face, share in zip(faces, stillness):
+                if share > 0:
+                    face[..., 3:] = manner.references.instead_of(face[..., 3:], share)
         drawn = generate(model, mels, faces, None if manner.gains is None else np.array(gains))
         return batch, zip(drawn, filmed)
 
@@ -93,11 +97,11 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
     return cv2.resize(frame[y1:y2, x1:x2], (hp.img_size, hp.img_size))
 
 
-def take_reference(faces: np.ndarray, still: np.ndarray, stillness: Sequence[float]) -> None:
-    """Put ``still`` (96, 96, 3), by ``stillness`` each, in the place of the whole faces of ``network_inputs``."""
-    for face, share in zip(faces, stillness):
-        if share > 0:
-            face[..., 3:] = cv2.addWeighted(face[..., 3:], 1 - share, still, share, 0)
+def shut_mouths(model: torch.nn.Module, faces: np.ndarray) -> References:
+    """Return those of somebody's faces (N, 96, 96, 3) whose mouths are shut, as far as any are."""
+    batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
+    apart = np.concatenate([open_lips(model, batch) for batch in batches])
+    return References(faces[apart <= apart.min() + SHUT * (np.percentile(apart, 90) - apart.min())])
 
 
 def open_lips(model: torch.nn.Module, faces: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
     parser.add_argument("--blend", choices=("box", "feather"), help="likewise")
+    parser.add_argument("--reference", choices=("same", "still"), help="likewise")
     return parser
 
 

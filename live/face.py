@@ -22,9 +22,10 @@ from errors import MissingFile, UserError
 from hparams import hparams as hp
 from lipsync import LEAST_FPS, MOST_FPS, LipSync, Options, open_face
 from pasting import BLENDS
+from references import References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
-FORMAT = "wav2lip live face 1"
+FORMAT = "wav2lip live face 2"
 NAME, SOURCE = "face.json", "source-"
 LOOPS = ("loop", "pingpong")
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
@@ -38,7 +39,7 @@ class Face:
     source: video.VideoInfo
     boxes: list[Box | None]  # of the first frames
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
-    still: np.ndarray  # (96, 96, 3) uint8 BGR
+    references: References  # with a shut mouth, unless ``options`` name a frame
     options: Options  # with the blend that is used
 
     def frames(self) -> Iterator[tuple[np.ndarray, Box | None]]:
@@ -68,7 +69,7 @@ class Face:
             "fps": self.source.fps.as_integer_ratio(),
             "used": self.used,
             "options": {name: getattr(self.options, name) for name in KEPT},
-            "still": base64.b64encode(self.still.tobytes()).decode(),
+            "references": base64.b64encode(self.references.faces.tobytes()).decode(),
             "boxes": self.boxes,
         }
 
@@ -96,11 +97,10 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     if chosen.is_part:
         raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
     source = open_face(Path(face), chosen, lips.report)
-    generator = lips.generator
-    chosen = replace(chosen, pads=chosen.pads or generator.pads, blend=chosen.blend or generator.blend)
+    chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    reference = "still" if chosen.reference == "same" else chosen.reference
-    return Face(source, path.boxes, used and len(path.boxes), lips.find_still(source, path, used, reference), chosen)
+    references = lips.references(source, path, used, chosen.reference)
+    return Face(source, path.boxes, used and len(path.boxes), references, chosen)
 
 
 def check_own(folder: Path) -> None:
@@ -132,8 +132,8 @@ def _understood(folder: Path, content: dict) -> Face:
     boxes = [_box(box, source) for box in content["boxes"]]
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
-    still = np.frombuffer(base64.b64decode(content["still"]), np.uint8).reshape(hp.img_size, hp.img_size, 3)
-    return Face(source, boxes, content["used"], still, options)
+    faces = np.frombuffer(base64.b64decode(content["references"]), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
+    return Face(source, boxes, content["used"], References(faces, isinstance(options.reference, int)), options)
 
 
 def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:

@@ -81,7 +81,7 @@ KNOWN = {
 
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
-HABITS = ("pads", "blend")  # what a generator's checkpoint may say about its use, see Wav2Lip
+HABITS = ("pads", "blend", "reference")  # what a generator's checkpoint may say about its use, see Wav2Lip
 
 listener: Reporter = SILENT  # is told how downloads go: the edge of a program puts its own here, as ``cli.run`` does
 
@@ -215,6 +215,11 @@ class Checkpoint:
         value = self.extra.get("blend")
         return value if value in ("box", "feather") else Wav2Lip.blend
 
+    @property
+    def reference(self) -> str:
+        value = self.extra.get("reference")
+        return value if value in ("same", "still") else Wav2Lip.reference
+
 
 def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Checkpoint:
     """Find and read a checkpoint, and check that it fits ``network``.
@@ -242,7 +247,7 @@ def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
     if isinstance(model, Wav2Lip):
-        model.pads, model.blend = checkpoint.pads, checkpoint.blend
+        model.pads, model.blend, model.reference = checkpoint.pads, checkpoint.blend, checkpoint.reference
     return model.requires_grad_(False).eval()
 
 

@@ -257,7 +257,7 @@ def _options() -> dict[str, Any]:
     with gr.Accordion("More", open=False):
         with gr.Row(elem_classes="options"):
             options |= {
-                "reference": gr.Dropdown(list(REFERENCES), label="The network sees", value="each frame itself"),
+                "reference": gr.Dropdown(list(REFERENCES), label="The network sees", value=next(iter(REFERENCES))),
                 "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
                 "delay": gr.Number(0.0, label="Lips come later by so many milliseconds"),
             }

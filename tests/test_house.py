@@ -44,19 +44,23 @@ ALLOWED = {
     },
     "pasting": {"boxes", "hparams"},
     "restoring": {"boxes", "models", "pasting"},
-    "mouths": {"boxes", "concurrency", "hparams", "pasting", "restoring"},
+    "references": set(),
+    "mouths": {"boxes", "concurrency", "hparams", "pasting", "references", "restoring"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "parts": {"reporting", "video"},
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "parts", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
+        "parts", "references", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
     },
     "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
-    "live": {"audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "video"},
+    "live": {
+        "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "references",
+        "video",
+    },
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",

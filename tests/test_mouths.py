@@ -18,7 +18,8 @@ from boxes import FacePath
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from lipsync import LipSync, Options, first_faces
-from mouths import Manner, crop, generate, open_lips, redraw_mouths
+from mouths import Manner, crop, generate, open_lips, redraw_mouths, shut_mouths
+from references import References
 from pasting import paste
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
@@ -141,7 +142,7 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     other = whole.copy()
     other[:, LOWER] = 255 - other[:, LOWER]
     for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
-        manner = Manner(still=faces(2)[0], stillness=stillness)
+        manner = Manner(references=References(faces(2)[:1], everywhere=True), stillness=stillness)
         assert (drawn(network, whole, MEL, manner) == drawn(network, other, MEL, manner)).all() == same
 
 
@@ -150,6 +151,38 @@ def test_an_open_mouth_is_told_from_a_shut_one(head, shipped):
     measured = open_lips(shipped, crops(path))
     assert np.corrcoef(measured, known[: len(measured)])[0, 1] > 0.7
     assert known[np.argmin(measured)] < 0.1
+
+
+def test_mouths_that_are_shut_are_told_from_all_others(head, shipped):
+    """Of a talking head, whose every frame is known, those that are taken are shut."""
+    path, known = head
+    shown = crops(path)
+    taken = shut_mouths(shipped, shown).faces
+    places = [next(i for i, face in enumerate(shown) if (face == one).all()) for one in taken]
+    assert len(places) >= 2 and known[places].max() < 0.25 < 0.6 < known.max()
+
+
+def test_the_face_that_is_held_most_alike_is_shown(astronaut):
+    """A face that is turned a little gets the one that is turned alike, whatever mouths do and however light changes."""
+    views = np.stack([crop(astronaut, (150 + 12 * i, 20, 300 + 12 * i, 200)) for i in range(5)])
+    references = References(views[::2])
+    for nearest, view in ((0, views[0]), (1, views[2]), (2, views[4])):
+        brighter = cv2.convertScaleAbs(view, alpha=1, beta=12)
+        brighter[60:] = 0
+        assert (references.instead_of(brighter, 1.0) == references.faces[nearest]).all()
+        assert (references.instead_of(view, 0.0) == view).all()
+
+
+def test_nobody_else_takes_a_place(astronaut, photo_of_another):
+    """In another shot, or of somebody else, the frame keeps its own face; unless a frame was named."""
+    face = crop(astronaut, (150, 20, 300, 200))
+    assert (References(face[None]).instead_of(photo_of_another, 1.0) == photo_of_another).all()
+    assert (References(face[None], everywhere=True).instead_of(photo_of_another, 1.0) == face).all()
+
+
+@pytest.fixture
+def photo_of_another(head):
+    return crops(head[0])[0]
 
 
 @pytest.mark.parametrize("flags", [("--silence", "closed"), ("--reference", "still")])
@@ -164,7 +197,7 @@ def test_lips_rest_in_silence(head, silence, tmp_path, flags):
 
 def test_a_named_reference_is_that_frame(head):
     take = LipSync().prepare(head[0], head[0], reference=7, box=BOX)
-    assert (take.manner.still == crops(head[0])[7]).all()
+    assert (take.manner.references.faces == crops(head[0])[7]).all()
     assert (take.manner.stillness == 1).all() and take.manner.gains is None
 
 
