@@ -274,8 +274,8 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
     state = {name: value.cpu() for name, value in task.mean.module.state_dict().items()}
-    pads = [0, 0, 0, 0]  # it learned from boxes as detected
-    habits = {"pads": pads, "blend": start.blend, "reference": start.reference}
+    habits = {name: getattr(start, name) for name in weights.HABITS}
+    habits["pads"] = [0, 0, 0, 0]  # it learned from boxes as detected
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)
 
 

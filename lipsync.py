@@ -51,7 +51,6 @@ from runtimes import Runtime
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
-MOST_GAIN = 4.0
 REFERENCES = ("same", "still")
 SPEAKERS = (None, "auto")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
@@ -87,7 +86,7 @@ class Options:
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
     # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; or a frame's number
     reference: str | int | None = None  # None: the network's own
-    mouth_gain: float = 1.0  # of the movement: 0 keeps the mouth shut, 2 moves it twice as far
+    mouth_gain: float = 1.0  # of the network's movement: 0 keeps the mouth shut, 2 moves it twice as far
     start: float | None = None  # seconds of the video before the speech begins: only a part is made anew
     end: float | None = None  # seconds after which it ends at the latest; None: with the speech or the video
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
@@ -109,8 +108,8 @@ class Options:
             raise UserError(f"--speaker {self.speaker} is not known; auto is")
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
-        if not 0 <= self.mouth_gain <= MOST_GAIN:
-            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {MOST_GAIN:g}")
+        if not 0 <= self.mouth_gain <= weights.MOST_GAIN:
+            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MOST_GAIN:g}")
         if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
         if self.start is not None and self.start < 0:
@@ -283,8 +282,8 @@ class LipSync:
 
     def settle(self, options: Options) -> Options:
         """Return the options with the network's own habits where they leave that to it."""
-        unsaid = {name: getattr(self.generator, name) for name in weights.HABITS if getattr(options, name) is None}
-        return replace(options, **unsaid)
+        unsaid = [name for name in ("pads", "blend", "reference") if getattr(options, name) is None]
+        return replace(options, **{name: getattr(self.generator, name) for name in unsaid})
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -375,7 +374,7 @@ class LipSync:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
-        gains = options.mouth_gain * (1 - closed)
+        gains = self.generator.gain * options.mouth_gain * (1 - closed)
         references = None
         if options.reference != "same" or closed.any():
             references = self.references(take.source, take.face, take.used, options.reference)

@@ -23,6 +23,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
     parser.add_argument("--blend", choices=("box", "feather"), help="likewise")
     parser.add_argument("--reference", choices=("same", "still"), help="likewise")
+    parser.add_argument("--gain", type=cli.positive(float), help="of its mouths' movement; --mouth_gain multiplies it")
     return parser
 
 

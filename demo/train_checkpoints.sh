@@ -74,4 +74,4 @@ syncnet_wt=0.02" --resume
 
 $python -m demo.export expert "$(newest expert)" demo/checkpoints/expert.pth
 $python -m demo.export expert "$(newest judge)" demo/checkpoints/judge.pth
-$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather
+$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather --reference still --gain 1.3

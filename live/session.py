@@ -290,7 +290,7 @@ class Session:
 
     def _manner(self, parts: Sequence[Part]) -> Manner:
         options = self._face.options
-        gains = options.mouth_gain * np.array([part.gain for part in parts])
+        gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
         rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
         return Manner(options.blend, None if (gains == 1).all() else gains, self._face.references, rest)
 

@@ -64,6 +64,7 @@ class Wav2Lip(nn.Module):
     # how its pictures are best cut and put back, unless the user says; a checkpoint may know better than the reference
     pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
     blend = "box"  # or "feather"
+    gain = 1.0  # of what it makes mouths move by itself
     reference = "same"  # what it is shown of a face: the frame itself; or "still", one like it with a shut mouth
 
     def __init__(self, width: float = 1.0) -> None:

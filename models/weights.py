@@ -81,7 +81,8 @@ KNOWN = {
 
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
-HABITS = ("pads", "blend", "reference")  # what a generator's checkpoint may say about its use, see Wav2Lip
+MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
+HABITS = ("pads", "blend", "reference", "gain")  # what a generator's checkpoint may say about its use, see Wav2Lip
 
 listener: Reporter = SILENT  # is told how downloads go: the edge of a program puts its own here, as ``cli.run`` does
 
@@ -220,6 +221,11 @@ class Checkpoint:
         value = self.extra.get("reference")
         return value if value in ("same", "still") else Wav2Lip.reference
 
+    @property
+    def gain(self) -> float:
+        value = self.extra.get("gain")
+        return float(value) if type(value) in (int, float) and 0 < value <= MOST_GAIN else Wav2Lip.gain
+
 
 def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Checkpoint:
     """Find and read a checkpoint, and check that it fits ``network``.
@@ -247,7 +253,8 @@ def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
     if isinstance(model, Wav2Lip):
-        model.pads, model.blend, model.reference = checkpoint.pads, checkpoint.blend, checkpoint.reference
+        for habit in HABITS:
+            setattr(model, habit, getattr(checkpoint, habit))
     return model.requires_grad_(False).eval()
 
 

@@ -346,19 +346,25 @@ def test_official_files_are_listed_with_their_hashes():
 
 
 @pytest.mark.parametrize(
-    ("said", "pads", "blend"),
+    ("said", "pads", "blend", "reference", "gain"),
     [
-        ({"pads": [0, 5, 0, 0], "blend": "feather"}, (0, 5, 0, 0), "feather"),
-        ({}, models.Wav2Lip.pads, models.Wav2Lip.blend),
-        ({"pads": "0 0 0 0", "blend": "smear"}, models.Wav2Lip.pads, models.Wav2Lip.blend),
-        ({"pads": [0, True, 0.5, 0]}, models.Wav2Lip.pads, models.Wav2Lip.blend),
+        (
+            {"pads": [0, 5, 0, 0], "blend": "feather", "reference": "still", "gain": 1.5},
+            (0, 5, 0, 0),
+            "feather",
+            "still",
+            1.5,
+        ),
+        ({}, (0, 10, 0, 0), "box", "same", 1.0),
+        ({"pads": "0 0 0 0", "blend": "smear", "reference": 7, "gain": -1}, (0, 10, 0, 0), "box", "same", 1.0),
+        ({"pads": [0, True, 0.5, 0], "gain": float("nan")}, (0, 10, 0, 0), "box", "same", 1.0),
     ],
 )
-def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pads, blend):
+def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pads, blend, reference, gain):
     content = torch.load(small_checkpoint, weights_only=True)
     torch.save({**content, **said}, tmp_path / "said.pth")
     model = weights.load_model(tmp_path / "said.pth")
-    assert (model.pads, model.blend) == (pads, blend)
+    assert (model.pads, model.blend, model.reference, model.gain) == (pads, blend, reference, gain)
 
 
 def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoint):
