@@ -54,7 +54,7 @@ LEAST_FPS, MOST_FPS = 1, 240  # of the result
 REFERENCES = ("same", "still")
 SPEAKERS = (None, "auto")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
-LOOKED_AT, LOOK_EVERY = 10.0, 5  # seconds of the video in which a shut mouth is looked for, in every fifth frame
+LOOKED_AT, LOOK_EVERY = 8.0, 5  # seconds of the video in which shut mouths are looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 AHEAD = 256  # frames by which the search for the face may be ahead of them
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
@@ -443,11 +443,16 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
     path.begin()
     start = next(i for i, box in enumerate(path.known(0)) if box is not None)
-    count = math.ceil(LOOKED_AT * source.fps)
-    known = path.known(start + count)
-    frames = video.read_frames(source, start, count if used is None else min(count, len(known) - start))
-    rows = itertools.islice(zip(frames, itertools.cycle(known[start:])), 0, None, LOOK_EVERY)
-    return np.stack([crop(frame, box) for frame, box in rows if box is not None])
+    wanted = math.ceil(LOOKED_AT * source.fps)
+    frames = video.read_frames(source, start, wanted if used is None else min(wanted, used - start))
+    shown = []
+    for index, frame in enumerate(prefetch(frames, LOOK_EVERY), start):  # they are decoded while the search goes on
+        known = path.known(index + 1)
+        if used is not None and index >= len(known):
+            break
+        if (index - start) % LOOK_EVERY == 0 and (box := known[index % len(known)]):
+            shown.append(crop(frame, box))
+    return np.stack(shown)
 
 
 def listen_through(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
