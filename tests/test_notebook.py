@@ -8,6 +8,11 @@ import video
 from conftest import ROOT
 
 NOTEBOOK = ROOT / "demo" / "wav2lip.ipynb"
+SHORTER = """
+from dataclasses import replace
+from wav2lip.demo import run_demo
+run_demo.HEAD = replace(run_demo.HEAD, seconds=3.0)  # instead of 6
+"""
 
 
 @pytest.fixture
@@ -27,9 +32,11 @@ def test_it_is_kept_without_what_it_said(notebook):
 
 def test_it_runs_from_start_to_end(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient to run a notebook")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbclient, which brings nbformat")
     pytest.importorskip("ipykernel", reason="needs ipykernel to run a notebook")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORTER))
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     made = video.probe(tmp_path / "result.mp4")
     source = video.probe(tmp_path / "portrait.mp4")
