@@ -7,8 +7,8 @@ import functools
 import cv2
 import numpy as np
 
+import masks
 from boxes import Box
-from hparams import hparams as hp
 
 BLENDS = ("box", "feather")
 ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
@@ -47,50 +47,27 @@ def _mixed(face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray) -> tuple[np
     """
     face, mask = _changed(face, filmed)
     distance = cv2.GaussianBlur(_largest(cv2.GaussianBlur(face - shrunk, (0, 0), 1.5)), (0, 0), 1)
-    detail = mask * (1 - _smooth_step((distance - AKIN) / (STRANGE - AKIN)))
+    detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk
 
 
 def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), and where they differ: (96, 96) in [0, 1]."""
     face, filmed = face.astype(np.float32), filmed.astype(np.float32)
-    alike = feather_mask() * (1 - _difference(face, filmed)) + 1e-3  # if they are alike nowhere, all of it counts
+    alike = masks.lower_face() * (1 - _difference(face, filmed)) + 1e-3  # if they are alike nowhere, all of it counts
     shift = ((filmed - face) * alike[..., None]).sum((0, 1)) / alike.sum()
     face = np.clip(face + np.clip(shift, -OTHER, OTHER), 0, 255)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
-    return face, feather_mask() * np.maximum(_difference(face, filmed), lips_mask())
+    return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips())
 
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
     grey_levels = _largest(cv2.GaussianBlur(face - filmed, (0, 0), 1.5))
     grey_levels = cv2.GaussianBlur(cv2.dilate(grey_levels, np.ones((5, 5))), (0, 0), 2)
-    return _smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
+    return masks.smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
 
 
 def _largest(difference: np.ndarray) -> np.ndarray:
     """Return the largest of three channels, signs aside; numpy's max over the last axis takes ten times as long."""
     return functools.reduce(np.maximum, cv2.split(np.abs(difference)))
-
-
-def _smooth_step(ramp: np.ndarray) -> np.ndarray:
-    ramp = np.clip(ramp, 0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
-
-
-@functools.lru_cache(maxsize=1)  # every frame needs it
-def lips_mask() -> np.ndarray:
-    """(96, 96) float32 in [0, 1]: 1 where lips are in a face that looks ahead, falling smoothly to 0 around them."""
-    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
-    distance = np.hypot((x - 0.5) / 0.24, (y - 0.76) / 0.15)
-    return _smooth_step((1 - distance) / 0.5)
-
-
-@functools.lru_cache(maxsize=1)
-def feather_mask() -> np.ndarray:
-    """(96, 96) float32 in [0, 1]: 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
-    x, y = np.meshgrid(*[np.linspace(0, 1, hp.img_size, dtype=np.float32)] * 2)
-    sides = np.minimum(x, 1 - x) / 0.15
-    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
-    bottom = (1 - y) / 0.08
-    return _smooth_step(np.minimum(np.minimum(sides, top), bottom))

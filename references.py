@@ -1,4 +1,4 @@
-"""Faces that the generator is shown instead of each frame's own: their mouths are shut, and they are held alike.
+"""Mouths that the generator is shown instead of each frame's own: they are shut, and the faces are held alike.
 
 What the generator sees of a face with an open mouth it partly copies, in silence above all.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+import masks
+
 NEAR, FAR = 8.0, 12.0  # grey levels between postures: nearer is the same person in the same shot, farther is not
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
 class References:
-    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0, of which that in the nearest posture takes a frame's place.
+    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0, of which the one that is held most alike lends its mouth.
 
-    Where none is near, the frame keeps its own, unless they are for ``everywhere``: it is another shot, or somebody
-    else. On eleven clips, frames were 0 to 8 grey levels from the nearest of ten faces of their own shot (medians; 95 %
-    within 14), and 13 to 65 from those of other people.
+    The rest stays the frame's own: a jaw or an earring of another moment would be drawn beside that of the frame. Where
+    no face is held alike, all of it stays: it is another shot, or somebody else. On eleven clips, frames were 0 to 8
+    grey levels from the nearest of ten faces of their own shot (medians; 95 % within 14), and 13 to 65 from those of
+    other people. A face that is for ``everywhere`` is shown as a whole, whatever the frame.
     """
 
     def __init__(self, faces: np.ndarray, everywhere: bool = False) -> None:
@@ -28,9 +31,11 @@ class References:
         """Return what is shown in the place of ``face`` (96, 96, 3): by ``share``, 0 to 1, the nearest of these."""
         distances = np.abs(self._postures - posture(face)).mean((1, 2))
         nearest = int(distances.argmin())
-        if not self.everywhere:
-            share *= float(np.clip((FAR - distances[nearest]) / (FAR - NEAR), 0, 1))
-        return cv2.addWeighted(face, 1 - share, self.faces[nearest], share, 0)
+        if self.everywhere:
+            return cv2.addWeighted(face, 1 - share, self.faces[nearest], share, 0)
+        share *= float(np.clip((FAR - distances[nearest]) / (FAR - NEAR), 0, 1))
+        mask = share * masks.mouth()
+        return cv2.blendLinear(self.faces[nearest], face, mask, 1 - mask)
 
 
 def posture(face: np.ndarray) -> np.ndarray:

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import torch
 
+import masks
 from boxes import Box
 from errors import MissingFile, UserError, needs
 from models import weights
 from models.imports import import_beside_torchvision
-from pasting import feather_mask
 
 Restore = Callable[[np.ndarray, Box], None]  # makes the mouth in a box of a frame (height, width, 3) better, in place
 
@@ -85,4 +85,4 @@ def _restore(frame: np.ndarray, box: Box, run: Callable[[np.ndarray], np.ndarray
     back[:, 2] += (larger - 1) / 2  # pixels are counted from the middle of the first
     change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     target = frame[y1:y2, x1:x2]
-    cv2.add(target, change * cv2.resize(feather_mask(), size)[..., None], target, dtype=cv2.CV_8U)
+    cv2.add(target, change * cv2.resize(masks.lower_face(), size)[..., None], target, dtype=cv2.CV_8U)

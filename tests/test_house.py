@@ -42,9 +42,10 @@ ALLOWED = {
     "speakers": {
         "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
     },
-    "pasting": {"boxes", "hparams"},
-    "restoring": {"boxes", "models", "pasting"},
-    "references": set(),
+    "masks": {"hparams"},
+    "pasting": {"boxes", "masks"},
+    "restoring": {"boxes", "masks", "models"},
+    "references": {"masks"},
     "mouths": {"boxes", "concurrency", "hparams", "pasting", "references", "restoring"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",

@@ -1,0 +1,50 @@
+"""Where things are in a face of 96 pixels that looks ahead: soft masks (96, 96) float32 in [0, 1]."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from hparams import hparams as hp
+
+
+@functools.lru_cache(maxsize=1)  # every frame needs each of them
+def lips() -> np.ndarray:
+    """1 on the lips, falling smoothly to 0 around them."""
+    return _ellipse(0.5, 0.76, 0.24, 0.15, 0.5)
+
+
+@functools.lru_cache(maxsize=1)
+def mouth() -> np.ndarray:
+    """1 on lips, chin and the skin between them and the nose, falling smoothly to 0 at nostrils, cheeks and jaw."""
+    return _ellipse(0.5, 0.78, 0.34, 0.24, 0.35)
+
+
+@functools.lru_cache(maxsize=1)
+def lower_face() -> np.ndarray:
+    """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
+    x, y = _places()
+    sides = np.minimum(x, 1 - x) / 0.15
+    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
+    bottom = (1 - y) / 0.08
+    return smooth_step(np.minimum(np.minimum(sides, top), bottom))
+
+
+def smooth_step(ramp: np.ndarray) -> np.ndarray:
+    """Return 0 below 0, 1 above 1, and a curve between them that begins and ends level."""
+    ramp = np.clip(ramp, 0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def _ellipse(x: float, y: float, half_width: float, half_height: float, edge: float) -> np.ndarray:
+    """1 inside an ellipse, in shares of the face; its outer ``edge``, a share of its radius, fades."""
+    across, down = _places()
+    distance = np.hypot((across - x) / half_width, (down - y) / half_height)
+    return smooth_step((1 - distance) / edge)
+
+
+def _places() -> tuple[np.ndarray, ...]:
+    """Return each pixel's x and y, 0 at one edge of the face and 1 at the other."""
+    across = np.linspace(0, 1, hp.img_size, dtype=np.float32)
+    return tuple(np.meshgrid(across, across))
