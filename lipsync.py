@@ -443,14 +443,14 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
     path.begin()
     start = next(i for i, box in enumerate(path.known(0)) if box is not None)
-    wanted = math.ceil(LOOKED_AT * source.fps)
-    frames = video.read_frames(source, start, wanted if used is None else min(wanted, used - start))
+    wanted = math.ceil(LOOKED_AT * source.fps) if used is None else min(math.ceil(LOOKED_AT * source.fps), used - start)
+    frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
     shown = []
-    for index, frame in enumerate(prefetch(frames, LOOK_EVERY), start):  # they are decoded while the search goes on
+    for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # decoded while the search goes on
         known = path.known(index + 1)
         if used is not None and index >= len(known):
             break
-        if (index - start) % LOOK_EVERY == 0 and (box := known[index % len(known)]):
+        if box := known[index % len(known)]:
             shown.append(crop(frame, box))
     return np.stack(shown)
 

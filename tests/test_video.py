@@ -53,6 +53,9 @@ def test_seeking_far_gives_the_same_frames(tmp_path, name, rate):
     for start in (60, 99, 100, 150, 199):
         part = list(video.read_frames(info, start, 4))
         assert len(part) == len(whole[start : start + 4]) and all((a == b).all() for a, b in zip(part, whole[start:]))
+    every_third = list(video.read_frames(info, 61, 40, every=3))
+    assert len(every_third) == 40 and all((a == b).all() for a, b in zip(every_third, whole[61::3]))
+    assert len(list(video.read_frames(info, 61, every=50))) == 3
 
 
 @pytest.mark.parametrize(

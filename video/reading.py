@@ -22,15 +22,15 @@ SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seek
 DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one
 
 
-def read_frames(info: VideoInfo, start: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
-    """Yield frames ``start``, ``start + 1``, … (``count`` of them, or all), each through ``info.geometry``.
+def read_frames(info: VideoInfo, start: int = 0, count: int | None = None, every: int = 1) -> Iterator[np.ndarray]:
+    """Yield frames ``start``, ``start + every``, … (``count`` of them, or all), each through ``info.geometry``.
 
     Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
     """
     if info.is_image:
         yield from [_photo(info)][start:count]
     else:
-        yield from map(info.geometry, _decode(info, start, count))
+        yield from map(info.geometry, _decode(info, start, count, every))
 
 
 def _photo(info: VideoInfo) -> np.ndarray:
@@ -40,7 +40,7 @@ def _photo(info: VideoInfo) -> np.ndarray:
     return cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
 
 
-def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarray]:
+def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Iterator[np.ndarray]:
     if count is not None and count <= 0:
         return
     start += info.start
@@ -48,7 +48,10 @@ def _decode(info: VideoInfo, start: int, count: int | None) -> Iterator[np.ndarr
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
     first = float((start - skipped) / info.fps)
-    filters = [f"scale={width}:{height}", f"fps=fps={info.fps}:start_time={first:.9f}", "setpts=N"]
+    filters = [f"scale={width}:{height}", f"fps=fps={info.fps}:start_time={first:.9f}"]
+    if every > 1:
+        filters.append(f"select=not(mod(n\\,{every}))")
+    filters.append("setpts=N")
     if info.interlaced:
         filters.insert(0, DEINTERLACE)
     if (matrix := read_as(info.colour)) is not None:
