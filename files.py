@@ -29,8 +29,12 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
 
-    Several processes may do this at a time; makes the folder.
+    Several processes may do this at a time; makes the folder. What is no file, such as /dev/null or a pipe, is written
+    to as it is: whoever may do everything would put a file in its place, for everybody.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:

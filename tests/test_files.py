@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 
 import pytest
 
 import files
+import video
+from errors import UserError
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -24,6 +28,20 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
         partial.write_text("half")
         raise OSError("the disk is full")
     assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """Else whoever may do everything would lose /dev/null to a table."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe.mp4").read_bytes()))
+    reader.start()
+    files.save(tmp_path / "pipe.mp4", "all of it")
+    reader.join()
+    assert read == [b"all of it"] and (tmp_path / "pipe.mp4").is_fifo() and len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(UserError, match="is a device or a pipe"):  # ffmpeg goes back and forth in what it writes
+        video.check_writable(tmp_path / "pipe.mp4")
 
 
 def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):

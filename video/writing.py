@@ -146,4 +146,6 @@ def check_writable(path: Path) -> None:
     files.check_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video to write")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is a device or a pipe; give the name of the video to write")
     files.check_folder(path.parent)
