@@ -446,7 +446,7 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     wanted = math.ceil(LOOKED_AT * source.fps) if used is None else min(math.ceil(LOOKED_AT * source.fps), used - start)
     frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
     shown = []
-    for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # decoded while the search goes on
+    for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # while the search goes on
         known = path.known(index + 1)
         if used is not None and index >= len(known):
             break
