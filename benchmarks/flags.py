@@ -3,8 +3,8 @@
     python -m benchmarks.flags --videos CLIPS --folder results/flags --mediapipe mediapipe/bin/python
 
 CLIPS are videos of people who speak, in sync. Each is lip-synced to its own sound, to that of the next, and to silence:
-first as the network wants it, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py; for
-``seeded``, a network of the official size that has learned nothing, only what geometry decides is measured. Prints a
+first as the network wants it, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py; with
+``mirror``, a network of the official size that draws what it is shown, only what geometry decides is measured. Prints a
 table, a row of means over the clips for each flag; what differs from the defaults by more than twice the standard error
 of the paired differences is bold. Writes the first and the last clip's faces, a row for each flag, into --folder.
 
@@ -13,11 +13,13 @@ own sound       psnr, ssim (lpips, lmd); sharpness: see docs/measuring.md. judge
 another's       expert, judge: similarity with it; in_sync: share of clips of which the judge says so; discrepancy:
                 judge_own - judge; flicker, upper_flicker, seam, jitter (csim); cpu_ms: CPU milliseconds of a frame,
                 everything but imports and the search for faces. By landmarks: movement of the lips, of the speaker's;
-                r with the speaker's lips. Of drawn heads: aperture, r with the known one
+                r with the speaker's lips, frame by frame. Of drawn heads: aperture, r with the known one
 silence         motion (leak, lip_motion); by landmarks how far lips are apart (rest, 95th percentile), as a share of
                 the speaker's way from shut to open
 
-Lips are measured by the landmarks of demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
+What --resize_factor makes is compared with the clip shrunk likewise. psnr and ssim reward a network that copies the
+filmed mouth, and motion sees heads more than lips: read them beside rest. Lips are measured by the landmarks of
+demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ FLAGS = (
     "nosmooth", "lip_delay 40", "lip_delay -40", "precision fp32", "resize_factor 2",
 )  # fmt: skip
 FILMED, DEFAULTS = "as filmed", "defaults"  # rows: encoded anew and nothing else; as the network wants it
-SEEDED = "seeded"
+MIRROR = "mirror"
+KNOTS = 10  # of the line that stands for the inverse of a sigmoid
 MIDDLE = "{middle}"  # in flags: where the face of a clip is mostly
 SHARED = (
     "checkpoint_path", "face_detector", "face_detector_weights", "face_det_batch_size", "no_cache", "device",
@@ -76,10 +79,10 @@ TOLD = {  # figures of ``Quality``, by what is heard
     OTHER: tuple(name for name in table.ALWAYS if name != "sharpness"),
     SILENT: tuple(table.SILENT),
 }
-GEOMETRY = ("flicker", "upper_flicker", "seam", "jitter", "cpu_ms")  # what a network that knows nothing can tell
+GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
 SURE = 2.0  # standard errors beyond which a difference counts
 OTHERS = 1 << 20  # more videos than there are
-COLUMNS, SIDE, ROOM = 8, 160, 0.2  # of the sheets: moments, pixels of a face, and what is seen around it
+COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, and what is seen below it
 
 Figures = dict[str, list[float]]  # by measure, a figure for each clip
 
@@ -115,7 +118,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure what each flag of inference.py does.")
     add = parser.add_argument
     add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
-    add("--checkpoint_path", default=weights.DEMO, help=f"generator, as in inference.py, or {SEEDED}")
+    add("--checkpoint_path", default=weights.DEMO, help=f"generator, as in inference.py, or {MIRROR}")
     add("--flags", nargs="+", default=FLAGS, help="rows: flags without the first two dashes, quoted")
     add("--expert", default=weights.DEMO, help="expert")
     add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
@@ -143,8 +146,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
     files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
     files.check_folder(args.folder)
-    if geometry_only := args.checkpoint_path == SEEDED:
-        args.checkpoint_path, args.mediapipe = seeded(args.folder), None
+    if geometry_only := args.checkpoint_path == MIRROR:
+        args.checkpoint_path, args.mediapipe = write_mirror(args.folder), None
     settled = {flags: settle(args, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
     bench = open_bench(args, videos, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), torch.float32)
@@ -157,8 +160,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"{name} is as the network wants it")
             continue
         made = make_all(bench, flags)
-        figures = measure(bench, flags, made)
-        rows[name] = {key: row for key, row in figures.items() if key in GEOMETRY or not geometry_only}
+        rows[name] = measure(bench, flags, made)
         sheets[name] = made[OTHER]
         save(args, rows)
     print(text(rows))
@@ -210,12 +212,30 @@ def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None,
     return count
 
 
-def seeded(folder: Path) -> Path:
-    """Write a generator of the official size with random weights, always the same."""
-    torch.manual_seed(0)
-    with files.atomic_write(folder / "seeded.pth") as partial:
-        torch.save(Wav2Lip().state_dict(), partial)
-    return folder / "seeded.pth"
+def write_mirror(folder: Path) -> Path:
+    """Write a generator of the official size that draws what it is shown, within 1.5 grey levels in the mean.
+
+    The first block hands the reference's three channels to the last, in which bent lines stand for the logits that the
+    sigmoid takes; all other weights are 0.
+    """
+    state = {name: torch.zeros_like(value) for name, value in Wav2Lip().state_dict().items()}
+    look, draw, last = "face_encoder_blocks.0.0.conv_block", "output_block.0.conv_block", "output_block.1"
+    at = torch.linspace(0, 1, KNOTS + 1)
+    logits = torch.logit(at, 0.01)
+    bends = torch.diff(logits.diff() / at.diff(), prepend=torch.zeros(1))
+    shown = state[f"{draw}.0.weight"].shape[1] - state[f"{look}.0.weight"].shape[0]  # the decoder's channels come first
+    for colour in range(3):
+        lines = slice(KNOTS * colour, KNOTS * (colour + 1))
+        state[f"{look}.0.weight"][colour, 3 + colour, 3, 3] = 1
+        state[f"{draw}.0.weight"][lines, shown + colour, 1, 1] = 1
+        state[f"{draw}.0.bias"][lines] = -at[:-1]
+        state[f"{last}.weight"][colour, lines, 0, 0] = bends
+    for block in (look, draw):
+        state[f"{block}.1.weight"][:] = state[f"{block}.1.running_var"][:] = 1
+    state[f"{last}.bias"][:] = logits[0]
+    with files.atomic_write(folder / "mirror.pth") as partial:
+        torch.save(state, partial)
+    return folder / "mirror.pth"
 
 
 def list_sounds(args: argparse.Namespace, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
@@ -293,7 +313,8 @@ def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
     figures: Figures = {}
     for take, clips in made.items():
         scores = [compare_pictures(bench, clip) for clip in clips]
-        figures |= {name: [getattr(one, name) for one in scores] for name in TOLD[take]}
+        told = TOLD[take] if OWN in made else GEOMETRY
+        figures |= {name: [getattr(one, name) for one in scores] for name in told}
     figures |= compare_sync(bench, made) if OWN in made else {}
     figures |= compare_lips(bench, flags, made) if bench.real else {}
     figures["cpu_ms"] = [clip.cpu_ms for clip in made[OTHER]]
@@ -385,17 +406,17 @@ def sheet_of(rows: Mapping[str, Made]) -> np.ndarray:
         pairs = zip(video.read_frames(video.probe(made.path)), made.seen)
         frames = [row for row in pairs if not np.isnan(row[1]).any()]
         moments = np.linspace(0, len(frames) - 1, COLUMNS).astype(int)
-        strip = np.hstack([portrait(*frames[moment]) for moment in moments])
+        strip = np.hstack([around_mouth(*frames[moment]) for moment in moments])
         cv2.putText(strip, name, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
         strips.append(strip)
     return np.vstack(strips)
 
 
-def portrait(frame: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Return a face (SIDE, SIDE, 3) with some room around it."""
-    middle, side = (face[:2] + face[2:]) / 2, (1 + 2 * ROOM) * (face[3] - face[1])
-    left, top = (middle - side / 2).astype(int)
-    return cut_square(frame, left, top, int(side), SIDE)
+def around_mouth(frame: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Return the lower part of a face, (SIDE, SIDE, 3), with some room below."""
+    x1, y1, x2, y2 = face
+    side = x2 - x1
+    return cut_square(frame, int(x1), int(y2 + ROOM * side - side), max(1, int(side)), SIDE)
 
 
 if __name__ == "__main__":
