@@ -70,6 +70,7 @@ def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
         (("--flags", "blend lace"), "argument --blend: invalid choice: 'lace'"),
         (("--flags", "mouth_gain 9"), "--mouth_gain 9 is not between"),
         (("--checkpoint_path", "nowhere.pth"), "nowhere.pth does not exist"),
+        (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python does not exist"),
     ],
 )
 def test_slips_show_before_any_work_is_done(heads, tmp_path, capsys, wrong, words):
