@@ -142,18 +142,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    videos = find_videos(args.videos)[: args.limit]
-    if len(videos) < 2:
-        raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
-    if args.mediapipe and not args.mediapipe.is_file():
-        raise MissingFile(f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with it")
-    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
-    files.check_folder(args.folder)
-    if geometry_only := args.checkpoint_path == MIRROR:
+    videos = check(args)
+    geometry_only = args.checkpoint_path == MIRROR
+    if geometry_only:
         args.checkpoint_path, args.mediapipe = write_mirror(args.folder), None
     settled = {flags: settle(args, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
     bench = open_bench(args, videos, settled[DEFAULTS][0].pads, geometry_only)
-    print_machine(torch.device("cpu"), torch.float32)
+    print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
     rows: dict[str, Figures] = {}
     sheets: dict[str, list[Made]] = {}
@@ -163,13 +158,24 @@ def run(args: argparse.Namespace) -> None:
             print(f"{name} is as the network wants it")
             continue
         made = make_all(bench, flags)
-        rows[name] = measure(bench, flags, made)
-        sheets[name] = made[OTHER]
-        save(args, rows)
+        rows[name], sheets[name] = measure(bench, flags, made), made[OTHER]
+        save(args, rows)  # a run that is stopped leaves what it has found
     print(text(rows))
     for place in (0, -1):
         sheet = sheet_of({name: made[place] for name, made in sheets.items()})
         files.save(args.folder / f"{bench.clips[place].stem}.png", cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def check(args: argparse.Namespace) -> list[Path]:
+    """Return the videos; raise UserError, before any work is done, for what cannot be."""
+    videos = find_videos(args.videos)[: args.limit]
+    if len(videos) < 2:
+        raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
+    if args.mediapipe and not args.mediapipe.is_file():
+        raise MissingFile(f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with it")
+    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
+    files.check_folder(args.folder)
+    return videos
 
 
 def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
