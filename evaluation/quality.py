@@ -28,7 +28,7 @@ from reporting import SILENT, Reporter
 SIDE = 96  # pixels of a face when it is compared: what the networks draw
 LEAST_FRAMES = 2
 PATCH = 0.06  # of the box's height: the side of the patches inside and outside its border that a seam is seen by
-CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker", "jitter")  # figures about neighbours
+CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker")  # figures about neighbours
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,13 @@ def score_file(
     report: Reporter = SILENT,
     judges: Judges = Judges(),
     pads: Sequence[int] = (0, 0, 0, 0),
+    drawn: Sequence[Box | None] | None = None,
 ) -> Quality:
     """Compare a video with the one that it was made from, as far as both last; ``pads`` are those it was made with.
 
-    Raises UserError for files that cannot be compared: of other sizes, without a face, too short.
+    ``drawn``, one for each frame, is where its mouths were put in, if that is not the face with these pads: seam and
+    jitter are looked for there, and all else stays comparable. Raises UserError for files that cannot be compared: of
+    other sizes, without a face, too short.
     """
     made = video.probe(generated)
     real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
@@ -70,9 +73,9 @@ def score_file(
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     seen = follow_face(search.find(real, report=report), round(GAP_SECONDS * real.fps))
-    drawn = padded_boxes(seen, pads, real)
-    compared = _compare(video.read_frames(made), video.read_frames(real), drawn, seen, judges)
-    rows = [figures for figures in report.track(compared, generated.name, len(drawn)) if figures]
+    faces = padded_boxes(seen, pads, real)
+    compared = _compare(video.read_frames(made), video.read_frames(real), faces, drawn or faces, seen, judges)
+    rows = [figures for figures in report.track(compared, generated.name, len(faces)) if figures]
     if len(rows) < LEAST_FRAMES:
         raise UserError(f"{source} shows a face in {len(rows)} frames; it takes {LEAST_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -118,32 +121,47 @@ def _mean(values: np.ndarray) -> float:
 def _compare(
     made: Iterator[np.ndarray],
     real: Iterator[np.ndarray],
+    faces: Sequence[Box | None],
     drawn: Sequence[Box | None],
     seen: np.ndarray,
     judges: Judges,
 ) -> Iterator[dict]:
     """Yield the figures of each frame, none without a face; those about neighbours are NaN where there is none before.
 
-    ``drawn`` is where the mouth was put in, ``seen`` (frames, 4) where the face is.
+    ``faces`` are compared, ``drawn`` is where mouths were put in, ``seen`` (frames, 4) where the faces are unpadded.
     """
     before: list[np.ndarray] | None = None
-    for new, old, box, face in zip(made, real, drawn, seen):
+    for new, old, face, box, unpadded in zip(made, real, faces, drawn, seen):
         greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(np.float32) for frame in (new, old)]
-        if box is None:
+        if face is None or box is None:
             yield {}
         else:
-            place = slice(box[1], box[3]), slice(box[0], box[2])
+            place, border = _place(face), _place(box)
+            steps = _steps(greys, before, border)
             changes = _changes(greys, before, place) if before else dict.fromkeys(CHANGES, np.nan)
-            yield {**_likeness(greys, place), **changes, **_judge(judges, (new, old), face, place)}
+            yield {**_likeness(greys, place), **changes, **steps, **_judge(judges, (new, old), unpadded, place)}
         before = greys
+
+
+def _place(box: Box) -> tuple[slice, slice]:
+    """Return the rows and columns of a box."""
+    x1, y1, x2, y2 = box
+    return slice(y1, y2), slice(x1, x2)
 
 
 def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
     faces = [_face(grey, place) for grey in greys]
     sharp = [float(cv2.Laplacian(face[SIDE // 2 :], cv2.CV_32F).var()) for face in faces]
     error = float(np.square(faces[0] - faces[1]).mean())
-    likeness = {"error": error, "ssim": _ssim(*faces), "sharpness_made": sharp[0], "sharpness_real": sharp[1]}
-    return {**likeness, "seam": _step(greys[0] - greys[1], place)}
+    return {"error": error, "ssim": _ssim(*faces), "sharpness_made": sharp[0], "sharpness_real": sharp[1]}
+
+
+def _steps(
+    now: Sequence[np.ndarray], before: Sequence[np.ndarray] | None, border: tuple[slice, slice]
+) -> dict[str, float]:
+    """What is seen of the border of what was put in, and how it changes."""
+    new = now[0] - now[1]
+    return {"seam": _step(new, border), "jitter": _step(new - (before[0] - before[1]), border) if before else np.nan}
 
 
 def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
@@ -156,7 +174,7 @@ def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tup
     outside[place] = False
     flicker = np.abs(unlike[outside]).mean() if outside.any() else np.nan
     upper = np.abs(unlike[rows.start : (rows.start + rows.stop + 1) // 2, columns]).mean()
-    return dict(zip(CHANGES, (*motion, float(flicker), float(upper), _step(unlike, place))))
+    return dict(zip(CHANGES, (*motion, float(flicker), float(upper))))
 
 
 def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place: tuple[slice, slice]) -> dict:

@@ -86,6 +86,20 @@ def test_a_seam_is_the_step_across_the_border(frames, source, tmp_path):
     assert score(brighter, source, tmp_path).seam < 0.5
 
 
+def test_the_border_is_where_mouths_were_put_in(frames, source, tmp_path):
+    """Elsewhere than the face, the seam is seen there alone; the face is compared where it is."""
+    top, bottom, left, right = 20, 220, 20, 300
+    made = frames.copy()
+    made[:, top:bottom, left:right] = np.clip(made[:, top:bottom, left:right].astype(int) + 6, 0, 255)
+    write_clip(tmp_path / "made.mkv", made, "25", *LOSSLESS)
+    there, here = (
+        score_file(tmp_path / "made.mkv", source, SEARCH, drawn=drawn)
+        for drawn in ([(left, top, right, bottom)] * 25, None)
+    )
+    assert there.seam == pytest.approx(6, abs=0.5) and here.seam < 0.5
+    assert (there.psnr, there.motion, there.flicker) == (here.psnr, here.motion, here.flicker)
+
+
 def test_a_border_that_trembles(frames, source, tmp_path):
     found = score(put_in(frames, source, [0, 6] * 12 + [0]), source, tmp_path)
     assert found.seam == pytest.approx(3, abs=0.4) and found.jitter == pytest.approx(6, abs=0.5)

@@ -1,0 +1,431 @@
+"""What each flag of inference.py does to every measure that there is: one table, the defaults first.
+
+    python -m benchmarks.flags --videos CLIPS --folder results/flags --mediapipe mediapipe/bin/python
+
+CLIPS are videos of people who speak, in sync. Each is lip-synced to its own sound, to that of the next, and to silence:
+first as the network wants it, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py; with
+``mirror``, a network of the official size that draws what it is shown, only what geometry decides is measured. Prints a
+table, a row of means over the clips for each flag; what differs from the defaults by more than twice the standard error
+of the paired differences is bold. Writes the first and the last clip's faces, a row for each flag, into --folder.
+
+own sound       psnr, ssim (lpips, lmd); sharpness: see docs/measuring.md. judge_own: similarity by a judge that no
+                generator learned from
+another's       expert, judge: similarity with it; in_sync: share of clips of which the judge says so; discrepancy:
+                judge_own - judge; flicker, upper_flicker, seam, jitter (csim); cpu_ms: CPU milliseconds of a frame,
+                everything but imports and the search for faces. By landmarks: movement of the lips, of the speaker's;
+                r with the speaker's lips, frame by frame. Of drawn heads: aperture, r with the known one
+silence         motion (leak, lip_motion); by landmarks how far lips are apart (rest, 95th percentile), as a share of
+                the speaker's way from shut to open
+
+What --resize_factor makes is compared with the clip shrunk likewise. psnr and ssim reward a network that copies the
+filmed mouth, and motion sees heads more than lips: read them beside rest. Lips are measured by the landmarks of
+demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import cli
+import files
+import inference
+import reporting
+import video
+from benchmarks import print_machine
+from benchmarks.demo_networks import JUDGE
+from benchmarks.people import find_lips
+from benchmarks.steps import cpu_seconds
+from boxes import Box
+from errors import MissingFile, UserError
+from evaluation import aperture, judges, lips, lse, table
+from evaluation.leakage import write_silence
+from evaluation.quality import Quality, score_file
+from evaluation.score_quality import add_judge_arguments, open_judges
+from face_detection.detections import Detections, cut_square
+from face_detection.tracking import follow_face
+from footage import find_videos
+from lipsync import LipSync, Options, Take, open_face
+from models import Wav2Lip, weights
+from rates import resample
+from sync import Result, open_expert, score_boxes
+
+FLAGS = (
+    "reference same", "reference still", "reference 0", "silence closed", "mouth_gain 0.6", "mouth_gain 1.3",
+    "mouth_gain 1.6", "blend box", "blend feather", "pads 0 0 0 0", "pads 0 10 0 0", "pads 0 20 0 0", "box {middle}",
+    "nosmooth", "lip_delay 40", "lip_delay -40", "precision fp32", "resize_factor 2",
+)  # fmt: skip
+FILMED, DEFAULTS = "as filmed", "defaults"  # rows: encoded anew and nothing else; as the network wants it
+MIRROR = "mirror"
+KNOTS = 10  # of the line that stands for the inverse of a sigmoid
+MIDDLE = "{middle}"  # in flags: where the face of a clip is mostly
+SHARED = (
+    "checkpoint_path", "face_detector", "face_detector_weights", "face_det_batch_size", "no_cache", "device",
+    "precision",
+)  # fmt: skip
+OWN, OTHER, SILENT = "own", "other", "silent"
+TOLD = {  # figures of ``Quality``, by what is heard
+    OWN: (*table.MATCHED, "sharpness"),
+    OTHER: tuple(name for name in table.ALWAYS if name != "sharpness"),
+    SILENT: tuple(table.SILENT),
+}
+GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
+NOISY = ("cpu_ms",)  # differ from minute to minute, by more than between the clips
+SURE = 2.0  # standard errors beyond which a difference counts
+OTHERS = 1 << 20  # more videos than there are
+COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, and what is seen below it
+
+Figures = dict[str, list[float]]  # by measure, a figure for each clip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A lip-synced video."""
+
+    path: Path
+    source: Path  # of the same size
+    heard: Path
+    boxes: list[Box | None]  # where mouths were put in, one for each frame
+    seen: np.ndarray  # where the face is, (frames, 4)
+    cpu_ms: float  # of a frame
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row is made of, and who judges it."""
+
+    args: argparse.Namespace
+    clips: list[Path]
+    heard: dict[str, list[Path]]  # for each clip: its own sound, that of the next, silence
+    pads: Sequence[int]  # of the face that is compared
+    expert: torch.nn.Module
+    judge: torch.nn.Module
+    lse: torch.nn.Module | None
+    judges: judges.Judges
+    real: list[np.ndarray]  # how far the lips of every clip are apart as filmed, (frames,); none without landmarks
+
+
+def get_parser() -> cli.Parser:
+    parser = cli.Parser(description="Measure what each flag of inference.py does.")
+    add = parser.add_argument
+    add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
+    add("--checkpoint_path", default=weights.DEMO, help=f"generator, as in inference.py, or {MIRROR}")
+    add("--flags", nargs="+", default=FLAGS, help="rows: flags without the first two dashes, quoted")
+    add("--expert", default=weights.DEMO, help="expert")
+    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
+    add("--lse_checkpoint_path", help="also measure LSE, by this file or syncnet_v2")
+    add_judge_arguments(parser)
+    add("--mediapipe", type=Path, help="python of an environment with mediapipe, see demo/landmarks.py")
+    add("--limit", type=cli.positive(int), default=OTHERS, help="use at most so many videos")
+    add("--seconds", type=cli.positive(float), help="use so much of each; without it, all")
+    add("--folder", type=Path, default=Path("results/flags"), help="where to put videos and sheets")
+    add("--json", type=Path, help="write the figures of every clip to this file")
+    add("--csv", type=Path, help="write the table to this file")
+    cli.add_search_arguments(parser)
+    cli.add_compute_arguments(parser)
+    parser.set_defaults(face_detector="centerface")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(get_parser(), run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    videos = check(args)
+    geometry_only = args.checkpoint_path == MIRROR
+    if geometry_only:
+        args.checkpoint_path, args.mediapipe = write_mirror(args.folder), None
+    settled = {flags: settle(args, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
+    bench = open_bench(args, videos, settled[DEFAULTS][0].pads, geometry_only)
+    print_machine(torch.device("cpu"), settled[DEFAULTS][1])
+
+    rows: dict[str, Figures] = {}
+    sheets: dict[str, list[Made]] = {}
+    for flags in (FILMED, DEFAULTS, *args.flags):
+        name = f"--{flags}" if flags in args.flags else flags
+        if flags in args.flags and settled[flags] == settled[DEFAULTS]:
+            print(f"{name} is as the network wants it")
+            continue
+        made = make_all(bench, flags)
+        rows[name], sheets[name] = measure(bench, flags, made), made[OTHER]
+        save(args, rows)  # a run that is stopped leaves what it has found
+    print(text(rows))
+    for place in (0, -1):
+        sheet = sheet_of({name: made[place] for name, made in sheets.items()})
+        files.save(args.folder / f"{bench.clips[place].stem}.png", cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def check(args: argparse.Namespace) -> list[Path]:
+    """Return the videos; raise UserError, before any work is done, for what cannot be."""
+    videos = find_videos(args.videos)[: args.limit]
+    if len(videos) < 2:
+        raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
+    if args.mediapipe and not args.mediapipe.is_file():
+        raise MissingFile(f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with it")
+    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
+    files.check_folder(args.folder)
+    return videos
+
+
+def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
+    if args.json:
+        known = {
+            name: {key: [None if math.isnan(value) else value for value in row] for key, row in figures.items()}
+            for name, figures in rows.items()
+        }
+        files.save(args.json, json.dumps(known, indent=1))
+    if args.csv:
+        files.save(args.csv, table.to_csv({name: means(figures) for name, figures in rows.items()}))
+
+
+def open_bench(args: argparse.Namespace, videos: list[Path], pads: Sequence[int], geometry_only: bool) -> Bench:
+    network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
+    asked = open_expert(args.expert), open_expert(args.judge), network, open_judges(args)
+    clips = [shortened(args, path, number) for number, path in enumerate(videos)]
+    heard = list_sounds(args, clips, geometry_only)
+    real = find_lips(args, clips, "filmed") if args.mediapipe else []
+    return Bench(args, clips, heard, pads, *asked, real)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+def shortened(args: argparse.Namespace, path: Path, number: int) -> Path:
+    """Return a copy without losses of what is used of a video, what is known about it beside it."""
+    source = video.probe(path)
+    copy = args.folder / "filmed" / f"{number}_{path.stem}.mp4"
+    encode(copy, source, path, math.ceil(args.seconds * source.fps) if args.seconds else None, crf=0)
+    if aperture.truth_of(path):
+        files.save(copy.with_suffix(".json"), path.with_suffix(".json").read_bytes())
+    return copy
+
+
+def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None, crf: int = Options.crf) -> int:
+    """Write the first ``wanted`` frames of a video, or all, and nothing else; return how many there are."""
+    count = sum(1 for _ in video.read_frames(source, 0, wanted))
+    with video.VideoWriter(path, source, sound, count, crf) as writer:
+        for frame in video.read_frames(source, 0, count):
+            writer.write(frame)
+    return count
+
+
+def write_mirror(folder: Path) -> Path:
+    """Write a generator of the official size that draws what it is shown, within 1.5 grey levels in the mean.
+
+    The first block hands the reference's three channels to the last, in which bent lines stand for the logits that the
+    sigmoid takes; all other weights are 0.
+    """
+    state = {name: torch.zeros_like(value) for name, value in Wav2Lip().state_dict().items()}
+    look, draw, last = "face_encoder_blocks.0.0.conv_block", "output_block.0.conv_block", "output_block.1"
+    at = torch.linspace(0, 1, KNOTS + 1)
+    logits = torch.logit(at, 0.01)
+    bends = torch.diff(logits.diff() / at.diff(), prepend=torch.zeros(1))
+    shown = state[f"{draw}.0.weight"].shape[1] - state[f"{look}.0.weight"].shape[0]  # the decoder's channels come first
+    for colour in range(3):
+        lines = slice(KNOTS * colour, KNOTS * (colour + 1))
+        state[f"{look}.0.weight"][colour, 3 + colour, 3, 3] = 1
+        state[f"{draw}.0.weight"][lines, shown + colour, 1, 1] = 1
+        state[f"{draw}.0.bias"][lines] = -at[:-1]
+        state[f"{last}.weight"][colour, lines, 0, 0] = bends
+    for block in (look, draw):
+        state[f"{block}.1.weight"][:] = state[f"{block}.1.running_var"][:] = 1
+    state[f"{last}.bias"][:] = logits[0]
+    with files.atomic_write(folder / "mirror.pth") as partial:
+        torch.save(state, partial)
+    return folder / "mirror.pth"
+
+
+def list_sounds(args: argparse.Namespace, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
+    """Return what each clip is to say: its own, what the next one says, nothing."""
+    heard = {OTHER: clips[1:] + clips[:1]}
+    if geometry_only:
+        return heard
+    silence = [write_silence(clip, args.folder / "silence" / f"{clip.stem}.wav") for clip in clips]
+    return {OWN: clips, **heard, SILENT: silence}
+
+
+def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argparse.Namespace:
+    """Return what inference.py makes of these flags, ``middle`` in the place of ``MIDDLE``."""
+    given = shlex.split(f"--{flags.replace(MIDDLE, middle)}") if flags not in (FILMED, DEFAULTS) else []
+    shared = argparse.Namespace(**{name: getattr(args, name) for name in SHARED})
+    return inference.get_parser().parse_args(given, shared)
+
+
+def settle(args: argparse.Namespace, flags: str) -> tuple[Options, torch.dtype, str]:
+    """Return how these flags have a network lip-sync."""
+    parsed = parse(args, flags)
+    lips, options = inference.open_lips(parsed), inference.options_of(parsed)
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    return lips.settle(Options(**plain)), lips.dtype, lips.runtime.name
+
+
+def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
+    """Lip-sync every clip as these flags have it, by what it hears."""
+    opened = inference.open_lips(parse(bench.args, flags))
+    lips = opened.serving(opened.search, reporting.SILENT)
+    lips.preview(bench.clips[0], bench.clips[0], 0)  # libraries that are needed load now, and do not count
+    made: dict[str, list[Made]] = {take: [] for take in bench.heard}
+    for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
+        middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
+        options = inference.options_of(parse(bench.args, flags, middle))
+        outfile = bench.args.folder / folder_of(flags, take) / clip.name
+        made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
+    return made
+
+
+def folder_of(flags: str, take: str) -> str:
+    return f"{flags.replace(' ', '_').replace('/', '_')}/{take}"
+
+
+def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> Made:
+    """Write ``outfile``: the clip lip-synced, or ``as_it_is``, only encoded."""
+    source = open_face(clip, Options(**options))
+    lips.search.find(source)  # now, so that it does not count
+    takes: list[Take] = []
+    seconds = cpu_seconds(lambda: takes.append(lips.prepare(clip, sound, **options)))
+    (take,) = takes
+    if as_it_is:
+        encode(outfile, source, clip, None)
+    else:
+        seconds += cpu_seconds(lambda: lips.write(take, outfile))
+    if source.geometry != video.Geometry():
+        clip = outfile.with_stem(f"{outfile.stem}_source")
+        encode(clip, source, sound, None, crf=0)
+    cost = math.nan if as_it_is else 1000 * seconds / len(take)
+    return Made(outfile, clip, sound, list(take.boxes()), take.face.seen, cost)
+
+
+def middle_of(found: Detections) -> str:
+    """Return where the face is mostly, as --box takes it."""
+    x1, y1, x2, y2 = np.nanmedian(follow_face(found, len(found)), axis=0).round().astype(int)
+    return f"{y1} {y2} {x1} {x2}"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
+    """Return all that can be told of the clips that were made with these flags."""
+    figures: Figures = {}
+    for take, clips in made.items():
+        scores = [compare_pictures(bench, clip) for clip in clips]
+        told = TOLD[take] if OWN in made else GEOMETRY
+        figures |= {name: [getattr(one, name) for one in scores] for name in told}
+    figures |= compare_sync(bench, made) if OWN in made else {}
+    figures |= compare_lips(bench, flags, made) if bench.real else {}
+    figures["cpu_ms"] = [clip.cpu_ms for clip in made[OTHER]]
+    return {name: row for name, row in figures.items() if None not in row}
+
+
+def compare_pictures(bench: Bench, clip: Made) -> Quality:
+    how = {"search": cli.face_search(bench.args), "judges": bench.judges, "pads": bench.pads}
+    return score_file(clip.path, clip.source, drawn=clip.boxes, **how)
+
+
+def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
+    """How well lips fit what is said, by those who listen and, of drawn heads, by what is known."""
+    own, other = ([similarity(bench.judge, clip) for clip in made[take]] for take in (OWN, OTHER))
+    figures = {
+        "expert": [similarity(bench.expert, clip).mean for clip in made[OTHER]],
+        "judge": [result.mean for result in other],
+        "judge_own": [result.mean for result in own],
+        "discrepancy": [a.mean - b.mean for a, b in zip(own, other)],
+        "in_sync": [float(result.verdict == "in sync") for result in other],
+    }
+    fits = [aperture.follow_head(clip.path, clip.source, clip.heard) for clip in made[OTHER]]
+    figures |= {"aperture": [fit.by_lag[0] if fit else math.nan for fit in fits]} if any(fits) else {}
+    return figures | (compare_lse(bench, bench.lse, made[OTHER]) if bench.lse else {})
+
+
+def compare_lse(bench: Bench, network: torch.nn.Module, clips: Sequence[Made]) -> Figures:
+    scores = [lse.score_file(clip.path, network, cli.face_search(bench.args)) for clip in clips]
+    return {
+        "LSE-D": [float(np.mean([score.lse_d for score in found])) for found in scores],
+        "LSE-C": [float(np.mean([score.lse_c for score in found])) for found in scores],
+    }
+
+
+def similarity(expert: torch.nn.Module, clip: Made) -> Result:
+    return score_boxes(video.probe(clip.path), clip.seen, clip.heard, expert)
+
+
+def compare_lips(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
+    """What landmarks tell: against the lips of the speaker who is heard, and of a face that hears nothing."""
+    said = [*bench.real[1:], *bench.real[:1]]
+    paths = {take: [clip.path for clip in made[take]] for take in (OTHER, SILENT)}
+    moved, quiet = (find_lips(bench.args, some, folder_of(flags, take)) for take, some in paths.items())
+    rates = [(video.probe(clip.heard).fps, video.probe(clip.path).fps) for clip in made[OTHER]]
+    fits = [aperture.follow(a, np.array(list(resample(b, *fps)))) for a, b, fps in zip(moved, said, rates)]
+    return {
+        "movement": [lips.movement(*pair) for pair in zip(moved, said)],
+        "r": [fit.by_lag[0] if fit else math.nan for fit in fits],
+        "rest": [float(lips.way_open(*pair)[1]) for pair in zip(quiet, bench.real)],
+    }
+
+
+def means(figures: Figures) -> dict[str, float]:
+    """Over the clips, of those that can be told."""
+    return {name: float(np.nanmean(row)) for name, row in figures.items() if not np.isnan(row).all()}
+
+
+def differs(row: Sequence[float], usual: Sequence[float]) -> bool:
+    """Whether two rows differ by more than chance."""
+    apart = np.subtract(row, usual)
+    apart = apart[np.isfinite(apart)]
+    return len(apart) > 1 and abs(apart.mean()) > SURE * apart.std(ddof=1) / math.sqrt(len(apart))
+
+
+def text(rows: Mapping[str, Figures]) -> str:
+    """A table in Markdown; bold is what differs from the defaults."""
+    columns = list(dict.fromkeys(name for figures in rows.values() for name in means(figures)))
+    usual = rows.get(DEFAULTS, {})
+    lines = [f"| flags | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, figures in rows.items():
+        shown, cells = means(figures), []
+        for column in columns:
+            cell = f"{shown[column]:.3f}" if column in shown else ""
+            told = cell and column in usual and column not in NOISY
+            cells.append(f"**{cell}**" if told and differs(figures[column], usual[column]) else cell)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def sheet_of(rows: Mapping[str, Made]) -> np.ndarray:
+    """The face of one clip at the same moments, a row for each of the ways in which it was lip-synced."""
+    strips = []
+    for name, made in rows.items():
+        pairs = zip(video.read_frames(video.probe(made.path)), made.seen)
+        frames = [row for row in pairs if not np.isnan(row[1]).any()]
+        moments = np.linspace(0, len(frames) - 1, COLUMNS).astype(int)
+        strip = np.hstack([around_mouth(*frames[moment]) for moment in moments])
+        cv2.putText(strip, name, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        strips.append(strip)
+    return np.vstack(strips)
+
+
+def around_mouth(frame: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Return the lower part of a face, (SIDE, SIDE, 3), with some room below."""
+    x1, y1, x2, y2 = face
+    side = x2 - x1
+    return cut_square(frame, int(x1), int(y2 + ROOM * side - side), max(1, int(side)), SIDE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

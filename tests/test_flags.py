@@ -1,0 +1,89 @@
+"""benchmarks/flags.py: one table of every measure for every flag, on drawn heads."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import cv2
+import pytest
+import torch
+
+import video
+from benchmarks import flags
+from demo.talking_head import Recipe, make_clip
+from models import weights
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory):
+    """Two utterances of one drawn head, with the truth beside them."""
+    recipe = Recipe(seed=5, seconds=1.2, size=(192, 192))
+    return [make_clip(tmp_path_factory.mktemp("heads"), recipe, number) for number in (0, 1)]
+
+
+def test_a_row_for_each_flag(heads, tmp_path, capsys):
+    outputs = ["--folder", tmp_path, "--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv"]
+    rows = ["blend box", "blend feather"]
+    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 1, *outputs, "--flags", *rows))]) == 0
+    printed = capsys.readouterr().out
+    assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
+    table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
+    assert list(table) == ["as filmed", "defaults", "--blend box"]
+
+    def figure(row: str, name: str) -> float:
+        return float(table[row][name])
+
+    assert figure("as filmed", "psnr") > figure("defaults", "psnr") > 20  # encoded alone, it is nearly what was filmed
+    assert figure("as filmed", "motion") == pytest.approx(1, abs=0.2) and table["as filmed"]["cpu_ms"] == ""
+    assert figure("--blend box", "seam") > figure("defaults", "seam") > 0
+    assert figure("--blend box", "sharpness") < figure("defaults", "sharpness")
+    assert figure("defaults", "judge") + figure("defaults", "discrepancy") == pytest.approx(
+        figure("defaults", "judge_own")
+    )
+    assert -1 <= figure("defaults", "aperture") <= 1 and figure("defaults", "cpu_ms") > 0
+    clips = json.loads((tmp_path / "t.json").read_text())
+    assert sum(clips["defaults"]["seam"]) / 2 == pytest.approx(figure("defaults", "seam"))
+    assert cv2.imread(str(tmp_path / "0_clip00000.png")).shape == (3 * flags.SIDE, flags.COLUMNS * flags.SIDE, 3)
+
+
+def test_a_mirror_draws_what_it_is_shown(tmp_path):
+    network = weights.load_model(flags.write_mirror(tmp_path))
+    faces, mels = torch.rand(2, 6, 96, 96, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 1, 80, 16)
+    assert network.width == 1 and 255 * (network(mels, faces) - faces[:, 3:]).abs().mean() < 1.5
+
+
+def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
+    command = ("--videos", *heads, "--seconds", 0.8, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
+    assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
+    rows = json.loads((tmp_path / "t.json").read_text())
+    assert set(rows["defaults"]) == {*flags.GEOMETRY, "cpu_ms"}
+    assert min(rows["defaults"]["psnr"]) > 30  # the face comes back, but for what 96 pixels lose
+    small = video.probe(tmp_path / "resize_factor_2" / "other" / "0_clip00000.mp4")
+    assert (small.width, small.height) == (96, 96) and len(rows["--resize_factor 2"]["seam"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--limit", "1"), "it takes at least two"),
+        (("--flags", "blend lace"), "argument --blend: invalid choice: 'lace'"),
+        (("--flags", "mouth_gain 9"), "--mouth_gain 9 is not between"),
+        (("--checkpoint_path", "nowhere.pth"), "nowhere.pth does not exist"),
+        (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python does not exist"),
+    ],
+)
+def test_slips_show_before_any_work_is_done(heads, tmp_path, capsys, wrong, words):
+    assert flags.main([*map(str, ("--videos", *heads, "--folder", tmp_path / "out")), *wrong]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out" / "filmed").exists()
+
+
+def test_what_differs_by_more_than_chance_is_bold():
+    assert flags.differs([2.0, 3.1, 4.0], [1.0, 2.0, 3.0]) and not flags.differs([2.0, 1.0], [1.0, 2.0])
+    assert not flags.differs([float("nan"), 1.0], [1.0, 2.0])  # one clip tells nothing
+    rows = {"defaults": {"seam": [1.0, 2.0, 3.0]}, "--x": {"seam": [2.0, 3.1, 4.0], "leak": [0.5]}}
+    lines = flags.text(rows).splitlines()
+    assert lines[0] == "| flags | seam | leak |" and lines[2:] == [
+        "| defaults | 2.000 |  |",
+        "| --x | **3.033** | 0.500 |",
+    ]
