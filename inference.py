@@ -212,7 +212,7 @@ def run(args: argparse.Namespace) -> None:
         run_jobs(read_jobs(args), args)
     elif len(args.face) == len(args.audio) == 1 and not any(map(files.is_folder, (*args.face, *args.audio))):
         take = open_lips(args).run(args.face[0], args.audio[0], args.outfile, **options_of(args))
-        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
     else:
         run_jobs(jobs.pair(args.face, args.audio, options_of(args), cli.TERMINAL), args)
 
@@ -227,7 +227,7 @@ def run_pairs(args: argparse.Namespace) -> None:
     if twice := {number for number in numbers if numbers.count(number) > 1}:
         raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
     take = dialogue.run(open_lips(args), args.face[0], dict(args.pair), args.outfile, **options_of(args))
-    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, object]:

@@ -138,6 +138,14 @@ def test_the_own_sound_stays_around(lips, humming_clip, tone, tmp_path):
     assert np.abs(np.diff(sound)).max() < 1.3 * steepest
 
 
+def test_what_was_made_anew_is_said(small_checkpoint, talking_clip, tone, tmp_path, capsys):
+    """The written video is longer than that."""
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", "--start=0.2"]
+    assert inference.main([*command, f"--outfile={tmp_path / 'out.mp4'}", "--box", "60", "200", "100", "210"]) == 0
+    said = "out.mp4: 10 frames, 0.40 s from 0.20 to 0.60 s; the others as they were filmed"
+    assert said in capsys.readouterr().out
+
+
 def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
     lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)
