@@ -389,10 +389,13 @@ class LipSync:
             return shut_mouths(self.model, first_faces(source, path, used))
         index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
-        box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
-        frame = next(video.read_frames(source, index, 1), None)
+        if index < 0 or used is not None and index >= len(known):
+            bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
+            raise UserError(f"--reference {reference}: the frames that are used {bound}; name one of them")
+        box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
         if box is None or frame is None:
-            raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
+            lack = "face in that frame" if box is None else "such frame"
+            raise UserError(f"--reference {reference}: {source.path} has no {lack}; name another")
         return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:

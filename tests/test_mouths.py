@@ -228,7 +228,7 @@ def test_what_cannot_be_is_refused(options, words):
 
 def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):
     assert inference.main([*command(head[0], head[0], tmp_path), "--reference", "900"]) == 2
-    assert "has no face in that frame, or no such frame" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "has no such frame; name another" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------------------

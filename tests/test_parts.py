@@ -100,8 +100,10 @@ def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, opt
 def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
     assert (take.manner.references.faces == crop(filmed[7], (100, 60, 210, 200))).all()
-    with pytest.raises(UserError, match="--reference 3: .* has no face in that frame, or no such frame"):
+    with pytest.raises(UserError, match="--reference 3: the frames that are used begin with 5; name one of them"):
         lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=3)
+    with pytest.raises(UserError, match="--reference 15: the frames that are used end with 14"):
+        lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=15)
 
 
 def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
@@ -226,6 +228,8 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
     lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).face.known(None)
     assert "5 of 10 frames (0.2 s) have no face: 20-24" in lips.report.notes[-1]  # counted in the whole video
+    with pytest.raises(UserError, match="--reference 22: .*gone.mp4 has no face in that frame; name another"):
+        lips.prepare(tmp_path / "gone.mp4", tone, start=0.6, reference=22)
 
 
 def test_negative_starts_and_live(lips, talking_clip, tone):
