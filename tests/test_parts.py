@@ -183,6 +183,20 @@ def test_mix_is_what_is_heard(lips, humming_clip, tone, speech, tmp_path):
 # Where a part begins and ends
 
 
+@pytest.mark.parametrize("whole", ["hum.mkv", "mono.mkv"])
+@pytest.mark.parametrize("as_mix", [True, False])
+def test_its_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, whole, as_mix):
+    """Under the part, which starts at 0.2 s, it begins anew."""
+    run_ffmpeg("-i", humming_clip, "-c:v", "copy", "-c:a", "flac", "-ac", 1, tmp_path / "mono.mkv")
+    whole = tmp_path / whole
+    options = {"mix": whole} if as_mix else {"end": 0.6}
+    lips.run(whole, tone if as_mix else whole, tmp_path / "out.mp4", start=0.2, box=BOX, **options)
+    channels, expected = (2, 0.2) if whole == humming_clip else (1, 0.1)
+    left, *_ = channels_of(tmp_path / "out.mp4", tmp_path, channels)
+    for start, stop in ((0.05, 0.18), (0.22, 0.57), (0.62, 0.95)):
+        assert level(left, start, stop, 300) == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.parametrize("start, end, wanted, frames, note", [
     (0.2, None, 10, (5, 10, True), None),
     (0.2, 0.6, 10, (5, 10, True), None),
