@@ -351,7 +351,7 @@ class LipSync:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, wish)
             else:
                 pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
-            for piece in boxes.only(pieces, part):
+            for piece in boxes.only(pieces, part, source):
                 known += piece[0]
                 yield piece
         who, first = wish.WHO if wish else "", source.start + part.start
