@@ -366,8 +366,9 @@ class LipSync:
             expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
             return speakers.Speaker(source, wanted, expert)
         if options.face_like:
-            identity = identities.open_sface(options.identity)
-            return speakers.Lookalike(source, Path(options.face_like), identity, self.search)
+            picture = Path(options.face_like)
+            video.probe(picture)  # what is wrong with it is said before anything is downloaded
+            return speakers.Lookalike(source, picture, identities.open_sface(options.identity), self.search)
         return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
