@@ -150,11 +150,18 @@ def fetch(known: KnownFile, folder: Path) -> Path:
                 downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part")),
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
-        reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"could not download {known.url} ({reason}); fetch it by other means and put it at {target}"
+            f"could not download {known.url} ({reason_of(error)}); fetch it by other means and put it at {target}"
         ) from error
     return Path(found)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know."""
+    while earlier := error.__cause__ or error.__context__:
+        error = earlier
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
 
 
 def _resuming_downloader(part: Path) -> Callable[[str, str, Any], None]:
