@@ -117,9 +117,9 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None) -> Pa
         return path
     if str(path_or_name) == DEMO and network in SHIPPED:  # also where a folder has that name, as in the repository
         return SHIPPED[network]
-    if path.exists():
+    known = KNOWN.get(str(path_or_name))  # likewise: wav2lip is one
+    if known is None and path.exists():
         return path
-    known = KNOWN.get(str(path_or_name))
     if known is None and re.match(r"[A-Za-z]{2,}:/", str(path_or_name)):
         raise MissingFile(f"{path_or_name} is an address; download it first, and give the file")
     if known is None:
@@ -312,8 +312,8 @@ def read_state(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
+        words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's go on for a paragraph
+        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content

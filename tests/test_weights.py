@@ -224,6 +224,9 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
     assert weights.find("wav2lip_gan").name == "wav2lip_gan.pth"
+    (tmp_path / "checkpoints/wav2lip.pth").write_bytes(b"x")
+    (tmp_path / "wav2lip").mkdir()  # as our repository has it
+    assert weights.find("wav2lip").name == "wav2lip.pth"
 
 
 # --------------------------------------------------------------------------------------------------------------------
