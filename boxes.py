@@ -17,11 +17,6 @@ Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
 # it was seen in the next frames, (n, 4) float, NaN where not, neither padded, smoothed nor filled in
 Piece = tuple[list[Box | None], np.ndarray]
 
-NO_FACE = (
-    "no face was found in any frame; try another --face_detector, --rotate if the picture lies on its side, "
-    "--crop to the face if it is tiny, or give --box yourself"
-)
-
 
 class FacePath:
     """One face, frame by frame, as far as somebody has asked for it: then the search goes on.
@@ -128,16 +123,17 @@ def place(
 
     Raises UserError, at the end, if that was nowhere, or the pads leave nothing of it.
     """
-    steady, faces, drawn = Steadying(round(GAP_SECONDS * picture.fps), smooth), False, False
+    steady, faces, drawn, count = Steadying(round(GAP_SECONDS * picture.fps), smooth), False, False, 0
     for seen, shot_ends in rows:
+        count += len(seen)
         followed = steady.add(seen, shot_ends)
         boxes = _placed(followed, pads, picture)
         faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
         yield boxes, seen
-    _check_any(faces, drawn, pads)
+    _check_any(faces, drawn, pads, picture, count)
 
 
-def only(pieces: Iterable[Piece], part: slice) -> Generator[Piece, None, None]:
+def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
     """Yield only what lies in a ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
     passed, drawn = 0, False
     for boxes, seen in pieces:
@@ -146,7 +142,7 @@ def only(pieces: Iterable[Piece], part: slice) -> Generator[Piece, None, None]:
         drawn = drawn or any(boxes[inside])
         yield boxes[inside], seen[inside]
     if not drawn:
-        raise UserError(NO_FACE)
+        raise no_face(picture, part.start, part.stop - part.start)
 
 
 def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
@@ -173,7 +169,7 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     Raises UserError when no frame has a face, or the pads leave none.
     """
     placed = _placed(boxes, pads, picture)
-    _check_any(not np.isnan(boxes).all(), any(placed), pads)
+    _check_any(not np.isnan(boxes).all(), any(placed), pads, picture, len(boxes))
     return placed
 
 
@@ -187,12 +183,23 @@ def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
 
 
-def _check_any(faces: bool, drawn: bool, pads: Sequence[int]) -> None:
-    """Raise UserError if there were no ``faces``, or nothing of them is left to be ``drawn``."""
+def _check_any(faces: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
+    """Raise UserError if ``count`` frames had no ``faces``, or nothing of them is left to be ``drawn``."""
     if not faces:
-        raise UserError(NO_FACE)
+        raise no_face(picture, 0, count)
     if not drawn:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
+
+
+def no_face(picture: VideoInfo, first: int, count: int) -> UserError:
+    """Return what to say where none of ``count`` frames, from ``first`` on, has a face; others may have one."""
+    start = picture.start + first
+    seconds = (float(frame / picture.fps) for frame in (start, start + count))
+    where = "" if picture.is_image else " from {:.2f} to {:.2f} s, the part that is used".format(*seconds)
+    return UserError(
+        f"no face was found in {picture.path}{where}; try another --face_detector, --rotate if the picture lies on "
+        "its side, --crop to the face if it is tiny, or give --box yourself"
+    )
 
 
 def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", first: int = 0) -> str:

@@ -49,6 +49,8 @@ def run(
     ``options``: those of ``lipsync.Options`` that do not say which face. The result is as long as the longest speech; a
     face whose speech is over is left as it was filmed, or with ``silence="closed"`` shut. Raises as ``LipSync.run``.
     """
+    if not speeches:
+        raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
     face, outfile, paths = Path(face), Path(outfile), {index: Path(path) for index, path in speeches.items()}
     chosen = Options(**options)
     check_options(chosen)

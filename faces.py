@@ -18,7 +18,7 @@ import torch
 import files
 import video
 from concurrency import prefetch
-from errors import UserError
+from errors import MissingFile, UserError
 from face_detection.detections import Detections, cache_name
 from face_detection.detectors import DETECTORS, SFD_WEIGHTS, Detector, create_detector
 from face_detection.search import search
@@ -62,6 +62,8 @@ class FaceSearch:
         return replace(self, detector=self.detector_name(), weights=self.detector_weights())
 
     def open(self, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Detector:
+        if self.weights and not Path(self.weights).exists():
+            raise MissingFile(f"--face_detector_weights {self.weights} does not exist; give the detector's file")
         return create_detector(self.detector_name(), str(device), self.detector_weights(), dtype)
 
     def find(

@@ -6,6 +6,7 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -128,9 +129,12 @@ def _parse(name: str, text: str, kind: type) -> bool | int | float:
             raise UserError(f"hparam {name} takes true or false, not {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise UserError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
+    if not 0 <= value < math.inf:  # nor NaN; those below 0 are fixed
+        raise UserError(f"hparam {name} takes a number from 0 on, not {text!r}")
+    return value
 
 
 hparams = HParams()

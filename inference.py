@@ -20,14 +20,12 @@ import cli
 import dialogue
 import files
 import jobs
-import pasting
 import runtimes
 import video
 from devices import own_device
 from errors import UserError, about
-from lipsync import LipSync, Take
+from lipsync import VALUES, LipSync, Take
 
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 OUTFILE = Path("results/result_voice.mp4")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
@@ -118,20 +116,20 @@ def get_parser() -> cli.Parser:
     )
     add(
         "--speaker",
-        choices=("auto",),
+        choices=VALUES["speaker"],
         help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
     )
     add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
     add("--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once.")
     add(
         "--on_missing_face",
-        choices=("keep", "error"),
+        choices=VALUES["on_missing_face"],
         default="keep",
         help="Keep frames without a face as they are, or stop.",
     )
     add(
         "--loop",
-        choices=("loop", "pingpong"),
+        choices=VALUES["loop"],
         default="loop",
         help="Repeat a video that is shorter than the speech from its start, or back and forth.",
     )
@@ -143,7 +141,7 @@ def get_parser() -> cli.Parser:
     )
     add(
         "--silence",
-        choices=("free", "closed"),
+        choices=VALUES["silence"],
         default="free",
         help="In pauses let lips do what the network likes, or close them.",
     )
@@ -162,7 +160,7 @@ def get_parser() -> cli.Parser:
     )
     add(
         "--blend",
-        choices=pasting.BLENDS,
+        choices=VALUES["blend"],
         help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
     )
     add(
@@ -186,7 +184,7 @@ def get_parser() -> cli.Parser:
         default=18,
         help="Encode with this quality; lower is better.",
     )
-    add("--preset", choices=PRESETS, default="superfast", help="Encode with this effort.")
+    add("--preset", choices=VALUES["preset"], default="superfast", help="Encode with this effort.")
     return parser
 
 
@@ -212,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
         run_jobs(read_jobs(args), args)
     elif len(args.face) == len(args.audio) == 1 and not any(map(files.is_folder, (*args.face, *args.audio))):
         take = open_lips(args).run(args.face[0], args.audio[0], args.outfile, **options_of(args))
-        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
     else:
         run_jobs(jobs.pair(args.face, args.audio, options_of(args), cli.TERMINAL), args)
 
@@ -227,7 +225,7 @@ def run_pairs(args: argparse.Namespace) -> None:
     if twice := {number for number in numbers if numbers.count(number) > 1}:
         raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
     take = dialogue.run(open_lips(args), args.face[0], dict(args.pair), args.outfile, **options_of(args))
-    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
 
 
 def options_of(args: argparse.Namespace) -> dict[str, object]:

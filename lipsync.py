@@ -17,6 +17,7 @@ import contextlib
 import copy
 import itertools
 import math
+import numbers
 import threading
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ import boxes
 import files
 import identities
 import parts
+import pasting
 import speakers
 import video
 from boxes import Box, FacePath, Piece
@@ -52,7 +54,15 @@ from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 REFERENCES = ("same", "still")
-SPEAKERS = (None, "auto")
+VALUES = {  # of options that take one of a few words
+    "speaker": ("auto",),
+    "on_missing_face": ("keep", "error"),
+    "loop": ("loop", "pingpong"),
+    "silence": ("free", "closed"),
+    "blend": pasting.BLENDS,
+    "preset": video.PRESETS,
+}
+NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 LOOKED_AT, LOOK_EVERY = 8.0, 5  # seconds of the video in which shut mouths are looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
@@ -104,12 +114,13 @@ class Options:
         chosen = [name for name in CHOICES if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
-        if self.speaker not in SPEAKERS:
-            raise UserError(f"--speaker {self.speaker} is not known; auto is")
+        self._check_kinds()
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= weights.MOST_GAIN:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MOST_GAIN:g}")
+        if isinstance(self.reference, numbers.Integral):  # of numpy's too
+            object.__setattr__(self, "reference", int(self.reference))
         if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
         if self.start is not None and self.start < 0:
@@ -120,6 +131,20 @@ class Options:
             raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
         if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
+
+    def _check_kinds(self) -> None:
+        """Raise UserError for words that are not known, and for what is no number, or none that can be."""
+        for name, known in VALUES.items():
+            if (value := getattr(self, name)) != getattr(Options, name) and value not in known:
+                raise UserError(f"--{name} {value} is not known; {', '.join(known)} can be given")
+        for name in NUMBERS:
+            given = (value := getattr(self, name)) is not getattr(Options, name)
+            if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise UserError(f"--{name} {value} is not a number")
+        if not (isinstance(self.resize_factor, numbers.Integral) and self.resize_factor > 0):
+            raise UserError(f"--resize_factor {self.resize_factor} is not a whole number above 0")
+        if self.crf not in range(52):
+            raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
 
     @property
     def is_part(self) -> bool:
@@ -147,6 +172,9 @@ class Take:
     match: Result | None = None  # how well the speech matches the face as it was filmed
     until: int | None = None  # frame of the result from which on the face is left as it was filmed
     others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
+
+    def __repr__(self) -> str:
+        return f"<Take of {self.source.path}: {len(self)} frames, {self.seconds:.2f} s>"
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -212,6 +240,8 @@ class LipSync:
         batch_size: int = 128,
         report: Reporter = SILENT,
     ) -> None:
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} faces is none; give batch_size a number above 0")
         self.runtime = Runtime(runtime, precision)
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
@@ -351,7 +381,7 @@ class LipSync:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, wish)
             else:
                 pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
-            for piece in boxes.only(pieces, part):
+            for piece in boxes.only(pieces, part, source):
                 known += piece[0]
                 yield piece
         who, first = wish.WHO if wish else "", source.start + part.start
@@ -366,8 +396,9 @@ class LipSync:
             expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
             return speakers.Speaker(source, wanted, expert)
         if options.face_like:
-            identity = identities.open_sface(options.identity)
-            return speakers.Lookalike(source, Path(options.face_like), identity, self.search)
+            picture = Path(options.face_like)
+            video.probe(picture)  # what is wrong with it is said before anything is downloaded
+            return speakers.Lookalike(source, picture, identities.open_sface(options.identity), self.search)
         return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
@@ -389,10 +420,13 @@ class LipSync:
             return shut_mouths(self.model, first_faces(source, path, used))
         index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
-        box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
-        frame = next(video.read_frames(source, index, 1), None)
+        if index < 0 or used is not None and index >= len(known):
+            bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
+            raise UserError(f"--reference {reference}: the frames that are used {bound}; name one of them")
+        box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
         if box is None or frame is None:
-            raise UserError(f"--reference {reference}: {source.path} has no face in that frame, or no such frame")
+            lack = "face in that frame" if box is None else "such frame"
+            raise UserError(f"--reference {reference}: {source.path} has no {lack}; name another")
         return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:

@@ -282,7 +282,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
     RuntimeError for a loss that is not finite.
     """
     machine = task.machine
-    plan.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    files.check_folder(plan.checkpoint_dir)
     position = _restore(task, plan)
     if machine.is_main:
         _introduce(train, val, plan, position, report)

@@ -65,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    wanted = list_takes(args)  # what is wrong with it is said before anything is downloaded
     device = pick_device(own_device(args.device))
     judge = lse.open_judge(args.lse_checkpoint_path, device)
     embed = None if args.no_fid else fid.open_inception(args.fid_weights, device)
     judges = open_judges(args)
-    wanted = list_takes(args)
 
     lips = open_generator(args)
     for take, listed in wanted.items():  # in one order everywhere: whoever ends the last take ends all of them

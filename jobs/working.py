@@ -64,6 +64,8 @@ def work_through(jobs: Sequence[Job], lips: LipSync, again: bool = False) -> Out
     Under torchrun every process takes its share, and the last to finish tells and returns what came of all; the others
     return None. Raises UserError for what would spoil every job.
     """
+    if not jobs:
+        return Outcome()
     share = Share.begin(jobs[0].outfile.parent)
     mine = share.of(jobs)
     todo = [job for job in mine if again or not is_made(job, lips)]

@@ -42,6 +42,9 @@ class Face:
     references: References  # with a shut mouth, unless ``options`` name a frame
     options: Options  # with the blend that is used
 
+    def __repr__(self) -> str:
+        return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
+
     def frames(self) -> Iterator[tuple[np.ndarray, Box | None]]:
         """Yield the frames as they were filmed, each with its box, without end."""
         pingpong, known = self.options.loop == "pingpong", self.boxes

@@ -133,6 +133,8 @@ class Session:
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
+        if not (rate > 0 and behind >= 0):
+            raise UserError(f"rate is above 0 and behind not below, which {rate} Hz and {behind} s are not")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
         self._hearing, self._making = threading.RLock(), threading.RLock()  # the state; source, network and state

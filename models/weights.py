@@ -117,9 +117,9 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None) -> Pa
         return path
     if str(path_or_name) == DEMO and network in SHIPPED:  # also where a folder has that name, as in the repository
         return SHIPPED[network]
-    if path.exists():
+    known = KNOWN.get(str(path_or_name))  # likewise: wav2lip is one
+    if known is None and path.exists():
         return path
-    known = KNOWN.get(str(path_or_name))
     if known is None and re.match(r"[A-Za-z]{2,}:/", str(path_or_name)):
         raise MissingFile(f"{path_or_name} is an address; download it first, and give the file")
     if known is None:
@@ -150,11 +150,18 @@ def fetch(known: KnownFile, folder: Path) -> Path:
                 downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part")),
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
-        reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"could not download {known.url} ({reason}); fetch it by other means and put it at {target}"
+            f"could not download {known.url} ({reason_of(error)}); fetch it by other means and put it at {target}"
         ) from error
     return Path(found)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know."""
+    while earlier := error.__cause__ or error.__context__:
+        error = earlier
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
 
 
 def _resuming_downloader(part: Path) -> Callable[[str, str, Any], None]:
@@ -305,8 +312,8 @@ def read_state(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words})") from None
+        words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's go on for a paragraph
+        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content

@@ -11,6 +11,7 @@ import faces
 import inference
 import video
 from conftest import run_ffmpeg, write_clip
+from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync
 
@@ -63,6 +64,11 @@ def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
     alone = np.stack(list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches[1], face_index=1))))
     assert np.array_equal(together[:, :, HALF:], alone[:, :, HALF:])
     assert not np.array_equal(together[:15, :, :HALF], alone[:15, :, :HALF])
+
+
+def test_somebody_has_to_speak(tmp_path):
+    with pytest.raises(UserError, match="nobody is given a speech"):
+        dialogue.run(LipSync(), tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
 
 
 def test_what_is_heard_is_the_sum(tmp_path):

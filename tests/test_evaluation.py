@@ -464,6 +464,12 @@ def test_run_all_tells_why_a_take_is_missing(judged, capsys):
     assert rows["generated"]["faces"] == 1 and rows["generated"]["success"] in (0, 0.5) and "motion" in rows["silent"]
 
 
+def test_run_all_looks_at_the_videos_before_it_downloads(tmp_path, capsys):
+    command = ["--data_root", str(tmp_path / "none"), "--results_dir", str(tmp_path), "--checkpoint_path", "demo"]
+    assert run_all.main(command) == 2
+    assert capsys.readouterr().err == f"error: --data_root {tmp_path / 'none'} is not a folder\n"
+
+
 def test_run_all_compares_the_same_pairs(judged, capsys):
     """A video that cannot be scored takes its partner along, and is told."""
     folder, common, _ = judged

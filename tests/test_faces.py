@@ -15,6 +15,7 @@ import torch
 import faces
 import video
 from conftest import needs_bf16
+from errors import UserError
 from face_detection import FaceAlignment, detectors
 from face_detection.detections import Detections, cache_name
 from face_detection.search import search
@@ -294,6 +295,11 @@ def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
     settings = FaceSearch("sfd")
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
         settings.find(video.probe(talking_clip), 5)
+
+
+def test_weights_that_are_not_there(talking_clip, tmp_path):
+    with pytest.raises(UserError, match="--face_detector_weights .*none.pth does not exist; give the detector's file"):
+        FaceSearch(weights=tmp_path / "none.pth").find(video.probe(talking_clip), 5)
 
 
 def test_other_weights_under_one_name_see_for_themselves(talking_clip, tmp_path):

@@ -53,7 +53,7 @@ ALLOWED = {
     "parts": {"reporting", "video"},
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "parts", "references", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
+        "parts", "pasting", "references", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
     },
     "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},

@@ -18,6 +18,9 @@ def test_override_keeps_types():
         ("batchsize=3", "batchsize"),
         ("batch_size=x", "batch_size"),
         ("batch_size", "batch_size"),
+        ("syncnet_lr=nan", "syncnet_lr takes a number from 0 on, not 'nan'"),
+        ("disc_wt=inf", "disc_wt takes a number from 0 on"),
+        ("batch_size=-1", "batch_size takes a number from 0 on"),
         ("hop_size=160", "hop_size is part of the data"),  # the mels on disk have 80 frames a second
     ],
 )

@@ -331,6 +331,10 @@ def test_another_network_or_sound_makes_all_again(program, room, small_checkpoin
     assert len(program(*command).calls) == 2
 
 
+def test_nothing_to_do_is_done(small_checkpoint):
+    assert jobs.work_through([], LipSync(small_checkpoint)) == jobs.Outcome()
+
+
 def test_notes_say_whose_they_are(room, small_checkpoint, silence):
     told = Told()
     lips = LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)

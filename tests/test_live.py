@@ -300,6 +300,24 @@ def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
         assert np.array_equal(pictures(opened.idle(5)), pictures(made.idle(5)))
 
 
+@pytest.mark.parametrize("options", [{"rate": 0}, {"rate": -16000}, {"behind": -1.0}, {"behind": float("nan")}])
+def test_sessions_that_cannot_be(lips, face, options):
+    with pytest.raises(UserError, match="rate is above 0 and behind not below"):
+        live.Session(lips, face, **options)
+
+
+def test_a_batch_of_nobody_is_refused(small_checkpoint):
+    with pytest.raises(UserError, match="a batch of 0 faces is none"):
+        LipSync(small_checkpoint, batch_size=0)
+
+
+def test_takes_and_faces_are_shown_in_a_line(lips, face, talking_clip, speech):
+    """Without their arrays, where somebody's notebook prints them."""
+    take = lips.prepare(talking_clip, speech, box=BOX)
+    assert repr(take) == f"<Take of {talking_clip}: 30 frames, 1.20 s>"
+    assert repr(face) == f"<Face of {talking_clip}, 25 fps>"
+
+
 def test_frames_without_a_face_are_kept(lips, tmp_path, astronaut):
     """A second of a face, of nothing, and of the face again."""
     from conftest import write_clip

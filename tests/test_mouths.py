@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from datetime import date
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -18,6 +20,7 @@ import video
 from boxes import FacePath
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
+from errors import UserError
 from lipsync import LipSync, Options, first_faces
 from mouths import Manner, crop, generate, open_lips, redraw_mouths, shut_mouths
 from pasting import paste
@@ -220,15 +223,33 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     ({"mouth_gain": -1.0}, "--mouth_gain -1 is not between 0 and 4"),
     ({"mouth_gain": 5.0}, "--mouth_gain 5 is not between 0 and 4"),
     ({"reference": "sane"}, "--reference sane is none of same, still and no frame's number"),
+    ({"silence": "close"}, "--silence close is not known; free, closed can be given"),
+    ({"blend": "soft"}, "--blend soft is not known; box, feather can be given"),
+    ({"loop": "bounce"}, "--loop bounce is not known"),
+    ({"on_missing_face": "skip"}, "--on_missing_face skip is not known"),
+    ({"speaker": "left"}, "--speaker left is not known; auto can be given"),
+    ({"preset": "warp"}, "--preset warp is not known; ultrafast, "),
+    ({"crf": 99}, "--crf 99 is not a whole number from 0 to 51"),
+    ({"resize_factor": 0}, "--resize_factor 0 is not a whole number above 0"),
+    ({"start": "0:01"}, "--start 0:01 is not a number"),
+    ({"end": float("inf")}, "--end inf is not a number"),
+    ({"lip_delay": float("nan")}, "--lip_delay nan is not a number"),
+    ({"mouth_gain": "1.5"}, "--mouth_gain 1.5 is not a number"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, words):
-    with pytest.raises(ValueError, match=words):
+    """In Python too, where no parser looks at it before."""
+    with pytest.raises(UserError, match=words):
         Options(**options)
+
+
+def test_numbers_may_be_those_of_others():
+    chosen = Options(reference=np.int64(3), fps=Fraction(30000, 1001), mouth_gain=np.float32(1.5), crf=np.int64(20))
+    assert type(chosen.reference) is int and chosen == replace(chosen)
 
 
 def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):
     assert inference.main([*command(head[0], head[0], tmp_path), "--reference", "900"]) == 2
-    assert "has no face in that frame, or no such frame" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "has no such frame; name another" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -100,8 +100,10 @@ def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, opt
 def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
     assert (take.manner.references.faces == crop(filmed[7], (100, 60, 210, 200))).all()
-    with pytest.raises(UserError, match="--reference 3: .* has no face in that frame, or no such frame"):
+    with pytest.raises(UserError, match="--reference 3: the frames that are used begin with 5; name one of them"):
         lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=3)
+    with pytest.raises(UserError, match="--reference 15: the frames that are used end with 14"):
+        lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=15)
 
 
 def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
@@ -138,6 +140,14 @@ def test_the_own_sound_stays_around(lips, humming_clip, tone, tmp_path):
     assert np.abs(np.diff(sound)).max() < 1.3 * steepest
 
 
+def test_what_was_made_anew_is_said(small_checkpoint, talking_clip, tone, tmp_path, capsys):
+    """The written video is longer than that."""
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", "--start=0.2"]
+    assert inference.main([*command, f"--outfile={tmp_path / 'out.mp4'}", "--box", "60", "200", "100", "210"]) == 0
+    said = "out.mp4: 10 frames, 0.40 s from 0.20 to 0.60 s; the others as they were filmed"
+    assert said in capsys.readouterr().out
+
+
 def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
     lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)
@@ -171,6 +181,20 @@ def test_mix_is_what_is_heard(lips, humming_clip, tone, speech, tmp_path):
 
 # --------------------------------------------------------------------------------------------------------------------
 # Where a part begins and ends
+
+
+@pytest.mark.parametrize("whole", ["hum.mkv", "mono.mkv"])
+@pytest.mark.parametrize("as_mix", [True, False])
+def test_its_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, whole, as_mix):
+    """Under the part, which starts at 0.2 s, it begins anew."""
+    run_ffmpeg("-i", humming_clip, "-c:v", "copy", "-c:a", "flac", "-ac", 1, tmp_path / "mono.mkv")
+    whole = tmp_path / whole
+    options = {"mix": whole} if as_mix else {"end": 0.6}
+    lips.run(whole, tone if as_mix else whole, tmp_path / "out.mp4", start=0.2, box=BOX, **options)
+    channels, expected = (2, 0.2) if whole == humming_clip else (1, 0.1)
+    left, *_ = channels_of(tmp_path / "out.mp4", tmp_path, channels)
+    for start, stop in ((0.05, 0.18), (0.22, 0.57), (0.62, 0.95)):
+        assert level(left, start, stop, 300) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("start, end, wanted, frames, note", [
@@ -214,10 +238,12 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone = np.full((50, 240, 320, 3), 60, np.uint8)
     gone[:20] = astronaut[0:240, 60:380]
     write_clip(tmp_path / "gone.mp4", gone)
-    with pytest.raises(UserError, match="no face was found"):
+    with pytest.raises(UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.60 s, the part that is used"):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
     lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).face.known(None)
     assert "5 of 10 frames (0.2 s) have no face: 20-24" in lips.report.notes[-1]  # counted in the whole video
+    with pytest.raises(UserError, match="--reference 22: .*gone.mp4 has no face in that frame; name another"):
+        lips.prepare(tmp_path / "gone.mp4", tone, start=0.6, reference=22)
 
 
 def test_negative_starts_and_live(lips, talking_clip, tone):

@@ -184,7 +184,7 @@ def test_nobody_looks_like_that(program, tmp_path):
     (("--speaker", "auto", "--face_index", 0), "--face_index and --speaker both say which face"),
     (("--speaker", "auto", "--face", "red.png"), "red.png is a picture"),
     (("--face_like", "grey.png", "--identity", "sface.onnx"), "grey.png shows no face"),
-    (("--face_like", "none.png", "--identity", "sface.onnx"), "none.png does not exist"),
+    (("--face_like", "none.png"), "none.png does not exist"),  # nothing is downloaded before
     (("--face_like", "red.png", "--identity", "red.png"), "does not hold OpenCV's SFace"),
     (("--face_like", "red.png", "--box", 1, 2, 3, 4), "--box and --face_like both say which face"),
 ])  # fmt: skip

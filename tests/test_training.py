@@ -852,6 +852,7 @@ def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch)
     (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
     (("--resume", "--checkpoint_path", "x.pth"), "not both"),
     (("--hparams", "syncnet_eval_interval=0"), "eval_interval must be 1 or more"),
+    (("--checkpoint_dir", str(ROOT / "LICENSE" / "run")), "cannot write in"),
 ])  # fmt: skip
 def test_unusable_arguments(corpus, tmp_path, capsys, change, words):
     assert color_syncnet_train.main([*command(corpus, tmp_path, "--max_steps", 1), *change]) == 2

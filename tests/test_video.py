@@ -794,6 +794,16 @@ def test_video_cut_short_is_refused(tmp_path, name, codec):
         list(video.read_frames(video.probe(tmp_path / name)))
 
 
+@pytest.mark.parametrize("left", [20, 200])
+def test_video_without_most_of_its_table_of_contents(tmp_path, left):
+    """Cameras and browsers write it last."""
+    write_clip(tmp_path / "v.mp4", np.zeros((5, 64, 64, 3), np.uint8))
+    content = (tmp_path / "v.mp4").read_bytes()
+    (tmp_path / "v.mp4").write_bytes(content[: content.rindex(b"moov") + left])
+    with pytest.raises(ValueError, match="v.mp4 has neither picture nor sound .*; it may be cut short"):
+        video.probe(tmp_path / "v.mp4")
+
+
 @pytest.mark.parametrize("name, content, words", [
     ("text.mp4", b"hello " * 500, "not a video"),
     ("empty.mp4", b"", "empty"),

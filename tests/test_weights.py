@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import http.server
@@ -223,6 +224,9 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
     assert weights.find("wav2lip_gan").name == "wav2lip_gan.pth"
+    (tmp_path / "checkpoints/wav2lip.pth").write_bytes(b"x")
+    (tmp_path / "wav2lip").mkdir()  # as our repository has it
+    assert weights.find("wav2lip").name == "wav2lip.pth"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -301,6 +305,17 @@ def test_broken_download_is_resumed(server, tmp_path, path):
     assert not (tmp_path / "file.pth").exists()
     assert weights.fetch(known(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests[1].startswith("bytes=")
+
+
+def test_why_a_download_failed_is_said_once(tmp_path):
+    """Not in the words of each package that it went through; nobody listens at port 1."""
+    with pytest.raises(RuntimeError) as caught:
+        weights.fetch(known("http://127.0.0.1:1/x"), tmp_path)
+    target = tmp_path / "file.pth"
+    reason = os.strerror(errno.ECONNREFUSED)
+    assert str(caught.value) == (
+        f"could not download http://127.0.0.1:1/x ({reason}); fetch it by other means and put it at {target}"
+    )
 
 
 def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):

@@ -158,6 +158,8 @@ def _describe(path: Path) -> _Description:
         raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
     if pictures.is_webp(path):
         raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
+    if "Input #0, " in head:  # it was opened; ffmpeg's last words would be about its output
+        raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
     raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words(code, report)}")
 
 

@@ -45,6 +45,9 @@ class Splice:
         if not isinstance(own, int):
             new, *old = _copies(_clocked(part), 1 + pieces)
             return [new, *(copy.filter("volume", 0) for copy in old)]
+        files = {self.part.path.absolute(), self.whole.absolute()}
+        if len(files) == 1 and str(self.part.stream) == str(own):  # to ffmpeg-python the two are one
+            return _copies(_clocked(part), 1 + pieces)
         if self.part.mono:  # else beside stereo it would be 3 dB lower
             part = part.filter("pan", args="stereo|c0=c0|c1=c0")
         return [_clocked(part), *_copies(_clocked(input_of(self.whole)[str(own)]), pieces)]

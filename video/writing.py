@@ -24,6 +24,7 @@ EXACT_COLOUR = "accurate_rnd+bicubic"
 # x264's quickest presets do without the look ahead that lets it spend less on what stays the same: it costs next to
 # nothing and halves the file. So "superfast" makes files almost as small as "veryfast" does, in half the time.
 QUICK_PRESETS = ("ultrafast", "superfast")
+PRESETS = (*QUICK_PRESETS, "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 
