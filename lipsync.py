@@ -44,6 +44,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, Manner, crop, redraw_mouths, shut_mouths
+from occlusion import Bare
 from references import References
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
@@ -52,6 +53,7 @@ from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 REFERENCES = ("same", "still")
+OCCLUSIONS = ("keep", "ignore")
 SPEAKERS = (None, "auto")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 LOOKED_AT, LOOK_EVERY = 8.0, 5  # seconds of the video in which shut mouths are looked for, in every fifth frame
@@ -92,6 +94,7 @@ class Options:
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
+    occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 
@@ -112,6 +115,8 @@ class Options:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MOST_GAIN:g}")
         if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
+        if self.occlusion not in OCCLUSIONS:
+            raise UserError(f"--occlusion {self.occlusion} is none of {', '.join(OCCLUSIONS)}")
         if self.start is not None and self.start < 0:
             raise UserError(f"--start {self.start:g} lies before the video; it counts from its beginning")
         if self.end is not None and self.end <= (self.start or 0):
@@ -375,18 +380,25 @@ class LipSync:
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = self.generator.gain * options.mouth_gain * (1 - closed)
-        references = None
+        bare = references = None
+        if options.occlusion == "keep" and options.blend == "feather":
+            bare = Bare(first_faces(take.source, take.face, take.used))
         if options.reference != "same" or closed.any():
-            references = self.references(take.source, take.face, take.used, options.reference)
+            references = self.references(take.source, take.face, take.used, options.reference, bare)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
-        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, self.restore)
+        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, bare, self.restore)
 
     def references(
-        self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int | None
+        self,
+        source: video.VideoInfo,
+        path: FacePath,
+        used: int | None,
+        reference: str | int | None,
+        bare: Bare | None = None,
     ) -> References:
-        """Return the face in the frame of a number, or those near the start whose mouths are shut."""
+        """Return the face in the frame of a number, or those near the start whose mouths are shut, and in view."""
         if not isinstance(reference, int):
-            return shut_mouths(self.model, first_faces(source, path, used))
+            return shut_mouths(self.model, (bare or Bare(first_faces(source, path, used))).faces)
         index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
         box = known[index % len(known)] if used is None or 0 <= index < len(known) else None
