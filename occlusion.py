@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 import masks
-from references import FAR, NEAR, posture
+from references import FAR, posture
 
 TOP = 36  # first row of a face of 96 pixels that is looked at
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
@@ -18,6 +18,7 @@ REACH = 2  # of these pixels: how far things may be moved
 NEIGHBOURS = 10  # faces with which one is compared: those that are held most alike
 PATCH = 3  # pixels: the side of what is compared
 CONTRAST = 36.0  # grey levels: of an ordinary face; paler ones count for more
+KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
 TURNED = 8.0  # grey levels between postures at which twice as much is normal
 STRANGE, ALIEN = 7.0, 12.0  # grey levels: what is farther from all may be something else; what is that far is, if it is
 SKIN = 16.0  # grey levels by which something is nearer to skin than what was there before
@@ -49,13 +50,13 @@ class Bare:
         known = self._moved[nearest[0], :, self._moved.shape[2] // 2].transpose(1, 2, 0)
         doubt = _skin_is_under(lower, known, SKIN * self._contrast)
         things = _things(distances / self._contrast / (1 + least / TURNED), doubt)
-        if least >= FAR or not things.any():  # nobody knows, or nothing is there
+        if least >= UNKNOWN or not things.any():  # nobody knows, or nothing is there
             return mask
         mask[TOP:] = cv2.resize(things, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
         mask = np.clip(1.5 * cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5))), (0, 0), 1.5), 0, 1)
         covered = (mask * masks.lips()).sum() / masks.lips().sum()
         mask = np.maximum(mask, masks.smooth_step((covered - HIDDEN[0]) / (HIDDEN[1] - HIDDEN[0])))
-        return mask * np.float32(min(1, (FAR - least) / (FAR - NEAR)))
+        return mask * np.float32(min(1, (UNKNOWN - least) / (UNKNOWN - KNOWN)))
 
     def _distances(self, lower: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Return by how much patches differ from the nearest of each of these faces, (n, 20, 32), in grey levels."""
