@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 import masks
-from references import FAR, posture
+from references import posture
 
 TOP = 36  # first row of a face of 96 pixels that is looked at
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
@@ -77,7 +77,7 @@ class Bare:
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
         sizes = np.array([_reached(alike, i).sum() for i in everybody])
         turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
-        beside = (turned < FAR) & (sizes > sizes[:, None])
+        beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
         return np.logical_not(beside.any(1))
 
 

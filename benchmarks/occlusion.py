@@ -9,7 +9,7 @@ kept            share of the thing's pixels, in the lower half of the face, that
 ignored         the same with --occlusion ignore
 flicker         grey levels by which the thing changes from frame to frame otherwise than in the film: keep, ignore
 away            share of pixels of the lower half that keep makes otherwise than ignore where the thing is not there;
-                of the clip with nothing in front of it, in all frames (clean): that is what it takes for a thing wrongly
+                of the clip with nothing in front of it, in all frames (clean): what it wrongly takes for a thing
 
 and puts a contact sheet for each thing into --folder: filmed, ignore, keep.
 """
