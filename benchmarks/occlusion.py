@@ -118,7 +118,7 @@ def kept(filmed: Sequence, made: Sequence, shares: Sequence, boxes: Sequence[Box
 
 def flicker(filmed: Sequence, made: Sequence, shares: Sequence, boxes: Sequence[Box]) -> float:
     changes = []
-    for i in range(1, len(boxes)):
+    for i in range(1, len(made)):
         place = lower(boxes[i])
         thing = np.minimum(shares[i - 1], shares[i])[place] > 0.9
         now, before = (made[k][place].astype(np.float32) - filmed[k][place] for k in (i, i - 1))
