@@ -30,8 +30,8 @@ OUTFILE = Path("results/result_voice.mp4")
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
-    "on_missing_face", "loop", "lip_delay", "start", "end", "mix", "silence", "reference", "mouth_gain", "blend", "crf",
-    "preset",
+    "on_missing_face", "loop", "lip_delay", "start", "end", "mix", "silence", "reference", "mouth_gain", "blend",
+    "occlusion", "crf", "preset",
 )  # fmt: skip
 FILES = ("face", "audio", "outfile")
 OF_ONE = (*FILES, *SAME_NAMES, "box", "nosmooth", "no_mark")  # what a row of --jobs may have, as others need not
@@ -162,6 +162,12 @@ def get_parser() -> cli.Parser:
         "--blend",
         choices=VALUES["blend"],
         help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
+    )
+    add(
+        "--occlusion",
+        choices=VALUES["occlusion"],
+        default="keep",
+        help="Keep in front of the mouth what was filmed there (hands, microphones, captions), or draw over it.",
     )
     add(
         "--restorer",

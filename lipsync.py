@@ -46,6 +46,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, Manner, crop, redraw_mouths, shut_mouths
+from occlusion import Bare
 from references import References
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
@@ -60,6 +61,7 @@ VALUES = {  # of options that take one of a few words
     "loop": ("loop", "pingpong"),
     "silence": ("free", "closed"),
     "blend": pasting.BLENDS,
+    "occlusion": ("keep", "ignore"),
     "preset": video.PRESETS,
 }
 NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
@@ -102,6 +104,7 @@ class Options:
     mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
+    occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
     crf: int = 18  # of the encoder: 0 to 51, lower is better
     preset: str = "superfast"  # of the encoder
 
@@ -406,18 +409,25 @@ class LipSync:
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = self.generator.gain * options.mouth_gain * (1 - closed)
-        references = None
+        bare = references = None
+        if options.occlusion == "keep" and options.blend == "feather":
+            bare = Bare(first_faces(take.source, take.face, take.used))
         if options.reference != "same" or closed.any():
-            references = self.references(take.source, take.face, take.used, options.reference)
+            references = self.references(take.source, take.face, take.used, options.reference, bare)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
-        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, self.restore)
+        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, bare, self.restore)
 
     def references(
-        self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int | None
+        self,
+        source: video.VideoInfo,
+        path: FacePath,
+        used: int | None,
+        reference: str | int | None,
+        bare: Bare | None = None,
     ) -> References:
-        """Return the face in the frame of a number, or those near the start whose mouths are shut."""
+        """Return the face in the frame of a number, or those near the start whose mouths are shut, and in view."""
         if not isinstance(reference, int):
-            return shut_mouths(self.model, first_faces(source, path, used))
+            return shut_mouths(self.model, (bare or Bare(first_faces(source, path, used))).faces)
         index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
         if index < 0 or used is not None and index >= len(known):

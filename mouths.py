@@ -13,6 +13,7 @@ import torch
 from boxes import Box
 from concurrency import in_parallel
 from hparams import hparams as hp
+from occlusion import Bare
 from pasting import paste
 from references import References
 from restoring import Restore
@@ -29,6 +30,7 @@ class Manner:
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     references: References | None = None  # faces that the network is shown instead of the frame's own, by
     stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 one of these
+    bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
@@ -57,25 +59,28 @@ def redraw_mouths(
     rows = zip(frames, boxes, mels, manner.of_frames())
     batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
 
-    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray]]]:
+    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]]:
         with_face = [row for row in batch if row[1] is not None]
         if not with_face:
             return batch, iter(())
         mels, faces = network_inputs([row[:3] for row in with_face])
         filmed = faces[..., 3:].copy()  # another reference may take its place
+        hidden = [manner.bare.hidden(face) if manner.bare else None for face in filmed]
         gains, stillness = zip(*(row[3] for row in with_face))
         if manner.references:
-            for face, share in zip(faces, stillness):
+            for face, share, behind in zip(faces, stillness, hidden):
                 if share > 0:
-                    face[..., 3:] = manner.references.instead_of(face[..., 3:], share)
+                    face[..., 3:] = manner.references.instead_of(
+                        face[..., 3:], share, 0.0 if behind is None else behind
+                    )
         drawn = generate(model, mels, faces, None if manner.gains is None else np.array(gains))
-        return batch, zip(drawn, filmed)
+        return batch, zip(drawn, filmed, hidden)
 
     for batch, mouths in in_parallel(with_mouths, batches, workers):
         for frame, box, *_ in batch:
             if box is not None:
-                face, filmed = next(mouths)
-                frame = paste(frame, face, filmed, box, manner.blend, in_place)
+                face, filmed, hidden = next(mouths)
+                frame = paste(frame, face, filmed, box, manner.blend, in_place, hidden)
                 if manner.restore:
                     manner.restore(frame, box)
             yield frame

@@ -16,7 +16,13 @@ AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail th
 
 
 def paste(
-    frame: np.ndarray, face: np.ndarray, filmed: np.ndarray, box: Box, blend: str, in_place: bool = False
+    frame: np.ndarray,
+    face: np.ndarray,
+    filmed: np.ndarray,
+    box: Box,
+    blend: str,
+    in_place: bool = False,
+    hidden: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
@@ -24,6 +30,7 @@ def paste(
     box. "box" replaces all of it, as the reference does; "feather" the lips and what else the network made
     otherwise than it was, with soft edges. The rest keeps the sharpness and the grain of the frame; and where what
     is replaced was much the same, it gets the detail of the frame that a face of 96 pixels is too small to show.
+    ``hidden`` (96, 96) in [0, 1] is what "feather" leaves as it was filmed, whatever the network drew there.
     """
     x1, y1, x2, y2 = box
     size = x2 - x1, y2 - y1
@@ -34,18 +41,24 @@ def paste(
         return whole
     shrunk = cv2.resize(target, face.shape[:2], interpolation=cv2.INTER_AREA)
     # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
-    kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in _mixed(face, filmed, shrunk))
+    kept, added = (
+        cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in _mixed(face, filmed, shrunk, hidden)
+    )
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
     return whole
 
 
-def _mixed(face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mixed(
+    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
     With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
     lost when the frame shrinks to 96 pixels: hair, pores, grain, edges.
     """
     face, mask = _changed(face, filmed)
+    if hidden is not None:
+        mask *= 1 - hidden
     distance = cv2.GaussianBlur(_largest(cv2.GaussianBlur(face - shrunk, (0, 0), 1.5)), (0, 0), 1)
     detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk

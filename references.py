@@ -27,14 +27,17 @@ class References:
         self.faces, self.everywhere = faces, everywhere
         self._postures = np.stack([posture(face) for face in faces])
 
-    def instead_of(self, face: np.ndarray, share: float) -> np.ndarray:
-        """Return what is shown in the place of ``face`` (96, 96, 3): by ``share``, 0 to 1, the nearest of these."""
+    def instead_of(self, face: np.ndarray, share: float, hidden: np.ndarray | float = 0.0) -> np.ndarray:
+        """Return what is shown in the place of ``face`` (96, 96, 3): by ``share``, 0 to 1, the nearest of these.
+
+        It also lends what is ``hidden`` (96, 96) behind something in this one.
+        """
         distances = np.abs(self._postures - posture(face)).mean((1, 2))
         nearest = int(distances.argmin())
         if self.everywhere:
             return cv2.addWeighted(face, 1 - share, self.faces[nearest], share, 0)
         share *= float(np.clip((FAR - distances[nearest]) / (FAR - NEAR), 0, 1))
-        mask = share * masks.mouth()
+        mask = share * np.maximum(masks.mouth(), hidden)
         return cv2.blendLinear(self.faces[nearest], face, mask, 1 - mask)
 
 

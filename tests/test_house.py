@@ -46,14 +46,16 @@ ALLOWED = {
     "pasting": {"boxes", "masks"},
     "restoring": {"boxes", "masks", "models"},
     "references": {"masks"},
-    "mouths": {"boxes", "concurrency", "hparams", "pasting", "references", "restoring"},
+    "occlusion": {"masks", "references"},
+    "mouths": {"boxes", "concurrency", "hparams", "occlusion", "pasting", "references", "restoring"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "parts": {"reporting", "video"},
     "lipsync": {
         "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "parts", "pasting", "references", "reporting", "restoring", "runtimes", "speakers", "sync", "video",
+        "occlusion", "parts", "pasting", "references", "reporting", "restoring", "runtimes", "speakers", "sync",
+        "video",
     },
     "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},

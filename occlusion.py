@@ -1,0 +1,135 @@
+"""What is in front of a face: a hand, a microphone, a caption. It is no part of any face of the same person.
+
+Nobody says where it is. But a few seconds of somebody show what is under their eyes when the head is held this way:
+what is like none of that, reaches beyond the lips, and is larger than noise, is something else.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+import masks
+from references import posture
+
+TOP = 36  # first row of a face of 96 pixels that is looked at
+SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
+REACH = 2  # of these pixels: how far things may be moved
+NEIGHBOURS = 10  # faces with which one is compared: those that are held most alike
+PATCH = 3  # pixels: the side of what is compared
+CONTRAST = 36.0  # grey levels: of an ordinary face; paler ones count for more
+KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
+TURNED = 8.0  # grey levels between postures at which twice as much is normal
+STRANGE, ALIEN = 7.0, 12.0  # grey levels: what is farther from all may be something else; what is that far is, if it is
+SKIN = 16.0  # grey levels by which something is nearer to skin than what was there before
+CHEEKS = slice(3, 7), slice(10, 22)  # of these pixels: nose and cheeks
+LEAST = 8  # pixels or more, outside the lips
+GROUP = (16.0, 0.04)  # faces are alike where no more than this share of them is so many grey levels apart
+HIDDEN = (0.5, 0.7)  # of the lips: from here to there, less and less of the mouth is made anew
+
+
+class Bare:
+    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out."""
+
+    def __init__(self, faces: np.ndarray) -> None:
+        self.faces = faces
+        self._postures = np.stack([posture(face) for face in faces])
+        self._moved = np.stack([_moved(_lower(face)) for face in faces])  # (N, 3, shifts, 20, 32)
+        contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
+        self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
+        bare = self._bare()
+        self.faces, self._postures, self._moved = self.faces[bare], self._postures[bare], self._moved[bare]
+
+    def hidden(self, face: np.ndarray) -> np.ndarray:
+        """Return where something is in front of a face (96, 96, 3): (96, 96) float32 in [0, 1]."""
+        mask, lower = np.zeros(face.shape[:2], np.float32), _lower(face)
+        turned = np.abs(self._postures - posture(face)).mean((1, 2))
+        nearest = turned.argsort()[:NEIGHBOURS]
+        least = float(turned[nearest[0]])
+        distances = self._distances(lower, nearest).min(0)
+        known = self._moved[nearest[0], :, self._moved.shape[2] // 2].transpose(1, 2, 0)
+        doubt = _skin_is_under(lower, known, SKIN * self._contrast)
+        things = _things(distances / self._contrast / (1 + least / TURNED), doubt)
+        if least >= UNKNOWN or not things.any():  # nobody knows, or nothing is there
+            return mask
+        mask[TOP:] = cv2.resize(things, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
+        mask = np.clip(1.5 * cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5))), (0, 0), 1.5), 0, 1)
+        covered = (mask * masks.lips()).sum() / masks.lips().sum()
+        mask = np.maximum(mask, masks.smooth_step((covered - HIDDEN[0]) / (HIDDEN[1] - HIDDEN[0])))
+        return mask * np.float32(min(1, (UNKNOWN - least) / (UNKNOWN - KNOWN)))
+
+    def _distances(self, lower: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """Return by how much patches differ from the nearest of each of these faces, (n, 20, 32), in grey levels."""
+        others, here = self._moved[which], lower.transpose(2, 0, 1)[:, None]
+        apart = (np.maximum(others, here) - np.minimum(others, here)).max(1)  # uint8 has no signs
+        # as one tall picture; where one meets the next, rows are outside of what is looked at
+        return cv2.blur(apart.reshape(-1, SIZE[0]), (PATCH, PATCH)).reshape(apart.shape).min(1)
+
+    def _bare(self) -> np.ndarray:
+        """Return which faces have nothing in front of them, (N,) bool.
+
+        Lips aside, they are like each other, directly or through others that are like both. Where more faces that are
+        held alike are like each other, but not like this one, there is something in front of this one.
+        """
+        lowers, outside = [_lower(face) for face in self.faces], _outside()
+        everybody = np.arange(len(lowers))
+        far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
+        alike = np.maximum(far, np.transpose(far)) < GROUP[1]
+        sizes = np.array([_reached(alike, i).sum() for i in everybody])
+        turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
+        beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
+        return np.logical_not(beside.any(1))
+
+
+def _reached(alike: np.ndarray, start: int) -> np.ndarray:
+    """Return what can be reached from one in a graph (N, N) bool: (N,) bool."""
+    found = alike[start]
+    while (more := alike[found].any(0)).sum() > found.sum():
+        found = more
+    return found
+
+
+def _lower(face: np.ndarray) -> np.ndarray:
+    """Return the lower part of a face, small, in other light: (20, 32, 3) uint8; its upper half is always as bright."""
+    soft = cv2.GaussianBlur(face, (0, 0), 1.5)
+    light = np.array(cv2.mean(soft[: len(soft) // 2])[:3], np.float32)
+    small = cv2.resize(soft[TOP:], SIZE, interpolation=cv2.INTER_AREA)
+    return np.clip(small - light + 128, 0, 255).astype(np.uint8)
+
+
+def _moved(lower: np.ndarray) -> np.ndarray:
+    """Return it moved by up to ``REACH`` pixels each way: (3, shifts, 20, 32)."""
+    wide = cv2.copyMakeBorder(lower, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
+    views = np.lib.stride_tricks.sliding_window_view(wide, lower.shape[:2], (0, 1))  # (shifts, shifts, 3, 20, 32)
+    return views.reshape(-1, 3, *lower.shape[:2]).swapaxes(0, 1)
+
+
+def _skin_is_under(lower: np.ndarray, known: np.ndarray, margin: float) -> np.ndarray:
+    """Return where something was in front of the ``known`` face that is away now: skin shows, (20, 32) bool."""
+    skin = np.median(lower[CHEEKS].reshape(-1, 3), axis=0)
+    here, before = (np.abs(one - skin).max(-1) for one in (lower, known))
+    return (here < before - margin) & (_small(masks.mouth()) > 0.3)  # beside it are hair, collar and wall
+
+
+def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
+    """Return what of the distances (20, 32) is a thing of its own, where those in ``doubt`` vote against: in [0, 1]."""
+    strange = ((distances > STRANGE) & _inside()).astype(np.uint8)
+    count, labels = cv2.connectedComponents(strange)
+    votes = ((distances > ALIEN) & _outside()) * np.where(doubt, -1, 1)
+    sizes = np.bincount(labels.ravel(), votes.ravel(), count)
+    sizes[0] = 0  # the rest
+    things = masks.smooth_step(sizes.astype(np.float32) / LEAST - 1)[labels]
+    return cv2.morphologyEx(things, cv2.MORPH_CLOSE, np.ones((3, 3)))
+
+
+def _inside() -> np.ndarray:
+    return _small(masks.lower_face()) > 0.5
+
+
+def _outside() -> np.ndarray:
+    """Return where lips do not come: (20, 32) bool."""
+    return _inside() & (_small(masks.lips()) < 0.3)
+
+
+def _small(mask: np.ndarray) -> np.ndarray:
+    return cv2.resize(mask[TOP:], SIZE, interpolation=cv2.INTER_AREA)

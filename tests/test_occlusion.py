@@ -1,0 +1,108 @@
+"""What is in front of a mouth stays there; what is not is no other for it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+import models
+import video
+from demo.talking_head import Recipe, write_clip
+from errors import UserError
+from lipsync import Options
+from mouths import Manner, crop, redraw_mouths
+from occlusion import Bare
+from pasting import paste
+
+WHOLE = (0, 0, 96, 96)
+PLACE = slice(60, 96), slice(30, 52)  # of the microphone
+BLACK = np.array([20, 24, 28], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> np.ndarray:
+    """A drawn head that speaks for two seconds, as it is cut for the network: (50, 96, 96, 3)."""
+    path = tmp_path_factory.mktemp("head") / "head.mp4"
+    truth = write_clip(path, Recipe(seconds=2.0, size=(192, 192)), 3)
+    (x1, y1, x2, y2), *_ = np.median(truth["boxes"], axis=0).round().astype(int).tolist()
+    return np.stack([crop(frame, (x1, y1, x2, y2)) for frame in video.read_frames(video.probe(path))])
+
+
+@pytest.fixture(scope="module")
+def held(faces) -> np.ndarray:
+    """The same with something black before the mouth, from frame 30 on."""
+    held = faces.copy()
+    held[(slice(30, None), *PLACE)] = BLACK
+    return held
+
+
+def spread(hidden: np.ndarray) -> float:
+    """How much of what was filmed of the microphone stays."""
+    return float(hidden[PLACE].mean())
+
+
+def test_nothing_is_in_front_of_a_face_that_speaks(faces):
+    bare = Bare(faces[:25:5])  # other moments than those that are asked for: mouths open as never before
+    assert len(bare.faces) == 5
+    assert max(bare.hidden(face).max() for face in faces) == 0
+
+
+def test_what_is_in_front_is_found_and_what_shows_it_is_left_out(faces, held):
+    bare = Bare(held[::5])
+    assert len(bare.faces) == 6 and not (bare.faces[(slice(None), *PLACE)] == BLACK).all((1, 2, 3)).any()
+    assert min(spread(bare.hidden(face)) for face in held[30:]) > 0.95
+    assert max(bare.hidden(face).max() for face in held[:30]) == 0
+
+
+def test_light_that_changes_is_nothing(faces):
+    brighter = cv2.add(faces[40], (12, 12, 12, 0))
+    assert Bare(faces[::5]).hidden(brighter).max() == 0
+
+
+def test_what_was_always_there_and_goes_hides_nothing(faces, held):
+    bare = Bare(held[30::2])
+    assert max(bare.hidden(face).max() for face in faces[:20]) == 0
+
+
+def test_somebody_else_is_not_in_front(faces, astronaut):
+    assert Bare(faces[::5]).hidden(cv2.resize(astronaut[60:220, 160:290], (96, 96))).max() == 0
+
+
+def test_one_face_alone_tells_nothing(faces):
+    bare = Bare(faces[:1])
+    assert len(bare.faces) == 1 and bare.hidden(faces[0]).max() == 0
+
+
+def test_when_most_of_the_lips_are_hidden_nothing_is_drawn(faces):
+    bare = Bare(faces[::5])
+    covered = faces[32].copy()
+    covered[56:96, 16:80] = BLACK
+    assert bare.hidden(covered).min() == 1
+
+
+def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
+    network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
+
+    def made(shown: np.ndarray, bare: Bare | None) -> np.ndarray:
+        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, Manner("feather", bare=bare))))
+
+    kept, torn = made(held, Bare(held[::5])), made(held, None)
+    inner = slice(30, None), slice(64, 90), slice(33, 49)
+    assert np.abs(kept[inner].astype(int) - held[inner]).max() <= 2
+    assert np.abs(torn[inner].astype(int) - held[inner]).mean() > 20  # this network copies nothing
+    assert (kept[:30] == torn[:30]).all()  # and where nothing is in front, nothing is otherwise
+
+
+def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
+    frame, face = np.full((96, 96, 3), 200, np.uint8), np.zeros((96, 96, 3), np.uint8)
+    hidden = np.zeros((96, 96), np.float32)
+    hidden[:, :48] = 1
+    pasted = paste(frame, face, frame, WHOLE, "feather", hidden=hidden)
+    assert (pasted[:, :46] == 200).all() and (pasted[70:80, 56:80] < 20).all()
+    assert (paste(frame, face, frame, WHOLE, "box", hidden=hidden) == 0).all()
+
+
+def test_other_words_are_refused():
+    with pytest.raises(UserError, match="--occlusion draw is none of keep, ignore"):
+        Options(occlusion="draw")
