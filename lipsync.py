@@ -45,7 +45,7 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
-from mouths import CPU_BATCH, Manner, crop, redraw_mouths, shut_mouths
+from mouths import CPU_BATCH, Manner, all_mouths, crop, redraw_mouths, shut_mouths
 from occlusion import Bare
 from references import References
 from reporting import SILENT, Reporter
@@ -54,7 +54,7 @@ from runtimes import Runtime
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
-REFERENCES = ("same", "still")
+REFERENCES = ("same", "still", "matching")
 VALUES = {  # of options that take one of a few words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
@@ -310,11 +310,15 @@ class LipSync:
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
+            if chosen.reference != "same":
+                path.known(math.ceil(LOOKED_AT * source.fps))  # as ``references`` will want it
             windows = windows.result().first(wanted)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
     def settle(self, options: Options) -> Options:
         """Return the options with the network's own habits where they leave that to it."""
+        if options.reference == "matching" and self.generator.opening is None:
+            raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
         unsaid = [name for name in ("pads", "blend", "reference") if getattr(options, name) is None]
         return replace(options, **{name: getattr(self.generator, name) for name in unsaid})
 
@@ -415,7 +419,8 @@ class LipSync:
         if options.reference != "same" or closed.any():
             references = self.references(take.source, take.face, take.used, options.reference, bare)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
-        return Manner(options.blend, None if (gains == 1).all() else gains, references, stillness, bare, self.restore)
+        gains, opening = None if (gains == 1).all() else gains, self.generator.opening
+        return Manner(options.blend, gains, references, opening, stillness, bare, self.restore)
 
     def references(
         self,
@@ -427,7 +432,8 @@ class LipSync:
     ) -> References:
         """Return the face in the frame of a number, or those near the start whose mouths are shut, and in view."""
         if not isinstance(reference, int):
-            return shut_mouths(self.model, (bare or Bare(first_faces(source, path, used))).faces)
+            choose = all_mouths if reference == "matching" else shut_mouths
+            return choose(self.model, (bare or Bare(first_faces(source, path, used))).faces)
         index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
         if index < 0 or used is not None and index >= len(known):

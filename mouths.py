@@ -20,6 +20,8 @@ from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths pass for shut
+WIDE = 95  # percentile of mouths, or of what opens them, that passes for wide open
+MOST_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Manner:
     blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     references: References | None = None  # faces that the network is shown instead of the frame's own, by
+    opening: Sequence[float] | None = None  # tells how far open those should be, see ``Wav2Lip``
     stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 one of these
     bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
@@ -59,21 +62,21 @@ def redraw_mouths(
     rows = zip(frames, boxes, mels, manner.of_frames())
     batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
 
-    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]]:
+    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | float]]]:
         with_face = [row for row in batch if row[1] is not None]
         if not with_face:
             return batch, iter(())
         mels, faces = network_inputs([row[:3] for row in with_face])
         filmed = faces[..., 3:].copy()  # another reference may take its place
-        hidden = [manner.bare.hidden(face) if manner.bare else None for face in filmed]
+        hidden = [manner.bare.hidden(face) if manner.bare else 0.0 for face in filmed]
         gains, stillness = zip(*(row[3] for row in with_face))
+        gains = None if manner.gains is None else np.array(gains)
         if manner.references:
-            for face, share, behind in zip(faces, stillness, hidden):
+            wanted = openings(model, mels, gains, manner.opening) if manner.opening else np.zeros(len(faces))
+            for face, share, *how in zip(faces, stillness, wanted, hidden):
                 if share > 0:
-                    face[..., 3:] = manner.references.instead_of(
-                        face[..., 3:], share, 0.0 if behind is None else behind
-                    )
-        drawn = generate(model, mels, faces, None if manner.gains is None else np.array(gains))
+                    face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
+        drawn = generate(model, mels, faces, gains)
         return batch, zip(drawn, filmed, hidden)
 
     for batch, mouths in in_parallel(with_mouths, batches, workers):
@@ -104,9 +107,14 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
 
 def shut_mouths(model: torch.nn.Module, faces: np.ndarray) -> References:
     """Return those of somebody's faces (N, 96, 96, 3) whose mouths are shut, as far as any are."""
-    batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
-    apart = np.concatenate([open_lips(model, batch) for batch in batches])
+    apart = open_lips(model, faces)
     return References(faces[apart <= apart.min() + SHUT * (np.percentile(apart, 90) - apart.min())])
+
+
+def all_mouths(model: torch.nn.Module, faces: np.ndarray) -> References:
+    """Return somebody's faces (N, 96, 96, 3), and how far open their mouths are."""
+    apart = open_lips(model, faces)
+    return References(faces, apart=(apart - apart.min()) / max(np.percentile(apart, WIDE) - apart.min(), 1e-6))
 
 
 def open_lips(model: torch.nn.Module, faces: np.ndarray) -> np.ndarray:
@@ -115,11 +123,19 @@ def open_lips(model: torch.nn.Module, faces: np.ndarray) -> np.ndarray:
     It is what the generator changes when it hears silence, in grey levels. On 19 GRID clips of ten speakers its
     correlation with the distance of the lips that landmarks give is 0.95 in the median.
     """
+    silence = np.full((hp.num_mels, hp.mel_step_size), -hp.max_abs_value, np.float32)
+    batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
+    return np.concatenate([_changes(model, batch, np.stack([silence] * len(batch))) for batch in batches])
+
+
+def _changes(
+    model: torch.nn.Module, faces: np.ndarray, mels: np.ndarray, gains: np.ndarray | None = None
+) -> np.ndarray:
+    """Return by how many grey levels the generator changes the mouths of these faces, (N,)."""
     rows = np.concatenate((faces, faces), axis=-1)
     rows[:, hp.img_size // 2 :, :, :3] = 0
-    silence = np.full((len(faces), hp.num_mels, hp.mel_step_size), -hp.max_abs_value, np.float32)
     top, left = hp.img_size * 7 // 12, hp.img_size * 7 // 24  # around the mouth
-    changes = np.abs(generate(model, silence, rows).astype(np.float32) - faces)
+    changes = np.abs(generate(model, mels, rows, gains).astype(np.float32) - faces)
     return changes[:, top : hp.img_size - 6, left : hp.img_size - left].mean((1, 2, 3))
 
 
@@ -152,6 +168,42 @@ def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gains
     x = (x.float() / 255).to(parameter.dtype)
     out = model(m, x) if gains is None else model.draw(amplified(model, m, gains), x)
     return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.inference_mode()
+def openings(
+    model: torch.nn.Module, mels: np.ndarray, gains: np.ndarray | None, opening: Sequence[float]
+) -> np.ndarray:
+    """Return how far these mels (N, 80, 16) will open a mouth, (N,) in [0, 1]: see ``Wav2Lip.opening``."""
+    voices = _beyond_silence(model, mels) @ np.array(opening, np.float32)
+    return np.clip(voices if gains is None else gains * voices, 0, 1)
+
+
+@torch.inference_mode()
+def fit_opening(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gain: float) -> list[float]:
+    """Return ``Wav2Lip.opening``, by what the network does to shut mouths (N, 96, 96, 3) at speech (M, 80, 16).
+
+    1 is what it does at the loudest 5 % of it, with the ``gain`` that it wants. Linear, by ridge regression.
+    """
+    voices = np.concatenate([_beyond_silence(model, part) for part in np.split(mels, range(64, len(mels), 64))])
+    targets = []
+    for face in faces:
+        batches = np.split(mels, range(64, len(mels), 64))
+        shown = [(np.stack([face] * len(batch)), batch, np.full(len(batch), gain)) for batch in batches]
+        changes, still = np.concatenate([_changes(model, *batch) for batch in shown]), open_lips(model, face[None])[0]
+        targets.append((changes - still) / (np.percentile(changes, WIDE) - still))
+    target = np.clip(np.mean(targets, 0), 0, MOST_OPEN) / gain
+    ridge = voices.T @ voices + RIDGE * np.eye(voices.shape[1])
+    return np.linalg.solve(ridge, voices.T @ target).astype(np.float32).tolist()
+
+
+def _beyond_silence(model: torch.nn.Module, mels: np.ndarray) -> np.ndarray:
+    """Embed mels (N, 80, 16) and return by what they differ from silence, (N, 512·width) float32."""
+    parameter = next(model.parameters())
+    with_silence = np.concatenate((np.full_like(mels[:1], -hp.max_abs_value), mels))
+    voices = model.audio_encoder(torch.from_numpy(with_silence).to(parameter.device, parameter.dtype)[:, None])
+    voices = voices.flatten(1).float().cpu().numpy()
+    return voices[1:] - voices[0]
 
 
 def amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:

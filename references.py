@@ -11,11 +11,17 @@ import numpy as np
 import masks
 
 NEAR, FAR = 8.0, 12.0  # grey levels between postures: nearer is the same person in the same shot, farther is not
+ALIKE = 4.0  # grey levels: what is held that much alike is held alike enough
+OPENING = 5.0  # how much it counts that a mouth is open otherwise than wanted, against one more ``ALIKE`` of posture
+SOFT, MIXED = 0.1, 4  # of such costs: by which a face may be dearer to have a third as large a share; most faces in it
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
 class References:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0, of which the one that is held most alike lends its mouth.
+
+    With ``apart`` (N,), by how much their lips are: 0 shut, 1 wide, it is one that is also as far open as is wanted; or
+    some that are nearly alike, mixed, so that from frame to frame little changes.
 
     The rest stays the frame's own: a jaw or an earring of another moment would be drawn beside that of the frame. Where
     no face is held alike, all of it stays: it is another shot, or somebody else. On eleven clips, frames were 0 to 8
@@ -23,22 +29,36 @@ class References:
     other people. A face that is for ``everywhere`` is shown as a whole, whatever the frame.
     """
 
-    def __init__(self, faces: np.ndarray, everywhere: bool = False) -> None:
-        self.faces, self.everywhere = faces, everywhere
+    def __init__(self, faces: np.ndarray, everywhere: bool = False, apart: np.ndarray | None = None) -> None:
+        self.faces, self.everywhere, self.apart = faces, everywhere, apart
         self._postures = np.stack([posture(face) for face in faces])
 
-    def instead_of(self, face: np.ndarray, share: float, hidden: np.ndarray | float = 0.0) -> np.ndarray:
+    def instead_of(
+        self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0
+    ) -> np.ndarray:
         """Return what is shown in the place of ``face`` (96, 96, 3): by ``share``, 0 to 1, the nearest of these.
 
-        It also lends what is ``hidden`` (96, 96) behind something in this one.
+        ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
         """
         distances = np.abs(self._postures - posture(face)).mean((1, 2))
-        nearest = int(distances.argmin())
         if self.everywhere:
-            return cv2.addWeighted(face, 1 - share, self.faces[nearest], share, 0)
-        share *= float(np.clip((FAR - distances[nearest]) / (FAR - NEAR), 0, 1))
+            return cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0)
+        other, distance = self._nearest(distances, wanted)
+        share *= float(np.clip((FAR - distance) / (FAR - NEAR), 0, 1))
         mask = share * np.maximum(masks.mouth(), hidden)
-        return cv2.blendLinear(self.faces[nearest], face, mask, 1 - mask)
+        return cv2.blendLinear(other, face, mask, 1 - mask)
+
+    def _nearest(self, distances: np.ndarray, wanted: float) -> tuple[np.ndarray, float]:
+        """Return the face to borrow from, and by how much it is held otherwise."""
+        if self.apart is None:
+            nearest = int(distances.argmin())
+            return self.faces[nearest], float(distances[nearest])
+        costs = np.maximum(distances / ALIKE, 1) + OPENING * np.abs(self.apart - wanted)
+        best = costs.argsort()[:MIXED]
+        shares = np.exp((costs[best[0]] - costs[best]) / SOFT)
+        shares /= shares.sum()
+        mixed = sum(share * self.faces[i].astype(np.float32) for share, i in zip(shares, best))
+        return np.rint(mixed).astype(np.uint8), float(shares @ distances[best])
 
 
 def posture(face: np.ndarray) -> np.ndarray:

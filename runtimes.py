@@ -211,15 +211,20 @@ def quantize(network: nn.Module, has_vnni: bool) -> Any:
 @torch.inference_mode()
 def calibration(network: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of voices (N, 512·width, 1, 1) and faces (N, 96, 96, 6), float32, as ``Drawing`` takes them."""
-    sheet = cv2.imread(str(CALIBRATION_FACES))
-    rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
-    faces = np.tile(rows.reshape(-1, hp.img_size, hp.img_size, 3).astype(np.float32) / 255, 2)  # masked, and whole
+    faces = np.tile(calibration_faces().astype(np.float32) / 255, 2)  # masked, and whole
     faces[:, hp.img_size // 2 :, :, :3] = 0
     mels = torch.from_numpy(np.load(CALIBRATION_MELS).astype(np.float32))[:, None]
     for start in range(0, len(faces), BATCH):
         part = slice(start, start + BATCH)
         gains = np.resize(CALIBRATION_GAINS, len(faces[part]))
         yield mouths.amplified(network, mels[part], gains).numpy(), faces[part]
+
+
+def calibration_faces() -> np.ndarray:
+    """Return some faces (N, 96, 96, 3) uint8 BGR."""
+    sheet = cv2.imread(str(CALIBRATION_FACES))
+    rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
+    return rows.reshape(-1, hp.img_size, hp.img_size, 3)
 
 
 def kept_at(checkpoint: weights.Checkpoint) -> Path:

@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+
 import cli
+import mouths
+import runtimes
+from lipsync import read_speech
 from models import SyncNet_color, Wav2Lip, weights
 
+FACES, EVERY = 4, 2  # shut mouths to look at; of 25 mels a second, one in so many is heard
 NETWORKS = {"expert": SyncNet_color, "generator": Wav2Lip}
 
 
@@ -22,8 +29,9 @@ def get_parser() -> cli.Parser:
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
     parser.add_argument("--blend", choices=("box", "feather"), help="likewise")
-    parser.add_argument("--reference", choices=("same", "still"), help="likewise")
+    parser.add_argument("--reference", choices=("same", "still", "matching"), help="likewise")
     parser.add_argument("--gain", type=cli.positive(float), help="of its mouths' movement; --mouth_gain multiplies it")
+    parser.add_argument("--speech", nargs="+", type=Path, help="to learn how far it opens mouths, for matching")
     return parser
 
 
@@ -33,9 +41,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
-    habits = {name: value for name in weights.HABITS if (value := getattr(args, name)) is not None}
+    habits = {name: value for name in weights.HABITS if (value := getattr(args, name, None)) is not None}
+    if args.speech:
+        habits["opening"] = learn_opening(checkpoint, args.speech, args.gain or checkpoint.gain)
     weights.export(checkpoint, args.target, **habits)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
+
+
+def learn_opening(checkpoint: weights.Checkpoint, speech: list[Path], gain: float) -> list[float]:
+    """Let the generator hear speech, and see how far it opens some shut mouths: see ``Wav2Lip.opening``."""
+    model = weights.build(checkpoint, Wav2Lip)
+    faces = runtimes.calibration_faces()
+    faces = faces[mouths.open_lips(model, faces).argsort()[:FACES]]
+    heard = [read_speech(path, Fraction(25)) for path in speech]
+    mels = np.stack([windows[i] for windows in heard for i in range(0, len(windows), EVERY)])
+    return mouths.fit_opening(model, mels, faces, gain)
 
 
 if __name__ == "__main__":

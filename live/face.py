@@ -25,7 +25,7 @@ from pasting import BLENDS
 from references import References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
-FORMAT = "wav2lip live face 2"
+FORMAT = "wav2lip live face 3"
 NAME, SOURCE = "face.json", "source-"
 LOOPS = ("loop", "pingpong")
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
@@ -73,6 +73,7 @@ class Face:
             "used": self.used,
             "options": {name: getattr(self.options, name) for name in KEPT},
             "references": base64.b64encode(self.references.faces.tobytes()).decode(),
+            "apart": None if self.references.apart is None else self.references.apart.tolist(),
             "boxes": self.boxes,
         }
 
@@ -136,7 +137,11 @@ def _understood(folder: Path, content: dict) -> Face:
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
     faces = np.frombuffer(base64.b64decode(content["references"]), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
-    return Face(source, boxes, content["used"], References(faces, isinstance(options.reference, int)), options)
+    apart = None if content["apart"] is None else np.array(content["apart"], float)
+    if apart is not None and (apart.shape != faces.shape[:1] or not np.isfinite(apart).all()):
+        raise ValueError
+    references = References(faces, isinstance(options.reference, int), apart)
+    return Face(source, boxes, content["used"], references, options)
 
 
 def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:

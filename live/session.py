@@ -294,7 +294,8 @@ class Session:
         options = self._face.options
         gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
         rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
-        return Manner(options.blend, None if (gains == 1).all() else gains, self._face.references, rest)
+        gains, opening = None if (gains == 1).all() else gains, self._lips.generator.opening
+        return Manner(options.blend, gains, self._face.references, opening, rest)
 
 
 def closing_step(fps: float) -> float:

@@ -65,7 +65,10 @@ class Wav2Lip(nn.Module):
     pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
     blend = "box"  # or "feather"
     gain = 1.0  # of what it makes mouths move by itself
-    reference = "same"  # what it is shown of a face: the frame itself; or "still", one like it with a shut mouth
+    # what it is shown of a face: "same", the frame itself; "still", a mouth like it that is shut; or "matching", one as
+    # far open as the sound will open it: (its embedding - that of silence) · opening, 0 shut to 1 wide
+    reference = "same"
+    opening: list[float] | None = None
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()

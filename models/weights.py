@@ -5,6 +5,7 @@ A checkpoint is a file, or one of the names in ``KNOWN``, which are downloaded o
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ import files
 from errors import MissingFile, UserError
 from reporting import SILENT, Reporter
 
+from .conv import scaled
 from .syncnet import SyncNet_color, SyncNet_v2
 from .unpickling import is_torchscript, numpy_numbers, read_torchscript
 from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
@@ -82,7 +84,7 @@ KNOWN = {
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
-HABITS = ("pads", "blend", "reference", "gain")  # what a generator's checkpoint may say about its use, see Wav2Lip
+HABITS = ("pads", "blend", "reference", "gain", "opening")  # what a checkpoint may say of its use, see Wav2Lip
 
 listener: Reporter = SILENT  # is told how downloads go: the edge of a program puts its own here, as ``cli.run`` does
 
@@ -226,7 +228,15 @@ class Checkpoint:
     @property
     def reference(self) -> str:
         value = self.extra.get("reference")
-        return value if value in ("same", "still") else Wav2Lip.reference
+        if value == "matching" and self.opening is None:
+            return Wav2Lip.reference
+        return value if value in ("same", "still", "matching") else Wav2Lip.reference
+
+    @property
+    def opening(self) -> list[float] | None:
+        value = self.extra.get("opening")
+        numbers = isinstance(value, list) and all(type(one) is float and math.isfinite(one) for one in value)
+        return value if numbers and len(value) == scaled(512, self.width) else None
 
     @property
     def gain(self) -> float:

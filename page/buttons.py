@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from page.actions import Actions  # not in what Gradio calls: it looks the names up
 
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
-REFERENCES = {"what suits it": None, "each frame itself": "same", "a frame like it with a shut mouth": "still"}
+REFERENCES = {
+    "what suits it": None,
+    "each frame itself": "same",
+    "a frame like it with a shut mouth": "still",
+    "mouths as far open as the sound": "matching",
+}
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name

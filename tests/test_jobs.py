@@ -72,6 +72,7 @@ def program(room, small_checkpoint, monkeypatch, capsys):
 
 class FakeTake:
     seconds = 1.2
+    options = SimpleNamespace(is_part=False)
 
     def __len__(self):
         return 30

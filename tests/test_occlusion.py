@@ -104,5 +104,5 @@ def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
 
 
 def test_other_words_are_refused():
-    with pytest.raises(UserError, match="--occlusion draw is none of keep, ignore"):
+    with pytest.raises(UserError, match="--occlusion draw is not known; keep, ignore can be given"):
         Options(occlusion="draw")
