@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # torch and all
 
 HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of the sound (int16 at 16 kHz)
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
-BEHIND = 0.6  # seconds of sound that may wait; what is older was said too long ago
+BEHIND = 0.45  # seconds of sound that may wait; what is older was said too long ago
 RATES = range(8000, 192001)  # Hz
 MOST_SECONDS = 1800.0  # that one visitor may keep the stage
 
