@@ -53,7 +53,7 @@ WAIT = 120.0  # seconds for whatever the page does
 # app.py, which writes down when sound came and when frames were made of it
 PROGRAM = """
 import json, sys, time
-import app, live, page.stage
+import app, live, page.sessions, page.stage
 notes = open(sys.argv[1], "w", buffering=1)
 def note(*values):
     notes.write(json.dumps(values) + "\\n")
@@ -68,7 +68,7 @@ class Noted(live.Session):
             note("made", begun, time.time(), frame.time, frame.moment, float(abs(frame.sound).max()), waiting)
         return drawn
 live.Session = Noted
-page.stage.MOST_SECONDS = float("inf")
+page.stage.MOST_SECONDS = page.sessions.KEPT_SECONDS = float("inf")
 sys.exit(app.main(sys.argv[2:]))
 """
 

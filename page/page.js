@@ -2,10 +2,12 @@
 const live = (() => {
   const HEAD = 16; // bytes of a frame's head
   const AHEAD = 0.08, MOST_AHEAD = 0.3; // seconds between a frame's arrival and its sound
+  const MOST_HEARD = 180; // blocks of 128 samples that may wait to be sent: half a second
   const LISTENER = `registerProcessor("listener", class extends AudioWorkletProcessor {
     process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice()); return true; }
   });`;
   const times = []; // of the last frames
+  let taken = 0; // frames that have come
   let stopping = null; // what ends the talk that goes on
 
   const say = (words) => { document.getElementById("live-words").textContent = words; };
@@ -35,6 +37,7 @@ const live = (() => {
       const url = `live/${token}`;
       const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
       if (!answer.ok) throw new Error(await answer.text());
+      taken = 0;
       await listen(sound, microphone, url, ended.signal);
       await show(answer.body.getReader(), sound, hear, ended.signal);
       if (stopping === mine) stop("The talk is over.");
@@ -50,11 +53,12 @@ const live = (() => {
     let heard = [], sending = false;
     listener.port.onmessage = async ({ data }) => {
       heard.push(data);
+      if (heard.length > MOST_HEARD) heard.shift();
       if (sending || heard.length < 8) return; // 20 ms at a time; what comes meanwhile goes with the next
       sending = true;
       const body = new Blob(heard);
       heard = [];
-      await fetch(url, { method: "POST", body, signal }).catch(() => {});
+      await fetch(`${url}?taken=${taken}`, { method: "POST", body, signal }).catch(() => {});
       sending = false;
     };
   }
@@ -64,6 +68,7 @@ const live = (() => {
     let start = null, drawing = null; // the sound card's time of the session's first frame
     for await (const { time, picture, samples } of frames(reader)) {
       if (signal.aborted) return;
+      taken += 1;
       if (start === null || start + time < sound.currentTime) start = sound.currentTime + AHEAD - time;
       if (hear && start + time > sound.currentTime + MOST_AHEAD) { // many came at once: it would be late for ever
         start -= samples.length / 16000;

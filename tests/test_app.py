@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from starlette import testclient
 from starlette.applications import Starlette
 
 import app
+import live
 import pictures
 import video
 from conftest import run_ffmpeg, write_clip
@@ -31,7 +34,7 @@ from page.buttons import numbers, sentence
 from page.gate import Gate
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
-from page.stage import HEAD, Stage
+from page.stage import HEAD, Stage, messages
 from reporting import SILENT
 
 
@@ -283,6 +286,19 @@ def test_the_stage_has_room_for_so_many(act):
     stage._speaking = 1
     answer = asked(stage).get(f"/live/{token}?rate=16000")
     assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
+
+
+def test_a_slow_way_gets_less_and_not_later(act):
+    """Frames are sent again when some have come; whoever does not say so gets all."""
+    stage, token = act
+    frame = live.Frame(np.zeros((8, 8, 3), np.uint8), 0, 0.0, np.zeros(640, np.float32), None)
+    speaking = stage._acts[token]
+    speaking.session = SimpleNamespace(play=lambda: itertools.repeat(frame), push=lambda sound: None)
+    sent = messages(speaking)
+    assert all(next(sent) for _ in range(20))
+    for taken, more in ((14, 2), (20, 6), (28, 8)):
+        asked(stage).post(f"/live/{token}?taken={taken}", content=bytes(4))
+        assert [bool(next(sent)) for _ in range(10)] == [True] * more + [False] * (10 - more)
 
 
 # --------------------------------------------------------------------------------------------------------------------
