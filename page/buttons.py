@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
 REFERENCES = {"what suits it": None, "each frame itself": "same", "a frame like it with a shut mouth": "still"}
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
+FILES = ("film", "photo", "speech", "filmed", "mix", "network")  # among what is on the first tab
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
@@ -33,7 +34,8 @@ class Buttons:
     """Everything that can be pressed, and by whom it was."""
 
     def __init__(self, settings: Settings) -> None:
-        self.sessions, self.stage = Sessions(), Stage(settings.live)
+        self.stage = Stage(settings.live)
+        self.sessions = Sessions(self.stage.leave)
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
         self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` knows
 
@@ -44,11 +46,16 @@ class Buttons:
 
     @contextlib.contextmanager
     def _working(
-        self, request: gr.Request, progress: gr.Progress, report: Callable[..., Progress] = Progress
+        self,
+        request: gr.Request,
+        progress: gr.Progress,
+        *files: str | None,
+        report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
-        """Give a session and its progress to an action; what goes wrong becomes one sentence on the page."""
+        """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence."""
         session, problem = self.sessions.of(request.session_hash), None
         session.stop.clear()
+        session.use(*files)
         try:
             yield session, report(session, lambda share, words: progress(share, desc=words))
         except Stopped:
@@ -72,7 +79,7 @@ class Buttons:
         """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other."""
         if not face:
             return gr.Gallery(visible=False), "", [], None, gr.skip()
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
         words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
@@ -85,7 +92,7 @@ class Buttons:
     def preview(self, given: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple[Any, Any]:
         """Show one frame in the place of the original."""
         values = self._by_name(given)
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, *map(values.get, FILES)) as (session, report):
             face, speech, options = taken(values)
             picture = self.actions.preview(session, face, speech, values["second"] or 0.0, report, **options)
         return gr.Image(picture, label="Preview", visible=True), gr.Video(visible=False)
@@ -95,7 +102,7 @@ class Buttons:
     ) -> tuple[Path, Any, Any, str]:
         """Show the result beside the original."""
         values = self._by_name(given)
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, *map(values.get, FILES)) as (session, report):
             face, speech, options = taken(values)
             made = self.actions.lip_sync(session, face, speech, report, **options)
         is_film = face == values["film"]
@@ -109,7 +116,7 @@ class Buttons:
     def measure(
         self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path]:
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, film, *(sounds or [])) as (session, report):
             if not film:
                 raise UserError("give a video of people who speak first")
             words, plot = self.actions.measure(session, film, sounds or [], report)
@@ -118,7 +125,7 @@ class Buttons:
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path, str]:
-        with self._working(request, progress, partial(Learning, minutes=minutes)) as (session, report):
+        with self._working(request, progress, film, report=partial(Learning, minutes=minutes)) as (session, report):
             if not film:
                 raise UserError("give a video of the person first")
             network, sheet, words = self.actions.adapt(session, film, minutes, report)
@@ -132,16 +139,16 @@ class Buttons:
         progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, str]:
         """Make a face ready; return its token, and that it is."""
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, film, photo) as (session, report):
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
             self.stage.leave(session.token)
             prepared = self.actions.prepare_live(session, face, report)
-            session.token = self.stage.enter(self.actions.lips(session, report), prepared)
+            session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
 
     def leave(self, request: gr.Request) -> None:
-        self.stage.leave(self.sessions.close(request.session_hash))
+        self.sessions.close(request.session_hash)
 
     def cancel(self, request: gr.Request) -> None:
         self.sessions.stop(request.session_hash)

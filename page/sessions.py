@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,22 +31,32 @@ class Session:
     stop: threading.Event = field(default_factory=threading.Event)
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
+    files: tuple[str, ...] = ()  # that were uploaded and are in use
 
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / f"result{suffix}"
 
+    def use(self, *files: str | None) -> None:
+        """Say that it and these uploads, or those of the last time, are in use: they are kept for another while."""
+        self.files = tuple(filter(None, files)) or self.files
+        self.used = time.monotonic()
+        for file in self.files:
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
     def go_on(self) -> None:
         """Say that it is in use; raise Stopped if it should not be."""
-        self.used = time.monotonic()
+        self.use()
         if self.stop.is_set():
             raise Stopped
 
 
 class Sessions:
-    """All open pages, by what Gradio calls them."""
+    """All open pages, by what Gradio calls them; ``leave`` is told the token of each that is no more."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[str | None], object] = lambda token: None) -> None:
+        self._leave = leave
         self._root = tempfile.TemporaryDirectory(prefix="wav2lip-page-", ignore_cleanup_errors=True)
         self.folder = Path(self._root.name)
         self._open: dict[str, Session] = {}
@@ -60,12 +71,10 @@ class Sessions:
             session.used = time.monotonic()
             return session
 
-    def close(self, name: str) -> str | None:
-        """Stop what a session runs and delete all it has made; return its token."""
+    def close(self, name: str) -> None:
+        """Stop what a session runs and delete all it has made."""
         with self._lock:
-            session = self._open.get(name)
             self._forget(name)
-        return session.token if session else None
 
     def stop(self, name: str) -> None:
         with self._lock:
@@ -92,6 +101,7 @@ class Sessions:
     def _forget(self, name: str) -> None:
         if session := self._open.pop(name, None):
             session.stop.set()
+            self._leave(session.token)
             shutil.rmtree(session.folder, ignore_errors=True)
 
 

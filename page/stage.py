@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ class Act:
 
     lips: LipSync
     face: live.Face
+    use: Callable[[], object]  # called as long as somebody speaks
     session: live.Session | None = None  # while frames are taken
     sent: int = 0  # frames of this session
     taken: int | None = None  # of these, as far as is known
@@ -60,11 +61,11 @@ class Stage:
         self._acts: dict[str, Act] = {}
         self._lock = threading.Lock()
 
-    def enter(self, lips: LipSync, face: live.Face) -> str:
-        """Return the token by which this face is reached."""
+    def enter(self, lips: LipSync, face: live.Face, use: Callable[[], object] = lambda: None) -> str:
+        """Return the token by which this face is reached; ``use`` is called for every frame of it."""
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._acts[token] = Act(lips, face)
+            self._acts[token] = Act(lips, face, use)
         return token
 
     def leave(self, token: str | None) -> None:
@@ -83,7 +84,7 @@ class Stage:
     async def _frames(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])
         rate = request.query_params.get("rate", "")
-        if act is None or not rate.isdecimal() or int(rate) not in RATES:
+        if act is None or not act.face.source.path.is_file() or not rate.isdecimal() or int(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
             if act.session or self._speaking >= self._room:
@@ -143,6 +144,7 @@ def messages(act: Act) -> Iterator[bytes]:
     for frame in act.session.play():
         if frame.time > MOST_SECONDS:
             return
+        act.use()
         if act.is_behind:
             yield b""
             continue

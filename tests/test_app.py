@@ -100,11 +100,27 @@ def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
-def test_what_runs_is_in_use(opened, session):
+def test_what_runs_is_in_use(opened, session, tmp_path):
+    """And what was uploaded for it."""
+    used, other = tmp_path / "used.mp4", tmp_path / "other.mp4"
+    session.use(str(used), None)
+    for path in (used, other):
+        path.write_text("x")
+        os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     session.used -= sessions.KEPT_SECONDS + 1
     Progress(session, lambda *_: None).progress("Working", 1, 2)
-    opened.sweep(session.folder)
-    assert session.folder.exists()
+    opened.sweep(tmp_path)
+    assert session.folder.exists() and used.exists() and not other.exists()
+
+
+def test_whoever_is_forgotten_leaves_the_stage(tmp_path):
+    left = []
+    opened = Sessions(left.append)
+    opened.of("a").token, opened.of("b").token = "a's", "b's"
+    opened.close("a")
+    opened.of("b").used -= sessions.KEPT_SECONDS + 1
+    opened.sweep(tmp_path)
+    assert left == ["a's", "b's"]
 
 
 def test_what_runs_stops_when_it_is_asked_to(opened, session):
@@ -249,7 +265,7 @@ def act(actions, session, pair):
     """(stage with room for one, token) of the face on the video."""
     prepared = actions.prepare_live(session, str(pair[0]), SILENT)
     stage = Stage(1)
-    return stage, stage.enter(actions.lips(session, SILENT), prepared)
+    return stage, stage.enter(actions.lips(session, SILENT), prepared, session.use)
 
 
 def asked(stage):
@@ -267,10 +283,12 @@ def test_nobody_speaks_without_a_token(act):
 
 
 def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
-    """The first half second in which nobody has said anything yet, as the page gets it."""
+    """The first half second in which nobody has said anything yet, as the page gets it; meanwhile it is in use."""
     stage, token = act
+    session.used = 0.0
     monkeypatch.setattr("page.stage.MOST_SECONDS", 0.5)
     body = asked(stage).get(f"/live/{token}?rate=16000").content
+    assert session.used
     times, at = [], 0
     while at < len(body):
         moment, picture, sound = HEAD.unpack_from(body, at)
