@@ -54,9 +54,9 @@ class Buttons:
     ) -> Iterator[tuple[Session, Any]]:
         """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence."""
         session, problem = self.sessions.of(request.session_hash), None
-        session.stop.clear()
         session.use(*files)
         try:
+            session.begin(request.state.pressed)
             yield session, report(session, lambda share, words: progress(share, desc=words))
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)

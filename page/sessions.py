@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ class Session:
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
+    stopped: float = -math.inf  # when that was wished last, by the monotonic clock
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and are in use
@@ -44,6 +46,12 @@ class Session:
         for file in self.files:
             with contextlib.suppress(OSError):
                 os.utime(file)
+
+    def begin(self, pressed: float) -> None:
+        """Do what was asked for at a time; raise Stopped if the wish to stop came since, while it stood in line."""
+        if self.stopped > pressed:
+            raise Stopped
+        self.stop.clear()
 
     def go_on(self) -> None:
         """Say that it is in use; raise Stopped if it should not be."""
@@ -79,6 +87,7 @@ class Sessions:
     def stop(self, name: str) -> None:
         with self._lock:
             if session := self._open.get(name):
+                session.stopped = time.monotonic()
                 session.stop.set()
 
     def sweep(self, uploads: Path) -> None:
@@ -111,6 +120,8 @@ def delete_old(folder: Path, seconds: float) -> None:
         with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
             if time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
+                if path.parent != folder:
+                    path.parent.rmdir()
 
 
 class Progress(Reporter):

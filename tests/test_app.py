@@ -96,7 +96,12 @@ def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
     for path in (old, left):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     opened.sweep(here)
-    assert not a.folder.exists() and b.folder.exists() and new.exists() and not (old.exists() or left.exists())
+    assert (
+        not a.folder.exists()
+        and b.folder.exists()
+        and new.exists()
+        and not (old.parent.exists() or left.parent.exists())
+    )
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
@@ -132,6 +137,16 @@ def test_what_runs_stops_when_it_is_asked_to(opened, session):
         with pytest.raises(Stopped):
             advance(1)
     assert told[0] == (0.0, "Working: 0 of 4")
+
+
+def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
+    """And not what is asked for after that."""
+    pressed = time.monotonic()
+    opened.stop("somebody")
+    with pytest.raises(Stopped):
+        session.begin(pressed)
+    session.begin(time.monotonic())
+    session.go_on()
 
 
 @pytest.mark.parametrize("figures, words", [
@@ -493,6 +508,27 @@ def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
     monkeypatch.undo()
     tab.click("#start")
     tab.wait_for_selector("#result video", timeout=60000)
+
+
+def test_cancel_takes_it_out_of_the_line(tab, browser, address, pair, monkeypatch):
+    shown = Progress.progress
+    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
+    first = browser.new_page()
+    first.goto(address)
+    for page in (first, tab):
+        page.wait_for_selector("#start")
+        give(page, *pair)
+        page.wait_for_selector("#faces img")
+    first.click("#start")
+    first.wait_for_selector("text=/Lip-syncing: [0-9]+ of/")
+    tab.click("#start")
+    tab.wait_for_selector("text=/queue: 1/")
+    tab.click("#cancel")
+    monkeypatch.undo()
+    tab.wait_for_selector("text=Stopped; nothing was kept.")
+    first.wait_for_selector("#result video", timeout=60000)
+    first.close()
+    assert not tab.locator("#result video").count()
 
 
 def test_whoever_vanishes_stops_what_they_started(tab, browser, address, pair):
