@@ -6,11 +6,12 @@
 Chromium has a microphone that plays a file, without end; the page is served by app.py in a process of its own.
 
 ``latency``: half a second of speech, then silence, again and again, before a photo that is as still as its mouth. Times
-are from the moment the page hears a sound: to the first change of the mouth on the screen, which comes before
-the sound's own frame, since lips get ready; and to that frame, with where its time goes.
+are from the moment the page hears a sound: to the first change of the mouth on the screen, which comes before the
+sound's own frame, since lips get ready; and to that frame, with where its time goes.
 
-``long``: speech all the time. Every minute: memory of the server and of the processes it started, frames shown, how
-far behind the sound they are, and what lies on the disk; then how much of that is left when the page is closed.
+``long``: speech all the time. Every minute: memory of the server and of the processes it started, and what lies on the
+disk; then how much of that is left when the page is closed, how many frames were shown, how late (after the server had
+the sound), and what grows. ``--slow 10`` and ``--link 150`` are for browsers that are slow, or far away.
 """
 
 from __future__ import annotations
