@@ -21,7 +21,6 @@ import contextlib
 import json
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -158,7 +157,7 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
         until(lambda: answers(address))
         yield address, server.pid
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()  # as jobs in the background are deaf to Ctrl-C
         server.wait()
 
 
