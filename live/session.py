@@ -26,6 +26,7 @@ AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most
 PATIENCE = 0.3  # seconds that a mouth waits, as it is, for sound that is late
 REMEMBERED = 60.0  # seconds, to tell speech from noise
 WAITING = 600.0  # seconds of sound that may wait to be shown
+BEHIND_SHUT = 0.27  # seconds that frames may be late in pauses, where nothing is lost: 0.17 cannot be less
 HUSH = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
 
 
@@ -129,7 +130,8 @@ class Session:
     Pushing, ``end`` and ``interrupt`` may be called in other threads than the one that takes the frames. Each
     utterance's frames are those that ``LipSync.stream`` makes of its whole sound. Close a session, or use it as a
     context manager. ``rate`` is that of the sound, in Hz. Of somebody who speaks live, what is older than ``behind``
-    seconds is passed over, so that frames that were late once are not for ever.
+    seconds is passed over, and of pauses in which lips are shut whatever is late, so that frames that were late once
+    are not for ever.
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
@@ -137,6 +139,7 @@ class Session:
             raise UserError(f"rate is above 0 and behind not below, which {rate} Hz and {behind} s are not")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
+        self._behind_shut = min(behind, BEHIND_SHUT) if math.isfinite(behind) else behind
         self._hearing, self._making = threading.RLock(), threading.RLock()  # the state; source, network and state
         self._warm_up()
         self._start()
@@ -251,7 +254,7 @@ class Session:
         while state.utterances:
             speaker = state.utterances[0]
             for part in speaker.ready():
-                if speaker.waiting <= self._behind:
+                if speaker.waiting <= (self._behind if part.rest < 1 else self._behind_shut):
                     state.last = part
                     yield part
             if not speaker.windows.ended:

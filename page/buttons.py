@@ -30,6 +30,7 @@ REFERENCES = {
     "mouths as far open as the sound": "matching",
 }
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
+FILES = ("film", "photo", "speech", "filmed", "mix", "network")  # among what is on the first tab
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
@@ -38,7 +39,8 @@ class Buttons:
     """Everything that can be pressed, and by whom it was."""
 
     def __init__(self, settings: Settings) -> None:
-        self.sessions, self.stage = Sessions(), Stage(settings.live)
+        self.stage = Stage(settings.live)
+        self.sessions = Sessions(self.stage.leave)
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
         self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` knows
 
@@ -49,12 +51,17 @@ class Buttons:
 
     @contextlib.contextmanager
     def _working(
-        self, request: gr.Request, progress: gr.Progress, report: Callable[..., Progress] = Progress
+        self,
+        request: gr.Request,
+        progress: gr.Progress,
+        *files: str | None,
+        report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
-        """Give a session and its progress to an action; what goes wrong becomes one sentence on the page."""
+        """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence."""
         session, problem = self.sessions.of(request.session_hash), None
-        session.stop.clear()
+        session.use(*files)
         try:
+            session.begin(request.state.pressed)
             yield session, report(session, lambda share, words: progress(share, desc=words))
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
@@ -77,7 +84,7 @@ class Buttons:
         """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other."""
         if not face:
             return gr.Gallery(visible=False), "", [], None, gr.skip()
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
         words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
@@ -90,7 +97,7 @@ class Buttons:
     def preview(self, given: Values, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple[Any, Any]:
         """Show one frame in the place of the original."""
         values = self._by_name(given)
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, *map(values.get, FILES)) as (session, report):
             face, speech, options = taken(values)
             picture = self.actions.preview(session, face, speech, values["second"] or 0.0, report, **options)
         return gr.Image(picture, label="Preview", visible=True), gr.Video(visible=False)
@@ -100,7 +107,7 @@ class Buttons:
     ) -> tuple[Path, Any, Any, str]:
         """Show the result beside the original."""
         values = self._by_name(given)
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, *map(values.get, FILES)) as (session, report):
             face, speech, options = taken(values)
             made = self.actions.lip_sync(session, face, speech, report, **options)
         is_film = face == values["film"]
@@ -114,7 +121,7 @@ class Buttons:
     def measure(
         self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path]:
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, film, *(sounds or [])) as (session, report):
             if not film:
                 raise UserError("give a video of people who speak first")
             words, plot = self.actions.measure(session, film, sounds or [], report)
@@ -123,7 +130,7 @@ class Buttons:
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path, str]:
-        with self._working(request, progress, partial(Learning, minutes=minutes)) as (session, report):
+        with self._working(request, progress, film, report=partial(Learning, minutes=minutes)) as (session, report):
             if not film:
                 raise UserError("give a video of the person first")
             network, sheet, words = self.actions.adapt(session, film, minutes, report)
@@ -137,16 +144,16 @@ class Buttons:
         progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, str]:
         """Make a face ready; return its token, and that it is."""
-        with self._working(request, progress) as (session, report):
+        with self._working(request, progress, film, photo) as (session, report):
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
             self.stage.leave(session.token)
             prepared = self.actions.prepare_live(session, face, report)
-            session.token = self.stage.enter(self.actions.lips(session, report), prepared)
+            session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
 
     def leave(self, request: gr.Request) -> None:
-        self.stage.leave(self.sessions.close(request.session_hash))
+        self.sessions.close(request.session_hash)
 
     def cancel(self, request: gr.Request) -> None:
         self.sessions.stop(request.session_hash)

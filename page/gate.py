@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -30,6 +31,7 @@ class Gate:
         self.app, self.uploads, self.largest = app, uploads, largest
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
+        scope.setdefault("state", {})["pressed"] = time.monotonic()  # when it came
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
             await self.app(scope, receive, send)

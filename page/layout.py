@@ -18,19 +18,25 @@ TITLE = "Wav2Lip: lips for any speech"
 WAITING = 50  # visitors in a line
 HEIGHT = 300  # pixels of pictures
 SAVE = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
+STAGE = '<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words">Here it will speak.</p>'
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}
 #faces .grid-container {grid-template-columns: repeat(auto-fill, minmax(110px, 150px)) !important}
 #faces .thumbnail-item.selected {outline: 4px solid var(--color-accent); outline-offset: -4px}
 button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2px}
+button[role=tab]:focus-visible {outline-offset: -3px}
 .press {align-items: flex-end; min-height: 98px}
 .given video, .given img {max-height: 235px}
 .press button {height: 46px}
+#speech {min-height: 300px}
+#network .empty {min-height: 0; height: 90px}
 #live-picture {display: block; max-width: 100%; max-height: 70vh; margin: auto; border-radius: 8px}
-#live-words {text-align: center}
+#live-picture {background: var(--block-background-fill); border: 1px solid var(--border-color-primary)}
+#live-words {text-align: center; margin-top: 8px}
 @media (max-width: 640px) {
   .options .form {flex-direction: column}
   .press {min-height: 0}
+  .outcome {order: -1}
   .tab-container button {padding: 0 8px !important}
 }
 """
@@ -39,7 +45,12 @@ button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2p
 def theme() -> gr.themes.Base:
     """Return plain colours and the fonts of the visitor's machine: none are fetched from elsewhere."""
     fonts = ("system-ui", "sans-serif")
-    return gr.themes.Soft(font=fonts, font_mono=("ui-monospace", "monospace"))
+    plain = gr.themes.Soft(font=fonts, font_mono=("ui-monospace", "monospace"))
+    return plain.set(  # what can be filled in has an edge, and small print can be read
+        body_text_color_subdued="*neutral_500", checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_500", input_border_width="1px", input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600", background_fill_primary="*neutral_50",  # else forgotten by ``set``
+    )  # fmt: skip
 
 
 def head() -> str:
@@ -111,7 +122,7 @@ class Page:
                     visible=False,
                     buttons=SAVE[1:],
                 )
-            with gr.Column():
+            with gr.Column(elem_classes="outcome"):
                 with gr.Row(elem_classes="press"):
                     start = gr.Button("Lip-sync", variant="primary", elem_id="start", min_width=120)
                     cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=120)
@@ -141,7 +152,7 @@ class Page:
                 label="A video of people who speak", elem_id="pair_film", **_given() | {"sources": ["upload"]}
             )
             sounds = gr.File(
-                label="Voices; without any, the video's own sound", file_count="multiple", elem_id="voices",
+                label="Voices, if not the video's own", file_count="multiple", elem_id="voices",
                 file_types=["audio", "video"], height=HEIGHT,
             )  # fmt: skip
         with gr.Row():
@@ -179,7 +190,7 @@ class Page:
             with gr.Column():
                 film, photo = _face("A face", "live_")
             with gr.Column():
-                gr.HTML('<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words"></p>')
+                gr.HTML(STAGE)
         with gr.Row():
             prepare = gr.Button("Prepare", variant="primary", elem_id="prepare")
             talk = gr.Button("Talk", elem_id="talk")

@@ -1,9 +1,13 @@
 // Sends the microphone's sound to /live/TOKEN and shows what comes back: see page/stage.py.
 const live = (() => {
-  const HEAD = 16, AHEAD = 0.08; // bytes of a frame's head; seconds between a frame's arrival and its sound
+  const HEAD = 16; // bytes of a frame's head
+  const AHEAD = 0.08, MOST_AHEAD = 0.3; // seconds between a frame's arrival and its sound
+  const MOST_HEARD = 180; // blocks of 128 samples that may wait to be sent: half a second
   const LISTENER = `registerProcessor("listener", class extends AudioWorkletProcessor {
     process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice()); return true; }
   });`;
+  const times = []; // of the last frames
+  let taken = 0; // frames that have come
   let stopping = null; // what ends the talk that goes on
 
   const say = (words) => { document.getElementById("live-words").textContent = words; };
@@ -11,6 +15,7 @@ const live = (() => {
   function stop(words) {
     if (stopping) stopping();
     stopping = null;
+    times.length = 0;
     say(words);
   }
 
@@ -32,6 +37,7 @@ const live = (() => {
       const url = `live/${token}`;
       const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
       if (!answer.ok) throw new Error(await answer.text());
+      taken = 0;
       await listen(sound, microphone, url, ended.signal);
       await show(answer.body.getReader(), sound, hear, ended.signal);
       if (stopping === mine) stop("The talk is over.");
@@ -47,31 +53,56 @@ const live = (() => {
     let heard = [], sending = false;
     listener.port.onmessage = async ({ data }) => {
       heard.push(data);
+      if (heard.length > MOST_HEARD) heard.shift();
       if (sending || heard.length < 8) return; // 20 ms at a time; what comes meanwhile goes with the next
       sending = true;
       const body = new Blob(heard);
       heard = [];
-      await fetch(url, { method: "POST", body, signal }).catch(() => {});
+      await fetch(`${url}?taken=${taken}`, { method: "POST", body, signal }).catch(() => {});
       sending = false;
     };
   }
 
   async function show(reader, sound, hear, signal) {
-    const canvas = document.getElementById("live-picture"), brush = canvas.getContext("2d"), times = [];
-    let start = null; // the sound card's time of the session's first frame
+    const waiting = []; // frames that came and are not shown yet
+    let start = null, drawing = null; // the sound card's time of the session's first frame
     for await (const { time, picture, samples } of frames(reader)) {
-      const drawn = await createImageBitmap(new Blob([picture], { type: "image/jpeg" }));
       if (signal.aborted) return;
+      taken += 1;
       if (start === null || start + time < sound.currentTime) start = sound.currentTime + AHEAD - time;
+      if (hear && start + time > sound.currentTime + MOST_AHEAD) { // many came at once: it would be late for ever
+        start -= samples.length / 16000;
+        continue;
+      }
       if (hear) play(sound, samples, start + time);
+      waiting.push({ picture, due: hear ? start + time : 0 });
+      drawing ??= draw(waiting, sound, signal).finally(() => { drawing = null; });
+    }
+  }
+
+  // Shows what waits, each when it is due; passes over what is late, so that a slow machine shows less, but in time.
+  async function draw(waiting, sound, signal) {
+    const canvas = document.getElementById("live-picture"), brush = canvas.getContext("2d");
+    while (waiting.length && !signal.aborted) {
+      while (waiting.length > 1 && waiting[1].due <= sound.currentTime) waiting.shift();
+      const { picture, due } = waiting.shift();
+      const drawn = await createImageBitmap(new Blob([picture], { type: "image/jpeg" }));
+      await new Promise((go) => setTimeout(go, Math.max(0, (due - sound.currentTime) * 1000)));
+      if (signal.aborted) return;
       if (canvas.width !== drawn.width || canvas.height !== drawn.height) {
         [canvas.width, canvas.height] = [drawn.width, drawn.height];
       }
-      setTimeout(() => brush.drawImage(drawn, 0, 0), hear ? Math.max(0, (start + time - sound.currentTime) * 1000) : 0);
-      times.push(performance.now());
-      if (times.length > 50) times.shift();
-      if (times.length > 10) say(`Live: ${Math.round((times.length - 1) * 1000 / (times.at(-1) - times[0]))} frames a second`);
+      brush.drawImage(drawn, 0, 0);
+      drawn.close();
+      count();
     }
+  }
+
+  // Says how many frames a second are shown.
+  function count() {
+    times.push(performance.now());
+    if (times.length > 50) times.shift();
+    if (times.length > 10) say(`Live: ${Math.round((times.length - 1) * 1000 / (times.at(-1) - times[0]))} frames a second`);
   }
 
   function play(sound, samples, when) {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,24 +30,41 @@ class Session:
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
+    stopped: float = -math.inf  # when that was wished last, by the monotonic clock
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
+    files: tuple[str, ...] = ()  # that were uploaded and are in use
 
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / f"result{suffix}"
 
+    def use(self, *files: str | None) -> None:
+        """Say that it and these uploads, or those of the last time, are in use: they are kept for another while."""
+        self.files = tuple(filter(None, files)) or self.files
+        self.used = time.monotonic()
+        for file in self.files:
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    def begin(self, pressed: float) -> None:
+        """Do what was asked for at a time; raise Stopped if the wish to stop came since, while it stood in line."""
+        if self.stopped > pressed:
+            raise Stopped
+        self.stop.clear()
+
     def go_on(self) -> None:
         """Say that it is in use; raise Stopped if it should not be."""
-        self.used = time.monotonic()
+        self.use()
         if self.stop.is_set():
             raise Stopped
 
 
 class Sessions:
-    """All open pages, by what Gradio calls them."""
+    """All open pages, by what Gradio calls them; ``leave`` is told the token of each that is no more."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[[str | None], object] = lambda token: None) -> None:
+        self._leave = leave
         self._root = tempfile.TemporaryDirectory(prefix="wav2lip-page-", ignore_cleanup_errors=True)
         self.folder = Path(self._root.name)
         self._open: dict[str, Session] = {}
@@ -60,16 +79,15 @@ class Sessions:
             session.used = time.monotonic()
             return session
 
-    def close(self, name: str) -> str | None:
-        """Stop what a session runs and delete all it has made; return its token."""
+    def close(self, name: str) -> None:
+        """Stop what a session runs and delete all it has made."""
         with self._lock:
-            session = self._open.get(name)
             self._forget(name)
-        return session.token if session else None
 
     def stop(self, name: str) -> None:
         with self._lock:
             if session := self._open.get(name):
+                session.stopped = time.monotonic()
                 session.stop.set()
 
     def sweep(self, uploads: Path) -> None:
@@ -92,6 +110,7 @@ class Sessions:
     def _forget(self, name: str) -> None:
         if session := self._open.pop(name, None):
             session.stop.set()
+            self._leave(session.token)
             shutil.rmtree(session.folder, ignore_errors=True)
 
 
@@ -101,6 +120,8 @@ def delete_old(folder: Path, seconds: float) -> None:
         with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
             if time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
+                if path.parent != folder:
+                    path.parent.rmdir()
 
 
 class Progress(Reporter):

@@ -1,7 +1,7 @@
 """Who speaks live: sound comes in by the page's microphone, and pictures go out, over plain HTTP.
 
     GET  /live/TOKEN?rate=48000   frames without end, each a head (``HEAD``), the picture as JPEG, the sound
-    POST /live/TOKEN              sound: float32 little-endian, one channel, of that rate
+    POST /live/TOKEN?taken=25     sound: float32 little-endian, one channel, of that rate; so many frames have come
 
 A token is given to whoever has prepared a face, and to nobody else.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:  # torch and all
 
 HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of the sound (int16 at 16 kHz)
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
-BEHIND = 0.6  # seconds of sound that may wait; what is older was said too long ago
+BEHIND = 0.45  # seconds of sound that may wait; what is older was said too long ago
 RATES = range(8000, 192001)  # Hz
+ON_THE_WAY = 8  # frames that may be, to whoever says how many have come; others are passed over
 MOST_SECONDS = 1800.0  # that one visitor may keep the stage
 
 
@@ -41,7 +42,15 @@ class Act:
 
     lips: LipSync
     face: live.Face
+    use: Callable[[], object]  # called as long as somebody speaks
     session: live.Session | None = None  # while frames are taken
+    sent: int = 0  # frames of this session
+    taken: int | None = None  # of these, as far as is known
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the way to whoever looks is too slow: more frames would wait there, each longer than the last."""
+        return self.taken is not None and self.sent - self.taken >= ON_THE_WAY
 
 
 class Stage:
@@ -52,11 +61,11 @@ class Stage:
         self._acts: dict[str, Act] = {}
         self._lock = threading.Lock()
 
-    def enter(self, lips: LipSync, face: live.Face) -> str:
-        """Return the token by which this face is reached."""
+    def enter(self, lips: LipSync, face: live.Face, use: Callable[[], object] = lambda: None) -> str:
+        """Return the token by which this face is reached; ``use`` is called for every frame of it."""
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._acts[token] = Act(lips, face)
+            self._acts[token] = Act(lips, face, use)
         return token
 
     def leave(self, token: str | None) -> None:
@@ -75,7 +84,7 @@ class Stage:
     async def _frames(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])
         rate = request.query_params.get("rate", "")
-        if act is None or not rate.isdecimal() or int(rate) not in RATES:
+        if act is None or not act.face.source.path.is_file() or not rate.isdecimal() or int(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
             if act.session or self._speaking >= self._room:
@@ -90,10 +99,11 @@ class Stage:
 
     async def _played(self, act: Act) -> AsyncIterator[bytes]:
         """Yield frames when they are due, until whoever takes them is gone."""
-        frames = messages(act.session)
+        frames = messages(act)
         try:
-            while message := await anyio.to_thread.run_sync(next, frames, None):
-                yield message
+            while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
+                if message:
+                    yield message
         finally:
             self._end(act)
 
@@ -109,7 +119,9 @@ class Stage:
         session = act and act.session
         if session is None:
             return PlainTextResponse("Nobody is listening.", 404)
-        body = await request.body()
+        body, taken = await request.body(), request.query_params.get("taken", "")
+        if taken.isdecimal():
+            act.taken = int(taken)
         try:
             heard = np.frombuffer(body[: len(body) // 4 * 4], "<f4").astype(np.float32)
             await anyio.to_thread.run_sync(
@@ -123,14 +135,20 @@ class Stage:
 def open_session(act: Act, rate: int) -> live.Session:
     import live
 
+    act.sent, act.taken = 0, None
     return live.Session(act.lips, act.face, rate, BEHIND)
 
 
-def messages(session: live.Session) -> Iterator[bytes]:
-    """Yield the frames of a session as they are sent, when they are due."""
-    for frame in session.play():
+def messages(act: Act) -> Iterator[bytes]:
+    """Yield the frames of a session as they are sent, when they are due; nothing for those that are passed over."""
+    for frame in act.session.play():
         if frame.time > MOST_SECONDS:
             return
+        act.use()
+        if act.is_behind:
+            yield b""
+            continue
         picture = cv2.imencode(".jpg", frame.picture, QUALITY)[1].tobytes()
         sound = (frame.sound * 32767).astype("<i2").tobytes()
+        act.sent += 1
         yield HEAD.pack(frame.time, len(picture), len(sound)) + picture + sound

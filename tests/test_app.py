@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ from starlette import testclient
 from starlette.applications import Starlette
 
 import app
+import live
 import pictures
 import video
 from conftest import run_ffmpeg, write_clip
@@ -31,7 +34,7 @@ from page.buttons import numbers, sentence
 from page.gate import Gate
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
-from page.stage import HEAD, Stage
+from page.stage import HEAD, Stage, messages
 from reporting import SILENT
 
 
@@ -93,15 +96,36 @@ def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
     for path in (old, left):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     opened.sweep(here)
-    assert not a.folder.exists() and b.folder.exists() and new.exists() and not (old.exists() or left.exists())
+    assert (
+        not a.folder.exists()
+        and b.folder.exists()
+        and new.exists()
+        and not (old.parent.exists() or left.parent.exists())
+    )
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
-def test_what_runs_is_in_use(opened, session):
+def test_what_runs_is_in_use(opened, session, tmp_path):
+    """And what was uploaded for it."""
+    used, other = tmp_path / "used.mp4", tmp_path / "other.mp4"
+    session.use(str(used), None)
+    for path in (used, other):
+        path.write_text("x")
+        os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     session.used -= sessions.KEPT_SECONDS + 1
     Progress(session, lambda *_: None).progress("Working", 1, 2)
-    opened.sweep(session.folder)
-    assert session.folder.exists()
+    opened.sweep(tmp_path)
+    assert session.folder.exists() and used.exists() and not other.exists()
+
+
+def test_whoever_is_forgotten_leaves_the_stage(tmp_path):
+    left = []
+    opened = Sessions(left.append)
+    opened.of("a").token, opened.of("b").token = "a's", "b's"
+    opened.close("a")
+    opened.of("b").used -= sessions.KEPT_SECONDS + 1
+    opened.sweep(tmp_path)
+    assert left == ["a's", "b's"]
 
 
 def test_what_runs_stops_when_it_is_asked_to(opened, session):
@@ -113,6 +137,16 @@ def test_what_runs_stops_when_it_is_asked_to(opened, session):
         with pytest.raises(Stopped):
             advance(1)
     assert told[0] == (0.0, "Working: 0 of 4")
+
+
+def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
+    """And not what is asked for after that."""
+    pressed = time.monotonic()
+    opened.stop("somebody")
+    with pytest.raises(Stopped):
+        session.begin(pressed)
+    session.begin(time.monotonic())
+    session.go_on()
 
 
 @pytest.mark.parametrize("figures, words", [
@@ -246,7 +280,7 @@ def act(actions, session, pair):
     """(stage with room for one, token) of the face on the video."""
     prepared = actions.prepare_live(session, str(pair[0]), SILENT)
     stage = Stage(1)
-    return stage, stage.enter(actions.lips(session, SILENT), prepared)
+    return stage, stage.enter(actions.lips(session, SILENT), prepared, session.use)
 
 
 def asked(stage):
@@ -264,10 +298,12 @@ def test_nobody_speaks_without_a_token(act):
 
 
 def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
-    """The first half second in which nobody has said anything yet, as the page gets it."""
+    """The first half second in which nobody has said anything yet, as the page gets it; meanwhile it is in use."""
     stage, token = act
+    session.used = 0.0
     monkeypatch.setattr("page.stage.MOST_SECONDS", 0.5)
     body = asked(stage).get(f"/live/{token}?rate=16000").content
+    assert session.used
     times, at = [], 0
     while at < len(body):
         moment, picture, sound = HEAD.unpack_from(body, at)
@@ -283,6 +319,19 @@ def test_the_stage_has_room_for_so_many(act):
     stage._speaking = 1
     answer = asked(stage).get(f"/live/{token}?rate=16000")
     assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
+
+
+def test_a_slow_way_gets_less_and_not_later(act):
+    """Frames are sent again when some have come; whoever does not say so gets all."""
+    stage, token = act
+    frame = live.Frame(np.zeros((8, 8, 3), np.uint8), 0, 0.0, np.zeros(640, np.float32), None)
+    speaking = stage._acts[token]
+    speaking.session = SimpleNamespace(play=lambda: itertools.repeat(frame), push=lambda sound: None)
+    sent = messages(speaking)
+    assert all(next(sent) for _ in range(20))
+    for taken, more in ((14, 2), (20, 6), (28, 8)):
+        asked(stage).post(f"/live/{token}?taken={taken}", content=bytes(4))
+        assert [bool(next(sent)) for _ in range(10)] == [True] * more + [False] * (10 - more)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -459,6 +508,27 @@ def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
     monkeypatch.undo()
     tab.click("#start")
     tab.wait_for_selector("#result video", timeout=60000)
+
+
+def test_cancel_takes_it_out_of_the_line(tab, browser, address, pair, monkeypatch):
+    shown = Progress.progress
+    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
+    first = browser.new_page()
+    first.goto(address)
+    for page in (first, tab):
+        page.wait_for_selector("#start")
+        give(page, *pair)
+        page.wait_for_selector("#faces img")
+    first.click("#start")
+    first.wait_for_selector("text=/Lip-syncing: [0-9]+ of/")
+    tab.click("#start")
+    tab.wait_for_selector("text=/queue: 1/")
+    tab.click("#cancel")
+    monkeypatch.undo()
+    tab.wait_for_selector("text=Stopped; nothing was kept.")
+    first.wait_for_selector("#result video", timeout=60000)
+    first.close()
+    assert not tab.locator("#result video").count()
 
 
 def test_whoever_vanishes_stops_what_they_started(tab, browser, address, pair):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 
 import cv2
@@ -209,6 +210,16 @@ def test_lips_close_in_pauses(lips, talking_clip, wav):
     assert not any(alike[:32]) and all(alike[38:50]) and not any(alike[55:])  # words end at 30 and begin again at 55
     assert_alike(pictures(made[:30]), pictures(free[:30]))
     assert_alike(pictures(made[55:]), pictures(free[55:]))
+
+
+@pytest.mark.parametrize("behind, is_whole", [(5.0, False), (math.inf, True)])
+def test_what_is_late_is_made_up_for_in_pauses(lips, talking_clip, wav, behind, is_whole):
+    """Of those who speak live; a speech that is there at once keeps its pauses. No word is lost."""
+    shut = live.prepare(lips, talking_clip, box=BOX, silence="closed")
+    with live.Session(lips, shut, behind=behind) as session:
+        moments = {round(25 * frame.moment) for frame in say(session, [wav, np.zeros(24000, np.float32), wav])}
+    missing = set(range(97)) - moments  # of 3.9 s
+    assert missing <= set(range(30, 67)) and len(missing) < 37 and bool(missing) != is_whole
 
 
 def test_sound_is_checked(session, monkeypatch):
