@@ -148,9 +148,9 @@ def get_parser() -> cli.Parser:
     add(
         "--reference",
         type=frame_or_name,
-        metavar="{same,still,FRAME}",
-        help="Show the network each frame itself, one like it with a shut mouth, or the frame of this number. Without "
-        "it, as the network wants it.",
+        metavar="{same,still,matching,FRAME}",
+        help="Show the network each frame itself, with a shut mouth, with one as far open as the sound will open it, or "
+        "the frame of this number. Without it, as the network wants it.",
     )
     add(
         "--mouth_gain",

@@ -74,4 +74,10 @@ syncnet_wt=0.02" --resume
 
 $python -m demo.export expert "$(newest expert)" demo/checkpoints/expert.pth
 $python -m demo.export expert "$(newest judge)" demo/checkpoints/judge.pth
-$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather --reference still --gain 1.3
+# What tells how far it opens mouths, learned from a few of the voices that it knows.
+mkdir -p "$work/speech"
+for voice in $(shuf --random-source=<(yes) -n 40 "$work/lists/learned/train.txt"); do
+    ln -sfn "$(realpath "$work/faces/$voice/audio.wav")" "$work/speech/${voice//\//_}.wav"
+done
+$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather \
+    --reference matching --gain 1.2 --speech "$work"/speech/*

@@ -304,6 +304,14 @@ def kept(face, tmp_path):
     return tmp_path / "anna"
 
 
+def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
+    face = live.prepare(LipSync(search=live_search()), talking_clip, box=BOX)
+    face.save(tmp_path / "kept")
+    again = live.Face.load(tmp_path / "kept").references
+    assert (again.faces == face.references.faces).all() and (again.apart == face.references.apart).all()
+    assert len(again.apart) == len(again.faces) and again.apart.min() == 0
+
+
 def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
     monkeypatch.setattr("faces.FaceSearch.find", None)  # nobody searches again
     with live.Session(lips, live.Face.load(kept)) as opened, live.Session(lips, face) as made:
@@ -388,7 +396,7 @@ def option(**values):
 @pytest.mark.parametrize("damage", [
     lambda content: content[: len(content) // 2], lambda content: "", lambda content: "\x80\x04cos\nsystem\n",
     lambda content: "[" * 100000, lambda content: "[1]", lambda content: "{}", lambda content: "9" * 5000,
-    changed(format="wav2lip live face 3"), changed(format=None),
+    changed(format="wav2lip live face 2"), changed(format=None), changed(apart="x"), changed(apart=[0.0] * 99),
     changed(source="../../etc/passwd"), changed(source="source-x/../../y"), changed(source=7), changed(sha256="0"),
     changed(fps=[25, 0]), changed(fps=[10**400, 1]), changed(fps=[25.0, 1]), changed(fps=[-25, 1]), changed(fps="25"),
     changed(used=7), changed(boxes=[]), changed(boxes=[[0, 0, 1e3, 5]]), changed(boxes=[[0, 0, 9]]),
