@@ -149,7 +149,7 @@ def get_parser() -> cli.Parser:
         "--reference",
         type=frame_or_name,
         metavar="{same,still,matching,FRAME}",
-        help="Show the network each frame itself, with a shut mouth, with one as far open as the sound will open it, or "
+        help="Show the network each frame itself, with a shut mouth, with one as far open as the sound opens it, or "
         "the frame of this number. Without it, as the network wants it.",
     )
     add(

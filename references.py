@@ -13,7 +13,7 @@ import masks
 NEAR, FAR = 8.0, 12.0  # grey levels between postures: nearer is the same person in the same shot, farther is not
 ALIKE = 4.0  # grey levels: what is held that much alike is held alike enough
 OPENING = 5.0  # how much it counts that a mouth is open otherwise than wanted, against one more ``ALIKE`` of posture
-SOFT, MIXED = 0.1, 4  # of such costs: by which a face may be dearer to have a third as large a share; most faces in it
+SOFT, MIXED = 0.25, 6  # of such costs: by which a face may be dearer to have a third as large a share; most faces in it
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
