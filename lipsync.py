@@ -430,7 +430,7 @@ class LipSync:
         reference: str | int | None,
         bare: Bare | None = None,
     ) -> References:
-        """Return the face in the frame of a number, or those near the start whose mouths are shut, and in view."""
+        """Return the face in the frame of a number, or those near the start whose mouths are in view."""
         if not isinstance(reference, int):
             choose = all_mouths if reference == "matching" else shut_mouths
             return choose(self.model, (bare or Bare(first_faces(source, path, used))).faces)

@@ -1,6 +1,6 @@
-"""Mouths that the generator is shown instead of each frame's own: they are shut, and the faces are held alike.
+"""Mouths that the generator is shown instead of each frame's own: shut, or as far open as the sound will open them.
 
-What the generator sees of a face with an open mouth it partly copies, in silence above all.
+What the generator sees of a mouth it partly copies: what was said when it was filmed, and the person's own teeth.
 """
 
 from __future__ import annotations
