@@ -98,5 +98,5 @@ def _sign(path: Path, checkpoint: Checkpoint) -> None:
 
     graph = onnx.load(str(path))
     habits = {name: getattr(checkpoint, name) for name in HABITS} if len(graph.graph.output) == 1 else {}
-    onnx.helper.set_model_props(graph, {name: str(value) for name, value in habits.items()})
+    onnx.helper.set_model_props(graph, {name: str(value) for name, value in habits.items() if value is not None})
     onnx.save(graph, str(path))
