@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def report(name: str, figures: dict[str, float]) -> None:
     for key, value in figures.items():
         print(f"  {name:18} {key:28} {value:10.4f}")
     print(json.dumps({"name": name, **{key: round(value, 6) for key, value in figures.items()}}), flush=True)
+
+
+def resident_mb(process: int | str = "self") -> float:
+    """Return how much memory a process holds, on Linux."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -38,7 +38,7 @@ from scipy.io import wavfile
 import cli
 import live
 import video
-from benchmarks import report
+from benchmarks import report, resident_mb
 from demo.talking_head import Recipe, write_clip, write_speech
 from faces import FaceSearch
 from lipsync import LipSync
@@ -250,8 +250,9 @@ def watch(tab: Any, minutes: float, server: int, folder: Path) -> dict[str, list
         time.sleep(max(0.0, start + 60 * minute - time.monotonic()))
         for key, values in taken(tab).items():
             seen.setdefault(key, []).extend(values)
-        seen["states"].append({"time": time.time(), **state_of(server, folder)})
-        report(f"minute {minute}", state_of(server, folder))
+        state = state_of(server, folder)
+        seen["states"].append({"time": time.time(), **state})
+        report(f"minute {minute}", state)
     return seen
 
 
@@ -260,14 +261,14 @@ def state_of(server: int, folder: Path) -> dict[str, float]:
     files = [path for path in (folder / "disk").rglob("*") if path.is_file()]
     children = children_of(server)
     return {
-        "server_mb": resident_mb(server), "children_mb": sum(map(resident_mb, children)), "children": len(children),
+        "server_mb": memory_of(server), "children_mb": sum(map(memory_of, children)), "children": len(children),
         "files": len(files), "files_mb": sum(path.stat().st_size for path in files) / 2**20,
     }  # fmt: skip
 
 
-def resident_mb(process: int) -> float:
+def memory_of(process: int) -> float:
     with contextlib.suppress(OSError):  # it has ended
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return resident_mb(process)
     return 0.0
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import cli
 import live
 import video
-from benchmarks import open_machine, report
+from benchmarks import open_machine, report, resident_mb
 from benchmarks.scene import SIZES, write_scene
 from demo.talking_head import Recipe, write_speech
 from hparams import hparams as hp
@@ -119,11 +119,6 @@ def measure_sustained(lips: LipSync, face: live.Face, sound: np.ndarray) -> dict
 def cpu_seconds() -> float:
     """User and system, of this process and of those that have ended."""
     return sum(os.times()[:4])
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":
