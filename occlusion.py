@@ -6,6 +6,8 @@ what is like none of that, reaches beyond the lips, and is larger than noise, is
 
 from __future__ import annotations
 
+import functools
+
 import cv2
 import numpy as np
 
@@ -34,10 +36,11 @@ class Bare:
     def __init__(self, faces: np.ndarray) -> None:
         self.faces = faces
         self._postures = np.stack([posture(face) for face in faces])
-        self._moved = np.stack([_moved(_lower(face)) for face in faces])  # (N, 3, shifts, 20, 32)
+        lowers = [_lower(face) for face in faces]
+        self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
-        bare = self._bare()
+        bare = self._bare(lowers)
         self.faces, self._postures, self._moved = self.faces[bare], self._postures[bare], self._moved[bare]
 
     def hidden(self, face: np.ndarray) -> np.ndarray:
@@ -65,14 +68,13 @@ class Bare:
         # as one tall picture; where one meets the next, rows are outside of what is looked at
         return cv2.blur(apart.reshape(-1, SIZE[0]), (PATCH, PATCH)).reshape(apart.shape).min(1)
 
-    def _bare(self) -> np.ndarray:
+    def _bare(self, lowers: list[np.ndarray]) -> np.ndarray:
         """Return which faces have nothing in front of them, (N,) bool.
 
         Lips aside, they are like each other, directly or through others that are like both. Where more faces that are
         held alike are like each other, but not like this one, there is something in front of this one.
         """
-        lowers, outside = [_lower(face) for face in self.faces], _outside()
-        everybody = np.arange(len(lowers))
+        outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
         sizes = np.array([_reached(alike, i).sum() for i in everybody])
@@ -108,7 +110,7 @@ def _skin_is_under(lower: np.ndarray, known: np.ndarray, margin: float) -> np.nd
     """Return where something was in front of the ``known`` face that is away now: skin shows, (20, 32) bool."""
     skin = np.median(lower[CHEEKS].reshape(-1, 3), axis=0)
     here, before = (np.abs(one - skin).max(-1) for one in (lower, known))
-    return (here < before - margin) & (_small(masks.mouth()) > 0.3)  # beside it are hair, collar and wall
+    return (here < before - margin) & _mouth()  # beside it are hair, collar and wall
 
 
 def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
@@ -122,10 +124,17 @@ def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     return cv2.morphologyEx(things, cv2.MORPH_CLOSE, np.ones((3, 3)))
 
 
+@functools.lru_cache(maxsize=1)  # every frame needs each of them
+def _mouth() -> np.ndarray:
+    return _small(masks.mouth()) > 0.3
+
+
+@functools.lru_cache(maxsize=1)
 def _inside() -> np.ndarray:
     return _small(masks.lower_face()) > 0.5
 
 
+@functools.lru_cache(maxsize=1)
 def _outside() -> np.ndarray:
     """Return where lips do not come: (20, 32) bool."""
     return _inside() & (_small(masks.lips()) < 0.3)
