@@ -22,7 +22,7 @@ def paste(
     box: Box,
     blend: str,
     in_place: bool = False,
-    hidden: np.ndarray | None = None,
+    hidden: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
@@ -49,7 +49,7 @@ def paste(
 
 
 def _mixed(
-    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | None
+    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
@@ -57,8 +57,7 @@ def _mixed(
     lost when the frame shrinks to 96 pixels: hair, pores, grain, edges.
     """
     face, mask = _changed(face, filmed)
-    if hidden is not None:
-        mask *= 1 - hidden
+    mask *= 1 - hidden
     distance = cv2.GaussianBlur(_largest(cv2.GaussianBlur(face - shrunk, (0, 0), 1.5)), (0, 0), 1)
     detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk
