@@ -72,7 +72,8 @@ def redraw_mouths(
         gains, stillness = zip(*(row[3] for row in with_face))
         gains = None if manner.gains is None else np.array(gains)
         if manner.references:
-            wanted = openings(model, mels, gains, manner.opening) if manner.opening else np.zeros(len(faces))
+            told = manner.opening and manner.references.apart is not None  # else it makes no difference
+            wanted = openings(model, mels, gains, manner.opening) if told else np.zeros(len(faces))
             for face, share, *how in zip(faces, stillness, wanted, hidden):
                 if share > 0:
                     face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
@@ -185,10 +186,9 @@ def fit_opening(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gai
 
     1 is what it does at the loudest 5 % of it, with the ``gain`` that it wants. Linear, by ridge regression.
     """
-    voices = np.concatenate([_beyond_silence(model, part) for part in np.split(mels, range(64, len(mels), 64))])
-    targets = []
+    batches, targets = np.split(mels, range(64, len(mels), 64)), []
+    voices = np.concatenate([_beyond_silence(model, batch) for batch in batches])
     for face in faces:
-        batches = np.split(mels, range(64, len(mels), 64))
         shown = [(np.stack([face] * len(batch)), batch, np.full(len(batch), gain)) for batch in batches]
         changes, still = np.concatenate([_changes(model, *batch) for batch in shown]), open_lips(model, face[None])[0]
         targets.append((changes - still) / (np.percentile(changes, WIDE) - still))
@@ -200,15 +200,17 @@ def fit_opening(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gai
 def _beyond_silence(model: torch.nn.Module, mels: np.ndarray) -> np.ndarray:
     """Embed mels (N, 80, 16) and return by what they differ from silence, (N, 512·width) float32."""
     parameter = next(model.parameters())
-    with_silence = np.concatenate((np.full_like(mels[:1], -hp.max_abs_value), mels))
-    voices = model.audio_encoder(torch.from_numpy(with_silence).to(parameter.device, parameter.dtype)[:, None])
-    voices = voices.flatten(1).float().cpu().numpy()
-    return voices[1:] - voices[0]
+    silence, voices = _embedded(model, torch.from_numpy(mels).to(parameter.device, parameter.dtype)[:, None])
+    return (voices.float() - silence.float()).flatten(1).cpu().numpy()
 
 
 def amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
     """Embed the mels, each ``gains`` times as far from silence as it is: a straight line that leads through both."""
-    silence = model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value))
-    voices = model.audio_encoder(mels)
+    silence, voices = _embedded(model, mels)
     scale = torch.from_numpy(gains).to(voices)[:, None, None, None]
     return (silence + scale * (voices - silence)).clamp(min=0)  # as all embeddings are
+
+
+def _embedded(model: torch.nn.Module, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the audio encoder's embedding of silence, (1, 512·width, 1, 1), and of the mels."""
+    return model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value)), model.audio_encoder(mels)
