@@ -45,6 +45,7 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
+from models.weights import REFERENCES
 from mouths import CPU_BATCH, Manner, all_mouths, crop, redraw_mouths, shut_mouths
 from occlusion import Bare
 from references import References
@@ -54,7 +55,6 @@ from runtimes import Runtime
 from sync import Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
-REFERENCES = ("same", "still", "matching")
 VALUES = {  # of options that take one of a few words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
@@ -148,6 +148,11 @@ class Options:
             raise UserError(f"--resize_factor {self.resize_factor} is not a whole number above 0")
         if self.crf not in range(52):
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
+
+    @property
+    def keeps_occlusions(self) -> bool:
+        """Whether what is in front of the mouth stays there; the network's own blend is known by then."""
+        return self.occlusion == "keep" and self.blend == "feather"
 
     @property
     def is_part(self) -> bool:
@@ -310,8 +315,8 @@ class LipSync:
             windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
             path, used = self.find_face(source, wanted, chosen)
             _ = self.model  # built only when there is a face
-            if chosen.reference != "same":
-                path.known(math.ceil(LOOKED_AT * source.fps))  # as ``references`` will want it
+            if chosen.reference != "same" or chosen.keeps_occlusions:
+                path.known(math.ceil(LOOKED_AT * source.fps))  # as ``manner`` will want it
             windows = windows.result().first(wanted)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
@@ -414,7 +419,7 @@ class LipSync:
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = self.generator.gain * options.mouth_gain * (1 - closed)
         bare = references = None
-        if options.occlusion == "keep" and options.blend == "feather":
+        if options.keeps_occlusions:
             bare = Bare(first_faces(take.source, take.face, take.used))
         if options.reference != "same" or closed.any():
             references = self.references(take.source, take.face, take.used, options.reference, bare)
@@ -493,7 +498,9 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
     path.begin()
     start = next(i for i, box in enumerate(path.known(0)) if box is not None)
-    wanted = math.ceil(LOOKED_AT * source.fps) if used is None else min(math.ceil(LOOKED_AT * source.fps), used - start)
+    wanted = math.ceil(LOOKED_AT * source.fps)
+    if used is not None:
+        wanted = min(wanted, used - start)
     frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
     shown = []
     for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # while the search goes on

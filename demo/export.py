@@ -15,7 +15,7 @@ import numpy as np
 import cli
 import mouths
 import runtimes
-from lipsync import read_speech
+from lipsync import VALUES, read_speech
 from models import SyncNet_color, Wav2Lip, weights
 
 FACES, EVERY = 4, 2  # shut mouths to look at; of 25 mels a second, one in so many is heard
@@ -28,8 +28,8 @@ def get_parser() -> cli.Parser:
     parser.add_argument("sources", nargs="+", type=Path, help="the last checkpoints of a training run, or only one")
     parser.add_argument("target", type=Path, help="file to write")
     parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
-    parser.add_argument("--blend", choices=("box", "feather"), help="likewise")
-    parser.add_argument("--reference", choices=("same", "still", "matching"), help="likewise")
+    parser.add_argument("--blend", choices=VALUES["blend"], help="likewise")
+    parser.add_argument("--reference", choices=weights.REFERENCES, help="likewise")
     parser.add_argument("--gain", type=cli.positive(float), help="of its mouths' movement; --mouth_gain multiplies it")
     parser.add_argument("--speech", nargs="+", type=Path, help="to learn how far it opens mouths, for matching")
     return parser

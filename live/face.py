@@ -20,14 +20,12 @@ import video
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, LipSync, Options, open_face
-from pasting import BLENDS
+from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, open_face
 from references import References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 3"
 NAME, SOURCE = "face.json", "source-"
-LOOPS = ("loop", "pingpong")
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
 KEPT = ("resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend")
 
@@ -158,7 +156,7 @@ def _options(values: dict) -> Options:
     """Return the options; only values of the kinds that ``Options`` takes."""
     kinds = {"reference": (str, int), "blend": (str,), "crop": (list,)}
     usual = Options()
-    if set(values) != set(KEPT) or values["blend"] not in BLENDS or values["loop"] not in LOOPS:
+    if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in ("blend", "loop")):
         raise ValueError
     if not all(type(value) in kinds.get(name, (type(getattr(usual, name)),)) for name, value in values.items()):
         raise ValueError

@@ -83,6 +83,7 @@ KNOWN = {
 
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
+REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
 HABITS = ("pads", "blend", "reference", "gain", "opening")  # what a checkpoint may say of its use, see Wav2Lip
 
@@ -230,7 +231,7 @@ class Checkpoint:
         value = self.extra.get("reference")
         if value == "matching" and self.opening is None:
             return Wav2Lip.reference
-        return value if value in ("same", "still", "matching") else Wav2Lip.reference
+        return value if value in REFERENCES else Wav2Lip.reference
 
     @property
     def opening(self) -> list[float] | None:
