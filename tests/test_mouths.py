@@ -108,7 +108,7 @@ def test_a_larger_gain_moves_a_mouth_farther(head, tmp_path):
     for gain in (0.5, 1.0, 2.0):
         assert inference.main([*command(head[0], head[0], tmp_path), "--mouth_gain", str(gain)]) == 0
         moved.append(movement(tmp_path / "out.mp4"))
-    assert moved[0] < 0.9 * moved[1] and moved[2] > 1.1 * moved[1]  # the head itself nods in all of them
+    assert moved[0] < 0.8 * moved[1] and moved[2] > 1.1 * moved[1]
 
 
 # --------------------------------------------------------------------------------------------------------------------
