@@ -122,14 +122,16 @@ class MelStream:
 
 def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mel frames (num_mels, frames) that lie within ``samples``, and what the next ones still need of it."""
-    import librosa
+    import torch  # its transform is ready at once; librosa's first brings what takes a second to import
 
     count = max(0, 1 + (len(samples) - hp.n_fft) // hp.hop_size)
     rest = samples[count * hp.hop_size :]
     if not count:
         return np.empty((hp.num_mels, 0), np.float32), rest
-    spectrum = librosa.stft(samples, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, center=False)
-    amplitude = _mel_basis() @ np.abs(spectrum)
+    hann = torch.hann_window(hp.win_size)
+    wave = torch.from_numpy(samples.astype(np.float32))
+    spectrum = torch.stft(wave, hp.n_fft, hp.hop_size, hp.win_size, hann, center=False, return_complex=True)
+    amplitude = _mel_basis() @ spectrum.abs().numpy()
     decibels = 20 * np.log10(np.maximum(10 ** (hp.min_level_db / 20), amplitude)) - hp.ref_level_db
     unit = (decibels - hp.min_level_db) / -hp.min_level_db  # [min_level_db, 0] -> [0, 1]
     mel = np.clip((2 * unit - 1) * hp.max_abs_value, -hp.max_abs_value, hp.max_abs_value)

@@ -19,6 +19,7 @@ from references import References
 from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
+FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths pass for shut
 WIDE = 95  # percentile of mouths, or of what opens them, that passes for wide open
 MOST_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
@@ -60,7 +61,8 @@ def redraw_mouths(
     many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``.
     """
     rows = zip(frames, boxes, mels, manner.of_frames())
-    batches = iter(lambda: list(itertools.islice(rows, batch_size)), [])
+    sizes = itertools.chain([min(FIRST_BATCH, batch_size)], itertools.repeat(batch_size))
+    batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
     def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | float]]]:
         with_face = [row for row in batch if row[1] is not None]

@@ -16,6 +16,7 @@ import audio
 import inference
 import masks
 import models
+import mouths
 import video
 from boxes import FacePath
 from conftest import run_ffmpeg
@@ -393,3 +394,13 @@ def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, 
     cv2.ellipse(face, (48, 73), (24, 15), 0, 0, 360, (drawn,) * 3, -1)
     mouth = paste(frame, face, filmed, (0, 0, 384, 384), "feather")[282:302, 182:202].astype(float)
     assert abs(mouth.std() - grain) < 0.5 and abs(mouth.mean() - level) < 3
+
+
+def test_nobody_waits_for_a_whole_batch_to_see_the_first_frame(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        mouths, "generate", lambda model, mels, faces, gains: sizes.append(len(faces)) or faces[..., :3]
+    )
+    frames, windows = [np.zeros((96, 96, 3), np.uint8)] * 40, [np.zeros((80, 16), np.float32)] * 40
+    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, None, 16))) == 40
+    assert sizes == [mouths.FIRST_BATCH, 16, 16, 4]
