@@ -45,7 +45,7 @@ def beginner(tmp_path_factory):
     return path
 
 
-def run(person, outfile, expert, generator, *flags, minutes=0.15):
+def run(person, outfile, expert, generator, *flags, minutes=0.06):
     networks = ["--syncnet_checkpoint_path", expert, "--judge_checkpoint_path", expert, "--checkpoint_path", generator]
     command = ["--face", person, "--outfile", outfile, "--minutes", minutes, *networks, *DETECTOR, *flags]
     return adapt.main([*map(str, command)])

@@ -29,7 +29,7 @@ def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
 
     def run(*flags, pairs=("0=short.wav", "1=long.wav"), outfile="out.mp4"):
         command = ["--checkpoint_path", small_checkpoint, "--face", "pair.mp4", "--outfile", outfile]
-        command += ["--face_detector", "haar", "--crf", 0, *(("--pair", *pairs) if pairs else ()), *flags]
+        command += ["--face_detector", "centerface", "--crf", 0, *(("--pair", *pairs) if pairs else ()), *flags]
         code = inference.main(list(map(str, command)))
         return code, capsys.readouterr().err
 
@@ -57,7 +57,7 @@ def test_who_has_spoken_may_shut_up(program, tmp_path):
 
 def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
     """The other's mouth is drawn in the same frames, and changes nothing about this one."""
-    lips = LipSync(small_checkpoint, search=FaceSearch("haar"))
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
     take = dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, dialogue.Options(), tmp_path)
     together = np.stack(list(lips.stream(take)))

@@ -108,7 +108,7 @@ def test_steady_squares_ignore_one_wild_box():
 def test_whole_frames_and_tracks(talking):
     (whole,) = lse.score_file(talking, Judge())
     assert (whole.track, whole.frames) == (0, 24) and whole.lse_d > 0  # 25 frames: the last window's sound is not whole
-    (track,) = lse.score_file(talking, Judge(), FaceSearch("haar"))
+    (track,) = lse.score_file(talking, Judge(), FaceSearch("centerface"))
     assert track.frames == 24 and track.lse_d != whole.lse_d
 
 
@@ -319,7 +319,7 @@ def data(tmp_path, talking, small_checkpoint, monkeypatch):
 
     monkeypatch.setattr(LipSync, "run", run)
     common = ["--data_root", root, "--results_dir", tmp_path / "out", "--checkpoint_path", small_checkpoint]
-    return tmp_path, [*map(str, common), "--face_detector", "haar"], calls
+    return tmp_path, [*map(str, common), "--face_detector", "centerface"], calls
 
 
 def test_videos_of_a_list(data, capsys):
@@ -509,4 +509,4 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
     write_clip(tmp_path / "grey.mp4", np.full((15, 96, 128, 3), 90, np.uint8))
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is on view for 10 frames"):
-        lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("haar"))
+        lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("centerface"))

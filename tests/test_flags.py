@@ -25,7 +25,7 @@ def heads(tmp_path_factory):
 def test_a_row_for_each_flag(heads, tmp_path, capsys):
     outputs = ["--folder", tmp_path, "--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv"]
     rows = ["blend box", "blend feather"]
-    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 1, *outputs, "--flags", *rows))]) == 0
+    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.8, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
     assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
     table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
@@ -54,7 +54,7 @@ def test_a_mirror_draws_what_it_is_shown(tmp_path):
 
 
 def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
-    command = ("--videos", *heads, "--seconds", 0.8, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
+    command = ("--videos", *heads, "--seconds", 0.5, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
     assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())
     assert set(rows["defaults"]) == {*flags.GEOMETRY, "cpu_ms"}

@@ -38,7 +38,7 @@ def sync(small_checkpoint, talking_clip, speech, tmp_path, monkeypatch, capsys):
 
     def run(*flags, checkpoint=small_checkpoint, face=talking_clip, audio=speech, outfile="out.mp4"):
         command = [f"--checkpoint_path={checkpoint}", f"--face={face}", f"--audio={audio}", f"--outfile={outfile}"]
-        detector = [] if "--box" in flags or "--face_detector" in flags else ["--face_detector", "haar"]
+        detector = [] if "--box" in flags or "--face_detector" in flags else ["--face_detector", "centerface"]
         capsys.readouterr()
         code = inference.main([*command, *detector, *map(str, flags)])
         return code, capsys.readouterr().err
@@ -274,7 +274,7 @@ def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, talkin
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
     alone = {name: (tmp_path / name).read_bytes() for name in runs}
     command = [sys.executable, ROOT / "inference.py", "--checkpoint_path", small_checkpoint, "--face", talking_clip]
-    command += ["--audio", speech, "--face_detector", "haar"]
+    command += ["--audio", speech, "--face_detector", "centerface"]
     both = [subprocess.Popen([*command, "--outfile", name, *runs[name]], cwd=tmp_path) for name in runs]
     assert [p.wait() for p in both] == [0, 0]
     assert {name: (tmp_path / name).read_bytes() for name in runs} == alone
@@ -419,12 +419,12 @@ def test_interrupted_run_leaves_nothing(fails, monkeypatch):
 
 
 def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_checkpoint):
-    """Every clip, each with another kind of speech file (the first 1.2 s), gives a complete video."""
+    """Every clip, each with another kind of speech file (the first 0.6 s), gives a complete video."""
     clips = sorted((shared / "clips").glob("*.mp4")) + [shared / "clips/photo_face.jpg"]
     speeches = sorted((shared / "clips").glob("speech_*"))
     for i, clip in enumerate(clips):
         sound = tmp_path / f"{speeches[i % len(speeches)].stem}.mka"
-        run_ffmpeg("-i", speeches[i % len(speeches)], "-t", 1.2, "-c", "copy", sound)
+        run_ffmpeg("-i", speeches[i % len(speeches)], "-t", 0.6, "-c", "copy", sound)
         flags = ("--resize_factor", 2) if "1080" in clip.name else ()
         code, words = sync(*flags, face=clip, audio=sound)
         assert (code, words) == (0, ""), clip.name
@@ -436,7 +436,7 @@ def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_
 
 
 def test_silence_and_the_choice_of_a_track_are_said(small_checkpoint, talking_clip, silence, speech, told, tmp_path):
-    lips = LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
     lips.prepare(talking_clip, silence)
     assert any("is silent from" in note for note in told.notes)
     told.notes.clear()

@@ -357,7 +357,7 @@ def test_frames_without_a_face_are_kept(lips, tmp_path, astronaut):
 def live_search():
     from faces import FaceSearch
 
-    return FaceSearch("haar")
+    return FaceSearch("centerface")
 
 
 def test_the_first_seconds_are_used(lips, talking_clip):

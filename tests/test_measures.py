@@ -22,7 +22,8 @@ from evaluation.quality import Quality, score_file
 from faces import FaceSearch
 from lipsync import LipSync
 
-SEARCH = FaceSearch("haar")
+SEARCH = FaceSearch("centerface")
+DETECTOR = ("--face_detector", "centerface")
 
 
 def face(opening: float | np.ndarray, frames: int = 1, width: float = 40.0) -> np.ndarray:
@@ -241,7 +242,7 @@ def test_lpips_is_the_librarys(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--landmarks", "--identity"])
 def test_missing_and_wrong_weights_name_the_flag(talk, flag, tmp_path, capsys):
-    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), "--face_detector", "haar"]
+    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), *DETECTOR]
     assert score_quality.main([*command, flag, str(tmp_path / "none.pth")]) == 2
     assert f"error: {flag}: {tmp_path / 'none.pth'} does not exist" in capsys.readouterr().err
     (tmp_path / "text.pth").write_text("hello")
@@ -252,7 +253,7 @@ def test_missing_and_wrong_weights_name_the_flag(talk, flag, tmp_path, capsys):
 
 def test_lpips_without_its_package(talk, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), "--face_detector", "haar"]
+    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), *DETECTOR]
     assert score_quality.main([*command, "--lpips", "alexnet"]) == 2
     assert "pip install lpips" in capsys.readouterr().err
     assert score_quality.main(command) == 0
@@ -279,7 +280,7 @@ def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(LipSync, "run", run)
     (tmp_path / "in").mkdir()
     run_ffmpeg("-i", talk / "made.mkv", "-c", "copy", tmp_path / "in" / "talk.mkv")
-    command = ["--results_dir", str(tmp_path / "out"), "--face_detector", "haar", "--csv", str(tmp_path / "l.csv")]
+    command = ["--results_dir", str(tmp_path / "out"), *DETECTOR, "--csv", str(tmp_path / "l.csv")]
     assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 0
     (row,) = csv.DictReader((tmp_path / "l.csv").read_text().splitlines())
     assert heard == ["talk.wav"] and float(row["motion"]) == pytest.approx(1, abs=0.1) and row["leak"] == ""

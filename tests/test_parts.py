@@ -23,7 +23,7 @@ BOX = (60, 200, 100, 210)  # top, bottom, left, right
 
 @pytest.fixture
 def lips(small_checkpoint, told):
-    return LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+    return LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
 def test_what_cannot_be_is_said_in_one_line(small_checkpoint, talking_clip, tone, tmp_path, capsys, flags, words):
     out = tmp_path / "out.mp4"
     command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", f"--outfile={out}"]
-    assert inference.main([*command, "--face_detector", "haar", *flags]) == 2
+    assert inference.main([*command, "--face_detector", "centerface", *flags]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and words in said and not out.exists()
 

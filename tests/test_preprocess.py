@@ -53,7 +53,7 @@ def roots(tmp_path) -> types.SimpleNamespace:
 
 def run(roots, *options: str) -> int:
     folders = ("--data_root", roots.videos, "--preprocessed_root", roots.data, "--filelists", roots.lists)
-    return preprocess.main([*map(str, folders), "--face_detector", "haar", "--workers", "1", *options])
+    return preprocess.main([*map(str, folders), "--face_detector", "centerface", "--workers", "1", *options])
 
 
 def put(clip: Path, roots, *names: str) -> None:
@@ -139,7 +139,7 @@ def test_channels_that_cancel_are_no_silence(roots, clip):
 
 def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
-    run(roots, "--batch_size", "4")
+    run(roots, "--batch_size", "4", "--face_detector", "haar")
     frames = list(video.read_frames(video.probe(clip)))
     boxes, _ = cutting.find_face(iter(frames), create_detector("haar"), 4)
     searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
@@ -528,7 +528,7 @@ def test_flags_reach_the_library(roots, monkeypatch):
     assert asked[0][:2] == (roots.videos, roots.data)
     assert asked[0][2] == Options(FaceSearch("sfd", Path("s3fd.pth"), 7), "cuda:1", "bf16", gpus=3, workers=5)
     run(roots)
-    assert asked[1][2] == Options(FaceSearch("haar", batch_size=32), "auto", "auto", gpus=1, workers=1)
+    assert asked[1][2] == Options(FaceSearch("centerface", batch_size=32), "auto", "auto", gpus=1, workers=1)
 
 
 def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys):

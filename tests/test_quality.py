@@ -17,7 +17,7 @@ from evaluation.quality import score_file
 from face_detection.tracking import follow_face
 from faces import FaceSearch
 
-SEARCH = FaceSearch("haar")
+SEARCH = FaceSearch("centerface")
 LOSSLESS = ("-c:v", "ffv1", "-pix_fmt", "bgr0")
 FACE = slice(72, 184), slice(118, 228)  # where the photo's face is, in rows and columns of the clip
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared(frames, source, tmp_path, size, count, words):
 
 def test_the_script(frames, source, tmp_path, capsys):
     write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
-    command = ["--generated", tmp_path / "made.mkv", "--source", source, "--face_detector", "haar"]
+    command = ["--generated", tmp_path / "made.mkv", "--source", source, "--face_detector", "centerface"]
     tables = ["--json", tmp_path / "q.json", "--csv", tmp_path / "q.csv"]
     assert score_quality.main([*map(str, [*command, *tables])]) == 0
     assert "made.mkv" in capsys.readouterr().out
@@ -145,7 +145,7 @@ def test_a_bad_video_does_not_stop_the_others(frames, source, tmp_path, capsys):
     write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
     (tmp_path / "bad.mkv").write_text("no video")
     made = [str(tmp_path / name) for name in ("bad.mkv", "made.mkv")]
-    command = ["--source", *[str(source)] * 2, "--face_detector", "haar", "--json", str(tmp_path / "q.json")]
+    command = ["--source", *[str(source)] * 2, "--face_detector", "centerface", "--json", str(tmp_path / "q.json")]
     assert score_quality.main(["--generated", *made, *command]) == 1
     found = json.loads((tmp_path / "q.json").read_text())
     assert [one["file"] for one in found["scores"]] == made[1:] and list(found["failed"]) == made[:1]

@@ -240,7 +240,7 @@ def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech,
     for runtime in ("torch", "openvino"):
         videos.append(tmp_path / f"{runtime}.mp4")
         flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech]
-        flags += ["--outfile", videos[-1], "--face_detector", "haar", "--no_cache", "--silence", "closed"]
+        flags += ["--outfile", videos[-1], "--face_detector", "centerface", "--no_cache", "--silence", "closed"]
         flags += ["--mouth_gain", "1.5", "--precision", "fp32", "--runtime", runtime, "--crf", "0", "--device", "cpu"]
         assert inference.main([*map(str, flags)]) == 0
     here, there = (np.stack(list(video.read_frames(video.probe(path)))).astype(float) for path in videos)

@@ -165,7 +165,7 @@ def measure(expert_checkpoint, talking_clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*flags, face=talking_clip, checkpoint=expert_checkpoint):
-        command = ["--checkpoint_path", checkpoint, "--face", face, "--face_detector", "haar", *flags]
+        command = ["--checkpoint_path", checkpoint, "--face", face, "--face_detector", "centerface", *flags]
         code = similarity.main(list(map(str, command)))
         return code, *capsys.readouterr()
 
@@ -189,11 +189,11 @@ def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_chec
     assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "new/out.mp4"))) == 25
 
     expert = open_expert(expert_checkpoint, dtype=pick_precision("auto", torch.device("cpu")))
-    result = score(talking_clip, speech, expert, FaceSearch("haar"))
+    result = score(talking_clip, speech, expert, FaceSearch("centerface"))
     assert str(result) == out.strip() and result.mean == pytest.approx(found["mean"])
 
     command = ["--checkpoint_path", small_checkpoint, "--syncnet_checkpoint_path", expert_checkpoint]
-    command += ["--face", talking_clip, "--audio", speech, "--face_detector", "haar", "--outfile", "o.mp4"]
+    command += ["--face", talking_clip, "--audio", speech, "--face_detector", "centerface", "--outfile", "o.mp4"]
     assert inference.main(list(map(str, command))) == 0
     assert capsys.readouterr().out.startswith(out)  # the same program through the other door
 
@@ -260,7 +260,7 @@ def test_wrong_checkpoint(measure, small_checkpoint, speech):
 
 
 def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told):
-    expert, search = open_expert(expert_checkpoint), FaceSearch("haar")
+    expert, search = open_expert(expert_checkpoint), FaceSearch("centerface")
     sync.measure(talking_clip, [speech, silence], expert, search, told)
     assert [note for note in told.notes if "silent" in note] == [
         f"note: {silence} is silent from end to end: there is nothing for lips to follow"

@@ -150,7 +150,7 @@ def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
 
     def run(*flags, face="pair.mp4"):
         command = ["--checkpoint_path", small_checkpoint, "--face", face, "--audio", speech, "--outfile", "out.mp4"]
-        code = inference.main([*map(str, command), "--face_detector", "haar", "--crf", "0", *map(str, flags)])
+        code = inference.main([*map(str, command), "--face_detector", "centerface", "--crf", "0", *map(str, flags)])
         return code, capsys.readouterr().err
 
     return run
@@ -170,7 +170,7 @@ def test_the_face_in_the_picture_is_taken(program, tmp_path, picture, place):
 def test_nobody_looks_like_that(program, tmp_path):
     """A network that finds everybody else at a right angle to the one in the picture."""
     answers = iter([np.array([1.0, 0.0])])
-    search = FaceSearch("haar")
+    search = FaceSearch("centerface")
     source = video.probe(tmp_path / "pair.mp4")
     identity = lambda face: next(answers, np.array([0.0, 1.0]))  # noqa: E731
     wish = speakers.Lookalike(source, tmp_path / "red.png", identity, search)
