@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from hparams import hparams as hp
 
@@ -122,14 +123,12 @@ class MelStream:
 
 def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mel frames (num_mels, frames) that lie within ``samples``, and what the next ones still need of it."""
-    import torch  # its transform is ready at once; librosa's first brings what takes a second to import
-
     count = max(0, 1 + (len(samples) - hp.n_fft) // hp.hop_size)
     rest = samples[count * hp.hop_size :]
     if not count:
         return np.empty((hp.num_mels, 0), np.float32), rest
-    hann = torch.hann_window(hp.win_size)
-    wave = torch.from_numpy(samples.astype(np.float32))
+    wave, hann = torch.from_numpy(samples), torch.hann_window(hp.win_size)
+    # librosa's does the same, but the first time it brings along what takes a second to import
     spectrum = torch.stft(wave, hp.n_fft, hp.hop_size, hp.win_size, hann, center=False, return_complex=True)
     amplitude = _mel_basis() @ spectrum.abs().numpy()
     decibels = 20 * np.log10(np.maximum(10 ** (hp.min_level_db / 20), amplitude)) - hp.ref_level_db
