@@ -69,6 +69,7 @@ CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which fac
 LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of the video in which shut mouths are looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 AHEAD = 256  # frames by which the search for the face may be ahead of them
+FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
     "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
@@ -334,11 +335,12 @@ class LipSync:
             for one in takes:
                 opened.enter_context(contextlib.closing(one.face))
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
+            first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
             for one in takes:
                 known = opened.enter_context(contextlib.closing(prefetch(one.boxes(over), AHEAD)))
                 rows = frames, known, one.windows
-                frames = redraw_mouths(*rows, self.model, batch_size, one.manner, workers, in_place=True)
+                frames = redraw_mouths(*rows, self.model, batch_size, one.manner, workers, in_place=True, first=first)
             yield from prefetch(frames, batch_size, over.set)
 
     def write(self, take: Take, outfile: str | Path) -> None:

@@ -19,7 +19,6 @@ from references import References
 from restoring import Restore
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
-FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths pass for shut
 WIDE = 95  # percentile of mouths, or of what opens them, that passes for wide open
 MOST_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
@@ -52,16 +51,18 @@ def redraw_mouths(
     manner: Manner = Manner(),
     workers: int = 1,
     in_place: bool = False,
+    first: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
 
     ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``boxes``
     (x1, y1, x2, y2) in whole pixels inside the frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a
     ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device and precision. ``workers`` is how
-    many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``.
+    many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``. ``first`` is the
+    size of the first batch, if somebody waits for it.
     """
     rows = zip(frames, boxes, mels, manner.of_frames())
-    sizes = itertools.chain([min(FIRST_BATCH, batch_size)], itertools.repeat(batch_size))
+    sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
     def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | float]]]:

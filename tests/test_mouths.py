@@ -396,11 +396,23 @@ def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, 
     assert abs(mouth.std() - grain) < 0.5 and abs(mouth.mean() - level) < 3
 
 
-def test_nobody_waits_for_a_whole_batch_to_see_the_first_frame(monkeypatch):
-    sizes = []
-    monkeypatch.setattr(
-        mouths, "generate", lambda model, mels, faces, gains: sizes.append(len(faces)) or faces[..., :3]
-    )
+@pytest.fixture
+def sizes(monkeypatch):
+    """Of the batches that the network draws."""
+    seen = []
+    monkeypatch.setattr(mouths, "generate", lambda model, mels, faces, gains: seen.append(len(faces)) or faces[..., :3])
+    return seen
+
+
+@pytest.mark.parametrize(("first", "expected"), [(4, [4, 16, 16, 4]), (None, [16, 16, 8])])
+def test_the_first_batch_may_be_smaller(sizes, first, expected):
     frames, windows = [np.zeros((96, 96, 3), np.uint8)] * 40, [np.zeros((80, 16), np.float32)] * 40
-    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, None, 16))) == 40
-    assert sizes == [mouths.FIRST_BATCH, 16, 16, 4]
+    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, None, 16, first=first))) == 40
+    assert sizes == expected
+
+
+def test_nobody_waits_for_a_whole_batch_to_see_the_first_frame(sizes, small_checkpoint, talking_clip, speech):
+    lips = LipSync(small_checkpoint, batch_size=8)
+    take = lips.prepare(talking_clip, speech, box=(60, 200, 100, 210), reference="same", occlusion="ignore")
+    assert len(list(lips.stream(take))) == 30
+    assert sorted(sizes) == [2, 4, 8, 8, 8]
