@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -128,7 +129,7 @@ def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not count:
         return np.empty((hp.num_mels, 0), np.float32), rest
     wave, hann = torch.from_numpy(samples), torch.hann_window(hp.win_size)
-    # librosa's does the same, but the first time it brings along what takes a second to import
+    # librosa's does the same, and brings along what takes a second to import
     spectrum = torch.stft(wave, hp.n_fft, hp.hop_size, hp.win_size, hann, center=False, return_complex=True)
     amplitude = _mel_basis() @ spectrum.abs().numpy()
     decibels = 20 * np.log10(np.maximum(10 ** (hp.min_level_db / 20), amplitude)) - hp.ref_level_db
@@ -140,11 +141,39 @@ def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _mel_basis() -> sparse.csr_matrix:
     """The mel filters, sparse: so a frame's sums do not depend on how many frames are computed with it."""
-    import librosa
     from scipy import sparse
 
-    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.num_mels, fmin=hp.fmin, fmax=hp.fmax)
-    return sparse.csr_matrix(filters)
+    return sparse.csr_matrix(mel_filters())
+
+
+def mel_filters() -> np.ndarray:
+    """Return Slaney's mel filters (num_mels, 1 + n_fft // 2) float32: triangles of equal area.
+
+    librosa's to the last bit. To import those takes most of a second, which whoever waits for a first frame would wait.
+    """
+    lowest, highest = (_hertz_to_mel(hertz) for hertz in (hp.fmin, hp.fmax))
+    corners = _mel_to_hertz(np.linspace(lowest, highest, hp.num_mels + 2))
+    frequencies = np.fft.rfftfreq(hp.n_fft, 1 / hp.sample_rate)
+    widths = np.diff(corners)[:, None]
+    rising = (frequencies - corners[:-2, None]) / widths[:-1]
+    falling = (corners[2:, None] - frequencies) / widths[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    return (triangles * (2 / (corners[2:] - corners[:-2]))[:, None]).astype(np.float32)
+
+
+# Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
+LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    if hertz < LINEAR_HERTZ:
+        return hertz * LINEAR_MELS / LINEAR_HERTZ
+    return LINEAR_MELS + np.log(hertz / LINEAR_HERTZ) / LOG_STEP
+
+
+def _mel_to_hertz(mels: np.ndarray) -> np.ndarray:
+    above = LINEAR_HERTZ * np.exp(LOG_STEP * (mels - LINEAR_MELS))
+    return np.where(mels < LINEAR_MELS, mels * LINEAR_HERTZ / LINEAR_MELS, above)
 
 
 def frame_count(samples: int, fps: float) -> int:
@@ -187,6 +216,45 @@ def mel_moment(index: int, fps: float, lag: float) -> float:
     return max(0.0, (index - lag) * hp.mel_frames_per_second / fps)
 
 
+class Spectrogram:
+    """The ``melspectrogram`` of sound whose number of ``samples`` is known, as far as somebody has asked for it.
+
+    Sound shorter than one window is followed by silence. Threads may share it.
+    """
+
+    def __init__(self, sound: Iterable[np.ndarray], samples: int) -> None:
+        self._stream, self._pieces = MelStream(), _pieces(sound)
+        self._mel = np.empty((hp.num_mels, max(1 + samples // hp.hop_size, hp.mel_step_size)), np.float32)
+        self._known, self._lock = 0, threading.Lock()
+
+    @classmethod
+    def of(cls, mel: np.ndarray) -> Spectrogram:
+        """Return one that is known, (num_mels, frames)."""
+        known = cls((), 0)
+        missing = max(0, hp.mel_step_size - mel.shape[1])
+        known._mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=SILENCE)
+        known._known = len(known)
+        return known
+
+    def __len__(self) -> int:
+        return self._mel.shape[1]
+
+    def up_to(self, stop: int) -> np.ndarray:
+        """Return it (num_mels, frames) with at least the frames before ``stop`` filled in."""
+        with self._lock:
+            while self._known < min(stop, len(self)):
+                piece = next(self._pieces, None)
+                self._add(self._stream.end() if piece is None else self._stream.push(piece))
+                if piece is None:
+                    self._add(np.full((hp.num_mels, len(self) - self._known), SILENCE, np.float32))
+        return self._mel
+
+    def _add(self, mel: np.ndarray) -> None:
+        mel = mel[:, : len(self) - self._known]
+        self._mel[:, self._known : self._known + mel.shape[1]] = mel
+        self._known += mel.shape[1]
+
+
 class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
@@ -195,9 +263,8 @@ class MelWindows:
     seconds make each window start so much earlier (at the earliest with the sound), and what is seen come later.
     """
 
-    def __init__(self, mel: np.ndarray, fps: float, count: int, delay: float = 0.0) -> None:
-        missing = max(0, hp.mel_step_size - mel.shape[1])  # sound shorter than one window is followed by silence
-        self.mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=SILENCE)
+    def __init__(self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0) -> None:
+        self.spectrogram = mel if isinstance(mel, Spectrogram) else Spectrogram.of(mel)
         self.fps = fps
         self.count = count
         self.lag = delay * fps  # video frames
@@ -214,15 +281,17 @@ class MelWindows:
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        start = int(min(self._moment(index), self.mel.shape[1] - hp.mel_step_size))  # whole last: it may be infinite
-        return self.mel[:, start : start + hp.mel_step_size]
+        last = len(self.spectrogram) - hp.mel_step_size
+        start = int(min(self._moment(index), last))  # whole last: it may be infinite
+        stop = start + hp.mel_step_size
+        return self.spectrogram.up_to(stop)[:, start:stop]
 
     def _moment(self, index: int) -> float:
         return mel_moment(index, self.fps, self.lag)
 
     def silence(self) -> np.ndarray:
         """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close."""
-        silent = silence_of(self.mel)
+        silent = silence_of(self.spectrogram.up_to(len(self.spectrogram)))
         moments = [int(min(self._moment(index), len(silent) - 1)) for index in range(self.count)]
         return silent[moments]
 

@@ -20,7 +20,6 @@ import math
 import numbers
 import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
@@ -312,13 +311,9 @@ class LipSync:
             source, wanted, goes_on = parts.cut_out(source, wanted, chosen.start or 0, chosen.end, self.report)
         heard = listen_through(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
-        with ThreadPoolExecutor(1) as aside:  # librosa takes over a second to import
-            windows = aside.submit(read_speech, sound, source.fps, chosen.lip_delay / 1000)
-            path, used = self.find_face(source, wanted, chosen)
-            _ = self.model  # built only when there is a face
-            if chosen.reference != "same" or chosen.keeps_occlusions:
-                path.known(math.ceil(LOOKED_AT * source.fps))  # as ``manner`` will want it
-            windows = windows.result().first(wanted)
+        path, used = self.find_face(source, wanted, chosen)
+        _ = self.model  # built only when there is a face
+        windows = read_speech(sound, source.fps, chosen.lip_delay / 1000, samples).first(wanted)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
     def settle(self, options: Options) -> Options:
@@ -526,11 +521,17 @@ def listen_through(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, 
     return sound, samples
 
 
-def read_speech(sound: video.Sound | Path, fps: Fraction, delay: float = 0.0) -> audio.MelWindows:
-    """Read any sound and return one mel window for every frame of the result, ``delay`` seconds earlier."""
+def read_speech(
+    sound: video.Sound | Path, fps: Fraction, delay: float = 0.0, samples: int | None = None
+) -> audio.MelWindows:
+    """Return one mel window of any sound for every frame of the result, ``delay`` seconds earlier.
+
+    The sound is read as far as somebody wants windows of it. None: its samples are to be counted first.
+    """
     sound = sound if isinstance(sound, video.Sound) else video.Sound(sound, hp.sample_rate)
-    mel, samples = audio.spectrogram_of(sound)
-    return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)), delay)
+    samples = sum(map(len, sound)) if samples is None else samples
+    count = audio.frame_count(samples, float(fps))
+    return audio.MelWindows(audio.Spectrogram(sound, samples), float(fps), count, delay)
 
 
 def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:

@@ -49,6 +49,17 @@ def test_the_ends_are_mirrored(samples):
     np.testing.assert_allclose(audio.melspectrogram(wav), expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("changed", ["", "fmin=0", "fmin=1200", "n_fft=1024,num_mels=40,fmax=8000"])
+def test_mel_filters_are_those_of_librosa(monkeypatch, changed):
+    import librosa
+
+    for name, value in (item.split("=") for item in changed.split(",") if item):
+        monkeypatch.setattr(audio.hp, name, type(getattr(audio.hp, name))(value))
+    hp = audio.hp
+    filters = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.num_mels, fmin=hp.fmin, fmax=hp.fmax)
+    assert np.array_equal(audio.mel_filters(), filters)
+
+
 @pytest.mark.parametrize("block", [1, 7, 160])
 def test_mel_does_not_depend_on_block_size(monkeypatch, block):
     whole = audio.melspectrogram(synthetic())
@@ -62,6 +73,33 @@ def test_sound_in_blocks_has_the_mel_of_the_whole(sizes):
     mel, samples = audio.spectrogram_of(iter(blocks))
     assert samples == 32000 and mel.shape == (80, 161)
     assert (mel == audio.melspectrogram(synthetic())).all()
+
+
+def test_sound_is_read_as_far_as_its_windows_are_wanted(monkeypatch):
+    """Whoever waits for the first frame of an hour need not wait for its spectrogram."""
+    monkeypatch.setattr(audio, "BLOCK_FRAMES", 10)  # 0.125 s
+    wav, read = synthetic(), []
+
+    def sound():
+        for start in range(0, 32000, 400):
+            read.append(start)
+            yield wav[start : start + 400]
+
+    windows, whole = (
+        audio.MelWindows(mel, 25, 50) for mel in (audio.Spectrogram(sound(), 32000), audio.melspectrogram(wav))
+    )
+    assert read == []
+    assert np.array_equal(windows[10], whole[10]) and read[-1] <= (32 + 16) * 200 + 2 * 800
+    assert np.array_equal(windows.first(3)[2], whole[2]) and len(read) < 40  # what is known is not read again
+    assert np.array_equal(list(windows), list(whole)) and len(read) == 80
+    assert np.array_equal(windows.silence(), whole.silence())
+
+
+def test_sound_that_ends_before_it_should_is_followed_by_silence():
+    spectrogram = audio.Spectrogram([synthetic()[:16000]], 32000)
+    mel = spectrogram.up_to(161)
+    assert mel.shape == (80, 161) and (mel[:, 81:] == audio.SILENCE).all()
+    assert np.array_equal(mel[:, :81], audio.melspectrogram(synthetic()[:16000]))
 
 
 @pytest.mark.parametrize("samples", [0, 1, 199, 200, 5000])
