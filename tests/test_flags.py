@@ -25,7 +25,7 @@ def heads(tmp_path_factory):
 def test_a_row_for_each_flag(heads, tmp_path, capsys):
     outputs = ["--folder", tmp_path, "--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv"]
     rows = ["blend box", "blend feather"]
-    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.8, *outputs, "--flags", *rows))]) == 0
+    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.6, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
     assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
     table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
