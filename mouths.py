@@ -89,7 +89,7 @@ def redraw_mouths(
                 face, filmed, hidden = next(mouths)
                 frame = paste(frame, face, filmed, box, manner.blend, in_place, hidden)
                 if manner.restore:
-                    manner.restore(frame, box)
+                    manner.restore(frame, box, hidden)
             yield frame
 
 

@@ -17,7 +17,8 @@ from errors import MissingFile, UserError, needs
 from models import weights
 from models.imports import import_beside_torchvision
 
-Restore = Callable[[np.ndarray, Box], None]  # makes the mouth in a box of a frame (height, width, 3) better, in place
+# Makes the mouth in a box of a frame (height, width, 3) better, in place, but for what is hidden there, see ``paste``
+Restore = Callable[[np.ndarray, Box, "np.ndarray | float"], None]
 
 # What restorers learned from is FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has
 # them 37 % and 76 % below its upper edge, so they want a square of 1.52 times its height that starts 0.34 above it.
@@ -44,7 +45,7 @@ def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Res
         raise UserError(f"{path} holds no network that spandrel can load{more}") from error
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels != 3:
         raise UserError(f"{path} holds {network.architecture.name}, which makes no colour picture from another")
-    return lambda frame, box: _restore(frame, box, lambda face: _run(network, face))
+    return lambda frame, box, hidden: _restore(frame, box, hidden, lambda face: _run(network, face))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -70,7 +71,9 @@ def _run(network: Any, face: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(255 * x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()[..., ::-1])
 
 
-def _restore(frame: np.ndarray, box: Box, run: Callable[[np.ndarray], np.ndarray]) -> None:
+def _restore(
+    frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]
+) -> None:
     """Add to the mouth in ``box`` what ``run`` changes about the face: finer detail than 512 pixels show stays."""
     x1, y1, x2, y2 = box
     height, size = y2 - y1, (x2 - x1, y2 - y1)
@@ -85,4 +88,5 @@ def _restore(frame: np.ndarray, box: Box, run: Callable[[np.ndarray], np.ndarray
     back[:, 2] += (larger - 1) / 2  # pixels are counted from the middle of the first
     change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     target = frame[y1:y2, x1:x2]
-    cv2.add(target, change * cv2.resize(masks.lower_face(), size)[..., None], target, dtype=cv2.CV_8U)
+    mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
+    cv2.add(target, change * mask, target, dtype=cv2.CV_8U)

@@ -77,8 +77,9 @@ def prolong(scene: Path, seconds: float) -> tuple[Path, Path]:
     """Return a video that shows the scene as often as it takes, and its sound as wav."""
     face, speech = scene.with_name(f"{seconds:g}.mp4"), scene.with_name(f"{seconds:g}.wav")
     again = math.ceil(seconds / SCENE) - 1
-    command = [video.ffmpeg_path(), "-v", "error", "-stream_loop", str(again), "-i", scene, "-t", str(seconds)]
-    subprocess.run([*command, "-c", "copy", face, "-t", str(seconds), "-vn", "-ar", "44100", speech], check=True)
+    command = [video.ffmpeg_path(), "-v", "error", "-stream_loop", str(again), "-i", str(scene), "-t", str(seconds)]
+    command += ["-c", "copy", str(face), "-t", str(seconds), "-vn", "-ar", "44100", str(speech)]
+    subprocess.run(command, check=True)
     return face, speech
 
 

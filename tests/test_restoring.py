@@ -42,14 +42,14 @@ def test_a_network_that_changes_nothing_changes_nothing(spandrel, astronaut, tmp
     """A network that doubles repeats pixels, and steps are left of that where it is steep."""
     frame = cv2.GaussianBlur(astronaut, (0, 0), 3)
     before = frame.copy()
-    open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX)
+    open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX, 0.0)
     difference = np.abs(frame.astype(int) - before)[118:250, 130:330]
     assert difference.max() == 0 if scale == 1 else difference.mean() < 0.5
 
 
 def test_only_the_mouth_is_restored(spandrel, astronaut, tmp_path):
     frame = astronaut.copy()
-    open_restorer(compact(tmp_path / "random.pth"))(frame, BOX)
+    open_restorer(compact(tmp_path / "random.pth"))(frame, BOX, 0.0)
     changed = np.abs(frame.astype(int) - astronaut).max(2) > 0
     assert changed[190:210, 220:240].mean() > 0.9
     changed[30 + 88 : 250, 130:330] = False  # of the box what lies below 40 %
@@ -65,9 +65,21 @@ def test_what_is_restored_lies_where_it_was(astronaut):
         return bright
 
     frame = np.full_like(astronaut, 100)
-    restoring._restore(frame, BOX, brighten)
+    restoring._restore(frame, BOX, 0.0, brighten)
     rows, columns = np.nonzero(frame.max(2) > 150)
     assert abs(rows.mean() - (30 + 0.76 * 220)) < 2 and abs(columns.mean() - 230) < 1
+
+
+def test_what_is_in_front_of_the_mouth_is_not_restored(astronaut):
+    """A hand over the left half of the face: only the right one changes."""
+    hidden = np.zeros((96, 96), np.float32)
+    hidden[:, :48] = 1
+    frame = astronaut.copy()
+    restoring._restore(frame, BOX, hidden, lambda face: np.full(face.shape, 90, np.float32))
+    changed = (frame != astronaut).any(2)
+    assert (
+        not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
+    )  # they meet at 230, within a pixel of 96
 
 
 def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
@@ -86,7 +98,7 @@ def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
     }
     save_file(RestoreFormer(**shape).state_dict(), tmp_path / "face.safetensors")
     frame = astronaut.copy()
-    open_restorer(tmp_path / "face.safetensors")(frame, BOX)
+    open_restorer(tmp_path / "face.safetensors")(frame, BOX, 0.0)
     assert (frame[190:210, 220:240] != astronaut[190:210, 220:240]).mean() > 0.9
     assert (frame[:118] == astronaut[:118]).all()
 
