@@ -31,16 +31,19 @@ HIDDEN = (0.5, 0.7)  # of the lips: from here to there, less and less of the mou
 
 
 class Bare:
-    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out."""
+    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out.
 
-    def __init__(self, faces: np.ndarray) -> None:
+    Unless they are ``chosen``: left over from an earlier look.
+    """
+
+    def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:
         self.faces = faces
         self._postures = np.stack([posture(face) for face in faces])
         lowers = [_lower(face) for face in faces]
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
-        bare = self._bare(lowers)
+        bare = np.ones(len(faces), bool) if chosen else self._bare(lowers)
         self.faces, self._postures, self._moved = self.faces[bare], self._postures[bare], self._moved[bare]
 
     def hidden(self, face: np.ndarray) -> np.ndarray:

@@ -71,9 +71,7 @@ def _run(network: Any, face: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(255 * x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()[..., ::-1])
 
 
-def _restore(
-    frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]
-) -> None:
+def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]) -> None:
     """Add to the mouth in ``box`` what ``run`` changes about the face: finer detail than 512 pixels show stays."""
     x1, y1, x2, y2 = box
     height, size = y2 - y1, (x2 - x1, y2 - y1)

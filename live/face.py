@@ -20,14 +20,27 @@ import video
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, open_face
+from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, first_faces, open_face
+from occlusion import Bare
 from references import References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
-FORMAT = "wav2lip live face 3"
+FORMAT = "wav2lip live face 4"
 NAME, SOURCE = "face.json", "source-"
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
-KEPT = ("resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend")
+KEPT = (
+    "resize_factor",
+    "rotate",
+    "crop",
+    "loop",
+    "lip_delay",
+    "silence",
+    "reference",
+    "mouth_gain",
+    "blend",
+    "occlusion",
+)
+WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Face:
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
     references: References  # with a shut mouth, unless ``options`` name a frame
     options: Options  # with the blend that is used
+    bare: Bare | None = None  # the face with nothing in front of it, if what is in front of it stays there
 
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
@@ -70,8 +84,9 @@ class Face:
             "fps": self.source.fps.as_integer_ratio(),
             "used": self.used,
             "options": {name: getattr(self.options, name) for name in KEPT},
-            "references": base64.b64encode(self.references.faces.tobytes()).decode(),
+            "references": _packed(self.references.faces),
             "apart": None if self.references.apart is None else self.references.apart.tolist(),
+            "bare": _packed(self.bare.faces) if self.bare else None,
             "boxes": self.boxes,
         }
 
@@ -101,8 +116,9 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    references = lips.references(source, path, used, chosen.reference)
-    return Face(source, path.boxes, used and len(path.boxes), references, chosen)
+    bare = Bare(first_faces(source, path, used)) if chosen.keeps_occlusions else None
+    references = lips.references(source, path, used, chosen.reference, bare)
+    return Face(source, path.boxes, used and len(path.boxes), references, chosen, bare)
 
 
 def check_own(folder: Path) -> None:
@@ -134,12 +150,27 @@ def _understood(folder: Path, content: dict) -> Face:
     boxes = [_box(box, source) for box in content["boxes"]]
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
-    faces = np.frombuffer(base64.b64decode(content["references"]), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
+    faces = _unpacked(content["references"])
     apart = None if content["apart"] is None else np.array(content["apart"], float)
     if apart is not None and (apart.shape != faces.shape[:1] or not np.isfinite(apart).all()):
         raise ValueError
     references = References(faces, isinstance(options.reference, int), apart)
-    return Face(source, boxes, content["used"], references, options)
+    if options.keeps_occlusions != (content["bare"] is not None):
+        raise ValueError
+    bare = Bare(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
+    return Face(source, boxes, content["used"], references, options, bare)
+
+
+def _packed(faces: np.ndarray) -> str:
+    return base64.b64encode(faces.tobytes()).decode()
+
+
+def _unpacked(text: str) -> np.ndarray:
+    """Return faces (N, 96, 96, 3) uint8, N > 0."""
+    faces = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
+    if not len(faces):
+        raise ValueError
+    return faces
 
 
 def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:
@@ -156,7 +187,7 @@ def _options(values: dict) -> Options:
     """Return the options; only values of the kinds that ``Options`` takes."""
     kinds = {"reference": (str, int), "blend": (str,), "crop": (list,)}
     usual = Options()
-    if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in ("blend", "loop")):
+    if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in WORDS):
         raise ValueError
     if not all(type(value) in kinds.get(name, (type(getattr(usual, name)),)) for name, value in values.items()):
         raise ValueError

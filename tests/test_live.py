@@ -13,6 +13,7 @@ import pytest
 import live
 import live.session
 import video
+from conftest import write_clip
 from errors import MissingFile, UserError
 from lipsync import LipSync
 
@@ -312,6 +313,23 @@ def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
     assert len(again.apart) == len(again.faces) and again.apart.min() == 0
 
 
+def test_what_is_in_front_of_the_mouth_stays_there(lips, tmp_path, astronaut, speech, wav):
+    """Live, from a face that was kept, as in a file; what is drawn over it otherwise is not black."""
+    frames = np.stack([astronaut[0:240, 60:380]] * 25)
+    frames[15:, 122:180, 145:185] = 0
+    write_clip(tmp_path / "held.mp4", frames)
+    options = {"box": (20, 180, 105, 225), "blend": "feather", "reference": "same", "loop": "loop"}
+    take = lips.prepare(tmp_path / "held.mp4", speech, **options)
+    made, ignored = [], {**options, "occlusion": "ignore"}
+    for name, more in (("kept", options), ("ignored", ignored)):
+        live.prepare(lips, tmp_path / "held.mp4", **more).save(tmp_path / name)
+        with live.Session(lips, live.Face.load(tmp_path / name)) as session:
+            made.append(pictures(say(session, in_pieces(wav, 900))))
+    assert_alike(made[0], np.stack(list(lips.stream(take))))
+    kept, drawn_over = (some[15:25, 127:175, 150:180].mean((1, 2, 3)) for some in made)
+    assert kept.max() < 10 and drawn_over.min() > 40
+
+
 def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
     monkeypatch.setattr("faces.FaceSearch.find", None)  # nobody searches again
     with live.Session(lips, live.Face.load(kept)) as opened, live.Session(lips, face) as made:
@@ -396,12 +414,13 @@ def option(**values):
 @pytest.mark.parametrize("damage", [
     lambda content: content[: len(content) // 2], lambda content: "", lambda content: "\x80\x04cos\nsystem\n",
     lambda content: "[" * 100000, lambda content: "[1]", lambda content: "{}", lambda content: "9" * 5000,
-    changed(format="wav2lip live face 2"), changed(format=None), changed(apart="x"), changed(apart=[0.0] * 99),
+    changed(format="wav2lip live face 3"), changed(format=None), changed(apart="x"), changed(apart=[0.0] * 99),
     changed(source="../../etc/passwd"), changed(source="source-x/../../y"), changed(source=7), changed(sha256="0"),
     changed(fps=[25, 0]), changed(fps=[10**400, 1]), changed(fps=[25.0, 1]), changed(fps=[-25, 1]), changed(fps="25"),
     changed(used=7), changed(boxes=[]), changed(boxes=[[0, 0, 1e3, 5]]), changed(boxes=[[0, 0, 9]]),
     changed(boxes=[[5, 5, 5, 9]]), changed(boxes=[[0, 0, 999, 9]]), changed(boxes=7), changed(boxes=[None] * 2),
     changed(references=""), changed(references="AAAA"), changed(references="?" * 36864), changed(references=None),
+    changed(bare="AAAA"), option(blend="feather"), option(occlusion="sometimes"),
     option(crop=[0, 1]), option(crop=[0, -1, 0, "x"]), option(crop=[9999, -1, 0, -1]), option(resize_factor=-1),
     option(resize_factor=10**9), option(mouth_gain=1e999), option(lip_delay="soon"), option(blend=["box"]),
     option(blend="__import__('os')"), option(loop="x"), option(reference=-5), changed(options=[]),
