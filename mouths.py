@@ -83,7 +83,8 @@ def redraw_mouths(
         drawn = generate(model, mels, faces, gains)
         return batch, zip(drawn, filmed, hidden)
 
-    for batch, mouths in in_parallel(with_mouths, batches, workers):
+    waited_for = map(with_mouths, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
+    for batch, mouths in itertools.chain(waited_for, in_parallel(with_mouths, batches, workers)):
         for frame, box, *_ in batch:
             if box is not None:
                 face, filmed, hidden = next(mouths)

@@ -411,6 +411,17 @@ def test_the_first_batch_may_be_smaller(sizes, first, expected):
     assert sizes == expected
 
 
+@pytest.mark.parametrize(("first", "expected"), [(4, 4), (None, 48)])
+def test_the_first_batch_waits_for_no_other(sizes, first, expected):
+    """Else two workers have a batch each, and one more is read ahead."""
+    read, windows = [], [np.zeros((80, 16), np.float32)] * 80
+    frames = (read.append(i) or np.zeros((96, 96, 3), np.uint8) for i in range(80))
+    drawn = redraw_mouths(frames, [(0, 0, 96, 96)] * 80, windows, None, 16, workers=2, first=first)
+    next(drawn)
+    assert len(read) == expected
+    assert len(list(drawn)) == 79
+
+
 def test_nobody_waits_for_a_whole_batch_to_see_the_first_frame(sizes, small_checkpoint, talking_clip, speech):
     lips = LipSync(small_checkpoint, batch_size=8)
     take = lips.prepare(talking_clip, speech, box=(60, 200, 100, 210), reference="same", occlusion="ignore")
