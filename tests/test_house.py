@@ -61,8 +61,8 @@ ALLOWED = {
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {
-        "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "pasting", "references",
-        "video",
+        "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "occlusion", "pasting",
+        "references", "video",
     },
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {

@@ -737,7 +737,8 @@ def cut(path):
 @pytest.mark.parametrize("name", ["s.m4a", "s.mka", "s.webm", "s.wav", "s.aiff", "s.avi"])
 def test_sound_cut_short_is_refused(tmp_path, name):
     """A download that broke off was used as if it were all that was said."""
-    run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1", "-movflags", "+faststart", tmp_path / name)
+    noise = ("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1")
+    run_ffmpeg(*noise, "-movflags", "+faststart", tmp_path / name)
     assert len(video.read_audio(tmp_path / name, 16000)) == pytest.approx(80000, abs=2000)
     cut(tmp_path / name)
     told = r"(partial file|ended prematurely|\d+ bytes are missing)"
