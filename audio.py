@@ -6,7 +6,6 @@ scaled to [-4, 4]. To read the sound of a video or of any other format than wav 
 
 from __future__ import annotations
 
-import copy
 import io
 import threading
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,8 @@ SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
 # Where nobody speaks: LEVEL dB below the loudest, or no louder than the noise between the words, for PAUSE seconds
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
 CLOSING = 0.16  # seconds that lips take to close or to open
+# Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
+LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
 BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s): an hour of sound needs no hour-sized spectrogram
 
 
@@ -161,10 +162,6 @@ def mel_filters() -> np.ndarray:
     return (triangles * (2 / (corners[2:] - corners[:-2]))[:, None]).astype(np.float32)
 
 
-# Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
-LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
-
-
 def _hertz_to_mel(hertz: float) -> float:
     if hertz < LINEAR_HERTZ:
         return hertz * LINEAR_MELS / LINEAR_HERTZ
@@ -271,12 +268,6 @@ class MelWindows:
 
     def __len__(self) -> int:
         return self.count
-
-    def first(self, count: int) -> MelWindows:
-        """Return the windows of the first ``count`` frames, of the same mel."""
-        some = copy.copy(self)
-        some.count = min(count, self.count)
-        return some
 
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:

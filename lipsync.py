@@ -313,7 +313,8 @@ class LipSync:
         chosen = self.settle(chosen)
         path, used = self.find_face(source, wanted, chosen)
         _ = self.model  # built only when there is a face
-        windows = read_speech(sound, source.fps, chosen.lip_delay / 1000, samples).first(wanted)
+        spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
+        windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
     def settle(self, options: Options) -> Options:
@@ -521,17 +522,10 @@ def listen_through(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, 
     return sound, samples
 
 
-def read_speech(
-    sound: video.Sound | Path, fps: Fraction, delay: float = 0.0, samples: int | None = None
-) -> audio.MelWindows:
-    """Return one mel window of any sound for every frame of the result, ``delay`` seconds earlier.
-
-    The sound is read as far as somebody wants windows of it. None: its samples are to be counted first.
-    """
-    sound = sound if isinstance(sound, video.Sound) else video.Sound(sound, hp.sample_rate)
-    samples = sum(map(len, sound)) if samples is None else samples
-    count = audio.frame_count(samples, float(fps))
-    return audio.MelWindows(audio.Spectrogram(sound, samples), float(fps), count, delay)
+def read_speech(path: Path, fps: Fraction) -> audio.MelWindows:
+    """Read any sound and return one mel window for every frame of the result."""
+    mel, samples = audio.spectrogram_of(video.Sound(path, hp.sample_rate))
+    return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)))
 
 
 def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:

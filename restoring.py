@@ -18,7 +18,7 @@ from models import weights
 from models.imports import import_beside_torchvision
 
 # Makes the mouth in a box of a frame (height, width, 3) better, in place, but for what is hidden there, see ``paste``
-Restore = Callable[[np.ndarray, Box, "np.ndarray | float"], None]
+Restore = Callable[[np.ndarray, Box, np.ndarray | float], None]
 
 # What restorers learned from is FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has
 # them 37 % and 76 % below its upper edge, so they want a square of 1.52 times its height that starts 0.34 above it.

@@ -113,9 +113,12 @@ def lip_sync_as_a_user(
     return run_inference(*arguments)
 
 
-def run_inference(*arguments: object) -> dict[str, float]:
-    """Run ``inference.py`` in a process of its own; return frames, seconds, fps, CPU seconds, memory and so on."""
-    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+def run_inference(*arguments: object, program: str = PROGRAM) -> dict[str, float]:
+    """Run ``inference.py`` in a process of its own; return frames, seconds, fps, CPU seconds, memory and so on.
+
+    Another ``program`` that runs it prints what it measures as its last line.
+    """
+    command = [sys.executable, "-c", program, *map(str, arguments)]
     root = Path(__file__).resolve().parent.parent
     result = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(result.stdout.splitlines()[-1])

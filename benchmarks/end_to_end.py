@@ -11,10 +11,8 @@ timed on a part of the clip and scaled. Prints a table and one JSON object a lin
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ import audio
 import cli
 import video
 from benchmarks import lip_sync_as_a_user, matrix_peak, open_machine, report, timed, write_video
+from benchmarks.first_frame import measure_loaded
 from benchmarks.inference import REFERENCE_BATCH, generate_plainly
 from benchmarks.scene import SIZES, Counted, write_scene
 from concurrency import prefetch
@@ -81,10 +80,7 @@ def measure_first_frame(args: argparse.Namespace, checkpoint: Path, clip: Path, 
     search = replace(cli.face_search(args), cache=False)
     lips = LipSync(checkpoint, search=search, device=args.device, precision=args.precision)
     lips.load()
-    start = time.perf_counter()
-    with contextlib.closing(lips.stream(lips.prepare(clip, speech))) as frames:
-        next(frames)
-        return time.perf_counter() - start
+    return measure_loaded(lips, clip, speech)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch
 
 import cli
 import video
-from benchmarks import print_machine, report
+from benchmarks import print_machine, report, run_inference
 from benchmarks.scene import write_scene
 from devices import pick_precision
 from faces import FaceSearch
@@ -32,11 +32,11 @@ SCENE = 60.0  # seconds that are drawn; what is longer shows them again
 DETECTOR = "centerface"
 # Runs inference.py up to the first frame that is written, and says what that took.
 PROGRAM = """
-import sys, time
+import json, sys, time
 start = time.perf_counter()
 import inference, video
 def first(writer, frame):
-    print(time.perf_counter() - start, flush=True)
+    print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
     raise KeyboardInterrupt
 video.VideoWriter.write = first
 inference.main(sys.argv[1:])
@@ -85,14 +85,11 @@ def prolong(scene: Path, seconds: float) -> tuple[Path, Path]:
 
 def measure_cold(face: Path, speech: Path) -> float:
     arguments = ["--face", face, "--audio", speech, "--outfile", face.with_name("out.mp4")]
-    arguments += ["--face_detector", DETECTOR, "--no_cache"]
-    command, root = [sys.executable, "-c", PROGRAM, *map(str, arguments)], Path(__file__).resolve().parent.parent
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    said = next(line for line in result.stdout.splitlines() if line.replace(".", "").isdigit())
-    return float(said)
+    return run_inference(*arguments, "--face_detector", DETECTOR, "--no_cache", program=PROGRAM)["seconds"]
 
 
 def measure_loaded(lips: LipSync, face: Path, speech: Path) -> float:
+    """Seconds to the first finished frame, with networks that are loaded; ``lips`` should have no memory of faces."""
     start = time.perf_counter()
     with contextlib.closing(lips.stream(lips.prepare(face, speech))) as frames:
         next(frames)

@@ -29,17 +29,8 @@ FORMAT = "wav2lip live face 4"
 NAME, SOURCE = "face.json", "source-"
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
 KEPT = (
-    "resize_factor",
-    "rotate",
-    "crop",
-    "loop",
-    "lip_delay",
-    "silence",
-    "reference",
-    "mouth_gain",
-    "blend",
-    "occlusion",
-)
+    "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
+)  # fmt: skip
 WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 
@@ -166,11 +157,8 @@ def _packed(faces: np.ndarray) -> str:
 
 
 def _unpacked(text: str) -> np.ndarray:
-    """Return faces (N, 96, 96, 3) uint8, N > 0."""
-    faces = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
-    if not len(faces):
-        raise ValueError
-    return faces
+    """Return faces (N, 96, 96, 3) uint8."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
 
 
 def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,13 @@ def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray
     frames = np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(25)])
     write_clip(path, frames)
     return path
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +25,7 @@ import app
 import live
 import pictures
 import video
-from conftest import run_ffmpeg, write_clip
+from conftest import free_port, run_ffmpeg, write_clip
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
@@ -388,9 +387,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address():
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", str(port)]
     with app.serving(app.get_parser().parse_args(flags)) as (url, _):
         yield url

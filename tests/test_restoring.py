@@ -77,9 +77,8 @@ def test_what_is_in_front_of_the_mouth_is_not_restored(astronaut):
     frame = astronaut.copy()
     restoring._restore(frame, BOX, hidden, lambda face: np.full(face.shape, 90, np.float32))
     changed = (frame != astronaut).any(2)
-    assert (
-        not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
-    )  # they meet at 230, within a pixel of 96
+    # they meet at 230, within a pixel of 96
+    assert not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
 
 
 def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):

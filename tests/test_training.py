@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +29,7 @@ import tasks
 import training
 import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
-from conftest import GOLDEN, ROOT, rnd
+from conftest import GOLDEN, ROOT, free_port, rnd
 from dataset import Draw, SyncNetDataset
 from distributed import Distributed, join_processes
 from fill import fill
@@ -631,12 +630,6 @@ def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
     _, words = process.communicate()
     assert process.returncode == 130 and words.count("\n") == 1 and "--resume" in words
     assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def test_two_processes_equal_one(corpus, tmp_path):
