@@ -37,6 +37,15 @@ def test_probe(clip):
     assert (clip.width, clip.height, clip.fps, clip.is_image) == (96, 64, 25, False)
 
 
+def test_a_video_is_looked_at_again_only_when_it_has_changed(clip, monkeypatch):
+    run, started = subprocess.run, []
+    monkeypatch.setattr(subprocess, "run", lambda *a, **options: started.append(1) or run(*a, **options))
+    assert video.probe(clip.path) == clip and video.probe(clip.path, video.Geometry(2)).width == 48 and not started
+    write_clip(clip.path, numbered(30, 80, 112))
+    del started[:]
+    assert video.probe(clip.path).width == 112 and started
+
+
 def test_read_all_and_from_anywhere(clip):
     assert numbers(video.read_frames(clip)) == list(range(30))
     for start, count in ((0, 3), (7, 5), (28, 10), (29, 1), (5, 0)):

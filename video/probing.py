@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -90,7 +91,8 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     path = existing_file(path)
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
-    described = _describe(path)
+    found = path.stat()
+    described = _describe(path, ffmpeg_path(), (found.st_ino, found.st_mtime_ns, found.st_size))
     width, height = map(int, re.search(r", (\d+)x(\d+)", described.shown).groups())
     aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
@@ -138,8 +140,12 @@ class _Description:
     head: str  # what comes before the output
 
 
-def _describe(path: Path) -> _Description:
-    """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none."""
+@lru_cache(maxsize=256)
+def _describe(path: Path, _ffmpeg: str, _state: tuple[int, ...]) -> _Description:
+    """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none.
+
+    Remembered as long as the file and who describes it are the same: previews and jobs ask again and again.
+    """
     stream = "V:0"
     code, report = _report_of_first_frame(path, stream)
     listed = streams_of(report)
@@ -168,7 +174,8 @@ def _has_decoder(name: str) -> bool:
 
 
 def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
-    output = input_of(path)[stream].output("-", format="null", vf="showinfo", **{"frames:v": 1})
+    source = input_of(path, threads=1)[stream]  # more of them would each begin a frame
+    output = source.output("-", format="null", vf="showinfo", **{"frames:v": 1})
     return report_of(command_line(output, "-hide_banner", "-nostdin"))
 
 
