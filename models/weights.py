@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -257,17 +258,14 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Check
     extra = content if state is not None else {}
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
     width = float(extra.get("width", 1.0))
-    with torch.device("meta"):
-        expected = (network(width) if network in SCALABLE else network()).state_dict()
-    if problem := _difference(expected, state):
+    if problem := _difference(_shapes(network, width), state):
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     return Checkpoint(path, state, width, extra)
 
 
 def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
     """Return ``network`` in eval mode with the checkpoint's weights in float32."""
-    with torch.device("meta"):
-        model = network(checkpoint.width) if network in SCALABLE else network()
+    model = _empty(network, checkpoint.width)
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
     if isinstance(model, Wav2Lip):
@@ -334,11 +332,19 @@ def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
     """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
     state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
     keys = {key.removeprefix("module.") for key in state}
-    for network in NETWORKS:
-        with torch.device("meta"):
-            if set(network().state_dict()) == keys:
-                return network
-    return None
+    return next((network for network in NETWORKS if set(_shapes(network)) == keys), None)
+
+
+def _empty(network: type[nn.Module], width: float = 1.0) -> nn.Module:
+    """Return ``network`` without weights."""
+    with torch.device("meta"):
+        return network(width) if network in SCALABLE else network()
+
+
+@lru_cache
+def _shapes(network: type[nn.Module], width: float = 1.0) -> dict[str, torch.Size]:
+    """Return the shape of each tensor that a checkpoint of ``network`` holds."""
+    return {name: tensor.shape for name, tensor in _empty(network, width).state_dict().items()}
 
 
 def _packed(path: Path) -> str | None:
@@ -374,7 +380,7 @@ def _describe(path: Path) -> str:
     return f"{path} ({path.stat().st_size:,} bytes)"
 
 
-def _difference(expected: dict[str, torch.Tensor], found: dict[str, Any]) -> str | None:
+def _difference(expected: dict[str, torch.Size], found: dict[str, Any]) -> str | None:
     """Say in words how ``found`` differs from ``expected``; None if it fits."""
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
@@ -383,8 +389,7 @@ def _difference(expected: dict[str, torch.Tensor], found: dict[str, Any]) -> str
             return f"it holds {other.__name__} weights"
         example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"
         return f"{len(missing)} of its {len(expected)} entries are missing and {len(surplus)} are unknown, {example}"
-    for key, tensor in expected.items():
-        if not isinstance(found[key], torch.Tensor) or found[key].shape != tensor.shape:
-            shape = tuple(getattr(found[key], "shape", ()))
-            return f"{key} has the shape {shape} instead of {tuple(tensor.shape)}"
+    for key, shape in expected.items():
+        if not isinstance(found[key], torch.Tensor) or found[key].shape != shape:
+            return f"{key} has the shape {tuple(getattr(found[key], 'shape', ()))} instead of {tuple(shape)}"
     return None
