@@ -6,6 +6,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORK ?= demo-work
+# threads that do not wait for others by running, and memory that is kept for the next tensor instead of given back
+QUICKLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .PHONY: setup demo test lint demo-checkpoints
 
@@ -20,7 +22,7 @@ demo: setup
 	$(BIN)/python -m demo.run_demo
 
 test: setup
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(QUICKLY) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .
