@@ -20,7 +20,7 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import CHOICES, LipSync, Options, Take, listen_through, open_face
+from lipsync import CHOICES, LipSync, Options, Take, open_face, open_sound
 from reporting import Advance, Reporter
 
 RATE = 48000  # Hz, of what is heard
@@ -77,8 +77,8 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     """
     chosen, _ = lips.settle(chosen), lips.expert  # if networks are not there, nobody should have to wait to hear of it
     source = open_face(face, chosen, lips.report)
-    sounds, lengths = zip(*(listen_through(path, lips.report) for path in speeches.values()))
-    heard = listen_through(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
+    sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))
+    heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
     # without a memory, the same frames would be searched once for each face
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
     takes = []
@@ -113,7 +113,7 @@ def write_mix(sounds: Sequence[video.Sound], path: Path) -> video.Sound:
     with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
         for block in added([video.Sound(sound.path, RATE) for sound in sounds]):
             file.write(block)
-    return listen_through(path)[0]
+    return open_sound(path)[0]
 
 
 def added(sounds: Sequence[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:

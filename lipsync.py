@@ -304,12 +304,12 @@ class LipSync:
         """Return a take whose manner is not settled yet."""
         _ = self.restore  # if it is missing, nobody should have to wait to hear of it
         source = open_face(face, chosen, self.report)
-        sound, samples = listen_through(speech, self.report)
+        sound, samples = open_sound(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
         wanted, goes_on = audio.frame_count(limit, float(source.fps)), False
         if chosen.is_part:
             source, wanted, goes_on = parts.cut_out(source, wanted, chosen.start or 0, chosen.end, self.report)
-        heard = listen_through(chosen.mix, self.report)[0] if chosen.mix else sound
+        heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
         path, used = self.find_face(source, wanted, chosen)
         _ = self.model  # built only when there is a face
@@ -510,13 +510,11 @@ def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np
     return np.stack(shown)
 
 
-def listen_through(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
-    """Return the sound of a file and its number of samples; raises UserError if there is none, or it is damaged.
-
-    Only counted, and decoded again where it is used: an hour of sound would take 230 MB.
-    """
+def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
+    """Return the sound of a file and its number of samples; raises UserError if there is none, or it is cut short."""
     sound = video.Sound(path, hp.sample_rate)
-    samples = sum(map(len, sound))
+    samples = sound.measure()
+    next(iter(sound))  # whether it can be decoded, and is loud enough
     for note in sound.notes:
         report.note(f"note: {note}")
     return sound, samples

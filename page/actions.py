@@ -172,7 +172,7 @@ class Actions:
 
 def seconds_of(path: str | Path) -> float:
     """How long the sound of a file lasts."""
-    return sum(map(len, video.Sound(path, hp.sample_rate))) / hp.sample_rate
+    return video.Sound(path, hp.sample_rate).measure() / hp.sample_rate
 
 
 def check_pixels(path: str) -> None:

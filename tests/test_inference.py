@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-import audio
 import devices
 import faces
 import inference
@@ -431,7 +430,7 @@ def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_
         source, made = video.probe(clip), video.probe(tmp_path / "out.mp4")
         seconds = len(video.read_audio(sound, 16000)) / 16000
         frames = sum(1 for _ in video.read_frames(made))
-        assert made.fps == source.fps and frames == audio.frame_count(int(seconds * 16000), float(made.fps))
+        assert made.fps == source.fps and abs(frames - seconds * made.fps) < 1
         assert abs(len(video.read_audio(made.path, 16000)) / 16000 - seconds) <= 1 / made.fps
 
 

@@ -514,6 +514,28 @@ def test_audio_of_a_video_starts_where_the_picture_does(tmp_path, speech):
     assert np.abs(sound[: int(0.45 * 16000)]).max() < 0.01 and np.abs(sound[int(0.55 * 16000) :]).max() > 0.3
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("s.wav", ()),
+        ("s.mp3", ()),
+        ("s.m4a", ()),
+        ("s.opus", ()),
+        ("s.flac", ()),
+        ("s.ts", ("-c:a", "mp2")),
+        ("late.mka", ("-af", "asetpts=PTS+0.7/TB", "-c:a", "aac")),
+        ("hole.mka", ("-af", "aselect=not(between(t\\,0.3\\,0.8))", "-c:a", "pcm_s16le")),
+    ],
+)
+def test_a_sound_is_measured_as_long_as_it_is_heard(tmp_path, speech, name, options):
+    run_ffmpeg("-i", speech, *options, tmp_path / name)
+    measured, heard = (video.Sound(tmp_path / name, 16000) for _ in range(2))
+    samples = measured.measure()
+    assert abs(samples - len(np.concatenate(list(heard)))) < 16000 / 25
+    assert (measured.stream, measured.notes) == (heard.stream, heard.notes)
+    assert abs(samples - len(np.concatenate(list(measured)))) < 16000 / 25  # measured or not, it sounds the same
+
+
 def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
     whole = video.read_audio(speech, 16000)
     monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)
@@ -753,6 +775,8 @@ def test_sound_cut_short_is_refused(tmp_path, name):
     told = r"(partial file|ended prematurely|\d+ bytes are missing)"
     with pytest.raises(ValueError, match=rf"{name} is cut short or damaged \(.*{told}.*\); copy or download it again"):
         video.read_audio(tmp_path / name, 16000)
+    with pytest.raises(video.CutShort):
+        video.Sound(tmp_path / name, 16000).measure()
 
 
 def test_names_and_titles_are_no_complaints(tmp_path, speech):
@@ -777,6 +801,8 @@ def test_sound_shorter_than_its_head_says_is_told(tmp_path, name):
     seconds = sum(map(len, half)) / 16000
     assert 2 < seconds < 3 and len(half.notes) == 1
     assert "says that it lasts 5." in half.notes[0] and f"ends after {seconds:.1f} s" in half.notes[0]
+    measured = video.Sound(tmp_path / name, 16000)
+    assert measured.measure() / 16000 == pytest.approx(seconds, abs=0.1) and len(measured.notes) == 1
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
@@ -788,6 +814,7 @@ def test_sound_that_was_streamed_has_no_size(tmp_path, speech, size):
     (tmp_path / "s.wav").write_bytes(content)
     sound = video.Sound(tmp_path / "s.wav", 16000)
     assert sum(map(len, sound)) == pytest.approx(1.2 * 16000, abs=16) and sound.notes == []
+    assert video.Sound(tmp_path / "s.wav", 16000).measure() == pytest.approx(1.2 * 16000, abs=16)
 
 
 @pytest.mark.parametrize("name, codec", [

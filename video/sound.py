@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,27 +46,46 @@ class Sound:
 
     def __init__(self, path: str | Path, sample_rate: int) -> None:
         self.path, self._sample_rate = existing_file(path), sample_rate
-        self.stream: int | None = None  # of all in the file; known once it has been read
+        self.stream: int | None = None  # of all in the file; known once it has been measured or read
         self.mono = False  # likewise
         self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
         self._channel: int | None = None  # the only one to be heard
+        self._is_known = False  # whether it is, and how loud it is
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        known, blocks, held = self.stream is not None, self._decode(), []
+        blocks, held = self._decode(), []
         for block in blocks:
             held.append(block)
-            if known or np.abs(block).max() >= FAINT:
+            if self._is_known or np.abs(block).max() >= FAINT:
                 break
         else:
             held = self._listen_closer(held)
+        self._is_known = True
         yield from held
         yield from blocks
 
-    def _decode(self) -> Iterator[np.ndarray]:
+    def measure(self) -> int:
+        """Return how many samples there are by the clock of the file, whose packets are read but not decoded.
+
+        An hour takes half a second. What decoders leave out at the ends, some milliseconds, counts as well.
+        """
+        output = self._source().output("-", format="null", **{"c:a": "copy"}, vn=None, sn=None, dn=None)
+        command = command_line(output, *TALKATIVE, *CLOCK_JUMP, "-progress", "pipe:1")
+        code, report = report_of([*command, *SHARED_TIMELINE])
+        moments = re.findall(r"^out_time_[um]s=(\d+)$", report, re.MULTILINE)  # both are microseconds
+        samples = round(int(moments[-1]) * self._sample_rate / 1_000_000) if moments else 0
+        self._check(code, report, samples)
+        if self.stream is None:
+            self._look_at(report, samples / self._sample_rate)
+        return samples
+
+    def _source(self) -> Any:
         # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
-        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
+        return input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
+
+    def _decode(self) -> Iterator[np.ndarray]:
         only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
-        output = source.output("pipe:1", format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate)
+        output = self._source().output("pipe:1", format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate)
         command = [*command_line(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
         heard = 0
         with Process(command, stdout=subprocess.PIPE) as process:
