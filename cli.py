@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import math
 import os
@@ -17,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
+
 import torch
 from tqdm import tqdm
 
@@ -28,6 +31,9 @@ from faces import FaceSearch
 from hparams import FILELISTS, hparams
 from models import weights
 from reporting import Advance, Reporter
+
+gc.freeze()
+gc.enable()
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows

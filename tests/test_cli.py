@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import re
@@ -104,6 +105,10 @@ def test_debug_shows_the_traceback():
 def test_unknown_flag_is_one_line(capsys):
     assert run(print, "--no-such-flag") == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_garbage_is_collected_but_not_among_what_was_imported():
+    assert gc.isenabled() and gc.get_freeze_count() > len(torch.__dict__)
 
 
 def test_being_killed_is_like_being_interrupted(capsys):
