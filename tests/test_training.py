@@ -84,13 +84,13 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind, steps", [(GeneratorTask, 1), (HQGeneratorTask, 2)])
-def test_generator_learns_as_the_reference_does(filled, two_threads, kind, steps):
-    """The losses of what has learned for so many steps; gradients that a step should clear first show after two."""
+@pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
+def test_generator_learns_as_the_reference_does(filled, two_threads, kind):
+    """The losses of a step, and of what has learned from it."""
     task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
     for _, network, _ in task.parts():
         fill(network).train()
-    figures = [task.train_step(generator_batch()) for _ in range(steps)]
+    figures = [task.train_step(generator_batch())]
     with torch.no_grad():
         figures.append(task.evaluate_batch(generator_batch()))
     golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
@@ -98,7 +98,7 @@ def test_generator_learns_as_the_reference_does(filled, two_threads, kind, steps
     if kind is GeneratorTask:
         names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
     for ours, theirs in names.items():
-        close([float(step[ours].detach()) for step in figures], golden[theirs][: steps + 1])
+        close([float(step[ours].detach()) for step in figures], golden[theirs][:2])
 
 
 def expert_batch():
@@ -116,6 +116,20 @@ def small_task(kind, machine):
 
 
 KINDS = [ExpertTask, AllPairsExpertTask, GeneratorTask, HQGeneratorTask]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_of_other_gradients_is_not_learned(kind):
+    def learned(left: float) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        task, batch = small_task(kind, CPU)
+        parameters = [parameter for _, network, _ in task.parts() for parameter in network.parameters()]
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, left)
+        task.train_step(batch)
+        return parameters
+
+    assert all(map(torch.equal, learned(0.0), learned(1.0)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
