@@ -53,7 +53,7 @@ def test_export_of_the_wrong_network(tmp_path, small_checkpoint, capsys):
 
 def test_demo_makes_two_faces_say_new_words(tmp_path, monkeypatch, capsys):
     """Similarity tells: with its own sound and lip-synced a face is in sync, with other words it is not."""
-    monkeypatch.setattr(run_demo, "HEAD", Recipe(seed=2020, seconds=1.8, size=(320, 240)))
+    monkeypatch.setattr(run_demo, "HEAD", Recipe(seed=2020, seconds=1.4, size=(320, 240)))
     assert run_demo.main(["--results", str(tmp_path)]) == 0
     means = json.loads((tmp_path / "demo.json").read_text())
     assert min(means["own_sound"], means["lip_synced"]) > means["new_sound"] + 0.2

@@ -11,7 +11,7 @@ NOTEBOOK = ROOT / "demo" / "wav2lip.ipynb"
 SHORTER = """
 from dataclasses import replace
 from wav2lip.demo import run_demo
-run_demo.HEAD = replace(run_demo.HEAD, seconds=1.8)  # instead of 6
+run_demo.HEAD = replace(run_demo.HEAD, seconds=1.4)  # instead of 6
 """
 
 
