@@ -552,11 +552,13 @@ def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         if killed_in == "save_checkpoint":  # the second one of step 2; nothing is saved on the way out either
             patch.setattr(training, "save_checkpoint",
-                          lambda *a: save(*a) if a[2].owes_evaluation or a[2].step == 1 else fail())  # fmt: skip
+                          lambda *a: save(*a) if a[2].evaluation_pending or a[2].step == 1 else fail())  # fmt: skip
         if killed_in == "evaluate":
             patch.setattr(training, "evaluate",
                           lambda *a: calls.append(1) or (evaluate(*a) if len(calls) == 1 else fail()))  # fmt: skip
         assert wav2lip_train.main([*parts, "--max_steps", "2"]) == (1 if killed_in else 0)
+    saved = torch.load(tmp_path / "parts/checkpoint_step000000002.pth", weights_only=True)
+    assert saved["evaluation_pending"] == bool(killed_in)
     assert wav2lip_train.main([*parts, "--max_steps", "4", "--resume"]) == 0
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and "sync" in losses(tmp_path / "parts")[-1]
     assert losses(tmp_path / "parts", "val") == losses(tmp_path / "whole", "val")
