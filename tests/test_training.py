@@ -801,7 +801,7 @@ def test_pictures_that_are_all_damaged_end_a_run_that_loses_nothing(corpus, tmp_
 
 
 def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
-    """Without --resume, 2020 began anew among the old checkpoints, and the next --resume took the old ones."""
+    """Without --resume, the reference began anew among the old checkpoints, and the next --resume took the old ones."""
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
     before = losses(tmp_path)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
