@@ -11,13 +11,14 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import cli
-from errors import UserError
+from errors import UserError, needs
 from page.settings import Settings
 
 
@@ -47,7 +48,8 @@ def run(args: argparse.Namespace) -> None:
     with serving(args) as (address, page):
         print(f"{address} is open; Ctrl-C closes it", flush=True)
         page.buttons.actions  # noqa: B018  # what cannot be loaded ends it
-        threading.Event().wait()
+        while True:
+            time.sleep(1)  # on Windows, Ctrl-C does not end a wait without an end
 
 
 @contextlib.contextmanager
@@ -91,10 +93,8 @@ def launch(args: argparse.Namespace, blocks: Any, layout: ModuleType, server: di
 
 def import_layout() -> ModuleType:
     """Import what needs Gradio, which the rest of the project does without."""
-    try:
+    with needs("app"):
         from page import layout
-    except ImportError as error:
-        raise UserError(f"the page needs Gradio ({error}); pip install 'gradio>=6,<7'") from error
     return layout
 
 

@@ -31,7 +31,11 @@ def get_parser() -> cli.Parser:
     add("--results_dir", required=True, type=Path, help="The folder for the silent videos.")
     add("--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan; without it, the one that is here.")
     add("--silence", choices=("free", "closed"), default="free", help="What lips do in pauses, see inference.py.")
-    add("--reference", choices=REFERENCES, default="same", help="What the network sees of the face, see inference.py.")
+    add(
+        "--reference",
+        choices=REFERENCES,
+        help="What the network sees of the face, see inference.py; without it, its own choice.",
+    )
     add_judge_arguments(parser)
     add("--json", type=Path, help="Write all figures to this file.")
     add("--csv", type=Path, help="Write all figures to this file, one line a video.")

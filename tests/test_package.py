@@ -19,7 +19,9 @@ from conftest import ROOT
 from evaluation import score_fid, score_lse
 
 # that users need
-FOLDERS = ("demo", "evaluation", "face_detection", "jobs", "models", "preprocessing", "sync", "video")
+FOLDERS = (
+    "demo", "evaluation", "face_detection", "jobs", "live", "models", "page", "preprocessing", "sync", "video",
+)  # fmt: skip
 EXTRAS = ("tensorboard", "matplotlib", "skimage", "pytorch_fid", "torchvision", "python_speech_features")
 FOREIGN = "mine = True\n"
 
@@ -75,7 +77,7 @@ def test_the_wheel_has_one_name_and_everything_in_it(wheel):
     sources = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))]
     data = ["demo/checkpoints/generator.pth", "demo/checkpoints/expert.pth", "demo/checkpoints/judge.pth"]
     data += ["face_detection/centerface.onnx", "face_detection/centerface.LICENSE.txt", "demo/collins.npy"]
-    data += ["models/calibration.jpg", "models/calibration.npy"]
+    data += ["models/calibration.jpg", "models/calibration.npy", "page/page.js"]
     expected = {Path("wav2lip/flat", path.relative_to(ROOT)) for path in sources}
     expected |= {Path("wav2lip/flat", path) for path in data}
     assert expected <= names
