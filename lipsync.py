@@ -96,8 +96,8 @@ class Options:
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
-    # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; "matching", one as far
-    # open as the sound will open it; or a frame's number
+    # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; "matching", one with
+    # a mouth as far open as the sound will open it; or a frame's number
     reference: str | int | None = None  # None: the network's own
     mouth_gain: float = 1.0  # of the network's movement: 0 keeps the mouth shut, 2 moves it twice as far
     start: float | None = None  # seconds of the video before the speech begins: only a part is made anew

@@ -63,7 +63,7 @@ from sync import Result, open_expert, score_boxes
 FLAGS = (
     "reference same", "reference still", "reference 0", "silence closed", "mouth_gain 0.6", "mouth_gain 1.3",
     "mouth_gain 1.6", "blend box", "blend feather", "pads 0 0 0 0", "pads 0 10 0 0", "pads 0 20 0 0", "box {middle}",
-    "nosmooth", "lip_delay 40", "lip_delay -40", "precision fp32", "resize_factor 2",
+    "occlusion ignore", "nosmooth", "lip_delay 40", "lip_delay -40", "precision fp32", "resize_factor 2",
 )  # fmt: skip
 FILMED, DEFAULTS = "as filmed", "defaults"  # rows: encoded anew and nothing else; as the network wants it
 MIRROR = "mirror"
@@ -263,12 +263,12 @@ def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argp
     return inference.get_parser().parse_args(given, shared)
 
 
-def settle(args: argparse.Namespace, flags: str) -> tuple[Options, torch.dtype, str]:
+def settle(args: argparse.Namespace, flags: str) -> tuple[Options, torch.dtype, str, Path | None]:
     """Return how these flags have a network lip-sync."""
     parsed = parse(args, flags)
     lips, options = inference.open_lips(parsed), inference.options_of(parsed)
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return lips.settle(Options(**plain)), lips.dtype, lips.runtime.name
+    return lips.settle(Options(**plain)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:

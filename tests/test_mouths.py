@@ -231,7 +231,9 @@ def photo_of_another(head):
     return crops(head[0])[0]
 
 
-@pytest.mark.parametrize("flags", [("--silence", "closed"), ("--reference", "still"), ("--reference", "matching")])
+@pytest.mark.parametrize(
+    "flags", [("--reference", "same", "--silence", "closed"), ("--reference", "still"), ("--reference", "matching")]
+)
 def test_lips_rest_in_silence(head, silence, tmp_path, flags):
     """A head that speaks says nothing; as the network likes it, something of its speech is left."""
     moved = []
