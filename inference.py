@@ -174,6 +174,13 @@ def get_parser() -> cli.Parser:
         metavar="FILE",
         help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )
+    add(
+        "--credentials",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="Sign what was done into the file (C2PA) with these certificates and their private key, both PEM.",
+    )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
     cli.add_compute_arguments(parser, runtimes.PRECISIONS)
     add(
@@ -246,6 +253,7 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         search=cli.face_search(args),
         expert=args.syncnet_checkpoint_path,
         restorer=args.restorer,
+        credentials=args.credentials,
         device=own_device(args.device),
         precision=args.precision,
         runtime=args.runtime,

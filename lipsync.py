@@ -39,6 +39,7 @@ import speakers
 import video
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
+from credentials import Credentials
 from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
@@ -232,7 +233,8 @@ class LipSync:
 
     ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
     another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
-    ``restoring``; not live); devices, precisions and runtimes are those of the command line. What goes on is told to
+    ``restoring``; not live), ``credentials`` the files of certificates and a key that sign what is written (see
+    ``credentials``); devices, precisions and runtimes are those of the command line. What goes on is told to
     ``report``. Networks are loaded when they are needed first.
     """
 
@@ -243,6 +245,7 @@ class LipSync:
         search: FaceSearch = FaceSearch(),
         expert: str | Path | None = None,
         restorer: str | Path | None = None,
+        credentials: tuple[str | Path, str | Path] | None = None,
         device: str = "auto",
         precision: str = "auto",
         runtime: str = "torch",
@@ -257,11 +260,12 @@ class LipSync:
         self.search, self.batch_size, self.report = search, batch_size, report
         self._checkpoint, self._expert = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
+        self._credentials = credentials
 
     def load(self) -> None:
         """Load everything now, so that what is missing is missed before any work is done."""
         self.search.detector_weights()
-        _ = self.model, self.expert, self.restore
+        _ = self.model, self.expert, self.restore, self.credentials
 
     def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
         """Return the same networks for somebody else, who has another memory of faces and hears other reports."""
@@ -277,6 +281,8 @@ class LipSync:
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
         chosen = Options(**options)
         video.check_writable(outfile)
+        if self.credentials:
+            self.credentials.check(outfile)
         read = (face, audio, chosen.mix, chosen.face_like)
         files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
         take = self.prepare(face, audio, **options)
@@ -341,7 +347,17 @@ class LipSync:
             yield from prefetch(frames, batch_size, over.set)
 
     def write(self, take: Take, outfile: str | Path) -> None:
-        """Write the video; it appears under its name only when it is complete."""
+        """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
+        if not self.credentials:
+            return self._encode(take, outfile)
+        outfile = Path(outfile)
+        self.credentials.check(outfile)
+        with files.atomic_write(outfile) as unsigned:
+            self._encode(take, unsigned)
+            self.credentials.sign(unsigned, take.source.path, outfile.name, f"Wav2Lip ({self.generator.path.name})")
+        return None
+
+    def _encode(self, take: Take, outfile: str | Path) -> None:
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
         heard, count = take.heard_in_all
         with (
@@ -473,6 +489,10 @@ class LipSync:
     @cached_property
     def expert(self) -> torch.nn.Module | None:
         return open_expert(self._expert, self.device, self.dtype) if self._expert else None
+
+    @cached_property
+    def credentials(self) -> Credentials | None:
+        return Credentials(*self._credentials) if self._credentials else None
 
     @cached_property
     def restore(self) -> Restore | None:

@@ -42,6 +42,7 @@ ALLOWED = {
     "speakers": {
         "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
     },
+    "credentials": {"files"},
     "masks": {"hparams"},
     "pasting": {"boxes", "masks"},
     "restoring": {"boxes", "masks", "models"},
@@ -53,9 +54,9 @@ ALLOWED = {
     },
     "parts": {"reporting", "video"},
     "lipsync": {
-        "audio", "boxes", "concurrency", "devices", "faces", "files", "hparams", "identities", "models", "mouths",
-        "occlusion", "parts", "pasting", "references", "reporting", "restoring", "runtimes", "speakers", "sync",
-        "video",
+        "audio", "boxes", "concurrency", "credentials", "devices", "faces", "files", "hparams", "identities", "models",
+        "mouths", "occlusion", "parts", "pasting", "references", "reporting", "restoring", "runtimes", "speakers",
+        "sync", "video",
     },
     "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},

@@ -1,0 +1,95 @@
+"""Content Credentials (C2PA): a signed history within a video, of what it was made from and what was done to it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import files
+from errors import MissingFile, UserError, needs
+
+CONTAINERS = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
+# IPTC's name for what was filmed, and then changed in part by what learned from pictures
+CHANGED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+
+
+class Credentials:
+    """Whoever vouches for a video: a chain of certificates, the signer's own first, and its private key, both PEM.
+
+    Raises MissingFile, or UserError for files that cannot sign and where c2pa-python is missing.
+    """
+
+    def __init__(self, certificates: str | Path, key: str | Path) -> None:
+        for path in (Path(certificates), Path(key)):
+            if not path.is_file():
+                raise MissingFile(
+                    f"{path} does not exist; --credentials takes certificates and their private key (PEM)"
+                )
+        with needs("credentials"):
+            import c2pa
+        self._c2pa: Any = c2pa
+        self.certificates = Path(certificates)
+        words = f"{certificates} and {key} cannot sign Content Credentials"
+        try:
+            content = self.certificates.read_bytes(), Path(key).read_bytes()
+            self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(_algorithm(content[1]), *content, None))
+            self._try_out()
+        except (ValueError, TypeError, c2pa.C2paError) as error:
+            raise UserError(f"{words}: {' '.join(str(error).split())}") from error
+
+    def check(self, outfile: Path) -> None:
+        """Raise UserError if such a file has no place for credentials."""
+        if outfile.suffix.lower() not in CONTAINERS:
+            raise UserError(f"{outfile} has no place for --credentials; name it {' or '.join(CONTAINERS)}")
+
+    def sign(self, path: Path, source: Path, title: str, made_by: str) -> None:
+        """Put into the video at ``path`` that it is ``title``, the video or photo ``source`` with lips ``made_by`` us.
+
+        What credentials the source has of its own become a part of the history.
+        """
+        with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
+            history.sign_file(path, signed, self._signer)
+
+    def _try_out(self) -> None:
+        """Sign a black picture: what is wrong with certificates shows only then."""
+        picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+        with self._history("black", "nobody") as history:
+            history.sign(self._signer, "image/png", io.BytesIO(picture), io.BytesIO())
+
+    def _history(self, title: str, made_by: str, source: Path | None = None) -> Any:
+        """Return what begins with the ``source``, where C2PA can tell of such a file, and else with us."""
+        c2pa = self._c2pa
+        action = {"action": "c2pa.edited", "softwareAgent": {"name": made_by}, "digitalSourceType": CHANGED}
+        action["description"] = "The lips are synthetic."
+        assertions = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
+        told = {"claim_generator_info": [{"name": "Wav2Lip"}], "title": title, "assertions": assertions}
+        history = c2pa.Builder(json.dumps(told))
+        kind = source.suffix.lower().removeprefix(".") if source else ""
+        if source and kind in c2pa.Builder.get_supported_mime_types():  # they are suffixes as well
+            history.set_intent(c2pa.C2paBuilderIntent.EDIT)
+            with open(source, "rb") as file:
+                history.add_ingredient({"title": source.name, "relationship": "parentOf"}, kind, file)
+        else:
+            kind_of_source = c2pa.C2paDigitalSourceType.COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA
+            history.set_intent(c2pa.C2paBuilderIntent.CREATE, kind_of_source)
+        return history
+
+
+def _algorithm(key: bytes) -> str:
+    """Return C2PA's name for how such a private key signs."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    loaded = load_pem_private_key(key, None)
+    if isinstance(loaded, ec.EllipticCurvePrivateKey):
+        return {256: "es256", 384: "es384", 521: "es512"}[loaded.key_size]
+    if isinstance(loaded, rsa.RSAPrivateKey):
+        return "ps256"
+    if isinstance(loaded, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    raise ValueError(f"a key of the kind {type(loaded).__name__.strip('_')} is not one of C2PA's")

@@ -1,0 +1,166 @@
+"""credentials.py: what a signed result says of itself, read by C2PA's own reader."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+import inference
+import video
+from conftest import run_ffmpeg
+from credentials import CHANGED, Credentials
+from lipsync import LipSync
+
+c2pa = pytest.importorskip("c2pa", reason="needs c2pa-python")
+x509 = pytest.importorskip("cryptography.x509", reason="needs cryptography, which c2pa-python brings")
+
+BOX = (60, 180, 100, 220)
+
+
+def write_signer(folder, private=None):
+    """Write certificates and a key as a signer of C2PA has them, by an authority of our own."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    authority, private = ec.generate_private_key(ec.SECP256R1()), private or ec.generate_private_key(ec.SECP256R1())
+    now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+
+    def certificate(name: str, key, is_authority: bool, by: str, signing) -> str:
+        names = [x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, word)]) for word in (name, by)]
+        builder = x509.CertificateBuilder(*reversed(names), key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+        uses = dict.fromkeys(
+            ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False
+        )  # fmt: skip
+        uses |= {"encipher_only": False, "decipher_only": False, "digital_signature": not is_authority}
+        uses |= {"key_cert_sign": is_authority, "crl_sign": is_authority}
+        extensions = [
+            (x509.BasicConstraints(is_authority, None), True),
+            (x509.KeyUsage(**uses), True),
+            (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False),
+        ]
+        if not is_authority:
+            extensions.append((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False))
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    chain = certificate("Anna", private, False, "Authority", authority)
+    chain += certificate("Authority", authority, True, "Authority", authority)
+    (folder / "chain.pem").write_text(chain)
+    secret = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(secret)
+    return folder / "chain.pem", folder / "key.pem"
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory):
+    return write_signer(tmp_path_factory.mktemp("signer"))
+
+
+@pytest.fixture(scope="module")
+def lips(small_checkpoint, signer):
+    return LipSync(small_checkpoint, credentials=signer)
+
+
+def history(path):
+    """What a file says of itself, once it is sure that nobody changed it since; and the names of its actions."""
+    with c2pa.Reader(str(path)) as reader:
+        told = json.loads(reader.json())
+        assert reader.get_validation_state() == "Valid"
+    manifest = told["manifests"][told["active_manifest"]]
+    (actions,) = (one["data"]["actions"] for one in manifest["assertions"] if one["label"].startswith("c2pa.actions"))
+    return told, manifest, {action["action"]: action for action in actions}
+
+
+def test_a_result_says_what_was_done_to_what(lips, talking_clip, speech, tmp_path, small_checkpoint):
+    lips.run(talking_clip, speech, tmp_path / "out.mp4", box=BOX)
+    _, manifest, actions = history(tmp_path / "out.mp4")
+    assert list(actions) == ["c2pa.opened", "c2pa.edited"] and manifest["title"] == "out.mp4"
+    assert actions["c2pa.edited"]["digitalSourceType"] == CHANGED
+    assert actions["c2pa.edited"]["softwareAgent"]["name"] == f"Wav2Lip ({small_checkpoint.name})"
+    assert [one["title"] for one in manifest["ingredients"]] == [talking_clip.name]
+    assert manifest["signature_info"]["issuer"] == "Anna"
+    LipSync(small_checkpoint).run(talking_clip, speech, tmp_path / "unsigned.mp4", box=BOX)
+    frames = [list(video.read_frames(video.probe(tmp_path / name))) for name in ("out.mp4", "unsigned.mp4")]
+    assert np.array_equal(*frames) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_its_source_says_is_kept(lips, talking_clip, speech, tmp_path):
+    lips.run(talking_clip, speech, tmp_path / "once.mp4", box=BOX)
+    lips.run(tmp_path / "once.mp4", speech, tmp_path / "twice.mov", box=BOX)
+    told, manifest, _ = history(tmp_path / "twice.mov")
+    assert len(told["manifests"]) == 2 and manifest["ingredients"][0]["title"] == "once.mp4"
+
+
+def test_photos_and_what_cannot_be_told_of(lips, talking_clip, speech, tmp_path, astronaut):
+    cv2.imwrite(str(tmp_path / "photo.png"), astronaut[:240, 60:380])
+    lips.run(tmp_path / "photo.png", speech, tmp_path / "out.mp4", box=BOX)
+    assert "c2pa.opened" in history(tmp_path / "out.mp4")[2]
+    run_ffmpeg("-i", talking_clip, "-c", "copy", tmp_path / "talk.mkv")  # has no place for credentials
+    lips.run(tmp_path / "talk.mkv", speech, tmp_path / "out.mp4", box=BOX)
+    assert "c2pa.created" in history(tmp_path / "out.mp4")[2]
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519", "secp384r1"])
+def test_other_keys_sign_as_well(tmp_path, kind):
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    made = {
+        "rsa": lambda: rsa.generate_private_key(65537, 2048),
+        "ed25519": ed25519.Ed25519PrivateKey.generate,
+        "secp384r1": lambda: ec.generate_private_key(ec.SECP384R1()),
+    }
+    Credentials(*write_signer(tmp_path, made[kind]()))  # signs to see that it can
+
+
+def test_it_is_a_flag(small_checkpoint, talking_clip, speech, signer, tmp_path):
+    flags = [
+        "--checkpoint_path",
+        small_checkpoint,
+        "--face",
+        talking_clip,
+        "--audio",
+        speech,
+        "--box",
+        60,
+        180,
+        100,
+        220,
+    ]
+    out = tmp_path / "out.m4v"
+    assert inference.main([*map(str, [*flags, "--outfile", out, "--credentials", *signer])]) == 0
+    assert "c2pa.edited" in history(out)[2]
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ("outfile", "out.mkv has no place for --credentials; name it .mp4 or .m4v or .mov"),
+    ("missing", "nowhere.pem does not exist; --credentials takes certificates and their private key"),
+    ("swapped", "cannot sign Content Credentials: "),
+    ("other key", "cannot sign Content Credentials: "),
+])  # fmt: skip
+def test_what_cannot_sign_is_one_line_before_any_work(
+    small_checkpoint, talking_clip, speech, signer, tmp_path, capsys, wrong, words
+):
+    out = tmp_path / ("out.mkv" if wrong == "outfile" else "out.mp4")
+    other = tmp_path / "other"
+    other.mkdir()
+    chain, key = signer
+    pair = {
+        "outfile": signer,
+        "missing": (chain, tmp_path / "nowhere.pem"),
+        "swapped": (key, chain),
+        "other key": (chain, write_signer(other)[1]),
+    }[wrong]
+    flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech, "--outfile", out]
+    assert inference.main([*map(str, [*flags, "--credentials", *pair])]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and not out.exists()
