@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
 
@@ -24,13 +24,16 @@ import torch
 from tqdm import tqdm
 
 import faces
-from devices import PRECISIONS, cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, join_processes, leave_processes
+from devices import PRECISIONS
+from distributed import leave_processes
 from errors import UserError
 from faces import FaceSearch
-from hparams import FILELISTS, hparams
+from hparams import FILELISTS
 from models import weights
 from reporting import Advance, Reporter
+
+if TYPE_CHECKING:
+    from recipes import Options
 
 gc.freeze()
 gc.enable()
@@ -256,31 +259,22 @@ def add_training_arguments(parser: Parser) -> None:
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 
-def start_training(args: argparse.Namespace) -> Distributed:
-    """Apply ``--hparams``, seed the weights, join the processes that torchrun started; before the first tensor."""
-    # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    for name in ("checkpoint_path", "disc_checkpoint_path"):
-        if args.resume and getattr(args, name, None):
-            raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}, not both")
-    hparams.override(args.hparams)
-    device = pick_device(args.device)
-    torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
-    machine = join_processes(device, pick_training_precision(args.precision, device))
-    torch.manual_seed(args.seed)
-    return machine
+def training_options(args: argparse.Namespace) -> Options:
+    """Return what ``add_training_arguments`` asked for."""
+    from recipes import Options  # here: other programs need none of it
 
-
-def training_options(args: argparse.Namespace) -> dict[str, object]:
-    """Return what every ``training.Plan`` takes from the command line."""
-    return {
-        "checkpoint_dir": args.checkpoint_dir,
-        "start_from": {"": args.checkpoint_path, "disc_": getattr(args, "disc_checkpoint_path", None)},
-        "resume": args.resume,
-        "max_steps": args.max_steps,
-        "keep": args.keep,
-        "num_workers": min(hparams.num_workers, cpu_count()),
-    }
+    return Options(
+        filelists=args.filelists,
+        settings=args.hparams,
+        checkpoint=args.checkpoint_path,
+        discriminator_checkpoint=getattr(args, "disc_checkpoint_path", None),
+        resume=args.resume,
+        max_steps=args.max_steps,
+        keep=args.keep,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cli
 import wav2lip_train
-from tasks import HQGeneratorTask
 
 
 def get_parser() -> cli.Parser:
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    wav2lip_train.train(args, HQGeneratorTask, "hq_eval_steps")
+    wav2lip_train.run(args, discriminator=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,7 @@ import argparse
 import sys
 
 import cli
-import training
-from dataset import Wav2LipDataset
-from hparams import get_image_list
-from hparams import hparams as hp
-from models import SyncNet_color, weights
-from tasks import GeneratorTask
+import recipes
 
 
 def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) without the discriminator.") -> cli.Parser:
@@ -36,28 +31,16 @@ def main(argv: list[str] | None = None) -> int:
     return cli.run(get_parser(), run, argv)
 
 
-def run(args: argparse.Namespace) -> None:
-    train(args, GeneratorTask, "eval_steps")
-
-
-def train(args: argparse.Namespace, task_type: type[GeneratorTask], eval_steps: str) -> None:
-    """Train with any kind of generator task; ``eval_steps`` names its hparam. hq_wav2lip_train.py differs only here."""
-    machine = cli.start_training(args)
-    expert = weights.load_model(args.syncnet_checkpoint_path, SyncNet_color)
-    judge = weights.load_model(args.judge_checkpoint_path, SyncNet_color) if args.judge_checkpoint_path else None
-    train_list, val_list = (get_image_list(args.data_root, split, args.filelists) for split in ("train", "val"))
-    train_data = Wav2LipDataset(train_list, args.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
-    # the same windows whatever the settings, so that runs compare
-    val_data = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)
-    plan = training.Plan(
-        batch_size=hp.batch_size,
-        checkpoint_interval=hp.checkpoint_interval,
-        eval_interval=hp.eval_interval,
-        eval_steps=getattr(hp, eval_steps),  # --hparams has been applied by now
-        evaluate_first=True,
-        **cli.training_options(args),
+def run(args: argparse.Namespace, discriminator: bool = False) -> None:
+    recipes.train_generator(
+        args.data_root,
+        args.checkpoint_dir,
+        args.syncnet_checkpoint_path,
+        args.judge_checkpoint_path,
+        cli.training_options(args),
+        cli.TERMINAL,
+        discriminator,
     )
-    training.fit(task_type(machine, hp, expert, judge, hp.width), train_data, val_data, plan, cli.TERMINAL)
 
 
 if __name__ == "__main__":

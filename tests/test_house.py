@@ -73,6 +73,7 @@ ALLOWED = {
     "distributed": set(),
     "tasks": {"distributed", "models", "hparams"},
     "training": {"tasks", "distributed", "dataset", "files", "models", "hparams", "reporting"},
+    "recipes": {"dataset", "devices", "distributed", "hparams", "models", "reporting", "tasks", "training"},
     "adaptation": {
         "dataset", "devices", "distributed", "faces", "files", "hparams", "models", "preprocessing", "reporting",
         "tasks", "training",
@@ -81,7 +82,7 @@ ALLOWED = {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "reporting", "sync", "video",
     },
-    "cli": {"devices", "faces", "hparams", "distributed", "models", "reporting"},
+    "cli": {"devices", "faces", "hparams", "distributed", "models", "recipes", "reporting"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
 EVERYBODY = {"errors"}  # what everybody may import

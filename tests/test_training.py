@@ -25,6 +25,7 @@ import cli
 import color_syncnet_train
 import hq_wav2lip_train
 import models
+import recipes
 import tasks
 import training
 import wav2lip_train
@@ -447,15 +448,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(autouse=True)
-def untouched_hparams():
-    """Scripts change the one hparams object; give it back as it was."""
-    before = dataclasses.asdict(hparams)
-    yield
-    for name, value in before.items():
-        setattr(hparams, name, value)
-
-
 def command(corpus, folder, *flags, hp=SMALL):
     lists = ["--filelists", corpus / "lists", "--device", "cpu", "--precision", "fp32", "--hparams", hp]
     return [str(part) for part in ["--data_root", corpus, "--checkpoint_dir", folder, *lists, *flags]]
@@ -468,6 +460,18 @@ def hq_flags(corpus):
 def losses(folder, split="train"):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k != "seconds"} for r in records if r["split"] == split]
+
+
+def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, capsys):
+    before = vars(hparams).copy()
+    options = recipes.Options(corpus / "lists", SMALL, max_steps=1, device="cpu", precision="fp32")
+    recipes.train_expert(corpus, tmp_path / "expert", options, told)
+    expert = tmp_path / "expert/checkpoint_step000000001.pth"
+    recipes.train_generator(corpus, tmp_path / "hq", expert, options=options, report=told, discriminator=True)
+    assert {path.name for path in (tmp_path / "hq").glob("*.pth")} == {
+        "checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth",
+    }  # fmt: skip
+    assert vars(hparams) == before and capsys.readouterr().out == "" and told.notes
 
 
 def test_expert_script(corpus, tmp_path, capsys):
@@ -829,19 +833,18 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     assert told[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
 
 
-def test_training_asks_for_large_pages(corpus, tmp_path):
+def test_training_asks_for_large_pages():
     pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not pages.exists() or "[never]" in pages.read_text():
         pytest.skip("this kernel gives no large pages")
     program = """
-import resource, sys, torch, cli, color_syncnet_train, hq_wav2lip_train
-cli.start_training(hq_wav2lip_train.get_parser().parse_args(sys.argv[1:]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(64, 2**20)
+import resource, torch, recipes
+with recipes.begun(recipes.Options()):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64, 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    arguments = command(corpus, tmp_path, *hq_flags(corpus))
-    result = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     assert int(result.stdout) < 64 * 2**20 * 4 / 4096 / 2  # small pages, had all been small, halved
 
 

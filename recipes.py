@@ -1,0 +1,138 @@
+"""The training of the networks, each in one call, with the settings of ``hparams``.
+
+    train_expert("lrs2_preprocessed", "checkpoints/expert", Options(settings="width=0.5", max_steps=100_000))
+    train_generator("lrs2_preprocessed", "checkpoints/generator", "checkpoints/expert/checkpoint_step000100000.pth")
+
+Each of the processes that torchrun started calls the same, and the global batch stays the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import training
+from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
+from devices import cpu_count, pick_device, pick_training_precision
+from distributed import Distributed, join_processes
+from errors import UserError
+from hparams import FILELISTS, get_image_list
+from hparams import hparams as hp
+from models import SyncNet_color, weights
+from reporting import SILENT, Reporter
+from tasks import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where to start, how long to go on, and on what."""
+
+    filelists: Path = FILELISTS  # the folder with train.txt and val.txt
+    settings: str = ""  # of hparams.py, "name=value,…", where they are to differ
+    checkpoint: Path | None = None  # to continue from
+    discriminator_checkpoint: Path | None = None  # likewise, of the discriminator
+    resume: bool = False  # from the newest checkpoints in the folder for them, if there are some
+    max_steps: int | None = None  # None: until somebody stops it
+    keep: int | None = None  # so many checkpoints, the newest; None: all
+    seed: int = 0  # of the weights and of the order of the data
+    device: str = "auto"
+    precision: str = "auto"
+
+
+def train_expert(
+    data_root: str | Path, checkpoint_dir: str | Path, options: Options = Options(), report: Reporter = SILENT
+) -> None:
+    """Train the expert on the clips that preprocessing wrote to ``data_root``; checkpoints and logs go to the other.
+
+    Raises UserError for input that cannot be used.
+    """
+    with begun(options) as machine:
+        names = [field.name for field in dataclasses.fields(Augmentation)]
+        augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
+        varied = augmentation if augmentation != Augmentation() else None
+        train_list, val_list = lists_of(data_root, options)
+        if hp.windows_per_clip:
+            task_type: type[ExpertTask] = AllPairsExpertTask
+            train: SyncNetDataset = MatchedWindows(train_list, options.seed, hp.windows_per_clip, varied)
+        else:
+            task_type = ExpertTask
+            train = SyncNetDataset(train_list, options.seed, hp.negative_distance, augmentation=varied)
+        val = SyncNetDataset(val_list)  # the same windows whatever the settings, so that runs compare
+        plan = training.Plan(
+            batch_size=hp.syncnet_batch_size,
+            checkpoint_interval=hp.syncnet_checkpoint_interval,
+            eval_interval=hp.syncnet_eval_interval,
+            eval_steps=hp.syncnet_eval_steps,
+            **usual(checkpoint_dir, options),
+        )
+        training.fit(task_type(machine, hp, hp.width), train, val, plan, report)
+
+
+def train_generator(
+    data_root: str | Path,
+    checkpoint_dir: str | Path,
+    expert: str | Path,
+    judge: str | Path | None = None,
+    options: Options = Options(),
+    report: Reporter = SILENT,
+    discriminator: bool = False,
+) -> None:
+    """Train the generator to satisfy the ``expert`` (a file, or ``demo``), and a visual-quality ``discriminator``.
+
+    ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
+    """
+    with begun(options) as machine:
+        teacher = weights.load_model(expert, SyncNet_color)
+        scorer = weights.load_model(judge, SyncNet_color) if judge else None
+        train_list, val_list = lists_of(data_root, options)
+        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
+        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)  # the same windows whatever the settings, likewise
+        plan = training.Plan(
+            batch_size=hp.batch_size,
+            checkpoint_interval=hp.checkpoint_interval,
+            eval_interval=hp.eval_interval,
+            eval_steps=hp.hq_eval_steps if discriminator else hp.eval_steps,
+            evaluate_first=True,
+            **usual(checkpoint_dir, options),
+        )
+        task_type = HQGeneratorTask if discriminator else GeneratorTask
+        training.fit(task_type(machine, hp, teacher, scorer, hp.width), train, val, plan, report)
+
+
+@contextlib.contextmanager
+def begun(options: Options) -> Iterator[Distributed]:
+    """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
+    # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    for name, path in (("checkpoint", options.checkpoint), ("disc_checkpoint", options.discriminator_checkpoint)):
+        if options.resume and path:
+            raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}_path, not both")
+    with hp.changed(options.settings):
+        device = pick_device(options.device)
+        torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
+        machine = join_processes(device, pick_training_precision(options.precision, device))
+        torch.manual_seed(options.seed)
+        yield machine
+
+
+def lists_of(data_root: str | Path, options: Options) -> Iterator[list[str]]:
+    """Return the clips to learn from, and those to evaluate on."""
+    return (get_image_list(Path(data_root), split, options.filelists) for split in ("train", "val"))
+
+
+def usual(checkpoint_dir: str | Path, options: Options) -> dict[str, object]:
+    """Return what the ``Plan`` of every network takes from the options."""
+    return {
+        "checkpoint_dir": Path(checkpoint_dir),
+        "start_from": {"": options.checkpoint, "disc_": options.discriminator_checkpoint},
+        "resume": options.resume,
+        "max_steps": options.max_steps,
+        "keep": options.keep,
+        "num_workers": min(hp.num_workers, cpu_count()),
+    }
