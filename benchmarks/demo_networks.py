@@ -29,7 +29,8 @@ import video
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
-from evaluation.aperture import PHASES, Following, follow_head
+from evaluation.aperture import follow_head
+from evaluation.table import phase_row
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
@@ -156,13 +157,7 @@ def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partne
     best = max(mean, key=mean.__getitem__)
     worst = min(fit.by_lag[best] for fit in fits)
     by_lag = {f"r_lag_{lag:+d}": value for lag, value in mean.items()}
-    by_phase = {f"error_{name}": error_in(fits, name) for name in PHASES}
-    return {"r": mean[best], "best_lag": best, "r_worst_clip": worst, **by_lag, **by_phase, "clips": len(fits)}
-
-
-def error_in(fits: Sequence[Following], phase: str) -> float:
-    """Mean error of the aperture while the lips that are heard are closed, opening, open or closing."""
-    return float(np.mean([fit.phases[phase].error for fit in fits if phase in fit.phases]))
+    return {"r": mean[best], "best_lag": best, "r_worst_clip": worst, **by_lag, **phase_row(fits), "clips": len(fits)}
 
 
 # --------------------------------------------------------------------------------------------------------------------

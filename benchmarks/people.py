@@ -41,6 +41,7 @@ from errors import UserError
 from evaluation.aperture import follow
 from evaluation.leakage import write_silence
 from evaluation.lips import movement, way_open
+from evaluation.table import phase_row
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face
 from footage import find_videos
@@ -188,7 +189,9 @@ def follow_known_lips(
 ) -> dict[str, float]:
     """Pearson's r of the lips' distance with the known one of the speaker who is heard: lip-synced, and as filmed.
 
-    The second is what the landmarks themselves leave of it. ``lag``: frames by which lip-synced lips are late at best.
+    The second is what the landmarks themselves leave of it. ``lag``: frames by which lip-synced lips are
+    late at best. How far they are apart while those that are heard are closed, opening, open and closing: ``seen``,
+    ``known``, and the error.
     """
     truths = [_known_lips(clip) for clip in originals]
     fits = [follow(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
@@ -196,7 +199,8 @@ def follow_known_lips(
     rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
     means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}
     lag = np.median([fit.lag for fit in fits if fit])
-    return {**{name: float(value) for name, value in {**means, "lag": lag}.items()}, "clips": len(rs)}
+    phases = phase_row([fit for fit in fits if fit])
+    return {**{name: float(value) for name, value in {**means, "lag": lag}.items()}, **phases, "clips": len(rs)}
 
 
 def _known_lips(clip: Path) -> np.ndarray | None:

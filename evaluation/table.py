@@ -18,6 +18,7 @@ PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
     "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
 }
+IN_PHASES = {"seen": "how far apart lips are", "known": "and should be", "error": "root mean square"}  # of ``Phase``
 SYNC = ("LSE-D", "LSE-C", "FID", "success", "r", "lag")
 ALWAYS = {  # figures of ``Quality`` by what they mean
     "sharpness": "of the lower face, of the source's; 1 is as sharp",
@@ -70,12 +71,22 @@ def quality_row(take: str, found: Sequence[Quality]) -> Row:
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:
-    """Return how well lips follow the known ones: mean r, median lag in frames, mean error by phase."""
+    """Return how well lips follow the known ones: mean r, median lag in frames, and what they do in each phase."""
     if not fits:
         return {}
-    errors = {name: [fit.phases[name].error for fit in fits if name in fit.phases] for name in PHASES}
-    means = {f"error_{name}": float(np.mean(some)) for name, some in errors.items() if some}
-    return {"r": float(np.mean([fit.r for fit in fits])), "lag": float(np.median([fit.lag for fit in fits])), **means}
+    means = {"r": float(np.mean([fit.r for fit in fits])), "lag": float(np.median([fit.lag for fit in fits]))}
+    return means | phase_row(fits)
+
+
+def phase_row(fits: Sequence[Following]) -> Row:
+    """Return, by phase of the lips that are heard, how far apart lips are seen and known to be, and the error."""
+    rows = {phase: [fit.phases[phase] for fit in fits if phase in fit.phases] for phase in PHASES}
+    return {
+        f"{name}_{phase}": float(np.mean([getattr(one, name) for one in some]))
+        for phase, some in rows.items()
+        for name in IN_PHASES
+        if some
+    }
 
 
 def text(rows: Mapping[str, Row]) -> str:
@@ -84,6 +95,11 @@ def text(rows: Mapping[str, Row]) -> str:
     for name, row in (rows | {name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}).items():
         if row.keys() & set(SYNC):
             lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
+    for row in (row for row in rows.values() if any(f"known_{phase}" in row for phase in PHASES)):
+        lines += ["", f"{'lips are to be':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
+        for name, meaning in IN_PHASES.items():
+            cells = "".join(f"{_cell(row, f'{name}_{phase}'):>11}" for phase in PHASES)
+            lines.append(f"{name:14}{cells}  {meaning}")
     takes = [name for name in TOLD if name in rows]
     lines += ["", f"{'':14}" + "".join(f"{name:>11}" for name in takes)]
     for figure, meaning in FIGURES.items():

@@ -320,4 +320,8 @@ def test_aperture_row():
     fits = [aperture.follow(np.roll(known(), lag), known()) for lag in (1, 1, 2)]
     row = table.aperture_row(fits)
     assert row["r"] == pytest.approx(1) and row["lag"] == 1 and row["error_closed"] == pytest.approx(0, abs=1e-9)
+    assert row["seen_closed"] == pytest.approx(row["known_closed"]) and row["known_closed"] < row["known_open"]
+    printed = table.text({"generated": row}).splitlines()
+    closed, *_ = (line.split()[1] for line in printed if line.startswith("known"))
+    assert float(closed) == pytest.approx(row["known_closed"], abs=1e-3)
     assert table.aperture_row([]) == {}
