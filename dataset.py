@@ -624,7 +624,7 @@ class Loader:
             yield batch
 
     def close(self) -> None:
-        """End the processes, which nothing else does: they are deaf to signals, and Python would wait for them."""
+        """End the processes, which nothing else does: they ignore signals, and Python would wait for them."""
         iterator: Any = self._loader._iterator
         self._loader._iterator = None
         if iterator is not None:
