@@ -74,12 +74,7 @@ def redraw_mouths(
         hidden = [manner.bare.hidden(face) if manner.bare else 0.0 for face in filmed]
         gains, stillness = zip(*(row[3] for row in with_face))
         gains = None if manner.gains is None else np.array(gains)
-        if manner.references:
-            told = manner.opening and manner.references.apart is not None  # else it makes no difference
-            wanted = openings(model, mels, gains, manner.opening) if told else np.zeros(len(faces))
-            for face, share, *how in zip(faces, stillness, wanted, hidden):
-                if share > 0:
-                    face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
+        lend_mouths(model, mels, faces, gains, manner, stillness, hidden)
         drawn = generate(model, mels, faces, gains)
         return batch, zip(drawn, filmed, hidden)
 
@@ -92,6 +87,28 @@ def redraw_mouths(
                 if manner.restore:
                     manner.restore(frame, box, hidden)
             yield frame
+
+
+def lend_mouths(
+    model: torch.nn.Module,
+    mels: np.ndarray,
+    faces: np.ndarray,
+    gains: np.ndarray | None,
+    manner: Manner,
+    stillness: Sequence[float],
+    hidden: Sequence[np.ndarray | float],
+) -> None:
+    """Put, in place, what the network is to see instead of each face's own mouth into the output of ``network_inputs``.
+
+    ``stillness`` and ``hidden``, what is in front of it, have a value for each face.
+    """
+    if not manner.references:
+        return
+    told = manner.opening and manner.references.apart is not None  # else it makes no difference
+    wanted = openings(model, mels, gains, manner.opening) if told else np.zeros(len(faces))
+    for face, share, *how in zip(faces, stillness, wanted, hidden):
+        if share > 0:
+            face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
 
 
 def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import itertools
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,8 @@ import numpy as np
 import cli
 from benchmarks import open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
-from boxes import Box
 from lipsync import LipSync, read_speech
-from mouths import CPU_BATCH, crop, generate, network_inputs
+from mouths import CPU_BATCH, Manner, crop, generate, lend_mouths, network_inputs
 from pasting import BLENDS, paste
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
@@ -63,18 +62,29 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
     source = take.source
     frames, boxes = list(take.frames()), list(take.boxes())
-    rows = [row for row in zip(frames, boxes, take.windows) if row[1] is not None]
-    batches = [rows[i : i + CPU_BATCH] for i in range(0, len(rows), CPU_BATCH)]
-    inputs = [network_inputs(batch) for batch in batches]
+    rows = [row for row in zip(frames, boxes, take.windows, take.manner.of_frames()) if row[1] is not None]
+    batches = split(rows)
+    inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
     filmed = [face for _, shown in inputs for face in shown[..., 3:].copy()]
-    faces = list(itertools.chain.from_iterable(generate(lips.model, *batch) for batch in inputs))
-    steps: dict[str, Callable[[], object]] = {
+    hidden = hide(take.manner, filmed)
+    gains, stillness = ([row[3][part] for row in rows] for part in (0, 1))
+    asked = [None if gains[0] is None else np.array(part) for part in split(gains)]
+    parts = list(zip(inputs, asked, split(stillness), split(hidden)))
+    drawn: list[np.ndarray] = []
+
+    def lend() -> None:
+        for batch, gain, *how in parts:
+            lend_mouths(lips.model, *batch, gain, take.manner, *how)
+
+    steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
         "decode": lambda: sum(1 for _ in take.frames()),
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
-        "crop": lambda: [network_inputs(batch) for batch in batches],
-        "network": lambda: [generate(lips.model, *batch) for batch in inputs],
-        "paste": lambda: paste_all(rows, faces, filmed),
+        "crop": lambda: [network_inputs([row[:3] for row in batch]) for batch in batches],
+        "occlusion": lambda: hide(take.manner, filmed),
+        "reference": lend,
+        "network": lambda: drawn.extend(f for batch, asked, *_ in parts for f in generate(lips.model, *batch, asked)),
+        "paste": lambda: paste_all(rows, drawn, filmed, hidden),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_seconds(work) / len(frames) for name, work in steps.items()}
@@ -83,15 +93,26 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         **{f"{name}_ms": value for name, value in cost.items()},
         **{f"{name}_share": value / sum(cost.values()) for name, value in cost.items()},
         "frames": len(frames),
-        "face_side": float(np.mean([box[3] - box[1] for _, box, _ in rows])),
+        "face_side": float(np.mean([box[3] - box[1] for _, box, *_ in rows])),
     }
 
 
+def split(values: list) -> list[list]:
+    return [values[i : i + CPU_BATCH] for i in range(0, len(values), CPU_BATCH)]
+
+
+def hide(manner: Manner, filmed: Sequence[np.ndarray]) -> list[np.ndarray | float]:
+    return [manner.bare.hidden(face) if manner.bare else 0.0 for face in filmed]
+
+
 def paste_all(
-    rows: list[tuple[np.ndarray, Box, np.ndarray]], faces: list[np.ndarray], filmed: list[np.ndarray]
+    rows: Sequence[tuple],
+    faces: Sequence[np.ndarray],
+    filmed: Sequence[np.ndarray],
+    hidden: Sequence[np.ndarray | float],
 ) -> None:
-    for (frame, box, _), face, seen in zip(rows, faces, filmed):
-        paste(frame, face, seen, box, "feather", in_place=True)
+    for (frame, box, *_), face, seen, front in zip(rows, faces, filmed, hidden):
+        paste(frame, face, seen, box, "feather", in_place=True, hidden=front)
 
 
 def measure_paste() -> dict[str, float]:
