@@ -191,7 +191,7 @@ def follow_known_lips(
 
     The second is what the landmarks themselves leave of it. ``lag``: frames by which lip-synced lips are
     late at best. How far they are apart while those that are heard are closed, opening, open and closing: ``seen``,
-    ``known``, and the error.
+    ``known``, the error, and what landmarks see as ``filmed``.
     """
     truths = [_known_lips(clip) for clip in originals]
     fits = [follow(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
@@ -199,7 +199,8 @@ def follow_known_lips(
     rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
     means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}
     lag = np.median([fit.lag for fit in fits if fit])
-    phases = phase_row([fit for fit in fits if fit])
+    phases, seen = (phase_row([fit for fit in some if fit]) for some in (fits, filmed))
+    phases |= {name.replace("seen", "filmed"): value for name, value in seen.items() if name.startswith("seen")}
     return {**{name: float(value) for name, value in {**means, "lag": lag}.items()}, **phases, "clips": len(rs)}
 
 
