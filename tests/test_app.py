@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import shutil
 import time
@@ -491,6 +492,24 @@ def test_files_of_the_machine_are_not_handed_out(address):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}/gradio_api/file={secret}")
     assert refused.value.code in (403, 404)
+
+
+def test_a_job_about_a_file_of_the_machine_is_refused(address, talking_clip):
+    """Whoever speaks to the server past the page names a video that nobody uploaded."""
+    requests = pytest.importorskip("requests")
+    config = requests.get(f"{address}/config").json()
+    (film,) = (one["id"] for one in config["components"] if one["props"].get("elem_id") == "film")
+    jobs = [one for one in config["dependencies"] if film in one["inputs"]]
+    assert jobs
+    for job in jobs:
+        named = {"path": str(talking_clip), "meta": {"_type": "gradio.FileData"}}
+        data = [named if place == film else None for place in job["inputs"]]
+        asked = {"data": data, "fn_index": job["id"], "session_hash": "nobody", "trigger_id": film}
+        assert requests.post(f"{address}/gradio_api/queue/join", json=asked).ok
+        where = {"session_hash": "nobody"}
+        with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=30) as said:
+            told = next(line for line in said.iter_lines() if b"process_completed" in line)
+        assert json.loads(told.removeprefix(b"data: "))["success"] is False and talking_clip.name.encode() not in told
 
 
 def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
