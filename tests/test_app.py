@@ -426,6 +426,23 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.wait_for_selector("text=Done.")
 
 
+def test_the_other_tabs_say_what_they_find(tab, pair):
+    """Who speaks; and that learning takes five seconds of a person, which this video has not."""
+    tab.click("button[role=tab]:has-text('Who speaks?')")
+    tab.set_input_files("#pair_film input[type=file]", str(pair[0]))
+    tab.wait_for_selector("#pair_film video")
+    tab.set_input_files("#voices input[type=file]", str(pair[1]))
+    tab.wait_for_selector("#voices >> text=speech")
+    tab.click("#compare")
+    tab.wait_for_function("document.querySelector('#verdict textarea').value.includes('mean similarity')")
+    tab.wait_for_selector("#plot img")
+    tab.click("button[role=tab]:has-text('One person')")
+    tab.set_input_files("#person input[type=file]", str(pair[0]))
+    tab.wait_for_selector("#person video")
+    tab.click("#learn")
+    tab.wait_for_selector("text=/5 s|five seconds/")
+
+
 def test_the_microphone_makes_a_face_speak(tab, pair):
     tab.click("button[role=tab]:has-text('Live')")
     tab.click("#talk")
