@@ -66,7 +66,7 @@ VALUES = {  # of options that take one of a few words
 }
 NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
-LOOKED_AT, LOOK_EVERY = 4.0, 5  # seconds of the video in which mouths to show are looked for, in every fifth frame
+LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of the video in which mouths to show are looked for, in every fifth frame
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
