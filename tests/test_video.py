@@ -536,6 +536,21 @@ def test_a_sound_is_measured_as_long_as_it_is_heard(tmp_path, speech, name, opti
     assert abs(samples - len(np.concatenate(list(measured)))) < 16000 / 25  # measured or not, it sounds the same
 
 
+@pytest.mark.parametrize("name", ["av.mp4", "av.ts", "av.mkv"])
+@pytest.mark.parametrize("fps", ["25", "0.5"])
+def test_a_longer_picture_or_another_track_is_not_measured(tmp_path, speech, name, fps):
+    """Three tracks: a picture of 6 s, the sound of 1.2 s that is taken, and another of 3 s."""
+    if name == "av.ts" and fps == "0.5":
+        pytest.skip("MPEG-TS has no such rate")
+    picture = ("-f", "lavfi", "-i", f"color=c=red:s=64x64:r={fps}:d=6")
+    other = ("-f", "lavfi", "-i", "anoisesrc=d=3:a=0.3:r=16000:seed=1")
+    tracks = ("-map", "0:v", "-map", "1:a", "-map", "2:a", "-c:a", "mp2", "-disposition:a:0", "default")
+    run_ffmpeg(*picture, "-i", speech, *other, *tracks, "-pix_fmt", "yuv420p", tmp_path / name)
+    sound = video.Sound(tmp_path / name, 16000)
+    assert sound.measure() == pytest.approx(len(np.concatenate(list(sound))), abs=16000 / 25)
+    assert 1.1 < sound.measure() / 16000 < 1.3
+
+
 def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
     whole = video.read_audio(speech, 16000)
     monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)

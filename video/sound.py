@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from video.process import (
 from video.sources import check_whole, existing_file
 
 AUDIO_SECONDS = 30  # of decoded sound given at a time
+LINES_BYTES = 1 << 16  # of text about packets, likewise
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
 CANCELLED = 10.0  # times as loud as all together is one channel, when they do
@@ -67,13 +69,16 @@ class Sound:
     def measure(self) -> int:
         """Return how many samples there are by the clock of the file, whose packets are read but not decoded.
 
-        An hour takes half a second. What decoders leave out at the ends, some milliseconds, counts as well.
+        An hour takes a second. What decoders leave out at the ends, some milliseconds, counts as well.
         """
-        output = self._source().output("-", format="null", **{"c:a": "copy"}, vn=None, sn=None, dn=None)
-        command = command_line(output, *TALKATIVE, *CLOCK_JUMP, "-progress", "pipe:1")
-        code, report = report_of([*command, *SHARED_TIMELINE])
-        moments = re.findall(r"^out_time_[um]s=(\d+)$", report, re.MULTILINE)  # both are microseconds
-        samples = round(int(moments[-1]) * self._sample_rate / 1_000_000) if moments else 0
+        output = self._source().output("pipe:1", format="framecrc", **{"c:a": "copy"}, vn=None, sn=None, dn=None)
+        command = [*command_line(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
+        with Process(command, stdout=subprocess.PIPE) as process:
+            head = end = process.stdout.read(LINES_BYTES)  # a line a packet, of which the last counts
+            while block := process.stdout.read(LINES_BYTES):
+                end = (end + block)[-LINES_BYTES:]
+            code, report = process.wait()
+        samples = round(_end_of(head, end) * self._sample_rate)
         self._check(code, report, samples)
         if self.stream is None:
             self._look_at(report, samples / self._sample_rate)
@@ -156,6 +161,15 @@ def sound_stream(path: Path) -> int | str:
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
     taken = _taken(report_of(command_line(output, *TALKATIVE))[1])
     return "a:0" if taken is None else taken
+
+
+def _end_of(head: bytes, end: bytes) -> Fraction:
+    """Return when the last packet ends, in seconds, by how ffmpeg's framecrc begins and ends."""
+    unit = re.search(rb"^#tb 0: (\d+)/(\d+)", head, re.MULTILINE)
+    packets = re.findall(rb"^0, *-?\d+, *(-?\d+), *(\d+),", end, re.MULTILINE)  # stream, dts, pts, duration, …
+    if not unit or not packets:
+        return Fraction(0)
+    return max(Fraction(0), sum(map(int, packets[-1])) * Fraction(*map(int, unit.groups())))
 
 
 def _promised_seconds(report: str) -> float:
