@@ -93,8 +93,11 @@ def launch(args: argparse.Namespace, blocks: Any, layout: ModuleType, server: di
 
 def import_layout() -> ModuleType:
     """Import what needs Gradio, which the rest of the project does without."""
-    with needs("app"):
-        from page import layout
+    try:
+        with needs("app"):
+            from page import layout
+    except ImportError as error:  # it is there, but beside what does not fit it
+        raise UserError(f"the page's packages do not fit together ({error}); install them anew") from error
     return layout
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import files
 from errors import MissingFile, UserError, needs
 
+CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's names for how keys sign, by their bits
 CONTAINERS = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
 # IPTC's name for what was filmed, and then changed in part by what learned from pictures
 CHANGED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -32,6 +33,7 @@ class Credentials:
                 )
         with needs("credentials"):
             import c2pa
+            from cryptography.exceptions import UnsupportedAlgorithm
         self._c2pa: Any = c2pa
         self.certificates = Path(certificates)
         words = f"{certificates} and {key} cannot sign Content Credentials"
@@ -39,7 +41,7 @@ class Credentials:
             content = self.certificates.read_bytes(), Path(key).read_bytes()
             self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(_algorithm(content[1]), *content, None))
             self._try_out()
-        except (ValueError, TypeError, c2pa.C2paError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, c2pa.C2paError) as error:
             raise UserError(f"{words}: {' '.join(str(error).split())}") from error
 
     def check(self, outfile: Path) -> None:
@@ -52,8 +54,11 @@ class Credentials:
 
         What credentials the source has of its own become a part of the history.
         """
-        with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
-            history.sign_file(path, signed, self._signer)
+        try:
+            with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
+                history.sign_file(path, signed, self._signer)
+        except self._c2pa.C2paError as error:
+            raise RuntimeError(f"{title} could not be signed: {' '.join(str(error).split())}") from error
 
     def _try_out(self) -> None:
         """Sign a black picture: what is wrong with certificates shows only then."""
@@ -63,12 +68,20 @@ class Credentials:
 
     def _history(self, title: str, made_by: str, source: Path | None = None) -> Any:
         """Return what begins with the ``source``, where C2PA can tell of such a file, and else with us."""
+        try:
+            return self._begin(title, made_by, source)
+        except self._c2pa.C2paError:  # it is of another kind than its name says, or damaged
+            return self._begin(title, made_by, None)
+
+    def _begin(self, title: str, made_by: str, source: Path | None) -> Any:
         c2pa = self._c2pa
         action = {"action": "c2pa.edited", "softwareAgent": {"name": made_by}, "digitalSourceType": CHANGED}
         action["description"] = "The lips are synthetic."
         assertions = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
         told = {"claim_generator_info": [{"name": "Wav2Lip"}], "title": title, "assertions": assertions}
-        history = c2pa.Builder(json.dumps(told))
+        # a file from anywhere may name an address of credentials, which nobody here is to call
+        context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
+        history = c2pa.Builder(json.dumps(told), context)
         kind = source.suffix.lower().removeprefix(".") if source else ""
         if source and kind in c2pa.Builder.get_supported_mime_types():  # they are suffixes as well
             history.set_intent(c2pa.C2paBuilderIntent.EDIT)
@@ -87,7 +100,9 @@ def _algorithm(key: bytes) -> str:
 
     loaded = load_pem_private_key(key, None)
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
-        return {256: "es256", 384: "es384", 521: "es512"}[loaded.key_size]
+        if loaded.key_size in CURVES:
+            return CURVES[loaded.key_size]
+        raise ValueError(f"a curve of {loaded.key_size} bits is not one of C2PA's")
     if isinstance(loaded, rsa.RSAPrivateKey):
         return "ps256"
     if isinstance(loaded, ed25519.Ed25519PrivateKey):

@@ -55,6 +55,8 @@ def run(
     chosen = Options(**options)
     check_options(chosen)
     video.check_writable(outfile)
+    if lips.credentials:
+        lips.credentials.check(outfile)
     files.check_not_read("--outfile", outfile, [face, *paths.values(), *([Path(chosen.mix)] if chosen.mix else [])])
     with tempfile.TemporaryDirectory() as folder:
         take = prepare(lips, face, paths, chosen, Path(folder))

@@ -68,6 +68,10 @@ class Distributed:
             values /= self.world_size
         return values
 
+    def wait(self) -> None:
+        """Wait until all processes have come this far."""
+        self.mean(torch.zeros(1, device=self.device))
+
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """Inside, tensors on ``device`` are computed in their own precision."""

@@ -18,6 +18,7 @@ import copy
 import itertools
 import math
 import numbers
+import secrets
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -353,10 +354,13 @@ class LipSync:
             return self._encode(take, outfile)
         outfile = Path(outfile)
         self.credentials.check(outfile)
-        with files.atomic_write(outfile) as unsigned:
+        unsigned = outfile.with_name(f".wav2lip-{secrets.token_hex(6)}{outfile.suffix}")
+        try:
             self._encode(take, unsigned)
             self.credentials.sign(unsigned, take.source.path, outfile.name, f"Wav2Lip ({self.generator.path.name})")
-        return None
+            return video.put_in_place(unsigned, outfile)
+        finally:
+            unsigned.unlink(missing_ok=True)
 
     def _encode(self, take: Take, outfile: str | Path) -> None:
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""

@@ -3,7 +3,8 @@
     train_expert("lrs2_preprocessed", "checkpoints/expert", Options(settings="width=0.5", max_steps=100_000))
     train_generator("lrs2_preprocessed", "checkpoints/generator", "checkpoints/expert/checkpoint_step000100000.pth")
 
-Each of the processes that torchrun started calls the same, and the global batch stays the same.
+Each of the processes that torchrun started calls the same, and the global batch stays the same. Such a program ends
+with ``distributed.leave_processes()``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from tasks import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 class Options:
     """Where to start, how long to go on, and on what."""
 
-    filelists: Path = FILELISTS  # the folder with train.txt and val.txt
+    filelists: str | Path = FILELISTS  # the folder with train.txt and val.txt
     settings: str = ""  # of hparams.py, "name=value,…", where they are to differ
-    checkpoint: Path | None = None  # to continue from
-    discriminator_checkpoint: Path | None = None  # likewise, of the discriminator
+    checkpoint: str | Path | None = None  # to continue from
+    discriminator_checkpoint: str | Path | None = None  # likewise, of the discriminator
     resume: bool = False  # from the newest checkpoints in the folder for them, if there are some
     max_steps: int | None = None  # None: until somebody stops it
     keep: int | None = None  # so many checkpoints, the newest; None: all
@@ -52,6 +53,8 @@ def train_expert(
 
     Raises UserError for input that cannot be used.
     """
+    if options.discriminator_checkpoint:
+        raise UserError("an expert has no discriminator; leave its checkpoint out")
     with begun(options) as machine:
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
@@ -87,6 +90,8 @@ def train_generator(
 
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
+    if options.discriminator_checkpoint and not discriminator:
+        raise UserError("a checkpoint of the discriminator is for training with one; say discriminator=True")
     with begun(options) as machine:
         teacher = weights.load_model(expert, SyncNet_color)
         scorer = weights.load_model(judge, SyncNet_color) if judge else None
@@ -113,24 +118,26 @@ def begun(options: Options) -> Iterator[Distributed]:
     for name, path in (("checkpoint", options.checkpoint), ("disc_checkpoint", options.discriminator_checkpoint)):
         if options.resume and path:
             raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}_path, not both")
-    with hp.changed(options.settings):
+    # shapes stay the same, so looking for the fastest kernels pays
+    with hp.changed(options.settings), torch.backends.cudnn.flags(benchmark=True):
         device = pick_device(options.device)
-        torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
         machine = join_processes(device, pick_training_precision(options.precision, device))
         torch.manual_seed(options.seed)
         yield machine
+        machine.wait()  # until the last checkpoint is there for whoever goes on with it
 
 
 def lists_of(data_root: str | Path, options: Options) -> Iterator[list[str]]:
     """Return the clips to learn from, and those to evaluate on."""
-    return (get_image_list(Path(data_root), split, options.filelists) for split in ("train", "val"))
+    return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
 def usual(checkpoint_dir: str | Path, options: Options) -> dict[str, object]:
     """Return what the ``Plan`` of every network takes from the options."""
+    start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}
     return {
         "checkpoint_dir": Path(checkpoint_dir),
-        "start_from": {"": options.checkpoint, "disc_": options.discriminator_checkpoint},
+        "start_from": {name: Path(path) if path else None for name, path in start.items()},
         "resume": options.resume,
         "max_steps": options.max_steps,
         "keep": options.keep,

@@ -95,8 +95,10 @@ def text(rows: Mapping[str, Row]) -> str:
     for name, row in (rows | {name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}).items():
         if row.keys() & set(SYNC):
             lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
-    for row in (row for row in rows.values() if any(f"known_{phase}" in row for phase in PHASES)):
-        lines += ["", f"{'lips are to be':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
+    for take, row in rows.items():
+        if not any(f"known_{phase}" in row for phase in PHASES):
+            continue
+        lines += ["", f"{take}: lips are to be", f"{'':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
         for name, meaning in IN_PHASES.items():
             cells = "".join(f"{_cell(row, f'{name}_{phase}'):>11}" for phase in PHASES)
             lines.append(f"{name:14}{cells}  {meaning}")

@@ -143,10 +143,11 @@ def record(job: Job, lips: LipSync) -> dict[str, object]:
         "options": options,
         "checkpoint": files.known_digest(lips.generator.path),
         "restorer": lips.restorer and files.known_digest(lips.restorer),
-        "credentials": lips.credentials and files.known_digest(lips.credentials.certificates),
         "face_detector": [lips.search.detector, lips.search.weights],
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
+    if lips.credentials:  # else results of before there were any would be made again
+        made_of["credentials"] = files.known_digest(lips.credentials.certificates)
     return json.loads(json.dumps(made_of, default=str))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import http.server
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -106,8 +108,38 @@ def test_photos_and_what_cannot_be_told_of(lips, talking_clip, speech, tmp_path,
     lips.run(tmp_path / "photo.png", speech, tmp_path / "out.mp4", box=BOX)
     assert "c2pa.opened" in history(tmp_path / "out.mp4")[2]
     run_ffmpeg("-i", talking_clip, "-c", "copy", tmp_path / "talk.mkv")  # has no place for credentials
-    lips.run(tmp_path / "talk.mkv", speech, tmp_path / "out.mp4", box=BOX)
-    assert "c2pa.created" in history(tmp_path / "out.mp4")[2]
+    for name in ("talk.mkv", "named otherwise.mp4", "photo.jpg"):
+        if not (tmp_path / name).exists():
+            (tmp_path / name).write_bytes((tmp_path / ("photo.png" if "photo" in name else "talk.mkv")).read_bytes())
+        lips.run(tmp_path / name, speech, tmp_path / "out.mp4", box=BOX)
+        assert "c2pa.created" in history(tmp_path / "out.mp4")[2]
+
+
+def test_credentials_that_a_source_names_elsewhere_are_not_asked_for(lips, signer, talking_clip, speech, tmp_path):
+    """Whoever gives us a face would have this machine call any address."""
+    asked = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        told = c2pa.Builder(json.dumps({"title": "x", "assertions": []}))
+        told.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE)
+        told.set_no_embed()
+        told.set_remote_url(f"http://127.0.0.1:{server.server_port}/secret.c2pa")
+        info = c2pa.C2paSignerInfo("es256", *(path.read_bytes() for path in signer), None)
+        told.sign_file(talking_clip, tmp_path / "remote.mp4", c2pa.Signer.from_info(info))
+        asked.clear()
+        lips.run(tmp_path / "remote.mp4", speech, tmp_path / "out.mp4", box=BOX)
+        server.shutdown()
+    assert (
+        not asked
+        and "c2pa.edited" in history(tmp_path / "out.mp4")[2]
+        and b"secret.c2pa" in (tmp_path / "remote.mp4").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519", "secp384r1"])

@@ -115,20 +115,20 @@ class VideoWriter:
                 words = self._process.finish(RuntimeError, f"cannot write {self.path}")
                 if any(sign in words for sign in UNFINISHED):
                     raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
-                self._appear()
+                put_in_place(self._partial, self.path)
         finally:
             self._process.__exit__(kind, *rest)
             self._partial.unlink(missing_ok=True)
 
-    def _appear(self) -> None:
-        try:
-            files.replace(self._partial, self.path)
-        except PermissionError:  # Windows, where somebody watches the one before
-            kept = self.path.with_name(f"{self.path.stem}-{secrets.token_hex(3)}{self.path.suffix}")
-            files.replace(self._partial, kept)
-            raise UserError(
-                f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
-            ) from None
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Give a video the name ``path``; raise UserError, and keep it under another, where that cannot be replaced."""
+    try:
+        files.replace(new, path)
+    except PermissionError:  # Windows, where somebody watches the one before
+        kept = path.with_name(f"{path.stem}-{secrets.token_hex(3)}{path.suffix}")
+        files.replace(new, kept)
+        raise UserError(f"{path} cannot be replaced (is it open in a player?); the new video is {kept}") from None
 
 
 def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
