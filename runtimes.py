@@ -18,6 +18,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """Return OpenVINO's core, one until the process ends.
+
+    When the last of them ends, so does the stack that it has given to signals: the next one, such as Ctrl-C, would be a
+    segmentation fault.
+    """
+    return import_openvino().Core()
+
+
 class OpenVinoGenerator(nn.Module):
     """A generator with the interface of ``Wav2Lip``, for single frames; any number of threads may call it.
 
@@ -131,7 +142,7 @@ class Compiled(nn.Module):
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
             "ENABLE_CPU_PINNING": False,  # others want the cores too: the decoder, the encoder, another process
         }
-        self._compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+        self._compiled = core().compile_model(model, "CPU", settings)
         self._own = threading.local()
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -247,4 +258,4 @@ def read_kept(path: Path) -> Any:
     openvino = import_openvino()
     with zipfile.ZipFile(path) as archive:
         graph, numbers = archive.read("model.xml"), archive.read("model.bin")
-    return openvino.Core().read_model(graph, openvino.Tensor(np.frombuffer(numbers, np.uint8)))
+    return core().read_model(graph, openvino.Tensor(np.frombuffer(numbers, np.uint8)))

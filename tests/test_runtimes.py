@@ -250,3 +250,21 @@ def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech,
 def test_as_a_library(openvino, small_checkpoint):
     lips = LipSync(small_checkpoint, runtime="openvino", precision="fp32")
     assert lips.device == CPU and isinstance(lips.model, runtimes.OpenVinoGenerator)
+
+
+def test_a_signal_after_the_last_network_is_no_fault(openvino, small_checkpoint):
+    """OpenVINO gave signals a stack of its own, and took it away with its last network: Ctrl-C was a segfault."""
+    program = f"""
+import gc, os, signal, torch
+from lipsync import LipSync
+lips = LipSync({str(small_checkpoint)!r}, runtime="openvino", precision="fp32")
+lips.model(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96))
+del lips
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
