@@ -118,9 +118,9 @@ def begun(options: Options) -> Iterator[Distributed]:
     for name, path in (("checkpoint", options.checkpoint), ("disc_checkpoint", options.discriminator_checkpoint)):
         if options.resume and path:
             raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}_path, not both")
-    # shapes stay the same, so looking for the fastest kernels pays
-    with hp.changed(options.settings), torch.backends.cudnn.flags(benchmark=True):
+    with hp.changed(options.settings):
         device = pick_device(options.device)
+        torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
         machine = join_processes(device, pick_training_precision(options.precision, device))
         torch.manual_seed(options.seed)
         yield machine

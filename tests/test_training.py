@@ -474,6 +474,12 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
     assert vars(hparams) == before and capsys.readouterr().out == "" and told.notes
 
 
+def test_training_leaves_cudnn_on():
+    """torch's ``cudnn.flags`` switches off what it is not told to leave on."""
+    with recipes.begun(recipes.Options(device="cpu")):
+        assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark
+
+
 def test_expert_script(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path / "new/folder", "--max_steps", 8, "--keep", 2)) == 0
     folder = tmp_path / "new/folder"
