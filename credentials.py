@@ -12,6 +12,7 @@ import numpy as np
 
 import files
 from errors import MissingFile, UserError, needs
+from models.weights import reason_of
 
 CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's names for how keys sign, by their bits
 CONTAINERS = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
@@ -42,7 +43,7 @@ class Credentials:
             self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(_algorithm(content[1]), *content, None))
             self._try_out()
         except (ValueError, TypeError, UnsupportedAlgorithm, c2pa.C2paError) as error:
-            raise UserError(f"{words}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{words}: {reason_of(error)}") from error
 
     def check(self, outfile: Path) -> None:
         """Raise UserError if such a file has no place for credentials."""
@@ -58,7 +59,7 @@ class Credentials:
             with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
                 history.sign_file(path, signed, self._signer)
         except self._c2pa.C2paError as error:
-            raise RuntimeError(f"{title} could not be signed: {' '.join(str(error).split())}") from error
+            raise RuntimeError(f"{title} could not be signed: {reason_of(error)}") from error
 
     def _try_out(self) -> None:
         """Sign a black picture: what is wrong with certificates shows only then."""

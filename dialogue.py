@@ -54,9 +54,7 @@ def run(
     face, outfile, paths = Path(face), Path(outfile), {index: Path(path) for index, path in speeches.items()}
     chosen = Options(**options)
     check_options(chosen)
-    video.check_writable(outfile)
-    if lips.credentials:
-        lips.credentials.check(outfile)
+    lips.check_writable(outfile)
     files.check_not_read("--outfile", outfile, [face, *paths.values(), *([Path(chosen.mix)] if chosen.mix else [])])
     with tempfile.TemporaryDirectory() as folder:
         take = prepare(lips, face, paths, chosen, Path(folder))

@@ -18,13 +18,12 @@ import copy
 import itertools
 import math
 import numbers
-import secrets
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -282,14 +281,18 @@ class LipSync:
         """
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
         chosen = Options(**options)
-        video.check_writable(outfile)
-        if self.credentials:
-            self.credentials.check(outfile)
+        self.check_writable(outfile)
         read = (face, audio, chosen.mix, chosen.face_like)
         files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
+
+    def check_writable(self, outfile: Path) -> None:
+        """Raise UserError if a result cannot be written there, or not signed as it is to be."""
+        video.check_writable(outfile)
+        if self.credentials:
+            self.credentials.check(outfile)
 
     def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: object) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
@@ -350,24 +353,16 @@ class LipSync:
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
-        if not self.credentials:
-            return self._encode(take, outfile)
-        outfile = Path(outfile)
-        self.credentials.check(outfile)
-        unsigned = outfile.with_name(f".wav2lip-{secrets.token_hex(6)}{outfile.suffix}")
-        try:
-            self._encode(take, unsigned)
-            self.credentials.sign(unsigned, take.source.path, outfile.name, f"Wav2Lip ({self.generator.path.name})")
-            return video.put_in_place(unsigned, outfile)
-        finally:
-            unsigned.unlink(missing_ok=True)
-
-    def _encode(self, take: Take, outfile: str | Path) -> None:
+        outfile, sign = Path(outfile), None
+        self.check_writable(outfile)
+        if self.credentials:
+            told = {"title": outfile.name, "made_by": f"Wav2Lip ({self.generator.path.name})"}
+            sign = partial(self.credentials.sign, source=take.source.path, **told)
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
         heard, count = take.heard_in_all
         with (
             contextlib.closing(self.stream_all(take)) as frames,  # if writing fails, or somebody stops it, they end now
-            video.VideoWriter(outfile, take.source, heard, count, *writing) as writer,
+            video.VideoWriter(outfile, take.source, heard, count, *writing, sign) as writer,
         ):
             for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)

@@ -36,6 +36,10 @@ class Manner:
     bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
+    def hidden(self, filmed: Sequence[np.ndarray]) -> list[np.ndarray | float]:
+        """Return what is in front of each of these faces as they were filmed, see ``Bare.hidden``; 0 for nothing."""
+        return [self.bare.hidden(face) if self.bare else 0.0 for face in filmed]
+
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
         """Yield the gain (None: leave the voice as it is) and the stillness of each frame, without end."""
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
@@ -71,7 +75,7 @@ def redraw_mouths(
             return batch, iter(())
         mels, faces = network_inputs([row[:3] for row in with_face])
         filmed = faces[..., 3:].copy()  # another reference may take its place
-        hidden = [manner.bare.hidden(face) if manner.bare else 0.0 for face in filmed]
+        hidden = manner.hidden(filmed)
         gains, stillness = zip(*(row[3] for row in with_face))
         gains = None if manner.gains is None else np.array(gains)
         lend_mouths(model, mels, faces, gains, manner, stillness, hidden)

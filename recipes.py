@@ -53,8 +53,6 @@ def train_expert(
 
     Raises UserError for input that cannot be used.
     """
-    if options.discriminator_checkpoint:
-        raise UserError("an expert has no discriminator; leave its checkpoint out")
     with begun(options) as machine:
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
@@ -90,9 +88,7 @@ def train_generator(
 
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
-    if options.discriminator_checkpoint and not discriminator:
-        raise UserError("a checkpoint of the discriminator is for training with one; say discriminator=True")
-    with begun(options) as machine:
+    with begun(options, discriminator) as machine:
         teacher = weights.load_model(expert, SyncNet_color)
         scorer = weights.load_model(judge, SyncNet_color) if judge else None
         train_list, val_list = lists_of(data_root, options)
@@ -111,13 +107,15 @@ def train_generator(
 
 
 @contextlib.contextmanager
-def begun(options: Options) -> Iterator[Distributed]:
+def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed]:
     """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
     # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for name, path in (("checkpoint", options.checkpoint), ("disc_checkpoint", options.discriminator_checkpoint)):
         if options.resume and path:
             raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}_path, not both")
+    if options.discriminator_checkpoint and not discriminator:
+        raise UserError("a checkpoint of the discriminator is for training with one; leave it out")
     with hp.changed(options.settings):
         device = pick_device(options.device)
         torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays

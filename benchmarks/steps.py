@@ -24,7 +24,7 @@ import cli
 from benchmarks import open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
-from mouths import CPU_BATCH, Manner, crop, generate, lend_mouths, network_inputs
+from mouths import CPU_BATCH, crop, generate, lend_mouths, network_inputs
 from pasting import BLENDS, paste
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
@@ -66,7 +66,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     batches = split(rows)
     inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
     filmed = [face for _, shown in inputs for face in shown[..., 3:].copy()]
-    hidden = hide(take.manner, filmed)
+    hidden = take.manner.hidden(filmed)
     gains, stillness = ([row[3][part] for row in rows] for part in (0, 1))
     asked = [None if gains[0] is None else np.array(part) for part in split(gains)]
     parts = list(zip(inputs, asked, split(stillness), split(hidden)))
@@ -81,9 +81,9 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
         "crop": lambda: [network_inputs([row[:3] for row in batch]) for batch in batches],
-        "occlusion": lambda: hide(take.manner, filmed),
+        "occlusion": lambda: take.manner.hidden(filmed),
         "reference": lend,
-        "network": lambda: drawn.extend(f for batch, asked, *_ in parts for f in generate(lips.model, *batch, asked)),
+        "network": lambda: drawn.extend(f for batch, gain, *_ in parts for f in generate(lips.model, *batch, gain)),
         "paste": lambda: paste_all(rows, drawn, filmed, hidden),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
@@ -99,10 +99,6 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
 
 def split(values: list) -> list[list]:
     return [values[i : i + CPU_BATCH] for i in range(0, len(values), CPU_BATCH)]
-
-
-def hide(manner: Manner, filmed: Sequence[np.ndarray]) -> list[np.ndarray | float]:
-    return [manner.bare.hidden(face) if manner.bare else 0.0 for face in filmed]
 
 
 def paste_all(

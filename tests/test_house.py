@@ -42,7 +42,7 @@ ALLOWED = {
     "speakers": {
         "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
     },
-    "credentials": {"files"},
+    "credentials": {"files", "models"},
     "masks": {"hparams"},
     "pasting": {"boxes", "masks"},
     "restoring": {"boxes", "masks", "models"},

@@ -12,10 +12,10 @@ from video.reading import count_frames, read_frames, repeat_frames, source_index
 from video.sound import SILENCE, Sound, read_audio, stream_audio
 from video.sources import CutShort
 from video.splicing import Splice
-from video.writing import CONTAINERS, PRESETS, VideoWriter, check_writable, put_in_place
+from video.writing import CONTAINERS, PRESETS, VideoWriter, check_writable
 
 __all__ = [
     "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "CutShort", "Geometry", "Sound", "Splice", "VideoInfo",
-    "VideoWriter", "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "put_in_place", "read_audio",
-    "read_frames", "repeat_frames", "source_index", "stream_audio",
+    "VideoWriter", "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "read_audio", "read_frames",
+    "repeat_frames", "source_index", "stream_audio",
 ]  # fmt: skip

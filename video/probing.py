@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import files
 import pictures
 from errors import UserError
 from video.colours import RGB_TAGS, UNKNOWN, read_as, tags_of
@@ -91,8 +92,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     path = existing_file(path)
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
-    found = path.stat()
-    described = _describe(path, ffmpeg_path(), (found.st_ino, found.st_mtime_ns, found.st_size))
+    described = _describe(path, ffmpeg_path(), files.stamp(path))
     width, height = map(int, re.search(r", (\d+)x(\d+)", described.shown).groups())
     aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
@@ -141,7 +141,7 @@ class _Description:
 
 
 @lru_cache(maxsize=256)
-def _describe(path: Path, _ffmpeg: str, _state: tuple[int, ...]) -> _Description:
+def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description:
     """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none.
 
     Remembered as long as the file and who describes it are the same: previews and jobs ask again and again.

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,17 +51,17 @@ class Sound:
         self.mono = False  # likewise
         self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
         self._channel: int | None = None  # the only one to be heard
-        self._is_known = False  # whether it is, and how loud it is
+        self._is_chosen = False  # whether that has been settled, by how loud it is
 
     def __iter__(self) -> Iterator[np.ndarray]:
         blocks, held = self._decode(), []
         for block in blocks:
             held.append(block)
-            if self._is_known or np.abs(block).max() >= FAINT:
+            if self._is_chosen or np.abs(block).max() >= FAINT:
                 break
         else:
             held = self._listen_closer(held)
-        self._is_known = True
+        self._is_chosen = True
         yield from held
         yield from blocks
 
@@ -71,37 +70,37 @@ class Sound:
 
         An hour takes a second. What decoders leave out at the ends, some milliseconds, counts as well.
         """
-        output = self._source().output("pipe:1", format="framecrc", **{"c:a": "copy"}, vn=None, sn=None, dn=None)
-        command = [*command_line(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
-        with Process(command, stdout=subprocess.PIPE) as process:
+        with self._read(format="framecrc", **{"c:a": "copy"}, vn=None, sn=None, dn=None) as process:
             head = end = process.stdout.read(LINES_BYTES)  # a line a packet, of which the last counts
             while block := process.stdout.read(LINES_BYTES):
                 end = (end + block)[-LINES_BYTES:]
-            code, report = process.wait()
-        samples = round(_end_of(head, end) * self._sample_rate)
+            samples = round(_end_of(head, end) * self._sample_rate)
+            self._end(process, samples)
+        return samples
+
+    def _read(self, **options: object) -> Process:
+        """Have ffmpeg give the track out as these options say."""
+        # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
+        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
+        command = command_line(source.output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
+        return Process([*command, *SHARED_TIMELINE], stdout=subprocess.PIPE)
+
+    def _end(self, process: Process, samples: int) -> None:
+        """Wait for the end, and see what ffmpeg says of the ``samples`` that there were."""
+        code, report = process.wait()
         self._check(code, report, samples)
         if self.stream is None:
             self._look_at(report, samples / self._sample_rate)
-        return samples
-
-    def _source(self) -> Any:
-        # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
-        return input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
 
     def _decode(self) -> Iterator[np.ndarray]:
         only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
-        output = self._source().output("pipe:1", format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate)
-        command = [*command_line(output, *TALKATIVE, *CLOCK_JUMP), *SHARED_TIMELINE]
         heard = 0
-        with Process(command, stdout=subprocess.PIPE) as process:
+        with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
             while block := process.stdout.read(int(AUDIO_SECONDS * self._sample_rate) * np.float32().itemsize):
                 heard += len(block) // np.float32().itemsize
                 samples = np.nan_to_num(np.frombuffer(block, np.float32))
                 yield np.clip(samples, -1.0, 1.0, out=samples)
-            code, report = process.wait()
-        self._check(code, report, heard)
-        if self.stream is None:
-            self._look_at(report, heard / self._sample_rate)
+            self._end(process, heard)
 
     def _check(self, code: int, report: str, heard: int) -> None:
         if any(words in report for words in NO_STREAM):

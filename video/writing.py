@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class VideoWriter:
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
     ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames; it
     has its own length if nobody knows how many there will be (None).
-    ``comment`` goes into the field of that name of the container.
+    ``comment`` goes into the field of that name of the container. ``finish`` is done to the file before it appears.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "superfast",
         comment: str = "",
+        finish: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = Path(path)
         self._sound, self._sound_options = _sound_of(audio)
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
-        self._comment = comment
+        self._comment, self._finish = comment, finish
         check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
@@ -115,20 +117,22 @@ class VideoWriter:
                 words = self._process.finish(RuntimeError, f"cannot write {self.path}")
                 if any(sign in words for sign in UNFINISHED):
                     raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
-                put_in_place(self._partial, self.path)
+                if self._finish:
+                    self._finish(self._partial)
+                self._appear()
         finally:
             self._process.__exit__(kind, *rest)
             self._partial.unlink(missing_ok=True)
 
-
-def put_in_place(new: Path, path: Path) -> None:
-    """Give a video the name ``path``; raise UserError, and keep it under another, where that cannot be replaced."""
-    try:
-        files.replace(new, path)
-    except PermissionError:  # Windows, where somebody watches the one before
-        kept = path.with_name(f"{path.stem}-{secrets.token_hex(3)}{path.suffix}")
-        files.replace(new, kept)
-        raise UserError(f"{path} cannot be replaced (is it open in a player?); the new video is {kept}") from None
+    def _appear(self) -> None:
+        try:
+            files.replace(self._partial, self.path)
+        except PermissionError:  # Windows, where somebody watches the one before
+            kept = self.path.with_name(f"{self.path.stem}-{secrets.token_hex(3)}{self.path.suffix}")
+            files.replace(self._partial, kept)
+            raise UserError(
+                f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
+            ) from None
 
 
 def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
