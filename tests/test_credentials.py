@@ -155,19 +155,7 @@ def test_other_keys_sign_as_well(tmp_path, kind):
 
 
 def test_it_is_a_flag(small_checkpoint, talking_clip, speech, signer, tmp_path):
-    flags = [
-        "--checkpoint_path",
-        small_checkpoint,
-        "--face",
-        talking_clip,
-        "--audio",
-        speech,
-        "--box",
-        60,
-        180,
-        100,
-        220,
-    ]
+    flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech, "--box", *BOX]
     out = tmp_path / "out.m4v"
     assert inference.main([*map(str, [*flags, "--outfile", out, "--credentials", *signer])]) == 0
     assert "c2pa.edited" in history(out)[2]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import audio
 import devices
 import faces
 import inference
@@ -431,6 +432,7 @@ def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_
         seconds = len(video.read_audio(sound, 16000)) / 16000
         frames = sum(1 for _ in video.read_frames(made))
         assert made.fps == source.fps and abs(frames - seconds * made.fps) < 1
+        assert frames == audio.frame_count(video.Sound(sound, 16000).measure(), float(made.fps))
         assert abs(len(video.read_audio(made.path, 16000)) / 16000 - seconds) <= 1 / made.fps
 
 
