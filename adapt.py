@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import arguments
 import cli
 from adaptation import JUDGE, SETTINGS, Adapted, Options, adapt
 from models import weights
@@ -44,8 +45,8 @@ def get_parser() -> cli.Parser:
         help=f"Change settings of hparams.py. Here they are: {SETTINGS}.",
     )
     add("--seed", type=int, default=0, help="The seed of the order of the data.")
-    cli.add_detector_arguments(parser)
-    cli.add_compute_arguments(parser, ("fp32", "bf16"))
+    arguments.add_detector_arguments(parser)
+    arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         judge=args.judge_checkpoint_path,
         settings=args.hparams,
         seed=args.seed,
-        search=cli.face_search(args),
+        search=arguments.face_search(args),
         device=args.device,
         precision=args.precision,
     )

@@ -13,27 +13,19 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
 
 import torch
 from tqdm import tqdm
 
-import faces
-from devices import PRECISIONS
 from distributed import leave_processes
 from errors import UserError
-from faces import FaceSearch
-from hparams import FILELISTS
 from models import weights
 from reporting import Advance, Reporter
-
-if TYPE_CHECKING:
-    from recipes import Options
 
 gc.freeze()
 gc.enable()
@@ -188,93 +180,6 @@ def terminal_of_one() -> Reporter:
 def started(script: str, command: str) -> str:
     """Return how to start a script in the way in which this one was started: as a file, or as an installed command."""
     return command if Path(sys.argv[0]).name.startswith("wav2lip-") else f"python {script}"
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Arguments that several scripts have
-
-
-def add_compute_arguments(parser: Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
-    parser.add_argument("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", *precisions),
-        default="auto",
-        help="Compute the networks in this precision; auto is the fastest that is as good.",
-    )
-
-
-def add_detector_arguments(parser: Parser) -> None:
-    add = parser.add_argument
-    add(
-        "--face_detector",
-        choices=faces.NAMES,
-        default=faces.AUTO,
-        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface "
-        "and haar need no download.",
-    )
-    add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
-
-
-def add_search_arguments(parser: Parser) -> None:
-    """What scripts take that search one video at a time and remember what they saw."""
-    add_detector_arguments(parser)
-    add = parser.add_argument
-    add(
-        "--face_det_batch_size",
-        type=positive(int),
-        default=16,
-        help="Show the face detector so many pictures at a time.",
-    )
-    add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
-
-
-def face_search(args: argparse.Namespace) -> FaceSearch:
-    """Return the search that ``add_detector_arguments`` or ``add_search_arguments`` asked for."""
-    search = FaceSearch(args.face_detector, args.face_detector_weights)
-    if not hasattr(args, "no_cache"):
-        return search
-    return replace(search, batch_size=args.face_det_batch_size, cache=not args.no_cache)
-
-
-def add_training_arguments(parser: Parser) -> None:
-    add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
-    add("--checkpoint_dir", required=True, type=Path, help="The folder for checkpoints, samples and logs.")
-    add("--checkpoint_path", type=Path, help="Continue from this checkpoint.")
-    add(
-        "--resume",
-        action="store_true",
-        help="Continue from the newest checkpoint in --checkpoint_dir, if there is one.",
-    )
-    add("--filelists", type=Path, default=FILELISTS, help="The folder with train.txt and val.txt.")
-    add("--hparams", default="", metavar="NAME=VALUE,…", help="Change settings of hparams.py.")
-    add(
-        "--max_steps",
-        type=positive(int),
-        help="Stop after this step. Without it, training goes on until it is stopped.",
-    )
-    add("--keep", type=positive(int), help="Keep so many checkpoints, the newest; without it, all.")
-    add("--seed", type=int, default=0, help="The seed of the weights and of the order of the data.")
-    add_compute_arguments(parser, ("fp32", "bf16"))
-
-
-def training_options(args: argparse.Namespace) -> Options:
-    """Return what ``add_training_arguments`` asked for."""
-    from recipes import Options  # here: other programs need none of it
-
-    return Options(
-        filelists=args.filelists,
-        settings=args.hparams,
-        checkpoint=args.checkpoint_path,
-        discriminator_checkpoint=getattr(args, "disc_checkpoint_path", None),
-        resume=args.resume,
-        max_steps=args.max_steps,
-        keep=args.keep,
-        seed=args.seed,
-        device=args.device,
-        precision=args.precision,
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------------

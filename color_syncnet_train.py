@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 
+import arguments
 import cli
 import recipes
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Train the lip-sync expert (SyncNet).")
-    cli.add_training_arguments(parser)
+    arguments.add_training_arguments(parser)
     return parser
 
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    recipes.train_expert(args.data_root, args.checkpoint_dir, cli.training_options(args), cli.TERMINAL)
+    recipes.train_expert(args.data_root, args.checkpoint_dir, arguments.training_options(args), cli.TERMINAL)
 
 
 if __name__ == "__main__":

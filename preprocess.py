@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import arguments
 import cli
 import files
 from errors import MissingFile, UserError
@@ -35,8 +36,8 @@ def get_parser() -> cli.Parser:
         type=cli.positive(int),
         help="Cut so many videos at a time, per GPU. Without it, 1; for centerface and haar, one per CPU core.",
     )
-    cli.add_detector_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_detector_arguments(parser)
+    arguments.add_compute_arguments(parser)
     add(
         "--split",
         type=fractions,
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
-    search = replace(cli.face_search(args), batch_size=args.batch_size)
+    search = replace(arguments.face_search(args), batch_size=args.batch_size)
     options = Options(search, args.device, args.precision, args.ngpu, args.workers)
     summary = preprocess(args.data_root, args.preprocessed_root, options, cli.TERMINAL)
     if summary is None:  # another process has it

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+import arguments
 import cli
 import files
 import video
@@ -35,8 +36,8 @@ def get_parser() -> cli.Parser:
     add("--csv", type=Path, help="Write time, similarity and box of every window to this file.")
     add("--plot", type=Path, help="Draw similarity over time and over offsets into this file (png, pdf, svg).")
     add("--overlay", type=Path, help="Write the video, with boxes coloured by similarity, to this file.")
-    cli.add_search_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_search_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     open_video(args.face)  # before the expert is loaded, or downloaded
     expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device))
-    measured = measure(args.face, args.audio, expert, cli.face_search(args), cli.TERMINAL)
+    measured = measure(args.face, args.audio, expert, arguments.face_search(args), cli.TERMINAL)
     print(measured.matrix)
     sounds = args.audio or [args.face]
     if args.json:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 
+import arguments
 import cli
 import recipes
 
 
 def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) without the discriminator.") -> cli.Parser:
     parser = cli.Parser(description=description)
-    cli.add_training_arguments(parser)
+    arguments.add_training_arguments(parser)
     add = parser.add_argument
     add(
         "--syncnet_checkpoint_path",
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace, discriminator: bool = False) -> None:
         args.checkpoint_dir,
         args.syncnet_checkpoint_path,
         args.judge_checkpoint_path,
-        cli.training_options(args),
+        arguments.training_options(args),
         cli.TERMINAL,
         discriminator,
     )

@@ -45,7 +45,7 @@ sys.exit(code)
 
 
 def open_machine(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """Return the device and precision that ``cli.add_compute_arguments`` let the user choose, and print them."""
+    """Return the device and precision that ``arguments.add_compute_arguments`` let the user choose, and print them."""
     device = pick_device(args.device)
     dtype = pick_precision(args.precision, device)
     print_machine(device, dtype)

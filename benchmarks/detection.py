@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import arguments
 import cli
 import video
 from benchmarks import open_machine, report
@@ -38,8 +39,8 @@ def get_parser() -> cli.Parser:
     add("--scenes", nargs="*", choices=SIZES, default=[], help="also paste each clip into moving scenes of these sizes")
     add("--scene_seconds", type=cli.positive(float), default=3.0, help="length of such a scene")
     add("--every", type=cli.positive(int), default=1, help="compare every so many frames")
-    cli.add_detector_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_detector_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    detector = Counted(cli.face_search(args).open(device, dtype))
+    detector = Counted(arguments.face_search(args).open(device, dtype))
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, clip in pictures(args, Path(folder)):

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+import arguments
 import audio
 import cli
 import video
@@ -47,9 +48,9 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the result")
     parser.add_argument("--plain_frames", type=cli.positive(int), default=4, help="that the plain path is timed on")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
-    cli.add_detector_arguments(parser)
+    arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
-    cli.add_compute_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
 def measure_first_frame(args: argparse.Namespace, checkpoint: Path, clip: Path, speech: Path) -> float:
     """Seconds to the first finished frame, with networks that are loaded and no memory of earlier runs."""
-    search = replace(cli.face_search(args), cache=False)
+    search = replace(arguments.face_search(args), cache=False)
     lips = LipSync(checkpoint, search=search, device=args.device, precision=args.precision)
     lips.load()
     return measure_loaded(lips, clip, speech)
@@ -95,7 +96,7 @@ def measure_stages(
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(cli.face_search(args).open(device, dtype))
+    detector = Counted(arguments.face_search(args).open(device, dtype))
     found = Detections()
     frames = prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
@@ -130,7 +131,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     sample = list(video.repeat_frames(source, min(64, count)))
     decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
 
-    detector = cli.face_search(args).open(device)
+    detector = arguments.face_search(args).open(device)
     few = sample[: args.plain_frames]
     detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
 

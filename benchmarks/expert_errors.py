@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import arguments
 import cli
 from benchmarks import open_machine, report
 from dataset import Clip, Draw, SyncNetDataset
@@ -45,7 +46,7 @@ def get_parser() -> cli.Parser:
     add("--filelists", type=Path, default=FILELISTS, help="folder with the list")
     add("--split", default="val", help="name of the list")
     add("--clips", type=cli.positive(int), default=100, help="use at most so many")
-    cli.add_compute_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 

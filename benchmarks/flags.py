@@ -37,9 +37,9 @@ import cv2
 import numpy as np
 import torch
 
+import arguments
 import cli
 import files
-import inference
 import reporting
 import video
 from benchmarks import print_machine
@@ -49,9 +49,9 @@ from benchmarks.steps import cpu_seconds
 from boxes import Box
 from errors import MissingFile, UserError
 from evaluation import aperture, judges, lips, lse, table
+from evaluation.flags import add_judge_arguments, check_tables, judges_of
 from evaluation.leakage import write_silence
 from evaluation.quality import Quality, score_file
-from evaluation.score_quality import add_judge_arguments, open_judges
 from face_detection.detections import Detections, cut_square
 from face_detection.tracking import follow_face
 from footage import find_videos
@@ -131,8 +131,8 @@ def get_parser() -> cli.Parser:
     add("--folder", type=Path, default=Path("results/flags"), help="where to put videos and sheets")
     add("--json", type=Path, help="write the figures of every clip to this file")
     add("--csv", type=Path, help="write the table to this file")
-    cli.add_search_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_search_arguments(parser)
+    arguments.add_compute_arguments(parser)
     parser.set_defaults(face_detector="centerface")
     return parser
 
@@ -173,7 +173,7 @@ def check(args: argparse.Namespace) -> list[Path]:
         raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
     if args.mediapipe and not args.mediapipe.is_file():
         raise MissingFile(f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with it")
-    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
+    check_tables(args, videos)
     files.check_folder(args.folder)
     return videos
 
@@ -191,7 +191,7 @@ def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
 
 def open_bench(args: argparse.Namespace, videos: list[Path], pads: Sequence[int], geometry_only: bool) -> Bench:
     network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
-    asked = open_expert(args.expert), open_expert(args.judge), network, open_judges(args)
+    asked = open_expert(args.expert), open_expert(args.judge), network, judges_of(args)
     clips = [shortened(args, path, number) for number, path in enumerate(videos)]
     heard = list_sounds(args, clips, geometry_only)
     real = find_lips(args, clips, "filmed") if args.mediapipe else []
@@ -260,26 +260,28 @@ def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argp
     """Return what inference.py makes of these flags, ``middle`` in the place of ``MIDDLE``."""
     given = shlex.split(f"--{flags.replace(MIDDLE, middle)}") if flags not in (FILMED, DEFAULTS) else []
     shared = argparse.Namespace(**{name: getattr(args, name) for name in SHARED})
-    return inference.get_parser().parse_args(given, shared)
+    parser = cli.Parser("A row of the table.")
+    arguments.add_lip_sync_arguments(parser)
+    return parser.parse_args(given, shared)
 
 
 def settle(args: argparse.Namespace, flags: str) -> tuple[Options, torch.dtype, str, Path | None]:
     """Return how these flags have a network lip-sync."""
     parsed = parse(args, flags)
-    lips, options = inference.open_lips(parsed), inference.options_of(parsed)
+    lips, options = arguments.open_lips(parsed), arguments.lip_sync_options(parsed)
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return lips.settle(Options(**plain)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
     """Lip-sync every clip as these flags have it, by what it hears."""
-    opened = inference.open_lips(parse(bench.args, flags))
+    opened = arguments.open_lips(parse(bench.args, flags))
     lips = opened.serving(opened.search, reporting.SILENT)
     lips.preview(bench.clips[0], bench.clips[0], 0)  # libraries that are needed load now, and do not count
     made: dict[str, list[Made]] = {take: [] for take in bench.heard}
     for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
-        options = inference.options_of(parse(bench.args, flags, middle))
+        options = arguments.lip_sync_options(parse(bench.args, flags, middle))
         outfile = bench.args.folder / folder_of(flags, take) / clip.name
         made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
     return made
@@ -331,7 +333,7 @@ def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
 
 
 def compare_pictures(bench: Bench, clip: Made) -> Quality:
-    how = {"search": cli.face_search(bench.args), "judges": bench.judges, "pads": bench.pads}
+    how = {"search": arguments.face_search(bench.args), "judges": bench.judges, "pads": bench.pads}
     return score_file(clip.path, clip.source, drawn=clip.boxes, **how)
 
 
@@ -351,7 +353,7 @@ def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
 
 
 def compare_lse(bench: Bench, network: torch.nn.Module, clips: Sequence[Made]) -> Figures:
-    scores = [lse.score_file(clip.path, network, cli.face_search(bench.args)) for clip in clips]
+    scores = [lse.score_file(clip.path, network, arguments.face_search(bench.args)) for clip in clips]
     return {
         "LSE-D": [float(np.mean([score.lse_d for score in found])) for found in scores],
         "LSE-C": [float(np.mean([score.lse_c for score in found])) for found in scores],

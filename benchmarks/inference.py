@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import arguments
 import cli
 import video
 from benchmarks import lip_sync_as_a_user, open_machine, report, timed, write_video
@@ -36,10 +37,10 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
     parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a talking head, 1280x720")
     parser.add_argument("--audio", type=Path, help="speech; default: 10 s made on the spot")
-    cli.add_detector_arguments(parser)
+    arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     parser.add_argument("--batch_size", type=cli.positive(int), default=CPU_BATCH, help="faces per call")
-    cli.add_compute_arguments(parser)
+    arguments.add_compute_arguments(parser)
     parser.add_argument("--generator_only", action="store_true", help="skip the end-to-end run")
     return parser
 
@@ -124,7 +125,7 @@ def measure_stages(
     frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
     scale = len(windows) / len(frames)
     figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
-    detector = cli.face_search(args).open(device, dtype)
+    detector = arguments.face_search(args).open(device, dtype)
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)

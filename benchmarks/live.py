@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+import arguments
 import cli
 import live
 import video
@@ -40,9 +41,9 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
     parser.add_argument("--seconds", type=cli.positive(float), default=30.0, help="of speech in each measurement")
     parser.add_argument("--size", choices=SIZES, default="720p", help="of the frames")
-    cli.add_detector_arguments(parser)
+    arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
-    cli.add_compute_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.audio:
             write_speech(speech, Recipe(seconds=args.seconds))
         sound = np.resize(video.read_audio(speech, hp.sample_rate), round(args.seconds * hp.sample_rate))
-        lips = LipSync(search=cli.face_search(args), device=args.device, precision=args.precision)
+        lips = LipSync(search=arguments.face_search(args), device=args.device, precision=args.precision)
         start = time.perf_counter()
         face = live.prepare(lips, clip)
         prepared = time.perf_counter()

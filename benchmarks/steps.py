@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import arguments
 import cli
 from benchmarks import open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
@@ -36,9 +37,9 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
     parser.add_argument("--size", choices=SIZES, default="720p", help="of the scene")
     parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the scene")
-    cli.add_search_arguments(parser)
+    arguments.add_search_arguments(parser)
     parser.set_defaults(face_detector="centerface", no_cache=True)
-    cli.add_compute_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     open_machine(args)
-    lips = LipSync(search=cli.face_search(args), device=args.device, precision=args.precision)
+    lips = LipSync(search=arguments.face_search(args), device=args.device, precision=args.precision)
     lips.load()
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder, "scene.mp4")

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import arguments
 import cli
 import video
 from benchmarks import auc, open_machine, report
@@ -45,8 +46,8 @@ def get_parser() -> cli.Parser:
     add("--filelist", type=Path, help="held-out clips, one dir/clip a line; default: all videos")
     add("--others", required=True, type=Path, help="folder with videos of other speakers")
     add("--clips", type=cli.positive(int), default=40, help="use at most so many")
-    cli.add_search_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_search_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -98,7 +99,7 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
 def open_clip(path: Path, args: argparse.Namespace, expert: torch.nn.Module) -> Clip:
     source, wav = open_video(path), video.read_audio(path, hp.sample_rate)
     voice = embed_sound([wav], expert)
-    tracks = find_tracks(source, voice.frames, expert, cli.face_search(args))
+    tracks = find_tracks(source, voice.frames, expert, arguments.face_search(args))
     longest = max(tracks, key=lambda boxes: (~np.isnan(boxes[:, 0])).sum())
     (face,) = embed_faces(source, [longest], expert)
     return Clip(wav, face, voice)

@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
+import arguments
 import cli
 from benchmarks import print_machine, report
 from devices import pick_device, pick_training_precision
@@ -37,7 +38,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure training steps.")
     parser.add_argument("--only", choices=TASKS, help="measure one of them; default: all")
     parser.add_argument("--rounds", type=cli.positive(int), default=ROUNDS, help="steps of each way, in turn")
-    cli.add_compute_arguments(parser, ("fp32", "bf16"))
+    arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import arguments
 import cli
 import speakers
 import video
@@ -58,8 +59,8 @@ def get_parser() -> cli.Parser:
     add("--data_root", required=True, type=Path, help="folder with a folder of clips for each of the people")
     add("--people", required=True, nargs="+", help="their folders, three or more")
     add("--without", nargs="*", default=[], help="names of clips to leave out, such as those that are not in sync")
-    cli.add_search_arguments(parser)
-    cli.add_compute_arguments(parser)
+    arguments.add_search_arguments(parser)
+    arguments.add_compute_arguments(parser)
     return parser
 
 
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    expert, search = open_expert(args.checkpoint_path, device, dtype), cli.face_search(args)
+    expert, search = open_expert(args.checkpoint_path, device, dtype), arguments.face_search(args)
     clips = [clips_of(args.data_root / name, args.without) for name in args.people]
     if len(clips) < 3:
         raise UserError(f"it takes three people, not {len(clips)}: two on view and one who is only heard")

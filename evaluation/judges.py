@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from errors import UserError
+from errors import MissingFile, UserError
 from evaluation.lips import POINTS
 from face_detection.detections import cut_square
-from identities import Identity
+from identities import Identity, open_sface
 from models import weights
 from models.imports import import_beside_torchvision
 
@@ -35,7 +36,7 @@ class Judges:
     """Those that are asked; what the others would tell is not measured."""
 
     landmarks: Landmarks | None = None
-    distance: Distance | None = None
+    lpips: Distance | None = None
     identity: Identity | None = None
 
 
@@ -96,6 +97,36 @@ def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cp
         return float(network(*(x.to(device) for x in pair), normalize=True))
 
     return distance
+
+
+NETWORKS = {  # of ``Judges``: the figures that each takes part in, how to have its weights, and what opens them
+    "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
+    "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
+    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _: open_sface(path)),
+}
+
+
+def open_judges(device: torch.device = torch.device("cpu"), **weights_of: str | Path | None) -> Judges:
+    """Return the judges whose weights are given, by their names in ``Judges``: files, or names to download.
+
+    Raises MissingFile, UserError or RuntimeError that names the judge.
+    """
+    return Judges(**{name: _open(name, path, device) for name, path in weights_of.items() if path})
+
+
+def _open(name: str, path: str | Path, device: torch.device) -> Any:
+    try:
+        return NETWORKS[name][-1](path, device)
+    except MissingFile as error:
+        raise MissingFile(f"--{name}: {error}") from None
+    except (UserError, RuntimeError) as error:
+        raise type(error)(f"--{name}: {error}") from error
+
+
+def not_asked(judges: Judges) -> list[str]:
+    """Say, a line each, which figures were not measured, and how to have them."""
+    missing = [(name, *NETWORKS[name][:2]) for name in NETWORKS if getattr(judges, name) is None]
+    return [f"not measured: {', '.join(figures)}; --{name} {how}" for name, figures, how in missing]
 
 
 def _filled(network: torch.nn.Module, path: Path, name: str) -> torch.nn.Module:

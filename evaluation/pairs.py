@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -117,20 +118,55 @@ def _with_suffix(root: Path, name: str) -> Path:
 # Videos
 
 
+@dataclass(frozen=True)
+class Made:
+    """The videos of a list that are in a folder, and why others are not."""
+
+    pairs: Sequence[Pair]
+    folder: Path
+
+    @cached_property
+    def finished(self) -> dict[int, Path]:
+        """The finished videos by number."""
+        return {int(path.stem): path for path in self.folder.glob("*.mp4") if path.stem.isdecimal()}
+
+    @cached_property
+    def skipped(self) -> dict[int, str]:
+        """Why pairs were skipped, by number."""
+        notes = {int(note.stem): note.read_text(encoding="utf-8").strip() for note in self.folder.glob("skipped/*.txt")}
+        return dict(sorted(notes.items()))
+
+    def __str__(self) -> str:
+        """In words what there is, and every skipped pair with its reason."""
+        lines = [
+            f"{len(self.finished)} of {len(self.pairs)} videos in {self.folder}, {len(self.skipped)} pairs skipped"
+        ]
+        for number, reason in self.skipped.items():
+            lines.append(f"  {number}: {self.pairs[number].audio} {self.pairs[number].video}: {reason}")
+        return "\n".join(lines)
+
+    def check(self) -> None:
+        """Raise RuntimeError if a pair is missing its video."""
+        if self.skipped:
+            notes = self.folder / "skipped"
+            raise RuntimeError(f"{len(self.skipped)} of {len(self.pairs)} pairs were skipped; {notes} says why")
+
+
 def generate(
     pairs: Sequence[Pair],
     results_dir: Path,
     lips: LipSync,
     resize: Callable[[Path], int] = lambda _: 1,
     **options: object,
-) -> bool:
-    """Write ``results_dir``/<number>.mp4 for every pair of this process; say whether those of all processes are done.
+) -> Made | None:
+    """Write ``results_dir``/<number>.mp4 for every pair of this process; return what all processes made.
 
-    Finished videos are kept. Why a pair was skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries
-    it again. ``resize`` gives the factor by which a video is shrunk first, ``options`` are those of ``LipSync.run``.
+    None: others are still at work, and the last one to finish returns it. Finished videos are kept. Why a pair was
+    skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again. ``resize`` gives the factor by
+    which a video is shrunk first, ``options`` are those of ``LipSync.run``.
     """
     lips.load()  # what would spoil every pair fails here, before any work is done
-    claim(results_dir, pairs, lips.generator.path)
+    claim(results_dir, pairs, lips.generator.path, options)
     share = Share.begin(results_dir)
     mine = share.of(list(enumerate(pairs)))
     for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
@@ -145,39 +181,19 @@ def generate(
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return share.finish(len(mine)) is not None
+    return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
 
 
-def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path) -> None:
-    """Note whose videos ``results_dir`` holds; raise UserError if they are another list's, or another generator's."""
+def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path, options: dict[str, object]) -> None:
+    """Note whose videos ``results_dir`` holds; raise UserError if they are made otherwise."""
     names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
-    records = {"pairs.json": ("list", names), "generator.txt": ("generator", files.digest(generator))}
-    for name, (whose, text) in records.items():
+    records = {
+        "pairs.json": ("of another list", names),
+        "generator.txt": ("of another generator", files.digest(generator)),
+        "options.json": ("made with other flags", json.dumps(options, indent=0, sort_keys=True, default=str)),
+    }
+    for name, (which, text) in records.items():
         record = results_dir / name
         if record.exists() and record.read_text(encoding="utf-8") != text:
-            raise UserError(f"{results_dir} holds the videos of another {whose}; give another --results_dir")
+            raise UserError(f"{results_dir} holds videos {which}; give another --results_dir")
         files.save(record, text)
-
-
-def finished(results_dir: Path) -> dict[int, Path]:
-    """Return the finished videos by number."""
-    return {int(path.stem): path for path in results_dir.glob("*.mp4") if path.stem.isdecimal()}
-
-
-def skipped(results_dir: Path) -> dict[int, str]:
-    """Return why pairs were skipped, by number."""
-    notes = {int(path.stem): path.read_text(encoding="utf-8").strip() for path in results_dir.glob("skipped/*.txt")}
-    return dict(sorted(notes.items()))
-
-
-def report(pairs: Sequence[Pair], results_dir: Path) -> str:
-    """Say in words what there is, and list every skipped pair with its reason."""
-    notes = skipped(results_dir)
-    lines = [f"{len(finished(results_dir))} of {len(pairs)} videos in {results_dir}, {len(notes)} pairs skipped"]
-    return "\n".join(lines + [f"  {n}: {pairs[n].audio} {pairs[n].video}: {reason}" for n, reason in notes.items()])
-
-
-def check_complete(pairs: Sequence[Pair], results_dir: Path) -> None:
-    """Raise RuntimeError if a pair is missing its video."""
-    if notes := skipped(results_dir):
-        raise RuntimeError(f"{len(notes)} of {len(pairs)} pairs were skipped; {results_dir / 'skipped'} says why")

@@ -182,8 +182,8 @@ def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place
     if judges.landmarks:
         made, real = (judges.landmarks(face_of_fan(frame, face)) for frame in frames)
         figures |= {"landmarks_made": made, "landmarks_real": real}
-    if judges.distance:
-        figures["lpips"] = judges.distance(*(frame[place] for frame in frames))
+    if judges.lpips:
+        figures["lpips"] = judges.lpips(*(frame[place] for frame in frames))
     if judges.identity:
         figures["csim"] = alike(*(judges.identity(face_of_sface(frame, face)) for frame in frames))
     return figures

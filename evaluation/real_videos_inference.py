@@ -16,18 +16,9 @@ from pathlib import Path
 if not __package__:  # started as a file: the modules of the project are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-
 import cli
-import video
-from errors import UserError
-from evaluation import pairs
-from evaluation.gen_videos_from_filelist import add_generator_arguments, open_generator
-from face_detection.tracking import follow_face
-from footage import find_videos
-from lipsync import LipSync
-
-MEASURED = 25  # frames in which the size of the face is measured
+from evaluation import flags, pairs
+from evaluation.resynced import MODES, Sizes, list_pairs
 
 
 def get_parser() -> cli.Parser:
@@ -36,19 +27,24 @@ def get_parser() -> cli.Parser:
     add(
         "--mode",
         required=True,
-        choices=("random", "dubbed", "tts"),
+        choices=MODES,
         help="Which of the paper's three: random voices, dubbed films (needs no list), or synthetic speech.",
     )
     add("--filelist", type=Path, help="The list of pairs, for random and tts.")
-    add_generator_arguments(parser)
+    flags.add_generator_arguments(parser)
     add(
         "--face_res",
         type=cli.positive(int),
-        default=180,
+        default=Sizes.face,
         help="Shrink the video until the face has about this height, in pixels,",
     )
-    add("--min_frame_res", type=cli.positive(int), default=480, help="but its shorter side not below this,")
-    add("--max_frame_res", type=cli.positive(int), default=720, help="and at least until that is no longer than this.")
+    add("--min_frame_res", type=cli.positive(int), default=Sizes.shortest, help="but its shorter side not below this,")
+    add(
+        "--max_frame_res",
+        type=cli.positive(int),
+        default=Sizes.longest,
+        help="and at least until that is no longer than this.",
+    )
     return parser
 
 
@@ -57,28 +53,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    if (args.filelist is None) != (args.mode == "dubbed"):
-        raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
-    if args.mode == "dubbed":
-        wanted = [pairs.Pair(path, path) for path in find_videos([args.data_root])]
-    else:
-        wanted = pairs.read_filelist(args.filelist, args.data_root, audio_first=False)
-    lips = open_generator(args)
-    resize = partial(shrink_factor, args, lips)
-    if pairs.generate(wanted, args.results_dir, lips, resize, pads=args.pads):
-        print(pairs.report(wanted, args.results_dir))
-        pairs.check_complete(wanted, args.results_dir)
-
-
-def shrink_factor(args: argparse.Namespace, lips: LipSync, path: Path) -> int:
-    """Return the whole number by which to shrink a video: towards ``--face_res``, within the frame sizes allowed."""
-    source = video.probe(path)
-    short = min(source.width, source.height)
-    least, most = -(-short // args.max_frame_res), max(1, short // args.min_frame_res)
-    boxes = follow_face(lips.search.find(source, MEASURED, lips.device), MEASURED)
-    heights = (boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
-    wanted = round(float(np.median(heights)) / args.face_res) if len(heights) else 1
-    return max(least, min(most, wanted), 1)
+    wanted = list_pairs(args.mode, args.data_root, args.filelist)
+    lips, sizes = flags.open_generator(args), Sizes(args.face_res, args.min_frame_res, args.max_frame_res)
+    resize = partial(sizes.shrink_factor, lips)
+    if made := pairs.generate(wanted, args.results_dir, lips, resize, **flags.generator_options(args)):
+        print(made)
+        made.check()
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ python evaluation/score_lse.py --data_root VIDEOS [--crop_faces]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import arguments
 import cli
-import files
 from devices import pick_device
+from evaluation import flags
 from evaluation.lse import open_judge
 from evaluation.scores import score_files
 from footage import find_videos
@@ -31,9 +31,8 @@ def get_parser() -> cli.Parser:
         action="store_true",
         help="Follow and crop faces first, as in real videos. Without it, frames are taken for faces.",
     )
-    add("--json", type=Path, help="Write all scores to this file.")
-    add("--csv", type=Path, help="Write all scores to this file, one line a face.")
-    cli.add_search_arguments(parser)
+    flags.add_table_arguments(parser)
+    arguments.add_search_arguments(parser)
     add("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
     return parser
 
@@ -44,17 +43,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.data_root)
-    files.check_outputs({"--json": args.json, "--csv": args.csv}, videos)
+    flags.check_tables(args, videos)
     network = open_judge(args.checkpoint_path, pick_device(args.device))
-    bar = cli.TERMINAL.track(videos, "Scoring", len(videos), "file")
-    report = score_files(bar, network, cli.face_search(args) if args.crop_faces else None, cli.TERMINAL)
-    print(report)
-    if args.json:
-        files.save(args.json, json.dumps(report.to_json(), indent=1))
-    if args.csv:
-        files.save(args.csv, report.to_csv())
-    if report.failed:
-        raise RuntimeError(f"{len(report.failed)} of {len(videos)} files could not be scored; they are named above")
+    scores = score_files(videos, network, arguments.face_search(args) if args.crop_faces else None, cli.TERMINAL)
+    print(scores)
+    scores.save(args.json, args.csv)
+    scores.check()
 
 
 if __name__ == "__main__":

@@ -1,34 +1,27 @@
-"""LSE of many files: every score, the means, and why some have none."""
+"""LSE of many files."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-import files
 from evaluation.lse import Score, score_file
+from evaluation.reports import Report
 from faces import FaceSearch
 from reporting import SILENT, Reporter
 
-Found = TypeVar("Found")
 IN_SYNC = 1  # frames
 SURE = 3.0  # LSE-C
 
 
-@dataclass
-class Report:
-    """The scores of many files, and why some have none."""
+class Scores(Report[Score]):
+    """The scores of all faces in many files."""
 
-    scores: list[Score] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # reason by file
+    KIND = Score
 
     def mean(self, name: str) -> float:
         """Over all faces; NaN without any."""
@@ -49,41 +42,18 @@ class Report:
         ]
         if self.scores:
             lines.append(f"{self.mean('lse_d'):8.3f} {self.mean('lse_c'):8.3f}   mean of {len(self.scores)}")
-        return "\n".join(lines + [f"skipped: {path}: {reason}" for path, reason in self.failed.items()])
+        return "\n".join(lines + self.skipped())
 
     def to_json(self) -> dict[str, object]:
         mean = {name: self.mean(name) for name in ("lse_d", "lse_c")} if self.scores else None
-        return {"mean": mean, "scores": [asdict(score) for score in self.scores], "failed": self.failed}
-
-    def to_csv(self) -> str:
-        return to_csv(Score, self.scores)
-
-
-def to_csv(kind: type, rows: Iterable[Any]) -> str:
-    """Return instances of the dataclass ``kind`` as a table, one line each, below the names of its fields."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)])
-    writer.writeheader()
-    writer.writerows(map(asdict, rows))
-    return text.getvalue()
+        return {"mean": mean, **super().to_json()}
 
 
 def score_files(
     paths: Iterable[Path], network: torch.nn.Module, search: FaceSearch | None = None, report: Reporter = SILENT
-) -> Report:
+) -> Scores:
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
-    total = Report()
-    for path in paths:
-        total.scores += attempt(partial(score_file, path, network, search, report), path, total.failed) or []
+    total = Scores()
+    for path in report.track(list(paths), "Scoring", unit="file"):
+        total.attempt(path, partial(score_file, path, network, search, report))
     return total
-
-
-def attempt(work: Callable[[], Found], path: Path, failed: dict[str, str]) -> Found | None:
-    """Do ``work`` about a file; if it cannot be done, note in ``failed`` why, so that others go on, and return None."""
-    try:
-        return work()
-    except (ValueError, RuntimeError, OSError) as problem:
-        if files.is_disk_error(problem):
-            raise
-        failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
-        return None

@@ -44,12 +44,12 @@ FIGURES = {**MATCHED, **SILENT, **ALWAYS}
 TOLD = {"generated": ALWAYS, "matched": MATCHED | ALWAYS, "silent": SILENT | ALWAYS}
 
 
-def lse_row(report: scores.Report, videos: Sequence[str]) -> Row:
+def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:
     """Return the mean scores of ``videos``, over all their faces; one that is named twice counts twice."""
     by_file: dict[str, list[lse.Score]] = {}
     for score in report.scores:
         by_file.setdefault(score.file, []).append(score)
-    some = scores.Report([score for name in videos for score in by_file[name]])
+    some = scores.Scores([score for name in videos for score in by_file[name]])
     return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
 
 

@@ -1,1 +1,1 @@
-"""The page of app.py: what its buttons do (``actions``), for whom (``sessions``), and how it looks (``layout``)."""
+"""The page of app.py: what its buttons do (``actions``), for whom (``sessions``), how it looks (``layout``)."""

@@ -22,7 +22,6 @@ pytest.importorskip("gradio", reason="needs gradio")
 from starlette import testclient
 from starlette.applications import Starlette
 
-import app
 import live
 import pictures
 import video
@@ -32,6 +31,7 @@ from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
 from page.buttons import numbers, sentence
 from page.gate import Gate
+from page.serving import serving
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
 from page.stage import HEAD, Stage, messages
@@ -388,9 +388,7 @@ def browser():
 @pytest.fixture(scope="module")
 def address():
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    port = free_port()
-    flags = ["--face_detector", "centerface", "--max_megabytes", "1", "--max_seconds", "5", "--server_port", str(port)]
-    with app.serving(app.get_parser().parse_args(flags)) as (url, _):
+    with serving(Settings(detector="centerface", max_seconds=5), server_port=free_port(), max_megabytes=1) as (url, _):
         yield url
 
 

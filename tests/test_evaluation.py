@@ -21,6 +21,7 @@ from evaluation import (
     lse,
     make_filelist,
     pairs,
+    protocol,
     real_videos_inference,
     run_all,
     score_lse,
@@ -340,6 +341,17 @@ def test_videos_of_a_list(data, capsys):
     assert gen_videos_from_filelist.main(command) == 2 and "another list" in capsys.readouterr().err
 
 
+def test_videos_of_a_list_are_made_as_inference_would(data, capsys):
+    folder, common, calls = data
+    how = ["--silence", "closed", "--mouth_gain", "1.5", "--reference", "7", "--lip_delay", "40", "--blend", "feather"]
+    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how])
+    capsys.readouterr()
+    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how[2:]])
+    assert "made with other flags; give another --results_dir" in capsys.readouterr().err
+    told = {(a.silence, a.mouth_gain, a.reference, a.lip_delay, a.blend, a.occlusion) for a in calls}
+    assert told == {("closed", 1.5, 7, 40.0, "feather", "keep")}
+
+
 def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
@@ -364,7 +376,10 @@ def test_processes_share_the_list(data, monkeypatch, capsys):
     for rank, (made, talks) in enumerate([([0], False), ([0, 3], True)]):
         monkeypatch.setenv("RANK", str(rank))
         gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
-        assert sorted(pairs.finished(folder / "out")) == made and ("videos in" in capsys.readouterr().out) == talks
+        assert (
+            sorted(pairs.Made([], folder / "out").finished) == made
+            and ("videos in" in capsys.readouterr().out) == talks
+        )
 
 
 def test_notes_of_an_earlier_run_do_not_count_as_done(data, monkeypatch, capsys):
@@ -415,7 +430,7 @@ def judged(data, monkeypatch):
         run_ffmpeg("-i", face, "-vf", "negate", "-c:a", "copy", outfile)
 
     monkeypatch.setattr(LipSync, "run", run)
-    monkeypatch.setattr(run_all.lse.weights, "load_model", lambda *_: Judge())
+    monkeypatch.setattr(lse.weights, "load_model", lambda *_: Judge())
     monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: x.mean((1, 2)))
     return folder, common, calls
 
@@ -427,9 +442,9 @@ def test_run_all(judged, capsys):
         out = capsys.readouterr().out
         assert len(calls) == 3 and "6.386    7.789    4.887" in out
     rows = json.loads((folder / "out/scores.json").read_text())
-    assert rows["not scored"] == {} and [rows[name]["faces"] for name in run_all.ROWS] == [3, 3]
+    assert rows["not scored"] == {} and [rows[name]["faces"] for name in protocol.ROWS] == [3, 3]
     expected = [lse.score_file(folder / name, Judge())[0].lse_d for name in ("data/a.mp4", "out/0.mp4")]
-    assert [rows[name]["LSE-D"] for name in run_all.ROWS] == pytest.approx(expected) and expected[0] != expected[1]
+    assert [rows[name]["LSE-D"] for name in protocol.ROWS] == pytest.approx(expected) and expected[0] != expected[1]
     assert rows["generated"]["FID"] > 100  # greys of a picture and of its negative
 
 
@@ -481,7 +496,7 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     assert run_all.main(common) == 1
     out, err = capsys.readouterr()
     rows = json.loads((folder / "out/scores.json").read_text())
-    assert [rows[name]["faces"] for name in run_all.ROWS] == [1, 1] and len(rows["not scored"]) == 2
+    assert [rows[name]["faces"] for name in protocol.ROWS] == [1, 1] and len(rows["not scored"]) == 2
     assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
 
 
@@ -494,7 +509,7 @@ def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
     (folder / "out/0.mp4").write_text("gone bad")
     assert run_all.main(command) == 1
     rows = json.loads((folder / "out/scores.json").read_text())
-    assert [rows[name]["faces"] for name in run_all.ROWS] == [2, 2]
+    assert [rows[name]["faces"] for name in protocol.ROWS] == [2, 2]
 
 
 def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):

@@ -82,11 +82,13 @@ ALLOWED = {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "reporting", "sync", "video",
     },
-    "cli": {"devices", "faces", "hparams", "distributed", "models", "recipes", "reporting"},
+    "cli": {"distributed", "models", "reporting"},
+    "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "recipes", "runtimes"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
+EDGE = ("cli.py", "arguments.py", "evaluation/flags.py")  # what scripts share that reads their flags
 EVERYBODY = {"errors"}  # what everybody may import
-MAY_CALL = {"hq_wav2lip_train": {"wav2lip_train"}, "benchmarks": {"inference"}}
+MAY_CALL = {"hq_wav2lip_train": {"wav2lip_train"}}
 
 
 def sources() -> list[Path]:
@@ -124,9 +126,14 @@ def test_arrows_point_down(path):
         assert used <= LIBRARY | {"demo", "evaluation", *TRAINING} | MAY_CALL.get(name, set())
 
 
+def is_script(path: Path) -> bool:
+    """A script ends by running itself; benchmarks and the demo are scripts and what they share."""
+    return house_name(path) in ("benchmarks", "demo") or path.read_text().endswith("    sys.exit(main())\n")
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_edges(path):
-    """Only scripts, and cli for them, parse or print.
+    """Only scripts, and what reads their flags for them, parse or print.
 
     Only video/, and what runs scripts as users do, starts processes.
     """
@@ -134,12 +141,17 @@ def test_edges(path):
     calls = {
         n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and hasattr(n.func, "id")
     }
-    if name in LIBRARY - {"cli"}:
-        assert "argparse" not in used and "print" not in calls
-    if "argparse" in used:  # a script ends by running itself
-        assert name in ("cli", "benchmarks") or path.read_text().endswith("    sys.exit(main())\n")
+    if not is_script(path) and path.relative_to(ROOT).as_posix() not in EDGE:
+        assert not used & {"argparse", "cli", "arguments"} and "print" not in calls
     if name not in ("video", "benchmarks", "demo"):
         assert "subprocess" not in used
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "evaluation").glob("*.py")), ids=lambda p: p.name)
+def test_scripts_of_the_evaluation_are_called_by_nobody(path):
+    scripts = {p.stem for p in (ROOT / "evaluation").glob("*.py") if is_script(p)}
+    words = path.read_text().replace(",", " ").split()
+    assert not {f"evaluation.{script}" for script in scripts} & set(words)
 
 
 @pytest.mark.parametrize("name", sorted(OURS - set(FOLDERS)))

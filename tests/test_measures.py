@@ -295,11 +295,11 @@ def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
 
 def test_success_takes_a_sure_face_in_sync():
     rows = [Score("a", 0, 6, 7, 1, 50), Score("b", 0, 6, 2.9, 0, 50), Score("c", 0, 6, 7, -2, 50)]
-    assert scores.Report([*rows, Score("c", 1, 6, 3, 0, 50), Score("a", 1, 9, 4, 0, 50)]).in_sync() == 2
+    assert scores.Scores([*rows, Score("c", 1, 6, 3, 0, 50), Score("a", 1, 9, 4, 0, 50)]).in_sync() == 2
 
 
 def test_discrepancy_is_above_zero_where_own_sound_fits_better():
-    report = scores.Report([Score("own", 0, 6, 7, 0, 50), Score("other", 0, 8, 4, 0, 50)])
+    report = scores.Scores([Score("own", 0, 6, 7, 0, 50), Score("other", 0, 8, 4, 0, 50)])
     own, other = (table.lse_row(report, [name]) for name in ("own", "other"))
     assert table.discrepancy(other, own) == {"LSE-D": 2, "LSE-C": 3}
 

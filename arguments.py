@@ -1,0 +1,298 @@
+"""Flags that several scripts have, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cli
+import faces
+import runtimes
+from devices import PRECISIONS, own_device
+from faces import FaceSearch
+from hparams import FILELISTS
+from lipsync import VALUES, LipSync
+
+if TYPE_CHECKING:
+    from recipes import Options as TrainingOptions
+
+NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
+MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # what is as in ``lipsync.Options``
+SAME_NAMES = (
+    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
+    "on_missing_face", "loop", "start", "end", "mix", "crf", "preset", *MOUTH,
+)  # fmt: skip
+OF_ONE = (*SAME_NAMES, "box", "nosmooth", "no_mark")  # those that tell how to lip-sync one video
+
+
+def add_compute_arguments(parser: cli.Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
+    parser.add_argument("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", *precisions),
+        default="auto",
+        help="Compute the networks in this precision; auto is the fastest that is as good.",
+    )
+
+
+def add_detector_arguments(parser: cli.Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--face_detector",
+        choices=faces.NAMES,
+        default=faces.AUTO,
+        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface "
+        "and haar need no download.",
+    )
+    add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
+
+
+def add_search_arguments(parser: cli.Parser) -> None:
+    """What scripts take that search one video at a time and remember what they saw."""
+    add_detector_arguments(parser)
+    add = parser.add_argument
+    add(
+        "--face_det_batch_size",
+        type=cli.positive(int),
+        default=16,
+        help="Show the face detector so many pictures at a time.",
+    )
+    add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
+
+
+def face_search(args: argparse.Namespace) -> FaceSearch:
+    """Return the search that ``add_detector_arguments`` or ``add_search_arguments`` asked for."""
+    search = FaceSearch(args.face_detector, args.face_detector_weights)
+    if not hasattr(args, "no_cache"):
+        return search
+    return replace(search, batch_size=args.face_det_batch_size, cache=not args.no_cache)
+
+
+def add_training_arguments(parser: cli.Parser) -> None:
+    add = parser.add_argument
+    add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
+    add("--checkpoint_dir", required=True, type=Path, help="The folder for checkpoints, samples and logs.")
+    add("--checkpoint_path", type=Path, help="Continue from this checkpoint.")
+    add(
+        "--resume",
+        action="store_true",
+        help="Continue from the newest checkpoint in --checkpoint_dir, if there is one.",
+    )
+    add("--filelists", type=Path, default=FILELISTS, help="The folder with train.txt and val.txt.")
+    add("--hparams", default="", metavar="NAME=VALUE,…", help="Change settings of hparams.py.")
+    add(
+        "--max_steps",
+        type=cli.positive(int),
+        help="Stop after this step. Without it, training goes on until it is stopped.",
+    )
+    add("--keep", type=cli.positive(int), help="Keep so many checkpoints, the newest; without it, all.")
+    add("--seed", type=int, default=0, help="The seed of the weights and of the order of the data.")
+    add_compute_arguments(parser, ("fp32", "bf16"))
+
+
+def training_options(args: argparse.Namespace) -> TrainingOptions:
+    """Return what ``add_training_arguments`` asked for."""
+    from recipes import Options  # here: other programs need none of it
+
+    return Options(
+        filelists=args.filelists,
+        settings=args.hparams,
+        checkpoint=args.checkpoint_path,
+        discriminator_checkpoint=getattr(args, "disc_checkpoint_path", None),
+        resume=args.resume,
+        max_steps=args.max_steps,
+        keep=args.keep,
+        seed=args.seed,
+        device=args.device,
+        precision=args.precision,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Lip-sync
+
+
+def add_lip_sync_arguments(parser: cli.Parser) -> None:
+    """All that tells how to lip-sync, whatever the face and the speech."""
+    add = parser.add_argument
+    add(
+        "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
+    )
+    add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
+    add(
+        "--start",
+        type=cli.moment,
+        metavar="TIME",
+        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
+    )
+    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
+    add(
+        "--fps",
+        type=cli.positive(float),
+        help="Give the result so many frames a second; without it, as many as --face has, or 25.",
+    )
+    add(
+        "--pads",
+        nargs="+",
+        type=int,
+        help="Add so many pixels to the box: top bottom left right. Without it, as the network wants it.",
+    )
+    add(
+        "--wav2lip_batch_size",
+        type=cli.positive(int),
+        default=128,
+        help="Show the network at most so many faces at a time.",
+    )
+    add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
+    add(
+        "--crop",
+        nargs="+",
+        type=int,
+        default=[0, -1, 0, -1],
+        help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
+    )
+    add(
+        "--box",
+        nargs="+",
+        type=int,
+        default=NO_BOX,
+        help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
+    )
+    add("--rotate", action="store_true", help="Turn the frames by 90 degrees clockwise, before --crop.")
+    add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
+    add(
+        "--syncnet_checkpoint_path",
+        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
+    )
+    add_search_arguments(parser)
+    add(
+        "--face_index",
+        type=int,
+        help="Take this face, counted from left to right at first sight, 0 first; without it, the largest.",
+    )
+    add(
+        "--speaker",
+        choices=VALUES["speaker"],
+        help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
+    )
+    add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
+    add("--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once.")
+    add(
+        "--on_missing_face",
+        choices=VALUES["on_missing_face"],
+        default="keep",
+        help="Keep frames without a face as they are, or stop.",
+    )
+    add(
+        "--loop",
+        choices=VALUES["loop"],
+        default="loop",
+        help="Repeat a video that is shorter than the speech from its start, or back and forth.",
+    )
+    add_mouth_arguments(parser)
+    add(
+        "--restorer",
+        metavar="FILE",
+        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
+    )
+    add(
+        "--credentials",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="Sign what was done into the file (C2PA) with these certificates and their private key, both PEM.",
+    )
+    add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
+    add_compute_arguments(parser, runtimes.PRECISIONS)
+    add(
+        "--runtime",
+        choices=runtimes.NAMES,
+        default="torch",
+        help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
+    )
+    add(
+        "--crf",
+        type=int,
+        choices=range(52),
+        metavar="0-51",
+        default=18,
+        help="Encode with this quality; lower is better.",
+    )
+    add("--preset", choices=VALUES["preset"], default="superfast", help="Encode with this effort.")
+
+
+def add_mouth_arguments(parser: cli.Parser) -> None:
+    """What tells how the mouth moves and is put in."""
+    add = parser.add_argument
+    add(
+        "--lip_delay",
+        type=cli.finite,
+        default=0.0,
+        help="Make lips come so many milliseconds later; 40 for networks trained as in the reference.",
+    )
+    add(
+        "--silence",
+        choices=VALUES["silence"],
+        default="free",
+        help="In pauses let lips do what the network likes, or close them.",
+    )
+    add(
+        "--reference",
+        type=frame_or_name,
+        metavar="{same,still,matching,FRAME}",
+        help="Show the network each frame itself, with a shut mouth, with one as far open as the sound opens it, or "
+        "the frame of this number. Without it, as the network wants it.",
+    )
+    add(
+        "--mouth_gain",
+        type=cli.finite,
+        default=1.0,
+        help="Move the mouth so many times as far as the network would.",
+    )
+    add(
+        "--blend",
+        choices=VALUES["blend"],
+        help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
+    )
+    add(
+        "--occlusion",
+        choices=VALUES["occlusion"],
+        default="keep",
+        help="Keep in front of the mouth what was filmed there (hands, microphones, captions), or draw over it.",
+    )
+
+
+def frame_or_name(text: str) -> str | int:
+    return int(text) if text.isdecimal() else text
+
+
+def lip_sync_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return what ``add_lip_sync_arguments`` asked for, as ``LipSync.run`` takes it."""
+    options = {name: getattr(args, name) for name in SAME_NAMES}
+    box = None if args.box == NO_BOX else args.box
+    return options | {"box": box, "smooth": not args.nosmooth, "mark": not args.no_mark}
+
+
+def mouth_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return what ``add_mouth_arguments`` asked for, likewise."""
+    return {name: getattr(args, name) for name in MOUTH}
+
+
+def open_lips(args: argparse.Namespace) -> LipSync:
+    """Return the networks that ``add_lip_sync_arguments`` asked for, on this process's own device."""
+    return LipSync(
+        args.checkpoint_path,
+        search=face_search(args),
+        expert=args.syncnet_checkpoint_path,
+        restorer=args.restorer,
+        credentials=args.credentials,
+        device=own_device(args.device),
+        precision=args.precision,
+        runtime=args.runtime,
+        batch_size=args.wav2lip_batch_size,
+        report=cli.terminal_of_one(),
+    )

@@ -1,0 +1,85 @@
+"""Likeness of many lip-synced videos, each beside the one that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from errors import UserError
+from evaluation.judges import Judges, not_asked
+from evaluation.leakage import silent_take
+from evaluation.quality import Quality, score_file
+from evaluation.reports import Report
+from faces import FaceSearch
+from lipsync import LipSync
+from reporting import SILENT, Reporter
+
+FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "frames")]
+
+
+@dataclass
+class Comparisons(Report[Quality]):
+    """How each of many videos looks beside its source."""
+
+    KIND = Quality
+    judges: Judges = Judges()
+
+    def __str__(self) -> str:
+        """A line a video with the figures that were measured, then what was not."""
+        lines = []
+        if self.scores:
+            widths = {name: max(8, len(name) + 2) for name in FIGURES if getattr(self.scores[0], name) is not None}
+            lines.append("".join(f"{name:>{width}}" for name, width in widths.items()) + "  frames  file")
+            for score in self.scores:
+                values = "".join(f"{getattr(score, name):{width}.3f}" for name, width in widths.items())
+                lines.append(f"{values}{score.frames:8d}  {score.file}")
+        return "\n".join(lines + not_asked(self.judges) + self.skipped())
+
+    def check_some(self) -> Comparisons:
+        """Return these; raise UserError with all reasons if there is not a single figure."""
+        if not self.scores:
+            raise UserError("; ".join(f"{path}: {reason}" for path, reason in self.failed.items()))
+        return self
+
+
+def compare_files(
+    pairs: Sequence[tuple[Path, Path]],
+    search: FaceSearch = FaceSearch(),
+    report: Reporter = SILENT,
+    judges: Judges = Judges(),
+    pads: Sequence[int] = (0, 0, 0, 0),
+    name: str = "Comparing",
+) -> Comparisons:
+    """Compare every (video, source) as ``quality.score_file`` does; a bad one is noted and does not stop the others."""
+    found = Comparisons(judges=judges)
+
+    def compare(made: Path, source: Path) -> list[Quality]:
+        return [score_file(made, source, search, report, judges, pads)]
+
+    for made, source in report.track(pairs, name, len(pairs), "file"):
+        found.attempt(made, partial(compare, made, source))
+    return found
+
+
+def compare_silent(
+    videos: Sequence[Path], folder: Path, lips: LipSync, judges: Judges = Judges(), **options: object
+) -> Comparisons:
+    """Lip-sync every video to silence, into ``folder``, and compare it with its source; ``options``: ``LipSync.run``'s.
+
+    How much mouths move nevertheless is what leaks: ``motion``, and with landmarks ``leak``. Raises UserError for two
+    videos of one name.
+    """
+    if len({path.stem for path in videos}) < len(videos):
+        raise UserError("two of the videos have one name; give them in two runs, with a --results_dir each")
+    lips.load()  # what would spoil every video fails here, before any work is done
+    found = Comparisons(judges=judges)
+
+    def compare(path: Path) -> list[Quality]:
+        made = silent_take(lips, path, folder, **options)
+        return [score_file(made, path, lips.search, lips.report, judges, lips.generator.pads)]
+
+    for path in lips.report.track(videos, "Listening to nothing", len(videos), "video"):
+        found.attempt(path, partial(compare, path))
+    return found

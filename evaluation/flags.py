@@ -1,0 +1,75 @@
+"""Flags that several scripts of the evaluation have, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import arguments
+import cli
+import files
+from devices import own_device, pick_device
+from errors import MissingFile
+from evaluation.judges import NETWORKS, Judges, open_judges
+from lipsync import LipSync
+
+
+def add_generator_arguments(parser: cli.Parser) -> None:
+    """What scripts take that make videos, with the defaults of the reference's evaluation."""
+    add = parser.add_argument
+    add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
+    add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
+    add("--checkpoint_path", required=True, help="The generator: a file, wav2lip or wav2lip_gan.")
+    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="Add so many pixels to the box: top bottom left right.")
+    add(
+        "--wav2lip_batch_size",
+        type=cli.positive(int),
+        default=128,
+        help="Show the network at most so many faces at a time.",
+    )
+    arguments.add_mouth_arguments(parser)
+    arguments.add_search_arguments(parser)
+    arguments.add_compute_arguments(parser)
+
+
+def open_generator(args: argparse.Namespace) -> LipSync:
+    """Return the generator that they ask for, on this process's own device."""
+    if not args.data_root.is_dir():
+        raise MissingFile(f"--data_root {args.data_root} is not a folder")
+    return LipSync(
+        args.checkpoint_path,
+        search=arguments.face_search(args),
+        device=own_device(args.device),
+        precision=args.precision,
+        batch_size=args.wav2lip_batch_size,
+        report=cli.terminal_of_one(),
+    )
+
+
+def generator_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return how each video is made, as ``LipSync.run`` takes it."""
+    return {"pads": args.pads, **arguments.mouth_options(args)}
+
+
+def add_judge_arguments(parser: cli.Parser) -> None:
+    for name, (figures, how, _) in NETWORKS.items():
+        parser.add_argument(f"--{name}", metavar="WEIGHTS", help=f"Measure {', '.join(figures)} with {how}.")
+
+
+def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return the weights that ``add_judge_arguments`` asked for, by judge."""
+    return {name: getattr(args, name) for name in NETWORKS}
+
+
+def judges_of(args: argparse.Namespace) -> Judges:
+    return open_judges(pick_device(args.device), **judge_weights(args))
+
+
+def add_table_arguments(parser: cli.Parser) -> None:
+    parser.add_argument("--json", type=Path, help="Write all figures to this file.")
+    parser.add_argument("--csv", type=Path, help="Write all figures to this file, one line each.")
+
+
+def check_tables(args: argparse.Namespace, read: list[Path]) -> None:
+    """Raise UserError, before any work is done, if ``add_table_arguments`` named what is read or cannot be written."""
+    files.check_outputs({"--json": args.json, "--csv": args.csv}, read)

@@ -1,0 +1,198 @@
+"""The paper's evaluation as one call: list, videos, scores, one table beside the paper's.
+
+Every video is lip-synced to the voice of another (``generated``); if asked also to its own (``matched``) and to silence
+(``silent``), for what only these can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+import files
+from errors import UserError
+from evaluation import aperture, fid, lse, pairs, table
+from evaluation.comparisons import Comparisons, compare_files
+from evaluation.judges import Judges, not_asked, open_judges
+from evaluation.leakage import write_silence
+from evaluation.pairs import Made, Pair
+from evaluation.scores import score_files
+from lipsync import LipSync, Options
+
+MATCHED, SILENT = "matched", "silent"
+TAKES = (MATCHED, SILENT)
+REAL, GENERATED = "real videos", "generated"
+ROWS = (REAL, GENERATED)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All networks that judge."""
+
+    lse: torch.nn.Module
+    fid: fid.Embed | None = None  # None: FID is left out
+    others: Judges = Judges()
+
+
+def open_panel(
+    device: torch.device,
+    lse_weights: str | Path = "syncnet_v2",
+    fid_weights: str | Path | None = "fid_inception",
+    **others: str | Path | None,
+) -> Panel:
+    """Return the judges whose weights are given: files, or names to download; ``others`` are those of ``Judges``."""
+    judge = lse.open_judge(lse_weights, device)
+    embed = fid.open_inception(fid_weights, device) if fid_weights else None
+    return Panel(judge, embed, open_judges(device, **others))
+
+
+@dataclass
+class Evaluation:
+    """What was made and what it is worth; ``str`` is the table, and what is missing in it."""
+
+    folder: Path
+    made: dict[str, Made]  # by take
+    judges: Judges = Judges()
+    rows: dict[str, table.Row] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # what could not be scored, and why
+    likeness: dict[str, Comparisons] = field(default_factory=dict)  # by take
+
+    def __str__(self) -> str:
+        lines = []
+        if self.rows:
+            lines += [table.text(self.rows), *not_asked(self.judges)]
+            for take in sorted(set(TAKES) - self.made.keys()):
+                figures = ", ".join(table.TOLD[take].keys() - table.ALWAYS.keys())
+                lines.append(f"not measured: {figures}; --takes {take}")
+            lines += [f"not scored: {path}: {reason}" for path, reason in self.failed.items()]
+        return "\n".join(lines + [str(made) for made in self.made.values()])
+
+    def save(self) -> None:
+        """Write scores.json, scores.csv (a line for each row) and videos.csv (a line for each video)."""
+        if self.rows:
+            files.save(self.folder / "scores.json", json.dumps({**self.rows, "not scored": self.failed}, indent=1))
+            files.save(self.folder / "scores.csv", table.to_csv(self.rows))
+            every = Comparisons([one for found in self.likeness.values() for one in found.scores])
+            every.save(csv_path=self.folder / "videos.csv")
+
+    def check(self) -> None:
+        """Raise RuntimeError if a pair is missing its video, or a video its score."""
+        for made in self.made.values():
+            made.check()
+        if self.failed:
+            raise RuntimeError(
+                f"{len(self.failed)} videos could not be scored, and their pairs do not count; they are named above"
+            )
+
+
+def evaluate(
+    lips: LipSync, takes: dict[str, list[Pair]], results_dir: Path, panel: Panel, crop_faces: bool = False, **options
+) -> Evaluation | None:
+    """Lip-sync the pairs of all takes (see ``list_takes``) into ``results_dir``, and measure everything.
+
+    Videos that are there are used again. ``crop_faces`` has LSE follow and crop faces first, as real videos need it;
+    ``options`` are those of ``LipSync.run``. Of several processes the last to finish measures; the others return None.
+    """
+    made = None
+    for take, listed in takes.items():  # in one order everywhere: whoever ends the last take ends all of them
+        made = pairs.generate(listed, folder_of(results_dir, take), lips, **options)
+    if not made:
+        return None
+    all_made = {take: Made(listed, folder_of(results_dir, take)) for take, listed in takes.items()}
+    found = Evaluation(results_dir, all_made, panel.others)
+    if all_made[GENERATED].finished:
+        compare_sync(found, lips, panel, crop_faces)
+        compare_pictures(found, lips, lips.settle(Options(**options)).pads or Options.pads)
+        follow_heads(found)
+    return found
+
+
+def list_takes(
+    data_root: Path,
+    results_dir: Path,
+    filelist: Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    takes: Collection[str] = (),
+) -> dict[str, list[Pair]]:
+    """Return the pairs to lip-sync, by take: the list's, and each video of it once with its own sound and with none.
+
+    Without a list, ``count`` pairs (None: as many as videos) are drawn and written into ``results_dir``.
+    """
+    if not filelist:
+        filelist = results_dir / "filelist.txt"
+        pairs.write_filelist(filelist, pairs.draw(data_root, count, seed).pairs)
+    crossed = pairs.read_filelist(filelist, data_root, audio_first=True)
+    videos = list(dict.fromkeys(pair.video for pair in crossed))
+    listed = {GENERATED: crossed}
+    if MATCHED in takes:
+        listed[MATCHED] = [Pair(path, path) for path in videos]
+    if SILENT in takes:
+        silence = folder_of(results_dir, SILENT) / "sound"
+        listed[SILENT] = [Pair(silence / f"{number}.wav", path) for number, path in enumerate(videos)]
+        for pair in listed[SILENT]:
+            with contextlib.suppress(UserError):  # what cannot be read is told when it is lip-synced
+                if not pair.audio.exists():
+                    write_silence(pair.video, pair.audio)
+    return listed
+
+
+def folder_of(results_dir: Path, take: str) -> Path:
+    return results_dir if take == GENERATED else results_dir / take
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Figures
+
+
+def compare_sync(found: Evaluation, lips: LipSync, panel: Panel, crop_faces: bool) -> None:
+    """Add LSE, FID, success rates and discrepancy.
+
+    Only pairs count of which all can be scored: the real video, lip-synced to another voice, and to its own if asked.
+    """
+    generated = found.made[GENERATED]
+    sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
+    if MATCHED in found.made:
+        matched = found.made[MATCHED]
+        own = {matched.pairs[n].video: path for n, path in matched.finished.items()}
+        sides[MATCHED] = {n: own[video] for n, video in sides[REAL].items() if video in own}
+    search = lips.search if crop_faces else None
+    # one video may be in several pairs
+    scored = {name: score_files(set(side.values()), panel.lse, search, lips.report) for name, side in sides.items()}
+    for scores in scored.values():
+        found.failed |= scores.failed
+    usable = [n for n in sides[REAL] if all(n in side and str(side[n]) not in found.failed for side in sides.values())]
+    chosen = {name: [side[n] for n in usable] for name, side in sides.items()}
+    for name, side in sides.items():
+        count = len(generated.pairs) if name == GENERATED else len(set(side.values()))
+        success = {"success": scored[name].in_sync() / count}
+        found.rows[name] = table.lse_row(scored[name], [str(path) for path in chosen[name]]) | success
+    if panel.fid and usable:
+        real, made = (fid.statistics_of(chosen[name], panel.fid) for name in ROWS)
+        found.rows[GENERATED]["FID"] = fid.distance(real, made)
+    if MATCHED in found.rows:
+        found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
+
+
+def compare_pictures(found: Evaluation, lips: LipSync, pads: Sequence[int]) -> None:
+    """Compare every video of every take with its source, but for those that could not be scored."""
+    bad = set(found.failed)
+    for take, made in found.made.items():
+        listed = [(path, made.pairs[n].video) for n, path in made.finished.items()]
+        fine = [pair for pair in listed if not bad & set(map(str, pair))]
+        likeness = compare_files(fine, lips.search, lips.report, found.judges, pads, f"Comparing {take}")
+        found.likeness[take] = likeness
+        found.rows.setdefault(take, {}).update(table.quality_row(take, likeness.scores))
+        found.failed |= likeness.failed
+
+
+def follow_heads(found: Evaluation) -> None:
+    """Add how lips follow the known ones in every video whose mouth, and its speaker's, is known."""
+    made = found.made[GENERATED]
+    fits = (aperture.follow_head(path, made.pairs[n].video, made.pairs[n].audio) for n, path in made.finished.items())
+    found.rows[GENERATED] |= table.aperture_row([fit for fit in fits if fit])

@@ -1,0 +1,62 @@
+"""The figures of many files, and why some have none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+import files
+
+Row = TypeVar("Row")
+
+
+@dataclass
+class Report(Generic[Row]):
+    """Rows of figures, each an instance of the dataclass ``KIND``; for files without any, the reason."""
+
+    KIND: ClassVar[type]
+    scores: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # reason by file
+    files: int = 0  # how many were tried
+
+    def attempt(self, path: Path, work: Callable[[], Iterable[Row]]) -> None:
+        """Add the rows that ``work`` returns of a file; if it cannot be done, note why, so that others go on."""
+        self.files += 1
+        try:
+            self.scores += work()
+        except (ValueError, RuntimeError, OSError) as problem:
+            if files.is_disk_error(problem):
+                raise
+            self.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+
+    def skipped(self) -> list[str]:
+        """Say, a line each, which files have no figures."""
+        return [f"skipped: {path}: {reason}" for path, reason in self.failed.items()]
+
+    def check(self) -> None:
+        """Raise RuntimeError if some files have no figures."""
+        if self.failed:
+            raise RuntimeError(f"{len(self.failed)} of {self.files} files could not be scored; they are named above")
+
+    def to_json(self) -> dict[str, object]:
+        return {"scores": [asdict(score) for score in self.scores], "failed": self.failed}
+
+    def to_csv(self) -> str:
+        """One line a row, below the names of the figures."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(self.KIND)])
+        writer.writeheader()
+        writer.writerows(map(asdict, self.scores))
+        return text.getvalue()
+
+    def save(self, json_path: Path | None = None, csv_path: Path | None = None) -> None:
+        """Write all figures to these files, if they are given."""
+        if json_path:
+            files.save(json_path, json.dumps(self.to_json(), indent=1))
+        if csv_path:
+            files.save(csv_path, self.to_csv())

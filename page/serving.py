@@ -1,0 +1,77 @@
+"""The page on its server, for as long as somebody wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from errors import UserError, needs
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .layout import Page
+
+
+@contextlib.contextmanager
+def serving(
+    settings: Settings,
+    server_name: str = "127.0.0.1",
+    server_port: int = 7860,
+    share: bool = False,
+    max_megabytes: int = 500,
+) -> Iterator[tuple[str, Page]]:
+    """Serve the page inside of the ``with`` block; yield its address, and the page.
+
+    Files of up to ``max_megabytes`` are let in; ``share`` lets anybody in, through Gradio's tunnel. Raises UserError if
+    Gradio is missing or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads:
+        # before Gradio is imported; it asks nobody for anything
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        layout = import_layout()
+        page, over, most = layout.Page(settings), threading.Event(), max_megabytes << 20
+        blocks = page.build()
+        server = page.server(Path(uploads), most)
+        where = {"server_name": server_name, "server_port": server_port, "share": share}
+        launch(blocks, layout, **where, max_file_size=most, app_kwargs=server)
+        page.start(Path(uploads), over)
+        try:
+            yield f"http://{server_name}:{server_port}", page
+        finally:
+            over.set()
+            blocks.close()
+
+
+def launch(blocks: Any, layout: ModuleType, server_port: int, **how: object) -> None:
+    try:
+        blocks.launch(
+            server_port=server_port,
+            theme=layout.theme(),
+            css=layout.CSS,
+            head=layout.head(),
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            **how,
+        )
+    except OSError as error:
+        raise UserError(f"port {server_port} cannot be had; give another --server_port ({error})") from error
+
+
+def import_layout() -> ModuleType:
+    """Import what needs Gradio, which the rest of the project does without."""
+    try:
+        with needs("app"):
+            from . import layout
+    except ImportError as error:  # it is there, but beside what does not fit it
+        raise UserError(f"the page's packages do not fit together ({error}); install them anew") from error
+    return layout
