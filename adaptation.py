@@ -82,8 +82,8 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
     check_files(face, outfile, options)
     with hp.changed(SETTINGS, options.settings):
         machine = open_machine(options)
-        start = weights.read_checkpoint(options.checkpoint, Wav2Lip)
-        task = open_task(machine, start.width, options)
+        start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
+        task = open_task(machine, start.width, options, report)
         before, after = learn(task, start, face, options, report)
         sheet = outfile.with_suffix(".png")
         write_checkpoint(outfile, task, start)
@@ -128,8 +128,8 @@ def open_machine(options: Options) -> Distributed:
     return Distributed(device, pick_training_precision(options.precision, device))
 
 
-def open_task(machine: Distributed, width: float, options: Options) -> PersonTask:
-    expert, judge = (weights.load_model(path, SyncNet_color) for path in (options.expert, options.judge))
+def open_task(machine: Distributed, width: float, options: Options, report: Reporter) -> PersonTask:
+    expert, judge = (weights.load_model(path, SyncNet_color, report) for path in (options.expert, options.judge))
     torch.manual_seed(options.seed)
     return PersonTask(machine, hp, expert, judge, width)
 
@@ -170,7 +170,7 @@ def prepare(face: Path, folder: Path, options: Options, report: Reporter = SILEN
     learned.mkdir(parents=True)
     kept.mkdir()
     device = pick_device(options.device)
-    search = options.search.settled()
+    search = options.search.settled(report)
     detector = search.open(device, pick_precision(options.precision, device))
     try:
         write_clip(face, learned, Clip(face.name, "person/learned"), search, detector)

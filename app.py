@@ -58,6 +58,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         args.max_minutes,
         args.concurrency,
         args.max_live,
+        cli.TERMINAL,
     )
 
 

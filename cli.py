@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from distributed import leave_processes
 from errors import UserError
-from models import weights
 from reporting import Advance, Reporter
 
 gc.freeze()
@@ -80,7 +79,6 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         return 0
     except UserError as problem:
         return _report(str(problem), BAD_INPUT)
-    weights.listener = terminal_of_one()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given

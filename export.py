@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if args.outfile.suffix.lower() != ".onnx":
         raise UserError(f"--outfile {args.outfile} must end in .onnx")
     files.check_outputs({"--outfile": args.outfile}, [Path(args.checkpoint_path)])
-    checkpoint, network = read_exportable(args.checkpoint_path, NETWORKS.get(args.network))
+    checkpoint, network = read_exportable(args.checkpoint_path, NETWORKS.get(args.network), cli.TERMINAL)
     difference = write_onnx(checkpoint, network, args.outfile)
     inputs = ", ".join(f"{name} (N, {', '.join(map(str, shape))})" for name, shape in INPUTS[network].items())
     print(f"{args.outfile}: {network.__name__}, {inputs} -> {', '.join(OUTPUTS[network])}")

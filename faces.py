@@ -6,7 +6,6 @@ found = FaceSearch("centerface").find(video.probe("talk.mp4"))
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 import warnings
 from collections.abc import Generator, Iterator
@@ -28,6 +27,7 @@ from reporting import SILENT, Reporter
 SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
+_sfd_in: dict[Path, bool] = {}  # by folder, whether S3FD's weights could be had there
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,36 @@ class FaceSearch:
     cache: bool = True  # remember the boxes of each video, and look there first
     folder: Path | None = None  # where; None: in the user's cache
 
-    def detector_name(self) -> str:
+    def detector_name(self, report: Reporter = SILENT) -> str:
         """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
         if self.detector != AUTO:
             return self.detector
         if self.weights or SFD_WEIGHTS.exists():
             return "sfd"
-        return "sfd" if sfd_can_be_had(weights.cache_folder()) else "centerface"
+        return "sfd" if sfd_can_be_had(weights.cache_folder(), report) else "centerface"
 
-    def detector_weights(self) -> Path | None:
+    def detector_weights(self, report: Reporter = SILENT) -> Path | None:
         """Return the weights file of the detector, downloading the official S3FD's if it is not here."""
-        if self.weights or SFD_WEIGHTS.exists() or self.detector_name() != "sfd":
+        if self.weights or SFD_WEIGHTS.exists() or self.detector_name(report) != "sfd":
             return self.weights
         try:
-            return weights.find("s3fd")
+            return weights.find("s3fd", None, report)
         except RuntimeError as error:
             raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
 
-    def settled(self) -> FaceSearch:
+    def settled(self, report: Reporter = SILENT) -> FaceSearch:
         """Return the same search with its detector and weights found, so that other processes need not look again."""
-        return replace(self, detector=self.detector_name(), weights=self.detector_weights())
+        return replace(self, detector=self.detector_name(report), weights=self.detector_weights(report))
 
-    def open(self, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32) -> Detector:
+    def open(
+        self,
+        device: torch.device = torch.device("cpu"),
+        dtype: torch.dtype = torch.float32,
+        report: Reporter = SILENT,
+    ) -> Detector:
         if self.weights and not Path(self.weights).exists():
             raise MissingFile(f"--face_detector_weights {self.weights} does not exist; give the detector's file")
-        return create_detector(self.detector_name(), str(device), self.detector_weights(), dtype)
+        return create_detector(self.detector_name(report), str(device), self.detector_weights(report), dtype)
 
     def find(
         self,
@@ -90,11 +95,11 @@ class FaceSearch:
 
         What was seen is kept every ``SAVE_SECONDS``, so that an interrupted search goes on from there.
         """
-        cache = self.cache_of(source) if self.cache else None
+        cache = self.cache_of(source, report) if self.cache else None
         found = Detections.load(cache) if cache else Detections()
         missing = None if wanted is None else max(0, wanted - len(found))
         if missing != 0 and not found.complete:
-            for _ in self._go_on(found, source, missing, self.open(device, dtype), cache, report):
+            for _ in self._go_on(found, source, missing, self.open(device, dtype, report), cache, report):
                 yield found
             found.complete = wanted is None or len(found) < wanted
             if cache:
@@ -123,7 +128,7 @@ class FaceSearch:
                     saved = time.monotonic()
                 yield step
 
-    def cache_of(self, source: video.VideoInfo) -> Path:
+    def cache_of(self, source: video.VideoInfo, report: Reporter = SILENT) -> Path:
         """Return the file that keeps what this detector saw in ``source``."""
         seen = (
             source.geometry,
@@ -136,19 +141,23 @@ class FaceSearch:
             *([source.start] if source.start else []),
         )
         weights_content = self.weights and self.weights.is_file() and files.known_digest(self.weights)
-        name = cache_name(source.path, self.detector_name(), weights_content, *seen)
+        name = cache_name(source.path, self.detector_name(report), weights_content, *seen)
         return (self.folder or weights.cache_folder() / "boxes") / name
 
 
-@functools.cache  # a run of many videos asks for each of them, and a host that is down may take half a minute to say so
-def sfd_can_be_had(folder: Path) -> bool:
-    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, warn, once."""
-    try:
-        weights.find("s3fd")
-    except RuntimeError as error:
-        warnings.warn(f"{error}; until then faces are found by centerface instead of sfd", stacklevel=1)
-        return False
-    return True
+def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:
+    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, warn, once.
+
+    A run of many videos asks for each of them, and a host that is down may take half a minute to say so.
+    """
+    if folder not in _sfd_in:
+        try:
+            weights.find("s3fd", None, report)
+            _sfd_in[folder] = True
+        except RuntimeError as error:
+            warnings.warn(f"{error}; until then faces are found by centerface instead of sfd", stacklevel=1)
+            _sfd_in[folder] = False
+    return _sfd_in[folder]
 
 
 def remember(found: Detections, cache: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from errors import UserError
 from face_detection.detections import cut_square
 from models import weights
+from reporting import SILENT, Reporter
 
 Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector
 
@@ -19,9 +20,9 @@ Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR 
 SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
 
 
-def open_sface(path_or_name: str | Path) -> Identity:
+def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
     """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
-    path = weights.find(path_or_name)
+    path = weights.find(path_or_name, None, report)
     try:
         network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
         network.feature(np.zeros((SFACE_SIDE, SFACE_SIDE, 3), np.uint8))

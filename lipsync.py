@@ -265,7 +265,7 @@ class LipSync:
 
     def load(self) -> None:
         """Load everything now, so that what is missing is missed before any work is done."""
-        self.search.detector_weights()
+        self.search.detector_weights(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
     def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
@@ -425,7 +425,8 @@ class LipSync:
         if options.face_like:
             picture = Path(options.face_like)
             video.probe(picture)  # what is wrong with it is said before anything is downloaded
-            return speakers.Lookalike(source, picture, identities.open_sface(options.identity), self.search)
+            identity = identities.open_sface(options.identity, self.report)
+            return speakers.Lookalike(source, picture, identity, self.search)
         return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
@@ -480,7 +481,7 @@ class LipSync:
         """The weights, and the pads and blend that go with them."""
         if self._checkpoint is None:
             self.report.note(OURS)
-        return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip)
+        return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
 
     @cached_property
     def model(self) -> torch.nn.Module:
@@ -488,7 +489,7 @@ class LipSync:
 
     @cached_property
     def expert(self) -> torch.nn.Module | None:
-        return open_expert(self._expert, self.device, self.dtype) if self._expert else None
+        return open_expert(self._expert, self.device, self.dtype, self.report) if self._expert else None
 
     @cached_property
     def credentials(self) -> Credentials | None:

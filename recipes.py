@@ -89,8 +89,8 @@ def train_generator(
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
     with begun(options, discriminator) as machine:
-        teacher = weights.load_model(expert, SyncNet_color)
-        scorer = weights.load_model(judge, SyncNet_color) if judge else None
+        teacher = weights.load_model(expert, SyncNet_color, report)
+        scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
         train_list, val_list = lists_of(data_root, options)
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
         val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)  # the same windows whatever the settings, likewise

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = pick_device(args.device)
     open_video(args.face)  # before the expert is loaded, or downloaded
-    expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device))
+    expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device), cli.TERMINAL)
     measured = measure(args.face, args.audio, expert, arguments.face_search(args), cli.TERMINAL)
     print(measured.matrix)
     sounds = args.audio or [args.face]

@@ -18,6 +18,7 @@ from errors import MissingFile, UserError, needs
 from footage import is_video, visible_files
 from models import weights
 from models.imports import import_beside_torchvision
+from reporting import SILENT, Reporter
 
 PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
 BATCH = 32  # pictures per network call
@@ -99,11 +100,11 @@ def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.nd
             yield np.stack(batch)
 
 
-def open_inception(path_or_name: str | Path, device: torch.device) -> Embed:
+def open_inception(path_or_name: str | Path, device: torch.device, report: Reporter = SILENT) -> Embed:
     """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
     with needs("eval"):
         inception: Any = import_beside_torchvision("pytorch_fid.inception")
-    path = weights.find(path_or_name)
+    path = weights.find(path_or_name, None, report)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *_, **__: state  # the library knows no other way to give it weights

@@ -62,7 +62,7 @@ def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:
 
 
 def judges_of(args: argparse.Namespace) -> Judges:
-    return open_judges(pick_device(args.device), **judge_weights(args))
+    return open_judges(pick_device(args.device), cli.TERMINAL, **judge_weights(args))
 
 
 def add_table_arguments(parser: cli.Parser) -> None:

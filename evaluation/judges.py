@@ -21,6 +21,7 @@ from face_detection.detections import cut_square
 from identities import Identity, open_sface
 from models import weights
 from models.imports import import_beside_torchvision
+from reporting import SILENT, Reporter
 
 Landmarks = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR with one face -> (68, 2) pixels in it
 Distance = Callable[[np.ndarray, np.ndarray], float]  # between two faces (H, W, 3) uint8 BGR
@@ -48,7 +49,9 @@ def face_of_fan(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cut_square(frame, int(left), int(top), max(1, int(side)), FAN_SIDE)
 
 
-def open_fan(path_or_name: str | Path, device: torch.device = torch.device("cpu")) -> Landmarks:
+def open_fan(
+    path_or_name: str | Path, device: torch.device = torch.device("cpu"), report: Reporter = SILENT
+) -> Landmarks:
     """Return face-alignment's 2D-FAN with the weights of a file, or ``2dfan4`` to download them.
 
     It takes a face as ``face_of_fan`` cuts it out. Raises MissingFile, or UserError where it cannot be.
@@ -58,7 +61,7 @@ def open_fan(path_or_name: str | Path, device: torch.device = torch.device("cpu"
         from face_alignment.utils import get_preds_fromhm
     except ImportError as error:
         raise UserError("landmarks take face-alignment 1.5 or newer: pip install -U face-alignment") from error
-    network = _filled(FAN(4), weights.find(path_or_name), "2D-FAN").to(device)
+    network = _filled(FAN(4), weights.find(path_or_name, None, report), "2D-FAN").to(device)
 
     @torch.inference_mode()
     def landmarks(frame: np.ndarray) -> np.ndarray:
@@ -71,7 +74,9 @@ def open_fan(path_or_name: str | Path, device: torch.device = torch.device("cpu"
     return landmarks
 
 
-def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cpu")) -> Distance:
+def open_lpips(
+    path_or_name: str | Path, device: torch.device = torch.device("cpu"), report: Reporter = SILENT
+) -> Distance:
     """Return LPIPS (Zhang et al., 2018) on torchvision's AlexNet: a file, or ``alexnet`` to download it.
 
     What was learned on top of it comes with the package lpips.
@@ -83,7 +88,7 @@ def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision on how lpips asks it for a network
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    path = weights.find(path_or_name)
+    path = weights.find(path_or_name, None, report)
     given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}
     wanted = {key: key.partition(".")[2] for key in network.net.state_dict()}  # slice2.3.weight is features.3.weight
     if missing := set(wanted.values()) - given.keys():
@@ -102,21 +107,23 @@ def open_lpips(path_or_name: str | Path, device: torch.device = torch.device("cp
 NETWORKS = {  # of ``Judges``: the figures that each takes part in, how to have its weights, and what opens them
     "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
     "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
-    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _: open_sface(path)),
+    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)),
 }
 
 
-def open_judges(device: torch.device = torch.device("cpu"), **weights_of: str | Path | None) -> Judges:
+def open_judges(
+    device: torch.device = torch.device("cpu"), report: Reporter = SILENT, **weights_of: str | Path | None
+) -> Judges:
     """Return the judges whose weights are given, by their names in ``Judges``: files, or names to download.
 
     Raises MissingFile, UserError or RuntimeError that names the judge.
     """
-    return Judges(**{name: _open(name, path, device) for name, path in weights_of.items() if path})
+    return Judges(**{name: _open(name, path, device, report) for name, path in weights_of.items() if path})
 
 
-def _open(name: str, path: str | Path, device: torch.device) -> Any:
+def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -> Any:
     try:
-        return NETWORKS[name][-1](path, device)
+        return NETWORKS[name][-1](path, device, report)
     except MissingFile as error:
         raise MissingFile(f"--{name}: {error}") from None
     except (UserError, RuntimeError) as error:

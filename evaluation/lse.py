@@ -118,11 +118,11 @@ def mean_distances(lips: np.ndarray, sound: np.ndarray) -> np.ndarray:
 # Sound
 
 
-def open_judge(path_or_name: str | Path, device: torch.device) -> torch.nn.Module:
+def open_judge(path_or_name: str | Path, device: torch.device, report: Reporter = SILENT) -> torch.nn.Module:
     """Return the network; raise UserError now, not after all videos, if the package for its sound is missing."""
     with needs("eval"):
         import python_speech_features  # noqa: F401
-    return weights.load_model(path_or_name, SyncNet_v2).to(device)
+    return weights.load_model(path_or_name, SyncNet_v2, report).to(device)
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:

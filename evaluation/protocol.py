@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 import files
+import reporting
 from errors import UserError
 from evaluation import aperture, fid, lse, pairs, table
 from evaluation.comparisons import Comparisons, compare_files
@@ -23,6 +24,7 @@ from evaluation.leakage import write_silence
 from evaluation.pairs import Made, Pair
 from evaluation.scores import score_files
 from lipsync import LipSync, Options
+from reporting import Reporter
 
 MATCHED, SILENT = "matched", "silent"
 TAKES = (MATCHED, SILENT)
@@ -40,15 +42,16 @@ class Panel:
 
 
 def open_panel(
-    device: torch.device,
+    device: torch.device = torch.device("cpu"),
+    report: Reporter = reporting.SILENT,
     lse_weights: str | Path = "syncnet_v2",
     fid_weights: str | Path | None = "fid_inception",
     **others: str | Path | None,
 ) -> Panel:
     """Return the judges whose weights are given: files, or names to download; ``others`` are those of ``Judges``."""
-    judge = lse.open_judge(lse_weights, device)
-    embed = fid.open_inception(fid_weights, device) if fid_weights else None
-    return Panel(judge, embed, open_judges(device, **others))
+    judge = lse.open_judge(lse_weights, device, report)
+    embed = fid.open_inception(fid_weights, device, report) if fid_weights else None
+    return Panel(judge, embed, open_judges(device, report, **others))
 
 
 @dataclass

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         if not path.exists():
             raise MissingFile(f"{path} does not exist")
     files.check_outputs({"--json": args.json}, (*args.real, *args.generated))
-    embed = fid.open_inception(args.weights, pick_device(args.device))
+    embed = fid.open_inception(args.weights, pick_device(args.device), cli.TERMINAL)
     real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
     value = fid.distance(real, generated)
     print(f"FID {value:.3f}: {real.count} real and {generated.count} generated pictures")

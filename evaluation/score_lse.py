@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.data_root)
     flags.check_tables(args, videos)
-    network = open_judge(args.checkpoint_path, pick_device(args.device))
+    network = open_judge(args.checkpoint_path, pick_device(args.device), cli.TERMINAL)
     scores = score_files(videos, network, arguments.face_search(args) if args.crop_faces else None, cli.TERMINAL)
     print(scores)
     scores.save(args.json, args.csv)

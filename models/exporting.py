@@ -10,6 +10,7 @@ from torch import nn
 
 import files
 from errors import needs
+from reporting import SILENT, Reporter
 
 from .conv import fold_batchnorm
 from .syncnet import SyncNet_color
@@ -31,13 +32,13 @@ OUTPUTS = {Wav2Lip: ["pictures"], SyncNet_color: ["voices", "lips"]}
 
 
 def read_exportable(
-    path_or_name: str | Path, network: type[nn.Module] | None = None
+    path_or_name: str | Path, network: type[nn.Module] | None = None, report: Reporter = SILENT
 ) -> tuple[Checkpoint, type[nn.Module]]:
     """Return a checkpoint of a generator or an expert, and which it is; ``network`` if a name is that of several."""
     if network is None:
-        found = network_of(read_state(find(path_or_name, Wav2Lip)))
+        found = network_of(read_state(find(path_or_name, Wav2Lip, report)))
         network = found if found in INPUTS else Wav2Lip  # whose checkpoint says what is wrong with others
-    return read_checkpoint(path_or_name, network), network
+    return read_checkpoint(path_or_name, network, report), network
 
 
 def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> float:

@@ -88,8 +88,6 @@ REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
 HABITS = ("pads", "blend", "reference", "gain", "opening")  # what a checkpoint may say of its use, see Wav2Lip
 
-listener: Reporter = SILENT  # is told how downloads go: the edge of a program puts its own here, as ``cli.run`` does
-
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
 SHIPPED = {
@@ -109,7 +107,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip"
 
 
-def find(path_or_name: str | Path, network: type[nn.Module] | None = None) -> Path:
+def find(path_or_name: str | Path, network: type[nn.Module] | None = None, report: Reporter = SILENT) -> Path:
     """Return the file behind a path or a known name, downloading it if it is not here yet.
 
     ``demo`` is the small ``network`` that comes with this repository. The other known names are looked for in
@@ -132,10 +130,10 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None) -> Pa
     for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
         if (folder / known.file_name).is_file():
             return folder / known.file_name
-    return fetch(known, cache_folder() / "checkpoints")
+    return fetch(known, cache_folder() / "checkpoints", report)
 
 
-def fetch(known: KnownFile, folder: Path) -> Path:
+def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
     """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
     import pooch
 
@@ -151,7 +149,7 @@ def fetch(known: KnownFile, folder: Path) -> Path:
                 known_hash=known.sha256 and f"sha256:{known.sha256}",
                 fname=known.file_name,
                 path=folder,
-                downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part")),
+                downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), report),
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
         raise RuntimeError(
@@ -168,7 +166,7 @@ def reason_of(error: BaseException) -> str:
     return " ".join(text.split())
 
 
-def _resuming_downloader(part: Path) -> Callable[[str, str, Any], None]:
+def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, Any], None]:
     """For pooch: collect into ``part``, which outlives a broken connection, and hand it over when it is complete."""
 
     def download(url: str, output_file: str, _pooch: Any) -> None:
@@ -188,7 +186,7 @@ def _resuming_downloader(part: Path) -> Callable[[str, str, Any], None]:
             if reply.status_code != 206:  # a server that cannot resume starts again
                 have = 0
             size = have + int(reply.headers.get("Content-Length", 0))
-            stage = listener.stage(f"Downloading {part.stem}", size or None, "B", have)
+            stage = report.stage(f"Downloading {part.stem}", size or None, "B", have)
             with open(part, "ab" if have else "wb") as file, stage as advance:
                 for block in reply.iter_content(1 << 16):
                     file.write(block)
@@ -246,13 +244,13 @@ class Checkpoint:
         return float(value) if type(value) in (int, float) and 0 < value <= MOST_GAIN else Wav2Lip.gain
 
 
-def read_checkpoint(path_or_name: str | Path, network: type[nn.Module]) -> Checkpoint:
+def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Checkpoint:
     """Find and read a checkpoint, and check that it fits ``network``.
 
     It may be a dict with ``state_dict``, a bare state dict, or TorchScript. Raises as ``find`` does, and ValueError
     naming the file, its size, what was expected and what was found.
     """
-    path = find(path_or_name, network)
+    path = find(path_or_name, network, report)
     content = read_state(path)
     state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
     extra = content if state is not None else {}
@@ -298,9 +296,9 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(first, state=state)
 
 
-def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip) -> nn.Module:
+def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip, report: Reporter = SILENT) -> nn.Module:
     """``read_checkpoint`` and ``build`` in one call."""
-    return build(read_checkpoint(path_or_name, network), network)
+    return build(read_checkpoint(path_or_name, network, report), network)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from lipsync import LipSync, Options, open_face
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
-from reporting import SILENT, Reporter
+from reporting import Reporter
 from sync import SimilarityMatrix, measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
@@ -57,7 +57,8 @@ class Actions:
 
     def warm_up(self) -> None:
         """Load what every visitor needs, before one of them waits for it."""
-        self.lips(None, SILENT).search.open()
+        lips = self.lips(None, self.settings.report)
+        lips.search.open(lips.device, lips.dtype, lips.report)
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
 
     def search(self, session: Session | None) -> FaceSearch:
@@ -65,13 +66,14 @@ class Actions:
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
     def _generator(self, checkpoint: str | None) -> LipSync:
-        lips = LipSync(checkpoint, device=self.settings.device, precision=self.settings.precision)
+        how = {"device": self.settings.device, "precision": self.settings.precision, "report": self.settings.report}
+        lips = LipSync(checkpoint, **how)
         _ = lips.model
         return lips
 
     @functools.cache  # noqa: B019
     def _expert(self) -> object:
-        return open_expert(self.settings.expert, pick_device(self.settings.device))
+        return open_expert(self.settings.expert, pick_device(self.settings.device), report=self.settings.report)
 
     def lips(self, session: Session | None, report: Reporter, checkpoint: str | None = None) -> LipSync:
         """Return a lip-sync of this session: its own memory and report, everybody's network."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reporting import SILENT, Reporter
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,3 +20,4 @@ class Settings:
     max_minutes: float = 15.0  # of learning
     runs: int = 1  # at the same time
     live: int = 1  # who speak live at the same time
+    report: Reporter = SILENT  # hears what goes on before there are visitors

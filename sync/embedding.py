@@ -60,13 +60,16 @@ class Voice:
 
 
 def open_expert(
-    path_or_name: str | Path, device: torch.device = torch.device("cpu"), dtype: torch.dtype = torch.float32
+    path_or_name: str | Path,
+    device: torch.device = torch.device("cpu"),
+    dtype: torch.dtype = torch.float32,
+    report: Reporter = SILENT,
 ) -> torch.nn.Module:
     """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
 
     Raises UserError (not an expert) or RuntimeError (download).
     """
-    return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color), device, dtype)
+    return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color, report), device, dtype)
 
 
 def open_video(path: Path) -> video.VideoInfo:

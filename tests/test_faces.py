@@ -268,7 +268,7 @@ def downloads(monkeypatch, tmp_path) -> list[str]:
     """What was looked for; S3FD's weights are nowhere, and there is no network."""
     asked = []
 
-    def refuse(name):
+    def refuse(name, *_):
         asked.append(name)
         raise RuntimeError("could not download it (no network); put it there")
 
@@ -316,7 +316,7 @@ def test_sfd_is_preferred(downloads, tmp_path, monkeypatch):
     (tmp_path / "s3fd.pth").touch()
     assert FaceSearch().detector_name() == "sfd" and not downloads
     (tmp_path / "s3fd.pth").unlink()
-    monkeypatch.setattr(faces.weights, "find", lambda _: tmp_path / "downloaded.pth")
+    monkeypatch.setattr(faces.weights, "find", lambda *_: tmp_path / "downloaded.pth")
     auto = FaceSearch()
     assert (auto.detector_name(), auto.detector_weights()) == ("sfd", tmp_path / "downloaded.pth")
 

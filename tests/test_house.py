@@ -38,7 +38,7 @@ ALLOWED = {
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
-    "identities": {"face_detection", "models"},
+    "identities": {"face_detection", "models", "reporting"},
     "speakers": {
         "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
     },

@@ -534,7 +534,7 @@ def test_flags_reach_the_library(roots, monkeypatch):
 def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys):
     asked = []
 
-    def refuse(name):
+    def refuse(name, *_):
         asked.append(name)
         raise RuntimeError("no network")
 

@@ -19,6 +19,8 @@ import pytest
 import torch
 
 import models
+from errors import UserError
+from lipsync import LipSync
 from models import weights
 from reporting import Reporter
 
@@ -281,20 +283,33 @@ def test_download_once(server, tmp_path):
     assert Handler.requests == [None] and [p.name for p in tmp_path.iterdir()] == ["file.pth"]
 
 
-def test_downloads_are_told(server, tmp_path, monkeypatch, capfd):
+class Listener(Reporter):
+    def __init__(self):
+        self.heard = []
+
+    def progress(self, *told):
+        self.heard.append(told)
+
+
+def test_downloads_are_told(server, tmp_path, capfd):
     """Only to who listens; nothing is printed."""
-    heard = []
-
-    class Listener(Reporter):
-        def progress(self, *told):
-            heard.append(told)
-
-    monkeypatch.setattr(weights, "listener", Listener())
     (tmp_path / "file.pth.part").write_bytes(CONTENT[:7])
-    weights.fetch(known(f"{server}/x"), tmp_path)
-    size = len(CONTENT)
-    assert heard[0] == ("Downloading file.pth", 7, size) and heard[-1] == ("Downloading file.pth", size, size)
-    assert capfd.readouterr() == ("", "")
+    listener, size = Listener(), len(CONTENT)
+    weights.fetch(known(f"{server}/x"), tmp_path, listener)
+    told = [("Downloading file.pth", done, size) for done in (7, size)]
+    assert [listener.heard[0], listener.heard[-1]] == told and capfd.readouterr() == ("", "")
+
+
+def test_who_lip_syncs_is_told_of_downloads(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path))
+    monkeypatch.setitem(weights.KNOWN, "mine", known(f"{server}/x"))
+    for option in ("checkpoint", "expert"):
+        listener = Listener()
+        lips = LipSync(**{option: "mine"}, report=listener)
+        with pytest.raises(UserError, match="not a checkpoint"):
+            _ = lips.expert or lips.model
+        assert [stage for stage, *_ in listener.heard[:1]] == ["Downloading file.pth"]
+        (tmp_path / "checkpoints" / "file.pth").unlink()
 
 
 @pytest.mark.parametrize("path", ["breaking", "breaking-plain"])
