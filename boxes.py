@@ -157,7 +157,7 @@ def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
 
 
 def check_face_index(index: int, count: int) -> None:
-    """Raise ValueError if there are faces, but not so many."""
+    """Raise UserError if there are faces, but not so many."""
     if 0 < count <= index:
         on_view = f"{count} faces are" if count > 1 else "one face is"
         raise UserError(f"--face_index {index}, but {on_view} on view at most, counted from 0 at the left")

@@ -88,7 +88,7 @@ class WindowRules:
 class WindowIndex:
     """The usable clips among ``folders``, each with its usable windows; made once, nothing is retried later.
 
-    ``clips`` are in the order given, ``unusable`` says for every other folder why. Raises ValueError if there is no
+    ``clips`` are in the order given, ``unusable`` says for every other folder why. Raises UserError if there is no
     usable window at all.
     """
 
@@ -200,7 +200,7 @@ def _find_negatives(windows: np.ndarray, frame: int | np.ndarray, rules: WindowR
 def make_mel(folder: str | Path) -> np.ndarray:
     """Compute the mel of ``folder``/audio.wav, keep it as mel.npy if the folder can be written to, and return it.
 
-    Returns (mel frames, num_mels) float32. Raises FileNotFoundError or ValueError if there is no readable audio.wav.
+    Returns (mel frames, num_mels) float32. Raises MissingFile or UserError if there is no readable audio.wav.
     """
     path = Path(folder, "audio.wav")
     if not path.is_file():
@@ -335,7 +335,7 @@ class WindowDataset(Dataset):
     def read(self, key: int) -> tuple[Sample, dict[str, str]]:
         """Return the sample ``key``, or what takes its place where files are damaged; and these, with the reason.
 
-        What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises ValueError
+        What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises UserError
         if ``MOST_TRIES`` windows are damaged, which is more than a few bad files.
         """
         damaged: dict[str, str] = {}
@@ -445,7 +445,7 @@ class MatchedWindows(SyncNetDataset):
     """Windows in sync, for an expert that compares every face of a batch with every voice in it.
 
     ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
-    says which one, by the number of its clip and its first frame. Raises ValueError for fewer ``windows_per_clip`` than
+    says which one, by the number of its clip and its first frame. Raises UserError for fewer ``windows_per_clip`` than
     1, and like WindowIndex.
     """
 

@@ -19,7 +19,7 @@ _inside: list[int] = []  # the threads that torch had, once for each ``cpu_worke
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` -> the fastest device here; else the named one. Raises ValueError if it is not there."""
+    """``auto`` -> the fastest device here; else the named one. Raises UserError if it is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -126,7 +126,7 @@ def save(path: Path, content: str | bytes) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise ValueError if no disk would take a file of this name."""
+    """Raise UserError if no disk would take a file of this name."""
     in_bytes = sys.platform not in ("win32", "darwin")
     for part in path.parts:
         size = len(os.fsencode(part)) if in_bytes else len(part.encode("utf-16-le", "surrogatepass")) // 2
@@ -144,7 +144,7 @@ def is_folder(path: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder``; raise ValueError, before any work is done, if it cannot be made or written to."""
+    """Make ``folder``; raise UserError, before any work is done, if it cannot be made or written to."""
     check_name(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
 
 
 def check_different(outputs: Mapping[str, Path | None]) -> None:
-    """Raise ValueError if two of the files to write, by the flags that name them, are one: the last would be left."""
+    """Raise UserError if two of the files to write, by the flags that name them, are one: the last would be left."""
     named: dict[Path, str] = {}
     for flag, path in outputs.items():
         if path and (other := named.setdefault(path.resolve(), flag)) != flag:
@@ -175,7 +175,7 @@ def check_different(outputs: Mapping[str, Path | None]) -> None:
 
 
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
-    """Raise ValueError if the file to write, by the flag that names it, is one of those to read."""
+    """Raise UserError if the file to write, by the flag that names it, is one of those to read."""
     check_name(output)
     for path in inputs:
         check_name(path)

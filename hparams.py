@@ -98,7 +98,7 @@ class HParams:
         return self.sample_rate / self.hop_size
 
     def override(self, text: str) -> None:
-        """Apply ``"name=value,name=value"``; raise ValueError that names what cannot be set, or not to this value."""
+        """Apply ``"name=value,name=value"``; raise UserError that names what cannot be set, or not to this value."""
         types = {field.name: type(getattr(self, field.name)) for field in fields(self)}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))

@@ -28,7 +28,7 @@ TURNS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 
 def is_picture(path: Path) -> bool:
-    """Whether ``path`` is one still picture, by content; raise ValueError with what to do for a kind of no use."""
+    """Whether ``path`` is one still picture, by content; raise UserError with what to do for a kind of no use."""
     try:
         str(path).encode()
     except UnicodeEncodeError:  # such a name crashes OpenCV; ffmpeg takes it, and a picture for a video of one frame
@@ -51,7 +51,7 @@ def is_picture(path: Path) -> bool:
 
 
 def read(path: Path) -> np.ndarray:
-    """Decode a still picture (height, width, 3); raise ValueError for one that is damaged or cut short."""
+    """Decode a still picture (height, width, 3); raise UserError for one that is damaged or cut short."""
     content = np.fromfile(path, np.uint8)
     if _is_heic(_brands(content[:START].tobytes())):
         return _read_heic(path)

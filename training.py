@@ -207,7 +207,7 @@ class Position:
 def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     """Continue one part of ``task`` from ``path``, ours or an official one.
 
-    Raises ValueError if the file does not fit.
+    Raises UserError if the file does not fit.
     """
     network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
     checkpoint = weights.read_checkpoint(path, type(network))
@@ -278,7 +278,7 @@ class Plan:
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter = SILENT) -> None:
     """Train ``task`` as planned.
 
-    Raises Stopped after Ctrl-C or SIGTERM, when all is saved; ValueError for a checkpoint that does not fit;
+    Raises Stopped after Ctrl-C or SIGTERM, when all is saved; UserError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
     """
     machine = task.machine
@@ -321,7 +321,7 @@ def _restore(task: Task, plan: Plan) -> Position:
 
 
 def _check_agreement(machine: Distributed, step: int, folder: Path) -> None:
-    """Raise ValueError if the processes have come to different steps."""
+    """Raise UserError if the processes have come to different steps."""
     steps = sorted(set(machine.gather(torch.tensor([step], device=machine.device)).tolist()))
     if len(steps) > 1:
         raise UserError(

@@ -86,7 +86,7 @@ class Clip:
 
 
 def find_clips(args: argparse.Namespace) -> list[Path]:
-    """Return the listed videos, or all; raise ValueError for fewer than two, which could not be told apart."""
+    """Return the listed videos, or all; raise UserError for fewer than two, which could not be told apart."""
     paths = find_videos([args.data_root])
     if args.filelist:
         listed = {Path(line.split()[0]).name for _, line in read_list(args.filelist)}

@@ -111,7 +111,7 @@ def make_clips(make: Callable[[int], Path], count: int, workers: int) -> Iterato
 def make_clip(folder: Path, recipe: Recipe, number: int) -> Path:
     """Write clip ``number`` of a corpus below ``folder`` unless it is there, and return its path.
 
-    Raises ValueError if the one that is there was made by another recipe.
+    Raises UserError if the one that is there was made by another recipe.
     """
     path = folder / f"head{number // recipe.clips_per_head:05d}" / f"clip{number:05d}.mp4"
     if not path.with_suffix(".json").exists():  # written last: the clip is whole

@@ -129,7 +129,7 @@ class Sentence:
 
 @lru_cache(maxsize=4)
 def list_sentences(corpus: Corpus) -> list[Sentence]:
-    """Return the clips of all speakers that have landmarks; raise ValueError if there is none."""
+    """Return the clips of all speakers that have landmarks; raise UserError if there is none."""
     found = []
     for folder in corpus.speakers:
         names = (name for name in _landmark_file(folder).files if "/" in name)

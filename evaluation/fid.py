@@ -53,7 +53,7 @@ class Statistics:
 
 
 def distance(a: Statistics, b: Statistics) -> float:
-    """Return the Fréchet distance between two sets; raise ValueError if one has fewer than two pictures."""
+    """Return the Fréchet distance between two sets; raise UserError if one has fewer than two pictures."""
     if min(a.count, b.count) < 2:
         raise UserError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
     # The trace of sqrt(A·B) by way of sqrt(√A·B·√A), which has the same one and is symmetric. pytorch-fid's own way

@@ -177,7 +177,7 @@ def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
 def find_tracks(source: video.VideoInfo, search: FaceSearch, network: torch.nn.Module) -> list[np.ndarray]:
     """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
 
-    Raises ValueError if no face is on view for ``LEAST_TRACK`` frames.
+    Raises UserError if no face is on view for ``LEAST_TRACK`` frames.
     """
     found = search.find(source, None, device_of(network))
     tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]

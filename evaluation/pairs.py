@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None, seed: int) -> list[tuple[str, str]]:
     """Return ``count`` (None: all) videos in random order as (sound, video), each with the sound of another one.
 
-    Sounds are dealt like cards, so none comes twice before all have come once. Raises ValueError if there are fewer
+    Sounds are dealt like cards, so none comes twice before all have come once. Raises UserError if there are fewer
     than ``count`` videos, or no other sound to choose from.
     """
     if count is not None and count > len(videos):
@@ -89,7 +89,7 @@ def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], l
 
 
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
-    """Read a list; names without a suffix are those of videos. Raises FileNotFoundError or ValueError if it is bad."""
+    """Read a list; names without a suffix are those of videos. Raises MissingFile or UserError if it is bad."""
     if not path.is_file():
         raise MissingFile(f"--filelist {path} does not exist")
     pairs = []

@@ -41,7 +41,7 @@ def create_detector(
     """Return the detector called ``name`` (one of ``DETECTORS``).
 
     ``weights`` is a file for those outside ``CPU_DETECTORS``; without it ``sfd`` looks at ``SFD_WEIGHTS`` and the
-    others download theirs. ``dtype`` is the precision of ``sfd``. Raises ValueError, FileNotFoundError or RuntimeError
+    others download theirs. ``dtype`` is the precision of ``sfd``. Raises UserError, MissingFile or RuntimeError
     (download).
     """
     if name == "sfd":

@@ -111,7 +111,7 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, repor
     """Return the file behind a path or a known name, downloading it if it is not here yet.
 
     ``demo`` is the small ``network`` that comes with this repository. The other known names are looked for in
-    ``checkpoints/`` of the working folder and of the repository, then in the cache. Raises FileNotFoundError for an
+    ``checkpoints/`` of the working folder and of the repository, then in the cache. Raises MissingFile for an
     unknown name, RuntimeError when a download fails.
     """
     path = Path(path_or_name)
@@ -247,7 +247,7 @@ class Checkpoint:
 def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Checkpoint:
     """Find and read a checkpoint, and check that it fits ``network``.
 
-    It may be a dict with ``state_dict``, a bare state dict, or TorchScript. Raises as ``find`` does, and ValueError
+    It may be a dict with ``state_dict``, a bare state dict, or TorchScript. Raises as ``find`` does, and UserError
     naming the file, its size, what was expected and what was found.
     """
     path = find(path_or_name, network, report)
@@ -286,7 +286,7 @@ def export(checkpoint: Checkpoint, path: Path, **habits: object) -> None:
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Return the mean of several stages of one training run, which is steadier than any (Izmailov et al., UAI 2018).
 
-    Raises ValueError if they are not of one width.
+    Raises UserError if they are not of one width.
     """
     if len({checkpoint.width for checkpoint in checkpoints}) > 1:
         raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
@@ -302,7 +302,7 @@ def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip, rep
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the content of any checkpoint file, tensors only; raise ValueError if it is none, or wants to run code."""
+    """Return the content of any checkpoint file, tensors only; raise UserError if it is none, or wants to run code."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a checkpoint file")
     if packed := _packed(path):

@@ -49,7 +49,7 @@ class Geometry:
         return np.ascontiguousarray(frame)
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """Return (width, height) after this geometry; raise ValueError when nothing would be left."""
+        """Return (width, height) after this geometry; raise UserError when nothing would be left."""
         if self.resize_factor > min(width, height):
             raise UserError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
         width, height = width // self.resize_factor, height // self.resize_factor
@@ -87,7 +87,7 @@ class VideoInfo:
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     """Look at a video or picture, by content and not by name; its frames will come through ``geometry``.
 
-    Raises FileNotFoundError or ValueError with a sentence for the user when there is no picture in it.
+    Raises MissingFile or UserError with a sentence for the user when there is no picture in it.
     """
     path = existing_file(path)
     if pictures.is_picture(path):
@@ -142,7 +142,7 @@ class _Description:
 
 @lru_cache(maxsize=256)
 def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description:
-    """Decode a frame of the track that is marked as default, or of the first; raise ValueError if there is none.
+    """Decode a frame of the track that is marked as default, or of the first; raise UserError if there is none.
 
     Remembered as long as the file and who describes it are the same: previews and jobs ask again and again.
     """
@@ -193,7 +193,7 @@ def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
 
 
 def check_size(info: VideoInfo) -> None:
-    """Raise ValueError if frames of this size cannot be written."""
+    """Raise UserError if frames of this size cannot be written."""
     if max(info.width, info.height) > LONGEST_SIDE:
         least = -(-max(info.stored) // LONGEST_SIDE)
         raise UserError(

@@ -25,7 +25,7 @@ DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, on
 def read_frames(info: VideoInfo, start: int = 0, count: int | None = None, every: int = 1) -> Iterator[np.ndarray]:
     """Yield frames ``start``, ``start + every``, … (``count`` of them, or all), each through ``info.geometry``.
 
-    Raises ValueError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
+    Raises UserError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
     """
     if info.is_image:
         yield from [_photo(info)][start:count]

@@ -41,8 +41,8 @@ AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 class Sound:
     """The sound of any media file, to be read any number of times: of several tracks the one that players take.
 
-    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz. Raises FileNotFoundError or
-    ValueError, at the first block if not before, when there is none to be read.
+    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz. Raises MissingFile or
+    UserError, at the first block if not before, when there is none to be read.
     """
 
     def __init__(self, path: str | Path, sample_rate: int) -> None:

@@ -145,7 +145,7 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of ``path``; raise ValueError, before any work is done, if a video cannot be written there."""
+    """Make the folder of ``path``; raise UserError, before any work is done, if a video cannot be written there."""
     if path.suffix.lower() not in CONTAINERS:
         raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     files.check_name(path)
