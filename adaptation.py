@@ -110,13 +110,13 @@ class PersonTask(GeneratorTask):
     lowest = float("inf")
 
     def remember(self, figures: Figures) -> None:
-        """Keep a copy of the mean weights if their ``figures`` are the best so far."""
+        """Keep a copy of the weights if their ``figures`` are the best so far."""
         if figures["l1"] < self.lowest:
             self.lowest = figures["l1"]
-            self.best = {name: value.clone() for name, value in self.mean.module.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.result.state_dict().items()}
 
     def recall(self) -> None:
-        self.mean.module.load_state_dict(self.best)
+        self.result.load_state_dict(self.best)
 
     def after_evaluation(self, figures: Figures) -> str | None:
         self.remember(figures)
@@ -273,7 +273,7 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 
 
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
-    state = {name: value.cpu() for name, value in task.mean.module.state_dict().items()}
+    state = {name: value.cpu() for name, value in task.result.state_dict().items()}
     habits = {name: getattr(start, name) for name in weights.HABITS}
     habits["pads"] = [0, 0, 0, 0]  # it learned from boxes as detected
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)

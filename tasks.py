@@ -161,6 +161,11 @@ class Task:
         *_, (_, network, _) = self.parts()
         return network
 
+    @property
+    def result(self) -> nn.Module:
+        """What is evaluated and saved: ``mean``, or without one the main network itself."""
+        return self.mean.module if self.mean else self.main_network
+
     @contextlib.contextmanager
     def mean_in_place(self) -> Iterator[None]:
         """Inside, the main network has the weights of ``mean``."""
