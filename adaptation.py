@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -213,7 +214,7 @@ def write_twins(*clips: Path) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
+    picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
     return cv2.resize(picture, (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
 
 
@@ -281,6 +282,6 @@ def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) ->
 
 def write_sheet(path: Path, before: Examination, after: Examination) -> None:
     """Draw three rows of faces: as filmed, before, after."""
-    rows = [np.hstack(faces) for faces in (after.real, before.shown, after.shown)]
+    rows = [np.hstack(list(faces)) for faces in (after.real, before.shown, after.shown)]
     picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     files.save(path, cv2.imencode(".png", picture)[1].tobytes())
