@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -110,13 +111,13 @@ class PersonTask(GeneratorTask):
     lowest = float("inf")
 
     def remember(self, figures: Figures) -> None:
-        """Keep a copy of the mean weights if their ``figures`` are the best so far."""
+        """Keep a copy of the weights if their ``figures`` are the best so far."""
         if figures["l1"] < self.lowest:
             self.lowest = figures["l1"]
-            self.best = {name: value.clone() for name, value in self.mean.module.state_dict().items()}
+            self.best = {name: value.clone() for name, value in self.result.state_dict().items()}
 
     def recall(self) -> None:
-        self.mean.module.load_state_dict(self.best)
+        self.result.load_state_dict(self.best)
 
     def after_evaluation(self, figures: Figures) -> str | None:
         self.remember(figures)
@@ -213,7 +214,7 @@ def write_twins(*clips: Path) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
+    picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
     return cv2.resize(picture, (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
 
 
@@ -273,7 +274,7 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 
 
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
-    state = {name: value.cpu() for name, value in task.mean.module.state_dict().items()}
+    state = {name: value.cpu() for name, value in task.result.state_dict().items()}
     habits = {name: getattr(start, name) for name in weights.HABITS}
     habits["pads"] = [0, 0, 0, 0]  # it learned from boxes as detected
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)
@@ -281,6 +282,6 @@ def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) ->
 
 def write_sheet(path: Path, before: Examination, after: Examination) -> None:
     """Draw three rows of faces: as filmed, before, after."""
-    rows = [np.hstack(faces) for faces in (after.real, before.shown, after.shown)]
+    rows = [np.hstack(list(faces)) for faces in (after.real, before.shown, after.shown)]
     picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
     files.save(path, cv2.imencode(".png", picture)[1].tobytes())

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cli
 import faces
@@ -270,14 +270,14 @@ def frame_or_name(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
-def lip_sync_options(args: argparse.Namespace) -> dict[str, object]:
+def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``add_lip_sync_arguments`` asked for, as ``LipSync.run`` takes it."""
     options = {name: getattr(args, name) for name in SAME_NAMES}
     box = None if args.box == NO_BOX else args.box
     return options | {"box": box, "smooth": not args.nosmooth, "mark": not args.no_mark}
 
 
-def mouth_options(args: argparse.Namespace) -> dict[str, object]:
+def mouth_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``add_mouth_arguments`` asked for, likewise."""
     return {name: getattr(args, name) for name in MOUTH}
 

@@ -277,6 +277,9 @@ class MelWindows:
         stop = start + hp.mel_step_size
         return self.spectrogram.up_to(stop)[:, start:stop]
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self.__getitem__, range(self.count))
+
     def _moment(self, index: int) -> float:
         return mel_moment(index, self.fps, self.lag)
 

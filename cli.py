@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
 
@@ -81,7 +81,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         return _report(str(problem), BAD_INPUT)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning  # type: ignore[assignment]  # it takes more than is given
+            warnings.showwarning = _show_warning
             work(args)
         leave_processes()
         return 0
@@ -93,12 +93,19 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         return _report(_one_line(error), _exit_code(error))
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *rest: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """One line for what we have to say, nothing new for what libraries tell each other."""
     if Path(filename).parent == Path(__file__).parent:
         print(f"warning: {message}", file=sys.stderr)
     else:
-        print(warnings.formatwarning(message, category, filename, *rest[:1]), file=sys.stderr, end="")
+        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
 
 
 def _stop(*_: object) -> NoReturn:

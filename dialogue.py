@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import CHOICES, LipSync, Options, Take, open_face, open_sound
+from lipsync import CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
 from reporting import Advance, Reporter
 
 RATE = 48000  # Hz, of what is heard
@@ -42,7 +43,7 @@ class OfFace(Reporter):
 
 
 def run(
-    lips: LipSync, face: str | Path, speeches: Mapping[int, str | Path], outfile: str | Path, **options: object
+    lips: LipSync, face: str | Path, speeches: Mapping[int, str | Path], outfile: str | Path, **options: Any
 ) -> Take:
     """Write ``outfile``: of the video or photo ``face``, the n-th face from the left speaks ``speeches[n]``.
 
@@ -85,13 +86,13 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     for (index, path), sound, samples in zip(speeches.items(), sounds, lengths):
         one = lips.serving(search, OfFace(index, lips.report))
         take = take_of(one, source, sound, (samples, max(lengths)), replace(chosen, face_index=index))
-        match = one.match(source, take.face, path) if lips.expert else None
+        match = one.match(source, take.face, path)
         takes.append(replace(take, heard=heard, match=match))
     return replace(takes[0], others=tuple(takes[1:]))
 
 
 def take_of(
-    lips: LipSync, source: video.VideoInfo, sound: video.Sound, lengths: tuple[int, int], options: Options
+    lips: LipSync, source: video.VideoInfo, sound: video.Sound, lengths: tuple[int, int], options: Settled
 ) -> Take:
     """Return the take of one face, whose speech has the first of ``lengths`` (samples) and is followed by silence."""
     fps, (samples, longest) = float(source.fps), lengths

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from errors import UserError
 
 Batch = Sequence[torch.Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,15 @@ class Distributed:
         waits = self.device.type != "cuda"  # MPS would read on while the batch is thrown away
         return [part.to(self.device, non_blocking=not waits) for part in batch]
 
-    def prepare(self, network: nn.Module) -> nn.Module:
+    def prepare(self, network: Network) -> Network:
         """Move ``network`` here; with several processes, share batch-norm statistics between them."""
         if self.world_size > 1:
             network = _share_statistics(network, self.device)
-        return network.to(self.device, memory_format=torch.channels_last)
+        return self.place(network)
+
+    def place(self, network: Network) -> Network:
+        """Move ``network`` here, with channels last in memory."""
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
 
     def parallel(self, network: nn.Module) -> nn.Module:
         """Return the form of ``network`` whose gradients are averaged over all processes."""
@@ -118,6 +124,12 @@ def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, as one would see them; torch's SyncBatchNorm needs GPUs."""
 
+    # what BatchNorm2d need not have, and our networks' do
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
@@ -136,7 +148,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
 
 
-def _share_statistics(network: nn.Module, device: torch.device) -> nn.Module:
+def _share_statistics(network: Network, device: torch.device) -> Network:
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():

@@ -25,6 +25,7 @@ from datetime import date
 from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,13 +47,13 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from models import Wav2Lip, weights
 from models.weights import REFERENCES
-from mouths import CPU_BATCH, Manner, all_mouths, crop, redraw_mouths, shut_mouths
+from mouths import CPU_BATCH, LipGenerator, Manner, all_mouths, crop, redraw_mouths, shut_mouths
 from occlusion import Bare
 from references import References
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
 from runtimes import Runtime
-from sync import Result, open_expert, score_boxes
+from sync import Expert, Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 VALUES = {  # of options that take one of a few words
@@ -153,14 +154,23 @@ class Options:
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
 
     @property
-    def keeps_occlusions(self) -> bool:
-        """Whether what is in front of the mouth stays there; the network's own blend is known by then."""
-        return self.occlusion == "keep" and self.blend == "feather"
-
-    @property
     def is_part(self) -> bool:
         """Whether only a part of the video is made anew, and the rest stays around it."""
         return self.start is not None or self.end is not None
+
+
+@dataclass(frozen=True)
+class Settled(Options):
+    """Options that leave nothing to the network: where they did, they have its own habits."""
+
+    pads: tuple[int, ...] = Wav2Lip.pads
+    reference: str | int = Wav2Lip.reference
+    blend: str = Wav2Lip.blend
+
+    @property
+    def keeps_occlusions(self) -> bool:
+        """Whether what is in front of the mouth stays there."""
+        return self.occlusion == "keep" and self.blend == "feather"
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ class Take:
     windows: audio.MelWindows  # one for each frame of the result
     face: FacePath
     used: int | None  # so many frames of the video are used, if it has them; None: all of it, with one box
-    options: Options  # with the pads and the blend that are used
+    options: Settled
     manner: Manner = Manner()
     goes_on: bool = False  # the video, after the part
     match: Result | None = None  # how well the speech matches the face as it was filmed
@@ -274,7 +284,7 @@ class LipSync:
         other.search, other.report = search, report
         return other
 
-    def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: object) -> Take:
+    def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: Any) -> Take:
         """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
 
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
@@ -294,14 +304,14 @@ class LipSync:
         if self.credentials:
             self.credentials.check(outfile)
 
-    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: object) -> Take:
+    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: Any) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
-        expert = self.expert  # if it is not there, nobody should have to wait to hear of it
+        _ = self.expert  # if it is not there, nobody should have to wait to hear of it
         take = self._look_and_listen(Path(face), Path(speech), seconds, Options(**options))
-        match = self.match(take.source, take.face, Path(speech)) if expert else None
+        match = self.match(take.source, take.face, Path(speech))
         return replace(take, manner=self.manner(take), match=match)
 
-    def preview(self, face: str | Path, speech: str | Path, second: float, **options: object) -> np.ndarray:
+    def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
         chosen = Options(**options)
         second = max(0.0, second - (chosen.start or 0))
@@ -329,12 +339,12 @@ class LipSync:
         windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
-    def settle(self, options: Options) -> Options:
+    def settle(self, options: Options) -> Settled:
         """Return the options with the network's own habits where they leave that to it."""
         if options.reference == "matching" and self.generator.opening is None:
             raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
         unsaid = [name for name in ("pads", "blend", "reference") if getattr(options, name) is None]
-        return replace(options, **{name: getattr(self.generator, name) for name in unsaid})
+        return Settled(**vars(options) | {name: getattr(self.generator, name) for name in unsaid})
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
@@ -356,8 +366,8 @@ class LipSync:
         outfile, sign = Path(outfile), None
         self.check_writable(outfile)
         if self.credentials:
-            told = {"title": outfile.name, "made_by": f"Wav2Lip ({self.generator.path.name})"}
-            sign = partial(self.credentials.sign, source=take.source.path, **told)
+            made_by = f"Wav2Lip ({self.generator.path.name})"
+            sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
         writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
         heard, count = take.heard_in_all
         with (
@@ -379,7 +389,7 @@ class LipSync:
         """Say what made the lips, and when."""
         return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
-    def find_face(self, source: video.VideoInfo, wanted: int, options: Options) -> tuple[FacePath, int | None]:
+    def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> tuple[FacePath, int | None]:
         """Return the face in each of the first ``wanted`` frames, and how many frames to use at most (None: all).
 
         Raises UserError if there is no face; the search goes only as far as that takes to know.
@@ -388,7 +398,7 @@ class LipSync:
         if options.box:
             box = boxes.fixed_box(options.box, source)
             used = 1 if options.static else wanted if options.is_part else None
-            shown = [box] * (wanted if options.is_part else 1)
+            shown: list[Box | None] = [box] * (wanted if options.is_part else 1)
             return FacePath.of(shown, np.tile(np.array(box, float), (wanted, 1))), used
         around = round(AROUND * source.fps) if options.is_part else 0  # a box depends on the frames around it
         before = min(around, source.start)
@@ -399,7 +409,7 @@ class LipSync:
         return path, wanted
 
     def _follow(
-        self, source: video.VideoInfo, wanted: int, part: slice, options: Options, wish: speakers.Wish | None
+        self, source: video.VideoInfo, wanted: int, part: slice, options: Settled, wish: speakers.Wish | None
     ) -> Generator[Piece, None, None]:
         """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
         known: list[Box | None] = []
@@ -467,7 +477,9 @@ class LipSync:
         return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
-        """Tell how well they match; what cannot be measured does not keep anybody from lip-syncing."""
+        """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
+        if not self.expert:
+            return None
         try:
             result = score_boxes(source, path.seen, speech, self.expert)
         except UserError as problem:
@@ -484,11 +496,11 @@ class LipSync:
         return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
 
     @cached_property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> LipGenerator:
         return self.runtime.open_generator(self.generator, self.device, self.dtype, self.report)
 
     @cached_property
-    def expert(self) -> torch.nn.Module | None:
+    def expert(self) -> Expert | None:
         return open_expert(self._expert, self.device, self.dtype, self.report) if self._expert else None
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ class Manner:
     bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
-    def hidden(self, filmed: Sequence[np.ndarray]) -> list[np.ndarray | float]:
+    def hidden(self, filmed: Iterable[np.ndarray]) -> list[np.ndarray | float]:
         """Return what is in front of each of these faces as they were filmed, see ``Bare.hidden``; 0 for nothing."""
         return [self.bare.hidden(face) if self.bare else 0.0 for face in filmed]
 
@@ -46,11 +47,24 @@ class Manner:
         return zip(gains, itertools.repeat(0.0) if self.stillness is None else map(float, self.stillness))
 
 
+class LipGenerator(Protocol):
+    """What is needed of a ``Wav2Lip``, or of what stands in for one; its parameters say where it computes, and how."""
+
+    @property
+    def audio_encoder(self) -> torch.nn.Module: ...
+
+    def __call__(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
+
+    def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
 def redraw_mouths(
     frames: Iterable[np.ndarray],
     boxes: Iterable[Box | None],
     mels: Iterable[np.ndarray],
-    model: torch.nn.Module,
+    model: LipGenerator,
     batch_size: int = CPU_BATCH,
     manner: Manner = Manner(),
     workers: int = 1,
@@ -94,7 +108,7 @@ def redraw_mouths(
 
 
 def lend_mouths(
-    model: torch.nn.Module,
+    model: LipGenerator,
     mels: np.ndarray,
     faces: np.ndarray,
     gains: np.ndarray | None,
@@ -108,8 +122,8 @@ def lend_mouths(
     """
     if not manner.references:
         return
-    told = manner.opening and manner.references.apart is not None  # else it makes no difference
-    wanted = openings(model, mels, gains, manner.opening) if told else np.zeros(len(faces))
+    opening = manner.opening if manner.references.apart is not None else None  # else it makes no difference
+    wanted = openings(model, mels, gains, opening) if opening else np.zeros(len(faces))
     for face, share, *how in zip(faces, stillness, wanted, hidden):
         if share > 0:
             face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
@@ -131,19 +145,19 @@ def crop(frame: np.ndarray, box: Box) -> np.ndarray:
     return cv2.resize(frame[y1:y2, x1:x2], (hp.img_size, hp.img_size))
 
 
-def shut_mouths(model: torch.nn.Module, faces: np.ndarray) -> References:
+def shut_mouths(model: LipGenerator, faces: np.ndarray) -> References:
     """Return those of somebody's faces (N, 96, 96, 3) whose mouths are shut, as far as any are."""
     apart = open_lips(model, faces)
     return References(faces[apart <= apart.min() + SHUT * (np.percentile(apart, 90) - apart.min())])
 
 
-def all_mouths(model: torch.nn.Module, faces: np.ndarray) -> References:
+def all_mouths(model: LipGenerator, faces: np.ndarray) -> References:
     """Return somebody's faces (N, 96, 96, 3), and how far open their mouths are."""
     apart = open_lips(model, faces)
     return References(faces, apart=(apart - apart.min()) / max(np.percentile(apart, WIDE) - apart.min(), 1e-6))
 
 
-def open_lips(model: torch.nn.Module, faces: np.ndarray) -> np.ndarray:
+def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:
     """Return by how much the lips of faces (N, 96, 96, 3) are apart, (N,): least for the one that is shut.
 
     It is what the generator changes when it hears silence, in grey levels. On 19 GRID clips of ten speakers its
@@ -154,9 +168,7 @@ def open_lips(model: torch.nn.Module, faces: np.ndarray) -> np.ndarray:
     return np.concatenate([_changes(model, batch, np.stack([silence] * len(batch))) for batch in batches])
 
 
-def _changes(
-    model: torch.nn.Module, faces: np.ndarray, mels: np.ndarray, gains: np.ndarray | None = None
-) -> np.ndarray:
+def _changes(model: LipGenerator, faces: np.ndarray, mels: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
     """Return by how many grey levels the generator changes the mouths of these faces, (N,)."""
     rows = np.concatenate((faces, faces), axis=-1)
     rows[:, hp.img_size // 2 :, :, :3] = 0
@@ -165,9 +177,7 @@ def _changes(
     return changes[:, top : hp.img_size - 6, left : hp.img_size - left].mean((1, 2, 3))
 
 
-def generate(
-    model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None
-) -> np.ndarray:
+def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
     """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR.
 
     ``gains`` (N,) scale how far the mouths are from those of silence. What does not fit in the device's memory is done
@@ -184,7 +194,7 @@ def generate(
 
 
 @torch.inference_mode()
-def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
+def _generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
     parameter = next(model.parameters())
     x, m = torch.from_numpy(faces), torch.from_numpy(mels)
     if parameter.is_cuda:
@@ -197,16 +207,14 @@ def _generate(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gains
 
 
 @torch.inference_mode()
-def openings(
-    model: torch.nn.Module, mels: np.ndarray, gains: np.ndarray | None, opening: Sequence[float]
-) -> np.ndarray:
+def openings(model: LipGenerator, mels: np.ndarray, gains: np.ndarray | None, opening: Sequence[float]) -> np.ndarray:
     """Return how far these mels (N, 80, 16) will open a mouth, (N,) in [0, 1]: see ``Wav2Lip.opening``."""
     voices = _beyond_silence(model, mels) @ np.array(opening, np.float32)
     return np.clip(voices if gains is None else gains * voices, 0, 1)
 
 
 @torch.inference_mode()
-def fit_opening(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gain: float) -> list[float]:
+def fit_opening(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gain: float) -> list[float]:
     """Return ``Wav2Lip.opening``, by what the network does to shut mouths (N, 96, 96, 3) at speech (M, 80, 16).
 
     1 is what it does at the loudest 5 % of it, with the ``gain`` that it wants. Linear, by ridge regression.
@@ -222,20 +230,20 @@ def fit_opening(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray, gai
     return np.linalg.solve(ridge, voices.T @ target).astype(np.float32).tolist()
 
 
-def _beyond_silence(model: torch.nn.Module, mels: np.ndarray) -> np.ndarray:
+def _beyond_silence(model: LipGenerator, mels: np.ndarray) -> np.ndarray:
     """Embed mels (N, 80, 16) and return by what they differ from silence, (N, 512·width) float32."""
     parameter = next(model.parameters())
     silence, voices = _embedded(model, torch.from_numpy(mels).to(parameter.device, parameter.dtype)[:, None])
     return (voices.float() - silence.float()).flatten(1).cpu().numpy()
 
 
-def amplified(model: torch.nn.Module, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
+def amplified(model: LipGenerator, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
     """Embed the mels, each ``gains`` times as far from silence as it is: a straight line that leads through both."""
     silence, voices = _embedded(model, mels)
     scale = torch.from_numpy(gains).to(voices)[:, None, None, None]
     return (silence + scale * (voices - silence)).clamp(min=0)  # as all embeddings are
 
 
-def _embedded(model: torch.nn.Module, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _embedded(model: LipGenerator, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the audio encoder's embedding of silence, (1, 512·width, 1, 1), and of the mels."""
     return model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value)), model.audio_encoder(mels)

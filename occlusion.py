@@ -80,7 +80,7 @@ class Bare:
         outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
-        sizes = np.array([_reached(alike, i).sum() for i in everybody])
+        sizes = np.array([_reached(alike, i).sum() for i in range(len(lowers))])
         turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
         beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
         return np.logical_not(beside.any(1))

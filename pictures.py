@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def read(path: Path) -> np.ndarray:
     if is_cut_short(content.tobytes()):
         raise UserError(f"{path} is cut short; copy or download it again")
     colour = np.rot90(colour, _quarters(content))
-    whole = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, and may not turn it
+    whole: Any = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, and may not turn it
     if whole is None or whole.ndim < 3 or whole.shape[2] < 4:
         return np.ascontiguousarray(colour)
     full = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else 1.0

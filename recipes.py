@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -130,7 +131,7 @@ def lists_of(data_root: str | Path, options: Options) -> Iterator[list[str]]:
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
-def usual(checkpoint_dir: str | Path, options: Options) -> dict[str, object]:
+def usual(checkpoint_dir: str | Path, options: Options) -> dict[str, Any]:
     """Return what the ``Plan`` of every network takes from the options."""
     start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}
     return {

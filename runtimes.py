@@ -77,8 +77,8 @@ class Runtime:
 
     def open_generator(
         self, checkpoint: weights.Checkpoint, device: torch.device, dtype: torch.dtype, report: Reporter = SILENT
-    ) -> nn.Module:
-        """Return a generator with the interface of ``Wav2Lip``, ready to run fast."""
+    ) -> mouths.LipGenerator:
+        """Return a generator, ready to run fast."""
         if self.name == "torch":
             return optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
         in_int8 = self.precision in ("auto", INT8)
@@ -155,7 +155,7 @@ class Compiled(nn.Module):
 class Drawing(nn.Module):
     """``Wav2Lip.draw`` with channels last, as faces lie in memory: faces (N, 96, 96, 6) -> (N, 96, 96, 3)."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Wav2Lip) -> None:
         super().__init__()
         self.network = network
 
@@ -163,7 +163,7 @@ class Drawing(nn.Module):
         return self.network.draw(voices, faces.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def convert_drawing(network: nn.Module) -> Any:
+def convert_drawing(network: Wav2Lip) -> Any:
     with torch.inference_mode():
         voices = network.audio_encoder(example_mels())
     return convert(Drawing(network), voices.clone(), torch.zeros(len(voices), hp.img_size, hp.img_size, 6))
@@ -197,7 +197,7 @@ def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
     return model
 
 
-def quantize(network: nn.Module, has_vnni: bool) -> Any:
+def quantize(network: Wav2Lip, has_vnni: bool) -> Any:
     """Return the drawing part of a folded network in int8, with ranges from the calibration data.
 
     Without VNNI a CPU adds two products of eight-bit numbers in 16 bits, which may overflow: weights have seven then.
@@ -220,7 +220,7 @@ def quantize(network: nn.Module, has_vnni: bool) -> Any:
 
 
 @torch.inference_mode()
-def calibration(network: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def calibration(network: Wav2Lip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of voices (N, 512·width, 1, 1) and faces (N, 96, 96, 6), float32, as ``Drawing`` takes them."""
     faces = np.tile(calibration_faces().astype(np.float32) / 255, 2)  # masked, and whole
     faces[:, hp.img_size // 2 :, :, :3] = 0
@@ -233,7 +233,7 @@ def calibration(network: nn.Module) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def calibration_faces() -> np.ndarray:
     """Return some faces (N, 96, 96, 3) uint8 BGR."""
-    sheet = cv2.imread(str(CALIBRATION_FACES))
+    sheet: Any = cv2.imread(str(CALIBRATION_FACES))  # a file of ours
     rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
     return rows.reshape(-1, hp.img_size, hp.img_size, 3)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
 import video
 from boxes import Piece, place
@@ -23,7 +22,7 @@ from face_detection.tracking import GAP_SECONDS, LASTING, follow_face, follow_fa
 from faces import FaceSearch
 from hparams import hparams as hp
 from identities import Identity, alike, face_of_sface
-from sync import Face, Result, Voice, compare, embed_faces
+from sync import Expert, Face, Result, Voice, compare, embed_faces
 from sync.embedding import REACH, embed_sound
 from sync.matching import RELATED
 
@@ -101,7 +100,7 @@ class Speaker:
 
     WHO, LEAST = "who speaks", SPEAKS
 
-    def __init__(self, source: video.VideoInfo, frames: int, expert: torch.nn.Module) -> None:
+    def __init__(self, source: video.VideoInfo, frames: int, expert: Expert) -> None:
         if source.is_image:
             raise UserError(f"--speaker auto watches lips move, and {source.path} is a picture; try --face_index")
         self.source, self.expert = source, expert
@@ -123,7 +122,7 @@ class Speaker:
         )
 
 
-def hear(path: Path, start: float, seconds: float, expert: torch.nn.Module) -> Voice:
+def hear(path: Path, start: float, seconds: float, expert: Expert) -> Voice:
     """Embed ``seconds`` of a video's own sound."""
     try:
         return embed_sound(between(video.Sound(path, hp.sample_rate), start, seconds), expert, str(path))

@@ -23,6 +23,7 @@ from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.conv import fold_batchnorm
 
 Figures = dict[str, float]
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 LN2 = math.log(2)
 PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
@@ -90,7 +91,7 @@ def mouths_of(faces: torch.Tensor) -> torch.Tensor:
     return faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
 
 
-def sync_loss(expert: nn.Module, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+def sync_loss(expert: SyncNet_color, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
     """How far ``expert`` is from finding ``faces`` (N, 3, T, H, W) in sync with ``mels`` (N, 1, 80, 16)."""
     audio, face = expert(mels, mouths_of(faces))
     return cosine_loss(audio, face, torch.ones(len(faces), device=faces.device))[0]
@@ -161,6 +162,11 @@ class Task:
         *_, (_, network, _) = self.parts()
         return network
 
+    @property
+    def result(self) -> nn.Module:
+        """What is evaluated and saved: ``mean``, or without one the main network itself."""
+        return self.mean.module if self.mean else self.main_network
+
     @contextlib.contextmanager
     def mean_in_place(self) -> Iterator[None]:
         """Inside, the main network has the weights of ``mean``."""
@@ -221,7 +227,7 @@ def _adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Ad
     return torch.optim.Adam(network.parameters(), rate, (beta1, 0.999), fused=fused)
 
 
-def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor], None]:
+def _running_mean(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """Return what moves means towards values, keeping at most the share ``decay`` of them.
 
     A young mean forgets faster. With 0.99 throughout, that of an expert which had learned for 200 steps still guessed:
@@ -229,7 +235,7 @@ def _running_mean(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tens
     """
 
     @torch.no_grad()
-    def update(means: list[torch.Tensor], values: list[torch.Tensor], count: torch.Tensor) -> None:
+    def update(means: Tensors, values: Tensors, count: torch.Tensor | int) -> None:
         share = max(1 - decay, 9 / (10 + int(count)))
         if means[0].is_floating_point():
             torch._foreach_lerp_(means, values, share)
@@ -341,7 +347,12 @@ class GeneratorTask(Task):
     sync_weight_when_on = 0.01  # the reference
 
     def __init__(
-        self, machine: Distributed, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+        self,
+        machine: Distributed,
+        hp: HParams,
+        expert: SyncNet_color,
+        judge: SyncNet_color | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__(machine, hp)
         generator = Wav2Lip(width)
@@ -351,12 +362,12 @@ class GeneratorTask(Task):
         self.parallel = machine.parallel(self.generator)
         self.optimizer = _adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
-        self.expert, self.judge = (network and self._frozen(network) for network in (expert, judge))
+        self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
         self.sync_weight = hp.syncnet_wt
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(machine.device)
 
-    def _frozen(self, network: nn.Module) -> nn.Module:
-        return fold_batchnorm(network).requires_grad_(False).to(self.machine.device, memory_format=torch.channels_last)
+    def _frozen(self, network: SyncNet_color) -> SyncNet_color:
+        return self.machine.place(fold_batchnorm(network).requires_grad_(False))
 
     def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
         yield "", self.generator, self.optimizer
@@ -459,7 +470,12 @@ class HQGeneratorTask(GeneratorTask):
     sync_weight_when_on = 0.03  # the reference
 
     def __init__(
-        self, machine: Distributed, hp: HParams, expert: nn.Module, judge: nn.Module | None = None, width: float = 1.0
+        self,
+        machine: Distributed,
+        hp: HParams,
+        expert: SyncNet_color,
+        judge: SyncNet_color | None = None,
+        width: float = 1.0,
     ) -> None:
         super().__init__(machine, hp, expert, judge, width)
         self.discriminator = machine.prepare(Wav2Lip_disc_qual(width))

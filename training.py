@@ -481,7 +481,7 @@ class _Trainer:
 
     def _save(self, pictures: bool = False) -> None:
         """Save what is not saved yet, and show the pictures of this step."""
-        if not self.machine.is_main:
+        if not self.log:  # another process does
             return
         folder = self.plan.checkpoint_dir
         if self._saved != self._position:

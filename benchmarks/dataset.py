@@ -15,8 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import librosa
@@ -135,7 +136,8 @@ def list_frames(folder: str) -> list[str]:
 
 def read_window(folder: str, frame: int) -> list[np.ndarray]:
     size = (hp.img_size, hp.img_size)
-    return [cv2.resize(cv2.imread(f"{folder}/{i}.jpg"), size) for i in range(frame, frame + hp.syncnet_T)]
+    pictures: Iterator[Any] = (cv2.imread(f"{folder}/{i}.jpg") for i in range(frame, frame + hp.syncnet_T))
+    return [cv2.resize(picture, size) for picture in pictures]
 
 
 def read_mel(folder: str) -> np.ndarray:

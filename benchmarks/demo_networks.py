@@ -34,7 +34,7 @@ from evaluation.table import phase_row
 from faces import FaceSearch
 from lipsync import LipSync
 from models import weights
-from sync import Face, Voice, measure, open_expert, score
+from sync import Expert, Face, Voice, measure, open_expert, score
 from sync import compare as compare_pair
 from sync.embedding import REACH
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     measure_heads(args, networks)
 
 
-def measure_heads(args: argparse.Namespace, networks: dict[str, torch.nn.Module]) -> None:
+def measure_heads(args: argparse.Namespace, networks: dict[str, Expert]) -> None:
     """Similarities, apertures and offsets on made-up heads, whose truth is known."""
     originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
     partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
@@ -106,13 +106,13 @@ class Embedded:
     voice: Voice
 
 
-def embed(network: torch.nn.Module, clip: Path) -> Embedded:
+def embed(network: Expert, clip: Path) -> Embedded:
     matrix = measure(clip, [], network, SEARCH).matrix
     return Embedded(max(matrix.faces, key=lambda face: len(face.starts)), matrix.voices[0])
 
 
 def compare(
-    network: torch.nn.Module, originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]
+    network: Expert, originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]
 ) -> dict[str, float]:
     """Mean similarities of matched, mismatched and generated pairs, and how well they can be told apart."""
     clips = [embed(network, clip) for clip in originals]
@@ -133,7 +133,7 @@ def compare(
     }
 
 
-def find_offsets(args: argparse.Namespace, network: torch.nn.Module) -> dict[str, float]:
+def find_offsets(args: argparse.Namespace, network: Expert) -> dict[str, float]:
     """Share of off-sync clips whose offset is found exactly, and within one frame."""
     errors = []
     for offset in OFFSETS:

@@ -29,7 +29,7 @@ from benchmarks import open_machine, report
 from dataset import Clip, Draw, SyncNetDataset
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
-from sync import open_expert
+from sync import Expert, open_expert
 
 NEAR = 3  # frames, 0.12 s: what viewers do not notice (ITU-R BT.1359: sound 45 ms early to 125 ms late)
 SILENT = 30.0  # dB below the loudest window
@@ -89,7 +89,7 @@ class Pairs:
         return (self.cosine > 0.5) == self.matched
 
 
-def pairs_of(data: SyncNetDataset, clip: Clip, expert: torch.nn.Module) -> Pairs:
+def pairs_of(data: SyncNetDataset, clip: Clip, expert: Expert) -> Pairs:
     faces, voices, level = embed(data, clip, expert)
     count = len(level)
     distance = np.abs(clip.starts[:, None] - clip.starts)
@@ -100,7 +100,7 @@ def pairs_of(data: SyncNetDataset, clip: Clip, expert: torch.nn.Module) -> Pairs
 
 
 @torch.inference_mode()
-def embed(data: SyncNetDataset, clip: Clip, expert: torch.nn.Module) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def embed(data: SyncNetDataset, clip: Clip, expert: Expert) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return faces and voices (windows, D) of a clip, and how many dB each voice is below the loudest (windows,)."""
     parameter = next(expert.parameters())
     faces, voices, levels = [], [], []

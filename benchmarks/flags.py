@@ -55,10 +55,10 @@ from evaluation.quality import Quality, score_file
 from face_detection.detections import Detections, cut_square
 from face_detection.tracking import follow_face
 from footage import find_videos
-from lipsync import LipSync, Options, Take, open_face
-from models import Wav2Lip, weights
+from lipsync import LipSync, Options, Settled, Take, open_face
+from models import SyncNet_v2, Wav2Lip, weights
 from rates import resample
-from sync import Result, open_expert, score_boxes
+from sync import Expert, Result, open_expert, score_boxes
 
 FLAGS = (
     "reference same", "reference still", "reference 0", "silence closed", "mouth_gain 0.6", "mouth_gain 1.3",
@@ -108,9 +108,9 @@ class Bench:
     clips: list[Path]
     heard: dict[str, list[Path]]  # for each clip: its own sound, that of the next, silence
     pads: Sequence[int]  # of the face that is compared
-    expert: torch.nn.Module
-    judge: torch.nn.Module
-    lse: torch.nn.Module | None
+    expert: Expert
+    judge: Expert
+    lse: SyncNet_v2 | None
     judges: judges.Judges
     real: list[np.ndarray]  # how far the lips of every clip are apart as filmed, (frames,); none without landmarks
 
@@ -265,12 +265,12 @@ def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argp
     return parser.parse_args(given, shared)
 
 
-def settle(args: argparse.Namespace, flags: str) -> tuple[Options, torch.dtype, str, Path | None]:
+def settle(args: argparse.Namespace, flags: str) -> tuple[Settled, torch.dtype, str, Path | None]:
     """Return how these flags have a network lip-sync."""
     parsed = parse(args, flags)
     lips, options = arguments.open_lips(parsed), arguments.lip_sync_options(parsed)
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return lips.settle(Options(**plain)), lips.dtype, lips.runtime.name, lips.restorer
+    options |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+    return lips.settle(Options(**options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
@@ -333,8 +333,8 @@ def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
 
 
 def compare_pictures(bench: Bench, clip: Made) -> Quality:
-    how = {"search": arguments.face_search(bench.args), "judges": bench.judges, "pads": bench.pads}
-    return score_file(clip.path, clip.source, drawn=clip.boxes, **how)
+    search = arguments.face_search(bench.args)
+    return score_file(clip.path, clip.source, search, judges=bench.judges, pads=bench.pads, drawn=clip.boxes)
 
 
 def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
@@ -352,7 +352,7 @@ def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
     return figures | (compare_lse(bench, bench.lse, made[OTHER]) if bench.lse else {})
 
 
-def compare_lse(bench: Bench, network: torch.nn.Module, clips: Sequence[Made]) -> Figures:
+def compare_lse(bench: Bench, network: SyncNet_v2, clips: Sequence[Made]) -> Figures:
     scores = [lse.score_file(clip.path, network, arguments.face_search(bench.args)) for clip in clips]
     return {
         "LSE-D": [float(np.mean([score.lse_d for score in found])) for found in scores],
@@ -360,7 +360,7 @@ def compare_lse(bench: Bench, network: torch.nn.Module, clips: Sequence[Made]) -
     }
 
 
-def similarity(expert: torch.nn.Module, clip: Made) -> Result:
+def similarity(expert: Expert, clip: Made) -> Result:
     return score_boxes(video.probe(clip.path), clip.seen, clip.heard, expert)
 
 

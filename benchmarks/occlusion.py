@@ -95,7 +95,7 @@ def measure(
         figures |= {name: kept(filmed, frames, shares, boxes) for name, frames in made.items()}
         figures |= {f"flicker_{name}": flicker(filmed, frames, shares, boxes) for name, frames in made.items()}
     shown = [rows[i] for i in np.linspace(0.25, 0.85, COLUMNS) * (len(rows) - 1) // 1 for i in [int(i)]]
-    return figures, np.concatenate([np.concatenate([tile(row[k], row[4]) for row in shown], 1) for k in range(3)])
+    return figures, np.concatenate([np.concatenate([tile(row[:3][k], row[4]) for row in shown], 1) for k in range(3)])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def cover(frame: np.ndarray, box: Box, kind: str, time: float, skin: np.ndarray)
 def rods(size: tuple[int, int], ends: Sequence[tuple[np.ndarray, np.ndarray]], width: float) -> np.ndarray:
     mask = np.zeros(size, np.uint8)
     for ends_of_one in ends:
-        points = [tuple(np.round(16 * end).astype(int).tolist()) for end in ends_of_one]
-        cv2.line(mask, *points, 255, max(1, round(width)), cv2.LINE_AA, 4)
+        start, end = (np.round(16 * point).astype(int).tolist() for point in ends_of_one)
+        cv2.line(mask, start, end, 255, max(1, round(width)), cv2.LINE_AA, 4)
     return mask
 
 

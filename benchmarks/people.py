@@ -26,6 +26,7 @@ import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
 def film(folder: Path, prepared: Path) -> Path:
     """Make a video of a prepared clip, with what is known about it beside it."""
     path = folder / "portraits" / f"{prepared.parent.name}_{prepared.name}.mp4"
-    pictures = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
+    pictures: list[Any] = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
     info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(hp.fps))
     video.check_writable(path)
     with video.VideoWriter(path, info, prepared / "audio.wav", len(pictures)) as writer:
@@ -194,7 +195,8 @@ def follow_known_lips(
     ``known``, the error, and what landmarks see as ``filmed``.
     """
     truths = [_known_lips(clip) for clip in originals]
-    fits = [follow(lips, truths[j]) for lips, j in zip(made, partners) if truths[j] is not None]
+    heard = [truths[j] for j in partners]
+    fits = [follow(lips, truth) for lips, truth in zip(made, heard) if truth is not None]
     filmed = [follow(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
     rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
     means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 def measure(folder: Path, seconds: float, width: float, size: list[int]) -> dict[str, float]:
     face, speech, checkpoint = folder / "face.mp4", folder / "speech.wav", folder / "generator.pth"
-    write_scene(face, seconds, tuple(size))
+    write_scene(face, seconds, (size[0], size[1]))
     write_speech(speech, Recipe(seconds=seconds))
     torch.save({"state_dict": Wav2Lip(width).state_dict(), "width": width}, checkpoint)
     return run_inference(

@@ -63,7 +63,8 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
     source = take.source
     frames, boxes = list(take.frames()), list(take.boxes())
-    rows = [row for row in zip(frames, boxes, take.windows, take.manner.of_frames()) if row[1] is not None]
+    every = zip(frames, boxes, take.windows, take.manner.of_frames())
+    rows = [(frame, box, mel, how) for frame, box, mel, how in every if box is not None]
     batches = split(rows)
     inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
     filmed = [face for _, shown in inputs for face in shown[..., 3:].copy()]

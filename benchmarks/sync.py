@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import arguments
 import cli
@@ -31,7 +30,18 @@ from errors import UserError
 from footage import find_videos
 from hparams import hparams as hp
 from hparams import read_list
-from sync import Face, Result, SimilarityMatrix, Voice, compare, embed_faces, embed_speech, find_tracks, open_expert
+from sync import (
+    Expert,
+    Face,
+    Result,
+    SimilarityMatrix,
+    Voice,
+    compare,
+    embed_faces,
+    embed_speech,
+    find_tracks,
+    open_expert,
+)
 from sync.embedding import embed_sound, open_video
 from sync.matching import RELATED
 
@@ -96,7 +106,7 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
     return paths[: args.clips]
 
 
-def open_clip(path: Path, args: argparse.Namespace, expert: torch.nn.Module) -> Clip:
+def open_clip(path: Path, args: argparse.Namespace, expert: Expert) -> Clip:
     source, wav = open_video(path), video.read_audio(path, hp.sample_rate)
     voice = embed_sound([wav], expert)
     tracks = find_tracks(source, voice.frames, expert, arguments.face_search(args))
@@ -122,7 +132,7 @@ def neighbours(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
 # Tables
 
 
-def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: torch.nn.Module) -> dict[str, float]:
+def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: Expert) -> dict[str, float]:
     silent = [embed_sound([np.zeros_like(clip.wav)], expert) for clip in clips]
     voices = {
         "own": [clip.voice for clip in clips],

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import arguments
 import cli
@@ -33,7 +32,7 @@ from boxes import FacePath
 from errors import UserError
 from faces import FaceSearch
 from footage import find_videos
-from sync import open_expert
+from sync import Expert, open_expert
 
 ROUNDS = 4  # of clips; each gives every two people a video of each kind
 
@@ -144,7 +143,7 @@ def write_film(path: Path, shots: Sequence[Shot]) -> None:
     subprocess.run(command, check=True)
 
 
-def places(path: Path, shots: int, expert: torch.nn.Module, search: FaceSearch) -> list[int | None]:
+def places(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[int | None]:
     """Return who is taken in the middle of each shot, 0 or 1 from the left; None for nobody."""
     source = video.probe(path)
     found = search.find(source)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if not photos and not videos:
         print(f"error: {folder} holds neither photos nor <speaker>/<clip> videos", file=sys.stderr)
         return 2
-    found = of_photos(photos) if photos else of_videos(videos)
+    found: dict[str, Any] = of_photos(photos) if photos else of_videos(videos)
     np.savez_compressed(folder / "landmarks.npz", **found)
     print(f"{folder / 'landmarks.npz'}: {len(found['names']) if photos else len(found) - 1} of {len(photos or videos)}")
     return 0

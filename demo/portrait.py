@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -270,7 +271,8 @@ def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
     y, x = np.divmod(np.arange(size * size, dtype=np.float32), np.float32(size))
     where = maps[:, 0] * x[:, None] + maps[:, 1] * y[:, None] + maps[:, 2]
     where = where.reshape(size, size, 2)
-    return cv2.remap(portrait.picture, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    no_other: Any = None  # OpenCV's stubs want a second map, even if the first has both coordinates
+    return cv2.remap(portrait.picture, where, no_other, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _fill_mouth(picture: np.ndarray, lips: np.ndarray, speaker: Speaker, frame: int, colourful: float) -> None:

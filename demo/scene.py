@@ -82,8 +82,8 @@ class Performance:
         """Return the pose of frame ``i``."""
         mouth = {name: float(values[i]) for name, values in self.mouth.items()}
         turn = min(1.0, self.turned[i]) * 0.35
-        face = {"eyelids": self.eyelids[i], "gaze": tuple(self.gaze[i])}
-        return Pose(**mouth, **face, yaw=self.yaw[i] + turn, pitch=self.pitch[i])
+        across, down = self.gaze[i]
+        return Pose(**mouth, eyelids=self.eyelids[i], gaze=(across, down), yaw=self.yaw[i] + turn, pitch=self.pitch[i])
 
     def draw(self, frame: np.ndarray, i: int) -> np.ndarray:
         """Draw frame ``i`` over ``frame`` (float32) and return the box of the face."""

@@ -193,7 +193,11 @@ def read_sound(sentence: Sentence) -> np.ndarray:
 @lru_cache(maxsize=64)
 def open_portrait(corpus: Corpus, number: int) -> Portrait:
     data = _landmark_file(corpus.portraits)
-    picture = cv2.imread(str(corpus.portraits / str(data["names"][number])))
+    assert corpus.portraits  # who has none asks for none
+    path = corpus.portraits / str(data["names"][number])
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise UserError(f"{path} cannot be read")
     return Portrait(picture, data["landmarks"][number] / 16)
 
 

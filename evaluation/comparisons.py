@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
 from evaluation.judges import Judges, not_asked
@@ -64,7 +65,7 @@ def compare_files(
 
 
 def compare_silent(
-    videos: Sequence[Path], folder: Path, lips: LipSync, judges: Judges = Judges(), **options: object
+    videos: Sequence[Path], folder: Path, lips: LipSync, judges: Judges = Judges(), **options: Any
 ) -> Comparisons:
     """Lip-sync every video to silence, into ``folder``, and compare it with its source; ``options``: ``LipSync.run``'s.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import arguments
 import cli
@@ -46,7 +47,7 @@ def open_generator(args: argparse.Namespace) -> LipSync:
     )
 
 
-def generator_options(args: argparse.Namespace) -> dict[str, object]:
+def generator_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return how each video is made, as ``LipSync.run`` takes it."""
     return {"pads": args.pads, **arguments.mouth_options(args)}
 

@@ -104,7 +104,8 @@ def open_lpips(
     return distance
 
 
-NETWORKS = {  # of ``Judges``: the figures that each takes part in, how to have its weights, and what opens them
+# of ``Judges``: the figures that each takes part in, how to have its weights, and what opens them
+NETWORKS: dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]] = {
     "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
     "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
     "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import wavfile
@@ -26,7 +27,7 @@ def write_silence(clip: Path, path: Path) -> Path:
     return path
 
 
-def silent_take(lips: LipSync, clip: Path, folder: Path, **options: object) -> Path:
+def silent_take(lips: LipSync, clip: Path, folder: Path, **options: Any) -> Path:
     """Write ``folder``/<clip>.mp4, the video ``clip`` lip-synced to silence; ``options`` are those of ``LipSync.run``.
 
     How much its mouth moves nevertheless is what ``quality.score_file`` tells: ``motion``, with landmarks ``leak``.

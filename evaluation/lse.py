@@ -61,7 +61,7 @@ class Score:
 
 
 def score_file(
-    path: Path, network: torch.nn.Module, search: FaceSearch | None = None, report: Reporter = SILENT
+    path: Path, network: SyncNet_v2, search: FaceSearch | None = None, report: Reporter = SILENT
 ) -> list[Score]:
     """Return the scores of every face in a video with its own sound.
 
@@ -118,7 +118,7 @@ def mean_distances(lips: np.ndarray, sound: np.ndarray) -> np.ndarray:
 # Sound
 
 
-def open_judge(path_or_name: str | Path, device: torch.device, report: Reporter = SILENT) -> torch.nn.Module:
+def open_judge(path_or_name: str | Path, device: torch.device, report: Reporter = SILENT) -> SyncNet_v2:
     """Return the network; raise UserError now, not after all videos, if the package for its sound is missing."""
     with needs("eval"):
         import python_speech_features  # noqa: F401
@@ -140,7 +140,7 @@ def mfcc(samples: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def embed_sound(network: torch.nn.Module, wav: np.ndarray) -> np.ndarray:
+def embed_sound(network: SyncNet_v2, wav: np.ndarray) -> np.ndarray:
     """Sound (samples,) float in [-1, 1] -> features (windows, 1024) of the window that starts with each video frame."""
     samples = np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
     features = mfcc(samples).astype(np.float32)
@@ -158,13 +158,13 @@ def embed_sound(network: torch.nn.Module, wav: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def embed_lips(network: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
+def embed_lips(network: SyncNet_v2, windows: np.ndarray) -> np.ndarray:
     """Windows (N, 5, 224, 224, 3) uint8 BGR -> features (N, 1024)."""
     x = torch.from_numpy(windows).to(device_of(network)).permute(0, 4, 1, 2, 3).float()  # (N, 3, 5, 224, 224)
     return network.forward_lip(x).cpu().numpy()
 
 
-def device_of(network: torch.nn.Module) -> torch.device:
+def device_of(network: SyncNet_v2) -> torch.device:
     return next(network.parameters()).device
 
 
@@ -174,7 +174,7 @@ def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
         yield [cv2.resize(frame, (SIDE, SIDE))]
 
 
-def find_tracks(source: video.VideoInfo, search: FaceSearch, network: torch.nn.Module) -> list[np.ndarray]:
+def find_tracks(source: video.VideoInfo, search: FaceSearch, network: SyncNet_v2) -> list[np.ndarray]:
     """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
 
     Raises UserError if no face is on view for ``LEAST_TRACK`` frames.

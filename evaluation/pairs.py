@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import files
 from errors import MissingFile, UserError
@@ -157,7 +157,7 @@ def generate(
     results_dir: Path,
     lips: LipSync,
     resize: Callable[[Path], int] = lambda _: 1,
-    **options: object,
+    **options: Any,
 ) -> Made | None:
     """Write ``results_dir``/<number>.mp4 for every pair of this process; return what all processes made.
 
@@ -184,7 +184,7 @@ def generate(
     return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
 
 
-def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path, options: dict[str, object]) -> None:
+def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path, options: dict[str, Any]) -> None:
     """Note whose videos ``results_dir`` holds; raise UserError if they are made otherwise."""
     names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     records = {

@@ -24,6 +24,7 @@ from evaluation.leakage import write_silence
 from evaluation.pairs import Made, Pair
 from evaluation.scores import score_files
 from lipsync import LipSync, Options
+from models import SyncNet_v2
 from reporting import Reporter
 
 MATCHED, SILENT = "matched", "silent"
@@ -36,7 +37,7 @@ ROWS = (REAL, GENERATED)
 class Panel:
     """All networks that judge."""
 
-    lse: torch.nn.Module
+    lse: SyncNet_v2
     fid: fid.Embed | None = None  # None: FID is left out
     others: Judges = Judges()
 
@@ -110,7 +111,7 @@ def evaluate(
     found = Evaluation(results_dir, all_made, panel.others)
     if all_made[GENERATED].finished:
         compare_sync(found, lips, panel, crop_faces)
-        compare_pictures(found, lips, lips.settle(Options(**options)).pads or Options.pads)
+        compare_pictures(found, lips, lips.settle(Options(**options)).pads)
         follow_heads(found)
     return found
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from evaluation.lse import Score, score_file
 from evaluation.reports import Report
 from faces import FaceSearch
+from models import SyncNet_v2
 from reporting import SILENT, Reporter
 
 IN_SYNC = 1  # frames
@@ -50,7 +50,7 @@ class Scores(Report[Score]):
 
 
 def score_files(
-    paths: Iterable[Path], network: torch.nn.Module, search: FaceSearch | None = None, report: Reporter = SILENT
+    paths: Iterable[Path], network: SyncNet_v2, search: FaceSearch | None = None, report: Reporter = SILENT
 ) -> Scores:
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
     total = Scores()

@@ -92,7 +92,7 @@ def phase_row(fits: Sequence[Following]) -> Row:
 def text(rows: Mapping[str, Row]) -> str:
     """Two tables: sync, beside the paper's figures; then pictures, a line a figure and a column a take."""
     lines = [f"{'':28}" + "".join(f"{name:>9}" for name in SYNC)]
-    for name, row in (rows | {name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}).items():
+    for name, row in {**rows, **{name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}}.items():
         if row.keys() & set(SYNC):
             lines.append(f"{name:28}" + "".join(_cell(row, column) for column in SYNC))
     for take, row in rows.items():

@@ -183,6 +183,7 @@ class Haar:
         squares, _, weights = self.cascade.detectMultiScale3(
             grey, scaleFactor=self.STEP, minNeighbors=5, minSize=(least, least), outputRejectLevels=True
         )
+        squares = np.asarray(squares)  # an empty tuple, if there are none
         if not len(squares):
             return NO_BOXES
         corners = np.tile(squares[:, :2], 2) + squares[:, 2:3] * self.FRAMING

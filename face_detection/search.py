@@ -11,6 +11,7 @@ where they cannot tell, the detector looks there and the interval is split. A fa
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -103,18 +104,17 @@ class Searcher:
     fps: float
     batch_size: int
     since_newcomers: int = field(default=0, init=False)  # frames
-    since_native: int | None = field(default=None, init=False)  # frames since a whole frame was searched unreduced
+    since_native: float = field(default=math.inf, init=False)  # frames since a whole frame was searched unreduced
 
     def search_stretch(self, frames: list[np.ndarray], known: np.ndarray | None) -> list[np.ndarray | None]:
         """Return for every frame of one shot the boxes (k, 5), or None where nobody looked.
 
         ``known`` are the boxes in the first frame, None if it has not been searched; the last one always is.
         """
-        seen: list[np.ndarray | None] = [None] * len(frames)
         if known is None:
-            self.since_native = None
+            self.since_native = math.inf
             known = self.search_whole(frames[0], NO_BOXES)
-        seen[0] = known
+        seen = {0: known}
         here, last = 0, len(frames) - 1
         while here < last:
             step = last if len(seen[here]) else max(1, round(FACELESS_SECONDS * self.fps))
@@ -123,12 +123,11 @@ class Searcher:
             seen[there] = self._follow(frames[there], seen[here])
             self._refine(frames, seen, here, there)
             here = there
-        return seen
+        return [seen.get(number) for number in range(len(frames))]
 
     def _pass_time(self, frames: int) -> None:
         self.since_newcomers += frames
-        if self.since_native is not None:
-            self.since_native += frames
+        self.since_native += frames
 
     def _follow(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         due = self.since_newcomers >= NEWCOMERS_SECONDS * self.fps
@@ -138,7 +137,7 @@ class Searcher:
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
-        old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native is None))])
+        old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         new = [box for box in new if not any(same_place(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
         boxes = [*old, *certain] or new  # a false alarm would cost looks for as long as it comes and goes
@@ -163,7 +162,7 @@ class Searcher:
     # ----------------------------------------------------------------------------------------------------------------
     # Between two key frames
 
-    def _refine(self, frames: list[np.ndarray], seen: list[np.ndarray | None], first: int, last: int) -> None:
+    def _refine(self, frames: list[np.ndarray], seen: dict[int, np.ndarray], first: int, last: int) -> None:
         """Fill ``seen`` between two key frames where interpolation will not do."""
         intervals = [(first, last, False)]
         while intervals:
@@ -171,7 +170,7 @@ class Searcher:
             for a, b, sure in intervals:
                 boxes, doubt = between(frames[a : b + 1], seen[a], seen[b])
                 if doubt is None or (sure and boxes is not None):
-                    seen[a + 1 : b] = list(boxes) if boxes else [None] * (b - a - 1)
+                    seen.update(zip(range(a + 1, b), boxes or ()))
                 else:
                     guess = boxes[doubt] if boxes else expect(seen[a], seen[b], (doubt + 1) / (b - a))
                     requests.append((a, a + 1 + doubt, b, guess))
@@ -221,7 +220,7 @@ def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def _distinct(boxes: list[np.ndarray]) -> np.ndarray:
+def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:
     """Of boxes at the same place, the best; best first."""
     kept: list[np.ndarray] = []
     for box in sorted(boxes, key=lambda box: -box[4]):
@@ -303,17 +302,17 @@ def _compare(frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray) 
     """
     ends = _patch(frames[0], first, 0), _patch(frames[-1], last, 0)
     count = len(frames) - 2
-    moves, doubts = np.zeros((count, 2)), np.zeros(count)
+    moves, doubts = np.zeros((count, 2)), np.ones(count)
     for n in range(count):
         share = (n + 1) / (count + 1)
         box = (1 - share) * first + share * last
         window = _patch(frames[n + 1], box, MARGIN)
-        places = [(weight, _place(window, end)) for weight, end in zip((1 - share, share), ends)]
-        places = [(weight, place) for weight, place in places if place is not None]
-        if places:
-            weights, places = np.array([w for w, _ in places]), np.array([place for _, place in places])
+        looked_for = [(weight, _place(window, end)) for weight, end in zip((1 - share, share), ends)]
+        found = [(weight, place) for weight, place in looked_for if place is not None]
+        if found:
+            weights, places = (np.array(part) for part in zip(*found))
             moves[n] = weights @ places / weights.sum() / PATCH * (box[2:] - box[:2])
-        doubts[n] = np.hypot(*np.ptp(places, axis=0)) / PATCH if len(places) else 1.0
+            doubts[n] = np.hypot(*np.ptp(places, axis=0)) / PATCH
     sides = [max(box[2:] - box[:2]) for box in (first, last)]
     if max(sides) > GROWTH * min(sides):
         doubts[count // 2] = 1.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import files
 import video
@@ -27,7 +27,7 @@ class Job:
     face: Path
     audio: Path
     outfile: Path | None = None  # None: ``settle`` gives it a name
-    options: Mapping[str, object] = field(default_factory=dict)  # of ``LipSync.run``
+    options: Mapping[str, Any] = field(default_factory=dict)  # of ``LipSync.run``
     name: str = ""  # for messages, such as "row 3 of jobs.csv"
 
     def inputs(self) -> dict[str, Path]:
@@ -40,6 +40,13 @@ class Job:
         return self.name or (self.outfile or self.face).name
 
 
+@dataclass(frozen=True)
+class SettledJob(Job):
+    """One whose result has a name."""
+
+    outfile: Path
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Pairs
 
@@ -47,7 +54,7 @@ class Job:
 def pair(
     faces: Sequence[Path],
     sounds: Sequence[Path],
-    options: Mapping[str, object] = {},
+    options: Mapping[str, Any] = {},
     report: Reporter = SILENT,
 ) -> list[Job]:
     """Pair files, or what is in folders: one of either with all of the other, in order, or by name.
@@ -110,7 +117,7 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
 # Results
 
 
-def settle(listed: Iterable[Job], folder: Path) -> list[Job]:
+def settle(listed: Iterable[Job], folder: Path) -> list[SettledJob]:
     """Return the jobs, each with a file to write: its own, or one in ``folder`` called after face and speech.
 
     Raises UserError, before any work is done, for options that cannot be, for files that cannot be written, are written
@@ -122,7 +129,7 @@ def settle(listed: Iterable[Job], folder: Path) -> list[Job]:
     for job in listed:
         outfile = job.outfile or _free_name(job, folder, taken)
         taken.setdefault(_place(outfile), job)
-        settled.append(replace(job, outfile=outfile))
+        settled.append(SettledJob(job.face, job.audio, outfile, job.options, job.name))
     read = {_identity(path) for job in settled for path in _inputs(job)}
     for job in settled:
         with about(job.name):

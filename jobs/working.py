@@ -14,7 +14,7 @@ from lipsync import LipSync, Options
 from reporting import Advance, Reporter
 from shares import Share
 
-from .listing import ALSO_READ, Job
+from .listing import ALSO_READ, SettledJob
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Outcome:
             )
 
 
-def work_through(jobs: Sequence[Job], lips: LipSync, again: bool = False) -> Outcome | None:
+def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False) -> Outcome | None:
     """Make the videos of settled jobs that are not made yet (``again``: all), and tell what came of them.
 
     Under torchrun every process takes its share, and the last to finish tells and returns what came of all; the others
@@ -89,7 +89,7 @@ def work_through(jobs: Sequence[Job], lips: LipSync, again: bool = False) -> Out
     return total
 
 
-def attempt(job: Job, lips: LipSync, outcome: Outcome) -> None:
+def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
     """Make one video and note what of; count it, or why it failed."""
     own = lips.serving(lips.search, Named(lips.report, job.outfile.name))
     try:
@@ -126,11 +126,11 @@ class Named(Reporter):
 # What a result was made of
 
 
-def record_path(job: Job) -> Path:
+def record_path(job: SettledJob) -> Path:
     return job.outfile.with_name(f".{job.outfile.name}.json")
 
 
-def record(job: Job, lips: LipSync) -> dict[str, object]:
+def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     """Return all that decides what a result looks like; another network, file or option makes another.
 
     Files go by size and date, the network by its content.
@@ -151,7 +151,7 @@ def record(job: Job, lips: LipSync) -> dict[str, object]:
     return json.loads(json.dumps(made_of, default=str))
 
 
-def is_made(job: Job, lips: LipSync) -> bool:
+def is_made(job: SettledJob, lips: LipSync) -> bool:
     """Whether the result is there, and made of what the job has today."""
     try:
         known = json.loads(record_path(job).read_text(encoding="utf-8"))

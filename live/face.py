@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ import video
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, first_faces, open_face
+from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, first_faces, open_face
 from occlusion import Bare
 from references import References
 
@@ -42,7 +43,7 @@ class Face:
     boxes: list[Box | None]  # of the first frames
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
     references: References  # with a shut mouth, unless ``options`` name a frame
-    options: Options  # with the blend that is used
+    options: Settled
     bare: Bare | None = None  # the face with nothing in front of it, if what is in front of it stays there
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ class Face:
             raise UserError(f"{path} is damaged, or not of a prepared face; prepare the face again") from None
 
 
-def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options: object) -> Face:
+def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options: Any) -> Face:
     """Find the face in the first ``seconds`` of a video, or in a photo, and a moment in which its mouth is shut.
 
     ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
@@ -161,7 +162,7 @@ def _unpacked(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
 
 
-def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:
+def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
     name = content["source"]
     if Path(name).name != name or not name.startswith(SOURCE):
         raise ValueError
@@ -171,7 +172,7 @@ def _source(folder: Path, content: dict, options: Options) -> video.VideoInfo:
     return video.probe(path, video.Geometry(options.resize_factor, options.rotate, options.crop))
 
 
-def _options(values: dict) -> Options:
+def _options(values: dict) -> Settled:
     """Return the options; only values of the kinds that ``Options`` takes."""
     kinds = {"reference": (str, int), "blend": (str,), "crop": (list,)}
     usual = Options()
@@ -181,7 +182,7 @@ def _options(values: dict) -> Options:
         raise ValueError
     if not all(map(_whole, values["crop"])) or values["resize_factor"] < 1:
         raise ValueError
-    return Options(**values | {"crop": tuple(values["crop"])})
+    return Settled(**values | {"crop": tuple(values["crop"])})
 
 
 def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:

@@ -17,7 +17,7 @@ from concurrency import prefetch
 from devices import cpu_workers
 from errors import UserError
 from hparams import hparams as hp
-from lipsync import LipSync, Options
+from lipsync import LipSync, Settled
 from live.face import Face
 from mouths import Manner, generate, redraw_mouths
 
@@ -55,7 +55,7 @@ class Part:
 class Utterance:
     """Sound from the first push to the end, in parts for frames. In pauses lips close if ``silence`` is "closed"."""
 
-    def __init__(self, fps: float, options: Options, rate: int) -> None:
+    def __init__(self, fps: float, options: Settled, rate: int) -> None:
         import soxr
 
         self.windows = audio.WindowStream(fps, options.lip_delay / 1000)

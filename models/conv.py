@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -52,7 +56,7 @@ class PlainConv2d(nn.Module):
         super().__init__()
         conv = nn.Conv2d(cin, cout, kernel_size, stride, padding)
         nn.init.kaiming_normal_(conv.weight, self.slope)
-        nn.init.zeros_(conv.bias)
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # it has one
         self.conv_block = nn.Sequential(conv)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +99,7 @@ class OneDnnConv2d(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu", [], None)
 
 
-def fold_batchnorm(network: nn.Module) -> nn.Module:
+def fold_batchnorm(network: Network) -> Network:
     """Merge every batch norm into the convolution before it, in place; return ``network`` in eval mode.
 
     Same function up to rounding, fewer passes over memory. The network can no longer be trained afterwards.
@@ -103,18 +107,21 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     network.eval()
     for block in network.modules():
         if isinstance(block, (Conv2d, Conv2dTranspose)):
-            conv, norm = block.conv_block
+            parts: list[Any] = list(block.conv_block)
+            conv, norm = parts
             fused = fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d))
             block.conv_block = nn.Sequential(fused)
     return network
 
 
-def optimize_for_inference(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def optimize_for_inference(network: Network, device: torch.device, dtype: torch.dtype) -> Network:
     """Return ``network`` (changed in place) ready to run fast: folded, channels last, on ``device`` in ``dtype``."""
-    fold_batchnorm(network).requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
+    fold_batchnorm(network).requires_grad_(False)
+    network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
     if device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # what torch.compile uses too
         for parent in list(network.modules()):
             for name, block in parent.named_children():
                 if isinstance(block, Conv2d):
-                    setattr(parent, name, OneDnnConv2d(block.conv_block[0], block.residual))
+                    folded: Any = block.conv_block[0]
+                    setattr(parent, name, OneDnnConv2d(folded, block.residual))
     return network

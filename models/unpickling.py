@@ -105,7 +105,8 @@ class _NumberType:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, code: str, *_: object) -> None:
-        self.code, self.order = code, "="
+        self.code = code
+        self.order: Any = "="  # one of those that numpy's stubs list
 
     def __setstate__(self, state: tuple) -> None:
         self.order = state[1].replace("|", "=")  # "|": of one byte, so that there is no order

@@ -25,7 +25,7 @@ import files
 from errors import MissingFile, UserError
 from reporting import SILENT, Reporter
 
-from .conv import scaled
+from .conv import Network, scaled
 from .syncnet import SyncNet_color, SyncNet_v2
 from .unpickling import is_torchscript, numpy_numbers, read_torchscript
 from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
@@ -235,12 +235,13 @@ class Checkpoint:
     @property
     def opening(self) -> list[float] | None:
         value = self.extra.get("opening")
-        numbers = isinstance(value, list) and all(type(one) is float and math.isfinite(one) for one in value)
-        return value if numbers and len(value) == scaled(512, self.width) else None
+        if not isinstance(value, list) or len(value) != scaled(512, self.width):
+            return None
+        return value if all(type(one) is float and math.isfinite(one) for one in value) else None
 
     @property
     def gain(self) -> float:
-        value = self.extra.get("gain")
+        value: Any = self.extra.get("gain")
         return float(value) if type(value) in (int, float) and 0 < value <= MOST_GAIN else Wav2Lip.gain
 
 
@@ -256,12 +257,12 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     extra = content if state is not None else {}
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
     width = float(extra.get("width", 1.0))
-    if problem := _difference(_shapes(network, width), state):
+    if problem := _difference(_shapes(network, width), state):  # type: ignore[arg-type]  # classes can be hashed
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     return Checkpoint(path, state, width, extra)
 
 
-def build(checkpoint: Checkpoint, network: type[nn.Module]) -> nn.Module:
+def build(checkpoint: Checkpoint, network: type[Network]) -> Network:
     """Return ``network`` in eval mode with the checkpoint's weights in float32."""
     model = _empty(network, checkpoint.width)
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
@@ -296,7 +297,11 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(first, state=state)
 
 
-def load_model(path_or_name: str | Path, network: type[nn.Module] = Wav2Lip, report: Reporter = SILENT) -> nn.Module:
+def load_model(
+    path_or_name: str | Path,
+    network: type[Network] = Wav2Lip,  # type: ignore[assignment]  # one of those that it may be
+    report: Reporter = SILENT,
+) -> Network:
     """``read_checkpoint`` and ``build`` in one call."""
     return build(read_checkpoint(path_or_name, network, report), network)
 
@@ -333,7 +338,7 @@ def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
     return next((network for network in NETWORKS if set(_shapes(network)) == keys), None)
 
 
-def _empty(network: type[nn.Module], width: float = 1.0) -> nn.Module:
+def _empty(network: type[Network], width: float = 1.0) -> Network:
     """Return ``network`` without weights."""
     with torch.device("meta"):
         return network(width) if network in SCALABLE else network()

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
 from reporting import Reporter
-from sync import SimilarityMatrix, measure, open_expert
+from sync import Expert, SimilarityMatrix, measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
@@ -62,17 +63,17 @@ class Actions:
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
 
     def search(self, session: Session | None) -> FaceSearch:
-        return FaceSearch(self.settings.detector, folder=session and session.folder / "boxes")
+        return FaceSearch(self.settings.detector, folder=session.folder / "boxes" if session else None)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
     def _generator(self, checkpoint: str | None) -> LipSync:
-        how = {"device": self.settings.device, "precision": self.settings.precision, "report": self.settings.report}
-        lips = LipSync(checkpoint, **how)
+        settings = self.settings
+        lips = LipSync(checkpoint, device=settings.device, precision=settings.precision, report=settings.report)
         _ = lips.model
         return lips
 
     @functools.cache  # noqa: B019
-    def _expert(self) -> object:
+    def _expert(self) -> Expert:
         return open_expert(self.settings.expert, pick_device(self.settings.device), report=self.settings.report)
 
     def lips(self, session: Session | None, report: Reporter, checkpoint: str | None = None) -> LipSync:
@@ -96,14 +97,14 @@ class Actions:
         return [_first_sight(source, track) for track in tracks]
 
     def preview(
-        self, session: Session, face: str, speech: str, second: float, report: Reporter, **options: object
+        self, session: Session, face: str, speech: str, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
         check_length(seconds_of(speech), self.settings.max_seconds)
         lips, options = self._settled(session, face, second + LOOKED_AT, report, options)
         return lips.preview(face, speech, second, **options)[..., ::-1]
 
-    def lip_sync(self, session: Session, face: str, speech: str, report: Reporter, **options: object) -> Path:
+    def lip_sync(self, session: Session, face: str, speech: str, report: Reporter, **options: Any) -> Path:
         """Return the file of the result."""
         check_length(seconds := seconds_of(speech), self.settings.max_seconds)
         outfile = session.new_file(".mp4")
@@ -112,8 +113,8 @@ class Actions:
         return outfile
 
     def _settled(
-        self, session: Session, face: str, seconds: float, report: Reporter, options: dict[str, object]
-    ) -> tuple[LipSync, dict[str, object]]:
+        self, session: Session, face: str, seconds: float, report: Reporter, options: dict[str, Any]
+    ) -> tuple[LipSync, dict[str, Any]]:
         """Return the network and the ``Options`` that the page's choices stand for.
 
         "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
@@ -195,7 +196,7 @@ def pixels_of(path: str) -> int:
             with PIL.Image.open(path) as picture:
                 return math.prod(picture.size)
         except PIL.Image.DecompressionBombError:  # it does not even say how large
-            return 2 * PIL.Image.MAX_IMAGE_PIXELS
+            return 2 * PIL.Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # with None, nothing is a bomb
     return math.prod(video.probe(path).stored)
 
 

@@ -17,7 +17,7 @@ from page.settings import Settings
 TITLE = "Wav2Lip: lips for any speech"
 WAITING = 50  # visitors in a line
 HEIGHT = 300  # pixels of pictures
-SAVE = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
+SAVE: list[Any] = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
 STAGE = '<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words">Here it will speak.</p>'
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}

@@ -39,8 +39,8 @@ def serving(
         page, over, most = layout.Page(settings), threading.Event(), max_megabytes << 20
         blocks = page.build()
         server = page.server(Path(uploads), most)
-        where = {"server_name": server_name, "server_port": server_port, "share": share}
-        launch(blocks, layout, **where, max_file_size=most, app_kwargs=server)
+        how = {"server_name": server_name, "share": share, "max_file_size": most, "app_kwargs": server}
+        launch(blocks, layout, server_port, **how)
         page.start(Path(uploads), over)
         try:
             yield f"http://{server_name}:{server_port}", page
@@ -49,7 +49,7 @@ def serving(
             blocks.close()
 
 
-def launch(blocks: Any, layout: ModuleType, server_port: int, **how: object) -> None:
+def launch(blocks: Any, layout: ModuleType, server_port: int, **how: Any) -> None:
     try:
         blocks.launch(
             server_port=server_port,

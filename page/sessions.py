@@ -61,16 +61,16 @@ class Session:
 
 
 class Sessions:
-    """All open pages, by what Gradio calls them; ``leave`` is told the token of each that is no more."""
+    """All open pages, by what Gradio calls them, if they say; ``leave`` is told the token of each that is no more."""
 
     def __init__(self, leave: Callable[[str | None], object] = lambda token: None) -> None:
         self._leave = leave
         self._root = tempfile.TemporaryDirectory(prefix="wav2lip-page-", ignore_cleanup_errors=True)
         self.folder = Path(self._root.name)
-        self._open: dict[str, Session] = {}
+        self._open: dict[str | None, Session] = {}
         self._lock = threading.Lock()
 
-    def of(self, name: str) -> Session:
+    def of(self, name: str | None) -> Session:
         """Return the session of this name, a new one if there is none."""
         with self._lock:
             if name not in self._open:
@@ -79,12 +79,12 @@ class Sessions:
             session.used = time.monotonic()
             return session
 
-    def close(self, name: str) -> None:
+    def close(self, name: str | None) -> None:
         """Stop what a session runs and delete all it has made."""
         with self._lock:
             self._forget(name)
 
-    def stop(self, name: str) -> None:
+    def stop(self, name: str | None) -> None:
         with self._lock:
             if session := self._open.get(name):
                 session.stopped = time.monotonic()
@@ -107,7 +107,7 @@ class Sessions:
         while not over.wait(SWEEP_SECONDS):
             self.sweep(uploads)
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str | None) -> None:
         if session := self._open.pop(name, None):
             session.stop.set()
             self._leave(session.token)
@@ -124,14 +124,17 @@ def delete_old(folder: Path, seconds: float) -> None:
                     path.parent.rmdir()
 
 
+Show = Callable[[float | None, str], object]  # a share from 0 to 1, or None, and words
+
+
 class Progress(Reporter):
     """Shows what goes on to one session, with its rate and the time that is left, until that asks to stop.
 
     Of stages that go on at a time, the one that began last is shown.
-    ``show`` takes a share from 0 to 1, or None, and words, as Gradio's progress bars do.
+    ``show`` takes what Gradio's progress bars do.
     """
 
-    def __init__(self, session: Session, show: object) -> None:
+    def __init__(self, session: Session, show: Show) -> None:
         self.notes: list[str] = []
         self._session, self._show = session, show
         self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
@@ -187,7 +190,7 @@ def check_length(seconds: float, most: float) -> None:
 class Learning(Progress):
     """Shows how much of the time is over that learning may take."""
 
-    def __init__(self, session: Session, show: object, minutes: float) -> None:
+    def __init__(self, session: Session, show: Show, minutes: float) -> None:
         super().__init__(session, show)
         self._minutes = minutes
 

@@ -116,17 +116,17 @@ class Stage:
 
     async def _sound(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])
-        session = act and act.session
-        if session is None:
+        if act is None or (session := act.session) is None:
             return PlainTextResponse("Nobody is listening.", 404)
         body, taken = await request.body(), request.query_params.get("taken", "")
         if taken.isdecimal():
             act.taken = int(taken)
         try:
             heard = np.frombuffer(body[: len(body) // 4 * 4], "<f4").astype(np.float32)
-            await anyio.to_thread.run_sync(
-                session.push if len(heard) else session.end, *([heard] if len(heard) else [])
-            )
+            if len(heard):
+                await anyio.to_thread.run_sync(session.push, heard)
+            else:
+                await anyio.to_thread.run_sync(session.end)
         except UserError as problem:
             return PlainTextResponse(str(problem), 400)
         return Response(status_code=204)
@@ -141,6 +141,7 @@ def open_session(act: Act, rate: int) -> live.Session:
 
 def messages(act: Act) -> Iterator[bytes]:
     """Yield the frames of a session as they are sent, when they are due; nothing for those that are passed over."""
+    assert act.session  # until they are taken, or whoever takes them is gone
     for frame in act.session.play():
         if frame.time > MOST_SECONDS:
             return

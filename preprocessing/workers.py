@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cv2
@@ -62,7 +63,7 @@ def pick_devices(options: Options) -> list[str]:
     return [str(device)]
 
 
-def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Iterator[Kept | Dropped]:
+def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[Kept | Dropped, None, None]:
     """Cut all clips, here or in one process per job; yield what became of each as it is known."""
     if len(jobs) < 2:
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
@@ -107,5 +108,10 @@ def start_worker(threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it was told so when it was started, but not on Windows
     cv2.setNumThreads(threads)
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

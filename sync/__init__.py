@@ -5,11 +5,11 @@ result = score("talk.mp4", None, expert)
 result.mean, result.offset_frames, result.confidence, result.verdict
 """
 
-from .embedding import Face, Voice, embed_faces, embed_speech, find_tracks, open_expert
+from .embedding import Expert, Face, Voice, embed_faces, embed_speech, find_tracks, open_expert
 from .matching import Result, compare
 from .matrix import Measurement, SimilarityMatrix, measure, score, score_boxes
 
 __all__ = [
-    "Face", "Measurement", "Result", "SimilarityMatrix", "Voice", "compare", "embed_faces", "embed_speech",
-    "find_tracks", "measure", "open_expert", "score", "score_boxes",
+    "Expert", "Face", "Measurement", "Result", "SimilarityMatrix", "Voice", "compare", "embed_faces",
+    "embed_speech", "find_tracks", "measure", "open_expert", "score", "score_boxes",
 ]  # fmt: skip

@@ -31,6 +31,7 @@ from models import SyncNet_color, optimize_for_inference, weights
 from rates import resample
 from reporting import SILENT, Reporter
 
+Expert = SyncNet_color  # what finds a face and a voice alike
 REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
 TRIM_BATCHES = 32  # between two times that free memory is given back
@@ -64,7 +65,7 @@ def open_expert(
     device: torch.device = torch.device("cpu"),
     dtype: torch.dtype = torch.float32,
     report: Reporter = SILENT,
-) -> torch.nn.Module:
+) -> Expert:
     """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
 
     Raises UserError (not an expert) or RuntimeError (download).
@@ -89,7 +90,7 @@ def window_length() -> str:
 def find_tracks(
     source: video.VideoInfo,
     frames: int,
-    expert: torch.nn.Module,
+    expert: Expert,
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
 ) -> list[np.ndarray]:
@@ -106,7 +107,7 @@ def find_tracks(
     return tracks
 
 
-def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: torch.nn.Module) -> list[Face]:
+def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: Expert) -> list[Face]:
     """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each.
 
     Tracks may go on after the last frame of ``source``.
@@ -196,7 +197,7 @@ def trim_memory() -> None:
 
 
 @torch.inference_mode()
-def embed_mouths(expert: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
+def embed_mouths(expert: Expert, windows: np.ndarray) -> np.ndarray:
     """Windows of mouths (N, 5, 48, 96, 3) uint8 BGR -> (N, D) float16: an hour takes 90 MB, and cosines err by 1e-4."""
     parameter = next(expert.parameters())
     x = torch.from_numpy(windows).to(parameter.device).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (N, 15, 48, 96)
@@ -204,14 +205,14 @@ def embed_mouths(expert: torch.nn.Module, windows: np.ndarray) -> np.ndarray:
     return expert.embed_video(x).half().cpu().numpy()
 
 
-def embed_speech(path: Path, expert: torch.nn.Module) -> Voice:
+def embed_speech(path: Path, expert: Expert) -> Voice:
     """Embed the voice in any file; raise UserError if it does not fill one window."""
     sound = video.Sound(path, hp.sample_rate)
     return replace(embed_sound(sound, expert, str(path)), notes=tuple(sound.notes))
 
 
 @torch.inference_mode()
-def embed_sound(sound: Iterable[np.ndarray], expert: torch.nn.Module, name: str = "the sound") -> Voice:
+def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the sound") -> Voice:
     """Embed the window of sound that starts with each video frame; ``sound`` comes in blocks (samples,).
 
     Raises UserError, which calls it ``name``, if it does not fill one window.

@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from errors import UserError
 from faces import FaceSearch
 from reporting import SILENT, Reporter
 from video import VideoInfo
 
-from .embedding import Face, Voice, check_moving, embed_faces, embed_speech, find_tracks, open_video, window_length
+from .embedding import (
+    Expert,
+    Face,
+    Voice,
+    check_moving,
+    embed_faces,
+    embed_speech,
+    find_tracks,
+    open_video,
+    window_length,
+)
 from .matching import Result, compare
 
 
@@ -108,7 +117,7 @@ class Measurement:
 def measure(
     face: str | Path,
     sounds: Sequence[str | Path],
-    expert: torch.nn.Module,
+    expert: Expert,
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
 ) -> Measurement:
@@ -125,9 +134,7 @@ def measure(
     return Measurement(source, tracks, matrix)
 
 
-def score(
-    face: str | Path, sound: str | Path | None, expert: torch.nn.Module, search: FaceSearch = FaceSearch()
-) -> Result:
+def score(face: str | Path, sound: str | Path | None, expert: Expert, search: FaceSearch = FaceSearch()) -> Result:
     """Return how well ``sound`` (None: the video's own) matches the face in ``face``, of several the best-matching one.
 
     As ``measure``.
@@ -135,7 +142,7 @@ def score(
     return measure(face, [sound] if sound else [], expert, search).matrix.best(0)
 
 
-def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: torch.nn.Module) -> Result:
+def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: Expert) -> Result:
     """Like ``score`` for a face whose boxes in the first frames are known: (frames, 4) x1, y1, x2, y2, NaN if none."""
     seen = embed_faces(check_moving(source), [boxes], expert)
     return SimilarityMatrix([str(sound)], seen, [embed_speech(sound, expert)]).best(0)

@@ -36,7 +36,7 @@ class Geometry:
 
     resize_factor: int = 1  # both sides are divided by it
     rotate: bool = False  # 90 degrees clockwise
-    crop: tuple[int, int, int, int] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
+    crop: tuple[int, ...] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         if self.resize_factor > 1:
@@ -93,7 +93,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     if pictures.is_picture(path):
         return _probe_picture(path, geometry)
     described = _describe(path, ffmpeg_path(), files.stamp(path))
-    width, height = map(int, re.search(r", (\d+)x(\d+)", described.shown).groups())
+    width, height = map(int, re.findall(r", (\d+)x(\d+)", described.shown)[0])
     aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
     colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 tells only of the input's

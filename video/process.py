@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
@@ -119,10 +119,11 @@ class Process:
 
     def __enter__(self) -> Process:
         self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
-        pipes = {"stdin": self._stdin, "stdout": self._stdout, "stderr": self._messages}
-        self._popen = subprocess.Popen(self._command, **pipes, env=ENVIRONMENT)
-        self.stdin: IO[bytes] | None = self._popen.stdin
-        self.stdout: IO[bytes] | None = self._popen.stdout
+        self._popen = subprocess.Popen(
+            self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages, env=ENVIRONMENT
+        )
+        self.stdin: Any = self._popen.stdin  # where it was asked to be a pipe, one of bytes; else None
+        self.stdout: Any = self._popen.stdout  # likewise
         return self
 
     def wait(self) -> tuple[int, str]:

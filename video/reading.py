@@ -70,7 +70,7 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
             if given == count:
                 return
             frame = np.empty((height, width, 4 if info.transparent else 3), np.uint8)
-            if process.stdout.readinto(memoryview(frame).cast("B")) < frame.nbytes:
+            if process.stdout.readinto(frame.data.cast("B")) < frame.nbytes:
                 break
             yield pictures.on_plain_ground(frame[..., :3], frame[..., 3]) if info.transparent else frame
         words = process.finish(UserError, f"cannot read {info.path}")

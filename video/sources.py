@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import files
 import pictures
@@ -14,6 +15,7 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or m
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
 # ffmpeg's words for a file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
+BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
 STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
 SLACK = 1024  # bytes by which writers of such heads are mistaken
 
@@ -59,7 +61,7 @@ def _missing_bytes(path: Path) -> int:
     """How many bytes a WAV, AVI or AIFF lacks of what its head promises: ffmpeg takes the rest for all of it."""
     with open(path, "rb") as file:
         head = file.read(8)
-    order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
+    order = BYTE_ORDERS.get(head[:4])
     promised = int.from_bytes(head[4:], order) if order else 0
     missing = promised + len(head) - path.stat().st_size
     return missing if promised < STREAMED and missing > SLACK else 0

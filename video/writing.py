@@ -104,7 +104,7 @@ class VideoWriter:
     def write(self, frame: np.ndarray) -> None:
         """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError in ffmpeg's words if it cannot go on."""
         try:
-            self._process.stdin.write(memoryview(np.ascontiguousarray(frame)).cast("B"))
+            self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
         except OSError as error:
             if not process.is_broken_pipe(error):
                 raise
