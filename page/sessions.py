@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -67,11 +68,12 @@ class Sessions:
         self._leave = leave
         self._root = tempfile.TemporaryDirectory(prefix="wav2lip-page-", ignore_cleanup_errors=True)
         self.folder = Path(self._root.name)
-        self._open: dict[str | None, Session] = {}
+        self._open: dict[str, Session] = {}
         self._lock = threading.Lock()
 
     def of(self, name: str | None) -> Session:
-        """Return the session of this name, a new one if there is none."""
+        """Return the session of this name, a new one if there is none; who gives no name shares one with nobody."""
+        name = name or secrets.token_hex()
         with self._lock:
             if name not in self._open:
                 self._open[name] = Session(Path(tempfile.mkdtemp(dir=self.folder)))
@@ -82,11 +84,11 @@ class Sessions:
     def close(self, name: str | None) -> None:
         """Stop what a session runs and delete all it has made."""
         with self._lock:
-            self._forget(name)
+            self._forget(name or "")
 
     def stop(self, name: str | None) -> None:
         with self._lock:
-            if session := self._open.get(name):
+            if session := self._open.get(name or ""):
                 session.stopped = time.monotonic()
                 session.stop.set()
 
@@ -107,7 +109,7 @@ class Sessions:
         while not over.wait(SWEEP_SECONDS):
             self.sweep(uploads)
 
-    def _forget(self, name: str | None) -> None:
+    def _forget(self, name: str) -> None:
         if session := self._open.pop(name, None):
             session.stop.set()
             self._leave(session.token)

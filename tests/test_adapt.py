@@ -13,8 +13,10 @@ import adapt
 import adaptation
 from adaptation import Options
 from demo.talking_head import Recipe, write_clip
+from distributed import Distributed
 from errors import UserError
 from faces import FaceSearch
+from hparams import HParams
 from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
 
@@ -55,6 +57,19 @@ def held_out_l1(printed):
     line = next(line for line in printed.splitlines() if "(L1)" in line)
     before, after = (float(word) for word in line.replace(",", "").split() if word.replace(".", "").isdigit())
     return before, after
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_best_is_kept_with_or_without_a_mean_of_the_weights(decay):
+    machine, expert = Distributed(torch.device("cpu")), SyncNet_color(0.125)
+    task = adaptation.PersonTask(machine, HParams(ema_decay=decay), expert, width=0.125)
+    weight = next(task.result.parameters())
+    with torch.no_grad():
+        for level, l1 in ((1.0, 0.5), (2.0, 0.2), (3.0, 0.4)):
+            weight.fill_(level)
+            task.remember({"l1": l1})
+    task.recall()
+    assert (weight == 2.0).all()
 
 
 def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeypatch):

@@ -118,6 +118,12 @@ def test_what_runs_is_in_use(opened, session, tmp_path):
     assert session.folder.exists() and used.exists() and not other.exists()
 
 
+def test_whoever_does_not_say_who_they_are_shares_nothing(opened):
+    assert opened.of(None) is not opened.of(None) and opened.of("me") is opened.of("me")
+    opened.stop(None)
+    opened.close(None)
+
+
 def test_whoever_is_forgotten_leaves_the_stage(tmp_path):
     left = []
     opened = Sessions(left.append)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -246,6 +247,14 @@ def test_bad_arguments(corpus, tmp_path, capsys, flags, words):
 def test_landmarks_that_are_missing(corpus, tmp_path, capsys):
     assert make((tmp_path, corpus[1]), tmp_path / "out", "--clips", 2) == 2
     assert "landmarks.npz" in capsys.readouterr().err
+
+
+def test_a_portrait_that_cannot_be_read(corpus, tmp_path, capsys):
+    shutil.copytree(corpus[0], tmp_path / "photos")
+    for picture in (tmp_path / "photos").glob("*.png"):
+        picture.write_text("no picture")
+    assert make((tmp_path / "photos", corpus[1]), tmp_path / "out", "--clips", 2) == 2
+    assert ".png cannot be read" in capsys.readouterr().err
 
 
 def test_holes_in_landmarks_are_bridged():
