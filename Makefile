@@ -6,8 +6,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORK ?= demo-work
-# threads that do not wait for others by running, and memory that is kept for the next tensor instead of given back
-QUICKLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+# threads that do not wait for others by running, and memory in large pages that is kept for the next tensor
+QUICKLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: setup demo test lint demo-checkpoints
 

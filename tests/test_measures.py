@@ -204,6 +204,8 @@ def test_the_cutouts_lie_where_the_networks_want_them():
 def test_2dfan_reads_its_heat(tmp_path, monkeypatch):
     """With a network whose heat has its peak at a known cell, the points are there; weights of a file are taken."""
     models = pytest.importorskip("face_alignment.models")
+    peaks = importlib.import_module("face_alignment.utils")
+    monkeypatch.setattr(peaks, "_get_preds_fromhm", peaks._get_preds_fromhm.py_func)  # to compile it takes four seconds
 
     class Stub(torch.nn.Module):
         def __init__(self, _):

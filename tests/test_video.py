@@ -682,6 +682,21 @@ def test_silence_is_told_and_faint_sound_is_left_alone(tmp_path, channels, note)
     assert np.abs(wav).max() == pytest.approx(np.mean(channels), rel=0.05, abs=1e-6)
 
 
+@pytest.mark.parametrize("seconds", [2.0, 31.0])
+def test_short_sound_is_decoded_once(tmp_path, seconds):
+    """Longer sound is streamed each time."""
+    run_ffmpeg("-f", "lavfi", "-i", f"sine=300:d={seconds}", tmp_path / "s.wav")
+    sound = video.Sound(tmp_path / "s.wav", 16000)
+    first = [block.copy() for block in sound]
+    assert sum(map(len, first)) == seconds * 16000
+    (tmp_path / "s.wav").unlink()
+    if seconds > 30:
+        with pytest.raises(ValueError, match="s.wav"):
+            list(sound)
+    else:
+        assert all((a == b).all() for a, b in zip(first, sound, strict=True))
+
+
 def test_a_loud_sound_is_read_by_one_ffmpeg(tmp_path, monkeypatch):
     tone(tmp_path / "x.wav", 0.4, 0.3)
     started, popen = [], subprocess.Popen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import subprocess
@@ -41,8 +42,9 @@ AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
 class Sound:
     """The sound of any media file, to be read any number of times: of several tracks the one that players take.
 
-    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz. Raises MissingFile or
-    UserError, at the first block if not before, when there is none to be read.
+    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz, not to be changed: if one block is
+    all, it is decoded once. Raises MissingFile or UserError, at the first block if not before, when there is none to
+    be read.
     """
 
     def __init__(self, path: str | Path, sample_rate: int) -> None:
@@ -52,8 +54,13 @@ class Sound:
         self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
         self._channel: int | None = None  # the only one to be heard
         self._is_chosen = False  # whether that has been settled, by how loud it is
+        self._block = int(AUDIO_SECONDS * sample_rate)  # samples
+        self._only: np.ndarray | None = None  # block that there is
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        if self._only is not None:
+            yield self._only
+            return
         blocks, held = self._decode(), []
         for block in blocks:
             held.append(block)
@@ -62,8 +69,12 @@ class Sound:
         else:
             held = self._listen_closer(held)
         self._is_chosen = True
-        yield from held
-        yield from blocks
+        given = itertools.chain(held, blocks)
+        first = next(given)
+        if len(first) < self._block:
+            self._only = first
+        yield first
+        yield from given
 
     def measure(self) -> int:
         """Return how many samples there are by the clock of the file, whose packets are read but not decoded.
@@ -94,13 +105,16 @@ class Sound:
 
     def _decode(self) -> Iterator[np.ndarray]:
         only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
-        heard = 0
+        heard, last = 0, False
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
-            while block := process.stdout.read(int(AUDIO_SECONDS * self._sample_rate) * np.float32().itemsize):
-                heard += len(block) // np.float32().itemsize
-                samples = np.nan_to_num(np.frombuffer(block, np.float32))
-                yield np.clip(samples, -1.0, 1.0, out=samples)
-            self._end(process, heard)
+            while not last:
+                samples = np.frombuffer(process.stdout.read(self._block * np.float32().itemsize), np.float32)
+                heard, last = heard + len(samples), len(samples) < self._block
+                if last:  # what ffmpeg says of all of it is known before it is given
+                    self._end(process, heard)
+                if len(samples):
+                    samples = np.nan_to_num(samples)
+                    yield np.clip(samples, -1.0, 1.0, out=samples)
 
     def _check(self, code: int, report: str, heard: int) -> None:
         if any(words in report for words in NO_STREAM):
