@@ -82,9 +82,9 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
     face, outfile = Path(face), Path(outfile)
     check_files(face, outfile, options)
     with hp.changed(SETTINGS, options.settings):
-        machine = open_machine(options)
+        group = open_group(options)
         start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
-        task = open_task(machine, start.width, options, report)
+        task = open_task(group, start.width, options, report)
         before, after = learn(task, start, face, options, report)
         sheet = outfile.with_suffix(".png")
         write_checkpoint(outfile, task, start)
@@ -124,15 +124,15 @@ class PersonTask(GeneratorTask):
         return super().after_evaluation(figures)
 
 
-def open_machine(options: Options) -> Distributed:
+def open_group(options: Options) -> Distributed:
     device = pick_device(options.device)
     return Distributed(device, pick_training_precision(options.precision, device))
 
 
-def open_task(machine: Distributed, width: float, options: Options, report: Reporter) -> PersonTask:
+def open_task(group: Distributed, width: float, options: Options, report: Reporter) -> PersonTask:
     expert, judge = (weights.load_model(path, SyncNet_color, report) for path in (options.expert, options.judge))
     torch.manual_seed(options.seed)
-    return PersonTask(machine, hp, expert, judge, width)
+    return PersonTask(group, hp, expert, judge, width)
 
 
 def learn(
@@ -261,8 +261,8 @@ def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
     with task.mean_in_place():
         figures = training.evaluate(task, loader)
         task.train_mode(False)
-        x, mels, _, real = task.machine.to_device(next(iter(loader)))
-        with task.machine.autocast():
+        x, mels, _, real = task.group.to_device(next(iter(loader)))
+        with task.group.autocast():
             fake = task.generator(mels, x).float()
         task.train_mode(True)
     return Examination(figures, *(_middle(faces) for faces in (fake, real)))

@@ -80,10 +80,10 @@ class FaceSearch:
         report: Reporter = SILENT,
     ) -> Detections:
         """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run."""
-        *_, found = self.look(source, wanted, device, dtype, report)
+        *_, found = self.stream(source, wanted, device, dtype, report)
         return found
 
-    def look(
+    def stream(
         self,
         source: video.VideoInfo,
         wanted: int | None = None,

@@ -413,7 +413,7 @@ class LipSync:
     ) -> Generator[Piece, None, None]:
         """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
         known: list[Box | None] = []
-        with contextlib.closing(self.search.look(source, wanted, self.device, self.dtype, self.report)) as seen:
+        with contextlib.closing(self.search.stream(source, wanted, self.device, self.dtype, self.report)) as seen:
             if wish:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, wish)
             else:

@@ -54,7 +54,7 @@ def train_expert(
 
     Raises UserError for input that cannot be used.
     """
-    with begun(options) as machine:
+    with begun(options) as group:
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
@@ -73,7 +73,7 @@ def train_expert(
             eval_steps=hp.syncnet_eval_steps,
             **usual(checkpoint_dir, options),
         )
-        training.fit(task_type(machine, hp, hp.width), train, val, plan, report)
+        training.fit(task_type(group, hp, hp.width), train, val, plan, report)
 
 
 def train_generator(
@@ -89,7 +89,7 @@ def train_generator(
 
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
-    with begun(options, discriminator) as machine:
+    with begun(options, discriminator) as group:
         teacher = weights.load_model(expert, SyncNet_color, report)
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
         train_list, val_list = lists_of(data_root, options)
@@ -104,7 +104,7 @@ def train_generator(
             **usual(checkpoint_dir, options),
         )
         task_type = HQGeneratorTask if discriminator else GeneratorTask
-        training.fit(task_type(machine, hp, teacher, scorer, hp.width), train, val, plan, report)
+        training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 
 
 @contextlib.contextmanager
@@ -120,10 +120,10 @@ def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed
     with hp.changed(options.settings):
         device = pick_device(options.device)
         torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
-        machine = join_processes(device, pick_training_precision(options.precision, device))
+        group = join_processes(device, pick_training_precision(options.precision, device))
         torch.manual_seed(options.seed)
-        yield machine
-        machine.wait()  # until the last checkpoint is there for whoever goes on with it
+        yield group
+        group.wait()  # until the last checkpoint is there for whoever goes on with it
 
 
 def lists_of(data_root: str | Path, options: Options) -> Iterator[list[str]]:

@@ -144,8 +144,8 @@ def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
 class Task:
     """One kind of training. Subclasses fill in the networks, a step and its figures."""
 
-    def __init__(self, machine: Distributed, hp: HParams) -> None:
-        self.machine, self.hp = machine, hp
+    def __init__(self, group: Distributed, hp: HParams) -> None:
+        self.group, self.hp = group, hp
 
     @cached_property
     def mean(self) -> AveragedModel | None:
@@ -248,10 +248,10 @@ def _running_mean(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | in
 class ExpertTask(Task):
     """The expert learns to tell windows in sync from windows that are not (paper, section 3.2)."""
 
-    def __init__(self, machine: Distributed, hp: HParams, width: float = 1.0) -> None:
-        super().__init__(machine, hp)
-        self.expert = machine.prepare(SyncNet_color(width))
-        self.parallel = machine.parallel(self.expert)
+    def __init__(self, group: Distributed, hp: HParams, width: float = 1.0) -> None:
+        super().__init__(group, hp)
+        self.expert = group.prepare(SyncNet_color(width))
+        self.parallel = group.parallel(self.expert)
         self.optimizer = _adam(self.expert, hp.syncnet_lr)
         self._warned = False
 
@@ -272,8 +272,8 @@ class ExpertTask(Task):
         return self._figures(self.parallel, batch)
 
     def _figures(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        mouths, mels, y = self.machine.to_device(batch)
-        with self.machine.autocast():
+        mouths, mels, y = self.group.to_device(batch)
+        with self.group.autocast():
             audio, face = network(mels, mouths)
         loss, cosine = cosine_loss(audio, face, y)
         matched, cosine = y.flatten() > 0.5, cosine.detach()
@@ -312,10 +312,10 @@ class AllPairsExpertTask(ExpertTask):
     """
 
     def _learning_figures(self, batch: Batch) -> dict[str, torch.Tensor]:
-        mouths, mels, place = self.machine.to_device(batch)
-        with self.machine.autocast():
-            audio, face = (self.machine.gather(part) for part in self.parallel(mels, mouths))
-        place = self.machine.gather(place)
+        mouths, mels, place = self.group.to_device(batch)
+        with self.group.autocast():
+            audio, face = (self.group.gather(part) for part in self.parallel(mels, mouths))
+        place = self.group.gather(place)
         loss, cosine, matched = all_pairs_loss(audio, face, place, self.hp.negative_distance)
         cosine = cosine.detach()
         found = (cosine > 0.5) == matched
@@ -348,26 +348,26 @@ class GeneratorTask(Task):
 
     def __init__(
         self,
-        machine: Distributed,
+        group: Distributed,
         hp: HParams,
         expert: SyncNet_color,
         judge: SyncNet_color | None = None,
         width: float = 1.0,
     ) -> None:
-        super().__init__(machine, hp)
+        super().__init__(group, hp)
         generator = Wav2Lip(width)
         if hp.audio_from_expert:
             adopt_audio_encoder(generator, expert)
-        self.generator = machine.prepare(generator)
-        self.parallel = machine.parallel(self.generator)
+        self.generator = group.prepare(generator)
+        self.parallel = group.parallel(self.generator)
         self.optimizer = _adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
         self.sync_weight = hp.syncnet_wt
-        self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(machine.device)
+        self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
 
     def _frozen(self, network: SyncNet_color) -> SyncNet_color:
-        return self.machine.place(fold_batchnorm(network).requires_grad_(False))
+        return self.group.place(fold_batchnorm(network).requires_grad_(False))
 
     def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
         yield "", self.generator, self.optimizer
@@ -384,8 +384,8 @@ class GeneratorTask(Task):
         return figures
 
     def _improve_generator(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
-        x, frame_mels, mel, real = self.machine.to_device(batch)
-        with self.machine.autocast():
+        x, frame_mels, mel, real = self.group.to_device(batch)
+        with self.group.autocast():
             fake = self.parallel(frame_mels, x).float()
             figures = self._losses(fake, mel, real)
         self.optimizer.zero_grad()
@@ -426,8 +426,8 @@ class GeneratorTask(Task):
         return 1 - self.sync_weight
 
     def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
-        x, frame_mels, mel, real = self.machine.to_device(batch)
-        with self.machine.autocast():
+        x, frame_mels, mel, real = self.group.to_device(batch)
+        with self.group.autocast():
             return self._evaluation(self.generator(frame_mels, x).float(), mel, real)
 
     def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -471,15 +471,15 @@ class HQGeneratorTask(GeneratorTask):
 
     def __init__(
         self,
-        machine: Distributed,
+        group: Distributed,
         hp: HParams,
         expert: SyncNet_color,
         judge: SyncNet_color | None = None,
         width: float = 1.0,
     ) -> None:
-        super().__init__(machine, hp, expert, judge, width)
-        self.discriminator = machine.prepare(Wav2Lip_disc_qual(width))
-        self.parallel_discriminator = machine.parallel(self.discriminator)
+        super().__init__(group, hp, expert, judge, width)
+        self.discriminator = group.prepare(Wav2Lip_disc_qual(width))
+        self.parallel_discriminator = group.parallel(self.discriminator)
         self.discriminator_optimizer = _adam(self.discriminator, hp.disc_initial_learning_rate, hp.adam_beta1)
         self._checks = [self._collapse, self._guessing]
 
@@ -497,7 +497,7 @@ class HQGeneratorTask(GeneratorTask):
         figures, self.last = self._improve_generator(batch)
         self.discriminator.requires_grad_(True)
 
-        with self.machine.autocast():
+        with self.group.autocast():
             logits = self.parallel_discriminator(torch.cat((self.last.real, self.last.fake)), logits=True)
         figures |= self._judgement(logits)
         self.discriminator_optimizer.zero_grad()

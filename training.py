@@ -57,11 +57,11 @@ class Averages:
             pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-    def means(self, machine: Distributed) -> Figures:
+    def means(self, group: Distributed) -> Figures:
         """Over all processes. Figures without a single value are left out."""
         if not self._sums:
             return {}
-        table = machine.mean(torch.stack(list(self._sums.values())))
+        table = group.mean(torch.stack(list(self._sums.values())))
         return {name: float(total / count) for name, (total, count) in zip(self._sums, table.cpu()) if count > 0}
 
 
@@ -73,7 +73,7 @@ def evaluate(task: Task, loader: Iterable[Batch]) -> Figures:
     for batch in loader:
         averages.add(task.evaluate_batch(batch), len(batch[0]))
     task.train_mode(True)
-    return averages.means(task.machine)
+    return averages.means(task.group)
 
 
 class Log:
@@ -281,20 +281,20 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
     Raises Stopped after Ctrl-C or SIGTERM, when all is saved; UserError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
     """
-    machine = task.machine
+    group = task.group
     files.check_folder(plan.checkpoint_dir)
     position = _restore(task, plan)
-    if machine.is_main:
+    if group.is_main:
         _introduce(train, val, plan, position, report)
         if plan.resume and (changes := position.changes(task.hp, train.seed)):
             report.note(f"warning: this is not the run as it was: {changes}")
-    batches = Batches(train, plan.batch_size, position.step, machine.rank, machine.world_size)
-    windows = max(machine.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
-    evaluation = evaluation_windows(windows, plan.batch_size // machine.world_size, machine.rank, machine.world_size)
-    pin = machine.device.type == "cuda"
+    batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
+    windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
+    evaluation = evaluation_windows(windows, plan.batch_size // group.world_size, group.rank, group.world_size)
+    pin = group.device.type == "cuda"
     with (
         # memory is pinned on the current device, which need not be ours, and may be full
-        torch.cuda.device(machine.device) if pin else contextlib.nullcontext(),
+        torch.cuda.device(group.device) if pin else contextlib.nullcontext(),
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
@@ -316,13 +316,13 @@ def _restore(task: Task, plan: Plan) -> Position:
             f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
             "choose another --checkpoint_dir"
         )
-    _check_agreement(task.machine, position.step, folder)
+    _check_agreement(task.group, position.step, folder)
     return position
 
 
-def _check_agreement(machine: Distributed, step: int, folder: Path) -> None:
+def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
     """Raise UserError if the processes have come to different steps."""
-    steps = sorted(set(machine.gather(torch.tensor([step], device=machine.device)).tolist()))
+    steps = sorted(set(group.gather(torch.tensor([step], device=group.device)).tolist()))
     if len(steps) > 1:
         raise UserError(
             f"the processes would continue after different steps, {' and '.join(map(str, steps))}: --checkpoint_dir "
@@ -356,9 +356,9 @@ class _Trainer:
     def __init__(self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
-        self.machine = task.machine
+        self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
-        self.log = Log(plan.checkpoint_dir, position) if self.machine.is_main else None
+        self.log = Log(plan.checkpoint_dir, position) if self.group.is_main else None
         self._stop = False
         self._saved = self._position
         self._whole = True  # between steps; in the middle of one there is nothing worth saving
@@ -372,7 +372,7 @@ class _Trainer:
         plan = self.plan
         self.task.train_mode(True)
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
-        told = self.report if self.machine.is_main else SILENT
+        told = self.report if self.group.is_main else SILENT
         with self._signals(), self._saving(), told.stage("Training", plan.max_steps, "step", self.step) as advance:
             if self.evaluation_pending:
                 self._evaluate(val_loader)
@@ -414,7 +414,7 @@ class _Trainer:
             except Exception as error:
                 problem = error
             wishes = [self._stop or problem is not None, batch is None or time.monotonic() > end]
-            stop, done = self.machine.mean(torch.tensor(wishes, dtype=torch.float32, device=self.machine.device)) > 0
+            stop, done = self.group.mean(torch.tensor(wishes, dtype=torch.float32, device=self.group.device)) > 0
             if stop:
                 # asked to: then a worker may have died of the same signal
                 raise self._stopped() if self._stop or not problem else problem
@@ -446,7 +446,7 @@ class _Trainer:
         averages.add(self.task.train_step(batch), len(batch[0]))
         if self.task.mean:
             self.task.mean.update_parameters(self.task.main_network)
-        figures = averages.means(self.machine)
+        figures = averages.means(self.group)
         if not all(map(math.isfinite, figures.values())):
             clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
             bad = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
@@ -455,7 +455,7 @@ class _Trainer:
         if self.log:
             self.log.figures(self.step, "train", figures, time.perf_counter() - start)
         advance(1, **{name: np.mean([f[name] for f in self.recent if name in f]) for name in figures})
-        if (text := self.task.warning(self.recent, self.step)) and self.machine.is_main:
+        if (text := self.task.warning(self.recent, self.step)) and self.group.is_main:
             self.report.note(f"warning: {text}")
         self._whole = True
 
@@ -475,7 +475,7 @@ class _Trainer:
     def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation; alone, do not wait for its end to stop. Several would not stop at one."""
         for batch in loader:
-            if self._stop and self.machine.world_size == 1:
+            if self._stop and self.group.world_size == 1:
                 raise self._stopped()
             yield batch
 

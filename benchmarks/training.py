@@ -98,14 +98,14 @@ def step() -> tuple[float, float]:
     return time.perf_counter() - start, loss
 
 
-def make_task(kind: str, machine: Distributed) -> Task:
+def make_task(kind: str, group: Distributed) -> Task:
     torch.manual_seed(0)
     hp = HParams(syncnet_wt=0.03)
     if kind == "expert":
-        task: Task = ExpertTask(machine, hp)
+        task: Task = ExpertTask(group, hp)
     else:
         make = GeneratorTask if kind == "generator" else HQGeneratorTask
-        task = make(machine, hp, SyncNet_color().eval())
+        task = make(group, hp, SyncNet_color().eval())
     task.train_mode(True)
     return task
 

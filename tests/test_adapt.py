@@ -61,8 +61,8 @@ def held_out_l1(printed):
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_the_best_is_kept_with_or_without_a_mean_of_the_weights(decay):
-    machine, expert = Distributed(torch.device("cpu")), SyncNet_color(0.125)
-    task = adaptation.PersonTask(machine, HParams(ema_decay=decay), expert, width=0.125)
+    group, expert = Distributed(torch.device("cpu")), SyncNet_color(0.125)
+    task = adaptation.PersonTask(group, HParams(ema_decay=decay), expert, width=0.125)
     weight = next(task.result.parameters())
     with torch.no_grad():
         for level, l1 in ((1.0, 0.5), (2.0, 0.2), (3.0, 0.4)):

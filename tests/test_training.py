@@ -106,11 +106,11 @@ def expert_batch():
     return rnd(12, (8, 15, 48, 96)), rnd(11, (8, 1, 80, 16), "n"), torch.tensor([[1.0], [0.0]] * 4)
 
 
-def small_task(kind, machine):
+def small_task(kind, group):
     """A task of an eighth of the width with everything that ``hparams`` can switch on."""
     hp = HParams(syncnet_wt=0.03, mouth_wt=3, motion_wt=0.5, feature_wt=0.1, sync_grey=True, ema_decay=0.9)
     experts = [] if kind in (ExpertTask, AllPairsExpertTask) else [models.SyncNet_color(0.125) for _ in range(2)]
-    task = kind(machine, hp, *experts, width=0.125)
+    task = kind(group, hp, *experts, width=0.125)
     task.train_mode(True)
     batch = generator_batch() if experts else expert_batch()
     return task, [*batch[:2], torch.arange(16).view(8, 2)] if kind is AllPairsExpertTask else list(batch)
