@@ -1,5 +1,6 @@
 # make demo   sets up .venv and lip-syncs a face end to end
 # make test   sets up .venv and runs the tests, two at a time: many wait for ffmpeg or for processes of their own
+# make test-image   installs what the Dockerfile installs into a fresh environment, and starts its page: two minutes
 # make lint   checks style with ruff, and types with mypy
 # make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
 #                    demo/train_checkpoints.sh
@@ -10,7 +11,7 @@ WORK ?= demo-work
 QUICKLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: setup demo test lint demo-checkpoints
+.PHONY: setup demo test test-image lint demo-checkpoints
 
 setup: .venv/ready
 
@@ -24,6 +25,9 @@ demo: setup
 
 test: setup
 	$(QUICKLY) $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-image: setup
+	$(BIN)/python -m pytest -q -m slow tests/test_docker.py
 
 lint: setup
 	$(BIN)/ruff check .

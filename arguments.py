@@ -14,7 +14,7 @@ import runtimes
 from devices import PRECISIONS, own_device
 from faces import FaceSearch
 from hparams import FILELISTS
-from lipsync import VALUES, LipSync
+from lipsync import REFERENCES, VALUES, LipSync
 
 if TYPE_CHECKING:
     from recipes import Options as TrainingOptions
@@ -267,6 +267,8 @@ def add_mouth_arguments(parser: cli.Parser) -> None:
 
 
 def frame_or_name(text: str) -> str | int:
+    if not text.isdecimal() and text not in REFERENCES:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(REFERENCES)} and no frame's number")
     return int(text) if text.isdecimal() else text
 
 

@@ -8,7 +8,6 @@ import gc
 import io
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -22,6 +21,7 @@ gc.disable()  # what is imported is no garbage: to look for some in it, now and 
 import torch
 from tqdm import tqdm
 
+import parts
 from distributed import leave_processes
 from errors import UserError
 from reporting import Advance, Reporter
@@ -216,12 +216,11 @@ def positive(kind: type) -> Callable[[str], float]:
 
 
 def moment(text: str) -> float:
-    """Seconds into a video, as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``."""
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d(?:\.|$)))?(\d+(?:\.\d*)?)", text.strip(), re.ASCII)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return 3600 * hours + 60 * minutes + seconds
+    """Seconds into a video, see ``parts.moment``."""
+    try:
+        return parts.moment(text)
+    except UserError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def finite(text: str) -> float:

@@ -317,7 +317,7 @@ class LipSync:
         second = max(0.0, second - (chosen.start or 0))
         # a box depends on the frames around it
         take = self._look_and_listen(Path(face), Path(speech), second + AROUND, chosen)
-        index = min(int(second * take.source.fps), len(take) - 1)
+        index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
         manner = self.manner(take, slice(index, index + 1))
         box = next(itertools.islice(take.boxes(), index, None))
         return next(redraw_mouths([take.frame(index)], [box], [take.windows[index]], self.model, 1, manner))
@@ -400,11 +400,9 @@ class LipSync:
             used = 1 if options.static else wanted if options.is_part else None
             shown: list[Box | None] = [box] * (wanted if options.is_part else 1)
             return FacePath.of(shown, np.tile(np.array(box, float), (wanted, 1))), used
-        around = round(AROUND * source.fps) if options.is_part else 0  # a box depends on the frames around it
-        before = min(around, source.start)
-        searched, part = replace(source, start=source.start - before), slice(before, before + wanted)
-        wish = self.wish(searched, part.stop + around, options)  # what it lacks should be missed before the search
-        path = FacePath(lambda: self._follow(searched, part.stop + around, part, options, wish))
+        searched, frames, part = searched_for(source, wanted, options)
+        wish = self.wish(searched, frames, options)  # what it lacks should be missed before the search
+        path = FacePath(lambda: self._follow(searched, frames, part, options, wish))
         path.known(None) if options.on_missing_face == "error" else path.begin()
         return path, wanted
 
@@ -436,7 +434,7 @@ class LipSync:
             picture = Path(options.face_like)
             video.probe(picture)  # what is wrong with it is said before anything is downloaded
             identity = identities.open_sface(options.identity, self.report)
-            return speakers.Lookalike(source, picture, identity, self.search)
+            return speakers.Lookalike(source, picture, identity, self.search, self.report)
         return None
 
     def manner(self, take: Take, frames: slice = slice(None)) -> Manner:
@@ -524,6 +522,17 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
         report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
         return replace(info, fps=Fraction(hp.fps))
     return info
+
+
+def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
+    """Return where the face in the first ``wanted`` frames is searched for, in how many, and which are the wanted ones.
+
+    A box depends on the frames around it: of a part, some before and after are searched as well.
+    """
+    around = round(AROUND * source.fps) if options.is_part else 0
+    before = min(around, source.start)
+    part = slice(before, before + wanted)
+    return replace(source, start=source.start - before), part.stop + around, part
 
 
 def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np.ndarray:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import video
 from errors import UserError
 from reporting import SILENT, Reporter
+
+
+def moment(text: str) -> float:
+    """Return seconds into a video, given as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``; raise UserError for others."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d(?:\.|$)))?(\d+(?:\.\d*)?)", text.strip(), re.ASCII)
+    if not match:
+        raise UserError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def cut_out(

@@ -22,6 +22,7 @@ from face_detection.tracking import GAP_SECONDS, LASTING, follow_face, follow_fa
 from faces import FaceSearch
 from hparams import hparams as hp
 from identities import Identity, alike, face_of_sface
+from reporting import SILENT, Reporter
 from sync import Expert, Face, Result, Voice, compare, embed_faces
 from sync.embedding import REACH, embed_sound
 from sync.matching import RELATED
@@ -182,10 +183,17 @@ class Lookalike:
 
     WHO, LEAST = "who is in the picture", SAME_PERSON
 
-    def __init__(self, source: video.VideoInfo, picture: Path, identity: Identity, search: FaceSearch) -> None:
+    def __init__(
+        self,
+        source: video.VideoInfo,
+        picture: Path,
+        identity: Identity,
+        search: FaceSearch,
+        report: Reporter = SILENT,
+    ) -> None:
         self.source, self.picture, self.identity = source, picture, identity
         example = video.probe(picture)
-        (box,) = follow_face(search.find(example, 1), 0)[:1]
+        (box,) = follow_face(search.find(example, 1, report=report), 0)[:1]
         if np.isnan(box).any():
             raise UserError(f"--face_like {picture} shows no face; give a picture that shows it from the front")
         self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box))

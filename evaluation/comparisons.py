@@ -64,6 +64,12 @@ def compare_files(
     return found
 
 
+def check_names(videos: Sequence[Path]) -> None:
+    """Raise UserError if what is made of two videos would have one name."""
+    if len({path.stem for path in videos}) < len(videos):
+        raise UserError("two of the videos have one name; give them in two runs, with a --results_dir each")
+
+
 def compare_silent(
     videos: Sequence[Path], folder: Path, lips: LipSync, judges: Judges = Judges(), **options: Any
 ) -> Comparisons:
@@ -72,8 +78,7 @@ def compare_silent(
     How much mouths move nevertheless is what leaks: ``motion``, and with landmarks ``leak``. Raises UserError for two
     videos of one name.
     """
-    if len({path.stem for path in videos}) < len(videos):
-        raise UserError("two of the videos have one name; give them in two runs, with a --results_dir each")
+    check_names(videos)
     lips.load()  # what would spoil every video fails here, before any work is done
     found = Comparisons(judges=judges)
 

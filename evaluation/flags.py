@@ -12,7 +12,7 @@ import files
 from devices import own_device, pick_device
 from errors import MissingFile
 from evaluation.judges import NETWORKS, Judges, open_judges
-from lipsync import LipSync
+from lipsync import LipSync, Options
 
 
 def add_generator_arguments(parser: cli.Parser) -> None:
@@ -48,8 +48,10 @@ def open_generator(args: argparse.Namespace) -> LipSync:
 
 
 def generator_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how each video is made, as ``LipSync.run`` takes it."""
-    return {"pads": args.pads, **arguments.mouth_options(args)}
+    """Return how each video is made, as ``LipSync.run`` takes it; raise UserError for what cannot be."""
+    options = {"pads": args.pads, **arguments.mouth_options(args)}
+    Options(**options)
+    return options
 
 
 def add_judge_arguments(parser: cli.Parser) -> None:

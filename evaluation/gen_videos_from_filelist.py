@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     wanted = pairs.read_filelist(args.filelist, args.data_root, audio_first=True)
-    made = pairs.generate(wanted, args.results_dir, flags.open_generator(args), **flags.generator_options(args))
-    if made:
+    options = flags.generator_options(args)
+    if made := pairs.generate(wanted, args.results_dir, flags.open_generator(args), **options):
         print(made)
         made.check()
 

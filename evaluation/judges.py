@@ -113,13 +113,18 @@ NETWORKS: dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]] = {
 
 
 def open_judges(
-    device: torch.device = torch.device("cpu"), report: Reporter = SILENT, **weights_of: str | Path | None
+    device: torch.device = torch.device("cpu"),
+    report: Reporter = SILENT,
+    landmarks: str | Path | None = None,
+    lpips: str | Path | None = None,
+    identity: str | Path | None = None,
 ) -> Judges:
-    """Return the judges whose weights are given, by their names in ``Judges``: files, or names to download.
+    """Return the judges whose weights are given: files, or names to download.
 
     Raises MissingFile, UserError or RuntimeError that names the judge.
     """
-    return Judges(**{name: _open(name, path, device, report) for name, path in weights_of.items() if path})
+    given = {"landmarks": landmarks, "lpips": lpips, "identity": identity}
+    return Judges(**{name: _open(name, path, device, report) for name, path in given.items() if path})
 
 
 def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -> Any:

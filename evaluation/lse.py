@@ -79,7 +79,7 @@ def score_file(
         raise UserError(f"{path} is silent from end to end, so nothing can be in or out of sync")
     for note in (*source.notes, *heard.notes):
         report.note(f"note: {note}")
-    tracks = find_tracks(source, search, network) if search else None
+    tracks = find_tracks(source, search, network, report) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)
     windows = embed_windows(prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH)
@@ -174,12 +174,14 @@ def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
         yield [cv2.resize(frame, (SIDE, SIDE))]
 
 
-def find_tracks(source: video.VideoInfo, search: FaceSearch, network: SyncNet_v2) -> list[np.ndarray]:
+def find_tracks(
+    source: video.VideoInfo, search: FaceSearch, network: SyncNet_v2, report: Reporter = SILENT
+) -> list[np.ndarray]:
     """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
 
     Raises UserError if no face is on view for ``LEAST_TRACK`` frames.
     """
-    found = search.find(source, None, device_of(network))
+    found = search.find(source, None, device_of(network), report=report)
     tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
     if not lasting:

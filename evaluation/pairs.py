@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import files
 from errors import MissingFile, UserError
-from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, is_sound, is_video, visible_files
+from evaluation.sizes import Sizes
+from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, find_videos, is_sound, is_video, visible_files
 from hparams import read_list
-from lipsync import LipSync
+from lipsync import LipSync, Options, Settled
 from shares import Share
+
+MODES = ("random", "dubbed", "tts")  # of ReSyncED: the voice of another, a dubbed film's own, a synthetic one
 
 
 class Pair(NamedTuple):
@@ -107,6 +110,15 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
     return pairs
 
 
+def resynced(mode: str, data_root: Path, filelist: Path | None = None) -> list[Pair]:
+    """Return ReSyncED's pairs: those of a list, video first, or of ``dubbed`` films every one with its own sound."""
+    if (filelist is None) != (mode == "dubbed"):
+        raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
+    if filelist is None:
+        return [Pair(path, path) for path in find_videos([data_root])]
+    return read_filelist(filelist, data_root, audio_first=False)
+
+
 def _with_suffix(root: Path, name: str) -> Path:
     if Path(name).suffix.lower() in (*VIDEO_SUFFIXES, *SOUND_SUFFIXES):
         return root / name
@@ -134,7 +146,7 @@ class Made:
     def skipped(self) -> dict[int, str]:
         """Why pairs were skipped, by number."""
         notes = {int(note.stem): note.read_text(encoding="utf-8").strip() for note in self.folder.glob("skipped/*.txt")}
-        return dict(sorted(notes.items()))
+        return {number: notes[number] for number in sorted(notes) if number < len(self.pairs)}
 
     def __str__(self) -> str:
         """In words what there is, and every skipped pair with its reason."""
@@ -156,17 +168,18 @@ def generate(
     pairs: Sequence[Pair],
     results_dir: Path,
     lips: LipSync,
-    resize: Callable[[Path], int] = lambda _: 1,
+    sizes: Sizes | None = None,
     **options: Any,
 ) -> Made | None:
     """Write ``results_dir``/<number>.mp4 for every pair of this process; return what all processes made.
 
     None: others are still at work, and the last one to finish returns it. Finished videos are kept. Why a pair was
-    skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again. ``resize`` gives the factor by
-    which a video is shrunk first, ``options`` are those of ``LipSync.run``.
+    skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again. With ``sizes``, videos are
+    shrunk first; ``options`` are those of ``LipSync.run``. Raises UserError for what would spoil every pair, and if the
+    folder holds videos that were made otherwise.
     """
-    lips.load()  # what would spoil every pair fails here, before any work is done
-    claim(results_dir, pairs, lips.generator.path, options)
+    lips.load()  # what is missing is missed here, before any work is done
+    claim(results_dir, records_of(pairs, lips, sizes, options))
     share = Share.begin(results_dir)
     mine = share.of(list(enumerate(pairs)))
     for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
@@ -175,7 +188,8 @@ def generate(
         if target.exists():
             continue
         try:
-            lips.run(pair.video, pair.audio, target, resize_factor=resize(pair.video), **options)
+            shrunk = {"resize_factor": sizes.shrink_factor(lips, pair.video)} if sizes else {}
+            lips.run(pair.video, pair.audio, target, **options | shrunk)
             note.unlink(missing_ok=True)
         except (ValueError, RuntimeError, OSError) as problem:
             if files.is_disk_error(problem):
@@ -184,16 +198,34 @@ def generate(
     return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
 
 
-def claim(results_dir: Path, pairs: Sequence[Pair], generator: Path, options: dict[str, Any]) -> None:
-    """Note whose videos ``results_dir`` holds; raise UserError if they are made otherwise."""
+def records_of(
+    pairs: Sequence[Pair], lips: LipSync, sizes: Sizes | None, options: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """Return what decides how videos come out, by the file that notes it, and how to say that theirs was another."""
+    how, usual = (_plain(asdict(one)) for one in (lips.settle(Options(**options)), Settled()))
+    differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
+    differs |= {"sizes": asdict(sizes)} if sizes else {}
     names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
-    records = {
+    return {
         "pairs.json": ("of another list", names),
-        "generator.txt": ("of another generator", files.digest(generator)),
-        "options.json": ("made with other flags", json.dumps(options, indent=0, sort_keys=True, default=str)),
+        "generator.txt": ("of another generator", files.digest(lips.generator.path)),
+        "options.json": ("made with other flags", json.dumps(differs, indent=0, sort_keys=True)),
     }
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as a file gives them back."""
+    return json.loads(json.dumps(options, default=str))
+
+
+def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
+    """Note how the videos in ``results_dir`` are made; raise UserError if there are some that were made otherwise."""
+    begun = bool(Made([], results_dir).finished)
     for name, (which, text) in records.items():
         record = results_dir / name
-        if record.exists() and record.read_text(encoding="utf-8") != text:
-            raise UserError(f"{results_dir} holds videos {which}; give another --results_dir")
-        files.save(record, text)
+        known = record.read_text(encoding="utf-8") if record.exists() else None
+        if begun and known != text:
+            said = f"holds videos {which}" if known else f"holds videos, and no {name} that tells of them"
+            raise UserError(f"{results_dir} {said}; give another --results_dir")
+    for name, (_, text) in records.items():
+        files.save(results_dir / name, text)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from evaluation.judges import Judges, not_asked, open_judges
 from evaluation.leakage import write_silence
 from evaluation.pairs import Made, Pair
 from evaluation.scores import score_files
+from faces import FaceSearch
 from lipsync import LipSync, Options
 from models import SyncNet_v2
 from reporting import Reporter
@@ -95,13 +97,22 @@ class Evaluation:
 
 
 def evaluate(
-    lips: LipSync, takes: dict[str, list[Pair]], results_dir: Path, panel: Panel, crop_faces: bool = False, **options
+    lips: LipSync,
+    takes: dict[str, list[Pair]],
+    results_dir: Path,
+    panel: Panel,
+    crop_faces: bool = False,
+    report: Reporter | None = None,
+    **options: Any,
 ) -> Evaluation | None:
     """Lip-sync the pairs of all takes (see ``list_takes``) into ``results_dir``, and measure everything.
 
-    Videos that are there are used again. ``crop_faces`` has LSE follow and crop faces first, as real videos need it;
-    ``options`` are those of ``LipSync.run``. Of several processes the last to finish measures; the others return None.
+    Videos that are there are used again. ``crop_faces`` has LSE follow and crop faces first, as real videos need it.
+    ``options`` are those of ``LipSync.run``, but boxes are as detected, as in the reference's evaluation, unless they
+    say otherwise. Of several processes the last to finish measures, and tells ``report`` (None: that of ``lips``) how
+    it gets on; the others return None.
     """
+    options.setdefault("pads", (0, 0, 0, 0))
     made = None
     for take, listed in takes.items():  # in one order everywhere: whoever ends the last take ends all of them
         made = pairs.generate(listed, folder_of(results_dir, take), lips, **options)
@@ -110,8 +121,9 @@ def evaluate(
     all_made = {take: Made(listed, folder_of(results_dir, take)) for take, listed in takes.items()}
     found = Evaluation(results_dir, all_made, panel.others)
     if all_made[GENERATED].finished:
-        compare_sync(found, lips, panel, crop_faces)
-        compare_pictures(found, lips, lips.settle(Options(**options)).pads)
+        report = report or lips.report
+        compare_sync(found, panel, lips.search if crop_faces else None, report)
+        compare_pictures(found, lips.search, lips.settle(Options(**options)).pads, report)
         follow_heads(found)
     return found
 
@@ -154,20 +166,20 @@ def folder_of(results_dir: Path, take: str) -> Path:
 # Figures
 
 
-def compare_sync(found: Evaluation, lips: LipSync, panel: Panel, crop_faces: bool) -> None:
+def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, report: Reporter) -> None:
     """Add LSE, FID, success rates and discrepancy.
 
     Only pairs count of which all can be scored: the real video, lip-synced to another voice, and to its own if asked.
     """
     generated = found.made[GENERATED]
     sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
-    if MATCHED in found.made:
-        matched = found.made[MATCHED]
+    if MATCHED in found.made and (matched := found.made[MATCHED]).finished:
         own = {matched.pairs[n].video: path for n, path in matched.finished.items()}
         sides[MATCHED] = {n: own[video] for n, video in sides[REAL].items() if video in own}
-    search = lips.search if crop_faces else None
-    # one video may be in several pairs
-    scored = {name: score_files(set(side.values()), panel.lse, search, lips.report) for name, side in sides.items()}
+    scored = {}
+    for name, side in sides.items():
+        files_of = dict.fromkeys(side.values())  # one video may be in several pairs
+        scored[name] = score_files(files_of, panel.lse, search, report, f"Scoring {name}")
     for scores in scored.values():
         found.failed |= scores.failed
     usable = [n for n in sides[REAL] if all(n in side and str(side[n]) not in found.failed for side in sides.values())]
@@ -183,13 +195,13 @@ def compare_sync(found: Evaluation, lips: LipSync, panel: Panel, crop_faces: boo
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
 
 
-def compare_pictures(found: Evaluation, lips: LipSync, pads: Sequence[int]) -> None:
+def compare_pictures(found: Evaluation, search: FaceSearch, pads: Sequence[int], report: Reporter) -> None:
     """Compare every video of every take with its source, but for those that could not be scored."""
     bad = set(found.failed)
     for take, made in found.made.items():
         listed = [(path, made.pairs[n].video) for n, path in made.finished.items()]
         fine = [pair for pair in listed if not bad & set(map(str, pair))]
-        likeness = compare_files(fine, lips.search, lips.report, found.judges, pads, f"Comparing {take}")
+        likeness = compare_files(fine, search, report, found.judges, pads, f"Comparing {take}")
         found.likeness[take] = likeness
         found.rows.setdefault(take, {}).update(table.quality_row(take, likeness.scores))
         found.failed |= likeness.failed

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
@@ -18,7 +17,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 
 import cli
 from evaluation import flags, pairs
-from evaluation.resynced import MODES, Sizes, list_pairs
+from evaluation.sizes import Sizes
 
 
 def get_parser() -> cli.Parser:
@@ -27,7 +26,7 @@ def get_parser() -> cli.Parser:
     add(
         "--mode",
         required=True,
-        choices=MODES,
+        choices=pairs.MODES,
         help="Which of the paper's three: random voices, dubbed films (needs no list), or synthetic speech.",
     )
     add("--filelist", type=Path, help="The list of pairs, for random and tts.")
@@ -53,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    wanted = list_pairs(args.mode, args.data_root, args.filelist)
-    lips, sizes = flags.open_generator(args), Sizes(args.face_res, args.min_frame_res, args.max_frame_res)
-    resize = partial(sizes.shrink_factor, lips)
-    if made := pairs.generate(wanted, args.results_dir, lips, resize, **flags.generator_options(args)):
+    options = flags.generator_options(args)
+    wanted = pairs.resynced(args.mode, args.data_root, args.filelist)
+    sizes = Sizes(args.face_res, args.min_frame_res, args.max_frame_res)
+    if made := pairs.generate(wanted, args.results_dir, flags.open_generator(args), sizes, **options):
         print(made)
         made.check()
 

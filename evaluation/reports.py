@@ -25,11 +25,11 @@ class Report(Generic[Row]):
     KIND: ClassVar[type]
     scores: list[Row] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # reason by file
-    files: int = 0  # how many were tried
+    tried: int = 0  # files
 
     def attempt(self, path: Path, work: Callable[[], Iterable[Row]]) -> None:
         """Add the rows that ``work`` returns of a file; if it cannot be done, note why, so that others go on."""
-        self.files += 1
+        self.tried += 1
         try:
             self.scores += work()
         except (ValueError, RuntimeError, OSError) as problem:
@@ -44,7 +44,7 @@ class Report(Generic[Row]):
     def check(self) -> None:
         """Raise RuntimeError if some files have no figures."""
         if self.failed:
-            raise RuntimeError(f"{len(self.failed)} of {self.files} files could not be scored; they are named above")
+            raise RuntimeError(f"{len(self.failed)} of {self.tried} files could not be scored; they are named above")
 
     def to_json(self) -> dict[str, object]:
         return {"scores": [asdict(score) for score in self.scores], "failed": self.failed}

@@ -48,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    lips = flags.open_generator(args)
+    lips, options = flags.open_generator(args), flags.generator_options(args)
     # what is wrong with the list is said before anything is downloaded
     takes = list_takes(args.data_root, args.results_dir, args.filelist, args.count, args.seed, args.takes)
     fid_weights = None if args.no_fid else args.fid_weights
     panel = open_panel(lips.device, lips.report, args.lse_checkpoint_path, fid_weights, **flags.judge_weights(args))
-    found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, **flags.generator_options(args))
+    found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, cli.TERMINAL, **options)
     if not found:
         print("the other processes are still at work; the last one scores")
         return

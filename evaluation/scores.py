@@ -50,10 +50,15 @@ class Scores(Report[Score]):
 
 
 def score_files(
-    paths: Iterable[Path], network: SyncNet_v2, search: FaceSearch | None = None, report: Reporter = SILENT
+    paths: Iterable[Path],
+    network: SyncNet_v2,
+    search: FaceSearch | None = None,
+    report: Reporter = SILENT,
+    name: str = "Scoring",
 ) -> Scores:
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
     total = Scores()
-    for path in report.track(list(paths), "Scoring", unit="file"):
+    listed = list(paths)
+    for path in report.track(listed, name, len(listed), "file"):
         total.attempt(path, partial(score_file, path, network, search, report))
     return total

@@ -19,6 +19,7 @@ import PIL.Image
 import adaptation
 import audio
 import live
+import parts
 import video
 from devices import pick_device
 from errors import UserError
@@ -26,7 +27,7 @@ from face_detection.detections import Detections, cut_out
 from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, intersection_over_union, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import LipSync, Options, open_face
+from lipsync import LipSync, Options, open_face, searched_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -107,6 +108,8 @@ class Actions:
     def lip_sync(self, session: Session, face: str, speech: str, report: Reporter, **options: Any) -> Path:
         """Return the file of the result."""
         check_length(seconds := seconds_of(speech), self.settings.max_seconds)
+        if options.get("start") is not None or options.get("end") is not None:
+            check_film(Path(face), self.settings.max_seconds)  # all of it is written again
         outfile = session.new_file(".mp4")
         lips, options = self._settled(session, face, seconds, report, options)
         lips.run(face, speech, outfile, **options)
@@ -118,16 +121,21 @@ class Actions:
         """Return the network and the ``Options`` that the page's choices stand for.
 
         "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
-        those that were on view when the choice was made. "network" is a checkpoint.
+        those that were on view when the choice was made. In a part that begins later, it is whoever is at its place
+        then. "network" is a checkpoint.
         """
         check_pixels(face)
         lips = self.lips(session, report, options.pop("network", None))
         chosen = options.pop("chosen", None)
         if chosen:
-            source = open_face(Path(face), Options(**options))
-            wanted = 1 if source.is_image or options.get("static") else audio.frame_count(
+            how = Options(**options)
+            source = open_face(Path(face), how)
+            wanted = 1 if source.is_image or how.static else audio.frame_count(
                 round(seconds * hp.sample_rate), float(source.fps)
             )  # fmt: skip
+            if how.is_part:
+                source, wanted, _ = parts.cut_out(source, wanted, how.start or 0, how.end)
+            source, wanted, _ = searched_for(source, wanted, how)
             found = lips.search.find(source, wanted, lips.device, lips.dtype, report)
             options["face_index"] = number_of(chosen, found, source)
         return lips, options
@@ -178,6 +186,14 @@ def seconds_of(path: str | Path) -> float:
     return video.Sound(path, hp.sample_rate).measure() / hp.sample_rate
 
 
+def check_film(path: Path, most: float) -> None:
+    """Raise UserError for a video that lasts longer than this page allows."""
+    film = video.probe(path)
+    _, goes_on = video.count_frames(film, max(1, round(most * film.fps)))
+    if goes_on:
+        raise UserError(f"this video lasts longer than the {most:.0f} s that the page takes at most; cut it first")
+
+
 def check_pixels(path: str) -> None:
     """Raise UserError for a photo or a video that would take too much memory."""
     if (pixels := pixels_of(path)) > MOST_PIXELS:
@@ -211,7 +227,7 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
 
 def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
     """Return the number, as ``--face_index`` counts, of the face that was seen at that place; None if none was."""
-    gap, at = _gap(source), min(chosen.frame, len(found) - 1)
+    gap, at = _gap(source), min(max(0, chosen.frame - source.start), len(found) - 1)
     boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(most_together(found, gap))]
     overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, np.array(chosen.box)) for box in boxes]
     return int(np.argmax(overlaps)) if any(overlaps) else None

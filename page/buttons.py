@@ -18,6 +18,7 @@ from errors import UserError
 from page.sessions import Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
 from page.stage import Stage
+from parts import moment
 
 if TYPE_CHECKING:
     from page.actions import Actions  # not in what Gradio calls: it looks the names up
@@ -58,9 +59,10 @@ class Buttons:
         report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
         """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence."""
-        session, problem = self.sessions.of(request.session_hash), None
-        session.use(*files)
+        problem = None
         try:
+            session = self.sessions.of(request.session_hash)
+            session.use(*files)
             session.begin(request.state.pressed)
             yield session, report(session, lambda share, words: progress(share, desc=words))
         except Stopped:
@@ -181,7 +183,11 @@ def taken(values: Values) -> tuple[str, str, Values]:
     if not speech:
         raise UserError("give a speech first: any file with sound, or record one")
     return face, speech, {
-        "chosen": values["chosen"],
+        "chosen": None if values["speaker"] else values["chosen"],
+        "speaker": "auto" if values["speaker"] else None,
+        "start": values["start"] and moment(values["start"]),
+        "end": values["end"] and moment(values["end"]),
+        "occlusion": "keep" if values["kept"] else "ignore",
         "network": values["network"],
         "silence": "closed" if values["closed"] else "free",
         "mouth_gain": values["gain"],

@@ -283,6 +283,20 @@ def _options() -> dict[str, Any]:
             }
         with gr.Row(elem_classes="options"):
             options |= {
+                "speaker": gr.Checkbox(
+                    False, label="Whoever speaks, shot by shot", info="by the video's own sound, whoever was clicked on"
+                ),
+                "kept": gr.Checkbox(
+                    True, label="What is before the mouth stays", info="a hand, a microphone, a caption"
+                ),
+            }
+        with gr.Row(elem_classes="options"):
+            options |= {
+                "start": gr.Textbox(label="Only from this moment of the video", placeholder="1:05", max_lines=1),
+                "end": gr.Textbox(label="to this one; else to the speech's end", placeholder="1:12.5", max_lines=1),
+            }
+        with gr.Row(elem_classes="options"):
+            options |= {
                 "static": gr.Checkbox(False, label="Use only the first frame"),
                 "rotate": gr.Checkbox(False, label="The video lies on its side: turn it clockwise"),
             }

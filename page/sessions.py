@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import secrets
 import shutil
 import tempfile
 import threading
@@ -72,8 +71,9 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, name: str | None) -> Session:
-        """Return the session of this name, a new one if there is none; who gives no name shares one with nobody."""
-        name = name or secrets.token_hex()
+        """Return the session of this name, a new one if there is none; raise UserError for whoever gives no name."""
+        if not name:  # or all of these would share one
+            raise UserError("only the page in a browser can be used")
         with self._lock:
             if name not in self._open:
                 self._open[name] = Session(Path(tempfile.mkdtemp(dir=self.folder)))

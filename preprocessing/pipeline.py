@@ -52,7 +52,7 @@ def cut_unfinished(clips: Sequence[Clip], data_root: Path, root: Path, options: 
             tally.add_finished(kept)
         else:
             todo.append(clip)
-    jobs = plan_workers(data_root, root, options, len(todo)) if todo else []
+    jobs = plan_workers(data_root, root, options, len(todo), report) if todo else []
     try:
         with contextlib.closing(cut_clips(todo, jobs)) as outcomes:
             for outcome in report.track(outcomes, "Cutting faces", len(todo), "clip"):

@@ -22,6 +22,7 @@ from devices import cpu_count, pick_device, pick_precision
 from errors import UserError
 from face_detection.detectors import CPU_DETECTORS
 from faces import FaceSearch
+from reporting import SILENT, Reporter
 
 from .clips import Clip, Dropped, Kept
 from .cutting import Job, cut_clip
@@ -38,10 +39,12 @@ class Options:
     workers: int | None = None  # videos at a time, per GPU; None: 1, for detectors that need none one per CPU core
 
 
-def plan_workers(data_root: Path, preprocessed_root: Path, options: Options, clips: int) -> list[Job]:
+def plan_workers(
+    data_root: Path, preprocessed_root: Path, options: Options, clips: int, report: Reporter = SILENT
+) -> list[Job]:
     """One job per worker process, at most one per clip. Raises UserError for devices that are not there."""
     devices, workers = pick_devices(options), options.workers or 1
-    search = options.search.settled()
+    search = options.search.settled(report)
     if search.detector in CPU_DETECTORS:
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))

@@ -119,7 +119,8 @@ def test_what_runs_is_in_use(opened, session, tmp_path):
 
 
 def test_whoever_does_not_say_who_they_are_shares_nothing(opened):
-    assert opened.of(None) is not opened.of(None) and opened.of("me") is opened.of("me")
+    with pytest.raises(ValueError, match="only the page in a browser"):
+        opened.of(None)
     opened.stop(None)
     opened.close(None)
 
@@ -227,13 +228,16 @@ def test_pictures_that_fill_the_memory_are_refused_by_their_head(actions, sessio
     assert pixels_of(str(tmp_path / "small.mp4")) == 64 * 96
 
 
-@pytest.mark.parametrize("more", [{"silence": "closed"}, {"reference": "still", "mouth_gain": 0.5}])
-def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more):
+@pytest.mark.parametrize(
+    "more, index", [({"silence": "closed"}, 15), ({"reference": "still", "mouth_gain": 0.5}, 15), ({"start": 0.4}, 5)]
+)
+def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more, index):
+    """Of the face that was clicked on, in a part as well; the moment is one of the video."""
     right = actions.find_faces(session, str(pair[0]), SILENT)[1]
     shown = actions.preview(session, *map(str, pair), 0.6, SILENT, chosen=right, **more)
     lips = actions.lips(session, SILENT)
     frames = list(lips.stream(lips.prepare(*pair, face_index=1, **more)))
-    assert (shown[..., ::-1] == frames[15]).all()
+    assert (shown[..., ::-1] == frames[index]).all()
 
 
 def test_a_moment_after_the_end_is_the_last(actions, session, pair):
@@ -255,6 +259,12 @@ def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=6:s=16000", tmp_path / "long.wav")
     with pytest.raises(ValueError, match="takes 5 s at most"):
         actions.lip_sync(session, str(pair[0]), str(tmp_path / "long.wav"), SILENT)
+
+
+def test_a_video_that_is_too_long_to_be_written_again_is_refused(actions, session, pair, tmp_path):
+    write_clip(tmp_path / "long.mp4", np.zeros((126, 64, 96, 3), np.uint8))
+    with pytest.raises(ValueError, match="longer than the 5 s"):
+        actions.lip_sync(session, str(tmp_path / "long.mp4"), str(pair[1]), SILENT, start=0.5)
 
 
 def test_who_speaks_is_said_and_drawn(actions, session, pair):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, free_port
 
 FILES = ("Dockerfile", "Dockerfile.cuda")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as pytorch.org has it
@@ -79,3 +85,38 @@ def test_nobody_is_root_when_the_page_starts(name):
     if not (ROOT / "app.py").is_file():
         pytest.skip("the page, app.py, is not part of this checkout")
     assert f"{command[0]} =" in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.slow
+def test_what_the_image_runs_gives_a_page(tmp_path):
+    """Its RUN and CMD lines in a fresh environment, but torch from where pip finds it, as make has it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for path in listed.stdout.split("\n")[:-1]:
+        if not any(ignored(part) for part in (path, *path.split("/"))):
+            (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, tmp_path / "src" / path)
+    place = tmp_path / "opt"
+    scripts = place / ("Scripts" if os.name == "nt" else "bin")
+    environment = os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    for step, words in steps("Dockerfile"):
+        if step == "RUN" and "useradd" not in words:
+            line = words.replace("/opt/wav2lip", str(place)).replace(f"--index-url {CPU_INDEX}", "")
+            line = line.replace("python -m venv", f"{sys.executable} -m venv")
+            subprocess.run(line, shell=True, cwd=tmp_path / "src", env=environment, check=True)
+    name, *flags = json.loads(dict(steps("Dockerfile"))["CMD"])
+    port = str(free_port())
+    page = subprocess.Popen([scripts / name, *flags, "--server_port", port], cwd=tmp_path, env=environment)
+    try:
+        for _ in range(60):
+            time.sleep(1)
+            assert page.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5) as reply:
+                    assert "Wav2Lip" in reply.read().decode()
+                    return
+            except OSError:
+                pass  # it is not open yet
+        pytest.fail("the page does not open")
+    finally:
+        page.terminate()
+        page.wait()

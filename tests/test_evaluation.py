@@ -15,6 +15,7 @@ from scipy.io import wavfile
 
 import video
 from conftest import GOLDEN, run_ffmpeg, write_clip
+from errors import UserError
 from evaluation import (
     fid,
     gen_videos_from_filelist,
@@ -28,6 +29,7 @@ from evaluation import (
 )
 from evaluation import score_fid as score_fid_script
 from evaluation.scores import score_files
+from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY
 from faces import FaceSearch
 from lipsync import LipSync
@@ -352,6 +354,33 @@ def test_videos_of_a_list_are_made_as_inference_would(data, capsys):
     assert told == {("closed", 1.5, 7, 40.0, "feather", "keep")}
 
 
+def test_a_slip_claims_no_folder(data, capsys):
+    folder, common, calls = data
+    command = ["--filelist", str(folder / "list.txt"), *common]
+    for slip, words in ((("--mouth_gain", "9"), "is not between"), (("--reference", "sme"), "is none of")):
+        assert gen_videos_from_filelist.main([*command, *slip]) == 2 and words in capsys.readouterr().err
+    assert not (folder / "out").exists() and not calls
+    (folder / "list.txt").write_text("missing a\nmissing b\n")
+    assert gen_videos_from_filelist.main([*command, "--lip_delay", "40"]) == 1  # not a single video is made
+    (folder / "list.txt").write_text("b a\n")
+    assert gen_videos_from_filelist.main(command) == 0 and len(calls) == 1
+
+
+def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoint):
+    folder, _, calls = data
+    lips, out = LipSync(small_checkpoint, search=FaceSearch("centerface")), folder / "out"
+    listed = [pairs.Pair(folder / "data/a.mp4", folder / "data/b.mp4")]
+    assert pairs.generate(listed, out, lips, pads=[0, 0, 0, 0])
+    said = {"silence": "free", "lip_delay": 0, "mouth_gain": 1.0, "reference": "same", "blend": None}
+    assert pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **said) and len(calls) == 1
+    for other in ({"sizes": Sizes(face=60)}, {"silence": "closed"}, {"resize_factor": 2}):
+        with pytest.raises(UserError, match="made with other flags"):
+            pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **other)
+    (out / "options.json").unlink()
+    with pytest.raises(UserError, match="no options.json that tells of them"):
+        pairs.generate(listed, out, lips, pads=(0, 0, 0, 0))
+
+
 def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
@@ -510,6 +539,22 @@ def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
     assert run_all.main(command) == 1
     rows = json.loads((folder / "out/scores.json").read_text())
     assert [rows[name]["faces"] for name in protocol.ROWS] == [2, 2]
+
+
+def test_run_all_without_a_single_matched_video(judged, monkeypatch, capsys):
+    folder, common, _ = judged
+    negate = LipSync.run
+
+    def run(self, face, audio, outfile, **options):
+        if face == audio:
+            raise UserError("no face at all")
+        negate(self, face, audio, outfile, **options)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    assert run_all.main([*common, "--takes", "matched", "--no_fid"]) == 1
+    assert "3 of 3 pairs were skipped" in capsys.readouterr().err
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert rows["generated"]["faces"] == 3 and "discrepancy" not in rows
 
 
 def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):

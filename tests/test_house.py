@@ -40,7 +40,7 @@ ALLOWED = {
     "boxes": {"face_detection", "video"},
     "identities": {"face_detection", "models", "reporting"},
     "speakers": {
-        "boxes", "face_detection", "faces", "hparams", "identities", "sync", "video",
+        "boxes", "face_detection", "faces", "hparams", "identities", "reporting", "sync", "video",
     },
     "credentials": {"files", "models"},
     "masks": {"hparams"},
@@ -79,10 +79,10 @@ ALLOWED = {
         "tasks", "training",
     },
     "page": {
-        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
+        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models", "parts",
         "reporting", "sync", "video",
     },
-    "cli": {"distributed", "models", "reporting"},
+    "cli": {"distributed", "parts", "reporting"},
     "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "recipes", "runtimes"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}

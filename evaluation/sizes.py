@@ -1,4 +1,4 @@
-"""Real videos as the paper's ReSyncED benchmark takes them: which pairs, and how large the faces are."""
+"""How large faces and pictures are, where the paper's ReSyncED benchmark shrinks real videos."""
 
 from __future__ import annotations
 
@@ -8,23 +8,10 @@ from pathlib import Path
 import numpy as np
 
 import video
-from errors import UserError
-from evaluation.pairs import Pair, read_filelist
 from face_detection.tracking import follow_face
-from footage import find_videos
 from lipsync import LipSync
 
-MODES = ("random", "dubbed", "tts")
 MEASURED = 25  # frames in which the size of the face is measured
-
-
-def list_pairs(mode: str, data_root: Path, filelist: Path | None = None) -> list[Pair]:
-    """Return the pairs of a list, or of ``dubbed`` films every video with its own sound."""
-    if (filelist is None) != (mode == "dubbed"):
-        raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
-    if filelist is None:
-        return [Pair(path, path) for path in find_videos([data_root])]
-    return read_filelist(filelist, data_root, audio_first=False)
 
 
 @dataclass(frozen=True)
