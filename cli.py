@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+collects = gc.isenabled()
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
 
 import torch
@@ -27,7 +28,8 @@ from errors import UserError
 from reporting import Advance, Reporter
 
 gc.freeze()
-gc.enable()
+if collects:
+    gc.enable()
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows
