@@ -19,6 +19,7 @@ from lipsync import REFERENCES, VALUES, LipSync
 if TYPE_CHECKING:
     from recipes import Options as TrainingOptions
 
+Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # what is as in ``lipsync.Options``
 SAME_NAMES = (
@@ -28,7 +29,7 @@ SAME_NAMES = (
 OF_ONE = (*SAME_NAMES, "box", "nosmooth", "no_mark")  # those that tell how to lip-sync one video
 
 
-def add_compute_arguments(parser: cli.Parser, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
+def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
     parser.add_argument("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
     parser.add_argument(
         "--precision",
@@ -38,7 +39,7 @@ def add_compute_arguments(parser: cli.Parser, precisions: Iterable[str] = tuple(
     )
 
 
-def add_detector_arguments(parser: cli.Parser) -> None:
+def add_detector_arguments(parser: Flags) -> None:
     add = parser.add_argument
     add(
         "--face_detector",
@@ -50,7 +51,7 @@ def add_detector_arguments(parser: cli.Parser) -> None:
     add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
 
 
-def add_search_arguments(parser: cli.Parser) -> None:
+def add_search_arguments(parser: Flags) -> None:
     """What scripts take that search one video at a time and remember what they saw."""
     add_detector_arguments(parser)
     add = parser.add_argument
@@ -117,29 +118,26 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
 
 def add_lip_sync_arguments(parser: cli.Parser) -> None:
     """All that tells how to lip-sync, whatever the face and the speech."""
+    _add_network_arguments(parser.add_argument_group("the network"))
+    _add_face_arguments(parser.add_argument_group("the face"))
+    _add_frame_arguments(parser.add_argument_group("the frames"))
+    add_mouth_arguments(parser.add_argument_group("the mouth"))
+    _add_file_arguments(parser.add_argument_group("the file that is written"))
+
+
+def _add_network_arguments(parser: Flags) -> None:
     add = parser.add_argument
     add(
         "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
     )
-    add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
     add(
-        "--start",
-        type=cli.moment,
-        metavar="TIME",
-        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
-    )
-    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
-    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
-    add(
-        "--fps",
-        type=cli.positive(float),
-        help="Give the result so many frames a second; without it, as many as --face has, or 25.",
+        "--syncnet_checkpoint_path",
+        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
     )
     add(
-        "--pads",
-        nargs="+",
-        type=int,
-        help="Add so many pixels to the box: top bottom left right. Without it, as the network wants it.",
+        "--restorer",
+        metavar="FILE",
+        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )
     add(
         "--wav2lip_batch_size",
@@ -147,27 +145,17 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
         default=128,
         help="Show the network at most so many faces at a time.",
     )
-    add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
+    add_compute_arguments(parser, runtimes.PRECISIONS)
     add(
-        "--crop",
-        nargs="+",
-        type=int,
-        default=[0, -1, 0, -1],
-        help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
+        "--runtime",
+        choices=runtimes.NAMES,
+        default="torch",
+        help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
     )
-    add(
-        "--box",
-        nargs="+",
-        type=int,
-        default=NO_BOX,
-        help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
-    )
-    add("--rotate", action="store_true", help="Turn the frames by 90 degrees clockwise, before --crop.")
-    add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
-    add(
-        "--syncnet_checkpoint_path",
-        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
-    )
+
+
+def _add_face_arguments(parser: Flags) -> None:
+    add = parser.add_argument
     add_search_arguments(parser)
     add(
         "--face_index",
@@ -188,32 +176,56 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
         help="Keep frames without a face as they are, or stop.",
     )
     add(
+        "--pads",
+        nargs="+",
+        type=int,
+        help="Add so many pixels to the box: top bottom left right. Without it, as the network wants it.",
+    )
+    add(
+        "--box",
+        nargs="+",
+        type=int,
+        default=NO_BOX,
+        help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
+    )
+    add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
+
+
+def _add_frame_arguments(parser: Flags) -> None:
+    add = parser.add_argument
+    add(
+        "--start",
+        type=cli.moment,
+        metavar="TIME",
+        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
+    )
+    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
+    add(
         "--loop",
         choices=VALUES["loop"],
         default="loop",
         help="Repeat a video that is shorter than the speech from its start, or back and forth.",
     )
-    add_mouth_arguments(parser)
     add(
-        "--restorer",
-        metavar="FILE",
-        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
+        "--fps",
+        type=cli.positive(float),
+        help="Give the result so many frames a second; without it, as many as --face has, or 25.",
     )
+    add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
     add(
-        "--credentials",
-        nargs=2,
-        type=Path,
-        metavar=("CERTIFICATES", "KEY"),
-        help="Sign what was done into the file (C2PA) with these certificates and their private key, both PEM.",
+        "--crop",
+        nargs="+",
+        type=int,
+        default=[0, -1, 0, -1],
+        help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
     )
-    add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
-    add_compute_arguments(parser, runtimes.PRECISIONS)
-    add(
-        "--runtime",
-        choices=runtimes.NAMES,
-        default="torch",
-        help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
-    )
+    add("--rotate", action="store_true", help="Turn the frames by 90 degrees clockwise, before --crop.")
+
+
+def _add_file_arguments(parser: Flags) -> None:
+    add = parser.add_argument
+    add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
     add(
         "--crf",
         type=int,
@@ -223,9 +235,17 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
         help="Encode with this quality; lower is better.",
     )
     add("--preset", choices=VALUES["preset"], default="superfast", help="Encode with this effort.")
+    add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
+    add(
+        "--credentials",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATES", "KEY"),
+        help="Sign what was done into the file (C2PA) with these certificates and their private key, both PEM.",
+    )
 
 
-def add_mouth_arguments(parser: cli.Parser) -> None:
+def add_mouth_arguments(parser: Flags) -> None:
     """What tells how the mouth moves and is put in."""
     add = parser.add_argument
     add(

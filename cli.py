@@ -35,11 +35,19 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells defaults, but for those that say nothing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        says_nothing = action.default in (None, []) or action.default is False
+        return action.help if says_nothing else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one line, and that knows ``--debug``."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(description=description, formatter_class=Formatter)
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def error(self, message: str) -> NoReturn:

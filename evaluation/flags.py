@@ -28,7 +28,7 @@ def add_generator_arguments(parser: cli.Parser) -> None:
         default=128,
         help="Show the network at most so many faces at a time.",
     )
-    arguments.add_mouth_arguments(parser)
+    arguments.add_mouth_arguments(parser.add_argument_group("the mouth"))
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
 

@@ -20,6 +20,16 @@ def run(work, *argv):
     return cli.run(cli.Parser("test"), work, list(argv))
 
 
+def test_help_tells_defaults_that_say_something(capsys):
+    parser = cli.Parser("A test.")
+    parser.add_argument("--often", type=int, default=0, help="So often.")
+    parser.add_argument("--file", help="A file.")
+    parser.add_argument("--switch", action="store_true", help="A switch.")
+    assert cli.run(parser, lambda args: None, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "So often. (default: 0)" in shown and shown.count("(default") == 1 and "A switch." in shown
+
+
 @pytest.mark.parametrize("error, code, words", [
     (UserError("bad\nthing"), 2, "error: bad thing"),
     (MissingFile("x does not exist"), 2, "error: x does not exist"),
