@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,35 @@ class Statistics:
     def covariance(self) -> np.ndarray:
         """(D, D), unbiased."""
         return (self.products - self.count * np.outer(self.mean, self.mean)) / (self.count - 1)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """FID between two sets, of how many pictures each, and why some files do not count."""
+
+    fid: float
+    real: int
+    generated: int
+    failed: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"FID {self.fid:.3f}: {self.real} real and {self.generated} generated pictures"]
+        if min(self.real, self.generated) < FEATURES:
+            lines.append(
+                f"note: with fewer than {FEATURES} pictures FID comes out too high; compare only sets of equal size"
+            )
+        return "\n".join(lines + [f"skipped: {reason}" for reason in self.failed.values()])
+
+    def check(self) -> None:
+        """Raise RuntimeError if some files do not count."""
+        if self.failed:
+            raise RuntimeError(f"{len(self.failed)} files could not be read to their end; they are named above")
+
+
+def compare(real: Sequence[Path], generated: Sequence[Path], embed: Embed, every: int = 1) -> Distance:
+    """Return how far apart the pictures of two sets are, see ``statistics_of``."""
+    here, there = (statistics_of(roots, embed, every) for roots in (real, generated))
+    return Distance(distance(here, there), here.count, there.count, here.failed | there.failed)
 
 
 def distance(a: Statistics, b: Statistics) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 if not __package__:  # started as a file: the modules of the project are one folder up
@@ -48,19 +49,11 @@ def run(args: argparse.Namespace) -> None:
             raise MissingFile(f"{path} does not exist")
     files.check_outputs({"--json": args.json}, (*args.real, *args.generated))
     embed = fid.open_inception(args.weights, pick_device(args.device), cli.TERMINAL)
-    real, generated = (fid.statistics_of(paths, embed, args.every) for paths in (args.real, args.generated))
-    value = fid.distance(real, generated)
-    print(f"FID {value:.3f}: {real.count} real and {generated.count} generated pictures")
-    if min(real.count, generated.count) < fid.FEATURES:
-        print(f"note: with fewer than {fid.FEATURES} pictures FID comes out too high; compare only sets of equal size")
-    failed = real.failed | generated.failed
-    for reason in failed.values():
-        print(f"skipped: {reason}")
+    found = fid.compare(args.real, args.generated, embed, args.every)
+    print(found)
     if args.json:
-        figures = {"fid": value, "real": real.count, "generated": generated.count, "failed": failed}
-        files.save(args.json, json.dumps(figures))
-    if failed:
-        raise RuntimeError(f"{len(failed)} files could not be read to their end; they are named above")
+        files.save(args.json, json.dumps(asdict(found)))
+    found.check()
 
 
 if __name__ == "__main__":
