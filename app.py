@@ -6,6 +6,7 @@ python app.py
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -43,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
     with serving(settings_of(args), *door) as (address, page):
         print(f"{address} is open; Ctrl-C closes it", flush=True)
         page.buttons.actions  # noqa: B018  # what cannot be loaded ends it
-        while True:
-            time.sleep(1)  # on Windows, Ctrl-C does not end a wait without an end
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(1)  # on Windows, Ctrl-C does not end a wait without an end
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

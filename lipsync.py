@@ -56,6 +56,7 @@ from runtimes import Runtime
 from sync import Expert, Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
+MOST_PIXELS = 1 << 20  # that somebody may mean
 VALUES = {  # of options that take one of a few words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
@@ -116,6 +117,8 @@ class Options:
         for name in ("pads", "crop", "box"):
             if (sides := getattr(self, name)) is not None and len(sides) != 4:
                 raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
+            if sides is not None and max(map(abs, sides)) > MOST_PIXELS:
+                raise UserError(f"--{name} takes pixels, not {max(sides, key=abs)}; give smaller numbers")
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
         chosen = [name for name in CHOICES if getattr(self, name) is not None]

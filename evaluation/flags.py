@@ -74,5 +74,10 @@ def add_table_arguments(parser: cli.Parser) -> None:
 
 
 def check_tables(args: argparse.Namespace, read: list[Path]) -> None:
-    """Raise UserError, before any work is done, if ``add_table_arguments`` named what is read or cannot be written."""
+    """Raise UserError, before any work is done, if ``add_table_arguments`` named what is read or cannot be written.
+
+    Networks that the command line names are read as well.
+    """
+    others = {name: value for name, value in vars(args).items() if name not in ("json", "csv")}
+    read = [*read, *(Path(value) for value in others.values() if value and isinstance(value, (str, Path)))]
     files.check_outputs({"--json": args.json, "--csv": args.csv}, read)

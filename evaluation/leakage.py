@@ -32,6 +32,8 @@ def silent_take(lips: LipSync, clip: Path, folder: Path, **options: Any) -> Path
 
     How much its mouth moves nevertheless is what ``quality.score_file`` tells: ``motion``, with landmarks ``leak``.
     """
-    outfile = folder / f"{clip.stem}.mp4"
-    lips.run(clip, write_silence(clip, folder / f"{clip.stem}.wav"), outfile, **options)
+    outfile, silence = folder / f"{clip.stem}.mp4", folder / "silence" / f"{clip.stem}.wav"
+    if outfile.exists() and not silence.exists():
+        raise UserError(f"{outfile} is there already, and was not made here; give another --results_dir")
+    lips.run(clip, write_silence(clip, silence), outfile, **options)
     return outfile

@@ -72,6 +72,8 @@ def draw(data_root: Path, count: int | None = None, seed: int = 0, sound_files: 
 
 def write_filelist(path: Path, drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> None:
     """Write (sound, video) pairs, sound first as in lists of LRS2, LRS3 and LRW, or video first as in ReSyncED's."""
+    if is_video(path) or is_sound(path):
+        raise UserError(f"{path} is the name of a video or a sound; give the list another, such as pairs.txt")
     order = [(_without_mp4(sound), _without_mp4(name)) if audio_first else (name, sound) for sound, name in drawn]
     files.save(path, "".join(f"{first} {second}\n" for first, second in order))
 
@@ -140,7 +142,8 @@ class Made:
     @cached_property
     def finished(self) -> dict[int, Path]:
         """The finished videos by number."""
-        return {int(path.stem): path for path in self.folder.glob("*.mp4") if path.stem.isdecimal()}
+        made = {int(path.stem): path for path in self.folder.glob("*.mp4") if path.stem.isdecimal()}
+        return dict(sorted(made.items()))
 
     @cached_property
     def skipped(self) -> dict[int, str]:
@@ -182,7 +185,20 @@ def generate(
     claim(results_dir, records_of(pairs, lips, sizes, options))
     share = Share.begin(results_dir)
     mine = share.of(list(enumerate(pairs)))
-    for number, pair in lips.report.track(mine, "Lip-syncing", len(mine), "video"):
+    try:
+        make_all(mine, results_dir, lips, sizes, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped; what is finished stays in {results_dir}, and the same command goes on from there"
+        ) from None
+    return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
+
+
+def make_all(
+    numbered: Sequence[tuple[int, Pair]], results_dir: Path, lips: LipSync, sizes: Sizes | None, **options: Any
+) -> None:
+    """Write the video of every pair that has none, or why it cannot be."""
+    for number, pair in lips.report.track(numbered, "Lip-syncing", len(numbered), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
         target = results_dir / f"{number}.mp4"
         if target.exists():
@@ -195,7 +211,6 @@ def generate(
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
-    return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
 
 
 def records_of(
@@ -205,6 +220,7 @@ def records_of(
     how, usual = (_plain(asdict(one)) for one in (lips.settle(Options(**options)), Settled()))
     differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
     differs |= {"sizes": asdict(sizes)} if sizes else {}
+    differs |= {"detector": [lips.search.detector, str(lips.search.weights or "")]}
     names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     return {
         "pairs.json": ("of another list", names),
@@ -219,13 +235,18 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
-    """Note how the videos in ``results_dir`` are made; raise UserError if there are some that were made otherwise."""
-    begun = bool(Made([], results_dir).finished)
-    for name, (which, text) in records.items():
-        record = results_dir / name
-        known = record.read_text(encoding="utf-8") if record.exists() else None
-        if begun and known != text:
-            said = f"holds videos {which}" if known else f"holds videos, and no {name} that tells of them"
-            raise UserError(f"{results_dir} {said}; give another --results_dir")
-    for name, (_, text) in records.items():
-        files.save(results_dir / name, text)
+    """Note how the videos in ``results_dir`` are made; raise UserError if they were begun otherwise."""
+    files.check_folder(results_dir)
+    with files.locked(results_dir / ".claim.lock", wait=True):  # somebody else may begin now
+        begun = bool(Made([], results_dir).finished)
+        for name, (which, text) in records.items():
+            record = results_dir / name
+            known = record.read_text(encoding="utf-8") if record.exists() else None
+            if begun and known is None:
+                raise UserError(
+                    f"{results_dir} holds videos, and no {name} that tells of them; give another --results_dir"
+                )
+            if known not in (None, text):
+                raise UserError(f"{results_dir} holds videos {which}; give another --results_dir, or delete it")
+        for name, (_, text) in records.items():
+            files.save(results_dir / name, text)

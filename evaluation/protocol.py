@@ -73,7 +73,7 @@ class Evaluation:
         if self.rows:
             lines += [table.text(self.rows), *not_asked(self.judges)]
             for take in sorted(set(TAKES) - self.made.keys()):
-                figures = ", ".join(table.TOLD[take].keys() - table.ALWAYS.keys())
+                figures = ", ".join(name for name in table.TOLD[take] if name not in table.ALWAYS)
                 lines.append(f"not measured: {figures}; --takes {take}")
             lines += [f"not scored: {path}: {reason}" for path, reason in self.failed.items()]
         return "\n".join(lines + [str(made) for made in self.made.values()])

@@ -185,8 +185,8 @@ def taken(values: Values) -> tuple[str, str, Values]:
     return face, speech, {
         "chosen": None if values["speaker"] else values["chosen"],
         "speaker": "auto" if values["speaker"] else None,
-        "start": values["start"] and moment(values["start"]),
-        "end": values["end"] and moment(values["end"]),
+        "start": moment(values["start"]) if values["start"] else None,  # "" once the box has been seen
+        "end": moment(values["end"]) if values["end"] else None,
         "occlusion": "keep" if values["kept"] else "ignore",
         "network": values["network"],
         "silence": "closed" if values["closed"] else "free",

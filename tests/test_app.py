@@ -435,6 +435,8 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.wait_for_selector("text=Face 2 from the left will speak")
     tab.click("#look")
     tab.wait_for_selector("#preview img")
+    tab.click("button:has-text('More')")
+    tab.wait_for_selector("text=Only from this moment")
     tab.click("#start")
     tab.wait_for_selector("#result video", timeout=60000)
     tab.wait_for_selector("text=Done.")

@@ -291,6 +291,25 @@ def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
     assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 2
 
 
+def test_silent_takes_leave_what_is_there(talk, tmp_path, capsys):
+    """Neither the clip's own sound beside it nor somebody's video of that name is written over."""
+    for name in ("source.mkv", "source.wav", "made.mp4", "source.mp4"):
+        (tmp_path / name).write_bytes((talk / "source.mkv").read_bytes() if name == "source.mkv" else b"mine")
+    command = ["--face", str(tmp_path / "source.mkv"), "--results_dir", str(tmp_path), *DETECTOR]
+    assert score_leakage.main(command) == 2 and "was not made here" in capsys.readouterr().err
+    assert (tmp_path / "source.wav").read_bytes() == b"mine" == (tmp_path / "source.mp4").read_bytes()
+
+
+def test_networks_are_not_written_over(talk, tmp_path, capsys):
+    (tmp_path / "fan.pth").write_bytes(b"mine")
+    command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), *DETECTOR]
+    assert (
+        score_quality.main([*command, "--landmarks", str(tmp_path / "fan.pth"), "--csv", str(tmp_path / "fan.pth")])
+        == 2
+    )
+    assert (tmp_path / "fan.pth").read_bytes() == b"mine" and "--csv" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The table
 
