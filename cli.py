@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             try:
                 if action.nargs == 0:  # a switch, which may be off in this row alone
                     setattr(changed, action.dest, boolean(cell))
-                elif action.type is Path:
+                elif action.type in (Path, path):
                     flags.append(f"--{name}={folder / cell}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()
@@ -210,6 +210,13 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
+def path(text: str) -> Path:
+    """The name of a file or folder; an empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("this name is empty; give a file or a folder")
+    return Path(text)
+
+
 def positive(kind: type) -> Callable[[str], float]:
     """A number above zero of type ``kind`` (int or float)."""
 
@@ -219,7 +226,7 @@ def positive(kind: type) -> Callable[[str], float]:
         except ValueError:
             value = 0
         if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number above 0")
         return value
 
     return parse

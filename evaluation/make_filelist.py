@@ -13,6 +13,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cli
+import files
 from evaluation import pairs
 
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    files.check_outputs({"--filelist": args.filelist}, ())
     drawn = pairs.draw(args.data_root, args.count, args.seed, args.sounds)
     if drawn.left_out:
         print(f"left out, since a list cannot hold names with spaces: {', '.join(map(repr, drawn.left_out))}")

@@ -20,6 +20,16 @@ def run(work, *argv):
     return cli.run(cli.Parser("test"), work, list(argv))
 
 
+@pytest.mark.parametrize("kind, text, words", [
+    (cli.positive(int), "1.5", "'1.5' is not a whole number above 0"),
+    (cli.positive(float), "-1", "'-1' is not a number above 0"),
+    (cli.path, "", "this name is empty; give a file or a folder"),
+])  # fmt: skip
+def test_values_that_cannot_be(kind, text, words):
+    with pytest.raises(argparse.ArgumentTypeError, match=words):
+        kind(text)
+
+
 def test_help_tells_defaults_that_say_something(capsys):
     parser = cli.Parser("A test.")
     parser.add_argument("--often", type=int, default=0, help="So often.")
