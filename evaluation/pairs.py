@@ -22,6 +22,7 @@ from hparams import read_list
 from lipsync import LipSync, Options, Settled
 from shares import Share
 
+OPTIONS = "options.json"  # in a folder of results: how its videos are made
 MODES = ("random", "dubbed", "tts")  # of ReSyncED: the voice of another, a dubbed film's own, a synthetic one
 
 
@@ -61,11 +62,17 @@ class Drawn:
     left_out: list[str]  # names with spaces, which a list cannot hold
 
 
-def draw(data_root: Path, count: int | None = None, seed: int = 0, sound_files: bool = False) -> Drawn:
-    """Pair every video (or ``count``) below ``data_root`` with the sound of another, or with a sound file there."""
+def draw(
+    data_root: Path, count: int | None = None, seed: int = 0, sound_files: bool = False, without: Path | None = None
+) -> Drawn:
+    """Pair every video (or ``count``) below ``data_root`` with the sound of another, or with a sound file there.
+
+    What is in the folder ``without`` is none of them.
+    """
     if not data_root.is_dir():
         raise MissingFile(f"--data_root {data_root} is not a folder")
-    videos, spaced = list_names(data_root, is_video)
+    made = without and without.resolve()
+    videos, spaced = list_names(data_root, lambda path: is_video(path) and made not in path.resolve().parents)
     sounds, more = list_names(data_root, is_sound) if sound_files else (videos, [])
     return Drawn(random_pairs(sounds, videos, count, seed), len(videos), len(sounds), spaced + more)
 
@@ -225,8 +232,14 @@ def records_of(
     return {
         "pairs.json": ("of another list", names),
         "generator.txt": ("of another generator", files.digest(lips.generator.path)),
-        "options.json": ("made with other flags", json.dumps(differs, indent=0, sort_keys=True)),
+        OPTIONS: ("made with other flags", json.dumps(differs, indent=0, sort_keys=True)),
     }
+
+
+def _differing(known: str, text: str) -> str:
+    """Return the names of the options that differ."""
+    old, new = json.loads(known), json.loads(text)
+    return ", ".join(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +260,7 @@ def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
                     f"{results_dir} holds videos, and no {name} that tells of them; give another --results_dir"
                 )
             if known not in (None, text):
-                raise UserError(f"{results_dir} holds videos {which}; give another --results_dir, or delete it")
+                flags = f" ({_differing(known, text)})" if name == OPTIONS else ""
+                raise UserError(f"{results_dir} holds videos {which}{flags}; give another --results_dir, or delete it")
         for name, (_, text) in records.items():
             files.save(results_dir / name, text)

@@ -140,9 +140,11 @@ def list_takes(
 
     Without a list, ``count`` pairs (None: as many as videos) are drawn and written into ``results_dir``.
     """
+    if results_dir.resolve() == data_root.resolve():
+        raise UserError("--results_dir is --data_root, and videos would mix; give another")
     if not filelist:
         filelist = results_dir / "filelist.txt"
-        pairs.write_filelist(filelist, pairs.draw(data_root, count, seed).pairs)
+        pairs.write_filelist(filelist, pairs.draw(data_root, count, seed, without=results_dir).pairs)
     crossed = pairs.read_filelist(filelist, data_root, audio_first=True)
     videos = list(dict.fromkeys(pair.video for pair in crossed))
     listed = {GENERATED: crossed}

@@ -349,7 +349,7 @@ def test_videos_of_a_list_are_made_as_inference_would(data, capsys):
     gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how])
     capsys.readouterr()
     gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how[2:]])
-    assert "made with other flags; give another --results_dir" in capsys.readouterr().err
+    assert "made with other flags (silence); give another --results_dir" in capsys.readouterr().err
     told = {(a.silence, a.mouth_gain, a.reference, a.lip_delay, a.blend, a.occlusion) for a in calls}
     assert told == {("closed", 1.5, 7, 40.0, "feather", "keep")}
 
@@ -373,7 +373,7 @@ def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoin
     said = {"silence": "free", "lip_delay": 0, "mouth_gain": 1.0, "reference": "same", "blend": None}
     assert pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **said) and len(calls) == 1
     for other in ({"sizes": Sizes(face=60)}, {"silence": "closed"}, {"resize_factor": 2}):
-        with pytest.raises(UserError, match="made with other flags"):
+        with pytest.raises(UserError, match=rf"made with other flags \({next(iter(other))}\)"):
             pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **other)
     (out / "options.json").unlink()
     with pytest.raises(UserError, match="no options.json that tells of them"):
@@ -560,6 +560,15 @@ def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
     assert run_all.main(command) == 1
     rows = json.loads((folder / "out/scores.json").read_text())
     assert [rows[name]["faces"] for name in protocol.ROWS] == [2, 2]
+
+
+def test_results_among_the_videos_are_none_of_them(judged, capsys):
+    folder, common, calls = judged
+    place = common.index("--results_dir") + 1
+    within = [*common[:place], str(folder / "data" / "out"), *common[place + 1 :]]
+    assert run_all.main(within) == run_all.main(within) == 0 and len(calls) == 3
+    among = [*common[:place], str(folder / "data"), *common[place + 1 :]]
+    assert run_all.main(among) == 2 and "videos would mix" in capsys.readouterr().err
 
 
 def test_run_all_without_a_single_matched_video(judged, monkeypatch, capsys):
