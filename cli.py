@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=Formatter)
+        self.register("type", Path, path)  # of every flag that takes one
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def error(self, message: str) -> NoReturn:
@@ -64,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             try:
                 if action.nargs == 0:  # a switch, which may be off in this row alone
                     setattr(changed, action.dest, boolean(cell))
-                elif action.type in (Path, path):
+                elif action.type is Path:
                     flags.append(f"--{name}={folder / cell}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()

@@ -33,11 +33,11 @@ OF_ONE = (*FILES, *arguments.OF_ONE)  # what a row of --jobs may have, as others
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add("--face", nargs="+", type=cli.path, help="The video or photo with a face; or several, or a folder of them.")
+    add("--face", nargs="+", type=Path, help="The video or photo with a face; or several, or a folder of them.")
     add(
         "--audio",
         nargs="+",
-        type=cli.path,
+        type=Path,
         help="The speech: any file that has sound, videos included; one for all faces, one for each, or a folder of "
         "files that are called as the faces are.",
     )
@@ -50,7 +50,7 @@ def get_parser() -> cli.Parser:
     )
     add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
     add("--again", action="store_true", help="Of many, make those too that are made already.")
-    add("--outfile", type=cli.path, default=OUTFILE, help="The video to write; of many, their folder.")
+    add("--outfile", type=Path, default=OUTFILE, help="The video to write; of many, their folder.")
     arguments.add_lip_sync_arguments(parser)
     return parser
 

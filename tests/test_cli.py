@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,13 @@ def run(work, *argv):
 def test_values_that_cannot_be(kind, text, words):
     with pytest.raises(argparse.ArgumentTypeError, match=words):
         kind(text)
+
+
+def test_no_flag_takes_an_empty_name(capsys):
+    parser = cli.Parser("A test.")
+    parser.add_argument_group("more").add_argument("--file", nargs="+", type=Path)
+    assert cli.run(parser, lambda args: None, ["--file", "a", ""]) == 2
+    assert "argument --file: this name is empty" in capsys.readouterr().err
 
 
 def test_help_tells_defaults_that_say_something(capsys):
