@@ -139,18 +139,22 @@ def _add_network_arguments(parser: Flags) -> None:
         metavar="FILE",
         help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )
-    add(
-        "--wav2lip_batch_size",
-        type=cli.positive(int),
-        default=128,
-        help="Show the network at most so many faces at a time.",
-    )
+    add_batch_argument(parser)
     add_compute_arguments(parser, runtimes.PRECISIONS)
     add(
         "--runtime",
         choices=runtimes.NAMES,
         default="torch",
         help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
+    )
+
+
+def add_batch_argument(parser: Flags) -> None:
+    parser.add_argument(
+        "--wav2lip_batch_size",
+        type=cli.positive(int),
+        default=128,
+        help="Show the network at most so many faces at a time.",
     )
 
 

@@ -22,12 +22,7 @@ def add_generator_arguments(parser: cli.Parser) -> None:
     add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
     add("--checkpoint_path", required=True, help="The generator: a file, wav2lip or wav2lip_gan.")
     add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="Add so many pixels to the box: top bottom left right.")
-    add(
-        "--wav2lip_batch_size",
-        type=cli.positive(int),
-        default=128,
-        help="Show the network at most so many faces at a time.",
-    )
+    arguments.add_batch_argument(parser)
     arguments.add_mouth_arguments(parser.add_argument_group("the mouth"))
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)

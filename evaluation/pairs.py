@@ -226,8 +226,9 @@ def records_of(
     """Return what decides how videos come out, by the file that notes it, and how to say that theirs was another."""
     how, usual = (_plain(asdict(one)) for one in (lips.settle(Options(**options)), Settled()))
     differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
-    differs |= {"sizes": asdict(sizes)} if sizes else {}
-    differs |= {"detector": [lips.search.detector, str(lips.search.weights or "")]}
+    differs["detector"] = [lips.search.detector, str(lips.search.weights or "")]
+    if sizes:
+        differs["sizes"] = asdict(sizes)
     names = json.dumps([[str(path.absolute()) for path in pair] for pair in pairs], indent=0)
     return {
         "pairs.json": ("of another list", names),

@@ -191,8 +191,7 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         success = {"success": scored[name].in_sync() / count}
         found.rows[name] = table.lse_row(scored[name], [str(path) for path in chosen[name]]) | success
     if panel.fid and usable:
-        real, made = (fid.statistics_of(chosen[name], panel.fid) for name in ROWS)
-        found.rows[GENERATED]["FID"] = fid.distance(real, made)
+        found.rows[GENERATED]["FID"] = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid).fid
     if MATCHED in found.rows:
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
 
