@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,9 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
+from faces import FaceSearch
+from hparams import hparams as hp
+from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
 from reporting import Advance, Reporter
 
 RATE = 48000  # Hz, of what is heard
@@ -50,11 +53,7 @@ def run(
     ``options``: those of ``lipsync.Options`` that do not say which face. The result is as long as the longest speech; a
     face whose speech is over is left as it was filmed, or with ``silence="closed"`` shut. Raises as ``LipSync.run``.
     """
-    if not speeches:
-        raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
-    face, outfile, paths = Path(face), Path(outfile), {index: Path(path) for index, path in speeches.items()}
-    chosen = Options(**options)
-    check_options(chosen)
+    face, outfile, paths, chosen = Path(face), Path(outfile), _paths(speeches), _options(options)
     lips.check_writable(outfile)
     files.check_not_read("--outfile", outfile, [face, *paths.values(), *([Path(chosen.mix)] if chosen.mix else [])])
     with tempfile.TemporaryDirectory() as folder:
@@ -63,12 +62,29 @@ def run(
     return take
 
 
-def check_options(options: Options) -> None:
+def preview(
+    lips: LipSync, face: str | Path, speeches: Mapping[int, str | Path], second: float, **options: Any
+) -> np.ndarray:
+    """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
+    second, chosen = max(0.0, second), _options(options)
+    with tempfile.TemporaryDirectory() as folder:
+        return lips.glimpse(_look_and_listen(lips, Path(face), _paths(speeches), chosen, Path(folder), second), second)
+
+
+def _paths(speeches: Mapping[int, str | Path]) -> dict[int, Path]:
+    if not speeches:
+        raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
+    return {index: Path(path) for index, path in speeches.items()}
+
+
+def _options(given: Mapping[str, Any]) -> Options:
+    options = Options(**given)
     if options.is_part:
         raise UserError("--pair goes through the whole video; leave --start and --end out")
     for name in CHOICES:
         if getattr(options, name) is not None:
             raise UserError(f"--pair says which face speaks what, and so does --{name}; give one of them")
+    return options
 
 
 def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Options, folder: Path) -> Take:
@@ -76,35 +92,54 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
 
     The others are the ``others`` of the first face's take.
     """
-    chosen, _ = lips.settle(chosen), lips.expert  # if networks are not there, nobody should have to wait to hear of it
+    _ = lips.expert  # if it is not there, nobody should have to wait to hear of it
+    take = _look_and_listen(lips, face, speeches, chosen, folder)
+    takes = take, *take.others
+    sounds = [one.speech for one in takes]
+    heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
+    first, *others = (
+        replace(one, heard=heard, manner=own.manner(one), match=own.match(one.source, one.face, path))
+        for one, own, (_, path) in zip(takes, _of_each(lips, speeches), speeches.items())
+    )
+    return replace(first, others=tuple(others))
+
+
+def _of_each(lips: LipSync, speeches: Iterable[int], search: FaceSearch | None = None) -> list[LipSync]:
+    return [lips.serving(search or lips.search, OfFace(index, lips.report)) for index in speeches]
+
+
+def _look_and_listen(
+    lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Options, folder: Path, second: float | None = None
+) -> Take:
+    """Return a take whose manner, and its others', is not settled yet; of the result only until after this second."""
+    chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))
-    heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
+    fps = float(source.fps)
+    wanted = audio.frame_count(max(lengths), fps)
+    if second is not None:
+        wanted = min(wanted, audio.frame_count(math.ceil((second + AROUND) * hp.sample_rate), fps))
     # without a memory, the same frames would be searched once for each face
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
-    takes = []
-    for (index, path), sound, samples in zip(speeches.items(), sounds, lengths):
-        one = lips.serving(search, OfFace(index, lips.report))
-        take = take_of(one, source, sound, (samples, max(lengths)), replace(chosen, face_index=index))
-        match = one.match(source, take.face, path)
-        takes.append(replace(take, heard=heard, match=match))
-    return replace(takes[0], others=tuple(takes[1:]))
+    first, *others = (
+        _take_of(own, source, (sound, samples, max(lengths) - samples), wanted, replace(chosen, face_index=index))
+        for own, index, sound, samples in zip(_of_each(lips, speeches, search), speeches, sounds, lengths)
+    )
+    return replace(first, others=tuple(others))
 
 
-def take_of(
-    lips: LipSync, source: video.VideoInfo, sound: video.Sound, lengths: tuple[int, int], options: Settled
+def _take_of(
+    lips: LipSync, source: video.VideoInfo, speech: tuple[video.Sound, int, int], wanted: int, options: Settled
 ) -> Take:
-    """Return the take of one face, whose speech has the first of ``lengths`` (samples) and is followed by silence."""
-    fps, (samples, longest) = float(source.fps), lengths
-    wanted = audio.frame_count(longest, fps)
+    """Return ``wanted`` frames of one face; its speech, of so many samples, is followed by so many of silence."""
+    (sound, samples, after), fps = speech, float(source.fps)
     with about(f"--pair {options.face_index}={sound.path}"):
         path, used = lips.find_face(source, wanted, options)
         path.known(None)  # to its end, so that it is remembered for the next face
-    mel, _ = audio.spectrogram_of(itertools.chain(sound, [np.zeros(longest - samples, np.float32)]))
+    mel, _ = audio.spectrogram_of(itertools.chain(sound, [np.zeros(after, np.float32)]))
     windows = audio.MelWindows(mel, fps, wanted, options.lip_delay / 1000)
     until = wanted if options.silence == "closed" else audio.frame_count(samples, fps)
-    take = Take(source, sound, sound, windows, path, used, options, until=until)
-    return replace(take, manner=lips.manner(take))
+    return Take(source, sound, sound, windows, path, used, options, until=until)
 
 
 def write_mix(sounds: Sequence[video.Sound], path: Path) -> video.Sound:

@@ -319,11 +319,16 @@ class LipSync:
         chosen = Options(**options)
         second = max(0.0, second - (chosen.start or 0))
         # a box depends on the frames around it
-        take = self._look_and_listen(Path(face), Path(speech), second + AROUND, chosen)
+        return self.glimpse(self._look_and_listen(Path(face), Path(speech), second + AROUND, chosen), second)
+
+    def glimpse(self, take: Take, second: float) -> np.ndarray:
+        """Return the frame of the result at this moment of a take whose manner, and its others', is not settled yet."""
         index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
-        manner = self.manner(take, slice(index, index + 1))
-        box = next(itertools.islice(take.boxes(), index, None))
-        return next(redraw_mouths([take.frame(index)], [box], [take.windows[index]], self.model, 1, manner))
+        frame = take.frame(index)
+        for one in (take, *take.others):
+            manner, box = self.manner(one, slice(index, index + 1)), next(itertools.islice(one.boxes(), index, None))
+            frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, manner))
+        return frame
 
     def _look_and_listen(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
         """Return a take whose manner is not settled yet."""

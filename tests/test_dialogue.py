@@ -66,6 +66,16 @@ def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
     assert not np.array_equal(together[:15, :, :HALF], alone[:15, :, :HALF])
 
 
+@pytest.mark.parametrize("second", [0.2, 0.8, 9.0])
+def test_a_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint, second):
+    """While both speak, when one has ended, and after the end: the last."""
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    frames = list(lips.stream(dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, dialogue.Options(), tmp_path)))
+    shown = dialogue.preview(lips, tmp_path / "pair.mp4", speeches, second)
+    assert np.array_equal(shown, frames[min(int(second * 25 + 1e-6), len(frames) - 1)])
+
+
 def test_somebody_has_to_speak(tmp_path):
     with pytest.raises(UserError, match="nobody is given a speech"):
         dialogue.run(LipSync(), tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
