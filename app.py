@@ -31,7 +31,9 @@ def get_parser() -> cli.Parser:
     add("--concurrency", type=cli.positive(int), default=1, help="Work for so many visitors at the same time.")
     add("--max_live", type=cli.positive(int), default=1, help="Let so many visitors speak live at the same time.")
     add("--face_detector", choices=faces.NAMES, default="auto", help="Look for faces by this detector.")
-    arguments.add_compute_arguments(parser)
+    arguments.add_identity_argument(parser)
+    arguments.add_generation_arguments(parser)
+    arguments.add_credentials_argument(parser)
     return parser
 
 
@@ -51,16 +53,21 @@ def run(args: argparse.Namespace) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     return Settings(
-        args.checkpoint_path,
-        args.syncnet_checkpoint_path,
-        args.face_detector,
-        args.device,
-        args.precision,
-        args.max_seconds,
-        args.max_minutes,
-        args.concurrency,
-        args.max_live,
-        cli.TERMINAL,
+        checkpoint=args.checkpoint_path,
+        expert=args.syncnet_checkpoint_path,
+        detector=args.face_detector,
+        identity=args.identity,
+        restorer=args.restorer,
+        credentials=args.credentials,
+        device=args.device,
+        precision=args.precision,
+        runtime=args.runtime,
+        batch_size=args.wav2lip_batch_size,
+        max_seconds=args.max_seconds,
+        max_minutes=args.max_minutes,
+        runs=args.concurrency,
+        live=args.max_live,
+        report=cli.TERMINAL,
     )
 
 

@@ -134,6 +134,12 @@ def _add_network_arguments(parser: Flags) -> None:
         "--syncnet_checkpoint_path",
         help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
     )
+    add_generation_arguments(parser)
+
+
+def add_generation_arguments(parser: Flags) -> None:
+    """By what frames are made, besides the generator."""
+    add = parser.add_argument
     add(
         "--restorer",
         metavar="FILE",
@@ -172,7 +178,7 @@ def _add_face_arguments(parser: Flags) -> None:
         help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
     )
     add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
-    add("--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once.")
+    add_identity_argument(parser)
     add(
         "--on_missing_face",
         choices=VALUES["on_missing_face"],
@@ -193,6 +199,12 @@ def _add_face_arguments(parser: Flags) -> None:
         help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
     )
     add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
+
+
+def add_identity_argument(parser: Flags) -> None:
+    parser.add_argument(
+        "--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once."
+    )
 
 
 def _add_frame_arguments(parser: Flags) -> None:
@@ -240,7 +252,11 @@ def _add_file_arguments(parser: Flags) -> None:
     )
     add("--preset", choices=VALUES["preset"], default="superfast", help="Encode with this effort.")
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
-    add(
+    add_credentials_argument(parser)
+
+
+def add_credentials_argument(parser: Flags) -> None:
+    parser.add_argument(
         "--credentials",
         nargs=2,
         type=Path,

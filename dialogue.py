@@ -22,8 +22,6 @@ import audio
 import files
 import video
 from errors import UserError, about
-from faces import FaceSearch
-from hparams import hparams as hp
 from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
 from reporting import Advance, Reporter
 
@@ -97,15 +95,12 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     takes = take, *take.others
     sounds = [one.speech for one in takes]
     heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
+    own = [lips.serving(lips.search, OfFace(index, lips.report)) for index in speeches]
     first, *others = (
-        replace(one, heard=heard, manner=own.manner(one), match=own.match(one.source, one.face, path))
-        for one, own, (_, path) in zip(takes, _of_each(lips, speeches), speeches.items())
+        replace(one, heard=heard, manner=its.manner(one), match=its.match(one.source, one.face, path))
+        for one, its, path in zip(takes, own, speeches.values())
     )
     return replace(first, others=tuple(others))
-
-
-def _of_each(lips: LipSync, speeches: Iterable[int], search: FaceSearch | None = None) -> list[LipSync]:
-    return [lips.serving(search or lips.search, OfFace(index, lips.report)) for index in speeches]
 
 
 def _look_and_listen(
@@ -118,12 +113,18 @@ def _look_and_listen(
     fps = float(source.fps)
     wanted = audio.frame_count(max(lengths), fps)
     if second is not None:
-        wanted = min(wanted, audio.frame_count(math.ceil((second + AROUND) * hp.sample_rate), fps))
+        wanted = min(wanted, math.ceil((second + AROUND) * fps))
     # without a memory, the same frames would be searched once for each face
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
     first, *others = (
-        _take_of(own, source, (sound, samples, max(lengths) - samples), wanted, replace(chosen, face_index=index))
-        for own, index, sound, samples in zip(_of_each(lips, speeches, search), speeches, sounds, lengths)
+        _take_of(
+            lips.serving(search, OfFace(index, lips.report)),
+            source,
+            (sound, samples, max(lengths) - samples),
+            wanted,
+            replace(chosen, face_index=index),
+        )
+        for index, sound, samples in zip(speeches, sounds, lengths)
     )
     return replace(first, others=tuple(others))
 

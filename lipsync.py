@@ -281,10 +281,15 @@ class LipSync:
         self.search.detector_weights(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
-    def serving(self, search: FaceSearch, report: Reporter) -> LipSync:
-        """Return the same networks for somebody else, who has another memory of faces and hears other reports."""
+    def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
+        """Return the same networks, the restorer only if it is wanted, for somebody else.
+
+        They have another memory of faces and hear other reports.
+        """
         other = copy.copy(self)
         other.search, other.report = search, report
+        if not restored:
+            other.restorer = other.restore = None
         return other
 
     def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: Any) -> Take:

@@ -18,6 +18,7 @@ import PIL.Image
 
 import adaptation
 import audio
+import dialogue
 import live
 import parts
 import video
@@ -50,6 +51,9 @@ class Sighting:
     picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
+Speech = str | list[tuple[Sighting, str]]  # a file, or one for each of several faces
+
+
 class Actions:
     """Everything the page can do, with networks that are loaded once."""
 
@@ -69,18 +73,30 @@ class Actions:
     @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
     def _generator(self, checkpoint: str | None) -> LipSync:
         settings = self.settings
-        lips = LipSync(checkpoint, device=settings.device, precision=settings.precision, report=settings.report)
-        _ = lips.model
+        lips = LipSync(
+            checkpoint,
+            restorer=settings.restorer,
+            credentials=settings.credentials,
+            device=settings.device,
+            precision=settings.precision,
+            runtime=settings.runtime,
+            batch_size=settings.batch_size,
+            report=settings.report,
+        )
+        _ = lips.model, lips.restore, lips.credentials
         return lips
 
     @functools.cache  # noqa: B019
     def _expert(self) -> Expert:
         return open_expert(self.settings.expert, pick_device(self.settings.device), report=self.settings.report)
 
-    def lips(self, session: Session | None, report: Reporter, checkpoint: str | None = None) -> LipSync:
+    def lips(
+        self, session: Session | None, report: Reporter, checkpoint: str | None = None, restored: bool = False
+    ) -> LipSync:
         """Return a lip-sync of this session: its own memory and report, everybody's network."""
         with self._loading:
-            return self._generator(checkpoint or self.settings.checkpoint).serving(self.search(session), report)
+            opened = self._generator(checkpoint or self.settings.checkpoint)
+        return opened.serving(self.search(session), report, restored)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Lip-sync
@@ -98,47 +114,73 @@ class Actions:
         return [_first_sight(source, track) for track in tracks]
 
     def preview(
-        self, session: Session, face: str, speech: str, second: float, report: Reporter, **options: Any
+        self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        check_length(seconds_of(speech), self.settings.max_seconds)
-        lips, options = self._settled(session, face, second + LOOKED_AT, report, options)
-        return lips.preview(face, speech, second, **options)[..., ::-1]
+        self._seconds(speech)
+        lips, spoken, options = self._settled(session, face, speech, second + LOOKED_AT, report, options)
+        show = lips.preview if isinstance(spoken, str) else functools.partial(dialogue.preview, lips)
+        return show(face, spoken, second, **options)[..., ::-1]
 
-    def lip_sync(self, session: Session, face: str, speech: str, report: Reporter, **options: Any) -> Path:
+    def lip_sync(self, session: Session, face: str, speech: Speech, report: Reporter, **options: Any) -> Path:
         """Return the file of the result."""
-        check_length(seconds := seconds_of(speech), self.settings.max_seconds)
+        seconds = self._seconds(speech)
         if options.get("start") is not None or options.get("end") is not None:
             check_film(Path(face), self.settings.max_seconds)  # all of it is written again
         outfile = session.new_file(".mp4")
-        lips, options = self._settled(session, face, seconds, report, options)
-        lips.run(face, speech, outfile, **options)
+        lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
+        run = lips.run if isinstance(spoken, str) else functools.partial(dialogue.run, lips)
+        run(face, spoken, outfile, **options)
         return outfile
 
+    def _seconds(self, speech: Speech) -> float:
+        """How long it is, or the longest of several; raise UserError if that is too long."""
+        seconds = max(map(seconds_of, [speech] if isinstance(speech, str) else [path for _, path in speech]))
+        check_length(seconds, self.settings.max_seconds)
+        return seconds
+
     def _settled(
-        self, session: Session, face: str, seconds: float, report: Reporter, options: dict[str, Any]
-    ) -> tuple[LipSync, dict[str, Any]]:
-        """Return the network and the ``Options`` that the page's choices stand for.
+        self,
+        session: Session,
+        face: str,
+        speech: Speech,
+        seconds: float,
+        report: Reporter,
+        options: dict[str, Any],
+    ) -> tuple[LipSync, Any, dict[str, Any]]:
+        """Return the network, the speech (or of each face by its number) and the ``Options`` that were chosen.
 
         "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
         those that were on view when the choice was made. In a part that begins later, it is whoever is at its place
-        then. "network" is a checkpoint.
+        then. "network" is a checkpoint, "sharp" whether mouths are restored.
         """
         check_pixels(face)
-        lips = self.lips(session, report, options.pop("network", None))
-        chosen = options.pop("chosen", None)
+        if like := options.get("face_like"):
+            check_pixels(str(like))
+        lips = self.lips(session, report, options.pop("network", None), options.pop("sharp", False))
+        chosen, options = options.pop("chosen", None), options | {"identity": self.settings.identity}
+        if not isinstance(speech, str):
+            numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options(**options))
+            if None in numbers or len({*numbers}) < len(numbers):
+                raise UserError("a face that was given a speech is lost in the video; give the faces fewer speeches")
+            return lips, dict(zip(numbers, (path for _, path in speech))), options
         if chosen:
-            how = Options(**options)
-            source = open_face(Path(face), how)
-            wanted = 1 if source.is_image or how.static else audio.frame_count(
-                round(seconds * hp.sample_rate), float(source.fps)
-            )  # fmt: skip
-            if how.is_part:
-                source, wanted, _ = parts.cut_out(source, wanted, how.start or 0, how.end)
-            source, wanted, _ = searched_for(source, wanted, how)
-            found = lips.search.find(source, wanted, lips.device, lips.dtype, report)
-            options["face_index"] = number_of(chosen, found, source)
-        return lips, options
+            (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options(**options))
+        return lips, speech, options
+
+    def _numbers(
+        self, lips: LipSync, face: str, seen: list[Sighting], seconds: float, how: Options
+    ) -> list[int | None]:
+        """Return the numbers of faces, see ``number_of``, among all that are searched for a speech of ``seconds``."""
+        source = open_face(Path(face), how)
+        wanted = 1 if source.is_image or how.static else audio.frame_count(
+            round(seconds * hp.sample_rate), float(source.fps)
+        )  # fmt: skip
+        if how.is_part:
+            source, wanted, _ = parts.cut_out(source, wanted, how.start or 0, how.end)
+        source, wanted, _ = searched_for(source, wanted, how)
+        found = lips.search.find(source, wanted, lips.device, lips.dtype, lips.report)
+        return [number_of(one, found, source) for one in seen]
 
     # ----------------------------------------------------------------------------------------------------------------
     # The other tabs

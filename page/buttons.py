@@ -31,7 +31,14 @@ REFERENCES = {
     "mouths as far open as the sound": "matching",
 }
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
-FILES = ("film", "photo", "speech", "filmed", "mix", "network")  # among what is on the first tab
+VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
+FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")  # among what is on the first tab
+ALONE = {  # what can only be wished of one face, and what the page calls it
+    "speaker": "Whoever speaks, shot by shot",
+    "like": "Whoever looks like the one in this picture",
+    "start": "Only from this moment of the video",
+    "end": "to this one; else to the speech's end",
+}
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
@@ -82,16 +89,19 @@ class Buttons:
 
     def find_faces(
         self, face: str | None, rotate: bool, request: gr.Request, progress: gr.Progress = gr.Progress()
-    ) -> tuple[Any, str, list[Any], None, Any]:
-        """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other."""
+    ) -> tuple[Any, ...]:
+        """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other.
+
+        And show room for a speech of each of them.
+        """
         if not face:
-            return gr.Gallery(visible=False), "", [], None, gr.skip()
+            return gr.Gallery(visible=False), "", [], None, gr.skip(), *rooms(0)
         with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
         words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
-        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, None, None
+        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, None, None, *rooms(len(seen))
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
         return seen[event.index], f"Face {event.index + 1} from the left will speak."
@@ -175,16 +185,22 @@ def sentence(error: object) -> str:
     return FOLDERS.sub("", " ".join(str(error).split()))
 
 
-def taken(values: Values) -> tuple[str, str, Values]:
+def rooms(faces: int) -> list[Any]:
+    """Return the updates of what asks for a speech of each of so many faces: the whole of it, and every one."""
+    several = min(faces, len(VOICES)) if faces > 1 else 0
+    return [gr.Accordion(visible=several > 0), *(gr.Audio(None, visible=i < several) for i in range(len(VOICES)))]
+
+
+def taken(values: Values) -> tuple[str, Any, Values]:
     """Return the face, the speech and the rest, as ``Actions`` takes them; raise UserError for what is missing."""
-    face, speech = values["film"] or values["photo"], values["speech"] or values["filmed"]
+    face = values["film"] or values["photo"]
     if not face:
         raise UserError("give a video or a photo of a face first")
-    if not speech:
-        raise UserError("give a speech first: any file with sound, or record one")
-    return face, speech, {
-        "chosen": None if values["speaker"] else values["chosen"],
+    return face, spoken(values), {
+        "chosen": None if values["speaker"] or values["like"] else values["chosen"],
         "speaker": "auto" if values["speaker"] else None,
+        "face_like": values["like"] and Path(values["like"]),
+        "sharp": values["sharp"],
         "start": moment(values["start"]) if values["start"] else None,  # "" once the box has been seen
         "end": moment(values["end"]) if values["end"] else None,
         "occlusion": "keep" if values["kept"] else "ignore",
@@ -203,6 +219,22 @@ def taken(values: Values) -> tuple[str, str, Values]:
         "mix": values["mix"] and Path(values["mix"]),
         "crf": int(values["crf"]),
     }  # fmt: skip
+
+
+def spoken(values: Values) -> Any:
+    """Return the speech, or a list of faces and the speech of each; raise UserError if that cannot be."""
+    one = values["speech"] or values["filmed"]
+    each = [(face, file) for face, file in zip(values["seen"], map(values.get, VOICES)) if file]
+    if one and each:
+        raise UserError("a speech for one face was given and some for several; take one or the others back")
+    if not (one or each):
+        raise UserError("give a speech first: any file with sound, or record one")
+    for name, label in ALONE.items():
+        if each and values[name]:
+            raise UserError(f'"{label}" is for one face; take it back, or the speeches of several')
+    if values["speaker"] and values["like"]:
+        raise UserError("whoever speaks and whoever looks like a picture cannot both be chosen; take one back")
+    return one or each
 
 
 def numbers(text: str | None, what: str) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from page.buttons import BLENDS, LOOPS, REFERENCES, Buttons
+from page.buttons import ALONE, BLENDS, LOOPS, REFERENCES, VOICES, Buttons
 from page.gate import Gate
 from page.settings import Settings
 
@@ -37,9 +37,11 @@ button[role=tab]:focus-visible {outline-offset: -3px}
   .options .form {flex-direction: column}
   .press {min-height: 0}
   .outcome {order: -1}
-  .tab-container button {padding: 0 8px !important}
+  .tab-container button {padding: 0 7px !important}
 }
 """
+
+AROUND = "@media (max-width: 640px) {.gradio-container .main {padding: 16px 12px !important}}"  # beyond CSS's reach
 
 
 def theme() -> gr.themes.Base:
@@ -54,8 +56,8 @@ def theme() -> gr.themes.Base:
 
 
 def head() -> str:
-    """Return what runs in the browser."""
-    return f"<script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
+    """Return what runs in the browser, and how what Gradio puts around the page looks."""
+    return f"<style>{AROUND}</style><script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
 class Page:
@@ -107,7 +109,11 @@ class Page:
             label="Who is to speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
             object_fit="contain", interactive=False, show_label=False, buttons=[],
         )  # fmt: skip
-        options = _options()
+        with gr.Accordion("Several of them speak", open=False, visible=False, elem_id="several") as several:
+            gr.Markdown("Instead of one speech, give each of these a speech of their own. They speak at the same time.")
+            with gr.Row():
+                voices = {name: _voice(i + 1) for i, name in enumerate(VOICES)}
+        options = _options(bool(self.settings.restorer))
         with gr.Row():
             with gr.Column():
                 with gr.Row(elem_classes="press"):
@@ -131,11 +137,11 @@ class Page:
                 )
 
         given = {"film": film, "photo": photo, "speech": speech, "filmed": filmed}
-        on_page = {**given, "chosen": chosen, "second": second, **options}
+        on_page = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
         self.buttons.on_page, inputs = on_page, set(on_page.values())
         _takes_the_place(speech, filmed)
         for source, other in ((film, photo), (photo, film)):
-            found = [faces, said, seen, chosen, other]
+            found = [faces, said, seen, chosen, other, several, *voices.values()]
             look_for = self.buttons.find_faces
             source.input(look_for, [source, options["rotate"]], found, show_progress_on=said, **self._brief())
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
@@ -225,9 +231,13 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
         film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
     with gr.Tab("Photo"):
         photo = gr.Image(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
-    # as the file that it is: pictures.py says what cannot be read, and reads more than Gradio does
-    photo.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
-    return film, photo
+    return film, _as_it_is(photo)
+
+
+def _as_it_is(picture: gr.Image) -> gr.Image:
+    """As the file that it is: pictures.py says what cannot be read, and reads more than Gradio does."""
+    picture.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
+    return picture
 
 
 def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
@@ -239,6 +249,13 @@ def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
     with gr.Tab("Video"):
         film = gr.Video(label=f"{label}: a video's", elem_id="filmed_speech", **_given() | {"sources": ["upload"]})
     return sound, film
+
+
+def _voice(number: int) -> gr.Audio:
+    return gr.Audio(
+        label=f"Face {number} from the left says", type="filepath", sources=["upload", "microphone"],
+        elem_id=f"voice{number}", visible=False, min_width=240, buttons=SAVE[1:],
+    )  # fmt: skip
 
 
 def _takes_the_place(*components: Any) -> None:
@@ -255,7 +272,7 @@ def _given() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _options() -> dict[str, Any]:
+def _options(can_restore: bool) -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
@@ -284,7 +301,7 @@ def _options() -> dict[str, Any]:
         with gr.Row(elem_classes="options"):
             options |= {
                 "speaker": gr.Checkbox(
-                    False, label="Whoever speaks, shot by shot", info="by the video's own sound, whoever was clicked on"
+                    False, label=ALONE["speaker"], info="by the video's own sound, whoever was clicked on"
                 ),
                 "kept": gr.Checkbox(
                     True, label="What is before the mouth stays", info="a hand, a microphone, a caption"
@@ -292,11 +309,12 @@ def _options() -> dict[str, Any]:
             }
         with gr.Row(elem_classes="options"):
             options |= {
-                "start": gr.Textbox(label="Only from this moment of the video", placeholder="1:05", max_lines=1),
-                "end": gr.Textbox(label="to this one; else to the speech's end", placeholder="1:12.5", max_lines=1),
+                "start": gr.Textbox(label=ALONE["start"], placeholder="1:05", max_lines=1),
+                "end": gr.Textbox(label=ALONE["end"], placeholder="1:12.5", max_lines=1),
             }
         with gr.Row(elem_classes="options"):
             options |= {
+                "sharp": gr.Checkbox(False, label="Sharpen the mouth", info="takes longer", visible=can_restore),
                 "static": gr.Checkbox(False, label="Use only the first frame"),
                 "rotate": gr.Checkbox(False, label="The video lies on its side: turn it clockwise"),
             }
@@ -309,5 +327,8 @@ def _options() -> dict[str, Any]:
                     buttons=SAVE[1:],
                 ),
                 "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=150),
+                "like": _as_it_is(
+                    gr.Image(label=ALONE["like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like")
+                ),
             }
     return options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from reporting import SILENT, Reporter
 
@@ -14,8 +15,13 @@ class Settings:
     checkpoint: str | None = None  # generator; None: the one that comes along
     expert: str = "demo"
     detector: str = "auto"
+    identity: str = "sface"
+    restorer: Path | None = None  # sharpens mouths for visitors who want that
+    credentials: tuple[Path, Path] | None = None  # certificates and key that sign every result
     device: str = "auto"
     precision: str = "auto"
+    runtime: str = "torch"
+    batch_size: int = 128
     max_seconds: float = 600.0  # of speech, or of a video that is measured or learned from
     max_minutes: float = 15.0  # of learning
     runs: int = 1  # at the same time

@@ -29,7 +29,7 @@ from conftest import free_port, run_ffmpeg, write_clip
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
-from page.buttons import numbers, sentence
+from page.buttons import ALONE, VOICES, numbers, sentence, spoken
 from page.gate import Gate
 from page.serving import serving
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
@@ -255,6 +255,43 @@ def test_a_lip_sync_is_in_the_session_s_folder_alone(actions, session, pair):
     assert boxes  # not in the cache of whoever runs the page
 
 
+def test_each_of_several_may_speak(actions, session, pair, tmp_path):
+    """The one on the right for half as long: then it is as it was filmed, and the other goes on."""
+    film, speech = map(str, pair)
+    run_ffmpeg("-i", speech, "-t", "0.5", tmp_path / "short.wav")
+    left, right = actions.find_faces(session, film, SILENT)
+    spoken = [(left, speech), (right, str(tmp_path / "short.wav"))]
+    made = actions.lip_sync(session, film, spoken, SILENT, crf=0)
+    filmed, frames = (np.stack(list(video.read_frames(video.probe(path)))).astype(int) for path in (film, made))
+    changed = np.abs(frames - filmed[0]).max((1, 3)).reshape(len(frames), 2, -1).max(2) > 30
+    assert changed[:, 0].all() and changed[:12, 1].all() and not changed[14:, 1].any()
+    shown = actions.preview(session, film, spoken, 0.2, SILENT)
+    assert np.abs(shown[..., ::-1] - frames[5]).mean() < 2  # a video rounds colours
+    with pytest.raises(ValueError, match="is lost in the video"):
+        actions.lip_sync(session, film, [(left, speech), (left, speech)], SILENT)
+
+
+@pytest.mark.parametrize("given, words", [
+    ({}, "give a speech first"),
+    ({"speech": "a.wav", "voice2": "b.wav"}, "one or the others"),
+    ({"voice1": "a.wav", "start": "1:05"}, '"Only from this moment of the video" is for one face'),
+    ({"voice1": "a.wav", "speaker": True}, '"Whoever speaks, shot by shot" is for one face'),
+    ({"speech": "a.wav", "speaker": True, "like": "a.png"}, "cannot both be chosen"),
+])  # fmt: skip
+def test_who_is_to_say_what_has_to_be_clear(given, words):
+    nothing = dict.fromkeys(("speech", "filmed", *VOICES, *ALONE))
+    with pytest.raises(ValueError, match=words):
+        spoken(nothing | {"seen": [1, 2]} | given)
+    assert spoken(nothing | {"seen": [1, 2], "voice2": "b.wav"}) == [(2, "b.wav")]
+
+
+def test_a_likeness_is_told_by_the_network_of_whoever_runs_the_page(session, pair, tmp_path):
+    cv2.imwrite(str(tmp_path / "like.png"), np.zeros((8, 8, 3), np.uint8))
+    actions = Actions(Settings(detector="centerface", identity=str(pair[1])))
+    with pytest.raises(ValueError, match="does not hold OpenCV's SFace"):
+        actions.lip_sync(session, *map(str, pair), SILENT, face_like=tmp_path / "like.png")
+
+
 def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=6:s=16000", tmp_path / "long.wav")
     with pytest.raises(ValueError, match="takes 5 s at most"):
@@ -442,6 +479,17 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.wait_for_selector("text=Done.")
 
 
+def test_several_are_given_a_speech_each_in_the_browser(tab, pair):
+    tab.set_input_files("#film input[type=file]", str(pair[0]))
+    tab.click("#several button:has-text('Several of them speak')")
+    for name in ("voice1", "voice2"):
+        tab.set_input_files(f"#{name} input[type=file]", str(pair[1]))
+        tab.wait_for_selector(f"#{name} audio", state="attached")
+    assert not tab.is_visible("#voice3")
+    tab.click("#start")
+    tab.wait_for_selector("#result video", timeout=60000)
+
+
 def test_the_other_tabs_say_what_they_find(tab, pair):
     """Who speaks; and that learning takes five seconds of a person, which this video has not."""
     tab.click("button[role=tab]:has-text('Who speaks?')")
@@ -488,6 +536,33 @@ def test_the_keyboard_is_enough(tab, pair):
     tab.wait_for_selector("#result video", timeout=60000)
 
 
+def test_the_keyboard_is_enough_for_the_other_tabs(tab, pair):
+    """Compare, learn (which takes more than this), and speak live until it is stopped."""
+    files = [str(pair[0]), str(pair[1]), str(pair[0]), str(pair[0])]
+    tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
+    reach_and_press(tab, "[role=tablist]", "Who speaks?")
+    reach_and_press(tab, "#pair_film", "Drop a video file here to upload")
+    tab.wait_for_selector("#pair_film video")
+    reach_and_press(tab, "#voices", "Click to upload or drop files")
+    tab.wait_for_selector("#voices >> text=speech")
+    reach_and_press(tab, "#compare", "Compare")
+    tab.wait_for_function("document.querySelector('#verdict textarea').value.includes('mean similarity')")
+    reach_and_press(tab, "[role=tablist]", "One person")
+    reach_and_press(tab, "#person", "Drop a video file here to upload")
+    tab.wait_for_selector("#person video")
+    reach_and_press(tab, "#learn", "Learn")
+    tab.wait_for_selector("text=/5 s|five seconds/")
+    reach_and_press(tab, "[role=tablist]", "Live")
+    reach_and_press(tab, "#live_film", "Drop a video file here to upload")
+    tab.wait_for_selector("#live_film video")
+    reach_and_press(tab, "#prepare", "Prepare")
+    tab.wait_for_selector("text=Ready.")
+    reach_and_press(tab, "#talk", "Talk")
+    tab.wait_for_selector("text=/Live: [0-9]+ frames a second/")
+    reach_and_press(tab, "#hush", "Stop")
+    tab.wait_for_function("document.getElementById('live-words').textContent == ''")
+
+
 def reach_and_press(tab, place, name):
     """Press Tab until the focus is on what has this name there, and then Enter."""
     where = """([place, name]) => {
@@ -514,10 +589,21 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(tab, pair, tmp_path):
     tab.wait_for_selector("text=/exceed|too large|maximum/i")
 
 
-def test_a_narrow_screen_has_all_of_it(tab):
-    tab.set_viewport_size({"width": 380, "height": 800})
+@pytest.mark.parametrize("name, needed", [
+    ("Lip-sync", ("film", "speech", "start", "result")),
+    ("Who speaks?", ("pair_film", "voices", "compare", "verdict", "plot")),
+    ("One person", ("person", "learn", "stop_learning", "network", "sheet")),
+    ("Live", ("live_film", "live-picture", "prepare", "talk", "hush", "hear")),
+])  # fmt: skip
+def test_a_narrow_screen_has_all_of_it(tab, name, needed):
+    tab.set_viewport_size({"width": 360, "height": 800})
+    tab.wait_for_function("document.querySelectorAll('button[role=tab]').length == 8")  # all on view, none in a menu
+    tab.click(f"button[role=tab]:has-text('{name}')")
+    tab.wait_for_selector(f"#{needed[0]}")
     width = tab.evaluate("document.documentElement.scrollWidth")
-    assert width <= 400 and all(tab.is_visible(f"#{name}") for name in ("film", "speech", "start", "result"))
+    assert width <= 360 and all(tab.is_visible(f"#{one}") for one in needed)
+    edges = [(box["x"], box["x"] + box["width"]) for one in needed if (box := tab.locator(f"#{one}").bounding_box())]
+    assert all(0 <= left < right <= 360 for left, right in edges)
 
 
 def test_files_of_the_machine_are_not_handed_out(address):

@@ -79,8 +79,8 @@ ALLOWED = {
         "tasks", "training",
     },
     "page": {
-        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models", "parts",
-        "reporting", "sync", "video",
+        "adaptation", "audio", "devices", "dialogue", "face_detection", "faces", "hparams", "lipsync", "live", "models",
+        "parts", "reporting", "sync", "video",
     },
     "cli": {"distributed", "parts", "reporting"},
     "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "recipes", "runtimes"},

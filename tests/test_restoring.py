@@ -13,6 +13,7 @@ import inference
 import restoring
 from errors import MissingFile, UserError
 from models.imports import import_beside_torchvision
+from reporting import SILENT
 from restoring import open_restorer
 
 BOX = (130, 30, 330, 250)
@@ -151,3 +152,15 @@ def test_it_is_a_flag(spandrel, talking_clip, silence, tmp_path, capsys):
     for name, more in (("plain", []), ("restored", [f"--restorer={tmp_path / 'random.pth'}"])):
         assert inference.main([*command, f"--outfile={tmp_path / name}.mp4", *more]) == 0
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "restored.mp4").read_bytes()
+
+
+def test_the_page_offers_it_to_whoever_wants_it(spandrel, talking_clip, silence, tmp_path):
+    from page.actions import Actions
+    from page.sessions import Sessions
+    from page.settings import Settings
+
+    actions = Actions(Settings(detector="centerface", restorer=compact(tmp_path / "random.pth")))
+    given = Sessions().of("somebody"), str(talking_clip), str(silence), 0.2, SILENT
+    plain, sharp = (actions.preview(*given, sharp=sharp, box=(20, 200, 60, 220)) for sharp in (False, True))
+    with_none = Actions(Settings(detector="centerface")).preview(*given, box=(20, 200, 60, 220))
+    assert np.array_equal(plain, with_none) and not np.array_equal(plain, sharp)
