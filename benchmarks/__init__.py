@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -20,7 +21,7 @@ from devices import pick_device, pick_precision
 
 # Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
 PROGRAM = """
-import json, pathlib, resource, sys, time
+import json, os, pathlib, sys, time
 start = time.perf_counter()
 import inference, video
 imported = time.perf_counter()
@@ -31,14 +32,13 @@ def noted(writer, frame):
 video.VideoWriter.write = noted
 code = inference.main(sys.argv[1:])
 stop = time.perf_counter()
-own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 figures = {"frames": len(writes), "seconds": stop - start, "fps": len(writes) / (stop - start)}
-figures["cpu_seconds"] = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+figures["cpu_seconds"] = time.process_time() + sum(os.times()[2:4])
 figures["import_s"] = imported - start
 figures["first_frame_s"] = writes[0] - start if writes else 0
-status = pathlib.Path("/proc/self/status")  # ru_maxrss may be what the parent held when it started this process
-lines = status.read_text().splitlines() if status.exists() else [f"VmHWM: {own.ru_maxrss} kB"]
-figures["peak_memory_mb"] = int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+status = pathlib.Path("/proc/self/status")  # Linux; getrusage may say what the parent held when it started this
+lines = status.read_text().splitlines() if status.exists() else ["VmHWM: nan kB"]
+figures["peak_memory_mb"] = float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 print(json.dumps(figures))
 sys.exit(code)
 """
@@ -65,9 +65,16 @@ def report(name: str, figures: dict[str, float]) -> None:
 
 
 def resident_mb(process: int | str = "self") -> float:
-    """Return how much memory a process holds, on Linux."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    """Return how much memory a process holds; NaN where this is not Linux."""
+    if not (status := Path(f"/proc/{process}/statm")).exists():
+        return math.nan
+    pages = int(status.read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process, and of those that it started and waited for."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -75,6 +82,13 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def cpu_timed(work: Callable[[], object]) -> float:
+    """Return the CPU seconds that ``work`` takes, those of the processes that it starts and waits for included."""
+    before = cpu_seconds()
+    work()
+    return cpu_seconds() - before
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:

@@ -42,10 +42,9 @@ import cli
 import files
 import reporting
 import video
-from benchmarks import print_machine
+from benchmarks import cpu_timed, print_machine
 from benchmarks.demo_networks import JUDGE
 from benchmarks.people import find_lips
-from benchmarks.steps import cpu_seconds
 from boxes import Box
 from errors import MissingFile, UserError
 from evaluation import aperture, judges, lips, lse, table
@@ -296,12 +295,12 @@ def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bo
     source = open_face(clip, Options(**options))
     lips.search.find(source)  # now, so that it does not count
     takes: list[Take] = []
-    seconds = cpu_seconds(lambda: takes.append(lips.prepare(clip, sound, **options)))
+    seconds = cpu_timed(lambda: takes.append(lips.prepare(clip, sound, **options)))
     (take,) = takes
     if as_it_is:
         encode(outfile, source, clip, None)
     else:
-        seconds += cpu_seconds(lambda: lips.write(take, outfile))
+        seconds += cpu_timed(lambda: lips.write(take, outfile))
     if source.geometry != video.Geometry():
         clip = outfile.with_stem(f"{outfile.stem}_source")
         encode(clip, source, sound, None, crf=0)

@@ -5,17 +5,20 @@
 ``latency``: sound comes in pieces of 40 ms in real time, and frames are taken when they are due. What is told is the
 time from a sample, which waits for the rest of its piece and for 212 ms of sound after it, to the frame that starts
 with it. ``sustained``: sound comes as fast as frames are made of it; CPU seconds include the decoder, and memory is
-that of the process after a quarter of the sound and at its end.
+that of the process after a quarter of the sound and at its end (Linux). ``crowd``: as ``latency``, with ``--sessions``
+at the same time, each of them spoken to.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ import arguments
 import cli
 import live
 import video
-from benchmarks import open_machine, report, resident_mb
+from benchmarks import cpu_seconds, open_machine, report, resident_mb
 from benchmarks.scene import SIZES, write_scene
 from demo.talking_head import Recipe, write_speech
 from hparams import hparams as hp
@@ -40,6 +43,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
     parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
     parser.add_argument("--seconds", type=cli.positive(float), default=30.0, help="of speech in each measurement")
+    parser.add_argument("--sessions", type=cli.positive(int), help="also measure so many at the same time")
     parser.add_argument("--size", choices=SIZES, default="720p", help="of the frames")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
@@ -67,6 +71,8 @@ def run(args: argparse.Namespace) -> None:
             report("start", {"prepare_s": prepared - start, "open_s": time.perf_counter() - prepared})
             report("latency", measure_latency(session, sound))
         report("sustained", measure_sustained(lips, face, sound))
+        if args.sessions:
+            report("crowd", measure_crowd(lips, face, sound, args.sessions))
 
 
 def measure_latency(session: live.Session, sound: np.ndarray) -> dict[str, float]:
@@ -100,6 +106,17 @@ def measure_latency(session: live.Session, sound: np.ndarray) -> dict[str, float
     return {**figures, "frames": len(delays), "passed_over": passed, "waited_for_sound": pauses}
 
 
+def measure_crowd(lips: LipSync, face: live.Face, sound: np.ndarray, count: int) -> dict[str, float]:
+    """What each of ``count`` sessions at the same time gets, in the median, and the worst of all."""
+    with contextlib.ExitStack() as opened, ThreadPoolExecutor(count) as people:
+        sessions = [opened.enter_context(live.Session(lips, face, behind=BEHIND)) for _ in range(count)]
+        each = list(people.map(partial(measure_latency, sound=sound), sessions))
+    figures = {name: float(np.median([one[name] for one in each])) for name in each[0]}
+    seconds = len(sound) / hp.sample_rate
+    figures |= {"worst_s": max(one["worst_s"] for one in each), "fps_of_each": figures["frames"] / seconds}
+    return {**figures, "fps_in_all": sum(one["frames"] for one in each) / seconds, "memory_mb": resident_mb()}
+
+
 def measure_sustained(lips: LipSync, face: live.Face, sound: np.ndarray) -> dict[str, float]:
     """Frames per second when all are wanted at once, CPU seconds a frame, and memory on the way."""
     begun, used, made, memory = time.perf_counter(), cpu_seconds(), 0, []
@@ -115,11 +132,6 @@ def measure_sustained(lips: LipSync, face: live.Face, sound: np.ndarray) -> dict
     used = cpu_seconds() - used - opened
     figures = {"frames": made, "fps": made / seconds, "cpu_s_per_frame": used / made, "open_s": start - begun}
     return {**figures, "memory_mb_quarter": memory[len(memory) // 4], "memory_mb_end": memory[-1]}
-
-
-def cpu_seconds() -> float:
-    """User and system, of this process and of those that have ended."""
-    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import resource
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 import arguments
 import cli
-from benchmarks import open_machine, report, write_video
+from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
 from mouths import CPU_BATCH, crop, generate, lend_mouths, network_inputs
@@ -89,7 +88,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "paste": lambda: paste_all(rows, drawn, filmed, hidden),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
-    cost = {name: 1000 * cpu_seconds(work) / len(frames) for name, work in steps.items()}
+    cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
     cost["detect"] -= cost["decode"]  # which is counted by itself, though it is done twice
     return {
         **{f"{name}_ms": value for name, value in cost.items()},
@@ -124,20 +123,8 @@ def measure_paste() -> dict[str, float]:
         face = cv2.GaussianBlur(filmed, (0, 0), 2)
         face[60:90, 30:66] = 40
         work = partial(paste, frame, face, filmed, box, blend, in_place=True)
-        figures[f"{blend}_{side}_ms"] = 1000 * cpu_seconds(lambda: [work() for _ in range(TIMES)]) / TIMES  # noqa: B023
+        figures[f"{blend}_{side}_ms"] = 1000 * cpu_timed(lambda: [work() for _ in range(TIMES)]) / TIMES  # noqa: B023
     return figures
-
-
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the CPU seconds that ``work`` takes, those of the processes that it starts and waits for included."""
-    before = _cpu_seconds()
-    work()
-    return _cpu_seconds() - before
-
-
-def _cpu_seconds() -> float:
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":
