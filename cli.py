@@ -18,6 +18,9 @@ from typing import NoReturn, TextIO
 
 collects = gc.isenabled()
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
+stops = signal.getsignal(signal.SIGINT)
+if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: whoever stops it now is told nothing
 
 import torch
 from tqdm import tqdm
@@ -30,6 +33,8 @@ from reporting import Advance, Reporter
 gc.freeze()
 if collects:
     gc.enable()
+if quits:
+    signal.signal(signal.SIGINT, stops)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows

@@ -57,6 +57,7 @@ from sync import Expert, Result, open_expert, score_boxes
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_PIXELS = 1 << 20  # that somebody may mean
+MOST_DELAY = 10_000.0  # milliseconds, likewise
 VALUES = {  # of options that take one of a few words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
@@ -139,6 +140,8 @@ class Options:
             raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
         if self.is_part and self.static:
             raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
+        if abs(self.lip_delay) > MOST_DELAY:
+            raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
         if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
 

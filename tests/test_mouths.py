@@ -274,6 +274,7 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     ({"start": "0:01"}, "--start 0:01 is not a number"),
     ({"end": float("inf")}, "--end inf is not a number"),
     ({"lip_delay": float("nan")}, "--lip_delay nan is not a number"),
+    ({"lip_delay": -1e12}, r"--lip_delay takes milliseconds, 10000 at most, not -1e\+12"),
     ({"mouth_gain": "1.5"}, "--mouth_gain 1.5 is not a number"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, words):

@@ -162,6 +162,16 @@ def test_workers_are_deaf_to_ctrl_c_wherever_they_start(monkeypatch):
     assert heard == {signal.SIGINT: signal.SIG_IGN}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another way to stop a process")
+def test_who_stops_it_before_it_begins_is_told_nothing(tmp_path):
+    """While torch is imported, which takes a second or more: no traceback of what it was importing."""
+    (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli"  # whoever started it
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
 def test_an_old_terminal_lacks_letters():
     """Printing a name must not end a run that has succeeded."""
     code = "import cli; print(cli.run(cli.Parser('test'), lambda args: print('顔.mp4'), []))"
