@@ -7,7 +7,6 @@ Every frame goes through the generator once for each face; what is heard is the 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import tempfile
@@ -23,24 +22,9 @@ import files
 import video
 from errors import UserError, about
 from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
-from reporting import Advance, Reporter
+from reporting import Named
 
 RATE = 48000  # Hz, of what is heard
-
-
-class OfFace(Reporter):
-    """Says of which face a note is."""
-
-    def __init__(self, number: int, report: Reporter) -> None:
-        self.number, self.report = number, report
-
-    def note(self, text: str) -> None:
-        self.report.note(f"face {self.number}: {text}")
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
-        with self.report.stage(name, total, unit, done) as advance:
-            yield advance
 
 
 def run(
@@ -95,7 +79,7 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     takes = take, *take.others
     sounds = [one.speech for one in takes]
     heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
-    own = [lips.serving(lips.search, OfFace(index, lips.report)) for index in speeches]
+    own = [lips.serving(lips.search, Named(lips.report, f"face {index}")) for index in speeches]
     first, *others = (
         replace(one, heard=heard, manner=its.manner(one), match=its.match(one.source, one.face, path))
         for one, its, path in zip(takes, own, speeches.values())
@@ -118,7 +102,7 @@ def _look_and_listen(
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
     first, *others = (
         _take_of(
-            lips.serving(search, OfFace(index, lips.report)),
+            lips.serving(search, Named(lips.report, f"face {index}")),
             source,
             (sound, samples, max(lengths) - samples),
             wanted,

@@ -42,4 +42,19 @@ class Reporter:
                 advance(1)
 
 
+class Named(Reporter):
+    """Tells another reporter, with every note, which of several it is about."""
+
+    def __init__(self, report: Reporter, name: str) -> None:
+        self._report, self._name = report, name
+
+    def note(self, text: str) -> None:
+        self._report.note(f"{self._name}: {text}")
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
+        with self._report.stage(name, total, unit, done) as advance:
+            yield advance
+
+
 SILENT = Reporter()

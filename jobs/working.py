@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import files
 from errors import UserError
 from lipsync import LipSync, Options
-from reporting import Advance, Reporter
+from reporting import Named
 from shares import Share
 
 from .listing import ALSO_READ, SettledJob
@@ -105,21 +104,6 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
         return
     outcome.made += 1
     lips.report.note(f"{job.outfile}: {len(take)} frames, {take.seconds:.2f} s")
-
-
-class Named(Reporter):
-    """Tells another reporter, with every note, which of many it is about."""
-
-    def __init__(self, report: Reporter, name: str) -> None:
-        self._report, self._name = report, name
-
-    def note(self, text: str) -> None:
-        self._report.note(f"{self._name}: {text}")
-
-    @contextlib.contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
-        with self._report.stage(name, total, unit, done) as advance:
-            yield advance
 
 
 # --------------------------------------------------------------------------------------------------------------------
