@@ -7,6 +7,8 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
+import math
 import os
 import secrets
 import sys
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -123,6 +126,24 @@ def save(path: Path, content: str | bytes) -> None:
     """Write a file that appears, or is replaced, only when it is complete; make its folder."""
     with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write figures as JSON that every reader takes, see ``to_json``."""
+    save(path, to_json(content, indent=1))
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Return JSON in which figures that are no number, or not finite, are null: most readers refuse NaN."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [*map(_finite, content)]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def check_name(path: Path) -> None:

@@ -6,7 +6,6 @@ python similarity.py --checkpoint_path EXPERT --face VIDEO [--audio SPEECH …]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     print(measured.matrix)
     sounds = args.audio or [args.face]
     if args.json:
-        files.save(args.json, json.dumps(measured.matrix.to_json(), indent=1))
+        files.save_json(args.json, measured.matrix.to_json())
     if args.csv:
         files.save(args.csv, measured.matrix.to_csv())
     if args.plot:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import files
 import video
 from devices import pick_device, pick_precision
 
@@ -61,7 +62,7 @@ def report(name: str, figures: dict[str, float]) -> None:
     """Print a table for people and one line of JSON for scripts."""
     for key, value in figures.items():
         print(f"  {name:18} {key:28} {value:10.4f}")
-    print(json.dumps({"name": name, **{key: round(value, 6) for key, value in figures.items()}}), flush=True)
+    print(files.to_json({"name": name, **{key: round(value, 6) for key, value in figures.items()}}), flush=True)
 
 
 def resident_mb(process: int | str = "self") -> float:

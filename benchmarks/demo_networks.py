@@ -73,7 +73,7 @@ def measure_heads(args: argparse.Namespace, networks: dict[str, Expert]) -> None
     """Similarities, apertures and offsets on made-up heads, whose truth is known."""
     originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
     partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
-    generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
+    generated = [lip_sync(args, f"generated/{i}", originals[i], originals[j]) for i, j in enumerate(partners)]
     for name, network in networks.items():
         report(name, compare(network, originals, generated, partners))
     report("aperture", follow_aperture(originals, generated, partners))
@@ -82,9 +82,12 @@ def measure_heads(args: argparse.Namespace, networks: dict[str, Expert]) -> None
     cv2.imwrite(str(args.folder / "heads.png"), contact_sheet(originals[:6], generated[:6]))
 
 
-def lip_sync(args: argparse.Namespace, face: Path, speech: Path, kind: str) -> Path:
-    """Return ``face`` lip-synced to the sound of ``speech``, made anew."""
-    outfile = args.folder / kind / f"{face.stem}_{speech.stem}.mp4"
+def lip_sync(args: argparse.Namespace, name: str, face: Path, speech: Path) -> Path:
+    """Return ``face`` lip-synced to the sound of ``speech``, made anew: ``name``, in the folder for results.
+
+    Videos of two people may have one name: those of LRS2 are numbers.
+    """
+    outfile = args.folder / f"{name}_{face.stem}_{speech.stem}.mp4"
     _generator(args.checkpoint_path).run(face, speech, outfile)
     return outfile
 

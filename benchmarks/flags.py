@@ -25,7 +25,6 @@ demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import sys
@@ -179,11 +178,7 @@ def check(args: argparse.Namespace) -> list[Path]:
 
 def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
     if args.json:
-        known = {
-            name: {key: [None if math.isnan(value) else value for value in row] for key, row in figures.items()}
-            for name, figures in rows.items()
-        }
-        files.save(args.json, json.dumps(known, indent=1))
+        files.save_json(args.json, {name: {key: [*row] for key, row in row.items()} for name, row in rows.items()})
     if args.csv:
         files.save(args.csv, table.to_csv({name: means(figures) for name, figures in rows.items()}))
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -83,13 +84,16 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
     print_machine(torch.device("cpu"), torch.float32)
     partners = [(i + 1) % len(originals) for i in range(len(originals))]
-    generated = [lip_sync(args, originals[i], originals[j], "generated") for i, j in enumerate(partners)]
+    generated = [lip_sync(args, f"generated/{i}", originals[i], originals[j]) for i, j in enumerate(partners)]
     for name, path in {"expert": args.syncnet_checkpoint_path, "judge": args.judge}.items():
         report(name, compare(open_expert(path), originals, generated, partners))
     report("sharpness", compare_sharpness(originals, generated))
     files.save(args.folder / "people.png", cv2.imencode(".png", contact_sheet(originals, generated))[1].tobytes())
     if args.mediapipe:
-        silent = [lip_sync(args, clip, silent_sound(args, clip), "silent") for clip in originals]
+        silent = [
+            lip_sync(args, f"silent/{i}", clip, write_silence(clip, args.folder / "silence" / f"{i}.wav"))
+            for i, clip in enumerate(originals)
+        ]
         kinds = (originals, "real"), (generated, "lips"), (silent, "silence")
         real, made, quiet = (find_lips(args, paths, name) for paths, name in kinds)
         report("movement", compare_movement(real, made, quiet, partners))
@@ -108,10 +112,6 @@ def film(folder: Path, prepared: Path) -> Path:
             writer.write(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))
     files.save(path.with_suffix(".json"), (prepared / TRUTH).read_text())
     return path
-
-
-def silent_sound(args: argparse.Namespace, clip: Path) -> Path:
-    return write_silence(clip, args.folder / "silence" / f"{clip.stem}.wav")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -157,16 +157,23 @@ def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
 def find_lips(args: argparse.Namespace, paths: Sequence[Path], name: str) -> list[np.ndarray]:
     """Return the distance of the lips in each frame of each video, (frames,), in eye distances."""
     folder = args.folder / "landmarks" / name
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for i, path in enumerate(paths):
-        link = folder / f"{i:04d}" / f"clip{path.suffix}"
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
+        link = folder / f"{i:04d}" / "clip.mp4"  # whatever it is; what reads it looks into it
+        link.parent.mkdir(parents=True)
         link.symlink_to(path.resolve())
     script = Path(__file__).resolve().parent.parent / "demo" / "landmarks.py"
     subprocess.run([args.mediapipe, script, folder], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     data = np.load(folder / "landmarks.npz")
-    clips = (np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16 for i in range(len(paths)))
-    return [lip_distance(points[points.any((1, 2))]) for points in clips]
+    if lost := [str(path) for i, path in enumerate(paths) if f"{i:04d}/clip" not in data]:
+        raise UserError(f"MediaPipe finds no face in {', '.join(lost)}; leave it out")
+    return [lips_over_time(np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16) for i in range(len(paths))]
+
+
+def lips_over_time(points: np.ndarray) -> np.ndarray:
+    """Return the distance of the lips (frames,) of landmarks; all 0: between those of the frames before and after."""
+    seen = np.flatnonzero(points.any((1, 2)))
+    return np.interp(np.arange(len(points)), seen, lip_distance(points[seen]))
 
 
 def compare_movement(

@@ -52,12 +52,13 @@ def compare_files(
     judges: Judges = Judges(),
     pads: Sequence[int] = (0, 0, 0, 0),
     name: str = "Comparing",
+    face_index: int | None = None,
 ) -> Comparisons:
     """Compare every (video, source) as ``quality.score_file`` does; a bad one is noted and does not stop the others."""
     found = Comparisons(judges=judges)
 
     def compare(made: Path, source: Path) -> list[Quality]:
-        return [score_file(made, source, search, report, judges, pads)]
+        return [score_file(made, source, search, report, judges, pads, face_index=face_index)]
 
     for made, source in report.track(pairs, name, len(pairs), "file"):
         found.attempt(made, partial(compare, made, source))

@@ -62,13 +62,17 @@ class Distance:
     generated: int
     failed: dict[str, str]
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
         lines = [f"FID {self.fid:.3f}: {self.real} real and {self.generated} generated pictures"]
         if min(self.real, self.generated) < FEATURES:
             lines.append(
                 f"note: with fewer than {FEATURES} pictures FID comes out too high; compare only sets of equal size"
             )
-        return "\n".join(lines + [f"skipped: {reason}" for reason in self.failed.values()])
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"skipped: {reason}" for reason in self.failed.values())])
 
     def check(self) -> None:
         """Raise RuntimeError if some files do not count."""

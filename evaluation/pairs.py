@@ -23,6 +23,7 @@ from lipsync import LipSync, Options, Settled
 from shares import Share
 
 OPTIONS = "options.json"  # in a folder of results: how its videos are made
+CANNOT_BE_LISTED = "since a list cannot hold names with tabs, line breaks, or spaces around them"
 MODES = ("random", "dubbed", "tts")  # of ReSyncED: the voice of another, a dubbed film's own, a synthetic one
 
 
@@ -59,7 +60,7 @@ class Drawn:
     pairs: list[tuple[str, str]]
     videos: int
     sounds: int
-    left_out: list[str]  # names with spaces, which a list cannot hold
+    left_out: list[str]  # names that a list cannot hold
 
 
 def draw(
@@ -72,32 +73,35 @@ def draw(
     if not data_root.is_dir():
         raise MissingFile(f"--data_root {data_root} is not a folder")
     made = without and without.resolve()
-    videos, spaced = list_names(data_root, lambda path: is_video(path) and made not in path.resolve().parents)
+    videos, left_out = list_names(data_root, lambda path: is_video(path) and made not in path.resolve().parents)
     sounds, more = list_names(data_root, is_sound) if sound_files else (videos, [])
-    return Drawn(random_pairs(sounds, videos, count, seed), len(videos), len(sounds), spaced + more)
+    return Drawn(random_pairs(sounds, videos, count, seed), len(videos), len(sounds), left_out + more)
 
 
 def write_filelist(path: Path, drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> None:
     """Write (sound, video) pairs, sound first as in lists of LRS2, LRS3 and LRW, or video first as in ReSyncED's."""
     if is_video(path) or is_sound(path):
         raise UserError(f"{path} is the name of a video or a sound; give the list another, such as pairs.txt")
+    files.save(path, filelist(drawn, audio_first))
+
+
+def filelist(drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> str:
+    """Return the lines of such a list; between names with spaces stands a tab."""
     order = [(_without_mp4(sound), _without_mp4(name)) if audio_first else (name, sound) for sound, name in drawn]
-    files.save(path, "".join(f"{first} {second}\n" for first, second in order))
+    return "".join(("\t" if " " in "".join(names) else " ").join(names) + "\n" for names in order)
 
 
 def _without_mp4(name: str) -> str:
     """The names in lists of LRS2, LRS3 and LRW have no suffix; other kinds of files keep theirs."""
-    return str(PurePosixPath(name).with_suffix("")) if name.endswith(".mp4") else name
+    bare = str(PurePosixPath(name).with_suffix(""))
+    return bare if name.endswith(".mp4") and not (is_video(Path(bare)) or is_sound(Path(bare))) else name
 
 
 def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], list[str]]:
-    """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others.
-
-    A list cannot hold names with spaces.
-    """
+    """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others."""
     names = sorted(path.relative_to(root).as_posix() for path in visible_files(root) if wanted(path))
-    spaced = [name for name in names if any(map(str.isspace, name))]
-    return [name for name in names if name not in spaced], spaced
+    others = [name for name in names if "\t" in name or name.splitlines() != [name.strip()]]
+    return [name for name in names if name not in others], others
 
 
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
@@ -183,10 +187,10 @@ def generate(
 ) -> Made | None:
     """Write ``results_dir``/<number>.mp4 for every pair of this process; return what all processes made.
 
-    None: others are still at work, and the last one to finish returns it. Finished videos are kept. Why a pair was
-    skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again. With ``sizes``, videos are
-    shrunk first; ``options`` are those of ``LipSync.run``. Raises UserError for what would spoil every pair, and if the
-    folder holds videos that were made otherwise.
+    None: others are still at work, and the last one to finish returns it. Finished videos are kept, if they were made
+    of these files. Why a pair was skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again.
+    With ``sizes``, videos are shrunk first; ``options`` are those of ``LipSync.run``. Raises UserError for what would
+    spoil every pair, and if the folder holds videos that were made otherwise.
     """
     lips.load()  # what is missing is missed here, before any work is done
     claim(results_dir, records_of(pairs, lips, sizes, options))
@@ -204,20 +208,28 @@ def generate(
 def make_all(
     numbered: Sequence[tuple[int, Pair]], results_dir: Path, lips: LipSync, sizes: Sizes | None, **options: Any
 ) -> None:
-    """Write the video of every pair that has none, or why it cannot be."""
+    """Write the video of every pair that has none, or had other files, or why it cannot be."""
     for number, pair in lips.report.track(numbered, "Lip-syncing", len(numbered), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
         target = results_dir / f"{number}.mp4"
-        if target.exists():
+        record, made_of = results_dir / f".{number}.json", json.dumps(_bytes_of(pair))
+        if target.exists() and (not record.exists() or record.read_text(encoding="utf-8") == made_of):
             continue
+        target.unlink(missing_ok=True)  # it is of other files
         try:
             shrunk = {"resize_factor": sizes.shrink_factor(lips, pair.video)} if sizes else {}
             lips.run(pair.video, pair.audio, target, **options | shrunk)
+            files.save(record, made_of)
             note.unlink(missing_ok=True)
         except (ValueError, RuntimeError, OSError) as problem:
             if files.is_disk_error(problem):
                 raise
             files.save(note, " ".join(str(problem).split()) + "\n")
+
+
+def _bytes_of(pair: Pair) -> list[int]:
+    """By what another file of the same name is told; its date is another where all were copied."""
+    return [path.stat().st_size if path.exists() else 0 for path in pair]
 
 
 def records_of(

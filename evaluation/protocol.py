@@ -7,7 +7,6 @@ Every video is lip-synced to the voice of another (``generated``); if asked also
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +66,12 @@ class Evaluation:
     rows: dict[str, table.Row] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # what could not be scored, and why
     likeness: dict[str, Comparisons] = field(default_factory=dict)  # by take
+    notes: list[str] = field(default_factory=list)  # what should be known of the figures
 
     def __str__(self) -> str:
         lines = []
         if self.rows:
-            lines += [table.text(self.rows), *not_asked(self.judges)]
+            lines += [table.text(self.rows), *self.notes, *not_asked(self.judges)]
             for take in sorted(set(TAKES) - self.made.keys()):
                 figures = ", ".join(name for name in table.TOLD[take] if name not in table.ALWAYS)
                 lines.append(f"not measured: {figures}; --takes {take}")
@@ -81,7 +81,7 @@ class Evaluation:
     def save(self) -> None:
         """Write scores.json, scores.csv (a line for each row) and videos.csv (a line for each video)."""
         if self.rows:
-            files.save(self.folder / "scores.json", json.dumps({**self.rows, "not scored": self.failed}, indent=1))
+            files.save_json(self.folder / "scores.json", {**self.rows, "not scored": self.failed})
             files.save(self.folder / "scores.csv", table.to_csv(self.rows))
             every = Comparisons([one for found in self.likeness.values() for one in found.scores])
             every.save(csv_path=self.folder / "videos.csv")
@@ -135,16 +135,18 @@ def list_takes(
     count: int | None = None,
     seed: int = 0,
     takes: Collection[str] = (),
+    report: Reporter = reporting.SILENT,
 ) -> dict[str, list[Pair]]:
     """Return the pairs to lip-sync, by take: the list's, and each video of it once with its own sound and with none.
 
-    Without a list, ``count`` pairs (None: as many as videos) are drawn and written into ``results_dir``.
+    Without a list, ``count`` pairs (None: as many as videos) are drawn and written into ``results_dir``. Raises
+    UserError if that holds videos of another list.
     """
     if results_dir.resolve() == data_root.resolve():
         raise UserError("--results_dir is --data_root, and videos would mix; give another")
     if not filelist:
         filelist = results_dir / "filelist.txt"
-        pairs.write_filelist(filelist, pairs.draw(data_root, count, seed, without=results_dir).pairs)
+        _write_drawn(filelist, pairs.draw(data_root, count, seed, without=results_dir), report)
     crossed = pairs.read_filelist(filelist, data_root, audio_first=True)
     videos = list(dict.fromkeys(pair.video for pair in crossed))
     listed = {GENERATED: crossed}
@@ -155,9 +157,22 @@ def list_takes(
         listed[SILENT] = [Pair(silence / f"{number}.wav", path) for number, path in enumerate(videos)]
         for pair in listed[SILENT]:
             with contextlib.suppress(UserError):  # what cannot be read is told when it is lip-synced
-                if not pair.audio.exists():
+                if not pair.audio.exists() or pair.audio.stat().st_mtime < pair.video.stat().st_mtime:
                     write_silence(pair.video, pair.audio)
     return listed
+
+
+def _write_drawn(path: Path, drawn: pairs.Drawn, report: Reporter) -> None:
+    """Write the list, but not over another one that says which videos these are."""
+    if drawn.left_out:
+        report.note(f"left out, {pairs.CANNOT_BE_LISTED}: {', '.join(map(repr, drawn.left_out))}")
+    text = pairs.filelist(drawn.pairs)
+    if Made([], path.parent).finished and path.is_file() and files.read_text(path) != text:
+        raise UserError(
+            f"{path.parent} holds videos of another list, {path.name}; go on with --filelist {path}, or give another "
+            "--results_dir"
+        )
+    files.save(path, text)
 
 
 def folder_of(results_dir: Path, take: str) -> Path:
@@ -177,7 +192,8 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
     sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
     if MATCHED in found.made and (matched := found.made[MATCHED]).finished:
         own = {matched.pairs[n].video: path for n, path in matched.finished.items()}
-        sides[MATCHED] = {n: own[video] for n, video in sides[REAL].items() if video in own}
+        if both := {n: own[video] for n, video in sides[REAL].items() if video in own}:
+            sides[MATCHED] = both
     scored = {}
     for name, side in sides.items():
         files_of = dict.fromkeys(side.values())  # one video may be in several pairs
@@ -187,11 +203,14 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
     usable = [n for n in sides[REAL] if all(n in side and str(side[n]) not in found.failed for side in sides.values())]
     chosen = {name: [side[n] for n in usable] for name, side in sides.items()}
     for name, side in sides.items():
-        count = len(generated.pairs) if name == GENERATED else len(set(side.values()))
+        count = len(found.made[name].pairs) if name in found.made else len(set(side.values()))
         success = {"success": scored[name].in_sync() / count}
         found.rows[name] = table.lse_row(scored[name], [str(path) for path in chosen[name]]) | success
     if panel.fid and usable:
-        found.rows[GENERATED]["FID"] = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid).fid
+        apart = fid.compare(chosen[REAL], chosen[GENERATED], panel.fid)
+        found.rows[GENERATED]["FID"] = apart.fid
+        found.failed |= apart.failed
+        found.notes.append(apart.summary)
     if MATCHED in found.rows:
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
 
@@ -210,6 +229,10 @@ def compare_pictures(found: Evaluation, search: FaceSearch, pads: Sequence[int],
 
 def follow_heads(found: Evaluation) -> None:
     """Add how lips follow the known ones in every video whose mouth, and its speaker's, is known."""
-    made = found.made[GENERATED]
-    fits = (aperture.follow_head(path, made.pairs[n].video, made.pairs[n].audio) for n, path in made.finished.items())
+    made, fits = found.made[GENERATED], []
+    for n, path in made.finished.items():
+        try:
+            fits.append(aperture.follow_head(path, made.pairs[n].video, made.pairs[n].audio))
+        except UserError as problem:
+            found.failed.setdefault(str(path), str(problem))
     found.rows[GENERATED] |= table.aperture_row([fit for fit in fits if fit])

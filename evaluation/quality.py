@@ -8,7 +8,7 @@ a network is measured only if ``Judges`` has it. docs/measuring.md tells where e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from boxes import Box, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
-from face_detection.tracking import GAP_SECONDS, follow_face
+from face_detection.tracking import GAP_SECONDS, follow_face, shots
 from faces import FaceSearch
 from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
@@ -60,26 +60,37 @@ def score_file(
     judges: Judges = Judges(),
     pads: Sequence[int] = (0, 0, 0, 0),
     drawn: Sequence[Box | None] | None = None,
+    face_index: int | None = None,
 ) -> Quality:
     """Compare a video with the one that it was made from, as far as both last; ``pads`` are those it was made with.
 
+    The face is the one of ``face_index`` (see ``lipsync.Options``) in what was used of the source.
     ``drawn``, one for each frame, is where its mouths were put in, if that is not the face with these pads: seam and
     jitter are looked for there, and all else stays comparable. Raises UserError for files that cannot be compared: of
     other sizes, without a face, too short.
     """
     made = video.probe(generated)
     real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
-    if (made.width, made.height) != (real.width, real.height):
+    if (made.width, made.height) != (_even(real.width), _even(real.height)):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
-    seen = follow_face(search.find(real, report=report), round(GAP_SECONDS * real.fps))
+    used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
+    found = search.find(real, used, report=report)
+    seen = follow_face(found, round(GAP_SECONDS * real.fps), face_index)
     faces = padded_boxes(seen, pads, real)
-    compared = _compare(video.read_frames(made), video.read_frames(real), faces, drawn or faces, seen, judges)
+    frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
+    cuts = {first for first, _ in shots(found)}
+    compared = _compare(frames, video.read_frames(real), faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, generated.name, len(faces)) if figures]
     if len(rows) < LEAST_FRAMES:
         raise UserError(f"{source} shows a face in {len(rows)} frames; it takes {LEAST_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Quality(str(generated), len(rows), **_of_pixels(table), **_of_judges(table))
+
+
+def _even(side: int) -> int:
+    """As files hold it: odd sides are written with a pixel more."""
+    return side + side % 2
 
 
 def _of_pixels(table: dict[str, np.ndarray]) -> dict[str, float]:
@@ -125,13 +136,17 @@ def _compare(
     drawn: Sequence[Box | None],
     seen: np.ndarray,
     judges: Judges,
+    cuts: Collection[int] = (),
 ) -> Iterator[dict]:
     """Yield the figures of each frame, none without a face; those about neighbours are NaN where there is none before.
 
-    ``faces`` are compared, ``drawn`` is where mouths were put in, ``seen`` (frames, 4) where the faces are unpadded.
+    ``faces`` are compared, ``drawn`` is where mouths were put in, ``seen`` (frames, 4) where the faces are unpadded. At
+    ``cuts``, the frames that begin a shot, there is none before.
     """
     before: list[np.ndarray] | None = None
-    for new, old, face, box, unpadded in zip(made, real, faces, drawn, seen):
+    for number, (new, old, face, box, unpadded) in enumerate(zip(made, real, faces, drawn, seen)):
+        if number in cuts:
+            before = None
         greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY).astype(np.float32) for frame in (new, old)]
         if face is None or box is None:
             yield {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -60,6 +59,6 @@ class Report(Generic[Row]):
     def save(self, json_path: Path | None = None, csv_path: Path | None = None) -> None:
         """Write all figures to these files, if they are given."""
         if json_path:
-            files.save(json_path, json.dumps(self.to_json(), indent=1))
+            files.save_json(json_path, self.to_json())
         if csv_path:
             files.save(csv_path, self.to_csv())

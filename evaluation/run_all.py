@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     lips, options = flags.open_generator(args), flags.generator_options(args)
     # what is wrong with the list is said before anything is downloaded
-    takes = list_takes(args.data_root, args.results_dir, args.filelist, args.count, args.seed, args.takes)
+    takes = list_takes(args.data_root, args.results_dir, args.filelist, args.count, args.seed, args.takes, lips.report)
     fid_weights = None if args.no_fid else args.fid_weights
     panel = open_panel(lips.device, lips.report, args.lse_checkpoint_path, fid_weights, **flags.judge_weights(args))
     found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, cli.TERMINAL, **options)

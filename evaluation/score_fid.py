@@ -6,7 +6,6 @@ python evaluation/score_fid.py --real VIDEOS_OR_PICTURES --generated VIDEOS_OR_P
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     found = fid.compare(args.real, args.generated, embed, args.every)
     print(found)
     if args.json:
-        files.save(args.json, json.dumps(asdict(found)))
+        files.save_json(args.json, asdict(found))
     found.check()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -65,9 +66,18 @@ def discrepancy(generated: Row, matched: Row) -> Row:
 
 
 def quality_row(take: str, found: Sequence[Quality]) -> Row:
-    """Return the means over videos of what is told of a take and was measured."""
+    """Return the means of what is told of a take and was measured, over the videos that have such a figure.
+
+    A still source, say, has no movement to share, and a face that fills the picture no border.
+    """
     measured = {name: [getattr(one, name) for one in found] for name in TOLD[take]}
-    return {name: float(np.mean(values)) for name, values in measured.items() if values and None not in values}
+    return {name: _mean(values) for name, values in measured.items() if values and None not in values}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """NaN without any that is finite."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:

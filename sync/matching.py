@@ -81,13 +81,13 @@ class Result:
         return "in sync" if in_place else f"off by {self.offset_frames} frames"
 
     def describe(self) -> Any:
-        """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what one window cannot tell."""
+        """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what so few windows cannot tell."""
         from scipy import stats  # here: it takes as long to import as everything else
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on few or equal values
-            found = stats.describe(self.similarity.astype(np.float64))
-        return type(found)(int(found.nobs), tuple(map(float, found.minmax)), *map(float, found[2:]))
+            found = stats.describe(self.similarity.astype(np.float64) if len(self.similarity) else [math.nan])
+        return type(found)(len(self.similarity), tuple(map(float, found.minmax)), *map(float, found[2:]))
 
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000

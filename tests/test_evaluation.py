@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from math import inf, nan
 from types import SimpleNamespace
 
 import cv2
@@ -26,8 +27,11 @@ from evaluation import (
     real_videos_inference,
     run_all,
     score_lse,
+    table,
 )
 from evaluation import score_fid as score_fid_script
+from evaluation.comparisons import Comparisons
+from evaluation.quality import Quality
 from evaluation.scores import score_files
 from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY
@@ -247,24 +251,23 @@ def test_pairs_never_join_a_video_with_itself():
 
 @pytest.mark.parametrize("kind", ["lrs", "resynced"])
 def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
-    for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv"):
+    for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_text("x")
     target = tmp_path / "lists/list.txt"
     command = ["--data_root", tmp_path / "data", "--filelist", target, "--format", kind]
     assert make_filelist.main(list(map(str, command))) == 0
     read = pairs.read_filelist(target, tmp_path / "data", audio_first=kind == "lrs")
-    assert len(read) == 3 and all(path.is_file() for pair in read for path in pair)
+    assert len(read) == 5 and all(path.is_file() for pair in read for path in pair)
     assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
 
 
 def test_names_that_a_list_cannot_hold_are_told(tmp_path, talking_clip, capsys):
-    for name in ("a.mp4", "b without suffix.mp4", "my film.mp4", "plain"):
+    for name in ("a.mp4", "b.mp4", "my\tfilm.mp4", "plain"):
         shutil.copy(talking_clip, tmp_path / name)
-    (tmp_path / "b without suffix.mp4").rename(tmp_path / "b.mp4")
     command = ["--data_root", tmp_path, "--filelist", tmp_path / "lists/list.txt", "--format", "resynced"]
     assert make_filelist.main(list(map(str, command))) == 0
-    assert "'my film.mp4'" in capsys.readouterr().out
+    assert r"'my\tfilm.mp4'" in capsys.readouterr().out
     read = pairs.read_filelist(tmp_path / "lists/list.txt", tmp_path, audio_first=False)
     assert sorted(pair.video.name for pair in read) == ["a.mp4", "b.mp4", "plain"]
 
@@ -540,7 +543,7 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     folder, common, _ = judged
     run_all.main(common)
     listed = pairs.read_filelist(folder / "out/filelist.txt", folder / "data", audio_first=True)
-    listed[0].video.write_text("gone bad")
+    listed[0].video.write_bytes(bytes(listed[0].video.stat().st_size))
     (folder / "out/1.mp4").write_text("gone bad too")
     capsys.readouterr()
     assert run_all.main(common) == 1
@@ -585,6 +588,59 @@ def test_run_all_without_a_single_matched_video(judged, monkeypatch, capsys):
     assert "3 of 3 pairs were skipped" in capsys.readouterr().err
     rows = json.loads((folder / "out/scores.json").read_text())
     assert rows["generated"]["faces"] == 3 and "discrepancy" not in rows
+
+
+def test_run_all_with_matched_videos_of_other_pairs_only(judged, monkeypatch, capsys):
+    """Of the one pair that can be made, the video cannot be made with its own sound; of the other it is that alone."""
+    folder, common, _ = judged
+    negate = LipSync.run
+
+    def run(self, face, audio, outfile, **options):
+        if (audio.stem, face.stem) in {("a", "b"), ("a", "a")}:
+            raise UserError("no face at all")
+        negate(self, face, audio, outfile, **options)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    (folder / "list.txt").write_text("b a\na b\n")
+    command = [*common, "--filelist", str(folder / "list.txt"), "--takes", "matched", "--no_fid"]
+    assert run_all.main(command) == 1 and "1 of 2 pairs were skipped" in capsys.readouterr().err
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert rows["generated"]["faces"] == 1 and "discrepancy" not in rows and "psnr" in rows["matched"]
+
+
+def test_run_all_keeps_the_list_that_its_videos_belong_to(judged, capsys):
+    """Another draw is refused before it takes the place of the first; what no list can hold is told."""
+    folder, common, _ = judged
+    shutil.copy(folder / "data/a.mp4", folder / "data/a\ttab.mp4")
+    assert run_all.main([*common, "--no_fid"]) == 0
+    assert r"left out" in (out := capsys.readouterr().out) and r"'a\ttab.mp4'" in out
+    known = (folder / "out/filelist.txt").read_text()
+    assert run_all.main([*common, "--no_fid", "--count", "2"]) == 2
+    assert "holds videos of another list, filelist.txt" in capsys.readouterr().err
+    assert (folder / "out/filelist.txt").read_text() == known
+
+
+def test_what_was_made_of_another_file_of_that_name_is_made_anew(judged, capsys):
+    folder, common, calls = judged
+    common = [*common, "--no_fid", "--takes", "silent"]
+    assert run_all.main(common) == 0 and len(calls) == 6
+    run_ffmpeg("-i", folder / "data/a.mp4", "-t", "0.9", folder / "data/short.mp4")
+    (folder / "data/short.mp4").replace(folder / "data/a.mp4")
+    assert run_all.main([*common, "--filelist", str(folder / "out/filelist.txt")]) == 0
+    anew = calls[6:]
+    assert len(anew) == 3 and all("a" in (call.face.stem, call.audio.stem) for call in anew)  # seen, heard, in silence
+    assert wavfile.read(anew[2].audio)[1].size < 16000
+
+
+def test_a_figure_that_one_video_lacks_is_the_mean_of_the_others(tmp_path):
+    """And JSON of it is read by whoever refuses NaN, which most do."""
+    rest = dict.fromkeys(("ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter"), 1.0)
+    found = [Quality("", 2, psnr=psnr, motion=motion, **rest) for psnr, motion in ((inf, nan), (30, 0.2), (40, 0.4))]
+    assert table.quality_row("silent", found)["motion"] == pytest.approx(0.3)
+    assert table.quality_row("matched", found)["psnr"] == pytest.approx(35)
+    Comparisons(found).save(tmp_path / "q.json")
+    scores = json.loads((tmp_path / "q.json").read_text(), parse_constant=pytest.fail)["scores"]
+    assert scores[0]["psnr"] is None and scores[1]["motion"] == 0.2
 
 
 def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):

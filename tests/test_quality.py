@@ -112,6 +112,40 @@ def test_a_face_that_fills_the_picture_has_no_seam(frames, source, tmp_path):
     assert np.isnan([found.seam, found.jitter, found.flicker]).all() and found.upper_flicker == 0
 
 
+def test_a_cut_is_no_movement(frames, tmp_path):
+    """The mouth moves a tenth as far as filmed, before and after a cut, at which the whole picture changes."""
+    shots = frames, (0.6 * frames[:, :, ::-1]).astype(np.uint8)
+    calm = [(0.9 * shot[1] + 0.1 * shot).astype(np.uint8) for shot in shots]
+    for name, pictures in (("filmed", shots), ("made", calm)):
+        write_clip(tmp_path / f"{name}.mkv", np.concatenate(pictures), "25", *LOSSLESS)
+    found = score_file(tmp_path / "made.mkv", tmp_path / "filmed.mkv", SEARCH)
+    assert found.frames == 50 and found.motion == pytest.approx(0.01, abs=0.01)
+
+
+def test_who_comes_later_is_not_whose_mouth_was_made(frames, tmp_path):
+    """The made video ends before a larger face enters, which was never lip-synced; both are numbered as anywhere."""
+    small = np.full((25, 240, 480, 3), 90, np.uint8)
+    small[:, 60:180, :160] = [cv2.resize(frame, (160, 120)) for frame in frames]
+    both = small.copy()
+    both[:, :, 160:] = frames
+    write_clip(tmp_path / "filmed.mkv", np.concatenate((small, both)), "25", *LOSSLESS)
+    made = small.copy()
+    made[:, 60:180, :160] //= 2
+    write_clip(tmp_path / "made.mkv", made, "25", *LOSSLESS)
+    largest, first = (
+        score_file(tmp_path / "made.mkv", tmp_path / "filmed.mkv", SEARCH, face_index=index) for index in (None, 0)
+    )
+    assert largest == first and first.frames == 25 and first.psnr < 15
+
+
+def test_odd_sides_are_a_pixel_longer_in_the_file(frames, tmp_path):
+    odd = frames[:, 1:, 1:]
+    write_clip(tmp_path / "filmed.mkv", odd, "25", *LOSSLESS)
+    write_clip(tmp_path / "made.mkv", np.pad(odd, ((0, 0), (0, 1), (0, 1), (0, 0)), "edge"), "25", *LOSSLESS)
+    found = score_file(tmp_path / "made.mkv", tmp_path / "filmed.mkv", SEARCH)
+    assert found.psnr == float("inf") and found.frames == 25
+
+
 @pytest.mark.parametrize(
     ("size", "count", "words"), [((120, 160), 25, "compare videos of one size"), ((240, 320), 1, "in 1 frames")]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -125,6 +126,16 @@ def test_one_missing_face_costs_five_windows():
     windows = list(windows_of(pictures))
     assert [start for _, start, _ in windows] == [0, 1, 7, 8, 9]
     np.testing.assert_array_equal(windows[-1][2][:, 0, 0, 0], range(9, 14))
+
+
+def test_a_voice_that_never_meets_a_face_keeps_no_figures_from_the_others():
+    """It ends before the face appears: nothing is known of it, and the other voice is told as ever."""
+    face = a_face(unit(1, 60))
+    late = replace(face, starts=face.starts + 60, boxes=np.concatenate((np.full((60, 4), np.nan), face.boxes)))
+    told = SimilarityMatrix(["long", "short"], [late], [Voice(unit(2, 130)), Voice(unit(3, 20))])
+    long, short = told.to_json()["voices"]
+    assert (short["nobs"], short["mean"], short["verdict"]) == (0, None, "too short to tell") and long["nobs"] == 60
+    assert "voice 2 (short): face 1" in str(told)
 
 
 def test_description_is_printed_as_scipy_prints_it():
