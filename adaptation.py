@@ -66,6 +66,7 @@ class Adapted:
     before: Examination
     after: Examination
     sheet: Path  # a picture: as filmed, before, after
+    stopped: bool = False  # by Ctrl-C, before its time
 
     @property
     def is_better(self) -> bool:
@@ -85,11 +86,11 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
         group = open_group(options)
         start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
         task = open_task(group, start.width, options, report)
-        before, after = learn(task, start, face, options, report)
+        before, after, stopped = learn(task, start, face, options, report)
         sheet = outfile.with_suffix(".png")
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
-    return Adapted(before, after, sheet)
+    return Adapted(before, after, sheet, stopped)
 
 
 def check_files(face: Path, outfile: Path, options: Options) -> None:
@@ -137,8 +138,11 @@ def open_task(group: Distributed, width: float, options: Options, report: Report
 
 def learn(
     task: PersonTask, start: weights.Checkpoint, face: Path, options: Options, report: Reporter
-) -> tuple[Examination, Examination]:
-    """Train ``task`` from ``start`` on; return what it makes of what was kept aside, before and after."""
+) -> tuple[Examination, Examination, bool]:
+    """Train ``task`` from ``start`` on; return what it makes of what was kept aside, before and after.
+
+    And whether Ctrl-C ended it; then it is what was best until then.
+    """
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         learned, kept = prepare(face, Path(folder), options, report)
         train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead)
@@ -149,16 +153,21 @@ def learn(
         plan = training.Plan(
             Path(folder, "run"),
             hp.batch_size,
-            checkpoint_interval=1 << 30,  # only at the end
+            checkpoint_interval=1 << 30,  # nobody looks at samples
             eval_interval=hp.eval_interval,
             eval_steps=EVALUATED,
             start_from={"": start.path},
             minutes=options.minutes,
+            saves=False,
             num_workers=min(hp.num_workers, cpu_count()),
         )
-        training.fit(task, train, held_out, plan, report)
+        stopped = False
+        try:
+            training.fit(task, train, held_out, plan, report)
+        except training.Stopped:
+            stopped = True
         task.recall()
-        return before, examine(task, held_out)
+        return before, examine(task, held_out), stopped
 
 
 # --------------------------------------------------------------------------------------------------------------------

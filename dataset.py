@@ -15,12 +15,14 @@ run repeats itself whatever the number of workers and processes, and resumes by 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import itertools
 import os
 import re
 import signal
 import stat
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -527,7 +529,9 @@ def _read_picture(path: str) -> np.ndarray:
     # OpenCV fills up with grey what is missing at the end; a killed machine may leave zeros there
     if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
         raise Damaged(path, "is only the beginning of a picture")
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    picture = None
+    with contextlib.suppress(cv2.error):  # a header that promises billions of pixels
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if picture is None:
         raise Damaged(path, "is not a picture that can be decoded")
     return picture
@@ -619,7 +623,13 @@ class Loader:
         _LOADERS.add(self)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        for batch, damaged in self._loader:
+        batches = iter(self._loader)
+        if self._loader.num_workers and threading.current_thread() is threading.main_thread():
+            # torch would raise wherever the main thread is, in the middle of a step, that a worker has died; whoever
+            # waits for the next batch hears of it, too
+            for name in {"SIGCHLD"} & set(dir(signal)):
+                signal.signal(getattr(signal, name), signal.SIG_DFL)
+        for batch, damaged in batches:
             self.damaged |= damaged
             yield batch
 

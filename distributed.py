@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from errors import UserError
 
 Batch = Sequence[torch.Tensor]
 Network = TypeVar("Network", bound=nn.Module)
+PATIENCE = datetime.timedelta(hours=2)  # for who lags behind: mels of a large data set may be made on one machine alone
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
             raise UserError(f"every process takes a GPU of its own, and here are {count}: --nproc_per_node={count}")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" and dist.is_nccl_available() else "gloo"
-        )  # Windows: gloo
+        nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=PATIENCE)
     # torch 2.13 says so of what has no public successor yet
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)

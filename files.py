@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -26,6 +27,7 @@ LONGEST_NAME = 255  # bytes, of a file on any common system; Windows and macOS c
 WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; after a colon it would write into a stream that nobody sees
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -68,11 +70,15 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
-        with contextlib.suppress(NotImplementedError):  # a network file system without locks
-            lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else 0)
+    except NotImplementedError:  # a network file system without locks
+        pass
     except filelock.Timeout:
         name = path.name.strip(".").removesuffix(".lock")
         raise UserError(f"another process is at work on {name}; wait for its end, or stop it") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     try:
         yield
     finally:
@@ -126,6 +132,13 @@ def save(path: Path, content: str | bytes) -> None:
     """Write a file that appears, or is replaced, only when it is complete; make its folder."""
     with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sweep(folder: Path, suffix: str) -> None:
+    """Delete what writers that were killed have left of files with this suffix, if nobody else is at work there."""
+    for path in folder.glob(f".*{suffix}"):
+        if re.fullmatch(r"\.[0-9a-f]{12}", path.stem):
+            path.unlink(missing_ok=True)
 
 
 def save_json(path: Path, content: Any) -> None:
@@ -206,4 +219,5 @@ def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
 
 def is_disk_error(error: Exception) -> bool:
     """Whether the disk is full or read-only, which the next file would meet too."""
-    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+    half_written = isinstance(error, OSError) and error.errno is None and "written" in str(error)  # how numpy puts it
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS or half_written

@@ -122,7 +122,11 @@ def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed
         torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
         group = join_processes(device, pick_training_precision(options.precision, device))
         torch.manual_seed(options.seed)
-        yield group
+        try:
+            yield group
+        except training.Stopped:
+            group.wait()  # torchrun kills those that are left soon after the first has ended
+            raise
         group.wait()  # until the last checkpoint is there for whoever goes on with it
 
 

@@ -158,8 +158,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
                 "steps_in_mean": int(task.mean.n_averaged),
             }
         path = folder / checkpoint_name(prefix, step)
-        with files.atomic_write(path) as partial:
-            torch.save(content, partial)
+        weights.write(content, path)
     if keep:  # only now: every step that is left has all its parts
         for prefix, _, _ in task.parts():
             for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
@@ -267,6 +266,7 @@ class Plan:
     max_steps: int | None = None
     minutes: float | None = None  # after which the run ends, as it does after max_steps
     keep: int | None = None  # checkpoints; None: all
+    saves: bool = True  # or nothing is left of the run but the task
     num_workers: int = 0
 
     def __post_init__(self) -> None:
@@ -281,16 +281,25 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
     Raises Stopped after Ctrl-C or SIGTERM, when all is saved; UserError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
     """
-    group = task.group
-    files.check_folder(plan.checkpoint_dir)
-    position = _restore(task, plan)
+    group, folder = task.group, plan.checkpoint_dir
+    files.check_folder(folder)
+    # two runs would write over each other
+    with files.locked(folder / f".{folder.name}.lock") if group.is_main else contextlib.nullcontext():
+        _fit(task, train, val, plan, report)
+
+
+def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
+    group, position = task.group, _restore(task, plan)
     if group.is_main:
+        files.sweep(plan.checkpoint_dir, ".pth")
         _introduce(train, val, plan, position, report)
         if plan.resume and (changes := position.changes(task.hp, train.seed)):
             report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
-    evaluation = evaluation_windows(windows, plan.batch_size // group.world_size, group.rank, group.world_size)
+    share = plan.batch_size // group.world_size
+    evaluation = evaluation_windows(windows, share, group.rank, group.world_size)
+    common = len(evaluation_windows(windows, share, group.world_size - 1, group.world_size))  # no process has fewer
     pin = group.device.type == "cuda"
     with (
         # memory is pinned on the current device, which need not be ours, and may be full
@@ -298,7 +307,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
-        _Trainer(task, plan, position, batches, report).run(train_loader, val_loader)
+        _Trainer(task, plan, position, batches, report, common).run(train_loader, val_loader)
 
 
 def _restore(task: Task, plan: Plan) -> Position:
@@ -353,8 +362,11 @@ def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, position: P
 class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
-    def __init__(self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter) -> None:
+    def __init__(
+        self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter, common: int
+    ) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
+        self.common = common  # batches of an evaluation that all processes have
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
@@ -473,18 +485,23 @@ class _Trainer:
                 self.report.note(news)
 
     def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; alone, do not wait for its end to stop. Several would not stop at one."""
-        for batch in loader:
-            if self._stop and self.group.world_size == 1:
+        """Yield the batches of an evaluation, and do not wait for its end to stop; all processes stop at the same."""
+        for number, batch in enumerate(loader):
+            if number < self.common and self._all_stop():
                 raise self._stopped()
             yield batch
+
+    def _all_stop(self) -> bool:
+        """Whether one of the processes was asked to; all have to ask at the same time."""
+        wish = torch.tensor([self._stop], dtype=torch.float32, device=self.group.device)
+        return bool(self.group.mean(wish) > 0) if self.group.world_size > 1 else self._stop
 
     def _save(self, pictures: bool = False) -> None:
         """Save what is not saved yet, and show the pictures of this step."""
         if not self.log:  # another process does
             return
         folder = self.plan.checkpoint_dir
-        if self._saved != self._position:
+        if self.plan.saves and self._saved != self._position:
             save_checkpoint(self.task, folder, self._position, self.batches.epoch_of(self.step), self.plan.keep)
             self._saved = self._position
         if pictures and (collage := self.task.collage()) is not None:

@@ -280,8 +280,21 @@ def export(checkpoint: Checkpoint, path: Path, **habits: object) -> None:
     """
     habits = {name: checkpoint.extra[name] for name in HABITS if name in checkpoint.extra} | habits
     halves = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in checkpoint.state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": halves, "width": checkpoint.width, **habits}, path)
+    write({"state_dict": halves, "width": checkpoint.width, **habits}, path)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint, which appears only when all of it is on the disk. Raises OSError if that is full."""
+    with files.atomic_write(path) as partial, open(partial, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch says where in its own code it met it
+                raise error.__context__ from None
+            raise
+        file.flush()
+        if partial.is_file():
+            os.fsync(file.fileno())  # its name may be there before its content, where the power goes
 
 
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

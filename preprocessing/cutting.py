@@ -33,7 +33,7 @@ from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
 from hparams import hparams as hp
 
-from .clips import Clip, Dropped, Kept, Unusable, printable
+from .clips import Clip, Dropped, Kept, Unusable, find_finished, printable
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
@@ -56,13 +56,18 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
     try:
         check_replaceable(folder)
-        with new_folder(folder) as partial:
-            return write_clip(source, partial, clip, job.search, detector)
+        with files.locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # another run may be cutting it
+            if kept := find_finished(clip, job.data_root, job.preprocessed_root, job.search.detector):
+                return kept
+            with new_folder(folder) as partial:
+                return write_clip(source, partial, clip, job.search, detector)
     except Unusable as problem:
         reason, detail = problem.args
     except (ValueError, RuntimeError, OSError, cv2.error) as error:  # one odd clip must not end a run of days
         if files.is_disk_error(error):
             raise
+        if job.device.startswith("cuda"):
+            torch.cuda.synchronize()  # if the GPU has failed, it fails here, and all that would follow is no odd clip
         reason, detail = "failed", f"{type(error).__name__}: {error}"
     detail = " ".join(detail.replace(str(source), "it").split())
     return Dropped(printable(clip.source), reason, printable(detail))
@@ -86,15 +91,14 @@ def check_replaceable(folder: Path) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill, which replaces ``folder`` when the block ends without an error."""
     partial = folder.with_name(f".{folder.name}.partial")
-    with files.locked(folder.with_name(f".{folder.name}.lock")):  # two runs would ruin each other's
-        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-        partial.mkdir()
-        try:
-            yield partial
-            shutil.rmtree(folder, ignore_errors=True)
-            files.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    partial.mkdir()
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        files.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch, detector: Detector) -> Kept:

@@ -11,6 +11,7 @@ import torch
 
 import adapt
 import adaptation
+import training
 from adaptation import Options
 from demo.talking_head import Recipe, write_clip
 from distributed import Distributed
@@ -96,6 +97,19 @@ def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys)
     assert run(person, outfile, expert, beginner, "--hparams", settings, minutes=0.02) == 0
     before, after = held_out_l1(capsys.readouterr().out)
     assert after <= before
+
+
+def test_who_stops_it_keeps_what_was_best_until_then(person, expert, beginner, tmp_path, capsys, monkeypatch):
+    """It said that all was saved, in a folder that was gone."""
+
+    def stops(*_):
+        raise training.Stopped("stopped after step 3, which is saved")
+
+    monkeypatch.setattr(training, "fit", stops)
+    outfile = tmp_path / "person.pth"
+    assert run(person, outfile, expert, beginner) == 130
+    assert f"stopped early; {outfile} has what was best until then" in capsys.readouterr().err
+    assert weights.load_model(outfile).width == 0.125 and outfile.with_suffix(".png").exists()
 
 
 def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):

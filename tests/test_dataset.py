@@ -305,9 +305,13 @@ def test_nothing_usable(tmp_path):
 def test_damage_during_training_is_named(tmp_path):
     clip = write_clip(tmp_path / "c")
     data = SyncNetDataset([clip])
-    (clip / "20.jpg").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="20.jpg is not a picture that can be decoded"):
-        data.sample(Draw(data.index.clips[0], 18, 40, True))
+    billions = bytearray((clip / "20.jpg").read_bytes())
+    height = billions.index(b"\xff\xc0") + 5
+    billions[height : height + 4] = b"\xff\xfe\xff\xfe"  # pixels that a flipped bit promises, which OpenCV refuses
+    for content in (b"not a picture", billions):
+        (clip / "20.jpg").write_bytes(content)
+        with pytest.raises(ValueError, match="20.jpg is not a picture that can be decoded"):
+            data.sample(Draw(data.index.clips[0], 18, 40, True))
     (clip / "20.jpg").unlink()
     with pytest.raises(ValueError, match="20.jpg cannot be read"):
         data.sample(Draw(data.index.clips[0], 18, 40, True))

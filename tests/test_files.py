@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -76,3 +77,17 @@ def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch):
     monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
     with files.locked(tmp_path / "new/.a.lock"):
         assert (tmp_path / "new").is_dir()
+
+
+def test_file_systems_without_locks_do_without(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", fails)
+    with files.locked(tmp_path / ".x.lock"):
+        pass
+
+
+def test_half_an_array_is_a_full_disk():
+    assert files.is_disk_error(OSError("3200000 requested and 1572832 written"))
+    assert not files.is_disk_error(OSError("not a picture"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import torch
 import audio
 import cli
 import color_syncnet_train
+import files
 import hq_wav2lip_train
 import models
 import recipes
@@ -35,6 +37,7 @@ from dataset import Draw, SyncNetDataset
 from distributed import Distributed, join_processes
 from fill import fill
 from hparams import HParams, hparams
+from models import weights
 from models.conv import fold_batchnorm
 from tasks import (
     AllPairsExpertTask,
@@ -660,6 +663,32 @@ def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
     assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
+def test_a_killed_worker_costs_no_steps(corpus, tmp_path):
+    """As by Linux where memory runs out: all steps until then are saved."""
+    process = start(corpus, tmp_path, 1, ",syncnet_eval_interval=1000")
+    wait_for_steps(tmp_path, 3)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    _, words = process.communicate()
+    assert process.returncode == 1 and words.count("\n") == 1, words
+    assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
+
+
+def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
+    class Two(Distributed):
+        def mean(self, rows):
+            return (rows + 1) / 2  # the other was asked to
+
+    trainer = object.__new__(training._Trainer)
+    trainer.group, trainer.common, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
+    trainer._stop = False
+    with pytest.raises(training.Stopped):
+        next(trainer._until_asked([0]))
+    trainer.common = 0  # a batch that the other does not have
+    assert next(trainer._until_asked([0])) == 0
+
+
 def test_two_processes_equal_one(corpus, tmp_path):
     """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
     slow = f"{SMALL},syncnet_wt=0.03,syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
@@ -904,13 +933,35 @@ def test_checkpoint_of_another_width_says_which(corpus, tmp_path, capsys):
 
 
 def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
-    def fail(content, path):
-        path.write_bytes(b"half")
+    def fail(content, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training.torch, "save", fail)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 1
     assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full, a disk that is always full")
+def test_a_full_disk_is_called_that(filled):
+    """torch itself says "enforce fail at inline_container.cc: unexpected pos"."""
+    with pytest.raises(OSError, match="No space left on device"):
+        weights.write({"state_dict": filled(models.SyncNet_color, 0.125).state_dict()}, Path("/dev/full"))
+
+
+def test_what_killed_writers_left_is_swept(corpus, tmp_path):
+    for name in (".0123456789ab.pth", ".mine.pth"):
+        (tmp_path / name).touch()
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
+    assert [path.name for path in tmp_path.glob(".*")] == [".mine.pth"]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("fcntl"), reason="this system has no file locks")
+def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
+    """A job that was put back into the queue while the first was still saving itself."""
+    with files.locked(tmp_path / f".{tmp_path.name}.lock"):
+        assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, "--resume")) == 2
+    assert "another process is at work on" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------------------
