@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
@@ -146,14 +147,20 @@ def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[
 
 
 def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
-    """Turn top, bottom, left, right into a box; raise UserError if it does not lie inside the frame."""
+    """Turn top, bottom, left, right into a box; raise UserError if it does not lie inside the frame.
+
+    They count in pixels of the frame as it was given, also where a large photo is shrunk.
+    """
     top, bottom, left, right = box
-    if not (0 <= top < bottom <= picture.height and 0 <= left < right <= picture.width):
+    width, height = picture.unshrunk
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
         raise UserError(
             f"--box {top} {bottom} {left} {right} (top bottom left right) does not lie inside the "
-            f"{picture.width}x{picture.height} frame"
+            f"{width}x{height} frame"
         )
-    return left, top, right, bottom
+    across, down = picture.width / width, picture.height / height
+    x1, y1 = math.floor(left * across), math.floor(top * down)
+    return x1, y1, max(x1 + 1, round(right * across)), max(y1 + 1, round(bottom * down))
 
 
 def check_face_index(index: int, count: int) -> None:

@@ -37,7 +37,7 @@ if quits:
     signal.signal(signal.SIGINT, stops)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-STOPPING = {"SIGTERM", "SIGBREAK"}  # the second comes when a window is closed, on Windows
+STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is closed; SIGBREAK on Windows
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -86,7 +86,8 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
     """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
         for name in STOPPING & set(dir(signal)):  # a killed run cleans up as an interrupted one does
-            signal.signal(getattr(signal, name), _stop)
+            if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN:  # as nohup asks
+                signal.signal(number, _stop)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

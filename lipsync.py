@@ -275,7 +275,7 @@ class LipSync:
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
         self.search, self.batch_size, self.report = search, batch_size, report
-        self._checkpoint, self._expert = checkpoint, expert
+        self._checkpoint, self.expert_path = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
         self._credentials = credentials
 
@@ -346,7 +346,9 @@ class LipSync:
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
         wanted, goes_on = audio.frame_count(limit, float(source.fps)), False
         if chosen.is_part:
-            source, wanted, goes_on = parts.cut_out(source, wanted, chosen.start or 0, chosen.end, self.report)
+            source, wanted, goes_on = parts.cut_out(
+                source, wanted, chosen.start or 0, chosen.end, self.report if seconds is None else SILENT
+            )
         heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
         path, used = self.find_face(source, wanted, chosen)
@@ -515,7 +517,7 @@ class LipSync:
 
     @cached_property
     def expert(self) -> Expert | None:
-        return open_expert(self._expert, self.device, self.dtype, self.report) if self._expert else None
+        return open_expert(self.expert_path, self.device, self.dtype, self.report) if self.expert_path else None
 
     @cached_property
     def credentials(self) -> Credentials | None:

@@ -20,6 +20,7 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
 PNG = b"\x89PNG"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FILMS = (".mjpeg", ".mjpg")  # of cameras: many JPEGs, one after the other, of which only the first would be seen
 GROUND = 255  # white: what shows through where a picture is transparent
 # the eight ways in which EXIF can say that a picture lies
 TURNS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -43,7 +44,7 @@ def is_picture(path: Path) -> bool:
         if not _reads_heif():  # ffmpeg before 7 knows nothing of it, and later ones take its first tile for all
             raise UserError(f"{path} is HEIC; export it as JPEG (or pip install pillow-heif)")
         return True
-    if _moves(start) or not cv2.haveImageReader(str(path)):
+    if _moves(start) or path.suffix.lower() in FILMS or not cv2.haveImageReader(str(path)):
         return False
     count = cv2.imcount(str(path))
     if count > 1 and start.startswith(TIFF):
@@ -126,7 +127,8 @@ def is_cut_short(content: bytes) -> bool:
     if content.startswith(b"\xff\xd8"):
         at = 2
         while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # over a preview and its own end
-            at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+            filling = content[at + 1 : at + 2] == b"\xff"  # a marker may begin with any number of these
+            at += 1 if filling else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         return content.find(b"\xff\xd9", at) < 0
     return content.startswith(PNG) and b"IEND" not in content
 

@@ -46,6 +46,11 @@ class SettledJob(Job):
 
     outfile: Path
 
+    @property
+    def record_path(self) -> Path:
+        """Where it is noted what the result was made of."""
+        return self.outfile.with_name(f".{self.outfile.name}.json")
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Pairs
@@ -134,6 +139,7 @@ def settle(listed: Iterable[Job], folder: Path) -> list[SettledJob]:
     for job in settled:
         with about(job.name):
             video.check_writable(job.outfile)
+            files.check_name(job.record_path)
             if _identity(job.outfile) in read:
                 raise UserError(f"outfile {job.outfile} is one of the files to read; choose another name")
     return settled

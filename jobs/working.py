@@ -94,7 +94,7 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
     try:
         made_of = record(job, lips)
         take = own.run(job.face, job.audio, job.outfile, **job.options)
-        files.save(record_path(job), json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
+        files.save(job.record_path, json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
     except (UserError, RuntimeError, OSError) as problem:
         if files.is_disk_error(problem):
             raise
@@ -110,10 +110,6 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
 # What a result was made of
 
 
-def record_path(job: SettledJob) -> Path:
-    return job.outfile.with_name(f".{job.outfile.name}.json")
-
-
 def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     """Return all that decides what a result looks like; another network, file or option makes another.
 
@@ -127,18 +123,27 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
         "options": options,
         "checkpoint": files.known_digest(lips.generator.path),
         "restorer": lips.restorer and files.known_digest(lips.restorer),
-        "face_detector": [lips.search.detector, lips.search.weights],
+        "face_detector": [lips.search.detector, _content_of(lips.search.weights)],
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
+    if job.options.get("speaker"):
+        made_of["expert"] = _content_of(lips.expert_path)
     if lips.credentials:  # else results of before there were any would be made again
         made_of["credentials"] = files.known_digest(lips.credentials.certificates)
     return json.loads(json.dumps(made_of, default=str))
 
 
+def _content_of(path: str | Path | None) -> str | None:
+    """What is in a file; a name of a network stands for itself."""
+    if not path:
+        return None
+    return files.known_digest(Path(path)) if Path(path).is_file() else str(path)
+
+
 def is_made(job: SettledJob, lips: LipSync) -> bool:
     """Whether the result is there, and made of what the job has today."""
     try:
-        known = json.loads(record_path(job).read_text(encoding="utf-8"))
+        known = json.loads(job.record_path.read_text(encoding="utf-8"))
         return known == record(job, lips) | {"bytes": job.outfile.stat().st_size}
     except (OSError, ValueError):
         return False

@@ -139,8 +139,19 @@ def test_garbage_is_collected_but_not_among_what_was_imported():
     assert gc.isenabled() and gc.get_freeze_count() > len(torch.__dict__)
 
 
-def test_being_killed_is_like_being_interrupted(capsys):
-    assert run(lambda args: os.kill(os.getpid(), signal.SIGTERM)) == 130
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_being_killed_is_like_being_interrupted(capsys, name):
+    """Or a terminal that is closed; not under nohup."""
+    if not hasattr(signal, name):
+        pytest.skip("this system has no such signal")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    try:
+        assert run(lambda args: os.kill(os.getpid(), number)) == 130
+        signal.signal(number, signal.SIG_IGN)
+        assert run(lambda args: os.kill(os.getpid(), number)) == 0
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("text, value", [("True", True), ("true", True), ("1", True), ("False", False), ("no", False)])

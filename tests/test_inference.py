@@ -19,6 +19,7 @@ import torch
 import audio
 import devices
 import faces
+import files
 import inference
 import models
 import mouths
@@ -396,7 +397,7 @@ def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):
     assert "one of the files to read" in sync(face=tmp_path / "same.mp4", outfile="same.mp4")[1]
 
 
-def test_full_disk(sync, tmp_path):
+def test_full_disk(sync, tmp_path, small_checkpoint, talking_clip, silence):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", disk], capture_output=True).returncode:
@@ -405,6 +406,9 @@ def test_full_disk(sync, tmp_path):
         (disk / "out.mp4").write_bytes(b"the old result")
         code, words = sync(outfile=disk / "out.mp4")
         assert code == 1 and "No space left" in words and words.count("\n") == 1
+        with pytest.raises(OSError, match="No space left") as problem:  # by which a batch knows that it had better stop
+            LipSync(small_checkpoint).run(talking_clip, silence, disk / "out.mp4", box=(20, 120, 20, 120))
+        assert files.is_disk_error(problem.value)
         assert [p.name for p in disk.iterdir()] == ["out.mp4"] and (disk / "out.mp4").read_bytes() == b"the old result"
     finally:
         subprocess.run(["umount", disk], check=True)

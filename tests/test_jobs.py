@@ -332,6 +332,21 @@ def test_another_network_or_sound_makes_all_again(program, room, small_checkpoin
     assert len(program(*command).calls) == 2
 
 
+def test_another_expert_may_choose_another_speaker(program):
+    command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
+    for flags, counts in ((("--speaker", "auto"), [2, 0, 2]), (("--mouth_gain", "2"), [2, 0, 0])):
+        experts = ("demo", "demo", "lipsync_expert")
+        made = [len(program(*command, *flags, "--syncnet_checkpoint_path", name).calls) for name in experts]
+        assert made == counts
+
+
+def test_what_is_made_can_be_noted(program, room):
+    """A name that the disk takes, but not with what is put around it for the note."""
+    (room / "jobs.csv").write_text(f"face,audio,outfile\na.mp4,voice.wav,{'x' * 247}.mp4\n")
+    done = program("--jobs", "jobs.csv")
+    assert done.code == 2 and not done.calls and "give a shorter one" in done.err
+
+
 def test_nothing_to_do_is_done(small_checkpoint):
     assert jobs.work_through([], LipSync(small_checkpoint)) == jobs.Outcome()
 

@@ -11,6 +11,7 @@ import pytest
 
 import pictures
 import video
+from boxes import fixed_box
 from conftest import run_ffmpeg
 
 pillow = pytest.importorskip("PIL.Image")
@@ -172,13 +173,30 @@ def test_pictures_cut_short(tmp_path, name):
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     preview = cv2.imencode(".jpg", noise[:8, :8])[1].tobytes()
     content = cv2.imencode(name[-4:], noise, [cv2.IMWRITE_JPEG_PROGRESSIVE, int("prog" in name)])[1].tobytes()
-    if "jpg" in name:  # a preview in the head, which has an end of its own
-        content = content[:2] + b"\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + content[2:]
+    if "jpg" in name:  # a preview in the head, which has an end of its own; markers may begin with more bytes than one
+        content = content[:2] + b"\xff\xff\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + content[2:]
     (tmp_path / name).write_bytes(content + b"trailing bytes, as cameras leave them")
     assert pictures.read(tmp_path / name).shape == (80, 80, 3)
     (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(ValueError, match="cut short|cannot be decoded"):
         pictures.read(tmp_path / name)
+
+
+def test_a_camera_s_stream_of_jpegs_is_no_photo(tmp_path):
+    pictures_of = [np.full((32, 48, 3), level, np.uint8) for level in (0, 90, 180)]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in pictures_of))
+    info = video.probe(tmp_path / "a.mjpeg")
+    assert not info.is_image and len(list(video.read_frames(info))) == 3
+
+
+def test_a_box_counts_in_the_photo_as_it_is(tmp_path):
+    """Of a photo that is shrunk to what players can show, it marks the same part."""
+    cv2.imwrite(str(tmp_path / "large.png"), np.zeros((4500, 4500), np.uint8))
+    info = video.probe(tmp_path / "large.png")
+    box = np.array(fixed_box((1500, 3000, 900, 4500), info))
+    assert info.width < 4500 and np.allclose(box * 4500 / info.width, [900, 1500, 4500, 3000], atol=2)
+    with pytest.raises(ValueError, match="inside the 4500x4500 frame"):
+        fixed_box((0, 10, 0, 4501), info)
 
 
 def test_frames_that_no_codec_takes_fail_before_the_search(tmp_path, speech):

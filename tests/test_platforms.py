@@ -195,7 +195,7 @@ def test_gpus_of_windows_talk_by_gloo(monkeypatch, has_nccl, backend):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     dist = distributed.dist
     monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
-    monkeypatch.setattr(dist, "init_process_group", asked.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     distributed.join_processes(torch.device("cuda"), torch.float32)

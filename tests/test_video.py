@@ -67,6 +67,45 @@ def test_seeking_far_gives_the_same_frames(tmp_path, name, rate):
     assert len(list(video.read_frames(info, 61, every=50))) == 3
 
 
+@pytest.mark.parametrize("name, codec", [
+    ("long.ts", ("-c:v", "libx264", "-g", 150)), ("long.mpg", ("-c:v", "mpeg2video", "-g", 150)),
+    ("long.h264", ("-c:v", "libx264", "-g", 150)),
+])  # fmt: skip
+def test_what_has_no_index_is_read_from_its_beginning(tmp_path, name, codec):
+    """ffmpeg began in the middle and showed the keyframe after it, or nothing: keyframes are six seconds apart."""
+    frames = np.stack([np.full((32, 32, 3), i, np.uint8) for i in range(200)])
+    write_clip(tmp_path / name, frames, "25", *codec)
+    info = video.probe(tmp_path / name)
+    whole = list(video.read_frames(info))
+    assert not info.indexed and len(whole) >= 199
+    for start in (60, 140, 190):
+        part = list(video.read_frames(info, start, 4))
+        assert len(part) == 4 and all((a == b).all() for a, b in zip(part, whole[start:]))
+
+
+def test_what_others_write_is_not_what_ffmpeg_says(tmp_path):
+    """A description of several lines, and a title about rotation, are no faults and no turns."""
+    words = "First line\nthe intro was truncated by the host"
+    tone = ("-f", "lavfi", "-i", "sine=d=0.5:r=16000")
+    run_ffmpeg(*tone, "-metadata", f"comment={words}", tmp_path / "a.m4a")
+    assert len(video.read_audio(tmp_path / "a.m4a", 16000)) >= 8000
+    title = ("-metadata", "title=The rotation of the Earth")
+    write_clip(tmp_path / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8), "25", "-c:v", "libx264", *title)
+    assert not video.probe(tmp_path / "a.mp4").turned
+
+
+def test_chapters_of_a_speech_stay_there(tmp_path):
+    (tmp_path / "chapters.txt").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=300\ntitle=one\n")
+    tone = ("-f", "lavfi", "-i", "sine=d=0.5:r=16000")
+    run_ffmpeg(*tone, "-i", tmp_path / "chapters.txt", "-map_chapters", 1, tmp_path / "book.m4a")
+    info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
+    with video.VideoWriter(tmp_path / "out.mp4", info, tmp_path / "book.m4a", 10) as writer:
+        for _ in range(10):
+            writer.write(np.zeros((32, 32, 3), np.uint8))
+    told = subprocess.run([video.ffmpeg_path(), "-i", tmp_path / "out.mp4"], capture_output=True, text=True).stderr
+    assert "Chapter" not in told and told.count("Stream #0:") == 2
+
+
 @pytest.mark.parametrize(
     "printed, exact", [("23.98", "24000/1001"), ("29.97", "30000/1001"), ("25", "25"), ("12.5", "25/2")]
 )

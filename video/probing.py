@@ -27,6 +27,9 @@ MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and sh
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
 TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
 ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
+TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # and no title that says so
+# Elsewhere (MPEG-TS, MPEG-PS, bare streams) ffmpeg begins between keyframes and makes up what is missing until the next
+INDEXED = re.compile(r"^Input #0, (?:mov,|matroska,|avi,|flv,|asf,|ogg,)", re.MULTILINE)
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -81,7 +84,13 @@ class VideoInfo:
     interlaced: bool = False  # its frames are made of two moments, unless they say otherwise
     transparent: bool = False  # in places, perhaps
     decoder: str | None = None  # if not ffmpeg's usual one
+    indexed: bool = True  # ffmpeg can begin anywhere in it and hit the frame it means
     start: int = 0  # frame of the file that counts as the first
+
+    @property
+    def unshrunk(self) -> tuple[int, int]:
+        """Width and height before a photo is shrunk to what players can show."""
+        return self.geometry.size_of(*self.stored) if self.is_image else (self.width, self.height)
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
@@ -97,7 +106,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
     colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 tells only of the input's
-    turned = "rotation of" in described.head
+    turned = bool(TURNED.search(described.head))
     decoder = ALPHA_DECODERS.get(described.listed[:3]) if ALPHA_APART.search(described.head) else None
     blind = decoder is not None and not _has_decoder(decoder)
     return VideoInfo(
@@ -115,6 +124,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),  # else columns
         transparent=bool(TRANSPARENT.search(described.frame)) or decoder is not None and not blind,
         decoder=None if blind else decoder,
+        indexed=bool(INDEXED.search(described.head)),
     )
 
 
@@ -210,4 +220,4 @@ def _frame_rate(stream: str) -> Fraction:
         if f"{nominal * 1000 / 1001:.2f}" == f"{printed:.2f}":
             return Fraction(nominal * 1000, 1001)
     # Screen recordings claim up to 90000 frames a second; timestamps place their frames on any sane grid.
-    return Fraction(printed).limit_denominator(1000) if 0 < printed <= 240 else Fraction(30)
+    return min(Fraction(printed).limit_denominator(1000), Fraction(240)) if 0 < printed < 1000 else Fraction(30)

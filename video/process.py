@@ -23,6 +23,11 @@ TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info") 
 # first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
 SHARED_TIMELINE = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
 WINDOWS_CRASH = 0x80000000  # codes of its own begin here; elsewhere, they are signals below 0
+DISK_ERRORS = {
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+}
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 
 
@@ -83,7 +88,7 @@ def without_names(report: str, path: Path) -> str:
     """A report without what others wrote: the file's name and its metadata. What is said of errors may be anywhere in
     it, even within a line, since ffmpeg 7 speaks with several threads.
     """
-    return re.sub(r"^\[info\] +[\w-]+ *: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
+    return re.sub(r"^(\[info\])? +[^:\n]*: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
 
 
 def complaints(report: str) -> str:
@@ -137,7 +142,12 @@ class Process:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
         if code != 0:
-            raise error(f"{what}: {last_words(code, words)}")
+            problem = error(f"{what}: {last_words(code, words)}")
+            for sign, number in DISK_ERRORS.items():
+                if error is RuntimeError and sign in words:
+                    problem = OSError(str(problem))
+                    problem.errno = number  # by which others know that the next file would fare alike
+            raise problem
         return words
 
     def __exit__(self, *_: object) -> None:

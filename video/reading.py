@@ -18,7 +18,9 @@ from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_l
 from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
-SEEK_MARGIN = 2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it
+SEEK_MARGIN = (
+    2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it; with an index, enough
+)
 DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one
 
 
@@ -46,7 +48,7 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     start += info.start
     width, height = info.stored
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
-    skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps))
+    skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps)) if info.indexed else 0
     first = float((start - skipped) / info.fps)
     filters = [f"scale={width}:{height}", f"fps=fps={info.fps}:start_time={first:.9f}"]
     if every > 1:

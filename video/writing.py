@@ -67,6 +67,7 @@ class VideoWriter:
         frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
         how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
         how |= {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
+        how["map_chapters"] = -1  # of an audiobook: they would be a track of their own
         how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
         if self._comment:
             how["metadata"] = f"comment={self._comment}"
