@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import math
 import threading
 import warnings
@@ -21,6 +22,7 @@ import audio
 import dialogue
 import live
 import parts
+import pictures
 import video
 from devices import pick_device
 from errors import UserError
@@ -28,7 +30,7 @@ from face_detection.detections import Detections, cut_out
 from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, intersection_over_union, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import LipSync, Options, open_face, searched_for
+from lipsync import AROUND, LipSync, Options, open_face, searched_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -44,10 +46,10 @@ LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be d
 
 @dataclass(frozen=True)
 class Sighting:
-    """A face that can be clicked on: where it was seen first."""
+    """A face that can be clicked on: where it was seen first, whatever size and rate frames get later."""
 
-    frame: int
-    box: tuple[float, ...]  # x1, y1, x2, y2 in pixels of the frame
+    second: float
+    box: tuple[float, ...]  # x1, y1, x2, y2 in widths and heights of the frame
     picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
@@ -117,8 +119,9 @@ class Actions:
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        self._seconds(speech)
-        lips, spoken, options = self._settled(session, face, speech, second + LOOKED_AT, report, options)
+        seen = max(0.0, second - (options.get("start") or 0)) + AROUND  # as far as ``LipSync.preview`` looks
+        seconds = min(self._seconds(speech), seen)
+        lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         show = lips.preview if isinstance(spoken, str) else functools.partial(dialogue.preview, lips)
         return show(face, spoken, second, **options)[..., ::-1]
 
@@ -166,6 +169,11 @@ class Actions:
             return lips, dict(zip(numbers, (path for _, path in speech))), options
         if chosen:
             (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options(**options))
+            if options["face_index"] is None:  # else it would be the largest, whoever that is
+                raise UserError(
+                    "the face that was clicked on is not where it was in what is used of the video; click on another, "
+                    "or on a later moment"
+                )
         return lips, speech, options
 
     def _numbers(
@@ -189,6 +197,7 @@ class Actions:
         """Say how well faces and voices match, and draw it."""
         from sync.drawing import draw
 
+        check_pixels(face)
         paths = [Path(sound) for sound in sounds or [face]]
         for path in paths:
             check_length(seconds_of(path), self.settings.max_seconds)
@@ -201,6 +210,7 @@ class Actions:
 
     def adapt(self, session: Session, face: str, minutes: float, report: Learning) -> tuple[Path, Path, str]:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""
+        check_pixels(face)
         check_length(seconds_of(face), self.settings.max_seconds)
         outfile = session.new_file(".pth")
         options = adaptation.Options(
@@ -218,7 +228,7 @@ class Actions:
         """Make a face ready to speak live; of a video, its first seconds, back and forth."""
         check_pixels(face)
         source = open_face(Path(face), Options())
-        shrink = -(-max(source.width, source.height) // LIVE_SIDE)
+        shrink = -(-max(source.stored) // LIVE_SIDE)
         lips = self.lips(session, report, network)
         return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
 
@@ -248,6 +258,8 @@ def check_pixels(path: str) -> None:
 @functools.lru_cache(maxsize=256)  # the page names files by their contents
 def pixels_of(path: str) -> int:
     """How many pixels a photo or a frame has, at least; of a photo, its head says so."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow knows no videos, and not all pictures
         warnings.simplefilter("ignore")
         try:
@@ -255,6 +267,8 @@ def pixels_of(path: str) -> int:
                 return math.prod(picture.size)
         except PIL.Image.DecompressionBombError:  # it does not even say how large
             return 2 * PIL.Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # with None, nothing is a bomb
+    if pictures.is_picture(Path(path)):  # whose head nobody here reads
+        raise UserError("this kind of picture is not taken here; save it as JPEG or PNG")
     return math.prod(video.probe(path).stored)
 
 
@@ -269,9 +283,11 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
 
 def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
     """Return the number, as ``--face_index`` counts, of the face that was seen at that place; None if none was."""
-    gap, at = _gap(source), min(max(0, chosen.frame - source.start), len(found) - 1)
+    frame, gap = round(chosen.second * source.fps), _gap(source)
+    at = min(max(0, frame - source.start), len(found) - 1)
+    there = np.array(chosen.box) * ((source.width, source.height) * 2)
     boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(most_together(found, gap))]
-    overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, np.array(chosen.box)) for box in boxes]
+    overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, there) for box in boxes]
     return int(np.argmax(overlaps)) if any(overlaps) else None
 
 
@@ -289,4 +305,6 @@ def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:
     side = max(picture.shape[:2])  # at the edge of the frame there is less
     down, right = side - picture.shape[0], side - picture.shape[1]
     picture = cv2.copyMakeBorder(picture, down // 2, -(-down // 2), right // 2, -(-right // 2), cv2.BORDER_REPLICATE)
-    return Sighting(first, tuple(map(float, track[first])), cv2.resize(picture, (FACE_SIDE, FACE_SIDE))[..., ::-1])
+    sides = np.array((source.width, source.height) * 2)
+    shown = cv2.resize(picture, (FACE_SIDE, FACE_SIDE))[..., ::-1]
+    return Sighting(float(first / source.fps), tuple(map(float, track[first] / sides)), shown)

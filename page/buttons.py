@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,22 @@ ALONE = {  # what can only be wished of one face, and what the page calls it
     "start": "Only from this moment of the video",
     "end": "to this one; else to the speech's end",
 }
+LABELS = {  # of flags, which nobody knows who has never seen the command line
+    "rotate": '"The video lies on its side"',
+    "resize_factor": '"Frames are shrunk by"',
+    "pads": '"Pixels around the face\'s box"',
+    "fps": '"Frames a second"',
+    "static": '"Use only the first frame"',
+    "reference": '"The network sees"',
+    "lip_delay": '"Lips come later"',
+    "mouth_gain": '"Movement of the mouth"',
+    "speaker": f'"{ALONE["speaker"]}"',
+    "face_like": f'"{ALONE["like"]}"',
+    "start": f'"{ALONE["start"]}"',
+    "end": '"to this one"',
+    "pair": "of several who speak, face",
+}
+FLAGS = re.compile(r"--([a-z_]+)")
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
@@ -70,8 +88,8 @@ class Buttons:
         try:
             session = self.sessions.of(request.session_hash)
             session.use(*files)
-            session.begin(request.state.pressed)
-            yield session, report(session, lambda share, words: progress(share, desc=words))
+            session.go_on(request.state.pressed)
+            yield session, report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
@@ -90,18 +108,19 @@ class Buttons:
     def find_faces(
         self, face: str | None, rotate: bool, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[Any, ...]:
-        """Show the faces of a video or photo; several are there to be clicked on. It takes the place of the other.
-
-        And show room for a speech of each of them.
-        """
-        if not face:
-            return gr.Gallery(visible=False), "", [], None, gr.skip(), *rooms(0)
+        """Show the faces of a video or photo; several are there to be clicked on, with room for a speech of each."""
+        if not face:  # it was taken back, and ``forget`` has been there
+            return (gr.skip(),) * (4 + len(VOICES))
         with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
         words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
-        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, None, None, *rooms(len(seen))
+        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *rooms(len(seen))
+
+    def forget(self, face: str | None) -> tuple[Any, ...]:
+        """What was known of the video or photo before this one; it takes the place of the other kind."""
+        return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *rooms(0)
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
         return seen[event.index], f"Face {event.index + 1} from the left will speak."
@@ -162,6 +181,8 @@ class Buttons:
             self.stage.leave(session.token)
             prepared = self.actions.prepare_live(session, face, report)
             session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
+            if session.gone.is_set():  # meanwhile: nobody would ever leave
+                self.stage.leave(session.token)
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
 
     def leave(self, request: gr.Request) -> None:
@@ -181,8 +202,11 @@ def load(settings: Settings) -> Actions:
 
 
 def sentence(error: object) -> str:
-    """Say it in one line, without the folders of this machine."""
-    return FOLDERS.sub("", " ".join(str(error).split()))
+    """Say it in one line, without the folders of this machine, in the words of the page."""
+    text = " ".join(str(error).split())
+    for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
+        text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
+    return FLAGS.sub(lambda flag: LABELS.get(flag[1], flag[1].replace("_", " ")), FOLDERS.sub("", text))
 
 
 def rooms(faces: int) -> list[Any]:

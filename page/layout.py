@@ -140,16 +140,23 @@ class Page:
         on_page = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
         self.buttons.on_page, inputs = on_page, set(on_page.values())
         _takes_the_place(speech, filmed)
+        rooms = [several, *voices.values()]
         for source, other in ((film, photo), (photo, film)):
-            found = [faces, said, seen, chosen, other, several, *voices.values()]
-            look_for = self.buttons.find_faces
-            source.input(look_for, [source, options["rotate"]], found, show_progress_on=said, **self._brief())
+            before = [faces, said, seen, chosen, other, *rooms]
+            gone = gr.on(_given_to(source), self.buttons.forget, source, before, **self._at_once())
+            self._looks_for_faces(gone, source, options["rotate"], [faces, said, seen, *rooms])
+        turned = options["rotate"].input(lambda: None, None, chosen, **self._at_once())
+        for source in (film, photo):
+            self._looks_for_faces(turned, source, options["rotate"], [faces, said, seen, *rooms])
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
         look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
         self._cancels(cancel)
+
+    def _looks_for_faces(self, event: Any, source: Any, rotate: gr.Checkbox, found: list[Any]) -> None:
+        event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=found[1], **self._brief())
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
@@ -221,8 +228,11 @@ class Page:
     def _line(self, name: str, at_once: int | None = 1) -> dict[str, Any]:
         return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
 
+    def _at_once(self) -> dict[str, Any]:
+        return {"show_progress": "hidden", **self._line("at once", None)}
+
     def _cancels(self, button: gr.Button) -> None:
-        button.click(self.buttons.cancel, None, None, **self._line("cancel", None))
+        button.click(self.buttons.cancel, None, None, **self._at_once())
 
 
 def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
@@ -260,7 +270,12 @@ def _voice(number: int) -> gr.Audio:
 
 def _takes_the_place(*components: Any) -> None:
     for new, old in itertools.permutations(components):
-        new.input(lambda: None, None, old, show_progress="hidden", api_visibility="private")
+        gr.on(_given_to(new), lambda: None, None, old, show_progress="hidden", api_visibility="private")
+
+
+def _given_to(component: Any) -> list[Any]:
+    """The events of a file that is given, taken back, or recorded, of which Gradio's videos and sounds say less."""
+    return [component.input, *([component.stop_recording] if hasattr(component, "stop_recording") else [])]
 
 
 def _given() -> dict[str, Any]:

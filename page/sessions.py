@@ -6,9 +6,11 @@ import contextlib
 import math
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +31,8 @@ class Session:
     """One open page."""
 
     folder: Path
-    stop: threading.Event = field(default_factory=threading.Event)
-    stopped: float = -math.inf  # when that was wished last, by the monotonic clock
+    gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
+    stopped: float = -math.inf  # when it was wished last that what runs should stop, by the monotonic clock
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and are in use
@@ -47,16 +49,13 @@ class Session:
             with contextlib.suppress(OSError):
                 os.utime(file)
 
-    def begin(self, pressed: float) -> None:
-        """Do what was asked for at a time; raise Stopped if the wish to stop came since, while it stood in line."""
-        if self.stopped > pressed:
-            raise Stopped
-        self.stop.clear()
+    def go_on(self, pressed: float) -> None:
+        """Say that it is in use, for what was asked for at a time; raise Stopped if that should not go on.
 
-    def go_on(self) -> None:
-        """Say that it is in use; raise Stopped if it should not be."""
+        A wish to stop is about all that was asked for before, running or in line, and nothing that is asked for later.
+        """
         self.use()
-        if self.stop.is_set():
+        if self.gone.is_set() or self.stopped > pressed:
             raise Stopped
 
 
@@ -90,7 +89,6 @@ class Sessions:
         with self._lock:
             if session := self._open.get(name or ""):
                 session.stopped = time.monotonic()
-                session.stop.set()
 
     def sweep(self, uploads: Path) -> None:
         """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
@@ -104,26 +102,43 @@ class Sessions:
             delete_old(folder, KEPT_SECONDS)
 
     def sweep_always(self, uploads: Path, over: threading.Event) -> None:
-        """Sweep now and every few minutes until it is ``over``."""
-        self.sweep(uploads)
-        while not over.wait(SWEEP_SECONDS):
-            self.sweep(uploads)
+        """Sweep now and every few minutes until it is ``over``, whatever goes wrong in one sweep."""
+        while True:
+            try:
+                self.sweep(uploads)
+            except Exception:
+                traceback.print_exc(file=sys.stderr)
+            if over.wait(SWEEP_SECONDS):
+                return
 
     def _forget(self, name: str) -> None:
         if session := self._open.pop(name, None):
-            session.stop.set()
+            session.gone.set()
             self._leave(session.token)
             shutil.rmtree(session.folder, ignore_errors=True)
 
 
 def delete_old(folder: Path, seconds: float) -> None:
-    """Delete files that were last written so long ago, those of uploads that broke off among them."""
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
-        with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
-            if time.time() - path.stat().st_mtime > seconds:
-                path.unlink()
-                if path.parent != folder:
-                    path.parent.rmdir()
+    """Delete files that were last written so long ago, those of uploads that broke off among them.
+
+    Nothing of other people's, whom a shared folder for temporary files may belong to as well, and nothing behind links.
+    """
+    if not _is_ours(folder):
+        return
+    for place, _, names in os.walk(folder):  # follows no links, and passes over what is gone meanwhile
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
+                if time.time() - path.lstat().st_mtime > seconds:
+                    path.unlink()
+                    if path.parent != folder:
+                        path.parent.rmdir()
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return not folder.is_symlink() and (not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid())
+    except OSError:  # it is gone
+        return False
 
 
 Show = Callable[[float | None, str], object]  # a share from 0 to 1, or None, and words
@@ -133,12 +148,13 @@ class Progress(Reporter):
     """Shows what goes on to one session, with its rate and the time that is left, until that asks to stop.
 
     Of stages that go on at a time, the one that began last is shown.
-    ``show`` takes what Gradio's progress bars do.
+    ``show`` takes what Gradio's progress bars do; ``pressed`` is when it was asked for (None: now).
     """
 
-    def __init__(self, session: Session, show: Show) -> None:
+    def __init__(self, session: Session, show: Show, pressed: float | None = None) -> None:
         self.notes: list[str] = []
         self._session, self._show = session, show
+        self._pressed = time.monotonic() if pressed is None else pressed
         self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
         self._going_on: list[str] = []
 
@@ -152,11 +168,11 @@ class Progress(Reporter):
             self._going_on.remove(name)
 
     def note(self, text: str) -> None:
-        self._session.go_on()
+        self._session.go_on(self._pressed)
         self.notes.append(text.removeprefix("note: "))
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        self._session.go_on()
+        self._session.go_on(self._pressed)
         if self._going_on and stage != self._going_on[-1]:
             return
         now = time.monotonic()
@@ -192,14 +208,14 @@ def check_length(seconds: float, most: float) -> None:
 class Learning(Progress):
     """Shows how much of the time is over that learning may take."""
 
-    def __init__(self, session: Session, show: Show, minutes: float) -> None:
-        super().__init__(session, show)
+    def __init__(self, session: Session, show: Show, pressed: float | None = None, minutes: float = 1.0) -> None:
+        super().__init__(session, show, pressed)
         self._minutes = minutes
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         if stage != "Training":
             return super().progress(stage, done, total)
-        self._session.go_on()
+        self._session.go_on(self._pressed)
         if stage != self._stage:
             self._stage, self._since = stage, time.monotonic()
         left = max(0.0, 60 * self._minutes - (time.monotonic() - self._since))

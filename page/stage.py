@@ -46,6 +46,7 @@ class Act:
     session: live.Session | None = None  # while frames are taken
     sent: int = 0  # frames of this session
     taken: int | None = None  # of these, as far as is known
+    gone: bool = False  # nobody is to speak any more
 
     @property
     def is_behind(self) -> bool:
@@ -72,8 +73,11 @@ class Stage:
         """Forget a face; if it is speaking, it stops."""
         with self._lock:
             act = self._acts.pop(token or "", None)
-        if act and act.session:
-            act.session.close()
+            session = act.session if act else None
+            if act:
+                act.gone = True  # also if it is just being opened
+        if session:
+            session.close()
 
     def routes(self) -> list[Route]:
         return [
@@ -92,6 +96,8 @@ class Stage:
             self._speaking += 1
         try:
             act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
+            if act.gone:
+                act.session.close()  # its frames end before the first
         except BaseException:
             self._end(act)
             raise

@@ -10,6 +10,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,9 +78,22 @@ def test_whoever_leaves_stops_and_leaves_nothing(opened):
     a = opened.of("a")
     a.new_file(".mp4").write_text("a")
     opened.close("a")
-    assert not a.folder.exists() and a.stop.is_set()
+    assert not a.folder.exists() and a.gone.is_set()
     opened.close("a")  # twice, or never there
     opened.stop("never there")
+
+
+def test_nothing_behind_links_is_deleted(tmp_path):
+    """Anybody may put a link into a folder for temporary files that is shared."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/old.txt").touch()
+    os.utime(tmp_path / "mine/old.txt", (0, 0))
+    (tmp_path / "wav2lip-uploads-x").symlink_to(tmp_path / "mine")
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads/link").symlink_to(tmp_path / "mine")
+    for folder in ("wav2lip-uploads-x", "uploads"):
+        sessions.delete_old(tmp_path / folder, 10.0)
+    assert (tmp_path / "mine/old.txt").exists()
 
 
 def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
@@ -147,13 +161,15 @@ def test_what_runs_stops_when_it_is_asked_to(opened, session):
 
 
 def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
-    """And not what is asked for after that."""
-    pressed = time.monotonic()
+    """And what runs, whatever is asked for after that, which goes on."""
+    running, pressed = Progress(session, lambda *_: None), time.monotonic()
     opened.stop("somebody")
     with pytest.raises(Stopped):
-        session.begin(pressed)
-    session.begin(time.monotonic())
-    session.go_on()
+        session.go_on(pressed)
+    session.go_on(time.monotonic())
+    with pytest.raises(Stopped):
+        running.progress("Working", 1, 2)
+    Progress(session, lambda *_: None).progress("Working", 1, 2)
 
 
 @pytest.mark.parametrize("figures, words", [
@@ -180,7 +196,7 @@ def test_of_two_stages_the_later_is_shown(session):
 
 def test_learning_shows_the_time_it_may_take(session):
     told = []
-    report = Learning(session, lambda share, words: told.append((share, words)), 10.0)
+    report = Learning(session, lambda share, words: told.append((share, words)), minutes=10.0)
     with report.stage("Training") as advance:
         report._since -= 150.0  # a quarter of ten minutes
         advance(7)
@@ -200,7 +216,7 @@ def test_what_is_too_long_is_refused():
 def test_faces_are_shown_from_left_to_right(actions, session, pair):
     """As --face_index counts: the picture on the left is of the head on the left."""
     left, right = actions.find_faces(session, str(pair[0]), SILENT)
-    assert right.picture.mean() < 0.75 * left.picture.mean() and left.box[2] < 240 < right.box[0]
+    assert right.picture.mean() < 0.75 * left.picture.mean() and left.box[2] < 0.5 < right.box[0]
 
 
 def test_who_was_clicked_on_speaks_whoever_comes_later():
@@ -208,7 +224,8 @@ def test_who_was_clicked_on_speaks_whoever_comes_later():
     left, right, late = ([x, 50, x + 60, 110, 1] for x in (100, 300, 10))
     found = Detections([np.array([left, right] + [late] * (i >= 30), np.float32) for i in range(60)], [0.0] * 60)
     source = video.VideoInfo(Path("x.mp4"), 400, 200, Fraction(25))
-    chosen = [Sighting(0, tuple(box[:4]), np.zeros(0)) for box in (left, right, [200, 150, 220, 170])]
+    boxes = [np.array(box[:4]) / (400, 200, 400, 200) for box in (left, right, [200, 150, 220, 170])]
+    chosen = [Sighting(0.0, tuple(box), np.zeros(0)) for box in boxes]
     assert [number_of(face, found, source) for face in chosen] == [1, 2, None]
 
 
@@ -292,6 +309,31 @@ def test_a_likeness_is_told_by_the_network_of_whoever_runs_the_page(session, pai
         actions.lip_sync(session, *map(str, pair), SILENT, face_like=tmp_path / "like.png")
 
 
+@pytest.mark.parametrize("options", [{"resize_factor": 2}, {"fps": 50.0}])
+def test_who_was_clicked_on_is_found_in_smaller_and_in_more_frames(actions, session, pair, options):
+    """And somebody who is not to be seen there is not taken for the largest."""
+    left, right = actions.find_faces(session, str(pair[0]), SILENT)
+    for chosen, index in ((left, 0), (right, 1)):
+        settled = actions._settled(session, *map(str, pair), 1.0, SILENT, options | {"chosen": chosen})
+        assert settled[2]["face_index"] == index
+    nobody = replace(left, box=(0.0, 0.0, 0.1, 0.1))
+    with pytest.raises(ValueError, match="is not where it was"):
+        actions.preview(session, *map(str, pair), 0.2, SILENT, chosen=nobody, **options)
+
+
+def test_pictures_that_fill_the_memory_are_refused_everywhere(actions, session, pair, tmp_path):
+    cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
+    for work in (
+        lambda: actions.measure(session, str(tmp_path / "bomb.png"), [str(pair[1])], SILENT),
+        lambda: actions.adapt(session, str(tmp_path / "bomb.png"), 1.0, Learning(session, lambda *_: None)),
+    ):
+        with pytest.raises(ValueError, match="million pixels or more"):
+            work()
+    cv2.imwrite(str(tmp_path / "sun.hdr"), np.ones((20, 20, 3), np.float32))
+    with pytest.raises(ValueError, match="save it as JPEG or PNG"):
+        actions.find_faces(session, str(tmp_path / "sun.hdr"), SILENT)
+
+
 def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=6:s=16000", tmp_path / "long.wav")
     with pytest.raises(ValueError, match="takes 5 s at most"):
@@ -316,6 +358,8 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
 @pytest.mark.parametrize("text, said", [
     ("/tmp/wav2lip-uploads-x1/ab12/my talk.mp4 is empty", "my talk.mp4 is empty"),
     (r"C:\Users\me\wav2lip-uploads-x1\ab12\a.mp4: 'C:\x\b.mp4'", "a.mp4: 'b.mp4'"),
+    ("--end 3 is not after --start 5", '"to this one" 3 is not after "Only from this moment of the video" 5'),
+    ("try another --face_detector, or --rotate", 'try another face detector, or "The video lies on its side"'),
     ("/opt/bin/ffmpeg crashed,\n 3/4 done; see https://a.b/c/d", "ffmpeg crashed, 3/4 done; see https://a.b/c/d"),
 ])  # fmt: skip
 def test_visitors_are_not_told_where_things_lie(text, said):
@@ -581,8 +625,12 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(tab, pair, tmp_path):
     tab.click("#start")
     tab.wait_for_selector("text=give a video or a photo of a face first")
     write_clip(tmp_path / "blank.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
+    tab.set_input_files("#film input[type=file]", str(pair[0]))
+    tab.wait_for_selector("#faces img")
+    tab.click("#film button[aria-label='Clear'], #film button[aria-label='Remove video']")
     tab.set_input_files("#film input[type=file]", str(tmp_path / "blank.mp4"))
     tab.wait_for_selector("text=no face was found")
+    assert not tab.is_visible("#faces") and not tab.is_visible("#several")  # of the one before
     tab.reload()
     (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))
     tab.set_input_files("#film input[type=file]", str(tmp_path / "large.mp4"))

@@ -80,7 +80,7 @@ ALLOWED = {
     },
     "page": {
         "adaptation", "audio", "devices", "dialogue", "face_detection", "faces", "hparams", "lipsync", "live", "models",
-        "parts", "reporting", "sync", "video",
+        "parts", "pictures", "reporting", "sync", "video",
     },
     "cli": {"distributed", "parts", "reporting"},
     "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "recipes", "runtimes"},
