@@ -17,7 +17,8 @@ RUN pip uninstall --yes opencv-python && pip install --no-cache-dir opencv-pytho
 FROM python:3.12-slim
 COPY --from=build /opt/wav2lip /opt/wav2lip
 ENV PATH=/opt/wav2lip/bin:$PATH
-RUN useradd --create-home --uid 1000 wav2lip
+# its folder for what is downloaded: a volume that is new takes its owner from there
+RUN useradd --create-home --uid 1000 wav2lip && install -d -o wav2lip /home/wav2lip/.cache
 USER wav2lip
 WORKDIR /home/wav2lip
 EXPOSE 7860
