@@ -323,7 +323,10 @@ class LipSync:
         return replace(take, manner=self.manner(take), match=match)
 
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
-        """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
+        """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
+
+        Mouths to show the network are looked for up to that moment only, so the one that it lends may be another.
+        """
         chosen = Options(**options)
         second = max(0.0, second - (chosen.start or 0))
         # a box depends on the frames around it

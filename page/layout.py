@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
 from page.buttons import ALONE, BLENDS, LOOPS, REFERENCES, VOICES, Buttons
@@ -120,21 +121,12 @@ class Page:
                     second = gr.Number(1.0, label="At this second", minimum=0, step=0.5, min_width=120)
                     look = gr.Button("Preview", elem_id="look", min_width=120)
                 shown = gr.Image(label="Preview", height=HEIGHT, interactive=False, elem_id="preview", buttons=SAVE)
-                original = gr.Video(
-                    label="Original",
-                    height=HEIGHT,
-                    interactive=False,
-                    elem_id="original",
-                    visible=False,
-                    buttons=SAVE[1:],
-                )
+                original = _shown("Original", "original", visible=False)
             with gr.Column(elem_classes="outcome"):
                 with gr.Row(elem_classes="press"):
                     start = gr.Button("Lip-sync", variant="primary", elem_id="start", min_width=120)
                     cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", min_width=120)
-                result = gr.Video(
-                    label="Result", height=HEIGHT, interactive=False, elem_id="result", autoplay=True, buttons=SAVE[1:]
-                )
+                result = _shown("Result", "result", autoplay=True)
 
         given = {"film": film, "photo": photo, "speech": speech, "filmed": filmed}
         on_page = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
@@ -242,6 +234,13 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
     with gr.Tab("Photo"):
         photo = gr.Image(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
     return film, _as_it_is(photo)
+
+
+def _shown(label: str, name: str, **how: Any) -> gr.Video:
+    """A video to look at, as the file that it is: Gradio would encode all of it anew where there is an ffmpeg."""
+    film = gr.Video(label=label, height=HEIGHT, interactive=False, elem_id=name, buttons=SAVE[1:], **how)
+    film.postprocess = lambda value: FileData(path=str(value)) if value else None  # type: ignore[method-assign]
+    return film
 
 
 def _as_it_is(picture: gr.Image) -> gr.Image:

@@ -83,6 +83,16 @@ def test_whoever_leaves_stops_and_leaves_nothing(opened):
     opened.stop("never there")
 
 
+def test_videos_are_shown_as_they_are(tmp_path):
+    """Gradio would encode an hour of MPEG-2 anew to show it, where it finds an ffmpeg, and nobody could stop that."""
+    from page.layout import Page
+
+    blocks = Page(Settings()).build()
+    for name in ("original", "result"):
+        (film,) = (one for one in blocks.blocks.values() if getattr(one, "elem_id", None) == name)
+        assert film.postprocess(tmp_path / "film.mpg").path == str(tmp_path / "film.mpg")
+
+
 def test_nothing_behind_links_is_deleted(tmp_path):
     """Anybody may put a link into a folder for temporary files that is shared."""
     (tmp_path / "mine").mkdir()
