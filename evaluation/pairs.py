@@ -238,6 +238,8 @@ def records_of(
     """Return what decides how videos come out, by the file that notes it, and how to say that theirs was another."""
     how, usual = (_plain(asdict(one)) for one in (lips.settle(Options(**options)), Settled()))
     differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
+    if lips.runtime.precision != "auto":  # which differs from machine to machine, by less than anybody sees
+        differs["precision"] = lips.runtime.precision
     differs["detector"] = [lips.search.detector, str(lips.search.weights or "")]
     if sizes:
         differs["sizes"] = asdict(sizes)

@@ -533,6 +533,16 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.wait_for_selector("text=Done.")
 
 
+def test_what_the_camera_records_is_searched_for_faces(tab):
+    """Of which Chromium's false camera shows none."""
+    tab.click("#film button[aria-label='Capture from camera']")
+    tab.click("#film >> text=Click to Access Webcam")
+    tab.click("#film >> text=Record")
+    tab.wait_for_timeout(3000)
+    tab.click("#film >> text=Stop")
+    tab.wait_for_selector("text=no face was found")
+
+
 def test_several_are_given_a_speech_each_in_the_browser(tab, pair):
     tab.set_input_files("#film input[type=file]", str(pair[0]))
     tab.click("#several button:has-text('Several of them speak')")

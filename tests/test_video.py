@@ -94,6 +94,31 @@ def test_what_others_write_is_not_what_ffmpeg_says(tmp_path):
     assert not video.probe(tmp_path / "a.mp4").turned
 
 
+def test_recordings_of_browsers_end_where_they_end(tmp_path):
+    """They are written as they come, and say nowhere how long they are; other files do, and are cut short."""
+    write_clip(tmp_path / "whole.webm", numbered(20), "25", "-c:v", "libvpx")
+    command = [
+        video.ffmpeg_path(),
+        "-v",
+        "error",
+        "-i",
+        tmp_path / "whole.webm",
+        "-c",
+        "copy",
+        "-f",
+        "webm",
+        "-live",
+        "1",
+        "-",
+    ]
+    live = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True).stdout
+    (tmp_path / "live.webm").write_bytes(live[:-20])
+    assert len(list(video.read_frames(video.probe(tmp_path / "live.webm")))) >= 18
+    (tmp_path / "cut.webm").write_bytes((tmp_path / "whole.webm").read_bytes()[:-200])
+    with pytest.raises(ValueError, match="cut short"):
+        list(video.read_frames(video.probe(tmp_path / "cut.webm")))
+
+
 def test_chapters_of_a_speech_stay_there(tmp_path):
     (tmp_path / "chapters.txt").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=300\ntitle=one\n")
     tone = ("-f", "lavfi", "-i", "sine=d=0.5:r=16000")

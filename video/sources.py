@@ -13,8 +13,9 @@ from video.process import last_words
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
-# ffmpeg's words for a file that ends before its own table of contents says
+# ffmpeg's words for a file that ends before its own table of contents says; the last, Matroska's, also for recordings
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
+SEGMENT = b"\x18\x53\x80\x67"  # of Matroska and WebM: all that comes after their head
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
 STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
 SLACK = 1024  # bytes by which writers of such heads are mistaken
@@ -49,12 +50,21 @@ def starts_with(path: Path, mark: bytes) -> bool:
 
 def check_whole(path: Path, words: str) -> None:
     """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
-    if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in CUT_SHORT)]:
+    signs = CUT_SHORT[:-1] if _is_recording(path) else CUT_SHORT
+    if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in signs)]:
         raise CutShort(f"{path} is cut short or damaged ({last_words(0, told[0])}); copy or download it again")
     if missing := _missing_bytes(path):
         raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
     if starts_with(path, pictures.PNG) and pictures.is_cut_short(path.read_bytes()):
         raise CutShort(f"{path} is cut short or damaged (its end is missing); copy or download it again")
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether it is Matroska that does not say how long it is, as browsers record it: it ends where it ends."""
+    with open(path, "rb") as file:
+        size = file.read(4096).partition(SEGMENT)[2][:8]
+    length = 9 - size[0].bit_length() if size and size[0] else 0  # bytes of a number; all its bits are 1: unknown
+    return bool(length) and int.from_bytes(size[:length], "big") == (1 << 7 * length + 1) - 1
 
 
 def _missing_bytes(path: Path) -> int:
