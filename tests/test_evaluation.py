@@ -378,6 +378,9 @@ def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoin
     for other in ({"sizes": Sizes(face=60)}, {"silence": "closed"}, {"resize_factor": 2}):
         with pytest.raises(UserError, match=rf"made with other flags \({next(iter(other))}\)"):
             pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **other)
+    precise = LipSync(small_checkpoint, search=lips.search, precision="fp32")
+    with pytest.raises(UserError, match=r"made with other flags \(precision\)"):
+        pairs.generate(listed, out, precise, pads=(0, 0, 0, 0))
     (out / "options.json").unlink()
     with pytest.raises(UserError, match="no options.json that tells of them"):
         pairs.generate(listed, out, lips, pads=(0, 0, 0, 0))

@@ -881,6 +881,7 @@ def test_names_and_titles_are_no_complaints(tmp_path, speech):
 
 def test_complaints_within_another_line_are_heard(tmp_path):
     report = "[info] Output #0, f32le, to 'pipe:1':\n[info]   Stream #0:0File ended prematurely\n: Audio: pcm_f32le\n"
+    (tmp_path / "x").touch()
     with pytest.raises(video.CutShort, match="ended prematurely"):
         video.sources.check_whole(tmp_path / "x", video.process.without_names(report, tmp_path / "x"))
 
