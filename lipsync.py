@@ -279,9 +279,10 @@ class LipSync:
         self.restorer = Path(restorer) if restorer else None
         self._credentials = credentials
 
-    def load(self) -> None:
-        """Load everything now, so that what is missing is missed before any work is done."""
-        self.search.detector_weights(self.report)
+    def load(self, searching: bool = True) -> None:
+        """Load everything now, what finds faces if it is wanted, so that what is missing is missed before any work."""
+        if searching:
+            self.search.detector_weights(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
     def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:

@@ -71,7 +71,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
     outcome = Outcome(made_before=len(mine) - len(todo))
     try:
         if todo:
-            lips.load()
+            lips.load(searching=not all(job.options.get("box") for job in todo))
         for job in lips.report.track(todo, "Videos", len(todo), "video"):
             attempt(job, lips, outcome)
     except KeyboardInterrupt:

@@ -59,7 +59,7 @@ def program(room, small_checkpoint, monkeypatch, capsys):
         return FakeTake()
 
     monkeypatch.setattr(LipSync, "run", run)
-    monkeypatch.setattr(LipSync, "load", lambda self: self.generator)
+    monkeypatch.setattr(LipSync, "load", lambda self, searching: self.generator)
 
     def play(*flags):
         capsys.readouterr()
@@ -351,9 +351,11 @@ def test_nothing_to_do_is_done(small_checkpoint):
     assert jobs.work_through([], LipSync(small_checkpoint)) == jobs.Outcome()
 
 
-def test_notes_say_whose_they_are(room, small_checkpoint, silence):
+def test_notes_say_whose_they_are(room, small_checkpoint, silence, monkeypatch):
+    """Where all faces have boxes, no detector is asked for."""
     told = Told()
-    lips = LipSync(small_checkpoint, search=FaceSearch("haar"), report=told)
+    monkeypatch.setattr(FaceSearch, "detector_weights", None)
+    lips = LipSync(small_checkpoint, search=FaceSearch("sfd"), report=told)
     listed = jobs.settle(jobs.pair([room / "a.mp4"], [silence], {"box": (10, 110, 10, 110)}), room / "out")
     outcome = jobs.work_through(listed, lips)
     assert outcome.made == 1 and not outcome.failed
