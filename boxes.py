@@ -181,7 +181,8 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
 
 
 def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
-    top, bottom, left, right = pads
+    share = picture.width / picture.unshrunk[0]
+    top, bottom, left, right = (round(share * pad) for pad in pads)  # which count in the photo as it is
     padded = boxes + np.array([-left, -top, right, bottom])
     limits = np.array([picture.width, picture.height] * 2)
     padded = np.clip(np.round(padded), 0, limits)

@@ -11,7 +11,7 @@ import pytest
 
 import pictures
 import video
-from boxes import fixed_box
+from boxes import fixed_box, padded_boxes
 from conftest import run_ffmpeg
 
 pillow = pytest.importorskip("PIL.Image")
@@ -195,6 +195,9 @@ def test_a_box_counts_in_the_photo_as_it_is(tmp_path):
     info = video.probe(tmp_path / "large.png")
     box = np.array(fixed_box((1500, 3000, 900, 4500), info))
     assert info.width < 4500 and np.allclose(box * 4500 / info.width, [900, 1500, 4500, 3000], atol=2)
+    seen = np.array([[100.0, 100.0, 500.0, 500.0]])
+    ((_, top, _, bottom),) = padded_boxes(seen, (60, 90, 0, 0), info)  # pads count likewise
+    assert (100 - top, bottom - 500) == pytest.approx((60 * info.width / 4500, 90 * info.width / 4500), abs=1)
     with pytest.raises(ValueError, match="inside the 4500x4500 frame"):
         fixed_box((0, 10, 0, 4501), info)
 

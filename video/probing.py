@@ -90,7 +90,7 @@ class VideoInfo:
     @property
     def unshrunk(self) -> tuple[int, int]:
         """Width and height before a photo is shrunk to what players can show."""
-        return self.geometry.size_of(*self.stored) if self.is_image else (self.width, self.height)
+        return self.geometry.size_of(*self.stored) if self.is_image and any(self.stored) else (self.width, self.height)
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
