@@ -284,7 +284,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
     group, folder = task.group, plan.checkpoint_dir
     files.check_folder(folder)
     # two runs would write over each other
-    with files.locked(folder / f".{folder.name}.lock") if group.is_main else contextlib.nullcontext():
+    with files.locked(folder / f".{folder.resolve().name}.lock") if group.is_main else contextlib.nullcontext():
         _fit(task, train, val, plan, report)
 
 
