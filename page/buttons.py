@@ -35,27 +35,21 @@ REFERENCES = {
 BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
 VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
 FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")  # among what is on the first tab
-ALONE = {  # what can only be wished of one face, and what the page calls it
+LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
+    "mouth_gain": "Movement of the mouth",
+    "reference": "The network sees",
+    "lip_delay": "Lips come later by so many milliseconds",
+    "pads": "Pixels around the face's box",
+    "resize_factor": "Frames are shrunk by",
+    "fps": "Frames a second; 0: the video's",
     "speaker": "Whoever speaks, shot by shot",
-    "like": "Whoever looks like the one in this picture",
+    "face_like": "Whoever looks like the one in this picture",
     "start": "Only from this moment of the video",
     "end": "to this one; else to the speech's end",
+    "static": "Use only the first frame",
+    "rotate": "The video lies on its side: turn it clockwise",
 }
-LABELS = {  # of flags, which nobody knows who has never seen the command line
-    "rotate": '"The video lies on its side"',
-    "resize_factor": '"Frames are shrunk by"',
-    "pads": '"Pixels around the face\'s box"',
-    "fps": '"Frames a second"',
-    "static": '"Use only the first frame"',
-    "reference": '"The network sees"',
-    "lip_delay": '"Lips come later"',
-    "mouth_gain": '"Movement of the mouth"',
-    "speaker": f'"{ALONE["speaker"]}"',
-    "face_like": f'"{ALONE["like"]}"',
-    "start": f'"{ALONE["start"]}"',
-    "end": '"to this one"',
-    "pair": "of several who speak, face",
-}
+ALONE = {"speaker": "speaker", "like": "face_like", "start": "start", "end": "end"}  # of one face; their flags
 FLAGS = re.compile(r"--([a-z_]+)")
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
@@ -206,7 +200,15 @@ def sentence(error: object) -> str:
     text = " ".join(str(error).split())
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
-    return FLAGS.sub(lambda flag: LABELS.get(flag[1], flag[1].replace("_", " ")), FOLDERS.sub("", text))
+    return FLAGS.sub(named, FOLDERS.sub("", text))
+
+
+def named(flag: re.Match[str]) -> str:
+    """Return what the page calls a flag, as far as its label goes without an explanation."""
+    if flag[1] == "pair":
+        return "of several who speak, face"
+    label = LABELS.get(flag[1])
+    return f'"{re.split("[:;]", label)[0]}"' if label else flag[1].replace("_", " ")
 
 
 def rooms(faces: int) -> list[Any]:
@@ -253,9 +255,9 @@ def spoken(values: Values) -> Any:
         raise UserError("a speech for one face was given and some for several; take one or the others back")
     if not (one or each):
         raise UserError("give a speech first: any file with sound, or record one")
-    for name, label in ALONE.items():
+    for name, flag in ALONE.items():
         if each and values[name]:
-            raise UserError(f'"{label}" is for one face; take it back, or the speeches of several')
+            raise UserError(f'"{LABELS[flag]}" is for one face; take it back, or the speeches of several')
     if values["speaker"] and values["like"]:
         raise UserError("whoever speaks and whoever looks like a picture cannot both be chosen; take one back")
     return one or each

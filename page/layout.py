@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
-from page.buttons import ALONE, BLENDS, LOOPS, REFERENCES, VOICES, Buttons
+from page.buttons import BLENDS, LABELS, LOOPS, REFERENCES, VOICES, Buttons
 from page.gate import Gate
 from page.settings import Settings
 
@@ -132,23 +132,19 @@ class Page:
         on_page = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
         self.buttons.on_page, inputs = on_page, set(on_page.values())
         _takes_the_place(speech, filmed)
-        rooms = [several, *voices.values()]
+        rooms, rotate = [several, *voices.values()], options["rotate"]
+        turned = rotate.input(lambda: None, None, chosen, **self._at_once())
         for source, other in ((film, photo), (photo, film)):
-            before = [faces, said, seen, chosen, other, *rooms]
+            before, found = [faces, said, seen, chosen, other, *rooms], [faces, said, seen, *rooms]
             gone = gr.on(_given_to(source), self.buttons.forget, source, before, **self._at_once())
-            self._looks_for_faces(gone, source, options["rotate"], [faces, said, seen, *rooms])
-        turned = options["rotate"].input(lambda: None, None, chosen, **self._at_once())
-        for source in (film, photo):
-            self._looks_for_faces(turned, source, options["rotate"], [faces, said, seen, *rooms])
+            for event in (gone, turned):
+                event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._brief())
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
         look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
         self._cancels(cancel)
-
-    def _looks_for_faces(self, event: Any, source: Any, rotate: gr.Checkbox, found: list[Any]) -> None:
-        event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=found[1], **self._brief())
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
@@ -291,7 +287,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
             "closed": gr.Checkbox(True, label="Close the lips in pauses", info="else the network does what it likes"),
-            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label="Movement of the mouth", info="so many times as far"),
+            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="so many times as far"),
             "loop": gr.Radio(
                 list(LOOPS), label="A video that is too short", value="from its start", info="is repeated"
             ),
@@ -299,23 +295,21 @@ def _options(can_restore: bool) -> dict[str, Any]:
     with gr.Accordion("More", open=False):
         with gr.Row(elem_classes="options"):
             options |= {
-                "reference": gr.Dropdown(list(REFERENCES), label="The network sees", value=next(iter(REFERENCES))),
+                "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
                 "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
-                "delay": gr.Number(0.0, label="Lips come later by so many milliseconds"),
+                "delay": gr.Number(0.0, label=LABELS["lip_delay"]),
             }
         with gr.Row(elem_classes="options"):
             options |= {
-                "pads": gr.Textbox(
-                    label="Pixels around the face's box", placeholder="top bottom left right", max_lines=1
-                ),
-                "shrink": gr.Number(1, label="Frames are shrunk by", precision=0, minimum=1),
-                "fps": gr.Number(None, label="Frames a second; 0: the video's", minimum=0),
+                "pads": gr.Textbox(label=LABELS["pads"], placeholder="top bottom left right", max_lines=1),
+                "shrink": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
+                "fps": gr.Number(None, label=LABELS["fps"], minimum=0),
                 "crf": gr.Slider(0, 51, 18, step=1, label="Quality of the file; lower is better"),
             }
         with gr.Row(elem_classes="options"):
             options |= {
                 "speaker": gr.Checkbox(
-                    False, label=ALONE["speaker"], info="by the video's own sound, whoever was clicked on"
+                    False, label=LABELS["speaker"], info="by the video's own sound, whoever was clicked on"
                 ),
                 "kept": gr.Checkbox(
                     True, label="What is before the mouth stays", info="a hand, a microphone, a caption"
@@ -323,14 +317,14 @@ def _options(can_restore: bool) -> dict[str, Any]:
             }
         with gr.Row(elem_classes="options"):
             options |= {
-                "start": gr.Textbox(label=ALONE["start"], placeholder="1:05", max_lines=1),
-                "end": gr.Textbox(label=ALONE["end"], placeholder="1:12.5", max_lines=1),
+                "start": gr.Textbox(label=LABELS["start"], placeholder="1:05", max_lines=1),
+                "end": gr.Textbox(label=LABELS["end"], placeholder="1:12.5", max_lines=1),
             }
         with gr.Row(elem_classes="options"):
             options |= {
                 "sharp": gr.Checkbox(False, label="Sharpen the mouth", info="takes longer", visible=can_restore),
-                "static": gr.Checkbox(False, label="Use only the first frame"),
-                "rotate": gr.Checkbox(False, label="The video lies on its side: turn it clockwise"),
+                "static": gr.Checkbox(False, label=LABELS["static"]),
+                "rotate": gr.Checkbox(False, label=LABELS["rotate"]),
             }
         with gr.Row(elem_classes="options"):
             options |= {
@@ -342,7 +336,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
                 ),
                 "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=150),
                 "like": _as_it_is(
-                    gr.Image(label=ALONE["like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like")
+                    gr.Image(label=LABELS["face_like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like")
                 ),
             }
     return options

@@ -208,7 +208,7 @@ def check_length(seconds: float, most: float) -> None:
 class Learning(Progress):
     """Shows how much of the time is over that learning may take."""
 
-    def __init__(self, session: Session, show: Show, pressed: float | None = None, minutes: float = 1.0) -> None:
+    def __init__(self, session: Session, show: Show, pressed: float | None = None, *, minutes: float) -> None:
         super().__init__(session, show, pressed)
         self._minutes = minutes
 

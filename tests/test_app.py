@@ -335,7 +335,9 @@ def test_pictures_that_fill_the_memory_are_refused_everywhere(actions, session, 
     cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
     for work in (
         lambda: actions.measure(session, str(tmp_path / "bomb.png"), [str(pair[1])], SILENT),
-        lambda: actions.adapt(session, str(tmp_path / "bomb.png"), 1.0, Learning(session, lambda *_: None)),
+        lambda: actions.adapt(
+            session, str(tmp_path / "bomb.png"), 1.0, Learning(session, lambda *_: None, minutes=1.0)
+        ),
     ):
         with pytest.raises(ValueError, match="million pixels or more"):
             work()
@@ -605,26 +607,29 @@ def test_the_keyboard_is_enough_for_the_other_tabs(tab, pair):
     files = [str(pair[0]), str(pair[1]), str(pair[0]), str(pair[0])]
     tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
     reach_and_press(tab, "[role=tablist]", "Who speaks?")
-    reach_and_press(tab, "#pair_film", "Drop a video file here to upload")
-    tab.wait_for_selector("#pair_film video")
+    give_by_keyboard(tab, "#pair_film")
     reach_and_press(tab, "#voices", "Click to upload or drop files")
     tab.wait_for_selector("#voices >> text=speech")
     reach_and_press(tab, "#compare", "Compare")
     tab.wait_for_function("document.querySelector('#verdict textarea').value.includes('mean similarity')")
     reach_and_press(tab, "[role=tablist]", "One person")
-    reach_and_press(tab, "#person", "Drop a video file here to upload")
-    tab.wait_for_selector("#person video")
+    give_by_keyboard(tab, "#person")
     reach_and_press(tab, "#learn", "Learn")
     tab.wait_for_selector("text=/5 s|five seconds/")
     reach_and_press(tab, "[role=tablist]", "Live")
-    reach_and_press(tab, "#live_film", "Drop a video file here to upload")
-    tab.wait_for_selector("#live_film video")
+    give_by_keyboard(tab, "#live_film")
     reach_and_press(tab, "#prepare", "Prepare")
     tab.wait_for_selector("text=Ready.")
     reach_and_press(tab, "#talk", "Talk")
     tab.wait_for_selector("text=/Live: [0-9]+ frames a second/")
     reach_and_press(tab, "#hush", "Stop")
     tab.wait_for_function("document.getElementById('live-words').textContent == ''")
+
+
+def give_by_keyboard(tab, place):
+    """Of the video that the next file chooser is given."""
+    reach_and_press(tab, place, "Drop a video file here to upload")
+    tab.wait_for_selector(f"{place} video")
 
 
 def reach_and_press(tab, place, name):
