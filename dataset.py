@@ -530,8 +530,8 @@ def _read_picture(path: str) -> np.ndarray:
     if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
         raise Damaged(path, "is only the beginning of a picture")
     picture = None
-    with contextlib.suppress(cv2.error):  # a header that promises billions of pixels
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    with contextlib.suppress(cv2.error):  # nothing, or a header that promises billions of pixels
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise Damaged(path, "is not a picture that can be decoded")
     return picture
@@ -624,11 +624,11 @@ class Loader:
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         batches = iter(self._loader)
-        if self._loader.num_workers and threading.current_thread() is threading.main_thread():
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._loader.num_workers and in_main_thread and hasattr(signal, "SIGCHLD"):
             # torch would raise wherever the main thread is, in the middle of a step, that a worker has died; whoever
             # waits for the next batch hears of it, too
-            for name in {"SIGCHLD"} & set(dir(signal)):
-                signal.signal(getattr(signal, name), signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for batch, damaged in batches:
             self.damaged |= damaged
             yield batch

@@ -219,5 +219,6 @@ def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
 
 def is_disk_error(error: Exception) -> bool:
     """Whether the disk is full or read-only, which the next file would meet too."""
-    half_written = isinstance(error, OSError) and error.errno is None and "written" in str(error)  # how numpy puts it
-    return isinstance(error, OSError) and error.errno in DISK_ERRORS or half_written
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in DISK_ERRORS or error.errno is None and "written" in str(error)  # how numpy puts it

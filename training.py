@@ -425,8 +425,7 @@ class _Trainer:
                 batch = next(batches, None)
             except Exception as error:
                 problem = error
-            wishes = [self._stop or problem is not None, batch is None or time.monotonic() > end]
-            stop, done = self.group.mean(torch.tensor(wishes, dtype=torch.float32, device=self.group.device)) > 0
+            stop, done = self._any(self._stop or problem is not None, batch is None or time.monotonic() > end)
             if stop:
                 # asked to: then a worker may have died of the same signal
                 raise self._stopped() if self._stop or not problem else problem
@@ -487,14 +486,14 @@ class _Trainer:
     def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation, and do not wait for its end to stop; all processes stop at the same."""
         for number, batch in enumerate(loader):
-            if number < self.common and self._all_stop():
+            if number < self.common and self._any(self._stop)[0]:
                 raise self._stopped()
             yield batch
 
-    def _all_stop(self) -> bool:
-        """Whether one of the processes was asked to; all have to ask at the same time."""
-        wish = torch.tensor([self._stop], dtype=torch.float32, device=self.group.device)
-        return bool(self.group.mean(wish) > 0) if self.group.world_size > 1 else self._stop
+    def _any(self, *wishes: bool) -> list[bool]:
+        """Whether at least one of the processes has each of these wishes; all have to ask at the same time."""
+        here = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
+        return (self.group.mean(here) > 0).tolist()
 
     def _save(self, pictures: bool = False) -> None:
         """Save what is not saved yet, and show the pictures of this step."""

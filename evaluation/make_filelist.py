@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     files.check_outputs({"--filelist": args.filelist}, ())
     drawn = pairs.draw(args.data_root, args.count, args.seed, args.sounds)
-    if drawn.left_out:
-        print(f"left out, {pairs.CANNOT_BE_LISTED}: {', '.join(map(repr, drawn.left_out))}")
+    if drawn.note:
+        print(drawn.note)
     pairs.write_filelist(args.filelist, drawn.pairs, args.format == "lrs")
     print(
         f"{args.filelist}: {len(drawn.pairs)} pairs of {drawn.videos} videos, {drawn.sounds} sounds, seed {args.seed}"

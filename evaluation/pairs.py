@@ -23,7 +23,6 @@ from lipsync import LipSync, Options, Settled
 from shares import Share
 
 OPTIONS = "options.json"  # in a folder of results: how its videos are made
-CANNOT_BE_LISTED = "since a list cannot hold names with tabs, line breaks, or spaces around them"
 MODES = ("random", "dubbed", "tts")  # of ReSyncED: the voice of another, a dubbed film's own, a synthetic one
 
 
@@ -61,6 +60,14 @@ class Drawn:
     videos: int
     sounds: int
     left_out: list[str]  # names that a list cannot hold
+
+    @property
+    def note(self) -> str:
+        """What the user should know of it; empty if nothing."""
+        if not self.left_out:
+            return ""
+        names = ", ".join(map(repr, self.left_out))
+        return f"left out, since a list cannot hold names with tabs, line breaks, or spaces around them: {names}"
 
 
 def draw(

@@ -164,8 +164,8 @@ def list_takes(
 
 def _write_drawn(path: Path, drawn: pairs.Drawn, report: Reporter) -> None:
     """Write the list, but not over another one that says which videos these are."""
-    if drawn.left_out:
-        report.note(f"left out, {pairs.CANNOT_BE_LISTED}: {', '.join(map(repr, drawn.left_out))}")
+    if drawn.note:
+        report.note(drawn.note)
     text = pairs.filelist(drawn.pairs)
     if Made([], path.parent).finished and path.is_file() and files.read_text(path) != text:
         raise UserError(

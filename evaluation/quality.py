@@ -95,7 +95,7 @@ def _even(side: int) -> int:
 
 def _of_pixels(table: dict[str, np.ndarray]) -> dict[str, float]:
     error = float(table["error"].mean())
-    means = {name: _mean(table[name]) for name in ("ssim", "flicker", "upper_flicker", "seam", "jitter")}
+    means = {name: finite_mean(table[name]) for name in ("ssim", "flicker", "upper_flicker", "seam", "jitter")}
     shares = {name: _share(table[f"{name}_made"], table[f"{name}_real"]) for name in ("sharpness", "motion")}
     return {"psnr": float(10 * np.log10(255**2 / error)) if error else float("inf"), **shares, **means}
 
@@ -119,13 +119,13 @@ def _of_judges(table: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _share(made: np.ndarray, real: np.ndarray) -> float:
     """The mean of one over the mean of the other; NaN where there is nothing to compare with."""
-    whole = _mean(real)
-    return _mean(made) / whole if whole else float("nan")
+    whole = finite_mean(real)
+    return finite_mean(made) / whole if whole else float("nan")
 
 
-def _mean(values: np.ndarray) -> float:
-    """The mean of those that there are; NaN without any."""
-    known = values[~np.isnan(values)]
+def finite_mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean of those that are finite; NaN without any."""
+    known = np.asarray(values)[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from evaluation import lse, scores
 from evaluation.aperture import PHASES, Following
-from evaluation.quality import Quality
+from evaluation.quality import Quality, finite_mean
 
 Row = dict[str, float]
 
@@ -71,13 +70,7 @@ def quality_row(take: str, found: Sequence[Quality]) -> Row:
     A still source, say, has no movement to share, and a face that fills the picture no border.
     """
     measured = {name: [getattr(one, name) for one in found] for name in TOLD[take]}
-    return {name: _mean(values) for name, values in measured.items() if values and None not in values}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """NaN without any that is finite."""
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
+    return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:

@@ -13,8 +13,9 @@ from video.process import last_words
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
 PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
-# ffmpeg's words for a file that ends before its own table of contents says; the last, Matroska's, also for recordings
-CUT_SHORT = ("partial file", "error during demuxing", "truncat", "ended prematurely")
+ENDED = "ended prematurely"  # ffmpeg's words for a Matroska file, also one that does not say how long it is
+# and for any file that ends before its own table of contents says
+CUT_SHORT = ("partial file", "error during demuxing", "truncat", ENDED)
 SEGMENT = b"\x18\x53\x80\x67"  # of Matroska and WebM: all that comes after their head
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
 STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
@@ -50,7 +51,7 @@ def starts_with(path: Path, mark: bytes) -> bool:
 
 def check_whole(path: Path, words: str) -> None:
     """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
-    signs = CUT_SHORT[:-1] if _is_recording(path) else CUT_SHORT
+    signs = set(CUT_SHORT) - ({ENDED} if ENDED in words.lower() and _is_recording(path) else set())
     if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in signs)]:
         raise CutShort(f"{path} is cut short or damaged ({last_words(0, told[0])}); copy or download it again")
     if missing := _missing_bytes(path):
