@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,8 @@ FIXED_BY_PREPROCESSING = {
     "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "num_mels", "fmin", "fmax", "min_level_db",
     "ref_level_db", "max_abs_value", "mel_step_size", "img_size", "fps", "syncnet_T",
 }  # fmt: skip
+
+_CHANGING = threading.RLock()  # there is one set of settings: whoever trains has them alone
 
 
 @dataclass
@@ -113,14 +116,15 @@ class HParams:
 
     @contextlib.contextmanager
     def changed(self, *texts: str) -> Iterator[None]:
-        """Apply each of ``texts`` as ``override`` does, until the block ends."""
-        before = vars(self).copy()
-        try:
-            for text in texts:
-                self.override(text)
-            yield
-        finally:
-            vars(self).update(before)
+        """Apply each of ``texts`` as ``override`` does, until the block ends; other threads' blocks wait for that."""
+        with _CHANGING:
+            before = vars(self).copy()
+            try:
+                for text in texts:
+                    self.override(text)
+                yield
+            finally:
+                vars(self).update(before)
 
 
 def _parse(name: str, text: str, kind: type) -> bool | int | float:

@@ -135,6 +135,24 @@ def test_settings_are_put_back_after_an_error():
     assert vars(hp) == before
 
 
+def test_settings_are_of_one_training_at_a_time():
+    before, entered, other_entered = vars(hp).copy(), threading.Event(), threading.Event()
+
+    def other() -> int:
+        entered.wait()
+        with hp.changed("batch_size=5"):
+            other_entered.set()
+            return hp.batch_size
+
+    with ThreadPoolExecutor(1) as page:
+        with hp.changed("batch_size=3"):
+            waiting = page.submit(other)
+            entered.set()
+            assert not other_entered.wait(0.1) and hp.batch_size == 3
+        assert waiting.result() == 5
+    assert vars(hp) == before
+
+
 def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
     learned, kept = adaptation.prepare(person, tmp_path, Options(search=FaceSearch("centerface")))
     frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, kept)]
