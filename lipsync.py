@@ -38,6 +38,7 @@ import parts
 import pasting
 import speakers
 import video
+from appearance import Appearance, Appearances, groups
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from credentials import Credentials
@@ -49,7 +50,7 @@ from models import Wav2Lip, weights
 from models.weights import REFERENCES
 from mouths import CPU_BATCH, LipGenerator, Manner, all_mouths, crop, redraw_mouths, shut_mouths
 from occlusion import Bare
-from references import References
+from references import References, postures_of
 from reporting import SILENT, Reporter
 from restoring import Restore, open_restorer
 from runtimes import Runtime
@@ -227,6 +228,12 @@ class Take:
         if self.used is None:  # how many there are is not known
             return next(itertools.islice(self.frames(), index, None))
         return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
+
+    def filmed(self, index: int) -> int:
+        """Return which frame of the video is shown in one of them; with one box, of the first round only."""
+        if self.used is None:  # how many there are is not known
+            return index
+        return video.source_index(index, len(self.face.known(index + 1)), self._pingpong)
 
     def boxes(self, stop: threading.Event | None = None) -> Iterator[Box | None]:
         """Yield the box of the face in each of them as soon as it is known, the last when the search is over.
@@ -464,36 +471,56 @@ class LipSync:
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
         gains = self.generator.gain * options.mouth_gain * (1 - closed)
-        bare = references = None
-        if options.keeps_occlusions:
-            bare = Bare(first_faces(take.source, take.face, take.used))
-        if options.reference != "same" or closed.any():
-            references = self.references(take.source, take.face, take.used, options.reference, bare)
+        lending = options.reference != "same" or bool(closed.any())
+        appearances = None
+        if lending or options.keeps_occlusions:
+            look, first = partial(self.look, take.source, take.face, take.used, options, lending), frames.start or 0
+            shown_alike = isinstance(options.reference, int) and not options.keeps_occlusions  # in every frame
+            again = None if shown_alike else lambda index: look(take.filmed(first + index))
+            appearances = Appearances(look(), again, float(take.source.fps))
         stillness = closed if options.reference == "same" else np.ones(len(closed))
         gains, opening = None if (gains == 1).all() else gains, self.generator.opening
-        return Manner(options.blend, gains, references, opening, stillness, bare, self.restore)
+        return Manner(options.blend, gains, appearances, opening, stillness, self.restore)
 
-    def references(
+    def look(
         self,
         source: video.VideoInfo,
         path: FacePath,
         used: int | None,
-        reference: str | int | None,
-        bare: Bare | None = None,
-    ) -> References:
-        """Return the face in the frame of a number, or those near the start whose mouths are in view."""
-        if not isinstance(reference, int):
-            choose = all_mouths if reference == "matching" else shut_mouths
-            return choose(self.model, (bare or Bare(first_faces(source, path, used))).faces)
-        index = reference - source.start  # of the whole video's frames
+        options: Settled,
+        lending: bool = True,
+        start: int | None = None,
+    ) -> list[Appearance]:
+        """Return what the face looks like in some seconds of a video from frame ``start`` on; None: from the first one.
+
+        It has references if it is ``lending`` its mouth. ``used`` is that of a ``Take``.
+        """
+        faces = faces_from(source, path, used, start)
+        named = self._named_reference(source, path, used, options.reference)
+        seen = []
+        for group in groups(faces) if len(faces) else []:
+            bare, references = Bare(group) if options.keeps_occlusions else None, named
+            if lending and not named:
+                choose = all_mouths if options.reference == "matching" else shut_mouths
+                references = choose(self.model, bare.faces if bare else group)
+            seen.append(Appearance(postures_of(group), references, bare))
+        return seen
+
+    def _named_reference(
+        self, source: video.VideoInfo, path: FacePath, used: int | None, number: str | int | None
+    ) -> References | None:
+        """Return the face in the frame of a number, if it is one, of the whole video's."""
+        if not isinstance(number, int):
+            return None
+        index = number - source.start
         known = path.known(index + 1)
         if index < 0 or used is not None and index >= len(known):
             bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
-            raise UserError(f"--reference {reference}: the frames that are used {bound}; name one of them")
+            raise UserError(f"--reference {number}: the frames that are used {bound}; name one of them")
         box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
         if box is None or frame is None:
             lack = "face in that frame" if box is None else "such frame"
-            raise UserError(f"--reference {reference}: {source.path} has no {lack}; name another")
+            raise UserError(f"--reference {number}: {source.path} has no {lack}; name another")
         return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
@@ -557,22 +584,26 @@ def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tupl
     return replace(source, start=source.start - before), part.stop + around, part
 
 
-def first_faces(source: video.VideoInfo, path: FacePath, used: int | None) -> np.ndarray:
-    """Return some faces (N, 96, 96, 3) of the first seconds that show one."""
-    path.begin()
-    start = next(i for i, box in enumerate(path.known(0)) if box is not None)
+def faces_from(source: video.VideoInfo, path: FacePath, used: int | None, start: int | None = None) -> np.ndarray:
+    """Return some faces (N, 96, 96, 3) of the seconds from frame ``start`` on, if there are any.
+
+    None: from the first frame that shows one. ``used`` is that of a ``Take``.
+    """
+    if start is None:
+        path.begin()
+        start = next(i for i, box in enumerate(path.known(0)) if box is not None)
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
         wanted = min(wanted, used - start)
     frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
-    shown = []
+    shown = [np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)]
     for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # while the search goes on
         known = path.known(index + 1)
         if used is not None and index >= len(known):
             break
         if box := known[index % len(known)]:
-            shown.append(crop(frame, box))
-    return np.stack(shown)
+            shown.append(crop(frame, box)[None])
+    return np.concatenate(shown)
 
 
 def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
 
+from appearance import Appearance, Appearances
 from boxes import Box
 from concurrency import in_parallel
 from hparams import hparams as hp
-from occlusion import Bare
 from pasting import paste
 from references import References
 from restoring import Restore
@@ -31,20 +31,37 @@ class Manner:
 
     blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
-    references: References | None = None  # faces that the network is shown instead of the frame's own, by
-    opening: Sequence[float] | None = None  # tells how far open those should be, see ``Wav2Lip``
-    stillness: np.ndarray | None = None  # so much: 0 the frame's own, 1 one of these
-    bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
+    appearances: Appearances | None = None  # what is known of the face: what it is like bare, and with other mouths
+    opening: Sequence[float] | None = None  # tells how far open the mouths should be that are shown, see ``Wav2Lip``
+    stillness: np.ndarray | None = None  # so much is shown of them: 0 the frame's own, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
-
-    def hidden(self, filmed: Iterable[np.ndarray]) -> list[np.ndarray | float]:
-        """Return what is in front of each of these faces as they were filmed, see ``Bare.hidden``; 0 for nothing."""
-        return [self.bare.hidden(face) if self.bare else 0.0 for face in filmed]
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
         """Yield the gain (None: leave the voice as it is) and the stillness of each frame, without end."""
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
         return zip(gains, itertools.repeat(0.0) if self.stillness is None else map(float, self.stillness))
+
+
+class Row(NamedTuple):
+    """A frame on its way through the network."""
+
+    frame: np.ndarray  # (height, width, 3) uint8 BGR
+    box: Box | None
+    mel: np.ndarray  # (80, 16)
+    gain: float | None  # of the movement; None: as the network has it
+    stillness: float  # how much is shown of another mouth
+    filmed: np.ndarray  # the face in the box, (96, 96, 3) uint8 BGR; empty without box
+    appearance: Appearance | None  # what is known of it
+
+    def hidden(self) -> np.ndarray | float:
+        """Return what is in front of the face, see ``Bare.hidden``; 0 for nothing."""
+        bare = self.appearance and self.appearance.bare
+        return bare.hidden(self.filmed) if bare else 0.0
+
+    @property
+    def lender(self) -> References | None:
+        """The faces of which one is shown instead of this one."""
+        return self.appearance.references if self.appearance and self.stillness > 0 else None
 
 
 class LipGenerator(Protocol):
@@ -79,64 +96,91 @@ def redraw_mouths(
     many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``. ``first`` is the
     size of the first batch, if somebody waits for it.
     """
-    rows = zip(frames, boxes, mels, manner.of_frames())
+    rows = rows_of(frames, boxes, mels, manner)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
-    def with_mouths(batch: list) -> tuple[list, Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | float]]]:
-        with_face = [row for row in batch if row[1] is not None]
-        if not with_face:
-            return batch, iter(())
-        mels, faces = network_inputs([row[:3] for row in with_face])
-        filmed = faces[..., 3:].copy()  # another reference may take its place
-        hidden = manner.hidden(filmed)
-        gains, stillness = zip(*(row[3] for row in with_face))
-        gains = None if manner.gains is None else np.array(gains)
-        lend_mouths(model, mels, faces, gains, manner, stillness, hidden)
-        drawn = generate(model, mels, faces, gains)
-        return batch, zip(drawn, filmed, hidden)
+    def with_mouths(batch: list[Row]) -> tuple[list[Row], Iterator[tuple[np.ndarray, np.ndarray | float]]]:
+        with_face = [row for row in batch if row.box]
+        hidden = [row.hidden() for row in with_face]
+        return batch, zip(draw_mouths(model, with_face, hidden, manner.opening), hidden)
 
     waited_for = map(with_mouths, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
     for batch, mouths in itertools.chain(waited_for, in_parallel(with_mouths, batches, workers)):
-        for frame, box, *_ in batch:
-            if box is not None:
-                face, filmed, hidden = next(mouths)
-                frame = paste(frame, face, filmed, box, manner.blend, in_place, hidden)
+        for row in batch:
+            frame = row.frame
+            if row.box:
+                mouth, hidden = next(mouths)
+                frame = paste(frame, mouth, row.filmed, row.box, manner.blend, in_place, hidden)
                 if manner.restore:
-                    manner.restore(frame, box, hidden)
+                    manner.restore(frame, row.box, hidden)
             yield frame
 
 
-def lend_mouths(
-    model: LipGenerator,
-    mels: np.ndarray,
-    faces: np.ndarray,
-    gains: np.ndarray | None,
-    manner: Manner,
-    stillness: Sequence[float],
-    hidden: Sequence[np.ndarray | float],
-) -> None:
-    """Put, in place, what the network is to see instead of each face's own mouth into the output of ``network_inputs``.
+def rows_of(
+    frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], manner: Manner
+) -> Iterator[Row]:
+    """Yield what the network needs of each frame."""
+    appearances = manner.appearances.anew() if manner.appearances else None
+    for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, manner.of_frames())):
+        filmed = crop(frame, box) if box else frame[:0]
+        appearance = appearances.of(filmed, index) if box and appearances else None
+        yield Row(frame, box, mel, *how, filmed, appearance)
 
-    ``stillness`` and ``hidden``, what is in front of it, have a value for each face.
+
+def draw_mouths(
+    model: LipGenerator,
+    rows: Sequence[Row],
+    hidden: Sequence[np.ndarray | float],
+    opening: Sequence[float] | None = None,
+) -> np.ndarray:
+    """Return the faces of rows that have one with their mouths moved, (N, 96, 96, 3) uint8 BGR.
+
+    ``hidden`` is what is in front of each; ``opening`` see ``Manner``.
     """
-    if not manner.references:
-        return
-    opening = manner.opening if manner.references.apart is not None else None  # else it makes no difference
-    wanted = openings(model, mels, gains, opening) if opening else np.zeros(len(faces))
-    for face, share, *how in zip(faces, stillness, wanted, hidden):
-        if share > 0:
-            face[..., 3:] = manner.references.instead_of(face[..., 3:], share, *how)
+    if not rows:
+        return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)
+    mels, faces = np.stack([row.mel for row in rows]), half_blank([row.filmed for row in rows])
+    gains = None if rows[0].gain is None else np.array([row.gain for row in rows])
+    lend_mouths(rows, hidden, openings_for(model, rows, mels, gains, opening), faces)
+    return generate(model, mels, faces, gains)
+
+
+def openings_for(
+    model: LipGenerator,
+    rows: Sequence[Row],
+    mels: np.ndarray,
+    gains: np.ndarray | None,
+    opening: Sequence[float] | None,
+) -> np.ndarray:
+    """Return how far open the mouths should be that are shown, (N,); 0 where that makes no difference."""
+    if opening is None or all(row.lender is None or row.lender.apart is None for row in rows):
+        return np.zeros(len(rows))
+    return openings(model, mels, gains, opening)
+
+
+def lend_mouths(
+    rows: Sequence[Row], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
+) -> None:
+    """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
+
+    They are those of ``half_blank``.
+    """
+    for row, face, *how in zip(rows, faces, wanted, hidden):
+        if row.lender:
+            face[..., 3:] = row.lender.instead_of(row.filmed, row.stillness, *how)
 
 
 def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Frames with box and mel -> mels (N, 80, 16) float32 and faces (N, 96, 96, 6) uint8: lower half blank ‖ whole."""
-    size = hp.img_size
-    faces = np.empty((len(rows), size, size, 6), np.uint8)
-    for face, (frame, box, _) in zip(faces, rows):
-        face[..., 3:] = face[..., :3] = crop(frame, box)
-        face[size // 2 :, :, :3] = 0
-    return np.stack([mel for _, _, mel in rows]), faces
+    return np.stack([mel for _, _, mel in rows]), half_blank([crop(frame, box) for frame, box, _ in rows])
+
+
+def half_blank(filmed: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Faces (96, 96, 3) uint8 as the network takes them, (N, 96, 96, 6): lower half blank ‖ whole."""
+    faces = np.concatenate((filmed, filmed), axis=-1)
+    faces[:, hp.img_size // 2 :, :, :3] = 0
+    return faces
 
 
 def crop(frame: np.ndarray, box: Box) -> np.ndarray:
@@ -170,10 +214,8 @@ def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:
 
 def _changes(model: LipGenerator, faces: np.ndarray, mels: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
     """Return by how many grey levels the generator changes the mouths of these faces, (N,)."""
-    rows = np.concatenate((faces, faces), axis=-1)
-    rows[:, hp.img_size // 2 :, :, :3] = 0
     top, left = hp.img_size * 7 // 12, hp.img_size * 7 // 24  # around the mouth
-    changes = np.abs(generate(model, mels, rows, gains).astype(np.float32) - faces)
+    changes = np.abs(generate(model, mels, half_blank(faces), gains).astype(np.float32) - faces)
     return changes[:, top : hp.img_size - 6, left : hp.img_size - left].mean((1, 2, 3))
 
 

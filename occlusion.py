@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 import masks
-from references import posture
+from references import posture, postures_of
 
 TOP = 36  # first row of a face of 96 pixels that is looked at
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
@@ -38,7 +38,7 @@ class Bare:
 
     def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:
         self.faces = faces
-        self._postures = np.stack([posture(face) for face in faces])
+        self._postures = postures_of(faces)
         lowers = [_lower(face) for face in faces]
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
@@ -80,13 +80,13 @@ class Bare:
         outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
-        sizes = np.array([_reached(alike, i).sum() for i in range(len(lowers))])
+        sizes = np.array([reached(alike, i).sum() for i in range(len(lowers))])
         turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
         beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
         return np.logical_not(beside.any(1))
 
 
-def _reached(alike: np.ndarray, start: int) -> np.ndarray:
+def reached(alike: np.ndarray, start: int) -> np.ndarray:
     """Return what can be reached from one in a graph (N, N) bool: (N,) bool."""
     found = alike[start]
     while (more := alike[found].any(0)).sum() > found.sum():

@@ -5,6 +5,8 @@ What the generator sees of a mouth it partly copies: what was said when it was f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -31,7 +33,7 @@ class References:
 
     def __init__(self, faces: np.ndarray, everywhere: bool = False, apart: np.ndarray | None = None) -> None:
         self.faces, self.everywhere, self.apart = faces, everywhere, apart
-        self._postures = np.stack([posture(face) for face in faces])
+        self._postures = postures_of(faces)
 
     def instead_of(
         self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0
@@ -66,3 +68,8 @@ def posture(face: np.ndarray) -> np.ndarray:
     upper = cv2.cvtColor(face[: len(face) // 2], cv2.COLOR_BGR2GRAY).astype(np.float32)
     small = cv2.resize(cv2.GaussianBlur(upper, (0, 0), 2), POSTURE, interpolation=cv2.INTER_AREA)
     return small - small.mean()  # light that comes and goes does not count
+
+
+def postures_of(faces: Iterable[np.ndarray]) -> np.ndarray:
+    """Return those of one face or more, (N, 12, 24)."""
+    return np.stack([posture(face) for face in faces])

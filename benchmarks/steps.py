@@ -24,7 +24,7 @@ import cli
 from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
-from mouths import CPU_BATCH, crop, generate, lend_mouths, network_inputs
+from mouths import CPU_BATCH, Row, crop, generate, lend_mouths, network_inputs, openings_for, rows_of
 from pasting import BLENDS, paste
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
@@ -62,30 +62,28 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
     source = take.source
     frames, boxes = list(take.frames()), list(take.boxes())
-    every = zip(frames, boxes, take.windows, take.manner.of_frames())
-    rows = [(frame, box, mel, how) for frame, box, mel, how in every if box is not None]
+    rows = [row for row in rows_of(frames, boxes, take.windows, take.manner) if row.box]
     batches = split(rows)
+    hidden = [[row.hidden() for row in batch] for batch in batches]
     inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
-    filmed = [face for _, shown in inputs for face in shown[..., 3:].copy()]
-    hidden = take.manner.hidden(filmed)
-    gains, stillness = ([row[3][part] for row in rows] for part in (0, 1))
-    asked = [None if gains[0] is None else np.array(part) for part in split(gains)]
-    parts = list(zip(inputs, asked, split(stillness), split(hidden)))
+    asked = [None if batch[0].gain is None else np.array([row.gain for row in batch]) for batch in batches]
     drawn: list[np.ndarray] = []
 
     def lend() -> None:
-        for batch, gain, *how in parts:
-            lend_mouths(lips.model, *batch, gain, take.manner, *how)
+        for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
+            lend_mouths(batch, front, openings_for(lips.model, batch, mels, gains, take.manner.opening), faces)
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
         "decode": lambda: sum(1 for _ in take.frames()),
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
-        "crop": lambda: [network_inputs([row[:3] for row in batch]) for batch in batches],
-        "occlusion": lambda: take.manner.hidden(filmed),
+        "crop": lambda: list(rows_of(frames, boxes, take.windows, take.manner)),
+        "occlusion": lambda: [row.hidden() for row in rows],
         "reference": lend,
-        "network": lambda: drawn.extend(f for batch, gain, *_ in parts for f in generate(lips.model, *batch, gain)),
-        "paste": lambda: paste_all(rows, drawn, filmed, hidden),
+        "network": lambda: drawn.extend(
+            f for pair, gains in zip(inputs, asked) for f in generate(lips.model, *pair, gains)
+        ),
+        "paste": lambda: paste_all(rows, drawn, list(itertools.chain(*hidden))),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
@@ -94,7 +92,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         **{f"{name}_ms": value for name, value in cost.items()},
         **{f"{name}_share": value / sum(cost.values()) for name, value in cost.items()},
         "frames": len(frames),
-        "face_side": float(np.mean([box[3] - box[1] for _, box, *_ in rows])),
+        "face_side": float(np.mean([row.box[3] - row.box[1] for row in rows if row.box])),
     }
 
 
@@ -102,14 +100,10 @@ def split(values: list) -> list[list]:
     return [values[i : i + CPU_BATCH] for i in range(0, len(values), CPU_BATCH)]
 
 
-def paste_all(
-    rows: Sequence[tuple],
-    faces: Sequence[np.ndarray],
-    filmed: Sequence[np.ndarray],
-    hidden: Sequence[np.ndarray | float],
-) -> None:
-    for (frame, box, *_), face, seen, front in zip(rows, faces, filmed, hidden):
-        paste(frame, face, seen, box, "feather", in_place=True, hidden=front)
+def paste_all(rows: Sequence[Row], faces: Sequence[np.ndarray], hidden: Sequence[np.ndarray | float]) -> None:
+    for row, face, front in zip(rows, faces, hidden):
+        assert row.box is not None
+        paste(row.frame, face, row.filmed, row.box, "feather", in_place=True, hidden=front)
 
 
 def measure_paste() -> dict[str, float]:

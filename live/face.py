@@ -18,15 +18,16 @@ import numpy as np
 
 import files
 import video
+from appearance import Appearance
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, first_faces, open_face
+from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, open_face
 from occlusion import Bare
-from references import References
+from references import POSTURE, References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
-FORMAT = "wav2lip live face 4"
+FORMAT = "wav2lip live face 5"
 NAME, SOURCE = "face.json", "source-"
 LARGEST = 64 << 20  # bytes of face.json: a day of boxes
 KEPT = (
@@ -37,14 +38,13 @@ WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 @dataclass(frozen=True)
 class Face:
-    """A video or photo of somebody, its boxes, and their face with a shut mouth."""
+    """A video or photo of somebody, its boxes, and what the face looks like."""
 
     source: video.VideoInfo
     boxes: list[Box | None]  # of the first frames
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
-    references: References  # with a shut mouth, unless ``options`` name a frame
+    appearances: list[Appearance]  # in the first seconds, one or more
     options: Settled
-    bare: Bare | None = None  # the face with nothing in front of it, if what is in front of it stays there
 
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
@@ -76,9 +76,7 @@ class Face:
             "fps": self.source.fps.as_integer_ratio(),
             "used": self.used,
             "options": {name: getattr(self.options, name) for name in KEPT},
-            "references": _packed(self.references.faces),
-            "apart": None if self.references.apart is None else self.references.apart.tolist(),
-            "bare": _packed(self.bare.faces) if self.bare else None,
+            "appearances": [_packed_appearance(one) for one in self.appearances],
             "boxes": self.boxes,
         }
 
@@ -108,9 +106,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    bare = Bare(first_faces(source, path, used)) if chosen.keeps_occlusions else None
-    references = lips.references(source, path, used, chosen.reference, bare)
-    return Face(source, path.boxes, used and len(path.boxes), references, chosen, bare)
+    appearances = lips.look(source, path, used, chosen)
+    return Face(source, path.boxes, used and len(path.boxes), appearances, chosen)
 
 
 def check_own(folder: Path) -> None:
@@ -142,19 +139,37 @@ def _understood(folder: Path, content: dict) -> Face:
     boxes = [_box(box, source) for box in content["boxes"]]
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
+    appearances = [_appearance(one, options) for one in content["appearances"]]
+    if not appearances:
+        raise ValueError
+    return Face(source, boxes, content["used"], appearances, options)
+
+
+def _packed_appearance(appearance: Appearance) -> dict[str, object]:
+    references, bare = appearance.references, appearance.bare
+    assert references is not None  # a face that is made ready lends its mouth
+    return {
+        "postures": _packed(appearance.postures),
+        "references": _packed(references.faces),
+        "apart": None if references.apart is None else references.apart.tolist(),
+        "bare": _packed(bare.faces) if bare else None,
+    }
+
+
+def _appearance(content: dict, options: Settled) -> Appearance:
+    postures = np.frombuffer(base64.b64decode(content["postures"]), np.float32).reshape(-1, *POSTURE[::-1])
     faces = _unpacked(content["references"])
     apart = None if content["apart"] is None else np.array(content["apart"], float)
     if apart is not None and (apart.shape != faces.shape[:1] or not np.isfinite(apart).all()):
         raise ValueError
-    references = References(faces, isinstance(options.reference, int), apart)
-    if options.keeps_occlusions != (content["bare"] is not None):
+    if options.keeps_occlusions != (content["bare"] is not None) or not (len(postures) and np.isfinite(postures).all()):
         raise ValueError
     bare = Bare(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
-    return Face(source, boxes, content["used"], references, options, bare)
+    return Appearance(postures, References(faces, isinstance(options.reference, int), apart), bare)
 
 
-def _packed(faces: np.ndarray) -> str:
-    return base64.b64encode(faces.tobytes()).decode()
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def _unpacked(text: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import audio
+from appearance import Appearances
 from concurrency import prefetch
 from devices import cpu_workers
 from errors import UserError
@@ -298,7 +299,7 @@ class Session:
         gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
         rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
         gains, opening = None if (gains == 1).all() else gains, self._lips.generator.opening
-        return Manner(options.blend, gains, self._face.references, opening, rest, self._face.bare)
+        return Manner(options.blend, gains, Appearances(self._face.appearances), opening, rest)
 
 
 def closing_step(fps: float) -> float:

@@ -90,7 +90,8 @@ def test_any_pieces_give_the_frames_of_the_whole(lips, session, talking_clip, sp
 
 @pytest.mark.parametrize("options", [
     {"lip_delay": 80.0}, {"lip_delay": -80.0, "loop": "loop"}, {"mouth_gain": 0.5, "reference": 3},
-    {"reference": "still", "blend": "feather", "fps": 30.0}, {"static": True, "rotate": True, "fps": 24000 / 1001},
+    {"box": None, "reference": "still", "blend": "feather", "fps": 30.0},
+    {"static": True, "rotate": True, "fps": 24000 / 1001},
 ], ids=str)  # fmt: skip
 def test_options_mean_what_they_mean_elsewhere(lips, talking_clip, speech, wav, options):
     options = {"box": BOX, "loop": "pingpong", **options}
@@ -308,8 +309,8 @@ def kept(face, tmp_path):
 def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
     face = live.prepare(LipSync(search=live_search()), talking_clip, box=BOX)
     face.save(tmp_path / "kept")
-    again = live.Face.load(tmp_path / "kept").references
-    assert (again.faces == face.references.faces).all() and (again.apart == face.references.apart).all()
+    again, before = (each.appearances[0].references for each in (live.Face.load(tmp_path / "kept"), face))
+    assert (again.faces == before.faces).all() and (again.apart == before.apart).all()
     assert len(again.apart) == len(again.faces) and again.apart.min() == 0
 
 
@@ -411,16 +412,21 @@ def option(**values):
     return lambda content: changed(options={**json.loads(content)["options"], **values})(content)
 
 
+def appearance(**values):
+    return lambda content: changed(appearances=[{**json.loads(content)["appearances"][0], **values}])(content)
+
+
 @pytest.mark.parametrize("damage", [
     lambda content: content[: len(content) // 2], lambda content: "", lambda content: "\x80\x04cos\nsystem\n",
     lambda content: "[" * 100000, lambda content: "[1]", lambda content: "{}", lambda content: "9" * 5000,
-    changed(format="wav2lip live face 3"), changed(format=None), changed(apart="x"), changed(apart=[0.0] * 99),
+    changed(format="wav2lip live face 4"), changed(format=None), appearance(apart="x"), appearance(apart=[0.0] * 99),
     changed(source="../../etc/passwd"), changed(source="source-x/../../y"), changed(source=7), changed(sha256="0"),
     changed(fps=[25, 0]), changed(fps=[10**400, 1]), changed(fps=[25.0, 1]), changed(fps=[-25, 1]), changed(fps="25"),
     changed(used=7), changed(boxes=[]), changed(boxes=[[0, 0, 1e3, 5]]), changed(boxes=[[0, 0, 9]]),
     changed(boxes=[[5, 5, 5, 9]]), changed(boxes=[[0, 0, 999, 9]]), changed(boxes=7), changed(boxes=[None] * 2),
-    changed(references=""), changed(references="AAAA"), changed(references="?" * 36864), changed(references=None),
-    changed(bare="AAAA"), option(blend="feather"), option(occlusion="sometimes"),
+    appearance(references=""), appearance(references="AAAA"), appearance(references="?" * 36864),
+    appearance(references=None), appearance(postures=""), appearance(postures="AAAA"), changed(appearances=[]),
+    changed(appearances=7), appearance(bare="AAAA"), option(blend="feather"), option(occlusion="sometimes"),
     option(crop=[0, 1]), option(crop=[0, -1, 0, "x"]), option(crop=[9999, -1, 0, -1]), option(resize_factor=-1),
     option(resize_factor=10**9), option(mouth_gain=1e999), option(lip_delay="soon"), option(blend=["box"]),
     option(blend="__import__('os')"), option(loop="x"), option(reference=-5), changed(options=[]),

@@ -18,14 +18,15 @@ import masks
 import models
 import mouths
 import video
+from appearance import Appearance, Appearances
 from boxes import FacePath
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
-from lipsync import LipSync, Options, first_faces, read_speech
+from lipsync import LipSync, Options, faces_from, read_speech
 from mouths import Manner, crop, fit_opening, generate, open_lips, openings, redraw_mouths, shut_mouths
 from pasting import paste
-from references import References
+from references import References, postures_of
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -147,7 +148,9 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     other = whole.copy()
     other[:, LOWER] = 255 - other[:, LOWER]
     for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
-        manner = Manner(references=References(faces(2)[:1], everywhere=True), stillness=stillness)
+        lender = References(faces(2)[:1], everywhere=True)
+        known = Appearances([Appearance(postures_of(faces(2)[:1]), lender)])
+        manner = Manner(appearances=known, stillness=stillness)
         assert (drawn(network, whole, MEL, manner) == drawn(network, other, MEL, manner)).all() == same
 
 
@@ -245,7 +248,7 @@ def test_lips_rest_in_silence(head, silence, tmp_path, flags):
 
 def test_a_named_reference_is_that_frame(head):
     take = LipSync().prepare(head[0], head[0], reference=7, box=BOX)
-    assert (take.manner.references.faces == crops(head[0])[7]).all()
+    assert (take.manner.appearances.known[0].references.faces == crops(head[0])[7]).all()
     assert (take.manner.stillness == 1).all() and (take.manner.gains == 1.2).all()
 
 
@@ -254,9 +257,9 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     source = video.probe(head[0])
     box = (BOX[2], BOX[0], BOX[3], BOX[1])
     path = FacePath.of([None] * 30 + [box] * 20, np.empty((50, 4)))
-    assert (first_faces(source, path, 50) == crops(head[0])[30:50:5]).all()
-    assert (first_faces(source, FacePath.of([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
-    assert (first_faces(source, FacePath.of([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
+    assert (faces_from(source, path, 50) == crops(head[0])[30:50:5]).all()
+    assert (faces_from(source, FacePath.of([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
+    assert (faces_from(source, FacePath.of([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
 
 
 @pytest.mark.parametrize("options, words", [

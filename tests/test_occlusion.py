@@ -8,12 +8,14 @@ import pytest
 
 import models
 import video
+from appearance import Appearance, Appearances
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
 from mouths import Manner, crop, redraw_mouths
 from occlusion import Bare
 from pasting import paste
+from references import postures_of
 
 WHOLE = (0, 0, 96, 96)
 PLACE = slice(60, 96), slice(30, 52)  # of the microphone
@@ -85,7 +87,9 @@ def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
     network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
 
     def made(shown: np.ndarray, bare: Bare | None) -> np.ndarray:
-        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, Manner("feather", bare=bare))))
+        known = Appearances([Appearance(postures_of(shown), bare=bare)])
+        manner = Manner("feather", appearances=known)
+        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, manner)))
 
     kept, torn = made(held, Bare(held[::5])), made(held, None)
     inner = slice(30, None), slice(64, 90), slice(33, 49)
