@@ -24,7 +24,7 @@ import inference
 import models
 import mouths
 import video
-from conftest import ROOT, run_ffmpeg, write_clip
+from conftest import ROOT, needs_bf16, run_ffmpeg, write_clip
 from devices import cpu_workers
 from faces import FaceSearch
 from lipsync import LipSync
@@ -479,11 +479,34 @@ def test_lip_delay_moves_the_mouths(sync, photo, tmp_path):
     assert np.abs(late[:20] - usual[:20]).max() > 2
 
 
-@pytest.mark.parametrize("flags", [("--wav2lip_batch_size", 1), ("--wav2lip_batch_size", 7), ("--precision", "fp32")])
-def test_batches_and_precision_change_next_to_nothing(sync, photo, tmp_path, flags):
-    assert sync(*BOX, "--crf", 0, face=photo) == (0, "")
-    usual = frames_of(tmp_path / "out.mp4")
-    assert sync(*BOX, "--crf", 0, *flags, face=photo) == (0, "")
+@pytest.fixture
+def drawn(monkeypatch):
+    """(faces, dtype) of every call of the generator."""
+    calls, generate = [], mouths.generate
+
+    def watched(model, mels, *rest):
+        calls.append((len(mels), next(model.parameters()).dtype))
+        return generate(model, mels, *rest)
+
+    monkeypatch.setattr(mouths, "generate", watched)
+    return calls
+
+
+@pytest.mark.parametrize("flags, sizes, dtype", [
+    (("--wav2lip_batch_size", 1), {1}, None),
+    (("--wav2lip_batch_size", 7), {4, 7, 5}, None),  # nobody waits for more than four, and 30 frames end with 5
+    (("--precision", "fp32"), {4, mouths.CPU_BATCH, 10}, torch.float32),
+    pytest.param(("--precision", "bf16"), {4, mouths.CPU_BATCH, 10}, torch.bfloat16, marks=needs_bf16),
+])  # fmt: skip
+def test_batches_and_precision_are_as_asked_and_change_next_to_nothing(
+    sync, photo, tmp_path, drawn, flags, sizes, dtype
+):
+    common = (*BOX, "--crf", 0, "--reference", "same")
+    assert sync(*common, face=photo) == (0, "")
+    usual, before = frames_of(tmp_path / "out.mp4"), drawn.copy()
+    drawn.clear()
+    assert sync(*common, *flags, face=photo) == (0, "")
+    assert {faces for faces, _ in drawn} == sizes and {kind for _, kind in drawn} == {dtype or before[0][1]}
     difference = np.abs(frames_of(tmp_path / "out.mp4") - usual)
     assert difference.mean() < 0.1 and np.percentile(difference, 99.9) <= 4
 
