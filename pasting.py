@@ -12,6 +12,9 @@ from boxes import Box
 
 BLENDS = ("box", "feather")
 ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
+COARSE, NEARBY = (24, 24), 3.0  # pixels to which colours are shrunk, and of these, how far one tells of others
+FAR_AWAY = 0.05  # of a pixel that is alike: with less of that nearby, what is farther away tells, too
+MOST = 24.0  # grey levels by which colours are changed
 AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
 
 
@@ -66,11 +69,30 @@ def _mixed(
 def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), and where they differ: (96, 96) in [0, 1]."""
     face, filmed = face.astype(np.float32), filmed.astype(np.float32)
-    alike = masks.lower_face() * (1 - _difference(face, filmed)) + 1e-3  # if they are alike nowhere, all of it counts
-    shift = ((filmed - face) * alike[..., None]).sum((0, 1)) / alike.sum()
-    face = np.clip(face + np.clip(shift, -OTHER, OTHER), 0, 255)
+    apart = filmed - face
+    even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
+    alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
+    face = np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips())
+
+
+@functools.lru_cache(maxsize=1)
+def _beside_lips() -> np.ndarray:
+    """Return where the lower face is no lips, (96, 96) bool."""
+    return (masks.lower_face() > 0.5) & (masks.lips() == 0)
+
+
+def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """Return by how much the colours of a face are to change, (96, 96, 3), to pass into those that were filmed.
+
+    Where it is ``alike`` (96, 96), by how far it is ``apart`` there; elsewhere by what that is around, near and far.
+    """
+    weights = cv2.resize(alike, COARSE, interpolation=cv2.INTER_AREA)[..., None]
+    sums = cv2.resize(apart * alike[..., None], COARSE, interpolation=cv2.INTER_AREA)
+    mean = sums.sum((0, 1)) / weights.sum()
+    near, total = (cv2.GaussianBlur(part, (0, 0), NEARBY) for part in (sums - weights * mean, weights))
+    return mean + cv2.resize(near / (total[..., None] + FAR_AWAY), alike.shape, interpolation=cv2.INTER_LINEAR)
 
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:

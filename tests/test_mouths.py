@@ -386,8 +386,26 @@ def test_the_mouths_of_others_are_no_wider_than_the_mask():
     grey = np.full((240, 240, 3), 200, np.uint8)
     filmed = np.full((96, 96, 3), 200, np.uint8)
     pasted = paste(grey, np.zeros_like(filmed), filmed, (20, 20, 220, 240), "feather")
-    assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 20
+    assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 30
     assert np.abs(np.diff(pasted[:, 120, 0].astype(int))).max() < 30  # no edge anywhere
+
+
+ACROSS, DOWN = (2 * place / 95 - 1 for place in np.mgrid[0:96, 0:96][::-1])
+
+
+@pytest.mark.parametrize(
+    "tint", [20 + 0 * ACROSS, -20 + 0 * ACROSS, 15 * ACROSS, 12 * DOWN], ids=("light", "dark", "across", "down")
+)
+def test_a_mouth_is_put_in_in_the_colours_of_the_face_around_it(tint):
+    """Where the network draws a face in other light, only the mouth itself is anything new."""
+    frame = np.full((288, 288, 3), (140, 150, 180), np.uint8)
+    filmed = cv2.resize(frame, (96, 96))
+    drawn = (filmed + tint[..., None]).round().astype(np.uint8)
+    cv2.ellipse(drawn, (48, 73), (14, 8), 0, 0, 360, (30, 30, 90), -1)
+    changed = np.abs(paste(frame, drawn, filmed, (0, 0, 288, 288), "feather").astype(int) - frame).max(-1)
+    beside = np.ones(changed.shape, np.uint8)
+    cv2.ellipse(beside, (144, 219), (60, 42), 0, 0, 360, 0, -1)  # where lips are
+    assert changed[219, 144] > 80 and changed[beside == 1].max() <= 4
 
 
 @pytest.mark.parametrize("drawn, grain, level", [(130, 20, 128), (188, 0, 188)])
