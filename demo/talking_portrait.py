@@ -233,9 +233,10 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     for i in range(count):
         points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
         opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
-        picture = render(portrait, points, camera.matrix(box, SIZE, i), SIZE, speaker, said.frame(speaker, i))
-        faces.append(film.expose(picture, i))
-    write_clip(folder, faces, said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening})
+        faces.append(render(portrait, points, camera.matrix(box, SIZE, i), SIZE, speaker, said.frame(speaker, i)))
+    write_clip(
+        folder, film.develop(faces), said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening}
+    )
     return folder
 
 
@@ -309,11 +310,10 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     light = speaker.cast ** rng.uniform(0, 1)  # GRID's colours are those of old tapes: skin green, teeth yellow
     for i, (frame, box) in enumerate(zip(speaker.frames, boxes)):
         picture = cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
-        picture = np.clip(picture / light, 0, 255).astype(np.uint8)
-        faces.append(film.expose(picture, i))
+        faces.append(np.clip(picture / light, 0, 255).astype(np.uint8))
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
-    write_clip(folder, faces, sound, None, {"sentence": sentence.name, "opening": lips.tolist()})
+    write_clip(folder, film.develop(faces), sound, None, {"sentence": sentence.name, "opening": lips.tolist()})
     return folder
 
 

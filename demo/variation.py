@@ -6,12 +6,17 @@ is said: each can be the other's reference picture.
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Sequence
+
 import cv2
+import ffmpeg
 import numpy as np
 from scipy import signal
 
 from demo.scene import wander
 from hparams import hparams as hp
+from video import ffmpeg_path
 
 GREY = np.array([0.114, 0.587, 0.299], np.float32)  # BGR
 
@@ -53,6 +58,12 @@ class Film:
         self.noise = abs(rng.normal(0, 2.0))
         self.quality = int(rng.uniform(35, 96)) if rng.random() < 0.6 else 96
         self.occluder = Occluder(rng, size) if rng.random() < 0.06 else None
+        self.crf = int(rng.uniform(22, 37)) if rng.random() < 0.4 else None  # of H.264
+
+    def develop(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return crops (size, size, 3) uint8, one after the other, as this film shows them."""
+        exposed = [self.expose(picture, i) for i, picture in enumerate(pictures)]
+        return exposed if self.crf is None else through_h264(exposed, self.crf)
 
     def expose(self, picture: np.ndarray, i: int) -> np.ndarray:
         """Return a crop (size, size, 3) uint8 as this film shows it."""
@@ -72,6 +83,21 @@ class Film:
         picture = np.clip(picture, 0, 255).astype(np.uint8)
         encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
         return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+
+
+def through_h264(pictures: Sequence[np.ndarray], crf: int) -> list[np.ndarray]:
+    """Return pictures (height, width, 3) uint8 BGR, both sides even, as an H.264 video shows them."""
+    height, width, _ = pictures[0].shape
+    raw = {"format": "rawvideo", "pix_fmt": "bgr24"}
+    written = ffmpeg.input("pipe:", s=f"{width}x{height}", r=hp.fps, **raw).output(
+        "pipe:", format="h264", vcodec="libx264", pix_fmt="yuv420p", crf=crf, preset="veryfast", threads=1
+    )
+    read = ffmpeg.input("pipe:", format="h264", threads=1).output("pipe:", **raw)
+    data = np.stack(pictures).tobytes()
+    for step in (written, read):
+        command = step.global_args("-loglevel", "error").compile(cmd=ffmpeg_path())
+        data = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout
+    return list(np.frombuffer(data, np.uint8).reshape(-1, height, width, 3))
 
 
 def _levels(rng: np.random.Generator) -> np.ndarray:
