@@ -218,13 +218,11 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
         task.mean.module.load_state_dict(checkpoint.state)
         task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
     if saved := checkpoint.extra.get("optimizer"):
-        # rate and kind are those of this run; the rest, and the moments, those of the one that is continued
-        pairs = zip(saved["param_groups"], optimizer.param_groups)
-        groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
-        optimizer.load_state_dict({**saved, "param_groups": groups})
-        for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
-            for name in ("exp_avg", "exp_avg_sq"):
-                moments[name] = torch.empty_like(parameter).copy_(moments[name])
+        try:
+            load_optimizer(optimizer, saved)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            advice = "save its state_dict alone, and start from that"
+            raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:
@@ -232,6 +230,16 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
     return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), extra.get("hparams", {}))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over a saved state; rate and kind are those of this run, the rest and the moments those that were saved."""
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
 def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:

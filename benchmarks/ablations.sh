@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # What each part of the generator's recipe brings: trains it for some steps with all parts and without each of them.
 #
-#     [SEED=1] benchmarks/ablations.sh WORK [STEPS [NAME...]]
+#     [SEED=1] [EVERY=STEPS] benchmarks/ablations.sh WORK [STEPS [NAME...]]
 #
 # WORK is that of demo/train_checkpoints.sh, with at least its data and lists; from START on, a network of width 0.25 that
-# knows drawn heads alone (default: the one of commit 69c64c1). One core takes 10 minutes for 700 steps. The last line of
-# WORK/ablations/SEED/NAME.log has the figures.
+# knows drawn heads alone (default: the one of commit 69c64c1). One core takes 10 minutes for 700 steps. Lines of
+# WORK/ablations/SEED/STEPS/NAME.log have the figures, at the end and after EVERY so many steps.
 set -euo pipefail
 work=$1 steps=${2:-700} only=" ${*:3} " seed=${SEED:-1} python=${PYTHON:-.venv/bin/python}
-out=$work/ablations/$seed
+every=${EVERY:-$steps} out=$work/ablations/$seed/$steps
 mkdir -p "$out"
 if [ -z "${START:-}" ]; then
     START=$out/start.pth
@@ -23,7 +23,7 @@ try() { # name, settings that differ
         --syncnet_checkpoint_path demo/checkpoints/expert.pth --judge_checkpoint_path demo/checkpoints/judge.pth \
         --checkpoint_path "$START" --checkpoint_dir "$out/$1" --keep 1 --seed "$seed" --max_steps "$steps" --precision bf16 \
         --hparams "width=0.25,batch_size=8,num_workers=0,mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,\
-syncnet_wt=0.01,initial_learning_rate=4e-4,ema_decay=0.98,eval_interval=$steps,checkpoint_interval=$steps,eval_steps=30$2" \
+syncnet_wt=0.01,initial_learning_rate=4e-4,ema_decay=0.98,eval_interval=$every,checkpoint_interval=$every,eval_steps=30$2" \
         > "$out/$1.log" 2>&1
     tail -1 "$out/$1.log"
 }
@@ -32,4 +32,5 @@ try any_reference ",twin_reference=false"
 try no_mouth_weight ",mouth_wt=1"
 try no_motion ",motion_wt=0"
 try no_features ",feature_wt=0"
+try more_sync ",syncnet_wt=0.03"
 try none ",twin_reference=false,mouth_wt=1,motion_wt=0,feature_wt=0"

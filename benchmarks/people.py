@@ -24,6 +24,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -53,7 +54,7 @@ from sync import open_expert
 
 TRUTH = "truth.json"
 SIZE = 224  # pixels of the videos that are made of talking portraits
-COLUMNS, HEIGHT = 10, 150  # of the contact sheet
+COLUMNS, ROWS, HEIGHT = 10, 8, 150  # of the contact sheet: moments, clips, pixels of a face
 SHUT, OPEN = 5, 95  # percentiles of the lips' distance
 OTHERS = 1 << 20  # more videos than there are
 
@@ -141,13 +142,27 @@ def compare_sharpness(originals: Sequence[Path], generated: Sequence[Path]) -> d
 
 
 def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
-    """Faces of each video above the same moments of its lip-synced copy, eight people at most, evenly chosen."""
+    """Faces of some videos, of as many people as there are, above the same moments of their lip-synced copies."""
     rows = []
-    for i in np.unique(np.linspace(0, len(before) - 1, 8).astype(int)):
+    for i in people_first(before)[:ROWS]:
         pair = [faces_of(clip, before[i]) for clip in (before[i], after[i])]
         moments = np.linspace(2, min(map(len, pair)) - 3, COLUMNS).astype(int)
         rows += [np.hstack([cv2.resize(faces[k], (HEIGHT, HEIGHT)) for k in moments]) for faces in pair]
     return np.vstack(rows)
+
+
+def people_first(clips: Sequence[Path]) -> list[int]:
+    """Return the numbers of clips: one of each person, then a second one of each, and so on.
+
+    Clips are called PERSON_CLIP, or lie in a folder of that person.
+    """
+    taken: Counter[str] = Counter()
+    turns = []
+    for clip in clips:
+        who = clip.stem.split("_")[0] if "_" in clip.stem else str(clip.parent)
+        turns.append(taken[who])
+        taken[who] += 1
+    return sorted(range(len(clips)), key=turns.__getitem__)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -7,19 +7,25 @@
 # demo/landmarks.py. WORK gets everything on the way (5 GB) and can be deleted afterwards; whatever is finished there is
 # not done again. On one H200 with 16 cores it takes about 15 minutes, on two CPU cores days.
 # demo/splits says who is for what; photographs from 800 on and held_out.txt are for nobody.
+#
+# SHARE=0.01 does a hundredth of it, whose networks know nothing, to see that all of it runs; OUT is where they go.
 set -euo pipefail
 portraits=$1 speakers=$2 work=$3 python=${PYTHON:-.venv/bin/python}
-splits=demo/splits workers=${WORKERS:-$(nproc)}
+splits=demo/splits workers=${WORKERS:-$(nproc)} out=${OUT:-demo/checkpoints}
+
+of() { # so many clips or steps, or the share that is wanted of them
+    awk -v all="$1" -v share="${SHARE:-1}" 'BEGIN { some = int(all * share + 0.5); print some ? some : 1 }'
+}
 
 corpus() { # name, seed, photographs, speakers, clips, further arguments
     local name=$1 seed=$2 choice=$3 only=$4 clips=$5
     shift 5
     # shellcheck disable=SC2046
     $python -m demo.talking_portrait --portraits "$portraits" --speakers "$speakers" --out "$work/data/$name" \
-        --seed "$seed" --choice "$choice" --only $(cat "$only") --clips "$clips" --workers "$workers" "$@"
+        --seed "$seed" --choice "$choice" --only $(cat "$only") --clips "$(of "$clips")" --workers "$workers" "$@"
 }
-corpus learned 1 0:600 $splits/expert.txt 5000 --real 2 --heads 300
-corpus judged 500 600:800 $splits/judge.txt 1600 --real 2
+corpus learned 1 0:600 $splits/expert.txt 5000 --real "$(of 2)" --heads "$(of 300)"
+corpus judged 500 600:800 $splits/judge.txt 1600 --real "$(of 2)"
 corpus held_out 900 800:879 $splits/held_out.txt 160 --real 1
 
 # One root and two lists: what one network learns from, and what none does.
@@ -40,10 +46,10 @@ newest() { ls "$work/$1"/checkpoint_step*.pth | tail -1; }
 # Batches in which every face is compared with every voice. It guesses for the first 500 steps or so.
 expert() { # name, corpus, seed, width, batch, last step, learning rate
     $python color_syncnet_train.py --data_root "$work/faces" --filelists "$work/lists/$2" --checkpoint_dir "$work/$1" \
-        --seed "$3" --resume --keep 2 --max_steps "$6" --hparams "width=$4,syncnet_batch_size=$5,windows_per_clip=8,\
+        --seed "$3" --resume --keep 2 --max_steps "$(of "$6")" --hparams "width=$4,syncnet_batch_size=$5,windows_per_clip=8,\
 syncnet_lr=$7,ema_decay=0.998,augment_mirror=0.5,augment_shift=0.05,augment_zoom=0.07,augment_brightness=0.08,\
-augment_contrast=0.15,augment_colour=0.08,augment_blur=0.6,syncnet_eval_interval=500,syncnet_checkpoint_interval=500,\
-syncnet_eval_steps=16"
+augment_contrast=0.15,augment_colour=0.08,augment_blur=0.6,syncnet_eval_steps=16,\
+syncnet_eval_interval=$(of 500),syncnet_checkpoint_interval=$(of 500)"
 }
 expert expert learned 1 0.5 128 5000 5e-4
 expert expert learned 1 0.5 128 6000 1e-4
@@ -58,8 +64,8 @@ generator() { # script, folder, last step, settings, further arguments
     shift 4
     $python "$script" --data_root "$work/faces" --filelists "$work/lists/learned" --checkpoint_dir "$work/$folder" \
         --syncnet_checkpoint_path "$(newest expert)" --judge_checkpoint_path "$(newest judge)" --keep 2 --seed 1 \
-        --max_steps "$steps" --hparams "width=0.5,batch_size=32,mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,\
-audio_from_expert=true,ema_decay=0.998,eval_interval=500,checkpoint_interval=500,eval_steps=8,hq_eval_steps=8,$settings" \
+        --max_steps "$(of "$steps")" --hparams "width=0.5,batch_size=32,mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,\
+audio_from_expert=true,ema_decay=0.998,eval_interval=$(of 500),checkpoint_interval=$(of 500),eval_steps=8,hq_eval_steps=8,$settings" \
         "$@"
 }
 from() { # where a folder's run goes on, or begins
@@ -72,12 +78,12 @@ syncnet_wt=0.02" $(from generator "$(newest drawing)")
 generator hq_wav2lip_train.py generator 6400 "initial_learning_rate=5e-5,disc_initial_learning_rate=1e-4,disc_wt=0.04,\
 syncnet_wt=0.02" --resume
 
-$python -m demo.export expert "$(newest expert)" demo/checkpoints/expert.pth
-$python -m demo.export expert "$(newest judge)" demo/checkpoints/judge.pth
+mkdir -p "$work/speech" "$out"
+$python -m demo.export expert "$(newest expert)" "$out/expert.pth"
+$python -m demo.export expert "$(newest judge)" "$out/judge.pth"
 # What tells how far it opens mouths, learned from a few of the voices that it knows.
-mkdir -p "$work/speech"
 for voice in $(shuf --random-source=<(yes) -n 40 "$work/lists/learned/train.txt"); do
     ln -sfn "$(realpath "$work/faces/$voice/audio.wav")" "$work/speech/${voice//\//_}.wav"
 done
-$python -m demo.export generator "$(newest generator)" demo/checkpoints/generator.pth --pads 0 0 0 0 --blend feather \
+$python -m demo.export generator "$(newest generator)" "$out/generator.pth" --pads 0 0 0 0 --blend feather \
     --reference matching --gain 1.2 --speech "$work"/speech/*

@@ -14,6 +14,7 @@ import adapt
 import adaptation
 import training
 from adaptation import Options
+from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from distributed import Distributed
 from errors import UserError
@@ -89,6 +90,17 @@ def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeyp
     assert not torch.equal(next(model.parameters()), next(start.parameters()))
     sheet = cv2.imread(str(outfile.with_suffix(".png")))
     assert sheet.shape[0] == 3 * 192 and sheet.std() > 10
+
+
+def test_files_of_the_reference_are_learned_from(person, expert, beginner, tmp_path):
+    """Trained on several GPUs, with an optimizer, and without a word on how its mouths are to be put in."""
+    state = {f"module.{name}": value for name, value in torch.load(beginner)["state_dict"].items()}
+    optimizer = torch.optim.Adam(Wav2Lip(0.125).parameters(), 1e-4).state_dict()
+    content = {"state_dict": state, "optimizer": optimizer, "global_step": 7, "global_epoch": 1}
+    torch.save(content | {"width": 0.125}, tmp_path / "theirs.pth", _use_new_zipfile_serialization=False)
+    assert run(person, tmp_path / "out.pth", expert, tmp_path / "theirs.pth", minutes=0.02) == 0
+    made = weights.load_model(tmp_path / "out.pth")
+    assert (made.width, made.blend, made.reference) == (0.125, "box", "same")
 
 
 def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys):
@@ -208,6 +220,14 @@ def test_videos_of_no_use_get_one_line(expert, beginner, tmp_path, capsys, recip
     assert run(path, tmp_path / "out.pth", expert, beginner) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1 and not (tmp_path / "out.pth").exists()
+
+
+def test_a_video_of_nobody_gets_one_line(speech, expert, beginner, tmp_path, capsys):
+    wall = ("-f", "lavfi", "-i", "testsrc=size=160x160:rate=25:duration=5.5")
+    run_ffmpeg(*wall, "-stream_loop", 5, "-i", speech, "-t", 5.5, "-pix_fmt", "yuv420p", tmp_path / "wall.mp4")
+    assert run(tmp_path / "wall.mp4", tmp_path / "out.pth", expert, beginner) == 2
+    err = capsys.readouterr().err
+    assert "no face in any of 138 frames" in err and err.count("\n") == 1 and not (tmp_path / "out.pth").exists()
 
 
 @pytest.mark.parametrize(

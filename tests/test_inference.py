@@ -469,6 +469,13 @@ def photo(tmp_path, astronaut):
 BOX = ("--box", 60, 200, 100, 210)
 
 
+def test_the_network_that_comes_along_is_named_and_so_is_the_official_one(photo, tmp_path, speech, capsys):
+    command = [f"--face={photo}", f"--audio={speech}", f"--outfile={tmp_path / 'out.mp4'}"]
+    assert inference.main([*command, *map(str, BOX)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("network:")]
+    assert all(words in line for words in ("CC BY 4.0", "GRID", "Cooke", "--checkpoint_path wav2lip_gan"))
+
+
 def test_lip_delay_moves_the_mouths(sync, photo, tmp_path):
     """Of a still face, each frame is what the one before would be without it."""
     assert sync(*BOX, "--crf", 0, face=photo) == (0, "")

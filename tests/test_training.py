@@ -932,6 +932,18 @@ def test_checkpoint_of_another_width_says_which(corpus, tmp_path, capsys):
     assert "--hparams width=0.125" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("optimizer", [
+    {"state": {}, "param_groups": []}, {"state": {}}, 7, torch.optim.Adam([torch.zeros(3)], 1e-4).state_dict(),
+], ids=("no group", "no groups", "a number", "of another network"))  # fmt: skip
+def test_an_optimizer_that_does_not_fit_gets_one_line(corpus, tmp_path, capsys, optimizer):
+    content = torch.load(corpus / "expert.pth", weights_only=True) | {"optimizer": optimizer}
+    torch.save(content, tmp_path / "odd.pth")
+    flags = ("--max_steps", 1, "--checkpoint_path", tmp_path / "odd.pth")
+    assert color_syncnet_train.main(command(corpus, tmp_path / "new", *flags)) == 2
+    err = capsys.readouterr().err
+    assert "its optimizer is of another network" in err and err.count("\n") == 1
+
+
 def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
     def fail(content, file):
         file.write(b"half")
