@@ -43,8 +43,9 @@ import reporting
 import video
 from benchmarks import cpu_timed, print_machine
 from benchmarks.demo_networks import JUDGE
-from benchmarks.people import find_lips
+from benchmarks.people import find_landmarks
 from boxes import Box
+from demo.portrait import lip_distance
 from errors import MissingFile, UserError
 from evaluation import aperture, judges, lips, lse, table
 from evaluation.flags import add_judge_arguments, check_tables, judges_of
@@ -110,7 +111,7 @@ class Bench:
     judge: Expert
     lse: SyncNet_v2 | None
     judges: judges.Judges
-    real: list[np.ndarray]  # how far the lips of every clip are apart as filmed, (frames,); none without landmarks
+    real: list[np.ndarray]  # landmarks of every clip as filmed, (frames, 478, 2); none without MediaPipe
 
 
 def get_parser() -> cli.Parser:
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     videos = check(args)
     geometry_only = args.checkpoint_path == MIRROR
     if geometry_only:
-        args.checkpoint_path, args.mediapipe = write_mirror(args.folder), None
+        args.checkpoint_path = write_mirror(args.folder)
     settled = {flags: settle(args, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
     bench = open_bench(args, videos, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
@@ -159,6 +160,7 @@ def run(args: argparse.Namespace) -> None:
         rows[name], sheets[name] = measure(bench, flags, made), made[OTHER]
         save(args, rows)  # a run that is stopped leaves what it has found
     print(text(rows))
+    print("\n".join(missing(bench)))
     for place in (0, -1):
         sheet = sheet_of({name: made[place] for name, made in sheets.items()})
         files.save(args.folder / f"{bench.clips[place].stem}.png", cv2.imencode(".png", sheet)[1].tobytes())
@@ -188,7 +190,7 @@ def open_bench(args: argparse.Namespace, videos: list[Path], pads: Sequence[int]
     asked = open_expert(args.expert), open_expert(args.judge), network, judges_of(args)
     clips = [shortened(args, path, number) for number, path in enumerate(videos)]
     heard = list_sounds(args, clips, geometry_only)
-    real = find_lips(args, clips, "filmed") if args.mediapipe else []
+    real = find_landmarks(args, clips, "filmed") if args.mediapipe else []
     return Bench(args, clips, heard, pads, *asked, real)
 
 
@@ -243,11 +245,9 @@ def write_mirror(folder: Path) -> Path:
 
 def list_sounds(args: argparse.Namespace, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
     """Return what each clip is to say: its own, what the next one says, nothing."""
-    heard = {OTHER: clips[1:] + clips[:1]}
-    if geometry_only:
-        return heard
     silence = [write_silence(clip, args.folder / "silence" / f"{clip.stem}.wav") for clip in clips]
-    return {OWN: clips, **heard, SILENT: silence}
+    heard = {OTHER: clips[1:] + clips[:1], SILENT: silence}
+    return heard if geometry_only else {OWN: clips, **heard}
 
 
 def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argparse.Namespace:
@@ -318,7 +318,7 @@ def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
     figures: Figures = {}
     for take, clips in made.items():
         scores = [compare_pictures(bench, clip) for clip in clips]
-        told = TOLD[take] if OWN in made else GEOMETRY
+        told = GEOMETRY if OWN not in made and take == OTHER else TOLD[take]
         figures |= {name: [getattr(one, name) for one in scores] for name in told}
     figures |= compare_sync(bench, made) if OWN in made else {}
     figures |= compare_lips(bench, flags, made) if bench.real else {}
@@ -359,22 +359,52 @@ def similarity(expert: Expert, clip: Made) -> Result:
 
 
 def compare_lips(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
-    """What landmarks tell: against the lips of the speaker who is heard, and of a face that hears nothing."""
-    said = [*bench.real[1:], *bench.real[:1]]
-    paths = {take: [clip.path for clip in made[take]] for take in (OTHER, SILENT)}
-    moved, quiet = (find_lips(bench.args, some, folder_of(flags, take)) for take, some in paths.items())
-    rates = [(video.probe(clip.heard).fps, video.probe(clip.path).fps) for clip in made[OTHER]]
+    """What landmarks tell of each clip, see the functions in ``evaluation.lips``."""
+    found = {
+        take: find_landmarks(bench.args, [clip.path for clip in clips], folder_of(flags, take))
+        for take, clips in made.items()
+    }
+    filmed, quiet = bench.real, found[SILENT]
+    apart, still = ([lip_distance(points) for points in some] for some in (filmed, quiet))
+    figures = {
+        "rest": [float(lips.way_open(*pair)[1]) for pair in zip(still, apart)],
+        "leak": [lips.leak(*(lips.aspect(lips.of_mesh(one)) for one in pair)) for pair in zip(quiet, filmed)],
+    }
+    if OWN not in made:
+        return figures
+    both = zip(found[OWN], filmed)
+    figures["lmd"] = [lips.landmark_distance(*(lips.of_mesh(one) for one in at_once(*pair))) for pair in both]
+    return figures | compare_movement(made[OTHER], [lip_distance(points) for points in found[OTHER]], apart)
+
+
+def at_once(*some: np.ndarray) -> list[np.ndarray]:
+    """Cut off what is longer than the shortest."""
+    return [one[: min(map(len, some))] for one in some]
+
+
+def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
+    """How lips move, against those of the speaker who is heard."""
+    said = [*apart[1:], *apart[:1]]
+    rates = [(video.probe(clip.heard).fps, video.probe(clip.path).fps) for clip in clips]
     fits = [aperture.follow(a, np.array(list(resample(b, *fps)))) for a, b, fps in zip(moved, said, rates)]
     return {
         "movement": [lips.movement(*pair) for pair in zip(moved, said)],
         "r": [fit.by_lag[0] if fit else math.nan for fit in fits],
-        "rest": [float(lips.way_open(*pair)[1]) for pair in zip(quiet, bench.real)],
     }
 
 
 def means(figures: Figures) -> dict[str, float]:
     """Over the clips, of those that can be told."""
     return {name: float(np.nanmean(row)) for name, row in figures.items() if not np.isnan(row).all()}
+
+
+def missing(bench: Bench) -> list[str]:
+    """Say which figures there are not, and how to have them."""
+    landmarks = (
+        [] if bench.real else ["not measured: rest, leak, lmd, movement, r; --mediapipe takes the python that has it"]
+    )
+    sync = [] if bench.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
+    return [*landmarks, *sync, *judges.not_asked(bench.judges)]
 
 
 def differs(row: Sequence[float], usual: Sequence[float]) -> bool:

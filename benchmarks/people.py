@@ -39,7 +39,7 @@ import files
 import video
 from benchmarks import print_machine, report
 from benchmarks.demo_networks import JUDGE, SEARCH, compare, lip_sync
-from demo.portrait import lip_distance
+from demo.portrait import lip_distance, without_holes
 from errors import UserError
 from evaluation.aperture import follow
 from evaluation.leakage import write_silence
@@ -96,7 +96,9 @@ def run(args: argparse.Namespace) -> None:
             for i, clip in enumerate(originals)
         ]
         kinds = (originals, "real"), (generated, "lips"), (silent, "silence")
-        real, made, quiet = (find_lips(args, paths, name) for paths, name in kinds)
+        real, made, quiet = (
+            [lip_distance(points) for points in find_landmarks(args, paths, name)] for paths, name in kinds
+        )
         report("movement", compare_movement(real, made, quiet, partners))
         if any(clip.with_suffix(".json").exists() for clip in originals):
             report("aperture", follow_known_lips(originals, real, made, partners))
@@ -169,8 +171,8 @@ def people_first(clips: Sequence[Path]) -> list[int]:
 # Lips
 
 
-def find_lips(args: argparse.Namespace, paths: Sequence[Path], name: str) -> list[np.ndarray]:
-    """Return the distance of the lips in each frame of each video, (frames,), in eye distances."""
+def find_landmarks(args: argparse.Namespace, paths: Sequence[Path], name: str) -> list[np.ndarray]:
+    """Return MediaPipe's landmarks of each video, (frames, 478, 2); where there are none, what lies between others."""
     folder = args.folder / "landmarks" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for i, path in enumerate(paths):
@@ -182,13 +184,8 @@ def find_lips(args: argparse.Namespace, paths: Sequence[Path], name: str) -> lis
     data = np.load(folder / "landmarks.npz")
     if lost := [str(path) for i, path in enumerate(paths) if f"{i:04d}/clip" not in data]:
         raise UserError(f"MediaPipe finds no face in {', '.join(lost)}; leave it out")
-    return [lips_over_time(np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16) for i in range(len(paths))]
-
-
-def lips_over_time(points: np.ndarray) -> np.ndarray:
-    """Return the distance of the lips (frames,) of landmarks; all 0: between those of the frames before and after."""
-    seen = np.flatnonzero(points.any((1, 2)))
-    return np.interp(np.arange(len(points)), seen, lip_distance(points[seen]))
+    found = (np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16 for i in range(len(paths)))
+    return [without_holes(points) for points in found]
 
 
 def compare_movement(

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.interpolate import interp1d
 from scipy.spatial import Delaunay
 
 STABLE = [33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1]  # corners of the eyes, ridge of the nose
@@ -64,6 +65,14 @@ def eye_distance(points: np.ndarray) -> np.ndarray:
 def lip_distance(points: np.ndarray) -> np.ndarray:
     """Distance of the lips in their middle, in eye distances, for landmarks (..., 478, 2)."""
     return np.linalg.norm(points[..., 13, :] - points[..., 14, :], axis=-1) / eye_distance(points)
+
+
+def without_holes(points: np.ndarray) -> np.ndarray:
+    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours."""
+    spread = points.std(1).sum(1)
+    good = np.flatnonzero(spread > 0.5 * np.median(spread))
+    ends = points[good[0]], points[good[-1]]
+    return interp1d(good, points[good], axis=0, bounds_error=False, fill_value=ends)(np.arange(len(points)))
 
 
 def face_box(points: np.ndarray) -> np.ndarray:

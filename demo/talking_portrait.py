@@ -25,7 +25,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.interpolate import interp1d
 from scipy.ndimage import uniform_filter1d
 
 import audio
@@ -35,7 +34,7 @@ import video
 from dataset import TWIN, save_mel
 from demo.articulation import speak
 from demo.head import Identity
-from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, render
+from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, render, without_holes
 from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
 from demo.variation import Camera, Film, vary_voice
@@ -158,20 +157,12 @@ def open_speaker(sentence: Sentence) -> Speaker:
     """Read a clip's pictures and landmarks."""
     data = _landmark_file(sentence.path.parent.parent)
     # differences wrap around, as the numbers themselves do where a face was not found
-    points = _without_holes(np.cumsum(data[sentence.name], axis=0, dtype=np.int16) / 16)
+    points = without_holes(np.cumsum(data[sentence.name], axis=0, dtype=np.int16) / 16)
     landmarks = np.full((len(points), 478, 2), points.mean((0, 1)))  # those that nobody has stay where they are
     landmarks[:, data["index"]] = points
     frames = _read_all(sentence.path)
     count = min(len(frames), len(landmarks))
     return Speaker(frames[:count], landmarks[:count])
-
-
-def _without_holes(points: np.ndarray) -> np.ndarray:
-    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours."""
-    spread = points.std(1).sum(1)
-    good = np.flatnonzero(spread > 0.5 * np.median(spread))
-    ends = points[good[0]], points[good[-1]]
-    return interp1d(good, points[good], axis=0, bounds_error=False, fill_value=ends)(np.arange(len(points)))
 
 
 def _read_all(path: Path) -> np.ndarray:

@@ -17,6 +17,18 @@ SHUT, OPEN = 5, 95  # percentiles of a speaker's lips
 # are further apart in 51 % of the frames in mid-sentence, and in 8 % of the first six frames, which are silent.
 GAPE = 0.1
 
+# MediaPipe's points where these have theirs: corners of the eyes, outer and inner lips
+MESH = {36: 33, 45: 263} | dict(
+    enumerate((61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178), 48)
+)
+
+
+def of_mesh(points: np.ndarray) -> np.ndarray:
+    """Return landmarks of MediaPipe's mesh (frames, 478, 2) as these, (frames, 68, 2): of eyes and lips, others 0."""
+    found = np.zeros((len(points), POINTS, 2))
+    found[:, list(MESH)] = points[:, list(MESH.values())]
+    return found
+
 
 def eye_distance(points: np.ndarray) -> np.ndarray:
     """Distance of the outer corners of the eyes, (frames,)."""

@@ -28,6 +28,7 @@ def test_a_row_for_each_flag(heads, tmp_path, capsys):
     assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.6, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
     assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
+    assert all(f"not measured: {figure}" in printed for figure in ("rest, leak, lmd", "LSE-D", "lpips", "csim"))
     table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
     assert list(table) == ["as filmed", "defaults", "--blend box"]
 
@@ -57,7 +58,7 @@ def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
     command = ("--videos", *heads, "--seconds", 0.5, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
     assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())
-    assert set(rows["defaults"]) == {*flags.GEOMETRY, "cpu_ms"}
+    assert set(rows["defaults"]) == {*flags.GEOMETRY, "motion", "cpu_ms"}
     assert min(rows["defaults"]["psnr"]) > 30  # the face comes back, but for what 96 pixels lose
     small = video.probe(tmp_path / "resize_factor_2" / "other" / "0_clip00000.mp4")
     assert (small.width, small.height) == (96, 96) and len(rows["--resize_factor 2"]["seam"]) == 2

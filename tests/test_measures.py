@@ -69,24 +69,16 @@ def test_way_open_runs_from_shut_to_open():
     assert lips.way_open(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
 
 
-# MediaPipe's points where the 68 have theirs: corners of the eyes, outer and inner lips
-MESH = {36: 33, 45: 263} | dict(
-    enumerate((61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178), 48)
-)
-
-
 @pytest.fixture(scope="module")
 def speakers(shared):
     """Landmarks of the 68 kind of twenty GRID clips, (frames, 68, 2) each, where a face was found."""
     data = np.load(shared / "grid_landmarks" / "s1.npz")
-    place = {int(point): i for i, point in enumerate(data["index"])}
     clips = []
     for name in sorted(set(data.files) - {"index"})[:20]:
         mesh = np.cumsum(data[name].astype(np.int32), axis=0) / 16
-        points = np.zeros((len(mesh), 68, 2))
-        for i, point in MESH.items():
-            points[:, i] = mesh[:, place[point]]
-        clips.append(points[mesh.any((1, 2))])
+        whole = np.zeros((len(mesh), 478, 2))
+        whole[:, data["index"]] = mesh
+        clips.append(lips.of_mesh(whole[mesh.any((1, 2))]))
     return clips
 
 

@@ -22,6 +22,7 @@ from demo.portrait import (
     moved,
     render,
     similarity_between,
+    without_holes,
 )
 from demo.run_demo import LANDMARKS
 from demo.talking_head import write_sound
@@ -282,5 +283,5 @@ def test_holes_in_landmarks_are_bridged():
     holed = points.copy()
     holed[2:4] = 0
     holed[5] = 0
-    bridged = talking_portrait._without_holes(holed)
+    bridged = without_holes(holed)
     assert np.allclose(bridged[:5], points[:5]) and np.allclose(bridged[5], points[4])
