@@ -94,7 +94,7 @@ def test_any_file_name(sync, tmp_path, talking_clip, speech, name):
     "value, expected", [(["--static"], True), (["--static", "True"], True), (["--static", "False"], False), ([], False)]
 )
 def test_static_means_what_it_says(sync, tmp_path, value, expected):
-    """In 2020, ``--static False`` was true."""
+    """In the reference, ``--static False`` was true."""
     assert sync("--box", 10, 60, 200, 260, *value)[0] == 0
     frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
     moved = np.abs(frames[0][100:].astype(int) - frames[20][100:]).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import cv2
 import numpy as np
 import pytest
 
@@ -112,8 +113,11 @@ def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
     assert np.abs(shown.astype(int) - made[9]).max() <= 1
 
 
-def test_frames_are_counted_wherever_one_starts(shared):
-    for path in sorted((shared / "clips").glob("*_[fv]*.mp4"))[:2]:
+def test_frames_are_counted_wherever_one_starts(talking_clip, tmp_path):
+    """Also where they last differently long."""
+    uneven = tmp_path / "uneven.mp4"
+    run_ffmpeg("-i", talking_clip, "-vf", "setpts=PTS+mod(N\\,3)*0.01/TB", "-fps_mode", "passthrough", uneven)
+    for path in (talking_clip, uneven):
         info = video.probe(path)
         count = sum(1 for _ in video.read_frames(info))
         for start in (0, count // 2, count - 1):
@@ -229,9 +233,10 @@ def test_what_cannot_be_is_said_in_one_line(small_checkpoint, talking_clip, tone
     assert said.startswith("error: ") and said.count("\n") == 1 and words in said and not out.exists()
 
 
-def test_photos_have_no_parts(lips, shared, tone):
+def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
     with pytest.raises(UserError, match="is a photo, which has no part to begin at"):
-        lips.prepare(shared / "clips/photo_face.jpg", tone, start=0)
+        lips.prepare(tmp_path / "photo.png", tone, start=0)
 
 
 def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):

@@ -160,7 +160,7 @@ def test_box_beyond_the_frame(tmp_path):
 
 
 def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch):
-    """In 2020 the best score of each frame decided, and a clip could jump from face to face."""
+    """In the reference the best score of each frame decided, and a clip could jump from face to face."""
     large, small = [10, 10, 110, 110], [150, 20, 220, 90]
 
     def search(found, frames, *_):
@@ -194,7 +194,7 @@ def test_other_rates_become_25(roots, astronaut, speech, capsys):
     assert "1 from 30 to 25 fps" in capsys.readouterr().out
 
 
-def test_as_the_2020_program_wrote_it(roots, shared, monkeypatch):
+def test_as_the_reference_wrote_it(roots, shared, monkeypatch):
     """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
     box = np.array([96.0, 84, 242, 242])
     monkeypatch.setattr(cutting, "find_face", lambda frames, *_: (np.array([box for _ in frames]), 0.0))

@@ -63,7 +63,7 @@ def close(values, golden):
 # Losses and steps
 
 
-def test_expert_learns_as_in_2020():
+def test_expert_learns_as_the_reference_does():
     task = ExpertTask(CPU, HParams())
     fill(task.expert).train()
     batch = expert_batch()
@@ -186,7 +186,7 @@ def test_processes_without_a_device_of_their_own(monkeypatch, device, rank, word
 
 
 def test_frozen_expert_stays_as_it_is(filled):
-    """In 2020 it was left in train mode, so its batch-norm statistics drifted."""
+    """In the reference it was left in train mode, so its batch-norm statistics drifted."""
     expert = filled(models.SyncNet_color, 0.125)
     mels, mouths = rnd(1, (2, 1, 80, 16), "n"), rnd(2, (2, 15, 48, 96))
     before = expert(mels, mouths)[1].detach()
@@ -290,7 +290,7 @@ def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
 
 
 def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
-    """In 2020 it was lost on resume."""
+    """In the reference it was lost on resume."""
     for kind, weight in ((GeneratorTask, 0.01), (HQGeneratorTask, 0.03)):
         task = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
         for too_high in (0.8, math.nan):
@@ -752,7 +752,7 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 
-def test_moments_of_2020_go_on_with_their_own_weights(tmp_path):
+def test_moments_of_the_reference_go_on_with_their_own_weights(tmp_path):
     """They are contiguous and our weights channels last; one pass over both would take each for another's."""
     theirs = models.SyncNet_color(0.125)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)

@@ -61,7 +61,7 @@ def test_forms_of_dict(tmp_path, state, form):
     assert same(model, state)
 
 
-def test_bare_state_dict_of_2020(tmp_path):
+def test_bare_state_dict_of_the_reference(tmp_path):
     official(tmp_path / "wav2lip.pth")
     assert weights.load_model(tmp_path / "wav2lip.pth").width == 1.0
 
