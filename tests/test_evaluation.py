@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from math import inf, nan
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -20,6 +21,7 @@ from errors import UserError
 from evaluation import (
     fid,
     gen_videos_from_filelist,
+    judges,
     lse,
     make_filelist,
     pairs,
@@ -522,6 +524,30 @@ def test_run_all_takes(judged, capsys):
     assert [row["row"] for row in table] == ["real videos", "generated", "matched", "discrepancy", "silent"]
     videos = list(csv.DictReader((folder / "out/videos.csv").read_text().splitlines()))
     assert len(videos) == 9 and sum("silent" in row["file"] for row in videos) == 3
+
+
+def test_run_all_asks_every_judge(judged, capsys, monkeypatch):
+    """Judges that measure what is known: the videos that are made are the negatives of their sources."""
+    folder, common, _ = judged
+    asked = []
+
+    def opened(judge):
+        return lambda path, *_: asked.append(path) or judge
+
+    stand_ins = {
+        "landmarks": lambda face: np.full((68, 2), face.mean()) + np.arange(136).reshape(68, 2),
+        "lpips": lambda one, other: float(np.abs(one.astype(float) - other).mean() / 255),
+        "identity": lambda face: face.mean((0, 1)) - 127.5,
+    }
+    known = {name: (*judges.NETWORKS[name][:2], opened(judge)) for name, judge in stand_ins.items()}
+    monkeypatch.setattr(judges, "NETWORKS", known)
+    flags = [word for name in stand_ins for word in (f"--{name}", f"{name}.pth")]
+    assert run_all.main([*common, "--takes", "matched", "silent", *flags]) == 0
+    assert [Path(path).name for path in asked] == ["landmarks.pth", "lpips.pth", "identity.pth"]
+    rows = json.loads((folder / "out/scores.json").read_text())
+    assert {"lmd", "lpips"} < rows["matched"].keys() and {"leak", "lip_motion"} < rows["silent"].keys()
+    assert all(rows[take]["csim"] < -0.9 for take in ("generated", "matched", "silent"))  # of opposite greys
+    assert "not measured" not in capsys.readouterr().out
 
 
 def test_run_all_tells_why_a_take_is_missing(judged, capsys):
