@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from occlusion import Bare, reached
-from references import FAR, References, posture, postures_of
+from occlusion import Bare
+from references import NEAR, References, posture
 
-MOST = 16  # appearances that are remembered, some megabytes each
-FEWEST = 4  # faces that tell what somebody looks like
-PAUSE = 2.0  # seconds between two looks: between shots, heads that turn and blur look like nothing else, too
+REMEMBERED = 16  # appearances, some megabytes each
 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """Somebody in one shot, or held in one way: all that the shot shows of other moments."""
+    """Somebody in one shot: what other moments of it show."""
 
     postures: np.ndarray  # (N, 12, 24) float32, N > 0: how they are held, see ``references.posture``
-    references: References | None = None  # faces that the network is shown instead of the frame's own
+    references: References | None = None  # faces, one of which lends its mouth to what the network is shown
     bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
 
     def distance(self, held: np.ndarray) -> float:
@@ -28,52 +26,40 @@ class Appearance:
         return float(np.abs(self.postures - held).mean((1, 2)).min())
 
 
-Look = Callable[[int], Sequence[Appearance]]  # what can be seen in the seconds from a frame on
+@dataclass(frozen=True)
+class Shots:
+    """A video in which more can be seen than is known by now."""
+
+    start: Callable[[int], int]  # of the shot that a frame lies in
+    look: Callable[[int], Appearance | None]  # at the shot that starts there
 
 
 class Appearances:
-    """Those that a video has shown so far. Where a face is held like none of them, the video is looked at again.
+    """Those of a video, on one way through it: ``known`` are one or more to begin with, others come shot by shot.
 
-    ``known`` are some, one or more, to begin with. ``look`` sees more of them; without it there are no more.
+    A shot that begins like one that is remembered is not looked at: it is that one again, as in a dialogue.
     """
 
-    def __init__(self, known: Iterable[Appearance], look: Look | None = None, fps: float = 25) -> None:
-        self.known = tuple(known)
-        self._look, self._fps = look, fps
-        self._remembered = list(self.known)
-        self._next = 0.0  # frame from which on there may be a look
+    def __init__(self, known: list[Appearance], shots: Shots | None = None) -> None:
+        self.known, self.shots = known, shots
+        self._remembered = list(known)  # the one that was of use last is the last
+        self._shot: int | None = None
 
     def anew(self) -> Appearances:
-        """Return the same, to go through the video once more."""
-        return Appearances(self.known, self._look, self._fps)
+        """Return the same as it was at first, for another way through the video."""
+        return Appearances(self.known, self.shots)
 
     def of(self, face: np.ndarray, index: int) -> Appearance:
         """Return the one that is most like a face (96, 96, 3), that of frame ``index``; frames come in order."""
         held = posture(face)
-        nearest = min(self._remembered, key=lambda one: one.distance(held))
-        if self._look and index >= self._next and nearest.distance(held) > FAR:
-            self._next = index + PAUSE * self._fps
-            self._remembered += [one for one in self._look(index) if self._is_new(one)]
-            nearest = min(self._remembered, key=lambda one: one.distance(held))
+        if self.shots and (shot := self.shots.start(index)) != self._shot:
+            self._shot = shot
+            if self._nearest(held).distance(held) > NEAR and (seen := self.shots.look(shot)):
+                self._remembered.append(seen)
+        nearest = self._nearest(held)
         self._remembered.remove(nearest)
-        self._remembered = [*self._remembered, nearest][-MOST:]  # the one that was of use least lately is forgotten
+        self._remembered = [*self._remembered, nearest][-REMEMBERED:]
         return nearest
 
-    def _is_new(self, appearance: Appearance) -> bool:
-        return any(all(one.distance(held) > FAR for one in self._remembered) for held in appearance.postures)
-
-
-def groups(faces: np.ndarray) -> list[np.ndarray]:
-    """Split faces (N, 96, 96, 3) into those that are held alike, directly or by way of others; the largest first.
-
-    Others are left out if they are too few to tell what a mouth can do.
-    """
-    postures = postures_of(faces)
-    alike = np.stack([np.abs(postures - one).mean((1, 2)) for one in postures]) <= FAR
-    left, found = np.ones(len(faces), bool), []
-    while left.any():
-        members = reached(alike, int(left.argmax()))
-        left &= ~members
-        found.append(faces[members])
-    largest, *others = sorted(found, key=len, reverse=True)
-    return [largest, *(group for group in others if len(group) >= FEWEST)]
+    def _nearest(self, held: np.ndarray) -> Appearance:
+        return min(self._remembered, key=lambda one: one.distance(held))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +17,14 @@ from face_detection.tracking import GAP_SECONDS, Steadying, most_together, settl
 from video import VideoInfo
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
-# What is certain by now: boxes of the next frames to draw in, padded and smooth, None where there is no face; and where
-# it was seen in the next frames, (n, 4) float, NaN where not, neither padded, smoothed nor filled in
-Piece = tuple[list[Box | None], np.ndarray]
+
+
+class Piece(NamedTuple):
+    """What is certain by now of the next frames. Boxes may come a little later than where they were seen."""
+
+    boxes: list[Box | None]  # to draw in, padded and smooth; None where there is no face
+    seen: np.ndarray  # where the face was seen, (n, 4) float, NaN where not; neither padded, smoothed nor filled in
+    shot_ends: bool = False  # with these
 
 
 class FacePath:
@@ -32,7 +40,7 @@ class FacePath:
     @classmethod
     def of(cls, boxes: list[Box | None], seen: np.ndarray) -> FacePath:
         """Return a path that is known."""
-        return cls(lambda: (piece for piece in [(boxes, seen)]))
+        return cls(lambda: (piece for piece in [Piece(boxes, seen)]))
 
     @property
     def boxes(self) -> list[Box | None]:
@@ -51,10 +59,25 @@ class FacePath:
             pass
         return self._boxes
 
-    def begin(self) -> None:
-        """Search until there is a face, or raise for want of one."""
+    def shot(self, index: int) -> int:
+        """Return with which frame the shot begins that a known frame lies in."""
+        return self._starts[bisect.bisect_right(self._starts, index) - 1]
+
+    def begin(self) -> int:
+        """Search until there is a face, or raise for want of one; return the first frame that shows it."""
         while not any(self._boxes) and self._go_on():
             pass
+        return next(i for i, box in enumerate(self._boxes) if box is not None)
+
+    def first(self, start: int = 0) -> int | None:
+        """Return the first frame that is known to show a face, in the shot that starts there; None if none does."""
+        known = itertools.takewhile(lambda i: self.shot(i) <= start, range(start, len(self._boxes)))
+        return next((i for i in known if self._boxes[i] is not None), None)
+
+    @property
+    def shots(self) -> list[int]:
+        """The frames with which shots begin, once the search is over."""
+        return [start for start in self._starts if start < len(self.boxes)]
 
     def close(self) -> None:
         """End a search that is not over; whoever asks for more has it begin again."""
@@ -67,12 +90,13 @@ class FacePath:
         self._pieces, self._over = self._search(), False
         self._boxes: list[Box | None] = []
         self._seen: list[np.ndarray] = []
+        self._starts = [0]  # of shots
 
     def _go_on(self) -> bool:
         """Wait for the next piece; return False if there is none."""
         with self._lock:
             try:
-                boxes, seen = next(self._pieces)
+                boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
                 self._over = True
                 return False
@@ -81,6 +105,8 @@ class FacePath:
                 raise
             self._boxes += boxes
             self._seen.append(seen)
+            if shot_ends and len(self._boxes) > self._starts[-1]:
+                self._starts.append(len(self._boxes))
             return True
 
 
@@ -130,18 +156,18 @@ def place(
         followed = steady.add(seen, shot_ends)
         boxes = _placed(followed, pads, picture)
         faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
-        yield boxes, seen
+        yield Piece(boxes, seen, shot_ends)
     _check_any(faces, drawn, pads, picture, count)
 
 
 def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
     """Yield only what lies in a ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
-    passed, drawn = 0, False
-    for boxes, seen in pieces:
-        inside = slice(max(0, part.start - passed), max(0, part.stop - passed))
-        passed += len(boxes)
-        drawn = drawn or any(boxes[inside])
-        yield boxes[inside], seen[inside]
+    passed, looked_at, drawn = 0, 0, False
+    for boxes, seen, shot_ends in pieces:
+        boxes_inside, seen_inside = (slice(max(0, part.start - n), max(0, part.stop - n)) for n in (passed, looked_at))
+        passed, looked_at = passed + len(boxes), looked_at + len(seen)
+        drawn = drawn or any(boxes[boxes_inside])
+        yield Piece(boxes[boxes_inside], seen[seen_inside], shot_ends)
     if not drawn:
         raise no_face(picture, part.start, part.stop - part.start)
 

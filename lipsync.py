@@ -19,7 +19,7 @@ import itertools
 import math
 import numbers
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
@@ -38,7 +38,7 @@ import parts
 import pasting
 import speakers
 import video
-from appearance import Appearance, Appearances, groups
+from appearance import Appearance, Appearances, Shots
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from credentials import Credentials
@@ -56,6 +56,7 @@ from restoring import Restore, open_restorer
 from runtimes import Runtime
 from sync import Expert, Result, open_expert, score_boxes
 
+Lenders = Callable[[np.ndarray], References]  # of faces (N, 96, 96, 3)
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_PIXELS = 1 << 20  # that somebody may mean
 MOST_DELAY = 10_000.0  # milliseconds, likewise
@@ -230,9 +231,7 @@ class Take:
         return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
 
     def filmed(self, index: int) -> int:
-        """Return which frame of the video is shown in one of them; with one box, of the first round only."""
-        if self.used is None:  # how many there are is not known
-            return index
+        """Return which frame of the video, whose faces were searched for, is shown in one of them."""
         return video.source_index(index, len(self.face.known(index + 1)), self._pingpong)
 
     def boxes(self, stop: threading.Event | None = None) -> Iterator[Box | None]:
@@ -474,13 +473,24 @@ class LipSync:
         lending = options.reference != "same" or bool(closed.any())
         appearances = None
         if lending or options.keeps_occlusions:
-            look, first = partial(self.look, take.source, take.face, take.used, options, lending), frames.start or 0
-            shown_alike = isinstance(options.reference, int) and not options.keeps_occlusions  # in every frame
-            again = None if shown_alike else lambda index: look(take.filmed(first + index))
-            appearances = Appearances(look(), again, float(take.source.fps))
+            appearances = self.appearances(take, lending, frames.start or 0)
         stillness = closed if options.reference == "same" else np.ones(len(closed))
         gains, opening = None if (gains == 1).all() else gains, self.generator.opening
         return Manner(options.blend, gains, appearances, opening, stillness, self.restore)
+
+    def appearances(self, take: Take, lending: bool, first: int = 0) -> Appearances:
+        """Look at the first shot that shows the face; at others when it is their turn, from frame ``first`` on.
+
+        Nobody knows the shots of a video that is not searched; and one without an index is not read again and again.
+        """
+        source, path, used, options = take.source, take.face, take.used, take.options
+        lenders = self.lenders(source, path, used, options.reference) if lending else None
+        look = partial(self.look, source, path, used, options, lenders)
+        known = look(path.shot(path.begin()))
+        assert known, "where there is a face, there is something to see"
+        if used is None or source.is_image or not source.indexed:
+            return Appearances([known])
+        return Appearances([known], Shots(lambda index: path.shot(take.filmed(first + index)), look))
 
     def look(
         self,
@@ -488,40 +498,37 @@ class LipSync:
         path: FacePath,
         used: int | None,
         options: Settled,
-        lending: bool = True,
-        start: int | None = None,
-    ) -> list[Appearance]:
-        """Return what the face looks like in some seconds of a video from frame ``start`` on; None: from the first one.
+        lenders: Lenders | None,
+        start: int,
+    ) -> Appearance | None:
+        """Return what the face looks like in a shot, as far as it is known to show it, from frame ``start`` on.
 
-        It has references if it is ``lending`` its mouth. ``used`` is that of a ``Take``.
+        It has references if there are ``lenders``. ``used`` is that of a ``Take``.
         """
-        faces = faces_from(source, path, used, start)
-        named = self._named_reference(source, path, used, options.reference)
-        seen = []
-        for group in groups(faces) if len(faces) else []:
-            bare, references = Bare(group) if options.keeps_occlusions else None, named
-            if lending and not named:
-                choose = all_mouths if options.reference == "matching" else shut_mouths
-                references = choose(self.model, bare.faces if bare else group)
-            seen.append(Appearance(postures_of(group), references, bare))
-        return seen
-
-    def _named_reference(
-        self, source: video.VideoInfo, path: FacePath, used: int | None, number: str | int | None
-    ) -> References | None:
-        """Return the face in the frame of a number, if it is one, of the whole video's."""
-        if not isinstance(number, int):
+        if (first := path.first(start)) is None:
             return None
-        index = number - source.start
+        faces = faces_of(source, path, used, first)
+        bare = Bare(faces) if options.keeps_occlusions else None
+        references = lenders(bare.faces if bare else faces) if lenders else None
+        return Appearance(postures_of(faces), references, bare)
+
+    def lenders(
+        self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int | None
+    ) -> Lenders:
+        """Return what makes references of the faces of a shot, which need not be asked if they are one named frame."""
+        if not isinstance(reference, int):
+            return partial(all_mouths if reference == "matching" else shut_mouths, self.model)
+        index = reference - source.start  # of the whole video's frames
         known = path.known(index + 1)
         if index < 0 or used is not None and index >= len(known):
             bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
-            raise UserError(f"--reference {number}: the frames that are used {bound}; name one of them")
+            raise UserError(f"--reference {reference}: the frames that are used {bound}; name one of them")
         box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
         if box is None or frame is None:
             lack = "face in that frame" if box is None else "such frame"
-            raise UserError(f"--reference {number}: {source.path} has no {lack}; name another")
-        return References(crop(frame, box)[None], everywhere=True)
+            raise UserError(f"--reference {reference}: {source.path} has no {lack}; name another")
+        named = References(crop(frame, box)[None], everywhere=True)
+        return lambda faces: named
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
@@ -584,26 +591,23 @@ def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tupl
     return replace(source, start=source.start - before), part.stop + around, part
 
 
-def faces_from(source: video.VideoInfo, path: FacePath, used: int | None, start: int | None = None) -> np.ndarray:
-    """Return some faces (N, 96, 96, 3) of the seconds from frame ``start`` on, if there are any.
+def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, start: int) -> np.ndarray:
+    """Return some faces (N, 96, 96, 3) of the first seconds of a shot, from frame ``start`` on, which shows one.
 
-    None: from the first frame that shows one. ``used`` is that of a ``Take``.
+    ``used`` is that of a ``Take``.
     """
-    if start is None:
-        path.begin()
-        start = next(i for i, box in enumerate(path.known(0)) if box is not None)
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
         wanted = min(wanted, used - start)
     frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
-    shown = [np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)]
+    shown = []
     for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # while the search goes on
         known = path.known(index + 1)
-        if used is not None and index >= len(known):
+        if used is not None and (index >= len(known) or path.shot(index) > start):
             break
         if box := known[index % len(known)]:
-            shown.append(crop(frame, box)[None])
-    return np.concatenate(shown)
+            shown.append(crop(frame, box))
+    return np.stack(shown)
 
 
 def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:

@@ -18,7 +18,7 @@ import numpy as np
 
 import files
 import video
-from appearance import Appearance
+from appearance import REMEMBERED, Appearance
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
@@ -43,7 +43,7 @@ class Face:
     source: video.VideoInfo
     boxes: list[Box | None]  # of the first frames
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
-    appearances: list[Appearance]  # in the first seconds, one or more
+    appearances: list[Appearance]  # one for each shot, or some of them
     options: Settled
 
     def __repr__(self) -> str:
@@ -106,7 +106,9 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    appearances = lips.look(source, path, used, chosen)
+    lenders = lips.lenders(source, path, used, chosen.reference)
+    seen = (lips.look(source, path, used, chosen, lenders, start) for start in path.shots)
+    appearances = list(itertools.islice(filter(None, seen), REMEMBERED))
     return Face(source, path.boxes, used and len(path.boxes), appearances, chosen)
 
 
@@ -140,7 +142,7 @@ def _understood(folder: Path, content: dict) -> Face:
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
     appearances = [_appearance(one, options) for one in content["appearances"]]
-    if not appearances:
+    if not 0 < len(appearances) <= REMEMBERED:
         raise ValueError
     return Face(source, boxes, content["used"], appearances, options)
 

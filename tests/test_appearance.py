@@ -8,12 +8,12 @@ import math
 import numpy as np
 import pytest
 
-import lipsync
 import video
-from appearance import FEWEST, MOST, PAUSE, Appearance, Appearances, groups
+from appearance import REMEMBERED, Appearance, Appearances, Shots
 from conftest import run_ffmpeg
 from conftest import write_clip as write_frames
 from demo.talking_head import Recipe, write_clip
+from faces import FaceSearch
 from lipsync import LipSync
 from mouths import crop
 from references import FAR, postures_of
@@ -42,72 +42,73 @@ def test_these_are_held_otherwise():
     assert min(np.abs(one - other).mean() for one, other in itertools.combinations(held, 2)) > FAR
 
 
-def test_the_nearest_is_taken_and_nobody_looks_again_for_what_is_known():
-    here, there = known(HERE), known(HERE, THERE)
-    appearances = Appearances([here, known(THERE)], look=None)
-    assert appearances.of(HERE, 0) is here
-    asked = []
-    appearances = Appearances([there], look=asked.append)
-    assert appearances.of(HERE, 0) is appearances.of(THERE, 1) is there and not asked
+def every(frames: int, looks: dict[int, Appearance]) -> Shots:
+    """Shots of so many frames; each is looked at once at most."""
+    return Shots(lambda index: index // frames * frames, lambda start: looks.pop(start, None))
 
 
-def test_what_is_not_known_is_looked_at_once():
-    """And again only after a while: somebody may be held like nothing else for a moment."""
-    here, elsewhere, asked = known(HERE), known(ELSEWHERE), []
+def test_the_nearest_is_taken():
+    here, there = known(HERE), known(THERE)
+    appearances = Appearances([here, there])
+    assert [appearances.of(face, 0) for face in (THERE, HERE, THERE)] == [there, here, there]
 
-    def look(index: int) -> list[Appearance]:
-        asked.append(index)
-        return [known(HERE)] if index < 100 else [known(HERE), elsewhere]
 
-    appearances = Appearances([here], look, fps=25.0)
-    for index in range(100):
-        assert appearances.of(ELSEWHERE, index) is here  # there is nothing better
-    assert asked == list(range(0, 100, math.ceil(PAUSE * 25)))
-    assert appearances.of(ELSEWHERE, 100) is elsewhere and appearances.of(ELSEWHERE, 101) is elsewhere
-    assert appearances.of(HERE, 102) is here and asked[-1] == 100
-    assert appearances.anew().of(ELSEWHERE, 0) is here  # another time, the same is known as the first
+def test_a_shot_is_looked_at_when_it_begins_unless_it_is_one_that_was():
+    here, there, elsewhere = known(HERE), known(THERE), known(ELSEWHERE)
+    looks = {10: there, 20: elsewhere, 30: elsewhere}
+    appearances = Appearances([here], every(10, looks))
+    shown = [HERE] * 10 + [THERE] * 10 + [HERE] * 10 + [ELSEWHERE] * 10
+    assert [appearances.of(face, i) for i, face in enumerate(shown)] == [here] * 10 + [there] * 10 + [here] * 10 + [
+        elsewhere
+    ] * 10
+    assert list(looks) == [20]
+    again = appearances.anew()
+    assert again.of(HERE, 0) is here and again.of(THERE, 1) is here  # another time, as much is known as the first
+
+
+def test_a_shot_that_shows_nothing_is_not_looked_at_again():
+    appearances = Appearances([known(HERE)], Shots(lambda index: 0, lambda start: asked.append(start)))
+    asked: list[int] = []
+    assert len({id(appearances.of(THERE, i)) for i in range(5)}) == 1 and asked == [0]
 
 
 def test_what_was_of_no_use_for_longest_is_forgotten():
     here, there = known(HERE), known(THERE)
-    others = [known(ELSEWHERE) for _ in range(MOST - 2)]
-    appearances = Appearances([there, here, *others], lambda index: [known(BEHIND)])
+    others = [known(ELSEWHERE) for _ in range(REMEMBERED - 2)]
+    appearances = Appearances([there, here, *others], every(1, {1: known(BEHIND)}))
     assert appearances.of(THERE, 0) is there  # so it is not the one that is of no use for longest
     appearances.of(BEHIND, 1)
     assert appearances.of(THERE, 2) is there and appearances.of(HERE, 3) is not here
 
 
-def test_faces_are_split_by_how_they_are_held():
-    faces = np.stack([HERE, THERE] * FEWEST + [HERE] + [ELSEWHERE] * (FEWEST - 1))
-    split = groups(faces)
-    assert [len(group) for group in split] == [FEWEST + 1, FEWEST]  # of the others there are too few
-    assert (split[0] == HERE).all() and (split[1] == THERE).all()
-    assert [len(group) for group in groups(faces[:1])] == [1]  # of one there is one
-
-
 @pytest.fixture(scope="module")
 def shots(tmp_path_factory):
-    """Two drawn heads, one after the other, both speaking, and a box that has room for both their faces."""
-    folder, frames, boxes = tmp_path_factory.mktemp("shots"), [], []
+    """Two drawn heads, one after the other, both speaking."""
+    folder, frames = tmp_path_factory.mktemp("shots"), []
     for seed in (3, 12):
-        truth = write_clip(folder / f"{seed}.mp4", Recipe(seconds=SHOT / 25, size=(192, 192)), seed)
+        write_clip(folder / f"{seed}.mp4", Recipe(seconds=SHOT / 25, size=(192, 192)), seed)
         frames += itertools.islice(video.read_frames(video.probe(folder / f"{seed}.mp4")), SHOT)
-        boxes.append(np.median(truth["boxes"], axis=0).reshape(4))
     write_frames(folder / "both.mp4", np.stack(frames))
-    (x1, y1), (x2, y2) = np.min(boxes, 0)[:2].astype(int).tolist(), np.max(boxes, 0)[2:].astype(int).tolist()
-    return folder / "both.mp4", (y1, y2, x1, x2)
+    return folder / "both.mp4"
 
 
-def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path, monkeypatch):
-    """Which was not seen when the first was looked at; as it was filmed, something of its speech is left."""
-    monkeypatch.setattr(lipsync, "LOOKED_AT", 0.8)
-    path, (top, bottom, left, right) = shots
+def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path):
+    """As it was filmed, something of its speech is left; so the face of each shot is looked at."""
     run_ffmpeg("-f", "lavfi", "-i", f"anullsrc=r=16000:cl=mono:d={2 * SHOT / 25}", tmp_path / "silence.wav")
-    moved = []
+    lips, moved = LipSync(search=FaceSearch("centerface")), []
     for silence in ("free", "closed"):
-        options = {"box": (top, bottom, left, right), "silence": silence, "reference": "same"}
-        take = LipSync().prepare(path, tmp_path / "silence.wav", **options)
-        made = np.stack([crop(frame, (left, top, right, bottom)) for frame in LipSync().stream(take)])
-        lower = made[:, 48:, 16:80].astype(float)
+        take = lips.prepare(shots, tmp_path / "silence.wav", silence=silence, reference="same")
+        faces = [crop(frame, box) for frame, box in zip(lips.stream(take), take.face.boxes)]
+        lower = np.stack(faces)[:, 48:, 16:80].astype(float)
         moved.append([np.abs(np.diff(shot, axis=0)).mean() for shot in np.split(lower, 2)])
+    assert take.face.shots == [0, SHOT]
     assert all(closed < 0.8 * free for free, closed in zip(*moved)), moved
+
+
+def test_a_preview_of_a_later_shot_is_what_comes_out(shots, tmp_path):
+    run_ffmpeg("-f", "lavfi", "-i", f"anullsrc=r=16000:cl=mono:d={2 * SHOT / 25}", tmp_path / "silence.wav")
+    lips = LipSync(search=FaceSearch("centerface"))
+    options = {"silence": "closed", "reference": "still"}
+    made = list(lips.stream(lips.prepare(shots, tmp_path / "silence.wav", **options)))
+    shown = lips.preview(shots, tmp_path / "silence.wav", (2 * SHOT - 2) / 25, **options)
+    assert np.abs(shown.astype(int) - made[2 * SHOT - 2]).mean() < 0.2

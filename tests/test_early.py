@@ -244,10 +244,10 @@ def test_who_waits_for_a_search_can_leave(long_clip):
     waiting = threading.Event()
 
     def search():
-        yield [(0, 0, 1, 1)], np.zeros((1, 4))
+        yield boxes.Piece([(0, 0, 1, 1)], np.zeros((1, 4)))
         while True:
             waiting.set()
-            yield [], np.zeros((0, 4))
+            yield boxes.Piece([], np.zeros((0, 4)))
 
     path, stop, got = boxes.FacePath(search), threading.Event(), []
     thread = threading.Thread(target=lambda: got.append(len(path.known(2, stop))))

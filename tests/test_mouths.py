@@ -19,11 +19,11 @@ import models
 import mouths
 import video
 from appearance import Appearance, Appearances
-from boxes import FacePath
+from boxes import FacePath, Piece
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
-from lipsync import LipSync, Options, faces_from, read_speech
+from lipsync import LipSync, Options, faces_of, read_speech
 from mouths import Manner, crop, fit_opening, generate, open_lips, openings, redraw_mouths, shut_mouths
 from pasting import paste
 from references import References, postures_of
@@ -256,10 +256,21 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     """The first seconds may show none."""
     source = video.probe(head[0])
     box = (BOX[2], BOX[0], BOX[3], BOX[1])
-    path = FacePath.of([None] * 30 + [box] * 20, np.empty((50, 4)))
-    assert (faces_from(source, path, 50) == crops(head[0])[30:50:5]).all()
-    assert (faces_from(source, FacePath.of([box], np.empty((1, 4))), None) == crops(head[0])[::5]).all()
-    assert (faces_from(source, FacePath.of([box], np.empty((1, 4))), 1) == crops(head[0])[:1]).all()
+    path, one_box = (FacePath.of(boxes, np.empty((len(boxes), 4))) for boxes in ([None] * 30 + [box] * 20, [box]))
+    assert path.begin() == path.first() == 30 and one_box.begin() == 0
+    assert (faces_of(source, path, 50, 30) == crops(head[0])[30:50:5]).all()
+    assert (faces_of(source, one_box, None, 0) == crops(head[0])[::5]).all()
+    assert (faces_of(source, one_box, 1, 0) == crops(head[0])[:1]).all()
+
+
+def test_a_look_ends_with_its_shot(head):
+    box, nowhere = (BOX[2], BOX[0], BOX[3], BOX[1]), np.empty((10, 4))
+    pieces = [([None] * 10, True), ([box] * 10, False), ([box] * 10, True), ([None] * 10, True), ([box] * 10, True)]
+    path = FacePath(lambda: (Piece(boxes, nowhere, ends) for boxes, ends in pieces))
+    assert path.begin() == 10 and path.shots == [0, 10, 30, 40]
+    assert [path.first(start) for start in path.shots] == [None, 10, None, 40]
+    assert [path.shot(frame) for frame in (0, 9, 10, 29, 30, 49)] == [0, 0, 10, 10, 30, 40]
+    assert (faces_of(video.probe(head[0]), path, 50, 10) == crops(head[0])[10:30:5]).all()
 
 
 @pytest.mark.parametrize("options, words", [
