@@ -220,6 +220,8 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     if saved := checkpoint.extra.get("optimizer"):
         try:
             load_optimizer(optimizer, saved)
+        except torch.OutOfMemoryError:
+            raise
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             advice = "save its state_dict alone, and start from that"
             raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
@@ -239,6 +241,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     optimizer.load_state_dict({**saved, "param_groups": groups})
     for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
         for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameter.shape:
+                raise ValueError(f"moments of {tuple(moments[name].shape)} for {tuple(parameter.shape)}")
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 

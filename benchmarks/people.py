@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
 
 def film(folder: Path, prepared: Path) -> Path:
     """Make a video of a prepared clip, with what is known about it beside it."""
-    path = folder / "portraits" / f"{prepared.parent.name}_{prepared.name}.mp4"
+    path = folder / "portraits" / prepared.parent.name / f"{prepared.name}.mp4"
     pictures: list[Any] = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
     info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(hp.fps))
     video.check_writable(path)
@@ -156,12 +156,13 @@ def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
 def people_first(clips: Sequence[Path]) -> list[int]:
     """Return the numbers of clips: one of each person, then a second one of each, and so on.
 
-    Clips are called PERSON_CLIP, or lie in a folder of that person.
+    Clips of a person lie in a folder of theirs; those that all lie in one are called PERSON_CLIP.
     """
+    in_folders = len({clip.parent for clip in clips}) > 1
     taken: Counter[str] = Counter()
     turns = []
     for clip in clips:
-        who = clip.stem.split("_")[0] if "_" in clip.stem else str(clip.parent)
+        who = str(clip.parent) if in_folders else clip.stem.split("_")[0]
         turns.append(taken[who])
         taken[who] += 1
     return sorted(range(len(clips)), key=turns.__getitem__)

@@ -16,6 +16,8 @@ import numpy as np
 from scipy.interpolate import interp1d
 from scipy.spatial import Delaunay
 
+from errors import UserError
+
 STABLE = [33, 133, 362, 263, 168, 6, 197, 195, 5, 4, 1]  # corners of the eyes, ridge of the nose
 UPPER_INNER = [191, 80, 81, 82, 13, 312, 311, 310, 415]  # of the lips, from the viewer's left to right
 LOWER_INNER = [95, 88, 178, 87, 14, 317, 402, 318, 324]
@@ -68,11 +70,19 @@ def lip_distance(points: np.ndarray) -> np.ndarray:
 
 
 def without_holes(points: np.ndarray) -> np.ndarray:
-    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours."""
+    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours.
+
+    Raises UserError if they were found nowhere.
+    """
     spread = points.std(1).sum(1)
-    good = np.flatnonzero(spread > 0.5 * np.median(spread))
-    ends = points[good[0]], points[good[-1]]
-    return interp1d(good, points[good], axis=0, bounds_error=False, fill_value=ends)(np.arange(len(points)))
+    found = spread > 0
+    if not found.any():
+        raise UserError("no frame has landmarks; leave this video out")
+    good = np.flatnonzero(spread > 0.5 * np.median(spread[found]))
+    places = np.clip(np.arange(len(points)), good[0], good[-1])
+    return (
+        interp1d(good, points[good], axis=0)(places) if len(good) > 1 else np.repeat(points[good], len(points), axis=0)
+    )
 
 
 def face_box(points: np.ndarray) -> np.ndarray:

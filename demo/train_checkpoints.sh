@@ -8,10 +8,15 @@
 # not done again. On one H200 with 16 cores it takes about 15 minutes, on two CPU cores days.
 # demo/splits says who is for what; photographs from 800 on and held_out.txt are for nobody.
 #
-# SHARE=0.01 does a hundredth of it, whose networks know nothing, to see that all of it runs; OUT is where they go.
+# SHARE=0.01 OUT=folder does a hundredth of it, in another WORK, to see that all of it runs: those networks know nothing.
 set -euo pipefail
 portraits=$1 speakers=$2 work=$3 python=${PYTHON:-.venv/bin/python}
 splits=demo/splits workers=${WORKERS:-$(nproc)} out=${OUT:-demo/checkpoints}
+
+if [ -n "${SHARE:-}" ] && [ -z "${OUT:-}" ]; then
+    echo "error: SHARE makes networks that know nothing; say with OUT where they go" >&2
+    exit 2
+fi
 
 of() { # so many clips or steps, or the share that is wanted of them
     awk -v all="$1" -v share="${SHARE:-1}" 'BEGIN { some = int(all * share + 0.5); print some ? some : 1 }'

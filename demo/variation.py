@@ -18,6 +18,7 @@ from demo.scene import wander
 from hparams import hparams as hp
 from video import ffmpeg_path
 
+EXACT = "scale=flags=accurate_rnd+full_chroma_int"  # else colours come back two levels darker
 GREY = np.array([0.114, 0.587, 0.299], np.float32)  # BGR
 
 
@@ -90,9 +91,9 @@ def through_h264(pictures: Sequence[np.ndarray], crf: int) -> list[np.ndarray]:
     height, width, _ = pictures[0].shape
     raw = {"format": "rawvideo", "pix_fmt": "bgr24"}
     written = ffmpeg.input("pipe:", s=f"{width}x{height}", r=hp.fps, **raw).output(
-        "pipe:", format="h264", vcodec="libx264", pix_fmt="yuv420p", crf=crf, preset="veryfast", threads=1
+        "pipe:", format="h264", vcodec="libx264", pix_fmt="yuv420p", crf=crf, preset="veryfast", threads=1, vf=EXACT
     )
-    read = ffmpeg.input("pipe:", format="h264", threads=1).output("pipe:", **raw)
+    read = ffmpeg.input("pipe:", format="h264", threads=1).output("pipe:", vf=EXACT, **raw)
     data = np.stack(pictures).tobytes()
     for step in (written, read):
         command = step.global_args("-loglevel", "error").compile(cmd=ffmpeg_path())

@@ -27,6 +27,7 @@ from demo.portrait import (
 from demo.run_demo import LANDMARKS
 from demo.talking_head import write_sound
 from demo.variation import Camera, Film, through_h264, vary_voice
+from errors import UserError
 from hparams import hparams as hp
 
 FRAMES, LIPS_APART = 30, 6.0  # pixels at the widest
@@ -175,6 +176,12 @@ def test_videos_damage_more_the_smaller_they_are(photo):
     assert max(errors[0]) < 255**2 / 10**3 and (np.diff(np.mean(errors, axis=1)) > 0).all()
 
 
+def test_videos_are_as_light_as_what_they_show(photo):
+    picture = cv2.GaussianBlur(cv2.resize(photo[0], (112, 112)), (0, 0), 3)
+    (seen,) = through_h264([picture], 10)
+    assert np.abs(seen.astype(float).mean((0, 1)) - picture.mean((0, 1))).max() < 0.7
+
+
 def test_films_are_seen_through_their_codec(photo):
     pictures = [cv2.resize(photo[0], (112, 112))] * 3
     films = [Film(np.random.default_rng(seed), 112) for seed in range(12)]
@@ -285,3 +292,7 @@ def test_holes_in_landmarks_are_bridged():
     holed[5] = 0
     bridged = without_holes(holed)
     assert np.allclose(bridged[:5], points[:5]) and np.allclose(bridged[5], points[4])
+    holed[[0, 1, 2, 3, 5]] = 0
+    assert np.allclose(without_holes(holed), points[4])  # more holes than not
+    with pytest.raises(UserError, match="no frame has landmarks"):
+        without_holes(np.zeros((3, 4, 2)))
