@@ -364,6 +364,7 @@ class GeneratorTask(Task):
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
         self.sync_weight = hp.syncnet_wt
+        self.last: Pictures | None = None  # of the last step
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
 
     def _frozen(self, network: SyncNet_color) -> SyncNet_color:
@@ -380,7 +381,7 @@ class GeneratorTask(Task):
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        figures, self.last = self._improve_generator(batch)
+        figures, _ = self._improve_generator(batch)
         return figures
 
     def _improve_generator(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
@@ -391,7 +392,8 @@ class GeneratorTask(Task):
         self.optimizer.zero_grad()
         figures["loss"].backward()
         self.optimizer.step()
-        return figures, Pictures(x, fake.detach(), real)
+        self.last = Pictures(x, fake.detach(), real)
+        return figures, self.last
 
     def _losses(
         self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
@@ -444,8 +446,10 @@ class GeneratorTask(Task):
         self.sync_weight = self.sync_weight_when_on
         return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
 
-    def collage(self) -> np.ndarray:
-        """Reference, masked input, generated and real face side by side, as in the reference."""
+    def collage(self) -> np.ndarray | None:
+        """Reference, masked input, generated and real face side by side, as in the reference; None before a step."""
+        if self.last is None:
+            return None
         x, fake, real = self.last
         together = torch.cat((x[:, 3:], x[:, :3], fake, real), dim=4)  # (N, 3, T, H, 4·W)
         return (together.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()
@@ -494,11 +498,11 @@ class HQGeneratorTask(GeneratorTask):
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.discriminator.requires_grad_(False)
-        figures, self.last = self._improve_generator(batch)
+        figures, pictures = self._improve_generator(batch)
         self.discriminator.requires_grad_(True)
 
         with self.group.autocast():
-            logits = self.parallel_discriminator(torch.cat((self.last.real, self.last.fake)), logits=True)
+            logits = self.parallel_discriminator(torch.cat((pictures.real, pictures.fake)), logits=True)
         figures |= self._judgement(logits)
         self.discriminator_optimizer.zero_grad()
         (figures["real"] + figures["fake"]).backward()
