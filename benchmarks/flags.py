@@ -372,14 +372,14 @@ def compare_lips(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figur
     }
     if OWN not in made:
         return figures
-    both = zip(found[OWN], filmed)
-    figures["lmd"] = [lips.landmark_distance(*(lips.of_mesh(one) for one in at_once(*pair))) for pair in both]
+    figures["lmd"] = [likeness_of_lips(*row) for row in zip(made[OWN], found[OWN], filmed)]
     return figures | compare_movement(made[OTHER], [lip_distance(points) for points in found[OTHER]], apart)
 
 
-def at_once(*some: np.ndarray) -> list[np.ndarray]:
-    """Cut off what is longer than the shortest."""
-    return [one[: min(map(len, some))] for one in some]
+def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
+    """``lips.landmark_distance`` of landmarks (frames, 478, 2) that may be of another size and length."""
+    count, scale = min(len(made), len(filmed)), video.probe(clip.heard).width / video.probe(clip.path).width
+    return lips.landmark_distance(lips.of_mesh(scale * made[:count]), lips.of_mesh(filmed[:count]))
 
 
 def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
@@ -400,11 +400,10 @@ def means(figures: Figures) -> dict[str, float]:
 
 def missing(bench: Bench) -> list[str]:
     """Say which figures there are not, and how to have them."""
-    landmarks = (
-        [] if bench.real else ["not measured: rest, leak, lmd, movement, r; --mediapipe takes the python that has it"]
-    )
     sync = [] if bench.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
-    return [*landmarks, *sync, *judges.not_asked(bench.judges)]
+    if not bench.real:
+        return [*sync, "not measured: rest, leak, lmd, movement, r; --mediapipe", *judges.not_asked(bench.judges)]
+    return [*sync, *(line for line in judges.not_asked(bench.judges) if "lmd" not in line)]
 
 
 def differs(row: Sequence[float], usual: Sequence[float]) -> bool:

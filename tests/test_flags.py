@@ -28,7 +28,7 @@ def test_a_row_for_each_flag(heads, tmp_path, capsys):
     assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.6, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
     assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
-    assert all(f"not measured: {figure}" in printed for figure in ("rest, leak, lmd", "LSE-D", "lpips", "csim"))
+    assert all(f"not measured: {figure}" in printed for figure in ("rest, leak, lmd", "LSE-D", "lmd", "lpips", "csim"))
     table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
     assert list(table) == ["as filmed", "defaults", "--blend box"]
 
