@@ -11,6 +11,7 @@ from occlusion import Bare
 from references import NEAR, References, posture
 
 REMEMBERED = 16  # appearances, some megabytes each
+ENOUGH = 12  # faces, from which on another look at the same person would tell nothing more
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +31,21 @@ class Appearance:
 class Shots:
     """A video in which more can be seen than is known by now."""
 
-    start: Callable[[int], int]  # of the shot that a frame lies in
-    look: Callable[[int], Appearance | None]  # at the shot that starts there
+    start_of: Callable[[int], int]  # the shot that a frame lies in
+    look_at: Callable[[int], Appearance | None]  # the shot that starts there
 
 
 class Appearances:
-    """Those of a video, on one way through it: ``known`` are one or more to begin with, others come shot by shot.
+    """Those of a video, on one way through it: ``known``, by the start of their shot, to begin with; others come later.
 
-    A shot that begins like one that is remembered is not looked at: it is that one again, as in a dialogue.
+    A shot that begins like one that is remembered is not looked at: it is that one again, as in a dialogue; unless so
+    little is known of that one that this may tell more.
     """
 
-    def __init__(self, known: list[Appearance], shots: Shots | None = None) -> None:
+    def __init__(self, known: dict[int, Appearance], shots: Shots | None = None) -> None:
         self.known, self.shots = known, shots
-        self._remembered = list(known)  # the one that was of use last is the last
+        self.remembered = list(known.values())  # the one that was of use last is the last
+        self._seen: dict[int, Appearance | None] = dict(known)  # by the start of the shot that was looked at
         self._shot: int | None = None
 
     def anew(self) -> Appearances:
@@ -52,14 +55,28 @@ class Appearances:
     def of(self, face: np.ndarray, index: int) -> Appearance:
         """Return the one that is most like a face (96, 96, 3), that of frame ``index``; frames come in order."""
         held = posture(face)
-        if self.shots and (shot := self.shots.start(index)) != self._shot:
+        if self.shots and (shot := self.shots.start_of(index)) != self._shot:
             self._shot = shot
-            if self._nearest(held).distance(held) > NEAR and (seen := self.shots.look(shot)):
-                self._remembered.append(seen)
+            self._enter(shot, held)
         nearest = self._nearest(held)
-        self._remembered.remove(nearest)
-        self._remembered = [*self._remembered, nearest][-REMEMBERED:]
+        self.remembered.remove(nearest)
+        self.remembered = [*self.remembered, nearest][-REMEMBERED:]
         return nearest
 
+    def _enter(self, shot: int, held: np.ndarray) -> None:
+        """Look at a shot whose face is ``held`` like this, if that may tell something."""
+        near = self._nearest(held)
+        alike, known = near.distance(held) <= NEAR, len(near.postures)
+        if alike and known >= ENOUGH or self._is_remembered(shot):
+            return
+        seen = self._seen[shot] = self.shots.look_at(shot) if self.shots else None
+        if seen and alike and len(seen.postures) >= known:
+            self.remembered.remove(near)
+        if seen and (not alike or len(seen.postures) >= known):
+            self.remembered.append(seen)
+
+    def _is_remembered(self, shot: int) -> bool:
+        return shot in self._seen and (self._seen[shot] is None or self._seen[shot] in self.remembered)
+
     def _nearest(self, held: np.ndarray) -> Appearance:
-        return min(self._remembered, key=lambda one: one.distance(held))
+        return min(self.remembered, key=lambda one: one.distance(held))

@@ -34,7 +34,7 @@ class FacePath:
     """
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
-        self._search, self._lock = search, threading.Lock()
+        self._search, self._lock, self._stop = search, threading.Lock(), threading.Event()
         self._begin()
 
     @classmethod
@@ -53,11 +53,19 @@ class FacePath:
         self.known(None)
         return np.concatenate(self._seen)
 
-    def known(self, count: int | None, stop: threading.Event | None = None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or ``stop`` is set."""
-        while (count is None or len(self._boxes) < count) and not (stop and stop.is_set()) and self._go_on():
+    def known(self, count: int | None) -> list[Box | None]:
+        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped."""
+        while (count is None or len(self._boxes) < count) and not self.stopped and self._go_on():
             pass
         return self._boxes
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Let nobody wait for what is not known yet, until ``close``."""
+        self._stop.set()
 
     def shot(self, index: int) -> int:
         """Return with which frame the shot begins that a known frame lies in."""
@@ -69,15 +77,20 @@ class FacePath:
             pass
         return next(i for i, box in enumerate(self._boxes) if box is not None)
 
-    def first(self, start: int = 0) -> int | None:
-        """Return the first frame that is known to show a face, in the shot that starts there; None if none does."""
-        known = itertools.takewhile(lambda i: self.shot(i) <= start, range(start, len(self._boxes)))
+    def first_face(self, shot: int) -> int | None:
+        """Return the first frame with a face in the shot that starts there, as far as it is known."""
+        known = itertools.takewhile(lambda i: self.shot(i) <= shot, range(shot, len(self._boxes)))
         return next((i for i in known if self._boxes[i] is not None), None)
+
+    def is_over(self, shot: int, index: int) -> bool:
+        """Whether a shot is known to be over at a frame."""
+        return any(shot < start <= index for start in self._starts)
 
     @property
     def shots(self) -> list[int]:
         """The frames with which shots begin, once the search is over."""
-        return [start for start in self._starts if start < len(self.boxes)]
+        count = len(self.known(None))
+        return [start for start in self._starts if start < count]
 
     def close(self) -> None:
         """End a search that is not over; whoever asks for more has it begin again."""
@@ -85,6 +98,7 @@ class FacePath:
             if not self._over:
                 self._pieces.close()
                 self._begin()
+            self._stop.clear()
 
     def _begin(self) -> None:
         self._pieces, self._over = self._search(), False

@@ -18,7 +18,6 @@ import copy
 import itertools
 import math
 import numbers
-import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -56,7 +55,6 @@ from restoring import Restore, open_restorer
 from runtimes import Runtime
 from sync import Expert, Result, open_expert, score_boxes
 
-Lenders = Callable[[np.ndarray], References]  # of faces (N, 96, 96, 3)
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_PIXELS = 1 << 20  # that somebody may mean
 MOST_DELAY = 10_000.0  # milliseconds, likewise
@@ -71,7 +69,8 @@ VALUES = {  # of options that take one of a few words
 }
 NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
-LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of the video in which mouths to show are looked for, in every fifth frame
+LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot in which mouths to show are looked for, in every fifth frame
+MOST_FACES = 64  # that are kept of them
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
@@ -234,15 +233,15 @@ class Take:
         """Return which frame of the video, whose faces were searched for, is shown in one of them."""
         return video.source_index(index, len(self.face.known(index + 1)), self._pingpong)
 
-    def boxes(self, stop: threading.Event | None = None) -> Iterator[Box | None]:
+    def boxes(self) -> Iterator[Box | None]:
         """Yield the box of the face in each of them as soon as it is known, the last when the search is over.
 
-        Once ``stop`` is set, there are no more.
+        Once the search is stopped, there are no more.
         """
         until = len(self) if self.until is None else self.until
         for index in range(len(self)):
-            known = self.face.known(index + 1 if index + 1 < len(self) else None, stop)
-            if stop and stop.is_set():
+            known = self.face.known(index + 1 if index + 1 < len(self) else None)
+            if self.face.stopped:
                 return
             yield known[video.source_index(index, len(known), self._pingpong)] if index < until else None
 
@@ -376,7 +375,12 @@ class LipSync:
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
-        over, takes = threading.Event(), (take, *take.others)
+        takes = take, *take.others
+
+        def stop() -> None:
+            for one in takes:
+                one.face.stop()
+
         with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
             for one in takes:
                 opened.enter_context(contextlib.closing(one.face))
@@ -384,10 +388,10 @@ class LipSync:
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
             for one in takes:
-                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(over), AHEAD)))
+                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(), AHEAD)))
                 rows = frames, known, one.windows
                 frames = redraw_mouths(*rows, self.model, batch_size, one.manner, workers, in_place=True, first=first)
-            yield from prefetch(frames, batch_size, over.set)
+            yield from prefetch(frames, batch_size, stop)
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
@@ -473,62 +477,63 @@ class LipSync:
         lending = options.reference != "same" or bool(closed.any())
         appearances = None
         if lending or options.keeps_occlusions:
-            appearances = self.appearances(take, lending, frames.start or 0)
+            first = frames.start or 0
+            face = take.source, take.face, take.used
+            appearances = self.appearances(*face, options, lending, lambda index: take.filmed(first + index))
         stillness = closed if options.reference == "same" else np.ones(len(closed))
         gains, opening = None if (gains == 1).all() else gains, self.generator.opening
         return Manner(options.blend, gains, appearances, opening, stillness, self.restore)
 
-    def appearances(self, take: Take, lending: bool, first: int = 0) -> Appearances:
-        """Look at the first shot that shows the face; at others when it is their turn, from frame ``first`` on.
-
-        Nobody knows the shots of a video that is not searched; and one without an index is not read again and again.
-        """
-        source, path, used, options = take.source, take.face, take.used, take.options
-        lenders = self.lenders(source, path, used, options.reference) if lending else None
-        look = partial(self.look, source, path, used, options, lenders)
-        known = look(path.shot(path.begin()))
-        assert known, "where there is a face, there is something to see"
-        if used is None or source.is_image or not source.indexed:
-            return Appearances([known])
-        return Appearances([known], Shots(lambda index: path.shot(take.filmed(first + index)), look))
-
-    def look(
+    def appearances(
         self,
         source: video.VideoInfo,
         path: FacePath,
         used: int | None,
         options: Settled,
-        lenders: Lenders | None,
-        start: int,
-    ) -> Appearance | None:
-        """Return what the face looks like in a shot, as far as it is known to show it, from frame ``start`` on.
+        lending: bool = True,
+        filmed: Callable[[int], int] = int,
+    ) -> Appearances:
+        """Look at the first shot that shows the face; at others when it is their turn.
 
-        It has references if there are ``lenders``. ``used`` is that of a ``Take``.
+        Those have references that are ``lending`` their mouths. ``used`` is that of a ``Take``, ``filmed`` says which
+        frame of the video is shown. Nobody knows the shots of a video that is not searched; and one without an index
+        is not read again and again.
         """
-        if (first := path.first(start)) is None:
-            return None
-        faces = faces_of(source, path, used, first)
-        bare = Bare(faces) if options.keeps_occlusions else None
-        references = lenders(bare.faces if bare else faces) if lenders else None
-        return Appearance(postures_of(faces), references, bare)
+        named = self._named_reference(source, path, used, options.reference)
+        if named and not options.keeps_occlusions:
+            return Appearances({0: Appearance(postures_of(named.faces), named)})
 
-    def lenders(
-        self, source: video.VideoInfo, path: FacePath, used: int | None, reference: str | int | None
-    ) -> Lenders:
-        """Return what makes references of the faces of a shot, which need not be asked if they are one named frame."""
-        if not isinstance(reference, int):
-            return partial(all_mouths if reference == "matching" else shut_mouths, self.model)
-        index = reference - source.start  # of the whole video's frames
+        def look(shot: int) -> Appearance | None:
+            faces = faces_of(source, path, used, shot)
+            if not len(faces):
+                return None
+            bare = Bare(faces) if options.keeps_occlusions else None
+            choose = all_mouths if options.reference == "matching" else shut_mouths
+            references = named or choose(self.model, bare.faces if bare else faces) if lending else None
+            return Appearance(postures_of(faces), references, bare)
+
+        first = path.shot(path.begin())
+        if not (known := look(first)):
+            raise UserError(f"the frames of {source.path} that show the face cannot be read; convert it")
+        searched = used is not None and source.indexed and not source.is_image
+        return Appearances({first: known}, Shots(lambda index: path.shot(filmed(index)), look) if searched else None)
+
+    def _named_reference(
+        self, source: video.VideoInfo, path: FacePath, used: int | None, number: str | int | None
+    ) -> References | None:
+        """Return the face in the frame of a number, of the whole video's; None if it is no number."""
+        if not isinstance(number, int):
+            return None
+        index = number - source.start
         known = path.known(index + 1)
         if index < 0 or used is not None and index >= len(known):
             bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
-            raise UserError(f"--reference {reference}: the frames that are used {bound}; name one of them")
+            raise UserError(f"--reference {number}: the frames that are used {bound}; name one of them")
         box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
         if box is None or frame is None:
             lack = "face in that frame" if box is None else "such frame"
-            raise UserError(f"--reference {reference}: {source.path} has no {lack}; name another")
-        named = References(crop(frame, box)[None], everywhere=True)
-        return lambda faces: named
+            raise UserError(f"--reference {number}: {source.path} has no {lack}; name another")
+        return References(crop(frame, box)[None], everywhere=True)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
@@ -591,23 +596,28 @@ def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tupl
     return replace(source, start=source.start - before), part.stop + around, part
 
 
-def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, start: int) -> np.ndarray:
-    """Return some faces (N, 96, 96, 3) of the first seconds of a shot, from frame ``start`` on, which shows one.
+def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: int) -> np.ndarray:
+    """Return some faces (N, 96, 96, 3) of the first seconds of a shot that show one, as far as the search has come.
 
     ``used`` is that of a ``Take``.
     """
+    shown = [np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)]
+    if (first := path.first_face(shot)) is None:
+        return shown[0]
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
-        wanted = min(wanted, used - start)
-    frames = video.read_frames(source, start, math.ceil(wanted / LOOK_EVERY), LOOK_EVERY)
-    shown = []
-    for index, frame in zip(itertools.count(start, LOOK_EVERY), prefetch(frames, 4)):  # while the search goes on
+        wanted = min(wanted, used - first)
+    every = max(LOOK_EVERY, math.ceil(wanted / MOST_FACES))
+    frames = video.read_frames(source, first, math.ceil(wanted / every), every)
+    for index, frame in zip(itertools.count(first, every), prefetch(frames, 4)):  # while the search goes on
+        if path.is_over(shot, index):
+            break
         known = path.known(index + 1)
-        if used is not None and (index >= len(known) or path.shot(index) > start):
+        if used is not None and index >= len(known) or path.is_over(shot, index):
             break
         if box := known[index % len(known)]:
-            shown.append(crop(frame, box))
-    return np.stack(shown)
+            shown.append(crop(frame, box)[None])
+    return np.concatenate(shown)
 
 
 def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:

@@ -23,13 +23,14 @@ from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, open_face
+from mouths import crop
 from occlusion import Bare
 from references import POSTURE, References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 5"
 NAME, SOURCE = "face.json", "source-"
-LARGEST = 64 << 20  # bytes of face.json: a day of boxes
+LARGEST = 128 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
 )  # fmt: skip
@@ -43,7 +44,7 @@ class Face:
     source: video.VideoInfo
     boxes: list[Box | None]  # of the first frames
     used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
-    appearances: list[Appearance]  # one for each shot, or some of them
+    appearances: list[Appearance]  # of shots, one or more
     options: Settled
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ class Face:
 
 
 def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options: Any) -> Face:
-    """Find the face in the first ``seconds`` of a video, or in a photo, and a moment in which its mouth is shut.
+    """Find the face in the first ``seconds`` of a video, or in a photo, and what it looks like in each shot.
 
     ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
     """
@@ -106,10 +107,13 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    lenders = lips.lenders(source, path, used, chosen.reference)
-    seen = (lips.look(source, path, used, chosen, lenders, start) for start in path.shots)
-    appearances = list(itertools.islice(filter(None, seen), REMEMBERED))
-    return Face(source, path.boxes, used and len(path.boxes), appearances, chosen)
+    appearances = lips.appearances(source, path, used, chosen)
+    for shot in path.shots if appearances.shots else ():
+        first = path.first_face(shot)
+        if first is not None and (box := path.boxes[first]):
+            for frame in video.read_frames(source, first, 1):
+                appearances.of(crop(frame, box), first)
+    return Face(source, path.boxes, used and len(path.boxes), appearances.remembered, chosen)
 
 
 def check_own(folder: Path) -> None:

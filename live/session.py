@@ -299,7 +299,7 @@ class Session:
         gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
         rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
         gains, opening = None if (gains == 1).all() else gains, self._lips.generator.opening
-        return Manner(options.blend, gains, Appearances(self._face.appearances), opening, rest)
+        return Manner(options.blend, gains, Appearances(dict(enumerate(self._face.appearances))), opening, rest)
 
 
 def closing_step(fps: float) -> float:

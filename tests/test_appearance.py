@@ -1,4 +1,4 @@
-"""What a face looks like, shot by shot: where one is held like none before, the video is looked at again."""
+"""What a face looks like, shot by shot."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 
+import live
 import video
-from appearance import REMEMBERED, Appearance, Appearances, Shots
+from appearance import ENOUGH, REMEMBERED, Appearance, Appearances, Shots
 from conftest import run_ffmpeg
 from conftest import write_clip as write_frames
 from demo.talking_head import Recipe, write_clip
@@ -32,8 +33,8 @@ def turned(degrees: float) -> np.ndarray:
 HERE, THERE, ELSEWHERE, BEHIND = (turned(degrees) for degrees in (0, 45, 90, 135))
 
 
-def known(*faces: np.ndarray) -> Appearance:
-    return Appearance(postures_of(faces))
+def known(*faces: np.ndarray, times: int = ENOUGH) -> Appearance:
+    return Appearance(postures_of(faces * times))
 
 
 def test_these_are_held_otherwise():
@@ -49,14 +50,14 @@ def every(frames: int, looks: dict[int, Appearance]) -> Shots:
 
 def test_the_nearest_is_taken():
     here, there = known(HERE), known(THERE)
-    appearances = Appearances([here, there])
+    appearances = Appearances({0: here, 1: there})
     assert [appearances.of(face, 0) for face in (THERE, HERE, THERE)] == [there, here, there]
 
 
 def test_a_shot_is_looked_at_when_it_begins_unless_it_is_one_that_was():
     here, there, elsewhere = known(HERE), known(THERE), known(ELSEWHERE)
     looks = {10: there, 20: elsewhere, 30: elsewhere}
-    appearances = Appearances([here], every(10, looks))
+    appearances = Appearances({0: here}, every(10, looks))
     shown = [HERE] * 10 + [THERE] * 10 + [HERE] * 10 + [ELSEWHERE] * 10
     assert [appearances.of(face, i) for i, face in enumerate(shown)] == [here] * 10 + [there] * 10 + [here] * 10 + [
         elsewhere
@@ -67,15 +68,32 @@ def test_a_shot_is_looked_at_when_it_begins_unless_it_is_one_that_was():
 
 
 def test_a_shot_that_shows_nothing_is_not_looked_at_again():
-    appearances = Appearances([known(HERE)], Shots(lambda index: 0, lambda start: asked.append(start)))
+    appearances = Appearances({7: known(HERE)}, Shots(lambda index: 0, lambda start: asked.append(start)))
     asked: list[int] = []
     assert len({id(appearances.of(THERE, i)) for i in range(5)}) == 1 and asked == [0]
+
+
+def test_a_shot_of_which_little_is_known_is_looked_at_when_it_goes_on():
+    """Two frames before a cut tell nothing of what a mouth can do."""
+    brief, longer = known(HERE, times=2), known(HERE)
+    appearances = Appearances({0: brief}, every(2, {2: longer}))
+    assert [appearances.of(HERE, i) for i in range(4)] == [brief, brief, longer, longer]
+    appearances = Appearances({0: brief}, every(2, {2: known(HERE, times=1)}))
+    assert {appearances.of(HERE, i) for i in range(4)} == {brief}  # which tells even less
+
+
+def test_a_shot_is_not_looked_at_twice():
+    """Though somebody turned in it, and is held otherwise where it is entered from its end."""
+    here, there = known(HERE), known(THERE)
+    appearances = Appearances({0: here}, every(10, {10: there}))
+    shown = [(HERE, 0), (THERE, 10), (BEHIND, 9), (THERE, 11)]
+    assert [appearances.of(*one) for one in shown][:2] == [here, there] and len(appearances.remembered) == 2
 
 
 def test_what_was_of_no_use_for_longest_is_forgotten():
     here, there = known(HERE), known(THERE)
     others = [known(ELSEWHERE) for _ in range(REMEMBERED - 2)]
-    appearances = Appearances([there, here, *others], every(1, {1: known(BEHIND)}))
+    appearances = Appearances(dict(enumerate([there, here, *others], -50)), every(1, {1: known(BEHIND)}))
     assert appearances.of(THERE, 0) is there  # so it is not the one that is of no use for longest
     appearances.of(BEHIND, 1)
     assert appearances.of(THERE, 2) is there and appearances.of(HERE, 3) is not here
@@ -112,3 +130,12 @@ def test_a_preview_of_a_later_shot_is_what_comes_out(shots, tmp_path):
     made = list(lips.stream(lips.prepare(shots, tmp_path / "silence.wav", **options)))
     shown = lips.preview(shots, tmp_path / "silence.wav", (2 * SHOT - 2) / 25, **options)
     assert np.abs(shown.astype(int) - made[2 * SHOT - 2]).mean() < 0.2
+
+
+def test_a_live_face_knows_all_shots(shots, tmp_path):
+    face = live.prepare(LipSync(search=FaceSearch("centerface")), shots)
+    assert len(face.appearances) == 2
+    face.save(tmp_path / "anna")
+    again = live.Face.load(tmp_path / "anna").appearances
+    assert all((one.postures == other.postures).all() for one, other in zip(again, face.appearances, strict=True))
+    assert len(live.prepare(LipSync(search=FaceSearch("centerface")), shots, box=(60, 180, 40, 150)).appearances) == 1

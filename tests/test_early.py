@@ -249,14 +249,15 @@ def test_who_waits_for_a_search_can_leave(long_clip):
             waiting.set()
             yield boxes.Piece([], np.zeros((0, 4)))
 
-    path, stop, got = boxes.FacePath(search), threading.Event(), []
-    thread = threading.Thread(target=lambda: got.append(len(path.known(2, stop))))
+    path, got = boxes.FacePath(search), []
+    thread = threading.Thread(target=lambda: got.append(len(path.known(2))))
     thread.start()
     waiting.wait()
-    stop.set()
+    path.stop()
     thread.join()
+    assert got == [1] and path.stopped
     path.close()
-    assert got == [1]
+    assert not path.stopped  # whoever asks now has it begin again
 
 
 def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):

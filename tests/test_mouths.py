@@ -149,7 +149,7 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     other[:, LOWER] = 255 - other[:, LOWER]
     for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
         lender = References(faces(2)[:1], everywhere=True)
-        known = Appearances([Appearance(postures_of(faces(2)[:1]), lender)])
+        known = Appearances({0: Appearance(postures_of(faces(2)[:1]), lender)})
         manner = Manner(appearances=known, stillness=stillness)
         assert (drawn(network, whole, MEL, manner) == drawn(network, other, MEL, manner)).all() == same
 
@@ -257,8 +257,8 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     source = video.probe(head[0])
     box = (BOX[2], BOX[0], BOX[3], BOX[1])
     path, one_box = (FacePath.of(boxes, np.empty((len(boxes), 4))) for boxes in ([None] * 30 + [box] * 20, [box]))
-    assert path.begin() == path.first() == 30 and one_box.begin() == 0
-    assert (faces_of(source, path, 50, 30) == crops(head[0])[30:50:5]).all()
+    assert path.begin() == path.first_face(0) == 30 and one_box.begin() == 0
+    assert (faces_of(source, path, 50, 0) == crops(head[0])[30:50:5]).all()
     assert (faces_of(source, one_box, None, 0) == crops(head[0])[::5]).all()
     assert (faces_of(source, one_box, 1, 0) == crops(head[0])[:1]).all()
 
@@ -268,7 +268,7 @@ def test_a_look_ends_with_its_shot(head):
     pieces = [([None] * 10, True), ([box] * 10, False), ([box] * 10, True), ([None] * 10, True), ([box] * 10, True)]
     path = FacePath(lambda: (Piece(boxes, nowhere, ends) for boxes, ends in pieces))
     assert path.begin() == 10 and path.shots == [0, 10, 30, 40]
-    assert [path.first(start) for start in path.shots] == [None, 10, None, 40]
+    assert [path.first_face(start) for start in path.shots] == [None, 10, None, 40]
     assert [path.shot(frame) for frame in (0, 9, 10, 29, 30, 49)] == [0, 0, 10, 10, 30, 40]
     assert (faces_of(video.probe(head[0]), path, 50, 10) == crops(head[0])[10:30:5]).all()
 

@@ -87,7 +87,7 @@ def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
     network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
 
     def made(shown: np.ndarray, bare: Bare | None) -> np.ndarray:
-        known = Appearances([Appearance(postures_of(shown), bare=bare)])
+        known = Appearances({0: Appearance(postures_of(shown), bare=bare)})
         manner = Manner("feather", appearances=known)
         return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, manner)))
 
