@@ -57,23 +57,24 @@ class Appearances:
         held = posture(face)
         if self.shots and (shot := self.shots.start_of(index)) != self._shot:
             self._shot = shot
-            self._enter(shot, held)
+            self._enter(self.shots, shot, held)
         nearest = self._nearest(held)
         self.remembered.remove(nearest)
         self.remembered = [*self.remembered, nearest][-REMEMBERED:]
         return nearest
 
-    def _enter(self, shot: int, held: np.ndarray) -> None:
+    def _enter(self, shots: Shots, shot: int, held: np.ndarray) -> None:
         """Look at a shot whose face is ``held`` like this, if that may tell something."""
         near = self._nearest(held)
         alike, known = near.distance(held) <= NEAR, len(near.postures)
         if alike and known >= ENOUGH or self._is_remembered(shot):
             return
-        seen = self._seen[shot] = self.shots.look_at(shot) if self.shots else None
-        if seen and alike and len(seen.postures) >= known:
-            self.remembered.remove(near)
-        if seen and (not alike or len(seen.postures) >= known):
-            self.remembered.append(seen)
+        seen = self._seen[shot] = shots.look_at(shot)
+        if seen is None or alike and len(seen.postures) < known:
+            return
+        if alike:
+            self.remembered.remove(near)  # else it might be nearer, and tells less
+        self.remembered.append(seen)
 
     def _is_remembered(self, shot: int) -> bool:
         return shot in self._seen and (self._seen[shot] is None or self._seen[shot] in self.remembered)

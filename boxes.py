@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -77,14 +76,14 @@ class FacePath:
             pass
         return next(i for i, box in enumerate(self._boxes) if box is not None)
 
+    def shot_end(self, shot: int) -> int | None:
+        """Return with which frame the shot is over that starts there, if that is known."""
+        return next(iter(self._starts[bisect.bisect_right(self._starts, shot) :]), None)
+
     def first_face(self, shot: int) -> int | None:
         """Return the first frame with a face in the shot that starts there, as far as it is known."""
-        known = itertools.takewhile(lambda i: self.shot(i) <= shot, range(shot, len(self._boxes)))
-        return next((i for i in known if self._boxes[i] is not None), None)
-
-    def is_over(self, shot: int, index: int) -> bool:
-        """Whether a shot is known to be over at a frame."""
-        return any(shot < start <= index for start in self._starts)
+        known = enumerate(self._boxes[shot : self.shot_end(shot)], shot)
+        return next((i for i, box in known if box is not None), None)
 
     @property
     def shots(self) -> list[int]:

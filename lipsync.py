@@ -608,12 +608,17 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
     if used is not None:
         wanted = min(wanted, used - first)
     every = max(LOOK_EVERY, math.ceil(wanted / MOST_FACES))
+
+    def is_over(index: int) -> bool:
+        end = path.shot_end(shot)
+        return end is not None and index >= end
+
     frames = video.read_frames(source, first, math.ceil(wanted / every), every)
     for index, frame in zip(itertools.count(first, every), prefetch(frames, 4)):  # while the search goes on
-        if path.is_over(shot, index):
+        if is_over(index):  # before anybody waits for what comes next
             break
         known = path.known(index + 1)
-        if used is not None and index >= len(known) or path.is_over(shot, index):
+        if used is not None and index >= len(known) or is_over(index):
             break
         if box := known[index % len(known)]:
             shown.append(crop(frame, box)[None])

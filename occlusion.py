@@ -80,13 +80,13 @@ class Bare:
         outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
-        sizes = np.array([reached(alike, i).sum() for i in range(len(lowers))])
+        sizes = np.array([_reached(alike, i).sum() for i in range(len(lowers))])
         turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
         beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
         return np.logical_not(beside.any(1))
 
 
-def reached(alike: np.ndarray, start: int) -> np.ndarray:
+def _reached(alike: np.ndarray, start: int) -> np.ndarray:
     """Return what can be reached from one in a graph (N, N) bool: (N,) bool."""
     found = alike[start]
     while (more := alike[found].any(0)).sum() > found.sum():

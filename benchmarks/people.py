@@ -55,7 +55,6 @@ from sync import open_expert
 TRUTH = "truth.json"
 SIZE = 224  # pixels of the videos that are made of talking portraits
 COLUMNS, ROWS, HEIGHT = 10, 8, 150  # of the contact sheet: moments, clips, pixels of a face
-SHUT, OPEN = 5, 95  # percentiles of the lips' distance
 OTHERS = 1 << 20  # more videos than there are
 
 

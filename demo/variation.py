@@ -16,7 +16,7 @@ from scipy import signal
 
 from demo.scene import wander
 from hparams import hparams as hp
-from video import ffmpeg_path
+from video.process import QUIET, command_line
 
 EXACT = "scale=flags=accurate_rnd+full_chroma_int"  # else colours come back two levels darker
 GREY = np.array([0.114, 0.587, 0.299], np.float32)  # BGR
@@ -96,8 +96,7 @@ def through_h264(pictures: Sequence[np.ndarray], crf: int) -> list[np.ndarray]:
     read = ffmpeg.input("pipe:", format="h264", threads=1).output("pipe:", vf=EXACT, **raw)
     data = np.stack(pictures).tobytes()
     for step in (written, read):
-        command = step.global_args("-loglevel", "error").compile(cmd=ffmpeg_path())
-        data = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout
+        data = subprocess.run(command_line(step, *QUIET), input=data, stdout=subprocess.PIPE, check=True).stdout
     return list(np.frombuffer(data, np.uint8).reshape(-1, height, width, 3))
 
 
