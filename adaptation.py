@@ -28,7 +28,7 @@ from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
 from preprocessing import Clip, Unusable, write_clip
 from reporting import SILENT, Reporter
-from tasks import Figures, GeneratorTask
+from training import Figures, GeneratorTask
 
 LEAST_SECONDS = 5.0
 HELD_OUT = 0.1  # share of the frames, the last ones

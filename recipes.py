@@ -28,7 +28,7 @@ from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
 from models import SyncNet_color, weights
 from reporting import SILENT, Reporter
-from tasks import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
+from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 
 
 @dataclass(frozen=True)

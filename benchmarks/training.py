@@ -26,7 +26,7 @@ from devices import pick_device, pick_training_precision
 from distributed import Distributed
 from hparams import HParams
 from models import SyncNet_color
-from tasks import ExpertTask, GeneratorTask, HQGeneratorTask, Task
+from training import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 
 ROUNDS = 3
 TASKS = ("expert", "generator", "hq")

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import audio
-import dataset
 from conftest import INSIDE, ROOT
 from dataset import (
     Augmentation,
@@ -28,6 +27,7 @@ from dataset import (
     SyncNetDataset,
     Wav2LipDataset,
     evaluation_windows,
+    samples,
 )
 from hparams import hparams as hp
 
@@ -448,7 +448,7 @@ def test_resume_in_the_middle_of_an_epoch(clips, monkeypatch):
     data = SyncNetDataset(clips, augmentation=Augmentation(mirror=0.5, brightness=0.2))
     through = read(data, Batches(data, 3), 6, num_workers=2)
     loaded = []
-    monkeypatch.setattr(dataset, "_read_picture", lambda path: loaded.append(path) or cv2.imread(path))
+    monkeypatch.setattr(samples, "_read_picture", lambda path: loaded.append(path) or cv2.imread(path))
     assert same(through[4:], read(data, Batches(data, 3, start=4), 2))
     assert len(loaded) == 2 * 3 * 5  # nothing of the first four batches was read
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = (
-    "wav2lip", "video", "page", "models", "face_detection", "sync", "live", "jobs", "preprocessing", "evaluation",
-    "demo", "benchmarks",
+    "wav2lip", "video", "training", "dataset", "page", "models", "face_detection", "sync", "live", "jobs",
+    "preprocessing", "evaluation", "demo", "benchmarks",
 )  # fmt: skip
 SCRIPTS = (
     "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt",
@@ -72,12 +72,11 @@ ALLOWED = {
         "reporting", "shares", "video",
     },
     "distributed": set(),
-    "tasks": {"distributed", "models", "hparams"},
-    "training": {"tasks", "distributed", "dataset", "files", "models", "hparams", "reporting"},
-    "recipes": {"dataset", "devices", "distributed", "hparams", "models", "reporting", "tasks", "training"},
+    "training": {"distributed", "dataset", "files", "models", "hparams", "reporting"},
+    "recipes": {"dataset", "devices", "distributed", "hparams", "models", "reporting", "training"},
     "adaptation": {
         "dataset", "devices", "distributed", "faces", "files", "hparams", "models", "preprocessing", "reporting",
-        "tasks", "training",
+        "training",
     },
     "page": {
         "adaptation", "audio", "devices", "dialogue", "face_detection", "faces", "hparams", "lipsync", "live", "models",

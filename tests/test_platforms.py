@@ -14,16 +14,16 @@ import pytest
 import torch
 
 import cli
-import dataset
 import devices
 import distributed
 import files
-import training
 import video
 from conftest import ROOT
+from dataset import samples
 from errors import UserError
 from models import weights
 from preprocessing import workers
+from training import checkpoints
 from video import process
 
 
@@ -99,8 +99,8 @@ def test_pictures_may_have_any_name(tmp_path):
     """OpenCV's own writing of files knows only the letters of the country, on Windows; and it says nothing."""
     folder = tmp_path / "Prüfung 顔"
     folder.mkdir()
-    training.save_collage(folder, 3, np.full((1, 2, 8, 8, 3), 9, np.uint8))
-    assert dataset._read_picture(f"{folder}/samples_step000000003/0_1.jpg").mean() == 9
+    checkpoints.save_collage(folder, 3, np.full((1, 2, 8, 8, 3), 9, np.uint8))
+    assert samples._read_picture(f"{folder}/samples_step000000003/0_1.jpg").mean() == 9
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ import files
 import hq_wav2lip_train
 import models
 import recipes
-import tasks
 import training
 import wav2lip_train
 from benchmarks import emulated_bf16, expert_errors
@@ -39,15 +38,27 @@ from fill import fill
 from hparams import HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
-from tasks import (
+from training import (
     AllPairsExpertTask,
     ExpertTask,
     GeneratorTask,
     HQGeneratorTask,
+    checkpoints,
+    generators,
+    loop,
+)
+from training.checkpoints import Position
+from training.figures import Averages
+from training.losses import (
+    _cross_entropy,
+    all_pairs_loss,
+    cosine_loss,
     feature_loss,
     motion_loss,
     mouth_weights,
+    real_fake_loss,
 )
+from training.tasks import WATCHED_STEPS
 
 GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
 CPU = Distributed(torch.device("cpu"))
@@ -220,9 +231,9 @@ def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
 def test_cosine_above_one_is_no_error():
     """Float error reaches 1.0000004, at which the cross-entropy of the reference failed."""
     v = torch.full((3, 512), 0.04419418)
-    loss, _ = tasks.cosine_loss(v * 1.0001, v, torch.ones(3, 1))
+    loss, _ = cosine_loss(v * 1.0001, v, torch.ones(3, 1))
     assert float(loss) == pytest.approx(0, abs=1e-5)
-    assert math.isfinite(tasks.cosine_loss(v, v, torch.zeros(3, 1))[0])
+    assert math.isfinite(cosine_loss(v, v, torch.zeros(3, 1))[0])
 
 
 @pytest.mark.parametrize("kind", ["all pairs", "one by one"])
@@ -235,10 +246,10 @@ def test_windows_that_look_alike_do_not_tear_at_the_weights(kind):
         face = (voice + distance * other).requires_grad_()
         unit = [torch.nn.functional.normalize(vectors).float() for vectors in (voice, face)]
         if kind == "one by one":
-            loss = tasks.cosine_loss(*unit, torch.zeros(1, 1))[0]
+            loss = cosine_loss(*unit, torch.zeros(1, 1))[0]
         else:  # the second voice sounds as the first face looks
             voices, faces = (torch.cat(pair) for pair in ((unit[0].flip(1), unit[0]), (unit[1], unit[1].flip(1))))
-            loss = tasks.all_pairs_loss(voices, faces, torch.tensor([[0, 5], [1, 5]]))[0]
+            loss = all_pairs_loss(voices, faces, torch.tensor([[0, 5], [1, 5]]))[0]
         loss.backward()
         pulls.append(float(face.grad.norm() * voice.norm()))
         assert float(loss.detach()) < 12
@@ -248,13 +259,13 @@ def test_windows_that_look_alike_do_not_tear_at_the_weights(kind):
 def test_cross_entropy_is_torchs_but_at_the_edges():
     cosine = torch.linspace(2e-4, 1 - 2e-4, 999, dtype=torch.float64, requires_grad=True)
     for y in (torch.zeros_like(cosine), torch.ones_like(cosine)):
-        losses = [
-            tasks._cross_entropy(cosine, y),
+        pair = [
+            _cross_entropy(cosine, y),
             torch.nn.functional.binary_cross_entropy(cosine, y, reduction="none"),
         ]
-        torch.testing.assert_close(*losses)
-        torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), cosine)[0] for loss in losses))
-        ends = tasks._cross_entropy(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
+        torch.testing.assert_close(*pair)
+        torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), cosine)[0] for loss in pair))
+        ends = _cross_entropy(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
         steps = ends.diff()[[0, 1, 3, 4]] * (1 - 2 * y[0])
         assert (steps > 0).all() and (ends < 11).all()  # it goes on in the same direction
 
@@ -264,13 +275,13 @@ def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
     """Four windows of one clip, of which one was drawn twice, and two of another."""
     places = [(0, 5), (0, 7), (0, 5), (0, 40), (1, 5), (1, 30)]
     audio, face = (torch.nn.functional.normalize(rnd(seed, (6, 8))) for seed in (1, 2))
-    loss, cosine, matched = tasks.all_pairs_loss(audio, face, torch.tensor(places), nearest)
+    loss, cosine, matched = all_pairs_loss(audio, face, torch.tensor(places), nearest)
 
     costs = {"matched": [], "clip": [], "others": []}
     for i, (clip, frame) in enumerate(places):
         for j, (other, heard) in enumerate(places):
             right = (clip, frame) == (other, heard)
-            cost, similarity = tasks.cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
+            cost, similarity = cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
             assert float(similarity) == pytest.approx(float(cosine[i, j]), abs=1e-6) and bool(matched[i, j]) == right
             if right or clip != other or abs(frame - heard) >= nearest:
                 costs["matched" if right else "clip" if clip == other else "others"].append(float(cost))
@@ -283,7 +294,7 @@ def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
 def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
     task = AllPairsExpertTask(CPU, HParams(), 0.125)
     figures = task.train_step((rnd(1, (2, 15, 48, 96)), rnd(2, (2, 1, 80, 16), "n"), torch.tensor(places)))
-    averages = training.Averages()
+    averages = Averages()
     averages.add(figures, 2)
     means = averages.means(CPU)
     assert all(map(math.isfinite, means.values())) and {"loss", "accuracy", "matched"} <= set(means)
@@ -296,9 +307,9 @@ def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
         for too_high in (0.8, math.nan):
             assert task.after_evaluation({"sync": too_high}) is None and task.sync_weight == 0
         assert "0.74" in task.after_evaluation({"sync": 0.74}) and task.sync_weight == weight
-        training.save_checkpoint(task, tmp_path, training.Position(5), 0)
+        checkpoints.save_checkpoint(task, tmp_path, Position(5), 0)
         again = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
-        training.load_checkpoint(again, tmp_path / "checkpoint_step000000005.pth")
+        checkpoints.load_checkpoint(again, tmp_path / "checkpoint_step000000005.pth")
         assert again.sync_weight == weight
 
 
@@ -360,7 +371,7 @@ def test_frozen_norms_keep_their_statistics(frozen):
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
-    tasks.real_fake_loss(logits, False).backward()
+    real_fake_loss(logits, False).backward()
     assert float(logits.grad) == pytest.approx(1)
 
 
@@ -372,16 +383,16 @@ def test_discriminator_joins_with_its_own_sync_weight(filled):
         assert task.sync_weight == used
 
 
-@pytest.mark.parametrize("loss", [tasks.cosine_loss, tasks.all_pairs_loss])
+@pytest.mark.parametrize("loss", [cosine_loss, all_pairs_loss])
 def test_a_cosine_that_is_no_number_gives_a_loss_that_is_none(loss):
     """Torch's cross-entropy fails for it, before anybody can say which clips the batch was from."""
     audio, face = torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)
     audio[1, 2] = float("nan")
-    assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is tasks.cosine_loss else 2))[0])
+    assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is cosine_loss else 2))[0])
 
 
 def test_averages_are_exact_over_uneven_batches():
-    averages = training.Averages()
+    averages = Averages()
     averages.add({"loss": torch.tensor(1.0), "matched": torch.tensor([0.9, 1.0])}, 3)
     averages.add({"loss": torch.tensor(2.0), "matched": torch.tensor([0.0, 0.0])}, 1)
     assert averages.means(CPU) == {"loss": pytest.approx(1.25), "matched": pytest.approx(0.9)}
@@ -393,7 +404,7 @@ def test_averages_are_exact_over_uneven_batches():
 
 def test_plateau_is_reported_once():
     task = ExpertTask(CPU, HParams(plateau_warn_steps=200), 0.125)
-    stuck = deque([{"loss": 0.6935}] * tasks.WATCHED_STEPS)
+    stuck = deque([{"loss": 0.6935}] * WATCHED_STEPS)
     assert task.warning(stuck, 199) is None
     text = task.warning(stuck, 200)
     assert text.index("offset") < text.index("25 fps") < text.index("too few") and task.warning(stuck, 201) is None
@@ -522,7 +533,7 @@ def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
         seen.append([[part.clone() for part in batch] for batch in loader])
         return {"loss": 1.0, "sync": 1.0}
 
-    monkeypatch.setattr(training, "evaluate", note)
+    monkeypatch.setattr(loop, "evaluate", note)
     flags = hq_flags(corpus) if script is wav2lip_train else ()
     hp = SMALL.replace("eval_interval=4", "eval_interval=1")
     for folder, seed, more in (("a", 0, ""), ("b", 7, ",negative_distance=10")):
@@ -556,18 +567,18 @@ def fail(*_):
 @pytest.mark.parametrize("killed_in", ["save_checkpoint", "evaluate", None])
 def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatch, killed_in):
     """The sync loss, from step 2 on; killed while saving before, in the middle of, or after the evaluation."""
-    monkeypatch.setattr(tasks, "SYNC_THRESHOLD", 1e9)
+    monkeypatch.setattr(generators, "SYNC_THRESHOLD", 1e9)
     hp = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
     whole, parts = (command(corpus, tmp_path / name, *hq_flags(corpus), hp=hp) for name in ("whole", "parts"))
     assert wav2lip_train.main([*whole, "--max_steps", "4"]) == 0
 
-    save, evaluate, calls = training.save_checkpoint, training.evaluate, []
+    save, evaluate, calls = checkpoints.save_checkpoint, training.evaluate, []
     with monkeypatch.context() as patch:
         if killed_in == "save_checkpoint":  # the second one of step 2; nothing is saved on the way out either
-            patch.setattr(training, "save_checkpoint",
+            patch.setattr(loop, "save_checkpoint",
                           lambda *a: save(*a) if a[2].evaluation_pending or a[2].step == 1 else fail())  # fmt: skip
         if killed_in == "evaluate":
-            patch.setattr(training, "evaluate",
+            patch.setattr(loop, "evaluate",
                           lambda *a: calls.append(1) or (evaluate(*a) if len(calls) == 1 else fail()))  # fmt: skip
         assert wav2lip_train.main([*parts, "--max_steps", "2"]) == (1 if killed_in else 0)
     saved = torch.load(tmp_path / "parts/checkpoint_step000000002.pth", weights_only=True)
@@ -586,7 +597,7 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monke
             os.kill(os.getpid(), signal.SIGINT)
         return {"loss": 1.0}
 
-    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     hp = f"{SMALL},syncnet_eval_interval=2,syncnet_batch_size=2,syncnet_eval_steps=9"
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, hp=hp)) == 130
     monkeypatch.undo()
@@ -680,7 +691,7 @@ def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
         def mean(self, rows):
             return (rows + 1) / 2  # the other was asked to
 
-    trainer = object.__new__(training._Trainer)
+    trainer = object.__new__(loop._Trainer)
     trainer.group, trainer.common, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
     trainer._stop = False
     with pytest.raises(training.Stopped):
@@ -765,7 +776,7 @@ def test_moments_of_the_reference_go_on_with_their_own_weights(tmp_path):
         optimizer.step()
 
     task = ExpertTask(CPU, HParams(syncnet_lr=1e-2), 0.125)
-    training.load_checkpoint(task, tmp_path / "old.pth")
+    checkpoints.load_checkpoint(task, tmp_path / "old.pth")
     for ours, parameter in zip(task.expert.parameters(), theirs.parameters()):
         ours.grad = torch.empty_like(ours).copy_(parameter.grad)
     task.optimizer.step()
@@ -891,23 +902,23 @@ def test_processes_that_part_are_told(tmp_path):
             return torch.cat((rows, torch.tensor([300])))
 
     with pytest.raises(ValueError, match="0 and 300.*share"):
-        training._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
-    training._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
+        loop._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
+    loop._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
 
 
 def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch):
     """A full disk between the discriminator's file and the generator's left no step that could be continued."""
     task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
-    training.save_checkpoint(task, tmp_path, training.Position(9), 0, keep=1)
-    training.save_checkpoint(task, tmp_path, training.Position(4), 0, keep=1)  # of a run that went back
+    checkpoints.save_checkpoint(task, tmp_path, Position(9), 0, keep=1)
+    checkpoints.save_checkpoint(task, tmp_path, Position(4), 0, keep=1)  # of a run that went back
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"{kind}checkpoint_step00000000{n}.pth" for kind in ("", "disc_") for n in (4, 9)]
     write = torch.save
-    monkeypatch.setattr(training.torch, "save", lambda content, path: write(content, path) if calls.pop() else fail())
+    monkeypatch.setattr(torch, "save", lambda content, path: write(content, path) if calls.pop() else fail())
     calls = [False, True]
     with pytest.raises(MemoryError):
-        training.save_checkpoint(task, tmp_path, training.Position(12), 0, keep=1)
-    assert training.newest_step(tmp_path, ["disc_", ""]) == 9
+        checkpoints.save_checkpoint(task, tmp_path, Position(12), 0, keep=1)
+    assert checkpoints.newest_step(tmp_path, ["disc_", ""]) == 9
 
 
 @pytest.mark.parametrize("change, words", [
@@ -949,7 +960,7 @@ def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.torch, "save", fail)
+    monkeypatch.setattr(torch, "save", fail)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 1
     assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob(".*"))
 

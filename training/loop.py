@@ -1,26 +1,18 @@
-"""Training, once for all three networks: the loop, evaluation, checkpoints and logs.
-
-``fit`` runs any task of tasks.py, on one process or many, and can be stopped and continued at any step.
-"""
+"""The one loop for all three networks, on one process or many, that can be stopped and continued at any step."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
-import json
 import math
 import signal
 import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -28,235 +20,20 @@ import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
 from distributed import Batch, Distributed
 from errors import UserError
-from hparams import HParams
-from models import weights
 from reporting import SILENT, Advance, Reporter
-from tasks import WATCHED_STEPS, Figures, Task
+from training.checkpoints import (
+    Position,
+    checkpoint_name,
+    load_checkpoint,
+    newest_step,
+    save_checkpoint,
+    save_collage,
+    steps_saved,
+)
+from training.figures import Averages, Log, evaluate
+from training.tasks import WATCHED_STEPS, Figures, Task
 
-STEP_DIGITS = 9  # in the names of checkpoints (reference)
 NAMED_AT_ONCE = 5  # damaged files
-# hparams that change nothing about what a continued run learns
-NOT_LEARNED_FROM = {
-    "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
-}  # fmt: skip
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Figures
-
-
-class Averages:
-    """Exact means of figures over batches; a figure given as (sum, count) is averaged over its own count."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-
-    def add(self, figures: dict[str, torch.Tensor], count: int) -> None:
-        for name, value in figures.items():
-            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)  # mps has no more
-            pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def means(self, group: Distributed) -> Figures:
-        """Over all processes. Figures without a single value are left out."""
-        if not self._sums:
-            return {}
-        table = group.mean(torch.stack(list(self._sums.values())))
-        return {name: float(total / count) for name, (total, count) in zip(self._sums, table.cpu()) if count > 0}
-
-
-@torch.no_grad()
-def evaluate(task: Task, loader: Iterable[Batch]) -> Figures:
-    """Return the mean figures of ``task`` over ``loader``, an equal share on every process."""
-    task.train_mode(False)
-    averages = Averages()
-    for batch in loader:
-        averages.add(task.evaluate_batch(batch), len(batch[0]))
-    task.train_mode(True)
-    return averages.means(task.group)
-
-
-class Log:
-    """metrics.jsonl, one object a line, and TensorBoard scalars and pictures where that package is installed."""
-
-    def __init__(self, folder: Path, position: Position) -> None:
-        self._path = folder / "metrics.jsonl"
-        self._forget_after(position)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
-        except ImportError:
-            warnings.warn(
-                "tensorboard is not installed (pip install 'wav2lip[train]'): no curves, only metrics.jsonl",
-                stacklevel=1,
-            )
-
-    def _forget_after(self, position: Position) -> None:
-        """Drop what a killed run wrote after the checkpoint that we continue from."""
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut off by the kill
-                record = json.loads(line)
-                again = record["step"] == position.step and record["split"] == "val" and position.evaluation_pending
-                kept += [line] if record["step"] <= position.step and not again else []
-        files.save(self._path, "".join(f"{line}\n" for line in kept))
-
-    def figures(self, step: int, split: str, figures: Figures, seconds: float) -> None:
-        record = {
-            "step": step,
-            "split": split,
-            **{k: round(v, 6) for k, v in figures.items()},
-            "seconds": round(seconds, 3),
-        }
-        self._file.write(f"{json.dumps(record)}\n")
-        self._file.flush()
-        if self._board:
-            for name, value in figures.items():
-                self._board.add_scalar(f"{name}/{split}", value, step)
-
-    def pictures(self, step: int, pictures: np.ndarray) -> None:
-        """Show the first frame of up to eight windows (N, T, H, W, 3) BGR, one below the other."""
-        if self._board:
-            grid = np.concatenate(pictures[:8, 0])[..., ::-1]
-            self._board.add_image("samples", grid, step, dataformats="HWC")
-
-    def close(self) -> None:
-        self._file.close()
-        if self._board:
-            self._board.close()
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Checkpoints
-
-
-def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> Path:
-    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
-    step = position.step
-    for prefix, network, optimizer in task.parts():
-        content = {
-            "state_dict": network.state_dict(),
-            "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
-            "global_step": step,
-            "global_epoch": epoch,
-            "evaluation_pending": position.evaluation_pending,
-            "seed": position.seed,
-            "width": network.width,
-            "hparams": dataclasses.asdict(task.hp),
-            "random_state": torch.get_rng_state(),
-            **task.extra_state(),
-        }
-        if not prefix and task.mean:
-            content |= {
-                "state_dict": task.mean.module.state_dict(),
-                "training_state_dict": network.state_dict(),
-                "steps_in_mean": int(task.mean.n_averaged),
-            }
-        path = folder / checkpoint_name(prefix, step)
-        weights.write(content, path)
-    if keep:  # only now: every step that is left has all its parts
-        for prefix, _, _ in task.parts():
-            for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
-                (folder / checkpoint_name(prefix, old)).unlink()
-    return path
-
-
-def checkpoint_name(prefix: str, step: int) -> str:
-    return f"{prefix}checkpoint_step{step:0{STEP_DIGITS}d}.pth"
-
-
-def newest_step(folder: Path, prefixes: Sequence[str]) -> int | None:
-    """Return the highest step for which ``folder`` has a checkpoint of every part, None if there is none."""
-    return max(set.intersection(*(set(steps_saved(folder, prefix)) for prefix in prefixes)), default=None)
-
-
-def steps_saved(folder: Path, prefix: str) -> list[int]:
-    """Return the steps for which ``folder`` has a checkpoint of one part, ascending."""
-    names = (
-        path.stem.removeprefix(f"{prefix}checkpoint_step") for path in folder.glob(f"{prefix}checkpoint_step*.pth")
-    )
-    return sorted(int(name) for name in names if name.isdecimal() and len(name) >= STEP_DIGITS)
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run, or a checkpoint of it, stands."""
-
-    step: int = 0
-    evaluation_pending: bool = False  # of this step, still to come; it may switch on the sync loss
-    seed: int | None = None  # of the order of the data; None: the file does not say
-    hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
-
-    def changes(self, hp: HParams, seed: int) -> str:
-        """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
-        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
-        if not now["syncnet_wt"]:  # no wish: the weight that there was is taken on
-            del now["syncnet_wt"]
-        then = dict(self.hparams)
-        if self.seed is not None:
-            now["seed"], then["seed"] = seed, self.seed
-        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v)
-
-
-def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
-    """Continue one part of ``task`` from ``path``, ours or an official one.
-
-    Raises UserError if the file does not fit.
-    """
-    network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
-    checkpoint = weights.read_checkpoint(path, type(network))
-    if checkpoint.width != network.width:
-        ours = checkpoint.width
-        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
-    network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
-    if not prefix and task.mean:
-        task.mean.module.load_state_dict(checkpoint.state)
-        task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
-    if saved := checkpoint.extra.get("optimizer"):
-        try:
-            load_optimizer(optimizer, saved)
-        except torch.OutOfMemoryError:
-            raise
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            advice = "save its state_dict alone, and start from that"
-            raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
-    if not prefix:
-        task.load_extra_state(checkpoint.extra)
-        if (state := checkpoint.extra.get("random_state")) is not None:
-            torch.set_rng_state(state)
-    extra = checkpoint.extra
-    pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
-    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), extra.get("hparams", {}))
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take over a saved state; rate and kind are those of this run, the rest and the moments those that were saved."""
-    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
-    groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
-    optimizer.load_state_dict({**saved, "param_groups": groups})
-    for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
-        for name in ("exp_avg", "exp_avg_sq"):
-            if moments[name].shape != parameter.shape:
-                raise ValueError(f"moments of {tuple(moments[name].shape)} for {tuple(parameter.shape)}")
-            moments[name] = torch.empty_like(parameter).copy_(moments[name])
-
-
-def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
-    """Write ``samples_step%09d/<window>_<frame>.jpg`` as in the reference."""
-    target = folder / f"samples_step{step:09d}"
-    target.mkdir(exist_ok=True)
-    for n, window in enumerate(pictures):
-        for t, picture in enumerate(window):
-            files.save(target / f"{n}_{t}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The loop
 
 
 class Stopped(KeyboardInterrupt):
@@ -382,7 +159,7 @@ class _Trainer:
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
-        self.log = Log(plan.checkpoint_dir, position) if self.group.is_main else None
+        self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main else None
         self._stop = False
         self._saved = self._position
         self._whole = True  # between steps; in the middle of one there is nothing worth saving

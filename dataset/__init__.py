@@ -1,0 +1,26 @@
+"""Clips on disk as training samples: an index of the usable windows, and what the expert and the generator see of them.
+
+A clip is a folder with face crops 0.jpg, 1.jpg, ... at ``hparams.fps``, audio.wav, and mel.npy, float32 (mel frames,
+num_mels). Folders of the reference have no mel.npy; it is made from audio.wav the first time and kept.
+
+Samples are numbered without end. The number, its key, and the data set's seed decide everything about a sample, so a
+run repeats itself whatever the number of workers and processes, and resumes by counting:
+
+    data = SyncNetDataset(get_image_list(root, "train"), seed=1)
+    batches = Batches(data, batch_size=64, start=steps_done)
+    with contextlib.closing(Loader(data, batches, num_workers=16)) as loader:
+        for step, (x, mel, y) in enumerate(loader, steps_done): ...
+"""
+
+from __future__ import annotations
+
+from dataset.augmentation import Augmentation
+from dataset.index import LEAST_FRAMES, TWIN, Clip, WindowIndex
+from dataset.loading import Batches, Loader, evaluation_windows
+from dataset.mels import save_mel
+from dataset.samples import Draw, MatchedWindows, SyncNetDataset, Wav2LipDataset, WindowDataset
+
+__all__ = [
+    "LEAST_FRAMES", "TWIN", "Augmentation", "Batches", "Clip", "Draw", "Loader", "MatchedWindows", "SyncNetDataset",
+    "Wav2LipDataset", "WindowDataset", "WindowIndex", "evaluation_windows", "save_mel",
+]  # fmt: skip

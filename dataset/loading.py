@@ -1,0 +1,151 @@
+"""Samples in batches, in an order that repeats itself, read ahead by processes."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dataset.samples import Sample, WindowDataset
+from errors import UserError
+
+
+class Batches:
+    """The keys of batch after batch of a run, without end, from batch ``start`` on: a batch sampler for a DataLoader.
+
+    Batch b of all processes together is the keys b * batch_size to (b + 1) * batch_size - 1; of them each of
+    ``world_size`` processes gets an equal, contiguous share, the one of its ``rank``.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        batch_size: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise UserError(f"a batch of {batch_size} cannot be shared equally by {world_size} processes")
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.start = start
+        self.share = batch_size // world_size
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self.keys, itertools.count(self.start))
+
+    def keys(self, batch: int) -> list[int]:
+        """Return this process's keys of a batch."""
+        first = batch * self.batch_size + self.rank * self.share
+        return list(range(first, first + self.share))
+
+    def clips_of(self, batch: int) -> list[str]:
+        """Return the clip folders of this process's samples of a batch, in their order."""
+        return [self.dataset.clip_of(key) for key in self.keys(batch)]
+
+    def epoch_of(self, batch: int) -> int:
+        """Return the epoch, from 0, in which a batch begins."""
+        return batch * self.batch_size // len(self.dataset)
+
+
+def evaluation_windows(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[int]]:
+    """Return the first ``count`` keys as this process's batches, the same every time; the last batch may be smaller.
+
+    With a data set whose seed and clips stay the same, these are the same windows in every evaluation.
+    """
+    keys = range(rank, count, world_size)
+    return [list(keys[first : first + batch_size]) for first in range(0, len(keys), batch_size)]
+
+
+class Loader:
+    """The samples of ``batches``, stacked, read ahead by ``num_workers`` processes.
+
+    It leaves torch's global random state alone. ``damaged`` says which files could not be read so far, and why; other
+    windows take the place of theirs. ``close`` ends the processes; a program that raises ends them too.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        batches: Batches | list[list[int]],
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.damaged: dict[str, str] = {}
+        self._loader = DataLoader(
+            _Reading(dataset),
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_stack,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else it takes a number from the global one, and resuming shifts that
+        )
+        _LOADERS.add(self)
+
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        batches = iter(self._loader)
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._loader.num_workers and in_main_thread and hasattr(signal, "SIGCHLD"):
+            # torch would raise wherever the main thread is, in the middle of a step, that a worker has died; whoever
+            # waits for the next batch hears of it, too
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for batch, damaged in batches:
+            self.damaged |= damaged
+            yield batch
+
+    def close(self) -> None:
+        """End the processes, which nothing else does: they ignore signals, and Python would wait for them."""
+        iterator: Any = self._loader._iterator
+        self._loader._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()  # torch's own, called when the iterator is forgotten; errors remember it
+            for worker in iterator._workers:
+                worker.kill()  # one that hangs in a read has not heard
+
+
+_LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, so it comes before that waits for the processes
+def _close_loaders() -> None:
+    for loader in list(_LOADERS):
+        loader.close()
+
+
+class _Reading(Dataset):
+    """What a loader's processes see of a data set: samples, and with them what was damaged."""
+
+    def __init__(self, dataset: WindowDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: int) -> tuple[Sample, dict[str, str]]:
+        return self.dataset.read(key)
+
+
+def _stack(samples: list[tuple[Sample, dict[str, str]]]) -> tuple[list[torch.Tensor], dict[str, str]]:
+    damaged: dict[str, str] = {}
+    for _, found in samples:
+        damaged |= found
+    return default_collate([sample for sample, _ in samples]), damaged
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism
+    # signals to the whole job are for the main process: it saves, then ends the workers
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

@@ -1,0 +1,67 @@
+"""Mels of clip folders: made once, kept, and where in them a frame's sound begins."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import numpy as np
+
+import audio
+import files
+from errors import MissingFile, UserError
+from hparams import HParams
+from hparams import hparams as hp
+
+WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+def make_mel(folder: str | Path) -> np.ndarray:
+    """Compute the mel of ``folder``/audio.wav, keep it as mel.npy if the folder can be written to, and return it.
+
+    Returns (mel frames, num_mels) float32. Raises MissingFile or UserError if there is no readable audio.wav.
+    """
+    path = Path(folder, "audio.wav")
+    if not path.is_file():
+        raise MissingFile("neither mel.npy nor audio.wav")
+    try:
+        wav = audio.load_wav(path)
+    except Exception as error:  # librosa's second reader has an exception of its own that only it can name
+        raise UserError(f"audio.wav cannot be read ({str(error) or type(error).__name__})") from error
+    mel = np.ascontiguousarray(audio.melspectrogram(wav).T)
+    save_mel(folder, mel)
+    return mel
+
+
+def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
+    """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all; say whether it was written."""
+    if not Path(folder).stat().st_mode & WRITABLE:  # root could write all the same, but was asked not to
+        return False
+    try:
+        with files.atomic_write(Path(folder, "mel.npy")) as partial:
+            np.save(partial, np.ascontiguousarray(mel, np.float32))
+    except OSError:  # read-only, or full
+        return False
+    return True
+
+
+def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
+    """Return the clip's mel and the bytes before it in mel.npy, or None instead if there can be no such file."""
+    path = Path(folder, "mel.npy")
+    if not path.is_file():
+        mel = make_mel(folder)
+        if not path.is_file():
+            return mel, None
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise UserError(f"mel.npy cannot be read ({error}); delete it to have it made again") from error
+    in_rows = mapped.ndim == 2 and mapped.shape[1] == hp.num_mels and mapped.flags.c_contiguous
+    if not in_rows or mapped.dtype != np.float32:
+        raise UserError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in rows")
+    return mapped, mapped.offset
+
+
+def mel_starts(frames: np.ndarray, settings: HParams) -> np.ndarray:
+    """Return the mel frame at which the sound of each video frame starts."""
+    return (settings.mel_frames_per_second * frames / settings.fps).astype(np.int64)

@@ -1,0 +1,272 @@
+"""What the expert and the generator see of windows, by number."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dataset.augmentation import Augmentation
+from dataset.index import Clip, WindowIndex, WindowRules, find_negatives
+from dataset.mels import mel_starts
+from errors import UserError
+from hparams import hparams as hp
+
+ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
+TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
+MOST_TRIES = 200  # damaged windows in a row after which it is not a few files that are at fault
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+Sample = tuple[torch.Tensor, ...]
+
+
+class Damaged(UserError):
+    """A file of a clip that was usable when the index was made cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path, self.reason = path, reason
+
+
+class Draw(NamedTuple):
+    """What one sample is made of."""
+
+    clip: Clip
+    frame: int  # id of the first frame of the window that the sound belongs to
+    wrong: int  # id of the first frame of another window of the same clip
+    positive: bool  # expert: show the right window, not the wrong one
+
+
+class WindowDataset(Dataset):
+    """What the data sets share: keys, draws, and reading windows.
+
+    An epoch, ``len`` keys, draws every clip ``windows_per_clip`` times in a row.
+    """
+
+    windows_per_clip = 1
+
+    def __init__(self, folders: Iterable[str | Path], rules: WindowRules, seed: int) -> None:
+        self.index = WindowIndex(folders, rules)
+        self.rules = rules
+        self.seed = seed
+        self.hp = dataclasses.replace(hp)  # a copy: loader workers that are fresh processes have not seen --hparams
+
+    def __len__(self) -> int:
+        return len(self.index.clips) * self.windows_per_clip
+
+    def __getitem__(self, key: int) -> Sample:
+        return self.read(key)[0]
+
+    def read(self, key: int) -> tuple[Sample, dict[str, str]]:
+        """Return the sample ``key``, or what takes its place where files are damaged; and these, with the reason.
+
+        What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises UserError
+        if ``MOST_TRIES`` windows are damaged, which is more than a few bad files.
+        """
+        damaged: dict[str, str] = {}
+        for attempt in range(MOST_TRIES):
+            try:
+                return self._drawn(self.draw(key, attempt), key), damaged
+            except Damaged as problem:
+                damaged[problem.path] = problem.reason
+        path, reason = damaged.popitem()
+        raise UserError(f"{path} {reason}, like everything else that was tried; look at the disk, or prepare it again")
+
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        """Return the sample of a draw; raise Damaged."""
+        raise NotImplementedError
+
+    def draw(self, key: int, attempt: int = 0) -> Draw:
+        """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs).
+
+        ``attempt`` 1 or more is what takes its place after so many that were damaged: at first from the same clip.
+        """
+        clips = self.index.clips
+        epoch, position = divmod(key // self.windows_per_clip, len(clips))
+        position = (position + attempt // TRIES_PER_CLIP) % len(clips)
+        clip = clips[_order(self.seed, epoch, len(clips))[position]]
+        rng = np.random.default_rng((SAMPLE, self.seed, key, *([attempt] if attempt else [])))
+        frame = clip.starts[rng.integers(len(clip.starts))]
+        # kept from the reference: by default any other frame of the clip will do, even the very next one
+        before, after = find_negatives(clip.windows, frame, self.rules)
+        pick = rng.integers(before + len(clip.windows) - after)
+        wrong = clip.windows[pick if pick < before else after + pick - before]
+        return Draw(clip, int(frame), int(wrong), bool(rng.random() < 0.5))
+
+    def clip_of(self, key: int) -> str:
+        """Return the folder that the sample ``key`` is from."""
+        return self.draw(key).clip.folder
+
+    def _pictures(self, folder: str, frame: int) -> list[np.ndarray]:
+        """Read the window that starts at ``frame``, each picture (height, width, 3) BGR uint8."""
+        return [_read_picture(f"{folder}/{i}.jpg") for i in range(frame, frame + self.hp.syncnet_T)]
+
+    def _faces(self, folder: str, frame: int) -> list[np.ndarray]:
+        """Read the window that starts at ``frame``, each face (img_size, img_size, 3) BGR uint8."""
+        size = (self.hp.img_size, self.hp.img_size)
+        return [cv2.resize(picture, size) for picture in self._pictures(folder, frame)]
+
+    def _mels(self, clip: Clip, frames: list[int]) -> torch.Tensor:
+        """Return the mel windows that start with each of ``frames``, (len(frames), 1, num_mels, mel_step_size)."""
+        starts = mel_starts(np.array(frames), self.hp)
+        first, step = starts.min(), self.hp.mel_step_size
+        rows = self._mel_rows(clip, first, starts.max() + step)
+        return torch.from_numpy(np.array([rows[start : start + step].T for start in starts - first])[:, None])
+
+    def _mel_rows(self, clip: Clip, start: int, stop: int) -> np.ndarray:
+        """Return mel frames ``start`` to ``stop`` of a clip, (stop - start, num_mels)."""
+        if clip.mel is not None:
+            return clip.mel[start:stop]
+        bands = self.hp.num_mels
+        skip = clip.mel_offset + start * bands * np.float32().itemsize
+        path = f"{clip.folder}/mel.npy"
+        try:
+            # one small read: cheaper than np.load, and no open files pile up as memory maps of many clips would
+            values = np.fromfile(path, np.float32, (stop - start) * bands, offset=skip)
+        except OSError as error:
+            raise Damaged(path, f"cannot be read ({error.strerror})") from error
+        if len(values) < (stop - start) * bands:
+            raise Damaged(path, "has become shorter since training started")
+        return values.reshape(-1, bands)
+
+
+class SyncNetDataset(WindowDataset):
+    """Samples for the expert: ``dataset[key]`` is ``x, mel, y``, all float32.
+
+    x (15, 48, 96): the lower half of 5 consecutive frames in [0, 1], channels BGR of the first, of the second, ...;
+    mel (1, 80, 16): the sound of the drawn window; y (1,): 1 if x is that window, 0 if x is another one of the clip.
+
+    ``negative_distance`` is how far away, in frames, that other one is at least; ``augmentation`` varies the pictures.
+    The index and its errors are those of WindowIndex.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        negative_distance: int = 1,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__(folders, WindowRules(nearest_negative=negative_distance), seed)
+        self.augmentation = augmentation
+
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        return self.sample(draw, np.random.default_rng((AUGMENT, self.seed, key)))
+
+    def sample(
+        self, draw: Draw, rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, y`` of a draw, augmented if there are ``rng`` and an augmentation."""
+        shown = draw.frame if draw.positive else draw.wrong
+        if self.augmentation and rng is not None:
+            faces = self.augmentation.apply(self._pictures(draw.clip.folder, shown), self.hp.img_size, rng)
+        else:
+            faces = self._faces(draw.clip.folder, shown)
+        x = to_unit([plane for face in faces for plane in cv2.split(face[self.hp.img_size // 2 :])])
+        return x, self._mels(draw.clip, [draw.frame])[0], torch.tensor([float(draw.positive)])
+
+
+class MatchedWindows(SyncNetDataset):
+    """Windows in sync, for an expert that compares every face of a batch with every voice in it.
+
+    ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
+    says which one, by the number of its clip and its first frame. Raises UserError for fewer ``windows_per_clip`` than
+    1, and like WindowIndex.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        windows_per_clip: int = 1,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        if windows_per_clip < 1:
+            raise UserError(f"windows_per_clip must be 1 or more, not {windows_per_clip}")
+        super().__init__(folders, seed, augmentation=augmentation)
+        self.windows_per_clip = windows_per_clip
+
+    def sample(
+        self, draw: Draw, rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, mel, place`` of a draw, augmented if there are ``rng`` and an augmentation."""
+        x, mel, _ = super().sample(draw._replace(positive=True), rng)
+        return x, mel, torch.tensor([draw.clip.number, draw.frame])
+
+
+class Wav2LipDataset(WindowDataset):
+    """Samples for the generator: ``dataset[key]`` is ``x, indiv_mels, mel, y``, all float32, pictures BGR in [0, 1].
+
+    x (6, 5, 96, 96): 5 consecutive frames with their lower half black, then 5 others of the clip, whole;
+    indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
+    y (3, 5, 96, 96): the 5 frames, whole. The other arguments and the errors are as in SyncNetDataset.
+
+    With ``twins``, a clip whose twin.txt names the clip beside it (demo/talking_portrait.py writes them) shows the same
+    5 frames of that one instead of others of its own: the same head at the same place, with another mouth. So does
+    inference, where both pictures are of one frame.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str | Path],
+        seed: int = 0,
+        negative_distance: int = 1,
+        mel_lead: int = hp.mel_lead,
+        twins: bool = True,
+    ) -> None:
+        self.twins = twins
+        self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
+        rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
+        super().__init__(folders, rules, seed)
+
+    def _drawn(self, draw: Draw, key: int) -> Sample:
+        return self.sample(draw)
+
+    def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ``x, indiv_mels, mel, y`` of a draw."""
+        shown = [(draw.clip.folder, draw.frame), (draw.clip.folder, draw.wrong)]
+        if self.twins and draw.clip.twin:
+            shown[1] = (draw.clip.twin, draw.frame)
+        columns = [np.concatenate(self._faces(*window)) for window in shown]  # (480, 96, 3) each
+        x = to_unit([plane for column in columns for plane in cv2.split(column)])  # (6, 480, 96)
+        x = x.unflatten(1, (self.hp.syncnet_T, -1))  # (6, 5, 96, 96)
+        y = x[:3].clone()
+        x[:3, :, self.hp.img_size // 2 :] = 0
+        mels = self._mels(draw.clip, [draw.frame, *(draw.frame + i for i in self.mel_frames)])
+        return x, mels[1:], mels[0], y
+
+
+@lru_cache(maxsize=4)  # a batch may lie in two epochs, and there are data sets for training and for evaluation
+def _order(seed: int, epoch: int, clips: int) -> np.ndarray:
+    """Return the order in which an epoch draws the clips."""
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(clips)
+
+
+def _read_picture(path: str) -> np.ndarray:
+    """Read a picture (height, width, 3) BGR; raise Damaged if it is missing or not whole."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise Damaged(path, f"cannot be read ({error.strerror})") from error
+    # OpenCV fills up with grey what is missing at the end; a killed machine may leave zeros there
+    if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
+        raise Damaged(path, "is only the beginning of a picture")
+    picture = None
+    with contextlib.suppress(cv2.error):  # nothing, or a header that promises billions of pixels
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise Damaged(path, "is not a picture that can be decoded")
+    return picture
+
+
+def to_unit(planes: list[np.ndarray]) -> torch.Tensor:
+    """Stack uint8 colour planes (height, width) as float32 in [0, 1]; put in order while bytes, which is faster."""
+    return torch.from_numpy(np.stack(planes)).float().div_(255)

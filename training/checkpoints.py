@@ -1,0 +1,145 @@
+"""What a run leaves on disk, and goes on from: checkpoints and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+import files
+from errors import UserError
+from hparams import HParams
+from models import weights
+from training.tasks import Task
+
+STEP_DIGITS = 9  # in the names of checkpoints (reference)
+# hparams that change nothing about what a continued run learns
+NOT_LEARNED_FROM = {
+    "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run, or a checkpoint of it, stands."""
+
+    step: int = 0
+    evaluation_pending: bool = False  # of this step, still to come; it may switch on the sync loss
+    seed: int | None = None  # of the order of the data; None: the file does not say
+    hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
+
+    def changes(self, hp: HParams, seed: int) -> str:
+        """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
+        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
+        if not now["syncnet_wt"]:  # no wish: the weight that there was is taken on
+            del now["syncnet_wt"]
+        then = dict(self.hparams)
+        if self.seed is not None:
+            now["seed"], then["seed"] = seed, self.seed
+        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v)
+
+
+def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> Path:
+    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
+    step = position.step
+    for prefix, network, optimizer in task.parts():
+        content = {
+            "state_dict": network.state_dict(),
+            "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
+            "global_step": step,
+            "global_epoch": epoch,
+            "evaluation_pending": position.evaluation_pending,
+            "seed": position.seed,
+            "width": network.width,
+            "hparams": dataclasses.asdict(task.hp),
+            "random_state": torch.get_rng_state(),
+            **task.extra_state(),
+        }
+        if not prefix and task.mean:
+            content |= {
+                "state_dict": task.mean.module.state_dict(),
+                "training_state_dict": network.state_dict(),
+                "steps_in_mean": int(task.mean.n_averaged),
+            }
+        path = folder / checkpoint_name(prefix, step)
+        weights.write(content, path)
+    if keep:  # only now: every step that is left has all its parts
+        for prefix, _, _ in task.parts():
+            for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
+                (folder / checkpoint_name(prefix, old)).unlink()
+    return path
+
+
+def checkpoint_name(prefix: str, step: int) -> str:
+    return f"{prefix}checkpoint_step{step:0{STEP_DIGITS}d}.pth"
+
+
+def newest_step(folder: Path, prefixes: Sequence[str]) -> int | None:
+    """Return the highest step for which ``folder`` has a checkpoint of every part, None if there is none."""
+    return max(set.intersection(*(set(steps_saved(folder, prefix)) for prefix in prefixes)), default=None)
+
+
+def steps_saved(folder: Path, prefix: str) -> list[int]:
+    """Return the steps for which ``folder`` has a checkpoint of one part, ascending."""
+    names = (
+        path.stem.removeprefix(f"{prefix}checkpoint_step") for path in folder.glob(f"{prefix}checkpoint_step*.pth")
+    )
+    return sorted(int(name) for name in names if name.isdecimal() and len(name) >= STEP_DIGITS)
+
+
+def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
+    """Continue one part of ``task`` from ``path``, ours or an official one.
+
+    Raises UserError if the file does not fit.
+    """
+    network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
+    checkpoint = weights.read_checkpoint(path, type(network))
+    if checkpoint.width != network.width:
+        ours = checkpoint.width
+        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
+    network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
+    if not prefix and task.mean:
+        task.mean.module.load_state_dict(checkpoint.state)
+        task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
+    if saved := checkpoint.extra.get("optimizer"):
+        try:
+            load_optimizer(optimizer, saved)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            advice = "save its state_dict alone, and start from that"
+            raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
+    if not prefix:
+        task.load_extra_state(checkpoint.extra)
+        if (state := checkpoint.extra.get("random_state")) is not None:
+            torch.set_rng_state(state)
+    extra = checkpoint.extra
+    pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
+    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), extra.get("hparams", {}))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over a saved state; rate and kind are those of this run, the rest and the moments those that were saved."""
+    pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameter.shape:
+                raise ValueError(f"moments of {tuple(moments[name].shape)} for {tuple(parameter.shape)}")
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
+
+
+def save_collage(folder: Path, step: int, pictures: np.ndarray) -> None:
+    """Write ``samples_step%09d/<window>_<frame>.jpg`` as in the reference."""
+    target = folder / f"samples_step{step:09d}"
+    target.mkdir(exist_ok=True)
+    for n, window in enumerate(pictures):
+        for t, picture in enumerate(window):
+            files.save(target / f"{n}_{t}.jpg", cv2.imencode(".jpg", picture)[1].tobytes())

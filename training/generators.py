@@ -1,0 +1,258 @@
+"""The generator's tasks, without and with the visual-quality discriminator."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from distributed import Batch, Distributed
+from errors import UserError
+from hparams import HParams
+from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
+from models.conv import fold_batchnorm
+from training.losses import (
+    feature_loss,
+    motion_loss,
+    mouth_weights,
+    real_fake_loss,
+    sync_loss,
+)
+from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, guesses
+
+SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
+COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
+
+
+class Pictures(NamedTuple):
+    """What went into the generator and came out, (N, 6 or 3, T, H, W) in [0, 1]."""
+
+    x: torch.Tensor  # masked input and reference
+    fake: torch.Tensor
+    real: torch.Tensor
+
+
+class GeneratorTask(Task):
+    """The generator learns to redraw masked mouths: L1, and the sync loss of a frozen expert (paper, section 3.4)."""
+
+    sync_weight_when_on = 0.01  # the reference
+
+    def __init__(
+        self,
+        group: Distributed,
+        hp: HParams,
+        expert: SyncNet_color,
+        judge: SyncNet_color | None = None,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__(group, hp)
+        generator = Wav2Lip(width)
+        if hp.audio_from_expert:
+            adopt_audio_encoder(generator, expert)
+        self.generator = group.prepare(generator)
+        self.parallel = group.parallel(self.generator)
+        self.optimizer = adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
+        # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
+        self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
+        self.sync_weight = hp.syncnet_wt
+        self.last: Pictures | None = None  # of the last step
+        self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
+
+    def _frozen(self, network: SyncNet_color) -> SyncNet_color:
+        return self.group.place(fold_batchnorm(network).requires_grad_(False))
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        yield "", self.generator, self.optimizer
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"syncnet_wt": self.sync_weight}
+
+    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
+        if not self.hp.syncnet_wt:  # else --hparams has asked for one
+            self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        figures, _ = self._improve_generator(batch)
+        return figures
+
+    def _improve_generator(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
+        x, frame_mels, mel, real = self.group.to_device(batch)
+        with self.group.autocast():
+            fake = self.parallel(frame_mels, x).float()
+            figures = self._losses(fake, mel, real)
+        self.optimizer.zero_grad()
+        figures["loss"].backward()
+        self.optimizer.step()
+        self.last = Pictures(x, fake.detach(), real)
+        return figures, self.last
+
+    def _losses(
+        self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """Return "loss" and its parts; ``evaluating``, also the sync loss that does not count yet."""
+        figures = {"l1": F.l1_loss(fake, real)}
+        if self.sync_weight > 0 or evaluating:
+            figures["sync"] = sync_loss(self.expert, mel, self._to_expert(fake))
+        loss = self._l1_weight() * self._drawing_loss(fake, real, figures)
+        if self.sync_weight > 0:
+            loss = loss + self.sync_weight * figures["sync"]
+        return {"loss": loss, **figures}
+
+    def _drawing_loss(self, fake: torch.Tensor, real: torch.Tensor, figures: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return L1, and what ``hparams`` want beside it, as one loss; note the parts in ``figures``."""
+        loss = figures["l1"]
+        if self.hp.mouth_wt != 1:
+            figures["mouth"] = loss = ((fake - real).abs() * self._weights).mean()
+        if self.hp.motion_wt > 0:
+            figures["motion"] = motion_loss(fake, real)
+            loss = loss + self.hp.motion_wt * figures["motion"]
+        if self.hp.feature_wt > 0:
+            figures["feature"] = feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
+            loss = loss + self.hp.feature_wt * figures["feature"]
+        return loss
+
+    def _to_expert(self, faces: torch.Tensor) -> torch.Tensor:
+        """Return faces (N, 3, T, H, W) as the expert is shown them."""
+        return faces.mean(1, keepdim=True).expand_as(faces) if self.hp.sync_grey else faces
+
+    def _l1_weight(self) -> float:
+        return 1 - self.sync_weight
+
+    def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
+        x, frame_mels, mel, real = self.group.to_device(batch)
+        with self.group.autocast():
+            return self._evaluation(self.generator(frame_mels, x).float(), mel, real)
+
+    def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        figures = self._losses(fake, mel, real, evaluating=True)
+        figures["sync_of_real"] = sync_loss(self.expert, mel, self._to_expert(real))
+        if self.judge:
+            figures["judge"] = sync_loss(self.judge, mel, fake)
+            figures["judge_of_real"] = sync_loss(self.judge, mel, real)
+        return figures
+
+    def after_evaluation(self, figures: Figures) -> str | None:
+        if self.sync_weight > 0 or not figures["sync"] < SYNC_THRESHOLD:
+            return None
+        self.sync_weight = self.sync_weight_when_on
+        return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
+
+    def collage(self) -> np.ndarray | None:
+        """Reference, masked input, generated and real face side by side, as in the reference; None before a step."""
+        if self.last is None:
+            return None
+        x, fake, real = self.last
+        together = torch.cat((x[:, 3:], x[:, :3], fake, real), dim=4)  # (N, 3, T, H, 4·W)
+        return (together.permute(0, 2, 3, 4, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
+    """Let ``generator`` hear from the start what ``expert`` has learned to hear; both of one width.
+
+    The L1 loss alone takes long to notice that the sound has to do with lips; so does the expert, but once is enough.
+    """
+    if generator.width != expert.width:
+        raise UserError(f"audio_from_expert takes an expert of width {generator.width:g}, not {expert.width:g}")
+    blocks, count = list(expert.audio_encoder), len(generator.audio_encoder)
+    alike = [*blocks[: count - 2], *blocks[-2:]]  # the expert has one residual block more before the last two
+    for mine, theirs in zip(generator.audio_encoder, alike):
+        mine.load_state_dict(theirs.state_dict())
+
+
+class HQGeneratorTask(GeneratorTask):
+    """The same against a visual-quality discriminator: generator first, then discriminator (paper, section 3.4)."""
+
+    sync_weight_when_on = 0.03  # the reference
+
+    def __init__(
+        self,
+        group: Distributed,
+        hp: HParams,
+        expert: SyncNet_color,
+        judge: SyncNet_color | None = None,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__(group, hp, expert, judge, width)
+        self.discriminator = group.prepare(Wav2Lip_disc_qual(width))
+        self.parallel_discriminator = group.parallel(self.discriminator)
+        self.discriminator_optimizer = adam(self.discriminator, hp.disc_initial_learning_rate, hp.adam_beta1)
+        self._checks = [self._collapse, self._guessing]
+
+    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
+        if checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on:  # switched on before the discriminator
+            checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
+        super().load_extra_state(checkpoint)
+
+    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
+        yield "disc_", self.discriminator, self.discriminator_optimizer
+        yield "", self.generator, self.optimizer
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.discriminator.requires_grad_(False)
+        figures, pictures = self._improve_generator(batch)
+        self.discriminator.requires_grad_(True)
+
+        with self.group.autocast():
+            logits = self.parallel_discriminator(torch.cat((pictures.real, pictures.fake)), logits=True)
+        figures |= self._judgement(logits)
+        self.discriminator_optimizer.zero_grad()
+        (figures["real"] + figures["fake"]).backward()
+        self.discriminator_optimizer.step()
+        return figures
+
+    def _losses(
+        self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
+    ) -> dict[str, torch.Tensor]:
+        figures = super()._losses(fake, mel, real, evaluating)
+        if self.hp.disc_wt > 0:
+            figures["perceptual"] = real_fake_loss(self.discriminator(fake, logits=True), True)
+            figures["loss"] = figures["loss"] + self.hp.disc_wt * figures["perceptual"]
+        return figures
+
+    def _l1_weight(self) -> float:
+        return 1 - self.sync_weight - self.hp.disc_wt
+
+    def _judgement(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        # the discriminator gives all clips' first frames, then all second ones, …: each half real, half fake
+        real, fake = logits.view(self.hp.syncnet_T, -1).chunk(2, dim=1)
+        return {"real": real_fake_loss(real, True), "fake": real_fake_loss(fake, False)}
+
+    def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.discriminator(torch.cat((real, fake)), logits=True)
+        return super()._evaluation(fake, mel, real) | self._judgement(logits)
+
+    def warning(self, recent: deque[Figures], step: int) -> str | None:
+        if len(recent) < WATCHED_STEPS:
+            return None
+        means = {name: float(np.mean([f.get(name, 0.0) for f in recent])) for name in ("perceptual", "real", "fake")}
+        for check in self._checks:
+            if text := check(means):
+                self._checks.remove(check)  # each is reported once
+                return text
+        return None
+
+    def _collapse(self, means: Figures) -> str | None:
+        worst = max(means, key=means.__getitem__)
+        if means[worst] < COLLAPSE:
+            return None
+        return (
+            f"the discriminator has collapsed: its loss {worst!r} was {means[worst]:.1f} over the last {WATCHED_STEPS} "
+            "steps. Go back to an earlier checkpoint with a lower --hparams disc_wt or disc_initial_learning_rate"
+        )
+
+    def _guessing(self, means: Figures) -> str | None:
+        if not guesses((means["real"] + means["fake"]) / 2):
+            return None
+        learned = max((int(state["step"]) for state in self.discriminator_optimizer.state.values()), default=0)
+        if learned < self.hp.plateau_warn_steps:
+            return None
+        return (
+            f"the discriminator still guesses (loss {LN2:.2f} = ln 2) after {learned} steps of its own. If the samples "
+            "are not as sharp as real faces, it teaches the generator nothing, which changes faster than the "
+            "discriminator learns: lower --hparams initial_learning_rate, raise disc_initial_learning_rate"
+        )

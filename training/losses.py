@@ -1,0 +1,111 @@
+"""What the networks are to make small."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from distributed import without_autocast
+from models import SyncNet_color
+
+MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
+FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
+EDGE = 1e-4  # a cosine so close to 0 or 1 has the slope that the loss has here
+
+
+def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the cosine of two unit embeddings (N, D) against y (N, 1); also return the cosine (N,).
+
+    Paper, equation 1. Computed in float32, and clamped: rounding lifts a cosine to 1.0000004, where the loss fails.
+    """
+    with without_autocast(audio.device):
+        cosine = F.cosine_similarity(audio.float(), face.float()).clamp(0.0, 1.0)
+        return _cross_entropy(cosine, y.flatten().float()).mean(), cosine
+
+
+def all_pairs_loss(
+    audio: torch.Tensor, face: torch.Tensor, place: torch.Tensor, nearest: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same cross-entropy for every face with every voice of a batch: unit embeddings (N, D) of N windows in sync.
+
+    ``place`` (N, 2) is the clip and the first frame of each window. Half of the loss is the mean over matched pairs, a
+    quarter that over pairs within a clip, ``nearest`` frames apart or more, and a quarter that over pairs across clips.
+    Also return the cosine (N, N), faces down and voices across, and which of the pairs are matched.
+    """
+    clip, frame = place.unbind(1)
+    same_clip = clip[:, None] == clip
+    distance = (frame[:, None] - frame).abs()
+    matched = same_clip & (distance == 0)
+    with without_autocast(audio.device):
+        cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
+        losses = _cross_entropy(cosine, matched.float())
+    parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
+    loss = torch.stack([share * mean_where(losses, chosen) for chosen, share in parts]).sum()
+    return loss, cosine, matched
+
+
+def _cross_entropy(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Torch's, one by one; but near 0 and 1, where its slope has no end, it goes on straight.
+
+    Two windows of silence look alike, cosine 1, and are no match: one such pair pulled thousands of times harder than
+    all others. A cosine that is no number gives a loss that is none; torch fails, without a word on where it is from.
+    """
+    inside = cosine.nan_to_num(0.5).clamp(EDGE, 1 - EDGE)
+    slope = (inside - y) / (inside * (1 - inside))
+    return F.binary_cross_entropy(inside, y, reduction="none") + (cosine - inside) * slope.detach()
+
+
+def mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values chosen, 0 if there are none."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
+
+
+def mouths_of(faces: torch.Tensor) -> torch.Tensor:
+    """Windows of faces (N, 3, T, H, W) -> what the expert sees (N, 3·T, H/2, W): lower halves, frame after frame."""
+    return faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
+
+
+def sync_loss(expert: SyncNet_color, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    """How far ``expert`` is from finding ``faces`` (N, 3, T, H, W) in sync with ``mels`` (N, 1, 80, 16)."""
+    audio, face = expert(mels, mouths_of(faces))
+    return cosine_loss(audio, face, torch.ones(len(faces), device=faces.device))[0]
+
+
+def mouth_weights(size: int, weight: float) -> torch.Tensor:
+    """Return how much each pixel (size, size) of a face counts: the mouth ``weight`` times the rest, 1 on average."""
+    weights = torch.ones(size, size)
+    top, bottom, left, right = (round(share * size) for share in MOUTH)
+    weights[top:bottom, left:right] = weight
+    return weights / weights.mean()
+
+
+def motion_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 of what changes from each frame to the next in faces (N, 3, T, H, W)."""
+    return F.l1_loss(fake.diff(dim=2), real.diff(dim=2))
+
+
+def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 between what ``expert`` makes of generated and real mouths, mean of its first stages, faces (N, 3, T, H, W).
+
+    A perceptual loss (Johnson et al., 2016) by the network that is at hand: it looks at lips, teeth and tongue only.
+    """
+    both = mouths_of(torch.cat((fake, real)))
+    losses = []
+    for stage, block in enumerate(expert.face_encoder.children()):
+        both = block(both)
+        if stage in FEATURE_STAGES:
+            losses.append(_relative_l1(*both.float().chunk(2)))
+        if stage == FEATURE_STAGES[-1]:
+            break
+    return torch.stack(losses).mean()
+
+
+def _relative_l1(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 in units of the mean of ``real``, which learns nothing from it."""
+    return F.l1_loss(fake, real.detach()) / real.detach().abs().mean().clamp(min=1e-3)
+
+
+def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
+    """The discriminator's cross-entropy, from logits so that a confident one still learns."""
+    with without_autocast(logits.device):
+        return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real)).float())
