@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from occlusion import Bare
+from occlusion import UnoccludedFace
 from references import NEAR, References, posture
 
 REMEMBERED = 16  # appearances, some megabytes each
@@ -20,7 +20,7 @@ class Appearance:
 
     postures: np.ndarray  # (N, 12, 24) float32, N > 0: how they are held, see ``references.posture``
     references: References | None = None  # faces, one of which lends its mouth to what the network is shown
-    bare: Bare | None = None  # what the face is like with nothing in front of it; what is in front then stays there
+    unoccluded: UnoccludedFace | None = None  # then what is in front of it stays there
 
     def distance(self, held: np.ndarray) -> float:
         """Return how far a posture is from the nearest of these, in grey levels."""

@@ -14,7 +14,8 @@ import runtimes
 from devices import PRECISIONS, own_device
 from faces import FaceSearch
 from hparams import FILELISTS
-from lipsync import REFERENCES, VALUES, LipSync
+from lipsync import VALUES, LipSync
+from models.weights import REFERENCES
 
 if TYPE_CHECKING:
     from recipes import Options as TrainingOptions

@@ -50,7 +50,7 @@ def preview(
     """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before."""
     second, chosen = max(0.0, second), _options(options)
     with tempfile.TemporaryDirectory() as folder:
-        return lips.glimpse(_look_and_listen(lips, Path(face), _paths(speeches), chosen, Path(folder), second), second)
+        return lips.frame_at(_open_take(lips, Path(face), _paths(speeches), chosen, Path(folder), second), second)
 
 
 def _paths(speeches: Mapping[int, str | Path]) -> dict[int, Path]:
@@ -75,22 +75,22 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     The others are the ``others`` of the first face's take.
     """
     _ = lips.expert  # if it is not there, nobody should have to wait to hear of it
-    take = _look_and_listen(lips, face, speeches, chosen, folder)
+    take = _open_take(lips, face, speeches, chosen, folder)
     takes = take, *take.others
     sounds = [one.speech for one in takes]
     heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
     own = [lips.serving(lips.search, Named(lips.report, f"face {index}")) for index in speeches]
     first, *others = (
-        replace(one, heard=heard, manner=its.manner(one), match=its.match(one.source, one.face, path))
+        replace(one, heard=heard, mouth_settings=its.mouth_settings(one), match=its.match(one.source, one.face, path))
         for one, its, path in zip(takes, own, speeches.values())
     )
     return replace(first, others=tuple(others))
 
 
-def _look_and_listen(
+def _open_take(
     lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Options, folder: Path, second: float | None = None
 ) -> Take:
-    """Return a take whose manner, and its others', is not settled yet; of the result only until after this second."""
+    """Return a take whose mouth settings, and its others', are open; of the result only until after this second."""
     chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))

@@ -26,12 +26,12 @@ MOST_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and
 
 
 @dataclass(frozen=True)
-class Manner:
+class MouthSettings:
     """How mouths move and are put in, beyond what the network does by itself. Arrays have a value for each frame."""
 
     blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
-    appearances: Appearances | None = None  # what is known of the face: what it is like bare, and with other mouths
+    appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
     opening: Sequence[float] | None = None  # tells how far open the mouths should be that are shown, see ``Wav2Lip``
     stillness: np.ndarray | None = None  # so much is shown of them: 0 the frame's own, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
@@ -54,9 +54,9 @@ class Row(NamedTuple):
     appearance: Appearance | None  # what is known of it
 
     def hidden(self) -> np.ndarray | float:
-        """Return what is in front of the face, see ``Bare.hidden``; 0 for nothing."""
-        bare = self.appearance and self.appearance.bare
-        return bare.hidden(self.filmed) if bare else 0.0
+        """Return what is in front of the face, see ``UnoccludedFace.hidden``; 0 for nothing."""
+        unoccluded = self.appearance and self.appearance.unoccluded
+        return unoccluded.hidden(self.filmed) if unoccluded else 0.0
 
     @property
     def lender(self) -> References | None:
@@ -83,7 +83,7 @@ def redraw_mouths(
     mels: Iterable[np.ndarray],
     model: LipGenerator,
     batch_size: int = CPU_BATCH,
-    manner: Manner = Manner(),
+    settings: MouthSettings = MouthSettings(),
     workers: int = 1,
     in_place: bool = False,
     first: int | None = None,
@@ -96,14 +96,14 @@ def redraw_mouths(
     many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``. ``first`` is the
     size of the first batch, if somebody waits for it.
     """
-    rows = rows_of(frames, boxes, mels, manner)
+    rows = rows_of(frames, boxes, mels, settings)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
     def with_mouths(batch: list[Row]) -> tuple[list[Row], Iterator[tuple[np.ndarray, np.ndarray | float]]]:
         with_face = [row for row in batch if row.box]
         hidden = [row.hidden() for row in with_face]
-        return batch, zip(draw_mouths(model, with_face, hidden, manner.opening), hidden)
+        return batch, zip(draw_mouths(model, with_face, hidden, settings.opening), hidden)
 
     waited_for = map(with_mouths, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
     for batch, mouths in itertools.chain(waited_for, in_parallel(with_mouths, batches, workers)):
@@ -111,18 +111,18 @@ def redraw_mouths(
             frame = row.frame
             if row.box:
                 mouth, hidden = next(mouths)
-                frame = paste(frame, mouth, row.filmed, row.box, manner.blend, in_place, hidden)
-                if manner.restore:
-                    manner.restore(frame, row.box, hidden)
+                frame = paste(frame, mouth, row.filmed, row.box, settings.blend, in_place, hidden)
+                if settings.restore:
+                    settings.restore(frame, row.box, hidden)
             yield frame
 
 
 def rows_of(
-    frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], manner: Manner
+    frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], settings: MouthSettings
 ) -> Iterator[Row]:
     """Yield what the network needs of each frame."""
-    appearances = manner.appearances.anew() if manner.appearances else None
-    for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, manner.of_frames())):
+    appearances = settings.appearances.anew() if settings.appearances else None
+    for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, settings.of_frames())):
         filmed = crop(frame, box) if box else frame[:0]
         appearance = appearances.of(filmed, index) if box and appearances else None
         yield Row(frame, box, mel, *how, filmed, appearance)
@@ -136,7 +136,7 @@ def draw_mouths(
 ) -> np.ndarray:
     """Return the faces of rows that have one with their mouths moved, (N, 96, 96, 3) uint8 BGR.
 
-    ``hidden`` is what is in front of each; ``opening`` see ``Manner``.
+    ``hidden`` is what is in front of each; ``opening`` see ``MouthSettings``.
     """
     if not rows:
         return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)

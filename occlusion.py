@@ -30,7 +30,7 @@ GROUP = (16.0, 0.04)  # faces are alike where no more than this share of them is
 HIDDEN = (0.5, 0.7)  # of the lips: from here to there, less and less of the mouth is made anew
 
 
-class Bare:
+class UnoccludedFace:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out.
 
     Unless they are ``chosen``: left over from an earlier look.
@@ -43,8 +43,8 @@ class Bare:
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
-        bare = np.ones(len(faces), bool) if chosen else self._bare(lowers)
-        self.faces, self._postures, self._moved = self.faces[bare], self._postures[bare], self._moved[bare]
+        free = np.ones(len(faces), bool) if chosen else self._unoccluded(lowers)
+        self.faces, self._postures, self._moved = self.faces[free], self._postures[free], self._moved[free]
 
     def hidden(self, face: np.ndarray) -> np.ndarray:
         """Return where something is in front of a face (96, 96, 3): (96, 96) float32 in [0, 1]."""
@@ -71,7 +71,7 @@ class Bare:
         # as one tall picture; where one meets the next, rows are outside of what is looked at
         return cv2.blur(apart.reshape(-1, SIZE[0]), (PATCH, PATCH)).reshape(apart.shape).min(1)
 
-    def _bare(self, lowers: list[np.ndarray]) -> np.ndarray:
+    def _unoccluded(self, lowers: list[np.ndarray]) -> np.ndarray:
         """Return which faces have nothing in front of them, (N,) bool.
 
         Lips aside, they are like each other, directly or through others that are like both. Where more faces that are

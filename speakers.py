@@ -36,7 +36,7 @@ LOOKS = 5  # frames in which a face is looked at in each shot
 
 
 @dataclass(frozen=True)
-class Cast:
+class FacesByShot:
     """Everybody in a video, shot by shot."""
 
     shots: list[tuple[int, int]]  # first frame, and the one after the last
@@ -47,13 +47,13 @@ class Cast:
         return np.array([[(~np.isnan(face[a:b, 0])).sum() for face in self.faces] for a, b in self.shots])
 
 
-class Wish(Protocol):
+class FaceCriterion(Protocol):
     """Tells how well faces are what somebody wants."""
 
     WHO: str  # who it is, in words
     LEAST: float  # score of a face that is
 
-    def scores(self, cast: Cast) -> np.ndarray:
+    def scores(self, everybody: FacesByShot) -> np.ndarray:
         """Return a score for each face in each shot, (shots, faces)."""
 
     def refusal(self, best: float) -> str:
@@ -61,7 +61,7 @@ class Wish(Protocol):
 
 
 def follow(
-    seen: Iterable[Detections], source: video.VideoInfo, pads: Sequence[int], smooth: bool, wish: Wish
+    seen: Iterable[Detections], source: video.VideoInfo, pads: Sequence[int], smooth: bool, criterion: FaceCriterion
 ) -> Generator[Piece, None, None]:
     """Follow, in every shot, the face that is wanted most; shots in which nobody is good enough have no boxes.
 
@@ -69,18 +69,20 @@ def follow(
     nobody is good enough anywhere.
     """
     *_, found = seen
-    return place(chosen_faces(found, round(GAP_SECONDS * source.fps), wish), source, pads, smooth)
+    return place(chosen_faces(found, round(GAP_SECONDS * source.fps), criterion), source, pads, smooth)
 
 
-def chosen_faces(found: Detections, gap: int, wish: Wish) -> Iterator[tuple[np.ndarray, bool]]:
+def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield where the face that is wanted most was seen, (frames, 4), shot by shot; NaN where it was not."""
-    cast = Cast(shots(found), follow_faces(found, gap))
-    scores = lasting_only(wish.scores(cast), cast.seen()) if cast.faces else np.full((len(cast.shots), 1), -np.inf)
-    if cast.faces and not scores.max() >= wish.LEAST:
-        raise UserError(wish.refusal(float(scores.max())))
-    for (first, stop), row in zip(cast.shots, scores):
-        good = row.max() >= wish.LEAST
-        yield cast.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True
+    everybody = FacesByShot(shots(found), follow_faces(found, gap))
+    scores = np.full((len(everybody.shots), 1), -np.inf)
+    if everybody.faces:
+        scores = lasting_only(criterion.scores(everybody), everybody.seen())
+    if everybody.faces and not scores.max() >= criterion.LEAST:
+        raise UserError(criterion.refusal(float(scores.max())))
+    for (first, stop), row in zip(everybody.shots, scores):
+        good = row.max() >= criterion.LEAST
+        yield everybody.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True
 
 
 def lasting_only(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -108,13 +110,13 @@ class Speaker:
         start, seconds = float(source.start / source.fps), float(frames / source.fps) + REACH / hp.fps
         self.voice = hear(source.path, start, seconds, expert)
 
-    def scores(self, cast: Cast) -> np.ndarray:
-        faces = embed_faces(self.source, cast.faces, self.expert)
+    def scores(self, everybody: FacesByShot) -> np.ndarray:
+        faces = embed_faces(self.source, everybody.faces, self.expert)
         rate = hp.fps / float(self.source.fps)
-        spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in cast.shots]
+        spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in everybody.shots]
         results = [[compare(part_of(face, *span), self.voice) for face in faces] for span in spans]
         curves = np.array([[contrasts(result) for result in row] for row in results])
-        return curves[..., REACH + usual_offset(curves, cast.seen())]
+        return curves[..., REACH + usual_offset(curves, everybody.seen())]
 
     def refusal(self, best: float) -> str:
         return (
@@ -198,12 +200,12 @@ class Lookalike:
             raise UserError(f"--face_like {picture} shows no face; give a picture that shows it from the front")
         self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box))
 
-    def scores(self, cast: Cast) -> np.ndarray:
-        found: list[list[list[float]]] = [[[] for _ in cast.faces] for _ in cast.shots]
-        looks = looks_at(cast)
+    def scores(self, everybody: FacesByShot) -> np.ndarray:
+        found: list[list[list[float]]] = [[[] for _ in everybody.faces] for _ in everybody.shots]
+        looks = looks_at(everybody)
         for i, frame in enumerate(video.read_frames(self.source, 0, max(looks) + 1)):
             for shot, face in looks.get(i, ()):
-                someone = self.identity(face_of_sface(frame, cast.faces[face][i]))
+                someone = self.identity(face_of_sface(frame, everybody.faces[face][i]))
                 found[shot][face].append(alike(self.wanted, someone))
         return np.array([[np.mean(values) if values else np.nan for values in row] for row in found])
 
@@ -214,10 +216,11 @@ class Lookalike:
         )
 
 
-def looks_at(cast: Cast) -> dict[int, list[tuple[int, int]]]:
+def looks_at(everybody: FacesByShot) -> dict[int, list[tuple[int, int]]]:
     """Return, by frame, shot and face of up to ``LOOKS`` looks at every face in every shot, evenly spread."""
     looks: dict[int, list[tuple[int, int]]] = {}
-    for (shot, (first, stop)), (face, boxes) in itertools.product(enumerate(cast.shots), enumerate(cast.faces)):
+    pairs = itertools.product(enumerate(everybody.shots), enumerate(everybody.faces))
+    for (shot, (first, stop)), (face, boxes) in pairs:
         seen = first + np.flatnonzero(~np.isnan(boxes[first:stop, 0]))
         for i in np.unique(np.linspace(0, len(seen) - 1, LOOKS).round().astype(int)) if len(seen) else ():
             looks.setdefault(int(seen[i]), []).append((shot, face))

@@ -62,7 +62,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
     source = take.source
     frames, boxes = list(take.frames()), list(take.boxes())
-    rows = [row for row in rows_of(frames, boxes, take.windows, take.manner) if row.box]
+    rows = [row for row in rows_of(frames, boxes, take.windows, take.mouth_settings) if row.box]
     batches = split(rows)
     hidden = [[row.hidden() for row in batch] for batch in batches]
     inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
@@ -71,13 +71,13 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
 
     def lend() -> None:
         for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
-            lend_mouths(batch, front, openings_for(lips.model, batch, mels, gains, take.manner.opening), faces)
+            lend_mouths(batch, front, openings_for(lips.model, batch, mels, gains, take.mouth_settings.opening), faces)
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
         "decode": lambda: sum(1 for _ in take.frames()),
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
-        "crop": lambda: list(rows_of(frames, boxes, take.windows, take.manner)),
+        "crop": lambda: list(rows_of(frames, boxes, take.windows, take.mouth_settings)),
         "occlusion": lambda: [row.hidden() for row in rows],
         "reference": lend,
         "network": lambda: drawn.extend(

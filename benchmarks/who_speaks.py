@@ -148,8 +148,8 @@ def places(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[i
     source = video.probe(path)
     found = search.find(source)
     try:
-        wish = speakers.Speaker(source, len(found), expert)
-        boxes = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, wish)).boxes
+        criterion = speakers.Speaker(source, len(found), expert)
+        boxes = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, criterion)).boxes
     except UserError:  # nobody at all
         return [None] * shots
     middles = (np.arange(shots) + 0.5) * len(found) / shots

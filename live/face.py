@@ -22,9 +22,9 @@ from appearance import REMEMBERED, Appearance
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, open_face
+from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
 from mouths import crop
-from occlusion import Bare
+from occlusion import UnoccludedFace
 from references import POSTURE, References
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
@@ -107,7 +107,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    appearances = lips.appearances(source, path, used, chosen)
+    appearances = appearances_of(lips.model, source, path, used, chosen)
     for shot in path.shots if appearances.shots else ():
         first = path.first_face(shot)
         if first is not None and (box := path.boxes[first]):
@@ -152,13 +152,13 @@ def _understood(folder: Path, content: dict) -> Face:
 
 
 def _packed_appearance(appearance: Appearance) -> dict[str, object]:
-    references, bare = appearance.references, appearance.bare
+    references, unoccluded = appearance.references, appearance.unoccluded
     assert references is not None  # a face that is made ready lends its mouth
     return {
         "postures": _packed(appearance.postures),
         "references": _packed(references.faces),
         "apart": None if references.apart is None else references.apart.tolist(),
-        "bare": _packed(bare.faces) if bare else None,
+        "bare": _packed(unoccluded.faces) if unoccluded else None,
     }
 
 
@@ -170,8 +170,8 @@ def _appearance(content: dict, options: Settled) -> Appearance:
         raise ValueError
     if options.keeps_occlusions != (content["bare"] is not None) or not (len(postures) and np.isfinite(postures).all()):
         raise ValueError
-    bare = Bare(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
-    return Appearance(postures, References(faces, isinstance(options.reference, int), apart), bare)
+    unoccluded = UnoccludedFace(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
+    return Appearance(postures, References(faces, isinstance(options.reference, int), apart), unoccluded)
 
 
 def _packed(values: np.ndarray) -> str:

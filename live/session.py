@@ -20,7 +20,7 @@ from errors import UserError
 from hparams import hparams as hp
 from lipsync import LipSync, Settled
 from live.face import Face
-from mouths import Manner, generate, redraw_mouths
+from mouths import MouthSettings, generate, redraw_mouths
 
 AT_ONCE = 4  # frames made together at most: more are hardly faster, and each waits for the last
 AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most bytes
@@ -28,7 +28,7 @@ PATIENCE = 0.3  # seconds that a mouth waits, as it is, for sound that is late
 REMEMBERED = 60.0  # seconds, to tell speech from noise
 WAITING = 600.0  # seconds of sound that may wait to be shown
 BEHIND_SHUT = 0.27  # seconds that frames may be late in pauses, where nothing is lost: 0.17 cannot be less
-HUSH = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
+SILENT_MEL = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class State:
 
     shown: int = 0  # frames
     utterances: deque[Utterance] = field(default_factory=deque)  # the first is being spoken
-    last: Part = Part(HUSH, np.empty(0, np.float32), 0.0, 1.0)  # of the frame before
+    last: Part = Part(SILENT_MEL, np.empty(0, np.float32), 0.0, 1.0)  # of the frame before
     late: int = 0  # frames without sound since some came last
 
 
@@ -155,7 +155,7 @@ class Session:
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
         with cpu_workers(self._lips.device):
             for count in range(1, AT_ONCE + 1):
-                mels, faces = np.stack([HUSH] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
+                mels, faces = np.stack([SILENT_MEL] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
                 for gains in (None, np.zeros(count)):
                     generate(self._lips.model, mels, faces, gains)
 
@@ -281,10 +281,10 @@ class Session:
         if not rows:
             return []
         frames, boxes = [frame.copy() for frame, _ in rows], [box for _, box in rows]
-        windows, manner = [part.window for part in parts], self._manner(parts)
+        windows, how = [part.window for part in parts], self._mouth_settings(parts)
         with cpu_workers(self._lips.device) as workers:
             size, workers = -(-len(rows) // workers), min(workers, len(rows))
-            drawn = redraw_mouths(frames, boxes, windows, self._lips.model, size, manner, workers, in_place=True)
+            drawn = redraw_mouths(frames, boxes, windows, self._lips.model, size, how, workers, in_place=True)
             pictures = list(drawn)
         numbers = itertools.count(self._state.shown)
         self._state.shown += len(rows)
@@ -294,12 +294,12 @@ class Session:
             for picture, number, part in zip(pictures, numbers, parts)
         ]
 
-    def _manner(self, parts: Sequence[Part]) -> Manner:
+    def _mouth_settings(self, parts: Sequence[Part]) -> MouthSettings:
         options = self._face.options
         gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
         rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
         gains, opening = None if (gains == 1).all() else gains, self._lips.generator.opening
-        return Manner(options.blend, gains, Appearances(dict(enumerate(self._face.appearances))), opening, rest)
+        return MouthSettings(options.blend, gains, Appearances(dict(enumerate(self._face.appearances))), opening, rest)
 
 
 def closing_step(fps: float) -> float:

@@ -23,8 +23,9 @@ from boxes import FacePath, Piece
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
-from lipsync import LipSync, Options, faces_of, read_speech
-from mouths import Manner, crop, fit_opening, generate, open_lips, openings, redraw_mouths, shut_mouths
+from lipsync import LipSync, Options, read_speech
+from lipsync.looking import faces_of
+from mouths import MouthSettings, crop, fit_opening, generate, open_lips, openings, redraw_mouths, shut_mouths
 from pasting import paste
 from references import References, postures_of
 
@@ -80,9 +81,9 @@ def inputs(whole: np.ndarray) -> np.ndarray:
     return rows
 
 
-def drawn(network, whole: np.ndarray, mels: np.ndarray, manner: Manner) -> np.ndarray:
+def drawn(network, whole: np.ndarray, mels: np.ndarray, settings: MouthSettings) -> np.ndarray:
     """What is put into frames that are nothing but face."""
-    return np.stack(list(redraw_mouths(whole, [(0, 0, 96, 96)] * len(whole), mels, network, 4, manner)))
+    return np.stack(list(redraw_mouths(whole, [(0, 0, 96, 96)] * len(whole), mels, network, 4, settings)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -150,8 +151,8 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
         lender = References(faces(2)[:1], everywhere=True)
         known = Appearances({0: Appearance(postures_of(faces(2)[:1]), lender)})
-        manner = Manner(appearances=known, stillness=stillness)
-        assert (drawn(network, whole, MEL, manner) == drawn(network, other, MEL, manner)).all() == same
+        settings = MouthSettings(appearances=known, stillness=stillness)
+        assert (drawn(network, whole, MEL, settings) == drawn(network, other, MEL, settings)).all() == same
 
 
 def test_an_open_mouth_is_told_from_a_shut_one(head, shipped):
@@ -248,8 +249,8 @@ def test_lips_rest_in_silence(head, silence, tmp_path, flags):
 
 def test_a_named_reference_is_that_frame(head):
     take = LipSync().prepare(head[0], head[0], reference=7, box=BOX)
-    assert (take.manner.appearances.known[0].references.faces == crops(head[0])[7]).all()
-    assert (take.manner.stillness == 1).all() and (take.manner.gains == 1.2).all()
+    assert (take.mouth_settings.appearances.known[0].references.faces == crops(head[0])[7]).all()
+    assert (take.mouth_settings.stillness == 1).all() and (take.mouth_settings.gains == 1.2).all()
 
 
 def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):

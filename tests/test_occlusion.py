@@ -12,8 +12,8 @@ from appearance import Appearance, Appearances
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
-from mouths import Manner, crop, redraw_mouths
-from occlusion import Bare
+from mouths import MouthSettings, crop, redraw_mouths
+from occlusion import UnoccludedFace
 from pasting import paste
 from references import postures_of
 
@@ -45,53 +45,53 @@ def spread(hidden: np.ndarray) -> float:
 
 
 def test_nothing_is_in_front_of_a_face_that_speaks(faces):
-    bare = Bare(faces[:25:5])  # other moments than those that are asked for: mouths open as never before
-    assert len(bare.faces) == 5
-    assert max(bare.hidden(face).max() for face in faces) == 0
+    unoccluded = UnoccludedFace(faces[:25:5])  # at other moments mouths open as never before
+    assert len(unoccluded.faces) == 5
+    assert max(unoccluded.hidden(face).max() for face in faces) == 0
 
 
 def test_what_is_in_front_is_found_and_what_shows_it_is_left_out(faces, held):
-    bare = Bare(held[::5])
-    assert len(bare.faces) == 6 and not (bare.faces[(slice(None), *PLACE)] == BLACK).all((1, 2, 3)).any()
-    assert min(spread(bare.hidden(face)) for face in held[30:]) > 0.95
-    assert max(bare.hidden(face).max() for face in held[:30]) == 0
+    unoccluded = UnoccludedFace(held[::5])
+    assert len(unoccluded.faces) == 6 and not (unoccluded.faces[(slice(None), *PLACE)] == BLACK).all((1, 2, 3)).any()
+    assert min(spread(unoccluded.hidden(face)) for face in held[30:]) > 0.95
+    assert max(unoccluded.hidden(face).max() for face in held[:30]) == 0
 
 
 def test_light_that_changes_is_nothing(faces):
     brighter = cv2.add(faces[40], (12, 12, 12, 0))
-    assert Bare(faces[::5]).hidden(brighter).max() == 0
+    assert UnoccludedFace(faces[::5]).hidden(brighter).max() == 0
 
 
 def test_what_was_always_there_and_goes_hides_nothing(faces, held):
-    bare = Bare(held[30::2])
-    assert max(bare.hidden(face).max() for face in faces[:20]) == 0
+    unoccluded = UnoccludedFace(held[30::2])
+    assert max(unoccluded.hidden(face).max() for face in faces[:20]) == 0
 
 
 def test_somebody_else_is_not_in_front(faces, astronaut):
-    assert Bare(faces[::5]).hidden(cv2.resize(astronaut[60:220, 160:290], (96, 96))).max() == 0
+    assert UnoccludedFace(faces[::5]).hidden(cv2.resize(astronaut[60:220, 160:290], (96, 96))).max() == 0
 
 
 def test_one_face_alone_tells_nothing(faces):
-    bare = Bare(faces[:1])
-    assert len(bare.faces) == 1 and bare.hidden(faces[0]).max() == 0
+    unoccluded = UnoccludedFace(faces[:1])
+    assert len(unoccluded.faces) == 1 and unoccluded.hidden(faces[0]).max() == 0
 
 
 def test_when_most_of_the_lips_are_hidden_nothing_is_drawn(faces):
-    bare = Bare(faces[::5])
+    unoccluded = UnoccludedFace(faces[::5])
     covered = faces[32].copy()
     covered[56:96, 16:80] = BLACK
-    assert bare.hidden(covered).min() == 1
+    assert unoccluded.hidden(covered).min() == 1
 
 
 def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
     network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
 
-    def made(shown: np.ndarray, bare: Bare | None) -> np.ndarray:
-        known = Appearances({0: Appearance(postures_of(shown), bare=bare)})
-        manner = Manner("feather", appearances=known)
-        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, manner)))
+    def made(shown: np.ndarray, unoccluded: UnoccludedFace | None) -> np.ndarray:
+        known = Appearances({0: Appearance(postures_of(shown), unoccluded=unoccluded)})
+        settings = MouthSettings("feather", appearances=known)
+        return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, settings)))
 
-    kept, torn = made(held, Bare(held[::5])), made(held, None)
+    kept, torn = made(held, UnoccludedFace(held[::5])), made(held, None)
     inner = slice(30, None), slice(64, 90), slice(33, 49)
     assert np.abs(kept[inner].astype(int) - held[inner]).max() <= 2
     assert np.abs(torn[inner].astype(int) - held[inner]).mean() > 20  # this network copies nothing

@@ -100,7 +100,7 @@ def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, opt
 
 def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
-    assert (take.manner.appearances.known[0].references.faces == crop(filmed[7], (100, 60, 210, 200))).all()
+    assert (take.mouth_settings.appearances.known[0].references.faces == crop(filmed[7], (100, 60, 210, 200))).all()
     with pytest.raises(UserError, match="--reference 3: the frames that are used begin with 5; name one of them"):
         lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=3)
     with pytest.raises(UserError, match="--reference 15: the frames that are used end with 14"):

@@ -19,7 +19,7 @@ from errors import UserError
 from face_detection.detections import Detections
 from faces import FaceSearch
 from lipsync import LipSync, Options
-from speakers import REACH, Cast
+from speakers import REACH, FacesByShot
 
 SAID = Recipe(seed=2020, seconds=2.4)
 LEFT, RIGHT = [10, 10, 60, 60], [110, 10, 160, 60]
@@ -39,7 +39,7 @@ class Table:
     def __init__(self, *rows: list[float]) -> None:
         self.rows = np.array(rows)
 
-    def scores(self, cast: Cast) -> np.ndarray:
+    def scores(self, everybody: FacesByShot) -> np.ndarray:
         return self.rows
 
     def refusal(self, best: float) -> str:
@@ -173,9 +173,9 @@ def test_nobody_looks_like_that(program, tmp_path):
     search = FaceSearch("centerface")
     source = video.probe(tmp_path / "pair.mp4")
     identity = lambda face: next(answers, np.array([0.0, 1.0]))  # noqa: E731
-    wish = speakers.Lookalike(source, tmp_path / "red.png", identity, search)
+    criterion = speakers.Lookalike(source, tmp_path / "red.png", identity, search)
     with pytest.raises(UserError, match=r"nobody in .*pair.mp4 looks like that \(the nearest by 0.00, it takes 0.363"):
-        next(speakers.follow([search.find(source)], source, (0, 0, 0, 0), True, wish))
+        next(speakers.follow([search.find(source)], source, (0, 0, 0, 0), True, criterion))
 
 
 @pytest.mark.parametrize("flags, words", [

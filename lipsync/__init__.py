@@ -1,0 +1,24 @@
+"""Lip-sync: a face and a speech in, a video out.
+
+    LipSync("wav2lip_gan").run("talk.mp4", "speech.wav", "out.mp4")
+
+or frame by frame, as they are made:
+
+    lips = LipSync()
+    take = lips.prepare("talk.mp4", "speech.wav")
+    for frame in lips.stream(take): ...  # (height, width, 3) uint8 BGR
+
+The way through: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
+"""
+
+from __future__ import annotations
+
+from lipsync.engine import LipSync, pick_batch_size
+from lipsync.looking import appearances_of
+from lipsync.options import CHOICES, LEAST_FPS, MOST_FPS, VALUES, Options, Settled
+from lipsync.take import AROUND, Take, open_face, open_sound, read_speech, searched_for
+
+__all__ = [
+    "AROUND", "CHOICES", "LEAST_FPS", "MOST_FPS", "VALUES", "LipSync", "Options", "Settled", "Take", "appearances_of",
+    "open_face", "open_sound", "pick_batch_size", "read_speech", "searched_for",
+]  # fmt: skip

@@ -1,0 +1,328 @@
+"""The generator, loaded once, and all that a lip-sync does with it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import math
+from collections.abc import Generator
+from dataclasses import replace
+from datetime import date
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import audio
+import boxes
+import files
+import identities
+import parts
+import speakers
+import video
+from boxes import Box, FacePath, Piece
+from concurrency import prefetch
+from credentials import Credentials
+from devices import cpu_workers
+from errors import UserError
+from faces import FaceSearch
+from hparams import hparams as hp
+from lipsync.looking import appearances_of
+from lipsync.options import Options, Settled
+from lipsync.take import AROUND, Take, open_face, open_sound, searched_for
+from models import Wav2Lip, weights
+from mouths import CPU_BATCH, LipGenerator, MouthSettings, redraw_mouths
+from reporting import SILENT, Reporter
+from restoring import Restore, open_restorer
+from runtimes import Runtime
+from speakers import FaceCriterion
+from sync import Expert, Result, open_expert, score_boxes
+
+AHEAD = 256  # frames by which the search for the face may be ahead of them
+FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
+FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
+OURS = (
+    "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
+    "Barker, Cunningham and Shao 2006, and public-domain portraits); the official one, for research and personal use: "
+    "--checkpoint_path wav2lip_gan"
+)
+
+
+class LipSync:
+    """A generator, loaded once, that makes lips match speech.
+
+    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
+    another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
+    ``restoring``; not live), ``credentials`` the files of certificates and a key that sign what is written (see
+    ``credentials``); devices, precisions and runtimes are those of the command line. What goes on is told to
+    ``report``. Networks are loaded when they are needed first.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        *,
+        search: FaceSearch = FaceSearch(),
+        expert: str | Path | None = None,
+        restorer: str | Path | None = None,
+        credentials: tuple[str | Path, str | Path] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        runtime: str = "torch",
+        batch_size: int = 128,
+        report: Reporter = SILENT,
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} faces is none; give batch_size a number above 0")
+        self.runtime = Runtime(runtime, precision)
+        self.device = self.runtime.pick_device(device)
+        self.dtype = self.runtime.pick_precision(self.device)
+        self.search, self.batch_size, self.report = search, batch_size, report
+        self._checkpoint, self.expert_path = checkpoint, expert
+        self.restorer = Path(restorer) if restorer else None
+        self._credentials = credentials
+
+    def load(self, searching: bool = True) -> None:
+        """Load everything now, what finds faces if it is wanted, so that what is missing is missed before any work."""
+        if searching:
+            self.search.detector_weights(self.report)
+        _ = self.model, self.expert, self.restore, self.credentials
+
+    def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
+        """Return the same networks, the restorer only if it is wanted, for somebody else.
+
+        They have another memory of faces and hear other reports.
+        """
+        other = copy.copy(self)
+        other.search, other.report = search, report
+        if not restored:
+            other.restorer = other.restore = None
+        return other
+
+    def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: Any) -> Take:
+        """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
+
+        Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
+        """
+        face, audio, outfile = Path(face), Path(audio), Path(outfile)
+        chosen = Options(**options)
+        self.check_writable(outfile)
+        read = (face, audio, chosen.mix, chosen.face_like)
+        files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
+        take = self.prepare(face, audio, **options)
+        self.write(take, outfile)
+        return take
+
+    def check_writable(self, outfile: Path) -> None:
+        """Raise UserError if a result cannot be written there, or not signed as it is to be."""
+        video.check_writable(outfile)
+        if self.credentials:
+            self.credentials.check(outfile)
+
+    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: Any) -> Take:
+        """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
+        _ = self.expert  # if it is not there, nobody should have to wait to hear of it
+        take = self._open_take(Path(face), Path(speech), seconds, Options(**options))
+        match = self.match(take.source, take.face, Path(speech))
+        return replace(take, mouth_settings=self.mouth_settings(take), match=match)
+
+    def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
+        """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
+
+        Mouths to show the network are looked for up to that moment only, so the one that it lends may be another.
+        """
+        chosen = Options(**options)
+        second = max(0.0, second - (chosen.start or 0))
+        # a box depends on the frames around it
+        return self.frame_at(self._open_take(Path(face), Path(speech), second + AROUND, chosen), second)
+
+    def frame_at(self, take: Take, second: float) -> np.ndarray:
+        """Return the frame of the result at this moment of a take whose mouth settings, and its others', are open."""
+        index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
+        frame = take.frame(index)
+        for one in (take, *take.others):
+            box = next(itertools.islice(one.boxes(), index, None))
+            how = self.mouth_settings(one, slice(index, index + 1))
+            frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, how))
+        return frame
+
+    def _open_take(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
+        """Return a take whose mouth settings are open."""
+        _ = self.restore  # if it is missing, nobody should have to wait to hear of it
+        source = open_face(face, chosen, self.report)
+        sound, samples = open_sound(speech, self.report)
+        limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
+        wanted, goes_on = audio.frame_count(limit, float(source.fps)), False
+        if chosen.is_part:
+            source, wanted, goes_on = parts.cut_out(
+                source, wanted, chosen.start or 0, chosen.end, self.report if seconds is None else SILENT
+            )
+        heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
+        chosen = self.settle(chosen)
+        path, used = self.find_face(source, wanted, chosen)
+        _ = self.model  # built only when there is a face
+        spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
+        windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
+        return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
+
+    def settle(self, options: Options) -> Settled:
+        """Return the options with the network's own habits where they leave that to it."""
+        if options.reference == "matching" and self.generator.opening is None:
+            raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
+        unsaid = [name for name in ("pads", "blend", "reference") if getattr(options, name) is None]
+        return Settled(**vars(options) | {name: getattr(self.generator, name) for name in unsaid})
+
+    def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
+        """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
+        takes = take, *take.others
+
+        def stop() -> None:
+            for one in takes:
+                one.face.stop()
+
+        with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
+            for one in takes:
+                opened.enter_context(contextlib.closing(one.face))
+            batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
+            first = min(FIRST_BATCH, batch_size)
+            frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
+            for one in takes:
+                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(), AHEAD)))
+                how = batch_size, one.mouth_settings, workers
+                frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
+            yield from prefetch(frames, batch_size, stop)
+
+    def write(self, take: Take, outfile: str | Path) -> None:
+        """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
+        outfile, sign = Path(outfile), None
+        self.check_writable(outfile)
+        if self.credentials:
+            made_by = f"Wav2Lip ({self.generator.path.name})"
+            sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
+        writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
+        heard, count = take.heard_in_all
+        with (
+            contextlib.closing(self.stream_all(take)) as frames,  # if writing fails, or somebody stops it, they end now
+            video.VideoWriter(outfile, take.source, heard, count, *writing, sign) as writer,
+        ):
+            for frame in self.report.track(frames, "Lip-syncing", count):
+                writer.write(frame)
+
+    def stream_all(self, take: Take) -> Generator[np.ndarray, None, None]:
+        """Yield what ``stream`` does, and if that is a part, the other frames of the video before and after it."""
+        whole, start = replace(take.source, start=0), take.source.start
+        yield from video.read_frames(whole, 0, start)
+        yield from self.stream(take)
+        if take.goes_on:
+            yield from video.read_frames(whole, start + len(take))
+
+    def mark(self) -> str:
+        """Say what made the lips, and when."""
+        return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
+
+    def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> tuple[FacePath, int | None]:
+        """Return the face in each of the first ``wanted`` frames, and how many frames to use at most (None: all).
+
+        Raises UserError if there is no face; the search goes only as far as that takes to know.
+        """
+        wanted = 1 if options.static else wanted
+        if options.box:
+            box = boxes.fixed_box(options.box, source)
+            used = 1 if options.static else wanted if options.is_part else None
+            shown: list[Box | None] = [box] * (wanted if options.is_part else 1)
+            return FacePath.of(shown, np.tile(np.array(box, float), (wanted, 1))), used
+        searched, frames, part = searched_for(source, wanted, options)
+        criterion = self.criterion(searched, frames, options)  # what it lacks should be missed before the search
+        path = FacePath(lambda: self._follow(searched, frames, part, options, criterion))
+        path.known(None) if options.on_missing_face == "error" else path.begin()
+        return path, wanted
+
+    def _follow(
+        self, source: video.VideoInfo, wanted: int, part: slice, options: Settled, criterion: FaceCriterion | None
+    ) -> Generator[Piece, None, None]:
+        """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
+        known: list[Box | None] = []
+        with contextlib.closing(self.search.stream(source, wanted, self.device, self.dtype, self.report)) as seen:
+            if criterion:
+                pieces = speakers.follow(seen, source, options.pads, options.smooth, criterion)
+            else:
+                pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
+            for piece in boxes.only(pieces, part, source):
+                known += piece[0]
+                yield piece
+        who, first = criterion.WHO if criterion else "", source.start + part.start
+        if missing := boxes.describe_missing(known, float(source.fps), who, first):
+            if options.on_missing_face == "error":
+                raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
+            self.report.note(f"{missing}; they are left as they are")
+
+    def criterion(self, source: video.VideoInfo, wanted: int, options: Options) -> FaceCriterion | None:
+        """Return what chooses the face shot by shot, if something does."""
+        if options.speaker:
+            expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
+            return speakers.Speaker(source, wanted, expert)
+        if options.face_like:
+            picture = Path(options.face_like)
+            video.probe(picture)  # what is wrong with it is said before anything is downloaded
+            identity = identities.open_sface(options.identity, self.report)
+            return speakers.Lookalike(source, picture, identity, self.search, self.report)
+        return None
+
+    def mouth_settings(self, take: Take, frames: slice = slice(None)) -> MouthSettings:
+        """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
+        options = take.options
+        closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
+        gains = self.generator.gain * options.mouth_gain * (1 - closed)
+        lending = options.reference != "same" or bool(closed.any())
+        appearances = None
+        if lending or options.keeps_occlusions:
+            first = frames.start or 0
+            face = take.source, take.face, take.used
+            appearances = appearances_of(self.model, *face, options, lending, lambda index: take.filmed(first + index))
+        stillness = closed if options.reference == "same" else np.ones(len(closed))
+        gains, opening = None if (gains == 1).all() else gains, self.generator.opening
+        return MouthSettings(options.blend, gains, appearances, opening, stillness, self.restore)
+
+    def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
+        """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
+        if not self.expert:
+            return None
+        try:
+            result = score_boxes(source, path.seen, speech, self.expert)
+        except UserError as problem:
+            self.report.note(f"similarity not measured: {problem}")
+            return None
+        self.report.note(str(result))
+        return result
+
+    @cached_property
+    def generator(self) -> weights.Checkpoint:
+        """The weights, and the pads and blend that go with them."""
+        if self._checkpoint is None:
+            self.report.note(OURS)
+        return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
+
+    @cached_property
+    def model(self) -> LipGenerator:
+        return self.runtime.open_generator(self.generator, self.device, self.dtype, self.report)
+
+    @cached_property
+    def expert(self) -> Expert | None:
+        return open_expert(self.expert_path, self.device, self.dtype, self.report) if self.expert_path else None
+
+    @cached_property
+    def credentials(self) -> Credentials | None:
+        return Credentials(*self._credentials) if self._credentials else None
+
+    @cached_property
+    def restore(self) -> Restore | None:
+        return open_restorer(self.restorer, self.device) if self.restorer else None
+
+
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:
+    """The largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
+    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // (workers + 1))
+    return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)

@@ -1,0 +1,127 @@
+"""How to lip-sync."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from pathlib import Path
+
+import pasting
+import video
+from errors import UserError
+from models import Wav2Lip, weights
+from models.weights import REFERENCES
+
+LEAST_FPS, MOST_FPS = 1, 240  # of the result
+MOST_PIXELS = 1 << 20  # that somebody may mean
+MOST_DELAY = 10_000.0  # milliseconds, likewise
+VALUES = {  # of options that take one of a few words
+    "speaker": ("auto",),
+    "on_missing_face": ("keep", "error"),
+    "loop": ("loop", "pingpong"),
+    "silence": ("free", "closed"),
+    "blend": pasting.BLENDS,
+    "occlusion": ("keep", "ignore"),
+    "preset": video.PRESETS,
+}
+NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
+CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to lip-sync. Raises UserError for what cannot be."""
+
+    static: bool = False  # use only the first frame
+    fps: float | None = None  # of the result; None: that of the video, 25 for photos
+    pads: tuple[int, ...] | None = None  # pixels added to the box: top, bottom, left, right; None: the network's own
+    resize_factor: int = 1  # by which frames are shrunk first
+    crop: tuple[int, ...] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
+    box: tuple[int, ...] | None = None  # the face's: top, bottom, left, right; None: it is looked for
+    rotate: bool = False  # frames by 90 degrees clockwise, before they are cropped
+    smooth: bool = True  # the boxes over time
+    face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
+    speaker: str | None = None  # "auto": in each shot the face whose lips move with the video's own sound
+    face_like: Path | None = None  # a picture: in each shot the face that looks like the one in it
+    identity: str | Path = "sface"  # the network that tells, a file or a name
+    on_missing_face: str = "keep"  # such frames as they are, or "error"
+    loop: str = "loop"  # a video shorter than the speech; or "pingpong"
+    lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
+    silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
+    # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; "matching", one with
+    # a mouth as far open as the sound will open it; or a frame's number
+    reference: str | int | None = None  # None: the network's own
+    mouth_gain: float = 1.0  # of the network's movement: 0 keeps the mouth shut, 2 moves it twice as far
+    start: float | None = None  # seconds of the video before the speech begins: only a part is made anew
+    end: float | None = None  # seconds after which it ends at the latest; None: with the speech or the video
+    mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
+    mark: bool = True  # say in the file that its lips are synthetic
+    blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
+    occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
+    crf: int = 18  # of the encoder: 0 to 51, lower is better
+    preset: str = "superfast"  # of the encoder
+
+    def __post_init__(self) -> None:
+        for name in ("pads", "crop", "box"):
+            if (sides := getattr(self, name)) is not None and len(sides) != 4:
+                raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
+            if sides is not None and max(map(abs, sides)) > MOST_PIXELS:
+                raise UserError(f"--{name} takes pixels, not {max(sides, key=abs)}; give smaller numbers")
+        if self.face_index is not None and self.face_index < 0:
+            raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
+        chosen = [name for name in CHOICES if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
+        self._check_kinds()
+        if self.speaker and self.static:
+            raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
+        if not 0 <= self.mouth_gain <= weights.MOST_GAIN:
+            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MOST_GAIN:g}")
+        if isinstance(self.reference, numbers.Integral):  # of numpy's too
+            object.__setattr__(self, "reference", int(self.reference))
+        if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
+            raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
+        if self.start is not None and self.start < 0:
+            raise UserError(f"--start {self.start:g} lies before the video; it counts from its beginning")
+        if self.end is not None and self.end <= (self.start or 0):
+            raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
+        if self.is_part and self.static:
+            raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
+        if abs(self.lip_delay) > MOST_DELAY:
+            raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
+        if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
+            raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
+
+    def _check_kinds(self) -> None:
+        """Raise UserError for words that are not known, and for what is no number, or none that can be."""
+        for name, known in VALUES.items():
+            if (value := getattr(self, name)) != getattr(Options, name) and value not in known:
+                raise UserError(f"--{name} {value} is not known; {', '.join(known)} can be given")
+        for name in NUMBERS:
+            given = (value := getattr(self, name)) is not getattr(Options, name)
+            if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+                raise UserError(f"--{name} {value} is not a number")
+        if not (isinstance(self.resize_factor, numbers.Integral) and self.resize_factor > 0):
+            raise UserError(f"--resize_factor {self.resize_factor} is not a whole number above 0")
+        if self.crf not in range(52):
+            raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the video is made anew, and the rest stays around it."""
+        return self.start is not None or self.end is not None
+
+
+@dataclass(frozen=True)
+class Settled(Options):
+    """Options that leave nothing to the network: where they did, they have its own habits."""
+
+    pads: tuple[int, ...] = Wav2Lip.pads
+    reference: str | int = Wav2Lip.reference
+    blend: str = Wav2Lip.blend
+
+    @property
+    def keeps_occlusions(self) -> bool:
+        """Whether what is in front of the mouth stays there."""
+        return self.occlusion == "keep" and self.blend == "feather"

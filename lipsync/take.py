@@ -1,0 +1,133 @@
+"""A face and a speech on their way to a result: opened, looked for and listened to."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+import audio
+import video
+from boxes import Box, FacePath
+from hparams import hparams as hp
+from lipsync.options import Options, Settled
+from mouths import MouthSettings
+from reporting import SILENT, Reporter
+from sync import Result
+
+AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
+
+
+@dataclass(frozen=True)
+class Take:
+    """A face and a speech, looked for and listened to: all that is needed to make the frames.
+
+    The face is known as far as it takes to begin. The search goes on when the frames are made. Of a part of a video, it
+    is about that part alone.
+    """
+
+    source: video.VideoInfo  # starts where the part does
+    speech: video.Sound
+    heard: video.Sound  # in the result: the speech, or the mix that it is a part of
+    windows: audio.MelWindows  # one for each frame of the result
+    face: FacePath
+    used: int | None  # so many frames of the video are used, if it has them; None: all of it, with one box
+    options: Settled
+    mouth_settings: MouthSettings = MouthSettings()
+    goes_on: bool = False  # the video, after the part
+    match: Result | None = None  # how well the speech matches the face as it was filmed
+    until: int | None = None  # frame of the result from which on the face is left as it was filmed
+    others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
+
+    def __repr__(self) -> str:
+        return f"<Take of {self.source.path}: {len(self)} frames, {self.seconds:.2f} s>"
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def seconds(self) -> float:
+        return float(len(self) / self.source.fps)
+
+    @property
+    def heard_in_all(self) -> tuple[video.Sound | video.Splice, int | None]:
+        """The sound of the written video and the number of its frames; nobody has counted those around a part."""
+        if not self.options.is_part:
+            return self.heard, len(self)
+        start, seconds = float(self.source.start / self.source.fps), self.seconds
+        return video.Splice(self.source.path, self.heard, start, seconds, self.goes_on), None
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""
+        return video.repeat_frames(self.source, len(self), self.used, self._pingpong)
+
+    def frame(self, index: int) -> np.ndarray:
+        """Return one of them."""
+        if self.used is None:  # how many there are is not known
+            return next(itertools.islice(self.frames(), index, None))
+        return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
+
+    def filmed(self, index: int) -> int:
+        """Return which frame of the video, whose faces were searched for, is shown in one of them."""
+        return video.source_index(index, len(self.face.known(index + 1)), self._pingpong)
+
+    def boxes(self) -> Iterator[Box | None]:
+        """Yield the box of the face in each of them as soon as it is known, the last when the search is over.
+
+        Once the search is stopped, there are no more.
+        """
+        until = len(self) if self.until is None else self.until
+        for index in range(len(self)):
+            known = self.face.known(index + 1 if index + 1 < len(self) else None)
+            if self.face.stopped:
+                return
+            yield known[video.source_index(index, len(known), self._pingpong)] if index < until else None
+
+    @property
+    def _pingpong(self) -> bool:
+        return self.options.loop == "pingpong"
+
+
+def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:
+    """Probe the video or photo and say what is not taken as it is; the rate is that of the options, if there is one."""
+    info = video.probe(path, video.Geometry(options.resize_factor, options.rotate, tuple(options.crop)))
+    video.check_size(info)
+    for note in info.notes:
+        report.note(f"note: {note}")
+    if options.fps:
+        return replace(info, fps=Fraction(options.fps).limit_denominator(1001))
+    if info.fps < video.MIN_FPS:
+        report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
+        return replace(info, fps=Fraction(hp.fps))
+    return info
+
+
+def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
+    """Return where the face in the first ``wanted`` frames is searched for, in how many, and which are the wanted ones.
+
+    A box depends on the frames around it: of a part, some before and after are searched as well.
+    """
+    around = round(AROUND * source.fps) if options.is_part else 0
+    before = min(around, source.start)
+    part = slice(before, before + wanted)
+    return replace(source, start=source.start - before), part.stop + around, part
+
+
+def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
+    """Return the sound of a file and its number of samples; raises UserError if there is none, or it is cut short."""
+    sound = video.Sound(path, hp.sample_rate)
+    samples = sound.measure()
+    next(iter(sound))  # whether it can be decoded, and is loud enough
+    for note in sound.notes:
+        report.note(f"note: {note}")
+    return sound, samples
+
+
+def read_speech(path: Path, fps: Fraction) -> audio.MelWindows:
+    """Read any sound and return one mel window for every frame of the result."""
+    mel, samples = audio.spectrogram_of(video.Sound(path, hp.sample_rate))
+    return audio.MelWindows(mel, float(fps), audio.frame_count(samples, float(fps)))
