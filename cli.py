@@ -11,10 +11,9 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 collects = gc.isenabled()
 gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
@@ -97,9 +96,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
     except UserError as problem:
         return _report(str(problem), BAD_INPUT)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            work(args)
+        work(args)
         leave_processes()
         return 0
     except KeyboardInterrupt as stop:
@@ -108,21 +105,6 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         if args.debug:
             raise
         return _report(_one_line(error), _exit_code(error))
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line for what we have to say, nothing new for what libraries tell each other."""
-    if Path(filename).parent == Path(__file__).parent:
-        print(f"warning: {message}", file=sys.stderr)
-    else:
-        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
 
 
 def _stop(*_: object) -> NoReturn:

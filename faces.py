@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +102,7 @@ class FaceSearch:
                 yield found
             found.complete = wanted is None or len(found) < wanted
             if cache:
-                remember(found, cache)
+                remember(found, cache, report)
         if not len(found):
             raise UserError(f"{source.path} has no frame that can be decoded")
         yield found if wanted is None else found.first(wanted)
@@ -124,7 +123,7 @@ class FaceSearch:
             for step in search(found, frames, detector, float(source.fps), self.batch_size):
                 advance(step)
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
-                    remember(found, cache)
+                    remember(found, cache, report)
                     saved = time.monotonic()
                 yield step
 
@@ -146,7 +145,7 @@ class FaceSearch:
 
 
 def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:
-    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, warn, once.
+    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, say so, once.
 
     A run of many videos asks for each of them, and a host that is down may take half a minute to say so.
     """
@@ -155,15 +154,15 @@ def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:
             weights.find("s3fd", None, report)
             _sfd_in[folder] = True
         except RuntimeError as error:
-            warnings.warn(f"{error}; until then faces are found by centerface instead of sfd", stacklevel=1)
+            report.note(f"warning: {error}; until then faces are found by centerface instead of sfd")
             _sfd_in[folder] = False
     return _sfd_in[folder]
 
 
-def remember(found: Detections, cache: Path) -> None:
+def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
     """Keep the boxes; a full or read-only cache costs time, not the result."""
     try:
         with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
-        warnings.warn(f"the boxes could not be kept in {cache.parent} ({error.strerror})", stacklevel=1)
+        report.note(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})")

@@ -14,7 +14,6 @@ import logging
 import sys
 import tempfile
 import threading
-import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -193,7 +192,7 @@ def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
     try:
         keep(model, kept)
     except OSError as error:
-        warnings.warn(f"what was fitted could not be kept in {kept.parent} ({error.strerror})", stacklevel=1)
+        report.note(f"warning: what was fitted could not be kept in {kept.parent} ({error.strerror})")
     return model
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +24,7 @@ from parts import moment
 if TYPE_CHECKING:
     from page.actions import Actions  # not in what Gradio calls: it looks the names up
 
+LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
 REFERENCES = {
     "what suits it": None,
@@ -89,7 +89,7 @@ class Buttons:
         except UserError as error:
             problem = gr.Error(sentence(error), print_exception=False)
         except Exception as error:
-            traceback.print_exc(file=sys.stderr)
+            LOG.exception("an action of the page failed")
             said = (
                 ""
                 if isinstance(error, (RuntimeError, OSError))

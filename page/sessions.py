@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from errors import UserError
 from reporting import Advance, Reporter
 
+LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
 KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
 
@@ -107,7 +107,7 @@ class Sessions:
             try:
                 self.sweep(uploads)
             except Exception:
-                traceback.print_exc(file=sys.stderr)
+                LOG.exception("old files could not be deleted")
             if over.wait(SWEEP_SECONDS):
                 return
 

@@ -537,7 +537,7 @@ def test_flags_reach_the_library(roots, monkeypatch):
     assert asked[1][2] == Options(FaceSearch("centerface", batch_size=32), "auto", "auto", gpus=1, workers=1)
 
 
-def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys):
+def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys, told):
     asked = []
 
     def refuse(name, *_):
@@ -548,8 +548,8 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
     monkeypatch.setattr(faces.weights, "find", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.warns(match="no network; until then faces are found by centerface"):
-        jobs = plan_workers(roots.videos, roots.data, Options(gpus=2), 100)
+    jobs = plan_workers(roots.videos, roots.data, Options(gpus=2), 100, told)
+    assert told.notes == ["warning: no network; until then faces are found by centerface instead of sfd"]
     assert len(jobs) == cpu_count()
     assert {(job.search.detector, job.device, job.search.weights) for job in jobs} == {("centerface", "cpu", None)}
 

@@ -201,11 +201,11 @@ def test_int8_is_made_once_and_again_if_damaged(openvino, quick, small_checkpoin
     assert len(told.notes) == 2 and zipfile.ZipFile(kept).testzip() is None
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(openvino, quick, small_checkpoint, private_cache):
+def test_a_cache_that_cannot_be_written_costs_time_only(openvino, quick, small_checkpoint, private_cache, told):
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="could not be kept"):
-        opened(small_checkpoint, "openvino", "int8")
+    opened(small_checkpoint, "openvino", "int8", report=told)
+    assert "could not be kept" in told.notes[-1]
 
 
 def test_threads_do_not_disturb_each_other(openvino, small_checkpoint):
