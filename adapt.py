@@ -14,6 +14,7 @@ import arguments
 import cli
 from adaptation import JUDGE, SETTINGS, Adapted, Options, adapt
 from models import weights
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         precision=args.precision,
     )
-    adapted = adapt(args.face, args.outfile, options, cli.TERMINAL)
+    adapted = adapt(args.face, args.outfile, options, TERMINAL)
     print_figures(adapted)
     print(f"{adapted.sheet}: as filmed, before, after")
     start = cli.started("inference.py", "wav2lip")

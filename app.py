@@ -15,6 +15,7 @@ import cli
 import faces
 from page.serving import serving
 from page.settings import Settings
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -67,7 +68,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         max_minutes=args.max_minutes,
         runs=args.concurrency,
         live=args.max_live,
-        report=cli.TERMINAL,
+        report=TERMINAL,
     )
 
 

@@ -16,6 +16,7 @@ from faces import FaceSearch
 from hparams import FILELISTS
 from lipsync import VALUES, LipSync
 from models.weights import REFERENCES
+from terminal import terminal_of_one
 
 if TYPE_CHECKING:
     from recipes import Options as TrainingOptions
@@ -337,5 +338,5 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         precision=args.precision,
         runtime=args.runtime,
         batch_size=args.wav2lip_batch_size,
-        report=cli.terminal_of_one(),
+        report=terminal_of_one(),
     )

@@ -13,6 +13,7 @@ import sys
 import arguments
 import cli
 import recipes
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    recipes.train_expert(args.data_root, args.checkpoint_dir, arguments.training_options(args), cli.TERMINAL)
+    recipes.train_expert(args.data_root, args.checkpoint_dir, arguments.training_options(args), TERMINAL)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import jobs
 import video
 from errors import UserError, about
 from lipsync import Take
+from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
 FILES = ("face", "audio", "outfile")
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         )
         print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
     else:
-        run_jobs(jobs.pair(args.face, args.audio, arguments.lip_sync_options(args), cli.TERMINAL), args)
+        run_jobs(jobs.pair(args.face, args.audio, arguments.lip_sync_options(args), TERMINAL), args)
 
 
 def run_pairs(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from errors import MissingFile, UserError
 from hparams import FILELISTS
 from hparams import hparams as hp
 from preprocessing import Options, Summary, preprocess, write_filelists
+from terminal import TERMINAL
 
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
     options = Options(search, args.device, args.precision, args.ngpu, args.workers)
-    summary = preprocess(args.data_root, args.preprocessed_root, options, cli.TERMINAL)
+    summary = preprocess(args.data_root, args.preprocessed_root, options, TERMINAL)
     if summary is None:  # another process has it
         return
     print_table(summary, args.preprocessed_root / "report.json")

@@ -11,7 +11,7 @@ Advance = Callable[..., None]  # (steps, figure=…)
 
 
 class Reporter:
-    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``cli.Terminal`` prints it."""
+    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``terminal.Terminal`` prints it."""
 
     def note(self, text: str) -> None:
         """Hear what the user should know, in one line."""

@@ -18,6 +18,7 @@ from errors import UserError, needs
 from sync import measure, open_expert
 from sync.drawing import draw, write_overlay
 from sync.embedding import open_video
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = pick_device(args.device)
     open_video(args.face)  # before the expert is loaded, or downloaded
-    expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device), cli.TERMINAL)
-    measured = measure(args.face, args.audio, expert, arguments.face_search(args), cli.TERMINAL)
+    expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device), TERMINAL)
+    measured = measure(args.face, args.audio, expert, arguments.face_search(args), TERMINAL)
     print(measured.matrix)
     sounds = args.audio or [args.face]
     if args.json:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         draw(args.plot, measured.matrix, sounds)
     if args.overlay:
-        write_overlay(args.overlay, measured, sounds[0], cli.TERMINAL)
+        write_overlay(args.overlay, measured, sounds[0], TERMINAL)
 
 
 def check_arguments(args: argparse.Namespace) -> None:

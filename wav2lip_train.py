@@ -13,6 +13,7 @@ import sys
 import arguments
 import cli
 import recipes
+from terminal import TERMINAL
 
 
 def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) without the discriminator.") -> cli.Parser:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace, discriminator: bool = False) -> None:
         args.syncnet_checkpoint_path,
         args.judge_checkpoint_path,
         arguments.training_options(args),
-        cli.TERMINAL,
+        TERMINAL,
         discriminator,
     )
 

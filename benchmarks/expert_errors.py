@@ -30,6 +30,7 @@ from dataset import Clip, Draw, SyncNetDataset
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
 from sync import Expert, open_expert
+from terminal import TERMINAL
 
 NEAR = 3  # frames, 0.12 s: what viewers do not notice (ITU-R BT.1359: sound 45 ms early to 125 ms late)
 SILENT = 30.0  # dB below the loudest window
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     expert = open_expert(args.checkpoint_path, device, dtype)
     data = SyncNetDataset(get_image_list(args.data_root, args.split, args.filelists)[: args.clips])
     clips = data.index.clips
-    pairs = join([pairs_of(data, clip, expert) for clip in cli.TERMINAL.track(clips, "Embedding", len(clips), "clip")])
+    pairs = join([pairs_of(data, clip, expert) for clip in TERMINAL.track(clips, "Embedding", len(clips), "clip")])
     report("all", summary(pairs))
     for name, chosen in rows(pairs).items():
         report(name, accuracy(pairs, chosen))

@@ -44,6 +44,7 @@ from sync import (
 )
 from sync.embedding import embed_sound, open_video
 from sync.matching import RELATED
+from terminal import TERMINAL
 
 SHIFTS = range(-10, 11)  # frames
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     paths = find_clips(args)
     others = [embed_speech(path, expert) for path in find_videos([args.others])]
-    clips = [open_clip(path, args, expert) for path in cli.TERMINAL.track(paths, "Embedding", len(paths), "clip")]
+    clips = [open_clip(path, args, expert) for path in TERMINAL.track(paths, "Embedding", len(paths), "clip")]
     shifted = [[embed_sound([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 
     report("voices", measure_voices(clips, others, expert))

@@ -33,6 +33,7 @@ from errors import UserError
 from faces import FaceSearch
 from footage import find_videos
 from sync import Expert, open_expert
+from terminal import TERMINAL
 
 ROUNDS = 4  # of clips; each gives every two people a video of each kind
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for kind, films in kinds.items():
             found = []
-            for shots in cli.TERMINAL.track(films, kind, len(films), "video"):
+            for shots in TERMINAL.track(films, kind, len(films), "video"):
                 path = Path(folder, "film.mp4")
                 write_film(path, shots)
                 found += [(shot.place, place) for shot, place in zip(shots, places(path, len(shots), expert, search))]

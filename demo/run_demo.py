@@ -27,6 +27,7 @@ from lipsync import LipSync
 from models import weights
 from sync import Result, open_expert, score
 from sync.drawing import smoothed
+from terminal import TERMINAL
 
 HEAD = Recipe(seed=2020, seconds=6.0, size=(640, 480))  # the networks' own corpus has other seeds
 LANDMARKS = Path(__file__).with_name("collins.npy")  # of scikit-image's photo, by demo/landmarks.py
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         write_clip(face, HEAD, number=0)
         aperture = write_speech(speech, HEAD, number=1)
         film_portrait(portrait, speech)
-        lips = LipSync(search=SEARCH, report=cli.TERMINAL)
+        lips = LipSync(search=SEARCH, report=TERMINAL)
         lips.run(portrait, speech, outfile)
         lips.run(face, speech, head)
         pairs = {"own_sound": (face, face), "new_sound": (face, speech), "lip_synced": (head, speech)}

@@ -35,6 +35,7 @@ from demo.scene import Actor, Shot, film
 from demo.voice import SAMPLE_RATE, Voice, synthesize
 from devices import cpu_count
 from errors import UserError
+from terminal import TERMINAL
 
 VARIANTS = ("plain", "silent", "two", "cut", "away")
 HEAD, CLIP = range(2)  # first words of seeds, so that heads and clips never share a stream of numbers
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     names = ("seed", "seconds", "size", "fps", "variant", "offset", "clips_per_head")
     recipe = Recipe(**{name: getattr(args, name) for name in names})
     made = make_clips(partial(make_clip, args.out, recipe), args.clips, args.workers)
-    paths = list(cli.TERMINAL.track(made, "Filming", args.clips, "clip"))
+    paths = list(TERMINAL.track(made, "Filming", args.clips, "clip"))
     print(f"{args.out}: {len(paths)} clips of {recipe.frames} frames")
 
 

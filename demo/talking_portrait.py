@@ -42,6 +42,7 @@ from demo.voice import Voice, synthesize
 from devices import cpu_count
 from errors import MissingFile, UserError
 from hparams import hparams as hp
+from terminal import TERMINAL
 
 SIZE = 112  # pixels of the crops: a little more than the networks see
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     for make, count in makers:
         if count:
             made = make_clips(make, count, args.workers)
-            folders = list(cli.TERMINAL.track(made, "Making clips", count, "clip"))
+            folders = list(TERMINAL.track(made, "Making clips", count, "clip"))
             print(f"{folders[-1].parent.parent}: {len(folders)} clips")
 
 

@@ -13,6 +13,7 @@ from devices import own_device, pick_device
 from errors import MissingFile
 from evaluation.judges import NETWORKS, Judges, open_judges
 from lipsync import LipSync, Options
+from terminal import TERMINAL, terminal_of_one
 
 
 def add_generator_arguments(parser: cli.Parser) -> None:
@@ -38,7 +39,7 @@ def open_generator(args: argparse.Namespace) -> LipSync:
         device=own_device(args.device),
         precision=args.precision,
         batch_size=args.wav2lip_batch_size,
-        report=cli.terminal_of_one(),
+        report=terminal_of_one(),
     )
 
 
@@ -60,7 +61,7 @@ def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:
 
 
 def judges_of(args: argparse.Namespace) -> Judges:
-    return open_judges(pick_device(args.device), cli.TERMINAL, **judge_weights(args))
+    return open_judges(pick_device(args.device), TERMINAL, **judge_weights(args))
 
 
 def add_table_arguments(parser: cli.Parser) -> None:

@@ -18,6 +18,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 import cli
 from evaluation import flags
 from evaluation.protocol import TAKES, evaluate, list_takes, open_panel
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     takes = list_takes(args.data_root, args.results_dir, args.filelist, args.count, args.seed, args.takes, lips.report)
     fid_weights = None if args.no_fid else args.fid_weights
     panel = open_panel(lips.device, lips.report, args.lse_checkpoint_path, fid_weights, **flags.judge_weights(args))
-    found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, cli.TERMINAL, **options)
+    found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, TERMINAL, **options)
     if not found:
         print("the other processes are still at work; the last one scores")
         return

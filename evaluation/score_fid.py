@@ -18,6 +18,7 @@ import files
 from devices import pick_device
 from errors import MissingFile
 from evaluation import fid
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         if not path.exists():
             raise MissingFile(f"{path} does not exist")
     files.check_outputs({"--json": args.json}, (*args.real, *args.generated))
-    embed = fid.open_inception(args.weights, pick_device(args.device), cli.TERMINAL)
+    embed = fid.open_inception(args.weights, pick_device(args.device), TERMINAL)
     found = fid.compare(args.real, args.generated, embed, args.every)
     print(found)
     if args.json:

@@ -19,6 +19,7 @@ from evaluation import flags
 from evaluation.comparisons import check_names, compare_silent
 from footage import find_videos
 from lipsync import LipSync
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     files.check_folder(args.results_dir)
     judges, search = flags.judges_of(args), arguments.face_search(args)
     compute = {"device": args.device, "precision": args.precision}
-    lips = LipSync(args.checkpoint_path, search=search, report=cli.TERMINAL, **compute)
+    lips = LipSync(args.checkpoint_path, search=search, report=TERMINAL, **compute)
     options = arguments.mouth_options(args)
     found = compare_silent(videos, args.results_dir, lips, judges, **options).check_some()
     print(found)

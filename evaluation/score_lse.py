@@ -19,6 +19,7 @@ from evaluation import flags
 from evaluation.lse import open_judge
 from evaluation.scores import score_files
 from footage import find_videos
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -44,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.data_root)
     flags.check_tables(args, videos)
-    network = open_judge(args.checkpoint_path, pick_device(args.device), cli.TERMINAL)
-    scores = score_files(videos, network, arguments.face_search(args) if args.crop_faces else None, cli.TERMINAL)
+    network = open_judge(args.checkpoint_path, pick_device(args.device), TERMINAL)
+    scores = score_files(videos, network, arguments.face_search(args) if args.crop_faces else None, TERMINAL)
     print(scores)
     scores.save(args.json, args.csv)
     scores.check()

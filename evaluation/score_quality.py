@@ -19,6 +19,7 @@ import cli
 from errors import UserError
 from evaluation import flags
 from evaluation.comparisons import compare_files
+from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     flags.check_tables(args, [*args.generated, *args.source])
     judges, search = flags.judges_of(args), arguments.face_search(args)
     pairs = list(zip(args.generated, args.source))
-    found = compare_files(pairs, search, cli.TERMINAL, judges, args.pads, face_index=args.face_index).check_some()
+    found = compare_files(pairs, search, TERMINAL, judges, args.pads, face_index=args.face_index).check_some()
     print(found)
     found.save(args.json, args.csv)
     found.check()

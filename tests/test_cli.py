@@ -15,6 +15,7 @@ import torch
 import cli
 import devices
 from errors import MissingFile, UserError
+from terminal import Terminal
 
 
 def run(work, *argv):
@@ -96,7 +97,7 @@ def test_bars_of_stages_side_by_side(monkeypatch, first):
     """The one that ends stays, the other moves up to it; tqdm alone left a copy of it behind."""
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
-    terminal, names = cli.Terminal(), ["Finding faces", "Lip-syncing"]
+    terminal, names = Terminal(), ["Finding faces", "Lip-syncing"]
     stages = {name: terminal.stage(name, 4) for name in names}
     advance = {name: stage.__enter__() for name, stage in stages.items()}
     for _ in range(2):

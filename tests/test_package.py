@@ -173,9 +173,10 @@ def test_no_module_of_ours_says_another_name(elsewhere, tmp_path):
 
 def test_the_projects_folder_is_the_package_too():
     """From here, ``from wav2lip import LipSync`` needs no installation."""
-    code = "import sys; from wav2lip import LipSync; print(LipSync.__module__, 'lipsync' in sys.modules)"
+    names = "wav2lip.__all__, {getattr(wav2lip, name).__module__.split('.')[0] for name in wav2lip.__all__}"
+    code = f"import sys, wav2lip; print({names}, 'lipsync' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == "wav2lip.lipsync False\n"
+    assert result.stdout == "['FaceSearch', 'LipSync', 'Options', 'Reporter', 'UserError'] {'wav2lip'} False\n"
 
 
 # --------------------------------------------------------------------------------------------------------------------

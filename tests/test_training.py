@@ -22,7 +22,6 @@ import pytest
 import torch
 
 import audio
-import cli
 import color_syncnet_train
 import files
 import hq_wav2lip_train
@@ -38,6 +37,7 @@ from fill import fill
 from hparams import HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
+from terminal import TERMINAL
 from training import (
     AllPairsExpertTask,
     ExpertTask,
@@ -867,7 +867,7 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
 
 def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(cli.TERMINAL, "note", told.append)
+    monkeypatch.setattr(TERMINAL, "note", told.append)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
     flags = ("--max_steps", 2, "--resume", "--seed", 5)
     hp = f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"

@@ -1,6 +1,7 @@
 """The project as one package, for programs that have an ``audio``, ``video`` or ``models`` of their own.
 
     from wav2lip import LipSync
+    from wav2lip import adaptation, dialogue, live, recipes, sync  # what else there is
 
 Its modules are flat: they say ``import audio``, as scripts in one folder do. Here they are parts of this package
 (``wav2lip.audio``), and what they say means their neighbours, whatever else has such a name.
@@ -19,16 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from errors import UserError
-    from lipsync import LipSync
+    from faces import FaceSearch
+    from lipsync import LipSync, Options
     from reporting import Reporter
 
-__all__ = ["LipSync", "Reporter", "UserError"]
+__all__ = ["FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
 
 HERE = Path(__file__).resolve().parent
 FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # installed, or in the project's folder
 FOLDERS = {path.parent.name for path in FLAT.glob("*/__init__.py")} - {__name__}
 OURS = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
-SOURCES = {"LipSync": "lipsync", "Reporter": "reporting", "UserError": "errors"}
+SOURCES = {
+    "FaceSearch": "faces",
+    "LipSync": "lipsync",
+    "Options": "lipsync",
+    "Reporter": "reporting",
+    "UserError": "errors",
+}
 __path__ = [str(HERE), str(FLAT)]
 
 
