@@ -124,9 +124,7 @@ def run_ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
 
     *inputs, output = map(str, arguments)
     encoded = output.endswith((".mp4", ".mkv", ".mov")) and ("-c:v" not in inputs or "libx264" in inputs)
-    quick = (
-        ["-preset", "ultrafast"] if encoded and "-preset" not in inputs else []
-    )  # a quarter less of all tests' ffmpeg
+    quick = ["-preset", "ultrafast"] if encoded and "-preset" not in inputs else []
     quiet = ("-y", "-hide_banner", "-loglevel", "error")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), *quiet, *inputs, *quick, output]
     subprocess.run(command, check=True, input=stdin)

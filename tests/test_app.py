@@ -490,7 +490,7 @@ def browser():
     with api.sync_playwright() as player:
         microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
         opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
-        yield opened
+        yield opened.new_context(viewport={"width": 1280, "height": 1000})  # one, whose cache keeps the page's scripts
         opened.close()
 
 
@@ -504,7 +504,7 @@ def address():
 @pytest.fixture
 def tab(browser, address):
     """The page, as somebody new sees it; it asks no other machine for anything."""
-    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened = browser.new_page()
     asked = []
     opened.on("request", lambda request: asked.append(request.url))
     opened.goto(address)
