@@ -1,5 +1,5 @@
 # make demo   sets up .venv and lip-syncs a face end to end
-# make test   sets up .venv and runs the tests, two at a time: many wait for ffmpeg or for processes of their own
+# make test   sets up .venv and runs the tests, three at a time: many wait for ffmpeg or for processes of their own
 # make test-image   installs what the Dockerfile installs into a fresh environment, and starts its page: two minutes
 # make lint   checks style with ruff, and types with mypy
 # make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/python -m demo.run_demo
 
 test: setup
-	$(QUICKLY) $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(QUICKLY) $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 test-image: setup
 	$(BIN)/python -m pytest -q -m slow tests/test_docker.py

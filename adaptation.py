@@ -145,8 +145,8 @@ def learn(
     """
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         learned, kept = prepare(face, Path(folder), options, report)
-        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead)
-        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead)
+        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead, mask_top=start.mask_top)
+        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead, mask_top=start.mask_top)
         training.load_checkpoint(task, start.path)
         before = examine(task, held_out)
         task.remember(before.figures)

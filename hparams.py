@@ -85,6 +85,7 @@ class HParams:
 
     # Generator and visual-quality discriminator (reference)
     mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
+    mask_top: float = 0.5  # share of the face above what the generator does not see of it; the reference: half (ours)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)

@@ -70,6 +70,9 @@ class LipGenerator(Protocol):
     @property
     def audio_encoder(self) -> torch.nn.Module: ...
 
+    @property
+    def mask_top(self) -> float: ...
+
     def __call__(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
 
     def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
@@ -140,7 +143,7 @@ def draw_mouths(
     """
     if not rows:
         return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)
-    mels, faces = np.stack([row.mel for row in rows]), half_blank([row.filmed for row in rows])
+    mels, faces = np.stack([row.mel for row in rows]), masked_and_whole([row.filmed for row in rows], model.mask_top)
     gains = None if rows[0].gain is None else np.array([row.gain for row in rows])
     lend_mouths(rows, hidden, openings_for(model, rows, mels, gains, opening), faces)
     return generate(model, mels, faces, gains)
@@ -164,22 +167,17 @@ def lend_mouths(
 ) -> None:
     """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
 
-    They are those of ``half_blank``.
+    They are those of ``masked_and_whole``.
     """
     for row, face, *how in zip(rows, faces, wanted, hidden):
         if row.lender:
             face[..., 3:] = row.lender.instead_of(row.filmed, row.stillness, *how)
 
 
-def network_inputs(rows: Sequence[tuple[np.ndarray, Box, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Frames with box and mel -> mels (N, 80, 16) float32 and faces (N, 96, 96, 6) uint8: lower half blank ‖ whole."""
-    return np.stack([mel for _, _, mel in rows]), half_blank([crop(frame, box) for frame, box, _ in rows])
-
-
-def half_blank(filmed: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """Faces (96, 96, 3) uint8 as the network takes them, (N, 96, 96, 6): lower half blank ‖ whole."""
+def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float) -> np.ndarray:
+    """Faces (96, 96, 3) uint8 as a network takes them, (N, 96, 96, 6): black below ``Wav2Lip.mask_top`` ‖ whole."""
     faces = np.concatenate((filmed, filmed), axis=-1)
-    faces[:, hp.img_size // 2 :, :, :3] = 0
+    faces[:, round(mask_top * hp.img_size) :, :, :3] = 0
     return faces
 
 
@@ -215,12 +213,12 @@ def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:
 def _changes(model: LipGenerator, faces: np.ndarray, mels: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
     """Return by how many grey levels the generator changes the mouths of these faces, (N,)."""
     top, left = hp.img_size * 7 // 12, hp.img_size * 7 // 24  # around the mouth
-    changes = np.abs(generate(model, mels, half_blank(faces), gains).astype(np.float32) - faces)
+    changes = np.abs(generate(model, mels, masked_and_whole(faces, model.mask_top), gains).astype(np.float32) - faces)
     return changes[:, top : hp.img_size - 6, left : hp.img_size - left].mean((1, 2, 3))
 
 
 def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
-    """Run the generator on the output of ``network_inputs`` -> faces (N, 96, 96, 3) uint8 BGR.
+    """Run the generator on mels (N, 80, 16) and the faces of ``masked_and_whole`` -> faces (N, 96, 96, 3) uint8 BGR.
 
     ``gains`` (N,) scale how far the mouths are from those of silence. What does not fit in the device's memory is done
     in halves.

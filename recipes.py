@@ -93,8 +93,10 @@ def train_generator(
         teacher = weights.load_model(expert, SyncNet_color, report)
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
         train_list, val_list = lists_of(data_root, options)
-        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, hp.mel_lead, hp.twin_reference)
-        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead)  # the same windows whatever the settings, likewise
+        shown = hp.mel_lead, hp.twin_reference, hp.mask_top
+        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
+        # the same windows whatever other settings, likewise
+        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
         plan = training.Plan(
             batch_size=hp.batch_size,
             checkpoint_interval=hp.checkpoint_interval,

@@ -119,6 +119,7 @@ class OpenVinoGenerator(nn.Module):
         super().__init__()
         self.like = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it takes float32, on the CPU
         network = fold_batchnorm(weights.build(checkpoint, Wav2Lip))
+        self.mask_top = network.mask_top
         self.audio_encoder = Compiled(convert(network.audio_encoder, example_mels()), dtype)
         self._drawing = Compiled(drawing or convert_drawing(network), dtype)
 
@@ -221,8 +222,7 @@ def quantize(network: Wav2Lip, has_vnni: bool) -> Any:
 @torch.inference_mode()
 def calibration(network: Wav2Lip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of voices (N, 512·width, 1, 1) and faces (N, 96, 96, 6), float32, as ``Drawing`` takes them."""
-    faces = np.tile(calibration_faces().astype(np.float32) / 255, 2)  # masked, and whole
-    faces[:, hp.img_size // 2 :, :, :3] = 0
+    faces = mouths.masked_and_whole(calibration_faces(), network.mask_top).astype(np.float32) / 255
     mels = torch.from_numpy(np.load(CALIBRATION_MELS).astype(np.float32))[:, None]
     for start in range(0, len(faces), BATCH):
         part = slice(start, start + BATCH)

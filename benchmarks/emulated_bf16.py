@@ -8,9 +8,11 @@ results of batch norms and sums. Sums inside a layer are float32, as in oneDNN a
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -18,8 +20,11 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-import color_syncnet_train
+import arguments
+import cli
+import recipes
 from models.conv import Conv2d
+from terminal import TERMINAL
 
 
 class Rounded(torch.autograd.Function):
@@ -50,8 +55,15 @@ def emulation() -> Iterator[None]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(description="Train the expert as bfloat16 autocast would.")
+    arguments.add_training_arguments(parser)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    options = replace(arguments.training_options(args), precision="fp32")
     with emulation():
-        return color_syncnet_train.main([*(sys.argv[1:] if argv is None else argv), "--precision", "fp32"])
+        recipes.train_expert(args.data_root, args.checkpoint_dir, options, TERMINAL)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from face_detection.detections import Detections
 from face_detection.search import search
 from lipsync import LipSync, pick_batch_size, read_speech
 from models import Wav2Lip, optimize_for_inference
-from mouths import network_inputs, redraw_mouths
+from mouths import crop, masked_and_whole, redraw_mouths
 
 GENERATOR_FLOP = 7.93e9  # a face
 S3FD_FLOP = 631e3  # a pixel
@@ -144,7 +144,9 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
 
 
 def paste_plainly(model: torch.nn.Module, rows: list[tuple]) -> None:
-    made = generate_plainly(model, *network_inputs(rows)) * 255
+    mels = np.stack([mel for _, _, mel in rows])
+    faces = masked_and_whole([crop(frame, box) for frame, box, _ in rows], Wav2Lip.mask_top)
+    made = generate_plainly(model, mels, faces) * 255
     for (frame, (x1, y1, x2, y2), _), face in zip(rows, made):
         frame[y1:y2, x1:x2] = cv2.resize(face.astype(np.uint8), (x2 - x1, y2 - y1))
 

@@ -25,12 +25,14 @@ demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +41,6 @@ import torch
 import arguments
 import cli
 import files
-import reporting
 import video
 from benchmarks import cpu_timed, print_machine
 from benchmarks.demo_networks import JUDGE
@@ -53,6 +54,7 @@ from evaluation.leakage import write_silence
 from evaluation.quality import Quality, score_file
 from face_detection.detections import Detections, cut_square
 from face_detection.tracking import follow_face
+from faces import FaceSearch
 from footage import find_videos
 from lipsync import LipSync, Options, Settled, Take, open_face
 from models import SyncNet_v2, Wav2Lip, weights
@@ -68,10 +70,8 @@ FILMED, DEFAULTS = "as filmed", "defaults"  # rows: encoded anew and nothing els
 MIRROR = "mirror"
 KNOTS = 10  # of the line that stands for the inverse of a sigmoid
 MIDDLE = "{middle}"  # in flags: where the face of a clip is mostly
-SHARED = (
-    "checkpoint_path", "face_detector", "face_detector_weights", "face_det_batch_size", "no_cache", "device",
-    "precision",
-)  # fmt: skip
+OPTIONS = {field.name for field in fields(Options)}
+NETWORK = ("restorer", "precision", "runtime", "batch_size")  # of what ``LipSync`` takes, what a row may change
 OWN, OTHER, SILENT = "own", "other", "silent"
 TOLD = {  # figures of ``Quality``, by what is heard
     OWN: (*table.MATCHED, "sharpness"),
@@ -103,7 +103,8 @@ class Made:
 class Bench:
     """What every row is made of, and who judges it."""
 
-    args: argparse.Namespace
+    folder: Path
+    network: dict[str, Any]  # what ``LipSync`` takes where a row does not say otherwise
     clips: list[Path]
     heard: dict[str, list[Path]]  # for each clip: its own sound, that of the next, silence
     pads: Sequence[int]  # of the face that is compared
@@ -111,7 +112,12 @@ class Bench:
     judge: Expert
     lse: SyncNet_v2 | None
     judges: judges.Judges
+    mediapipe: Path | None
     real: list[np.ndarray]  # landmarks of every clip as filmed, (frames, 478, 2); none without MediaPipe
+
+    @property
+    def search(self) -> FaceSearch:
+        return self.network["search"]
 
 
 def get_parser() -> cli.Parser:
@@ -119,7 +125,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
     add("--checkpoint_path", default=weights.DEMO, help=f"generator, as in inference.py, or {MIRROR}")
-    add("--flags", nargs="+", default=FLAGS, help="rows: flags without the first two dashes, quoted")
+    add("--flags", nargs="+", default=FLAGS, help="rows: options without the first two dashes, quoted")
     add("--expert", default=weights.DEMO, help="expert")
     add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
     add("--lse_checkpoint_path", help="also measure LSE, by this file or syncnet_v2")
@@ -145,8 +151,14 @@ def run(args: argparse.Namespace) -> None:
     geometry_only = args.checkpoint_path == MIRROR
     if geometry_only:
         args.checkpoint_path = write_mirror(args.folder)
-    settled = {flags: settle(args, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
-    bench = open_bench(args, videos, settled[DEFAULTS][0].pads, geometry_only)
+    network = {
+        "checkpoint": args.checkpoint_path,
+        "search": arguments.face_search(args),
+        "device": args.device,
+        "precision": args.precision,
+    }
+    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
+    bench = open_bench(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
     rows: dict[str, Figures] = {}
@@ -185,24 +197,26 @@ def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
         files.save(args.csv, table.to_csv({name: means(figures) for name, figures in rows.items()}))
 
 
-def open_bench(args: argparse.Namespace, videos: list[Path], pads: Sequence[int], geometry_only: bool) -> Bench:
-    network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
-    asked = open_expert(args.expert), open_expert(args.judge), network, judges_of(args)
-    clips = [shortened(args, path, number) for number, path in enumerate(videos)]
-    heard = list_sounds(args, clips, geometry_only)
-    real = find_landmarks(args, clips, "filmed") if args.mediapipe else []
-    return Bench(args, clips, heard, pads, *asked, real)
+def open_bench(
+    args: argparse.Namespace, videos: list[Path], network: dict[str, Any], pads: Sequence[int], geometry_only: bool
+) -> Bench:
+    lse_network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
+    asked = open_expert(args.expert), open_expert(args.judge), lse_network, judges_of(args)
+    clips = [shortened(args.folder, path, number, args.seconds) for number, path in enumerate(videos)]
+    heard = list_sounds(args.folder, clips, geometry_only)
+    real = find_landmarks(args.mediapipe, args.folder, clips, "filmed") if args.mediapipe else []
+    return Bench(args.folder, network, clips, heard, pads, *asked, args.mediapipe, real)
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Videos
 
 
-def shortened(args: argparse.Namespace, path: Path, number: int) -> Path:
+def shortened(folder: Path, path: Path, number: int, seconds: float | None) -> Path:
     """Return a copy without losses of what is used of a video, what is known about it beside it."""
     source = video.probe(path)
-    copy = args.folder / "filmed" / f"{number}_{path.stem}.mp4"
-    encode(copy, source, path, math.ceil(args.seconds * source.fps) if args.seconds else None, crf=0)
+    copy = folder / "filmed" / f"{number}_{path.stem}.mp4"
+    encode(copy, source, path, math.ceil(seconds * source.fps) if seconds else None, crf=0)
     if aperture.truth_of(path):
         files.save(copy.with_suffix(".json"), path.with_suffix(".json").read_bytes())
     return copy
@@ -243,40 +257,53 @@ def write_mirror(folder: Path) -> Path:
     return folder / "mirror.pth"
 
 
-def list_sounds(args: argparse.Namespace, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
+def list_sounds(folder: Path, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
     """Return what each clip is to say: its own, what the next one says, nothing."""
-    silence = [write_silence(clip, args.folder / "silence" / f"{clip.stem}.wav") for clip in clips]
+    silence = [write_silence(clip, folder / "silence" / f"{clip.stem}.wav") for clip in clips]
     heard = {OTHER: clips[1:] + clips[:1], SILENT: silence}
     return heard if geometry_only else {OWN: clips, **heard}
 
 
-def parse(args: argparse.Namespace, flags: str, middle: str = "0 1 0 1") -> argparse.Namespace:
-    """Return what inference.py makes of these flags, ``middle`` in the place of ``MIDDLE``."""
-    given = shlex.split(f"--{flags.replace(MIDDLE, middle)}") if flags not in (FILMED, DEFAULTS) else []
-    shared = argparse.Namespace(**{name: getattr(args, name) for name in SHARED})
-    parser = cli.Parser("A row of the table.")
-    arguments.add_lip_sync_arguments(parser)
-    return parser.parse_args(given, shared)
+def read(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a row has ``LipSync`` take, and ``LipSync.run``, with ``middle`` in the place of ``MIDDLE``."""
+    network: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for flag in flags.replace(MIDDLE, middle).split(" --") if flags not in (FILMED, DEFAULTS) else ():
+        name, *words = shlex.split(flag)
+        values = tuple(map(value_of, words))
+        switch = name.removeprefix("no").removeprefix("_")
+        if not values and switch in OPTIONS:
+            options[switch] = switch == name
+        elif values and name in (*OPTIONS, *NETWORK):
+            (options if name in OPTIONS else network)[name] = values[0] if len(values) == 1 else values
+        else:
+            raise UserError(f"--flags {flags!r}: {name} is none of {', '.join(sorted(OPTIONS))}, {', '.join(NETWORK)}")
+    return network, options
 
 
-def settle(args: argparse.Namespace, flags: str) -> tuple[Settled, torch.dtype, str, Path | None]:
+def value_of(word: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
+
+
+def settle(network: dict[str, Any], flags: str) -> tuple[Settled, torch.dtype, str, Path | None]:
     """Return how these flags have a network lip-sync."""
-    parsed = parse(args, flags)
-    lips, options = arguments.open_lips(parsed), arguments.lip_sync_options(parsed)
-    options |= {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
+    changed, options = read(flags)
+    lips = LipSync(**network | changed)
     return lips.settle(Options(**options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
     """Lip-sync every clip as these flags have it, by what it hears."""
-    opened = arguments.open_lips(parse(bench.args, flags))
-    lips = opened.serving(opened.search, reporting.SILENT)
+    lips = LipSync(**bench.network | read(flags)[0])
     lips.preview(bench.clips[0], bench.clips[0], 0)  # libraries that are needed load now, and do not count
     made: dict[str, list[Made]] = {take: [] for take in bench.heard}
     for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
-        options = arguments.lip_sync_options(parse(bench.args, flags, middle))
-        outfile = bench.args.folder / folder_of(flags, take) / clip.name
+        _, options = read(flags, middle or "0 1 0 1")
+        outfile = bench.folder / folder_of(flags, take) / clip.name
         made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
     return made
 
@@ -321,14 +348,13 @@ def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
         told = GEOMETRY if OWN not in made and take == OTHER else TOLD[take]
         figures |= {name: [getattr(one, name) for one in scores] for name in told}
     figures |= compare_sync(bench, made) if OWN in made else {}
-    figures |= compare_lips(bench, flags, made) if bench.real else {}
+    figures |= compare_lips(bench, bench.mediapipe, flags, made) if bench.mediapipe else {}
     figures["cpu_ms"] = [clip.cpu_ms for clip in made[OTHER]]
     return {name: row for name, row in figures.items() if None not in row}
 
 
 def compare_pictures(bench: Bench, clip: Made) -> Quality:
-    search = arguments.face_search(bench.args)
-    return score_file(clip.path, clip.source, search, judges=bench.judges, pads=bench.pads, drawn=clip.boxes)
+    return score_file(clip.path, clip.source, bench.search, judges=bench.judges, pads=bench.pads, drawn=clip.boxes)
 
 
 def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
@@ -347,7 +373,7 @@ def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
 
 
 def compare_lse(bench: Bench, network: SyncNet_v2, clips: Sequence[Made]) -> Figures:
-    scores = [lse.score_file(clip.path, network, arguments.face_search(bench.args)) for clip in clips]
+    scores = [lse.score_file(clip.path, network, bench.search) for clip in clips]
     return {
         "LSE-D": [float(np.mean([score.lse_d for score in found])) for found in scores],
         "LSE-C": [float(np.mean([score.lse_c for score in found])) for found in scores],
@@ -358,10 +384,10 @@ def similarity(expert: Expert, clip: Made) -> Result:
     return score_boxes(video.probe(clip.path), clip.seen, clip.heard, expert)
 
 
-def compare_lips(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
+def compare_lips(bench: Bench, mediapipe: Path, flags: str, made: dict[str, list[Made]]) -> Figures:
     """What landmarks tell of each clip, see the functions in ``evaluation.lips``."""
     found = {
-        take: find_landmarks(bench.args, [clip.path for clip in clips], folder_of(flags, take))
+        take: find_landmarks(mediapipe, bench.folder, [clip.path for clip in clips], folder_of(flags, take))
         for take, clips in made.items()
     }
     filmed, quiet = bench.real, found[SILENT]
@@ -401,7 +427,7 @@ def means(figures: Figures) -> dict[str, float]:
 def missing(bench: Bench) -> list[str]:
     """Say which figures there are not, and how to have them."""
     sync = [] if bench.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
-    if not bench.real:
+    if not bench.mediapipe:
         return [*sync, "not measured: rest, leak, lmd, movement, r; --mediapipe", *judges.not_asked(bench.judges)]
     return [*sync, *(line for line in judges.not_asked(bench.judges) if "lmd" not in line)]
 

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> None:
         ]
         kinds = (originals, "real"), (generated, "lips"), (silent, "silence")
         real, made, quiet = (
-            [lip_distance(points) for points in find_landmarks(args, paths, name)] for paths, name in kinds
+            [lip_distance(points) for points in find_landmarks(args.mediapipe, args.folder, paths, name)]
+            for paths, name in kinds
         )
         report("movement", compare_movement(real, made, quiet, partners))
         if any(clip.with_suffix(".json").exists() for clip in originals):
@@ -171,16 +172,16 @@ def people_first(clips: Sequence[Path]) -> list[int]:
 # Lips
 
 
-def find_landmarks(args: argparse.Namespace, paths: Sequence[Path], name: str) -> list[np.ndarray]:
+def find_landmarks(mediapipe: Path, folder: Path, paths: Sequence[Path], name: str) -> list[np.ndarray]:
     """Return MediaPipe's landmarks of each video, (frames, 478, 2); where there are none, what lies between others."""
-    folder = args.folder / "landmarks" / name
+    folder = folder / "landmarks" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for i, path in enumerate(paths):
         link = folder / f"{i:04d}" / "clip.mp4"  # whatever it is; what reads it looks into it
         link.parent.mkdir(parents=True)
         link.symlink_to(path.resolve())
     script = Path(__file__).resolve().parent.parent / "demo" / "landmarks.py"
-    subprocess.run([args.mediapipe, script, folder], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    subprocess.run([mediapipe, script, folder], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     data = np.load(folder / "landmarks.npz")
     if lost := [str(path) for i, path in enumerate(paths) if f"{i:04d}/clip" not in data]:
         raise UserError(f"MediaPipe finds no face in {', '.join(lost)}; leave it out")

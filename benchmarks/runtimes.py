@@ -94,10 +94,12 @@ def inputs_of(args: argparse.Namespace, folder: Path) -> Iterator[Inputs]:
         write_clip(face, Recipe(seed=7, seconds=6.0, size=(512, 384)))
     if not args.audio:
         write_speech(speech, Recipe(seed=8, seconds=6.0))
-    take = LipSync(search=FaceSearch("centerface", cache=False), device="cpu").prepare(face, speech)
+    lips = LipSync(search=FaceSearch("centerface", cache=False), device="cpu")
+    take = lips.prepare(face, speech)
     rows = ((f.copy(), box, mel) for f, box, mel in zip(take.frames(), take.boxes(), take.windows) if box is not None)
     while len(batch := list(itertools.islice(rows, args.batch_size))) == args.batch_size:
-        mels, faces = mouths.network_inputs(batch)
+        mels = np.stack([mel for _, _, mel in batch])
+        faces = mouths.masked_and_whole([mouths.crop(frame, box) for frame, box, _ in batch], lips.generator.mask_top)
         yield mels[:, None], np.ascontiguousarray(faces.transpose(0, 3, 1, 2), np.float32) / 255
 
 

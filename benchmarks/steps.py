@@ -24,7 +24,7 @@ import cli
 from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
-from mouths import CPU_BATCH, Row, crop, generate, lend_mouths, network_inputs, openings_for, rows_of
+from mouths import CPU_BATCH, Row, crop, generate, lend_mouths, masked_and_whole, openings_for, rows_of
 from pasting import BLENDS, paste
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
@@ -65,7 +65,9 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     rows = [row for row in rows_of(frames, boxes, take.windows, take.mouth_settings) if row.box]
     batches = split(rows)
     hidden = [[row.hidden() for row in batch] for batch in batches]
-    inputs = [network_inputs([row[:3] for row in batch]) for batch in batches]
+    mask = lips.generator.mask_top
+    mels = [np.stack([row.mel for row in batch]) for batch in batches]
+    inputs = list(zip(mels, (masked_and_whole([row.filmed for row in batch], mask) for batch in batches)))
     asked = [None if batch[0].gain is None else np.array([row.gain for row in batch]) for batch in batches]
     drawn: list[np.ndarray] = []
 

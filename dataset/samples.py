@@ -204,7 +204,7 @@ class MatchedWindows(SyncNetDataset):
 class Wav2LipDataset(WindowDataset):
     """Samples for the generator: ``dataset[key]`` is ``x, indiv_mels, mel, y``, all float32, pictures BGR in [0, 1].
 
-    x (6, 5, 96, 96): 5 consecutive frames with their lower half black, then 5 others of the clip, whole;
+    x (6, 5, 96, 96): 5 consecutive frames, black below ``mask_top`` of their height, then 5 others of the clip, whole;
     indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
     y (3, 5, 96, 96): the 5 frames, whole. The other arguments and the errors are as in SyncNetDataset.
 
@@ -220,8 +220,11 @@ class Wav2LipDataset(WindowDataset):
         negative_distance: int = 1,
         mel_lead: int = hp.mel_lead,
         twins: bool = True,
+        mask_top: float = hp.mask_top,
     ) -> None:
-        self.twins = twins
+        if not 0 < mask_top < 1:
+            raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}")
+        self.twins, self.first_hidden = twins, round(mask_top * hp.img_size)
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
@@ -238,7 +241,7 @@ class Wav2LipDataset(WindowDataset):
         x = to_unit([plane for column in columns for plane in cv2.split(column)])  # (6, 480, 96)
         x = x.unflatten(1, (self.hp.syncnet_T, -1))  # (6, 5, 96, 96)
         y = x[:3].clone()
-        x[:3, :, self.hp.img_size // 2 :] = 0
+        x[:3, :, self.first_hidden :] = 0
         mels = self._mels(draw.clip, [draw.frame, *(draw.frame + i for i in self.mel_frames)])
         return x, mels[1:], mels[0], y
 

@@ -56,7 +56,7 @@ def face_decoder(width: float) -> nn.ModuleList:
 
 
 class Wav2Lip(nn.Module):
-    """The lip-sync generator: a face with its lower half masked, a reference face and a mel window -> the face.
+    """The lip-sync generator: a face with its lower part masked, a reference face and a mel window -> the face.
 
     ``width`` scales the channels of every layer; 1.0 is the official network.
     """
@@ -65,6 +65,7 @@ class Wav2Lip(nn.Module):
     pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
     blend = "box"  # or "feather"
     gain = 1.0  # of what it makes mouths move by itself
+    mask_top = 0.5  # of the face it is to draw it sees only what is above: a share of the height
     # what it is shown of a face: "same", the frame itself; "still", a mouth like it that is shut; or "matching", one as
     # far open as the sound will open it: (its embedding - that of silence) · opening, 0 shut to 1 wide
     reference = "same"

@@ -86,7 +86,8 @@ KNOWN = {
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
-HABITS = ("pads", "blend", "reference", "gain", "opening")  # what a checkpoint may say of its use, see Wav2Lip
+# what a checkpoint may say of its use, see Wav2Lip
+HABITS = ("pads", "blend", "reference", "gain", "opening", "mask_top")
 
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
@@ -238,6 +239,11 @@ class Checkpoint:
         if not isinstance(value, list) or len(value) != scaled(512, self.width):
             return None
         return value if all(type(one) is float and math.isfinite(one) for one in value) else None
+
+    @property
+    def mask_top(self) -> float:
+        value: Any = self.extra.get("mask_top")
+        return value if type(value) is float and 0 < value < 1 else Wav2Lip.mask_top
 
     @property
     def gain(self) -> float:

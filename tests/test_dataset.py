@@ -29,6 +29,7 @@ from dataset import (
     evaluation_windows,
     samples,
 )
+from errors import UserError
 from hparams import hparams as hp
 
 STEP = 3  # grey levels between one synthetic frame and the next
@@ -199,6 +200,13 @@ def test_mel_lead(clips):
     assert data.index.clips[0].starts[0] == 0
     (_, indiv_mels, _, _), draw = data[5], data.draw(5)
     assert starts_of(indiv_mels) == [int(80 * (draw.frame + i) / 25) for i in range(5)]
+
+
+def test_as_much_is_hidden_as_is_wanted(clips):
+    x, _, _, y = Wav2LipDataset(clips, mask_top=0.25)[5]
+    assert not x[:3, :, 24:].any() and torch.equal(x[:3, :, :24], y[:, :, :24])
+    with pytest.raises(UserError, match="mask_top must lie between 0 and 1, not 1"):
+        Wav2LipDataset(clips, mask_top=1.0)
 
 
 def test_only_windows_with_all_their_sound(tmp_path):

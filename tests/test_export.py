@@ -45,7 +45,7 @@ def test_a_generator_draws_the_same(made, small_checkpoint):
         (pictures,) = session.run(["pictures"], {name: value.numpy() for name, value in inputs.items()})
         assert np.abs(pictures - model(*inputs.values()).numpy()).max() < 1e-3
     said = session.get_modelmeta().custom_metadata_map
-    assert said == {"pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0"}
+    assert said == {"pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0", "mask_top": "0.5"}
 
 
 @torch.inference_mode()

@@ -423,12 +423,12 @@ def test_interrupted_run_leaves_nothing(fails, monkeypatch):
 
 
 def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_checkpoint):
-    """Every clip, each with another kind of speech file (the first 0.6 s), gives a complete video."""
+    """Every clip, each with another kind of speech file (the first 0.4 s), gives a complete video."""
     clips = sorted((shared / "clips").glob("*.mp4")) + [shared / "clips/photo_face.jpg"]
     speeches = sorted((shared / "clips").glob("speech_*"))
     for i, clip in enumerate(clips):
         sound = tmp_path / f"{speeches[i % len(speeches)].stem}.mka"
-        run_ffmpeg("-i", speeches[i % len(speeches)], "-t", 0.6, "-c", "copy", sound)
+        run_ffmpeg("-i", speeches[i % len(speeches)], "-t", 0.4, "-c", "copy", sound)
         flags = ("--resize_factor", 2) if "1080" in clip.name else ()
         code, words = sync(*flags, face=clip, audio=sound)
         assert (code, words) == (0, ""), clip.name

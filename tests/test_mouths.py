@@ -443,7 +443,7 @@ def sizes(monkeypatch):
 @pytest.mark.parametrize(("first", "expected"), [(4, [4, 16, 16, 4]), (None, [16, 16, 8])])
 def test_the_first_batch_may_be_smaller(sizes, first, expected):
     frames, windows = [np.zeros((96, 96, 3), np.uint8)] * 40, [np.zeros((80, 16), np.float32)] * 40
-    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, None, 16, first=first))) == 40
+    assert len(list(redraw_mouths(frames, [(0, 0, 96, 96)] * 40, windows, models.Wav2Lip, 16, first=first))) == 40
     assert sizes == expected
 
 
@@ -452,7 +452,7 @@ def test_the_first_batch_waits_for_no_other(sizes, first, expected):
     """Else two workers have a batch each, and one more is read ahead."""
     read, windows = [], [np.zeros((80, 16), np.float32)] * 80
     frames = (read.append(i) or np.zeros((96, 96, 3), np.uint8) for i in range(80))
-    drawn = redraw_mouths(frames, [(0, 0, 96, 96)] * 80, windows, None, 16, workers=2, first=first)
+    drawn = redraw_mouths(frames, [(0, 0, 96, 96)] * 80, windows, models.Wav2Lip, 16, workers=2, first=first)
     next(drawn)
     assert len(read) == expected
     assert len(list(drawn)) == 79

@@ -101,11 +101,12 @@ def two_threads():
 
 @pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
 def test_generator_learns_as_the_reference_does(filled, two_threads, kind):
-    """Three losses: the gradients that a step should clear first show in the third, before anything learns from it."""
+    """Before and after a step; what later ones have besides is Adam's, and gradients that are cleared (below)."""
     task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
-    for _, network, _ in task.parts():
+    for _, network, optimizer in task.parts():
         fill(network).train()
-    figures = [task.train_step(generator_batch()) for _ in range(2)]
+        assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.999)]
+    figures = [task.train_step(generator_batch())]
     with torch.no_grad():
         figures.append(task.evaluate_batch(generator_batch()))
     golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
@@ -113,7 +114,7 @@ def test_generator_learns_as_the_reference_does(filled, two_threads, kind):
     if kind is GeneratorTask:
         names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
     for ours, theirs in names.items():
-        close([float(step[ours].detach()) for step in figures], golden[theirs])
+        close([float(step[ours].detach()) for step in figures], golden[theirs][: len(figures)])
 
 
 def expert_batch():
@@ -458,7 +459,8 @@ def corpus(tmp_path_factory):
 
 
 SMALL = (
-    "width=0.125,syncnet_batch_size=8,batch_size=2,num_workers=0,syncnet_eval_interval=4,eval_interval=4,eval_steps=1"
+    "width=0.125,syncnet_batch_size=4,batch_size=1,num_workers=0,"
+    "syncnet_eval_interval=4,eval_interval=4,eval_steps=1,hq_eval_steps=1"
 )
 
 
@@ -481,7 +483,9 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
     options = recipes.Options(corpus / "lists", SMALL, max_steps=1, device="cpu", precision="fp32")
     recipes.train_expert(corpus, tmp_path / "expert", options, told)
     expert = tmp_path / "expert/checkpoint_step000000001.pth"
-    recipes.train_generator(corpus, tmp_path / "hq", expert, options=options, report=told, discriminator=True)
+    other = dataclasses.replace(options, settings=f"{SMALL},mask_top=0.375")
+    recipes.train_generator(corpus, tmp_path / "hq", expert, options=other, report=told, discriminator=True)
+    assert weights.load_model(tmp_path / "hq/checkpoint_step000000001.pth").mask_top == 0.375
     assert {path.name for path in (tmp_path / "hq").glob("*.pth")} == {
         "checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth",
     }  # fmt: skip
@@ -519,7 +523,7 @@ def test_hq_script(corpus, tmp_path):
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *flags)) == 0
     names = {p.name for p in tmp_path.iterdir()}
     assert {"checkpoint_step000000004.pth", "disc_checkpoint_step000000004.pth", "samples_step000000001"} <= names
-    assert cv2.imread(str(tmp_path / "samples_step000000001/1_4.jpg")).shape == (96, 4 * 96, 3)
+    assert cv2.imread(str(tmp_path / "samples_step000000001/0_4.jpg")).shape == (96, 4 * 96, 3)
     assert {"l1", "sync", "perceptual", "real", "fake", "judge", "sync_of_real"} <= set(losses(tmp_path, "val")[0])
     models.weights.load_model(tmp_path / "checkpoint_step000000004.pth")
 
@@ -702,7 +706,8 @@ def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
 
 def test_two_processes_equal_one(corpus, tmp_path):
     """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
-    slow = f"{SMALL},syncnet_wt=0.03,syncnet_lr=1e-6,initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
+    slow = f"{SMALL},batch_size=2,syncnet_wt=0.03,syncnet_lr=1e-6"
+    slow += ",initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
     expert, generator = ("--checkpoint_path", corpus / "expert.pth"), ("--checkpoint_path", corpus / "generator.pth")
     runs = {
         "pairs": (color_syncnet_train, expert, slow),
@@ -712,7 +717,7 @@ def test_two_processes_equal_one(corpus, tmp_path):
 
     def arguments(name: str, folder: str) -> list[str]:
         _, flags, hp = runs[name]
-        return command(corpus, tmp_path / folder / name, *flags, "--max_steps", 3, hp=hp)
+        return command(corpus, tmp_path / folder / name, *flags, "--max_steps", 2, hp=hp)
 
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -732,7 +737,7 @@ def test_two_processes_equal_one(corpus, tmp_path):
     for name, (script, *_) in runs.items():
         assert script.main(arguments(name, "one")) == 0
         one, two = losses(tmp_path / "one" / name), losses(tmp_path / "two" / name)
-        assert len(one) == len(two) == 3
+        assert len(one) == len(two) == 2
         for a, b in zip(one, two):
             assert a == pytest.approx(b, abs=1e-4), (name, a["step"])
 

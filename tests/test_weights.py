@@ -22,6 +22,7 @@ import models
 from errors import UserError
 from lipsync import LipSync
 from models import weights
+from mouths import redraw_mouths
 from reporting import Reporter
 
 WIDTH = 0.125
@@ -395,6 +396,20 @@ def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pa
     torch.save({**content, **said}, tmp_path / "said.pth")
     model = weights.load_model(tmp_path / "said.pth")
     assert (model.pads, model.blend, model.reference, model.gain) == (pads, blend, reference, gain)
+
+
+@pytest.mark.parametrize(
+    ("said", "top"), [({"mask_top": 0.375}, 0.375), ({"mask_top": 2.0}, 0.5), ({"mask_top": "a"}, 0.5)]
+)
+def test_a_generator_is_shown_as_much_of_a_face_as_it_learned_from(tmp_path, small_checkpoint, said, top):
+    content = torch.load(small_checkpoint, weights_only=True)
+    torch.save({**content, **said}, tmp_path / "said.pth")
+    model, faces = weights.load_model(tmp_path / "said.pth"), np.full((2, 96, 96, 3), 7, np.uint8)
+    shown = []
+    model.face_encoder_blocks[0].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    list(redraw_mouths(faces.copy(), [(0, 0, 96, 96)] * 2, np.zeros((2, 80, 16), np.float32), model))
+    hidden = shown[0][:, :3].eq(0).all(3).all(1)
+    assert hidden.sum(1).tolist() == [96 - round(96 * top)] * 2 and hidden[:, -1].all()
 
 
 def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoint):

@@ -70,7 +70,7 @@ class GeneratorTask(Task):
         yield "", self.generator, self.optimizer
 
     def extra_state(self) -> dict[str, Any]:
-        return {"syncnet_wt": self.sync_weight}
+        return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         if not self.hp.syncnet_wt:  # else --hparams has asked for one
