@@ -53,8 +53,8 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure how well an expert tells voices, speakers and offsets on videos in true sync.")
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
-    add("--data_root", required=True, type=Path, help="folder with videos of one speaker, in sync")
-    add("--filelist", type=Path, help="held-out clips, one dir/clip a line; default: all videos")
+    add("--data_root", required=True, type=Path, help="folder with videos, in sync")
+    add("--filelist", type=Path, help="those to use, a dir/clip or a dir a line; default: all")
     add("--others", required=True, type=Path, help="folder with videos of other speakers")
     add("--clips", type=cli.positive(int), default=40, help="use at most so many")
     arguments.add_search_arguments(parser)
@@ -100,8 +100,8 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
     """Return the listed videos, or all; raise UserError for fewer than two, which could not be told apart."""
     paths = find_videos([args.data_root])
     if args.filelist:
-        listed = {Path(line.split()[0]).name for _, line in read_list(args.filelist)}
-        paths = [path for path in paths if path.stem in listed]
+        listed = [f"/{line.split()[0]}/" for _, line in read_list(args.filelist)]
+        paths = [path for path in paths if any(name in f"{path.resolve().with_suffix('')}/" for name in listed)]
     if len(paths) < 2:
         raise UserError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
     return paths[: args.clips]

@@ -1,0 +1,122 @@
+"""How much of what lips do is in the sound: what any generator can reach that hears as little, on people it never saw.
+
+    python -m benchmarks.lips_from_sound --speakers SPEAKERS
+
+SPEAKERS is that of demo/train_checkpoints.sh: <speaker>/<clip>.mp4 with their landmarks.npz. A small network learns, by
+least squares, how far lips are apart from the mel window that the generator hears, of 0.2 s, and from one three times
+as long; on the speakers that the shipped networks learned from, and asked about those whom they never heard. Prints
+Pearson's r with the landmarks, a figure a clip: the mean and the median, of all and of each speaker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import audio
+import cli
+from benchmarks import print_machine, report
+from demo.portrait import lip_distance
+from demo.talking_portrait import Corpus, Sentence, list_sentences, open_speaker, read_sound
+from errors import UserError
+from hparams import hparams as hp
+from hparams import read_list
+
+SPLITS = Path(__file__).resolve().parent.parent / "demo" / "splits"
+AROUND = (0, hp.mel_step_size)  # mel frames that are heard before the generator's window, and after it
+EPOCHS, BATCH, RATE = 12, 256, 1e-3
+CHANNELS, DROPPED = 64, 0.6
+MOST = 60  # clips of a speaker, or one voice is all that is learned
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(description="Measure how much of what lips do is in the sound.")
+    parser.add_argument(
+        "--speakers", type=Path, required=True, help="folder with <speaker>/<clip>.mp4 and landmarks.npz"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    return cli.run(parser, run, argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    print_machine(torch.device("cpu"), torch.float32)
+    learned = few_of_each(sentences_of(args.speakers, "expert.txt", "judge.txt"))
+    known = {one.who for one in learned}
+    asked = [one for one in sentences_of(args.speakers, "held_out.txt") if one.who not in known]
+    if not asked:
+        raise UserError(f"{args.speakers} has nobody who was not learned from; see demo/splits/held_out.txt")
+    lips = {one.name: lips_of(one) for one in (*learned, *asked)}
+    for around in AROUND:
+        torch.manual_seed(args.seed)
+        heard = {one.name: windows_of(one, len(lips[one.name]), around) for one in (*learned, *asked)}
+        network = learn(*(np.concatenate([table[one.name] for one in learned]) for table in (heard, lips)))
+        found = {one.name: correlation(network, heard[one.name], lips[one.name]) for one in asked}
+        report(f"{(hp.mel_step_size + 2 * around) / hp.mel_frames_per_second:.1f} s", by_speaker(found))
+
+
+def sentences_of(speakers: Path, *splits: str) -> list[Sentence]:
+    only = [line.split()[0] for split in splits for _, line in read_list(SPLITS / split)]
+    return list_sentences(Corpus(None, (speakers,), Path(), only=tuple(only)))
+
+
+def few_of_each(sentences: Sequence[Sentence]) -> list[Sentence]:
+    groups = {one.who: [other for other in sentences if other.who == one.who] for one in sentences}
+    return [one for group in groups.values() for one in group[:: -(-len(group) // MOST)]]
+
+
+def lips_of(sentence: Sentence) -> np.ndarray:
+    """Return how far lips are apart in each frame (frames,) float32, by what is usual in this clip."""
+    apart = lip_distance(open_speaker(sentence).landmarks)
+    return ((apart - apart.mean()) / apart.std()).astype(np.float32)
+
+
+def windows_of(sentence: Sentence, frames: int, around: int) -> np.ndarray:
+    """Return what is heard of each frame, (frames, 80, 16 + 2 around) float32."""
+    mel = audio.melspectrogram(read_sound(sentence))
+    mel = np.pad(mel, ((0, 0), (around, around + hp.mel_step_size)), mode="edge").astype(np.float32)
+    starts = (np.arange(frames) * hp.mel_frames_per_second / hp.fps).astype(int)
+    starts = np.minimum(starts, mel.shape[1] - hp.mel_step_size - 2 * around)
+    return np.stack([mel[:, start : start + hp.mel_step_size + 2 * around] for start in starts])
+
+
+def learn(heard: np.ndarray, lips: np.ndarray) -> nn.Module:
+    """Return a network from windows (N, 80, T) to distances (N,)."""
+    network = nn.Sequential(
+        nn.Conv1d(hp.num_mels, CHANNELS, 3), nn.ReLU(), nn.Conv1d(CHANNELS, CHANNELS, 3), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(DROPPED), nn.Linear(CHANNELS * (heard.shape[2] - 4), CHANNELS), nn.ReLU(), nn.Linear(CHANNELS, 1),
+        nn.Flatten(0),
+    )  # fmt: skip
+    x, y = torch.from_numpy(heard), torch.from_numpy(lips)
+    optimizer = torch.optim.Adam(network.parameters(), RATE)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(network(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def correlation(network: nn.Module, heard: np.ndarray, lips: np.ndarray) -> float:
+    return float(np.corrcoef(network(torch.from_numpy(heard)).numpy(), lips)[0, 1])
+
+
+def by_speaker(found: dict[str, float]) -> dict[str, float]:
+    def figures(name: str, values: Sequence[float]) -> dict[str, float]:
+        return {f"{name}_mean": float(np.mean(values)), f"{name}_median": float(np.median(values))}
+
+    speakers = {name.partition("/")[0] for name in found}
+    table = figures("all", [*found.values()])
+    for who in sorted(speakers):
+        table |= figures(who, [r for name, r in found.items() if name.startswith(f"{who}/")])
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
