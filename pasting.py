@@ -15,6 +15,9 @@ ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed
 COARSE, NEARBY = (24, 24), 3.0  # pixels to which colours are shrunk, and of these, how far one tells of others
 FAR_AWAY = 0.05  # of a pixel that is alike: with less of that nearby, what is farther away tells, too
 MOST = 24.0  # grey levels by which colours are changed
+TEETH = 0.3  # of the colour of skin that teeth have at least, in any light
+OUTLYING = 2.0  # per cent of a face's pixels that say nothing of its colours
+RED_OF_GREEN = 0.587 / (0.299 + 0.587)  # share of red in a change between the two that leaves a pixel as bright
 AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
 
 
@@ -72,7 +75,7 @@ def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarr
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
-    face = np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255)
+    face = _in_its_light(np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255), filmed)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips())
 
@@ -93,6 +96,34 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
     mean = sums.sum((0, 1)) / weights.sum()
     near, total = (cv2.GaussianBlur(part, (0, 0), NEARBY) for part in (sums - weights * mean, weights))
     return mean + cv2.resize(near / (total[..., None] + FAR_AWAY), alike.shape, interpolation=cv2.INTER_LINEAR)
+
+
+def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+    """Return a face, float32, with nothing in it greener or bluer than teeth in this light, unless it was filmed so.
+
+    Networks draw teeth, of which they know little, as the expert likes them: greenish, then cyan.
+    """
+    shown = filmed[_some_of_it()]
+    redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLYING))
+    blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLYING))
+    blue, green, red = cv2.split(face)
+    lacking = np.maximum(redness - (red - green), 0)
+    red, green = red + RED_OF_GREEN * lacking, green - (1 - RED_OF_GREEN) * lacking
+    return cv2.merge([np.minimum(blue, green + blueness), green, red])
+
+
+def _percentiles(values: np.ndarray, percent: float) -> tuple[float, float]:
+    """Return what teeth have of the usual value, and a percentile."""
+    values = np.sort(values)
+    return TEETH * float(values[len(values) // 2]), float(values[round((len(values) - 1) * percent / 100)])
+
+
+@functools.lru_cache(maxsize=1)
+def _some_of_it() -> np.ndarray:
+    """Return some pixels that are surely of the lower face, (96, 96) bool: a quarter tells its colours as well."""
+    some = masks.lower_face() > 0.9
+    some[1::2] = some[:, 1::2] = False
+    return some
 
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:

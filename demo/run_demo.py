@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     print_summary(args.results, results)
 
 
-def film_portrait(path: Path, speech: Path) -> None:
+def film_portrait(path: Path, speech: Path, scale: float = 1.0) -> None:
     """Write a video of the portrait: the head sways a little, the mouth keeps its smile."""
     from skimage import data
 
@@ -81,12 +81,13 @@ def film_portrait(path: Path, speech: Path) -> None:
     turns = np.stack([wander(rng, HEAD.frames, HEAD.fps) * reach for reach in SWAY], 1)
     rolls = np.radians(2) * wander(rng, HEAD.frames, HEAD.fps)
     middle = portrait.landmarks[[33, 263, 152]].mean(0)
-    info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(HEAD.fps).limit_denominator(1001))
+    size, zoom = round(scale * SIZE / 2) * 2, scale * ZOOM
+    info = video.VideoInfo(path, size, size, fps=Fraction(HEAD.fps).limit_denominator(1001))
     with video.VideoWriter(path, info, speech, HEAD.frames) as writer:
         for turn, roll in zip(turns, rolls):
-            matrix = ZOOM * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
-            camera = np.column_stack((matrix, SIZE * np.array([0.5, 0.42]) - matrix @ middle))
-            writer.write(portrait.draw(portrait.turned(portrait.points, turn), camera, SIZE))
+            matrix = zoom * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+            camera = np.column_stack((matrix, size * np.array([0.5, 0.42]) - matrix @ middle))
+            writer.write(portrait.draw(portrait.turned(portrait.points, turn), camera, size))
 
 
 def measure(pairs: dict[str, tuple[Path, Path]]) -> dict[str, Result]:

@@ -420,6 +420,25 @@ def test_a_mouth_is_put_in_in_the_colours_of_the_face_around_it(tint):
     assert changed[219, 144] > 80 and changed[beside == 1].max() <= 4
 
 
+@pytest.mark.parametrize(
+    ("skin", "drawn", "redness", "blueness"),
+    [
+        ((140, 150, 180), (190, 205, 160), 9, -3),  # cyan teeth: three tenths of the colour of the skin are the least
+        ((140, 150, 180), (140, 160, 190), 30, -20),  # these are in order
+        ((150, 180, 140), (190, 210, 170), -40, -20),  # in green light everything is green
+    ],
+)
+def test_teeth_are_of_a_colour_that_the_light_allows(skin, drawn, redness, blueness):
+    frame = np.full((288, 288, 3), skin, np.uint8)
+    filmed = cv2.resize(frame, (96, 96))
+    face = filmed.copy()
+    cv2.ellipse(face, (48, 73), (14, 8), 0, 0, 360, drawn, -1)
+    blue, green, red = paste(frame, face, filmed, (0, 0, 288, 288), "feather")[219, 144].astype(int)
+    assert abs(red - green - redness) <= 2 and abs(blue - green - blueness) <= 2
+    bright = (0.114, 0.587, 0.299)
+    assert abs(np.dot(bright, (blue, green, red)) - np.dot(bright, drawn)) <= 3
+
+
 @pytest.mark.parametrize("drawn, grain, level", [(130, 20, 128), (188, 0, 188)])
 def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, level):
     """A pattern of single pixels, of which 96 pixels can show nothing, survives a mouth that is as it was, no other."""
