@@ -17,7 +17,8 @@ FAR_AWAY = 0.05  # of a pixel that is alike: with less of that nearby, what is f
 MOST = 24.0  # grey levels by which colours are changed
 TEETH = 0.3  # of the colour of skin that teeth have at least, in any light
 OUTLYING = 2.0  # per cent of a face's pixels that say nothing of its colours
-RED_OF_GREEN = 0.587 / (0.299 + 0.587)  # share of red in a change between the two that leaves a pixel as bright
+LUMA = (0.114, 0.587, 0.299)  # share of blue, green and red in how bright a pixel is (ITU-R BT.601)
+RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # of a change between the two that leaves a pixel as bright
 AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
 
 
@@ -99,7 +100,7 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 
 def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
-    """Return a face, float32, with nothing in it greener or bluer than teeth in this light, unless it was filmed so.
+    """Return a face, float32, with no mouth that is greener or bluer than teeth in this light, or than what was filmed.
 
     Networks draw teeth, of which they know little, as the expert likes them: greenish, then cyan.
     """
@@ -107,9 +108,11 @@ def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLYING))
     blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLYING))
     blue, green, red = cv2.split(face)
-    lacking = np.maximum(redness - (red - green), 0)
+    lacking = masks.lips() * np.maximum(redness - (red - green), 0)
     red, green = red + RED_OF_GREEN * lacking, green - (1 - RED_OF_GREEN) * lacking
-    return cv2.merge([np.minimum(blue, green + blueness), green, red])
+    excess = masks.lips() * np.maximum(blue - green - blueness, 0)
+    lost = LUMA[0] * excess
+    return cv2.merge([blue - excess + lost, green + lost, red + lost])
 
 
 def _percentiles(values: np.ndarray, percent: float) -> tuple[float, float]:
