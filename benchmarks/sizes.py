@@ -4,7 +4,7 @@
 
 NASA's portrait of Eileen Collins and a drawn head, filmed with faces 96, 256 and 512 pixels high, say a sentence that
 they never said. Writes sizes.jpg: a row for each, at two moments as filmed, with ``--blend box`` and with ``feather``.
-Each picture is the lower face at the size it has in the video, but for the smallest, which are enlarged twofold.
+All pictures are shown at one size, the lower face of each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from terminal import TERMINAL
 HEIGHTS = (96, 256, 512)  # pixels of a face
 MOMENTS = (0.3, 0.62)  # shares of the video
 BLENDS = ("box", "feather")
-ENLARGED = 2  # times, of the smallest
+SHOWN = 160  # pixels of a picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,14 +56,7 @@ def run(args: argparse.Namespace) -> None:
             path = args.folder / f"{name}_{height}.mp4"
             film(path, height / height_of(usual))
             rows.append(strip(lips, path, speech, height))
-    sheet = [
-        cv2.copyMakeBorder(row, 0, 6, 0, max(map(width_of, rows)) - width_of(row), cv2.BORDER_CONSTANT) for row in rows
-    ]
-    files.save(args.folder / "sizes.jpg", cv2.imencode(".jpg", np.vstack(sheet))[1].tobytes())
-
-
-def width_of(picture: np.ndarray) -> int:
-    return picture.shape[1]
+    files.save(args.folder / "sizes.jpg", cv2.imencode(".jpg", np.vstack(rows))[1].tobytes())
 
 
 def height_of(path: Path) -> float:
@@ -79,11 +72,13 @@ def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:
         made.append(path.with_stem(f"{path.stem}_{blend}"))
         lips.run(path, speech, made[-1], blend=blend)
     boxes = follow_face(SEARCH.find(video.probe(path)), 12)
-    pictures = []
+    pictures: list[np.ndarray] = []
     for moment in MOMENTS:
         index = int(moment * len(boxes))
         pictures += [lower_face(frame_of(one, index), boxes[index], height) for one in made]
-    return np.hstack(pictures)
+    row = np.hstack(pictures)
+    cv2.putText(row, str(height), (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return row
 
 
 def frame_of(path: Path, index: int) -> np.ndarray:
@@ -94,8 +89,7 @@ def lower_face(frame: np.ndarray, box: np.ndarray, height: int) -> np.ndarray:
     """Return the part of a face from the nose down to below the box, wider than it, so that its edges would show."""
     x1, y1, x2, y2 = box
     side = round(0.7 * height)
-    size = ENLARGED * side if height == min(HEIGHTS) else side
-    return cut_square(frame, round((x1 + x2 - side) / 2), round(y2 + 0.1 * height - side), side, size)
+    return cut_square(frame, round((x1 + x2 - side) / 2), round(y2 + 0.1 * height - side), side, SHOWN)
 
 
 if __name__ == "__main__":
