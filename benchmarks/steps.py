@@ -24,8 +24,9 @@ import cli
 from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
-from mouths import CPU_BATCH, Row, crop, generate, lend_mouths, masked_and_whole, openings_for, rows_of
-from pasting import BLENDS, paste
+from mouths import BLENDS, CPU_BATCH, crop, generate, masked_and_whole
+from mouths.drawing import Row, lend_mouths, openings_for, rows_of
+from mouths.pasting import paste
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
 TIMES = 50  # that they are

@@ -34,9 +34,8 @@ from lipsync.looking import appearances_of
 from lipsync.options import Options, Settled
 from lipsync.take import AROUND, Take, open_face, open_sound, searched_for
 from models import Wav2Lip, weights
-from mouths import CPU_BATCH, LipGenerator, MouthSettings, redraw_mouths
+from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
 from reporting import SILENT, Reporter
-from restoring import Restore, open_restorer
 from runtimes import Runtime
 from speakers import FaceCriterion
 from sync import Expert, Result, open_expert, score_boxes

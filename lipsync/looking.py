@@ -9,15 +9,23 @@ from collections.abc import Callable
 import numpy as np
 
 import video
-from appearance import Appearance, Appearances, Shots
 from boxes import FacePath
 from concurrency import prefetch
 from errors import UserError
 from hparams import hparams as hp
 from lipsync.options import Settled
-from mouths import LipGenerator, all_mouths, crop, shut_mouths
-from occlusion import UnoccludedFace
-from references import References, postures_of
+from mouths import (
+    Appearance,
+    Appearances,
+    LipGenerator,
+    References,
+    Shots,
+    UnoccludedFace,
+    all_mouths,
+    crop,
+    postures_of,
+    shut_mouths,
+)
 
 LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot in which mouths to show are looked for, in every fifth frame
 MOST_FACES = 64  # that are kept of them

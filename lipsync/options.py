@@ -7,11 +7,11 @@ import numbers
 from dataclasses import dataclass
 from pathlib import Path
 
-import pasting
 import video
 from errors import UserError
 from models import Wav2Lip, weights
 from models.weights import REFERENCES
+from mouths import BLENDS
 
 LEAST_FPS, MOST_FPS = 1, 240  # of the result
 MOST_PIXELS = 1 << 20  # that somebody may mean
@@ -21,7 +21,7 @@ VALUES = {  # of options that take one of a few words
     "on_missing_face": ("keep", "error"),
     "loop": ("loop", "pingpong"),
     "silence": ("free", "closed"),
-    "blend": pasting.BLENDS,
+    "blend": BLENDS,
     "occlusion": ("keep", "ignore"),
     "preset": video.PRESETS,
 }

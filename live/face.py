@@ -18,14 +18,13 @@ import numpy as np
 
 import files
 import video
-from appearance import REMEMBERED, Appearance
 from boxes import Box
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
-from mouths import crop
-from occlusion import UnoccludedFace
-from references import POSTURE, References
+from mouths import Appearance, References, UnoccludedFace, crop
+from mouths.appearance import REMEMBERED
+from mouths.references import POSTURE
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 5"

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import audio
-from appearance import Appearances
 from concurrency import prefetch
 from devices import cpu_workers
 from errors import UserError
 from hparams import hparams as hp
 from lipsync import LipSync, Settled
 from live.face import Face
-from mouths import MouthSettings, generate, redraw_mouths
+from mouths import Appearances, MouthSettings, generate, redraw_mouths
 
 AT_ONCE = 4  # frames made together at most: more are hardly faster, and each waits for the last
 AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most bytes

@@ -10,14 +10,14 @@ import pytest
 
 import live
 import video
-from appearance import ENOUGH, REMEMBERED, Appearance, Appearances, Shots
 from conftest import run_ffmpeg
 from conftest import write_clip as write_frames
 from demo.talking_head import Recipe, write_clip
 from faces import FaceSearch
 from lipsync import LipSync
-from mouths import crop
-from references import FAR, postures_of
+from mouths import Appearance, Appearances, Shots, crop, postures_of
+from mouths.appearance import ENOUGH, REMEMBERED
+from mouths.references import FAR
 
 SHOT = 30  # frames
 

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 FOLDERS = (
-    "wav2lip", "video", "training", "dataset", "page", "models", "face_detection", "sync", "lipsync", "live", "jobs",
-    "preprocessing", "evaluation", "demo", "benchmarks",
+    "wav2lip", "video", "training", "dataset", "page", "models", "mouths", "face_detection", "sync", "lipsync", "live",
+    "jobs", "preprocessing", "evaluation", "demo", "benchmarks",
 )  # fmt: skip
 SCRIPTS = (
     "inference", "preprocess", "color_syncnet_train", "wav2lip_train", "hq_wav2lip_train", "similarity", "adapt",
@@ -43,28 +43,22 @@ ALLOWED = {
         "boxes", "face_detection", "faces", "hparams", "identities", "reporting", "sync", "video",
     },
     "credentials": {"files", "models"},
-    "masks": {"hparams"},
-    "pasting": {"boxes", "masks"},
-    "restoring": {"boxes", "masks", "models"},
-    "references": {"masks"},
-    "occlusion": {"masks", "references"},
-    "appearance": {"occlusion", "references"},
-    "mouths": {"appearance", "boxes", "concurrency", "hparams", "pasting", "references", "restoring"},
+    "mouths": {"boxes", "concurrency", "hparams", "models"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
     "parts": {"reporting", "video"},
     "lipsync": {
-        "appearance", "audio", "boxes", "concurrency", "credentials", "devices", "faces", "files", "hparams",
-        "identities", "models", "mouths", "occlusion", "parts", "pasting", "references", "reporting", "restoring",
+        "audio", "boxes", "concurrency", "credentials", "devices", "faces", "files", "hparams",
+        "identities", "models", "mouths", "parts", "reporting",
         "runtimes", "speakers", "sync", "video",
     },
     "runtimes": {"devices", "files", "hparams", "models", "mouths", "reporting"},
     "dialogue": {"audio", "files", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {
-        "appearance", "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths", "occlusion",
-        "pasting", "references", "video",
+        "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths",
+        "video",
     },
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {

@@ -418,7 +418,7 @@ def test_interrupted_run_leaves_nothing(fails, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mouths, "paste", interrupted)
+    monkeypatch.setattr(mouths.drawing, "paste", interrupted)
     assert "stopped" in fails(expected=130)
 
 
@@ -495,7 +495,7 @@ def drawn(monkeypatch):
         calls.append((len(mels), next(model.parameters()).dtype))
         return generate(model, mels, *rest)
 
-    monkeypatch.setattr(mouths, "generate", watched)
+    monkeypatch.setattr(mouths.drawing, "generate", watched)
     return calls
 
 

@@ -14,20 +14,31 @@ import pytest
 
 import audio
 import inference
-import masks
 import models
 import mouths
 import video
-from appearance import Appearance, Appearances
 from boxes import FacePath, Piece
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import LipSync, Options, read_speech
 from lipsync.looking import faces_of
-from mouths import MouthSettings, crop, fit_opening, generate, open_lips, openings, redraw_mouths, shut_mouths
-from pasting import paste
-from references import References, postures_of
+from mouths import (
+    Appearance,
+    Appearances,
+    MouthSettings,
+    References,
+    crop,
+    fit_opening,
+    generate,
+    masks,
+    open_lips,
+    postures_of,
+    redraw_mouths,
+    shut_mouths,
+)
+from mouths.openings import openings
+from mouths.pasting import paste
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -455,7 +466,12 @@ def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, 
 def sizes(monkeypatch):
     """Of the batches that the network draws."""
     seen = []
-    monkeypatch.setattr(mouths, "generate", lambda model, mels, faces, gains: seen.append(len(faces)) or faces[..., :3])
+
+    def generate(model, mels, faces, gains):
+        seen.append(len(faces))
+        return faces[..., :3]
+
+    monkeypatch.setattr(mouths.drawing, "generate", generate)
     return seen
 
 

@@ -8,14 +8,11 @@ import pytest
 
 import models
 import video
-from appearance import Appearance, Appearances
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
-from mouths import MouthSettings, crop, redraw_mouths
-from occlusion import UnoccludedFace
-from pasting import paste
-from references import postures_of
+from mouths import Appearance, Appearances, MouthSettings, UnoccludedFace, crop, postures_of, redraw_mouths
+from mouths.pasting import paste
 
 WHOLE = (0, 0, 96, 96)
 PLACE = slice(60, 96), slice(30, 52)  # of the microphone

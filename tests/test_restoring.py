@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import inference
-import restoring
 from errors import MissingFile, UserError
 from models.imports import import_beside_torchvision
+from mouths import open_restorer, restoring
 from reporting import SILENT
-from restoring import open_restorer
 
 BOX = (130, 30, 330, 250)
 

@@ -7,8 +7,8 @@ import functools
 import cv2
 import numpy as np
 
-import masks
 from boxes import Box
+from mouths import masks
 
 BLENDS = ("box", "feather")
 ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's

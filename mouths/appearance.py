@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from occlusion import UnoccludedFace
-from references import NEAR, References, posture
+from mouths.occlusion import UnoccludedFace
+from mouths.references import NEAR, References, posture
 
 REMEMBERED = 16  # appearances, some megabytes each
 ENOUGH = 12  # faces, from which on another look at the same person would tell nothing more

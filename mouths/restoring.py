@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import torch
 
-import masks
 from boxes import Box
 from errors import MissingFile, UserError, needs
 from models import weights
 from models.imports import import_beside_torchvision
+from mouths import masks
 
 # Makes the mouth in a box of a frame (height, width, 3) better, in place, but for what is hidden there, see ``paste``
 Restore = Callable[[np.ndarray, Box, np.ndarray | float], None]

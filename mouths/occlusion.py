@@ -11,8 +11,8 @@ import functools
 import cv2
 import numpy as np
 
-import masks
-from references import posture, postures_of
+from mouths import masks
+from mouths.references import posture, postures_of
 
 TOP = 36  # first row of a face of 96 pixels that is looked at
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-import masks
+from mouths import masks
 
 NEAR, FAR = 8.0, 12.0  # grey levels between postures: nearer is the same person in the same shot, farther is not
 ALIKE = 4.0  # grey levels: what is held that much alike is held alike enough

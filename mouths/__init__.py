@@ -1,0 +1,23 @@
+"""New mouths: face crops and mels through the generator, and back into the frames.
+
+What is known of a face (``appearance``: other mouths that it may be shown with, ``references``, and what is in front of
+it, ``occlusion``), through the network (``generating``; ``openings``), back into its frame (``drawing``, ``pasting``,
+``restoring``). ``masks`` says where things are.
+"""
+
+from __future__ import annotations
+
+from mouths.appearance import Appearance, Appearances, Shots
+from mouths.drawing import MouthSettings, redraw_mouths
+from mouths.generating import CPU_BATCH, LipGenerator, amplified, crop, generate, masked_and_whole
+from mouths.occlusion import UnoccludedFace
+from mouths.openings import all_mouths, fit_opening, open_lips, shut_mouths
+from mouths.pasting import BLENDS
+from mouths.references import References, postures_of
+from mouths.restoring import Restore, open_restorer
+
+__all__ = [
+    "BLENDS", "CPU_BATCH", "Appearance", "Appearances", "LipGenerator", "MouthSettings", "References", "Restore",
+    "Shots", "UnoccludedFace", "all_mouths", "amplified", "crop", "fit_opening", "generate", "masked_and_whole",
+    "open_lips", "open_restorer", "postures_of", "redraw_mouths", "shut_mouths",
+]  # fmt: skip

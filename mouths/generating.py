@@ -1,0 +1,85 @@
+"""Faces and mels through the generator: what it is shown, and what it draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from boxes import Box
+from hparams import hparams as hp
+
+CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
+
+
+class LipGenerator(Protocol):
+    """What is needed of a ``Wav2Lip``, or of what stands in for one; its parameters say where it computes, and how."""
+
+    @property
+    def audio_encoder(self) -> torch.nn.Module: ...
+
+    @property
+    def mask_top(self) -> float: ...
+
+    def __call__(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
+
+    def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+
+def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float) -> np.ndarray:
+    """Faces (96, 96, 3) uint8 as a network takes them, (N, 96, 96, 6): black below ``Wav2Lip.mask_top`` ‖ whole."""
+    faces = np.concatenate((filmed, filmed), axis=-1)
+    faces[:, round(mask_top * hp.img_size) :, :, :3] = 0
+    return faces
+
+
+def crop(frame: np.ndarray, box: Box) -> np.ndarray:
+    """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR."""
+    x1, y1, x2, y2 = box
+    return cv2.resize(frame[y1:y2, x1:x2], (hp.img_size, hp.img_size))
+
+
+def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
+    """Run the generator on mels (N, 80, 16) and the faces of ``masked_and_whole`` -> faces (N, 96, 96, 3) uint8 BGR.
+
+    ``gains`` (N,) scale how far the mouths are from those of silence. What does not fit in the device's memory is done
+    in halves.
+    """
+    try:
+        return _generate(model, mels, faces, gains)
+    except torch.OutOfMemoryError:
+        if len(faces) == 1:
+            raise
+    # only here: inside the block, the error would keep alive whatever filled the memory
+    parts = [slice(None, len(faces) // 2), slice(len(faces) // 2, None)]
+    return np.concatenate([generate(model, mels[p], faces[p], None if gains is None else gains[p]) for p in parts])
+
+
+@torch.inference_mode()
+def _generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None) -> np.ndarray:
+    parameter = next(model.parameters())
+    x, m = torch.from_numpy(faces), torch.from_numpy(mels)
+    if parameter.is_cuda:
+        x, m = (t.pin_memory().to(parameter.device, non_blocking=True) for t in (x, m))
+    x = x.to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
+    m = m.to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
+    x = (x.float() / 255).to(parameter.dtype)
+    out = model(m, x) if gains is None else model.draw(amplified(model, m, gains), x)
+    return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def amplified(model: LipGenerator, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
+    """Embed the mels, each ``gains`` times as far from silence as it is: a straight line that leads through both."""
+    silence, voices = embedded(model, mels)
+    scale = torch.from_numpy(gains).to(voices)[:, None, None, None]
+    return (silence + scale * (voices - silence)).clamp(min=0)  # as all embeddings are
+
+
+def embedded(model: LipGenerator, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the audio encoder's embedding of silence, (1, 512·width, 1, 1), and of the mels."""
+    return model.audio_encoder(torch.full_like(mels[:1], -hp.max_abs_value)), model.audio_encoder(mels)
