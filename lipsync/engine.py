@@ -20,7 +20,6 @@ import audio
 import boxes
 import files
 import identities
-import parts
 import speakers
 import video
 from boxes import Box, FacePath, Piece
@@ -32,7 +31,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync.looking import appearances_of
 from lipsync.options import Options, Settled
-from lipsync.take import AROUND, Take, open_face, open_sound, searched_for
+from lipsync.take import AROUND, Take, open_face, open_sound, searched_for, used_for
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
 from reporting import SILENT, Reporter
@@ -154,11 +153,7 @@ class LipSync:
         source = open_face(face, chosen, self.report)
         sound, samples = open_sound(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
-        wanted, goes_on = audio.frame_count(limit, float(source.fps)), False
-        if chosen.is_part:
-            source, wanted, goes_on = parts.cut_out(
-                source, wanted, chosen.start or 0, chosen.end, self.report if seconds is None else SILENT
-            )
+        source, wanted, goes_on = used_for(source, limit, chosen, self.report if seconds is None else SILENT)
         heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
         path, used = self.find_face(source, wanted, chosen)

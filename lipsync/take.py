@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import audio
+import parts
 import video
 from boxes import Box, FacePath
 from hparams import hparams as hp
@@ -104,6 +105,16 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
         report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
         return replace(info, fps=Fraction(hp.fps))
     return info
+
+
+def used_for(
+    source: video.VideoInfo, samples: int, options: Options, report: Reporter = SILENT
+) -> tuple[video.VideoInfo, int, bool]:
+    """Return what is used of a video for a speech of so many samples, how many frames, and whether it goes on after."""
+    wanted = audio.frame_count(samples, float(source.fps))
+    if not options.is_part:
+        return source, wanted, False
+    return parts.cut_out(source, wanted, options.start or 0, options.end, report)
 
 
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:

@@ -21,7 +21,6 @@ import adaptation
 import audio
 import dialogue
 import live
-import parts
 import pictures
 import video
 from devices import pick_device
@@ -30,7 +29,7 @@ from face_detection.detections import Detections, cut_out
 from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, intersection_over_union, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import AROUND, LipSync, Options, open_face, searched_for
+from lipsync import AROUND, LipSync, Options, open_face, searched_for, used_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -181,12 +180,8 @@ class Actions:
     ) -> list[int | None]:
         """Return the numbers of faces, see ``number_of``, among all that are searched for a speech of ``seconds``."""
         source = open_face(Path(face), how)
-        wanted = 1 if source.is_image or how.static else audio.frame_count(
-            round(seconds * hp.sample_rate), float(source.fps)
-        )  # fmt: skip
-        if how.is_part:
-            source, wanted, _ = parts.cut_out(source, wanted, how.start or 0, how.end)
-        source, wanted, _ = searched_for(source, wanted, how)
+        source, wanted, _ = used_for(source, round(seconds * hp.sample_rate), how)
+        source, wanted, _ = searched_for(source, 1 if source.is_image or how.static else wanted, how)
         found = lips.search.find(source, wanted, lips.device, lips.dtype, lips.report)
         return [number_of(one, found, source) for one in seen]
 
