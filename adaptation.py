@@ -82,9 +82,9 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
     """
     face, outfile = Path(face), Path(outfile)
     check_files(face, outfile, options)
-    with hp.changed(SETTINGS, options.settings):
+    start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
+    with hp.changed(SETTINGS, f"mask_top={start.mask_top}", options.settings):
         group = open_group(options)
-        start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
         task = open_task(group, start.width, options, report)
         before, after, stopped = learn(task, start, face, options, report)
         sheet = outfile.with_suffix(".png")
@@ -145,8 +145,8 @@ def learn(
     """
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         learned, kept = prepare(face, Path(folder), options, report)
-        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead, mask_top=start.mask_top)
-        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead, mask_top=start.mask_top)
+        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead, mask_top=hp.mask_top)
+        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
         training.load_checkpoint(task, start.path)
         before = examine(task, held_out)
         task.remember(before.figures)

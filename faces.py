@@ -26,7 +26,8 @@ from reporting import SILENT, Reporter
 SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
-_sfd_in: dict[Path, bool] = {}  # by folder, whether S3FD's weights could be had there
+_sfd_in: dict[Path, str | None] = {}  # why it cannot be had, by the folder where it would be; None: it can
+_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,12 @@ def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:
     if folder not in _sfd_in:
         try:
             weights.find("s3fd", None, report)
-            _sfd_in[folder] = True
+            _sfd_in[folder] = None
         except RuntimeError as error:
-            report.note(f"warning: {error}; until then faces are found by centerface instead of sfd")
-            _sfd_in[folder] = False
-    return _sfd_in[folder]
+            _sfd_in[folder] = str(error)
+    if lacking := _sfd_in[folder]:
+        _tell_once(f"warning: {lacking}; until then faces are found by centerface instead of sfd", report)
+    return not lacking
 
 
 def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
@@ -165,4 +167,11 @@ def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
         with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
-        report.note(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})")
+        _tell_once(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", report)
+
+
+def _tell_once(text: str, report: Reporter) -> None:
+    """Say, to the first that listens, what would come again with every video, or every few seconds of one."""
+    if report is not SILENT and text not in _told:
+        _told.add(text)
+        report.note(text)

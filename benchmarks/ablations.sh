@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What each part of the generator's recipe brings: trains it for some steps with all parts and without each of them.
+# What each part of the generator's recipe brings: trains it for some steps with all parts, without each of them, and with
+# what is not in it: more weight for the expert, a mask to the eyes, the twin alone.
 #
 #     [SEED=1] [EVERY=STEPS] benchmarks/ablations.sh WORK [STEPS [NAME...]]
 #

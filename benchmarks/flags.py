@@ -71,6 +71,8 @@ MIRROR = "mirror"
 KNOTS = 10  # of the line that stands for the inverse of a sigmoid
 MIDDLE = "{middle}"  # in flags: where the face of a clip is mostly
 OPTIONS = {field.name for field in fields(Options)}
+SWITCHES = {field.name for field in fields(Options) if isinstance(field.default, bool)}
+SIDES = ("pads", "crop", "box")  # options of several numbers
 NETWORK = ("restorer", "precision", "runtime", "batch_size")  # of what ``LipSync`` takes, what a row may change
 OWN, OTHER, SILENT = "own", "other", "silent"
 TOLD = {  # figures of ``Quality``, by what is heard
@@ -272,12 +274,17 @@ def read(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str,
         name, *words = shlex.split(flag)
         values = tuple(map(value_of, words))
         switch = name.removeprefix("no").removeprefix("_")
-        if not values and switch in OPTIONS:
+        if not values and switch in SWITCHES:
             options[switch] = switch == name
-        elif values and name in (*OPTIONS, *NETWORK):
-            (options if name in OPTIONS else network)[name] = values[0] if len(values) == 1 else values
+        elif values and name in NETWORK:
+            network[name] = values[0]
+        elif values and name in OPTIONS and name not in SWITCHES:
+            options[name] = values if name in SIDES else values[0]
         else:
-            raise UserError(f"--flags {flags!r}: {name} is none of {', '.join(sorted(OPTIONS))}, {', '.join(NETWORK)}")
+            known = f"{', '.join(sorted(OPTIONS))}, {', '.join(NETWORK)}"
+            raise UserError(
+                f"--flags {flags!r}: {name} takes {'no value' if values else 'a value'}, or is none of {known}"
+            )
     return network, options
 
 
@@ -302,7 +309,7 @@ def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
     made: dict[str, list[Made]] = {take: [] for take in bench.heard}
     for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
-        _, options = read(flags, middle or "0 1 0 1")
+        _, options = read(flags, middle) if middle else read(flags)
         outfile = bench.folder / folder_of(flags, take) / clip.name
         made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
     return made

@@ -25,11 +25,11 @@ from demo.talking_head import write_clip, write_speech
 from face_detection.detections import cut_square
 from face_detection.tracking import follow_face
 from lipsync import LipSync
+from mouths import BLENDS
 from terminal import TERMINAL
 
 HEIGHTS = (96, 256, 512)  # pixels of a face
 MOMENTS = (0.3, 0.62)  # shares of the video
-BLENDS = ("box", "feather")
 SHOWN = 160  # pixels of a picture
 
 

@@ -100,8 +100,10 @@ def find_clips(args: argparse.Namespace) -> list[Path]:
     """Return the listed videos, or all; raise UserError for fewer than two, which could not be told apart."""
     paths = find_videos([args.data_root])
     if args.filelist:
+        root = args.data_root.resolve().parent  # whose own name may be that of the speaker
         listed = [f"/{line.split()[0]}/" for _, line in read_list(args.filelist)]
-        paths = [path for path in paths if any(name in f"{path.resolve().with_suffix('')}/" for name in listed)]
+        places = {path: f"/{path.resolve().relative_to(root).with_suffix('').as_posix()}/" for path in paths}
+        paths = [path for path in paths if any(name in places[path] for name in listed)]
     if len(paths) < 2:
         raise UserError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
     return paths[: args.clips]

@@ -222,9 +222,9 @@ class Wav2LipDataset(WindowDataset):
         twins: bool = True,
         mask_top: float = hp.mask_top,
     ) -> None:
-        if not 0 < mask_top < 1:
-            raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}")
         self.twins, self.first_hidden = twins, round(mask_top * hp.img_size)
+        if not 0 < self.first_hidden < hp.img_size:
+            raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}: else nothing, or all, is hidden")
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)

@@ -21,7 +21,7 @@ TOLERANCE = 1e-3  # of what onnxruntime says against what torch says; pictures a
 OPSET = 17
 TRIED = 3  # rows in a batch that the written file is tried with; it was written with another number
 # names of the inputs and outputs, and the shapes of the inputs less their batch
-FACES = (6, 96, 96)  # BGR in [0, 1]: three planes with their lower half black, three of the reference
+FACES = (6, 96, 96)  # BGR in [0, 1]: three planes black below ``Wav2Lip.mask_top``, three of the reference
 MOUTHS = (15, 48, 96)  # the lower halves of five faces, BGR in [0, 1]
 MELS = (1, 80, 16)
 INPUTS: dict[type[nn.Module], dict[str, tuple[int, ...]]] = {

@@ -306,10 +306,12 @@ def write(content: dict[str, Any], path: Path) -> None:
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Return the mean of several stages of one training run, which is steadier than any (Izmailov et al., UAI 2018).
 
-    Raises UserError if they are not of one width.
+    Raises UserError if they are not of one width, and mask.
     """
     if len({checkpoint.width for checkpoint in checkpoints}) > 1:
         raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
+    if len({checkpoint.mask_top for checkpoint in checkpoints}) > 1:
+        raise UserError("only checkpoints with the same mask_top can be averaged: stages of one training run")
     first, *rest = checkpoints
     state = {name: sum((c.state[name].double() for c in rest), value.double()) for name, value in first.state.items()}
     state = {name: (value / len(checkpoints)).to(first.state[name].dtype) for name, value in state.items()}

@@ -26,7 +26,7 @@ def lower_face() -> np.ndarray:
     """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
     x, y = _places()
     sides = np.minimum(x, 1 - x) / 0.15
-    top = (y - 0.4) / 0.15  # the generator redraws the lower half; the fade starts just above it
+    top = (y - 0.4) / 0.15  # the generator redraws the lower half at least; the fade starts just above it
     bottom = (1 - y) / 0.08
     return smooth_step(np.minimum(np.minimum(sides, top), bottom))
 

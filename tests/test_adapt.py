@@ -100,7 +100,16 @@ def test_files_of_the_reference_are_learned_from(person, expert, beginner, tmp_p
     torch.save(content | {"width": 0.125}, tmp_path / "theirs.pth", _use_new_zipfile_serialization=False)
     assert run(person, tmp_path / "out.pth", expert, tmp_path / "theirs.pth", minutes=0.02) == 0
     made = weights.load_model(tmp_path / "out.pth")
-    assert (made.width, made.blend, made.reference) == (0.125, "box", "same")
+    assert (made.width, made.blend, made.reference, made.mask_top) == (0.125, "box", "same", 0.5)
+
+
+def test_as_much_is_hidden_as_the_generator_learned_from(person, expert, beginner, tmp_path, capsys):
+    torch.save(torch.load(beginner) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
+    command = person, tmp_path / "out.pth", expert, tmp_path / "eyes.pth"
+    assert run(*command, minutes=0.01) == 0
+    assert weights.load_model(tmp_path / "out.pth").mask_top == 0.375
+    assert run(*command, "--hparams", "mask_top=0.5", minutes=0.01) == 2
+    assert "learned with mask_top=0.375, this run has 0.5" in capsys.readouterr().err
 
 
 def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys):

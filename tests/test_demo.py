@@ -44,6 +44,11 @@ def test_only_stages_of_one_run_can_be_averaged(tmp_path, small_checkpoint, caps
     torch.save({"state_dict": Wav2Lip(0.25).state_dict(), "width": 0.25}, tmp_path / "wide.pth")
     assert export.main(["generator", str(small_checkpoint), str(tmp_path / "wide.pth"), str(tmp_path / "m.pth")]) == 2
     assert "same width" in capsys.readouterr().err and not (tmp_path / "m.pth").exists()
+    torch.save(torch.load(small_checkpoint) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
+    assert export.main(["generator", str(small_checkpoint), str(tmp_path / "eyes.pth"), str(tmp_path / "m.pth")]) == 2
+    assert "same mask_top" in capsys.readouterr().err
+    assert export.main(["generator", str(tmp_path / "eyes.pth"), str(tmp_path / "one.pth")]) == 0
+    assert weights.load_model(tmp_path / "one.pth").mask_top == 0.375
 
 
 def test_export_of_the_wrong_network(tmp_path, small_checkpoint, capsys):

@@ -20,6 +20,7 @@ from face_detection.detections import Detections, cache_name
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 from faces import FaceSearch
+from reporting import SILENT
 
 
 def box(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> list[float]:
@@ -279,12 +280,20 @@ def downloads(monkeypatch, tmp_path) -> list[str]:
 def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, told):
     source, auto = video.probe(talking_clip), FaceSearch()
     for settings in (auto, FaceSearch(cache=False)):
+        settings.find(source, 5)  # which nobody hears of
         found = settings.find(source, 5, report=told)
         assert not np.isnan(follow_face(found, 12)).any()
     assert downloads == ["s3fd"] and len(told.notes) == 1
     assert told.notes[0].startswith("warning: could not download") and "centerface" in told.notes[0]
     caches = [FaceSearch(d).cache_of(source) for d in ("auto", "centerface", "sfd")]
     assert caches[0] == caches[1] != caches[2] and caches[0].exists() and not caches[2].exists()
+
+
+def test_a_full_disk_is_told_once(tmp_path, told):
+    (tmp_path / "file").write_text("")
+    for report in (SILENT, told, told):
+        faces.remember(Detections(), tmp_path / "file" / "boxes.npz", report)
+    assert len(told.notes) == 1 and "could not be kept" in told.notes[0]
 
 
 def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):

@@ -33,6 +33,7 @@ from benchmarks import emulated_bf16, expert_errors
 from conftest import GOLDEN, ROOT, free_port, rnd
 from dataset import Draw, SyncNetDataset
 from distributed import Distributed, join_processes
+from errors import UserError
 from fill import fill
 from hparams import HParams, hparams
 from models import weights
@@ -485,7 +486,10 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
     expert = tmp_path / "expert/checkpoint_step000000001.pth"
     other = dataclasses.replace(options, settings=f"{SMALL},mask_top=0.375")
     recipes.train_generator(corpus, tmp_path / "hq", expert, options=other, report=told, discriminator=True)
-    assert weights.load_model(tmp_path / "hq/checkpoint_step000000001.pth").mask_top == 0.375
+    made = tmp_path / "hq/checkpoint_step000000001.pth"
+    assert weights.load_model(made).mask_top == 0.375
+    with pytest.raises(UserError, match="learned with mask_top=0.375, this run has 0.5; say --hparams mask_top=0.375"):
+        recipes.train_generator(corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made))
     assert {path.name for path in (tmp_path / "hq").glob("*.pth")} == {
         "checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth",
     }  # fmt: skip
