@@ -163,6 +163,13 @@ def test_float32_draws_the_same(openvino, small_checkpoint):
         assert (model.draw(voices, faces) - plain.draw(voices, faces)).abs().max() < 1e-3
 
 
+def test_as_much_is_hidden_as_the_network_learned_from(openvino, small_checkpoint, tmp_path):
+    torch.save(torch.load(small_checkpoint, weights_only=True) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
+    assert opened(tmp_path / "eyes.pth", "openvino", "fp32").mask_top == 0.375
+    ((_, faces), *_) = runtimes.calibration(weights.load_model(tmp_path / "eyes.pth"))
+    assert (faces[:, 36:, :, :3] == 0).all() and (faces[:, :36, :, :3] == faces[:, :36, :, 3:]).all()
+
+
 def test_int8_draws_nearly_the_same(openvino, astronaut, told):
     """The network that comes along, on a face that it was not calibrated on, its mouth moved more and less.
 
