@@ -164,6 +164,7 @@ def learn(
         stopped = False
         try:
             training.fit(task, train, held_out, plan, report)
+            task.remember(examine(task, held_out).figures)  # a slow machine may not have come to any evaluation
         except training.Stopped:
             stopped = True
         task.recall()

@@ -104,6 +104,13 @@ def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeyp
     assert sheet.shape[0] == 3 * 192 and sheet.std() > 10
 
 
+def test_what_was_learned_since_the_last_evaluation_counts(person, expert, beginner, tmp_path, capsys):
+    settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=1000"
+    assert run(person, tmp_path / "out.pth", expert, beginner, "--hparams", settings, minutes=0.03) == 0
+    before, after = held_out_l1(capsys.readouterr().out)
+    assert after < before
+
+
 def test_files_of_the_reference_are_learned_from(person, expert, beginner, tmp_path):
     """Trained on several GPUs, with an optimizer, and without a word on how its mouths are to be put in."""
     state = {f"module.{name}": value for name, value in torch.load(beginner)["state_dict"].items()}
