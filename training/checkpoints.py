@@ -15,7 +15,7 @@ import torch
 import files
 from errors import UserError
 from hparams import HParams
-from models import weights
+from models import Wav2Lip, weights
 from training.tasks import Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
@@ -103,6 +103,11 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     if checkpoint.width != network.width:
         ours = checkpoint.width
         raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
+    if isinstance(network, Wav2Lip) and checkpoint.mask_top != task.hp.mask_top:
+        theirs, ours = checkpoint.mask_top, task.hp.mask_top
+        raise UserError(
+            f"{path} learned with mask_top={theirs:g}, this run has {ours:g}; say --hparams mask_top={theirs:g}"
+        )
     network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
     if not prefix and task.mean:
         task.mean.module.load_state_dict(checkpoint.state)

@@ -73,12 +73,6 @@ class GeneratorTask(Task):
         return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        theirs = checkpoint.get("mask_top", Wav2Lip.mask_top)
-        if theirs != self.hp.mask_top:
-            raise UserError(
-                f"the checkpoint learned with mask_top={theirs:g}, this run has {self.hp.mask_top:g}; "
-                f"say --hparams mask_top={theirs:g}"
-            )
         if not self.hp.syncnet_wt:  # else --hparams has asked for one
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
 
