@@ -22,6 +22,7 @@ from torch import nn
 import audio
 import cli
 from benchmarks import print_machine, report
+from dataset.mels import mel_starts
 from demo.portrait import lip_distance
 from demo.talking_portrait import Corpus, Sentence, list_sentences, open_speaker, read_sound
 from errors import UserError
@@ -80,8 +81,7 @@ def windows_of(sentence: Sentence, frames: int, around: int) -> np.ndarray:
     """Return what is heard of each frame, (frames, 80, 16 + 2 around) float32."""
     mel = audio.melspectrogram(read_sound(sentence))
     mel = np.pad(mel, ((0, 0), (around, around + hp.mel_step_size)), mode="edge").astype(np.float32)
-    starts = (np.arange(frames) * hp.mel_frames_per_second / hp.fps).astype(int)
-    starts = np.minimum(starts, mel.shape[1] - hp.mel_step_size - 2 * around)
+    starts = np.minimum(mel_starts(np.arange(frames), hp), mel.shape[1] - hp.mel_step_size - 2 * around)
     return np.stack([mel[:, start : start + hp.mel_step_size + 2 * around] for start in starts])
 
 

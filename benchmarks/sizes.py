@@ -20,17 +20,16 @@ import numpy as np
 import cli
 import files
 import video
+from benchmarks.flags import around_mouth
 from demo.run_demo import HEAD, SEARCH, film_portrait
 from demo.talking_head import write_clip, write_speech
-from face_detection.detections import cut_square
-from face_detection.tracking import follow_face
+from face_detection.tracking import GAP_SECONDS, follow_face
 from lipsync import LipSync
 from mouths import BLENDS
 from terminal import TERMINAL
 
 HEIGHTS = (96, 256, 512)  # pixels of a face
 MOMENTS = (0.3, 0.62)  # shares of the video
-SHOWN = 160  # pixels of a picture
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,17 +51,18 @@ def run(args: argparse.Namespace) -> None:
     for name, film in (("portrait", lambda path, scale: film_portrait(path, speech, scale)), ("head", film_head)):
         usual = args.folder / f"{name}.mp4"
         film(usual, 1.0)
+        boxes = boxes_of(usual)
+        usual_height = float(np.nanmedian(boxes[:, 3] - boxes[:, 1]))
         for height in HEIGHTS:
             path = args.folder / f"{name}_{height}.mp4"
-            film(path, height / height_of(usual))
+            film(path, height / usual_height)
             rows.append(strip(lips, path, speech, height))
     files.save(args.folder / "sizes.jpg", cv2.imencode(".jpg", np.vstack(rows))[1].tobytes())
 
 
-def height_of(path: Path) -> float:
-    """How high the face is in a video, pixels."""
-    boxes = follow_face(SEARCH.find(video.probe(path)), 12)
-    return float(np.nanmedian(boxes[:, 3] - boxes[:, 1]))
+def boxes_of(path: Path) -> np.ndarray:
+    """Where the face is in each frame of a video, (frames, 4)."""
+    return follow_face(SEARCH.find(video.probe(path)), round(GAP_SECONDS * HEAD.fps))
 
 
 def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:
@@ -71,11 +71,11 @@ def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:
     for blend in BLENDS:
         made.append(path.with_stem(f"{path.stem}_{blend}"))
         lips.run(path, speech, made[-1], blend=blend)
-    boxes = follow_face(SEARCH.find(video.probe(path)), 12)
+    boxes = boxes_of(path)
     pictures: list[np.ndarray] = []
     for moment in MOMENTS:
         index = int(moment * len(boxes))
-        pictures += [lower_face(frame_of(one, index), boxes[index], height) for one in made]
+        pictures += [around_mouth(frame_of(one, index), boxes[index]) for one in made]
     row = np.hstack(pictures)
     cv2.putText(row, str(height), (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return row
@@ -83,13 +83,6 @@ def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:
 
 def frame_of(path: Path, index: int) -> np.ndarray:
     return next(video.read_frames(video.probe(path), index, 1))
-
-
-def lower_face(frame: np.ndarray, box: np.ndarray, height: int) -> np.ndarray:
-    """Return the part of a face from the nose down to below the box, wider than it, so that its edges would show."""
-    x1, y1, x2, y2 = box
-    side = round(0.7 * height)
-    return cut_square(frame, round((x1 + x2 - side) / 2), round(y2 + 0.1 * height - side), side, SHOWN)
 
 
 if __name__ == "__main__":

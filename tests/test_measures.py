@@ -13,7 +13,7 @@ import torch
 
 import files
 import identities
-from conftest import MEANS, run_ffmpeg, write_clip
+from conftest import LOSSLESS, MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, make_clip
 from evaluation import aperture, judges, leakage, lips, score_leakage, score_quality, scores, table
 from evaluation.judges import Judges
@@ -155,7 +155,7 @@ def talk(astronaut, tmp_path_factory):
     painted = frames.copy()
     painted[::2, 150:165, 150:190] = 40
     for name, pictures in {"source.mkv": frames, "made.mkv": painted}.items():
-        write_clip(folder / name, pictures, "25", "-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast")
+        write_clip(folder / name, pictures, "25", *LOSSLESS)
     return folder
 
 

@@ -11,14 +11,13 @@ import pytest
 
 import video
 from boxes import padded_boxes
-from conftest import write_clip
+from conftest import LOSSLESS, write_clip
 from evaluation import score_quality
 from evaluation.quality import score_file
 from face_detection.tracking import follow_face
 from faces import FaceSearch
 
 SEARCH = FaceSearch("centerface")
-LOSSLESS = ("-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast")  # a quarter of the time that FFV1 takes
 FACE = slice(72, 184), slice(118, 228)  # where the photo's face is, in rows and columns of the clip
 
 

@@ -15,11 +15,10 @@ import pytest
 
 import video
 from concurrency import prefetch
-from conftest import run_ffmpeg, write_clip
+from conftest import X264, run_ffmpeg, write_clip
 
 # as cameras and libx264's usual preset have it: some frames are shown later than they are stored
-REORDERED = ("-vf", "scale=flags=accurate_rnd+full_chroma_int", "-c:v", "libx264", "-preset", "medium", "-crf", "10",
-             "-pix_fmt", "yuv420p")  # fmt: skip
+REORDERED = (*X264, "-preset", "medium")
 
 
 def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
