@@ -27,6 +27,7 @@ from lipsync import LipSync, read_speech
 from mouths import BLENDS, CPU_BATCH, crop, generate, masked_and_whole
 from mouths.drawing import Row, lend_mouths, openings_for, rows_of
 from mouths.pasting import paste
+from mouths.references import Loan
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
 TIMES = 50  # that they are
@@ -71,10 +72,12 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     inputs = list(zip(mels, (masked_and_whole([row.filmed for row in batch], mask) for batch in batches)))
     asked = [None if batch[0].gain is None else np.array([row.gain for row in batch]) for batch in batches]
     drawn: list[np.ndarray] = []
+    loans: list[Loan | None] = []
 
     def lend() -> None:
         for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
-            lend_mouths(batch, front, openings_for(lips.model, batch, mels, gains, take.mouth_settings.opening), faces)
+            wanted = openings_for(lips.model, batch, mels, gains, take.mouth_settings.opening)
+            loans.extend(lend_mouths(batch, front, wanted, faces))
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
         "decode": lambda: sum(1 for _ in take.frames()),
@@ -86,7 +89,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "network": lambda: drawn.extend(
             f for pair, gains in zip(inputs, asked) for f in generate(lips.model, *pair, gains)
         ),
-        "paste": lambda: paste_all(rows, drawn, list(itertools.chain(*hidden))),
+        "paste": lambda: paste_all(rows, drawn, loans, list(itertools.chain(*hidden))),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
@@ -103,10 +106,15 @@ def split(values: list) -> list[list]:
     return [values[i : i + CPU_BATCH] for i in range(0, len(values), CPU_BATCH)]
 
 
-def paste_all(rows: Sequence[Row], faces: Sequence[np.ndarray], hidden: Sequence[np.ndarray | float]) -> None:
-    for row, face, front in zip(rows, faces, hidden):
+def paste_all(
+    rows: Sequence[Row],
+    faces: Sequence[np.ndarray],
+    loans: Sequence[Loan | None],
+    hidden: Sequence[np.ndarray | float],
+) -> None:
+    for row, face, loan, front in zip(rows, faces, loans, hidden):
         assert row.box is not None
-        paste(row.frame, face, row.filmed, row.box, "feather", in_place=True, hidden=front)
+        paste(row.frame, face, row.filmed, row.box, "feather", in_place=True, hidden=front, loan=loan)
 
 
 def measure_paste() -> dict[str, float]:

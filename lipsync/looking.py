@@ -51,12 +51,17 @@ def appearances_of(
         return Appearances({0: Appearance(postures_of(named.faces), named)})
 
     def look(shot: int) -> Appearance | None:
-        faces = faces_of(source, path, used, shot)
+        faces, larger = faces_of(source, path, used, shot)
         if not len(faces):
             return None
         unoccluded = UnoccludedFace(faces) if options.keeps_occlusions else None
-        choose = all_mouths if options.reference == "matching" else shut_mouths
-        references = named or choose(network, unoccluded.faces if unoccluded else faces) if lending else None
+        free = unoccluded.chosen if unoccluded else slice(None)
+        if named or not lending:
+            references = named
+        elif options.reference == "matching":
+            references = all_mouths(network, faces[free], larger[free])
+        else:
+            references = shut_mouths(network, faces[free])
         return Appearance(postures_of(faces), references, unoccluded)
 
     first = path.shot(path.begin())
@@ -84,14 +89,15 @@ def named_reference(
     return References(crop(frame, box)[None], everywhere=True)
 
 
-def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: int) -> np.ndarray:
-    """Return some faces (N, 96, 96, 3) of the first seconds of a shot that show one, as far as the search has come.
+def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return some faces of the first seconds of a shot that show one, as far as the search has come.
 
-    ``used`` is that of a ``Take``.
+    (N, 96, 96, 3), and the same in twice that size. ``used`` is that of a ``Take``.
     """
-    shown = [np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)]
+    sizes = hp.img_size, 2 * hp.img_size
+    shown = [[np.empty((0, size, size, 3), np.uint8)] for size in sizes]
     if (first := path.first_face(shot)) is None:
-        return shown[0]
+        return shown[0][0], shown[1][0]
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
         wanted = min(wanted, used - first)
@@ -109,5 +115,6 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
         if used is not None and index >= len(known) or is_over(index):
             break
         if box := known[index % len(known)]:
-            shown.append(crop(frame, box)[None])
-    return np.concatenate(shown)
+            for size, crops in zip(sizes, shown):
+                crops.append(crop(frame, box, size)[None])
+    return np.concatenate(shown[0]), np.concatenate(shown[1])

@@ -27,9 +27,9 @@ from mouths.appearance import REMEMBERED
 from mouths.references import POSTURE
 
 SECONDS = 60.0  # of a video that are used, unless more is wanted
-FORMAT = "wav2lip live face 5"
+FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
-LARGEST = 128 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
+LARGEST = 256 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
 )  # fmt: skip
@@ -157,6 +157,7 @@ def _packed_appearance(appearance: Appearance) -> dict[str, object]:
         "postures": _packed(appearance.postures),
         "references": _packed(references.faces),
         "apart": None if references.apart is None else references.apart.tolist(),
+        "larger": None if references.larger is None else _packed(references.larger),
         "bare": _packed(unoccluded.faces) if unoccluded else None,
     }
 
@@ -165,21 +166,24 @@ def _appearance(content: dict, options: Settled) -> Appearance:
     postures = np.frombuffer(base64.b64decode(content["postures"]), np.float32).reshape(-1, *POSTURE[::-1])
     faces = _unpacked(content["references"])
     apart = None if content["apart"] is None else np.array(content["apart"], float)
+    larger = None if content["larger"] is None else _unpacked(content["larger"], 2 * hp.img_size)
     if apart is not None and (apart.shape != faces.shape[:1] or not np.isfinite(apart).all()):
+        raise ValueError
+    if larger is not None and len(larger) != len(faces):
         raise ValueError
     if options.keeps_occlusions != (content["bare"] is not None) or not (len(postures) and np.isfinite(postures).all()):
         raise ValueError
     unoccluded = UnoccludedFace(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
-    return Appearance(postures, References(faces, isinstance(options.reference, int), apart), unoccluded)
+    return Appearance(postures, References(faces, isinstance(options.reference, int), apart, larger), unoccluded)
 
 
 def _packed(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _unpacked(text: str) -> np.ndarray:
-    """Return faces (N, 96, 96, 3) uint8."""
-    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, hp.img_size, hp.img_size, 3)
+def _unpacked(text: str, size: int = hp.img_size) -> np.ndarray:
+    """Return faces (N, size, size, 3) uint8."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, size, size, 3)
 
 
 def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:

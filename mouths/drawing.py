@@ -16,7 +16,7 @@ from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
 from mouths.openings import openings
 from mouths.pasting import paste
-from mouths.references import References
+from mouths.references import Loan, References
 from mouths.restoring import Restore
 
 
@@ -82,18 +82,18 @@ def redraw_mouths(
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
-    def with_mouths(batch: list[Row]) -> tuple[list[Row], Iterator[tuple[np.ndarray, np.ndarray | float]]]:
+    def with_mouths(batch: list[Row]) -> tuple[list[Row], Iterator[tuple[np.ndarray, Loan | None, np.ndarray | float]]]:
         with_face = [row for row in batch if row.box]
         hidden = [row.hidden() for row in with_face]
-        return batch, zip(draw_mouths(model, with_face, hidden, settings.opening), hidden)
+        return batch, zip(*draw_mouths(model, with_face, hidden, settings.opening), hidden)
 
     waited_for = map(with_mouths, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
     for batch, mouths in itertools.chain(waited_for, in_parallel(with_mouths, batches, workers)):
         for row in batch:
             frame = row.frame
             if row.box:
-                mouth, hidden = next(mouths)
-                frame = paste(frame, mouth, row.filmed, row.box, settings.blend, in_place, hidden)
+                mouth, loan, hidden = next(mouths)
+                frame = paste(frame, mouth, row.filmed, row.box, settings.blend, in_place, hidden, loan)
                 if settings.restore:
                     settings.restore(frame, row.box, hidden)
             yield frame
@@ -115,17 +115,17 @@ def draw_mouths(
     rows: Sequence[Row],
     hidden: Sequence[np.ndarray | float],
     opening: Sequence[float] | None = None,
-) -> np.ndarray:
-    """Return the faces of rows that have one with their mouths moved, (N, 96, 96, 3) uint8 BGR.
+) -> tuple[np.ndarray, list[Loan | None]]:
+    """Return the faces of rows that have one with their mouths moved, (N, 96, 96, 3) uint8 BGR, and their loans.
 
     ``hidden`` is what is in front of each; ``opening`` see ``MouthSettings``.
     """
     if not rows:
-        return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8)
+        return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8), []
     mels, faces = np.stack([row.mel for row in rows]), masked_and_whole([row.filmed for row in rows], model.mask_top)
     gains = None if rows[0].gain is None else np.array([row.gain for row in rows])
-    lend_mouths(rows, hidden, openings_for(model, rows, mels, gains, opening), faces)
-    return generate(model, mels, faces, gains)
+    loans = lend_mouths(rows, hidden, openings_for(model, rows, mels, gains, opening), faces)
+    return generate(model, mels, faces, gains), loans
 
 
 def openings_for(
@@ -143,11 +143,16 @@ def openings_for(
 
 def lend_mouths(
     rows: Sequence[Row], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
-) -> None:
+) -> list[Loan | None]:
     """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
 
     They are those of ``masked_and_whole``.
     """
-    for row, face, *how in zip(rows, faces, wanted, hidden):
-        if row.lender:
-            face[..., 3:] = row.lender.instead_of(row.filmed, row.stillness, *how)
+    loans = [
+        row.lender.lend(row.filmed, row.stillness, *how) if row.lender else None
+        for row, *how in zip(rows, wanted, hidden)
+    ]
+    for face, loan in zip(faces, loans):
+        if loan:
+            face[..., 3:] = loan.shown
+    return loans

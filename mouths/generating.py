@@ -38,10 +38,10 @@ def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float)
     return faces
 
 
-def crop(frame: np.ndarray, box: Box) -> np.ndarray:
-    """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR."""
+def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
+    """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR, or in another ``size``."""
     x1, y1, x2, y2 = box
-    return cv2.resize(frame[y1:y2, x1:x2], (hp.img_size, hp.img_size))
+    return cv2.resize(frame[y1:y2, x1:x2], (size, size))
 
 
 def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:

@@ -43,8 +43,8 @@ class UnoccludedFace:
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
-        free = np.ones(len(faces), bool) if chosen else self._unoccluded(lowers)
-        self.faces, self._postures, self._moved = self.faces[free], self._postures[free], self._moved[free]
+        self.chosen = np.ones(len(faces), bool) if chosen else self._unoccluded(lowers)
+        self.faces, self._postures, self._moved = (all_[self.chosen] for all_ in (faces, self._postures, self._moved))
 
     def hidden(self, face: np.ndarray) -> np.ndarray:
         """Return where something is in front of a face (96, 96, 3): (96, 96) float32 in [0, 1]."""

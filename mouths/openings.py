@@ -22,10 +22,11 @@ def shut_mouths(model: LipGenerator, faces: np.ndarray) -> References:
     return References(faces[apart <= apart.min() + SHUT * (np.percentile(apart, 90) - apart.min())])
 
 
-def all_mouths(model: LipGenerator, faces: np.ndarray) -> References:
-    """Return somebody's faces (N, 96, 96, 3), and how far open their mouths are."""
+def all_mouths(model: LipGenerator, faces: np.ndarray, larger: np.ndarray) -> References:
+    """Return somebody's faces (N, 96, 96, 3), how far open their mouths are, and ``larger`` ones, (N, 192, 192, 3)."""
     apart = open_lips(model, faces)
-    return References(faces, apart=(apart - apart.min()) / max(np.percentile(apart, WIDE) - apart.min(), 1e-6))
+    apart = (apart - apart.min()) / max(np.percentile(apart, WIDE) - apart.min(), 1e-6)
+    return References(faces, apart=apart, larger=larger)
 
 
 def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:

@@ -8,7 +8,10 @@ import cv2
 import numpy as np
 
 from boxes import Box
+from hparams import hparams as hp
 from mouths import masks
+from mouths.borrowing import COLUMNS, ROWS, borrow
+from mouths.references import Loan
 
 BLENDS = ("box", "feather")
 ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
@@ -30,6 +33,7 @@ def paste(
     blend: str,
     in_place: bool = False,
     hidden: np.ndarray | float = 0.0,
+    loan: Loan | None = None,
 ) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
@@ -37,7 +41,8 @@ def paste(
     box. "box" replaces all of it, as the reference does; "feather" the lips and what else the network made
     otherwise than it was, with soft edges. The rest keeps the sharpness and the grain of the frame; and where what
     is replaced was much the same, it gets the detail of the frame that a face of 96 pixels is too small to show.
-    ``hidden`` (96, 96) in [0, 1] is what "feather" leaves as it was filmed, whatever the network drew there.
+    ``hidden`` (96, 96) in [0, 1] is what "feather" leaves as it was filmed, whatever the network drew there. It gives
+    the mouth the colours and the detail of the ``loan`` that it was drawn from.
     """
     x1, y1, x2, y2 = box
     size = x2 - x1, y2 - y1
@@ -47,27 +52,40 @@ def paste(
         target[:] = cv2.resize(face, size)
         return whole
     shrunk = cv2.resize(target, face.shape[:2], interpolation=cv2.INTER_AREA)
+    *parts, finer = _mixed(face, filmed, shrunk, hidden, loan)
     # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
-    kept, added = (
-        cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in _mixed(face, filmed, shrunk, hidden)
-    )
+    kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts)
+    if finer is not None:
+        rows, columns = (_stretched(part, side) for part, side in zip((ROWS, COLUMNS), size[::-1]))
+        place = added[rows, columns]
+        cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=cv2.INTER_CUBIC), place)
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
     return whole
 
 
+def _stretched(part: slice, side: int) -> slice:
+    """Return where a part of a face of 96 pixels is in one of ``side`` pixels."""
+    return slice(*(round(edge * side / hp.img_size) for edge in (part.start, part.stop)))
+
+
 def _mixed(
-    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | float
-) -> tuple[np.ndarray, np.ndarray]:
+    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | float, loan: Loan | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
     With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
-    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges.
+    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And what ``borrow`` adds to the rest, m - a.
     """
     face, mask = _changed(face, filmed)
     mask *= 1 - hidden
-    distance = cv2.GaussianBlur(_largest(cv2.GaussianBlur(face - shrunk, (0, 0), 1.5)), (0, 0), 1)
+    finer = None
+    if loan and loan.mouth is not None:
+        face, finer = borrow(face, loan)
+    distance = cv2.GaussianBlur(masks.apart(face, shrunk), (0, 0), 1)
     detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
-    return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk
+    if finer is not None:
+        finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
+    return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk, finer
 
 
 def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,11 +149,5 @@ def _some_of_it() -> np.ndarray:
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
-    grey_levels = _largest(cv2.GaussianBlur(face - filmed, (0, 0), 1.5))
-    grey_levels = cv2.GaussianBlur(cv2.dilate(grey_levels, np.ones((5, 5))), (0, 0), 2)
+    grey_levels = cv2.GaussianBlur(cv2.dilate(masks.apart(face, filmed), np.ones((5, 5))), (0, 0), 2)
     return masks.smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
-
-
-def _largest(difference: np.ndarray) -> np.ndarray:
-    """Return the largest of three channels, signs aside; numpy's max over the last axis takes ten times as long."""
-    return functools.reduce(np.maximum, cv2.split(np.abs(difference)))

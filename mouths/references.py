@@ -6,6 +6,7 @@ What the generator sees of a mouth it partly copies: what was said when it was f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,14 +17,29 @@ NEAR, FAR = 8.0, 12.0  # grey levels between postures: nearer is the same person
 ALIKE = 4.0  # grey levels: what is held that much alike is held alike enough
 OPENING = 5.0  # how much it counts that a mouth is open otherwise than wanted, against one more ``ALIKE`` of posture
 SOFT, MIXED = 0.25, 6  # of such costs: by which a face may be dearer to have a third as large a share; most faces in it
+WANTED, UNWANTED = (
+    0.2,
+    0.4,
+)  # by which a mouth is open otherwise than wanted: nearer tells what it looks like, farther no more
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
+
+
+class Loan(NamedTuple):
+    """What a face gets from another moment of its video, or from some."""
+
+    shown: np.ndarray  # (96, 96, 3) uint8 BGR: what the network is shown in its place
+    mouth: np.ndarray | None = (
+        None  # the face that most of it is of, (192, 192, 3), if it tells what a mouth looks like
+    )
+    share: float = 0.0  # by how much it does
 
 
 class References:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0, of which the one that is held most alike lends its mouth.
 
     With ``apart`` (N,), by how much their lips are: 0 shut, 1 wide, it is one that is also as far open as is wanted; or
-    some that are nearly alike, mixed, so that from frame to frame little changes.
+    some that are nearly alike, mixed, so that from frame to frame little changes. ``larger`` (N, 192, 192, 3) are the
+    same; they tell what such a mouth looks like.
 
     The rest stays the frame's own: a jaw or an earring of another moment would be drawn beside that of the frame. Where
     no face is held alike, all of it stays: it is another shot, or somebody else. On eleven clips, frames were 0 to 8
@@ -31,36 +47,48 @@ class References:
     other people. A face that is for ``everywhere`` is shown as a whole, whatever the frame.
     """
 
-    def __init__(self, faces: np.ndarray, everywhere: bool = False, apart: np.ndarray | None = None) -> None:
-        self.faces, self.everywhere, self.apart = faces, everywhere, apart
+    def __init__(
+        self,
+        faces: np.ndarray,
+        everywhere: bool = False,
+        apart: np.ndarray | None = None,
+        larger: np.ndarray | None = None,
+    ) -> None:
+        self.faces, self.everywhere, self.apart, self.larger = faces, everywhere, apart, larger
         self._postures = postures_of(faces)
 
-    def instead_of(
-        self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0
-    ) -> np.ndarray:
-        """Return what is shown in the place of ``face`` (96, 96, 3): by ``share``, 0 to 1, the nearest of these.
+    def lend(self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0) -> Loan:
+        """Return what ``face`` (96, 96, 3) gets of the nearest of these: by ``share``, 0 to 1.
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
         """
         distances = np.abs(self._postures - posture(face)).mean((1, 2))
         if self.everywhere:
-            return cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0)
-        other, distance = self._nearest(distances, wanted)
-        share *= float(np.clip((FAR - distance) / (FAR - NEAR), 0, 1))
+            return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
+        nearest, shares = self._nearest(distances, wanted)
+        share *= float(np.clip((FAR - shares @ distances[nearest]) / (FAR - NEAR), 0, 1))
         mask = share * np.maximum(masks.mouth(), hidden)
-        return cv2.blendLinear(other, face, mask, 1 - mask)
+        shown = cv2.blendLinear(self._mixed(nearest, shares), face, mask, 1 - mask)
+        if self.apart is None or self.larger is None:
+            return Loan(shown)
+        otherwise = abs(float(self.apart[nearest[0]]) - wanted)
+        share *= float(np.clip((UNWANTED - otherwise) / (UNWANTED - WANTED), 0, 1))
+        return Loan(shown, self.larger[nearest[0]], share) if share > 0 else Loan(shown)
 
-    def _nearest(self, distances: np.ndarray, wanted: float) -> tuple[np.ndarray, float]:
-        """Return the face to borrow from, and by how much it is held otherwise."""
+    def _nearest(self, distances: np.ndarray, wanted: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the faces to borrow from, the nearest first, and the share of each."""
         if self.apart is None:
-            nearest = int(distances.argmin())
-            return self.faces[nearest], float(distances[nearest])
+            return np.array([distances.argmin()]), np.ones(1)
         costs = np.maximum(distances / ALIKE, 1) + OPENING * np.abs(self.apart - wanted)
         best = costs.argsort()[:MIXED]
         shares = np.exp((costs[best[0]] - costs[best]) / SOFT)
-        shares /= shares.sum()
-        mixed = sum(share * self.faces[i].astype(np.float32) for share, i in zip(shares, best))
-        return np.rint(mixed).astype(np.uint8), float(shares @ distances[best])
+        return best, shares / shares.sum()
+
+    def _mixed(self, which: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        if len(which) == 1:
+            return self.faces[which[0]]
+        mixed = sum(share * self.faces[i].astype(np.float32) for share, i in zip(shares, which))
+        return np.rint(mixed).astype(np.uint8)
 
 
 def posture(face: np.ndarray) -> np.ndarray:
