@@ -10,7 +10,8 @@ twin.txt    the clip beside it in which the same head moves alike and says somet
 truth.json  what moved it, and for each frame the distance of the lips in eye distances
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
-``--heads N`` clips of drawn heads (demo/talking_head.py).
+``--heads N`` clips of drawn heads (demo/talking_head.py). ``--silence`` and ``--follow_jaw`` are there to be measured
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Corpus:
     choice: tuple[int, int] = (0, sys.maxsize)  # first and last + 1 of the photographs
     without: tuple[str, ...] = ()  # speakers, or clips as speaker/clip
     only: tuple[str, ...] = ()
+    silence: float = 0.25  # share of the portraits' clips that begin with silence
+    follow_jaw: bool = False  # boxes grow when a mouth opens, as those of many detectors do
 
 
 def get_parser() -> cli.Parser:
@@ -76,6 +79,8 @@ def get_parser() -> cli.Parser:
     add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
     add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
     add("--only", nargs="*", default=[], help="use these and no others; default: all")
+    add("--silence", type=share, default=Corpus.silence, help="share of the clips that begin with silence")
+    add("--follow_jaw", action="store_true", help="boxes that grow when mouths open; default: one size for each clip")
     add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
     return parser
 
@@ -88,14 +93,22 @@ def span(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= (value := cli.finite(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def main(argv: list[str] | None = None) -> int:
     return cli.run(get_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> None:
     corpus = Corpus(
-        args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only)
-    )
+        args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only),
+        args.silence, args.follow_jaw,
+    )  # fmt: skip
     if args.clips and not args.portraits:
         raise UserError("--clips needs --portraits, the photographs that are to speak")
     sentences = list_sentences(corpus)
@@ -213,7 +226,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     if (folder / "truth.json").exists():
         return folder
     portrait = open_portrait(corpus, which)
-    silence = int(scene.integers(8, 26)) if scene.random() < 0.25 else 0  # frames before the sentence
+    silence = int(scene.integers(8, 26)) if scene.random() < corpus.silence else 0  # frames before the sentence
     relax, amplitude = scene.uniform(0, 0.8), scene.uniform(0.9, 1.6)
     lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
     count = min(line.count for line in lines)
@@ -225,7 +238,9 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     for i in range(count):
         points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
         opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
-        faces.append(render(portrait, points, camera.matrix(box, SIZE, i), SIZE, speaker, said.frame(speaker, i)))
+        chin = (points - portrait.turned(shut, camera.turn[i]))[PLACE[152], 1] if corpus.follow_jaw else 0.0
+        matrix = camera.matrix(box + [0, 0, 0, chin], SIZE, i)
+        faces.append(render(portrait, points, matrix, SIZE, speaker, said.frame(speaker, i)))
     write_clip(
         folder, film.develop(faces), said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening}
     )

@@ -259,10 +259,27 @@ def test_the_same_arguments_make_the_same_clips_and_finished_ones_are_kept(corpu
     assert make(corpus, tmp_path / "a", "--clips", 2) == 0 and first.stat().st_mtime_ns == before
 
 
+def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
+    """In a silence nobody moves, so boxes are as they were; when the mouth is widest they are larger."""
+    clips = {}
+    for flags in (("--silence", 0), ("--silence", 1), ("--silence", 1, "--follow_jaw")):
+        assert make(corpus, tmp_path / str(len(clips)), "--clips", 2, *flags) == 0
+        folder = min((tmp_path / str(len(clips))).glob("*/*/truth.json")).parent
+        opening = json.loads((folder / "truth.json").read_text())["opening"]
+        clips[len(clips)] = opening, [cv2.imread(str(folder / f"{i}.jpg")).astype(float) for i in range(len(opening))]
+    (spoken, _), (opening, still), (same, grown) = clips.values()
+    assert len(opening) - len(spoken) >= 8 and opening == same
+    assert max(opening[:4]) < 0.1 * max(opening) < max(spoken[:8])
+    widest = int(np.argmax(opening))
+    apart = [np.abs(one - other).mean() for one, other in zip(still, grown)]
+    assert max(apart[:4]) < 0.2 * apart[widest] and apart[widest] > 1
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--without", "sue"), "no clip"),
+        (("--silence", "2"), "'2' is not between 0 and 1"),
         (("--choice", "5:2"), "not a span"),
     ],
 )
