@@ -6,11 +6,10 @@ import cv2
 import numpy as np
 
 from mouths import masks
+from mouths.alignment import MOUTH, grey, moved, movement
 from mouths.references import Loan
 
 ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around the lips, with room for their movements
-MIDDLE, WINDOW = np.array([[[48, 73]]], np.float32), (40, 26)  # x and y of the mouth; width and height
-FARTHEST = 4.0  # pixels by which a mouth is moved at most
 AKIN, STRANGE = 15.0, 40.0  # levels of luma: what is nearer gets all of the colours, what is farther none
 ALIKE, UNLIKE = 12.0, 28.0  # grey levels: what is nearer gets all of the detail, what is farther none
 
@@ -39,21 +38,8 @@ def _laid_upon(face: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     Float32, as large as in ``other``, which has 96 pixels or a multiple.
     """
-    scale = len(other) // len(face)
-    small = cv2.resize(other, face.shape[1::-1], interpolation=cv2.INTER_AREA) if scale > 1 else other
-    x, y = _movement(small.astype(np.float32), face)
-    movement = np.array([[1, 0, scale * (x - COLUMNS.start)], [0, 1, scale * (y - ROWS.start)]], np.float32)
-    size = scale * (COLUMNS.stop - COLUMNS.start), scale * (ROWS.stop - ROWS.start)
-    return cv2.warpAffine(other, movement, size, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-
-
-def _movement(there: np.ndarray, here: np.ndarray) -> np.ndarray:
-    """Return by how many pixels a mouth is to be moved to lie upon another, x and y (Lucas and Kanade, 1981)."""
-    one, other = (cv2.cvtColor(face, cv2.COLOR_BGR2GRAY) for face in (there, here))
-    one, other = (np.clip(grey - grey[ROWS, COLUMNS].mean() + 128, 0, 255).astype(np.uint8) for grey in (one, other))
-    found, known, _ = cv2.calcOpticalFlowPyrLK(one, other, MIDDLE, MIDDLE.copy(), winSize=WINDOW, maxLevel=1)
-    movement = (found - MIDDLE)[0, 0]
-    return movement if known.all() and np.abs(movement).max() <= FARTHEST else np.zeros(2)
+    small = cv2.resize(other, face.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return moved(other, movement(grey(small), grey(face), MOUTH), ROWS, COLUMNS).astype(np.float32)
 
 
 def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""One face laid upon another of the same person, by where its eyes and nose are, or its mouth."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from hparams import hparams as hp
+
+ALL = slice(0, hp.img_size)
+
+
+class Region(NamedTuple):
+    """What two faces of 96 pixels are laid upon each other by."""
+
+    middle: tuple[int, int]  # x, y
+    size: tuple[int, int]  # width, height
+    farthest: float  # pixels that it moves at most
+
+
+EYES_AND_NOSE, MOUTH = Region((48, 30), (60, 36), 8.0), Region((48, 73), (40, 26), 4.0)
+
+
+def movement(there: np.ndarray, here: np.ndarray, region: Region) -> np.ndarray:
+    """Return by how many pixels, x and y, a region of one face lies elsewhere in another, both (96, 96) grey, uint8.
+
+    0 where that cannot be told, or is farther than a region moves. By optical flow (Lucas, Kanade 1981).
+    """
+    there, here = (_in_the_same_light(face, region) for face in (there, here))
+    middle = np.array([[region.middle]], np.float32)
+    found, known, _ = cv2.calcOpticalFlowPyrLK(there, here, middle, middle.copy(), winSize=region.size, maxLevel=1)
+    moves = (found - middle)[0, 0]
+    return moves if known.all() and np.abs(moves).max() <= region.farthest else np.zeros(2)
+
+
+def _in_the_same_light(face: np.ndarray, region: Region) -> np.ndarray:
+    (x, y), (width, height) = region.middle, region.size
+    part = face[y - height // 2 : y + height // 2, x - width // 2 : x + width // 2]
+    return np.clip(face.astype(np.float32) - part.mean() + 128, 0, 255).astype(np.uint8)
+
+
+def moved(face: np.ndarray, movement: np.ndarray, rows: slice = ALL, columns: slice = ALL) -> np.ndarray:
+    """Return ``rows`` and ``columns`` of a face moved by so many of 96 pixels; it may have a multiple of these."""
+    scale = len(face) // hp.img_size
+    x, y = scale * (movement - (columns.start, rows.start))
+    size = scale * (columns.stop - columns.start), scale * (rows.stop - rows.start)
+    return cv2.warpAffine(
+        face, np.array([[1, 0, x], [0, 1, y]]), size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def grey(face: np.ndarray) -> np.ndarray:
+    """Return a face (96, 96, 3) as ``alignment`` takes it."""
+    return cv2.cvtColor(np.rint(face).astype(np.uint8), cv2.COLOR_BGR2GRAY)
