@@ -38,7 +38,7 @@ def movement(there: np.ndarray, here: np.ndarray, region: Region) -> np.ndarray:
 def _in_the_same_light(face: np.ndarray, region: Region) -> np.ndarray:
     (x, y), (width, height) = region.middle, region.size
     part = face[y - height // 2 : y + height // 2, x - width // 2 : x + width // 2]
-    return np.clip(face.astype(np.float32) - part.mean() + 128, 0, 255).astype(np.uint8)
+    return cv2.addWeighted(face, 1, face, 0, 128 - float(part.mean()))
 
 
 def moved(face: np.ndarray, movement: np.ndarray, rows: slice = ALL, columns: slice = ALL) -> np.ndarray:
