@@ -94,10 +94,9 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
 
     (N, 96, 96, 3), and the same in twice that size. ``used`` is that of a ``Take``.
     """
-    sizes = hp.img_size, 2 * hp.img_size
-    shown = [[np.empty((0, size, size, 3), np.uint8)] for size in sizes]
+    faces, larger = ([np.empty((0, size, size, 3), np.uint8)] for size in (hp.img_size, 2 * hp.img_size))
     if (first := path.first_face(shot)) is None:
-        return shown[0][0], shown[1][0]
+        return faces[0], larger[0]
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
         wanted = min(wanted, used - first)
@@ -115,6 +114,6 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
         if used is not None and index >= len(known) or is_over(index):
             break
         if box := known[index % len(known)]:
-            for size, crops in zip(sizes, shown):
-                crops.append(crop(frame, box, size)[None])
-    return np.concatenate(shown[0]), np.concatenate(shown[1])
+            faces.append(crop(frame, box)[None])
+            larger.append(crop(frame, box, 2 * hp.img_size)[None])
+    return np.concatenate(faces), np.concatenate(larger)

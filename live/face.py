@@ -29,10 +29,11 @@ from mouths.references import POSTURE
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
-LARGEST = 256 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
+LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
 )  # fmt: skip
+MOST_APART = 100.0  # that lips can be, see ``References``: about 1
 WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 
@@ -167,7 +168,7 @@ def _appearance(content: dict, options: Settled) -> Appearance:
     faces = _unpacked(content["references"])
     apart = None if content["apart"] is None else np.array(content["apart"], float)
     larger = None if content["larger"] is None else _unpacked(content["larger"], 2 * hp.img_size)
-    if apart is not None and (apart.shape != faces.shape[:1] or not np.isfinite(apart).all()):
+    if apart is not None and (apart.shape != faces.shape[:1] or not (np.abs(apart) < MOST_APART).all()):
         raise ValueError
     if larger is not None and len(larger) != len(faces):
         raise ValueError

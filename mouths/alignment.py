@@ -29,7 +29,7 @@ def movement(there: np.ndarray, here: np.ndarray, region: Region) -> np.ndarray:
     0 where that cannot be told, or is farther than a region moves. By optical flow (Lucas, Kanade 1981).
     """
     there, here = (_in_the_same_light(face, region) for face in (there, here))
-    middle = np.array([[region.middle]], np.float32)
+    middle = np.array([[region.middle]], np.float32)  # one level more, where the window is less than half the picture
     found, known, _ = cv2.calcOpticalFlowPyrLK(there, here, middle, middle.copy(), winSize=region.size, maxLevel=1)
     moves = (found - middle)[0, 0]
     return moves if known.all() and np.abs(moves).max() <= region.farthest else np.zeros(2)
@@ -41,10 +41,10 @@ def _in_the_same_light(face: np.ndarray, region: Region) -> np.ndarray:
     return cv2.addWeighted(face, 1, face, 0, 128 - float(part.mean()))
 
 
-def moved(face: np.ndarray, movement: np.ndarray, rows: slice = ALL, columns: slice = ALL) -> np.ndarray:
-    """Return ``rows`` and ``columns`` of a face moved by so many of 96 pixels; it may have a multiple of these."""
+def moved(face: np.ndarray, by: np.ndarray, rows: slice = ALL, columns: slice = ALL) -> np.ndarray:
+    """Return ``rows`` and ``columns`` of a face moved ``by`` so many of 96 pixels; it may have a multiple of these."""
     scale = len(face) // hp.img_size
-    x, y = scale * (movement - (columns.start, rows.start))
+    x, y = scale * (by - (columns.start, rows.start))
     size = scale * (columns.stop - columns.start), scale * (rows.stop - rows.start)
     return cv2.warpAffine(
         face, np.array([[1, 0, x], [0, 1, y]]), size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
@@ -53,4 +53,5 @@ def moved(face: np.ndarray, movement: np.ndarray, rows: slice = ALL, columns: sl
 
 def grey(face: np.ndarray) -> np.ndarray:
     """Return a face (96, 96, 3) as ``alignment`` takes it."""
-    return cv2.cvtColor(np.rint(face).astype(np.uint8), cv2.COLOR_BGR2GRAY)
+    whole = face if face.dtype == np.uint8 else np.clip(np.rint(face), 0, 255).astype(np.uint8)
+    return cv2.cvtColor(whole, cv2.COLOR_BGR2GRAY)

@@ -69,6 +69,7 @@ class Appearances:
         alike, known = near.distance(held) <= NEAR, len(near.postures)
         if alike and known >= ENOUGH or self._is_remembered(shot):
             return
+        self._seen = {start: one for start, one in self._seen.items() if one is None or one in self.remembered}
         seen = self._seen[shot] = shots.look_at(shot)
         if seen is None or alike and len(seen.postures) < known:
             return

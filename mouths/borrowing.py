@@ -17,14 +17,16 @@ ALIKE, UNLIKE = 12.0, 28.0  # grey levels: what is nearer gets all of the detail
 def borrow(face: np.ndarray, loan: Loan) -> tuple[np.ndarray, np.ndarray]:
     """Return a drawn face (96, 96, 3), float32, in the colours of the mouth it was lent, and finer detail.
 
-    The colours only: how bright a pixel is, is the network's, as that is where the sound is. The detail is that of
-    ``ROWS`` and ``COLUMNS``, (76, 96, 3) float32 in grey levels, around 0. Both only where the two are much alike.
+    The colours only: how bright a pixel is, is the network's, as that is where the sound is, unless a colour is full.
+    The detail is that of ``ROWS`` and ``COLUMNS``, (76, 96, 3) float32 in grey levels, around 0. Both only where the
+    two mouths are much alike.
     """
-    assert loan.mouth is not None  # the caller asks
-    drawn = _in_colours_of(_laid_upon(face, loan.shown), face[ROWS, COLUMNS], loan.share)
-    mouth = _laid_upon(face, loan.mouth)
+    assert loan.mouth is not None and loan.light is not None  # the caller asks
+    lent = _laid_upon(face, loan.shown) + loan.light
+    drawn = _in_colours_of(np.clip(lent, 0, 255), face[ROWS, COLUMNS], loan.share)
+    mouth = _laid_upon(face, loan.mouth) + loan.light
     small = cv2.resize(mouth, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-    apart = cv2.GaussianBlur(masks.apart(drawn, small), (0, 0), 1)
+    apart = cv2.GaussianBlur(masks.difference(drawn, small), (0, 0), 1)
     alike = loan.share * masks.lips()[ROWS, COLUMNS] * (1 - masks.smooth_step((apart - ALIKE) / (UNLIKE - ALIKE)))
     size = mouth.shape[1::-1]
     finer = cv2.resize(alike, size)[..., None] * (mouth - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))

@@ -32,10 +32,13 @@ def lower_face() -> np.ndarray:
     return smooth_step(np.minimum(np.minimum(sides, top), bottom))
 
 
-def apart(face: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return by how many grey levels two faces (96, 96, 3) float32 differ in more than sharpness: not in [0, 1]."""
-    difference = np.abs(cv2.GaussianBlur(face - other, (0, 0), 1.5))
-    return functools.reduce(np.maximum, cv2.split(difference))  # numpy's max over the last axis takes ten times as long
+def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return by how many grey levels two faces differ in more than sharpness, (height, width) from 0 on: no mask.
+
+    Both, or a part of both, are (height, width, 3) float32.
+    """
+    apart = np.abs(cv2.GaussianBlur(face - other, (0, 0), 1.5))
+    return functools.reduce(np.maximum, cv2.split(apart))  # numpy's max over the last axis takes ten times as long
 
 
 def smooth_step(ramp: np.ndarray) -> np.ndarray:

@@ -37,14 +37,14 @@ class UnoccludedFace:
     """
 
     def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:
-        self.faces = faces
         self._postures = postures_of(faces)
         lowers = [_lower(face) for face in faces]
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
         self.chosen = np.ones(len(faces), bool) if chosen else self._unoccluded(lowers)
-        self.faces, self._postures, self._moved = (all_[self.chosen] for all_ in (faces, self._postures, self._moved))
+        self.faces = faces[self.chosen]
+        self._postures, self._moved = self._postures[self.chosen], self._moved[self.chosen]
 
     def hidden(self, face: np.ndarray) -> np.ndarray:
         """Return where something is in front of a face (96, 96, 3): (96, 96) float32 in [0, 1]."""

@@ -37,7 +37,7 @@ def paste(
 ) -> np.ndarray:
     """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
 
-    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the generator was shown of the
+    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the frame shows in the
     box. "box" replaces all of it, as the reference does; "feather" the lips and what else the network made
     otherwise than it was, with soft edges. The rest keeps the sharpness and the grain of the frame; and where what
     is replaced was much the same, it gets the detail of the frame that a face of 96 pixels is too small to show.
@@ -58,7 +58,9 @@ def paste(
     if finer is not None:
         rows, columns = (_stretched(part, side) for part, side in zip((ROWS, COLUMNS), size[::-1]))
         place = added[rows, columns]
-        cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=cv2.INTER_CUBIC), place)
+        if place.size:  # a box may be one pixel high
+            how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
+            cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=how), place)
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
     return whole
 
@@ -76,27 +78,32 @@ def _mixed(
     With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
     lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And what ``borrow`` adds to the rest, m - a.
     """
-    face, mask = _changed(face, filmed)
+    face, mask, finer = _changed(face, filmed, loan)
     mask *= 1 - hidden
-    finer = None
-    if loan and loan.mouth is not None:
-        face, finer = borrow(face, loan)
-    distance = cv2.GaussianBlur(masks.apart(face, shrunk), (0, 0), 1)
+    distance = cv2.GaussianBlur(masks.difference(face, shrunk), (0, 0), 1)
     detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
     if finer is not None:
         finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk, finer
 
 
-def _changed(face: np.ndarray, filmed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), and where they differ: (96, 96) in [0, 1]."""
+def _changed(
+    face: np.ndarray, filmed: np.ndarray, loan: Loan | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), where they differ, and what ``borrow`` tells.
+
+    Its mouth has the colours of the ``loan``. Where they differ is (96, 96) in [0, 1].
+    """
     face, filmed = face.astype(np.float32), filmed.astype(np.float32)
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
-    face = _in_its_light(np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255), filmed)
+    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255), None
+    if loan and loan.mouth is not None:
+        face, finer = borrow(face, loan)
+    face = _in_its_light(face, filmed)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
-    return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips())
+    return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer
 
 
 @functools.lru_cache(maxsize=1)
@@ -149,5 +156,5 @@ def _some_of_it() -> np.ndarray:
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
-    grey_levels = cv2.GaussianBlur(cv2.dilate(masks.apart(face, filmed), np.ones((5, 5))), (0, 0), 2)
+    grey_levels = cv2.GaussianBlur(cv2.dilate(masks.difference(face, filmed), np.ones((5, 5))), (0, 0), 2)
     return masks.smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))

@@ -31,15 +31,17 @@ class Loan(NamedTuple):
     shown: np.ndarray  # (96, 96, 3) uint8 BGR: what the network is shown in its place
     mouth: np.ndarray | None = None  # (192, 192, 3): most of it is of this face, if it tells how such a mouth looks
     share: float = 0.0  # by how much it does
+    light: np.ndarray | None = None  # (3,) by how many grey levels it is to be brighter, to be in the same light
 
 
 class _Lender(NamedTuple):
-    """A face to borrow from."""
+    """A face to borrow from, laid upon the other."""
 
-    which: int
-    face: np.ndarray  # (96, 96, 3) uint8, laid upon the other
+    face: np.ndarray  # (96, 96, 3) uint8
     distance: float  # of their postures
-    share: float
+    moved_by: np.ndarray  # x, y
+    which: int = 0
+    share: float = 0.0
 
 
 class References:
@@ -79,25 +81,28 @@ class References:
             return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
         lenders = self._lenders(face, distances, wanted)
         share *= float(np.clip((FAR - sum(one.share * one.distance for one in lenders)) / (FAR - NEAR), 0, 1))
-        mask = share * np.maximum(masks.mouth(), hidden)
-        shown = cv2.blendLinear(_mixed(lenders), face, mask, 1 - mask)
-        nearest = lenders[0].which
+        mixed, mask = _mixed(lenders), share * np.maximum(masks.mouth(), hidden)
+        shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
         if self.apart is None or self.larger is None:
             return Loan(shown)
-        share *= float(np.clip((UNWANTED - abs(self.apart[nearest] - wanted)) / (UNWANTED - WANTED), 0, 1))
-        return Loan(shown, self.larger[nearest], share) if share > 0 else Loan(shown)
+        first = lenders[0]
+        otherwise = abs(float(self.apart[first.which]) - wanted)
+        telling = share * float(np.clip((UNWANTED - otherwise) / (UNWANTED - WANTED), 0, 1))
+        if telling == 0:
+            return Loan(shown)
+        return Loan(shown, moved(self.larger[first.which], first.moved_by), telling, _light(face) - _light(mixed))
 
     def _lenders(self, face: np.ndarray, distances: np.ndarray, wanted: float) -> list[_Lender]:
         """Return those to borrow from, the best first; those that are held otherwise are laid upon ``face``."""
         best = self._costs(np.arange(len(self.faces)), distances, wanted).argsort()[:MIXED]
         held, here = posture(face), grey(face)
         laid = [self._laid_upon(i, float(distances[i]), held, here) for i in best]
-        costs = self._costs(best, np.array([distance for _, distance in laid]), wanted)
+        costs = self._costs(best, np.array([one.distance for one in laid]), wanted)
         shares = np.exp((costs.min() - costs) / SOFT)
         if self.apart is None:  # one that rests
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
-        return [_Lender(int(best[i]), laid[i][0], laid[i][1], float(shares[i])) for i in costs.argsort()]
+        return [laid[i]._replace(which=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
 
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
         """Return how far some of these faces, at such ``distances``, are from what is wanted."""
@@ -105,20 +110,26 @@ class References:
             return distances / ALIKE
         return np.maximum(distances / ALIKE, 1) + OPENING * np.abs(self.apart[which] - wanted)
 
-    def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray) -> tuple[np.ndarray, float]:
-        """Return a face as it is, or if it is held otherwise moved to where the other is, and how far it is then."""
+    def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray) -> _Lender:
+        """Return a face as it is, or if it is held otherwise moved to where the other is."""
+        as_it_is = _Lender(self.faces[i], distance, np.zeros(2))
         otherwise = min(1.0, (distance - ALIKE) / (NEAR - ALIKE))
-        if otherwise > 0:
-            closer = moved(self.faces[i], otherwise * movement(self._greys[i], here, EYES_AND_NOSE))
-            left = float(np.abs(posture(closer) - held).mean())
-            if left < distance:
-                return closer, left
-        return self.faces[i], distance
+        if otherwise <= 0:
+            return as_it_is
+        moved_by = otherwise * movement(self._greys[i], here, EYES_AND_NOSE)
+        closer = moved(self.faces[i], moved_by)
+        left = float(np.abs(posture(closer) - held).mean())
+        return _Lender(closer, left, moved_by) if left < distance else as_it_is
 
 
 def _mixed(lenders: Sequence[_Lender]) -> np.ndarray:
     """Return one face of several (96, 96, 3), each by its share."""
     return np.rint(sum(one.share * one.face.astype(np.float32) for one in lenders if one.share > 0)).astype(np.uint8)
+
+
+def _light(face: np.ndarray) -> np.ndarray:
+    """Return the colour of the upper half of a face, (3,): the light that it is in, whoever's it is."""
+    return np.array(cv2.mean(face[: len(face) // 2])[:3], np.float32)
 
 
 def posture(face: np.ndarray) -> np.ndarray:

@@ -61,11 +61,13 @@ def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut)
 
 def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
     """Else mouths would jump where a head comes to be held otherwise than ``ALIKE``."""
-    references, shown = References(face_at(astronaut)[None]), []
-    for tenths in range(0, 60):
-        left = CORNER[0] - round(tenths / 5)
-        face = crop(astronaut, (left, CORNER[1], left + SIDE, CORNER[1] + SIDE))
-        shown.append(references._lenders(face, np.array([np.abs(references._postures - posture(face)).mean()]), 0.0)[0])
-    steps = [np.abs(a.face.astype(float) - b.face).mean() for a, b in zip(shown, shown[1:])]
-    pixel = np.abs(shown[0].face.astype(float) - face_at(astronaut, 1)).mean()  # one that all of it moves by
-    assert max(steps) < 1.5 * pixel
+    references, seen = References(face_at(astronaut)[None]), []
+    for left in range(13):  # half a pixel each
+        x1, y1 = CORNER[0] - left, CORNER[1]
+        face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
+        distance = float(np.abs(references._postures - posture(face)).mean())
+        seen.append((left / 2, distance, references._lenders(face, np.array([distance]), 0.0)[0].moved_by[0]))
+    partly = [(place, by) for place, distance, by in seen if ALIKE < distance < NEAR]
+    assert partly and all(0 < by < 0.95 * place for place, by in partly)
+    assert all(by == 0 for _, distance, by in seen if distance <= ALIKE)
+    assert all(by == pytest.approx(place, abs=0.2) for place, distance, by in seen if distance >= NEAR)

@@ -99,6 +99,16 @@ def test_what_was_of_no_use_for_longest_is_forgotten():
     assert appearances.of(THERE, 2) is there and appearances.of(HERE, 3) is not here
 
 
+def test_no_more_is_held_in_memory_than_is_remembered():
+    """However many shots that look otherwise a video has."""
+    rng = np.random.default_rng(0)
+    unlike = [np.kron(rng.integers(0, 256, (6, 6, 3), np.uint8), np.ones((16, 16, 1), np.uint8)) for _ in range(50)]
+    appearances = Appearances({0: known(HERE)}, Shots(int, lambda shot: known(unlike[shot])))
+    for shot, face in enumerate(unlike):
+        appearances.of(face, shot)
+    assert len(appearances.remembered) == REMEMBERED and len(appearances._seen) <= REMEMBERED + 1
+
+
 @pytest.fixture(scope="module")
 def shots(tmp_path_factory):
     """Two drawn heads, one after the other, both speaking."""

@@ -7,13 +7,25 @@ import numpy as np
 import pytest
 
 from lipsync import LipSync
-from mouths import References, crop, masks
+from models import Wav2Lip
+from mouths import (
+    Appearance,
+    Appearances,
+    MouthSettings,
+    References,
+    all_mouths,
+    crop,
+    drawing,
+    masks,
+    postures_of,
+    redraw_mouths,
+)
 from mouths.borrowing import COLUMNS, ROWS, borrow
 from mouths.pasting import paste
 from mouths.references import Loan, posture
 
 LIPS = masks.lips() == 1
-BOX = (150, 20, 342, 212)  # of the astronaut, whose lips are apart and whose teeth show
+BOX = (166, 35, 296, 180)  # of the astronaut, whose teeth show
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +38,10 @@ def face(larger):
     return cv2.resize(larger, (96, 96), interpolation=cv2.INTER_AREA)
 
 
+def lent(face, larger, share=1.0):
+    return Loan(face, larger, share, np.zeros(3, np.float32))
+
+
 def grey(picture):
     return cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
 
@@ -36,18 +52,18 @@ def luma(picture):
 
 def test_a_mouth_without_colours_gets_those_it_was_filmed_in(face, larger):
     drawn = grey(face).astype(np.float32)
-    coloured, _ = borrow(drawn, Loan(face, larger, 1.0))
+    coloured, _ = borrow(drawn, lent(face, larger))
     before, after = (np.abs(one - face)[LIPS].mean() for one in (drawn, coloured))
     assert after < 0.2 * before
-    assert np.abs(luma(coloured) - luma(drawn)).max() <= 1  # as bright as it was drawn
+    assert np.abs(luma(coloured) - luma(drawn)).max() <= 4  # as bright as it was drawn, but where a colour is full
     assert (coloured[masks.lips() == 0] - drawn[masks.lips() == 0]).std() < 1  # all around stays
-    half, _ = borrow(drawn, Loan(face, larger, 0.5))
+    half, _ = borrow(drawn, lent(face, larger, 0.5))
     assert np.abs(half - (drawn + coloured) / 2)[LIPS].mean() < 1
 
 
 def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
     drawn = np.clip(grey(face).astype(np.float32) + 60, 0, 255)
-    coloured, finer = borrow(drawn, Loan(face, larger, 1.0))
+    coloured, finer = borrow(drawn, lent(face, larger))
     assert np.abs(coloured - drawn).max() < 0.5 and (finer == 0).all()
 
 
@@ -55,7 +71,7 @@ def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
 def test_a_mouth_elsewhere_is_laid_upon_the_drawn_one(face, larger, moved):
     there = np.float32([[1, 0, moved[0]], [0, 1, moved[1]]])
     drawn = cv2.warpAffine(face, there, (96, 96), borderMode=cv2.BORDER_REPLICATE)
-    coloured, finer = borrow(grey(drawn).astype(np.float32), Loan(face, larger, 1.0))
+    coloured, finer = borrow(grey(drawn).astype(np.float32), lent(face, larger))
     assert np.abs(coloured - drawn)[LIPS].mean() < 0.3 * np.abs(grey(drawn).astype(float) - drawn)[LIPS].mean()
     exact = cv2.warpAffine(larger, there * [1, 1, 2], (192, 192), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     lost = exact - cv2.resize(drawn, (192, 192), interpolation=cv2.INTER_CUBIC)
@@ -64,22 +80,83 @@ def test_a_mouth_elsewhere_is_laid_upon_the_drawn_one(face, larger, moved):
     assert np.corrcoef(finer[sure[part]].ravel(), lost[part][sure[part]].ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("side", [96, 131, 400])
-def test_detail_that_96_pixels_lack_is_back_in_the_frame(face, larger, side):
-    """Of another moment: in the frame itself, the mouth is as blurred as the network draws it."""
-    blurred = cv2.GaussianBlur(face, (0, 0), 1.5)
-    frame = cv2.resize(blurred, (side, side), interpolation=cv2.INTER_CUBIC)
-    filmed = cv2.flip(face, 0)  # nothing of it is like what is drawn
-    without, lent = (
-        paste(frame, face, filmed, (0, 0, side, side), "feather", loan=loan) for loan in (None, Loan(face, larger, 1.0))
+@pytest.mark.parametrize("side", [48, 96, 131, 400])
+def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
+    """That of another moment, here stripes: the frame itself is like nothing that is drawn."""
+    stripes = np.rint(12 * np.sin(np.arange(192) * 2 * np.pi / 3.4))[None, :, None]
+    larger = np.clip(larger + stripes, 0, 255).astype(np.uint8)
+    face = cv2.resize(larger, (96, 96), interpolation=cv2.INTER_AREA)
+    filmed = cv2.flip(face, 0)
+    frame = cv2.resize(filmed, (side, side), interpolation=cv2.INTER_CUBIC)
+    without, borrowed = (
+        paste(frame, face, filmed, (0, 0, side, side), "feather", loan=loan) for loan in (None, lent(face, larger))
     )
     sharp = cv2.resize(larger, (side, side), interpolation=cv2.INTER_AREA if side < 192 else cv2.INTER_CUBIC)
     lips = cv2.resize(masks.lips(), (side, side)) > 0.99
-    before, after = (np.abs(one.astype(float) - sharp)[lips].mean() for one in (without, lent))
-    assert after < before if side > 96 else after < before + 0.5
-    assert (without[: side // 2] == lent[: side // 2]).all()
-    boxed = [paste(frame, face, filmed, (0, 0, side, side), "box", loan=loan) for loan in (None, Loan(face, larger, 1))]
+    wanted, *got = (
+        one - cv2.GaussianBlur(one, (0, 0), side / 96) for one in map(np.float32, (sharp, without, borrowed))
+    )
+    before, after = (np.corrcoef(one[lips].ravel(), wanted[lips].ravel())[0, 1] for one in got)
+    assert after > before + (0.1 if side > 192 else 0.01 if side > 96 else -0.02)
+    assert (without[: side // 2] == borrowed[: side // 2]).all()
+    boxed = [paste(frame, face, filmed, (0, 0, side, side), "box", loan=loan) for loan in (None, lent(face, larger))]
     assert (boxed[0] == boxed[1]).all()  # all of it is the network's
+
+
+def test_a_box_of_hardly_any_pixels_has_no_detail(face, larger):
+    for width, height in ((150, 1), (1, 150), (2, 2), (7, 96)):
+        frame = np.full((height, width, 3), 90, np.uint8)
+        assert paste(frame, face, face, (0, 0, width, height), "feather", loan=lent(face, larger)).shape == frame.shape
+
+
+def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face, larger):
+    """A lender whose whole picture is bluer: lips that are drawn as they look now stay so."""
+    bluer = np.clip(larger.astype(float) * [1.2, 1.0, 0.85], 0, 255).astype(np.uint8)
+    references = References(
+        cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], apart=np.zeros(1), larger=bluer[None]
+    )
+    loan = references.lend(face, 1.0)
+    assert loan.share == 1 and loan.light[0] < -5 < 5 < loan.light[2]
+    coloured, _ = borrow(face.astype(np.float32), loan)
+    unlit, _ = borrow(face.astype(np.float32), loan._replace(light=np.zeros(3, np.float32)))
+    apart = [np.abs(one - face)[LIPS].mean() for one in (coloured, unlit)]
+    assert apart[0] < 0.4 * apart[1]
+
+
+def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larger):
+    references = References(face[None], apart=np.zeros(1), larger=larger[None])
+    left, top, right, bottom = BOX
+    x, y = 7, 6  # pixels of the photo
+    elsewhere = crop(astronaut, (left - x, top - y, right - x, bottom - y), 192)
+    loan = references.lend(cv2.resize(elsewhere, (96, 96), interpolation=cv2.INTER_AREA), 1.0)
+    inside = slice(20, -20), slice(20, -20)
+    before, after = (np.abs(one[inside].astype(float) - elsewhere[inside]).mean() for one in (larger, loan.mouth))
+    assert after < 0.3 * before
+
+
+def test_what_is_lent_comes_into_the_frame(face, larger, filled, monkeypatch):
+    """Through all of it, by a network that draws what it is shown: faces that tell of mouths, or do not."""
+    monkeypatch.setattr(drawing, "generate", lambda model, mels, faces, gains: faces[..., 3:])
+    grain = 12 * (-1) ** np.indices((192, 192)).sum(0)[..., None]
+    filmed = cv2.subtract(larger, np.rint(60 * cv2.resize(cv2.merge([masks.lips()] * 3), (192, 192))).astype(np.uint8))
+    frames, mels = np.stack([filmed] * 3), np.zeros((3, 80, 16), np.float32)
+    made = []
+    for more in (None, np.clip(larger + grain, 0, 255).astype(np.uint8)[None]):
+        references = References(face[None], apart=np.zeros(1), larger=more)
+        known = Appearances({0: Appearance(postures_of(face[None]), references)})
+        settings = MouthSettings("feather", appearances=known, stillness=np.ones(3))
+        made.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
+    without, borrowed = (cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in made)
+    assert borrowed.var() > 2 * without.var()
+
+
+def test_where_nobody_opens_the_mouth_no_mouth_tells_of_others(face, larger):
+    """One picture with grain: by what the network changes, one is the least open and one the most."""
+    network = LipSync().model
+    grain = np.random.default_rng(0).normal(0, 4, (12, 96, 96, 3))
+    still = np.clip(face + grain, 0, 255).astype(np.uint8)
+    references = all_mouths(network, still, np.stack([larger] * 12))
+    assert references.apart.min() == 0 and references.larger is None
 
 
 def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ import video
 from conftest import write_clip
 from errors import MissingFile, UserError
 from lipsync import LipSync
+from mouths import References
 
 BOX = (10, 200, 60, 240)  # top, bottom, left, right
 
@@ -312,6 +314,15 @@ def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
     again, before = (each.appearances[0].references for each in (live.Face.load(tmp_path / "kept"), face))
     assert (again.faces == before.faces).all() and (again.apart == before.apart).all()
     assert len(again.apart) == len(again.faces) and again.apart.min() == 0
+    same = np.stack([cv2.resize(face, (192, 192)) for face in before.faces])
+    told = replace(
+        face,
+        appearances=[
+            replace(face.appearances[0], references=References(before.faces, apart=before.apart, larger=same))
+        ],
+    )
+    told.save(tmp_path / "told")
+    assert (live.Face.load(tmp_path / "told").appearances[0].references.larger == same).all()
 
 
 def test_what_is_in_front_of_the_mouth_stays_there(lips, tmp_path, astronaut, speech, wav):
@@ -419,7 +430,8 @@ def appearance(**values):
 @pytest.mark.parametrize("damage", [
     lambda content: content[: len(content) // 2], lambda content: "", lambda content: "\x80\x04cos\nsystem\n",
     lambda content: "[" * 100000, lambda content: "[1]", lambda content: "{}", lambda content: "9" * 5000,
-    changed(format="wav2lip live face 4"), changed(format=None), appearance(apart="x"), appearance(apart=[0.0] * 99),
+    changed(format="wav2lip live face 5"), changed(format=None), appearance(apart="x"), appearance(apart=[0.0] * 99),
+    appearance(larger=""), appearance(larger="AAAA"), appearance(apart=[1e308]),
     changed(source="../../etc/passwd"), changed(source="source-x/../../y"), changed(source=7), changed(sha256="0"),
     changed(fps=[25, 0]), changed(fps=[10**400, 1]), changed(fps=[25.0, 1]), changed(fps=[-25, 1]), changed(fps="25"),
     changed(used=7), changed(boxes=[]), changed(boxes=[[0, 0, 1e3, 5]]), changed(boxes=[[0, 0, 9]]),
