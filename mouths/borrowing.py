@@ -22,12 +22,12 @@ def borrow(face: np.ndarray, loan: Loan) -> tuple[np.ndarray, np.ndarray]:
     two mouths are much alike.
     """
     assert loan.mouth is not None and loan.light is not None  # the caller asks
-    lent = _laid_upon(face, loan.shown) + loan.light
+    here = grey(face)
+    lent = _laid_upon(here, loan.shown) + loan.light
     drawn = _in_colours_of(np.clip(lent, 0, 255), face[ROWS, COLUMNS], loan.share)
-    mouth = _laid_upon(face, loan.mouth) + loan.light
+    mouth = _laid_upon(here, loan.mouth) + loan.light
     small = cv2.resize(mouth, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-    apart = cv2.GaussianBlur(masks.difference(drawn, small), (0, 0), 1)
-    alike = loan.share * masks.lips()[ROWS, COLUMNS] * (1 - masks.smooth_step((apart - ALIKE) / (UNLIKE - ALIKE)))
+    alike = loan.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, ALIKE, UNLIKE)
     size = mouth.shape[1::-1]
     finer = cv2.resize(alike, size)[..., None] * (mouth - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
     face = face.copy()
@@ -35,13 +35,13 @@ def borrow(face: np.ndarray, loan: Loan) -> tuple[np.ndarray, np.ndarray]:
     return face, finer
 
 
-def _laid_upon(face: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return ``ROWS`` and ``COLUMNS`` of another face, moved so that its mouth lies where that of ``face`` does.
+def _laid_upon(here: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return ``ROWS`` and ``COLUMNS`` of another face, moved so that its mouth lies where that of a grey one does.
 
     Float32, as large as in ``other``, which has 96 pixels or a multiple.
     """
-    small = cv2.resize(other, face.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return moved(other, movement(grey(small), grey(face), MOUTH), ROWS, COLUMNS).astype(np.float32)
+    small = cv2.resize(other, here.shape[::-1], interpolation=cv2.INTER_AREA)
+    return moved(other, movement(grey(small), here, MOUTH), ROWS, COLUMNS).astype(np.float32)
 
 
 def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarray:

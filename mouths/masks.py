@@ -41,6 +41,12 @@ def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:
     return functools.reduce(np.maximum, cv2.split(apart))  # numpy's max over the last axis takes ten times as long
 
 
+def alike(face: np.ndarray, other: np.ndarray, near: float, far: float) -> np.ndarray:
+    """Tell from 1, at ``near`` grey levels or less, to 0, from ``far`` on, where two faces or parts are alike."""
+    apart = cv2.GaussianBlur(difference(face, other), (0, 0), 1)
+    return 1 - smooth_step((apart - near) / (far - near))
+
+
 def smooth_step(ramp: np.ndarray) -> np.ndarray:
     """Return 0 below 0, 1 above 1, and a curve between them that begins and ends level."""
     ramp = np.clip(ramp, 0, 1)

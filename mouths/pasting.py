@@ -80,8 +80,7 @@ def _mixed(
     """
     face, mask, finer = _changed(face, filmed, loan)
     mask *= 1 - hidden
-    distance = cv2.GaussianBlur(masks.difference(face, shrunk), (0, 0), 1)
-    detail = mask * (1 - masks.smooth_step((distance - AKIN) / (STRANGE - AKIN)))
+    detail = mask * masks.alike(face, shrunk, AKIN, STRANGE)
     if finer is not None:
         finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk, finer

@@ -76,10 +76,11 @@ class References:
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
         """
-        distances = np.abs(self._postures - posture(face)).mean((1, 2))
+        held = posture(face)
+        distances = np.abs(self._postures - held).mean((1, 2))
         if self.everywhere:
             return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
-        lenders = self._lenders(face, distances, wanted)
+        lenders = self._lenders(grey(face), held, distances, wanted)
         share *= float(np.clip((FAR - sum(one.share * one.distance for one in lenders)) / (FAR - NEAR), 0, 1))
         mixed, mask = _mixed(lenders), share * np.maximum(masks.mouth(), hidden)
         shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
@@ -92,10 +93,12 @@ class References:
             return Loan(shown)
         return Loan(shown, moved(self.larger[first.which], first.moved_by), telling, _light(face) - _light(mixed))
 
-    def _lenders(self, face: np.ndarray, distances: np.ndarray, wanted: float) -> list[_Lender]:
-        """Return those to borrow from, the best first; those that are held otherwise are laid upon ``face``."""
+    def _lenders(self, here: np.ndarray, held: np.ndarray, distances: np.ndarray, wanted: float) -> list[_Lender]:
+        """Return those to borrow from, the best first; those that are held otherwise are laid upon the face.
+
+        ``here`` is that face in grey, ``held`` its posture, and ``distances`` (N,) are those of the postures.
+        """
         best = self._costs(np.arange(len(self.faces)), distances, wanted).argsort()[:MIXED]
-        held, here = posture(face), grey(face)
         laid = [self._laid_upon(i, float(distances[i]), held, here) for i in best]
         costs = self._costs(best, np.array([one.distance for one in laid]), wanted)
         shares = np.exp((costs.min() - costs) / SOFT)
