@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -192,3 +193,8 @@ def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object
     source = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", fps, "-i", "pipe:0")
     codec = options or X264
     run_ffmpeg(*source, *codec, path, stdin=frames.tobytes())
+
+
+def assert_alike(some: np.ndarray, others: np.ndarray) -> None:
+    """Within one grey level: some CPUs have other kernels for fewer faces, whose sums are rounded otherwise."""
+    assert some.shape == others.shape and cv2.absdiff(some, others).max() <= 1

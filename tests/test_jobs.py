@@ -367,7 +367,7 @@ def test_interrupted_and_continued(program, monkeypatch):
 
     def run(*args, **options):
         if next(count) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return real(*args, **options)
 
     monkeypatch.setattr(LipSync, "run", run)

@@ -14,7 +14,7 @@ import pytest
 import live
 import live.session
 import video
-from conftest import write_clip
+from conftest import assert_alike, write_clip
 from errors import MissingFile, UserError
 from lipsync import LipSync
 from mouths import References
@@ -67,11 +67,6 @@ def say(session, pieces):
 
 def pictures(frames):
     return np.stack([frame.picture for frame in frames])
-
-
-def assert_alike(some, others):
-    """Within one grey level: some CPUs have other kernels for fewer faces, whose sums are rounded otherwise."""
-    assert some.shape == others.shape and cv2.absdiff(some, others).max() <= 1
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -156,7 +151,8 @@ def test_sound_of_another_rate_is_resampled(lips, face, rate):
         whole = say(session, [tone])
         session.reset()
         parts = say(session, in_pieces(tone, 1000))
-    assert len(whole) == 25 and np.array_equal(pictures(whole), pictures(parts))
+    assert len(whole) == 25
+    assert_alike(pictures(whole), pictures(parts))
     heard = np.concatenate([frame.sound for frame in parts])
     expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.abs(heard - expected)[1000:-1000].max() < 0.01
@@ -177,6 +173,11 @@ def test_what_is_too_old_is_passed_over(lips, face, wav):
 # Silence
 
 
+def has_moved(some, other):
+    """Not where sums are rounded otherwise: that changes a few values by one level, and a mouth thousands."""
+    return cv2.absdiff(some, other).mean() > 1e-3
+
+
 def test_the_video_goes_on_with_the_mouth_shut(lips, session, wav):
     """What was said has no part in it, once the lips have had time to close."""
     hushed = pictures(session.idle(50))
@@ -184,8 +185,8 @@ def test_the_video_goes_on_with_the_mouth_shut(lips, session, wav):
     say(session, [wav])
     after = session.idle(20)
     assert all(frame.moment is None and not frame.sound.any() for frame in after) and len(after[0].sound) == 640
-    differences = [int(cv2.absdiff(frame.picture, hushed[frame.number]).max()) for frame in after]
-    assert differences[0] > 1 and max(differences[4:]) == 0
+    moved = [has_moved(frame.picture, hushed[frame.number]) for frame in after]
+    assert moved[0] and not any(moved[4:])
     background = (slice(None), slice(0, 50))
     assert all((frame.picture[background] == hushed[frame.number][background]).all() for frame in after)
 
@@ -210,8 +211,8 @@ def test_lips_close_in_pauses(lips, talking_clip, wav):
         hushed = pictures(session.idle(85))
     with live.Session(lips, live.prepare(lips, talking_clip, box=BOX)) as session:
         free = say(session, in_pieces(spoken, 700))
-    alike = [cv2.absdiff(frame.picture, other).max() == 0 for frame, other in zip(made, hushed)]
-    assert not any(alike[:32]) and all(alike[38:50]) and not any(alike[55:])  # words end at 30 and begin again at 55
+    moved = [has_moved(frame.picture, other) for frame, other in zip(made, hushed)]
+    assert all(moved[:32]) and not any(moved[38:50]) and all(moved[55:])  # words end at 30 and begin again at 55
     assert_alike(pictures(made[:30]), pictures(free[:30]))
     assert_alike(pictures(made[55:]), pictures(free[55:]))
 
@@ -369,8 +370,6 @@ def test_takes_and_faces_are_shown_in_a_line(lips, face, talking_clip, speech):
 
 def test_frames_without_a_face_are_kept(lips, tmp_path, astronaut):
     """A second of a face, of nothing, and of the face again."""
-    from conftest import write_clip
-
     shown = astronaut[0:240, 60:380]
     write_clip(tmp_path / "clip.mp4", np.stack([shown] * 25 + [np.zeros_like(shown)] * 50 + [shown] * 25))
     lips = LipSync(lips._checkpoint, search=live_search())

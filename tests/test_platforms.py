@@ -146,7 +146,7 @@ def test_a_pipe_that_nobody_reads(monkeypatch, tmp_path, talking_clip, speech):
 
 def test_closing_the_window_is_like_an_interruption(monkeypatch, capsys):
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
-    assert cli.run(cli.Parser("test"), lambda args: os.kill(os.getpid(), signal.SIGUSR1), []) == 130
+    assert cli.run(cli.Parser("test"), lambda args: signal.raise_signal(signal.SIGUSR1), []) == 130
     assert "stopped before the end" in capsys.readouterr().err
 
 

@@ -602,7 +602,7 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monke
     def evaluate(task, loader):
         for batch in loader:
             seen.append(batch)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return {"loss": 1.0}
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
