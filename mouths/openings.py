@@ -30,7 +30,7 @@ def all_mouths(model: LipGenerator, faces: np.ndarray, larger: np.ndarray) -> Re
     apart = open_lips(model, faces)
     least, most = apart.min(), np.percentile(apart, WIDE)
     opened = most - least > OPENED  # else what is open and what is not is noise
-    return References(faces, apart=(apart - least) / max(most - least, 1e-6), larger=larger if opened else None)
+    return References(faces, apart=(apart - least) / (most - least) if opened else np.zeros(len(faces)), larger=larger)
 
 
 def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:

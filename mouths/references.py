@@ -49,7 +49,8 @@ class References:
 
     With ``apart`` (N,), by how much their lips are: 0 shut, 1 wide, it is one that is also as far open as is wanted; or
     some that are nearly alike, mixed, so that from frame to frame little changes. ``larger`` (N, 192, 192, 3) are the
-    same; they tell what such a mouth looks like.
+    same; they tell what such a mouth looks like, or if none is open farther than the others, all 0, what any does: who
+    smiles in a photo shows teeth.
 
     Those that are held otherwise are laid upon the frame's face first: of 96 frames of twelve people, all were then
     within 10 grey levels of a face of their own shot, and none within 12.5 of anybody else.
@@ -87,7 +88,7 @@ class References:
         if self.apart is None or self.larger is None:
             return Loan(shown)
         first = lenders[0]
-        otherwise = abs(float(self.apart[first.which]) - wanted)
+        otherwise = abs(float(self.apart[first.which]) - wanted) if self.apart.any() else 0.0
         telling = share * float(np.clip((UNWANTED - otherwise) / (UNWANTED - WANTED), 0, 1))
         if telling == 0:
             return Loan(shown)
