@@ -17,6 +17,7 @@ from .detections import Detections
 CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
 CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
 CUT_NEIGHBOURS = 8  # frames looked at on each side
+MOVING = 2  # so many of them that differ at all from the one before show that something moves
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still links
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
@@ -159,10 +160,15 @@ def cuts_between(change: list[float], start: int, stop: int) -> list[int]:
 
 
 def find_cuts(change: np.ndarray) -> list[int]:
-    """Return the frames that start a new shot: those that differ from the one before far more than their neighbours."""
+    """Return the frames that start a new shot: those that differ from the one before far more than their neighbours.
+
+    Where frames are shown several times, as those of a slow video are at a higher rate, only the first time counts.
+    """
     cuts = []
     for i in np.flatnonzero(change > CUT_CHANGE):
         around = np.concatenate((change[max(1, i - CUT_NEIGHBOURS) : i], change[i + 1 : i + 1 + CUT_NEIGHBOURS]))
+        moving = around[around > 0]
+        around = moving if len(moving) >= MOVING else around  # else slides, each of which is a shot
         if i > 0 and (around.size == 0 or change[i] > CUT_RATIO * np.median(around)):
             cuts.append(int(i))
     return cuts

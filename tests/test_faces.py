@@ -440,6 +440,20 @@ def test_cuts_stand_out_from_motion():
     assert find_cuts(np.array([0.0, 50.0])) == [1]
 
 
+@pytest.mark.parametrize("times", [2, 2.4, 3, 5])
+def test_frames_that_are_shown_again_make_no_motion_a_cut(times):
+    """At 60 frames a second each frame of a video of 25 is shown two or three times."""
+    numbers = (np.arange(round(75 * times)) / times).astype(int)
+    change = np.where(np.diff(numbers, prepend=0) > 0, 14.0, 0.0)
+    assert not [cut for cut in find_cuts(change) if 8 <= cut < len(change) - 8]  # at the ends too little is known
+    cut = int(np.flatnonzero(numbers == 40)[0])
+    change[cut] = 90
+    assert [one for one in find_cuts(change) if 8 <= one < len(change) - 8] == [cut]
+    slides = np.zeros(100)
+    slides[[20, 30, 60]] = 40
+    assert find_cuts(slides) == [20, 30, 60]
+
+
 def test_cuts_of_real_footage(shared):
     """Its picture starts 0.85 s late, so 25 frames come before the ones that were counted in the file."""
     found = Detections()
