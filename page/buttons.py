@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from errors import UserError
 from page.sessions import Learning, Progress, Session, Sessions, Stopped
@@ -59,6 +60,7 @@ class Buttons:
     """Everything that can be pressed, and by whom it was."""
 
     def __init__(self, settings: Settings) -> None:
+        self.uploads = Path(get_upload_folder()).resolve()
         self.stage = Stage(settings.live)
         self.sessions = Sessions(self.stage.leave)
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
@@ -77,9 +79,15 @@ class Buttons:
         *files: str | None,
         report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
-        """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence."""
+        """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence.
+
+        Of all files on this machine, visitors may name those that were given to the page; Gradio does not always ask.
+        """
         problem = None
         try:
+            for file in filter(None, files):
+                if self.uploads not in Path(file).resolve().parents:
+                    raise UserError(f"{Path(file).name} was not given to this page; give it now")
             session = self.sessions.of(request.session_hash)
             session.use(*files)
             session.go_on(request.state.pressed)

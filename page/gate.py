@@ -47,8 +47,9 @@ class Gate:
             return HTTPStatus.NOT_FOUND, "There is nothing here."
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if not length.isdigit():
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or b"transfer-encoding" in headers:  # which the server would obey, whatever the length
             return HTTPStatus.LENGTH_REQUIRED, "Say how long it is."
         if not path.startswith("/gradio_api/upload"):
             too_large = int(length) > MESSAGE_BYTES

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
@@ -86,7 +87,8 @@ class Page:
         return blocks.queue(max_size=WAITING)
 
     def server(self, uploads: Path, largest: int) -> dict[str, Any]:
-        """Return what FastAPI is to be made with; ``largest`` bytes may be uploaded at once."""
+        """Return what FastAPI is to be made with; ``largest`` bytes may be uploaded at once, and nothing fetched."""
+        processing_utils.async_ssrf_protected_download = _fetch_nothing
         return {
             "routes": self.buttons.stage.routes(),
             "middleware": [Middleware(Gate, uploads=uploads, largest=largest)],
@@ -221,6 +223,11 @@ class Page:
 
     def _cancels(self, button: gr.Button) -> None:
         button.click(self.buttons.cancel, None, None, **self._at_once())
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    """In the place of Gradio's download: addresses are taken for visitors, to wherever this machine can reach."""
+    raise gr.Error("Give a file, not an address.", print_exception=False)
 
 
 def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("gradio", reason="needs gradio")
+gradio = pytest.importorskip("gradio", reason="needs gradio")
 from starlette import testclient
 from starlette.applications import Starlette
 
@@ -30,9 +30,9 @@ from conftest import free_port, run_ffmpeg, write_clip
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
-from page.buttons import ALONE, VOICES, numbers, sentence, spoken
+from page.buttons import ALONE, VOICES, Buttons, numbers, sentence, spoken
 from page.gate import Gate
-from page.serving import serving
+from page.serving import import_layout, serving
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
 from page.stage import HEAD, Stage, messages
@@ -454,6 +454,7 @@ def test_a_slow_way_gets_less_and_not_later(act):
     ("POST", "/gradio_api/upload", 10 << 30, 413),
     ("POST", "/gradio_api/upload", None, 411),
     ("POST", "/gradio_api/queue/join", 2 << 20, 413),
+    ("POST", "/gradio_api/queue/join", "10, chunked", 411),
     ("POST", "/gradio_api/process_recording", 999, 404),
     ("GET", "/gradio_api/deep_link", None, 404),
     ("GET", "/gradio_api/proxy=http://127.0.0.1/", None, 404),
@@ -471,10 +472,34 @@ def test_only_what_the_page_needs_is_open(tmp_path, method, path, length, status
     async def send(message):
         sent.append(message)
 
-    headers = [(b"content-length", str(length).encode())] if length else []
+    named, _, encoding = str(length or "").partition(", ")
+    headers = [(b"content-length", named.encode()), (b"transfer-encoding", encoding.encode())]
+    headers = [header for header in headers if header[1]]
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(Gate(behind, tmp_path, 1 << 20)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronaut):
+    """Whoever speaks to the server without the page may name any file; the photo's field hands it on as it is."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    request = SimpleNamespace(session_hash="somebody", state=SimpleNamespace(pressed=time.monotonic()))
+    buttons = Buttons(Settings(detector="centerface"))
+    (tmp_path / "uploads/a").mkdir(parents=True)
+    for path in (tmp_path / "private.png", tmp_path / "uploads/a/given.png"):
+        cv2.imwrite(str(path), astronaut)
+    (tmp_path / "uploads/link.png").symlink_to(tmp_path / "private.png")
+    for path in ("private.png", "uploads/../private.png", "uploads/link.png"):
+        with pytest.raises(gradio.Error, match="was not given to this page"):
+            buttons.find_faces(str(tmp_path / path), False, request)
+    assert len(buttons.find_faces(str(tmp_path / "uploads/a/given.png"), False, request)[2]) == 1
+
+
+def test_nothing_is_fetched_for_visitors(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", None)  # and as it was, afterwards
+    import_layout().Page(Settings(detector="centerface")).server(tmp_path, 1 << 20)
+    with pytest.raises(gradio.Error, match="not an address"):
+        asyncio.run(gradio.processing_utils.async_ssrf_protected_download("http://127.0.0.1/", str(tmp_path)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
