@@ -32,6 +32,7 @@ from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORKS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual, SyncNet_v2)
+CODE_BYTES = 1 << 26  # that TorchScript's code may have, which is compressed; tensors are not
 SCALABLE = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 _HUB = "https://huggingface.co/camenduru/Wav2Lip/resolve/main/checkpoints"
 
@@ -333,6 +334,8 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a folder; give a checkpoint file")
     if packed := _packed(path):
         raise UserError(f"{_describe(path)} is {packed}, not a checkpoint; unpack it and give the file that is in it")
+    if _inflates(path):
+        raise UserError(f"{_describe(path)} is compressed, which checkpoints are not; fetch it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch on the age of these formats: not the user's concern
@@ -350,6 +353,15 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def _inflates(path: Path) -> bool:
+    """Whether what is in a file is much larger than the file, and might fill all memory; code alone may be."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size + CODE_BYTES
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def network_of(content: dict[str, Any]) -> type[nn.Module] | None:

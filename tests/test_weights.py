@@ -188,6 +188,10 @@ def break_file(path, kind, state):
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(path.with_name("inside.pth"), "folder/inside.pth")
             archive.writestr("folder/readme.txt", "which of the two is it")
+    elif kind == "bomb":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps({}))
+            archive.writestr("archive/data/0", bytes(100 << 20))
     elif kind == "gzipped":
         path.write_bytes(gzip.compress(b"a checkpoint"))
     elif kind == "script with code":
@@ -209,6 +213,7 @@ def break_file(path, kind, state):
     ("zipped", r"zip archive \(folder/inside.pth\), not a checkpoint; unpack it"),
     ("gzipped", "gzip archive, not a checkpoint; unpack it"),
     ("script with code", "run code"),
+    ("bomb", "is compressed, which checkpoints are not"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
     monkeypatch.chdir(tmp_path)
