@@ -21,10 +21,11 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound
+from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound, reaching
 from reporting import Named
 
 RATE = 48000  # Hz, of what is heard
+BLOCK = 1 << 18  # samples of silence at a time
 
 
 def run(
@@ -76,6 +77,7 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     """
     _ = lips.expert  # if it is not there, nobody should have to wait to hear of it
     take = _open_take(lips, face, speeches, chosen, folder)
+    _ = lips.model  # one for all of them
     takes = take, *take.others
     sounds = [one.speech for one in takes]
     heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
@@ -91,13 +93,15 @@ def _open_take(
     lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Options, folder: Path, second: float | None = None
 ) -> Take:
     """Return a take whose mouth settings, and its others', are open; of the result only until after this second."""
+    _ = lips.restore  # likewise, and if it is missing, nobody should have to wait to hear of it
     chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))
     fps = float(source.fps)
-    wanted = audio.frame_count(max(lengths), fps)
+    wanted = searched = audio.frame_count(max(lengths), fps)
     if second is not None:
         wanted = min(wanted, math.ceil((second + AROUND) * fps))
+        searched = reaching(chosen, source, wanted, searched)
     # without a memory, the same frames would be searched once for each face
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
     first, *others = (
@@ -105,7 +109,7 @@ def _open_take(
             lips.serving(search, Named(lips.report, f"face {index}")),
             source,
             (sound, samples, max(lengths) - samples),
-            wanted,
+            (wanted, searched),
             replace(chosen, face_index=index),
         )
         for index, sound, samples in zip(speeches, sounds, lengths)
@@ -114,17 +118,30 @@ def _open_take(
 
 
 def _take_of(
-    lips: LipSync, source: video.VideoInfo, speech: tuple[video.Sound, int, int], wanted: int, options: Settled
+    lips: LipSync,
+    source: video.VideoInfo,
+    speech: tuple[video.Sound, int, int],
+    frames: tuple[int, int],
+    options: Settled,
 ) -> Take:
-    """Return ``wanted`` frames of one face; its speech, of so many samples, is followed by so many of silence."""
-    (sound, samples, after), fps = speech, float(source.fps)
+    """Return so many ``frames`` of one face, which is searched for in so many.
+
+    Its speech, of so many samples, is followed by so many of silence.
+    """
+    (sound, samples, after), (wanted, searched), fps = speech, frames, float(source.fps)
     with about(f"--pair {options.face_index}={sound.path}"):
-        path, used = lips.find_face(source, wanted, options)
+        path, used = lips.find_face(source, searched, options)
         path.known(None)  # to its end, so that it is remembered for the next face
-    mel, _ = audio.spectrogram_of(itertools.chain(sound, [np.zeros(after, np.float32)]))
+    mel, _ = audio.spectrogram_of(itertools.chain(sound, _silence(after)))
     windows = audio.MelWindows(mel, fps, wanted, options.lip_delay / 1000)
     until = wanted if options.silence == "closed" else audio.frame_count(samples, fps)
     return Take(source, sound, sound, windows, path, used, options, until=until)
+
+
+def _silence(samples: int) -> Iterator[np.ndarray]:
+    """Yield it in blocks: of two who speak for an hour and for a minute, it may be long."""
+    for start in range(0, samples, BLOCK):
+        yield np.zeros(min(BLOCK, samples - start), np.float32)
 
 
 def write_mix(sounds: Sequence[video.Sound], path: Path) -> video.Sound:

@@ -31,7 +31,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync.looking import appearances_of
 from lipsync.options import Options, Settled
-from lipsync.take import AROUND, Take, open_face, open_sound, searched_for, used_for
+from lipsync.take import AROUND, Take, open_face, open_sound, reaching, searched_for, used_for
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
 from reporting import SILENT, Reporter
@@ -153,10 +153,12 @@ class LipSync:
         source = open_face(face, chosen, self.report)
         sound, samples = open_sound(speech, self.report)
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
-        source, wanted, goes_on = used_for(source, limit, chosen, self.report if seconds is None else SILENT)
+        opened, report = source, self.report if seconds is None else SILENT
+        source, wanted, goes_on = used_for(opened, limit, chosen, report)
+        whole = wanted if limit == samples else used_for(opened, samples, chosen)[1]
         heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
-        path, used = self.find_face(source, wanted, chosen)
+        path, used = self.find_face(source, reaching(chosen, source, wanted, whole), chosen)
         _ = self.model  # built only when there is a face
         spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
@@ -180,6 +182,7 @@ class LipSync:
         with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
             for one in takes:
                 opened.enter_context(contextlib.closing(one.face))
+                opened.enter_context(contextlib.closing(one.windows.spectrogram))
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))

@@ -90,7 +90,7 @@ class Options:
             raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
         if abs(self.lip_delay) > MOST_DELAY:
             raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
-        if self.fps and not LEAST_FPS <= self.fps <= MOST_FPS:
+        if self.fps is not None and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
 
     def _check_kinds(self) -> None:

@@ -117,6 +117,15 @@ def used_for(
     return parts.cut_out(source, wanted, options.start or 0, options.end, report)
 
 
+def reaching(options: Options, source: video.VideoInfo, wanted: int, whole: int) -> int:
+    """Return in how many frames the face is searched for if only ``wanted`` of the ``whole`` result are made.
+
+    The frame that is the reference of all of them may come later.
+    """
+    reference = options.reference + 1 - source.start if isinstance(options.reference, int) else 0
+    return min(whole, max(wanted, reference))
+
+
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
     """Return where the face in the first ``wanted`` frames is searched for, in how many, and which are the wanted ones.
 

@@ -13,7 +13,8 @@ import video
 from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from faces import FaceSearch
-from lipsync import LipSync
+from lipsync import LipSync, engine
+from runtimes import Runtime
 
 HALF = 320  # pixels: the width of either's part of the picture
 
@@ -134,3 +135,21 @@ def test_a_speech_is_not_written_over(program, tmp_path):
     before = (tmp_path / "speech.mp4").read_bytes()
     code, error = program(pairs=("0=speech.mp4",), outfile="speech.mp4")
     assert code == 2 and "speech.mp4" in error and (tmp_path / "speech.mp4").read_bytes() == before
+
+
+def test_networks_are_loaded_once_for_all_faces(program, tmp_path, small_checkpoint, monkeypatch):
+    opened, restorers, open_generator = [], [], Runtime.open_generator
+    monkeypatch.setattr(Runtime, "open_generator", lambda *args: opened.append(1) or open_generator(*args))
+    monkeypatch.setattr(engine, "open_restorer", lambda *args: restorers.append(1) or (lambda *drawn: None))
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), restorer="some.pth")
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    dialogue.run(lips, tmp_path / "pair.mp4", speeches, tmp_path / "out.mp4")
+    assert len(opened) == len(restorers) == 1
+
+
+def test_a_preview_may_have_a_later_frame_as_its_reference(program, tmp_path, small_checkpoint):
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    chosen = dialogue.Options(reference=22)
+    frames = list(lips.stream(dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, chosen, tmp_path)))
+    assert_alike(dialogue.preview(lips, tmp_path / "pair.mp4", speeches, 0.04, reference=22), frames[1])

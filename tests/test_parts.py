@@ -13,7 +13,7 @@ import inference
 import live
 import parts
 import video
-from conftest import run_ffmpeg, write_clip
+from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync
@@ -259,7 +259,30 @@ def test_negative_starts_and_live(lips, talking_clip, tone):
 
 
 @pytest.mark.parametrize("text, seconds", [
-    ("7", 7), ("7.25", 7.25), ("90", 90), ("1:05", 65), ("01:05.5", 65.5), ("1:02:03.004", 3723.004), ("90:00", 5400),
+    ("7", 7), (".5", 0.5), ("7.25", 7.25), ("90", 90), ("1:05", 65), ("01:05.5", 65.5),
+    ("1:02:03.004", 3723.004), ("90:00", 5400),
 ])  # fmt: skip
 def test_moments(text, seconds):
     assert cli.moment(text) == pytest.approx(float(Fraction(seconds).limit_denominator(1000)))
+
+
+@pytest.mark.parametrize("text", ["1:90", "1:90:05", "5 s", ".", "-1"])
+def test_what_is_no_moment(text):
+    with pytest.raises(UserError, match="is not a moment; give seconds, MM:SS"):
+        parts.moment(text)
+
+
+def test_a_part_may_begin_in_the_last_frame(talking_clip):
+    """Which shows 0.96 to 1 s; the nearest frame to 0.99 s would be the one after it."""
+    part, count, goes_on = parts.cut_out(video.probe(talking_clip), 10, 0.99, None)
+    assert (part.start, count, goes_on) == (24, 1, False)
+    with pytest.raises(UserError, match="--start 1.01 lies beyond the end"):
+        parts.cut_out(video.probe(talking_clip), 10, 1.01, None)
+
+
+def test_a_preview_may_have_a_later_frame_as_its_reference(lips, talking_clip, tone):
+    run_ffmpeg("-stream_loop", 3, "-i", tone, tone.with_name("long.wav"))
+    for options in ({"reference": 22}, {"reference": 22, "start": 0.2}):
+        take = lips.prepare(talking_clip, tone.with_name("long.wav"), **options)
+        shown = lips.preview(talking_clip, tone.with_name("long.wav"), take.source.start / 25 + 0.04, **options)
+        assert_alike(shown, list(lips.stream(take))[1])
