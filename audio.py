@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def spectrogram_of(sound: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
     return np.concatenate((*mels, stream.end()), axis=1), stream.samples
 
 
-def _pieces(sound: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _pieces(sound: Iterable[np.ndarray]) -> Generator[np.ndarray, None, None]:
     size = BLOCK_FRAMES * hp.hop_size
     for block in sound:
         for start in range(0, len(block), size):
@@ -220,9 +220,9 @@ class Spectrogram:
     """
 
     def __init__(self, sound: Iterable[np.ndarray], samples: int) -> None:
-        self._stream, self._pieces = MelStream(), _pieces(sound)
+        self._sound, self._lock = sound, threading.Lock()
         self._mel = np.empty((hp.num_mels, max(1 + samples // hp.hop_size, hp.mel_step_size)), np.float32)
-        self._known, self._lock = 0, threading.Lock()
+        self._begin()
 
     @classmethod
     def of(cls, mel: np.ndarray) -> Spectrogram:
@@ -235,6 +235,16 @@ class Spectrogram:
 
     def __len__(self) -> int:
         return self._mel.shape[1]
+
+    def _begin(self) -> None:
+        self._stream, self._pieces, self._known = MelStream(), _pieces(self._sound), 0
+
+    def close(self) -> None:
+        """Let go of sound that is not read to its end; whoever asks for more has it read from its beginning."""
+        with self._lock:
+            self._pieces.close()
+            if self._known < len(self):
+                self._begin()
 
     def up_to(self, stop: int) -> np.ndarray:
         """Return it (num_mels, frames) with at least the frames before ``stop`` filled in."""

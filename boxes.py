@@ -101,6 +101,7 @@ class FacePath:
 
     def _begin(self) -> None:
         self._pieces, self._over = self._search(), False
+        self._failed: BaseException | None = None
         self._boxes: list[Box | None] = []
         self._seen: list[np.ndarray] = []
         self._starts = [0]  # of shots
@@ -108,13 +109,15 @@ class FacePath:
     def _go_on(self) -> bool:
         """Wait for the next piece; return False if there is none."""
         with self._lock:
+            if self._failed:
+                raise self._failed
             try:
                 boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
                 self._over = True
                 return False
-            except BaseException:
-                self._begin()
+            except BaseException as error:
+                self._failed = error  # for whoever asks, until ``close``: another search would fail as well
                 raise
             self._boxes += boxes
             self._seen.append(seen)

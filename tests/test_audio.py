@@ -95,6 +95,30 @@ def test_sound_is_read_as_far_as_its_windows_are_wanted(monkeypatch):
     assert np.array_equal(windows.silence(), whole.silence())
 
 
+def test_sound_that_is_let_go_of_can_be_read_again():
+    class Sound:
+        opened = closed = 0
+
+        def __iter__(self):
+            self.opened += 1
+            try:
+                yield from np.split(synthetic(), 8)
+            finally:
+                self.closed += 1
+
+    sound = Sound()
+    spectrogram = audio.Spectrogram(sound, 32000)
+    spectrogram.close()
+    spectrogram.up_to(20)
+    assert (sound.opened, sound.closed) == (1, 0)
+    spectrogram.close()
+    assert (sound.opened, sound.closed) == (1, 1)
+    assert np.array_equal(spectrogram.up_to(161), audio.melspectrogram(synthetic()))
+    spectrogram.close()
+    spectrogram.up_to(161)
+    assert (sound.opened, sound.closed) == (2, 2)
+
+
 def test_sound_that_ends_before_it_should_is_followed_by_silence():
     spectrogram = audio.Spectrogram([synthetic()[:16000]], 32000)
     mel = spectrogram.up_to(161)

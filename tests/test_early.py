@@ -12,6 +12,7 @@ import boxes
 import faces
 import video
 from conftest import run_ffmpeg, write_clip
+from errors import UserError
 from face_detection.detections import Detections
 from face_detection.tracking import Steadying, follow_face, settle
 from faces import FaceSearch
@@ -310,3 +311,22 @@ def test_the_end_of_the_video_need_not_be_known(small_checkpoint, tmp_path, dete
         outside = np.ones(SIZE, bool)
         outside[y1:y2, x1:x2] = False
         assert (frame[outside] == filmed[index][outside]).all()
+
+
+def test_a_search_that_fails_does_not_begin_again():
+    """Whoever asks later hears of the same, until the path is closed."""
+    begun = []
+
+    def search():
+        begun.append(1)
+        yield boxes.Piece([(0, 0, 9, 9)] * 2, np.zeros((2, 4)))
+        raise UserError("the file is cut short")
+
+    path = boxes.FacePath(search)
+    assert path.begin() == 0
+    for _ in range(3):
+        with pytest.raises(UserError, match="cut short"):
+            path.known(5)
+    assert len(begun) == 1 and len(path.known(2)) == 2
+    path.close()
+    assert path.begin() == 0 and len(begun) == 2
