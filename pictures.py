@@ -6,6 +6,7 @@ Pictures are uint8 arrays (height, width, 3) in BGR. What moves is for ``video``
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 
 from errors import UserError
 
+OPENS_ANY_NAME = os.name != "nt"  # on Windows OpenCV opens none that is not ASCII (its issue 18305)
+LARGEST = 1 << 28  # bytes of a picture; larger files there are films
 START = 1 << 16  # bytes looked at to tell one kind from another
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
@@ -44,12 +47,21 @@ def is_picture(path: Path) -> bool:
         if not _reads_heif():  # ffmpeg before 7 knows nothing of it, and later ones take its first tile for all
             raise UserError(f"{path} is HEIC; export it as JPEG (or pip install pillow-heif)")
         return True
-    if _moves(start) or path.suffix.lower() in FILMS or not cv2.haveImageReader(str(path)):
+    if _moves(start) or path.suffix.lower() in FILMS:
         return False
-    count = cv2.imcount(str(path))
+    count = _count(path)
     if count > 1 and start.startswith(TIFF):
         raise UserError(f"{path} holds {count} pictures; save the one that is wanted as PNG or JPEG")
     return count == 1
+
+
+def _count(path: Path) -> int:
+    """Return how many pictures OpenCV sees in a file, 0 if it is something else."""
+    if OPENS_ANY_NAME or str(path).isascii():
+        return cv2.imcount(str(path)) if cv2.haveImageReader(str(path)) else 0
+    if path.stat().st_size > LARGEST:
+        return 0
+    return len(cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[1])
 
 
 def read(path: Path) -> np.ndarray:

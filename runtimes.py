@@ -232,7 +232,8 @@ def calibration(network: Wav2Lip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def calibration_faces() -> np.ndarray:
     """Return some faces (N, 96, 96, 3) uint8 BGR."""
-    sheet: Any = cv2.imread(str(CALIBRATION_FACES))  # a file of ours
+    # a file of ours, in a folder of any name: see ``pictures.OPENS_ANY_NAME``
+    sheet: Any = cv2.imdecode(np.fromfile(CALIBRATION_FACES, np.uint8), cv2.IMREAD_COLOR)
     rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
     return rows.reshape(-1, hp.img_size, hp.img_size, 3)
 

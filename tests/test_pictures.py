@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -180,6 +182,18 @@ def test_pictures_cut_short(tmp_path, name):
     (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(ValueError, match="cut short|cannot be decoded"):
         pictures.read(tmp_path / name)
+
+
+def test_names_that_opencv_cannot_open_on_windows(tmp_path, monkeypatch, talking_clip):
+    monkeypatch.setattr(pictures, "OPENS_ANY_NAME", False)
+    opened, reader = [], cv2.haveImageReader
+    monkeypatch.setattr(cv2, "haveImageReader", lambda path: opened.append(path) or reader(path))
+    for name in ("plain.png", "Jürgen.png", "Jürgen.jpg"):
+        (tmp_path / name).write_bytes(cv2.imencode(Path(name).suffix, np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+        assert pictures.is_picture(tmp_path / name)
+    shutil.copy(talking_clip, tmp_path / "Jürgen.mp4")
+    assert not pictures.is_picture(tmp_path / "Jürgen.mp4")
+    assert opened == [str(tmp_path / "plain.png")]
 
 
 def test_a_camera_s_stream_of_jpegs_is_no_photo(tmp_path):
