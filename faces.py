@@ -35,7 +35,7 @@ class FaceSearch:
     """How to look for faces, and whether to remember where they were."""
 
     detector: str = AUTO  # one of ``NAMES``; auto: S3FD, or where its weights cannot be had CenterFace
-    weights: Path | None = None  # of the detector, if not the usual ones
+    weights: str | Path | None = None  # of the detector, if not the usual ones
     batch_size: int = 16  # pictures per call of the detector
     cache: bool = True  # remember the boxes of each video, and look there first
     folder: Path | None = None  # where; None: in the user's cache
@@ -48,7 +48,7 @@ class FaceSearch:
             return "sfd"
         return "sfd" if sfd_can_be_had(weights.cache_folder(), report) else "centerface"
 
-    def detector_weights(self, report: Reporter = SILENT) -> Path | None:
+    def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
         """Return the weights file of the detector, downloading the official S3FD's if it is not here."""
         if self.weights or SFD_WEIGHTS.exists() or self.detector_name(report) != "sfd":
             return self.weights
@@ -140,8 +140,11 @@ class FaceSearch:
             source.transparent,
             *([source.start] if source.start else []),
         )
-        weights_content = self.weights and self.weights.is_file() and files.known_digest(self.weights)
-        name = cache_name(source.path, self.detector_name(report), weights_content, *seen)
+        detector, file = self.detector_name(report), self.weights
+        if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow
+            file = SFD_WEIGHTS
+        weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
+        name = cache_name(source.path, detector, weights_content, *seen)
         return (self.folder or weights.cache_folder() / "boxes") / name
 
 

@@ -12,7 +12,8 @@ from reporting import SILENT, Reporter
 
 def moment(text: str) -> float:
     """Return seconds into a video, given as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``; raise UserError for others."""
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):(?=[0-5]?\d(?:\.|$)))?(\d+(?:\.\d*)?)", text.strip(), re.ASCII)
+    clock = r"(?:(?:(\d+):(?=[0-5]?\d:))?(\d+):(?=[0-5]?\d(?:\.|$)))?"
+    match = re.fullmatch(clock + r"(\d+(?:\.\d*)?|\.\d+)", text.strip(), re.ASCII)
     if not match:
         raise UserError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
@@ -33,6 +34,9 @@ def cut_out(
     longest = None if end is None else max(1, round(end * source.fps) - first)
     part = replace(source, start=first)
     count, goes_on = video.count_frames(part, longest or wanted)
+    if not count and first > start * source.fps:  # in the second half of the last frame
+        part = replace(source, start=first - 1)
+        count, goes_on = video.count_frames(part, 1)
     if not count:
         raise UserError(f"--start {start:g} lies beyond the end of {source.path}")
     if longest and count < longest:

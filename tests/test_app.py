@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import pytest
 
-gradio = pytest.importorskip("gradio", reason="needs gradio")
+pytest.importorskip("gradio", reason="needs gradio")
+import gradio
 from starlette import testclient
 from starlette.applications import Starlette
 

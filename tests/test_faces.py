@@ -277,6 +277,17 @@ def downloads(monkeypatch, tmp_path) -> list[str]:
     return asked
 
 
+def test_boxes_of_other_weights_are_not_remembered(tmp_path, monkeypatch, talking_clip):
+    """Those beside the code have one name, whoever put them there and when."""
+    own, source = tmp_path / "s3fd.pth", video.probe(talking_clip)
+    monkeypatch.setattr(faces, "SFD_WEIGHTS", own)
+    caches = []
+    for content in (b"old", b"newer"):
+        own.write_bytes(content)
+        caches += [FaceSearch(cache=True).cache_of(source), FaceSearch("sfd", weights=str(own)).cache_of(source)]
+    assert caches[0] == caches[1] != caches[2] == caches[3]
+
+
 def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, told):
     source, auto = video.probe(talking_clip), FaceSearch()
     for settings in (auto, FaceSearch(cache=False)):
