@@ -45,7 +45,7 @@ def get_parser() -> cli.Parser:
         metavar="NAME=VALUE,…",
         help=f"Change settings of hparams.py. Here they are: {SETTINGS}.",
     )
-    add("--seed", type=int, default=0, help="The seed of the order of the data.")
+    add("--seed", type=cli.seed, default=0, help="The seed of the order of the data.")
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser

@@ -92,7 +92,7 @@ def add_training_arguments(parser: cli.Parser) -> None:
         help="Stop after this step. Without it, training goes on until it is stopped.",
     )
     add("--keep", type=cli.positive(int), help="Keep so many checkpoints, the newest; without it, all.")
-    add("--seed", type=int, default=0, help="The seed of the weights and of the order of the data.")
+    add("--seed", type=cli.seed, default=0, help="The seed of the weights and of the order of the data.")
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 

@@ -168,6 +168,13 @@ def positive(kind: type) -> Callable[[str], float]:
     return parse
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
 def moment(text: str) -> float:
     """Seconds into a video, see ``parts.moment``."""
     try:

@@ -78,7 +78,7 @@ class Distributed:
 
     def wait(self) -> None:
         """Wait until all processes have come this far."""
-        self.mean(torch.zeros(1, device=self.device))
+        self.mean(torch.zeros(1, device=self.device)).item()  # on a GPU, only whoever reads it waits
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:

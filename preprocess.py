@@ -51,7 +51,7 @@ def get_parser() -> cli.Parser:
         default=FILELISTS,
         help="The folder where --split writes train.txt, val.txt and test.txt.",
     )
-    add("--seed", type=int, default=0, help="The seed of the split.")
+    add("--seed", type=cli.seed, default=0, help="The seed of the split.")
     return parser
 
 

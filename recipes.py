@@ -102,7 +102,7 @@ def train_generator(
             checkpoint_interval=hp.checkpoint_interval,
             eval_interval=hp.eval_interval,
             eval_steps=hp.hq_eval_steps if discriminator else hp.eval_steps,
-            evaluate_first=True,
+            evaluate_first=not discriminator,  # as the reference does
             **usual(checkpoint_dir, options),
         )
         task_type = HQGeneratorTask if discriminator else GeneratorTask

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--speakers", type=Path, required=True, help="folder with <speaker>/<clip>.mp4 and landmarks.npz"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=cli.seed, default=0)
     return cli.run(parser, run, argv)
 
 

@@ -64,7 +64,7 @@ def get_parser() -> cli.Parser:
     add, usual = parser.add_argument, Recipe()
     add("--out", required=True, type=Path, help="folder to write <head>/<clip>.mp4 and .json to")
     add("--clips", type=cli.positive(int), default=10, help="how many clips")
-    add("--seed", type=int, default=usual.seed, help="other seeds make other heads and other speech")
+    add("--seed", type=cli.seed, default=usual.seed, help="other seeds make other heads and other speech")
     add("--seconds", type=cli.positive(float), default=usual.seconds, help="length of a clip")
     add("--size", type=picture_size, default="256x256", metavar="WIDTHxHEIGHT", help="of the picture, in pixels")
     add("--fps", type=cli.positive(float), default=usual.fps, help="frames a second")

@@ -75,7 +75,7 @@ def get_parser() -> cli.Parser:
     add("--clips", type=int, default=0, help="how many clips of portraits, two of each scene")
     add("--real", type=int, default=0, help="how many variations of each clip of the speakers themselves")
     add("--heads", type=int, default=0, help="how many clips of drawn heads, two of each scene")
-    add("--seed", type=int, default=0, help="other seeds make other clips")
+    add("--seed", type=cli.seed, default=0, help="other seeds make other clips")
     add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
     add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
     add("--only", nargs="*", default=[], help="use these and no others; default: all")

@@ -553,6 +553,19 @@ def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
         assert all(torch.equal(a, b) for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
+@pytest.mark.parametrize("script, first", [(wav2lip_train, [1]), (hq_wav2lip_train, [])])
+def test_who_evaluates_after_the_first_step(corpus, tmp_path, script, first):
+    """As in the reference: an undecided expert passes there, and with a discriminator weighs three times as much."""
+    arguments = command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, hp=SMALL)
+    assert script.main(arguments) == 0
+    assert [record["step"] for record in losses(tmp_path, "val")] == first
+
+
+def test_seeds_count_from_0(corpus, tmp_path, capsys):
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--seed", -1)) == 2
+    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "script, more",
     [(color_syncnet_train, ""), (color_syncnet_train, ",windows_per_clip=3"), (hq_wav2lip_train, "")],
