@@ -9,6 +9,7 @@ a contact sheet, before and after.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def check_files(face: Path, outfile: Path, options: Options) -> None:
     """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
     if not face.is_file():
         raise MissingFile(f"--face {face} does not exist")
-    if outfile.suffix == ".png":
+    if outfile.suffix.lower() == ".png":
         raise UserError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
     if outfile.is_dir():
         raise UserError(f"--outfile {outfile} is a folder; give the name of a file to write")
@@ -196,31 +197,31 @@ def prepare(face: Path, folder: Path, options: Options, report: Reporter = SILEN
     for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:
         (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
     (kept / "mel.npy").write_bytes((learned / "mel.npy").read_bytes())  # frames keep their numbers, and so their sound
-    write_twins(learned, kept)
+    write_twins(learned, [learned])
+    write_twins(kept, [learned, kept])
     report.note(f"{face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
     return learned, kept
 
 
-def write_twins(*clips: Path) -> None:
-    """Give every clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
+def write_twins(clip: Path, others: Sequence[Path]) -> None:
+    """Give a clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
 
-    The picture of reference then shows the same head with another mouth, as it does at inference. Any other frame of
-    somebody who moves shows the head elsewhere: what is learned from it is to blur.
+    It is a frame of ``others``. The picture of reference then shows the same head with another mouth, as it does at
+    inference. Any other frame of somebody who moves shows the head elsewhere: what is learned from it is to blur.
     """
     rng = np.random.default_rng(0)
-    paths = [path for clip in clips for path in clip.glob("*.jpg")]
+    paths = [path for other in others for path in other.glob("*.jpg")]
     times = np.array([int(path.stem) for path in paths])
     poses = np.stack([_pose(path) for path in paths])
-    for clip in clips:
-        twin = clip.with_name(f"{clip.name}_twin")
-        twin.mkdir()
-        (clip / TWIN).write_text(twin.name, encoding="utf-8")
-        for i in (i for i, path in enumerate(paths) if path.parent == clip):
-            unlike = np.square(poses - poses[i]).mean(1)
-            unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
-            chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
-            picture = _aligned(_read(chosen), _read(paths[i]))
-            files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
+    twin = clip.with_name(f"{clip.name}_twin")
+    twin.mkdir()
+    (clip / TWIN).write_text(twin.name, encoding="utf-8")
+    for i in (i for i, path in enumerate(paths) if path.parent == clip):
+        unlike = np.square(poses - poses[i]).mean(1)
+        unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
+        chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
+        picture = _aligned(_read(chosen), _read(paths[i]))
+        files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
 
 
 def _read(path: Path) -> np.ndarray:
