@@ -207,6 +207,7 @@ class Actions:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""
         check_pixels(face)
         check_length(seconds_of(face), self.settings.max_seconds)
+        check_film(Path(face), self.settings.max_seconds)  # whose pictures may go on without sound
         outfile = session.new_file(".pth")
         options = adaptation.Options(
             min(minutes, self.settings.max_minutes),

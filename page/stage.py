@@ -46,6 +46,7 @@ class Act:
     session: live.Session | None = None  # while frames are taken
     sent: int = 0  # frames of this session
     taken: int | None = None  # of these, as far as is known
+    is_taken: bool = False  # by somebody who speaks, or is about to
     gone: bool = False  # nobody is to speak any more
 
     @property
@@ -91,9 +92,10 @@ class Stage:
         if act is None or not act.face.source.path.is_file() or not rate.isdecimal() or int(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
-            if act.session or self._speaking >= self._room:
+            if act.is_taken or self._speaking >= self._room:
                 return PlainTextResponse("Somebody else is speaking now; try again in a while.", 503)
             self._speaking += 1
+            act.is_taken = True
         try:
             act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
             if act.gone:
@@ -118,7 +120,7 @@ class Stage:
             self._speaking -= 1
         if act.session:
             threading.Thread(target=act.session.close).start()  # it waits for the frame that is being made
-        act.session = None
+        act.session, act.is_taken = None, False
 
     async def _sound(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])

@@ -431,6 +431,20 @@ def test_the_stage_has_room_for_so_many(act):
     assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
 
 
+def test_who_comes_while_a_face_is_opened_does_not_open_it_too(act, monkeypatch):
+    stage, token = act
+    stage._room, statuses = 2, []
+
+    def opened_late(act, rate):
+        statuses.append(asked(stage).get(f"/live/{token}?rate=16000").status_code)
+        raise RuntimeError("it was not to be opened")
+
+    monkeypatch.setattr("page.stage.open_session", opened_late)
+    with pytest.raises(RuntimeError, match="not to be opened"):
+        asked(stage).get(f"/live/{token}?rate=16000")
+    assert statuses == [503] and stage._speaking == 0 and not stage._acts[token].is_taken
+
+
 def test_a_slow_way_gets_less_and_not_later(act):
     """Frames are sent again when some have come; whoever does not say so gets all."""
     stage, token = act
