@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+_one_at_a_time = threading.Lock()
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
@@ -129,14 +131,15 @@ def _stand_in(thing: Any, full_name: str) -> Any:
 @contextlib.contextmanager
 def numpy_numbers() -> Iterator[None]:
     """Let ``torch.load(…, weights_only=True)`` read numpy's numbers, as Python's, while the block lasts."""
-    before = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals([
-        _stand_in(type("dtype", (_NumberType,), {}), "numpy.dtype"),
-        _stand_in(lambda *given: _number(*given), "numpy.core.multiarray.scalar"),
-        _stand_in(lambda *given: _number(*given), "numpy._core.multiarray.scalar"),
-    ])  # fmt: skip
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+    with _one_at_a_time:  # torch has one list for all threads
+        before = torch.serialization.get_safe_globals()
+        torch.serialization.add_safe_globals([
+            _stand_in(type("dtype", (_NumberType,), {}), "numpy.dtype"),
+            _stand_in(lambda *given: _number(*given), "numpy.core.multiarray.scalar"),
+            _stand_in(lambda *given: _number(*given), "numpy._core.multiarray.scalar"),
+        ])  # fmt: skip
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)

@@ -72,15 +72,16 @@ def find_clips(data_root: Path) -> list[Clip]:
             f"no video in {data_root}{example}: looked at any depth for {' '.join(VIDEO_SUFFIXES)}, "
             "and for files without a suffix that start like a video"
         )
-    taken: dict[str, Path] = {}
+    taken: dict[str, Clip] = {}
     for path in videos:
         # Files right in data_root are named after it, as the reference named clips after the folder they lie in.
         # Folders of folders become one level, because a line of a filelist is dir/clip.
         folder = "__".join(path.parent.parts) or data_root.resolve().name or "clips"
         choices = itertools.chain((path.stem, path.name), (f"{path.name}.{n}" for n in itertools.count(2)))
         names = (_clean(f"{folder}/{choice}") for choice in choices)
-        taken[next(name for name in names if name not in taken)] = path
-    return sorted((Clip(path.as_posix(), name) for name, path in taken.items()), key=lambda clip: clip.source)
+        name = next(name for name in names if name.casefold() not in taken)
+        taken[name.casefold()] = Clip(path.as_posix(), name)  # on many disks, a.mp4 and A.mp4 would have one folder
+    return sorted(taken.values(), key=lambda clip: clip.source)
 
 
 def find_finished(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Kept | None:

@@ -362,13 +362,13 @@ def test_any_depth_and_container(roots, clip):
 def test_names_never_collide(roots):
     sources = (
         "s/a.1.mp4", "s/a.2.mp4", "s/b.mkv", "s/b.mp4", "s/b.mkv.mp4", "s/c d.mp4", "s/c_d.mp4",
-        "x/y/1.mp4", "x__y/1.mp4",
+        "x/y/1.mp4", "x__y/1.mp4", "t/A.mp4", "T/a.mp4", "t/a.mkv",
     )  # fmt: skip
     for name in sources:
         (roots.videos / name).parent.mkdir(parents=True, exist_ok=True)
         (roots.videos / name).touch()
     clips = {clip.source: clip.name for clip in find_clips(roots.videos)}
-    assert set(clips) == set(sources) and len(set(clips.values())) == len(sources)
+    assert set(clips) == set(sources) and len({name.casefold() for name in clips.values()}) == len(sources)
     assert (clips["s/a.1.mp4"], clips["s/a.2.mp4"]) == ("s/a.1", "s/a.2")
     assert (clips["s/b.mp4"], clips["s/b.mkv.mp4"], clips["s/b.mkv"]) == ("s/b", "s/b.mkv", "s/b.mkv.2")
 
