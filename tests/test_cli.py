@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import io
 import re
 import signal
@@ -206,3 +207,39 @@ def test_precision_that_the_cpu_lacks(pick, monkeypatch):
     assert pick("fp32", torch.device("cpu")) == torch.float32
     with pytest.raises(ValueError, match="does not compute in bf16; use --precision auto or fp32"):
         pick("bf16", torch.device("cpu"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The reference's flags: all that its scripts took, with the values that they had if nobody gave any
+
+
+@pytest.mark.parametrize("script, needed, usual", [
+    (
+        "inference", "--checkpoint_path c.pth --face a.mp4 --audio b.wav",
+        "--outfile results/result_voice.mp4 --static False --pads 0 10 0 0 --face_det_batch_size 16 "
+        "--wav2lip_batch_size 128 --resize_factor 1 --crop 0 -1 0 -1 --box -1 -1 -1 -1 --rotate --nosmooth --fps 25",
+    ),
+    ("preprocess", "--data_root a --preprocessed_root b", "--ngpu 1 --batch_size 32"),
+    ("color_syncnet_train", "--data_root a --checkpoint_dir b", "--checkpoint_path c.pth"),
+    ("wav2lip_train", "--data_root a --checkpoint_dir b --syncnet_checkpoint_path s.pth", "--checkpoint_path c.pth"),
+    (
+        "hq_wav2lip_train", "--data_root a --checkpoint_dir b --syncnet_checkpoint_path s.pth",
+        "--checkpoint_path c.pth --disc_checkpoint_path d.pth",
+    ),
+    (
+        "evaluation.gen_videos_from_filelist", "--filelist a --results_dir b --data_root c --checkpoint_path d.pth",
+        "--pads 0 0 0 0 --face_det_batch_size 64 --wav2lip_batch_size 128",
+    ),
+    (
+        "evaluation.real_videos_inference", "--mode tts --filelist a --results_dir b --data_root c --checkpoint_path d",
+        "--pads 0 10 0 0 --face_det_batch_size 16 --wav2lip_batch_size 128 --face_res 180 --min_frame_res 480 "
+        "--max_frame_res 720",
+    ),
+])  # fmt: skip
+def test_commands_of_the_reference_are_taken(script, needed, usual):
+    parser = importlib.import_module(script).get_parser()
+    plain, full = (vars(parser.parse_args(command.split())) for command in (needed, f"{needed} {usual}"))
+    ours = {  # what the network, the detector or the video decides now, unless somebody does, and switches
+        "pads", "face_det_batch_size", "fps", "rotate", "nosmooth", "checkpoint_path", "disc_checkpoint_path", "box",
+    }  # fmt: skip
+    assert {name: full[name] for name in full.keys() - ours} == {name: plain[name] for name in plain.keys() - ours}

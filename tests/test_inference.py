@@ -270,10 +270,17 @@ def test_threads_are_given_back_when_the_last_is_done():
     torch.set_num_threads(before)
 
 
+def test_the_mark_can_be_left_out(sync, tmp_path):
+    for flags, is_marked in ((), True), (("--no_mark",), False):
+        assert sync(*flags, outfile="out.mp4") == (0, "")
+        assert (b"lips in this video are synthetic" in (tmp_path / "out.mp4").read_bytes()) == is_marked
+
+
 def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, talking_clip, speech):
     runs = {"a.mp4": (), "b.mp4": ("--nosmooth",)}
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
     alone = {name: (tmp_path / name).read_bytes() for name in runs}
+    assert alone["a.mp4"] != alone["b.mp4"]  # boxes as they were seen are not those that are smoothed
     command = [sys.executable, ROOT / "inference.py", "--checkpoint_path", small_checkpoint, "--face", talking_clip]
     command += ["--audio", speech, "--face_detector", "centerface"]
     both = [subprocess.Popen([*command, "--outfile", name, *runs[name]], cwd=tmp_path) for name in runs]
