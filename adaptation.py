@@ -32,6 +32,7 @@ from reporting import SILENT, Reporter
 from training import Figures, GeneratorTask
 
 LEAST_SECONDS = 5.0
+CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
 JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 EVALUATED = 8  # batches at most
@@ -76,7 +77,7 @@ class Adapted:
 
 
 def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), report: Reporter = SILENT) -> Adapted:
-    """Write ``outfile``, a generator that knows the person in the video ``face``, and a contact sheet .png beside it.
+    """Write ``outfile``, a generator that knows the person in the video ``face``, and a contact sheet beside it.
 
     Raises UserError for input that cannot be used; RuntimeError for what fails. Settings of ``hparams`` are changed
     meanwhile.
@@ -88,7 +89,7 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
         group = open_group(options)
         task = open_task(group, start.width, options, report)
         before, after, stopped = learn(task, start, face, options, report)
-        sheet = outfile.with_suffix(".png")
+        sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
     return Adapted(before, after, sheet, stopped)
@@ -98,10 +99,10 @@ def check_files(face: Path, outfile: Path, options: Options) -> None:
     """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
     if not face.is_file():
         raise MissingFile(f"--face {face} does not exist")
-    if outfile.suffix.lower() == ".png":
-        raise UserError("--outfile is a checkpoint such as person.pth; the contact sheet gets the .png beside it")
     if outfile.is_dir():
         raise UserError(f"--outfile {outfile} is a folder; give the name of a file to write")
+    if outfile.suffix.lower() not in CHECKPOINTS:
+        raise UserError(f"--outfile {outfile} must end in one of {', '.join(CHECKPOINTS)}, as checkpoints do")
     networks = (options.checkpoint, options.expert, options.judge)
     files.check_not_read("--outfile", outfile, (face, *map(Path, networks)))
     files.check_folder(outfile.parent)

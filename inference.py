@@ -23,7 +23,6 @@ import files
 import jobs
 import video
 from errors import UserError, about
-from lipsync import Take
 from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         take = arguments.open_lips(args).run(
             args.face[0], args.audio[0], args.outfile, **arguments.lip_sync_options(args)
         )
-        print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
+        print(f"{args.outfile}: {take}")
     else:
         run_jobs(jobs.pair(args.face, args.audio, arguments.lip_sync_options(args), TERMINAL), args)
 
@@ -93,14 +92,7 @@ def run_pairs(args: argparse.Namespace) -> None:
     take = dialogue.run(
         arguments.open_lips(args), args.face[0], dict(args.pair), args.outfile, **arguments.lip_sync_options(args)
     )
-    print(f"{args.outfile}: {len(take)} frames, {take.seconds:.2f} s{where(take)}")
-
-
-def where(take: Take) -> str:
-    if not take.options.is_part:
-        return ""
-    start = float(take.source.start / take.source.fps)
-    return f" from {start:.2f} to {start + take.seconds:.2f} s; the others as they were filmed"
+    print(f"{args.outfile}: {take}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

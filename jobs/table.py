@@ -63,6 +63,8 @@ def _check_columns(
 ) -> None:
     named = [name for name in columns if name]
     for name in named:
+        if name == "pair":
+            raise UserError(f"{path}: --pair does not go with tables; run it for each such video")
         if name in shared:
             raise UserError(f"{path}: all rows share --{name}; give it on the command line and not as a column")
         if name not in known:

@@ -103,7 +103,7 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
         lips.report.note(f"{job} failed: {reason}")
         return
     outcome.made += 1
-    lips.report.note(f"{job.outfile}: {len(take)} frames, {take.seconds:.2f} s")
+    lips.report.note(f"{job.outfile}: {take}")
 
 
 # --------------------------------------------------------------------------------------------------------------------

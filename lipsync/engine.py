@@ -43,9 +43,8 @@ AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
-    "network: the one that comes along, CC BY 4.0, yours to use for anything (learned from the GRID corpus of Cooke, "
-    "Barker, Cunningham and Shao 2006, and public-domain portraits); the official one, for research and personal use: "
-    "--checkpoint_path wav2lip_gan"
+    "network: the one that comes along, yours to use for anything (CC BY 4.0; learned from GRID, by Cooke and others); "
+    "the official one, for research: --checkpoint_path wav2lip_gan"
 )
 
 

@@ -45,7 +45,14 @@ class Take:
     others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
 
     def __repr__(self) -> str:
-        return f"<Take of {self.source.path}: {len(self)} frames, {self.seconds:.2f} s>"
+        return f"<Take of {self.source.path}: {self}>"
+
+    def __str__(self) -> str:
+        words = f"{len(self)} frame{'s' * (len(self) != 1)}, {self.seconds:.2f} s"
+        if not self.options.is_part:
+            return words
+        start = float(self.source.start / self.source.fps)
+        return f"{words} from {start:.2f} to {start + self.seconds:.2f} s; the others as they were filmed"
 
     def __len__(self) -> int:
         return len(self.windows)

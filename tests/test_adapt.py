@@ -100,7 +100,7 @@ def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeyp
     assert model.width == 0.125 and model.blend == "feather" and list(model.pads) == [0, 0, 0, 0]
     start = weights.load_model(beginner)
     assert not torch.equal(next(model.parameters()), next(start.parameters()))
-    sheet = cv2.imread(str(outfile.with_suffix(".png")))
+    sheet = cv2.imread(str(outfile.with_name(f"{outfile.stem}_before_after.png")))
     assert sheet.shape[0] == 3 * 192 and sheet.std() > 10
 
 
@@ -159,7 +159,7 @@ def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert,
     arguments = str(person), str(tmp_path / "person.pth"), options, told
     with ThreadPoolExecutor(1) as page:  # signals are for the main thread
         adapted = page.submit(adaptation.adapt, *arguments).result()
-    assert adapted.sheet == tmp_path / "person.png" and adapted.sheet.exists()
+    assert adapted.sheet == tmp_path / "person_before_after.png" and adapted.sheet.exists()
     assert adapted.is_better == (adapted.after.figures["l1"] < adapted.before.figures["l1"])
     assert "the last 10% kept aside" in told.notes[0] and any("batches of 4" in note for note in told.notes)
     assert capfd.readouterr() == ("", "")
@@ -266,13 +266,15 @@ def test_a_video_of_nobody_gets_one_line(speech, expert, beginner, tmp_path, cap
     ("face", "outfile", "words"),
     [
         ("missing.mp4", "x.pth", "does not exist"),
-        ("here.mp4", "x.png", "contact sheet"),
+        ("here.mp4", "x.PNG", "must end in one of .pth"),
+        ("here.mp4", "other.mp4", "must end in one of .pth"),
         ("here.mp4", ".", "folder"),
-        ("here.mp4", "here.mp4", "one of the files to read"),
+        ("here.pth", "here.pth", "one of the files to read"),
     ],  # which would be lost
 )
 def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words):
-    (tmp_path / "here.mp4").write_bytes(b"no video")
+    for name in ("here.mp4", "here.pth"):
+        (tmp_path / name).write_bytes(b"no video")
     assert run(tmp_path / face, tmp_path / outfile, expert, beginner) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1

@@ -220,6 +220,7 @@ GOOD = "a.mp4,voice.wav"
     ("face,audio,lip_dealy\na.mp4,voice.wav,3\n", "'lip_dealy', which is no flag; is it lip_delay?"),
     ("face,audio,face\na.mp4,voice.wav,b.mp4\n", "two columns 'face'"),
     ("face,audio,checkpoint_path\na.mp4,voice.wav,x\n", "all rows share --checkpoint_path"),
+    ("face,audio,pair\na.mp4,voice.wav,0=voice.wav\n", "--pair does not go with tables"),
     ("face,audio,device\na.mp4,voice.wav,cpu\n", "all rows share --device"),
     ("face,audio,face_detector\na.mp4,voice.wav,haar\n", "all rows share --face_detector"),
     ("face,audio,precision\na.mp4,voice.wav,fp32\n", "all rows share --precision"),

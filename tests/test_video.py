@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import subprocess
 import threading
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -984,3 +986,29 @@ def test_sound_is_not_a_face_and_silence_is_not_speech(tmp_path, speech):
         video.probe(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         video.probe(tmp_path / "nowhere.mp4")
+
+
+def test_colours_stay_from_generation_to_generation(tmp_path, astronaut, speech):
+    """ffmpeg's usual way to RGB is a level darker each time; an encoder that loses nothing tells of that alone."""
+    write_clip(tmp_path / "0.mp4", np.stack([astronaut[:256]] * 3))
+    first = np.stack(list(video.read_frames(video.probe(tmp_path / "0.mp4"))))
+    for generation in range(3):
+        info = video.probe(tmp_path / f"{generation}.mp4")
+        with video.VideoWriter(tmp_path / f"{generation + 1}.mp4", info, speech, 3, crf=0) as writer:
+            for frame in video.read_frames(info):
+                writer.write(frame)
+    last = np.stack(list(video.read_frames(video.probe(tmp_path / "3.mp4"))))
+    assert np.abs((last.astype(float) - first).mean((0, 1, 2))).max() < 0.1
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(talking_clip, monkeypatch, how):
+    if not hasattr(signal, how):
+        pytest.skip("this system has no such signal")
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
+    frames = video.read_frames(replace(video.probe(talking_clip), fps=Fraction(240)))  # more than a pipe holds
+    next(frames)
+    started[-1].send_signal(getattr(signal, how))
+    with pytest.raises(RuntimeError, match="ffmpeg was stopped from outside; run it again"):
+        list(frames)

@@ -28,6 +28,7 @@ DISK_ERRORS = {
     "Disk quota exceeded": errno.EDQUOT,
     "Read-only file system": errno.EROFS,
 }
+STOPPED = 255  # ffmpeg's exit code when somebody else ends it, and where something is not permitted
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 
 
@@ -141,6 +142,8 @@ class Process:
     def finish(self, error: type[Exception], what: str) -> str:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
+        if code < 0 or code == STOPPED and "not permitted" not in words:
+            raise RuntimeError(f"{what}: ffmpeg was stopped from outside; run it again")
         if code != 0:
             problem = error(f"{what}: {last_words(code, words)}")
             for sign, number in DISK_ERRORS.items():
