@@ -1001,6 +1001,29 @@ def test_colours_stay_from_generation_to_generation(tmp_path, astronaut, speech)
     assert np.abs((last.astype(float) - first).mean((0, 1, 2))).max() < 0.1
 
 
+def test_nothing_reads_what_another_file_names(tmp_path, talking_clip):
+    """A DASH manifest is XML that names videos anywhere on the machine; ffmpeg would show them."""
+    manifest = f"""<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"
+        mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>
+        <AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1" codecs="avc1.64001f" width="320"
+        height="240"><BaseURL>{talking_clip}</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"""
+    for name, start in (("a.mp4", ""), ("b.mpd", "\ufeff\n ")):
+        (tmp_path / name).write_text(start + manifest, encoding="utf-8")
+        for look in (video.probe, lambda path: next(iter(video.Sound(path, 16000)))):
+            with pytest.raises(ValueError, match="is a playlist or a web page, not a video"):
+                look(tmp_path / name)
+
+
+def test_a_crash_of_ffmpeg_is_not_said_to_be_a_stop(talking_clip, monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
+    frames = video.read_frames(replace(video.probe(talking_clip), fps=Fraction(240)))
+    next(frames)
+    started[-1].send_signal(signal.SIGABRT)
+    with pytest.raises(ValueError, match="crashed" if os.name != "nt" else ""):
+        list(frames)
+
+
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(talking_clip, monkeypatch, how):
     if not hasattr(signal, how):

@@ -28,7 +28,8 @@ DISK_ERRORS = {
     "Disk quota exceeded": errno.EDQUOT,
     "Read-only file system": errno.EROFS,
 }
-STOPPED = 255  # ffmpeg's exit code when somebody else ends it, and where something is not permitted
+INTERRUPTED = 255  # ffmpeg's exit code when somebody else ends it, and where something is not permitted
+SIGNALS = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")  # by which somebody ends it; others tell of a crash
 CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
 
 
@@ -69,7 +70,9 @@ def command_line(output: Any, *flags: str) -> list[str]:
 def report_of(command: Sequence[str]) -> tuple[int, str]:
     """Run ffmpeg, and return its exit code and all that it says."""
     result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
-    return result.returncode, _text(result.stdout + result.stderr)
+    words = _text(result.stdout + result.stderr)
+    check_not_stopped(result.returncode, words)
+    return result.returncode, words
 
 
 def _text(said: bytes) -> str:
@@ -142,8 +145,7 @@ class Process:
     def finish(self, error: type[Exception], what: str) -> str:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
-        if code < 0 or code == STOPPED and "not permitted" not in words:
-            raise RuntimeError(f"{what}: ffmpeg was stopped from outside; run it again")
+        check_not_stopped(code, words)
         if code != 0:
             problem = error(f"{what}: {last_words(code, words)}")
             for sign, number in DISK_ERRORS.items():
@@ -169,6 +171,13 @@ class Process:
             except OSError as error:  # ffmpeg may be gone already; its exit code says if that matters
                 if not is_broken_pipe(error):
                     raise
+
+
+def check_not_stopped(code: int, words: str) -> None:
+    """Raise RuntimeError if, by its exit code and messages, it was somebody else who ended ffmpeg."""
+    by_signal = -code in {getattr(signal, name, None) for name in SIGNALS}
+    if by_signal or code == INTERRUPTED and "not permitted" not in words:
+        raise RuntimeError("ffmpeg was stopped from outside; run it again")
 
 
 def is_broken_pipe(error: OSError) -> bool:

@@ -12,7 +12,8 @@ from errors import MissingFile, UserError
 from video.process import last_words
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
-PLAYLIST = b"#EXTM3U"  # how every HLS playlist begins
+START = 4096  # bytes looked at
+LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's own lists and SDP begin, and no video
 ENDED = "ended prematurely"  # ffmpeg's words for a Matroska file, also one that does not say how long it is
 # and for any file that ends before its own table of contents says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", ENDED)
@@ -39,9 +40,19 @@ def existing_file(path: str | Path) -> Path:
         raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
-    if starts_with(path, PLAYLIST):  # ffmpeg would wait for more of it for minutes
-        raise UserError(f"{path} is a playlist, not a video; download what it lists and give that")
+    if _is_list(path):
+        raise UserError(f"{path} is a playlist or a web page, not a video; download what it lists and give that")
     return path
+
+
+def _is_list(path: Path) -> bool:
+    """Whether ffmpeg might read other files that this one names: playlists, and all that is XML, such as DASH.
+
+    Whoever sends such a file would see what only this machine should; and for more of a list ffmpeg waits for minutes.
+    """
+    with open(path, "rb") as file:
+        start = file.read(START).lstrip(b"\xef\xbb\xbf \t\r\n\0")
+    return start.startswith(LISTS)
 
 
 def starts_with(path: Path, mark: bytes) -> bool:

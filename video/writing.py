@@ -50,7 +50,7 @@ class VideoWriter:
         comment: str = "",
         finish: Callable[[Path], None] | None = None,
     ) -> None:
-        self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)  # the link stays
+        self.path = Path(path)
         self._sound, self._sound_options = _sound_of(audio)
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
         self._comment, self._finish = comment, finish
