@@ -32,6 +32,7 @@ from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORKS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual, SyncNet_v2)
+WIDEST = 4.0  # times the official width
 CODE_BYTES = 1 << 26  # that TorchScript's code may have, which is compressed; tensors are not
 SCALABLE = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 _HUB = "https://huggingface.co/camenduru/Wav2Lip/resolve/main/checkpoints"
@@ -264,8 +265,12 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     extra = content if state is not None else {}
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
     width = float(extra.get("width", 1.0))
+    if not 0 < width <= WIDEST:
+        raise UserError(f"{_describe(path)} is of width {width:g}, which no network is")
     if problem := _difference(_shapes(network, width), state):  # type: ignore[arg-type]  # classes can be hashed
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
+    if any(value.untyped_storage().nbytes() < value.numel() * value.element_size() for value in state.values()):
+        raise UserError(f"{_describe(path)} claims more weights than it holds; fetch it again")
     return Checkpoint(path, state, width, extra)
 
 

@@ -192,6 +192,11 @@ def break_file(path, kind, state):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("archive/data.pkl", pickle.dumps({}))
             archive.writestr("archive/data/0", bytes(100 << 20))
+    elif kind == "expanded":
+        empty = {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
+        torch.save({"state_dict": empty, "width": 0.5}, path)
+    elif kind == "wide":
+        torch.save({"state_dict": dict(state), "width": 400.0}, path)
     elif kind == "gzipped":
         path.write_bytes(gzip.compress(b"a checkpoint"))
     elif kind == "script with code":
@@ -213,6 +218,8 @@ def break_file(path, kind, state):
     ("zipped", r"zip archive \(folder/inside.pth\), not a checkpoint; unpack it"),
     ("gzipped", "gzip archive, not a checkpoint; unpack it"),
     ("script with code", "run code"),
+    ("expanded", "claims more weights than it holds"),
+    ("wide", "is of width 400, which no network is"),
     ("bomb", "is compressed, which checkpoints are not"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
