@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import math
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -101,7 +102,7 @@ class FacePath:
 
     def _begin(self) -> None:
         self._pieces, self._over = self._search(), False
-        self._failed: BaseException | None = None
+        self._failed: Exception | None = None
         self._boxes: list[Box | None] = []
         self._seen: list[np.ndarray] = []
         self._starts = [0]  # of shots
@@ -110,14 +111,17 @@ class FacePath:
         """Wait for the next piece; return False if there is none."""
         with self._lock:
             if self._failed:
-                raise self._failed
+                raise copy.copy(self._failed)
             try:
                 boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
                 self._over = True
                 return False
-            except BaseException as error:
-                self._failed = error  # for whoever asks, until ``close``: another search would fail as well
+            except Exception as error:  # for whoever asks, until ``close``: another search would fail as well
+                self._failed = copy.copy(error)  # without the traceback, which holds the search
+                raise
+            except BaseException:  # somebody wanted it to stop
+                self._begin()
                 raise
             self._boxes += boxes
             self._seen.append(seen)

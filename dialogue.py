@@ -93,7 +93,7 @@ def _open_take(
     lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Options, folder: Path, second: float | None = None
 ) -> Take:
     """Return a take whose mouth settings, and its others', are open; of the result only until after this second."""
-    _ = lips.restore  # likewise, and if it is missing, nobody should have to wait to hear of it
+    _ = lips.restore  # one for all of them; if it is missing, nobody should have to wait to hear of it
     chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))

@@ -31,12 +31,10 @@ def cut_out(
     if source.is_image:
         raise UserError(f"{source.path} is a photo, which has no part to begin at; leave --start and --end out")
     first = round(start * source.fps)
-    longest = None if end is None else max(1, round(end * source.fps) - first)
-    part = replace(source, start=first)
-    count, goes_on = video.count_frames(part, longest or wanted)
+    longest, count, goes_on = _counted(source, first, end, wanted)
     if not count and first > start * source.fps:  # in the second half of the last frame
-        part = replace(source, start=first - 1)
-        count, goes_on = video.count_frames(part, 1)
+        first -= 1
+        longest, count, goes_on = _counted(source, first, end, wanted)
     if not count:
         raise UserError(f"--start {start:g} lies beyond the end of {source.path}")
     if longest and count < longest:
@@ -49,4 +47,10 @@ def cut_out(
         spoken, used = (float(frames / source.fps) for frames in (wanted, count))
         what = "--end comes" if longest else "the video ends"
         report.note(f"note: of {spoken:.2f} s of speech the first {used:.2f} s are used, then {what}")
-    return part, min(count, wanted), goes_on or wanted < count
+    return replace(source, start=first), min(count, wanted), goes_on or wanted < count
+
+
+def _counted(source: video.VideoInfo, first: int, end: float | None, wanted: int) -> tuple[int | None, int, bool]:
+    """Return how many frames there are to ``end`` if it is given, how many of them there are, and if others follow."""
+    longest = None if end is None else max(1, round(end * source.fps) - first)
+    return longest, *video.count_frames(replace(source, start=first), longest or wanted)

@@ -21,7 +21,7 @@ LARGEST = 1 << 28  # bytes of a picture; larger files there are films
 START = 1 << 16  # bytes looked at to tell one kind from another
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
-PNG = b"\x89PNG"
+PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FILMS = (".mjpeg", ".mjpg")  # of cameras: many JPEGs, one after the other, of which only the first would be seen
 GROUND = 255  # white: what shows through where a picture is transparent
@@ -59,7 +59,10 @@ def _count(path: Path) -> int:
     """Return how many pictures OpenCV sees in a file, 0 if it is something else."""
     if OPENS_ANY_NAME or str(path).isascii():
         return cv2.imcount(str(path)) if cv2.haveImageReader(str(path)) else 0
-    if path.stat().st_size > LARGEST:
+    with open(path, "rb") as file:
+        if file.read(8).startswith((PNG, JPEG)):  # one, even where it is cut short
+            return 1
+    if not 0 < path.stat().st_size <= LARGEST:
         return 0
     return len(cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[1])
 

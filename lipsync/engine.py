@@ -154,7 +154,8 @@ class LipSync:
         limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
         opened, report = source, self.report if seconds is None else SILENT
         source, wanted, goes_on = used_for(opened, limit, chosen, report)
-        whole = wanted if limit == samples else used_for(opened, samples, chosen)[1]
+        counts = isinstance(chosen.reference, int)  # a frame may lie beyond; to know whether, a video is counted
+        whole = used_for(opened, samples, chosen)[1] if counts and limit < samples else wanted
         heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
         chosen = self.settle(chosen)
         path, used = self.find_face(source, reaching(chosen, source, wanted, whole), chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -127,10 +128,11 @@ def used_for(
 def reaching(options: Options, source: video.VideoInfo, wanted: int, whole: int) -> int:
     """Return in how many frames the face is searched for if only ``wanted`` of the ``whole`` result are made.
 
-    The frame that is the reference of all of them may come later.
+    The frame that is the reference of all of them may come later, and its box depends on the frames around it.
     """
-    reference = options.reference + 1 - source.start if isinstance(options.reference, int) else 0
-    return min(whole, max(wanted, reference))
+    if not isinstance(options.reference, int):
+        return wanted
+    return min(whole, max(wanted, options.reference + 1 - source.start + math.ceil(AROUND * source.fps)))
 
 
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:

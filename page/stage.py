@@ -46,7 +46,7 @@ class Act:
     session: live.Session | None = None  # while frames are taken
     sent: int = 0  # frames of this session
     taken: int | None = None  # of these, as far as is known
-    is_taken: bool = False  # by somebody who speaks, or is about to
+    is_on_stage: bool = False  # by somebody who speaks, or is about to
     gone: bool = False  # nobody is to speak any more
 
     @property
@@ -92,10 +92,10 @@ class Stage:
         if act is None or not act.face.source.path.is_file() or not rate.isdecimal() or int(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
-            if act.is_taken or self._speaking >= self._room:
+            if act.is_on_stage or self._speaking >= self._room:
                 return PlainTextResponse("Somebody else is speaking now; try again in a while.", 503)
             self._speaking += 1
-            act.is_taken = True
+            act.is_on_stage = True
         try:
             act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
             if act.gone:
@@ -120,7 +120,7 @@ class Stage:
             self._speaking -= 1
         if act.session:
             threading.Thread(target=act.session.close).start()  # it waits for the frame that is being made
-        act.session, act.is_taken = None, False
+        act.session, act.is_on_stage = None, False
 
     async def _sound(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])

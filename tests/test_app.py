@@ -442,7 +442,7 @@ def test_who_comes_while_a_face_is_opened_does_not_open_it_too(act, monkeypatch)
     monkeypatch.setattr("page.stage.open_session", opened_late)
     with pytest.raises(RuntimeError, match="not to be opened"):
         asked(stage).get(f"/live/{token}?rate=16000")
-    assert statuses == [503] and stage._speaking == 0 and not stage._acts[token].is_taken
+    assert statuses == [503] and stage._speaking == 0 and not stage._acts[token].is_on_stage
 
 
 def test_a_slow_way_gets_less_and_not_later(act):

@@ -276,6 +276,8 @@ def test_a_part_may_begin_in_the_last_frame(talking_clip):
     """Which shows 0.96 to 1 s; the nearest frame to 0.99 s would be the one after it."""
     part, count, goes_on = parts.cut_out(video.probe(talking_clip), 10, 0.99, None)
     assert (part.start, count, goes_on) == (24, 1, False)
+    with pytest.raises(UserError, match="--end 3 lies beyond the end of .*, which lasts 1.00 s"):
+        parts.cut_out(video.probe(talking_clip), 10, 0.99, 3.0)
     with pytest.raises(UserError, match="--start 1.01 lies beyond the end"):
         parts.cut_out(video.probe(talking_clip), 10, 1.01, None)
 

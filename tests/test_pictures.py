@@ -191,6 +191,8 @@ def test_names_that_opencv_cannot_open_on_windows(tmp_path, monkeypatch, talking
     for name in ("plain.png", "Jürgen.png", "Jürgen.jpg"):
         (tmp_path / name).write_bytes(cv2.imencode(Path(name).suffix, np.zeros((8, 8, 3), np.uint8))[1].tobytes())
         assert pictures.is_picture(tmp_path / name)
+    (tmp_path / "Jürgen half.jpg").write_bytes((tmp_path / "Jürgen.jpg").read_bytes()[:200])
+    assert pictures.is_picture(tmp_path / "Jürgen half.jpg")  # else it would be taken for a video, and not be refused
     shutil.copy(talking_clip, tmp_path / "Jürgen.mp4")
     assert not pictures.is_picture(tmp_path / "Jürgen.mp4")
     assert opened == [str(tmp_path / "plain.png")]
