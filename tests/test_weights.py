@@ -194,7 +194,7 @@ def break_file(path, kind, state):
             archive.writestr("archive/data/0", bytes(100 << 20))
     elif kind == "expanded":
         empty = {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
-        torch.save({"state_dict": empty, "width": 0.5}, path)
+        torch.save({"state_dict": empty, "width": WIDTH}, path)
     elif kind == "wide":
         torch.save({"state_dict": dict(state), "width": 400.0}, path)
     elif kind == "gzipped":
