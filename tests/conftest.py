@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,9 @@ import models  # noqa: E402
 from face_detection.centerface import CenterFace  # noqa: E402
 from fill import fill  # noqa: E402
 from reporting import Reporter  # noqa: E402
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # whoever starts this in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Mel frames of the golden data that lie within the sound. The two at each end see what is beyond: those data were made
 # with a newer librosa, which puts zeros there; 0.7.0, which the reference pinned, and we put the sound's mirror image.

@@ -150,7 +150,7 @@ def test_who_stops_it_keeps_what_was_best_until_then(person, expert, beginner, t
     outfile = tmp_path / "person.pth"
     assert run(person, outfile, expert, beginner) == 130
     assert f"stopped early; {outfile} has what was best until then" in capsys.readouterr().err
-    assert weights.load_model(outfile).width == 0.125 and outfile.with_suffix(".png").exists()
+    assert weights.load_model(outfile).width == 0.125 and outfile.with_name("person_before_after.png").exists()
 
 
 def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):

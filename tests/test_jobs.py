@@ -19,7 +19,7 @@ import jobs
 import video
 from conftest import ROOT, Told, write_clip
 from faces import FaceSearch
-from lipsync import LipSync
+from lipsync import LipSync, Take
 
 BOX = ("--face_detector", "haar", "--box", "10", "110", "10", "110")
 
@@ -76,6 +76,8 @@ class FakeTake:
 
     def __len__(self):
         return 30
+
+    __str__ = Take.__str__
 
 
 def trios(done):

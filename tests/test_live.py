@@ -121,7 +121,7 @@ def test_utterances_follow_each_other(session, wav):
         session.end()
     made = all_of(session)
     assert len(made) == 60 and [frame.number for frame in made] == list(range(60))
-    assert np.array_equal(pictures(made[:30]), alone)
+    assert_alike(pictures(made[:30]), alone)
 
 
 def test_an_interruption_drops_what_was_not_shown(session, wav):
