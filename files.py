@@ -188,6 +188,17 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"cannot write in {folder}: {error.strerror}") from None
 
 
+def check_room(folder: Path) -> None:
+    """Raise UserError, before any work is done, if ``folder`` cannot be written to, or made; nothing is made."""
+    check_name(folder)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror}") from None
+
+
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
     """Raise UserError, before any work is done, for an output, by the flag that names it, that must not be written."""
     inputs = list(inputs)

@@ -151,7 +151,6 @@ def film(lips: LipSync, clip: Path, kind: str | None, folder: Path) -> tuple[Pat
         for i, (frame, box) in enumerate(zip(frames, boxes)):
             frames[i], shares[i] = cover(frame, box, kind, i / len(frames), skin)
     path = folder / "filmed" / f"{clip.stem}_{kind or 'clean'}.mp4"
-    video.check_writable(path)
     write_video(path, replace(source, path=path), clip, frames)
     return path, shares, boxes
 

@@ -109,7 +109,6 @@ def film(folder: Path, prepared: Path) -> Path:
     path = folder / "portraits" / prepared.parent.name / f"{prepared.name}.mp4"
     pictures: list[Any] = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
     info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(hp.fps))
-    video.check_writable(path)
     with video.VideoWriter(path, info, prepared / "audio.wav", len(pictures)) as writer:
         for picture in pictures:
             writer.write(cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC))

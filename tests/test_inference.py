@@ -270,6 +270,12 @@ def test_threads_are_given_back_when_the_last_is_done():
     torch.set_num_threads(before)
 
 
+def test_what_fails_leaves_no_folder(sync, tmp_path):
+    assert sync(audio=tmp_path / "missing.wav", outfile="new/folder/out.mp4")[0] == 2
+    assert not (tmp_path / "new").exists()
+    assert sync(outfile="new/folder/out.mp4") == (0, "") and (tmp_path / "new/folder/out.mp4").exists()
+
+
 def test_the_mark_can_be_left_out(sync, tmp_path):
     for flags, is_marked in ((), True), (("--no_mark",), False):
         assert sync(*flags, outfile="out.mp4") == (0, "")

@@ -55,6 +55,7 @@ def program(room, small_checkpoint, monkeypatch, capsys):
     def run(self, face, audio, outfile, **options):
         video.probe(face)
         calls.append(SimpleNamespace(face=face, audio=audio, outfile=outfile, **options))
+        outfile.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(face, outfile)
         return FakeTake()
 

@@ -98,6 +98,7 @@ class VideoWriter:
         return {**dict(zip(names, map(str, codes(self._like.colour)))), "color_range": "tv"}
 
     def __enter__(self) -> VideoWriter:
+        files.check_folder(self.path.parent)
         self._process = Process(self._command(), stdin=subprocess.PIPE)
         self._process.__enter__()
         return self
@@ -146,7 +147,7 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
 
 
 def check_writable(path: Path) -> None:
-    """Make the folder of ``path``; raise UserError, before any work is done, if a video cannot be written there."""
+    """Raise UserError, before any work is done, if a video cannot be written there; its folder may be missing yet."""
     if path.suffix.lower() not in CONTAINERS:
         raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     files.check_name(path)
@@ -154,4 +155,4 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} is a folder; give the name of the video to write")
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is a device or a pipe; give the name of the video to write")
-    files.check_folder(path.parent)
+    files.check_room(path.parent)
