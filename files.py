@@ -180,21 +180,24 @@ def is_folder(path: Path) -> bool:
 def check_folder(folder: Path) -> None:
     """Make ``folder``; raise UserError, before any work is done, if it cannot be made or written to."""
     check_name(folder)
-    try:
+    with _refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write in {folder}: {error.strerror}") from None
+    check_room(folder)
 
 
 def check_room(folder: Path) -> None:
     """Raise UserError, before any work is done, if ``folder`` cannot be written to, or made; nothing is made."""
     check_name(folder)
     there = next(place for place in (folder, *folder.parents) if place.exists())
+    with _refused(folder), tempfile.TemporaryFile(dir=there):
+        pass
+
+
+@contextlib.contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    """Say what the disk says of ``folder`` in one sentence."""
     try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
+        yield
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror}") from None
 

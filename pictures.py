@@ -49,19 +49,18 @@ def is_picture(path: Path) -> bool:
         return True
     if _moves(start) or path.suffix.lower() in FILMS:
         return False
-    count = _count(path)
+    count = _count(path, start)
     if count > 1 and start.startswith(TIFF):
         raise UserError(f"{path} holds {count} pictures; save the one that is wanted as PNG or JPEG")
     return count == 1
 
 
-def _count(path: Path) -> int:
-    """Return how many pictures OpenCV sees in a file, 0 if it is something else."""
+def _count(path: Path, start: bytes) -> int:
+    """Return how many pictures OpenCV sees in a file that starts like this, 0 if it is something else."""
     if OPENS_ANY_NAME or str(path).isascii():
         return cv2.imcount(str(path)) if cv2.haveImageReader(str(path)) else 0
-    with open(path, "rb") as file:
-        if file.read(8).startswith((PNG, JPEG)):  # one, even where it is cut short
-            return 1
+    if start.startswith((PNG, JPEG)):  # one, even where it is cut short
+        return 1
     if not 0 < path.stat().st_size <= LARGEST:
         return 0
     return len(cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)[1])

@@ -46,7 +46,7 @@ class Act:
     session: live.Session | None = None  # while frames are taken
     sent: int = 0  # frames of this session
     taken: int | None = None  # of these, as far as is known
-    is_on_stage: bool = False  # by somebody who speaks, or is about to
+    is_on_stage: bool = False  # with somebody who speaks, or is about to
     gone: bool = False  # nobody is to speak any more
 
     @property

@@ -1014,24 +1014,28 @@ def test_nothing_reads_what_another_file_names(tmp_path, talking_clip):
                 look(tmp_path / name)
 
 
-def test_a_crash_of_ffmpeg_is_not_said_to_be_a_stop(talking_clip, monkeypatch):
+@pytest.fixture
+def reading(talking_clip, monkeypatch):
+    """(frames that are being read, more than a pipe holds; the ffmpeg that gives them)."""
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
     frames = video.read_frames(replace(video.probe(talking_clip), fps=Fraction(240)))
     next(frames)
-    started[-1].send_signal(signal.SIGABRT)
+    return frames, started[-1]
+
+
+def test_a_crash_of_ffmpeg_is_not_said_to_be_a_stop(reading):
+    frames, ffmpeg = reading
+    ffmpeg.send_signal(signal.SIGABRT)
     with pytest.raises(ValueError, match="crashed" if os.name != "nt" else ""):
         list(frames)
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(talking_clip, monkeypatch, how):
+def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(reading, how):
     if not hasattr(signal, how):
         pytest.skip("this system has no such signal")
-    started, popen = [], subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
-    frames = video.read_frames(replace(video.probe(talking_clip), fps=Fraction(240)))  # more than a pipe holds
-    next(frames)
-    started[-1].send_signal(getattr(signal, how))
+    frames, ffmpeg = reading
+    ffmpeg.send_signal(getattr(signal, how))
     with pytest.raises(RuntimeError, match="ffmpeg was stopped from outside; run it again"):
         list(frames)

@@ -71,7 +71,7 @@ def report_of(command: Sequence[str]) -> tuple[int, str]:
     """Run ffmpeg, and return its exit code and all that it says."""
     result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
     words = _text(result.stdout + result.stderr)
-    check_not_stopped(result.returncode, words)
+    _check_not_stopped(result.returncode, words)
     return result.returncode, words
 
 
@@ -136,16 +136,17 @@ class Process:
         return self
 
     def wait(self) -> tuple[int, str]:
-        """Wait for the end and return ffmpeg's exit code and messages."""
+        """Wait for the end and return ffmpeg's exit code and messages; raise RuntimeError if somebody else ended it."""
         self._close_stdin()
         code = self._popen.wait()
         self._messages.seek(0)
-        return code, _text(self._messages.read())
+        words = _text(self._messages.read())
+        _check_not_stopped(code, words)
+        return code, words
 
     def finish(self, error: type[Exception], what: str) -> str:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
-        check_not_stopped(code, words)
         if code != 0:
             problem = error(f"{what}: {last_words(code, words)}")
             for sign, number in DISK_ERRORS.items():
@@ -173,7 +174,7 @@ class Process:
                     raise
 
 
-def check_not_stopped(code: int, words: str) -> None:
+def _check_not_stopped(code: int, words: str) -> None:
     """Raise RuntimeError if, by its exit code and messages, it was somebody else who ended ffmpeg."""
     by_signal = -code in {getattr(signal, name, None) for name in SIGNALS}
     if by_signal or code == INTERRUPTED and "not permitted" not in words:

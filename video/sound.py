@@ -18,7 +18,6 @@ from video.process import (
     SHARED_TIMELINE,
     TALKATIVE,
     Process,
-    check_not_stopped,
     command_line,
     complaints,
     input_of,
@@ -118,7 +117,6 @@ class Sound:
                     yield np.clip(samples, -1.0, 1.0, out=samples)
 
     def _check(self, code: int, report: str, heard: int) -> None:
-        check_not_stopped(code, report)
         if any(words in report for words in NO_STREAM):
             raise UserError(f"{self.path} has no sound track; give a file with speech in it")
         if "Rematrix is needed" in report:
