@@ -37,8 +37,6 @@ MESH = list(dict.fromkeys([*INNER, *OUTER, *ABOVE_LIPS, *BELOW_LIPS, *CHIN, *FIX
 PLACE = {point: i for i, point in enumerate(MESH)}  # of a landmark in the mesh
 CHEEKS = [50, 280, 207, 427, 187, 411]
 SKIN = np.array([104.0, 130.0, 186.0])  # BGR of skin in white light, between light and dark: what a cast is told by
-TEETH = np.array([1.26, 1.34, 1.4], np.float32)  # BGR of teeth in white light, against what light from above leaves
-OPEN = 0.012  # eye distances between the lips from which something shows between them
 
 
 def places(points: list[int]) -> np.ndarray:
@@ -253,21 +251,6 @@ class Portrait:
 # The picture
 
 
-def render(
-    portrait: Portrait, points: np.ndarray, camera: np.ndarray, size: int, speaker: Speaker, frame: int
-) -> np.ndarray:
-    """Return the photograph with its mesh at ``points``, seen by a camera, (size, size, 3) uint8 BGR.
-
-    ``camera`` (2, 3) takes pixels of the photograph to those of the result. What shows between the lips is taken from
-    ``frame`` of the speaker, as bright as the lips around it suggest.
-    """
-    picture = portrait.draw(points, camera, size)
-    opening = np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit
-    if opening > OPEN:
-        _fill_mouth(picture, moved(points[places(INNER)], camera), speaker, frame, portrait.colourful)
-    return picture
-
-
 def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
     """Draw the photograph with the corners of its triangles at ``target`` (M + ring, 2)."""
     source = np.vstack((portrait.points, portrait.ring))[portrait.triangles]  # (T, 3, 2)
@@ -292,42 +275,3 @@ def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
     where = where.reshape(size, size, 2)
     no_other: Any = None  # OpenCV's stubs want a second map, even if the first has both coordinates
     return cv2.remap(portrait.picture, where, no_other, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-
-
-def _fill_mouth(picture: np.ndarray, lips: np.ndarray, speaker: Speaker, frame: int, colourful: float) -> None:
-    """Lay what shows between the speaker's lips in a ``frame`` between ``lips`` (20, 2) of ``picture``, in place."""
-    theirs = speaker.landmarks[frame][INNER]
-    matrix, _ = cv2.estimateAffine2D(theirs.astype(np.float32), lips.astype(np.float32), method=cv2.LMEDS)
-    if matrix is None or not 0.05 < abs(np.linalg.det(matrix[:, :2])) < 20:
-        return
-    x1, y1 = np.maximum(np.floor(lips.min(0)).astype(int) - 8, 0)
-    x2, y2 = np.minimum(np.ceil(lips.max(0)).astype(int) + 9, picture.shape[1::-1])
-    if x2 - x1 < 4 or y2 - y1 < 4:
-        return
-    matrix[:, 2] -= x1, y1
-    size = int(x2 - x1), int(y2 - y1)
-    inside = cv2.warpAffine(speaker.frames[frame], matrix, size, borderMode=cv2.BORDER_REPLICATE)
-    inside = _in_white_light(inside, speaker.cast, colourful)
-    mask = np.zeros(size[::-1], np.uint8)
-    cv2.fillPoly(mask, [np.round((lips - [x1, y1]) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    mask = cv2.GaussianBlur(mask, (0, 0), 0.7).astype(np.float32) / 255
-    here = picture[y1:y2, x1:x2].astype(np.float32)
-    around = cv2.dilate(mask, np.ones((7, 7))) - mask
-    levels = [(layer.mean(2) * around).sum() / (around.sum() + 1e-6) + 4 for layer in (here, inside)]
-    gain = np.clip((levels[0] / levels[1]) ** 0.8, 0.5, 1.8)  # of the lips around it; teeth differ less than lips
-    mask = mask[..., None]
-    picture[y1:y2, x1:x2] = np.round(here * (1 - mask) + np.clip(inside * gain, 0, 255) * mask).astype(np.uint8)
-
-
-def _in_white_light(picture: np.ndarray, cast: np.ndarray, colourful: float) -> np.ndarray:
-    """Take the ``cast`` (3,) of its light out of a picture, and all colour if ``colourful`` is 0.
-
-    The cast of skin is not quite that of teeth: what is not red is taken for them, and made white.
-    """
-    neutral = picture / cast.astype(np.float32)
-    grey = neutral.mean(2, keepdims=True)
-    redness = neutral[..., 2:] / (grey + 1)
-    teeth = np.clip((1.3 - redness) / 0.15, 0, 1)
-    neutral += teeth * (grey * TEETH - neutral)
-    grey = neutral.mean(2, keepdims=True)
-    return grey + np.float32(0.9 * colourful) * (neutral - grey)

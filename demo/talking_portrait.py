@@ -6,12 +6,13 @@ PHOTOS holds pictures of faces, VIDEOS holds <speaker>/<clip>.mp4; each folder h
 writes it). DATA gets the folders that preprocess.py writes, <portrait>/<clip>/{0,1,2…}.jpg, audio.wav and mel.npy, and
 
 twin.txt    the clip beside it in which the same head moves alike and says something else, so that each frame of it is a
-            picture of the same moment with another mouth (see Wav2LipDataset)
+            picture of the same moment with another mouth (see Wav2LipDataset); for a third of them a folder of the
+            photograph itself, as it will be given to inference.py
 truth.json  what moved it, and for each frame the distance of the lips in eye distances
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
-``--heads N`` clips of drawn heads (demo/talking_head.py). ``--silence`` and ``--follow_jaw`` are there to be measured
-(benchmarks/RESULTS.md).
+``--heads N`` clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo`` and ``--follow_jaw`` are there to
+be measured (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,7 +36,8 @@ import video
 from dataset import TWIN, save_mel
 from demo.articulation import speak
 from demo.head import Identity
-from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, render, without_holes
+from demo.mouth import Teeth, as_photographed, render
+from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, without_holes
 from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
 from demo.variation import Camera, Film, vary_voice
@@ -48,6 +50,8 @@ from terminal import TERMINAL
 SIZE = 112  # pixels of the crops: a little more than the networks see
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 PAIR, UTTERANCE, REAL, HEAD = range(4)  # first words of seeds
+RAISED = 0.5  # of the teeth's height are they raised behind lips that do not smile at all
+DONORS = 8  # photographs that are asked for teeth, if one has none of its own
 LARGEST_SHARE = 0.35  # of one speaker, or one voice is all that is learned
 
 
@@ -63,6 +67,7 @@ class Corpus:
     without: tuple[str, ...] = ()  # speakers, or clips as speaker/clip
     only: tuple[str, ...] = ()
     silence: float = 0.25  # share of the portraits' clips that begin with silence
+    photo: float = 0.33  # share of the portraits' pairs whose twin is the photograph with its own mouth
     follow_jaw: bool = False  # boxes grow when a mouth opens, as those of many detectors do
 
 
@@ -79,6 +84,7 @@ def get_parser() -> cli.Parser:
     add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
     add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
     add("--only", nargs="*", default=[], help="use these and no others; default: all")
+    add("--photo", type=share, default=Corpus.photo, help="share of the pairs whose reference is the photograph itself")
     add("--silence", type=share, default=Corpus.silence, help="share of the clips that begin with silence")
     add("--follow_jaw", action="store_true", help="boxes that grow when mouths open; default: one size for each clip")
     add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
@@ -107,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     corpus = Corpus(
         args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only),
-        args.silence, args.follow_jaw,
+        args.silence, args.photo, args.follow_jaw,
     )  # fmt: skip
     if args.clips and not args.portraits:
         raise UserError("--clips needs --portraits, the photographs that are to speak")
@@ -227,24 +233,38 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         return folder
     portrait = open_portrait(corpus, which)
     silence = int(scene.integers(8, 26)) if scene.random() < corpus.silence else 0  # frames before the sentence
-    relax, amplitude = scene.uniform(0, 0.8), scene.uniform(0.9, 1.6)
+    photo = scene.random() < corpus.photo  # the reference is the photograph, which then says how much it smiles
+    relax, amplitude = scene.uniform(0, 0.3 if photo else 0.8), scene.uniform(0.9, 1.6)
+    teeth = find_teeth(corpus, which, scene)
     lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
     count = min(line.count for line in lines)
     camera, film, box = Camera(scene, count, hp.fps), Film(scene, SIZE), face_box(portrait.landmarks)
     said, speaker = lines[0], open_speaker(lines[0].sentence)
     shut = portrait.relaxed(speaker.rest, relax)
 
-    faces, opening = [], []
+    faces, opening, matrices = [], [], []
     for i in range(count):
         points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
         opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
         chin = (points - portrait.turned(shut, camera.turn[i]))[PLACE[152], 1] if corpus.follow_jaw else 0.0
-        matrix = camera.matrix(box + [0, 0, 0, chin], SIZE, i)
-        faces.append(render(portrait, points, matrix, SIZE, speaker, said.frame(speaker, i)))
-    write_clip(
-        folder, film.develop(faces), said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening}
-    )
+        matrices.append(camera.matrix(box + [0, 0, 0, chin], SIZE, i))
+        frame = said.frame(speaker, i)
+        faces.append(render(portrait, points, matrices[i], SIZE, speaker, frame, teeth, RAISED * relax))
+    faces = film.develop(faces)
+    if photo:
+        twin = twin.with_name(f"{number & ~1:06d}_photo")
+        if number % 2 == 0:
+            still = [as_photographed(portrait, camera.turn[i], matrices[i], SIZE) for i in range(count)]
+            write_frames(twin, film.develop(still))
+    write_clip(folder, faces, said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening})
     return folder
+
+
+def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | None:
+    """Return the teeth of a photograph, or if it does not show them those of another; None: none of some shows them."""
+    others = rng.integers(count_portraits(corpus), size=DONORS) + corpus.choice[0]
+    found = (Teeth.of(open_portrait(corpus, int(number))) for number in (which, *others))
+    return next(filter(None, found), None)
 
 
 @dataclass(frozen=True)
@@ -354,15 +374,19 @@ def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
 
 def write_clip(folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Path | None, truth: dict) -> None:
     """Write what preprocess.py would, and the truth last: then the clip is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, face in enumerate(faces):
-        (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", face, JPEG)[1].tobytes())
+    write_frames(folder, faces)
     write_sound(folder / "audio.wav", wav)
     heard = np.round(wav * 32767).astype(np.int16).astype(np.float32) / 32768
     save_mel(folder, audio.melspectrogram(heard).T)
     if twin:
         (folder / TWIN).write_text(f"{twin.name}\n", encoding="utf-8")
     files.save(folder / "truth.json", json.dumps({**truth, "opening": np.round(truth["opening"], 4).tolist()}))
+
+
+def write_frames(folder: Path, faces: Iterable[np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, face in enumerate(faces):
+        (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", face, JPEG)[1].tobytes())
 
 
 def clips_of(data: Path) -> Iterator[str]:

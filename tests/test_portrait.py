@@ -11,6 +11,7 @@ import pytest
 
 from dataset import Wav2LipDataset
 from demo import talking_portrait
+from demo.mouth import Teeth, as_photographed, render
 from demo.portrait import (
     INNER,
     MESH,
@@ -20,7 +21,7 @@ from demo.portrait import (
     face_box,
     lip_distance,
     moved,
-    render,
+    places,
     similarity_between,
     without_holes,
 )
@@ -133,6 +134,55 @@ def test_grey_photographs_get_grey_mouths(photo, speaker):
     points = portrait.posed(portrait.shut, speaker.movement(7), 2.0, (0, 0))
     shown = render(portrait, points, camera_on(portrait, 112), 112, speaker, 7).astype(int)
     assert np.ptp(shown, axis=2).max() <= 2
+
+
+def test_teeth_stay_with_the_skull_when_the_jaw_drops(portrait, speaker):
+    """Where a small and a wide opening both show them, what shows has not moved: it is the photograph's own."""
+    teeth, camera = Teeth.of(portrait), camera_on(portrait, 224)
+    points = [portrait.posed(portrait.shut, speaker.movement(i), 1.5, (0, 0)) for i in (4, 7)]
+    shown = [render(portrait, one, camera, 224, speaker, 7, teeth).astype(float).mean(2) for one in points]
+    photograph = cv2.warpAffine(portrait.picture, camera, (224, 224)).astype(float).mean(2)
+    both = [cv2.fillPoly(np.zeros((224, 224)), [moved(one[places(INNER)], camera).astype(int)], 1) for one in points]
+    both.append(cv2.warpAffine(teeth.mask, camera, (224, 224)) > 0.9)
+    inside = cv2.erode(np.prod(both, 0), np.ones((3, 3))) > 0
+    assert inside.sum() > 100
+    for one in shown:  # darker, in the lips' shadow
+        assert np.corrcoef(one[inside], photograph[inside])[0, 1] > 0.6
+    assert shown[1][inside].mean() > 0.7 * photograph[inside].mean()
+    without = render(portrait, points[1], camera, 224, speaker, 7).astype(float).mean(2)
+    assert np.abs(shown[1] - without)[inside].mean() > 10
+
+
+def test_teeth_of_others_come_as_large_as_the_face_and_where_the_lips_meet(photo, portrait):
+    """Those of the same photograph, smaller and turned, lie where its own do."""
+    turn = np.array([[0.5, -0.2, 120.0], [0.2, 0.5, 30.0]])
+    other = Portrait(cv2.warpAffine(photo[0], turn, (512, 512)), moved(photo[1], turn))
+    own, lent = (teeth.onto(portrait, portrait.points, 0.0) for teeth in (Teeth.of(portrait), Teeth.of(other)))
+    assert np.allclose(own, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
+    corners = portrait.landmarks[[78, 308, 13, 14]]
+    assert np.abs(moved(moved(corners, turn), lent) - corners).max() < 1.5
+    height = portrait.landmarks[14, 1] - portrait.landmarks[13, 1]
+    raised = Teeth.of(portrait).onto(portrait, portrait.points, 0.5)
+    assert np.allclose(own - raised, [[0, 0, 0], [0, 0, height / 2]])
+
+
+def test_a_mouth_that_shows_no_teeth_has_none_to_give(photo, portrait):
+    shut = portrait.landmarks.copy()
+    shut[MESH] = portrait.shut
+    assert Teeth.of(Portrait(photo[0], shut)) is None
+    dark = photo[0].copy()
+    cv2.fillPoly(dark, [portrait.landmarks[INNER].astype(np.int32)], (20, 20, 40))
+    assert Teeth.of(Portrait(dark, photo[1])) is None
+
+
+def test_as_photographed(portrait):
+    camera = camera_on(portrait, 112)
+    plain = cv2.warpAffine(portrait.picture, camera, (112, 112), borderMode=cv2.BORDER_REFLECT).astype(int)
+    assert np.abs(as_photographed(portrait, (0, 0), camera, 112).astype(int) - plain).mean() < 1
+    turned = as_photographed(portrait, (0.1, 0), camera, 112).astype(int)
+    mouth = slice(72, 92), slice(38, 74)
+    assert np.abs(turned - plain)[mouth].mean() > 3  # all of it moves, and shows what it showed
+    assert np.abs(turned[mouth].mean((0, 1)) - plain[mouth].mean((0, 1))).max() < 8
 
 
 def test_a_camera_that_mirrors_mirrors(portrait):
@@ -257,6 +307,25 @@ def test_the_same_arguments_make_the_same_clips_and_finished_ones_are_kept(corpu
     first = min((tmp_path / "a").glob("*/*/truth.json"))
     before = first.stat().st_mtime_ns
     assert make(corpus, tmp_path / "a", "--clips", 2) == 0 and first.stat().st_mtime_ns == before
+
+
+def test_the_twin_may_be_the_photograph(corpus, tmp_path):
+    """Then it smiles through all of the clip, and is no clip of its own."""
+    assert make(corpus, tmp_path, "--clips", 2, "--photo", 1, "--silence", 0, "--seed", 1) == 0
+    clips = sorted(path.parent for path in tmp_path.glob("portrait*/*/truth.json"))
+    twins = {clip.with_name((clip / "twin.txt").read_text().strip()) for clip in clips}
+    assert len(clips) == 2 and len(twins) == 1 and not twins & set(clips)
+    twin = twins.pop()
+    frames = {}
+    for folder in (twin, *clips):
+        count = len(list(folder.glob("*.jpg")))
+        frames[folder] = np.stack([cv2.imread(str(folder / f"{i}.jpg")).astype(float) for i in range(count)])
+    assert frames[twin].shape == frames[clips[0]].shape
+    upper, mouth = np.s_[:, :44], np.s_[:, 72:92, 38:74]
+    moves = {folder: np.abs(np.diff(found[mouth], axis=0)).mean((1, 2, 3)).max() for folder, found in frames.items()}
+    assert moves[twin] < 0.7 * min(moves[clip] for clip in clips)
+    for clip in clips:
+        assert np.abs(frames[twin] - frames[clip])[upper].mean() < 4 < np.abs(frames[twin] - frames[clip])[mouth].mean()
 
 
 def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
