@@ -186,25 +186,26 @@ def prepare(face: Path, folder: Path, options: Options, report: Reporter = SILEN
     search = options.search.settled(report)
     detector = search.open(device, pick_precision(options.precision, device))
     try:
-        write_clip(face, learned, Clip(face.name, "person/learned"), search, detector)
+        heard = write_clip(face, learned, Clip(face.name, "person/learned"), search, detector).seconds
     except Unusable as problem:
         raise UserError(f"{face} cannot be learned from: {problem.args[1]}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
+    shown = [frame for frame in shown if frame < heard * hp.fps]  # what comes after the sound teaches nothing
     if len(shown) < LEAST_SECONDS * hp.fps:
         raise UserError(
-            f"{face} shows a face for {len(shown) / hp.fps:.1f} s; it takes {LEAST_SECONDS:g} s at least to learn "
-            "a person, and a minute is better"
+            f"{face} shows a face while there is sound for {len(shown) / hp.fps:.1f} s; it takes {LEAST_SECONDS:g} s "
+            "at least to learn a person, and a minute is better"
         )
     for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:
         (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
     (kept / "mel.npy").write_bytes((learned / "mel.npy").read_bytes())  # frames keep their numbers, and so their sound
-    write_twins(learned, [learned])
-    write_twins(kept, [learned, kept])
+    write_twins(learned, [learned], report)
+    write_twins(kept, [learned, kept], report)
     report.note(f"{face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
     return learned, kept
 
 
-def write_twins(clip: Path, others: Sequence[Path]) -> None:
+def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -> None:
     """Give a clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
 
     It is a frame of ``others``. The picture of reference then shows the same head with another mouth, as it does at
@@ -217,8 +218,10 @@ def write_twins(clip: Path, others: Sequence[Path]) -> None:
     twin = clip.with_name(f"{clip.name}_twin")
     twin.mkdir()
     (clip / TWIN).write_text(twin.name, encoding="utf-8")
-    for i in (i for i, path in enumerate(paths) if path.parent == clip):
-        unlike = np.square(poses - poses[i]).mean(1)
+    own = [i for i, path in enumerate(paths) if path.parent == clip]
+    sizes = np.square(poses).sum(1)
+    for i in report.track(own, "Comparing poses", len(own)):
+        unlike = sizes - 2 * poses @ poses[i]  # the squared distance, but for what is the same for all
         unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
         chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
         picture = _aligned(_read(chosen), _read(paths[i]))

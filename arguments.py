@@ -205,7 +205,10 @@ def _add_face_arguments(parser: Flags) -> None:
 
 def add_identity_argument(parser: Flags) -> None:
     parser.add_argument(
-        "--identity", default="sface", help="Tell likeness by this SFace: a file, or sface to download it once."
+        "--identity",
+        default="sface",
+        type=cli.file_or_name,
+        help="Tell likeness by this SFace: a file, or sface to download it once.",
     )
 
 

@@ -32,6 +32,7 @@ if quits:
     signal.signal(signal.SIGINT, stops)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+MOST_SEED = 2**63 - 1  # that torch takes
 STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is closed; SIGBREAK on Windows
 
 
@@ -65,7 +66,7 @@ class Parser(argparse.ArgumentParser):
             try:
                 if action.nargs == 0:  # a switch, which may be off in this row alone
                     setattr(changed, action.dest, boolean(cell))
-                elif action.type is Path:
+                elif action.type is Path or (action.type is file_or_name and (folder / cell).exists()):
                     flags.append(f"--{name}={folder / cell}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()
@@ -96,7 +97,7 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         leave_processes()
         return 0
     except KeyboardInterrupt as stop:
-        return _report(str(stop) or "stopped before the end; nothing was written", INTERRUPTED)
+        return _report(str(stop) or "stopped before the end", INTERRUPTED)
     except Exception as error:
         if args.debug:
             raise
@@ -153,6 +154,11 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def file_or_name(text: str) -> str:
+    """A file, or one of the names of a download; where a table of jobs says it, relative to that if it is there."""
+    return str(path(text))
+
+
 def positive(kind: type) -> Callable[[str], float]:
     """A number above zero of type ``kind`` (int or float)."""
 
@@ -169,9 +175,9 @@ def positive(kind: type) -> Callable[[str], float]:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    """A whole number from 0 on that generators of random numbers take."""
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 

@@ -18,7 +18,7 @@ import video
 from concurrency import prefetch
 from errors import MissingFile, UserError
 from face_detection.detections import Detections, cache_name
-from face_detection.detectors import DETECTORS, SFD_WEIGHTS, Detector, create_detector
+from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, Detector, create_detector
 from face_detection.search import search
 from models import weights
 from reporting import SILENT, Reporter
@@ -67,8 +67,15 @@ class FaceSearch:
         dtype: torch.dtype = torch.float32,
         report: Reporter = SILENT,
     ) -> Detector:
+        """Return the detector, loaded.
+
+        Raises MissingFile for weights that are not there, UserError for some that are of no use, RuntimeError for a
+        download that fails.
+        """
         if self.weights and not Path(self.weights).exists():
             raise MissingFile(f"--face_detector_weights {self.weights} does not exist; give the detector's file")
+        if self.weights and self.detector in CPU_DETECTORS:
+            raise UserError(f"--face_detector_weights: {self.detector} brings its own; leave them out")
         return create_detector(self.detector_name(report), str(device), self.detector_weights(report), dtype)
 
     def find(

@@ -107,7 +107,7 @@ def known_digest(path: Path) -> str:
     return _digest_of(path, stamp(path))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _digest_of(path: Path, _: tuple[int, int]) -> str:
     return digest(path)
 

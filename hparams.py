@@ -95,6 +95,7 @@ class HParams:
     frozen_norms: bool = False  # batch norms keep the statistics they came with: for little or uniform data (ours)
     twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
     disc_wt: float = 0.07
+    disc_width: float = 0.0  # of the discriminator, as ``width``; 0: the generator's (ours)
     disc_initial_learning_rate: float = 1e-4
 
     @property

@@ -120,6 +120,8 @@ def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed
     if options.discriminator_checkpoint and not discriminator:
         raise UserError("a checkpoint of the discriminator is for training with one; leave it out")
     with hp.changed(options.settings):
+        if not (0 < hp.width <= weights.WIDEST and hp.disc_width <= weights.WIDEST):
+            raise UserError(f"width must be above 0, {weights.WIDEST:g} at most, and disc_width no more; see --hparams")
         device = pick_device(options.device)
         torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
         group = join_processes(device, pick_training_precision(options.precision, device))

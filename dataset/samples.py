@@ -206,7 +206,8 @@ class Wav2LipDataset(WindowDataset):
 
     x (6, 5, 96, 96): 5 consecutive frames, black below ``mask_top`` of their height, then 5 others of the clip, whole;
     indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
-    y (3, 5, 96, 96): the 5 frames, whole. The other arguments and the errors are as in SyncNetDataset.
+    y (3, 5, 96, 96): the 5 frames, whole. What is None is as ``hparams`` has it. The other arguments and the errors
+    are as in SyncNetDataset.
 
     With ``twins``, a clip whose twin.txt names the clip beside it (demo/talking_portrait.py writes them) shows the same
     5 frames of that one instead of others of its own: the same head at the same place, with another mouth. So does
@@ -218,10 +219,12 @@ class Wav2LipDataset(WindowDataset):
         folders: Iterable[str | Path],
         seed: int = 0,
         negative_distance: int = 1,
-        mel_lead: int = hp.mel_lead,
+        mel_lead: int | None = None,
         twins: bool = True,
-        mask_top: float = hp.mask_top,
+        mask_top: float | None = None,
     ) -> None:
+        mel_lead = hp.mel_lead if mel_lead is None else mel_lead
+        mask_top = hp.mask_top if mask_top is None else mask_top
         self.twins, self.first_hidden = twins, round(mask_top * hp.img_size)
         if not 0 < self.first_hidden < hp.img_size:
             raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}: else nothing, or all, is hidden")

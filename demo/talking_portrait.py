@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,6 +70,20 @@ class Corpus:
     silence: float = 0.25  # share of the portraits' clips that begin with silence
     photo: float = 0.33  # share of the portraits' pairs whose twin is the photograph with its own mouth
     follow_jaw: bool = False  # boxes grow when a mouth opens, as those of many detectors do
+
+    def has(self, folder: Path) -> bool:
+        """Whether a clip is there and whole; raise UserError if other settings made it."""
+        truth = folder / "truth.json"
+        if not truth.exists():
+            return False
+        if json.loads(truth.read_text())["settings"] != self.settings:
+            raise UserError(f"{folder} was made with other settings; give them again, or another --out")
+        return True
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What two clips of one number may differ in."""
+        return {name: getattr(self, name) for name in ("seed", "silence", "photo", "follow_jaw")}
 
 
 def get_parser() -> cli.Parser:
@@ -229,7 +244,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     which = corpus.choice[0] + int(order[place])
     name = f"portrait{which:05d}/{number:06d}"
     folder, twin = corpus.out / name, corpus.out / f"portrait{which:05d}/{number ^ 1:06d}"
-    if (folder / "truth.json").exists():
+    if corpus.has(folder):
         return folder
     portrait = open_portrait(corpus, which)
     silence = int(scene.integers(8, 26)) if scene.random() < corpus.silence else 0  # frames before the sentence
@@ -256,7 +271,8 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         if number % 2 == 0:
             still = [as_photographed(portrait, camera.turn[i], matrices[i], SIZE) for i in range(count)]
             write_frames(twin, film.develop(still))
-    write_clip(folder, faces, said.sound(count), twin, {"sentence": said.sentence.name, "opening": opening})
+    truth = {"sentence": said.sentence.name, "opening": opening, "settings": corpus.settings}
+    write_clip(folder, faces, said.sound(count), twin, truth)
     return folder
 
 
@@ -324,7 +340,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     sentences = list_sentences(corpus)
     sentence = sentences[number % len(sentences)]
     folder = corpus.out / f"real_{sentence.who}" / f"{sentence.path.stem}_{number // len(sentences)}"
-    if (folder / "truth.json").exists():
+    if corpus.has(folder):
         return folder
     rng = np.random.default_rng((REAL, corpus.seed, number))
     speaker = open_speaker(sentence)
@@ -340,14 +356,15 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
         faces.append(np.clip(picture / light, 0, 255).astype(np.uint8))
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
-    write_clip(folder, film.develop(faces), sound, None, {"sentence": sentence.name, "opening": lips.tolist()})
+    truth = {"sentence": sentence.name, "opening": lips.tolist(), "settings": corpus.settings}
+    write_clip(folder, film.develop(faces), sound, None, truth)
     return folder
 
 
 def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
     """Write a clip of a drawn head with a made-up voice. Clips 2k and 2k + 1 are twins."""
     folder, twin = (corpus.out / f"head{number // 2:05d}" / f"{n:06d}" for n in (number, number ^ 1))
-    if (folder / "truth.json").exists():
+    if corpus.has(folder):
         return folder
     scene = np.random.default_rng((HEAD, corpus.seed, number // 2))
     rng = np.random.default_rng((HEAD, corpus.seed, number, 1))
@@ -364,7 +381,8 @@ def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
         for i, (frame, box) in enumerate(zip(frames, boxes))
     ]
     opening = movements.at((np.arange(count) + 0.5) / hp.fps)["aperture"]
-    write_clip(folder, faces, synthesize(movements, voice, rng), twin, {"opening": opening.tolist()})
+    truth = {"opening": opening.tolist(), "settings": corpus.settings}
+    write_clip(folder, faces, synthesize(movements, voice, rng), twin, truth)
     return folder
 
 

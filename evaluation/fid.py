@@ -16,12 +16,11 @@ import torch
 
 import video
 from errors import MissingFile, UserError, needs
-from footage import is_video, visible_files
+from footage import is_picture, is_video, visible_files
 from models import weights
 from models.imports import import_beside_torchvision
 from reporting import SILENT, Reporter
 
-PICTURES = (".bmp", ".jpg", ".jpeg", ".png", ".webp")
 BATCH = 32  # pictures per network call
 FEATURES = 2048  # of Inception's last pooling, the usual choice
 
@@ -119,8 +118,8 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
         for path in [root] if root.is_file() else visible_files(root):
-            step = 1 if path.suffix.lower() in PICTURES else every
-            if root.is_file() or path.suffix.lower() in PICTURES or is_video(path):
+            step = 1 if is_picture(path) else every
+            if root.is_file() or is_picture(path) or is_video(path):
                 try:
                     yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, step)
                 except UserError as problem:

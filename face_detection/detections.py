@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import files
+
 from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
@@ -109,8 +111,5 @@ def change_between(previous: np.ndarray | None, thumbnail: np.ndarray) -> float:
 
 def cache_name(video: Path, *settings: object) -> str:
     """Return a file name that changes with the content of ``video`` and with every setting."""
-    digest = hashlib.sha256(repr(settings).encode())
-    with open(video, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return f"{digest.hexdigest()[:32]}.npz"
+    known = repr((files.known_digest(video), *settings))
+    return f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"

@@ -87,7 +87,7 @@ class Options:
         if self.end is not None and self.end <= (self.start or 0):
             raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
         if self.is_part and self.static:
-            raise UserError("--static shows one frame throughout, and has no part to begin at; leave --start and --end")
+            raise UserError("--static shows one frame throughout and has no parts; leave out --start and --end")
         if abs(self.lip_delay) > MOST_DELAY:
             raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
         if self.fps is not None and not LEAST_FPS <= self.fps <= MOST_FPS:

@@ -67,7 +67,8 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
         if files.is_disk_error(error):
             raise
         if job.device.startswith("cuda"):
-            torch.cuda.synchronize()  # if the GPU has failed, it fails here, and all that would follow is no odd clip
+            # if the GPU has failed, it fails here, and so would all that follows
+            torch.cuda.synchronize(job.device)
         reason, detail = "failed", f"{type(error).__name__}: {error}"
     detail = " ".join(detail.replace(str(source), "it").split())
     return Dropped(printable(clip.source), reason, printable(detail))

@@ -71,6 +71,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[Kept | Dr
     if len(jobs) < 2:
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
+    others = set(multiprocessing.active_children())  # of whoever calls this
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
     threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
@@ -80,7 +81,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[Kept | Dr
             futures = [pool.submit(cut_clip, clip, job) for clip, (pool, job) in zip(clips, turns)]
         yield from (future.result() for future in as_completed(futures))
     except BaseException as error:
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(

@@ -202,6 +202,29 @@ def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
     assert len(frames[1]) / (len(frames[0]) + len(frames[1])) == pytest.approx(0.1, abs=0.05)
 
 
+def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
+    """Eight seconds of a face, and sound for the first four or six of them."""
+
+    def write(source, folder, *_):
+        for i in range(200):
+            cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
+        np.save(folder / "mel.npy", np.zeros((480, 80), np.float32))
+        return SimpleNamespace(seconds=heard)
+
+    monkeypatch.setattr(adaptation, "write_clip", write)
+    options = Options(search=FaceSearch("centerface"))
+    (tmp_path / "four").mkdir()
+    heard = 4.0
+    with pytest.raises(UserError, match="shows a face while there is sound for 4.0 s; it takes 5 s at least"):
+        adaptation.prepare(tmp_path / "face.mp4", tmp_path / "four", options)
+    (tmp_path / "six").mkdir()
+    heard = 6.0
+    learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "six", options)
+    assert all(130 <= int(path.stem) < 150 for path in kept.glob("*.jpg"))
+    assert len(list(kept.glob("*.jpg"))) == 15 + 5
+    assert len(list(learned.glob("*.jpg"))) == 130 + 50  # what nobody hears is in no window
+
+
 def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, monkeypatch):
     """Drifting to and fro, as heads do: at no frame is it far from where the head is, and at none is it the same."""
     clips = [tmp_path / name for name in ("learned", "kept")]

@@ -609,6 +609,16 @@ def test_reference_is_the_same_moment_of_the_twin(tmp_path):
     assert all(not torch.allclose(plain[key][0][3:], 1 - plain[key][3], atol=3 / 255) for key in range(5))
 
 
+def test_samples_are_as_the_settings_have_them(tmp_path):
+    """Also as they are changed after this module was read."""
+    clip = write_clip(tmp_path / "p" / "one")
+    usual = Wav2LipDataset([clip])
+    with hp.changed("mel_lead=0,mask_top=0.25"):
+        changed, named = Wav2LipDataset([clip]), Wav2LipDataset([clip], mel_lead=1, mask_top=0.5)
+    assert changed.mel_frames == range(5) and changed.first_hidden == 24
+    assert usual.mel_frames == named.mel_frames == range(-1, 4) and usual.first_hidden == named.first_hidden == 48
+
+
 @pytest.mark.parametrize("text", ["", "nobody", "../..", "short"])
 def test_a_twin_that_is_of_no_use_is_done_without(tmp_path, text):
     one, short = write_clip(tmp_path / "p" / "one"), write_clip(tmp_path / "p" / "short")

@@ -195,7 +195,7 @@ def test_fid_algebra():
 
 def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
-    cv2.imwrite(str(tmp_path / "b.jpg"), astronaut[::-1])
+    cv2.imwrite(str(tmp_path / "b.tif"), astronaut[::-1])
     seen = []
     monkeypatch.setattr(fid, "open_inception", lambda *_: lambda x: (seen.append(x.shape), x.mean((1, 2)))[1])
     command = ["--real", talking_clip, "--generated", tmp_path, "--every", "10"]

@@ -318,6 +318,13 @@ def test_weights_that_are_not_there(talking_clip, tmp_path):
         FaceSearch(weights=tmp_path / "none.pth").find(video.probe(talking_clip), 5)
 
 
+@pytest.mark.parametrize("name", ["centerface", "haar"])
+def test_weights_for_a_detector_that_takes_none(talking_clip, tmp_path, name):
+    (tmp_path / "x.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match=f"--face_detector_weights: {name} brings its own; leave them out"):
+        FaceSearch(name, tmp_path / "x.pth").find(video.probe(talking_clip), 5)
+
+
 def test_other_weights_under_one_name_see_for_themselves(talking_clip, tmp_path):
     source, names = video.probe(talking_clip), []
     for content in (b"first", b"other", b"first"):

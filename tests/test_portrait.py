@@ -328,6 +328,12 @@ def test_the_twin_may_be_the_photograph(corpus, tmp_path):
         assert np.abs(frames[twin] - frames[clip])[upper].mean() < 4 < np.abs(frames[twin] - frames[clip])[mouth].mean()
 
 
+def test_clips_of_other_settings_are_not_mixed(corpus, tmp_path, capsys):
+    assert make(corpus, tmp_path, "--clips", 2, "--seed", 3) == 0
+    assert make(corpus, tmp_path, "--clips", 2, "--seed", 3, "--silence", 0.5) == 2
+    assert "was made with other settings; give them again, or another --out" in capsys.readouterr().err
+
+
 def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
     """In a silence nobody moves, so boxes are as they were; when the mouth is widest they are larger."""
     clips = {}

@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 import types
+from concurrent.futures import Future
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,7 @@ from faces import FaceSearch
 from preprocessing import Dropped, Kept, Options, cutting, find_clips, write_filelists
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
-from preprocessing.workers import plan_workers
+from preprocessing.workers import cut_clips, plan_workers
 from reporting import Reporter
 
 
@@ -602,3 +603,33 @@ def test_split_of_one_speaker_is_by_clip(roots, clip, capsys):
     assert {split: len(clips) for split, clips in lists.items()} == {"train": 2, "val": 1, "test": 1}
     assert sorted(sum(lists.values(), [])) == [f"s1/{i}" for i in range(4)]
     assert "only one top-level folder" in capsys.readouterr().out
+
+
+def test_only_its_own_processes_are_ended(monkeypatch):
+    """Whoever calls this from a program with processes of its own keeps them."""
+    ended = []
+
+    class Child:
+        def terminate(self):
+            ended.append(self)
+
+    mine, worker = Child(), Child()
+    children = [mine]
+
+    class Pool:
+        def __init__(self, *_):
+            children.append(worker)
+
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(OSError("no space"))
+            return future
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(preprocessing.workers.multiprocessing, "active_children", lambda: list(children))
+    monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", Pool)
+    with pytest.raises(OSError, match="no space"):
+        list(cut_clips([None], [None, None]))
+    assert ended == [worker]

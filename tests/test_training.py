@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -561,9 +562,37 @@ def test_who_evaluates_after_the_first_step(corpus, tmp_path, script, first):
     assert [record["step"] for record in losses(tmp_path, "val")] == first
 
 
+@pytest.mark.parametrize("saves", [False, True])
+def test_a_run_that_fails_closes_its_log_if_it_has_one(corpus, tmp_path, monkeypatch, told, saves):
+    """Or every run that a page cancels would leave a thread behind."""
+    closed, close_log = [], loop.Log.close
+    monkeypatch.setattr(loop.Log, "close", lambda log: closed.append(log) or close_log(log))
+
+    def no_disk(*_):
+        raise RuntimeError("no disk")
+
+    monkeypatch.setattr(ExpertTask, "train_step", no_disk)
+    monkeypatch.setattr(training, "Plan", functools.partial(training.Plan, saves=saves))
+    options = recipes.Options(corpus / "lists", SMALL, device="cpu", precision="fp32")
+    with pytest.raises(RuntimeError, match="disk"):
+        recipes.train_expert(corpus, tmp_path, options, told)
+    assert len(closed) == saves and (tmp_path / "metrics.jsonl").exists() == saves
+
+
+def test_a_discriminator_may_be_narrower(corpus, tmp_path, capsys):
+    hp = SMALL.replace("width=0.125", "width=0.25,disc_width=0.125")
+    flags = "--syncnet_checkpoint_path", corpus / "expert.pth", "--max_steps", 1
+    assert hq_wav2lip_train.main(command(corpus, tmp_path / "a", *flags, hp=hp)) == 0
+    made = [torch.load(tmp_path / f"a/{name}checkpoint_step000000001.pth")["width"] for name in ("", "disc_")]
+    assert made == [0.25, 0.125]
+    more = "--disc_checkpoint_path", tmp_path / "a/disc_checkpoint_step000000001.pth"
+    assert hq_wav2lip_train.main(command(corpus, tmp_path / "b", *flags, *more, hp=SMALL + ",disc_width=0.25")) == 2
+    assert "--hparams disc_width=0.125" in capsys.readouterr().err
+
+
 def test_seeds_count_from_0(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--seed", -1)) == 2
-    assert "'-1' is not a whole number from 0 on" in capsys.readouterr().err
+    assert "'-1' is not a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -950,6 +979,8 @@ def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch)
     (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
     (("--resume", "--checkpoint_path", "x.pth"), "not both"),
     (("--hparams", "syncnet_eval_interval=0"), "eval_interval must be 1 or more"),
+    (("--hparams", "width=0"), "width must be above 0, 4 at most"),
+    (("--hparams", "width=5"), "width must be above 0, 4 at most"),
     (("--checkpoint_dir", str(ROOT / "LICENSE" / "run")), "cannot write in"),
 ])  # fmt: skip
 def test_unusable_arguments(corpus, tmp_path, capsys, change, words):

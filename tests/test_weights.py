@@ -197,6 +197,8 @@ def break_file(path, kind, state):
         torch.save({"state_dict": empty, "width": WIDTH}, path)
     elif kind == "wide":
         torch.save({"state_dict": dict(state), "width": 400.0}, path)
+    elif kind == "width in words":
+        torch.save({"state_dict": dict(state), "width": "half"}, path)
     elif kind == "gzipped":
         path.write_bytes(gzip.compress(b"a checkpoint"))
     elif kind == "script with code":
@@ -219,7 +221,8 @@ def break_file(path, kind, state):
     ("gzipped", "gzip archive, not a checkpoint; unpack it"),
     ("script with code", "run code"),
     ("expanded", "claims more weights than it holds"),
-    ("wide", "is of width 400, which no network is"),
+    ("wide", "is of width 400.0, which no network is"),
+    ("width in words", "is of width half, which no network is"),
     ("bomb", "is compressed, which checkpoints are not"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path, monkeypatch, state, kind, words):

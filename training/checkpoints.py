@@ -102,7 +102,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     checkpoint = weights.read_checkpoint(path, type(network))
     if checkpoint.width != network.width:
         ours = checkpoint.width
-        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams width={ours:g}")
+        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams {prefix}width={ours:g}")
     if isinstance(network, Wav2Lip) and checkpoint.mask_top != task.hp.mask_top:
         theirs, ours = checkpoint.mask_top, task.hp.mask_top
         raise UserError(

@@ -178,7 +178,7 @@ class HQGeneratorTask(GeneratorTask):
         width: float = 1.0,
     ) -> None:
         super().__init__(group, hp, expert, judge, width)
-        self.discriminator = group.prepare(Wav2Lip_disc_qual(width))
+        self.discriminator = group.prepare(Wav2Lip_disc_qual(hp.disc_width or width))
         self.parallel_discriminator = group.parallel(self.discriminator)
         self.discriminator_optimizer = adam(self.discriminator, hp.disc_initial_learning_rate, hp.adam_beta1)
         self._checks = [self._collapse, self._guessing]

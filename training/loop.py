@@ -159,7 +159,7 @@ class _Trainer:
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
-        self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main else None
+        self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._stop = False
         self._saved = self._position
         self._whole = True  # between steps; in the middle of one there is nothing worth saving
@@ -174,7 +174,8 @@ class _Trainer:
         self.task.train_mode(True)
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
         told = self.report if self.group.is_main else SILENT
-        with self._signals(), self._saving(), told.stage("Training", plan.max_steps, "step", self.step) as advance:
+        log = contextlib.closing(self.log) if self.log else contextlib.nullcontext()
+        with log, self._signals(), self._saving(), told.stage("Training", plan.max_steps, "step", self.step) as advance:
             if self.evaluation_pending:
                 self._evaluate(val_loader)
             for batch in self._fetch(itertools.islice(train_loader, remaining)):
@@ -192,8 +193,6 @@ class _Trainer:
                 if due:  # once more: what an evaluation changes is part of it
                     self._save()
                 self._tell(train_loader.damaged | val_loader.damaged)
-        if self.log:
-            self.log.close()
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -267,6 +266,7 @@ class _Trainer:
         self.evaluation_pending = False
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
+        if self.group.is_main:
             words = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             self.report.note(f"step {self.step}, validation: {words}")
             if news:
@@ -286,10 +286,10 @@ class _Trainer:
 
     def _save(self, pictures: bool = False) -> None:
         """Save what is not saved yet, and show the pictures of this step."""
-        if not self.log:  # another process does
+        if not self.log:  # another process does, or nothing is to be left
             return
         folder = self.plan.checkpoint_dir
-        if self.plan.saves and self._saved != self._position:
+        if self._saved != self._position:
             save_checkpoint(self.task, folder, self._position, self.batches.epoch_of(self.step), self.plan.keep)
             self._saved = self._position
         if pictures and (collage := self.task.collage()) is not None:
