@@ -12,7 +12,7 @@ from pathlib import Path
 
 import arguments
 import cli
-from adaptation import JUDGE, SETTINGS, Adapted, Options, adapt
+from adaptation import JUDGE, SETTINGS, AdaptationOptions, Adapted, adapt
 from models import weights
 from terminal import TERMINAL
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    options = Options(
+    options = AdaptationOptions(
         minutes=args.minutes,
         checkpoint=args.checkpoint_path,
         expert=args.syncnet_checkpoint_path,

@@ -1,6 +1,6 @@
 """Make a generator know one person: continue it on a video in which they speak.
 
-    adapt("person.mp4", "person.pth", Options(minutes=10))
+    adapt("person.mp4", "person.pth", AdaptationOptions(minutes=10))
 
 The way through: video -> one prepared clip -> its last tenth kept aside -> training on the rest -> held-out figures and
 a contact sheet, before and after.
@@ -47,7 +47,7 @@ SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for
 
 
 @dataclass(frozen=True)
-class Options:
+class AdaptationOptions:
     """What to start and to learn from, for how long, and on what."""
 
     minutes: float = 10.0  # of training
@@ -76,7 +76,9 @@ class Adapted:
         return self.after.figures["l1"] < self.before.figures["l1"]
 
 
-def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), report: Reporter = SILENT) -> Adapted:
+def adapt(
+    face: str | Path, outfile: str | Path, options: AdaptationOptions = AdaptationOptions(), report: Reporter = SILENT
+) -> Adapted:
     """Write ``outfile``, a generator that knows the person in the video ``face``, and a contact sheet beside it.
 
     Raises UserError for input that cannot be used; RuntimeError for what fails. Settings of ``hparams`` are changed
@@ -95,7 +97,7 @@ def adapt(face: str | Path, outfile: str | Path, options: Options = Options(), r
     return Adapted(before, after, sheet, stopped)
 
 
-def check_files(face: Path, outfile: Path, options: Options) -> None:
+def check_files(face: Path, outfile: Path, options: AdaptationOptions) -> None:
     """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
     if not face.is_file():
         raise MissingFile(f"--face {face} does not exist")
@@ -127,19 +129,19 @@ class PersonTask(GeneratorTask):
         return super().after_evaluation(figures)
 
 
-def open_group(options: Options) -> Distributed:
+def open_group(options: AdaptationOptions) -> Distributed:
     device = pick_device(options.device)
     return Distributed(device, pick_training_precision(options.precision, device))
 
 
-def open_task(group: Distributed, width: float, options: Options, report: Reporter) -> PersonTask:
+def open_task(group: Distributed, width: float, options: AdaptationOptions, report: Reporter) -> PersonTask:
     expert, judge = (weights.load_model(path, SyncNet_color, report) for path in (options.expert, options.judge))
     torch.manual_seed(options.seed)
     return PersonTask(group, hp, expert, judge, width)
 
 
 def learn(
-    task: PersonTask, start: weights.Checkpoint, face: Path, options: Options, report: Reporter
+    task: PersonTask, start: weights.Checkpoint, face: Path, options: AdaptationOptions, report: Reporter
 ) -> tuple[Examination, Examination, bool]:
     """Train ``task`` from ``start`` on; return what it makes of what was kept aside, before and after.
 
@@ -177,7 +179,7 @@ def learn(
 # Video -> clips
 
 
-def prepare(face: Path, folder: Path, options: Options, report: Reporter = SILENT) -> tuple[Path, Path]:
+def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Reporter = SILENT) -> tuple[Path, Path]:
     """Cut the video into two clip folders, to learn from and to keep aside; raise UserError for one of no use."""
     learned, kept = folder / "person/learned", folder / "person/kept"
     learned.mkdir(parents=True)

@@ -19,7 +19,7 @@ from models.weights import REFERENCES
 from terminal import terminal_of_one
 
 if TYPE_CHECKING:
-    from recipes import Options as TrainingOptions
+    from recipes import TrainingOptions
 
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
@@ -98,9 +98,9 @@ def add_training_arguments(parser: cli.Parser) -> None:
 
 def training_options(args: argparse.Namespace) -> TrainingOptions:
     """Return what ``add_training_arguments`` asked for."""
-    from recipes import Options  # here: other programs need none of it
+    from recipes import TrainingOptions  # here: other programs need none of it
 
-    return Options(
+    return TrainingOptions(
         filelists=args.filelists,
         settings=args.hparams,
         checkpoint=args.checkpoint_path,

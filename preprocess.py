@@ -19,7 +19,7 @@ import files
 from errors import MissingFile, UserError
 from hparams import FILELISTS
 from hparams import hparams as hp
-from preprocessing import Options, Summary, preprocess, write_filelists
+from preprocessing import PreprocessingOptions, Summary, preprocess, write_filelists
 from terminal import TERMINAL
 
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
-    options = Options(search, args.device, args.precision, args.ngpu, args.workers)
+    options = PreprocessingOptions(search, args.device, args.precision, args.ngpu, args.workers)
     summary = preprocess(args.data_root, args.preprocessed_root, options, TERMINAL)
     if summary is None:  # another process has it
         return

@@ -1,6 +1,6 @@
 """The training of the networks, each in one call, with the settings of ``hparams``.
 
-    train_expert("lrs2_preprocessed", "checkpoints/expert", Options(settings="width=0.5", max_steps=100_000))
+    train_expert("lrs2_preprocessed", "checkpoints/expert", TrainingOptions(settings="width=0.5", max_steps=100_000))
     train_generator("lrs2_preprocessed", "checkpoints/generator", "checkpoints/expert/checkpoint_step000100000.pth")
 
 Each of the processes that torchrun started calls the same, and the global batch stays the same. Such a program ends
@@ -32,7 +32,7 @@ from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorT
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """Where to start, how long to go on, and on what."""
 
     filelists: str | Path = FILELISTS  # the folder with train.txt and val.txt
@@ -48,7 +48,10 @@ class Options:
 
 
 def train_expert(
-    data_root: str | Path, checkpoint_dir: str | Path, options: Options = Options(), report: Reporter = SILENT
+    data_root: str | Path,
+    checkpoint_dir: str | Path,
+    options: TrainingOptions = TrainingOptions(),
+    report: Reporter = SILENT,
 ) -> None:
     """Train the expert on the clips that preprocessing wrote to ``data_root``; checkpoints and logs go to the other.
 
@@ -81,7 +84,7 @@ def train_generator(
     checkpoint_dir: str | Path,
     expert: str | Path,
     judge: str | Path | None = None,
-    options: Options = Options(),
+    options: TrainingOptions = TrainingOptions(),
     report: Reporter = SILENT,
     discriminator: bool = False,
 ) -> None:
@@ -110,7 +113,7 @@ def train_generator(
 
 
 @contextlib.contextmanager
-def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed]:
+def begun(options: TrainingOptions, discriminator: bool = False) -> Iterator[Distributed]:
     """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
     # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -134,12 +137,12 @@ def begun(options: Options, discriminator: bool = False) -> Iterator[Distributed
         group.wait()  # until the last checkpoint is there for whoever goes on with it
 
 
-def lists_of(data_root: str | Path, options: Options) -> Iterator[list[str]]:
+def lists_of(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:
     """Return the clips to learn from, and those to evaluate on."""
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
-def usual(checkpoint_dir: str | Path, options: Options) -> dict[str, Any]:
+def usual(checkpoint_dir: str | Path, options: TrainingOptions) -> dict[str, Any]:
     """Return what the ``Plan`` of every network takes from the options."""
     start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}
     return {

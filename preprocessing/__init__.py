@@ -1,6 +1,6 @@
 """A folder of videos -> training data: face crops, sound and mel of every clip.
 
-    summary = preprocess("VIDEOS", "DATA", Options(FaceSearch("centerface")))
+    summary = preprocess("VIDEOS", "DATA", PreprocessingOptions(FaceSearch("centerface")))
     write_filelists(summary.kept, (0.9, 0.05, 0.05), 0, Path("filelists"))
 
 The way through: video -> frames at 25 fps -> boxes of a face -> numbered crops; its sound -> audio.wav -> mel.npy.
@@ -11,9 +11,9 @@ from .cutting import write_clip
 from .pipeline import preprocess
 from .report import Summary
 from .split import write_filelists
-from .workers import Options
+from .workers import PreprocessingOptions
 
 __all__ = [
-    "Clip", "Dropped", "Kept", "Options", "Summary", "Unusable", "find_clips", "preprocess", "write_clip",
+    "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "Unusable", "find_clips", "preprocess", "write_clip",
     "write_filelists",
 ]  # fmt: skip

@@ -14,11 +14,14 @@ from shares import Share
 
 from .clips import Clip, find_clips, find_finished
 from .report import Summary, Tally, check_kept, summarize
-from .workers import Options, cut_clips, plan_workers
+from .workers import PreprocessingOptions, cut_clips, plan_workers
 
 
 def preprocess(
-    data_root: str | Path, preprocessed_root: str | Path, options: Options = Options(), report: Reporter = SILENT
+    data_root: str | Path,
+    preprocessed_root: str | Path,
+    options: PreprocessingOptions = PreprocessingOptions(),
+    report: Reporter = SILENT,
 ) -> Summary | None:
     """Cut every video below ``data_root`` that is not finished yet; write ``preprocessed_root``/report.json.
 
@@ -44,7 +47,9 @@ def preprocess(
     return summary
 
 
-def cut_unfinished(clips: Sequence[Clip], data_root: Path, root: Path, options: Options, report: Reporter) -> Tally:
+def cut_unfinished(
+    clips: Sequence[Clip], data_root: Path, root: Path, options: PreprocessingOptions, report: Reporter
+) -> Tally:
     """Cut the clips that no earlier run has finished."""
     tally, todo = Tally(), []
     for clip in clips:

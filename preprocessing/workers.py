@@ -29,7 +29,7 @@ from .cutting import Job, cut_clip
 
 
 @dataclass(frozen=True)
-class Options:
+class PreprocessingOptions:
     """What looks for the faces, and on what."""
 
     search: FaceSearch = FaceSearch(batch_size=32)
@@ -40,7 +40,7 @@ class Options:
 
 
 def plan_workers(
-    data_root: Path, preprocessed_root: Path, options: Options, clips: int, report: Reporter = SILENT
+    data_root: Path, preprocessed_root: Path, options: PreprocessingOptions, clips: int, report: Reporter = SILENT
 ) -> list[Job]:
     """One job per worker process, at most one per clip. Raises UserError for devices that are not there."""
     devices, workers = pick_devices(options), options.workers or 1
@@ -52,7 +52,7 @@ def plan_workers(
     return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
 
 
-def pick_devices(options: Options) -> list[str]:
+def pick_devices(options: PreprocessingOptions) -> list[str]:
     """The devices of this process: under torchrun every process of a machine takes GPUs of its own."""
     if options.search.detector in CPU_DETECTORS:
         return ["cpu"]

@@ -16,7 +16,7 @@ import torch
 import adapt
 import adaptation
 import training
-from adaptation import Options
+from adaptation import AdaptationOptions
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from distributed import Distributed
@@ -155,7 +155,7 @@ def test_who_stops_it_keeps_what_was_best_until_then(person, expert, beginner, t
 
 def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):
     before, search = vars(hp).copy(), FaceSearch("centerface")
-    options = Options(0.02, beginner, expert, expert, "batch_size=4", search=search)
+    options = AdaptationOptions(0.02, beginner, expert, expert, "batch_size=4", search=search)
     arguments = str(person), str(tmp_path / "person.pth"), options, told
     with ThreadPoolExecutor(1) as page:  # signals are for the main thread
         adapted = page.submit(adaptation.adapt, *arguments).result()
@@ -195,7 +195,7 @@ def test_settings_are_of_one_training_at_a_time():
 
 
 def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
-    learned, kept = adaptation.prepare(person, tmp_path, Options(search=FaceSearch("centerface")))
+    learned, kept = adaptation.prepare(person, tmp_path, AdaptationOptions(search=FaceSearch("centerface")))
     frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, kept)]
     assert not frames[0] & frames[1] and max(frames[0]) < min(frames[1])
     assert (learned / "mel.npy").read_bytes() == (kept / "mel.npy").read_bytes()
@@ -212,7 +212,7 @@ def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
         return SimpleNamespace(seconds=heard)
 
     monkeypatch.setattr(adaptation, "write_clip", write)
-    options = Options(search=FaceSearch("centerface"))
+    options = AdaptationOptions(search=FaceSearch("centerface"))
     (tmp_path / "four").mkdir()
     heard = 4.0
     with pytest.raises(UserError, match="shows a face while there is sound for 4.0 s; it takes 5 s at least"):

@@ -31,7 +31,7 @@ from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.tracking import intersection_over_union
 from faces import FaceSearch
-from preprocessing import Dropped, Kept, Options, cutting, find_clips, write_filelists
+from preprocessing import Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
 from preprocessing.workers import cut_clips, plan_workers
@@ -325,7 +325,7 @@ def test_a_library_says_nothing_itself(roots, clip, talking_clip, capfd):
         def progress(self, stage, done, total):
             steps.append((stage, done, total))
 
-    options = Options(FaceSearch("haar"), workers=1)
+    options = PreprocessingOptions(FaceSearch("haar"), workers=1)
     summary = preprocessing.preprocess(str(roots.videos), str(roots.data), options, Counting())
     assert ([clip.clip for clip in summary.kept], summary.frames, summary.reasons) == (["s/a"], 16, "no audio 1")
     assert json.loads(json.dumps(dataclasses.asdict(summary))) == report(roots)
@@ -514,7 +514,7 @@ def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
 
     def devices(detector: str = "auto", clips: int = 100, **options: object) -> list[str]:
-        chosen = Options(FaceSearch(detector, weights=Path("s3fd.pth")), **options)
+        chosen = PreprocessingOptions(FaceSearch(detector, weights=Path("s3fd.pth")), **options)
         return [job.device for job in plan_workers(Path("in"), Path("out"), chosen, clips)]
 
     assert devices() == ["cuda:1"]
@@ -533,9 +533,13 @@ def test_flags_reach_the_library(roots, monkeypatch):
     flags = "--face_detector sfd --face_detector_weights s3fd.pth --batch_size 7 --ngpu 3 --workers 5"
     assert run(roots, *flags.split(), "--device", "cuda:1", "--precision", "bf16") == 0
     assert asked[0][:2] == (roots.videos, roots.data)
-    assert asked[0][2] == Options(FaceSearch("sfd", Path("s3fd.pth"), 7), "cuda:1", "bf16", gpus=3, workers=5)
+    assert asked[0][2] == PreprocessingOptions(
+        FaceSearch("sfd", Path("s3fd.pth"), 7), "cuda:1", "bf16", gpus=3, workers=5
+    )
     run(roots)
-    assert asked[1][2] == Options(FaceSearch("centerface", batch_size=32), "auto", "auto", gpus=1, workers=1)
+    assert asked[1][2] == PreprocessingOptions(
+        FaceSearch("centerface", batch_size=32), "auto", "auto", gpus=1, workers=1
+    )
 
 
 def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys, told):
@@ -549,7 +553,7 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
     monkeypatch.setattr(faces.weights, "find", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    jobs = plan_workers(roots.videos, roots.data, Options(gpus=2), 100, told)
+    jobs = plan_workers(roots.videos, roots.data, PreprocessingOptions(gpus=2), 100, told)
     assert told.notes == ["warning: no network; until then faces are found by centerface instead of sfd"]
     assert len(jobs) == cpu_count()
     assert {(job.search.detector, job.device, job.search.weights) for job in jobs} == {("centerface", "cpu", None)}

@@ -482,7 +482,7 @@ def losses(folder, split="train"):
 
 def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, capsys):
     before = vars(hparams).copy()
-    options = recipes.Options(corpus / "lists", SMALL, max_steps=1, device="cpu", precision="fp32")
+    options = recipes.TrainingOptions(corpus / "lists", SMALL, max_steps=1, device="cpu", precision="fp32")
     recipes.train_expert(corpus, tmp_path / "expert", options, told)
     expert = tmp_path / "expert/checkpoint_step000000001.pth"
     other = dataclasses.replace(options, settings=f"{SMALL},mask_top=0.375")
@@ -499,7 +499,7 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
 
 def test_training_leaves_cudnn_on():
     """torch's ``cudnn.flags`` switches off what it is not told to leave on."""
-    with recipes.begun(recipes.Options(device="cpu")):
+    with recipes.begun(recipes.TrainingOptions(device="cpu")):
         assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark
 
 
@@ -573,7 +573,7 @@ def test_a_run_that_fails_closes_its_log_if_it_has_one(corpus, tmp_path, monkeyp
 
     monkeypatch.setattr(ExpertTask, "train_step", no_disk)
     monkeypatch.setattr(training, "Plan", functools.partial(training.Plan, saves=saves))
-    options = recipes.Options(corpus / "lists", SMALL, device="cpu", precision="fp32")
+    options = recipes.TrainingOptions(corpus / "lists", SMALL, device="cpu", precision="fp32")
     with pytest.raises(RuntimeError, match="disk"):
         recipes.train_expert(corpus, tmp_path, options, told)
     assert len(closed) == saves and (tmp_path / "metrics.jsonl").exists() == saves
@@ -936,7 +936,7 @@ def test_training_asks_for_large_pages():
         pytest.skip("this kernel gives no large pages")
     program = """
 import resource, torch, recipes
-with recipes.begun(recipes.Options()):
+with recipes.begun(recipes.TrainingOptions()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64, 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
