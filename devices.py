@@ -1,19 +1,22 @@
-"""Which device and precision to compute on, and with how many CPU threads."""
+"""Which device and precision to compute on, with how many CPU threads, and how much at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+Result = TypeVar("Result")
 _lock = threading.Lock()
 _inside: list[int] = []  # the threads that torch had, once for each ``cpu_workers`` under way
 
@@ -91,24 +94,38 @@ def cuda_has_bf16(device: torch.device) -> bool:
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"):
-        return False
-    capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    if capable:
-        return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
-    ask = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # torch before 2.12 has no public way, before 2.6 none
-    return bool(ask())
+    # torch before 2.12 has no public way to ask, before 2.6 none
+    return _cpu_has("avx512_bf16", "amx_bf16", "bf16", until="AVX512_CORE_VNNI", private="_is_avx512_bf16_supported")
 
 
 def cpu_has_vnni() -> bool:
     """Whether this CPU multiplies eight-bit matrices in hardware (elsewhere sums of their products may overflow)."""
-    old = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in old:
+    return _cpu_has("avx512_vnni", "avx_vnni", until="AVX512_CORE", private="_is_vnni_supported")
+
+
+def _cpu_has(*names: str, until: str, private: str) -> bool:
+    """Whether the CPU has one of these instructions, and oneDNN is not limited to a set that comes no further."""
+    sets = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI")
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in sets[: sets.index(until) + 1]:
         return False
     capable: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     if capable:
-        return bool(capable.get("avx512_vnni") or capable.get("avx_vnni"))
-    return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
+        return any(capable.get(name) for name in names)
+    return bool(getattr(torch.cpu, private, bool)())
+
+
+def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:
+    """Return what ``work`` makes of arrays of one length, or None, at once; or of their halves, if memory lacks."""
+    count = next(len(batch) for batch in batches if batch is not None)
+    try:
+        return [work(*batches)]
+    except torch.OutOfMemoryError:
+        if count == 1:
+            raise
+    # only here: inside the block, the error would keep alive whatever filled the memory
+    halves = (slice(None, count // 2), slice(count // 2, None))
+    parts = ([None if batch is None else batch[half] for batch in batches] for half in halves)
+    return [made for part in parts for made in in_halves(work, *part)]
 
 
 def cpu_shares() -> tuple[int, int]:

@@ -151,7 +151,7 @@ class FaceSearch:
         if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow
             file = SFD_WEIGHTS
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
-        name = cache_name(source.path, detector, weights_content, *seen)
+        name = cache_name(files.known_digest(source.path), detector, weights_content, *seen)
         return (self.folder or weights.cache_folder() / "boxes") / name
 
 

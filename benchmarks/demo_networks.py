@@ -26,6 +26,7 @@ import torch
 
 import cli
 import video
+from adaptation import JUDGE
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
@@ -38,7 +39,6 @@ from sync import Expert, Face, Voice, measure, open_expert, score
 from sync import compare as compare_pair
 from sync.embedding import REACH
 
-JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
 SEARCH = FaceSearch("centerface")

@@ -42,8 +42,8 @@ import arguments
 import cli
 import files
 import video
+from adaptation import JUDGE
 from benchmarks import cpu_timed, print_machine
-from benchmarks.demo_networks import JUDGE
 from benchmarks.people import find_landmarks
 from boxes import Box
 from demo.portrait import lip_distance

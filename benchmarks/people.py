@@ -37,8 +37,9 @@ import torch
 import cli
 import files
 import video
+from adaptation import JUDGE
 from benchmarks import print_machine, report
-from benchmarks.demo_networks import JUDGE, SEARCH, compare, lip_sync
+from benchmarks.demo_networks import SEARCH, compare, lip_sync
 from demo.portrait import lip_distance, without_holes
 from errors import UserError
 from evaluation.aperture import follow

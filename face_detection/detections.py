@@ -12,8 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-import files
-
 from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
@@ -109,7 +107,6 @@ def change_between(previous: np.ndarray | None, thumbnail: np.ndarray) -> float:
     return 0.0 if previous is None else float(cv2.absdiff(thumbnail, previous).mean())
 
 
-def cache_name(video: Path, *settings: object) -> str:
-    """Return a file name that changes with the content of ``video`` and with every setting."""
-    known = repr((files.known_digest(video), *settings))
-    return f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.npz"
+def cache_name(*known: object) -> str:
+    """Return a file name that changes with all that is ``known`` of a video and of how it is searched."""
+    return f"{hashlib.sha256(repr(known).encode()).hexdigest()[:32]}.npz"

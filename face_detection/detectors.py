@@ -7,6 +7,7 @@ Those with weights to download come from the face-alignment library, which is im
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+from devices import in_halves
 from errors import MissingFile, UserError
 
 from .centerface import CenterFace
@@ -95,14 +97,8 @@ class SFD:
 
     def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
         """Detect in frames (N, height, width, 3); in halves if they do not fit in the device's memory."""
-        try:
-            return self._decode(self._maps(frames), len(frames))
-        except torch.OutOfMemoryError:
-            if len(frames) == 1:
-                raise
-        # only here: inside the block, the error would keep alive whatever filled the memory
-        half = len(frames) // 2
-        return self._detect(frames[:half]) + self._detect(frames[half:])
+        parts = in_halves(lambda some: self._decode(self._maps(some), len(some)), frames)
+        return list(itertools.chain.from_iterable(parts))
 
     @torch.inference_mode()
     def _maps(self, frames: np.ndarray) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import date
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync.looking import appearances_of
+from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import Options, Settled
 from lipsync.take import AROUND, Take, open_face, open_sound, reaching, searched_for, used_for
 from models import Wav2Lip, weights
@@ -259,7 +259,7 @@ class LipSync:
     def criterion(self, source: video.VideoInfo, wanted: int, options: Options) -> FaceCriterion | None:
         """Return what chooses the face shot by shot, if something does."""
         if options.speaker:
-            expert = self.expert or open_expert(weights.DEMO, self.device, self.dtype)
+            expert = self.expert or bundled_expert(self.device, self.dtype)
             return speakers.Speaker(source, wanted, expert)
         if options.face_like:
             picture = Path(options.face_like)
@@ -272,16 +272,13 @@ class LipSync:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
-        gains = self.generator.gain * options.mouth_gain * (1 - closed)
         lending = options.reference != "same" or bool(closed.any())
         appearances = None
         if lending or options.keeps_occlusions:
             first = frames.start or 0
             face = take.source, take.face, take.used
             appearances = appearances_of(self.model, *face, options, lending, lambda index: take.filmed(first + index))
-        stillness = closed if options.reference == "same" else np.ones(len(closed))
-        gains, opening = None if (gains == 1).all() else gains, self.generator.opening
-        return MouthSettings(options.blend, gains, appearances, opening, stillness, self.restore)
+        return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
@@ -317,6 +314,12 @@ class LipSync:
     @cached_property
     def restore(self) -> Restore | None:
         return open_restorer(self.restorer, self.device) if self.restorer else None
+
+
+@lru_cache(maxsize=1)
+def bundled_expert(device: torch.device, dtype: torch.dtype) -> Expert:
+    """Return the expert that is included, read once for all the videos in which somebody is looked for."""
+    return open_expert(weights.DEMO, device, dtype)
 
 
 def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:

@@ -1,4 +1,4 @@
-"""What the face looks like in each shot of a video."""
+"""What the face looks like in each shot of a video, and how its mouths are made."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from concurrency import prefetch
 from errors import UserError
 from hparams import hparams as hp
 from lipsync.options import Settled
+from models import weights
 from mouths import (
     Appearance,
     Appearances,
     LipGenerator,
+    MouthSettings,
     References,
+    Restore,
     Shots,
     UnoccludedFace,
     all_mouths,
@@ -69,6 +72,27 @@ def appearances_of(
         raise UserError(f"the frames of {source.path} that show the face cannot be read; convert it")
     searched = used is not None and source.indexed and not source.is_image
     return Appearances({first: known}, Shots(lambda index: path.shot(filmed(index)), look) if searched else None)
+
+
+def settings_for_mouths(
+    generator: weights.Checkpoint,
+    options: Settled,
+    movement: np.ndarray,
+    rest: np.ndarray,
+    appearances: Appearances | None,
+    restore: Restore | None = None,
+) -> MouthSettings:
+    """Return how the mouths of some frames are made.
+
+    By the sound, each moves so far and rests so much, (N,) in [0, 1]: with ``reference`` "same", the network sees that
+    much of a shut mouth. ``restore`` sharpens them.
+    """
+    gains = generator.gain * options.mouth_gain * movement
+    stillness = rest if options.reference == "same" else np.ones(len(rest))
+    unchanged = bool((gains == 1).all())
+    return MouthSettings(
+        options.blend, None if unchanged else gains, appearances, generator.opening, stillness, restore
+    )
 
 
 def named_reference(

@@ -17,7 +17,7 @@ from concurrency import prefetch
 from devices import cpu_workers
 from errors import UserError
 from hparams import hparams as hp
-from lipsync import LipSync, Settled
+from lipsync import LipSync, Settled, settings_for_mouths
 from live.face import Face
 from mouths import Appearances, MouthSettings, generate, redraw_mouths
 
@@ -295,10 +295,9 @@ class Session:
 
     def _mouth_settings(self, parts: Sequence[Part]) -> MouthSettings:
         options = self._face.options
-        gains = self._lips.generator.gain * options.mouth_gain * np.array([part.gain for part in parts])
-        rest = np.array([part.rest for part in parts]) if options.reference == "same" else np.ones(len(parts))
-        gains, opening = None if (gains == 1).all() else gains, self._lips.generator.opening
-        return MouthSettings(options.blend, gains, Appearances(dict(enumerate(self._face.appearances))), opening, rest)
+        movement, rest = (np.array(values) for values in zip(*((part.gain, part.rest) for part in parts)))
+        appearances = Appearances(dict(enumerate(self._face.appearances)))
+        return settings_for_mouths(self._lips.generator, options, movement, rest, appearances)
 
 
 def closing_step(fps: float) -> float:

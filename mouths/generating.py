@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from boxes import Box
+from devices import in_halves
 from hparams import hparams as hp
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
@@ -50,14 +52,7 @@ def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np
     ``gains`` (N,) scale how far the mouths are from those of silence. What does not fit in the device's memory is done
     in halves.
     """
-    try:
-        return _generate(model, mels, faces, gains)
-    except torch.OutOfMemoryError:
-        if len(faces) == 1:
-            raise
-    # only here: inside the block, the error would keep alive whatever filled the memory
-    parts = [slice(None, len(faces) // 2), slice(len(faces) // 2, None)]
-    return np.concatenate([generate(model, mels[p], faces[p], None if gains is None else gains[p]) for p in parts])
+    return np.concatenate(in_halves(partial(_generate, model), mels, faces, gains))
 
 
 @torch.inference_mode()

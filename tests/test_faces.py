@@ -16,7 +16,7 @@ import video
 from conftest import needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, detectors
-from face_detection.detections import Detections, cache_name
+from face_detection.detections import Detections
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 from faces import FaceSearch
@@ -367,12 +367,14 @@ def test_a_broken_cache_counts_as_none(tmp_path, content):
     assert len(Detections.load(tmp_path / "c.npz")) == 0
 
 
-def test_cache_name_depends_on_content_and_settings(tmp_path):
-    (tmp_path / "a").write_bytes(b"1")
-    (tmp_path / "b").write_bytes(b"1")
-    assert cache_name(tmp_path / "a", "haar") == cache_name(tmp_path / "b", "haar") != cache_name(tmp_path / "a", "sfd")
-    (tmp_path / "b").write_bytes(b"2")
-    assert cache_name(tmp_path / "a", "haar") != cache_name(tmp_path / "b", "haar")
+def test_cache_name_depends_on_content_and_settings(tmp_path, talking_clip):
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(talking_clip.read_bytes())
+    one, other = (video.probe(tmp_path / f"{name}.mp4") for name in "ab")
+    name, same = (FaceSearch("haar").cache_of(source).name for source in (one, other))
+    assert name == same != FaceSearch("centerface").cache_of(one).name
+    other.path.write_bytes(talking_clip.read_bytes() + b"more")
+    assert FaceSearch("haar").cache_of(other).name != name
 
 
 # --------------------------------------------------------------------------------------------------------------------

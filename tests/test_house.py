@@ -34,7 +34,7 @@ ALLOWED = {
     "pictures": set(),
     "video": {"files", "pictures"},
     "models": {"files", "reporting"},
-    "face_detection": set(),
+    "face_detection": {"devices"},
     "audio": {"hparams"},
     "faces": {"concurrency", "files", "video", "face_detection", "models", "reporting"},
     "boxes": {"face_detection", "video"},
@@ -43,7 +43,7 @@ ALLOWED = {
         "boxes", "face_detection", "faces", "hparams", "identities", "reporting", "sync", "video",
     },
     "credentials": {"files", "models"},
-    "mouths": {"boxes", "concurrency", "hparams", "models"},
+    "mouths": {"boxes", "concurrency", "devices", "hparams", "models"},
     "sync": {
         "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
     },
