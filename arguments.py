@@ -130,7 +130,7 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
 def _add_network_arguments(parser: Flags) -> None:
     add = parser.add_argument
     add(
-        "--checkpoint_path", help="The generator: a file, wav2lip or wav2lip_gan. Without it, the one that comes along."
+        "--checkpoint_path", help="The generator: a file, demo (the included one, which is the default), wav2lip or wav2lip_gan."
     )
     add(
         "--syncnet_checkpoint_path",

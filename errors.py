@@ -33,6 +33,6 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed: pip install 'wav2lip[{extra}]', "
-            f"or in the project's folder pip install -r requirements/{extra}.txt"
+            f"{error.name} is not installed: in the project's folder, pip install -r requirements/{extra}.txt "
+            f"(or, if you installed the project with pip, pip install '.[{extra}]')"
         ) from None

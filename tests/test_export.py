@@ -92,4 +92,4 @@ def test_what_cannot_be_exported(small_checkpoint, tmp_path, capsys, kind, outfi
 def test_a_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(tmp_path / "a.onnx")]) == 2
-    assert capsys.readouterr().err.startswith("error: onnx is not installed: pip install 'wav2lip[onnx]'")
+    assert capsys.readouterr().err.startswith("error: onnx is not installed: in the project's folder, pip install -r")

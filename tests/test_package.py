@@ -211,7 +211,8 @@ def test_a_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, cap
     assert main(flags) == 2
     error = capsys.readouterr().err
     assert (
-        error.startswith(f"error: {package} is not installed: pip install 'wav2lip[eval]'") and error.count("\n") == 1
+        error.startswith(f"error: {package} is not installed: in the project's folder, pip install -r requirements/eval")
+        and error.count("\n") == 1
     )
 
 
