@@ -24,7 +24,7 @@ def get_parser() -> cli.Parser:
     add("--server_name", default="127.0.0.1", help="Listen at this address; 0.0.0.0 lets other machines in.")
     add("--server_port", type=cli.positive(int), default=7860, help="Listen at this port.")
     add("--share", action="store_true", help="Let anybody in through a tunnel of Gradio's, which hands files on.")
-    add("--checkpoint_path", help="The generator: a file, demo (the included one, which is the default), wav2lip or wav2lip_gan.")
+    add("--checkpoint_path", help=arguments.GENERATOR)
     add("--syncnet_checkpoint_path", default="demo", help="The expert that compares faces and voices.")
     add("--max_seconds", type=cli.positive(float), default=600.0, help="Take speech of so many seconds at most.")
     add("--max_megabytes", type=cli.positive(int), default=500, help="Take files of so many megabytes at most.")

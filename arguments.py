@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
+GENERATOR = "The generator: a file, demo (the included one, if none is named), wav2lip or wav2lip_gan."
 MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # what is as in ``lipsync.Options``
 SAME_NAMES = (
     "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
@@ -129,9 +130,7 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
 
 def _add_network_arguments(parser: Flags) -> None:
     add = parser.add_argument
-    add(
-        "--checkpoint_path", help="The generator: a file, demo (the included one, which is the default), wav2lip or wav2lip_gan."
-    )
+    add("--checkpoint_path", help=GENERATOR)
     add(
         "--syncnet_checkpoint_path",
         help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",

@@ -210,10 +210,8 @@ def test_a_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(flags) == 2
     error = capsys.readouterr().err
-    assert (
-        error.startswith(f"error: {package} is not installed: in the project's folder, pip install -r requirements/eval")
-        and error.count("\n") == 1
-    )
+    words = f"error: {package} is not installed: in the project's folder, pip install -r requirements/eval.txt"
+    assert error.startswith(words) and error.count("\n") == 1
 
 
 def test_every_extra_is_a_list_that_make_installs():

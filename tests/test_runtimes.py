@@ -111,7 +111,7 @@ def test_a_missing_package_is_named_before_anything_is_done(missing, package, tm
     assert inference.main([*flags, "--runtime", "openvino"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith(f"error: {package} is not installed: in the project's folder, pip install -r requirements/op")
+    assert error.startswith(f"error: {package} is not installed: in the project's folder, pip install -r requirements")
     assert error.endswith("pip install '.[openvino]')\n")  # the project's own: PyPI's wav2lip is somebody else's
 
 

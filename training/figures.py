@@ -63,7 +63,7 @@ class Log:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
         except ImportError:
             report.note(
-                "note: tensorboard is not installed (pip install -r requirements/train.txt): no curves, only metrics.jsonl"
+                "note: tensorboard is not installed (requirements/train.txt has it): no curves, only metrics.jsonl"
             )
 
     def _forget_after(self, position: Position) -> None:
