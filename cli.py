@@ -37,11 +37,14 @@ STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, but for those that say nothing."""
+    """Tells defaults, as one would type them, but for those that say nothing."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        says_nothing = action.default in (None, []) or action.default is False
-        return action.help if says_nothing else super()._get_help_string(action)
+        if action.default in (None, "", []) or isinstance(action.default, bool):
+            return action.help
+        if isinstance(action.default, (list, tuple)):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):

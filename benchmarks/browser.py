@@ -76,16 +76,21 @@ sys.exit(app.main(sys.argv[2:]))
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure live speech on the page in a browser.")
     add = parser.add_argument
-    add("what", choices=("latency", "long"))
-    add("--face", type=Path, help="a photo for latency, a video for long; default: a drawn head")
-    add("--audio", type=Path, help="speech; default: made on the spot")
-    add("--onsets", type=cli.positive(int), default=24, help="of speech after silence, for latency")
-    add("--minutes", type=cli.positive(float), default=60.0, help="of speech, for long")
-    add("--hear", action="store_true", help="let the page play the sound as well")
-    add("--slow", type=cli.positive(float), default=1.0, help="make the browser so many times as slow")
-    add("--link", type=cli.positive(float), help="let so many kilobytes a second through to the browser")
-    add("--chromium", default="/usr/bin/chromium", help="the browser")
-    add("--notes", type=Path, help="keep all that was measured in this file")
+    add("what", choices=("latency", "long"), help="Measure how late a mouth is, or a long talk.")
+    add("--face", type=Path, help="A photo for latency, a video for long; without it, a drawn head.")
+    add("--audio", type=Path, help="The speech; without it, some is made.")
+    add(
+        "--onsets",
+        type=cli.positive(int),
+        default=24,
+        help="Let speech begin so many times after silence, for latency.",
+    )
+    add("--minutes", type=cli.positive(float), default=60.0, help="Talk for so many minutes, for long.")
+    add("--hear", action="store_true", help="Let the page play the sound as well.")
+    add("--slow", type=cli.positive(float), default=1.0, help="Make the browser so many times as slow.")
+    add("--link", type=cli.positive(float), help="Let so many kilobytes a second through to the browser.")
+    add("--chromium", default="/usr/bin/chromium", help="The browser's program.")
+    add("--notes", type=Path, help="Keep all that was measured in this file.")
     return parser
 
 

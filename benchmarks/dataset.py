@@ -41,8 +41,12 @@ FACE = (130, 160)  # pixels, width and height of the synthetic crops
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure how fast training samples are read, on one core.")
-    parser.add_argument("--data_root", type=Path, help="preprocessed clips, at any depth; default: synthetic ones")
-    parser.add_argument("--seconds", type=cli.positive(float), default=3.0, help="length of the synthetic clips")
+    parser.add_argument(
+        "--data_root", type=Path, help="The folder with preprocessed clips, at any depth; without it, some are made."
+    )
+    parser.add_argument(
+        "--seconds", type=cli.positive(float), default=3.0, help="The seconds of the clips that are made."
+    )
     return parser
 
 

@@ -47,12 +47,12 @@ SEARCH = FaceSearch("centerface")
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the small shipped networks.")
     add = parser.add_argument
-    add("--checkpoint_path", default=weights.DEMO, help="generator")
-    add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
-    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
-    add("--clips", type=int, default=50, help="clips of talking heads, two by each head")
-    add("--offset_clips", type=cli.positive(int), default=5, help="clips at each offset")
-    add("--folder", type=Path, default=Path("results/demo_networks"), help="where to put the clips")
+    add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
+    add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
+    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
+    add("--clips", type=int, default=50, help="Make so many clips of talking heads, two of each head.")
+    add("--offset_clips", type=cli.positive(int), default=5, help="Make so many clips at each offset.")
+    add("--folder", type=Path, default=Path("results/demo_networks"), help="Put the clips into this folder.")
     return parser
 
 

@@ -35,10 +35,12 @@ SAME = 0.5  # intersection over union; less is another face
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Compare a search by need with a search of every whole frame.")
     add = parser.add_argument
-    add("clips", nargs="+", type=Path, help="videos with a face")
-    add("--scenes", nargs="*", choices=SIZES, default=[], help="also paste each clip into moving scenes of these sizes")
-    add("--scene_seconds", type=cli.positive(float), default=3.0, help="length of such a scene")
-    add("--every", type=cli.positive(int), default=1, help="compare every so many frames")
+    add("clips", nargs="+", type=Path, help="Videos with a face.")
+    add(
+        "--scenes", nargs="*", choices=SIZES, default=[], help="Also paste each clip into moving scenes of these sizes."
+    )
+    add("--scene_seconds", type=cli.positive(float), default=3.0, help="The seconds of such a scene.")
+    add("--every", type=cli.positive(int), default=1, help="Compare one in so many frames.")
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser

@@ -43,11 +43,15 @@ S3FD_FLOP = 631e3  # a pixel
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure inference.py from files to file at 360p, 720p and 1080p.")
-    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
-    parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
-    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the result")
-    parser.add_argument("--plain_frames", type=cli.positive(int), default=4, help="that the plain path is timed on")
-    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes to measure")
+    parser.add_argument(
+        "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
+    )
+    parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="The seconds of the result.")
+    parser.add_argument(
+        "--plain_frames", type=cli.positive(int), default=4, help="Time the plain path on so many frames."
+    )
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="Measure these sizes.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     arguments.add_compute_arguments(parser)

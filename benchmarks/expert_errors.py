@@ -44,9 +44,9 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
     add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
-    add("--filelists", type=Path, default=FILELISTS, help="folder with the list")
-    add("--split", default="val", help="name of the list")
-    add("--clips", type=cli.positive(int), default=100, help="use at most so many")
+    add("--filelists", type=Path, default=FILELISTS, help="The folder with the list.")
+    add("--split", default="val", help="The name of the list.")
+    add("--clips", type=cli.positive(int), default=100, help="Use so many clips at most.")
     arguments.add_compute_arguments(parser)
     return parser
 

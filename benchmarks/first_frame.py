@@ -46,9 +46,9 @@ inference.main(sys.argv[1:])
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure how soon there is a first frame.")
     add = parser.add_argument
-    add("--lengths", nargs="+", type=cli.positive(float), default=[60, 600, 3600], help="seconds")
-    add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="of the video: width height")
-    add("--times", type=cli.positive(int), default=3, help="runs of each kind")
+    add("--lengths", nargs="+", type=cli.positive(float), default=[60, 600, 3600], help="The seconds of each video.")
+    add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="The size of the video: width height.")
+    add("--times", type=cli.positive(int), default=3, help="Run each kind so many times.")
     return parser
 
 

@@ -83,7 +83,6 @@ TOLD = {  # figures of ``Quality``, by what is heard
 GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
 NOISY = ("cpu_ms",)  # differ from minute to minute, by more than between the clips
 SURE = 2.0  # standard errors beyond which a difference counts
-OTHERS = 1 << 20  # more videos than there are
 COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, and what is seen below it
 
 Figures = dict[str, list[float]]  # by measure, a figure for each clip
@@ -125,19 +124,29 @@ class Bench:
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure what each flag of inference.py does.")
     add = parser.add_argument
-    add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
-    add("--checkpoint_path", default=weights.DEMO, help=f"generator, as in inference.py, or {MIRROR}")
-    add("--flags", nargs="+", default=FLAGS, help="rows: options without the first two dashes, quoted")
-    add("--expert", default=weights.DEMO, help="expert")
-    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
-    add("--lse_checkpoint_path", help="also measure LSE, by this file or syncnet_v2")
+    add(
+        "--videos",
+        required=True,
+        type=Path,
+        nargs="+",
+        help="Videos of people who speak, in sync, or folders with them.",
+    )
+    add("--checkpoint_path", default=weights.DEMO, help=f"The generator, as in inference.py, or {MIRROR}.")
+    add(
+        "--flags",
+        nargs="+",
+        help="Rows of the table: options without their first two dashes, quoted. Without it, all that there are.",
+    )
+    add("--expert", default=weights.DEMO, help="The expert that compares faces and voices.")
+    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
+    add("--lse_checkpoint_path", help="Also measure LSE, by this file or syncnet_v2.")
     add_judge_arguments(parser)
-    add("--mediapipe", type=Path, help="python of an environment with mediapipe, see demo/landmarks.py")
-    add("--limit", type=cli.positive(int), default=OTHERS, help="use at most so many videos")
-    add("--seconds", type=cli.positive(float), help="use so much of each; without it, all")
-    add("--folder", type=Path, default=Path("results/flags"), help="where to put videos and sheets")
-    add("--json", type=Path, help="write the figures of every clip to this file")
-    add("--csv", type=Path, help="write the table to this file")
+    add("--mediapipe", type=Path, help="The python of an environment with mediapipe, see demo/landmarks.py.")
+    add("--limit", type=cli.positive(int), help="Use so many videos at most.")
+    add("--seconds", type=cli.positive(float), help="Use so many seconds of each; without it, all.")
+    add("--folder", type=Path, default=Path("results/flags"), help="Put videos and sheets into this folder.")
+    add("--json", type=Path, help="Write the figures of every clip to this file.")
+    add("--csv", type=Path, help="Write the table to this file.")
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
     parser.set_defaults(face_detector="centerface")
@@ -159,15 +168,16 @@ def run(args: argparse.Namespace) -> None:
         "device": args.device,
         "precision": args.precision,
     }
-    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *args.flags)}  # slips show before any work is done
+    chosen = tuple(args.flags or FLAGS)
+    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *chosen)}  # slips show before any work is done
     bench = open_bench(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
     rows: dict[str, Figures] = {}
     sheets: dict[str, list[Made]] = {}
-    for flags in (FILMED, DEFAULTS, *args.flags):
-        name = f"--{flags}" if flags in args.flags else flags
-        if flags in args.flags and settled[flags] == settled[DEFAULTS]:
+    for flags in (FILMED, DEFAULTS, *chosen):
+        name = f"--{flags}" if flags in chosen else flags
+        if flags in chosen and settled[flags] == settled[DEFAULTS]:
             print(f"{name} is as the network wants it")
             continue
         made = make_all(bench, flags)

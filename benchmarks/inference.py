@@ -35,13 +35,17 @@ REFERENCE_BATCH = 128  # faces, the default of --wav2lip_batch_size
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator and the whole of inference.py.")
-    parser.add_argument("--face", type=Path, help="video to lip-sync; default: 10 s of a talking head, 1280x720")
-    parser.add_argument("--audio", type=Path, help="speech; default: 10 s made on the spot")
+    parser.add_argument(
+        "--face", type=Path, help="The video to lip-sync; without it, 10 s of a talking head, 1280x720."
+    )
+    parser.add_argument("--audio", type=Path, help="The speech; without it, 10 s are made.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
-    parser.add_argument("--batch_size", type=cli.positive(int), default=CPU_BATCH, help="faces per call")
+    parser.add_argument(
+        "--batch_size", type=cli.positive(int), default=CPU_BATCH, help="Give the network so many faces at a time."
+    )
     arguments.add_compute_arguments(parser)
-    parser.add_argument("--generator_only", action="store_true", help="skip the end-to-end run")
+    parser.add_argument("--generator_only", action="store_true", help="Leave out the run from file to file.")
     return parser
 
 

@@ -39,9 +39,9 @@ MOST = 60  # clips of a speaker, or one voice is all that is learned
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(description="Measure how much of what lips do is in the sound.")
     parser.add_argument(
-        "--speakers", type=Path, required=True, help="folder with <speaker>/<clip>.mp4 and landmarks.npz"
+        "--speakers", type=Path, required=True, help="The folder with <speaker>/<clip>.mp4 and a landmarks.npz."
     )
-    parser.add_argument("--seed", type=cli.seed, default=0)
+    parser.add_argument("--seed", type=cli.seed, default=0, help="The seed of the network.")
     return cli.run(parser, run, argv)
 
 

@@ -40,11 +40,15 @@ CLIP = 10.0  # seconds of the video that goes back and forth
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure live lip-sync.")
-    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
-    parser.add_argument("--audio", type=Path, help="speech; default: made on the spot")
-    parser.add_argument("--seconds", type=cli.positive(float), default=30.0, help="of speech in each measurement")
-    parser.add_argument("--sessions", type=cli.positive(int), help="also measure so many at the same time")
-    parser.add_argument("--size", choices=SIZES, default="720p", help="of the frames")
+    parser.add_argument(
+        "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
+    )
+    parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
+    parser.add_argument(
+        "--seconds", type=cli.positive(float), default=30.0, help="Speak for so many seconds in each measurement."
+    )
+    parser.add_argument("--sessions", type=cli.positive(int), help="Also measure so many sessions at the same time.")
+    parser.add_argument("--size", choices=SIZES, default="720p", help="The size of the frames.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     arguments.add_compute_arguments(parser)

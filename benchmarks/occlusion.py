@@ -53,9 +53,13 @@ PLACES = {
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure what stays in front of mouths.")
-    parser.add_argument("--videos", required=True, type=Path, nargs="+", help="files or folders, people who speak")
-    parser.add_argument("--checkpoint_path", default=weights.DEMO, help="generator")
-    parser.add_argument("--folder", type=Path, default=Path("results/occlusion"), help="for videos and sheets")
+    parser.add_argument(
+        "--videos", required=True, type=Path, nargs="+", help="Videos of people who speak, or folders with them."
+    )
+    parser.add_argument("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("results/occlusion"), help="Put videos and sheets into this folder."
+    )
     return parser
 
 

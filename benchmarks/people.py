@@ -56,19 +56,24 @@ from sync import open_expert
 TRUTH = "truth.json"
 SIZE = 224  # pixels of the videos that are made of talking portraits
 COLUMNS, ROWS, HEIGHT = 10, 8, 150  # of the contact sheet: moments, clips, pixels of a face
-OTHERS = 1 << 20  # more videos than there are
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure a generator on videos of real people.")
     add = parser.add_argument
-    add("--videos", required=True, type=Path, nargs="+", help="files or folders, in sync")
-    add("--checkpoint_path", default=weights.DEMO, help="generator")
-    add("--syncnet_checkpoint_path", default=weights.DEMO, help="expert")
-    add("--judge", default=JUDGE, help="expert of another seed, never used as a loss")
-    add("--clips", type=cli.positive(int), default=OTHERS, help="use at most so many")
-    add("--folder", type=Path, default=Path("results/people"), help="where to put the videos and the sheet")
-    add("--mediapipe", type=Path, help="python of an environment with mediapipe, see demo/landmarks.py")
+    add(
+        "--videos",
+        required=True,
+        type=Path,
+        nargs="+",
+        help="Videos of people who speak, in sync, or folders with them.",
+    )
+    add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
+    add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
+    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
+    add("--clips", type=cli.positive(int), help="Use so many clips at most.")
+    add("--folder", type=Path, default=Path("results/people"), help="Put the videos and the sheet into this folder.")
+    add("--mediapipe", type=Path, help="The python of an environment with mediapipe, see demo/landmarks.py.")
     return parser
 
 

@@ -48,12 +48,19 @@ Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator in several runtimes, on one thread.")
     add = parser.add_argument
-    add("--checkpoint_path", default=weights.DEMO, help="generator; random: the official width, for speed alone")
-    add("--face", type=Path, help="video; default: a talking head")
-    add("--audio", type=Path, help="speech; default: made on the spot")
-    add("--batch_size", type=cli.positive(int), default=mouths.CPU_BATCH, help="faces per call")
-    add("--seconds", type=cli.positive(float), help="measure inference.py instead, on a scene of this length")
-    add("--rounds", type=cli.positive(int), default=15, help="how often each takes its turn")
+    add(
+        "--checkpoint_path", default=weights.DEMO, help="The generator; random has the official width, for speed alone."
+    )
+    add("--face", type=Path, help="The video; without it, a talking head.")
+    add("--audio", type=Path, help="The speech; without it, some is made.")
+    add(
+        "--batch_size",
+        type=cli.positive(int),
+        default=mouths.CPU_BATCH,
+        help="Give the network so many faces at a time.",
+    )
+    add("--seconds", type=cli.positive(float), help="Measure inference.py instead, on a scene of so many seconds.")
+    add("--rounds", type=cli.positive(int), default=15, help="Let each take so many turns.")
     return parser
 
 

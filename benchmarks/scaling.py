@@ -27,9 +27,9 @@ from models import Wav2Lip
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure how time and memory grow with length and width.")
     add = parser.add_argument
-    add("--lengths", nargs="+", type=cli.positive(float), default=[10, 60, 600], help="seconds")
-    add("--widths", nargs="+", type=cli.positive(float), default=[0.25, 0.5, 1.0], help="of the generator")
-    add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="of the video: width height")
+    add("--lengths", nargs="+", type=cli.positive(float), default=[10, 60, 600], help="The seconds of each video.")
+    add("--widths", nargs="+", type=cli.positive(float), default=[0.25, 0.5, 1.0], help="The widths of the generator.")
+    add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="The size of the video: width height.")
     return parser
 
 

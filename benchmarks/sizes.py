@@ -34,7 +34,9 @@ MOMENTS = (0.3, 0.62)  # shares of the video
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(description="Show faces of three sizes, as filmed and lip-synced.")
-    parser.add_argument("--folder", type=Path, default=Path("results/sizes"), help="where to put videos and the sheet")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("results/sizes"), help="Put videos and the sheet into this folder."
+    )
     return cli.run(parser, run, argv)
 
 

@@ -35,9 +35,11 @@ TIMES = 50  # that they are
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure what each step of a frame costs.")
-    parser.add_argument("--face", type=Path, help="clip pasted into a moving scene; default: a talking head")
-    parser.add_argument("--size", choices=SIZES, default="720p", help="of the scene")
-    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="length of the scene")
+    parser.add_argument(
+        "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
+    )
+    parser.add_argument("--size", choices=SIZES, default="720p", help="The size of the scene.")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="The seconds of the scene.")
     arguments.add_search_arguments(parser)
     parser.set_defaults(face_detector="centerface", no_cache=True)
     arguments.add_compute_arguments(parser)

@@ -53,10 +53,10 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure how well an expert tells voices, speakers and offsets on videos in true sync.")
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
-    add("--data_root", required=True, type=Path, help="folder with videos, in sync")
-    add("--filelist", type=Path, help="those to use, a dir/clip or a dir a line; default: all")
-    add("--others", required=True, type=Path, help="folder with videos of other speakers")
-    add("--clips", type=cli.positive(int), default=40, help="use at most so many")
+    add("--data_root", required=True, type=Path, help="The folder with videos, in sync.")
+    add("--filelist", type=Path, help="Use those in this list, a dir/clip or a dir a line; without it, all.")
+    add("--others", required=True, type=Path, help="The folder with videos of other speakers.")
+    add("--clips", type=cli.positive(int), default=40, help="Use so many clips at most.")
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser

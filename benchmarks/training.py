@@ -36,8 +36,10 @@ _prepared: tuple[Task, list[torch.Tensor]]  # in a process that measures
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure training steps.")
-    parser.add_argument("--only", choices=TASKS, help="measure one of them; default: all")
-    parser.add_argument("--rounds", type=cli.positive(int), default=ROUNDS, help="steps of each way, in turn")
+    parser.add_argument("--only", choices=TASKS, help="Measure this one; without it, all.")
+    parser.add_argument(
+        "--rounds", type=cli.positive(int), default=ROUNDS, help="Take so many steps of each way, in turn."
+    )
     arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
 

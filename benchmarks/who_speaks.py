@@ -56,9 +56,14 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser("Measure whether --speaker auto finds who speaks.")
     add = parser.add_argument
     add("--checkpoint_path", default="demo", help="The expert: a file, lipsync_expert or demo.")
-    add("--data_root", required=True, type=Path, help="folder with a folder of clips for each of the people")
-    add("--people", required=True, nargs="+", help="their folders, three or more")
-    add("--without", nargs="*", default=[], help="names of clips to leave out, such as those that are not in sync")
+    add("--data_root", required=True, type=Path, help="The folder with a folder of clips for each of the people.")
+    add("--people", required=True, nargs="+", help="Their folders, three or more.")
+    add(
+        "--without",
+        nargs="*",
+        default=[],
+        help="Leave out the clips of these names, such as those that are not in sync.",
+    )
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser

@@ -24,14 +24,25 @@ NETWORKS = {"expert": SyncNet_color, "generator": Wav2Lip}
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Write a small checkpoint: the mean of others, float16, without the optimizer.")
-    parser.add_argument("network", choices=NETWORKS, help="what the checkpoint holds")
-    parser.add_argument("sources", nargs="+", type=Path, help="the last checkpoints of a training run, or only one")
-    parser.add_argument("target", type=Path, help="file to write")
-    parser.add_argument("--pads", nargs=4, type=int, help="inference.py's for this generator, unless the user says")
-    parser.add_argument("--blend", choices=VALUES["blend"], help="likewise")
-    parser.add_argument("--reference", choices=weights.REFERENCES, help="likewise")
-    parser.add_argument("--gain", type=cli.positive(float), help="of its mouths' movement; --mouth_gain multiplies it")
-    parser.add_argument("--speech", nargs="+", type=Path, help="to learn how far it opens mouths, for matching")
+    parser.add_argument("network", choices=NETWORKS, help="What the checkpoints hold.")
+    parser.add_argument("sources", nargs="+", type=Path, help="The last checkpoints of a training run, or only one.")
+    parser.add_argument("target", type=Path, help="The file to write.")
+    parser.add_argument(
+        "--pads", nargs=4, type=int, help="Unless told otherwise, inference.py uses these --pads with it."
+    )
+    parser.add_argument("--blend", choices=VALUES["blend"], help="Likewise this --blend.")
+    parser.add_argument("--reference", choices=weights.REFERENCES, help="Likewise this --reference.")
+    parser.add_argument(
+        "--gain",
+        type=cli.positive(float),
+        help="Its mouths move so many times as far as it draws them; --mouth_gain multiplies it.",
+    )
+    parser.add_argument(
+        "--speech",
+        nargs="+",
+        type=Path,
+        help="Learn from these sounds how far it opens mouths, for --reference matching.",
+    )
     return parser
 
 

@@ -30,7 +30,9 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".mpg", ".webm")
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find the landmarks of the faces in a folder of photos or videos.")
-    parser.add_argument("folder", type=Path, help="photos, or folders of speakers with their videos")
+    parser.add_argument(
+        "folder", type=Path, help="The folder with photos, or with folders of speakers and their videos."
+    )
     folder = parser.parse_args(argv).folder
     photos = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTOS)
     videos = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in VIDEOS)

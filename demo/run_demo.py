@@ -40,7 +40,10 @@ SEARCH = FaceSearch("centerface", cache=False)
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make a portrait and a talking head, and lip-sync them to a voice.")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder for the videos, demo.json and demo.png"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        help="Write the videos, demo.json and demo.png into this folder.",
     )
     return parser
 

@@ -62,16 +62,32 @@ class Recipe:
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make videos of talking heads, with the truth about every mouth.")
     add, usual = parser.add_argument, Recipe()
-    add("--out", required=True, type=Path, help="folder to write <head>/<clip>.mp4 and .json to")
-    add("--clips", type=cli.positive(int), default=10, help="how many clips")
-    add("--seed", type=cli.seed, default=usual.seed, help="other seeds make other heads and other speech")
-    add("--seconds", type=cli.positive(float), default=usual.seconds, help="length of a clip")
-    add("--size", type=picture_size, default="256x256", metavar="WIDTHxHEIGHT", help="of the picture, in pixels")
-    add("--fps", type=cli.positive(float), default=usual.fps, help="frames a second")
-    add("--variant", choices=VARIANTS, default=usual.variant, help="two: two people; cut: two shots; away: turns away")
-    add("--offset", type=int, default=usual.offset, help="frames by which the sound is late; negative: early")
-    add("--clips_per_head", type=cli.positive(int), default=usual.clips_per_head, help="utterances of each head")
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
+    add("--out", required=True, type=Path, help="Write <head>/<clip>.mp4 and .json into this folder.")
+    add("--clips", type=cli.positive(int), default=10, help="Make so many clips.")
+    add("--seed", type=cli.seed, default=usual.seed, help="Other seeds make other heads and other speech.")
+    add("--seconds", type=cli.positive(float), default=usual.seconds, help="The seconds of a clip.")
+    add(
+        "--size",
+        type=picture_size,
+        default="256x256",
+        metavar="WIDTHxHEIGHT",
+        help="The size of the picture, in pixels.",
+    )
+    add("--fps", type=cli.positive(float), default=usual.fps, help="Frames a second.")
+    add(
+        "--variant",
+        choices=VARIANTS,
+        default=usual.variant,
+        help="Show two people (two), two shots (cut), a head that turns away (away), or somebody silent.",
+    )
+    add("--offset", type=int, default=usual.offset, help="Make the sound so many frames late; below 0, early.")
+    add(
+        "--clips_per_head",
+        type=cli.positive(int),
+        default=usual.clips_per_head,
+        help="Let each head say so many utterances.",
+    )
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Make so many clips at a time.")
     return parser
 
 

@@ -89,20 +89,32 @@ class Corpus:
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make photographs speak: a corpus for training.")
     add = parser.add_argument
-    add("--portraits", type=Path, help="folder with photographs and their landmarks.npz")
-    add("--speakers", type=Path, nargs="+", required=True, help="folders with <speaker>/<clip>.mp4 and landmarks.npz")
-    add("--out", required=True, type=Path, help="folder to write")
-    add("--clips", type=int, default=0, help="how many clips of portraits, two of each scene")
-    add("--real", type=int, default=0, help="how many variations of each clip of the speakers themselves")
-    add("--heads", type=int, default=0, help="how many clips of drawn heads, two of each scene")
-    add("--seed", type=cli.seed, default=0, help="other seeds make other clips")
-    add("--choice", type=span, default=(0, sys.maxsize), metavar="FIRST:LAST", help="photographs to use, by number")
-    add("--without", nargs="*", default=[], help="speakers, or clips as speaker/clip, to leave out")
-    add("--only", nargs="*", default=[], help="use these and no others; default: all")
-    add("--photo", type=share, default=Corpus.photo, help="share of the pairs whose reference is the photograph itself")
-    add("--silence", type=share, default=Corpus.silence, help="share of the clips that begin with silence")
-    add("--follow_jaw", action="store_true", help="boxes that grow when mouths open; default: one size for each clip")
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="clips made at a time")
+    add("--portraits", type=Path, help="The folder with the photographs and their landmarks.npz.")
+    add(
+        "--speakers", type=Path, nargs="+", required=True, help="Folders with <speaker>/<clip>.mp4 and a landmarks.npz."
+    )
+    add("--out", required=True, type=Path, help="Write the clips into this folder.")
+    add("--clips", type=int, default=0, help="Make so many clips of portraits, two of each scene.")
+    add("--real", type=int, default=0, help="Make so many variations of each clip of the speakers themselves.")
+    add("--heads", type=int, default=0, help="Make so many clips of drawn heads, two of each scene.")
+    add("--seed", type=cli.seed, default=0, help="Other seeds make other clips.")
+    add(
+        "--choice",
+        type=span,
+        metavar="FIRST:LAST",
+        help="Use these photographs, by number; without it, all.",
+    )
+    add("--without", nargs="*", default=[], help="Leave out these speakers, or clips as speaker/clip.")
+    add("--only", nargs="*", default=[], help="Use these and no others; without it, all.")
+    add(
+        "--photo",
+        type=share,
+        default=Corpus.photo,
+        help="The photograph itself is the reference for this share of the pairs.",
+    )
+    add("--silence", type=share, default=Corpus.silence, help="This share of the clips begins with silence.")
+    add("--follow_jaw", action="store_true", help="Let boxes grow when mouths open; without it, they keep one size.")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Make so many clips at a time.")
     return parser
 
 
@@ -127,7 +139,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     corpus = Corpus(
-        args.portraits, tuple(args.speakers), args.out, args.seed, args.choice, tuple(args.without), tuple(args.only),
+        args.portraits, tuple(args.speakers), args.out, args.seed, args.choice or Corpus.choice, tuple(args.without),
+        tuple(args.only),
         args.silence, args.photo, args.follow_jaw,
     )  # fmt: skip
     if args.clips and not args.portraits:

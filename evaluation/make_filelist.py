@@ -26,7 +26,7 @@ def get_parser() -> cli.Parser:
         "--format",
         choices=("lrs", "resynced"),
         default="lrs",
-        help="lrs puts the sound first and leaves .mp4 out; resynced puts the video first.",
+        help="Put the sound first and leave .mp4 out (lrs), or the video first (resynced).",
     )
     add("--sounds", action="store_true", help="Pair with the sound files in --data_root, not with other videos.")
     add("--count", type=cli.positive(int), help="Draw so many pairs; without it, one for every video.")

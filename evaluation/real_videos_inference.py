@@ -35,14 +35,19 @@ def get_parser() -> cli.Parser:
         "--face_res",
         type=cli.positive(int),
         default=Sizes.face,
-        help="Shrink the video until the face has about this height, in pixels,",
+        help="Shrink the video until the face is about so many pixels high.",
     )
-    add("--min_frame_res", type=cli.positive(int), default=Sizes.shortest, help="but its shorter side not below this,")
+    add(
+        "--min_frame_res",
+        type=cli.positive(int),
+        default=Sizes.shortest,
+        help="Do not shrink its shorter side below this.",
+    )
     add(
         "--max_frame_res",
         type=cli.positive(int),
         default=Sizes.longest,
-        help="and at least until that is no longer than this.",
+        help="Shrink it in any case until its shorter side is no longer than this.",
     )
     return parser
 

@@ -32,7 +32,11 @@ def get_parser() -> cli.Parser:
         help="Real videos, pictures, or folders with either at any depth.",
     )
     add("--generated", required=True, nargs="+", type=Path, help="Generated ones, likewise.")
-    add("--weights", default="fid_inception", help="pytorch-fid's Inception: a file, or fid_inception to download it.")
+    add(
+        "--weights",
+        default="fid_inception",
+        help="The Inception of pytorch-fid: a file, or fid_inception to download it.",
+    )
     add("--every", type=cli.positive(int), default=1, help="Use every n-th frame of a video.")
     add("--json", type=Path, help="Write the figures to this file.")
     add("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")

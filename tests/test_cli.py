@@ -14,6 +14,7 @@ import torch
 
 import cli
 import devices
+from conftest import ROOT
 from errors import MissingFile, UserError
 from terminal import Terminal
 
@@ -47,6 +48,26 @@ def test_help_tells_defaults_that_say_something(capsys):
     assert cli.run(parser, lambda args: None, ["--help"]) == 0
     shown = capsys.readouterr().out
     assert "So often. (default: 0)" in shown and shown.count("(default") == 1 and "A switch." in shown
+
+    parser.add_argument("--places", nargs=2, type=int, default=[3, -1], help="Two numbers.")
+    parser.add_argument("--words", default="", help="Words.")
+    assert cli.run(parser, lambda args: None, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Two numbers. (default: 3 -1)" in shown and shown.count("(default") == 2
+
+
+PROGRAMS = [
+    path for folder in (".", "demo", "evaluation", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))
+    if "def get_parser() -> cli.Parser:" in path.read_text(encoding="utf-8")
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_help_is_sentences(path):
+    parser = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).get_parser()
+    for action in parser._actions[1:]:  # but for argparse's own --help
+        name, words = action.dest, action.help
+        assert words and words[0].isupper() and words.endswith(".") and " " in words, f"{name}: {words}"
 
 
 @pytest.mark.parametrize("error, code, words", [
