@@ -41,7 +41,7 @@ def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
 def _measured(path: str | Path) -> str | Path | io.BytesIO:
     """Return ``path``, or if it is a wav its content, with a header that promises more than nothing.
 
-    Whoever wrote it into a pipe could not go back to say how much it had become.
+    One that was written into a pipe has no length in its header.
     """
     content = bytearray(Path(path).read_bytes())
     size = content.find(b"data", 12, 1 << 12) + 4

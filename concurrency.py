@@ -42,7 +42,7 @@ def prefetch(
 
 
 def _in_thread_of(worker: ThreadPoolExecutor, close: Callable[[], object]) -> None:
-    """Close what ``worker`` ran, in its thread, once its last step is done; in this one if Python ends and it has."""
+    """Close what ``worker`` ran, in its thread, after its last step; here if that thread ended with Python."""
     try:
         closing = worker.submit(close)
     except RuntimeError:

@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
 
     Several processes may do this at a time; makes the folder. What is no file, such as /dev/null or a pipe, is written
-    to as it is: whoever may do everything would put a file in its place, for everybody.
+    to as it is: root would replace it by a file, for everybody.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path

@@ -71,9 +71,7 @@ class HParams:
     syncnet_checkpoint_interval: int = 10000  # steps
     syncnet_eval_steps: int = 1400  # batches
     plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
-    windows_per_clip: int = (
-        0  # of a batch, in which every face is compared with every voice; 0: pair by pair (reference)
-    )
+    windows_per_clip: int = 0  # of a batch in which all faces meet all voices; 0: pair by pair (reference)
     negative_distance: int = 1  # frames, at least, between a window and a wrong one; the reference: any other frame
     augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
     augment_shift: float = 0.0  # largest shift each way, share of the face
@@ -85,7 +83,7 @@ class HParams:
 
     # Generator and visual-quality discriminator (reference)
     mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
-    mask_top: float = 0.5  # share of the face above what the generator does not see of it; the reference: half (ours)
+    mask_top: float = 0.5  # the generator sees what is above this share of a face's height; the reference: half (ours)
     syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)

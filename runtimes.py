@@ -239,7 +239,7 @@ def calibration_faces() -> np.ndarray:
 
 
 def kept_at(checkpoint: weights.Checkpoint) -> Path:
-    """Return where this network is kept in int8, under a name that all has a part in that decides what it is like."""
+    """Return where this network is kept in int8, under a name that hashes all that decides what it is like."""
     parts = [files.digest(path) for path in (checkpoint.path, CALIBRATION_FACES, CALIBRATION_MELS)]
     parts += [importlib.metadata.version("nncf"), str(devices.cpu_has_vnni()), KEPT_FLOAT, str(CALIBRATION_GAINS)]
     return weights.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"

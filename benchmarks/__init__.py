@@ -92,8 +92,9 @@ def cpu_timed(work: Callable[[], object]) -> float:
     return cpu_seconds() - before
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Return the FLOP per second of the best of several large matrix products: what this machine can do at all."""
+    side = 2048
     a = torch.randn(side, side).to(device, dtype)
 
     def product() -> None:

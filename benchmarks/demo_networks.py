@@ -42,6 +42,7 @@ from sync.embedding import REACH
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
 SEARCH = FaceSearch("centerface")
+COLUMNS, HEIGHT = 10, 150  # of the contact sheet: moments, pixels of a frame
 
 
 def get_parser() -> cli.Parser:
@@ -167,13 +168,13 @@ def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partne
 # Pictures
 
 
-def contact_sheet(before: Sequence[Path], after: Sequence[Path], columns: int = 10, height: int = 150) -> np.ndarray:
+def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
     """Frames of each video above the same frames of its lip-synced copy."""
     rows = []
     for clip in (path for pair in zip(before, after) for path in pair):
         frames = list(video.read_frames(video.probe(clip)))
-        chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, columns).astype(int)]
-        scale = height / chosen[0].shape[0]
+        chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, COLUMNS).astype(int)]
+        scale = HEIGHT / chosen[0].shape[0]
         rows.append(np.hstack([cv2.resize(f, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for f in chosen]))
     width = min(row.shape[1] for row in rows)
     return np.vstack([row[:, :width] for row in rows])

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_generator(device: torch.device, dtype: torch.dtype, batch_size: int) -> dict[str, float]:
-    """Throughput of ``inference.generate`` against the network as it is built, in turn, medians.
+    """Throughput of ``mouths.generate`` against the network as it is built, in turn, medians.
 
     Each way runs at its own default batch, the plain one at the reference's 128; ``ratio_same_batch`` compares both at
     ours.

@@ -98,7 +98,7 @@ def measure(
     if kind:
         figures |= {name: kept(filmed, frames, shares, boxes) for name, frames in made.items()}
         figures |= {f"flicker_{name}": flicker(filmed, frames, shares, boxes) for name, frames in made.items()}
-    shown = [rows[i] for i in np.linspace(0.25, 0.85, COLUMNS) * (len(rows) - 1) // 1 for i in [int(i)]]
+    shown = [rows[i] for i in (np.linspace(0.25, 0.85, COLUMNS) * (len(rows) - 1)).astype(int)]
     return figures, np.concatenate([np.concatenate([tile(row[:3][k], row[4]) for row in shown], 1) for k in range(3)])
 
 

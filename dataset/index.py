@@ -15,9 +15,8 @@ from dataset.mels import mel_starts, open_mel
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 
-LEAST_FRAMES = (
-    3 * hp.syncnet_T + 1
-)  # of a clip (reference): wrong windows of a shorter one would overlap the right ones
+# of a clip (reference): wrong windows of a shorter one would overlap the right ones
+LEAST_FRAMES = 3 * hp.syncnet_T + 1
 TWIN = "twin.txt"
 LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
 SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone

@@ -45,7 +45,7 @@ def appearances_of(
 ) -> Appearances:
     """Look at the first shot that shows the face; at others when it is their turn.
 
-    Those have references that are ``lending`` their mouths. ``used`` is that of a ``Take``, ``filmed`` says which
+    With ``lending``, they have references, whose mouths are lent. ``used`` is that of a ``Take``, ``filmed`` says which
     frame of the video is shown. Nobody knows the shots of a video that is not searched; and one without an index
     is not read again and again.
     """

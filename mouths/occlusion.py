@@ -33,7 +33,7 @@ HIDDEN = (0.5, 0.7)  # of the lips: from here to there, less and less of the mou
 class UnoccludedFace:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out.
 
-    Unless they are ``chosen``: left over from an earlier look.
+    With ``chosen``, an earlier look has left them out already.
     """
 
     def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:

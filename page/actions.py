@@ -220,12 +220,12 @@ class Actions:
         won = f"Difference to the real mouth, on a part it did not learn from: {before:.4f} before, {after:.4f} after."
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It learned nothing; use the old network."
 
-    def prepare_live(self, session: Session, face: str, report: Reporter, network: str | None = None) -> live.Face:
+    def prepare_live(self, session: Session, face: str, report: Reporter) -> live.Face:
         """Make a face ready to speak live; of a video, its first seconds, back and forth."""
         check_pixels(face)
         source = open_face(Path(face), Options())
         shrink = -(-max(source.stored) // LIVE_SIDE)
-        lips = self.lips(session, report, network)
+        lips = self.lips(session, report)
         return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
 
 

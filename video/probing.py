@@ -120,9 +120,9 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         turned=turned,
         notes=tuple(_notes(path, described, colour, blind)),
         stream=described.stream,
-        interlaced=not turned
-        and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),  # else columns
-        transparent=bool(TRANSPARENT.search(described.frame)) or decoder is not None and not blind,
+        # of a picture that is turned, the fields would be columns
+        interlaced=not turned and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),
+        transparent=bool(TRANSPARENT.search(described.frame)) or (decoder is not None and not blind),
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
     )

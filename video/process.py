@@ -50,10 +50,10 @@ def input_of(path: Path, **options: object) -> Any:
     import ffmpeg  # here: machines that only train have none
 
     # the whitelist keeps a playlist disguised as a video from reaching the network
-    return ffmpeg.input(_url(path), protocol_whitelist="file,pipe", **options)
+    return ffmpeg.input(url_of(path), protocol_whitelist="file,pipe", **options)
 
 
-def _url(path: Path) -> str:
+def url_of(path: Path) -> str:
     """Name a file so that it cannot be taken for an option, another protocol or a pattern.
 
     ffmpeg-python wants text that is UTF-8, which names need not be: these are bytes, dressed up until ``command_line``.

@@ -18,9 +18,8 @@ from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_l
 from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
-SEEK_MARGIN = (
-    2.0  # seconds decoded before a wanted frame, so that inexact seeking cannot skip it; with an index, enough
-)
+# seconds decoded before a wanted frame, so that inexact seeking cannot skip it; with an index, enough
+SEEK_MARGIN = 2.0
 # without, frames are a level darker than they were filmed, and again with every generation
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
 DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one

@@ -15,7 +15,7 @@ from errors import UserError
 from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
-from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, _url, command_line, input_of, last_words
+from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of, last_words, url_of
 from video.sound import AUDIO_CLOCK, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
@@ -71,7 +71,7 @@ class VideoWriter:
         how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
         if self._comment:
             how["metadata"] = f"comment={self._comment}"
-        output = ffmpeg.output(frames, self._sound, _url(self._partial), movflags="+faststart", **how)
+        output = ffmpeg.output(frames, self._sound, url_of(self._partial), movflags="+faststart", **how)
         command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
         # -t counts for the output that follows it: here for what only keeps the clock
         limit = ["-t", until["t"]] if until else []

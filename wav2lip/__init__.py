@@ -63,7 +63,7 @@ class Inward(ast.NodeTransformer):
 
 class Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> Any:
-        """Compile the source, always: the bytecode that is kept beside it is the scripts', who mean what they say."""
+        """Compile the source, always: bytecode kept beside it is the scripts', with imports of their own."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
