@@ -32,6 +32,7 @@ MATCHED, SILENT = "matched", "silent"
 TAKES = (MATCHED, SILENT)
 REAL, GENERATED = "real videos", "generated"
 ROWS = (REAL, GENERATED)
+NO_FVD = "not measured: FVD; no package for it is kept up (docs/measuring.md)"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Evaluation:
     def __str__(self) -> str:
         lines = []
         if self.rows:
-            lines += [table.text(self.rows), *self.notes, *not_asked(self.judges)]
+            lines += [table.text(self.rows), *self.notes, *not_asked(self.judges), NO_FVD]
             for take in sorted(set(TAKES) - self.made.keys()):
                 figures = ", ".join(name for name in table.TOLD[take] if name not in table.ALWAYS)
                 lines.append(f"not measured: {figures}; --takes {take}")
