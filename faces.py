@@ -26,6 +26,7 @@ from reporting import SILENT, Reporter
 SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
+PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
 _sfd_in: dict[Path, str | None] = {}  # why it cannot be had, by the folder where it would be; None: it can
 _told: set[str] = set()
 
@@ -49,11 +50,12 @@ class FaceSearch:
         return "sfd" if sfd_can_be_had(weights.cache_folder(), report) else "centerface"
 
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
-        """Return the weights file of the detector, downloading the official S3FD's if it is not here."""
-        if self.weights or SFD_WEIGHTS.exists() or self.detector_name(report) != "sfd":
+        """Return the weights file of the detector, downloading those that are known if they are not here."""
+        name = self.detector_name(report)
+        if self.weights or name not in PUBLISHED or (name == "sfd" and SFD_WEIGHTS.exists()):
             return self.weights
         try:
-            return weights.find("s3fd", None, report)
+            return weights.find(PUBLISHED[name], None, report)
         except RuntimeError as error:
             raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
 

@@ -60,6 +60,12 @@ KNOWN = {
         "https://www.adrianbulat.com/downloads/python-fan/s3fd-619a316812.pth",
         "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543",
     ),
+    "yunet": KnownFile(
+        "face_detection_yunet_2023mar.onnx",
+        "https://github.com/opencv/opencv_zoo/raw/82b38c8f98e7b52aa171400f3e4c722352d0669f/models/"
+        "face_detection_yunet/face_detection_yunet_2023mar.onnx",
+        "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    ),
     "syncnet_v2": KnownFile(
         "syncnet_v2.model",
         "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data/syncnet_v2.model",

@@ -20,6 +20,7 @@ from face_detection.detections import Detections
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 from faces import FaceSearch
+from models import weights
 from reporting import SILENT
 
 
@@ -311,6 +312,17 @@ def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
     settings = FaceSearch("sfd")
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
         settings.find(video.probe(talking_clip), 5)
+
+
+def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
+    """By us, not by the library, which takes whatever it gets."""
+    with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
+        FaceSearch("yunet").open()
+    assert downloads == ["yunet"] and weights.KNOWN["yunet"].sha256
+    given = []
+    monkeypatch.setattr(faces, "create_detector", lambda *arguments: given.append(arguments))
+    FaceSearch("yunet", tmp_path).open()
+    assert given[0][2] == tmp_path and downloads == ["yunet"]
 
 
 def test_weights_that_are_not_there(talking_clip, tmp_path):

@@ -386,7 +386,7 @@ def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
 
 
 def test_official_files_are_listed_with_their_hashes():
-    judges = {"s3fd", "syncnet_v2", "fid_inception", "2dfan4", "alexnet", "sface"}
+    judges = {"s3fd", "yunet", "syncnet_v2", "fid_inception", "2dfan4", "alexnet", "sface"}
     assert set(weights.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", *judges}
     assert all(k.sha256 is None or len(k.sha256) == 64 for k in weights.KNOWN.values())
 
