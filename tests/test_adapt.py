@@ -252,7 +252,7 @@ def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, 
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (Recipe(seconds=2.0, size=(160, 160)), "shows a face for"),
+        (Recipe(seconds=2.0, size=(160, 160)), "shows a face while there is sound for 2.0 s"),
         (Recipe(seconds=5.2, size=(160, 160), variant="silent"), None),
         (Recipe(seconds=0.2, size=(160, 160)), "cannot be learned from"),
     ],
