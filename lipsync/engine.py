@@ -43,7 +43,7 @@ AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
-    "network: the one that comes along, yours to use for anything (CC BY 4.0; learned from GRID, by Cooke and others); "
+    "network: the included one, yours to use for anything (CC BY 4.0; learned from GRID, by Cooke and others); "
     "the official one, for research: --checkpoint_path wav2lip_gan"
 )
 
@@ -51,7 +51,7 @@ OURS = (
 class LipSync:
     """A generator, loaded once, that makes lips match speech.
 
-    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the network that comes along), ``expert``
+    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the included network), ``expert``
     another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
     ``restoring``; not live), ``credentials`` the files of certificates and a key that sign what is written (see
     ``credentials``); devices, precisions and runtimes are those of the command line. What goes on is told to

@@ -12,7 +12,7 @@ from reporting import SILENT, Reporter
 class Settings:
     """Networks, where they are computed, and limits."""
 
-    checkpoint: str | None = None  # generator; None: the one that comes along
+    checkpoint: str | None = None  # generator; None: the included one
     expert: str = "demo"
     detector: str = "auto"
     identity: str = "sface"
