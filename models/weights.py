@@ -272,7 +272,8 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
     width = extra.get("width", 1.0)
     if not isinstance(width, (int, float)) or not 0 < width <= WIDEST:
-        raise UserError(f"{_describe(path)} is of width {width}, which no network is")
+        shown = f"{width:g}" if isinstance(width, (int, float)) else width
+        raise UserError(f"{_describe(path)} is of width {shown}, which no network is")
     if problem := _difference(_shapes(network, width), state):  # type: ignore[arg-type]  # classes can be hashed
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     if any(value.untyped_storage().nbytes() < value.numel() * value.element_size() for value in state.values()):

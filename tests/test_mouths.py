@@ -216,9 +216,10 @@ def test_what_opens_mouths_is_heard_before_they_are_drawn(shipped, head, speech)
     heard = np.stack([mels[i] for i in range(len(mels))])
     shown = crops(head[0])
     face = shown[open_lips(shipped, shown).argmin()]
-    opened = openings(shipped, heard, np.full(len(heard), 1.2), LipSync().generator.opening)
-    changes = np.abs(generate(shipped, heard, inputs(np.stack([face] * len(heard)))).astype(float) - face)
-    assert np.corrcoef(opened, changes[:, 56:90, 28:68].mean((1, 2, 3)))[0, 1] > 0.75
+    gains = np.full(len(heard), 1.2)
+    opened = openings(shipped, heard, gains, LipSync().generator.opening)
+    changes = np.abs(generate(shipped, heard, inputs(np.stack([face] * len(heard))), gains).astype(float) - face)
+    assert np.corrcoef(opened, changes[:, 56:90, 28:68].mean((1, 2, 3)))[0, 1] > 0.8
     assert (openings(shipped, SILENT, None, LipSync().generator.opening) == 0).all()
     assert (openings(shipped, heard, np.zeros(len(heard)), LipSync().generator.opening) == 0).all()
 

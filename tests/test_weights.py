@@ -221,7 +221,7 @@ def break_file(path, kind, state):
     ("gzipped", "gzip archive, not a checkpoint; unpack it"),
     ("script with code", "run code"),
     ("expanded", "claims more weights than it holds"),
-    ("wide", "is of width 400.0, which no network is"),
+    ("wide", "is of width 400, which no network is"),
     ("width in words", "is of width half, which no network is"),
     ("bomb", "is compressed, which checkpoints are not"),
 ])  # fmt: skip
