@@ -38,8 +38,7 @@ class Teeth:
         """Return those of a photograph, if it shows them."""
         if lip_distance(portrait.landmarks) < SMILES:
             return None
-        mask = np.zeros(portrait.picture.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [np.round(portrait.landmarks[INNER] * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        mask = _between(portrait.landmarks[INNER], portrait.picture.shape[:2])
         bright = np.mean(cv2.mean(portrait.picture, mask)[:3])
         if bright < BRIGHT * cheek_colour(portrait.picture, portrait.landmarks).mean():
             return None
@@ -112,8 +111,7 @@ def as_photographed(portrait: Portrait, turn: tuple[float, float], camera: np.nd
     picture, lips = portrait.draw(points, camera, size), points[places(INNER)]
     shift = np.column_stack((np.eye(2), (lips - portrait.landmarks[INNER]).mean(0)))
     inside = cv2.warpAffine(portrait.picture, composed(camera, shift), (size, size), borderMode=cv2.BORDER_REFLECT)
-    mask = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(mask, [np.round(moved(lips, camera) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    mask = _between(moved(lips, camera), (size, size))
     mask = cv2.GaussianBlur(cv2.dilate(mask, np.ones((3, 3))), (0, 0), 0.7).astype(np.float32) / 255
     return cv2.blendLinear(inside, picture, mask, 1 - mask)
 
@@ -121,6 +119,13 @@ def as_photographed(portrait: Portrait, turn: tuple[float, float], camera: np.nd
 def composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Return the (2, 3) map that does what two others do, one after the other."""
     return np.column_stack((second[:, :2] @ first[:, :2], moved(first[:, 2], second)))
+
+
+def _between(lips: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a picture (height, width) uint8 that is 255 between ``lips`` (20, 2), pixels, with smooth edges."""
+    mask = np.zeros(shape, np.uint8)
+    cv2.fillPoly(mask, [np.round(lips * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    return mask
 
 
 def _fill_mouth(
@@ -147,9 +152,7 @@ def _fill_mouth(
     size = int(x2 - x1), int(y2 - y1)
     inside = cv2.warpAffine(speaker.frames[frame], matrix, size, borderMode=cv2.BORDER_REPLICATE)
     inside = _in_white_light(inside, speaker.cast, colourful)
-    mask = np.zeros(size[::-1], np.uint8)
-    cv2.fillPoly(mask, [np.round((lips - [x1, y1]) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    mask = cv2.GaussianBlur(mask, (0, 0), 0.7).astype(np.float32) / 255
+    mask = cv2.GaussianBlur(_between(lips - [x1, y1], size[::-1]), (0, 0), 0.7).astype(np.float32) / 255
     here = picture[y1:y2, x1:x2].astype(np.float32)
     around = cv2.dilate(mask, np.ones((7, 7))) - mask
     levels = [(layer.mean(2) * around).sum() / (around.sum() + 1e-6) + 4 for layer in (here, inside)]
@@ -158,7 +161,7 @@ def _fill_mouth(
     if teeth:
         inside = teeth[0].laid_into(inside, mask, teeth[1] - [[0, 0, x1], [0, 0, y1]], colourful)
     mask = mask[..., None]
-    picture[y1:y2, x1:x2] = np.round(here * (1 - mask) + np.clip(inside, 0, 255) * mask).astype(np.uint8)
+    picture[y1:y2, x1:x2] = np.round(here * (1 - mask) + inside * mask).astype(np.uint8)
 
 
 def _in_white_light(picture: np.ndarray, cast: np.ndarray, colourful: float) -> np.ndarray:

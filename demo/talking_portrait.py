@@ -76,7 +76,7 @@ class Corpus:
         truth = folder / "truth.json"
         if not truth.exists():
             return False
-        if json.loads(truth.read_text())["settings"] != self.settings:
+        if json.loads(truth.read_text()).get("settings") != self.settings:
             raise UserError(f"{folder} was made with other settings; give them again, or another --out")
         return True
 
@@ -140,8 +140,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     corpus = Corpus(
         args.portraits, tuple(args.speakers), args.out, args.seed, args.choice or Corpus.choice, tuple(args.without),
-        tuple(args.only),
-        args.silence, args.photo, args.follow_jaw,
+        tuple(args.only), args.silence, args.photo, args.follow_jaw,
     )  # fmt: skip
     if args.clips and not args.portraits:
         raise UserError("--clips needs --portraits, the photographs that are to speak")
@@ -284,8 +283,8 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         if number % 2 == 0:
             still = [as_photographed(portrait, camera.turn[i], matrices[i], SIZE) for i in range(count)]
             write_frames(twin, film.develop(still))
-    truth = {"sentence": said.sentence.name, "opening": opening, "settings": corpus.settings}
-    write_clip(folder, faces, said.sound(count), twin, truth)
+    truth = {"sentence": said.sentence.name, "opening": opening}
+    write_clip(corpus, folder, faces, said.sound(count), twin, truth)
     return folder
 
 
@@ -369,8 +368,8 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
         faces.append(np.clip(picture / light, 0, 255).astype(np.uint8))
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
-    truth = {"sentence": sentence.name, "opening": lips.tolist(), "settings": corpus.settings}
-    write_clip(folder, film.develop(faces), sound, None, truth)
+    truth = {"sentence": sentence.name, "opening": lips.tolist()}
+    write_clip(corpus, folder, film.develop(faces), sound, None, truth)
     return folder
 
 
@@ -394,8 +393,7 @@ def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
         for i, (frame, box) in enumerate(zip(frames, boxes))
     ]
     opening = movements.at((np.arange(count) + 0.5) / hp.fps)["aperture"]
-    truth = {"opening": opening.tolist(), "settings": corpus.settings}
-    write_clip(folder, faces, synthesize(movements, voice, rng), twin, truth)
+    write_clip(corpus, folder, faces, synthesize(movements, voice, rng), twin, {"opening": opening.tolist()})
     return folder
 
 
@@ -403,7 +401,9 @@ def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
 # A prepared clip
 
 
-def write_clip(folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Path | None, truth: dict) -> None:
+def write_clip(
+    corpus: Corpus, folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Path | None, truth: dict
+) -> None:
     """Write what preprocess.py would, and the truth last: then the clip is whole."""
     write_frames(folder, faces)
     write_sound(folder / "audio.wav", wav)
@@ -411,7 +411,8 @@ def write_clip(folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Pat
     save_mel(folder, audio.melspectrogram(heard).T)
     if twin:
         (folder / TWIN).write_text(f"{twin.name}\n", encoding="utf-8")
-    files.save(folder / "truth.json", json.dumps({**truth, "opening": np.round(truth["opening"], 4).tolist()}))
+    truth = {**truth, "opening": np.round(truth["opening"], 4).tolist(), "settings": corpus.settings}
+    files.save(folder / "truth.json", json.dumps(truth))
 
 
 def write_frames(folder: Path, faces: Iterable[np.ndarray]) -> None:
