@@ -6,6 +6,7 @@ found = FaceSearch("centerface").find(video.probe("talk.mp4"))
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import files
 import video
 from concurrency import prefetch
 from errors import MissingFile, UserError
-from face_detection.detections import Detections, cache_name
+from face_detection.detections import Detections
 from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, Detector, create_detector
 from face_detection.search import search
 from models import weights
@@ -153,8 +154,9 @@ class FaceSearch:
         if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow
             file = SFD_WEIGHTS
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
-        name = cache_name(files.known_digest(source.path), detector, weights_content, *seen)
-        return (self.folder or weights.cache_folder() / "boxes") / name
+        known = repr((files.known_digest(source.path), detector, weights_content, *seen))
+        name = hashlib.sha256(known.encode()).hexdigest()[:32]
+        return (self.folder or weights.cache_folder() / "boxes") / f"{name}.npz"
 
 
 def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:

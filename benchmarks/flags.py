@@ -42,9 +42,8 @@ import arguments
 import cli
 import files
 import video
-from adaptation import JUDGE
 from benchmarks import cpu_timed, print_machine
-from benchmarks.people import find_landmarks
+from benchmarks.people import add_people_arguments, find_landmarks
 from boxes import Box
 from demo.portrait import lip_distance
 from errors import MissingFile, UserError
@@ -123,14 +122,8 @@ class Bench:
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure what each flag of inference.py does.")
+    add_people_arguments(parser)
     add = parser.add_argument
-    add(
-        "--videos",
-        required=True,
-        type=Path,
-        nargs="+",
-        help="Videos of people who speak, in sync, or folders with them.",
-    )
     add("--checkpoint_path", default=weights.DEMO, help=f"The generator, as in inference.py, or {MIRROR}.")
     add(
         "--flags",
@@ -138,10 +131,8 @@ def get_parser() -> cli.Parser:
         help="Rows of the table: options without their first two dashes, quoted. Without it, all that there are.",
     )
     add("--expert", default=weights.DEMO, help="The expert that compares faces and voices.")
-    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
     add("--lse_checkpoint_path", help="Also measure LSE, by this file or syncnet_v2.")
     add_judge_arguments(parser)
-    add("--mediapipe", type=Path, help="The python of an environment with mediapipe, see demo/landmarks.py.")
     add("--limit", type=cli.positive(int), help="Use so many videos at most.")
     add("--seconds", type=cli.positive(float), help="Use so many seconds of each; without it, all.")
     add("--folder", type=Path, default=Path("results/flags"), help="Put videos and sheets into this folder.")

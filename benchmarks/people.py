@@ -60,6 +60,17 @@ COLUMNS, ROWS, HEIGHT = 10, 8, 150  # of the contact sheet: moments, clips, pixe
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure a generator on videos of real people.")
+    add_people_arguments(parser)
+    add = parser.add_argument
+    add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
+    add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
+    add("--clips", type=cli.positive(int), help="Use so many clips at most.")
+    add("--folder", type=Path, default=Path("results/people"), help="Put the videos and the sheet into this folder.")
+    return parser
+
+
+def add_people_arguments(parser: cli.Parser) -> None:
+    """Who is measured, and by what that no generator learned from."""
     add = parser.add_argument
     add(
         "--videos",
@@ -68,13 +79,8 @@ def get_parser() -> cli.Parser:
         nargs="+",
         help="Videos of people who speak, in sync, or folders with them.",
     )
-    add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
-    add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
     add("--judge", default=JUDGE, help="An expert that no generator learned from.")
-    add("--clips", type=cli.positive(int), help="Use so many clips at most.")
-    add("--folder", type=Path, default=Path("results/people"), help="Put the videos and the sheet into this folder.")
     add("--mediapipe", type=Path, help="The python of an environment with mediapipe, see demo/landmarks.py.")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import zipfile
 from collections.abc import Iterable
@@ -105,8 +104,3 @@ def shrink(frame: np.ndarray) -> np.ndarray:
 def change_between(previous: np.ndarray | None, thumbnail: np.ndarray) -> float:
     """Mean difference of two thumbnails in grey levels; 0 where there is no previous one."""
     return 0.0 if previous is None else float(cv2.absdiff(thumbnail, previous).mean())
-
-
-def cache_name(*known: object) -> str:
-    """Return a file name that changes with all that is ``known`` of a video and of how it is searched."""
-    return f"{hashlib.sha256(repr(known).encode()).hexdigest()[:32]}.npz"
