@@ -25,8 +25,8 @@ from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
 from mouths import BLENDS, CPU_BATCH, crop, generate, masked_and_whole
-from mouths.drawing import Row, lend_mouths, openings_for, rows_of
-from mouths.pasting import paste
+from mouths.drawing import CutFace, cut_faces, lend_mouths, openings_for
+from mouths.pasting import DrawnFace, paste
 from mouths.references import Loan
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
@@ -66,13 +66,14 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
     source = take.source
     frames, boxes = list(take.frames()), list(take.boxes())
-    rows = [row for row in rows_of(frames, boxes, take.windows, take.mouth_settings) if row.box]
-    batches = split(rows)
-    hidden = [[row.hidden() for row in batch] for batch in batches]
+    known = frames, boxes, take.windows, take.mouth_settings
+    places, cuts = zip(*((frame, cut) for frame, cut in cut_faces(*known) if cut))
+    batches = split(cuts)
+    hidden = [[cut.hidden() for cut in batch] for batch in batches]
     mask = lips.generator.mask_top
-    mels = [np.stack([row.mel for row in batch]) for batch in batches]
-    inputs = list(zip(mels, (masked_and_whole([row.filmed for row in batch], mask) for batch in batches)))
-    asked = [None if batch[0].gain is None else np.array([row.gain for row in batch]) for batch in batches]
+    mels = [np.stack([cut.mel for cut in batch]) for batch in batches]
+    inputs = list(zip(mels, (masked_and_whole([cut.filmed for cut in batch], mask) for batch in batches)))
+    asked = [None if batch[0].gain is None else np.array([cut.gain for cut in batch]) for batch in batches]
     drawn: list[np.ndarray] = []
     loans: list[Loan | None] = []
 
@@ -85,13 +86,13 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "decode": lambda: sum(1 for _ in take.frames()),
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
-        "crop": lambda: list(rows_of(frames, boxes, take.windows, take.mouth_settings)),
-        "occlusion": lambda: [row.hidden() for row in rows],
+        "crop": lambda: list(cut_faces(*known)),
+        "occlusion": lambda: [cut.hidden() for cut in cuts],
         "reference": lend,
         "network": lambda: drawn.extend(
             f for pair, gains in zip(inputs, asked) for f in generate(lips.model, *pair, gains)
         ),
-        "paste": lambda: paste_all(rows, drawn, loans, list(itertools.chain(*hidden))),
+        "paste": lambda: paste_all(places, cuts, drawn, list(itertools.chain(*hidden)), loans),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
@@ -100,23 +101,23 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         **{f"{name}_ms": value for name, value in cost.items()},
         **{f"{name}_share": value / sum(cost.values()) for name, value in cost.items()},
         "frames": len(frames),
-        "face_side": float(np.mean([row.box[3] - row.box[1] for row in rows if row.box])),
+        "face_side": float(np.mean([cut.box[3] - cut.box[1] for cut in cuts])),
     }
 
 
-def split(values: list) -> list[list]:
+def split(values: Sequence) -> list[Sequence]:
     return [values[i : i + CPU_BATCH] for i in range(0, len(values), CPU_BATCH)]
 
 
 def paste_all(
-    rows: Sequence[Row],
+    frames: Sequence[np.ndarray],
+    cuts: Sequence[CutFace],
     faces: Sequence[np.ndarray],
-    loans: Sequence[Loan | None],
     hidden: Sequence[np.ndarray | float],
+    loans: Sequence[Loan | None],
 ) -> None:
-    for row, face, loan, front in zip(rows, faces, loans, hidden):
-        assert row.box is not None
-        paste(row.frame, face, row.filmed, row.box, "feather", in_place=True, hidden=front, loan=loan)
+    for frame, cut, face, front, loan in zip(frames, cuts, faces, hidden, loans):
+        paste(frame, DrawnFace(face, cut.filmed, cut.box, front, loan), "feather", in_place=True)
 
 
 def measure_paste() -> dict[str, float]:
@@ -129,7 +130,7 @@ def measure_paste() -> dict[str, float]:
         filmed = crop(frame, box)
         face = cv2.GaussianBlur(filmed, (0, 0), 2)
         face[60:90, 30:66] = 40
-        work = partial(paste, frame, face, filmed, box, blend, in_place=True)
+        work = partial(paste, frame, DrawnFace(face, filmed, box), blend, in_place=True)
         figures[f"{blend}_{side}_ms"] = 1000 * cpu_timed(lambda: [work() for _ in range(TIMES)]) / TIMES  # noqa: B023
     return figures
 

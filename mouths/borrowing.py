@@ -7,27 +7,27 @@ import numpy as np
 
 from mouths import masks
 from mouths.alignment import MOUTH, grey, moved, movement
-from mouths.references import Loan
+from mouths.references import LentMouth
 
 ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around the lips, with room for their movements
 AKIN, STRANGE = 15.0, 40.0  # levels of luma: what is nearer gets all of the colours, what is farther none
 ALIKE, UNLIKE = 12.0, 28.0  # grey levels: what is nearer gets all of the detail, what is farther none
 
 
-def borrow(face: np.ndarray, loan: Loan) -> tuple[np.ndarray, np.ndarray]:
+def borrow(face: np.ndarray, shown: np.ndarray, lent: LentMouth) -> tuple[np.ndarray, np.ndarray]:
     """Return a drawn face (96, 96, 3), float32, in the colours of the mouth it was lent, and finer detail.
 
+    ``shown`` is the ``Loan``'s.
     The colours only: how bright a pixel is, is the network's, as that is where the sound is, unless a colour is full.
     The detail is that of ``ROWS`` and ``COLUMNS``, (76, 96, 3) float32 in grey levels, around 0. Both only where the
     two mouths are much alike.
     """
-    assert loan.mouth is not None and loan.light is not None  # the caller asks
     here = grey(face)
-    lent = _laid_upon(here, loan.shown) + loan.light
-    drawn = _in_colours_of(np.clip(lent, 0, 255), face[ROWS, COLUMNS], loan.share)
-    mouth = _laid_upon(here, loan.mouth) + loan.light
+    seen = _laid_upon(here, shown) + lent.light
+    drawn = _in_colours_of(np.clip(seen, 0, 255), face[ROWS, COLUMNS], lent.share)
+    mouth = _laid_upon(here, lent.picture) + lent.light
     small = cv2.resize(mouth, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-    alike = loan.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, ALIKE, UNLIKE)
+    alike = lent.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, ALIKE, UNLIKE)
     size = mouth.shape[1::-1]
     finer = cv2.resize(alike, size)[..., None] * (mouth - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
     face = face.copy()

@@ -11,11 +11,10 @@ import numpy as np
 
 from boxes import Box
 from concurrency import in_parallel
-from hparams import hparams as hp
 from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
 from mouths.openings import openings
-from mouths.pasting import paste
+from mouths.pasting import DrawnFace, paste
 from mouths.references import Loan, References
 from mouths.restoring import Restore
 
@@ -37,15 +36,14 @@ class MouthSettings:
         return zip(gains, itertools.repeat(0.0) if self.stillness is None else map(float, self.stillness))
 
 
-class Row(NamedTuple):
-    """A frame on its way through the network."""
+class CutFace(NamedTuple):
+    """A face on its way from its frame through the network."""
 
-    frame: np.ndarray  # (height, width, 3) uint8 BGR
-    box: Box | None
+    filmed: np.ndarray  # (96, 96, 3) uint8 BGR
+    box: Box  # that it was cut from
     mel: np.ndarray  # (80, 16)
     gain: float | None  # of the movement; None: as the network has it
     stillness: float  # how much is shown of another mouth
-    filmed: np.ndarray  # the face in the box, (96, 96, 3) uint8 BGR; empty without box
     appearance: Appearance | None  # what is known of it
 
     def hidden(self) -> np.ndarray | float:
@@ -78,79 +76,73 @@ def redraw_mouths(
     many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``. ``first`` is the
     size of the first batch, if somebody waits for it.
     """
-    rows = rows_of(frames, boxes, mels, settings)
+    rows = cut_faces(frames, boxes, mels, settings)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
-    def with_mouths(batch: list[Row]) -> tuple[list[Row], Iterator[tuple[np.ndarray, Loan | None, np.ndarray | float]]]:
-        with_face = [row for row in batch if row.box]
-        hidden = [row.hidden() for row in with_face]
-        return batch, zip(*draw_mouths(model, with_face, hidden, settings.opening), hidden)
+    def draw(batch: list[tuple[np.ndarray, CutFace | None]]) -> list[tuple[np.ndarray, DrawnFace | None]]:
+        drawn = iter(draw_faces(model, [cut for _, cut in batch if cut], settings.opening))
+        return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
-    waited_for = map(with_mouths, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
-    for batch, mouths in itertools.chain(waited_for, in_parallel(with_mouths, batches, workers)):
-        for row in batch:
-            frame = row.frame
-            if row.box:
-                mouth, loan, hidden = next(mouths)
-                frame = paste(frame, mouth, row.filmed, row.box, settings.blend, in_place, hidden, loan)
-                if settings.restore:
-                    settings.restore(frame, row.box, hidden)
-            yield frame
+    waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
+    for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, in_parallel(draw, batches, workers))):
+        if drawn:
+            frame = paste(frame, drawn, settings.blend, in_place)
+            if settings.restore:
+                settings.restore(frame, drawn.box, drawn.hidden)
+        yield frame
 
 
-def rows_of(
+def cut_faces(
     frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], settings: MouthSettings
-) -> Iterator[Row]:
-    """Yield what the network needs of each frame."""
+) -> Iterator[tuple[np.ndarray, CutFace | None]]:
+    """Yield each frame and what the network needs of the face in it, if there is one."""
     appearances = settings.appearances.anew() if settings.appearances else None
     for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, settings.of_frames())):
-        filmed = crop(frame, box) if box else frame[:0]
-        appearance = appearances.of(filmed, index) if box and appearances else None
-        yield Row(frame, box, mel, *how, filmed, appearance)
+        if box:
+            filmed = crop(frame, box)
+            yield frame, CutFace(filmed, box, mel, *how, appearances.of(filmed, index) if appearances else None)
+        else:
+            yield frame, None
 
 
-def draw_mouths(
-    model: LipGenerator,
-    rows: Sequence[Row],
-    hidden: Sequence[np.ndarray | float],
-    opening: Sequence[float] | None = None,
-) -> tuple[np.ndarray, list[Loan | None]]:
-    """Return the faces of rows that have one with their mouths moved, (N, 96, 96, 3) uint8 BGR, and their loans.
-
-    ``hidden`` is what is in front of each; ``opening`` see ``MouthSettings``.
-    """
-    if not rows:
-        return np.empty((0, hp.img_size, hp.img_size, 3), np.uint8), []
-    mels, faces = np.stack([row.mel for row in rows]), masked_and_whole([row.filmed for row in rows], model.mask_top)
-    gains = None if rows[0].gain is None else np.array([row.gain for row in rows])
-    loans = lend_mouths(rows, hidden, openings_for(model, rows, mels, gains, opening), faces)
-    return generate(model, mels, faces, gains), loans
+def draw_faces(model: LipGenerator, cuts: Sequence[CutFace], opening: Sequence[float] | None = None) -> list[DrawnFace]:
+    """Return the faces with their mouths moved; ``opening`` see ``MouthSettings``."""
+    if not cuts:
+        return []
+    hidden = [cut.hidden() for cut in cuts]
+    mels, faces = np.stack([cut.mel for cut in cuts]), masked_and_whole([cut.filmed for cut in cuts], model.mask_top)
+    gains = None if cuts[0].gain is None else np.array([cut.gain for cut in cuts])
+    loans = lend_mouths(cuts, hidden, openings_for(model, cuts, mels, gains, opening), faces)
+    drawn = generate(model, mels, faces, gains)
+    return [
+        DrawnFace(face, cut.filmed, cut.box, front, loan) for face, cut, front, loan in zip(drawn, cuts, hidden, loans)
+    ]
 
 
 def openings_for(
     model: LipGenerator,
-    rows: Sequence[Row],
+    cuts: Sequence[CutFace],
     mels: np.ndarray,
     gains: np.ndarray | None,
     opening: Sequence[float] | None,
 ) -> np.ndarray:
     """Return how far open the mouths should be that are shown, (N,); 0 where that makes no difference."""
-    if opening is None or all(row.lender is None or row.lender.apart is None for row in rows):
-        return np.zeros(len(rows))
+    if opening is None or all(cut.lender is None or cut.lender.apart is None for cut in cuts):
+        return np.zeros(len(cuts))
     return openings(model, mels, gains, opening)
 
 
 def lend_mouths(
-    rows: Sequence[Row], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
+    cuts: Sequence[CutFace], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
 ) -> list[Loan | None]:
     """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
 
     They are those of ``masked_and_whole``.
     """
     loans = [
-        row.lender.lend(row.filmed, row.stillness, *how) if row.lender else None
-        for row, *how in zip(rows, wanted, hidden)
+        cut.lender.lend(cut.filmed, cut.stillness, *how) if cut.lender else None
+        for cut, *how in zip(cuts, wanted, hidden)
     ]
     for face, loan in zip(faces, loans):
         if loan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,34 +26,33 @@ RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # of a change between the two that
 AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
 
 
-def paste(
-    frame: np.ndarray,
-    face: np.ndarray,
-    filmed: np.ndarray,
-    box: Box,
-    blend: str,
-    in_place: bool = False,
-    hidden: np.ndarray | float = 0.0,
-    loan: Loan | None = None,
-) -> np.ndarray:
-    """Return ``frame``, or a copy of it unless ``in_place``, with ``face`` (96, 96, 3) stretched over ``box``.
+class DrawnFace(NamedTuple):
+    """A face that the network drew, and what is known of the place in the frame that it is for."""
 
-    A frame that is read-only is copied in any case. ``filmed`` (96, 96, 3) is what the frame shows in the
-    box. "box" replaces all of it, as the reference does; "feather" the lips and what else the network made
-    otherwise than it was, with soft edges. The rest keeps the sharpness and the grain of the frame; and where what
-    is replaced was much the same, it gets the detail of the frame that a face of 96 pixels is too small to show.
-    ``hidden`` (96, 96) in [0, 1] is what "feather" leaves as it was filmed, whatever the network drew there. It gives
-    the mouth the colours and the detail of the ``loan`` that it was drawn from.
+    face: np.ndarray  # (96, 96, 3) uint8 BGR
+    filmed: np.ndarray  # what the frame shows there, likewise
+    box: Box
+    hidden: np.ndarray | float = 0.0  # (96, 96) in [0, 1]: what is in front of the face
+    loan: Loan | None = None  # what it was drawn from instead of what was filmed
+
+
+def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = False) -> np.ndarray:
+    """Return ``frame``, or a copy of it unless ``in_place``, with a face stretched over its box.
+
+    A frame that is read-only is copied in any case. ``blend`` "box" replaces all of the box, as the reference does;
+    "feather" the lips and what else the network made otherwise than it was filmed, with soft edges. The rest keeps the
+    sharpness and the grain of the frame; and where what is replaced was much the same, it gets the detail of the frame
+    that a face of 96 pixels is too small to show. "feather" leaves what is hidden as it was filmed, whatever the
+    network drew there, and gives the mouth the colours and the detail of the loan that it was drawn from.
     """
-    x1, y1, x2, y2 = box
+    x1, y1, x2, y2 = drawn.box
     size = x2 - x1, y2 - y1
     whole = frame if in_place and frame.flags.writeable else frame.copy()
     target = whole[y1:y2, x1:x2]
     if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
-        target[:] = cv2.resize(face, size)
+        target[:] = cv2.resize(drawn.face, size)
         return whole
-    shrunk = cv2.resize(target, face.shape[:2], interpolation=cv2.INTER_AREA)
-    *parts, finer = _mixed(face, filmed, shrunk, hidden, loan)
+    *parts, finer = _mixed(drawn, cv2.resize(target, drawn.face.shape[:2], interpolation=cv2.INTER_AREA))
     # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
     kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts)
     if finer is not None:
@@ -70,36 +70,32 @@ def _stretched(part: slice, side: int) -> slice:
     return slice(*(round(edge * side / hp.img_size) for edge in (part.start, part.stop)))
 
 
-def _mixed(
-    face: np.ndarray, filmed: np.ndarray, shrunk: np.ndarray, hidden: np.ndarray | float, loan: Loan | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _mixed(drawn: DrawnFace, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
     With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
     lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And what ``borrow`` adds to the rest, m - a.
     """
-    face, mask, finer = _changed(face, filmed, loan)
-    mask *= 1 - hidden
+    face, mask, finer = _changed(drawn)
+    mask *= 1 - drawn.hidden
     detail = mask * masks.alike(face, shrunk, AKIN, STRANGE)
     if finer is not None:
         finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk, finer
 
 
-def _changed(
-    face: np.ndarray, filmed: np.ndarray, loan: Loan | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return ``face`` in the colours of ``filmed``, both (96, 96, 3), where they differ, and what ``borrow`` tells.
+def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return the face in the colours of what was filmed, where they differ, and what ``borrow`` tells.
 
-    Its mouth has the colours of the ``loan``. Where they differ is (96, 96) in [0, 1].
+    Its mouth has the colours of the loan. Where they differ is (96, 96) in [0, 1].
     """
-    face, filmed = face.astype(np.float32), filmed.astype(np.float32)
+    face, filmed, loan = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.loan
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
     face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255), None
-    if loan and loan.mouth is not None:
-        face, finer = borrow(face, loan)
+    if loan and loan.mouth:
+        face, finer = borrow(face, loan.shown, loan.mouth)
     face = _in_its_light(face, filmed)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer

@@ -26,13 +26,19 @@ WANTED, UNWANTED = 0.2, 0.4
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
+class LentMouth(NamedTuple):
+    """What a mouth as far open as is wanted looks like, in more detail than the network sees."""
+
+    picture: np.ndarray  # (192, 192, 3) uint8 BGR: the face that has it
+    share: float  # in (0, 1]: how far it is as wanted
+    light: np.ndarray  # (3,) by how many grey levels it is to be brighter, to be in the light of the frame
+
+
 class Loan(NamedTuple):
     """What a face gets from another moment of its video, or from some."""
 
     shown: np.ndarray  # (96, 96, 3) uint8 BGR: what the network is shown in its place
-    mouth: np.ndarray | None = None  # (192, 192, 3): most of it is of this face, if it tells how such a mouth looks
-    share: float = 0.0  # by how much it does
-    light: np.ndarray | None = None  # (3,) by how many grey levels it is to be brighter, to be in the same light
+    mouth: LentMouth | None = None  # that of the one of which most is shown, if it tells how such a mouth looks
 
 
 class _Lender(NamedTuple):
@@ -89,7 +95,8 @@ class References:
         telling = share * float(np.clip((UNWANTED - otherwise) / (UNWANTED - WANTED), 0, 1))
         if telling == 0:
             return Loan(shown)
-        return Loan(shown, moved(self.larger[first.which], first.moved_by), telling, _light(face) - _light(mixed))
+        picture = moved(self.larger[first.which], first.moved_by)
+        return Loan(shown, LentMouth(picture, telling, _light(face) - _light(mixed)))
 
     def _lenders(self, here: np.ndarray, held: np.ndarray, distances: np.ndarray, wanted: float) -> list[_Lender]:
         """Return those to borrow from, the best first; those that are held otherwise are laid upon the face.

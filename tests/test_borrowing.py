@@ -21,8 +21,8 @@ from mouths import (
     redraw_mouths,
 )
 from mouths.borrowing import COLUMNS, ROWS, borrow
-from mouths.pasting import paste
-from mouths.references import Loan, posture
+from mouths.pasting import DrawnFace, paste
+from mouths.references import LentMouth, Loan, posture
 
 LIPS = masks.lips() == 1
 BOX = (166, 35, 296, 180)  # of the astronaut, whose teeth show
@@ -39,7 +39,7 @@ def face(larger):
 
 
 def lent(face, larger, share=1.0):
-    return Loan(face, larger, share, np.zeros(3, np.float32))
+    return Loan(face, LentMouth(larger, share, np.zeros(3, np.float32)))
 
 
 def grey(picture):
@@ -52,18 +52,18 @@ def luma(picture):
 
 def test_a_mouth_without_colours_gets_those_it_was_filmed_in(face, larger):
     drawn = grey(face).astype(np.float32)
-    coloured, _ = borrow(drawn, lent(face, larger))
+    coloured, _ = borrow(drawn, *lent(face, larger))
     before, after = (np.abs(one - face)[LIPS].mean() for one in (drawn, coloured))
     assert after < 0.2 * before
     assert np.abs(luma(coloured) - luma(drawn)).max() <= 4  # as bright as it was drawn, but where a colour is full
     assert (coloured[masks.lips() == 0] - drawn[masks.lips() == 0]).std() < 1  # all around stays
-    half, _ = borrow(drawn, lent(face, larger, 0.5))
+    half, _ = borrow(drawn, *lent(face, larger, 0.5))
     assert np.abs(half - (drawn + coloured) / 2)[LIPS].mean() < 1
 
 
 def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
     drawn = np.clip(grey(face).astype(np.float32) + 60, 0, 255)
-    coloured, finer = borrow(drawn, lent(face, larger))
+    coloured, finer = borrow(drawn, *lent(face, larger))
     assert np.abs(coloured - drawn).max() < 0.5 and (finer == 0).all()
 
 
@@ -71,7 +71,7 @@ def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
 def test_a_mouth_elsewhere_is_laid_upon_the_drawn_one(face, larger, moved):
     there = np.float32([[1, 0, moved[0]], [0, 1, moved[1]]])
     drawn = cv2.warpAffine(face, there, (96, 96), borderMode=cv2.BORDER_REPLICATE)
-    coloured, finer = borrow(grey(drawn).astype(np.float32), lent(face, larger))
+    coloured, finer = borrow(grey(drawn).astype(np.float32), *lent(face, larger))
     assert np.abs(coloured - drawn)[LIPS].mean() < 0.3 * np.abs(grey(drawn).astype(float) - drawn)[LIPS].mean()
     exact = cv2.warpAffine(larger, there * [1, 1, 2], (192, 192), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     lost = exact - cv2.resize(drawn, (192, 192), interpolation=cv2.INTER_CUBIC)
@@ -89,7 +89,8 @@ def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
     filmed = cv2.flip(face, 0)
     frame = cv2.resize(filmed, (side, side), interpolation=cv2.INTER_CUBIC)
     without, borrowed = (
-        paste(frame, face, filmed, (0, 0, side, side), "feather", loan=loan) for loan in (None, lent(face, larger))
+        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), loan=loan), "feather")
+        for loan in (None, lent(face, larger))
     )
     sharp = cv2.resize(larger, (side, side), interpolation=cv2.INTER_AREA if side < 192 else cv2.INTER_CUBIC)
     lips = cv2.resize(masks.lips(), (side, side)) > 0.99
@@ -99,14 +100,20 @@ def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
     before, after = (np.corrcoef(one[lips].ravel(), wanted[lips].ravel())[0, 1] for one in got)
     assert after > before + (0.1 if side > 192 else 0.01 if side > 96 else -0.02)
     assert (without[: side // 2] == borrowed[: side // 2]).all()
-    boxed = [paste(frame, face, filmed, (0, 0, side, side), "box", loan=loan) for loan in (None, lent(face, larger))]
+    boxed = [
+        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), loan=loan), "box")
+        for loan in (None, lent(face, larger))
+    ]
     assert (boxed[0] == boxed[1]).all()  # all of it is the network's
 
 
 def test_a_box_of_hardly_any_pixels_has_no_detail(face, larger):
     for width, height in ((150, 1), (1, 150), (2, 2), (7, 96)):
         frame = np.full((height, width, 3), 90, np.uint8)
-        assert paste(frame, face, face, (0, 0, width, height), "feather", loan=lent(face, larger)).shape == frame.shape
+        assert (
+            paste(frame, DrawnFace(face, face, (0, 0, width, height), loan=lent(face, larger)), "feather").shape
+            == frame.shape
+        )
 
 
 def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face, larger):
@@ -115,10 +122,10 @@ def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face
     references = References(
         cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], apart=np.zeros(1), larger=bluer[None]
     )
-    loan = references.lend(face, 1.0)
-    assert loan.share == 1 and loan.light[0] < -5 < 5 < loan.light[2]
-    coloured, _ = borrow(face.astype(np.float32), loan)
-    unlit, _ = borrow(face.astype(np.float32), loan._replace(light=np.zeros(3, np.float32)))
+    shown, mouth = references.lend(face, 1.0)
+    assert mouth.share == 1 and mouth.light[0] < -5 < 5 < mouth.light[2]
+    coloured, _ = borrow(face.astype(np.float32), shown, mouth)
+    unlit, _ = borrow(face.astype(np.float32), shown, mouth._replace(light=np.zeros(3, np.float32)))
     apart = [np.abs(one - face)[LIPS].mean() for one in (coloured, unlit)]
     assert apart[0] < 0.4 * apart[1]
 
@@ -130,7 +137,8 @@ def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larg
     elsewhere = crop(astronaut, (left - x, top - y, right - x, bottom - y), 192)
     loan = references.lend(cv2.resize(elsewhere, (96, 96), interpolation=cv2.INTER_AREA), 1.0)
     inside = slice(20, -20), slice(20, -20)
-    before, after = (np.abs(one[inside].astype(float) - elsewhere[inside]).mean() for one in (larger, loan.mouth))
+    pictures = larger, loan.mouth.picture
+    before, after = (np.abs(one[inside].astype(float) - elsewhere[inside]).mean() for one in pictures)
     assert after < 0.3 * before
 
 
@@ -157,16 +165,16 @@ def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
     still = np.clip(face + grain, 0, 255).astype(np.uint8)
     references = all_mouths(network, still, np.stack([larger] * 12))
     assert not references.apart.any()
-    loans = [references.lend(face, 1.0, wanted) for wanted in (0.0, 0.5, 1.0)]
-    assert all((loan.mouth == larger).all() and loan.share == 1 for loan in loans)
+    mouths = [references.lend(face, 1.0, wanted).mouth for wanted in (0.0, 0.5, 1.0)]
+    assert all((mouth.picture == larger).all() and mouth.share == 1 for mouth in mouths)
 
 
 def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
     faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.9)])
     told = References(faces, apart=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
-    assert told.lend(face, 1.0, 1.0).mouth.mean() == (larger // 2).mean()
-    assert told.lend(face, 1.0, 0.1).share == pytest.approx(1.0) and told.lend(face, 0.5, 0.1).share == 0.5
-    assert told.lend(face, 1.0, 0.3).share == pytest.approx(0.5)
+    assert told.lend(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
+    assert told.lend(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.lend(face, 0.5, 0.1).mouth.share == 0.5
+    assert told.lend(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
     assert told.lend(face, 1.0, 0.5).mouth is None
     other = cv2.flip(face, 0)
     assert np.abs(posture(other) - posture(face)).mean() > 12 and told.lend(other, 1.0, 0.0).mouth is None

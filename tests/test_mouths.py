@@ -39,7 +39,7 @@ from mouths import (
     shut_mouths,
 )
 from mouths.openings import openings
-from mouths.pasting import paste
+from mouths.pasting import DrawnFace, paste
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -379,12 +379,12 @@ def place(astronaut):
 def test_a_box_is_replaced_and_a_frame_is_not_drawn_on(place):
     frame, box, face = place
     before = frame.copy()
-    pasted = paste(frame, np.zeros_like(face), face, box, "box")
+    pasted = paste(frame, DrawnFace(np.zeros_like(face), face, box), "box")
     assert (pasted[30:250, 130:330] == 0).all() and (frame == before).all()
     pasted[30:250, 130:330] = frame[30:250, 130:330]
     assert (pasted == frame).all()
     own = frame.copy()
-    assert paste(own, face, face, box, "feather", in_place=True) is own
+    assert paste(own, DrawnFace(face, face, box), "feather", in_place=True) is own
 
 
 def test_what_the_network_leaves_as_it_is_keeps_its_detail(place):
@@ -392,7 +392,9 @@ def test_what_the_network_leaves_as_it_is_keeps_its_detail(place):
     frame, box, face = place
     dull = cv2.GaussianBlur(face, (0, 0), 1).astype(int) - 5
     dull = dull.clip(0, 255).astype(np.uint8)
-    soft, boxed = (np.abs(paste(frame, dull, face, box, blend).astype(int) - frame) for blend in ("feather", "box"))
+    soft, boxed = (
+        np.abs(paste(frame, DrawnFace(dull, face, box), blend).astype(int) - frame) for blend in ("feather", "box")
+    )
     beside = np.zeros(frame.shape[:2], bool)
     beside[140:250, 130:330] = True  # the lower half
     beside[160:234, 178:282] = False  # without the lips
@@ -403,7 +405,7 @@ def test_what_the_network_changes_is_taken_without_an_edge(place):
     frame, box, face = place
     other = face.copy()
     cv2.ellipse(other, (48, 70), (22, 14), 0, 0, 360, (20, 20, 120), -1)
-    pasted = paste(frame, other, face, box, "feather")
+    pasted = paste(frame, DrawnFace(other, face, box), "feather")
     assert np.abs(pasted[190, 230].astype(int) - (20, 20, 120)).max() < 15
     assert (pasted[:100] == frame[:100]).all() and (pasted[:, [130, 329]] == frame[:, [130, 329]]).all()
 
@@ -411,7 +413,7 @@ def test_what_the_network_changes_is_taken_without_an_edge(place):
 def test_the_mouths_of_others_are_no_wider_than_the_mask():
     grey = np.full((240, 240, 3), 200, np.uint8)
     filmed = np.full((96, 96, 3), 200, np.uint8)
-    pasted = paste(grey, np.zeros_like(filmed), filmed, (20, 20, 220, 240), "feather")
+    pasted = paste(grey, DrawnFace(np.zeros_like(filmed), filmed, (20, 20, 220, 240)), "feather")
     assert (pasted[:100] == 200).all() and (pasted[20:, [20, 219]] == 200).all() and pasted[180, 120].max() < 30
     assert np.abs(np.diff(pasted[:, 120, 0].astype(int))).max() < 30  # no edge anywhere
 
@@ -428,7 +430,7 @@ def test_a_mouth_is_put_in_in_the_colours_of_the_face_around_it(tint):
     filmed = cv2.resize(frame, (96, 96))
     drawn = (filmed + tint[..., None]).round().astype(np.uint8)
     cv2.ellipse(drawn, (48, 73), (14, 8), 0, 0, 360, (30, 30, 90), -1)
-    changed = np.abs(paste(frame, drawn, filmed, (0, 0, 288, 288), "feather").astype(int) - frame).max(-1)
+    changed = np.abs(paste(frame, DrawnFace(drawn, filmed, (0, 0, 288, 288)), "feather").astype(int) - frame).max(-1)
     beside = np.ones(changed.shape, np.uint8)
     cv2.ellipse(beside, (144, 219), (60, 42), 0, 0, 360, 0, -1)  # where lips are
     assert changed[219, 144] > 80 and changed[beside == 1].max() <= 4
@@ -447,7 +449,7 @@ def test_teeth_are_of_a_colour_that_the_light_allows(skin, drawn, redness, bluen
     filmed = cv2.resize(frame, (96, 96))
     face = filmed.copy()
     cv2.ellipse(face, (48, 73), (14, 8), 0, 0, 360, drawn, -1)
-    blue, green, red = paste(frame, face, filmed, (0, 0, 288, 288), "feather")[219, 144].astype(int)
+    blue, green, red = paste(frame, DrawnFace(face, filmed, (0, 0, 288, 288)), "feather")[219, 144].astype(int)
     assert abs(red - green - redness) <= 2 and abs(blue - green - blueness) <= 2
     bright = (0.114, 0.587, 0.299)
     assert abs(np.dot(bright, (blue, green, red)) - np.dot(bright, drawn)) <= 3
@@ -461,7 +463,7 @@ def test_what_is_coarsely_the_same_has_the_detail_that_was_filmed(drawn, grain, 
     filmed = np.full((96, 96, 3), 128, np.uint8)
     face = filmed.copy()
     cv2.ellipse(face, (48, 73), (24, 15), 0, 0, 360, (drawn,) * 3, -1)
-    mouth = paste(frame, face, filmed, (0, 0, 384, 384), "feather")[282:302, 182:202].astype(float)
+    mouth = paste(frame, DrawnFace(face, filmed, (0, 0, 384, 384)), "feather")[282:302, 182:202].astype(float)
     assert abs(mouth.std() - grain) < 0.5 and abs(mouth.mean() - level) < 3
 
 

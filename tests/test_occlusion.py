@@ -12,7 +12,7 @@ from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
 from mouths import Appearance, Appearances, MouthSettings, UnoccludedFace, crop, postures_of, redraw_mouths
-from mouths.pasting import paste
+from mouths.pasting import DrawnFace, paste
 
 WHOLE = (0, 0, 96, 96)
 PLACE = slice(60, 96), slice(30, 52)  # of the microphone
@@ -99,9 +99,9 @@ def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
     frame, face = np.full((96, 96, 3), 200, np.uint8), np.zeros((96, 96, 3), np.uint8)
     hidden = np.zeros((96, 96), np.float32)
     hidden[:, :48] = 1
-    pasted = paste(frame, face, frame, WHOLE, "feather", hidden=hidden)
+    pasted = paste(frame, DrawnFace(face, frame, WHOLE, hidden=hidden), "feather")
     assert (pasted[:, :46] == 200).all() and (pasted[70:80, 56:80] < 30).all()
-    assert (paste(frame, face, frame, WHOLE, "box", hidden=hidden) == 0).all()
+    assert (paste(frame, DrawnFace(face, frame, WHOLE, hidden=hidden), "box") == 0).all()
 
 
 def test_other_words_are_refused():
