@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mouths.occlusion import UnoccludedFace
-from mouths.references import NEAR, References, posture
+from mouths.references import SAME_SHOT, References, posture
 
 REMEMBERED = 16  # appearances, some megabytes each
 ENOUGH = 12  # faces, from which on another look at the same person would tell nothing more
@@ -66,7 +66,7 @@ class Appearances:
     def _enter(self, shots: Shots, shot: int, held: np.ndarray) -> None:
         """Look at a shot whose face is ``held`` like this, if that may tell something."""
         near = self._nearest(held)
-        alike, known = near.distance(held) <= NEAR, len(near.postures)
+        alike, known = near.distance(held) <= SAME_SHOT, len(near.postures)
         if alike and known >= ENOUGH or self._is_remembered(shot):
             return
         self._seen = {start: one for start, one in self._seen.items() if one is None or one in self.remembered}

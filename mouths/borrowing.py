@@ -10,8 +10,9 @@ from mouths.alignment import MOUTH, grey, moved, movement
 from mouths.references import LentMouth
 
 ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around the lips, with room for their movements
-AKIN, STRANGE = 15.0, 40.0  # levels of luma: what is nearer gets all of the colours, what is farther none
-ALIKE, UNLIKE = 12.0, 28.0  # grey levels: what is nearer gets all of the detail, what is farther none
+# Pairs of thresholds by which the two mouths differ: up to the first all is borrowed, from the second on nothing
+SAME_COLOURS = 15.0, 40.0  # levels of luma
+SAME_DETAIL = 12.0, 28.0  # grey levels
 
 
 def borrow(face: np.ndarray, shown: np.ndarray, lent: LentMouth) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +28,7 @@ def borrow(face: np.ndarray, shown: np.ndarray, lent: LentMouth) -> tuple[np.nda
     drawn = _in_colours_of(np.clip(seen, 0, 255), face[ROWS, COLUMNS], lent.share)
     mouth = _laid_upon(here, lent.picture) + lent.light
     small = cv2.resize(mouth, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-    alike = lent.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, ALIKE, UNLIKE)
+    alike = lent.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, *SAME_DETAIL)
     size = mouth.shape[1::-1]
     finer = cv2.resize(alike, size)[..., None] * (mouth - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
     face = face.copy()
@@ -48,7 +49,7 @@ def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.nd
     """Return a drawn mouth, as bright as it was; by ``share``, with the colours of the filmed one."""
     ours, theirs = (cv2.cvtColor(one / 255, cv2.COLOR_BGR2YCrCb) for one in (drawn, filmed))
     apart = 255 * np.abs(cv2.GaussianBlur(ours[..., 0] - theirs[..., 0], (0, 0), 2))
-    alike = masks.lips()[ROWS, COLUMNS] * (1 - masks.smooth_step((apart - AKIN) / (STRANGE - AKIN)))
+    alike = masks.lips()[ROWS, COLUMNS] * masks.falling(apart, *SAME_COLOURS)
     alike = share * cv2.GaussianBlur(alike, (0, 0), 1.5)
     ours[..., 1:] += alike[..., None] * cv2.GaussianBlur(theirs[..., 1:] - ours[..., 1:], (0, 0), 1)
     return np.clip(255 * cv2.cvtColor(ours, cv2.COLOR_YCrCb2BGR), 0, 255)

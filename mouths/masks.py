@@ -43,8 +43,12 @@ def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def alike(face: np.ndarray, other: np.ndarray, near: float, far: float) -> np.ndarray:
     """Tell from 1, at ``near`` grey levels or less, to 0, from ``far`` on, where two faces or parts are alike."""
-    apart = cv2.GaussianBlur(difference(face, other), (0, 0), 1)
-    return 1 - smooth_step((apart - near) / (far - near))
+    return falling(cv2.GaussianBlur(difference(face, other), (0, 0), 1), near, far)
+
+
+def falling(values: np.ndarray, near: float, far: float) -> np.ndarray:
+    """Return 1 where values are up to ``near``, 0 from ``far`` on, and a curve between them, level at both ends."""
+    return 1 - smooth_step((values - near) / (far - near))
 
 
 def smooth_step(ramp: np.ndarray) -> np.ndarray:

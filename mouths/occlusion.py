@@ -22,7 +22,10 @@ PATCH = 3  # pixels: the side of what is compared
 CONTRAST = 36.0  # grey levels: of an ordinary face; paler ones count for more
 KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
 TURNED = 8.0  # grey levels between postures at which twice as much is normal
-STRANGE, ALIEN = 7.0, 12.0  # grey levels: what is farther from all may be something else; what is that far is, if it is
+POSSIBLE, CERTAIN = (
+    7.0,
+    12.0,
+)  # grey levels from every known face: from here on it may be a thing, from here on it is one
 SKIN = 16.0  # grey levels by which something is nearer to skin than what was there before
 CHEEKS = slice(3, 7), slice(10, 22)  # of these pixels: nose and cheeks
 LEAST = 8  # pixels or more, outside the lips
@@ -61,8 +64,8 @@ class UnoccludedFace:
         mask[TOP:] = cv2.resize(things, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
         mask = np.clip(1.5 * cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5))), (0, 0), 1.5), 0, 1)
         covered = (mask * masks.lips()).sum() / masks.lips().sum()
-        mask = np.maximum(mask, masks.smooth_step((covered - HIDDEN[0]) / (HIDDEN[1] - HIDDEN[0])))
-        return mask * np.float32(min(1, (UNKNOWN - least) / (UNKNOWN - KNOWN)))
+        mask = np.maximum(mask, 1 - masks.falling(covered, *HIDDEN))
+        return mask * np.float32(np.interp(least, (KNOWN, UNKNOWN), (1, 0)))
 
     def _distances(self, lower: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Return by how much patches differ from the nearest of each of these faces, (n, 20, 32), in grey levels."""
@@ -118,9 +121,9 @@ def _skin_is_under(lower: np.ndarray, known: np.ndarray, margin: float) -> np.nd
 
 def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     """Return what of the distances (20, 32) is a thing of its own, where those in ``doubt`` vote against: in [0, 1]."""
-    strange = ((distances > STRANGE) & _inside()).astype(np.uint8)
+    strange = ((distances > POSSIBLE) & _inside()).astype(np.uint8)
     count, labels = cv2.connectedComponents(strange)
-    votes = ((distances > ALIEN) & _outside()) * np.where(doubt, -1, 1)
+    votes = ((distances > CERTAIN) & _outside()) * np.where(doubt, -1, 1)
     sizes = np.bincount(labels.ravel(), votes.ravel(), count)
     sizes[0] = 0  # the rest
     things = masks.smooth_step(sizes.astype(np.float32) / LEAST - 1)[labels]

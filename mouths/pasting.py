@@ -15,15 +15,16 @@ from mouths.borrowing import COLUMNS, ROWS, borrow
 from mouths.references import Loan
 
 BLENDS = ("box", "feather")
-ALIKE, OTHER = 4.0, 12.0  # grey levels: what is nearer is kept as it was filmed, what is farther is the network's
-COARSE, NEARBY = (24, 24), 3.0  # pixels to which colours are shrunk, and of these, how far one tells of others
-FAR_AWAY = 0.05  # of a pixel that is alike: with less of that nearby, what is farther away tells, too
-MOST = 24.0  # grey levels by which colours are changed
-TEETH = 0.3  # of the colour of skin that teeth have at least, in any light
-OUTLYING = 2.0  # per cent of a face's pixels that say nothing of its colours
+# Pairs of thresholds are grey levels by which the network's face differs from what was filmed: see ``masks.falling``.
+KEPT = 4.0, 12.0  # up to the first what was filmed is kept, from the second on it is replaced
+SAME_DETAIL = 6.0, 16.0  # up to the first all of the fine detail that was filmed is added, from the second on none
+COLOUR_GRID, COLOUR_SIGMA = (24, 24), 3.0  # pixels to which colours are shrunk; standard deviation of a blur of these
+COLOUR_PRIOR = 0.05  # weight of the mean colour of all the face, in pixels of the grid that are alike
+MOST_COLOUR = 24.0  # grey levels by which colours are corrected at most
+TEETH_CHROMA = 0.3  # of the chroma of skin that teeth have at least, in any light
+OUTLIERS = 2.0  # per cent of a face's pixels that are left out when the extremes of its colours are taken
 LUMA = (0.114, 0.587, 0.299)  # share of blue, green and red in how bright a pixel is (ITU-R BT.601)
 RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # of a change between the two that leaves a pixel as bright
-AKIN, STRANGE = 6.0, 16.0  # grey levels: what is nearer gets the fine detail that was filmed, what is farther none
 
 
 class DrawnFace(NamedTuple):
@@ -78,7 +79,7 @@ def _mixed(drawn: DrawnFace, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     face, mask, finer = _changed(drawn)
     mask *= 1 - drawn.hidden
-    detail = mask * masks.alike(face, shrunk, AKIN, STRANGE)
+    detail = mask * masks.alike(face, shrunk, *SAME_DETAIL)
     if finer is not None:
         finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
     return cv2.merge([1 - mask + detail] * 3), mask[..., None] * face - detail[..., None] * shrunk, finer
@@ -93,7 +94,7 @@ def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
-    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST, MOST), 0, 255), None
+    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST_COLOUR, MOST_COLOUR), 0, 255), None
     if loan and loan.mouth:
         face, finer = borrow(face, loan.shown, loan.mouth)
     face = _in_its_light(face, filmed)
@@ -112,11 +113,11 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
     Where it is ``alike`` (96, 96), by how far it is ``apart`` there; elsewhere by what that is around, near and far.
     """
-    weights = cv2.resize(alike, COARSE, interpolation=cv2.INTER_AREA)[..., None]
-    sums = cv2.resize(apart * alike[..., None], COARSE, interpolation=cv2.INTER_AREA)
+    weights = cv2.resize(alike, COLOUR_GRID, interpolation=cv2.INTER_AREA)[..., None]
+    sums = cv2.resize(apart * alike[..., None], COLOUR_GRID, interpolation=cv2.INTER_AREA)
     mean = sums.sum((0, 1)) / weights.sum()
-    near, total = (cv2.GaussianBlur(part, (0, 0), NEARBY) for part in (sums - weights * mean, weights))
-    return mean + cv2.resize(near / (total[..., None] + FAR_AWAY), alike.shape, interpolation=cv2.INTER_LINEAR)
+    near, total = (cv2.GaussianBlur(part, (0, 0), COLOUR_SIGMA) for part in (sums - weights * mean, weights))
+    return mean + cv2.resize(near / (total[..., None] + COLOUR_PRIOR), alike.shape, interpolation=cv2.INTER_LINEAR)
 
 
 def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
@@ -125,8 +126,8 @@ def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     Networks draw teeth, of which they know little, as the expert likes them: greenish, then cyan.
     """
     shown = filmed[_some_of_it()]
-    redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLYING))
-    blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLYING))
+    redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLIERS))
+    blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLIERS))
     blue, green, red = cv2.split(face)
     lacking = masks.lips() * np.maximum(redness - (red - green), 0)
     red, green = red + RED_OF_GREEN * lacking, green - (1 - RED_OF_GREEN) * lacking
@@ -138,7 +139,7 @@ def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
 def _percentiles(values: np.ndarray, percent: float) -> tuple[float, float]:
     """Return what teeth have of the usual value, and a percentile."""
     values = np.sort(values)
-    return TEETH * float(values[len(values) // 2]), float(values[round((len(values) - 1) * percent / 100)])
+    return TEETH_CHROMA * float(values[len(values) // 2]), float(values[round((len(values) - 1) * percent / 100)])
 
 
 @functools.lru_cache(maxsize=1)
@@ -152,4 +153,4 @@ def _some_of_it() -> np.ndarray:
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
     grey_levels = cv2.GaussianBlur(cv2.dilate(masks.difference(face, filmed), np.ones((5, 5))), (0, 0), 2)
-    return masks.smooth_step((grey_levels - ALIKE) / (OTHER - ALIKE))
+    return 1 - masks.falling(grey_levels, *KEPT)

@@ -17,12 +17,14 @@ from mouths.alignment import EYES_AND_NOSE, grey, moved, movement
 # Grey levels between postures: nearer is the same person in the same shot, farther is not. Of 96 frames of twelve
 # people, all came within 10 of a face of their own shot, once that was moved to where they were; none within 12.5 of
 # anybody else.
-NEAR, FAR = 8.0, 12.0
-ALIKE = 4.0  # grey levels: what is held that much alike is held alike enough
-OPENING = 5.0  # how much it counts that a mouth is open otherwise than wanted, against one more ``ALIKE`` of posture
-SOFT, MIXED = 0.25, 6  # of such costs: by which a face may be dearer to have a third as large a share; most faces in it
-# by which a mouth is open otherwise than wanted: nearer tells what it looks like, farther no more
-WANTED, UNWANTED = 0.2, 0.4
+SAME_SHOT, OTHER_SHOT = 8.0, 12.0
+ALIGNED = 4.0  # grey levels between postures up to which a face needs not be moved to lie upon another
+OPENING_COST = 5.0  # of a mouth that is shut where it should be wide open, against one more ``ALIGNED`` of posture
+TEMPERATURE, MOST_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
+OPEN_ALIKE = (
+    0.2,
+    0.4,
+)  # openings apart: up to the first a mouth shows what the wanted one looks like, from the second not
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
@@ -85,14 +87,15 @@ class References:
         if self.everywhere:
             return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
         lenders = self._lenders(grey(face), held, distances, wanted)
-        share *= float(np.clip((FAR - sum(one.share * one.distance for one in lenders)) / (FAR - NEAR), 0, 1))
+        distance = sum(one.share * one.distance for one in lenders)
+        share *= float(np.interp(distance, (SAME_SHOT, OTHER_SHOT), (1, 0)))
         mixed, mask = _mixed(lenders), share * np.maximum(masks.mouth(), hidden)
         shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
         if self.apart is None or self.larger is None:
             return Loan(shown)
         first = lenders[0]
         otherwise = abs(float(self.apart[first.which]) - wanted) if self.apart.any() else 0.0
-        telling = share * float(np.clip((UNWANTED - otherwise) / (UNWANTED - WANTED), 0, 1))
+        telling = share * float(np.interp(otherwise, OPEN_ALIKE, (1, 0)))
         if telling == 0:
             return Loan(shown)
         picture = moved(self.larger[first.which], first.moved_by)
@@ -103,10 +106,10 @@ class References:
 
         ``here`` is that face in grey, ``held`` its posture, and ``distances`` (N,) are those of the postures.
         """
-        best = self._costs(np.arange(len(self.faces)), distances, wanted).argsort()[:MIXED]
+        best = self._costs(np.arange(len(self.faces)), distances, wanted).argsort()[:MOST_MIXED]
         laid = [self._laid_upon(i, float(distances[i]), held, here) for i in best]
         costs = self._costs(best, np.array([one.distance for one in laid]), wanted)
-        shares = np.exp((costs.min() - costs) / SOFT)
+        shares = np.exp((costs.min() - costs) / TEMPERATURE)
         if self.apart is None:  # one that rests
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
@@ -115,13 +118,13 @@ class References:
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
         """Return how far some of these faces, at such ``distances``, are from what is wanted."""
         if self.apart is None:
-            return distances / ALIKE
-        return np.maximum(distances / ALIKE, 1) + OPENING * np.abs(self.apart[which] - wanted)
+            return distances / ALIGNED
+        return np.maximum(distances / ALIGNED, 1) + OPENING_COST * np.abs(self.apart[which] - wanted)
 
     def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray) -> _Lender:
         """Return a face as it is, or if it is held otherwise moved to where the other is."""
         as_it_is = _Lender(self.faces[i], distance, np.zeros(2))
-        otherwise = min(1.0, (distance - ALIKE) / (NEAR - ALIKE))
+        otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
         if otherwise <= 0:
             return as_it_is
         moved_by = otherwise * movement(self._greys[i], here, EYES_AND_NOSE)

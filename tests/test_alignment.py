@@ -8,7 +8,7 @@ import pytest
 
 from mouths import References, crop, masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
-from mouths.references import ALIKE, NEAR, posture
+from mouths.references import ALIGNED, SAME_SHOT, posture
 
 SIDE = 192  # of the astronaut's face; a pixel of 96 is two of these
 CORNER = (150, 20)
@@ -53,14 +53,14 @@ def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut)
     for place in ((0, 0), (4, -3), (-5, 2)):
         face, wanted = face_at(astronaut, *place), face_at(painted, *place)
         distance = np.abs(posture(face) - posture(references.faces[0])).mean()
-        assert distance == 0 if place == (0, 0) else distance > NEAR > ALIKE
+        assert distance == 0 if place == (0, 0) else distance > SAME_SHOT > ALIGNED
         shown = references.lend(face, 1.0).shown.astype(float)
         mouth = masks.mouth() == 1
         assert np.abs(shown - wanted)[mouth].mean() < 0.15 * np.abs(shown - face)[mouth].mean()
 
 
 def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
-    """Else mouths would jump where a head comes to be held otherwise than ``ALIKE``."""
+    """Else mouths would jump where a head comes to be held otherwise than ``ALIGNED``."""
     references, seen = References(face_at(astronaut)[None]), []
     for left in range(13):  # half a pixel each
         x1, y1 = CORNER[0] - left, CORNER[1]
@@ -68,7 +68,7 @@ def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
         distance = float(np.abs(references._postures - posture(face)).mean())
         lenders = references._lenders(grey(face), posture(face), np.array([distance]), 0.0)
         seen.append((left / 2, distance, lenders[0].moved_by[0]))
-    partly = [(place, by) for place, distance, by in seen if ALIKE < distance < NEAR]
+    partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]
     assert partly and all(0 < by < 0.95 * place for place, by in partly)
-    assert all(by == 0 for _, distance, by in seen if distance <= ALIKE)
-    assert all(by == pytest.approx(place, abs=0.2) for place, distance, by in seen if distance >= NEAR)
+    assert all(by == 0 for _, distance, by in seen if distance <= ALIGNED)
+    assert all(by == pytest.approx(place, abs=0.2) for place, distance, by in seen if distance >= SAME_SHOT)

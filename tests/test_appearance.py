@@ -17,7 +17,7 @@ from faces import FaceSearch
 from lipsync import LipSync
 from mouths import Appearance, Appearances, Shots, crop, postures_of
 from mouths.appearance import ENOUGH, REMEMBERED
-from mouths.references import FAR
+from mouths.references import OTHER_SHOT
 
 SHOT = 30  # frames
 
@@ -40,7 +40,7 @@ def known(*faces: np.ndarray, times: int = ENOUGH) -> Appearance:
 def test_these_are_held_otherwise():
     """What the tests below stand on."""
     held = postures_of([HERE, THERE, ELSEWHERE, BEHIND])
-    assert min(np.abs(one - other).mean() for one, other in itertools.combinations(held, 2)) > FAR
+    assert min(np.abs(one - other).mean() for one, other in itertools.combinations(held, 2)) > OTHER_SHOT
 
 
 def every(frames: int, looks: dict[int, Appearance]) -> Shots:
