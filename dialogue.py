@@ -8,7 +8,6 @@ Every frame goes through the generator once for each face; what is heard is the 
 from __future__ import annotations
 
 import itertools
-import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound, reaching
+from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound, used_for
 from reporting import Named
 
 RATE = 48000  # Hz, of what is heard
@@ -97,11 +96,7 @@ def _open_take(
     chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))
-    fps = float(source.fps)
-    wanted = searched = audio.frame_count(max(lengths), fps)
-    if second is not None:
-        wanted = min(wanted, math.ceil((second + AROUND) * fps))
-        searched = reaching(chosen, source, wanted, searched)
+    used = used_for(source, max(lengths), chosen, seconds=None if second is None else second + AROUND)
     # without a memory, the same frames would be searched once for each face
     search = lips.search if lips.search.cache else replace(lips.search, cache=True, folder=folder)
     first, *others = (
@@ -109,7 +104,7 @@ def _open_take(
             lips.serving(search, Named(lips.report, f"face {index}")),
             source,
             (sound, samples, max(lengths) - samples),
-            (wanted, searched),
+            (used.frames, used.searched),
             replace(chosen, face_index=index),
         )
         for index, sound, samples in zip(speeches, sounds, lengths)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import math
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import date
@@ -28,10 +27,9 @@ from credentials import Credentials
 from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
-from hparams import hparams as hp
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import Options, Settled
-from lipsync.take import AROUND, Take, open_face, open_sound, reaching, searched_for, used_for
+from lipsync.take import AROUND, Take, open_face, open_sound, searched_for, used_for
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
 from reporting import SILENT, Reporter
@@ -149,16 +147,12 @@ class LipSync:
     def _open_take(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
         """Return a take whose mouth settings are open."""
         _ = self.restore  # if it is missing, nobody should have to wait to hear of it
-        source = open_face(face, chosen, self.report)
+        opened = open_face(face, chosen, self.report)
         sound, samples = open_sound(speech, self.report)
-        limit = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
-        opened, report = source, self.report if seconds is None else SILENT
-        source, wanted, goes_on = used_for(opened, limit, chosen, report)
-        counts = isinstance(chosen.reference, int)  # a frame may lie beyond; to know whether, a video is counted
-        whole = used_for(opened, samples, chosen)[1] if counts and limit < samples else wanted
         heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
+        source, wanted, searched, goes_on = used_for(opened, samples, chosen, self.report, seconds)
         chosen = self.settle(chosen)
-        path, used = self.find_face(source, reaching(chosen, source, wanted, whole), chosen)
+        path, used = self.find_face(source, searched, chosen)
         _ = self.model  # built only when there is a face
         spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
@@ -228,9 +222,10 @@ class LipSync:
         wanted = 1 if options.static else wanted
         if options.box:
             box = boxes.fixed_box(options.box, source)
-            used = 1 if options.static else wanted if options.is_part else None
-            shown: list[Box | None] = [box] * (wanted if options.is_part else 1)
-            return FacePath.of(shown, np.tile(np.array(box, float), (wanted, 1))), used
+            everywhere = np.tile(np.array(box, float), (wanted, 1))
+            if options.is_part:
+                return FacePath.of([box] * wanted, everywhere), wanted
+            return FacePath.of([box], everywhere), 1 if options.static else None
         searched, frames, part = searched_for(source, wanted, options)
         criterion = self.criterion(searched, frames, options)  # what it lacks should be missed before the search
         path = FacePath(lambda: self._follow(searched, frames, part, options, criterion))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,24 +116,36 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
     return info
 
 
+class Used(NamedTuple):
+    """What of a video is used for a speech."""
+
+    source: video.VideoInfo  # starts where that does
+    frames: int  # so many, again and again if the video has fewer
+    searched: int  # in so many the face is searched for
+    goes_on: bool  # the video, after a part
+
+
 def used_for(
+    source: video.VideoInfo, samples: int, options: Options, report: Reporter = SILENT, seconds: float | None = None
+) -> Used:
+    """Return what is used of a video for a speech of so many samples; if ``seconds`` are given, for its beginning."""
+    begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
+    part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
+    if not isinstance(options.reference, int):
+        return Used(part, frames, frames, goes_on)
+    # the frame that all of them refer to may come later, if it is in use at all, and its box depends on those around it
+    in_all = frames if begun == samples else _part_for(source, samples, options)[1]
+    reached = options.reference - part.start + 1 + math.ceil(AROUND * part.fps)
+    return Used(part, frames, min(in_all, max(frames, reached)), goes_on)
+
+
+def _part_for(
     source: video.VideoInfo, samples: int, options: Options, report: Reporter = SILENT
 ) -> tuple[video.VideoInfo, int, bool]:
-    """Return what is used of a video for a speech of so many samples, how many frames, and whether it goes on after."""
     wanted = audio.frame_count(samples, float(source.fps))
     if not options.is_part:
         return source, wanted, False
     return parts.cut_out(source, wanted, options.start or 0, options.end, report)
-
-
-def reaching(options: Options, source: video.VideoInfo, wanted: int, whole: int) -> int:
-    """Return in how many frames the face is searched for if only ``wanted`` of the ``whole`` result are made.
-
-    The frame that is the reference of all of them may come later, and its box depends on the frames around it.
-    """
-    if not isinstance(options.reference, int):
-        return wanted
-    return min(whole, max(wanted, options.reference + 1 - source.start + math.ceil(AROUND * source.fps)))
 
 
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
