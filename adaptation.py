@@ -40,8 +40,9 @@ SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
-SETTINGS = (  # lips on time, the mouth first; a steady mean of the weights, for one video is little
-    "mel_lead=0,mouth_wt=3,motion_wt=0.5,feature_wt=0.03,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
+REFERENCE_LEAD = 1  # mel_lead of networks that do not tell: official ones, or trained as they are
+SETTINGS = (  # the mouth first; a steady mean of the weights, for one video is little
+    "mouth_wt=3,motion_wt=0.5,feature_wt=0.03,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,"
     "initial_learning_rate=5e-5,eval_interval=50,num_workers=1,frozen_norms=true"
 )
 
@@ -87,7 +88,8 @@ def adapt(
     face, outfile = Path(face), Path(outfile)
     check_files(face, outfile, options)
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
-    with hp.changed(SETTINGS, f"mask_top={start.mask_top}", options.settings):
+    lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
+    with hp.changed(SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings):
         group = open_group(options)
         task = open_task(group, start.width, options, report)
         before, after, stopped = learn(task, start, face, options, report)
@@ -137,7 +139,10 @@ def open_group(options: AdaptationOptions) -> Distributed:
 def open_task(group: Distributed, width: float, options: AdaptationOptions, report: Reporter) -> PersonTask:
     expert, judge = (weights.load_model(path, SyncNet_color, report) for path in (options.expert, options.judge))
     torch.manual_seed(options.seed)
-    return PersonTask(group, hp, expert, judge, width)
+    task = PersonTask(group, hp, expert, judge, width)
+    # one video teaches no hearing; and ``opening``, which comes with the start, is about what the encoder gives
+    task.generator.audio_encoder.requires_grad_(False)
+    return task
 
 
 def learn(
@@ -160,7 +165,6 @@ def learn(
             checkpoint_interval=1 << 30,  # nobody looks at samples
             eval_interval=hp.eval_interval,
             eval_steps=EVALUATED,
-            start_from={"": start.path},
             minutes=options.minutes,
             saves=False,
             num_workers=min(hp.num_workers, cpu_count()),
@@ -293,7 +297,7 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
     state = {name: value.cpu() for name, value in task.result.state_dict().items()}
     habits = {name: getattr(start, name) for name in weights.HABITS}
-    habits["pads"] = [0, 0, 0, 0]  # it learned from boxes as detected
+    habits |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it learned from boxes as detected
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)
 
 

@@ -275,8 +275,8 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--lip_delay",
         type=cli.finite,
-        default=0.0,
-        help="Make lips come so many milliseconds later; 40 for networks trained as in the reference.",
+        help="Delay the lips by this many milliseconds: 40 for the official networks, whose lips are early. Without "
+        "it, by what the network needs, if its checkpoint tells.",
     )
     add(
         "--silence",

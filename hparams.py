@@ -18,13 +18,14 @@ from errors import MissingFile, UserError
 OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
 FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # installed: of the folder one works in
 
+FIXED_BY_NETWORKS = {"num_mels", "mel_step_size", "img_size", "syncnet_T"}  # by the shapes of their layers
 # what mels and pictures on disk were made with
 FIXED_BY_PREPROCESSING = {
-    "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "num_mels", "fmin", "fmax", "min_level_db",
-    "ref_level_db", "max_abs_value", "mel_step_size", "img_size", "fps", "syncnet_T",
+    "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "fmin", "fmax", "min_level_db", "ref_level_db",
+    "max_abs_value", "fps",
 }  # fmt: skip
 
-_CHANGING = threading.RLock()  # there is one set of settings: whoever trains has them alone
+_CHANGING = threading.RLock()  # held while the one, global set of settings is changed
 
 
 @dataclass
@@ -59,6 +60,8 @@ class HParams:
     checkpoint_interval: int = 3000  # steps
     eval_interval: int = 3000  # steps
     save_optimizer_state: bool = True
+    # steps over which learning rates fall to a hundredth, along a cosine; 0: they stay as they are (reference)
+    lr_decay_steps: int = 0
     ema_decay: float = 0.0  # of a running mean of the weights, which is then evaluated and saved; 0: none (ours)
 
     eval_steps: int = 700  # batches in one evaluation, if there are that many windows
@@ -71,7 +74,8 @@ class HParams:
     syncnet_checkpoint_interval: int = 10000  # steps
     syncnet_eval_steps: int = 1400  # batches
     plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
-    windows_per_clip: int = 0  # of a batch in which all faces meet all voices; 0: pair by pair (reference)
+    # windows of each clip in a batch whose every face is compared with every voice; 0: one pair a sample (reference)
+    windows_per_clip: int = 0
     negative_distance: int = 1  # frames, at least, between a window and a wrong one; the reference: any other frame
     augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
     augment_shift: float = 0.0  # largest shift each way, share of the face
@@ -84,13 +88,14 @@ class HParams:
     # Generator and visual-quality discriminator (reference)
     mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
     mask_top: float = 0.5  # the generator sees what is above this share of a face's height; the reference: half (ours)
-    syncnet_wt: float = 0.0  # rises by itself once the evaluation sync loss is below 0.75
+    # of the sync loss; 0: 0.01, with the discriminator 0.03, from the first evaluation on that finds it below 0.75
+    syncnet_wt: float = 0.0
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)
     motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
     feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
-    sync_grey: bool = False  # the expert sees no colours, so that it cannot teach any: it likes its own teeth's (ours)
-    frozen_norms: bool = False  # batch norms keep the statistics they came with: for little or uniform data (ours)
+    sync_grey: bool = False  # the expert sees grey faces, so that its gradient changes no colours (ours)
+    frozen_norms: bool = False  # the generator's batch norms keep their statistics: for little or uniform data (ours)
     twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
     disc_wt: float = 0.07
     disc_width: float = 0.0  # of the discriminator, as ``width``; 0: the generator's (ours)
@@ -107,6 +112,8 @@ class HParams:
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
                 raise UserError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
+            if name in FIXED_BY_NETWORKS:
+                raise UserError(f"hparam {name} cannot be changed: the networks are built for {getattr(self, name)}")
             if name in FIXED_BY_PREPROCESSING:
                 raise UserError(
                     f"hparam {name} is part of the data and of every checkpoint; change it in hparams.py, before "

@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -64,17 +63,20 @@ def train_expert(
         train_list, val_list = lists_of(data_root, options)
         if hp.windows_per_clip:
             task_type: type[ExpertTask] = AllPairsExpertTask
-            train: SyncNetDataset = MatchedWindows(train_list, options.seed, hp.windows_per_clip, varied)
+            train: SyncNetDataset = MatchedWindows(
+                train_list, options.seed, hp.windows_per_clip, varied, hp.negative_distance
+            )
         else:
             task_type = ExpertTask
             train = SyncNetDataset(train_list, options.seed, hp.negative_distance, augmentation=varied)
         val = SyncNetDataset(val_list)  # the same windows whatever the settings, so that runs compare
-        plan = training.Plan(
-            batch_size=hp.syncnet_batch_size,
-            checkpoint_interval=hp.syncnet_checkpoint_interval,
-            eval_interval=hp.syncnet_eval_interval,
-            eval_steps=hp.syncnet_eval_steps,
-            **usual(checkpoint_dir, options),
+        plan = plan_for(
+            checkpoint_dir,
+            options,
+            batch_size="syncnet_batch_size",
+            checkpoint_interval="syncnet_checkpoint_interval",
+            eval_interval="syncnet_eval_interval",
+            eval_steps="syncnet_eval_steps",
         )
         training.fit(task_type(group, hp, hp.width), train, val, plan, report)
 
@@ -100,14 +102,15 @@ def train_generator(
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
         # the same windows whatever other settings, likewise
         val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
-        plan = training.Plan(
-            batch_size=hp.batch_size,
-            checkpoint_interval=hp.checkpoint_interval,
-            eval_interval=hp.eval_interval,
-            eval_steps=hp.hq_eval_steps if discriminator else hp.eval_steps,
-            evaluate_first=not discriminator,  # as the reference does
-            **usual(checkpoint_dir, options),
+        plan = plan_for(
+            checkpoint_dir,
+            options,
+            batch_size="batch_size",
+            checkpoint_interval="checkpoint_interval",
+            eval_interval="eval_interval",
+            eval_steps="hq_eval_steps" if discriminator else "eval_steps",
         )
+        plan.evaluate_first = not discriminator  # as the reference does
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 
@@ -142,14 +145,19 @@ def lists_of(data_root: str | Path, options: TrainingOptions) -> Iterator[list[s
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
-def usual(checkpoint_dir: str | Path, options: TrainingOptions) -> dict[str, Any]:
-    """Return what the ``Plan`` of every network takes from the options."""
+def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, **names: str) -> training.Plan:
+    """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals."""
+    for name in names.values():
+        least = 2 if name == "syncnet_batch_size" else 1  # a batch norm of the expert has one value for each window
+        if getattr(hp, name) < least:
+            raise UserError(f"hparam {name} must be {least} or more, not {getattr(hp, name)}")
     start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}
-    return {
-        "checkpoint_dir": Path(checkpoint_dir),
-        "start_from": {name: Path(path) if path else None for name, path in start.items()},
-        "resume": options.resume,
-        "max_steps": options.max_steps,
-        "keep": options.keep,
-        "num_workers": min(hp.num_workers, cpu_count()),
-    }
+    return training.Plan(
+        Path(checkpoint_dir),
+        **{setting: getattr(hp, name) for setting, name in names.items()},
+        start_from={prefix: Path(path) if path else None for prefix, path in start.items()},
+        resume=options.resume,
+        max_steps=options.max_steps,
+        keep=options.keep,
+        num_workers=min(hp.num_workers, cpu_count()),
+    )

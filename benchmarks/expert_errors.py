@@ -31,6 +31,7 @@ from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
 from sync import Expert, open_expert
 from terminal import TERMINAL
+from training.losses import elementwise_loss
 
 NEAR = 3  # frames, 0.12 s: what viewers do not notice (ITU-R BT.1359: sound 45 ms early to 125 ms late)
 SILENT = 30.0  # dB below the loudest window
@@ -138,10 +139,9 @@ def accuracy(pairs: Pairs, chosen: np.ndarray) -> dict[str, float]:
 
 
 def summary(pairs: Pairs) -> dict[str, float]:
-    truth = np.where(pairs.matched, pairs.cosine, 1 - pairs.cosine)
-    loss = -np.log(np.maximum(truth, np.exp(-100.0)))  # torch stops at 100 too
+    loss = elementwise_loss(torch.from_numpy(pairs.cosine), torch.from_numpy(pairs.matched.astype(pairs.cosine.dtype)))
     return {
-        "loss": mean(loss, pairs.weight),
+        "loss": mean(loss.numpy(), pairs.weight),
         "accuracy": mean(pairs.right, pairs.weight),
         "matched": mean(pairs.cosine, pairs.weight * pairs.matched),
         "mismatched": mean(pairs.cosine, pairs.weight * ~pairs.matched),

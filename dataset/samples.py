@@ -178,7 +178,7 @@ class MatchedWindows(SyncNetDataset):
 
     ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
     says which one, by the number of its clip and its first frame. Raises UserError for fewer ``windows_per_clip`` than
-    1, and like WindowIndex.
+    1, and as SyncNetDataset does.
     """
 
     def __init__(
@@ -187,10 +187,11 @@ class MatchedWindows(SyncNetDataset):
         seed: int = 0,
         windows_per_clip: int = 1,
         augmentation: Augmentation | None = None,
+        negative_distance: int = 1,
     ) -> None:
         if windows_per_clip < 1:
             raise UserError(f"windows_per_clip must be 1 or more, not {windows_per_clip}")
-        super().__init__(folders, seed, augmentation=augmentation)
+        super().__init__(folders, seed, negative_distance, augmentation)
         self.windows_per_clip = windows_per_clip
 
     def sample(

@@ -27,6 +27,7 @@ from credentials import Credentials
 from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
+from hparams import hparams as hp
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import Options, Settled
 from lipsync.take import AROUND, Take, open_face, open_sound, searched_for, used_for
@@ -162,8 +163,10 @@ class LipSync:
         """Return the options with the network's own habits where they leave that to it."""
         if options.reference == "matching" and self.generator.opening is None:
             raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
-        unsaid = [name for name in ("pads", "blend", "reference") if getattr(options, name) is None]
-        return Settled(**vars(options) | {name: getattr(self.generator, name) for name in unsaid})
+        habits = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
+        habits["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # official ones do not tell: as they are
+        unsaid = {name: habit for name, habit in habits.items() if getattr(options, name) is None}
+        return Settled(**vars(options) | unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""

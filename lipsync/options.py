@@ -47,7 +47,7 @@ class Options:
     identity: str | Path = "sface"  # the network that tells, a file or a name
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
-    lip_delay: float = 0.0  # milliseconds that lips come later; 40 for networks trained as the reference is
+    lip_delay: float | None = None  # milliseconds that lips come later; None: what the network needs, if it tells
     silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
     # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; "matching", one with
     # a mouth as far open as the sound will open it; or a frame's number
@@ -88,7 +88,7 @@ class Options:
             raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
         if self.is_part and self.static:
             raise UserError("--static shows one frame throughout and has no parts; leave out --start and --end")
-        if abs(self.lip_delay) > MOST_DELAY:
+        if abs(self.lip_delay or 0) > MOST_DELAY:
             raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
         if self.fps is not None and not LEAST_FPS <= self.fps <= MOST_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
@@ -120,6 +120,7 @@ class Settled(Options):
     pads: tuple[int, ...] = Wav2Lip.pads
     reference: str | int = Wav2Lip.reference
     blend: str = Wav2Lip.blend
+    lip_delay: float = 0.0
 
     @property
     def keeps_occlusions(self) -> bool:

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .conv import Conv2d, Conv2dTranspose, PlainConv2d, audio_encoder, scaled
-
-
-def stage(*blocks: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*blocks)
 
 
 def face_encoder(width: float) -> nn.ModuleList:
@@ -21,13 +16,21 @@ def face_encoder(width: float) -> nn.ModuleList:
     c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
     return nn.ModuleList(
         [
-            stage(Conv2d(6, c16, 7, 1, 3)),  # 96
-            stage(Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))),  # 48
-            stage(Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))),  # 24
-            stage(Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))),  # 12
-            stage(Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))),  # 6
-            stage(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
-            stage(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
+            nn.Sequential(Conv2d(6, c16, 7, 1, 3)),  # 96
+            nn.Sequential(
+                Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))
+            ),  # 48
+            nn.Sequential(
+                Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))
+            ),  # 24
+            nn.Sequential(
+                Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))
+            ),  # 12
+            nn.Sequential(
+                Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))
+            ),  # 6
+            nn.Sequential(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+            nn.Sequential(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
         ]
     )
 
@@ -37,15 +40,15 @@ def face_decoder(width: float) -> nn.ModuleList:
     c16, c32, c64, c128, c256, c384, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 384, 512))
 
     def up(cin: int, cout: int, same: int) -> nn.Sequential:
-        return stage(
+        return nn.Sequential(
             Conv2dTranspose(cin, cout, 3, 2, 1, output_padding=1),
             *(Conv2d(cout, cout, 3, 1, 1, residual=True) for _ in range(same)),
         )
 
     return nn.ModuleList(
         [
-            stage(Conv2d(c512, c512, 1, 1, 0)),  # 1
-            stage(Conv2dTranspose(c512 + c512, c512, 3, 1, 0), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+            nn.Sequential(Conv2d(c512, c512, 1, 1, 0)),  # 1
+            nn.Sequential(Conv2dTranspose(c512 + c512, c512, 3, 1, 0), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
             up(c512 + c512, c512, same=2),  # 6
             up(c512 + c256, c384, same=2),  # 12
             up(c384 + c128, c256, same=2),  # 24
@@ -66,6 +69,8 @@ class Wav2Lip(nn.Module):
     blend = "box"  # or "feather"
     gain = 1.0  # of what it makes mouths move by itself
     mask_top = 0.5  # of the face it is to draw it sees only what is above: a share of the height
+    # frames by which a mouth's sound started before it in training, and lips come early; None: the checkpoint is silent
+    mel_lead: int | None = None
     # what it is shown of a face: "same", the frame itself; "still", a mouth like it that is shut; or "matching", one as
     # far open as the sound will open it: (its embedding - that of silence) · opening, 0 shut to 1 wide
     reference = "same"
@@ -119,13 +124,13 @@ class Wav2Lip_disc_qual(nn.Module):
         c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))
         self.face_encoder_blocks = nn.ModuleList(
             [
-                stage(PlainConv2d(3, c32, 7, 1, 3)),  # 48, 96
-                stage(PlainConv2d(c32, c64, 5, (1, 2), 2), PlainConv2d(c64, c64, 5, 1, 2)),  # 48, 48
-                stage(PlainConv2d(c64, c128, 5, 2, 2), PlainConv2d(c128, c128, 5, 1, 2)),  # 24, 24
-                stage(PlainConv2d(c128, c256, 5, 2, 2), PlainConv2d(c256, c256, 5, 1, 2)),  # 12, 12
-                stage(PlainConv2d(c256, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 6, 6
-                stage(PlainConv2d(c512, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 3, 3
-                stage(PlainConv2d(c512, c512, 3, 1, 0), PlainConv2d(c512, c512, 1, 1, 0)),  # 1, 1
+                nn.Sequential(PlainConv2d(3, c32, 7, 1, 3)),  # 48, 96
+                nn.Sequential(PlainConv2d(c32, c64, 5, (1, 2), 2), PlainConv2d(c64, c64, 5, 1, 2)),  # 48, 48
+                nn.Sequential(PlainConv2d(c64, c128, 5, 2, 2), PlainConv2d(c128, c128, 5, 1, 2)),  # 24, 24
+                nn.Sequential(PlainConv2d(c128, c256, 5, 2, 2), PlainConv2d(c256, c256, 5, 1, 2)),  # 12, 12
+                nn.Sequential(PlainConv2d(c256, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 6, 6
+                nn.Sequential(PlainConv2d(c512, c512, 3, 2, 1), PlainConv2d(c512, c512, 3, 1, 1)),  # 3, 3
+                nn.Sequential(PlainConv2d(c512, c512, 3, 1, 0), PlainConv2d(c512, c512, 1, 1, 0)),  # 1, 1
             ]
         )
         self.binary_pred = nn.Sequential(nn.Conv2d(c512, 1, 1, 1, 0), nn.Sigmoid())
@@ -140,8 +145,3 @@ class Wav2Lip_disc_qual(nn.Module):
         for block in self.face_encoder_blocks:
             x = block(x)
         return (self.binary_pred[0](x) if logits else self.binary_pred(x)).flatten(1)
-
-    def perceptual_forward(self, faces: torch.Tensor) -> torch.Tensor:
-        """The generator's adversarial loss: cross-entropy of the prediction for ``faces`` against "real"."""
-        logits = self(faces, logits=True)
-        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))

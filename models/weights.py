@@ -93,9 +93,10 @@ KNOWN = {
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
+MOST_LEAD = 10  # frames by which a mouth's sound may start before it
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
 # what a checkpoint may say of its use, see Wav2Lip
-HABITS = ("pads", "blend", "reference", "gain", "opening", "mask_top")
+HABITS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
 
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
@@ -254,6 +255,11 @@ class Checkpoint:
         return value if type(value) is float and 0 < value < 1 else Wav2Lip.mask_top
 
     @property
+    def mel_lead(self) -> int | None:
+        value = self.extra.get("mel_lead")
+        return value if type(value) is int and 0 <= value <= MOST_LEAD else None
+
+    @property
     def gain(self) -> float:
         value: Any = self.extra.get("gain")
         return float(value) if type(value) in (int, float) and 0 < value <= MOST_GAIN else Wav2Lip.gain
@@ -269,6 +275,8 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     content = read_state(path)
     state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
     extra = content if state is not None else {}
+    if isinstance(extra.get("hparams"), dict):  # all that stages of training said of it until 2026-11
+        extra = {"mel_lead": extra["hparams"].get("mel_lead"), **extra}
     state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
     width = extra.get("width", 1.0)
     if not isinstance(width, (int, float)) or not 0 < width <= WIDEST:
@@ -319,12 +327,13 @@ def write(content: dict[str, Any], path: Path) -> None:
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """Return the mean of several stages of one training run, which is steadier than any (Izmailov et al., UAI 2018).
 
-    Raises UserError if they are not of one width, and mask.
+    Raises UserError if they are not of one width, mask and lead.
     """
     if len({checkpoint.width for checkpoint in checkpoints}) > 1:
         raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
-    if len({checkpoint.mask_top for checkpoint in checkpoints}) > 1:
-        raise UserError("only checkpoints with the same mask_top can be averaged: stages of one training run")
+    for name in ("mask_top", "mel_lead"):
+        if len({getattr(checkpoint, name) for checkpoint in checkpoints}) > 1:
+            raise UserError(f"only checkpoints with the same {name} can be averaged: stages of one training run")
     first, *rest = checkpoints
     state = {name: sum((c.state[name].double() for c in rest), value.double()) for name, value in first.state.items()}
     state = {name: (value / len(checkpoints)).to(first.state[name].dtype) for name, value in state.items()}

@@ -244,7 +244,7 @@ def taken(values: Values) -> tuple[str, Any, Values]:
         "loop": LOOPS[values["loop"]],
         "reference": REFERENCES[values["reference"]],
         "blend": BLENDS[values["blend"]],
-        "lip_delay": values["delay"] or 0.0,
+        "lip_delay": values["delay"],
         "pads": numbers(values["pads"], "the box is changed by"),
         "static": values["static"],
         "rotate": values["rotate"],

@@ -304,7 +304,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
                 "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
-                "delay": gr.Number(0.0, label=LABELS["lip_delay"]),
+                "delay": gr.Number(None, label=LABELS["lip_delay"]),
             }
         with gr.Row(elem_classes="options"):
             options |= {

@@ -19,6 +19,7 @@ def test_small_networks_are_small_and_have_one_name():
     assert sum(path.stat().st_size for path in weights.SHIPPED[Wav2Lip].parent.glob("*.pth")) < 40e6
     for network in weights.SHIPPED:
         assert isinstance(weights.load_model("demo", network), network)
+    assert weights.read_checkpoint("demo", Wav2Lip).mel_lead == 0  # what adapt.py goes on with
 
 
 def test_export_halves_weights_and_keeps_vectors(tmp_path, small_checkpoint):

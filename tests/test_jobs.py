@@ -198,9 +198,9 @@ def test_table(program, room, separator, encoding, end):
     ]
     told = [(c.mouth_gain, c.lip_delay, c.static, c.pads, c.rotate, c.box, c.reference) for c in done.calls]
     assert told == [
-        (0.5, 0.0, False, None, True, None, None),
+        (0.5, None, False, None, True, None, None),
         (1.3, -40.0, False, [0, -5, 0, 0], False, None, 7),
-        (0.5, 0.0, True, None, True, [1, 2, 3, 4], "still"),
+        (0.5, None, True, None, True, [1, 2, 3, 4], "still"),
     ]
     assert done.calls[2].mix.samefile(room / "a.mp4")
 

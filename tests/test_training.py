@@ -52,9 +52,9 @@ from training import (
 from training.checkpoints import Position
 from training.figures import Averages
 from training.losses import (
-    _cross_entropy,
     all_pairs_loss,
     cosine_loss,
+    elementwise_loss,
     feature_loss,
     motion_loss,
     mouth_weights,
@@ -263,12 +263,12 @@ def test_cross_entropy_is_torchs_but_at_the_edges():
     cosine = torch.linspace(2e-4, 1 - 2e-4, 999, dtype=torch.float64, requires_grad=True)
     for y in (torch.zeros_like(cosine), torch.ones_like(cosine)):
         pair = [
-            _cross_entropy(cosine, y),
+            elementwise_loss(cosine, y),
             torch.nn.functional.binary_cross_entropy(cosine, y, reduction="none"),
         ]
         torch.testing.assert_close(*pair)
         torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), cosine)[0] for loss in pair))
-        ends = _cross_entropy(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
+        ends = elementwise_loss(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
         steps = ends.diff()[[0, 1, 3, 4]] * (1 - 2 * y[0])
         assert (steps > 0).all() and (ends < 11).all()  # it goes on in the same direction
 
@@ -291,6 +291,13 @@ def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
     assert [len(values) for values in costs.values()] == [8, 12 - 4 * (nearest > 2), 16]
     matched_cost, in_clip, across = (sum(values) / len(values) for values in costs.values())
     assert float(loss) == pytest.approx(matched_cost / 2 + (in_clip + across) / 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("places", [[(0, 1), (1, 1)], [(0, 1), (0, 9)], [(0, 1), (0, 9), (1, 1)]])
+def test_guessing_costs_ln_2_whatever_kinds_of_pairs_a_batch_has(places):
+    """With one window a clip, or all of one clip, it was 0.52, and nobody was warned of a plateau."""
+    audio, face = (torch.tensor([row] * len(places)) for row in ([1.0, 0.0], [0.5, 0.75**0.5]))
+    assert float(all_pairs_loss(audio, face, torch.tensor(places))[0]) == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("places", [[(0, 1), (0, 1)], [(0, 1), (1, 1)], [(0, 1), (0, 9)]])
@@ -371,6 +378,18 @@ def test_frozen_norms_keep_their_statistics(frozen):
     assert all(torch.equal(a, b) for a, b in zip(before, after)) == frozen
 
 
+def test_frozen_norms_are_the_generators():
+    """Those of an expert, which begins with random weights, would stay at 0 and 1."""
+    task = ExpertTask(CPU, HParams(frozen_norms=True), 0.125)
+    task.train_mode(True)
+    assert all(module.training for module in task.expert.modules())
+
+
+def test_learning_rates_fall_along_a_cosine():
+    assert [loop.decay_at(step, 0) for step in (1, 10**6)] == [1, 1]
+    assert [loop.decay_at(step, 100) for step in (0, 50, 100, 999)] == pytest.approx([1, 0.5, 0.01, 0.01])
+
+
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
@@ -384,6 +403,15 @@ def test_discriminator_joins_with_its_own_sync_weight(filled):
         task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
         task.load_extra_state({"syncnet_wt": saved})
         assert task.sync_weight == used
+
+
+def test_a_weight_chosen_beside_a_discriminator_is_kept(filled, tmp_path):
+    """0.01 is also what the generator alone switches on; of a continued run it became 0.03."""
+    tasks = [HQGeneratorTask(CPU, hp, filled(models.SyncNet_color, 0.125), width=0.125)
+             for hp in (HParams(syncnet_wt=0.01), HParams())]  # fmt: skip
+    checkpoints.save_checkpoint(tasks[0], tmp_path, Position(5), 0)
+    checkpoints.load_checkpoint(tasks[1], tmp_path / "checkpoint_step000000005.pth")
+    assert tasks[1].sync_weight == 0.01
 
 
 @pytest.mark.parametrize("loss", [cosine_loss, all_pairs_loss])
@@ -491,6 +519,12 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
     assert weights.load_model(made).mask_top == 0.375
     with pytest.raises(UserError, match="learned with mask_top=0.375, this run has 0.5; say --hparams mask_top=0.375"):
         recipes.train_generator(corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made))
+    assert weights.read_checkpoint(made, models.Wav2Lip).mel_lead == 1
+    with pytest.raises(UserError, match="learned with mel_lead=1, this run has 0; say --hparams mel_lead=1"):
+        settings = f"{other.settings},mel_lead=0"
+        recipes.train_generator(
+            corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made, settings=settings)
+        )
     assert {path.name for path in (tmp_path / "hq").glob("*.pth")} == {
         "checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth",
     }  # fmt: skip
@@ -507,6 +541,7 @@ def test_expert_script(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path / "new/folder", "--max_steps", 8, "--keep", 2)) == 0
     folder = tmp_path / "new/folder"
     assert sorted(p.name for p in folder.glob("*.pth")) == [
+        "checkpoint_best.pth",
         "checkpoint_step000000001.pth",
         "checkpoint_step000000008.pth",
     ]
@@ -676,6 +711,46 @@ def test_running_mean_of_the_weights(corpus, tmp_path):
             a, b, c = (checkpoint["training_state_dict"][name] for checkpoint in (first, second, third))
             assert torch.allclose(value, 0.25 * (2 / 11 * a + 9 / 11 * b) + 0.75 * c, atol=1e-6), name
             assert (c == plain[name]).all(), name
+
+
+def test_what_goes_on_without_a_mean_goes_on_from_it(corpus, tmp_path):
+    """It is what was evaluated, not the weights of the last step."""
+    expert = ExpertTask(CPU, HParams(ema_decay=0.9), 0.125)
+    fill(expert.mean.module)
+    checkpoints.save_checkpoint(expert, tmp_path, Position(5), 0)
+    plain = ExpertTask(CPU, HParams(), 0.125)
+    checkpoints.load_checkpoint(plain, tmp_path / "checkpoint_step000000005.pth")
+    ours, theirs = plain.expert.state_dict(), expert.mean.module.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_best_evaluation_is_kept(corpus, tmp_path, monkeypatch):
+    """Across stops, and whatever the newest is."""
+    figures = iter([0.5, 0.3, 0.4, 0.35, 0.2])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": next(figures)})
+    hp = f"{SMALL},syncnet_eval_interval=1"
+    kept = []
+    for steps in range(1, 6):
+        assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", steps, "--resume", hp=hp)) == 0
+        kept.append(torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)["global_step"])
+    assert kept == [1, 2, 2, 2, 5]
+    best, newest = (torch.load(tmp_path / name, weights_only=True)["state_dict"]
+                    for name in ("checkpoint_best.pth", "checkpoint_step000000005.pth"))  # fmt: skip
+    assert all(torch.equal(best[name], newest[name]) for name in newest)
+    assert weights.load_model(tmp_path / "checkpoint_best.pth", models.SyncNet_color).width == 0.125
+
+
+def test_clips_of_both_lists_and_clips_of_no_use_are_told(corpus, tmp_path, told):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("s0/clip0\ns1/clip1\ns0/nowhere\ns0/gone\n")
+    (lists / "val.txt").write_text("s1/clip1\n")
+    options = recipes.TrainingOptions(lists, SMALL, max_steps=1, device="cpu", precision="fp32")
+    recipes.train_expert(corpus, tmp_path / "run", options, told)
+    unusable = tmp_path / "run/unusable.txt"
+    assert unusable.read_text() == "".join(f"{corpus}/s0/{name}: no such folder\n" for name in ("nowhere", "gone"))
+    assert any("2 training clips cannot be used" in note and str(unusable) in note for note in told.notes)
+    assert any(f"1 validation clips are training clips as well, the first: {corpus}/s1/clip1" in n for n in told.notes)
 
 
 def start(corpus, folder, workers=0, more=""):
@@ -978,7 +1053,10 @@ def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch)
     (("--data_root", "/nowhere"), "none of 5 clips is usable"),
     (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
     (("--resume", "--checkpoint_path", "x.pth"), "not both"),
-    (("--hparams", "syncnet_eval_interval=0"), "eval_interval must be 1 or more"),
+    (("--hparams", "syncnet_eval_interval=0"), "hparam syncnet_eval_interval must be 1 or more, not 0"),
+    (("--hparams", "syncnet_batch_size=1"), "hparam syncnet_batch_size must be 2 or more, not 1"),
+    (("--hparams", "windows_per_clip=8,negative_distance=0"), "1 or more frames away, not 0"),
+    (("--hparams", "img_size=192"), "img_size cannot be changed: the networks are built for 96"),
     (("--hparams", "width=0"), "width must be above 0, 4 at most"),
     (("--hparams", "width=5"), "width must be above 0, 4 at most"),
     (("--checkpoint_dir", str(ROOT / "LICENSE" / "run")), "cannot write in"),

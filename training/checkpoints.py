@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 import files
 from errors import UserError
@@ -19,6 +21,7 @@ from models import Wav2Lip, weights
 from training.tasks import Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
+BEST = "checkpoint_best.pth"
 # hparams that change nothing about what a continued run learns
 NOT_LEARNED_FROM = {
     "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
@@ -37,7 +40,7 @@ class Position:
     def changes(self, hp: HParams, seed: int) -> str:
         """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
-        if not now["syncnet_wt"]:  # no wish: the weight that there was is taken on
+        if not now["syncnet_wt"]:  # not set: the weight that there was is kept
             del now["syncnet_wt"]
         then = dict(self.hparams)
         if self.seed is not None:
@@ -50,16 +53,12 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
     step = position.step
     for prefix, network, optimizer in task.parts():
         content = {
-            "state_dict": network.state_dict(),
+            **_described(task, network, step),
             "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
-            "global_step": step,
             "global_epoch": epoch,
             "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
-            "width": network.width,
-            "hparams": dataclasses.asdict(task.hp),
             "random_state": torch.get_rng_state(),
-            **task.extra_state(),
         }
         if not prefix and task.mean:
             content |= {
@@ -74,6 +73,30 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
                 (folder / checkpoint_name(prefix, old)).unlink()
     return path
+
+
+def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
+    """Return the weights of a network and what it takes to use them."""
+    return {
+        "state_dict": network.state_dict(),
+        "global_step": step,
+        "width": network.width,
+        "hparams": dataclasses.asdict(task.hp),
+        **task.extra_state(),
+    }
+
+
+def save_best(task: Task, folder: Path, step: int, score: float) -> None:
+    """Write what was evaluated as ``checkpoint_best.pth``."""
+    weights.write({**_described(task, task.result, step), "score": score}, folder / BEST)
+
+
+def best_score(folder: Path, position: Position) -> float:
+    """Return the lowest score of the evaluations up to ``position``, as far as a folder tells; else infinity."""
+    if not (folder / BEST).exists():
+        return math.inf
+    content = weights.read_state(folder / BEST)
+    return float(content["score"]) if content["global_step"] <= position.step else math.inf
 
 
 def checkpoint_name(prefix: str, step: int) -> str:
@@ -103,12 +126,16 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
     if checkpoint.width != network.width:
         ours = checkpoint.width
         raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams {prefix}width={ours:g}")
-    if isinstance(network, Wav2Lip) and checkpoint.mask_top != task.hp.mask_top:
-        theirs, ours = checkpoint.mask_top, task.hp.mask_top
-        raise UserError(
-            f"{path} learned with mask_top={theirs:g}, this run has {ours:g}; say --hparams mask_top={theirs:g}"
-        )
-    network.load_state_dict(checkpoint.extra.get("training_state_dict", checkpoint.state))
+    for name in ("mask_top", "mel_lead") if isinstance(network, Wav2Lip) else ():
+        theirs, ours = getattr(checkpoint, name), getattr(task.hp, name)
+        if theirs not in (ours, None):
+            raise UserError(
+                f"{path} learned with {name}={theirs:g}, this run has {ours:g}; say --hparams {name}={theirs:g}"
+            )
+    # what goes on without a mean goes on from it: it is what was evaluated
+    network.load_state_dict(
+        checkpoint.extra.get("training_state_dict", checkpoint.state) if task.mean else checkpoint.state
+    )
     if not prefix and task.mean:
         task.mean.module.load_state_dict(checkpoint.state)
         task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))

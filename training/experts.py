@@ -60,6 +60,9 @@ class ExpertTask(Task):
             "mismatched": _sum_and_count(cosine, ~matched),
         }
 
+    def score(self, figures: Figures) -> float:
+        return figures["loss"]
+
     def warning(self, recent: deque[Figures], step: int) -> str | None:
         if self._warned or step < self.hp.plateau_warn_steps or len(recent) < WATCHED_STEPS:
             return None

@@ -85,7 +85,7 @@ class Log:
             **{k: round(v, 6) for k, v in figures.items()},
             "seconds": round(seconds, 3),
         }
-        self._file.write(f"{json.dumps(record)}\n")
+        self._file.write(f"{files.to_json(record)}\n")
         self._file.flush()
         if self._board:
             for name, value in figures.items():

@@ -70,7 +70,7 @@ class GeneratorTask(Task):
         yield "", self.generator, self.optimizer
 
     def extra_state(self) -> dict[str, Any]:
-        return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top}
+        return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top, "mel_lead": self.hp.mel_lead}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         if not self.hp.syncnet_wt:  # else --hparams has asked for one
@@ -136,6 +136,15 @@ class GeneratorTask(Task):
             figures["judge_of_real"] = sync_loss(self.judge, mel, real)
         return figures
 
+    def score(self, figures: Figures) -> float:
+        return figures.get("judge", figures["sync"])
+
+    def train_mode(self, on: bool) -> None:
+        super().train_mode(on)
+        for module in self.generator.modules() if self.hp.frozen_norms else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     def after_evaluation(self, figures: Figures) -> str | None:
         if self.sync_weight > 0 or not figures["sync"] < SYNC_THRESHOLD:
             return None
@@ -183,8 +192,12 @@ class HQGeneratorTask(GeneratorTask):
         self.discriminator_optimizer = adam(self.discriminator, hp.disc_initial_learning_rate, hp.adam_beta1)
         self._checks = [self._collapse, self._guessing]
 
+    def extra_state(self) -> dict[str, Any]:
+        return {**super().extra_state(), "discriminator": True}
+
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        if checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on:  # switched on before the discriminator
+        switched_on = checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on
+        if switched_on and not checkpoint.get("discriminator"):  # before there was one
             checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
         super().load_extra_state(checkpoint)
 

@@ -23,9 +23,11 @@ from errors import UserError
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
     Position,
+    best_score,
     checkpoint_name,
     load_checkpoint,
     newest_step,
+    save_best,
     save_checkpoint,
     save_collage,
     steps_saved,
@@ -34,6 +36,8 @@ from training.figures import Averages, Log, evaluate
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 NAMED_AT_ONCE = 5  # damaged files
+LEAST_RATE = 0.01  # share of a learning rate that is left when it has decayed
+UNUSABLE = "unusable.txt"  # in the folder for checkpoints: clips that cannot be used, and why
 
 
 class Stopped(KeyboardInterrupt):
@@ -129,23 +133,38 @@ def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
 
 
 def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, report: Reporter) -> None:
+    unusable = train.index.unusable | val.index.unusable
+    where = plan.checkpoint_dir / UNUSABLE
+    if plan.saves and (unusable or where.exists()):
+        files.save(where, "".join(f"{folder}: {reason}\n" for folder, reason in unusable.items()))
     for name, data in (("training", train), ("validation", val)):
         report.note(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
         if data.index.unusable:
             folder, reason = next(iter(data.index.unusable.items()))
-            report.note(
-                f"warning: {len(data.index.unusable)} {name} clips cannot be used, the first: {folder}: {reason}"
-            )
+            count, listed = len(data.index.unusable), f"; {where} names all" if plan.saves else ""
+            report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
         if data.index.doubtful:
             folder, lengths = next(iter(data.index.doubtful.items()))
             report.note(
                 f"warning: {len(data.index.doubtful)} {name} clips have much more sound than pictures, the first: "
                 f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
             )
+    if both := {clip.folder for clip in train.index.clips} & {clip.folder for clip in val.index.clips}:
+        report.note(
+            f"warning: {len(both)} validation clips are training clips as well, the first: {min(both)}: validation "
+            "figures will look better than they are; take them out of train.txt or val.txt"
+        )
     how = "continuing after" if position.step else "starting from"
     report.note(f"{how} step {position.step}, batches of {plan.batch_size}")
     if plan.max_steps is not None and plan.max_steps <= position.step:
         report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
+
+
+def decay_at(step: int, steps: int) -> float:
+    """Return the share of the learning rate that is left at a step (Loshchilov and Hutter, 2017); 0 ``steps``: all."""
+    if not steps:
+        return 1.0
+    return max(LEAST_RATE, (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
 
 
 class _Trainer:
@@ -159,6 +178,8 @@ class _Trainer:
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
+        self.rates = [(group, group["lr"]) for _, _, optimizer in task.parts() for group in optimizer.param_groups]
+        self.best = best_score(plan.checkpoint_dir, position) if plan.resume else math.inf
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._stop = False
         self._saved = self._position
@@ -241,6 +262,8 @@ class _Trainer:
         start = time.perf_counter()
         self._whole = False
         self.step += 1
+        for group, rate in self.rates:
+            group["lr"] = rate * decay_at(self.step, self.task.hp.lr_decay_steps)
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
         if self.task.mean:
@@ -264,6 +287,9 @@ class _Trainer:
             figures = evaluate(self.task, self._until_asked(loader))
         news = self.task.after_evaluation(figures)
         self.evaluation_pending = False
+        if self.log and (score := self.task.score(figures)) < self.best:
+            self.best = score
+            save_best(self.task, self.plan.checkpoint_dir, self.step, score)
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
         if self.group.is_main:
@@ -281,6 +307,8 @@ class _Trainer:
 
     def _any(self, *wishes: bool) -> list[bool]:
         """Whether at least one of the processes has each of these wishes; all have to ask at the same time."""
+        if self.group.world_size == 1:
+            return list(wishes)
         here = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
         return (self.group.mean(here) > 0).tolist()
 

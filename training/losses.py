@@ -1,4 +1,4 @@
-"""What the networks are to make small."""
+"""Loss functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cosine_loss(audio: torch.Tensor, face: torch.Tensor, y: torch.Tensor) -> tup
     """
     with without_autocast(audio.device):
         cosine = F.cosine_similarity(audio.float(), face.float()).clamp(0.0, 1.0)
-        return _cross_entropy(cosine, y.flatten().float()).mean(), cosine
+        return elementwise_loss(cosine, y.flatten().float()).mean(), cosine
 
 
 def all_pairs_loss(
@@ -29,8 +29,9 @@ def all_pairs_loss(
     """The same cross-entropy for every face with every voice of a batch: unit embeddings (N, D) of N windows in sync.
 
     ``place`` (N, 2) is the clip and the first frame of each window. Half of the loss is the mean over matched pairs, a
-    quarter that over pairs within a clip, ``nearest`` frames apart or more, and a quarter that over pairs across clips.
-    Also return the cosine (N, N), faces down and voices across, and which of the pairs are matched.
+    quarter that over pairs within a clip, ``nearest`` frames apart or more, and a quarter that over pairs across clips;
+    where a batch has only one of these two kinds, that counts half. Also return the cosine (N, N), faces down and
+    voices across, and which of the pairs are matched.
     """
     clip, frame = place.unbind(1)
     same_clip = clip[:, None] == clip
@@ -38,17 +39,18 @@ def all_pairs_loss(
     matched = same_clip & (distance == 0)
     with without_autocast(audio.device):
         cosine = (face.float() @ audio.float().T).clamp(0.0, 1.0)
-        losses = _cross_entropy(cosine, matched.float())
-    parts = [(matched, 1 / 2), (same_clip & (distance >= nearest), 1 / 4), (~same_clip, 1 / 4)]
-    loss = torch.stack([share * mean_where(losses, chosen) for chosen, share in parts]).sum()
-    return loss, cosine, matched
+        losses = elementwise_loss(cosine, matched.float())
+    mismatched = same_clip & (distance >= nearest), ~same_clip
+    means = torch.stack([mean_where(losses, chosen) for chosen in mismatched])
+    kinds = torch.stack([chosen.any() for chosen in mismatched]).sum().clamp(min=1)
+    return (mean_where(losses, matched) + means.sum() / kinds) / 2, cosine, matched
 
 
-def _cross_entropy(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Torch's, one by one; but near 0 and 1, where its slope has no end, it goes on straight.
+def elementwise_loss(cosine: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of each cosine, continued linearly outside [EDGE, 1 - EDGE]: its gradient stays bounded.
 
     Two windows of silence look alike, cosine 1, and are no match: one such pair pulled thousands of times harder than
-    all others. A cosine that is no number gives a loss that is none; torch fails, without a word on where it is from.
+    all others. A NaN gives a loss of NaN; torch's own fails, without a word on where it is from.
     """
     inside = cosine.nan_to_num(0.5).clamp(EDGE, 1 - EDGE)
     slope = (inside - y) / (inside * (1 - inside))

@@ -89,6 +89,10 @@ class Task:
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         """Take back what ``extra_state`` gave, as far as the checkpoint has it."""
 
+    def score(self, figures: Figures) -> float:
+        """Return how bad an evaluation is, to tell the best one."""
+        raise NotImplementedError
+
     def after_evaluation(self, figures: Figures) -> str | None:
         """React to an evaluation; return a sentence for the user if something changed."""
 
@@ -101,9 +105,6 @@ class Task:
     def train_mode(self, on: bool) -> None:
         for _, network, _ in self.parts():
             network.train(on)
-            for module in network.modules() if self.hp.frozen_norms else ():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
 
 
 def adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Adam:
@@ -113,10 +114,10 @@ def adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Ada
 
 
 def _running_mean(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
-    """Return what moves means towards values, keeping at most the share ``decay`` of them.
+    """Return the update of an exponential moving average, its decay growing as min(``decay``, (1 + n) / (10 + n)).
 
-    A young mean forgets faster. With 0.99 throughout, that of an expert which had learned for 200 steps still guessed:
-    an eighth of it was the random start.
+    With 0.99 throughout, the mean of an expert which had learned for 200 steps still guessed: an eighth of it was the
+    random start.
     """
 
     @torch.no_grad()
