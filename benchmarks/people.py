@@ -40,7 +40,7 @@ import video
 from adaptation import JUDGE
 from benchmarks import print_machine, report
 from benchmarks.demo_networks import SEARCH, compare, lip_sync
-from demo.portrait import lip_distance, without_holes
+from demo.portrait import absolute, lip_distance, without_holes
 from errors import UserError
 from evaluation.aperture import follow
 from evaluation.leakage import write_silence
@@ -196,7 +196,7 @@ def find_landmarks(mediapipe: Path, folder: Path, paths: Sequence[Path], name: s
     data = np.load(folder / "landmarks.npz")
     if lost := [str(path) for i, path in enumerate(paths) if f"{i:04d}/clip" not in data]:
         raise UserError(f"MediaPipe finds no face in {', '.join(lost)}; leave it out")
-    found = (np.cumsum(data[f"{i:04d}/clip"], axis=0, dtype=np.int16) / 16 for i in range(len(paths)))
+    found = (absolute(data[f"{i:04d}/clip"]) for i in range(len(paths)))
     return [without_holes(points) for points in found]
 
 

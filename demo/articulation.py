@@ -170,8 +170,8 @@ def _move(phones: list[tuple[Phone, float, float]], seconds: float, speech_end: 
 def _when(phones: list[tuple[Phone, float, float]], ends: np.ndarray, count: int) -> np.ndarray:
     """Return (count,) in [0, 1]: when a phone's noise sounds. Of a stop only the last moment, its burst."""
     sounds = np.ones(count)
-    for (phone, duration, _), end in zip(phones, ends):
+    for (phone, *_), start, end in zip(phones, np.concatenate(([0.0], ends)), ends):
         if phone.burst:
-            hold = min(0.02, 0.4 * duration)  # seconds of burst
-            sounds[round((end - duration) * RATE) : max(0, round((end - hold) * RATE))] = 0
+            hold = min(0.02, 0.4 * (end - start))  # seconds of burst
+            sounds[round(start * RATE) : max(0, round((end - hold) * RATE))] = 0
     return sounds

@@ -5,12 +5,12 @@
     mediapipe/bin/python demo/landmarks.py VIDEOS
 
 It runs in an environment of its own and imports nothing of this repository: 0.10.21 is the last mediapipe that brings
-its models, and it wants numpy below 2. PHOTOS holds pictures, VIDEOS holds <speaker>/<clip>.mp4; landmarks.npz is
-written into the folder, in pixels times 16, int16:
+its models, and it wants numpy below 2. PHOTOS holds pictures, VIDEOS holds <speaker>/<clip>.mp4, .mov and others of 25
+frames a second; landmarks.npz is written into the folder, in pixels times 16, int32:
 
 photos   ``names`` (N,), ``landmarks`` (N, 478, 2)
 videos   ``index`` (478,) and for each ``<speaker>/<clip>`` the first frame, then differences, (frames, 478, 2). Where
-         no face is found all points are 0. Differences wrap around: sum them as int16
+         no face is found all points are 0. Older files are int16, and differences may wrap around
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
             picture = cv2.imread(str(path))
             if picture is not None and (points := landmarks_in(mesh, picture)).any():
                 found[path.name] = points
-    return {"names": np.array(list(found)), "landmarks": np.array(list(found.values()), np.int16)}
+    return {"names": np.array(list(found)), "landmarks": np.array(list(found.values()), np.int32)}
 
 
 def of_videos(paths: list[Path]) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ def of_videos(paths: list[Path]) -> dict[str, np.ndarray]:
             while (frame := capture.read()[1]) is not None:
                 points.append(landmarks_in(mesh, frame))
         if any(p.any() for p in points):
-            whole = np.array(points, np.int16)
+            whole = np.array(points, np.int32)
             found[f"{path.parent.name}/{path.stem}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
     return found
 
@@ -77,12 +77,12 @@ def open_mesh(static: bool):
 
 
 def landmarks_in(mesh, picture: np.ndarray) -> np.ndarray:
-    """Return the landmarks of the face in a BGR picture, (478, 2) int16 in 1/16 pixel; zeros without a face."""
+    """Return the landmarks of the face in a BGR picture, (478, 2) int32 in 1/16 pixel; zeros without a face."""
     faces = mesh.process(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).multi_face_landmarks
     if not faces:
-        return np.zeros((POINTS, 2), np.int16)
+        return np.zeros((POINTS, 2), np.int32)
     height, width = picture.shape[:2]
-    return np.array([[p.x * width * 16, p.y * height * 16] for p in faces[0].landmark]).round().astype(np.int16)
+    return np.array([[p.x * width * 16, p.y * height * 16] for p in faces[0].landmark]).round().astype(np.int32)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,11 @@ def lip_distance(points: np.ndarray) -> np.ndarray:
     return np.linalg.norm(points[..., 13, :] - points[..., 14, :], axis=-1) / eye_distance(points)
 
 
+def absolute(steps: np.ndarray) -> np.ndarray:
+    """Return the landmarks of a video, (frames, points, 2) in pixels, from what demo/landmarks.py has written."""
+    return np.cumsum(steps, axis=0, dtype=steps.dtype) / 16  # differences wrap around, so the type stays
+
+
 def without_holes(points: np.ndarray) -> np.ndarray:
     """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours.
 

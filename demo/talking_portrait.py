@@ -38,13 +38,14 @@ from dataset import TWIN, save_mel
 from demo.articulation import speak
 from demo.head import Identity
 from demo.mouth import Teeth, as_photographed, render
-from demo.portrait import PLACE, Portrait, Speaker, eye_distance, face_box, without_holes
+from demo.portrait import PLACE, Portrait, Speaker, absolute, eye_distance, face_box, without_holes
 from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
 from demo.variation import Camera, Film, vary_voice
 from demo.voice import Voice, synthesize
 from devices import cpu_count
 from errors import MissingFile, UserError
+from footage import VIDEO_SUFFIXES
 from hparams import hparams as hp
 from terminal import TERMINAL
 
@@ -179,10 +180,13 @@ def list_sentences(corpus: Corpus) -> list[Sentence]:
     found = []
     for folder in corpus.speakers:
         names = (name for name in _landmark_file(folder).files if "/" in name)
-        paths = ((folder / f"{name}.mp4", name) for name in sorted(names))
-        found += [Sentence(path, name) for path, name in paths if path.exists() and _wanted(name, corpus)]
+        wanted = [name for name in sorted(names) if _wanted(name, corpus)]
+        there = ([folder / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES] for name in wanted)
+        paths = (next((path for path in some if path.exists()), None) for some in there)
+        found += [Sentence(path, name) for path, name in zip(paths, wanted) if path]
     if not found:
-        raise UserError(f"no clip in {', '.join(map(str, corpus.speakers))} has landmarks and is wanted")
+        where = ", ".join(map(str, corpus.speakers))
+        raise UserError(f"no clip in {where} has landmarks, is wanted, and is there as a video")
     return found
 
 
@@ -203,8 +207,7 @@ def _landmark_file(folder: Path) -> np.lib.npyio.NpzFile:
 def open_speaker(sentence: Sentence) -> Speaker:
     """Read a clip's pictures and landmarks."""
     data = _landmark_file(sentence.path.parent.parent)
-    # differences wrap around, as the numbers themselves do where a face was not found
-    points = without_holes(np.cumsum(data[sentence.name], axis=0, dtype=np.int16) / 16)
+    points = without_holes(absolute(data[sentence.name]))
     landmarks = np.full((len(points), 478, 2), points.mean((0, 1)))  # those that nobody has stay where they are
     landmarks[:, data["index"]] = points
     frames = _read_all(sentence.path)
@@ -214,6 +217,11 @@ def open_speaker(sentence: Sentence) -> Speaker:
 
 def _read_all(path: Path) -> np.ndarray:
     capture, frames = cv2.VideoCapture(str(path)), []
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    if capture.isOpened() and abs(rate - hp.fps) > 0.01 * hp.fps:
+        raise UserError(
+            f"{path} has {rate:.4g} frames a second; convert it to {hp.fps:g}, and find its landmarks again"
+        )
     while (frame := capture.read()[1]) is not None:
         frames.append(frame)
     if not frames:
@@ -310,7 +318,7 @@ class Line:
         rng = np.random.default_rng((UTTERANCE, corpus.seed, number))
         sentences = list_sentences(corpus)
         sentence = sentences[rng.choice(len(sentences), p=_shares(tuple(s.who for s in sentences)))]
-        speed = float(np.exp(rng.uniform(np.log(0.84), np.log(1.22))))
+        speed = round(float(np.exp(rng.uniform(np.log(0.84), np.log(1.22)))), 2)  # that of the sound, see vary_voice
         spoken = int(len(_landmark_file(sentence.path.parent.parent)[sentence.name]) / speed)
         return cls(sentence, speed, silence, (UTTERANCE, corpus.seed, number, 1), silence + spoken)
 
@@ -335,7 +343,10 @@ class Line:
 
 @lru_cache(maxsize=4)
 def _shares(speakers: Sequence[str]) -> np.ndarray:
-    """How often each clip is drawn: speakers by the root of their number of clips, none above ``LARGEST_SHARE``."""
+    """How often each clip is drawn: speakers by the root of their number of clips, larger ones less often.
+
+    Before shares are made to sum up to 1, none is above ``LARGEST_SHARE``.
+    """
     names, place, counts = np.unique(speakers, return_inverse=True, return_counts=True)
     weights = np.sqrt(counts) / np.sqrt(counts).sum()
     limit = max(LARGEST_SHARE, 1 / len(names))

@@ -160,8 +160,8 @@ class Made:
     @cached_property
     def finished(self) -> dict[int, Path]:
         """The finished videos by number."""
-        made = {int(path.stem): path for path in self.folder.glob("*.mp4") if path.stem.isdecimal()}
-        return dict(sorted(made.items()))
+        made = {int(path.stem): path for path in numbered_videos(self.folder)}
+        return {number: made[number] for number in sorted(made) if number < len(self.pairs)}
 
     @cached_property
     def skipped(self) -> dict[int, str]:
@@ -183,6 +183,11 @@ class Made:
         if self.skipped:
             notes = self.folder / "skipped"
             raise RuntimeError(f"{len(self.skipped)} of {len(self.pairs)} pairs were skipped; {notes} says why")
+
+
+def numbered_videos(folder: Path) -> list[Path]:
+    """Return what may be the videos of a list, of whatever length."""
+    return [path for path in folder.glob("*.mp4") if path.stem.isdecimal()]
 
 
 def generate(
@@ -273,7 +278,7 @@ def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
     """Note how the videos in ``results_dir`` are made; raise UserError if they were begun otherwise."""
     files.check_folder(results_dir)
     with files.locked(results_dir / ".claim.lock", wait=True):  # somebody else may begin now
-        begun = bool(Made([], results_dir).finished)
+        begun = bool(numbered_videos(results_dir))
         for name, (which, text) in records.items():
             record = results_dir / name
             known = record.read_text(encoding="utf-8") if record.exists() else None

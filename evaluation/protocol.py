@@ -7,7 +7,7 @@ Every video is lip-synced to the voice of another (``generated``); if asked also
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from evaluation import aperture, fid, lse, pairs, table
 from evaluation.comparisons import Comparisons, compare_files
 from evaluation.judges import Judges, not_asked, open_judges
 from evaluation.leakage import write_silence
-from evaluation.pairs import Made, Pair
+from evaluation.pairs import Made, Pair, numbered_videos
 from evaluation.scores import score_files
 from faces import FaceSearch
-from lipsync import LipSync, Options
+from lipsync import LipSync, Options, Settled
 from models import SyncNet_v2
 from reporting import Reporter
 
@@ -124,7 +124,7 @@ def evaluate(
     if all_made[GENERATED].finished:
         report = report or lips.report
         compare_sync(found, panel, lips.search if crop_faces else None, report)
-        compare_pictures(found, lips.search, lips.settle(Options(**options)).pads, report)
+        compare_pictures(found, lips.search, lips.settle(Options(**options)), report)
         follow_heads(found)
     return found
 
@@ -168,7 +168,7 @@ def _write_drawn(path: Path, drawn: pairs.Drawn, report: Reporter) -> None:
     if drawn.note:
         report.note(drawn.note)
     text = pairs.filelist(drawn.pairs)
-    if Made([], path.parent).finished and path.is_file() and files.read_text(path) != text:
+    if numbered_videos(path.parent) and path.is_file() and files.read_text(path) != text:
         raise UserError(
             f"{path.parent} holds videos of another list, {path.name}; go on with --filelist {path}, or give another "
             "--results_dir"
@@ -216,13 +216,14 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
 
 
-def compare_pictures(found: Evaluation, search: FaceSearch, pads: Sequence[int], report: Reporter) -> None:
+def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, report: Reporter) -> None:
     """Compare every video of every take with its source, but for those that could not be scored."""
     bad = set(found.failed)
     for take, made in found.made.items():
         listed = [(path, made.pairs[n].video) for n, path in made.finished.items()]
         fine = [pair for pair in listed if not bad & set(map(str, pair))]
-        likeness = compare_files(fine, search, report, found.judges, pads, f"Comparing {take}")
+        name = f"Comparing {take}"
+        likeness = compare_files(fine, search, report, found.judges, options.pads, name, options.face_index)
         found.likeness[take] = likeness
         found.rows.setdefault(take, {}).update(table.quality_row(take, likeness.scores))
         found.failed |= likeness.failed

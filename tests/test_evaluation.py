@@ -38,8 +38,9 @@ from evaluation.scores import score_files
 from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY
 from faces import FaceSearch
-from lipsync import LipSync
+from lipsync import LipSync, Settled
 from models import weights
+from reporting import SILENT
 
 
 class Judge(torch.nn.Module):
@@ -504,6 +505,23 @@ def test_run_all(judged, capsys):
     expected = [lse.score_file(folder / name, Judge())[0].lse_d for name in ("data/a.mp4", "out/0.mp4")]
     assert [rows[name]["LSE-D"] for name in protocol.ROWS] == pytest.approx(expected) and expected[0] != expected[1]
     assert rows["generated"]["FID"] > 100  # greys of a picture and of its negative
+
+
+def test_videos_of_other_lists_are_none_of_this_one(data):
+    """A stray 2024.mp4 in the folder ended the evaluation after all the work."""
+    folder, _, _ = data
+    for number in (0, 1, 2024):
+        shutil.copy(folder / "data/a.mp4", folder / f"{number}.mp4")
+    made = pairs.Made([pairs.Pair(folder / "data/a.mp4", folder / "data/b.mp4")] * 2, folder)
+    assert list(made.finished) == [0, 1]
+
+
+def test_pictures_are_compared_on_the_face_that_was_lip_synced(data, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(protocol, "compare_files", lambda *given: asked.append(given[4:]) or Comparisons())
+    found = protocol.Evaluation(tmp_path, {"matched": pairs.Made([], tmp_path)})
+    protocol.compare_pictures(found, FaceSearch(), Settled(face_index=1, pads=(1, 2, 3, 4)), SILENT)
+    assert [(pads, face_index) for pads, _, face_index in asked] == [((1, 2, 3, 4), 1)]
 
 
 def test_run_all_takes(judged, capsys):

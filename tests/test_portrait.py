@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from dataset import Wav2LipDataset
-from demo import talking_portrait
+from demo import landmarks, talking_portrait
 from demo.mouth import Teeth, as_photographed, render
 from demo.portrait import (
     INNER,
@@ -18,6 +20,7 @@ from demo.portrait import (
     PLACE,
     Portrait,
     Speaker,
+    absolute,
     face_box,
     lip_distance,
     moved,
@@ -388,3 +391,61 @@ def test_holes_in_landmarks_are_bridged():
     assert np.allclose(without_holes(holed), points[4])  # more holes than not
     with pytest.raises(UserError, match="no frame has landmarks"):
         without_holes(np.zeros((3, 4, 2)))
+
+
+class Mesh:
+    """What MediaPipe would find: one face, at these shares of the picture."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def process(self, _):
+        points = [SimpleNamespace(x=0.999, y=0.5)] * landmarks.POINTS
+        return SimpleNamespace(multi_face_landmarks=[SimpleNamespace(landmark=points)])
+
+
+def test_landmarks_of_large_pictures_are_where_the_face_is(tmp_path, monkeypatch):
+    """From 2048 pixels on they had wrapped around to the other side."""
+    monkeypatch.setattr(landmarks, "open_mesh", lambda static: Mesh())
+    cv2.imwrite(str(tmp_path / "large.png"), np.zeros((100, 4000, 3), np.uint8))
+    assert landmarks.main([str(tmp_path)]) == 0
+    assert np.load(tmp_path / "landmarks.npz")["landmarks"][0, 0] / 16 == pytest.approx((3996, 50))
+
+
+def test_differences_of_landmarks_are_summed_in_their_own_type():
+    jump = np.array([[[20000, 0]], [[-20000, 0]], [[100, 0]]])
+    for kind in (np.int16, np.int32):
+        steps = np.concatenate((jump[:1].astype(kind), np.diff(jump.astype(kind), axis=0)))
+        assert (absolute(steps) == jump / 16).all()
+
+
+def test_a_speaker_of_another_rate_is_refused(corpus, tmp_path, capsys):
+    """Frames of 30 a second, taken for 25, drift away from their sound."""
+    photos, speakers = corpus
+    shutil.copytree(speakers, tmp_path / "speakers")
+    writer = cv2.VideoWriter(str(tmp_path / "speakers/sue/one.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (64, 64))
+    for _ in range(FRAMES):
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    writer.release()
+    assert make((photos, tmp_path / "speakers"), tmp_path / "out", "--clips", 2, "--real", 1) == 2
+    assert "one.mp4 has 30 frames a second; convert it to 25" in capsys.readouterr().err
+
+
+def test_speakers_may_be_in_any_container(corpus, tmp_path):
+    """GRID's own .mpg had been passed by in silence."""
+    photos, speakers = corpus
+    shutil.copytree(speakers, tmp_path / "speakers")
+    (tmp_path / "speakers/sue/one.mp4").rename(tmp_path / "speakers/sue/one.mov")
+    wanted = talking_portrait.Corpus(photos, (tmp_path / "speakers",), tmp_path / "out")
+    assert [sentence.path.name for sentence in talking_portrait.list_sentences(wanted)] == ["one.mov", "two.mp4"]
+
+
+def test_what_is_drawn_is_as_fast_as_what_is_heard(corpus, tmp_path):
+    """The picture was up to half a frame elsewhere at the end of a sentence."""
+    made = talking_portrait.Corpus(corpus[0], (corpus[1],), tmp_path)
+    for number in range(20):
+        speed = talking_portrait.Line.draw(made, number, 0).speed
+        assert len(vary_voice(np.zeros(16000, np.float32), speed, np.random.default_rng(0))) == math.ceil(16000 / speed)

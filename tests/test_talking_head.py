@@ -161,3 +161,10 @@ def test_command_writes_the_dataset_layout_and_goes_on(tmp_path, capsys):
 def test_bad_arguments(tmp_path, capsys, flags):
     assert talking_head.main(["--out", str(tmp_path), *flags]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_stop_after_the_end_silences_nothing():
+    """It is never spoken; its closure had taken the noise of what came before."""
+    s, p = CONSONANTS["s"], CONSONANTS["p"]
+    spoken = [_move(phones, 0.3, 0.15) for phones in ([(s, 0.15, 1.0)], [(s, 0.15, 1.0), (p, 0.1, 1.0)])]
+    assert np.allclose(spoken[0].noise, spoken[1].noise, atol=1e-6) and spoken[0].noise.max() > 0
