@@ -22,15 +22,17 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Serve a page to lip-sync in.")
     add = parser.add_argument
     add("--server_name", default="127.0.0.1", help="Listen at this address; 0.0.0.0 lets other machines in.")
-    add("--server_port", type=cli.positive(int), default=7860, help="Listen at this port.")
-    add("--share", action="store_true", help="Let anybody in through a tunnel of Gradio's, which hands files on.")
+    add("--server_port", type=cli.port, default=7860, help="Listen at this port.")
+    add(
+        "--share", action="store_true", help="Publish the page through Gradio's tunnel; all traffic passes its servers."
+    )
     add("--checkpoint_path", help=arguments.GENERATOR)
     add("--syncnet_checkpoint_path", default="demo", help="The expert that compares faces and voices.")
-    add("--max_seconds", type=cli.positive(float), default=600.0, help="Take speech of so many seconds at most.")
-    add("--max_megabytes", type=cli.positive(int), default=500, help="Take files of so many megabytes at most.")
-    add("--max_minutes", type=cli.positive(float), default=15.0, help="Learn a person for so many minutes at most.")
-    add("--concurrency", type=cli.positive(int), default=1, help="Work for so many visitors at the same time.")
-    add("--max_live", type=cli.positive(int), default=1, help="Let so many visitors speak live at the same time.")
+    add("--max_seconds", type=cli.positive(float), default=600.0, help="Longest speech that is accepted, in seconds.")
+    add("--max_megabytes", type=cli.positive(int), default=500, help="Largest upload that is accepted, in megabytes.")
+    add("--max_minutes", type=cli.positive(float), default=15.0, help="Longest training on a person, in minutes.")
+    add("--concurrency", type=cli.positive(int), default=1, help="Number of visitors whose jobs run at the same time.")
+    add("--max_live", type=cli.positive(int), default=1, help="Number of visitors who may speak live at the same time.")
     add("--face_detector", choices=faces.NAMES, default="auto", help="Look for faces by this detector.")
     arguments.add_identity_argument(parser)
     arguments.add_generation_arguments(parser)
@@ -43,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    door = (args.server_name, args.server_port, args.share, args.max_megabytes)
-    with serving(settings_of(args), *door) as (address, page):
-        print(f"{address} is open; Ctrl-C closes it", flush=True)
-        page.buttons.actions  # noqa: B018  # what cannot be loaded ends it
+    where = (args.server_name, args.server_port, args.share, args.max_megabytes)
+    with serving(settings_of(args), *where) as (address, page):
+        print(f"serving at {address}; Ctrl-C stops it", flush=True)
+        page.buttons.wait_until_loaded()  # what cannot be loaded ends it
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(1)  # on Windows, Ctrl-C does not end a wait without an end

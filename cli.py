@@ -33,6 +33,7 @@ if quits:
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MOST_SEED = 2**63 - 1  # that torch takes
+MOST_PORT = 65535
 STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is closed; SIGBREAK on Windows
 
 
@@ -175,6 +176,13 @@ def positive(kind: type) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def port(text: str) -> int:
+    """A port that a server can listen at."""
+    if not text.isdecimal() or not 0 < int(text) <= MOST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 1 to {MOST_PORT}")
+    return int(text)
 
 
 def seed(text: str) -> int:

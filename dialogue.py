@@ -140,12 +140,16 @@ def _silence(samples: int) -> Iterator[np.ndarray]:
 
 
 def write_mix(sounds: Sequence[video.Sound], path: Path) -> video.Sound:
-    """Write the sum of sounds to ``path``, mono and not clipped, block by block."""
+    """Write the sum of sounds to ``path``, mono, block by block; all of it softer where it would be clipped."""
     import soundfile
 
+    def mixed() -> Iterator[np.ndarray]:
+        return added([video.Sound(sound.path, RATE) for sound in sounds])
+
+    peak = max((float(np.abs(block).max()) for block in mixed() if len(block)), default=0.0)
     with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
-        for block in added([video.Sound(sound.path, RATE) for sound in sounds]):
-            file.write(block)
+        for block in mixed():
+            file.write(block / np.float32(max(1.0, peak)))
     return open_sound(path)[0]
 
 

@@ -39,7 +39,7 @@ def get_parser() -> cli.Parser:
         nargs="+",
         type=Path,
         help="The speech: any file that has sound, videos included; one for all faces, one for each, or a folder of "
-        "files that are called as the faces are.",
+        "files named like the faces.",
     )
     add(
         "--pair",

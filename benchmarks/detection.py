@@ -26,8 +26,9 @@ import video
 from benchmarks import open_machine, report
 from benchmarks.scene import SIZES, Counted, write_scene
 from face_detection.detections import Detections
+from face_detection.geometry import intersection_over_union
 from face_detection.search import search
-from face_detection.tracking import follow_face, intersection_over_union, shots
+from face_detection.tracking import follow_face, shots
 
 SAME = 0.5  # intersection over union; less is another face
 

@@ -145,7 +145,7 @@ class Occluder:
 def vary_voice(wav: np.ndarray, speed: float, rng: np.random.Generator) -> np.ndarray:
     """Return the sound ``speed`` times as fast, its pitch and formants as much higher, through another room and line.
 
-    ``wav`` (samples,) float32 at ``hparams.sample_rate``, ``speed`` of two digits; the result has 1 / speed as many samples.
+    ``wav`` (samples,) float32 at ``hparams.sample_rate``, ``speed`` of two digits; 1 / speed as many come back.
     """
     wav = signal.resample_poly(wav, 100, round(100 * speed)).astype(np.float32)
     if rng.random() < 0.5:

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .geometry import overlaps
+
 WEIGHTS = Path(__file__).with_name("centerface.onnx")
 
 
@@ -75,10 +77,3 @@ class CenterFace:
             same, boxes = boxes[~others], boxes[others]
             faces.append([*np.average(same[:, :4], axis=0, weights=same[:, 4]), same[0, 4]])
         return np.array(faces, np.float32).reshape(-1, 5)
-
-
-def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a box with each of ``others`` (n, 4 or more)."""
-    width, height = np.maximum(0, np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])).T
-    area, areas = (np.prod(b[..., 2:4] - b[..., :2], axis=-1) for b in (box, others))
-    return width * height / (area + areas - width * height)

@@ -66,6 +66,7 @@ class SFD:
     VARIANCES = (0.1, 0.2)  # of the box encoding
     BGR_MEAN = (104.0, 117.0, 123.0)
     NORMS = ("conv3_3_norm", "conv4_3_norm", "conv5_3_norm")  # before the heads of strides 4, 8 and 16
+    LEAST = 32  # pixels of a side, which the network halves five times
     PIXELS_PER_CALL = 1 << 20  # on a CPU; activations take about 600 bytes a pixel
 
     def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -88,7 +89,12 @@ class SFD:
         self.network.to(self.device, dtype, memory_format=torch.channels_last)
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        if not frames:
+            return []
         height, width = frames[0].shape[:2]
+        if min(height, width) < self.LEAST:
+            below, beside = (max(0, self.LEAST - side) for side in (height, width))
+            frames = [cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_CONSTANT) for frame in frames]
         step = max(1, self.PIXELS_PER_CALL // (height * width)) if self.device.type == "cpu" else len(frames)
         found: list[np.ndarray] = []
         for start in range(0, len(frames), step):

@@ -20,7 +20,8 @@ import numpy as np
 
 from .detections import Detections, change_between, shrink
 from .detectors import NO_BOXES, Detector
-from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, intersection_over_union, match_score
+from .geometry import intersection_over_union
+from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
 
 HELD_BYTES = 240 << 20  # frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24

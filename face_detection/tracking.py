@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .detections import Detections
+from .geometry import intersection_over_union
 
 CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
 CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
@@ -248,13 +249,6 @@ def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
     size = np.sqrt((old[2] - old[0]) * (old[3] - old[1]))
     distance = np.linalg.norm((old[:2] + old[2:] - new[:2] - new[2:]) / 2) / size
     return MIN_OVERLAP * (1 - distance / MAX_SEARCH)
-
-
-def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes x1, y1, x2, y2."""
-    width, height = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
-    both = width * height
-    return float(both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both))
 
 
 def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:

@@ -64,9 +64,11 @@ def pair(
 ) -> list[Job]:
     """Pair files, or what is in folders: one of either with all of the other, in order, or by name.
 
-    Folders are paired by the names of their files without suffix; which have no partner is told. Raises UserError if
-    there are no pairs.
+    Folders are paired by the names of their files without suffix; files without a partner are reported. Raises
+    UserError if there are no pairs.
     """
+    if not faces or not sounds:
+        raise UserError("there are no pairs without a --face and an --audio")
     folders = [path for path in (*faces, *sounds) if files.is_folder(path)]
     shown = [file for path in faces for file in (_faces_in(path) if path in folders else [path])]
     heard = [file for path in sounds for file in (_sounds_in(path) if path in folders else [path])]
@@ -81,7 +83,7 @@ def pair(
     else:
         raise UserError(
             f"{len(shown)} faces and {len(heard)} files of --audio make no pairs; give one --audio for all, one for "
-            "each --face, or a folder of files that are called as the faces are"
+            "each --face, or a folder of files named like the faces"
         )
     return [Job(face, sound, None, options) for face, sound in rows]
 
@@ -106,11 +108,11 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
     by_stem: dict[str, Path] = {}
     for path in sounds:
         if (other := by_stem.setdefault(path.stem, path)) is not path:
-            raise UserError(f"{other} and {path} have one name, and a face takes one of that name; remove one")
+            raise UserError(f"{other} and {path} share a name, so it is unclear which is the face's; rename one")
     rows = [(face, by_stem[face.stem]) for face in faces if face.stem in by_stem]
     if not rows:
         example = f"{faces[0].stem}.wav for {faces[0].name}"
-        raise UserError(f"no file of --audio is called as one of --face is, such as {example}")
+        raise UserError(f"no --audio file is named like a --face file, such as {example}")
     used = {path for row in rows for path in row}
     for path in (*faces, *sounds):
         if path not in used:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cv2
+
 import files
 from errors import UserError
 from lipsync import LipSync, Options
@@ -95,7 +97,7 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
         made_of = record(job, lips)
         take = own.run(job.face, job.audio, job.outfile, **job.options)
         files.save(job.record_path, json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
-    except (UserError, RuntimeError, OSError) as problem:
+    except (UserError, RuntimeError, OSError, cv2.error) as problem:
         if files.is_disk_error(problem):
             raise
         reason = " ".join(str(problem).split())
@@ -126,6 +128,8 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
         "face_detector": [lips.search.detector, _content_of(lips.search.weights)],
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
+    if job.options.get("face_like"):
+        made_of["identity"] = _content_of(job.options.get("identity", Options.identity))
     if job.options.get("speaker"):
         made_of["expert"] = _content_of(lips.expert_path)
     if lips.credentials:  # else results of before there were any would be made again

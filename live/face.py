@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from mouths.references import POSTURE
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
+OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\.\w+)?")  # copies of videos and photos
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
@@ -66,8 +68,9 @@ class Face:
             with files.atomic_write(copy) as partial:
                 shutil.copyfile(self.source.path, partial)
         files.save(folder / NAME, json.dumps(self._described(copy.name, digest)))
-        for old in set(folder.glob(f"{SOURCE}*")) - {copy}:
-            old.unlink()
+        for old in folder.iterdir():
+            if OURS.fullmatch(old.name) and old != copy:
+                old.unlink()
 
     def _described(self, name: str, digest: str) -> dict[str, object]:
         return {
@@ -101,6 +104,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
 
     ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
     """
+    if not 0 < seconds < math.inf:
+        raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds:g}")
     chosen = Options(**{"loop": "pingpong", **options})
     if chosen.is_part:
         raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
@@ -119,7 +124,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
 def check_own(folder: Path) -> None:
     """Make the folder of a face; raise UserError if something else is in it."""
     files.check_folder(folder)
-    if not (folder / NAME).is_file() and any(not path.name.startswith((SOURCE, ".")) for path in folder.iterdir()):
+    others = (path for path in folder.iterdir() if not (path.name.startswith(".") or OURS.fullmatch(path.name)))
+    if not (folder / NAME).is_file() and any(others):
         raise UserError(f"{folder} holds other files; give a new name for the prepared face")
 
 

@@ -135,7 +135,7 @@ class Session:
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
-        if not (rate > 0 and behind >= 0):
+        if not (0 < rate < math.inf and behind >= 0):
             raise UserError(f"rate is above 0 and behind not below, which {rate} Hz and {behind} s are not")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
@@ -162,11 +162,11 @@ class Session:
     # Sound in
 
     def push(self, samples: np.ndarray) -> None:
-        """Hear more of an utterance, or the start of a new one: (samples,) float in [-1, 1], any number of them."""
+        """Append to the utterance, or begin a new one: (samples,) float in [-1, 1], any number of them."""
         samples = checked(samples)
         with self._hearing:
             if self.waiting + len(samples) / self._rate > WAITING:
-                raise UserError(f"{WAITING:g} seconds of sound wait to be shown; take frames before more is pushed")
+                raise UserError(f"at most {WAITING:g} seconds of sound can wait; take frames before more is pushed")
             utterances = self._state.utterances
             if not utterances or utterances[-1].windows.ended:
                 utterances.append(Utterance(self.fps, self._face.options, self._rate))
@@ -174,7 +174,7 @@ class Session:
             self._state.late = 0
 
     def end(self) -> None:
-        """Hear that the utterance is over: its last 0.2 seconds can be shown. More sound is a new one, after it."""
+        """End the utterance: its last 0.2 seconds can be shown. More sound is a new one, after it."""
         with self._hearing:
             utterances = self._state.utterances
             if utterances and not utterances[-1].windows.ended:

@@ -26,7 +26,8 @@ import video
 from devices import pick_device
 from errors import UserError
 from face_detection.detections import Detections, cut_out
-from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, intersection_over_union, most_together
+from face_detection.geometry import intersection_over_union
+from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import AROUND, LipSync, Options, open_face, searched_for, used_for

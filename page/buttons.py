@@ -66,6 +66,10 @@ class Buttons:
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
         self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` knows
 
+    def wait_until_loaded(self) -> None:
+        """Wait until all is loaded; raise what went wrong."""
+        self._loaded.result()
+
     @property
     def actions(self) -> Actions:
         """Everything that computes; whoever comes early waits until it is loaded."""
@@ -83,7 +87,7 @@ class Buttons:
 
         Of all files on this machine, visitors may name those that were given to the page; Gradio does not always ask.
         """
-        problem = None
+        problem = session = None
         try:
             for file in filter(None, files):
                 if self.uploads not in Path(file).resolve().parents:
@@ -104,6 +108,9 @@ class Buttons:
                 else f"a fault of the program, {type(error).__name__}: "
             )
             problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
+        finally:
+            if session and session.gone.is_set():
+                session.delete()  # what was still at work may have made it anew
         if problem:  # not inside the except, or it would keep alive all that the other was in the middle of
             raise problem
 

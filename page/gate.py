@@ -17,6 +17,7 @@ OPEN = re.compile(
     r"|(?:file=|heartbeat/)))"
 )
 ELSEWHERE = re.compile(r"/gradio_api/file=\w{2,}:")  # another server's file, or ours as a file:
+UPLOAD = "/gradio_api/upload"
 MESSAGE_BYTES = 1 << 20  # of what is no upload: choices, and sound of somebody who speaks live
 AROUND_FILES = 1 << 16  # bytes of a form around its files
 
@@ -29,12 +30,18 @@ class Gate:
 
     def __init__(self, app: Callable[..., Awaitable[None]], uploads: Path, largest: int) -> None:
         self.app, self.uploads, self.largest = app, uploads, largest
+        self._incoming = 0  # bytes of the uploads that are on their way
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
         scope.setdefault("state", {})["pressed"] = time.monotonic()  # when it came
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
-            await self.app(scope, receive, send)
+            length = _upload_bytes(scope)
+            self._incoming += length
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                self._incoming -= length
             return
         status, words = refusal
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
@@ -51,10 +58,16 @@ class Gate:
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or b"transfer-encoding" in headers:  # which the server would obey, whatever the length
             return HTTPStatus.LENGTH_REQUIRED, "Say how long it is."
-        if not path.startswith("/gradio_api/upload"):
+        if not path.startswith(UPLOAD):
             too_large = int(length) > MESSAGE_BYTES
-        elif shutil.disk_usage(self.uploads).free < 2 * self.largest:
+        elif shutil.disk_usage(self.uploads).free - self._incoming < 2 * self.largest:
             return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
         else:
             too_large = int(length) > self.largest + AROUND_FILES
         return (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is too large.") if too_large else None
+
+
+def _upload_bytes(scope: Scope) -> int:
+    """Return how many bytes a request that was let in will put on the disk."""
+    is_upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(UPLOAD)
+    return int(dict(scope["headers"])[b"content-length"]) if is_upload else 0

@@ -34,6 +34,7 @@ const live = (() => {
     try {
       say("Opening the microphone…");
       microphone = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true } });
+      if (ended.signal.aborted) return microphone.getTracks().forEach((track) => track.stop()); // Stop came first
       const url = `live/${token}`;
       const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
       if (!answer.ok) throw new Error(await answer.text());

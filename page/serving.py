@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -39,8 +40,7 @@ def serving(
         page, over, most = layout.Page(settings), threading.Event(), max_megabytes << 20
         blocks = page.build()
         server = page.server(Path(uploads), most)
-        how = {"server_name": server_name, "share": share, "max_file_size": most, "app_kwargs": server}
-        launch(blocks, layout, server_port, **how)
+        launch(blocks, layout, server_name, server_port, share=share, max_file_size=most, app_kwargs=server)
         page.start(Path(uploads), over)
         try:
             yield f"http://{server_name}:{server_port}", page
@@ -49,9 +49,14 @@ def serving(
             blocks.close()
 
 
-def launch(blocks: Any, layout: ModuleType, server_port: int, **how: Any) -> None:
+def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, **how: Any) -> None:
+    try:
+        socket.create_server((server_name, 0)).close()
+    except OSError as error:
+        raise UserError(f"--server_name {server_name} is no address of this machine ({error})") from error
     try:
         blocks.launch(
+            server_name=server_name,
             server_port=server_port,
             theme=layout.theme(),
             css=layout.CSS,

@@ -1,4 +1,4 @@
-"""Whoever has the page open: a folder each that nobody else is told of, and a wish to stop what is running."""
+"""One session for each open page: a private folder, and when it was last asked to stop what is running."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Session:
 
     folder: Path
     gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
-    stopped: float = -math.inf  # when it was wished last that what runs should stop, by the monotonic clock
+    stopped: float = -math.inf  # monotonic time of the last Cancel
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and are in use
@@ -40,6 +40,10 @@ class Session:
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / f"result{suffix}"
+
+    def delete(self) -> None:
+        """Delete all that it has made."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def use(self, *files: str | None) -> None:
         """Say that it and these uploads, or those of the last time, are in use: they are kept for another while."""
@@ -83,12 +87,13 @@ class Sessions:
     def close(self, name: str | None) -> None:
         """Stop what a session runs and delete all it has made."""
         with self._lock:
-            self._forget(name or "")
+            session = self._open.pop(name or "", None)
+        self._discard(session)
 
     def stop(self, name: str | None) -> None:
-        with self._lock:
-            if session := self._open.get(name or ""):
-                session.stopped = time.monotonic()
+        """Stop what a session has asked for, also what is still in line: there may be nothing else of it yet."""
+        if name:
+            self.of(name).stopped = time.monotonic()
 
     def sweep(self, uploads: Path) -> None:
         """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
@@ -96,8 +101,10 @@ class Sessions:
         That includes what a server has left that was killed.
         """
         with self._lock:
-            for name in [n for n, s in self._open.items() if time.monotonic() - s.used > KEPT_SECONDS]:
-                self._forget(name)
+            unused = [name for name, session in self._open.items() if time.monotonic() - session.used > KEPT_SECONDS]
+            discarded = [self._open.pop(name) for name in unused]
+        for session in discarded:
+            self._discard(session)
         for folder in {uploads, *uploads.parent.glob("wav2lip-uploads-*"), *self.folder.parent.glob("wav2lip-page-*")}:
             delete_old(folder, KEPT_SECONDS)
 
@@ -111,11 +118,12 @@ class Sessions:
             if over.wait(SWEEP_SECONDS):
                 return
 
-    def _forget(self, name: str) -> None:
-        if session := self._open.pop(name, None):
+    def _discard(self, session: Session | None) -> None:
+        """End a session; not under the lock, as this waits for the frame that is being drawn."""
+        if session:
             session.gone.set()
             self._leave(session.token)
-            shutil.rmtree(session.folder, ignore_errors=True)
+            session.delete()
 
 
 def delete_old(folder: Path, seconds: float) -> None:

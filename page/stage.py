@@ -32,6 +32,7 @@ HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
 BEHIND = 0.45  # seconds of sound that may wait; what is older was said too long ago
 RATES = range(8000, 192001)  # Hz
+MOST_DIGITS = 12
 ON_THE_WAY = 8  # frames that may be, to whoever says how many have come; others are passed over
 MOST_SECONDS = 1800.0  # that one visitor may keep the stage
 
@@ -89,7 +90,7 @@ class Stage:
     async def _frames(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])
         rate = request.query_params.get("rate", "")
-        if act is None or not act.face.source.path.is_file() or not rate.isdecimal() or int(rate) not in RATES:
+        if act is None or not act.face.source.path.is_file() or number(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
             if act.is_on_stage or self._speaking >= self._room:
@@ -127,8 +128,8 @@ class Stage:
         if act is None or (session := act.session) is None:
             return PlainTextResponse("Nobody is listening.", 404)
         body, taken = await request.body(), request.query_params.get("taken", "")
-        if taken.isdecimal():
-            act.taken = int(taken)
+        if (count := number(taken)) is not None:
+            act.taken = count
         try:
             heard = np.frombuffer(body[: len(body) // 4 * 4], "<f4").astype(np.float32)
             if len(heard):
@@ -138,6 +139,11 @@ class Stage:
         except UserError as problem:
             return PlainTextResponse(str(problem), 400)
         return Response(status_code=204)
+
+
+def number(text: str) -> int | None:
+    """Return the whole number that a visitor sent, None if it is none, or has digits without end."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def open_session(act: Act, rate: int) -> live.Session:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,10 +25,12 @@ import gradio
 from starlette import testclient
 from starlette.applications import Starlette
 
+import app
 import live
 import pictures
 import video
 from conftest import assert_alike, free_port, run_ffmpeg, write_clip
+from errors import UserError
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
@@ -37,6 +40,7 @@ from page.serving import import_layout, serving
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
 from page.stage import HEAD, Stage, messages
+from page.stage import number as number_of_a_visitor
 from reporting import SILENT
 
 
@@ -181,6 +185,25 @@ def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
     with pytest.raises(Stopped):
         running.progress("Working", 1, 2)
     Progress(session, lambda *_: None).progress("Working", 1, 2)
+
+
+def test_what_stands_in_line_before_there_is_a_session_stops(opened):
+    """Its session had begun with its turn, and the wish to stop was nobody's."""
+    pressed = time.monotonic()
+    opened.stop("new")
+    with pytest.raises(Stopped):
+        opened.of("new").go_on(pressed)
+    opened.stop(None)
+
+
+def test_nobody_waits_for_somebody_elses_frame(tmp_path):
+    """Whoever left waited for what was being drawn, and everybody with them."""
+    opened = Sessions(lambda token: opened.of("another"))
+    opened.of("a")
+    leaving = threading.Thread(target=opened.close, args=("a",), daemon=True)
+    leaving.start()
+    leaving.join(10)
+    assert not leaving.is_alive()
 
 
 @pytest.mark.parametrize("figures, words", [
@@ -493,6 +516,46 @@ def test_only_what_the_page_needs_is_open(tmp_path, method, path, length, status
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(Gate(behind, tmp_path, 1 << 20)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def test_uploads_at_a_time_do_not_fill_the_disk(tmp_path, monkeypatch):
+    """Each of them found room, and there was none for all."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 << 20))
+    largest, statuses = 1 << 20, []
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
+
+    async def behind(scope, receive, send):
+        await asyncio.sleep(0.01)
+        await send({"status": 200})
+
+    async def send(message):
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    async def at_a_time(count):
+        gate = Gate(behind, tmp_path, largest)
+        requests = [{**scope, "headers": [(b"content-length", b"%d" % largest)]} for _ in range(count)]
+        await asyncio.gather(*(gate(request, None, send) for request in requests))
+        await gate(requests[0], None, send)  # when they are done, there is room again
+
+    asyncio.run(at_a_time(9))
+    assert sorted(statuses[:-1]) == [200] * 4 + [507] * 5 and statuses[-1] == 200
+
+
+def test_addresses_and_ports_that_cannot_be_are_named(capsys):
+    for port in ("0", "70000", "x"):
+        assert app.main(["--server_port", port]) == 2
+        assert "is not a port, a whole number from 1 to 65535" in capsys.readouterr().err
+    with (
+        pytest.raises(UserError, match="--server_name 192.0.2.1 is no address of this machine"),
+        serving(Settings(detector="centerface"), "192.0.2.1", free_port()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "x", "-1", ""])
+def test_numbers_of_visitors_have_an_end(digits):
+    """Python refuses to read more than 4300 digits, and the page answered with a fault."""
+    assert number_of_a_visitor(digits) is None and number_of_a_visitor("16000") == 16000
 
 
 def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronaut):

@@ -17,6 +17,7 @@ from conftest import needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, detectors
 from face_detection.detections import Detections
+from face_detection.geometry import intersection_over_union
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 from faces import FaceSearch
@@ -174,6 +175,19 @@ def test_sfd_one_by_one_equals_a_batch(shared, s3fd_checkpoint):
 
 
 @needs_bf16
+def test_sfd_takes_pictures_of_any_size(living_s3fd):
+    sfd = detectors.SFD(living_s3fd)
+    assert sfd.detect([]) == []
+    for size in ((1, 1), (16, 300), (31, 33)):
+        assert len(sfd.detect([np.zeros((*size, 3), np.uint8)] * 2)) == 2
+
+
+def test_boxes_without_area_do_not_overlap():
+    empty, whole = np.zeros(4), np.array([0.0, 0.0, 2.0, 2.0])
+    assert intersection_over_union(empty, empty) == 0 == intersection_over_union(empty, whole)
+    assert intersection_over_union(whole, whole + (1, 0, 1, 0)) == pytest.approx(1 / 3)
+
+
 def test_sfd_in_bf16(shared, s3fd_checkpoint):
     frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 3))
     whole, half = (detectors.SFD(s3fd_checkpoint, dtype=d).detect(frames) for d in (torch.float32, torch.bfloat16))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ import inference
 import jobs
 import video
 from conftest import ROOT, Told, write_clip
+from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync, Take
 
@@ -276,7 +278,10 @@ def test_what_fails_does_not_stop_the_others(program):
     assert done.err == "error: 2 of 4 videos failed, as told above; the same command makes only these\n"
 
 
-@pytest.mark.parametrize("error, code", [(RuntimeError("the encoder\nbroke"), 1), (OSError(5, "the disk broke"), 1)])
+@pytest.mark.parametrize(
+    "error, code",
+    [(RuntimeError("the encoder\nbroke"), 1), (OSError(5, "the disk broke"), 1), (cv2.error("OpenCV broke"), 1)],
+)
 def test_failures_that_are_not_the_users(program, monkeypatch, error, code):
     real = LipSync.run
 
@@ -411,3 +416,9 @@ def test_torchrun(room, small_checkpoint):
     assert [len(one) for one in frames] == [30, 30, 30]
     assert all(np.array_equal(one, frames[0]) for one in frames)  # as the three faces are one
     assert sorted(path.name for path in (room / "results").glob(".*")) == [f".{x}_voice.mp4.json" for x in "abc"]
+
+
+def test_faces_without_sounds_are_no_pairs(room):
+    for faces, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
+        with pytest.raises(UserError, match="no pairs"):
+            jobs.pair(faces, sounds)

@@ -450,6 +450,26 @@ def test_a_damaged_or_foreign_file_gets_one_line(kept, damage):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and "again" in str(caught.value)
 
 
+def test_a_face_is_kept_beside_nobody_elses_files(kept, tmp_path):
+    """A folder of videos that are called source-…: they were deleted."""
+    face = live.Face.load(kept)
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/source-interview.mp4").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        face.save(tmp_path / "films")
+    assert [path.name for path in (tmp_path / "films").iterdir()] == ["source-interview.mp4"]
+    (kept / "source-notes.txt").write_text("mine")
+    (kept / "source-0123456789abcdef.mp4").write_text("of the face before")
+    face.save(kept)
+    assert (kept / "source-notes.txt").exists() and not (kept / "source-0123456789abcdef.mp4").exists()
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, math.inf, math.nan])
+def test_faces_are_prepared_from_some_seconds(seconds, small_checkpoint, tmp_path):
+    with pytest.raises(UserError, match="from the first seconds of a video, not from"):
+        live.prepare(LipSync(small_checkpoint), tmp_path / "x.mp4", seconds)
+
+
 def test_what_is_missing_is_named(kept, tmp_path):
     for folder in (tmp_path / "nobody", tmp_path):
         with pytest.raises(MissingFile, match="no prepared face"):

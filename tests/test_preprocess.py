@@ -29,7 +29,7 @@ from conftest import run_ffmpeg, write_clip
 from devices import cpu_count
 from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
-from face_detection.tracking import intersection_over_union
+from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
 from preprocessing import Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
 from preprocessing.report import Tally

@@ -14,8 +14,9 @@ import video
 from devices import pick_precision
 from face_detection import detectors
 from face_detection.detections import Detections
+from face_detection.geometry import intersection_over_union
 from face_detection.search import CONTEXT, NEWCOMERS_SECONDS, search
-from face_detection.tracking import find_cuts, follow_face, intersection_over_union
+from face_detection.tracking import find_cuts, follow_face
 from faces import FaceSearch
 
 WIDTH, HEIGHT, SIDE = 1280, 720, 120

@@ -1,0 +1,18 @@
+"""How much boxes have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two boxes x1, y1, x2, y2."""
+    return float(overlaps(a, b[None])[0])
+
+
+def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of a box with each of ``others`` (n, 4 or more); 0 for two without any area."""
+    width, height = np.maximum(0, np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])).T
+    area, areas = (np.prod(b[..., 2:4] - b[..., :2], axis=-1) for b in (box, others))
+    both = width * height
+    return both / np.maximum(area + areas - both, 1e-9)
