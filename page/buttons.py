@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
 REFERENCES = {
-    "what suits it": None,
+    "automatic": None,
     "each frame itself": "same",
     "a frame like it with a shut mouth": "still",
     "mouths as far open as the sound": "matching",
 }
-BLENDS = {"as the network wants it": None, "softly, only what changes": "feather", "the whole box": "box"}
+BLENDS = {"automatic": None, "softly, only what changes": "feather", "the whole box": "box"}
 VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
 FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")  # among what is on the first tab
 LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
     "mouth_gain": "Movement of the mouth",
-    "reference": "The network sees",
-    "lip_delay": "Lips come later by so many milliseconds",
+    "reference": "What the network is shown",
+    "lip_delay": "Delay the lips by milliseconds",
     "pads": "Pixels around the face's box",
     "resize_factor": "Frames are shrunk by",
     "fps": "Frames a second; 0: the video's",
@@ -51,7 +51,9 @@ LABELS = {  # what the page calls flags, which nobody knows who has never seen t
     "rotate": "The video lies on its side: turn it clockwise",
 }
 ALONE = {"speaker": "speaker", "like": "face_like", "start": "start", "end": "end"}  # of one face; their flags
+PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # what it calls other flags
 FLAGS = re.compile(r"--([a-z_]+)")
+NUMBERED = re.compile(r"(--pair |\bface )(\d+)(?=[=:])")  # faces, from 0
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
@@ -215,13 +217,25 @@ def sentence(error: object) -> str:
     text = " ".join(str(error).split())
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
-    return FLAGS.sub(named, FOLDERS.sub("", text))
+    text = NUMBERED.sub(lambda face: f"{face[1]}{int(face[2]) + 1}", FOLDERS.sub("", text))
+    return FLAGS.sub(named, advised(text))
+
+
+def advised(text: str) -> str:
+    """Return a sentence without what it advises to do with flags that the page does not have."""
+    statement, mark, advice = text.partition("; ")
+    parts = advice.split(", ")
+    kept = [part for part in parts if set(FLAGS.findall(part)) <= LABELS.keys() | PHRASES.keys()]
+    if len(kept) == len(parts):
+        return text
+    begin = "try " if parts[0].startswith("try ") and parts[0] not in kept else ""
+    return f"{statement}{mark}{begin}{', '.join(kept)}" if kept else statement
 
 
 def named(flag: re.Match[str]) -> str:
     """Return what the page calls a flag, as far as its label goes without an explanation."""
-    if flag[1] == "pair":
-        return "of several who speak, face"
+    if phrase := PHRASES.get(flag[1]):
+        return phrase
     label = LABELS.get(flag[1])
     return f'"{re.split("[:;]", label)[0]}"' if label else flag[1].replace("_", " ")
 

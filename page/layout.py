@@ -293,8 +293,8 @@ def _options(can_restore: bool) -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
-            "closed": gr.Checkbox(True, label="Close the lips in pauses", info="else the network does what it likes"),
-            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="so many times as far"),
+            "closed": gr.Checkbox(True, label="Close the lips in pauses", info="otherwise that is left to the network"),
+            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="1: as the network moves it"),
             "loop": gr.Radio(
                 list(LOOPS), label="A video that is too short", value="from its start", info="is repeated"
             ),
@@ -303,7 +303,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
         with gr.Row(elem_classes="options"):
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
-                "blend": gr.Dropdown(list(BLENDS), label="The mouth is put in", value="as the network wants it"),
+                "blend": gr.Dropdown(list(BLENDS), label="How the mouth is put in", value=next(iter(BLENDS))),
                 "delay": gr.Number(None, label=LABELS["lip_delay"]),
             }
         with gr.Row(elem_classes="options"):
@@ -319,7 +319,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
                     False, label=LABELS["speaker"], info="by the video's own sound, whoever was clicked on"
                 ),
                 "kept": gr.Checkbox(
-                    True, label="What is before the mouth stays", info="a hand, a microphone, a caption"
+                    True, label="Keep what is in front of the mouth", info="a hand, a microphone, a caption"
                 ),
             }
         with gr.Row(elem_classes="options"):

@@ -397,6 +397,13 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
     ("--end 3 is not after --start 5", '"to this one" 3 is not after "Only from this moment of the video" 5'),
     ("try another --face_detector, or --rotate", 'try another face detector, or "The video lies on its side"'),
     ("/opt/bin/ffmpeg crashed,\n 3/4 done; see https://a.b/c/d", "ffmpeg crashed, 3/4 done; see https://a.b/c/d"),
+    # flags that the page has not, faces as it counts them
+    ("no face was found in a.mp4; try another --face_detector, --rotate if it lies, or give --box yourself",
+     'no face was found in a.mp4; try "The video lies on its side" if it lies'),
+    ("the picture is tiny; try another --face_detector", "the picture is tiny"),
+    ("it is a picture; try --face_index", "it is a picture; try a click on the face"),
+    ("--pair 0=anna.wav: no face; lost", "of several who speak, face 1=anna.wav: no face; lost"),
+    ("face 1: 3 of 9 frames show no face", "face 2: 3 of 9 frames show no face"),
 ])  # fmt: skip
 def test_visitors_are_not_told_where_things_lie(text, said):
     assert sentence(text) == said
