@@ -62,7 +62,7 @@ def add_search_arguments(parser: Flags) -> None:
         "--face_det_batch_size",
         type=cli.positive(int),
         default=16,
-        help="Show the face detector so many pictures at a time.",
+        help="Batch size of the face detector.",
     )
     add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
 
@@ -92,7 +92,7 @@ def add_training_arguments(parser: cli.Parser) -> None:
         type=cli.positive(int),
         help="Stop after this step. Without it, training goes on until it is stopped.",
     )
-    add("--keep", type=cli.positive(int), help="Keep so many checkpoints, the newest; without it, all.")
+    add("--keep", type=cli.positive(int), help="Number of newest checkpoints to keep; without it, all.")
     add("--seed", type=cli.seed, default=0, help="The seed of the weights and of the order of the data.")
     add_compute_arguments(parser, ("fp32", "bf16"))
 
@@ -161,7 +161,7 @@ def add_batch_argument(parser: Flags) -> None:
         "--wav2lip_batch_size",
         type=cli.positive(int),
         default=128,
-        help="Show the network at most so many faces at a time.",
+        help="Batch size of the generator, at most.",
     )
 
 
@@ -190,7 +190,7 @@ def _add_face_arguments(parser: Flags) -> None:
         "--pads",
         nargs="+",
         type=int,
-        help="Add so many pixels to the box: top bottom left right. Without it, as the network wants it.",
+        help="Pixels added to the box of the face: top bottom left right. Without it, as the network wants it.",
     )
     add(
         "--box",
@@ -230,7 +230,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add(
         "--fps",
         type=cli.positive(float),
-        help="Give the result so many frames a second; without it, as many as --face has, or 25.",
+        help="Frame rate of the result; without it, that of --face, or 25.",
     )
     add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
     add(
@@ -295,7 +295,7 @@ def add_mouth_arguments(parser: Flags) -> None:
         "--mouth_gain",
         type=cli.finite,
         default=1.0,
-        help="Move the mouth so many times as far as the network would.",
+        help="Scale the movement of the mouth by this factor.",
     )
     add(
         "--blend",

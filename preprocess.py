@@ -30,12 +30,12 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder with the videos, at any depth.")
     add("--preprocessed_root", required=True, type=Path, help="The folder to write; finished clips in it are kept.")
-    add("--batch_size", type=cli.positive(int), default=32, help="Show the face detector so many pictures at a time.")
-    add("--ngpu", type=cli.positive(int), default=1, help="Use so many GPUs, each with its own processes.")
+    add("--batch_size", type=cli.positive(int), default=32, help="Batch size of the face detector.")
+    add("--ngpu", type=cli.positive(int), default=1, help="Number of GPUs to use, each with its own processes.")
     add(
         "--workers",
         type=cli.positive(int),
-        help="Cut so many videos at a time, per GPU. Without it, 1; for centerface and haar, one per CPU core.",
+        help="Number of videos cut at a time, per GPU. Without it, 1; for centerface and haar, one per CPU core.",
     )
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser)

@@ -83,12 +83,12 @@ def get_parser() -> cli.Parser:
         "--onsets",
         type=cli.positive(int),
         default=24,
-        help="Let speech begin so many times after silence, for latency.",
+        help="Number of times that speech begins after silence, for latency.",
     )
-    add("--minutes", type=cli.positive(float), default=60.0, help="Talk for so many minutes, for long.")
+    add("--minutes", type=cli.positive(float), default=60.0, help="Minutes of talk, for long.")
     add("--hear", action="store_true", help="Let the page play the sound as well.")
-    add("--slow", type=cli.positive(float), default=1.0, help="Make the browser so many times as slow.")
-    add("--link", type=cli.positive(float), help="Let so many kilobytes a second through to the browser.")
+    add("--slow", type=cli.positive(float), default=1.0, help="Slow the browser down by this factor.")
+    add("--link", type=cli.positive(float), help="Kilobytes a second that reach the browser.")
     add("--chromium", default="/usr/bin/chromium", help="The browser's program.")
     add("--notes", type=Path, help="Keep all that was measured in this file.")
     return parser

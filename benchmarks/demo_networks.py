@@ -51,8 +51,8 @@ def get_parser() -> cli.Parser:
     add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
     add("--judge", default=JUDGE, help="An expert that no generator learned from.")
-    add("--clips", type=int, default=50, help="Make so many clips of talking heads, two of each head.")
-    add("--offset_clips", type=cli.positive(int), default=5, help="Make so many clips at each offset.")
+    add("--clips", type=int, default=50, help="Number of clips of talking heads, two of each head.")
+    add("--offset_clips", type=cli.positive(int), default=5, help="Number of clips at each offset.")
     add("--folder", type=Path, default=Path("results/demo_networks"), help="Put the clips into this folder.")
     return parser
 

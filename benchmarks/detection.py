@@ -41,7 +41,7 @@ def get_parser() -> cli.Parser:
         "--scenes", nargs="*", choices=SIZES, default=[], help="Also paste each clip into moving scenes of these sizes."
     )
     add("--scene_seconds", type=cli.positive(float), default=3.0, help="The seconds of such a scene.")
-    add("--every", type=cli.positive(int), default=1, help="Compare one in so many frames.")
+    add("--every", type=cli.positive(int), default=1, help="Compare every n-th frame.")
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser

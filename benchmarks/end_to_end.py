@@ -49,7 +49,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
     parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="The seconds of the result.")
     parser.add_argument(
-        "--plain_frames", type=cli.positive(int), default=4, help="Time the plain path on so many frames."
+        "--plain_frames", type=cli.positive(int), default=4, help="Number of frames on which the plain path is timed."
     )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="Measure these sizes.")
     arguments.add_detector_arguments(parser)

@@ -47,7 +47,7 @@ def get_parser() -> cli.Parser:
     add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
     add("--filelists", type=Path, default=FILELISTS, help="The folder with the list.")
     add("--split", default="val", help="The name of the list.")
-    add("--clips", type=cli.positive(int), default=100, help="Use so many clips at most.")
+    add("--clips", type=cli.positive(int), default=100, help="Number of clips to use, at most.")
     arguments.add_compute_arguments(parser)
     return parser
 

@@ -48,7 +48,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--lengths", nargs="+", type=cli.positive(float), default=[60, 600, 3600], help="The seconds of each video.")
     add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="The size of the video: width height.")
-    add("--times", type=cli.positive(int), default=3, help="Run each kind so many times.")
+    add("--times", type=cli.positive(int), default=3, help="Number of runs of each kind.")
     return parser
 
 

@@ -41,9 +41,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("--audio", type=Path, help="The speech; without it, 10 s are made.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
-    parser.add_argument(
-        "--batch_size", type=cli.positive(int), default=CPU_BATCH, help="Give the network so many faces at a time."
-    )
+    parser.add_argument("--batch_size", type=cli.positive(int), default=CPU_BATCH, help="Batch size of the network.")
     arguments.add_compute_arguments(parser)
     parser.add_argument("--generator_only", action="store_true", help="Leave out the run from file to file.")
     return parser

@@ -45,9 +45,9 @@ def get_parser() -> cli.Parser:
     )
     parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
     parser.add_argument(
-        "--seconds", type=cli.positive(float), default=30.0, help="Speak for so many seconds in each measurement."
+        "--seconds", type=cli.positive(float), default=30.0, help="Seconds of speech in each measurement."
     )
-    parser.add_argument("--sessions", type=cli.positive(int), help="Also measure so many sessions at the same time.")
+    parser.add_argument("--sessions", type=cli.positive(int), help="Also measure this many sessions at the same time.")
     parser.add_argument("--size", choices=SIZES, default="720p", help="The size of the frames.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")

@@ -64,7 +64,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
-    add("--clips", type=cli.positive(int), help="Use so many clips at most.")
+    add("--clips", type=cli.positive(int), help="Number of clips to use, at most.")
     add("--folder", type=Path, default=Path("results/people"), help="Put the videos and the sheet into this folder.")
     return parser
 

@@ -57,10 +57,10 @@ def get_parser() -> cli.Parser:
         "--batch_size",
         type=cli.positive(int),
         default=mouths.CPU_BATCH,
-        help="Give the network so many faces at a time.",
+        help="Batch size of the network.",
     )
-    add("--seconds", type=cli.positive(float), help="Measure inference.py instead, on a scene of so many seconds.")
-    add("--rounds", type=cli.positive(int), default=15, help="Let each take so many turns.")
+    add("--seconds", type=cli.positive(float), help="Measure inference.py instead, on a scene of this many seconds.")
+    add("--rounds", type=cli.positive(int), default=15, help="Number of turns of each.")
     return parser
 
 

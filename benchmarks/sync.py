@@ -56,7 +56,7 @@ def get_parser() -> cli.Parser:
     add("--data_root", required=True, type=Path, help="The folder with videos, in sync.")
     add("--filelist", type=Path, help="Use those in this list, a dir/clip or a dir a line; without it, all.")
     add("--others", required=True, type=Path, help="The folder with videos of other speakers.")
-    add("--clips", type=cli.positive(int), default=40, help="Use so many clips at most.")
+    add("--clips", type=cli.positive(int), default=40, help="Number of clips to use, at most.")
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser

@@ -38,7 +38,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure training steps.")
     parser.add_argument("--only", choices=TASKS, help="Measure this one; without it, all.")
     parser.add_argument(
-        "--rounds", type=cli.positive(int), default=ROUNDS, help="Take so many steps of each way, in turn."
+        "--rounds", type=cli.positive(int), default=ROUNDS, help="Number of steps of each way, in turn."
     )
     arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser

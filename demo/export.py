@@ -35,7 +35,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--gain",
         type=cli.positive(float),
-        help="Its mouths move so many times as far as it draws them; --mouth_gain multiplies it.",
+        help="Scale the movement of its mouths by this factor; --mouth_gain multiplies it.",
     )
     parser.add_argument(
         "--speech",

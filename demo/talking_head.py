@@ -63,7 +63,7 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make videos of talking heads, with the truth about every mouth.")
     add, usual = parser.add_argument, Recipe()
     add("--out", required=True, type=Path, help="Write <head>/<clip>.mp4 and .json into this folder.")
-    add("--clips", type=cli.positive(int), default=10, help="Make so many clips.")
+    add("--clips", type=cli.positive(int), default=10, help="Number of clips to make.")
     add("--seed", type=cli.seed, default=usual.seed, help="Other seeds make other heads and other speech.")
     add("--seconds", type=cli.positive(float), default=usual.seconds, help="The seconds of a clip.")
     add(
@@ -80,14 +80,14 @@ def get_parser() -> cli.Parser:
         default=usual.variant,
         help="Show two people (two), two shots (cut), a head that turns away (away), or somebody silent.",
     )
-    add("--offset", type=int, default=usual.offset, help="Make the sound so many frames late; below 0, early.")
+    add("--offset", type=int, default=usual.offset, help="Delay the sound by this many frames; below 0, it is early.")
     add(
         "--clips_per_head",
         type=cli.positive(int),
         default=usual.clips_per_head,
-        help="Let each head say so many utterances.",
+        help="Number of utterances of each head.",
     )
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="Make so many clips at a time.")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made at a time.")
     return parser
 
 

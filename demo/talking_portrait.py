@@ -95,9 +95,9 @@ def get_parser() -> cli.Parser:
         "--speakers", type=Path, nargs="+", required=True, help="Folders with <speaker>/<clip>.mp4 and a landmarks.npz."
     )
     add("--out", required=True, type=Path, help="Write the clips into this folder.")
-    add("--clips", type=int, default=0, help="Make so many clips of portraits, two of each scene.")
-    add("--real", type=int, default=0, help="Make so many variations of each clip of the speakers themselves.")
-    add("--heads", type=int, default=0, help="Make so many clips of drawn heads, two of each scene.")
+    add("--clips", type=int, default=0, help="Number of clips of portraits, two of each scene.")
+    add("--real", type=int, default=0, help="Number of variations of each clip of the speakers themselves.")
+    add("--heads", type=int, default=0, help="Number of clips of drawn heads, two of each scene.")
     add("--seed", type=cli.seed, default=0, help="Other seeds make other clips.")
     add(
         "--choice",
@@ -115,7 +115,7 @@ def get_parser() -> cli.Parser:
     )
     add("--silence", type=share, default=Corpus.silence, help="This share of the clips begins with silence.")
     add("--follow_jaw", action="store_true", help="Let boxes grow when mouths open; without it, they keep one size.")
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="Make so many clips at a time.")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made at a time.")
     return parser
 
 

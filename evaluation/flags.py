@@ -22,7 +22,13 @@ def add_generator_arguments(parser: cli.Parser) -> None:
     add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
     add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
     add("--checkpoint_path", required=True, help="The generator: a file, demo (the included), wav2lip or wav2lip_gan.")
-    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="Add so many pixels to the box: top bottom left right.")
+    add(
+        "--pads",
+        nargs=4,
+        type=int,
+        default=[0, 0, 0, 0],
+        help="Pixels added to the box of the face: top bottom left right.",
+    )
     arguments.add_batch_argument(parser)
     arguments.add_mouth_arguments(parser.add_argument_group("the mouth"))
     arguments.add_search_arguments(parser)

@@ -29,7 +29,7 @@ def get_parser() -> cli.Parser:
         help="Put the sound first and leave .mp4 out (lrs), or the video first (resynced).",
     )
     add("--sounds", action="store_true", help="Pair with the sound files in --data_root, not with other videos.")
-    add("--count", type=cli.positive(int), help="Draw so many pairs; without it, one for every video.")
+    add("--count", type=cli.positive(int), help="Number of pairs to draw; without it, one for every video.")
     add("--seed", type=cli.seed, default=0, help="Another seed gives other pairs.")
     return parser
 

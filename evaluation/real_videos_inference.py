@@ -35,7 +35,7 @@ def get_parser() -> cli.Parser:
         "--face_res",
         type=cli.positive(int),
         default=Sizes.face,
-        help="Shrink the video until the face is about so many pixels high.",
+        help="Shrink the video until the face is about this many pixels high.",
     )
     add(
         "--min_frame_res",

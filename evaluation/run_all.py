@@ -26,7 +26,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     flags.add_generator_arguments(parser)
     add("--filelist", type=Path, help="The list of pairs, sound first; without it, they are drawn at random.")
-    add("--count", type=cli.positive(int), help="Draw so many pairs; without it, one for every video.")
+    add("--count", type=cli.positive(int), help="Number of pairs to draw; without it, one for every video.")
     add("--seed", type=cli.seed, default=0, help="The seed of the pairs.")
     add(
         "--takes",
