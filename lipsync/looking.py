@@ -26,6 +26,7 @@ from mouths import (
     UnoccludedFace,
     all_mouths,
     crop,
+    evenly_lit,
     postures_of,
     shut_mouths,
 )
@@ -140,4 +141,6 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
         if box := known[index % len(known)]:
             faces.append(crop(frame, box)[None])
             larger.append(crop(frame, box, 2 * hp.img_size)[None])
-    return np.concatenate(faces), np.concatenate(larger)
+    seen, finer = np.concatenate(faces), np.concatenate(larger)
+    even = evenly_lit(seen) if len(seen) else slice(None)
+    return seen[even], finer[even]

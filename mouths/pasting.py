@@ -23,6 +23,7 @@ COLOUR_PRIOR = 0.05  # weight of the mean colour of all the face, in pixels of t
 MOST_COLOUR = 24.0  # grey levels by which colours are corrected at most
 TEETH_CHROMA = 0.3  # of the chroma of skin that teeth have at least, in any light
 OUTLIERS = 2.0  # per cent of a face's pixels that are left out when the extremes of its colours are taken
+GREY, COLOURED = 0.03, 0.08  # saturation of faces: up to the first they get no colours, from the second on all of them
 LUMA = (0.114, 0.587, 0.299)  # share of blue, green and red in how bright a pixel is (ITU-R BT.601)
 RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # of a change between the two that leaves a pixel as bright
 
@@ -91,6 +92,7 @@ def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     Its mouth has the colours of the loan. Where they differ is (96, 96) in [0, 1].
     """
     face, filmed, loan = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.loan
+    face = _as_coloured(face, filmed)
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
@@ -118,6 +120,15 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
     mean = sums.sum((0, 1)) / weights.sum()
     near, total = (cv2.GaussianBlur(part, (0, 0), COLOUR_SIGMA) for part in (sums - weights * mean, weights))
     return mean + cv2.resize(near / (total[..., None] + COLOUR_PRIOR), alike.shape, interpolation=cv2.INTER_LINEAR)
+
+
+def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+    """Return a face without colours if what was filmed has none: networks give lips some in any case."""
+    shown = filmed[_some_of_it()]
+    most = shown.max(1)
+    saturation = np.percentile(most - shown.min(1), 90) / (most.mean() + 1)
+    share = float(masks.falling(saturation, GREY, COLOURED))
+    return face + share * ((face @ np.array(LUMA, np.float32))[..., None] - face) if share else face
 
 
 def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:

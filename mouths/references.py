@@ -21,10 +21,11 @@ SAME_SHOT, OTHER_SHOT = 8.0, 12.0
 ALIGNED = 4.0  # grey levels between postures up to which a face needs not be moved to lie upon another
 OPENING_COST = 5.0  # of a mouth that is shut where it should be wide open, against one more ``ALIGNED`` of posture
 TEMPERATURE, MOST_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
-OPEN_ALIKE = (
-    0.2,
-    0.4,
-)  # openings apart: up to the first a mouth shows what the wanted one looks like, from the second not
+OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wanted one does, from the second on not
+# Natural logarithm of how many times as bright a face is: less than the first passes for the same light; up to the
+# first of the others a mouth is lent, made as bright; from the second on none is: in a fade from black, or a flash
+SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
+EVEN = 0.6  # of the usual brightness of somebody's faces: darker ones tell nothing, nor those that are as much brighter
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
@@ -50,6 +51,7 @@ class _Lender(NamedTuple):
     distance: float  # of their postures
     moved_by: np.ndarray  # x, y
     which: int = 0
+    gain: float = 1.0  # by which it was made brighter
     share: float = 0.0
 
 
@@ -76,17 +78,20 @@ class References:
         self.faces, self.everywhere, self.apart, self.larger = faces, everywhere, apart, larger
         self._postures = postures_of(faces)
         self._greys = [grey(one) for one in faces]
+        self._lights = brightness(faces)
 
     def lend(self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0) -> Loan:
         """Return what ``face`` (96, 96, 3) gets of the nearest of these: by ``share``, 0 to 1.
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
         """
-        held = posture(face)
-        distances = np.abs(self._postures - held).mean((1, 2))
+        held, brighter = posture(face), np.log((brightness(face[None]) + 1) / (self._lights + 1))
+        gains = np.exp(np.sign(brighter) * np.maximum(np.abs(brighter) - SAME_LIGHT, 0))
+        distances = np.abs(gains[:, None, None] * self._postures - held).mean((1, 2))
         if self.everywhere:
             return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
-        lenders = self._lenders(grey(face), held, distances, wanted)
+        lenders = self._lenders(grey(face), held, distances, wanted, gains)
+        share *= float(np.interp(abs(brighter[lenders[0].which]), OTHER_LIGHT, (1, 0)))
         distance = sum(one.share * one.distance for one in lenders)
         share *= float(np.interp(distance, (SAME_SHOT, OTHER_SHOT), (1, 0)))
         mixed, mask = _mixed(lenders), share * np.maximum(masks.mouth(), hidden)
@@ -98,16 +103,19 @@ class References:
         telling = share * float(np.interp(otherwise, OPEN_ALIKE, (1, 0)))
         if telling == 0:
             return Loan(shown)
-        picture = moved(self.larger[first.which], first.moved_by)
+        picture = moved(_exposed(self.larger[first.which], first.gain), first.moved_by)
         return Loan(shown, LentMouth(picture, telling, _light(face) - _light(mixed)))
 
-    def _lenders(self, here: np.ndarray, held: np.ndarray, distances: np.ndarray, wanted: float) -> list[_Lender]:
+    def _lenders(
+        self, here: np.ndarray, held: np.ndarray, distances: np.ndarray, wanted: float, gains: np.ndarray
+    ) -> list[_Lender]:
         """Return those to borrow from, the best first; those that are held otherwise are laid upon the face.
 
-        ``here`` is that face in grey, ``held`` its posture, and ``distances`` (N,) are those of the postures.
+        ``here`` is that face in grey, ``held`` its posture; ``distances`` (N,) are those of the postures, when faces
+        are made ``gains`` (N,) times as bright.
         """
         best = self._costs(np.arange(len(self.faces)), distances, wanted).argsort()[:MOST_MIXED]
-        laid = [self._laid_upon(i, float(distances[i]), held, here) for i in best]
+        laid = [self._laid_upon(i, float(distances[i]), held, here, float(gains[i])) for i in best]
         costs = self._costs(best, np.array([one.distance for one in laid]), wanted)
         shares = np.exp((costs.min() - costs) / TEMPERATURE)
         if self.apart is None:  # one that rests
@@ -121,21 +129,38 @@ class References:
             return distances / ALIGNED
         return np.maximum(distances / ALIGNED, 1) + OPENING_COST * np.abs(self.apart[which] - wanted)
 
-    def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray) -> _Lender:
-        """Return a face as it is, or if it is held otherwise moved to where the other is."""
-        as_it_is = _Lender(self.faces[i], distance, np.zeros(2))
+    def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray, gain: float) -> _Lender:
+        """Return a face in the other's light; if it is held otherwise, moved to where the other is."""
+        face = _exposed(self.faces[i], gain)
+        as_it_is = _Lender(face, distance, np.zeros(2), gain=gain)
         otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
         if otherwise <= 0:
             return as_it_is
-        moved_by = otherwise * movement(self._greys[i], here, EYES_AND_NOSE)
-        closer = moved(self.faces[i], moved_by)
+        moved_by = otherwise * movement(_exposed(self._greys[i], gain), here, EYES_AND_NOSE)
+        closer = moved(face, moved_by)
         left = float(np.abs(posture(closer) - held).mean())
-        return _Lender(closer, left, moved_by) if left < distance else as_it_is
+        return _Lender(closer, left, moved_by, gain=gain) if left < distance else as_it_is
 
 
 def _mixed(lenders: Sequence[_Lender]) -> np.ndarray:
     """Return one face of several (96, 96, 3), each by its share."""
     return np.rint(sum(one.share * one.face.astype(np.float32) for one in lenders if one.share > 0)).astype(np.uint8)
+
+
+def _exposed(face: np.ndarray, gain: float) -> np.ndarray:
+    return face if gain == 1 else cv2.convertScaleAbs(face, alpha=gain)
+
+
+def brightness(faces: np.ndarray) -> np.ndarray:
+    """Return how bright the upper halves of faces (N, height, width, 3) are, (N,) in grey levels."""
+    return np.array([_light(face).mean() for face in faces])
+
+
+def evenly_lit(faces: np.ndarray) -> np.ndarray:
+    """Return which of somebody's faces are about as bright as most, (N,) bool: not in the middle of a fade or flash."""
+    light = brightness(faces)
+    usual = np.percentile(light, 50, method="nearest")  # that of one of them, which is even whatever the others are
+    return (light >= EVEN * usual) & (EVEN * light <= usual)
 
 
 def _light(face: np.ndarray) -> np.ndarray:
