@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from errors import UserError
@@ -16,7 +17,8 @@ from face_detection.detections import Detections
 from face_detection.tracking import GAP_SECONDS, Steadying, most_together, settle
 from video import VideoInfo
 
-Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; where the edge of the frame cuts a face, beyond it
+MOUTH = np.array([0.5, 0.76])  # where the middle of the mouth is in a box, in shares of its width and height
 
 
 class Piece(NamedTuple):
@@ -223,24 +225,57 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     """
     placed = _placed(boxes, pads, picture)
     _check_any(not np.isnan(boxes).all(), any(placed), pads, picture, len(boxes))
-    return placed
+    return [box and within(box, picture.width, picture.height) for box in placed]
 
 
 def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
+    """(frames, 4) float boxes, NaN where missing -> whole pixels, None where there is no mouth in the picture.
+
+    A face that the picture's edge cuts keeps its whole box, as far as it was seen: else all of it would be taken for
+    more of a face than it is, and its mouth for elsewhere.
+    """
     share = picture.width / picture.unshrunk[0]
     top, bottom, left, right = (round(share * pad) for pad in pads)  # which count in the photo as it is
+    limits = np.array([picture.width, picture.height])
+    lowest, highest = np.minimum(boxes[:, :2], 0), np.maximum(boxes[:, 2:], limits)
     padded = boxes + np.array([-left, -top, right, bottom])
-    limits = np.array([picture.width, picture.height] * 2)
-    padded = np.clip(np.round(padded), 0, limits)
-    usable = (padded[:, 2] > padded[:, 0]) & (padded[:, 3] > padded[:, 1])  # False for NaN
+    padded = np.round(np.clip(padded, np.tile(lowest, 2), np.tile(highest, 2)))  # pads end with the picture
+    corner, size = padded[:, :2], padded[:, 2:] - padded[:, :2]
+    mouth = corner + MOUTH * size
+    usable = ((size > 0) & (mouth >= 0) & (mouth < limits)).all(1)  # False for NaN
     whole = np.nan_to_num(padded).astype(int).tolist()
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]
+
+
+def within(box: Box, width: int, height: int) -> Box:
+    """Return the part of a box that lies in a picture."""
+    x1, y1, x2, y2 = box
+    return max(0, x1), max(0, y1), min(width, x2), min(height, y2)
+
+
+def shown_in(frame: np.ndarray, box: Box) -> np.ndarray:
+    """Return what a frame shows in a box, a view of it; if that reaches beyond it, a copy in which its edge goes on."""
+    height, width = frame.shape[:2]
+    x1, y1, x2, y2 = within(box, width, height)
+    inside = frame[y1:y2, x1:x2]
+    beyond = (y1 - box[1], box[3] - y2, x1 - box[0], box[2] - x2)
+    return cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE) if any(beyond) else inside
+
+
+def put_back(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
+    """Write into a frame what ``shown_in`` has given, and somebody has changed; nothing if it is a view."""
+    height, width = frame.shape[:2]
+    x1, y1, x2, y2 = inside = within(box, width, height)
+    if inside != box:
+        frame[y1:y2, x1:x2] = shown[y1 - box[1] : y2 - box[1], x1 - box[0] : x2 - box[0]]
 
 
 def _check_any(faces: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
     """Raise UserError if ``count`` frames had no ``faces``, or nothing of them is left to be ``drawn``."""
     if not faces:
         raise no_face(picture, 0, count)
+    if not drawn and not any(pads):
+        raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of it")
     if not drawn:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 

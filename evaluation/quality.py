@@ -159,9 +159,9 @@ def _compare(
 
 
 def _place(box: Box) -> tuple[slice, slice]:
-    """Return the rows and columns of a box."""
+    """Return the rows and columns of a box; it may reach beyond the picture."""
     x1, y1, x2, y2 = box
-    return slice(y1, y2), slice(x1, x2)
+    return slice(max(0, y1), y2), slice(max(0, x1), x2)
 
 
 def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import numpy as np
 
 import files
 import video
-from boxes import Box
+from boxes import Box, within
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
@@ -220,7 +220,11 @@ def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:
     if box is None:
         return None
     x1, y1, x2, y2 = box
-    if not all(map(_whole, box)) or not (0 <= x1 < x2 <= picture.width and 0 <= y1 < y2 <= picture.height):
+    width, height = picture.width, picture.height  # a face that the edge cuts reaches beyond it, but not far
+    if not all(map(_whole, box)) or not (-width <= x1 < x2 <= 2 * width and -height <= y1 < y2 <= 2 * height):
+        raise ValueError
+    left, top, right, bottom = within((x1, y1, x2, y2), width, height)
+    if left >= right or top >= bottom:
         raise ValueError
     return x1, y1, x2, y2
 

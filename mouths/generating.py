@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import Box
+from boxes import Box, shown_in
 from devices import in_halves
 from hparams import hparams as hp
 
@@ -42,8 +42,7 @@ def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float)
 
 def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
     """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR, or in another ``size``."""
-    x1, y1, x2, y2 = box
-    return cv2.resize(frame[y1:y2, x1:x2], (size, size))
+    return cv2.resize(shown_in(frame, box), (size, size))
 
 
 def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:

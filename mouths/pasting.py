@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from boxes import Box
+from boxes import Box, put_back, shown_in
 from hparams import hparams as hp
 from mouths import masks
 from mouths.borrowing import COLUMNS, ROWS, borrow
@@ -50,9 +50,10 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
     x1, y1, x2, y2 = drawn.box
     size = x2 - x1, y2 - y1
     whole = frame if in_place and frame.flags.writeable else frame.copy()
-    target = whole[y1:y2, x1:x2]
+    target = shown_in(whole, drawn.box)
     if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
         target[:] = cv2.resize(drawn.face, size)
+        put_back(whole, drawn.box, target)
         return whole
     *parts, finer = _mixed(drawn, cv2.resize(target, drawn.face.shape[:2], interpolation=cv2.INTER_AREA))
     # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
@@ -64,6 +65,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
             how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
             cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=how), place)
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
+    put_back(whole, drawn.box, target)
     return whole
 
 

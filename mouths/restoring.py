@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import Box
+from boxes import Box, put_back, shown_in
 from errors import MissingFile, UserError, needs
 from models import weights
 from models.imports import import_beside_torchvision
@@ -85,6 +85,7 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
     back[:, 2] += (larger - 1) / 2  # pixels are counted from the middle of the first
     change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    target = frame[y1:y2, x1:x2]
+    target = shown_in(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
     cv2.add(target, change * mask, target, dtype=cv2.CV_8U)
+    put_back(frame, box, target)

@@ -170,7 +170,7 @@ def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
 
 
 def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
-    faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.9)])
+    faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.95)])
     told = References(faces, apart=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
     assert told.lend(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
     assert told.lend(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.lend(face, 0.5, 0.1).mouth.share == 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +332,42 @@ def test_a_search_that_fails_does_not_begin_again():
     assert len(begun) == 1 and len(path.known(2)) == 2 and path._failed.__traceback__ is None
     path.close()
     assert path.begin() == 0 and len(begun) == 2
+
+
+def placed(box: tuple[float, ...], pads: tuple[int, ...] = (0, 0, 0, 0)):
+    picture = video.VideoInfo(Path("x.mp4"), *SIZE[::-1], fps=Fraction(25))
+    return boxes._placed(np.array([box], float), pads, picture)[0]
+
+
+def test_boxes_reach_beyond_the_picture_as_far_as_faces_do():
+    """At the edge they had become smaller, and a face that was cut was stretched to a whole one."""
+    assert placed((100, -30, 200, 90)) == (100, -30, 200, 90)
+    assert placed((260, 100, 360, 220)) == (260, 100, 360, 220)
+    assert placed((100, 150, 200, 260)) == (100, 150, 200, 260)
+    assert placed((100, 100, 200, 220), (900, 900, 900, 900)) == (0, 0, 320, 240)  # pads end with the picture
+    assert placed((100, -30, 200, 90), (900, 0, 0, 0)) == (100, -30, 200, 90)
+    assert placed((np.nan,) * 4) is None
+    for without_mouth in ((100, 180, 200, 300), (280, 100, 380, 220), (-70, 100, 50, 220), (500, 500, 600, 600)):
+        assert placed(without_mouth) is None
+
+
+def test_what_reaches_beyond_the_picture_comes_back_in_it():
+    frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    for box in ((1, 1, 5, 4), (-2, -1, 3, 4), (4, 2, 11, 9)):
+        changed = frame.copy()
+        shown = boxes.shown_in(changed, box)
+        assert shown.shape[:2] == (box[3] - box[1], box[2] - box[0])
+        shown += 100
+        boxes.put_back(changed, box, shown)
+        x1, y1, x2, y2 = boxes.within(box, 8, 6)
+        expected = frame.copy()
+        expected[y1:y2, x1:x2] += 100
+        assert (changed == expected).all()
+
+
+def test_a_face_whose_mouth_is_never_seen_is_told(tmp_path):
+    write_clip(tmp_path / "x.mp4", np.zeros((3, *SIZE, 3), np.uint8))
+    source = video.probe(tmp_path / "x.mp4")
+    rows = [(np.array([[100.0, 180, 200, 300]] * 3), True)]
+    with pytest.raises(UserError, match="the edge of .*x.mp4 cuts the face off at its mouth"):
+        list(boxes.place(rows, source, (0, 0, 0, 0), True))

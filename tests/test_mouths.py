@@ -30,6 +30,7 @@ from mouths import (
     MouthSettings,
     References,
     crop,
+    evenly_lit,
     fit_opening,
     generate,
     masks,
@@ -367,6 +368,61 @@ def comment_of(path) -> str | None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Into the frame
+
+
+@pytest.mark.parametrize("dark, bright", [(0.6, 1.0), (1.0, 0.6), (0.2, 0.45)])
+def test_a_mouth_of_another_moment_of_a_fade_is_lent_in_this_ones_light(astronaut, dark, bright):
+    """In a fade from black, faces had holes of earlier frames, then glowing mouths of later ones."""
+    face = crop(astronaut, (166, 35, 296, 180))
+    there, here = (cv2.convertScaleAbs(face, alpha=share) for share in (bright, dark))
+    shown = References(there[None]).lend(here, 1.0).shown.astype(float)
+    mouth = masks.mouth() == 1
+    assert abs(np.log(shown[mouth].mean() / here[mouth].mean())) < 0.12
+
+
+def test_nothing_is_lent_from_black_to_white(astronaut):
+    face = crop(astronaut, (166, 35, 296, 180))
+    for here, there in ((face, face // 8), (face // 8, face)):
+        assert (References(there[None]).lend(here, 1.0).shown == here).all()
+
+
+def test_faces_of_a_fade_tell_nothing_of_the_rest(astronaut):
+    """The black ones had passed for those whose mouths are shut."""
+    face = crop(astronaut, (166, 35, 296, 180)).astype(float)
+    fading = np.stack([share * face for share in (0.02, 0.3, 0.5, 0.8, 0.9, 1, 1, 1, 1)]).astype(np.uint8)
+    assert evenly_lit(fading).tolist() == [False] * 3 + [True] * 6
+    assert evenly_lit(fading[[0, -1]]).any()  # of two, one
+
+
+@pytest.mark.parametrize("tint", [0, 40])
+def test_a_face_without_colours_gets_none(tint):
+    """In photos without colours, lips had a brown stain."""
+    frame = np.full((288, 288, 3), (130, 130, 130 + tint), np.uint8)
+    filmed = cv2.resize(frame, (96, 96))
+    face = filmed.copy()
+    cv2.ellipse(face, (48, 73), (14, 8), 0, 0, 360, (40, 40, 110), -1)
+    pasted = paste(frame, DrawnFace(face, filmed, (0, 0, 288, 288)), "feather")[219, 144].astype(int)
+    assert np.ptp(pasted) <= 1 if tint == 0 else np.ptp(pasted) > 50
+
+
+@pytest.mark.parametrize("blend", ["box", "feather"])
+@pytest.mark.parametrize("rows, columns", [((0, 200), (0, 512)), ((60, 512), (0, 512)), ((0, 512), (170, 512))])
+def test_a_face_that_the_edge_cuts_is_drawn_as_if_all_of_it_were_there(astronaut, blend, rows, columns):
+    """It was taken for all of a face, and its nose for its mouth."""
+    x1, y1, x2, y2 = box = (150, 20, 310, 215)
+    face = crop(astronaut, box)
+    other = face.copy()
+    cv2.ellipse(other, (48, 70), (22, 14), 0, 0, 360, (20, 20, 120), -1)
+    part, cut = slice(*rows), slice(*columns)
+    left, top = columns[0], rows[0]
+    moved = (x1 - left, y1 - top, x2 - left, y2 - top)
+    whole = paste(astronaut, DrawnFace(other, face, box), blend)[part, cut]
+    alone = paste(np.ascontiguousarray(astronaut[part, cut]), DrawnFace(other, face, moved), blend)
+    apart = np.abs(whole.astype(int) - alone)
+    assert apart.max() <= (0 if blend == "box" else 12) and apart.mean() < 0.05
+    inside = crop(astronaut[part, cut], moved).astype(int)
+    seen = slice(round(96 * max(0, -moved[1]) / (y2 - y1)) + 1, round(96 * (min(rows[1], y2) - y1) / (y2 - y1)) - 1)
+    assert np.abs(inside - face)[seen, 48:].max() <= 2
 
 
 @pytest.fixture
