@@ -24,8 +24,8 @@ from face_detection.detections import Detections
 from face_detection.tracking import follow_faces
 from faces import FaceSearch
 from rates import resample
-from sync import Face, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
-from sync.embedding import embed_mouths, embed_sound, embed_windows, face_of, windows_of
+from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
+from sync.embedding import REACH, embed_mouths, embed_sound, embed_windows, face_of, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +276,12 @@ def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told)
     assert [note for note in told.notes if "silent" in note] == [
         f"note: {silence} is silent from end to end: there is nothing for lips to follow"
     ]
+
+
+@pytest.mark.parametrize("windows, verdict", [(24, "too short to tell"), (25, "in sync")])
+def test_a_second_of_a_face_is_too_little_to_tell(windows, verdict):
+    """Of strangers, every other one was found to belong together in half a second."""
+    curve = np.full(2 * REACH + 1, 0.1)
+    curve[REACH] = 0.9
+    result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve)
+    assert result.verdict == verdict and ("it takes 1.2 s" in str(result)) == (windows < 25)
