@@ -279,7 +279,7 @@ def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
     """Measure the mean of the task's weights on windows that were kept aside, and show some."""
     count = min(len(held_out.index), EVALUATED * hp.batch_size)
     loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
-    with task.mean_in_place():
+    with task.ema_in_place():
         figures = training.evaluate(task, loader)
         task.train_mode(False)
         x, mels, _, real = task.group.to_device(next(iter(loader)))
@@ -296,9 +296,9 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
     state = {name: value.cpu() for name, value in task.result.state_dict().items()}
-    habits = {name: getattr(start, name) for name in weights.HABITS}
-    habits |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it learned from boxes as detected
-    weights.export(weights.Checkpoint(path, state, start.width, {}), path, **habits)
+    settings = {name: getattr(start, name) for name in weights.INFERENCE_SETTINGS}
+    settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it learned from boxes as detected
+    weights.export(weights.Checkpoint(path, state, start.width, {}), path, **settings)
 
 
 def write_sheet(path: Path, before: Examination, after: Examination) -> None:

@@ -56,11 +56,11 @@ def train_expert(
 
     Raises UserError for input that cannot be used.
     """
-    with begun(options) as group:
+    with training_session(options) as group:
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
-        train_list, val_list = lists_of(data_root, options)
+        train_list, val_list = load_filelists(data_root, options)
         if hp.windows_per_clip:
             task_type: type[ExpertTask] = AllPairsExpertTask
             train: SyncNetDataset = MatchedWindows(
@@ -94,10 +94,10 @@ def train_generator(
 
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
-    with begun(options, discriminator) as group:
+    with training_session(options, discriminator) as group:
         teacher = weights.load_model(expert, SyncNet_color, report)
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
-        train_list, val_list = lists_of(data_root, options)
+        train_list, val_list = load_filelists(data_root, options)
         shown = hp.mel_lead, hp.twin_reference, hp.mask_top
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
         # the same windows whatever other settings, likewise
@@ -116,7 +116,7 @@ def train_generator(
 
 
 @contextlib.contextmanager
-def begun(options: TrainingOptions, discriminator: bool = False) -> Iterator[Distributed]:
+def training_session(options: TrainingOptions, discriminator: bool = False) -> Iterator[Distributed]:
     """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
     # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -140,7 +140,7 @@ def begun(options: TrainingOptions, discriminator: bool = False) -> Iterator[Dis
         group.wait()  # until the last checkpoint is there for whoever goes on with it
 
 
-def lists_of(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:
+def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:
     """Return the clips to learn from, and those to evaluate on."""
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 

@@ -180,20 +180,20 @@ def convert(network: nn.Module, *example: torch.Tensor) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Eight-bit numbers
+# Quantization
 
 
 def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
     """Return the part of a generator that draws, all but its last block in int8; it is made once, and kept."""
-    kept = kept_at(checkpoint)
+    kept = cache_path(checkpoint)
     with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, RuntimeError):  # not there, or damaged
-        return read_kept(kept)
-    report.note("note: fitting this network into eight-bit numbers for OpenVINO, once: up to a minute")
+        return load_cached(kept)
+    report.note("note: quantizing this network to int8 for OpenVINO, once: up to a minute")
     model = quantize(fold_batchnorm(weights.build(checkpoint, Wav2Lip)), devices.cpu_has_vnni())
     try:
-        keep(model, kept)
+        save_cached(model, kept)
     except OSError as error:
-        report.note(f"warning: what was fitted could not be kept in {kept.parent} ({error.strerror})")
+        report.note(f"warning: the int8 network could not be cached in {kept.parent} ({error.strerror})")
     return model
 
 
@@ -238,14 +238,14 @@ def calibration_faces() -> np.ndarray:
     return rows.reshape(-1, hp.img_size, hp.img_size, 3)
 
 
-def kept_at(checkpoint: weights.Checkpoint) -> Path:
+def cache_path(checkpoint: weights.Checkpoint) -> Path:
     """Return where this network is kept in int8, under a name that hashes all that decides what it is like."""
     parts = [files.digest(path) for path in (checkpoint.path, CALIBRATION_FACES, CALIBRATION_MELS)]
     parts += [importlib.metadata.version("nncf"), str(devices.cpu_has_vnni()), KEPT_FLOAT, str(CALIBRATION_GAINS)]
     return weights.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"
 
 
-def keep(model: Any, path: Path) -> None:
+def save_cached(model: Any, path: Path) -> None:
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder, files.atomic_write(path) as partial:
         openvino.save_model(model, Path(folder, "model.xml"), compress_to_fp16=False)
@@ -254,7 +254,7 @@ def keep(model: Any, path: Path) -> None:
                 archive.write(Path(folder, name), name)
 
 
-def read_kept(path: Path) -> Any:
+def load_cached(path: Path) -> Any:
     openvino = import_openvino()
     with zipfile.ZipFile(path) as archive:
         graph, numbers = archive.read("model.xml"), archive.read("model.bin")

@@ -83,7 +83,7 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
 
 def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
     global _prepared
-    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as recipes.begun has it
+    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as recipes.training_session has it
     torch.backends.cudnn.benchmark = way == "fast"  # likewise
     task = make_task(kind, Distributed(device, dtype)) if way == "fast" else make_plain(kind, device)
     batch = make_batch(kind)

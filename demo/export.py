@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
-    habits = {name: value for name in weights.HABITS if (value := getattr(args, name, None)) is not None}
+    settings = {name: value for name in weights.INFERENCE_SETTINGS if (value := getattr(args, name, None)) is not None}
     if args.speech:
-        habits["opening"] = learn_opening(checkpoint, args.speech, args.gain or checkpoint.gain)
-    weights.export(checkpoint, args.target, **habits)
+        settings["opening"] = learn_opening(checkpoint, args.speech, args.gain or checkpoint.gain)
+    weights.export(checkpoint, args.target, **settings)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
 
 

@@ -160,12 +160,12 @@ class LipSync:
         return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
 
     def settle(self, options: Options) -> Settled:
-        """Return the options with the network's own habits where they leave that to it."""
+        """Return the options with the network's own defaults where they leave that to it."""
         if options.reference == "matching" and self.generator.opening is None:
             raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
-        habits = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
-        habits["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # official ones do not tell: as they are
-        unsaid = {name: habit for name, habit in habits.items() if getattr(options, name) is None}
+        defaults = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
+        defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # official ones do not tell: as they are
+        unsaid = {name: value for name, value in defaults.items() if getattr(options, name) is None}
         return Settled(**vars(options) | unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:

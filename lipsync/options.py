@@ -115,7 +115,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Settled(Options):
-    """Options that leave nothing to the network: where they did, they have its own habits."""
+    """Options that leave nothing to the network: where they did, they have its own defaults."""
 
     pads: tuple[int, ...] = Wav2Lip.pads
     reference: str | int = Wav2Lip.reference

@@ -15,7 +15,7 @@ from reporting import SILENT, Reporter
 from .conv import fold_batchnorm
 from .syncnet import SyncNet_color
 from .wav2lip import Wav2Lip
-from .weights import HABITS, Checkpoint, build, find, network_of, read_checkpoint, read_state
+from .weights import INFERENCE_SETTINGS, Checkpoint, build, find, network_of, read_checkpoint, read_state
 
 TOLERANCE = 1e-3  # of what onnxruntime says against what torch says; pictures and embeddings lie in [0, 1]
 OPSET = 17
@@ -44,8 +44,8 @@ def read_exportable(
 def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> float:
     """Write ``path`` and return by how much onnxruntime's result differs from torch's, at most, for any batch.
 
-    The file takes float32 and says how the generator wants to be used (``HABITS``). Raises RuntimeError, and leaves
-    nothing, if the difference is above ``TOLERANCE``.
+    The file takes float32 and says how the generator wants to be used (``INFERENCE_SETTINGS``). Raises RuntimeError,
+    and leaves nothing, if the difference is above ``TOLERANCE``.
     """
     with needs("onnx"):
         import onnx  # noqa: F401  # torch has another word for it
@@ -98,6 +98,6 @@ def _sign(path: Path, checkpoint: Checkpoint) -> None:
     import onnx
 
     graph = onnx.load(str(path))
-    habits = {name: getattr(checkpoint, name) for name in HABITS} if len(graph.graph.output) == 1 else {}
-    onnx.helper.set_model_props(graph, {name: str(value) for name, value in habits.items() if value is not None})
+    settings = {name: getattr(checkpoint, name) for name in INFERENCE_SETTINGS} if len(graph.graph.output) == 1 else {}
+    onnx.helper.set_model_props(graph, {name: str(value) for name, value in settings.items() if value is not None})
     onnx.save(graph, str(path))

@@ -95,8 +95,8 @@ ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive"
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MOST_LEAD = 10  # frames by which a mouth's sound may start before it
 MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
-# what a checkpoint may say of its use, see Wav2Lip
-HABITS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
+# what a checkpoint may say of its use at inference, see Wav2Lip
+INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
 
 # the small networks that come with this repository: one name, the network decides which
 DEMO = "demo"
@@ -295,19 +295,19 @@ def build(checkpoint: Checkpoint, network: type[Network]) -> Network:
     state = {k: v.float() if v.is_floating_point() else v for k, v in checkpoint.state.items()}
     model.load_state_dict(state, assign=True)
     if isinstance(model, Wav2Lip):
-        for habit in HABITS:
-            setattr(model, habit, getattr(checkpoint, habit))
+        for name in INFERENCE_SETTINGS:
+            setattr(model, name, getattr(checkpoint, name))
     return model.requires_grad_(False).eval()
 
 
-def export(checkpoint: Checkpoint, path: Path, **habits: object) -> None:
+def export(checkpoint: Checkpoint, path: Path, **settings: object) -> None:
     """Write only what is needed to use a network, at half its size: float16 but for the small, touchy vectors.
 
-    ``habits``, or else those that the checkpoint has, say how it wants to be used: see ``Wav2Lip``.
+    ``settings``, or else those that the checkpoint has, say how it wants to be used: see ``Wav2Lip``.
     """
-    habits = {name: checkpoint.extra[name] for name in HABITS if name in checkpoint.extra} | habits
+    settings = {name: checkpoint.extra[name] for name in INFERENCE_SETTINGS if name in checkpoint.extra} | settings
     halves = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in checkpoint.state.items()}
-    write({"state_dict": halves, "width": checkpoint.width, **habits}, path)
+    write({"state_dict": halves, "width": checkpoint.width, **settings}, path)
 
 
 def write(content: dict[str, Any], path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import models
 from conftest import GOLDEN, needs_bf16, rnd
-from training.losses import real_fake_loss
+from training.losses import adversarial_loss
 
 KEYS = json.loads((GOLDEN / "state_dicts.json").read_text())
 
@@ -47,7 +47,7 @@ def test_expert(golden, filled):
 def test_discriminator(golden, filled):
     model, faces = filled(models.Wav2Lip_disc_qual), rnd(7, (2, 3, 5, 96, 96))
     np.testing.assert_allclose(model(faces), golden["disc"], atol=1e-4)
-    np.testing.assert_allclose(real_fake_loss(model(faces, logits=True), True), golden["disc_perceptual"], atol=1e-4)
+    np.testing.assert_allclose(adversarial_loss(model(faces, logits=True), True), golden["disc_perceptual"], atol=1e-4)
 
 
 @torch.no_grad()

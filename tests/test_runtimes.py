@@ -212,7 +212,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(openvino, quick, small_c
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
     opened(small_checkpoint, "openvino", "int8", report=told)
-    assert "could not be kept" in told.notes[-1]
+    assert "could not be cached" in told.notes[-1]
 
 
 def test_threads_do_not_disturb_each_other(openvino, small_checkpoint):

@@ -52,13 +52,13 @@ from training import (
 from training.checkpoints import Position
 from training.figures import Averages
 from training.losses import (
+    adversarial_loss,
     all_pairs_loss,
     cosine_loss,
     elementwise_loss,
     feature_loss,
     motion_loss,
     mouth_weights,
-    real_fake_loss,
 )
 from training.tasks import WATCHED_STEPS
 
@@ -158,11 +158,11 @@ def test_a_step_is_all_on_its_device(kind):
     """
     task, batch = small_task(kind, Distributed(torch.device("meta")))
     figures = task.train_step(batch)
-    task.mean.update_parameters(task.main_network)
+    task.ema.update_parameters(task.main_network)
     assert all(value.is_meta for value in figures.values())
     task.train_mode(False)
     batch = expert_batch() if kind is AllPairsExpertTask else batch
-    with torch.no_grad(), task.mean_in_place():
+    with torch.no_grad(), task.ema_in_place():
         assert all(value.is_meta for value in task.evaluate_batch(batch).values())
 
 
@@ -393,7 +393,7 @@ def test_learning_rates_fall_along_a_cosine():
 def test_a_sure_discriminator_still_teaches():
     """With a saturated sigmoid the gradient was exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
-    real_fake_loss(logits, False).backward()
+    adversarial_loss(logits, False).backward()
     assert float(logits.grad) == pytest.approx(1)
 
 
@@ -533,7 +533,7 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
 
 def test_training_leaves_cudnn_on():
     """torch's ``cudnn.flags`` switches off what it is not told to leave on."""
-    with recipes.begun(recipes.TrainingOptions(device="cpu")):
+    with recipes.training_session(recipes.TrainingOptions(device="cpu")):
         assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark
 
 
@@ -716,11 +716,11 @@ def test_running_mean_of_the_weights(corpus, tmp_path):
 def test_what_goes_on_without_a_mean_goes_on_from_it(corpus, tmp_path):
     """It is what was evaluated, not the weights of the last step."""
     expert = ExpertTask(CPU, HParams(ema_decay=0.9), 0.125)
-    fill(expert.mean.module)
+    fill(expert.ema.module)
     checkpoints.save_checkpoint(expert, tmp_path, Position(5), 0)
     plain = ExpertTask(CPU, HParams(), 0.125)
     checkpoints.load_checkpoint(plain, tmp_path / "checkpoint_step000000005.pth")
-    ours, theirs = plain.expert.state_dict(), expert.mean.module.state_dict()
+    ours, theirs = plain.expert.state_dict(), expert.ema.module.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -1011,7 +1011,7 @@ def test_training_asks_for_large_pages():
         pytest.skip("this kernel gives no large pages")
     program = """
 import resource, torch, recipes
-with recipes.begun(recipes.TrainingOptions()):
+with recipes.training_session(recipes.TrainingOptions()):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(64, 2**20)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -60,11 +60,11 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             "seed": position.seed,
             "random_state": torch.get_rng_state(),
         }
-        if not prefix and task.mean:
+        if not prefix and task.ema:
             content |= {
-                "state_dict": task.mean.module.state_dict(),
+                "state_dict": task.ema.module.state_dict(),
                 "training_state_dict": network.state_dict(),
-                "steps_in_mean": int(task.mean.n_averaged),
+                "steps_in_mean": int(task.ema.n_averaged),
             }
         path = folder / checkpoint_name(prefix, step)
         weights.write(content, path)
@@ -134,11 +134,11 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
             )
     # what goes on without a mean goes on from it: it is what was evaluated
     network.load_state_dict(
-        checkpoint.extra.get("training_state_dict", checkpoint.state) if task.mean else checkpoint.state
+        checkpoint.extra.get("training_state_dict", checkpoint.state) if task.ema else checkpoint.state
     )
-    if not prefix and task.mean:
-        task.mean.module.load_state_dict(checkpoint.state)
-        task.mean.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
+    if not prefix and task.ema:
+        task.ema.module.load_state_dict(checkpoint.state)
+        task.ema.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
     if saved := checkpoint.extra.get("optimizer"):
         try:
             load_optimizer(optimizer, saved)

@@ -17,7 +17,7 @@ from training.losses import (
     cosine_loss,
     mean_where,
 )
-from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, guesses
+from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, is_at_chance
 
 
 class ExpertTask(Task):
@@ -66,7 +66,7 @@ class ExpertTask(Task):
     def warning(self, recent: deque[Figures], step: int) -> str | None:
         if self._warned or step < self.hp.plateau_warn_steps or len(recent) < WATCHED_STEPS:
             return None
-        if not guesses(float(np.mean([f["loss"] for f in recent]))):
+        if not is_at_chance(float(np.mean([f["loss"] for f in recent]))):
             return None
         self._warned = True
         return (

@@ -17,13 +17,13 @@ from hparams import HParams
 from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.conv import fold_batchnorm
 from training.losses import (
+    adversarial_loss,
     feature_loss,
     motion_loss,
     mouth_weights,
-    real_fake_loss,
     sync_loss,
 )
-from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, guesses
+from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, is_at_chance
 
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
@@ -212,7 +212,7 @@ class HQGeneratorTask(GeneratorTask):
 
         with self.group.autocast():
             logits = self.parallel_discriminator(torch.cat((pictures.real, pictures.fake)), logits=True)
-        figures |= self._judgement(logits)
+        figures |= self._discriminator_losses(logits)
         self.discriminator_optimizer.zero_grad()
         (figures["real"] + figures["fake"]).backward()
         self.discriminator_optimizer.step()
@@ -223,21 +223,21 @@ class HQGeneratorTask(GeneratorTask):
     ) -> dict[str, torch.Tensor]:
         figures = super()._losses(fake, mel, real, evaluating)
         if self.hp.disc_wt > 0:
-            figures["perceptual"] = real_fake_loss(self.discriminator(fake, logits=True), True)
+            figures["perceptual"] = adversarial_loss(self.discriminator(fake, logits=True), True)
             figures["loss"] = figures["loss"] + self.hp.disc_wt * figures["perceptual"]
         return figures
 
     def _l1_weight(self) -> float:
         return 1 - self.sync_weight - self.hp.disc_wt
 
-    def _judgement(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _discriminator_losses(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         # the discriminator gives all clips' first frames, then all second ones, …: each half real, half fake
         real, fake = logits.view(self.hp.syncnet_T, -1).chunk(2, dim=1)
-        return {"real": real_fake_loss(real, True), "fake": real_fake_loss(fake, False)}
+        return {"real": adversarial_loss(real, True), "fake": adversarial_loss(fake, False)}
 
     def _evaluation(self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = self.discriminator(torch.cat((real, fake)), logits=True)
-        return super()._evaluation(fake, mel, real) | self._judgement(logits)
+        return super()._evaluation(fake, mel, real) | self._discriminator_losses(logits)
 
     def warning(self, recent: deque[Figures], step: int) -> str | None:
         if len(recent) < WATCHED_STEPS:
@@ -259,7 +259,7 @@ class HQGeneratorTask(GeneratorTask):
         )
 
     def _guessing(self, means: Figures) -> str | None:
-        if not guesses((means["real"] + means["fake"]) / 2):
+        if not is_at_chance((means["real"] + means["fake"]) / 2):
             return None
         learned = max((int(state["step"]) for state in self.discriminator_optimizer.state.values()), default=0)
         if learned < self.hp.plateau_warn_steps:

@@ -266,8 +266,8 @@ class _Trainer:
             group["lr"] = rate * decay_at(self.step, self.task.hp.lr_decay_steps)
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
-        if self.task.mean:
-            self.task.mean.update_parameters(self.task.main_network)
+        if self.task.ema:
+            self.task.ema.update_parameters(self.task.main_network)
         figures = averages.means(self.group)
         if not all(map(math.isfinite, figures.values())):
             clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
@@ -283,7 +283,7 @@ class _Trainer:
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
-        with self.task.mean_in_place():
+        with self.task.ema_in_place():
             figures = evaluate(self.task, self._until_asked(loader))
         news = self.task.after_evaluation(figures)
         self.evaluation_pending = False

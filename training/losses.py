@@ -62,14 +62,14 @@ def mean_where(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-def mouths_of(faces: torch.Tensor) -> torch.Tensor:
+def expert_input(faces: torch.Tensor) -> torch.Tensor:
     """Windows of faces (N, 3, T, H, W) -> what the expert sees (N, 3·T, H/2, W): lower halves, frame after frame."""
     return faces[:, :, :, faces.shape[3] // 2 :].transpose(1, 2).flatten(1, 2)
 
 
 def sync_loss(expert: SyncNet_color, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
     """How far ``expert`` is from finding ``faces`` (N, 3, T, H, W) in sync with ``mels`` (N, 1, 80, 16)."""
-    audio, face = expert(mels, mouths_of(faces))
+    audio, face = expert(mels, expert_input(faces))
     return cosine_loss(audio, face, torch.ones(len(faces), device=faces.device))[0]
 
 
@@ -91,7 +91,7 @@ def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) 
 
     A perceptual loss (Johnson et al., 2016) by the network that is at hand: it looks at lips, teeth and tongue only.
     """
-    both = mouths_of(torch.cat((fake, real)))
+    both = expert_input(torch.cat((fake, real)))
     losses = []
     for stage, block in enumerate(expert.face_encoder.children()):
         both = block(both)
@@ -107,7 +107,7 @@ def _relative_l1(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     return F.l1_loss(fake, real.detach()) / real.detach().abs().mean().clamp(min=1e-3)
 
 
-def real_fake_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
+def adversarial_loss(logits: torch.Tensor, real: bool) -> torch.Tensor:
     """The discriminator's cross-entropy, from logits so that a confident one still learns."""
     with without_autocast(logits.device):
         return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real)).float())

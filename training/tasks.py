@@ -33,7 +33,7 @@ class Task:
         self.group, self.hp = group, hp
 
     @cached_property
-    def mean(self) -> AveragedModel | None:
+    def ema(self) -> AveragedModel | None:
         """The running mean of the main network, its statistics included, if ``hparams.ema_decay`` asks for one.
 
         It is what is evaluated and saved: steadier and mostly better than the weights of any one step.
@@ -49,15 +49,15 @@ class Task:
 
     @property
     def result(self) -> nn.Module:
-        """What is evaluated and saved: ``mean``, or without one the main network itself."""
-        return self.mean.module if self.mean else self.main_network
+        """What is evaluated and saved: ``ema``, or without one the main network itself."""
+        return self.ema.module if self.ema else self.main_network
 
     @contextlib.contextmanager
-    def mean_in_place(self) -> Iterator[None]:
-        """Inside, the main network has the weights of ``mean``."""
+    def ema_in_place(self) -> Iterator[None]:
+        """Inside, the main network has the weights of ``ema``."""
         pairs = []
-        if self.mean:
-            both = (itertools.chain(n.parameters(), n.buffers()) for n in (self.main_network, self.mean.module))
+        if self.ema:
+            both = (itertools.chain(n.parameters(), n.buffers()) for n in (self.main_network, self.ema.module))
             pairs = list(zip(*both))
 
         def exchange() -> None:
@@ -131,5 +131,5 @@ def _running_mean(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | in
     return update
 
 
-def guesses(loss: float) -> bool:
+def is_at_chance(loss: float) -> bool:
     return abs(loss - LN2) < PLATEAU_MARGIN
