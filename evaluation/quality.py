@@ -83,7 +83,7 @@ def score_file(
     compared = _compare(frames, video.read_frames(real), faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, generated.name, len(faces)) if figures]
     if len(rows) < LEAST_FRAMES:
-        raise UserError(f"{source} shows a face in {len(rows)} frames; it takes {LEAST_FRAMES}")
+        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {LEAST_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Quality(str(generated), len(rows), **_of_pixels(table), **_of_judges(table))
 

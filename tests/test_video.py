@@ -1039,3 +1039,15 @@ def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(reading, how):
     ffmpeg.send_signal(getattr(signal, how))
     with pytest.raises(RuntimeError, match="ffmpeg was stopped from outside; run it again"):
         list(frames)
+
+
+def test_a_file_whose_end_is_missing_says_so(silence, talking_clip, tmp_path):
+    """That of MP4 has the index; "Invalid data" tells nobody to download it again."""
+    for source, opened in (
+        (talking_clip, video.probe),
+        (talking_clip, lambda path: video.Sound(path, 16000).measure()),
+    ):
+        cut = tmp_path / "cut.mp4"
+        cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+        with pytest.raises(video.CutShort, match=r"cut\.mp4 is cut short .*; copy or download it again"):
+            opened(cut)

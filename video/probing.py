@@ -18,7 +18,7 @@ import pictures
 from errors import UserError
 from video.colours import RGB_TAGS, UNKNOWN, read_as, tags_of
 from video.process import Stream, command_line, ffmpeg_path, input_of, last_words, report_of, streams_of
-from video.sources import existing_file
+from video.sources import check_index, existing_file
 
 LONGEST_SIDE = 16384  # pixels, of H.264
 PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
@@ -176,6 +176,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
         raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
     if "Input #0, " in head:  # it was opened; ffmpeg's last words would be about its output
         raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
+    check_index(path, report)
     raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words(code, report)}")
 
 

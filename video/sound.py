@@ -26,7 +26,7 @@ from video.process import (
     streams_of,
     without_names,
 )
-from video.sources import check_whole, existing_file
+from video.sources import check_index, check_whole, existing_file
 
 AUDIO_SECONDS = 30  # of decoded sound given at a time
 LINES_BYTES = 1 << 16  # of text about packets, likewise
@@ -124,6 +124,7 @@ class Sound:
                 f"{self.path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7"
             )
         if code != 0:
+            check_index(self.path, report)
             words = last_words(code, complaints(report))
             raise UserError(f"{self.path} is not a sound file that ffmpeg can read: {words}")
         check_whole(self.path, without_names(report, self.path))

@@ -71,6 +71,17 @@ def check_whole(path: Path, words: str) -> None:
         raise CutShort(f"{path} is cut short or damaged (its end is missing); copy or download it again")
 
 
+def check_index(path: Path, report: str) -> None:
+    """Raise CutShort if ffmpeg has missed the index of an MP4, or its kin, which may be at its end."""
+    if "moov atom not found" in report and _begins_as_mp4(path):
+        raise CutShort(f"{path} is cut short (the index at its end is missing); copy or download it again")
+
+
+def _begins_as_mp4(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+
+
 def _is_recording(path: Path) -> bool:
     """Whether it is Matroska that does not say how long it is, as browsers record it: it ends where it ends."""
     with open(path, "rb") as file:
