@@ -84,7 +84,7 @@ generator hq_wav2lip_train.py generator 6400 "initial_learning_rate=5e-5,disc_in
 syncnet_wt=0.02" --resume
 # At last its teeth, against a new and narrower discriminator: the expert sees no colours, and asks for less.
 # shellcheck disable=SC2046
-generator hq_wav2lip_train.py teeth 8900 "initial_learning_rate=1e-4,disc_initial_learning_rate=2e-4,disc_wt=0.07,disc_width=0.25,\
+generator hq_wav2lip_train.py teeth 10000 "initial_learning_rate=1e-4,disc_initial_learning_rate=2e-4,disc_wt=0.07,disc_width=0.25,\
 syncnet_wt=0.012,sync_grey=true,motion_wt=0,feature_wt=0,frozen_norms=true,batch_size=4,ema_decay=0.995" $(from teeth "$(newest generator)")
 
 mkdir -p "$work/speech" "$out"
