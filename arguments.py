@@ -240,7 +240,15 @@ def _add_frame_arguments(parser: Flags) -> None:
         default=[0, -1, 0, -1],
         help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
     )
-    add("--rotate", action="store_true", help="Turn the frames by 90 degrees clockwise, before --crop.")
+    add(
+        "--rotate",
+        nargs="?",
+        const=90,
+        default=0,
+        type=cli.turn,
+        metavar="{90,180,270}",
+        help="Turn the frames clockwise before --crop; without a number, by 90 degrees.",
+    )
 
 
 def _add_file_arguments(parser: Flags) -> None:

@@ -151,6 +151,16 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
 
 
+def turn(text: str) -> int:
+    """Degrees clockwise by which frames are turned; yes is a quarter."""
+    if text in ("90", "180", "270"):
+        return int(text)
+    try:
+        return 90 * boolean(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no turn; frames are turned by 90, 180 or 270 degrees") from None
+
+
 def path(text: str) -> Path:
     """The name of a file or folder; an empty one, as of a variable that is not set, would be the current folder."""
     if not text:

@@ -39,7 +39,7 @@ class Options:
     resize_factor: int = 1  # by which frames are shrunk first
     crop: tuple[int, ...] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
     box: tuple[int, ...] | None = None  # the face's: top, bottom, left, right; None: it is looked for
-    rotate: bool = False  # frames by 90 degrees clockwise, before they are cropped
+    rotate: int = 0  # degrees by which frames are turned clockwise, before they are cropped; True: 90
     smooth: bool = True  # the boxes over time
     face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
     speaker: str | None = None  # "auto": in each shot the face whose lips move with the video's own sound
@@ -74,6 +74,9 @@ class Options:
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
         self._check_kinds()
+        if self.rotate not in video.TURNS and self.rotate is not True:
+            raise UserError(f"--rotate {self.rotate} is no turn; frames are turned by 90, 180 or 270 degrees")
+        object.__setattr__(self, "rotate", 90 if self.rotate is True else int(self.rotate))
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= weights.MOST_GAIN:

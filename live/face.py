@@ -205,7 +205,7 @@ def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
 
 def _options(values: dict) -> Settled:
     """Return the options; only values of the kinds that ``Options`` takes."""
-    kinds = {"reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,)}
+    kinds = {"reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int)}
     usual = Options()
     if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in WORDS):
         raise ValueError

@@ -103,7 +103,7 @@ class Actions:
     # ----------------------------------------------------------------------------------------------------------------
     # Lip-sync
 
-    def find_faces(self, session: Session, face: str, report: Reporter, rotate: bool = False) -> list[Sighting]:
+    def find_faces(self, session: Session, face: str, report: Reporter, rotate: int = 0) -> list[Sighting]:
         """Return the faces at the start of a video or photo, from left to right."""
         check_pixels(face)
         lips = self.lips(session, report)

@@ -26,6 +26,7 @@ import mouths
 import video
 from conftest import ROOT, needs_bf16, run_ffmpeg, write_clip
 from devices import cpu_workers
+from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync, Options
 from models import weights
@@ -507,6 +508,18 @@ def test_a_network_trained_with_early_sound_has_its_lips_set_right(small_checkpo
         lips = LipSync(tmp_path / "own.pth")
         assert lips.settle(Options()).lip_delay == delay
         assert lips.settle(Options(lip_delay=-8.0)).lip_delay == -8
+
+
+@pytest.mark.parametrize(
+    "said, degrees",
+    [((), 0), (("--rotate",), 90), (("--rotate", "180"), 180), (("--rotate=270",), 270), (("--rotate", "no"), 0)],
+)
+def test_frames_are_turned_as_the_reference_does_or_farther(said, degrees):
+    args = inference.get_parser().parse_args(["--face", "x.mp4", "--audio", "x.wav", *said, "--nosmooth"])
+    assert args.rotate == degrees and args.nosmooth
+    assert Options(rotate=True).rotate == 90 and Options(rotate=False).rotate == 0
+    with pytest.raises(UserError, match="--rotate 45 is no turn"):
+        Options(rotate=45)
 
 
 @pytest.fixture

@@ -200,9 +200,9 @@ def test_table(program, room, separator, encoding, end):
     ]
     told = [(c.mouth_gain, c.lip_delay, c.static, c.pads, c.rotate, c.box, c.reference) for c in done.calls]
     assert told == [
-        (0.5, None, False, None, True, None, None),
-        (1.3, -40.0, False, [0, -5, 0, 0], False, None, 7),
-        (0.5, None, True, None, True, [1, 2, 3, 4], "still"),
+        (0.5, None, False, None, 90, None, None),
+        (1.3, -40.0, False, [0, -5, 0, 0], 0, None, 7),
+        (0.5, None, True, None, 90, [1, 2, 3, 4], "still"),
     ]
     assert done.calls[2].mix.samefile(room / "a.mp4")
 
@@ -237,7 +237,7 @@ GOOD = "a.mp4,voice.wav"
     (f"face,audio\n{'a' * 300},voice.wav\n", "row 2 of jobs.csv: aaaaaaaaaaaaaaaaaaaa… is a name of more than 255"),
     (f"face,audio,mouth_gain\n{GOOD},\nb.mp4,voice.wav,much\n", "row 3 of jobs.csv: argument --mouth_gain: 'much'"),
     (f"face,audio,mouth_gain\n{GOOD},99\n", "row 2 of jobs.csv: --mouth_gain 99 is not between"),
-    (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is neither"),
+    (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is no turn"),
     (f"face,audio,blend\n{GOOD},sharp\n", "row 2 of jobs.csv: argument --blend: invalid choice: 'sharp'"),
     (f"face,audio,crf\n{GOOD},--debug\n", "row 2 of jobs.csv: argument --crf: invalid int value: '--debug'"),
     (f"face,audio,pads\n{GOOD},0 0 0 0 --debug\n", "row 2 of jobs.csv: argument --pads: invalid"),

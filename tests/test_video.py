@@ -430,18 +430,26 @@ def test_source_index_of_a_single_frame():
 
 
 def test_geometry(clip):
-    geometry = video.Geometry(resize_factor=2, rotate=True, crop=(4, -1, 0, 20))
+    geometry = video.Geometry(resize_factor=2, rotate=90, crop=(4, -1, 0, 20))
     info = video.probe(clip.path, geometry)
     plain = next(video.read_frames(clip))
-    expected = cv2.rotate(cv2.resize(plain, (48, 32)), cv2.ROTATE_90_CLOCKWISE)[4:, :20]
+    expected = np.rot90(cv2.resize(plain, (48, 32)), -1)[4:, :20]
     frame = next(video.read_frames(info))
     assert frame.shape == (info.height, info.width, 3) == (44, 20, 3) and (frame == expected).all()
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_frames_are_turned_clockwise(clip, degrees):
+    info = video.probe(clip.path, video.Geometry(rotate=degrees))
+    frame, plain = (next(video.read_frames(one)) for one in (info, clip))
+    assert frame.shape == (info.height, info.width, 3) and (frame == np.rot90(plain, -degrees // 90)).all()
 
 
 def test_turned_pixels_are_as_high_as_they_were_wide(tmp_path):
     write_clip(tmp_path / "pal.mp4", numbered(3), "25", "-vf", "setsar=16/15")
     assert video.probe(tmp_path / "pal.mp4").sample_aspect == "16:15"
-    assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=True)).sample_aspect == "15:16"
+    assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=270)).sample_aspect == "15:16"
+    assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=180)).sample_aspect == "16:15"
 
 
 @pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])

@@ -33,30 +33,38 @@ INDEXED = re.compile(r"^Input #0, (?:mov,|matroska,|avi,|flv,|asf,|ogg,)", re.MU
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
+TURNS = {0: None, 90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
 
     resize_factor: int = 1  # both sides are divided by it
-    rotate: bool = False  # 90 degrees clockwise
+    rotate: int = 0  # degrees clockwise, one of ``TURNS``
     crop: tuple[int, ...] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         if self.resize_factor > 1:
             height, width = frame.shape[:2]
             frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
-        if self.rotate:
-            frame = cv2.rotate(frame, cv2.ROTATE_90_CLOCKWISE)
+        if (turn := TURNS[self.rotate]) is not None:
+            frame = cv2.rotate(frame, turn)
         top, bottom, left, right = self.crop
         frame = frame[top : None if bottom == -1 else bottom, left : None if right == -1 else right]
         return np.ascontiguousarray(frame)
+
+    @property
+    def lies(self) -> bool:
+        """Whether rows become columns."""
+        return self.rotate in (90, 270)
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after this geometry; raise UserError when nothing would be left."""
         if self.resize_factor > min(width, height):
             raise UserError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
         width, height = width // self.resize_factor, height // self.resize_factor
-        if self.rotate:
+        if self.lies:
             width, height = height, width
         top, bottom, left, right = self.crop
         bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
@@ -116,7 +124,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         geometry=geometry,
         stored=(width, height),
         colour=colour,
-        sample_aspect=f"{down}:{across}" if geometry.rotate else f"{across}:{down}",
+        sample_aspect=f"{down}:{across}" if geometry.lies else f"{across}:{down}",
         turned=turned,
         notes=tuple(_notes(path, described, colour, blind)),
         stream=described.stream,
