@@ -127,7 +127,9 @@ class References:
         """Return how far some of these faces, at such ``distances``, are from what is wanted."""
         if self.apart is None:
             return distances / ALIGNED
-        return np.maximum(distances / ALIGNED, 1) + OPENING_COST * np.abs(self.apart[which] - wanted)
+        # in another posture, a mouth does not fit, however open it is
+        misfit = np.maximum(distances - SAME_SHOT, 0) / (OTHER_SHOT - SAME_SHOT)
+        return np.maximum(distances / ALIGNED, 1) + OPENING_COST * (np.abs(self.apart[which] - wanted) + misfit)
 
     def _laid_upon(self, i: int, distance: float, held: np.ndarray, here: np.ndarray, gain: float) -> _Lender:
         """Return a face in the other's light; if it is held otherwise, moved to where the other is."""

@@ -41,6 +41,7 @@ from mouths import (
 )
 from mouths.openings import openings
 from mouths.pasting import DrawnFace, paste
+from mouths.references import OTHER_SHOT, posture
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -368,6 +369,18 @@ def comment_of(path) -> str | None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Into the frame
+
+
+@pytest.mark.parametrize("narrower", [0.85, 0.8, 0.75])
+def test_no_mouth_of_another_posture_is_lent_however_open_it_is(astronaut, narrower):
+    """Where a head turned, mouths of it before were mixed into those of the head as it was: two mouths, smeared."""
+    face = crop(astronaut, (166, 35, 296, 180))
+    matrix = np.array([[narrower, 0, 48 * (1 - narrower)], [0, 1, 0]])
+    turned = cv2.warpAffine(face, matrix, (96, 96), borderMode=cv2.BORDER_REPLICATE)
+    assert np.abs(posture(turned) - posture(face)).mean() > OTHER_SHOT
+    references = References(np.stack([cv2.convertScaleAbs(face, beta=1), turned]), apart=np.array([0.0, 1.0]))
+    for wanted in np.linspace(0, 1, 11):
+        assert np.abs(references.lend(face, 1.0, wanted).shown.astype(int) - face).max() <= 1
 
 
 @pytest.mark.parametrize("dark, bright", [(0.6, 1.0), (1.0, 0.6), (0.2, 0.45)])
