@@ -23,6 +23,12 @@ def mouth() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
+def around_lips() -> np.ndarray:
+    """Return where the mouth is no lips, (96, 96) bool: the skin that is lent with them."""
+    return (mouth() > 0.5) & (lips() < 0.05)
+
+
+@functools.lru_cache(maxsize=1)
 def lower_face() -> np.ndarray:
     """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
     x, y = _places()

@@ -8,7 +8,7 @@ import pytest
 
 from mouths import References, crop, masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
-from mouths.references import ALIGNED, SAME_SHOT, posture
+from mouths.references import ALIGNED, SAME_SHOT, _Borrower, posture
 
 SIDE = 192  # of the astronaut's face; a pixel of 96 is two of these
 CORNER = (150, 20)
@@ -66,7 +66,8 @@ def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
         x1, y1 = CORNER[0] - left, CORNER[1]
         face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
         distance = float(np.abs(references._postures - posture(face)).mean())
-        lenders = references._lenders(grey(face), posture(face), np.array([distance]), 0.0, np.ones(1))
+        borrower = _Borrower(face, grey(face), posture(face), 0.0, masks.around_lips())
+        lenders = references._lenders(borrower, np.array([distance]), np.ones(1))
         seen.append((left / 2, distance, lenders[0].moved_by[0]))
     partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]
     assert partly and all(0 < by < 0.95 * place for place, by in partly)

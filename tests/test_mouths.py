@@ -125,7 +125,7 @@ def test_a_larger_gain_moves_a_mouth_farther(head, tmp_path):
     for gain in (0.5, 1.0, 2.0):
         assert inference.main([*command(head[0], head[0], tmp_path), "--mouth_gain", str(gain)]) == 0
         moved.append(movement(tmp_path / "out.mp4"))
-    assert moved[0] < 0.8 * moved[1] and moved[2] > 1.1 * moved[1]
+    assert moved[0] < 0.85 * moved[1] and moved[2] > 1.1 * moved[1]  # what heads move is in all of them
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_the_face_that_is_held_most_alike_lends_its_mouth(astronaut):
     assert (lips >= (masks.lips() > 0.9)).all()  # they lie within
     for nearest, view in ((0, views[0]), (1, views[2]), (2, views[4])):
         brighter = cv2.convertScaleAbs(view, alpha=1, beta=12)
-        brighter[60:] = 0
+        brighter[masks.lips() > 0.1] = 0
         shown = references.lend(brighter, 1.0).shown
         assert (shown[lips] == references.faces[nearest][lips]).all()
         assert (shown[masks.mouth() == 0] == brighter[masks.mouth() == 0]).all()  # jaw, nose and ears stay its own
@@ -204,7 +204,7 @@ def test_a_mouth_as_far_open_as_is_wanted_is_lent(astronaut):
     """Of faces held alike that differ only where lips are, each darker the farther open it is said to be."""
     view = crop(astronaut, (150, 20, 300, 200))
     levels = np.linspace(0, 1, 5)
-    views = np.stack([np.where(masks.lips()[..., None] > 0, round(200 - 100 * level), view) for level in levels])
+    views = np.stack([np.where(masks.lips()[..., None] >= 0.05, round(200 - 100 * level), view) for level in levels])
     references, lips = References(views.astype(np.uint8), apart=levels), masks.lips() == 1
     shown = [references.lend(view, 1.0, wanted).shown[lips].mean() for wanted in np.linspace(0, 1, 9)]
     assert np.allclose(shown[::2], 200 - 100 * levels, atol=1)
@@ -369,6 +369,18 @@ def comment_of(path) -> str | None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # Into the frame
+
+
+def test_captions_stay_where_they_are_and_go_nowhere_else(astronaut):
+    """Those of other moments came along with their mouths; those of this one were torn, or gone."""
+    face = crop(astronaut, (166, 35, 296, 180))
+    smile, words = cv2.convertScaleAbs(face, beta=2), face.copy()
+    cv2.putText(words, "THIS IS IT", (10, 86), cv2.FONT_HERSHEY_PLAIN, 0.9, (255, 255, 255), 2)
+    assert np.abs(References(words[None]).lend(face, 1.0).shown.astype(int) - face).max() == 0
+    assert np.abs(References(smile[None]).lend(words, 1.0).shown.astype(int) - words).max() == 0
+    both = References(np.stack([words, smile]), apart=np.zeros(2))
+    shown = both.lend(face, 1.0).shown.astype(int)  # the one without
+    assert np.abs(shown - face).max() <= 3 and np.abs(shown - face)[72, 48].min() >= 1
 
 
 @pytest.mark.parametrize("narrower", [0.85, 0.8, 0.75])
