@@ -5,31 +5,33 @@ Module names and order are those of the official checkpoints' state dicts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from .conv import Conv2d, Conv2dTranspose, PlainConv2d, audio_encoder, scaled
 
 
+def residual_blocks(channels: int, count: int) -> Iterator[Conv2d]:
+    return (Conv2d(channels, channels, 3, 1, 1, residual=True) for _ in range(count))
+
+
 def face_encoder(width: float) -> nn.ModuleList:
     """Masked and reference crop (N, 6, 96, 96) -> features at seven scales, 96 down to 1 pixel."""
     c16, c32, c64, c128, c256, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 512))
+
+    def down(cin: int, cout: int, same: int) -> nn.Sequential:
+        return nn.Sequential(Conv2d(cin, cout, 3, 2, 1), *residual_blocks(cout, same))
+
     return nn.ModuleList(
         [
             nn.Sequential(Conv2d(6, c16, 7, 1, 3)),  # 96
-            nn.Sequential(
-                Conv2d(c16, c32, 3, 2, 1), *(Conv2d(c32, c32, 3, 1, 1, residual=True) for _ in range(2))
-            ),  # 48
-            nn.Sequential(
-                Conv2d(c32, c64, 3, 2, 1), *(Conv2d(c64, c64, 3, 1, 1, residual=True) for _ in range(3))
-            ),  # 24
-            nn.Sequential(
-                Conv2d(c64, c128, 3, 2, 1), *(Conv2d(c128, c128, 3, 1, 1, residual=True) for _ in range(2))
-            ),  # 12
-            nn.Sequential(
-                Conv2d(c128, c256, 3, 2, 1), *(Conv2d(c256, c256, 3, 1, 1, residual=True) for _ in range(2))
-            ),  # 6
-            nn.Sequential(Conv2d(c256, c512, 3, 2, 1), Conv2d(c512, c512, 3, 1, 1, residual=True)),  # 3
+            down(c16, c32, same=2),  # 48
+            down(c32, c64, same=3),  # 24
+            down(c64, c128, same=2),  # 12
+            down(c128, c256, same=2),  # 6
+            down(c256, c512, same=1),  # 3
             nn.Sequential(Conv2d(c512, c512, 3, 1, 0), Conv2d(c512, c512, 1, 1, 0)),  # 1
         ]
     )
@@ -40,10 +42,7 @@ def face_decoder(width: float) -> nn.ModuleList:
     c16, c32, c64, c128, c256, c384, c512 = (scaled(c, width) for c in (16, 32, 64, 128, 256, 384, 512))
 
     def up(cin: int, cout: int, same: int) -> nn.Sequential:
-        return nn.Sequential(
-            Conv2dTranspose(cin, cout, 3, 2, 1, output_padding=1),
-            *(Conv2d(cout, cout, 3, 1, 1, residual=True) for _ in range(same)),
-        )
+        return nn.Sequential(Conv2dTranspose(cin, cout, 3, 2, 1, output_padding=1), *residual_blocks(cout, same))
 
     return nn.ModuleList(
         [

@@ -22,10 +22,7 @@ PATCH = 3  # pixels: the side of what is compared
 CONTRAST = 36.0  # grey levels: of an ordinary face; paler ones count for more
 KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
 TURNED = 8.0  # grey levels between postures at which twice as much is normal
-POSSIBLE, CERTAIN = (
-    7.0,
-    12.0,
-)  # grey levels from every known face: from here on it may be a thing, from here on it is one
+POSSIBLE, CERTAIN = 7.0, 12.0  # grey levels from every known face, from which on it may be a thing, and is one
 SKIN = 16.0  # grey levels by which something is nearer to skin than what was there before
 CHEEKS = slice(3, 7), slice(10, 22)  # of these pixels: nose and cheeks
 LEAST = 8  # pixels or more, outside the lips

@@ -94,14 +94,15 @@ def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     Its mouth has the colours of the loan. Where they differ is (96, 96) in [0, 1].
     """
     face, filmed, loan = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.loan
-    face = _as_coloured(face, filmed)
+    shown = filmed[_some_of_it()]
+    face = _as_coloured(face, shown)
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
     face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST_COLOUR, MOST_COLOUR), 0, 255), None
     if loan and loan.mouth:
         face, finer = borrow(face, loan.shown, loan.mouth)
-    face = _in_its_light(face, filmed)
+    face = _in_its_light(face, shown)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer
 
@@ -124,21 +125,21 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
     return mean + cv2.resize(near / (total[..., None] + COLOUR_PRIOR), alike.shape, interpolation=cv2.INTER_LINEAR)
 
 
-def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
-    """Return a face without colours if what was filmed has none: networks give lips some in any case."""
-    shown = filmed[_some_of_it()]
+def _as_coloured(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Return a face without colours if the pixels that were filmed (n, 3) have none: networks give lips some always."""
     most = shown.max(1)
     saturation = np.percentile(most - shown.min(1), 90) / (most.mean() + 1)
     share = float(masks.falling(saturation, GREY, COLOURED))
     return face + share * ((face @ np.array(LUMA, np.float32))[..., None] - face) if share else face
 
 
-def _in_its_light(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+def _in_its_light(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Return a face, float32, with no mouth that is greener or bluer than teeth in this light, or than what was filmed.
+
+    ``shown`` (n, 3) are some pixels of that.
 
     Networks draw teeth, of which they know little, as the expert likes them: greenish, then cyan.
     """
-    shown = filmed[_some_of_it()]
     redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLIERS))
     blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLIERS))
     blue, green, red = cv2.split(face)

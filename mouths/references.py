@@ -51,16 +51,15 @@ class Loan(NamedTuple):
 class _Borrower(NamedTuple):
     """A face that is lent a mouth."""
 
-    face: np.ndarray  # (96, 96, 3) uint8
-    grey: np.ndarray  # the same in grey
+    grey: np.ndarray  # (96, 96) uint8
+    soft: np.ndarray  # (96, 96, 3) uint8, a little blurred
     held: np.ndarray  # its posture
     wanted: float  # how far open its mouth should be
     around: np.ndarray  # (96, 96) bool: the skin around its lips that nothing hides
 
     def foreign(self, other: np.ndarray) -> float:
         """Return from 0 to 1 how much there is around the lips of another face that is nothing of this one."""
-        pair = (cv2.GaussianBlur(one, (0, 0), 0.8) for one in (self.face, other))
-        apart = cv2.absdiff(*pair).max(-1)[self.around]
+        apart = cv2.absdiff(self.soft, _soft(other)).max(-1)[self.around]
         return float(np.interp(np.mean(apart > FOREIGN), FOREIGN_SHARE, (0, 1))) if apart.size else 0.0
 
 
@@ -105,13 +104,13 @@ class References:
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
         """
-        held, brighter = posture(face), np.log((brightness(face[None]) + 1) / (self._lights + 1))
+        held, brighter = posture(face), np.log((float(_light(face).mean()) + 1) / (self._lights + 1))
         gains = np.exp(np.sign(brighter) * np.maximum(np.abs(brighter) - SAME_LIGHT, 0))
         distances = np.abs(gains[:, None, None] * self._postures - held).mean((1, 2))
         if self.everywhere:
             return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
         around = masks.around_lips() & (np.asarray(hidden) < 0.5)
-        borrower = _Borrower(face, grey(face), held, wanted, around)
+        borrower = _Borrower(grey(face), _soft(face), held, wanted, around)
         lenders = self._lenders(borrower, distances, gains)
         share *= float(np.interp(abs(brighter[lenders[0].which]), OTHER_LIGHT, (1, 0)))
         distance = sum(one.share * one.distance for one in lenders)
@@ -169,6 +168,10 @@ class References:
 def _mixed(lenders: Sequence[_Lender]) -> np.ndarray:
     """Return one face of several (96, 96, 3), each by its share."""
     return np.rint(sum(one.share * one.face.astype(np.float32) for one in lenders if one.share > 0)).astype(np.uint8)
+
+
+def _soft(face: np.ndarray) -> np.ndarray:
+    return cv2.GaussianBlur(face, (0, 0), 0.8)
 
 
 def _exposed(face: np.ndarray, gain: float) -> np.ndarray:

@@ -66,7 +66,7 @@ def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
         x1, y1 = CORNER[0] - left, CORNER[1]
         face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
         distance = float(np.abs(references._postures - posture(face)).mean())
-        borrower = _Borrower(face, grey(face), posture(face), 0.0, masks.around_lips())
+        borrower = _Borrower(grey(face), face, posture(face), 0.0, masks.around_lips())
         lenders = references._lenders(borrower, np.array([distance]), np.ones(1))
         seen.append((left / 2, distance, lenders[0].moved_by[0]))
     partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]

@@ -55,9 +55,9 @@ def _is_list(path: Path) -> bool:
     return start.startswith(LISTS)
 
 
-def starts_with(path: Path, mark: bytes) -> bool:
+def starts_with(path: Path, mark: bytes, skip: int = 0) -> bool:
     with open(path, "rb") as file:
-        return file.read(len(mark)) == mark
+        return file.read(skip + len(mark))[skip:] == mark
 
 
 def check_whole(path: Path, words: str) -> None:
@@ -73,13 +73,8 @@ def check_whole(path: Path, words: str) -> None:
 
 def check_index(path: Path, report: str) -> None:
     """Raise CutShort if ffmpeg has missed the index of an MP4, or its kin, which may be at its end."""
-    if "moov atom not found" in report and _begins_as_mp4(path):
+    if "moov atom not found" in report and starts_with(path, b"ftyp", skip=4):
         raise CutShort(f"{path} is cut short (the index at its end is missing); copy or download it again")
-
-
-def _begins_as_mp4(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(8)[4:] == b"ftyp"
 
 
 def _is_recording(path: Path) -> bool:
