@@ -31,7 +31,7 @@ from preprocessing import Clip, Unusable, write_clip
 from reporting import SILENT, Reporter
 from training import Figures, GeneratorTask
 
-LEAST_SECONDS = 5.0
+MIN_SECONDS = 5.0
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
 JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
@@ -197,9 +197,9 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
         raise UserError(f"{face} cannot be learned from: {problem.args[1]}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
     shown = [frame for frame in shown if frame < heard * hp.fps]  # what comes after the sound teaches nothing
-    if len(shown) < LEAST_SECONDS * hp.fps:
+    if len(shown) < MIN_SECONDS * hp.fps:
         raise UserError(
-            f"{face} shows a face while there is sound for {len(shown) / hp.fps:.1f} s; it takes {LEAST_SECONDS:g} s "
+            f"{face} shows a face while there is sound for {len(shown) / hp.fps:.1f} s; it takes {MIN_SECONDS:g} s "
             "at least to learn a person, and a minute is better"
         )
     for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:

@@ -32,8 +32,8 @@ if quits:
     signal.signal(signal.SIGINT, stops)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-MOST_SEED = 2**63 - 1  # that torch takes
-MOST_PORT = 65535
+MAX_SEED = 2**63 - 1  # that torch takes
+MAX_PORT = 65535
 STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is closed; SIGBREAK on Windows
 
 
@@ -190,14 +190,14 @@ def positive(kind: type) -> Callable[[str], float]:
 
 def port(text: str) -> int:
     """A port that a server can listen at."""
-    if not text.isdecimal() or not 0 < int(text) <= MOST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 1 to {MOST_PORT}")
+    if not text.isdecimal() or not 0 < int(text) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 1 to {MAX_PORT}")
     return int(text)
 
 
 def seed(text: str) -> int:
     """A whole number from 0 on that generators of random numbers take."""
-    if not text.isdecimal() or int(text) > MOST_SEED:
+    if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 

@@ -15,7 +15,7 @@ import torch
 from errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MOST_WORKERS = 8  # network calls at a time; more would only hold more frames
+MAX_WORKERS = 8  # network calls at a time; more would only hold more frames
 Result = TypeVar("Result")
 _lock = threading.Lock()
 _inside: list[int] = []  # the threads that torch had, once for each ``cpu_workers`` under way
@@ -140,7 +140,7 @@ def _all_threads() -> int:
 
 
 def _shares(threads: int) -> tuple[int, int]:
-    share = -(-threads // MOST_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
+    share = -(-threads // MAX_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
     return -(-threads // share), share
 
 

@@ -68,7 +68,7 @@ class Noted(live.Session):
             note("made", begun, time.time(), frame.time, frame.moment, float(abs(frame.sound).max()), waiting)
         return drawn
 live.Session = Noted
-page.stage.MOST_SECONDS = page.sessions.KEPT_SECONDS = float("inf")
+page.stage.MAX_SECONDS = page.sessions.KEPT_SECONDS = float("inf")
 sys.exit(app.main(sys.argv[2:]))
 """
 

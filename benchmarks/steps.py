@@ -25,9 +25,9 @@ from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
 from mouths import BLENDS, CPU_BATCH, crop, generate, masked_and_whole
-from mouths.drawing import CutFace, cut_faces, lend_mouths, openings_for
+from mouths.drawing import CutFace, cut_faces, openings_for, select_references
 from mouths.pasting import DrawnFace, paste
-from mouths.references import Loan
+from mouths.references import Reference
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
 TIMES = 50  # that they are
@@ -75,12 +75,12 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     inputs = list(zip(mels, (masked_and_whole([cut.filmed for cut in batch], mask) for batch in batches)))
     asked = [None if batch[0].gain is None else np.array([cut.gain for cut in batch]) for batch in batches]
     drawn: list[np.ndarray] = []
-    loans: list[Loan | None] = []
+    references: list[Reference | None] = []
 
-    def lend() -> None:
+    def select() -> None:
         for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
             wanted = openings_for(lips.model, batch, mels, gains, take.mouth_settings.opening)
-            loans.extend(lend_mouths(batch, front, wanted, faces))
+            references.extend(select_references(batch, front, wanted, faces))
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
         "decode": lambda: sum(1 for _ in take.frames()),
@@ -88,11 +88,11 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
         "crop": lambda: list(cut_faces(*known)),
         "occlusion": lambda: [cut.hidden() for cut in cuts],
-        "reference": lend,
+        "reference": select,
         "network": lambda: drawn.extend(
             f for pair, gains in zip(inputs, asked) for f in generate(lips.model, *pair, gains)
         ),
-        "paste": lambda: paste_all(places, cuts, drawn, list(itertools.chain(*hidden)), loans),
+        "paste": lambda: paste_all(places, cuts, drawn, list(itertools.chain(*hidden)), references),
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
@@ -114,10 +114,10 @@ def paste_all(
     cuts: Sequence[CutFace],
     faces: Sequence[np.ndarray],
     hidden: Sequence[np.ndarray | float],
-    loans: Sequence[Loan | None],
+    references: Sequence[Reference | None],
 ) -> None:
-    for frame, cut, face, front, loan in zip(frames, cuts, faces, hidden, loans):
-        paste(frame, DrawnFace(face, cut.filmed, cut.box, front, loan), "feather", in_place=True)
+    for frame, cut, face, front, reference in zip(frames, cuts, faces, hidden, references):
+        paste(frame, DrawnFace(face, cut.filmed, cut.box, front, reference), "feather", in_place=True)
 
 
 def measure_paste() -> dict[str, float]:

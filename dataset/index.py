@@ -16,7 +16,7 @@ from errors import MissingFile, UserError
 from hparams import hparams as hp
 
 # of a clip (reference): wrong windows of a shorter one would overlap the right ones
-LEAST_FRAMES = 3 * hp.syncnet_T + 1
+MIN_FRAMES = 3 * hp.syncnet_T + 1
 TWIN = "twin.txt"
 LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
 SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone
@@ -89,10 +89,10 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     if not Path(folder).is_dir():
         raise MissingFile("no such folder")
     ids = _frame_ids(folder)
-    if len(ids) < LEAST_FRAMES:
+    if len(ids) < MIN_FRAMES:
         others = _pictures_of_other_names(folder)
         hint = f"; frames are named 0.jpg, 1.jpg, …, not {others[0]} and the like" if others else ""
-        raise UserError(f"{len(ids)} frames, at least {LEAST_FRAMES} are needed{hint}")
+        raise UserError(f"{len(ids)} frames, at least {MIN_FRAMES} are needed{hint}")
     last = hp.syncnet_T - 1
     windows = ids[: len(ids) - last][ids[last:] - ids[: len(ids) - last] == last]
     if not len(windows):

@@ -22,7 +22,7 @@ from hparams import hparams as hp
 
 ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
 TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
-MOST_TRIES = 200  # damaged windows in a row after which it is not a few files that are at fault
+MAX_TRIES = 200  # damaged windows in a row after which it is not a few files that are at fault
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 Sample = tuple[torch.Tensor, ...]
 
@@ -68,10 +68,10 @@ class WindowDataset(Dataset):
         """Return the sample ``key``, or what takes its place where files are damaged; and these, with the reason.
 
         What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises UserError
-        if ``MOST_TRIES`` windows are damaged, which is more than a few bad files.
+        if ``MAX_TRIES`` windows are damaged, which is more than a few bad files.
         """
         damaged: dict[str, str] = {}
-        for attempt in range(MOST_TRIES):
+        for attempt in range(MAX_TRIES):
             try:
                 return self._drawn(self.draw(key, attempt), key), damaged
             except Damaged as problem:

@@ -39,8 +39,8 @@ MFCC_PER_FRAME = 4
 MFCC_WINDOW = 20
 MFCC_BLOCK = 10000  # MFCC frames computed at a time (100 s)
 REACH = 15  # frames searched each way
-LEAST_FRAMES = WINDOW + 1  # the last window's sound is never whole, so one window takes six frames
-LEAST_TRACK = 10  # frames; the official 100 leave nothing of clips under four seconds
+MIN_FRAMES = WINDOW + 1  # the last window's sound is never whole, so one window takes six frames
+MIN_TRACK = 10  # frames; the official 100 leave nothing of clips under four seconds
 MAX_GAP = 25  # frames without a detection that a track survives, interpolated
 CROP_SCALE = 0.4  # of the face's size, added around it
 MEDIAN = 13  # frames of the median filter over a track's centre and size
@@ -73,8 +73,8 @@ def score_file(
         raise UserError(f"{path} is a picture, not a video")
     heard = video.Sound(path, SAMPLE_RATE)
     wav = np.concatenate(list(heard))
-    if len(wav) < LEAST_FRAMES * SAMPLE_RATE / FPS:
-        raise UserError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(LEAST_FRAMES / FPS)} s")
+    if len(wav) < MIN_FRAMES * SAMPLE_RATE / FPS:
+        raise UserError(f"{path} has {len(wav) / SAMPLE_RATE:.2f} s of sound; LSE takes {float(MIN_FRAMES / FPS)} s")
     if np.abs(wav).max() < video.SILENCE:
         raise UserError(f"{path} is silent from end to end, so nothing can be in or out of sync")
     for note in (*source.notes, *heard.notes):
@@ -91,7 +91,7 @@ def score_file(
         if len(starts)
     ]
     if not scores:
-        raise UserError(f"{path} is too short: LSE takes {LEAST_FRAMES} frames with sound")
+        raise UserError(f"{path} is too short: LSE takes {MIN_FRAMES} frames with sound")
     return scores
 
 
@@ -179,13 +179,13 @@ def find_tracks(
 ) -> list[np.ndarray]:
     """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
 
-    Raises UserError if no face is on view for ``LEAST_TRACK`` frames.
+    Raises UserError if no face is on view for ``MIN_TRACK`` frames.
     """
     found = search.find(source, None, device_of(network), report=report)
     tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
-    lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= LEAST_TRACK]
+    lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= MIN_TRACK]
     if not lasting:
-        raise UserError(f"no face is on view for {LEAST_TRACK} frames in {source.path}; try another detector")
+        raise UserError(f"no face is on view for {MIN_TRACK} frames in {source.path}; try another detector")
     return lasting
 
 

@@ -26,7 +26,7 @@ from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
 
 SIDE = 96  # pixels of a face when it is compared: what the networks draw
-LEAST_FRAMES = 2
+MIN_FRAMES = 2
 PATCH = 0.06  # of the box's height: the side of the patches inside and outside its border that a seam is seen by
 CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker")  # figures about neighbours
 
@@ -82,8 +82,8 @@ def score_file(
     cuts = {first for first, _ in shots(found)}
     compared = _compare(frames, video.read_frames(real), faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, generated.name, len(faces)) if figures]
-    if len(rows) < LEAST_FRAMES:
-        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {LEAST_FRAMES}")
+    if len(rows) < MIN_FRAMES:
+        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {MIN_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Quality(str(generated), len(rows), **_of_pixels(table), **_of_judges(table))
 

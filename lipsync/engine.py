@@ -128,7 +128,7 @@ class LipSync:
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
 
-        Mouths to show the network are looked for up to that moment only, so the one that it lends may be another.
+        Mouths to show the network are looked for up to that moment only, so another may be selected than for all of it.
         """
         chosen = Options(**options)
         second = max(0.0, second - (chosen.start or 0))
@@ -270,12 +270,14 @@ class LipSync:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
         options = take.options
         closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
-        lending = options.reference != "same" or bool(closed.any())
+        with_references = options.reference != "same" or bool(closed.any())
         appearances = None
-        if lending or options.keeps_occlusions:
+        if with_references or options.keeps_occlusions:
             first = frames.start or 0
             face = take.source, take.face, take.used
-            appearances = appearances_of(self.model, *face, options, lending, lambda index: take.filmed(first + index))
+            appearances = appearances_of(
+                self.model, *face, options, with_references, lambda index: take.filmed(first + index)
+            )
         return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
 
     def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:

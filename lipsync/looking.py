@@ -32,7 +32,7 @@ from mouths import (
 )
 
 LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot in which mouths to show are looked for, in every fifth frame
-MOST_FACES = 64  # that are kept of them
+MAX_FACES = 64  # that are kept of them
 
 
 def appearances_of(
@@ -41,14 +41,14 @@ def appearances_of(
     path: FacePath,
     used: int | None,
     options: Settled,
-    lending: bool = True,
+    with_references: bool = True,
     filmed: Callable[[int], int] = int,
 ) -> Appearances:
     """Look at the first shot that shows the face; at others when it is their turn.
 
-    With ``lending``, they have references, whose mouths are lent. ``used`` is that of a ``Take``, ``filmed`` says which
-    frame of the video is shown. Nobody knows the shots of a video that is not searched; and one without an index
-    is not read again and again.
+    ``with_references`` they have other mouths to show. ``used`` is that of a ``Take``, ``filmed`` says which frame of
+    the video is shown. Nobody knows the shots of a video that is not searched; and one without an index is not read
+    again and again.
     """
     named = named_reference(source, path, used, options.reference)
     if named and not options.keeps_occlusions:
@@ -60,7 +60,7 @@ def appearances_of(
             return None
         unoccluded = UnoccludedFace(faces) if options.keeps_occlusions else None
         free = unoccluded.chosen if unoccluded else slice(None)
-        if named or not lending:
+        if named or not with_references:
             references = named
         elif options.reference == "matching":
             references = all_mouths(network, faces[free], larger[free])
@@ -89,10 +89,10 @@ def settings_for_mouths(
     much of a shut mouth. ``restore`` sharpens them.
     """
     gains = generator.gain * options.mouth_gain * movement
-    stillness = rest if options.reference == "same" else np.ones(len(rest))
+    reference_share = rest if options.reference == "same" else np.ones(len(rest))
     unchanged = bool((gains == 1).all())
     return MouthSettings(
-        options.blend, None if unchanged else gains, appearances, generator.opening, stillness, restore
+        options.blend, None if unchanged else gains, appearances, generator.opening, reference_share, restore
     )
 
 
@@ -125,7 +125,7 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
     wanted = math.ceil(LOOKED_AT * source.fps)
     if used is not None:
         wanted = min(wanted, used - first)
-    every = max(LOOK_EVERY, math.ceil(wanted / MOST_FACES))
+    every = max(LOOK_EVERY, math.ceil(wanted / MAX_FACES))
 
     def is_over(index: int) -> bool:
         end = path.shot_end(shot)

@@ -13,9 +13,9 @@ from models import Wav2Lip, weights
 from models.weights import REFERENCES
 from mouths import BLENDS
 
-LEAST_FPS, MOST_FPS = 1, 240  # of the result
-MOST_PIXELS = 1 << 20  # that somebody may mean
-MOST_DELAY = 10_000.0  # milliseconds, likewise
+MIN_FPS, MAX_FPS = 1, 240  # of the result
+MAX_PIXELS = 1 << 20  # that somebody may mean
+MAX_DELAY = 10_000.0  # milliseconds, likewise
 VALUES = {  # of options that take one of a few words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
@@ -66,7 +66,7 @@ class Options:
         for name in ("pads", "crop", "box"):
             if (sides := getattr(self, name)) is not None and len(sides) != 4:
                 raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
-            if sides is not None and max(map(abs, sides)) > MOST_PIXELS:
+            if sides is not None and max(map(abs, sides)) > MAX_PIXELS:
                 raise UserError(f"--{name} takes pixels, not {max(sides, key=abs)}; give smaller numbers")
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
@@ -79,8 +79,8 @@ class Options:
         object.__setattr__(self, "rotate", 90 if self.rotate is True else int(self.rotate))
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
-        if not 0 <= self.mouth_gain <= weights.MOST_GAIN:
-            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MOST_GAIN:g}")
+        if not 0 <= self.mouth_gain <= weights.MAX_GAIN:
+            raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MAX_GAIN:g}")
         if isinstance(self.reference, numbers.Integral):  # of numpy's too
             object.__setattr__(self, "reference", int(self.reference))
         if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
@@ -91,10 +91,10 @@ class Options:
             raise UserError(f"--end {self.end:g} does not lie after --start {self.start or 0:g}")
         if self.is_part and self.static:
             raise UserError("--static shows one frame throughout and has no parts; leave out --start and --end")
-        if abs(self.lip_delay or 0) > MOST_DELAY:
-            raise UserError(f"--lip_delay takes milliseconds, {MOST_DELAY:.0f} at most, not {self.lip_delay:g}")
-        if self.fps is not None and not LEAST_FPS <= self.fps <= MOST_FPS:
-            raise UserError(f"--fps {self.fps:g} is not between {LEAST_FPS} and {MOST_FPS}")
+        if abs(self.lip_delay or 0) > MAX_DELAY:
+            raise UserError(f"--lip_delay takes milliseconds, {MAX_DELAY:.0f} at most, not {self.lip_delay:g}")
+        if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
+            raise UserError(f"--fps {self.fps:g} is not between {MIN_FPS} and {MAX_FPS}")
 
     def _check_kinds(self) -> None:
         """Raise UserError for words that are not known, and for what is no number, or none that can be."""

@@ -22,7 +22,7 @@ import video
 from boxes import Box, within
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import LEAST_FPS, MOST_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
+from lipsync import MAX_FPS, MIN_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
 from mouths import Appearance, References, UnoccludedFace, crop
 from mouths.appearance import REMEMBERED
 from mouths.references import POSTURE
@@ -35,7 +35,7 @@ LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
 )  # fmt: skip
-MOST_APART = 100.0  # that lips can be, see ``References``: about 1
+MAX_APART = 100.0  # that lips can be, see ``References``: about 1
 WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 
@@ -145,7 +145,7 @@ def _read(path: Path) -> dict:
 def _understood(folder: Path, content: dict) -> Face:
     """Return the face; raise any common error for what makes no sense."""
     options, (numerator, denominator) = _options(content["options"]), content["fps"]
-    if not all(map(_whole, (numerator, denominator))) or not LEAST_FPS <= numerator / denominator <= MOST_FPS:
+    if not all(map(_whole, (numerator, denominator))) or not MIN_FPS <= numerator / denominator <= MAX_FPS:
         raise ValueError
     source = replace(_source(folder, content, options), fps=Fraction(numerator, denominator))
     boxes = [_box(box, source) for box in content["boxes"]]
@@ -159,7 +159,7 @@ def _understood(folder: Path, content: dict) -> Face:
 
 def _packed_appearance(appearance: Appearance) -> dict[str, object]:
     references, unoccluded = appearance.references, appearance.unoccluded
-    assert references is not None  # a face that is made ready lends its mouth
+    assert references is not None  # a face that is made ready has other mouths to show
     return {
         "postures": _packed(appearance.postures),
         "references": _packed(references.faces),
@@ -174,7 +174,7 @@ def _appearance(content: dict, options: Settled) -> Appearance:
     faces = _unpacked(content["references"])
     apart = None if content["apart"] is None else np.array(content["apart"], float)
     larger = None if content["larger"] is None else _unpacked(content["larger"], 2 * hp.img_size)
-    if apart is not None and (apart.shape != faces.shape[:1] or not (np.abs(apart) < MOST_APART).all()):
+    if apart is not None and (apart.shape != faces.shape[:1] or not (np.abs(apart) < MAX_APART).all()):
         raise ValueError
     if larger is not None and len(larger) != len(faces):
         raise ValueError

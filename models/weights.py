@@ -93,8 +93,8 @@ KNOWN = {
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
-MOST_LEAD = 10  # frames by which a mouth's sound may start before it
-MOST_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
+MAX_LEAD = 10  # frames by which a mouth's sound may start before it
+MAX_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
 # what a checkpoint may say of its use at inference, see Wav2Lip
 INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
 
@@ -257,12 +257,12 @@ class Checkpoint:
     @property
     def mel_lead(self) -> int | None:
         value = self.extra.get("mel_lead")
-        return value if type(value) is int and 0 <= value <= MOST_LEAD else None
+        return value if type(value) is int and 0 <= value <= MAX_LEAD else None
 
     @property
     def gain(self) -> float:
         value: Any = self.extra.get("gain")
-        return float(value) if type(value) in (int, float) and 0 < value <= MOST_GAIN else Wav2Lip.gain
+        return float(value) if type(value) in (int, float) and 0 < value <= MAX_GAIN else Wav2Lip.gain
 
 
 def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""One face laid upon another of the same person, by where its eyes and nose are, or its mouth."""
+"""One face aligned with another of the same person, by where its eyes and nose are, or its mouth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ALL = slice(0, hp.img_size)
 
 
 class Region(NamedTuple):
-    """What two faces of 96 pixels are laid upon each other by."""
+    """What two faces of 96 pixels are aligned by."""
 
     middle: tuple[int, int]  # x, y
     size: tuple[int, int]  # width, height

@@ -19,7 +19,7 @@ class Appearance:
     """Somebody in one shot: what other moments of it show."""
 
     postures: np.ndarray  # (N, 12, 24) float32, N > 0: how they are held, see ``references.posture``
-    references: References | None = None  # faces, one of which lends its mouth to what the network is shown
+    references: References | None = None  # faces whose mouths the network is shown
     unoccluded: UnoccludedFace | None = None  # then what is in front of it stays there
 
     def distance(self, held: np.ndarray) -> float:

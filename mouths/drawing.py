@@ -15,7 +15,7 @@ from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
 from mouths.openings import openings
 from mouths.pasting import DrawnFace, paste
-from mouths.references import Loan, References
+from mouths.references import Reference, References
 from mouths.restoring import Restore
 
 
@@ -27,13 +27,13 @@ class MouthSettings:
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
     opening: Sequence[float] | None = None  # tells how far open the mouths should be that are shown, see ``Wav2Lip``
-    stillness: np.ndarray | None = None  # so much is shown of them: 0 the frame's own, 1 one of those
+    reference_share: np.ndarray | None = None  # so much is shown of them: 0 the frame's own mouth, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
-        """Yield the gain (None: leave the voice as it is) and the stillness of each frame, without end."""
+        """Yield the gain (None: leave the voice as it is) and the share of the reference of each frame, without end."""
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
-        return zip(gains, itertools.repeat(0.0) if self.stillness is None else map(float, self.stillness))
+        return zip(gains, itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share))
 
 
 class CutFace(NamedTuple):
@@ -43,7 +43,7 @@ class CutFace(NamedTuple):
     box: Box  # that it was cut from
     mel: np.ndarray  # (80, 16)
     gain: float | None  # of the movement; None: as the network has it
-    stillness: float  # how much is shown of another mouth
+    reference_share: float  # how much is shown of another mouth
     appearance: Appearance | None  # what is known of it
 
     def hidden(self) -> np.ndarray | float:
@@ -52,9 +52,9 @@ class CutFace(NamedTuple):
         return unoccluded.hidden(self.filmed) if unoccluded else 0.0
 
     @property
-    def lender(self) -> References | None:
-        """The faces of which one is shown instead of this one."""
-        return self.appearance.references if self.appearance and self.stillness > 0 else None
+    def references(self) -> References | None:
+        """Faces whose mouths may be shown instead of this one's."""
+        return self.appearance.references if self.appearance and self.reference_share > 0 else None
 
 
 def redraw_mouths(
@@ -113,10 +113,11 @@ def draw_faces(model: LipGenerator, cuts: Sequence[CutFace], opening: Sequence[f
     hidden = [cut.hidden() for cut in cuts]
     mels, faces = np.stack([cut.mel for cut in cuts]), masked_and_whole([cut.filmed for cut in cuts], model.mask_top)
     gains = None if cuts[0].gain is None else np.array([cut.gain for cut in cuts])
-    loans = lend_mouths(cuts, hidden, openings_for(model, cuts, mels, gains, opening), faces)
+    references = select_references(cuts, hidden, openings_for(model, cuts, mels, gains, opening), faces)
     drawn = generate(model, mels, faces, gains)
     return [
-        DrawnFace(face, cut.filmed, cut.box, front, loan) for face, cut, front, loan in zip(drawn, cuts, hidden, loans)
+        DrawnFace(face, cut.filmed, cut.box, front, reference)
+        for face, cut, front, reference in zip(drawn, cuts, hidden, references)
     ]
 
 
@@ -128,23 +129,23 @@ def openings_for(
     opening: Sequence[float] | None,
 ) -> np.ndarray:
     """Return how far open the mouths should be that are shown, (N,); 0 where that makes no difference."""
-    if opening is None or all(cut.lender is None or cut.lender.apart is None for cut in cuts):
+    if opening is None or all(cut.references is None or cut.references.apart is None for cut in cuts):
         return np.zeros(len(cuts))
     return openings(model, mels, gains, opening)
 
 
-def lend_mouths(
+def select_references(
     cuts: Sequence[CutFace], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
-) -> list[Loan | None]:
+) -> list[Reference | None]:
     """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
 
     They are those of ``masked_and_whole``.
     """
-    loans = [
-        cut.lender.lend(cut.filmed, cut.stillness, *how) if cut.lender else None
+    references = [
+        cut.references.select(cut.filmed, cut.reference_share, *how) if cut.references else None
         for cut, *how in zip(cuts, wanted, hidden)
     ]
-    for face, loan in zip(faces, loans):
-        if loan:
-            face[..., 3:] = loan.shown
-    return loans
+    for face, reference in zip(faces, references):
+        if reference:
+            face[..., 3:] = reference.face
+    return references

@@ -24,7 +24,7 @@ def mouth() -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def around_lips() -> np.ndarray:
-    """Return where the mouth is no lips, (96, 96) bool: the skin that is lent with them."""
+    """Return where the mouth is no lips, (96, 96) bool: the skin that is shown with them."""
     return (mouth() > 0.5) & (lips() < 0.05)
 
 

@@ -16,7 +16,7 @@ WIDE = 95  # percentile of mouths, or of what opens them, that passes for wide o
 # Grey levels between shut and wide from which somebody's lips have moved: 2.4 to 12 in clips of ten people who speak,
 # 0.2 to 0.6 in one frame of each with much grain, 1.0 in a portrait whose head alone moves
 OPENED = 1.5
-MOST_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
+MAX_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
 
 
 def shut_mouths(model: LipGenerator, faces: np.ndarray) -> References:
@@ -70,7 +70,7 @@ def fit_opening(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gain: 
         shown = [(np.stack([face] * len(batch)), batch, np.full(len(batch), gain)) for batch in batches]
         changes, still = np.concatenate([_changes(model, *batch) for batch in shown]), open_lips(model, face[None])[0]
         targets.append((changes - still) / (np.percentile(changes, WIDE) - still))
-    target = np.clip(np.mean(targets, 0), 0, MOST_OPEN) / gain
+    target = np.clip(np.mean(targets, 0), 0, MAX_OPEN) / gain
     ridge = voices.T @ voices + RIDGE * np.eye(voices.shape[1])
     return np.linalg.solve(ridge, voices.T @ target).astype(np.float32).tolist()
 

@@ -11,8 +11,8 @@ import numpy as np
 from boxes import Box, put_back, shown_in
 from hparams import hparams as hp
 from mouths import masks
-from mouths.borrowing import COLUMNS, ROWS, borrow
-from mouths.references import Loan
+from mouths.references import Reference
+from mouths.transfer import COLUMNS, ROWS, transfer_appearance
 
 BLENDS = ("box", "feather")
 # Pairs of thresholds are grey levels by which the network's face differs from what was filmed: see ``masks.falling``.
@@ -20,7 +20,7 @@ KEPT = 4.0, 12.0  # up to the first what was filmed is kept, from the second on 
 SAME_DETAIL = 6.0, 16.0  # up to the first all of the fine detail that was filmed is added, from the second on none
 COLOUR_GRID, COLOUR_SIGMA = (24, 24), 3.0  # pixels to which colours are shrunk; standard deviation of a blur of these
 COLOUR_PRIOR = 0.05  # weight of the mean colour of all the face, in pixels of the grid that are alike
-MOST_COLOUR = 24.0  # grey levels by which colours are corrected at most
+MAX_COLOUR = 24.0  # grey levels by which colours are corrected at most
 TEETH_CHROMA = 0.3  # of the chroma of skin that teeth have at least, in any light
 OUTLIERS = 2.0  # per cent of a face's pixels that are left out when the extremes of its colours are taken
 GREY, COLOURED = 0.03, 0.08  # saturation of faces: up to the first they get no colours, from the second on all of them
@@ -35,7 +35,7 @@ class DrawnFace(NamedTuple):
     filmed: np.ndarray  # what the frame shows there, likewise
     box: Box
     hidden: np.ndarray | float = 0.0  # (96, 96) in [0, 1]: what is in front of the face
-    loan: Loan | None = None  # what it was drawn from instead of what was filmed
+    reference: Reference | None = None  # what it was drawn from instead of what was filmed
 
 
 def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = False) -> np.ndarray:
@@ -45,7 +45,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
     "feather" the lips and what else the network made otherwise than it was filmed, with soft edges. The rest keeps the
     sharpness and the grain of the frame; and where what is replaced was much the same, it gets the detail of the frame
     that a face of 96 pixels is too small to show. "feather" leaves what is hidden as it was filmed, whatever the
-    network drew there, and gives the mouth the colours and the detail of the loan that it was drawn from.
+    network drew there, and gives the mouth the colours and the detail of the reference that it was drawn from.
     """
     x1, y1, x2, y2 = drawn.box
     size = x2 - x1, y2 - y1
@@ -78,7 +78,8 @@ def _mixed(drawn: DrawnFace, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
     With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
-    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And what ``borrow`` adds to the rest, m - a.
+    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And the detail of ``transfer_appearance``,
+    which is added to the rest, m - a.
     """
     face, mask, finer = _changed(drawn)
     mask *= 1 - drawn.hidden
@@ -89,19 +90,19 @@ def _mixed(drawn: DrawnFace, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return the face in the colours of what was filmed, where they differ, and what ``borrow`` tells.
+    """Return the face in the colours of what was filmed, where they differ, and the detail of its reference.
 
-    Its mouth has the colours of the loan. Where they differ is (96, 96) in [0, 1].
+    Its mouth has the colours of the reference. Where they differ is (96, 96) in [0, 1].
     """
-    face, filmed, loan = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.loan
+    face, filmed, reference = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.reference
     shown = filmed[_some_of_it()]
     face = _as_coloured(face, shown)
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
-    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MOST_COLOUR, MOST_COLOUR), 0, 255), None
-    if loan and loan.mouth:
-        face, finer = borrow(face, loan.shown, loan.mouth)
+    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MAX_COLOUR, MAX_COLOUR), 0, 255), None
+    if reference and reference.mouth:
+        face, finer = transfer_appearance(face, reference.face, reference.mouth)
     face = _in_its_light(face, shown)
     # lips are small: what is new about them may be less than what is left of others for the sake of their skin
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer

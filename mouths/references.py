@@ -20,20 +20,20 @@ from mouths.alignment import EYES_AND_NOSE, grey, moved, movement
 SAME_SHOT, OTHER_SHOT = 8.0, 12.0
 ALIGNED = 4.0  # grey levels between postures up to which a face needs not be moved to lie upon another
 OPENING_COST = 5.0  # of a mouth that is shut where it should be wide open, against one more ``ALIGNED`` of posture
-TEMPERATURE, MOST_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
+TEMPERATURE, MAX_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
 OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wanted one does, from the second on not
 # Share of the pixels around the lips that are more than so many grey levels apart: up to the first the same skin, from
 # the second on there is a caption on one of the two, a collar, or another cheek. Of six clips of people it is 0 to
 # 0.005 in nine frames of ten, of drawn heads 0.025, of three with captions 0.04 to 0.07 in every other one.
 FOREIGN, FOREIGN_SHARE = 60.0, (0.045, 0.07)
 # Natural logarithm of how many times as bright a face is: less than the first passes for the same light; up to the
-# first of the others a mouth is lent, made as bright; from the second on none is: in a fade from black, or a flash
+# first of the others a mouth is taken, made as bright; from the second on none is: in a fade from black, or a flash
 SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
 EVEN = 0.6  # of the usual brightness of somebody's faces: darker ones tell nothing, nor those that are as much brighter
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
-class LentMouth(NamedTuple):
+class ReferenceMouth(NamedTuple):
     """What a mouth as far open as is wanted looks like, in more detail than the network sees."""
 
     picture: np.ndarray  # (192, 192, 3) uint8 BGR: the face that has it
@@ -41,15 +41,15 @@ class LentMouth(NamedTuple):
     light: np.ndarray  # (3,) by how many grey levels it is to be brighter, to be in the light of the frame
 
 
-class Loan(NamedTuple):
-    """What a face gets from another moment of its video, or from some."""
+class Reference(NamedTuple):
+    """The face that the network is shown instead of a frame's own: with the mouth of another moment, or of some."""
 
-    shown: np.ndarray  # (96, 96, 3) uint8 BGR: what the network is shown in its place
-    mouth: LentMouth | None = None  # that of the one of which most is shown, if it tells how such a mouth looks
+    face: np.ndarray  # (96, 96, 3) uint8 BGR
+    mouth: ReferenceMouth | None = None  # that of the one of which most is shown, if it tells how such a mouth looks
 
 
-class _Borrower(NamedTuple):
-    """A face that is lent a mouth."""
+class _Target(NamedTuple):
+    """A face for which a reference is selected."""
 
     grey: np.ndarray  # (96, 96) uint8
     soft: np.ndarray  # (96, 96, 3) uint8, a little blurred
@@ -63,8 +63,8 @@ class _Borrower(NamedTuple):
         return float(np.interp(np.mean(apart > FOREIGN), FOREIGN_SHARE, (0, 1))) if apart.size else 0.0
 
 
-class _Lender(NamedTuple):
-    """A face to borrow from, laid upon the other."""
+class _Candidate(NamedTuple):
+    """A face whose mouth may be shown, aligned with the target."""
 
     face: np.ndarray  # (96, 96, 3) uint8
     distance: float  # of their postures
@@ -75,7 +75,7 @@ class _Lender(NamedTuple):
 
 
 class References:
-    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0, of which the one that is held most alike lends its mouth.
+    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; the mouth of the one in the nearest posture is shown.
 
     ``apart`` (N,) is how far open each mouth is, 0 shut to 1 wide: then it is one that is also as far open as is
     wanted, or some that are nearly alike, mixed, so that from frame to frame little changes. ``larger`` (N, 192, 192,
@@ -99,50 +99,52 @@ class References:
         self._greys = [grey(one) for one in faces]
         self._lights = brightness(faces)
 
-    def lend(self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0) -> Loan:
-        """Return what ``face`` (96, 96, 3) gets of the nearest of these: by ``share``, 0 to 1.
+    def select(
+        self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0
+    ) -> Reference:
+        """Return ``face`` (96, 96, 3) with the mouth of the nearest of these: by ``share``, 0 to 1.
 
-        ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is lent, too.
+        ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is replaced, too.
         """
         held, brighter = posture(face), np.log((float(_light(face).mean()) + 1) / (self._lights + 1))
         gains = np.exp(np.sign(brighter) * np.maximum(np.abs(brighter) - SAME_LIGHT, 0))
         distances = np.abs(gains[:, None, None] * self._postures - held).mean((1, 2))
         if self.everywhere:
-            return Loan(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
+            return Reference(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
         around = masks.around_lips() & (np.asarray(hidden) < 0.5)
-        borrower = _Borrower(grey(face), _soft(face), held, wanted, around)
-        lenders = self._lenders(borrower, distances, gains)
-        share *= float(np.interp(abs(brighter[lenders[0].which]), OTHER_LIGHT, (1, 0)))
-        distance = sum(one.share * one.distance for one in lenders)
+        target = _Target(grey(face), _soft(face), held, wanted, around)
+        candidates = self._candidates(target, distances, gains)
+        share *= float(np.interp(abs(brighter[candidates[0].which]), OTHER_LIGHT, (1, 0)))
+        distance = sum(one.share * one.distance for one in candidates)
         share *= float(np.interp(distance, (SAME_SHOT, OTHER_SHOT), (1, 0)))
-        mixed = _mixed(lenders)
-        share *= 1 - borrower.foreign(mixed)
+        mixed = _mixed(candidates)
+        share *= 1 - target.foreign(mixed)
         mask = share * np.maximum(masks.mouth(), hidden)
         shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
         if self.apart is None or self.larger is None:
-            return Loan(shown)
-        first = lenders[0]
+            return Reference(shown)
+        first = candidates[0]
         otherwise = abs(float(self.apart[first.which]) - wanted) if self.apart.any() else 0.0
         telling = share * float(np.interp(otherwise, OPEN_ALIKE, (1, 0)))
         if telling == 0:
-            return Loan(shown)
+            return Reference(shown)
         picture = moved(_exposed(self.larger[first.which], first.gain), first.moved_by)
-        return Loan(shown, LentMouth(picture, telling, _light(face) - _light(mixed)))
+        return Reference(shown, ReferenceMouth(picture, telling, _light(face) - _light(mixed)))
 
-    def _lenders(self, borrower: _Borrower, distances: np.ndarray, gains: np.ndarray) -> list[_Lender]:
-        """Return those to borrow from, the best first; those that are held otherwise are laid upon the face.
+    def _candidates(self, target: _Target, distances: np.ndarray, gains: np.ndarray) -> list[_Candidate]:
+        """Return the faces whose mouths fit, the best first; those in other postures are aligned with the target.
 
         ``distances`` (N,) are those of the postures, when faces are made ``gains`` (N,) times as bright.
         """
-        best = self._costs(np.arange(len(self.faces)), distances, borrower.wanted).argsort()[:MOST_MIXED]
-        laid = [self._laid_upon(borrower, i, float(distances[i]), float(gains[i])) for i in best]
-        costs = self._costs(best, np.array([one.distance for one in laid]), borrower.wanted)
-        costs = costs + OPENING_COST * np.array([borrower.foreign(one.face) for one in laid])
+        best = self._costs(np.arange(len(self.faces)), distances, target.wanted).argsort()[:MAX_MIXED]
+        aligned = [self._aligned(target, i, float(distances[i]), float(gains[i])) for i in best]
+        costs = self._costs(best, np.array([one.distance for one in aligned]), target.wanted)
+        costs = costs + OPENING_COST * np.array([target.foreign(one.face) for one in aligned])
         shares = np.exp((costs.min() - costs) / TEMPERATURE)
         if self.apart is None:  # one that rests
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
-        return [laid[i]._replace(which=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
+        return [aligned[i]._replace(which=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
 
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
         """Return how far some of these faces, at such ``distances``, are from what is wanted."""
@@ -152,22 +154,22 @@ class References:
         misfit = np.maximum(distances - SAME_SHOT, 0) / (OTHER_SHOT - SAME_SHOT)
         return np.maximum(distances / ALIGNED, 1) + OPENING_COST * (np.abs(self.apart[which] - wanted) + misfit)
 
-    def _laid_upon(self, borrower: _Borrower, i: int, distance: float, gain: float) -> _Lender:
+    def _aligned(self, target: _Target, i: int, distance: float, gain: float) -> _Candidate:
         """Return a face in the other's light; if it is held otherwise, moved to where the other is."""
         face = _exposed(self.faces[i], gain)
-        as_it_is = _Lender(face, distance, np.zeros(2), gain=gain)
+        as_it_is = _Candidate(face, distance, np.zeros(2), gain=gain)
         otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
         if otherwise <= 0:
             return as_it_is
-        moved_by = otherwise * movement(_exposed(self._greys[i], gain), borrower.grey, EYES_AND_NOSE)
+        moved_by = otherwise * movement(_exposed(self._greys[i], gain), target.grey, EYES_AND_NOSE)
         closer = moved(face, moved_by)
-        left = float(np.abs(posture(closer) - borrower.held).mean())
-        return _Lender(closer, left, moved_by, gain=gain) if left < distance else as_it_is
+        left = float(np.abs(posture(closer) - target.held).mean())
+        return _Candidate(closer, left, moved_by, gain=gain) if left < distance else as_it_is
 
 
-def _mixed(lenders: Sequence[_Lender]) -> np.ndarray:
+def _mixed(candidates: Sequence[_Candidate]) -> np.ndarray:
     """Return one face of several (96, 96, 3), each by its share."""
-    return np.rint(sum(one.share * one.face.astype(np.float32) for one in lenders if one.share > 0)).astype(np.uint8)
+    return np.rint(sum(one.share * one.face.astype(np.float32) for one in candidates if one.share > 0)).astype(np.uint8)
 
 
 def _soft(face: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ from sync import Expert, SimilarityMatrix, measure, open_expert
 
 LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
-MOST_PIXELS = 50_000_000  # of a photo or a frame: anybody may send some, and three bytes each are only the beginning
+MAX_PIXELS = 50_000_000  # of a photo or a frame: anybody may send some, and three bytes each are only the beginning
 LIVE_SECONDS = 15.0  # of a video
 LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be drawn, sent and shown in time
 
@@ -245,9 +245,9 @@ def check_film(path: Path, most: float) -> None:
 
 def check_pixels(path: str) -> None:
     """Raise UserError for a photo or a video that would take too much memory."""
-    if (pixels := pixels_of(path)) > MOST_PIXELS:
+    if (pixels := pixels_of(path)) > MAX_PIXELS:
         raise UserError(
-            f"this has {pixels / 1e6:.0f} million pixels or more, and the page takes {MOST_PIXELS / 1e6:.0f} million; "
+            f"this has {pixels / 1e6:.0f} million pixels or more, and the page takes {MAX_PIXELS / 1e6:.0f} million; "
             "shrink it"
         )
 

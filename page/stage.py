@@ -32,9 +32,9 @@ HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
 BEHIND = 0.45  # seconds of sound that may wait; what is older was said too long ago
 RATES = range(8000, 192001)  # Hz
-MOST_DIGITS = 12
+MAX_DIGITS = 12
 ON_THE_WAY = 8  # frames that may be, to whoever says how many have come; others are passed over
-MOST_SECONDS = 1800.0  # that one visitor may keep the stage
+MAX_SECONDS = 1800.0  # that one visitor may keep the stage
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Stage:
 
 def number(text: str) -> int | None:
     """Return the whole number that a visitor sent, None if it is none, or has digits without end."""
-    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
 def open_session(act: Act, rate: int) -> live.Session:
@@ -157,7 +157,7 @@ def messages(act: Act) -> Iterator[bytes]:
     """Yield the frames of a session as they are sent, when they are due; nothing for those that are passed over."""
     assert act.session  # until they are taken, or whoever takes them is gone
     for frame in act.session.play():
-        if frame.time > MOST_SECONDS:
+        if frame.time > MAX_SECONDS:
             return
         act.use()
         if act.is_behind:

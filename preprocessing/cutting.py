@@ -24,7 +24,7 @@ import audio
 import files
 import video
 from concurrency import prefetch
-from dataset import LEAST_FRAMES
+from dataset import MIN_FRAMES
 from errors import UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.detectors import Detector
@@ -204,5 +204,5 @@ def check_faces(shown: Sequence[bool]) -> None:
     longest = max(sum(run) for _, run in itertools.groupby(shown))
     if longest < hp.syncnet_T:
         raise Unusable("too short", f"a face for at most {longest} frames in a row; training needs {hp.syncnet_T}")
-    if sum(shown) < LEAST_FRAMES:
-        raise Unusable("too short", f"a face in {sum(shown)} frames; training needs {LEAST_FRAMES}")
+    if sum(shown) < MIN_FRAMES:
+        raise Unusable("too short", f"a face in {sum(shown)} frames; training needs {MIN_FRAMES}")

@@ -13,13 +13,13 @@ from hparams import hparams as hp
 
 from .embedding import REACH, Face, Voice
 
-LEAST_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
+MIN_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
 PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
 RELATED = 0.2  # confidence above which face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
 # windows from which on there is a verdict, 1.2 s: of strangers' voices the included expert finds 60 % related to a face
 # in 8 windows, 18 % in 22, 10 % in 29, 3 % in 66 (24 clips of three GRID speakers that it never saw)
-LEAST_WINDOWS = 25
+MIN_WINDOWS = 25
 RELATED_IN_PLACE = 0.1  # the same where there is no offset: of 31, chance hits those by 3, and less proof is enough
 BLOCK = 4096  # windows compared at a time
 
@@ -76,7 +76,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        if len(self.similarity) < LEAST_WINDOWS or not len(self._rivals):
+        if len(self.similarity) < MIN_WINDOWS or not len(self._rivals):
             return "too short to tell"
         in_place = abs(self.offset_frames) <= IN_SYNC
         if self.confidence < (RELATED_IN_PLACE if in_place else RELATED):
@@ -95,7 +95,7 @@ class Result:
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
-            "too short to tell": f"it takes {(LEAST_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of a face and a voice",
+            "too short to tell": f"it takes {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of a face and a voice",
             "unrelated": f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
         }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
@@ -139,7 +139,7 @@ def compare(face: Face, voice: Voice) -> Result:
     """Return how well ``face`` and ``voice`` match; its ``similarity`` is empty where they never meet."""
     table = cosines(face, voice)
     heard = ~np.isnan(table)
-    enough = heard.sum(0) >= max(1, LEAST_SHARE * heard[:, REACH].sum())
+    enough = heard.sum(0) >= max(1, MIN_SHARE * heard[:, REACH].sum())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an offset without any window is NaN, as it should be
         curve = np.where(enough, np.nanmean(table, axis=0), np.nan) if len(table) else np.full(2 * REACH + 1, np.nan)

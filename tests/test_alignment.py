@@ -1,4 +1,4 @@
-"""mouths/alignment.py: faces laid upon each other, and mouths of faces that lie elsewhere in their box."""
+"""mouths/alignment.py: faces aligned with each other, and mouths of faces that lie elsewhere in their box."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from mouths import References, crop, masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
-from mouths.references import ALIGNED, SAME_SHOT, _Borrower, posture
+from mouths.references import ALIGNED, SAME_SHOT, _Target, posture
 
 SIDE = 192  # of the astronaut's face; a pixel of 96 is two of these
 CORNER = (150, 20)
@@ -45,7 +45,7 @@ def test_a_part_of_a_larger_face_is_moved_by_pixels_of_96(astronaut):
 
 
 def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut):
-    """The box stands still, as with ``--box``. The mouth that is lent is of another colour."""
+    """The box stands still, as with ``--box``. The mouth of the reference is of another colour."""
     painted, lips = astronaut.copy(), cv2.resize(masks.lips(), (SIDE, SIDE)) > 0.5
     area = painted[CORNER[1] :, CORNER[0] :][:SIDE, :SIDE]
     area[lips] = 255 - area[lips]
@@ -54,7 +54,7 @@ def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut)
         face, wanted = face_at(astronaut, *place), face_at(painted, *place)
         distance = np.abs(posture(face) - posture(references.faces[0])).mean()
         assert distance == 0 if place == (0, 0) else distance > SAME_SHOT > ALIGNED
-        shown = references.lend(face, 1.0).shown.astype(float)
+        shown = references.select(face, 1.0).face.astype(float)
         mouth = masks.mouth() == 1
         assert np.abs(shown - wanted)[mouth].mean() < 0.15 * np.abs(shown - face)[mouth].mean()
 
@@ -66,9 +66,9 @@ def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
         x1, y1 = CORNER[0] - left, CORNER[1]
         face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
         distance = float(np.abs(references._postures - posture(face)).mean())
-        borrower = _Borrower(grey(face), face, posture(face), 0.0, masks.around_lips())
-        lenders = references._lenders(borrower, np.array([distance]), np.ones(1))
-        seen.append((left / 2, distance, lenders[0].moved_by[0]))
+        target = _Target(grey(face), face, posture(face), 0.0, masks.around_lips())
+        candidates = references._candidates(target, np.array([distance]), np.ones(1))
+        seen.append((left / 2, distance, candidates[0].moved_by[0]))
     partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]
     assert partly and all(0 < by < 0.95 * place for place, by in partly)
     assert all(by == 0 for _, distance, by in seen if distance <= ALIGNED)

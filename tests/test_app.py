@@ -441,7 +441,7 @@ def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
     """The first half second in which nobody has said anything yet, as the page gets it; meanwhile it is in use."""
     stage, token = act
     session.used = 0.0
-    monkeypatch.setattr("page.stage.MOST_SECONDS", 0.5)
+    monkeypatch.setattr("page.stage.MAX_SECONDS", 0.5)
     body = asked(stage).get(f"/live/{token}?rate=16000").content
     assert session.used
     times, at = [], 0

@@ -162,10 +162,10 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     whole = faces()
     other = whole.copy()
     other[:, LOWER] = 255 - other[:, LOWER]
-    for stillness, same in ((np.ones(6), True), (np.zeros(6), False)):
-        lender = References(faces(2)[:1], everywhere=True)
-        known = Appearances({0: Appearance(postures_of(faces(2)[:1]), lender)})
-        settings = MouthSettings(appearances=known, stillness=stillness)
+    for reference_share, same in ((np.ones(6), True), (np.zeros(6), False)):
+        references = References(faces(2)[:1], everywhere=True)
+        known = Appearances({0: Appearance(postures_of(faces(2)[:1]), references)})
+        settings = MouthSettings(appearances=known, reference_share=reference_share)
         assert (drawn(network, whole, MEL, settings) == drawn(network, other, MEL, settings)).all() == same
 
 
@@ -185,7 +185,7 @@ def test_mouths_that_are_shut_are_told_from_all_others(head, shipped):
     assert len(places) >= 2 and known[places].max() < 0.25 < 0.6 < known.max()
 
 
-def test_the_face_that_is_held_most_alike_lends_its_mouth(astronaut):
+def test_the_mouth_of_the_face_that_is_held_most_alike_is_shown(astronaut):
     """A face that is turned a little gets the lips of one that is turned alike, whatever mouths and light do."""
     views = np.stack([crop(astronaut, (150 + 12 * i, 20, 300 + 12 * i, 200)) for i in range(5)])
     references = References(views[::2])
@@ -194,10 +194,10 @@ def test_the_face_that_is_held_most_alike_lends_its_mouth(astronaut):
     for nearest, view in ((0, views[0]), (1, views[2]), (2, views[4])):
         brighter = cv2.convertScaleAbs(view, alpha=1, beta=12)
         brighter[masks.lips() > 0.1] = 0
-        shown = references.lend(brighter, 1.0).shown
+        shown = references.select(brighter, 1.0).face
         assert (shown[lips] == references.faces[nearest][lips]).all()
         assert (shown[masks.mouth() == 0] == brighter[masks.mouth() == 0]).all()  # jaw, nose and ears stay its own
-        assert (references.lend(view, 0.0).shown == view).all()
+        assert (references.select(view, 0.0).face == view).all()
 
 
 def test_a_mouth_as_far_open_as_is_wanted_is_lent(astronaut):
@@ -206,10 +206,10 @@ def test_a_mouth_as_far_open_as_is_wanted_is_lent(astronaut):
     levels = np.linspace(0, 1, 5)
     views = np.stack([np.where(masks.lips()[..., None] >= 0.05, round(200 - 100 * level), view) for level in levels])
     references, lips = References(views.astype(np.uint8), apart=levels), masks.lips() == 1
-    shown = [references.lend(view, 1.0, wanted).shown[lips].mean() for wanted in np.linspace(0, 1, 9)]
+    shown = [references.select(view, 1.0, wanted).face[lips].mean() for wanted in np.linspace(0, 1, 9)]
     assert np.allclose(shown[::2], 200 - 100 * levels, atol=1)
     assert (np.diff(shown) < 0).all()  # and between them mixtures
-    assert (references.lend(view, 0.0, 1.0).shown == view).all()
+    assert (references.select(view, 0.0, 1.0).face == view).all()
 
 
 def test_what_opens_mouths_is_heard_before_they_are_drawn(shipped, head, speech):
@@ -241,8 +241,8 @@ def test_a_network_that_does_not_tell_is_not_asked(small_checkpoint, head):
 def test_nobody_else_takes_a_place(astronaut, photo_of_another):
     """In another shot, or of somebody else, the frame keeps its own face; unless a frame was named."""
     face = crop(astronaut, (150, 20, 300, 200))
-    assert (References(face[None]).lend(photo_of_another, 1.0).shown == photo_of_another).all()
-    assert (References(face[None], everywhere=True).lend(photo_of_another, 1.0).shown == face).all()
+    assert (References(face[None]).select(photo_of_another, 1.0).face == photo_of_another).all()
+    assert (References(face[None], everywhere=True).select(photo_of_another, 1.0).face == face).all()
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_lips_rest_in_silence(head, silence, tmp_path, flags):
 def test_a_named_reference_is_that_frame(head):
     take = LipSync().prepare(head[0], head[0], reference=7, box=BOX)
     assert (take.mouth_settings.appearances.known[0].references.faces == crops(head[0])[7]).all()
-    assert (take.mouth_settings.stillness == 1).all() and (take.mouth_settings.gains == 1.2).all()
+    assert (take.mouth_settings.reference_share == 1).all() and (take.mouth_settings.gains == 1.2).all()
 
 
 def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
@@ -376,10 +376,10 @@ def test_captions_stay_where_they_are_and_go_nowhere_else(astronaut):
     face = crop(astronaut, (166, 35, 296, 180))
     smile, words = cv2.convertScaleAbs(face, beta=2), face.copy()
     cv2.putText(words, "THIS IS IT", (10, 86), cv2.FONT_HERSHEY_PLAIN, 0.9, (255, 255, 255), 2)
-    assert np.abs(References(words[None]).lend(face, 1.0).shown.astype(int) - face).max() == 0
-    assert np.abs(References(smile[None]).lend(words, 1.0).shown.astype(int) - words).max() == 0
+    assert np.abs(References(words[None]).select(face, 1.0).face.astype(int) - face).max() == 0
+    assert np.abs(References(smile[None]).select(words, 1.0).face.astype(int) - words).max() == 0
     both = References(np.stack([words, smile]), apart=np.zeros(2))
-    shown = both.lend(face, 1.0).shown.astype(int)  # the one without
+    shown = both.select(face, 1.0).face.astype(int)  # the one without
     assert np.abs(shown - face).max() <= 3 and np.abs(shown - face)[72, 48].min() >= 1
 
 
@@ -392,7 +392,7 @@ def test_no_mouth_of_another_posture_is_lent_however_open_it_is(astronaut, narro
     assert np.abs(posture(turned) - posture(face)).mean() > OTHER_SHOT
     references = References(np.stack([cv2.convertScaleAbs(face, beta=1), turned]), apart=np.array([0.0, 1.0]))
     for wanted in np.linspace(0, 1, 11):
-        assert np.abs(references.lend(face, 1.0, wanted).shown.astype(int) - face).max() <= 1
+        assert np.abs(references.select(face, 1.0, wanted).face.astype(int) - face).max() <= 1
 
 
 @pytest.mark.parametrize("dark, bright", [(0.6, 1.0), (1.0, 0.6), (0.2, 0.45)])
@@ -400,7 +400,7 @@ def test_a_mouth_of_another_moment_of_a_fade_is_lent_in_this_ones_light(astronau
     """In a fade from black, faces had holes of earlier frames, then glowing mouths of later ones."""
     face = crop(astronaut, (166, 35, 296, 180))
     there, here = (cv2.convertScaleAbs(face, alpha=share) for share in (bright, dark))
-    shown = References(there[None]).lend(here, 1.0).shown.astype(float)
+    shown = References(there[None]).select(here, 1.0).face.astype(float)
     mouth = masks.mouth() == 1
     assert abs(np.log(shown[mouth].mean() / here[mouth].mean())) < 0.12
 
@@ -408,7 +408,7 @@ def test_a_mouth_of_another_moment_of_a_fade_is_lent_in_this_ones_light(astronau
 def test_nothing_is_lent_from_black_to_white(astronaut):
     face = crop(astronaut, (166, 35, 296, 180))
     for here, there in ((face, face // 8), (face // 8, face)):
-        assert (References(there[None]).lend(here, 1.0).shown == here).all()
+        assert (References(there[None]).select(here, 1.0).face == here).all()
 
 
 def test_faces_of_a_fade_tell_nothing_of_the_rest(astronaut):

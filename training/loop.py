@@ -36,7 +36,7 @@ from training.figures import Averages, Log, evaluate
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 NAMED_AT_ONCE = 5  # damaged files
-LEAST_RATE = 0.01  # share of a learning rate that is left when it has decayed
+MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
 UNUSABLE = "unusable.txt"  # in the folder for checkpoints: clips that cannot be used, and why
 
 
@@ -164,7 +164,7 @@ def decay_at(step: int, steps: int) -> float:
     """Return the share of the learning rate that is left at a step (Loshchilov and Hutter, 2017); 0 ``steps``: all."""
     if not steps:
         return 1.0
-    return max(LEAST_RATE, (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+    return max(MIN_RATE, (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
 
 
 class _Trainer:

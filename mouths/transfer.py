@@ -1,4 +1,4 @@
-"""What a drawn mouth gets of the filmed one that it was made from: its colours, and the detail that 96 pixels lack."""
+"""Appearance of the filmed mouth that a drawn one was made from: its colours, and the detail that 96 pixels lack."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ import numpy as np
 
 from mouths import masks
 from mouths.alignment import MOUTH, grey, moved, movement
-from mouths.references import LentMouth
+from mouths.references import ReferenceMouth
 
 ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around the lips, with room for their movements
-# Pairs of thresholds by which the two mouths differ: up to the first all is borrowed, from the second on nothing
+# Pairs of thresholds by which the two mouths differ: up to the first all is transferred, from the second on nothing
 SAME_COLOURS = 15.0, 40.0  # levels of luma
 SAME_DETAIL = 12.0, 28.0  # grey levels
 
 
-def borrow(face: np.ndarray, shown: np.ndarray, lent: LentMouth) -> tuple[np.ndarray, np.ndarray]:
-    """Return a drawn face (96, 96, 3), float32, in the colours of the mouth it was lent, and finer detail.
+def transfer_appearance(face: np.ndarray, shown: np.ndarray, mouth: ReferenceMouth) -> tuple[np.ndarray, np.ndarray]:
+    """Return a drawn face (96, 96, 3), float32, in the colours of its reference, and detail to add to it.
 
-    ``shown`` is the ``Loan``'s.
-    The colours only: how bright a pixel is, is the network's, as that is where the sound is, unless a colour is full.
-    The detail is that of ``ROWS`` and ``COLUMNS``, (76, 96, 3) float32 in grey levels, around 0. Both only where the
-    two mouths are much alike.
+    The two arguments after it are what ``Reference`` has. Only the colours: how bright a pixel is, is the network's, as
+    that is where the sound is, unless a colour is full. The detail is that of ``ROWS`` and ``COLUMNS``, (76, 96, 3)
+    float32 in grey levels, around 0. Both only where the two mouths are much alike.
     """
     here = grey(face)
-    seen = _laid_upon(here, shown) + lent.light
-    drawn = _in_colours_of(np.clip(seen, 0, 255), face[ROWS, COLUMNS], lent.share)
-    mouth = _laid_upon(here, lent.picture) + lent.light
-    small = cv2.resize(mouth, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
-    alike = lent.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, *SAME_DETAIL)
-    size = mouth.shape[1::-1]
-    finer = cv2.resize(alike, size)[..., None] * (mouth - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
+    seen = _aligned_with(here, shown) + mouth.light
+    drawn = _in_colours_of(np.clip(seen, 0, 255), face[ROWS, COLUMNS], mouth.share)
+    filmed = _aligned_with(here, mouth.picture) + mouth.light
+    small = cv2.resize(filmed, drawn.shape[1::-1], interpolation=cv2.INTER_AREA)
+    alike = mouth.share * masks.lips()[ROWS, COLUMNS] * masks.alike(drawn, small, *SAME_DETAIL)
+    size = filmed.shape[1::-1]
+    finer = cv2.resize(alike, size)[..., None] * (filmed - cv2.resize(small, size, interpolation=cv2.INTER_CUBIC))
     face = face.copy()
     face[ROWS, COLUMNS] = drawn
     return face, finer
 
 
-def _laid_upon(here: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _aligned_with(here: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return ``ROWS`` and ``COLUMNS`` of another face, moved so that its mouth lies where that of a grey one does.
 
     Float32, as large as in ``other``, which has 96 pixels or a multiple.

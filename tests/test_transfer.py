@@ -1,4 +1,4 @@
-"""mouths/borrowing.py: a drawn mouth gets the colours and the detail of the filmed one that it was made from."""
+"""mouths/transfer.py: a drawn mouth gets the colours and the detail of the filmed one that it was made from."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mouths import (
     postures_of,
     redraw_mouths,
 )
-from mouths.borrowing import COLUMNS, ROWS, borrow
 from mouths.pasting import DrawnFace, paste
-from mouths.references import LentMouth, Loan, posture
+from mouths.references import Reference, ReferenceMouth, posture
+from mouths.transfer import COLUMNS, ROWS, transfer_appearance
 
 LIPS = masks.lips() == 1
 BOX = (166, 35, 296, 180)  # of the astronaut, whose teeth show
@@ -38,8 +38,8 @@ def face(larger):
     return cv2.resize(larger, (96, 96), interpolation=cv2.INTER_AREA)
 
 
-def lent(face, larger, share=1.0):
-    return Loan(face, LentMouth(larger, share, np.zeros(3, np.float32)))
+def reference_of(face, larger, share=1.0):
+    return Reference(face, ReferenceMouth(larger, share, np.zeros(3, np.float32)))
 
 
 def grey(picture):
@@ -52,26 +52,26 @@ def luma(picture):
 
 def test_a_mouth_without_colours_gets_those_it_was_filmed_in(face, larger):
     drawn = grey(face).astype(np.float32)
-    coloured, _ = borrow(drawn, *lent(face, larger))
+    coloured, _ = transfer_appearance(drawn, *reference_of(face, larger))
     before, after = (np.abs(one - face)[LIPS].mean() for one in (drawn, coloured))
     assert after < 0.2 * before
     assert np.abs(luma(coloured) - luma(drawn)).max() <= 4  # as bright as it was drawn, but where a colour is full
     assert (coloured[masks.lips() == 0] - drawn[masks.lips() == 0]).std() < 1  # all around stays
-    half, _ = borrow(drawn, *lent(face, larger, 0.5))
+    half, _ = transfer_appearance(drawn, *reference_of(face, larger, 0.5))
     assert np.abs(half - (drawn + coloured) / 2)[LIPS].mean() < 1
 
 
 def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
     drawn = np.clip(grey(face).astype(np.float32) + 60, 0, 255)
-    coloured, finer = borrow(drawn, *lent(face, larger))
+    coloured, finer = transfer_appearance(drawn, *reference_of(face, larger))
     assert np.abs(coloured - drawn).max() < 0.5 and (finer == 0).all()
 
 
 @pytest.mark.parametrize("moved", [(2, 1), (-3, 2), (0, 0)])
-def test_a_mouth_elsewhere_is_laid_upon_the_drawn_one(face, larger, moved):
+def test_a_mouth_elsewhere_is_aligned_with_the_drawn_one(face, larger, moved):
     there = np.float32([[1, 0, moved[0]], [0, 1, moved[1]]])
     drawn = cv2.warpAffine(face, there, (96, 96), borderMode=cv2.BORDER_REPLICATE)
-    coloured, finer = borrow(grey(drawn).astype(np.float32), *lent(face, larger))
+    coloured, finer = transfer_appearance(grey(drawn).astype(np.float32), *reference_of(face, larger))
     assert np.abs(coloured - drawn)[LIPS].mean() < 0.3 * np.abs(grey(drawn).astype(float) - drawn)[LIPS].mean()
     exact = cv2.warpAffine(larger, there * [1, 1, 2], (192, 192), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     lost = exact - cv2.resize(drawn, (192, 192), interpolation=cv2.INTER_CUBIC)
@@ -88,21 +88,21 @@ def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
     face = cv2.resize(larger, (96, 96), interpolation=cv2.INTER_AREA)
     filmed = cv2.flip(face, 0)
     frame = cv2.resize(filmed, (side, side), interpolation=cv2.INTER_CUBIC)
-    without, borrowed = (
-        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), loan=loan), "feather")
-        for loan in (None, lent(face, larger))
+    without, transferred = (
+        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), reference=reference), "feather")
+        for reference in (None, reference_of(face, larger))
     )
     sharp = cv2.resize(larger, (side, side), interpolation=cv2.INTER_AREA if side < 192 else cv2.INTER_CUBIC)
     lips = cv2.resize(masks.lips(), (side, side)) > 0.99
     wanted, *got = (
-        one - cv2.GaussianBlur(one, (0, 0), side / 96) for one in map(np.float32, (sharp, without, borrowed))
+        one - cv2.GaussianBlur(one, (0, 0), side / 96) for one in map(np.float32, (sharp, without, transferred))
     )
     before, after = (np.corrcoef(one[lips].ravel(), wanted[lips].ravel())[0, 1] for one in got)
     assert after > before + (0.1 if side > 192 else 0.01 if side > 96 else -0.02)
-    assert (without[: side // 2] == borrowed[: side // 2]).all()
+    assert (without[: side // 2] == transferred[: side // 2]).all()
     boxed = [
-        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), loan=loan), "box")
-        for loan in (None, lent(face, larger))
+        paste(frame, DrawnFace(face, filmed, (0, 0, side, side), reference=reference), "box")
+        for reference in (None, reference_of(face, larger))
     ]
     assert (boxed[0] == boxed[1]).all()  # all of it is the network's
 
@@ -111,21 +111,23 @@ def test_a_box_of_hardly_any_pixels_has_no_detail(face, larger):
     for width, height in ((150, 1), (1, 150), (2, 2), (7, 96)):
         frame = np.full((height, width, 3), 90, np.uint8)
         assert (
-            paste(frame, DrawnFace(face, face, (0, 0, width, height), loan=lent(face, larger)), "feather").shape
+            paste(
+                frame, DrawnFace(face, face, (0, 0, width, height), reference=reference_of(face, larger)), "feather"
+            ).shape
             == frame.shape
         )
 
 
 def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face, larger):
-    """A lender whose whole picture is bluer: lips that are drawn as they look now stay so."""
+    """A reference whose whole picture is bluer: lips that are drawn as they look now stay so."""
     bluer = np.clip(larger.astype(float) * [1.2, 1.0, 0.85], 0, 255).astype(np.uint8)
     references = References(
         cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], apart=np.zeros(1), larger=bluer[None]
     )
-    shown, mouth = references.lend(face, 1.0)
+    shown, mouth = references.select(face, 1.0)
     assert mouth.share == 1 and mouth.light[0] < -5 < 5 < mouth.light[2]
-    coloured, _ = borrow(face.astype(np.float32), shown, mouth)
-    unlit, _ = borrow(face.astype(np.float32), shown, mouth._replace(light=np.zeros(3, np.float32)))
+    coloured, _ = transfer_appearance(face.astype(np.float32), shown, mouth)
+    unlit, _ = transfer_appearance(face.astype(np.float32), shown, mouth._replace(light=np.zeros(3, np.float32)))
     apart = [np.abs(one - face)[LIPS].mean() for one in (coloured, unlit)]
     assert apart[0] < 0.4 * apart[1]
 
@@ -135,9 +137,9 @@ def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larg
     left, top, right, bottom = BOX
     x, y = 7, 6  # pixels of the photo
     elsewhere = crop(astronaut, (left - x, top - y, right - x, bottom - y), 192)
-    loan = references.lend(cv2.resize(elsewhere, (96, 96), interpolation=cv2.INTER_AREA), 1.0)
+    reference = references.select(cv2.resize(elsewhere, (96, 96), interpolation=cv2.INTER_AREA), 1.0)
     inside = slice(20, -20), slice(20, -20)
-    pictures = larger, loan.mouth.picture
+    pictures = larger, reference.mouth.picture
     before, after = (np.abs(one[inside].astype(float) - elsewhere[inside]).mean() for one in pictures)
     assert after < 0.3 * before
 
@@ -152,10 +154,12 @@ def test_what_is_lent_comes_into_the_frame(face, larger, filled, monkeypatch):
     for more in (None, np.clip(larger + grain, 0, 255).astype(np.uint8)[None]):
         references = References(face[None], apart=np.zeros(1), larger=more)
         known = Appearances({0: Appearance(postures_of(face[None]), references)})
-        settings = MouthSettings("feather", appearances=known, stillness=np.ones(3))
+        settings = MouthSettings("feather", appearances=known, reference_share=np.ones(3))
         made.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
-    without, borrowed = (cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in made)
-    assert borrowed.var() > 2 * without.var()
+    without, transferred = (
+        cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in made
+    )
+    assert transferred.var() > 2 * without.var()
 
 
 def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
@@ -165,21 +169,23 @@ def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
     still = np.clip(face + grain, 0, 255).astype(np.uint8)
     references = all_mouths(network, still, np.stack([larger] * 12))
     assert not references.apart.any()
-    mouths = [references.lend(face, 1.0, wanted).mouth for wanted in (0.0, 0.5, 1.0)]
+    mouths = [references.select(face, 1.0, wanted).mouth for wanted in (0.0, 0.5, 1.0)]
     assert all((mouth.picture == larger).all() and mouth.share == 1 for mouth in mouths)
 
 
 def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
     faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.95)])
     told = References(faces, apart=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
-    assert told.lend(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
-    assert told.lend(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.lend(face, 0.5, 0.1).mouth.share == 0.5
-    assert told.lend(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
-    assert told.lend(face, 1.0, 0.5).mouth is None
+    assert told.select(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
+    assert (
+        told.select(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.select(face, 0.5, 0.1).mouth.share == 0.5
+    )
+    assert told.select(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
+    assert told.select(face, 1.0, 0.5).mouth is None
     other = cv2.flip(face, 0)
-    assert np.abs(posture(other) - posture(face)).mean() > 12 and told.lend(other, 1.0, 0.0).mouth is None
-    assert References(faces, apart=np.array([0.0, 1.0])).lend(face, 1.0, 0.0).mouth is None
-    assert References(faces, larger=np.stack([larger, larger])).lend(face, 1.0, 0.0).mouth is None  # how far open?
+    assert np.abs(posture(other) - posture(face)).mean() > 12 and told.select(other, 1.0, 0.0).mouth is None
+    assert References(faces, apart=np.array([0.0, 1.0])).select(face, 1.0, 0.0).mouth is None
+    assert References(faces, larger=np.stack([larger, larger])).select(face, 1.0, 0.0).mouth is None  # how far open?
 
 
 def test_whoever_matches_mouths_borrows(talking_clip, speech):
