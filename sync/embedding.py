@@ -53,6 +53,7 @@ class Voice:
 
     vectors: np.ndarray
     notes: tuple[str, ...] = ()  # sentences for the user on the sound
+    silent: bool = False  # from end to end
 
     @property
     def frames(self) -> int:
@@ -223,8 +224,9 @@ def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the so
         raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
     windows = iter(audio.MelWindows(mel, hp.fps, count))
-    vectors = []
+    vectors, silent = [], True
     while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
-    return Voice(np.concatenate(vectors))
+        silent &= all((window <= audio.SILENCE).all() for window in batch)
+    return Voice(np.concatenate(vectors), silent=silent)

@@ -15,7 +15,7 @@ from .embedding import REACH, Face, Voice
 
 MIN_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
 PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
-RELATED = 0.2  # confidence above which face and voice belong together: see benchmarks/sync.py
+RELATED = 0.2  # confidence from which on face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
 # windows from which on there is a verdict, 1.2 s: of strangers' voices the included expert finds 60 % related to a face
 # in 8 windows, 18 % in 22, 10 % in 29, 3 % in 66 (24 clips of three GRID speakers that it never saw)
@@ -33,6 +33,7 @@ class Result:
     windows: np.ndarray  # (nobs,) first frame of every window that is both seen and heard
     similarity: np.ndarray  # (nobs,) cosine of each, without any offset
     curve: np.ndarray  # (2·REACH + 1,) mean cosine when the sound is taken -REACH … REACH frames later; NaN: too few
+    silent: bool = False  # nothing is heard
 
     @property
     def missing(self) -> int:
@@ -75,13 +76,27 @@ class Result:
         return self.mean - float(np.nanmedian(self.curve)) if len(self.similarity) else -math.inf
 
     @property
+    def evidence(self) -> float:
+        """The confidence, as a share of what it takes to say that face and voice belong together; 0 if too short."""
+        return self.confidence / (RELATED_IN_PLACE if self._in_place else RELATED) if self._tells else 0.0
+
+    @property
+    def _tells(self) -> bool:
+        return len(self.similarity) >= MIN_WINDOWS and len(self._rivals) > 0
+
+    @property
+    def _in_place(self) -> bool:
+        return abs(self.offset_frames) <= IN_SYNC
+
+    @property
     def verdict(self) -> str:
-        if len(self.similarity) < MIN_WINDOWS or not len(self._rivals):
+        if self.silent:
+            return "silent"
+        if not self._tells:
             return "too short to tell"
-        in_place = abs(self.offset_frames) <= IN_SYNC
-        if self.confidence < (RELATED_IN_PLACE if in_place else RELATED):
+        if self.evidence < 1:
             return "unrelated"
-        return "in sync" if in_place else f"off by {self.offset_frames} frames"
+        return "in sync" if self._in_place else f"off by {self.offset_frames} frames"
 
     def describe(self) -> Any:
         """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what so few windows cannot tell."""
@@ -95,6 +110,7 @@ class Result:
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
+            "silent": "nothing is heard that a face could match",
             "too short to tell": f"it takes {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of a face and a voice",
             "unrelated": f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
@@ -113,6 +129,7 @@ class Result:
             "nobs": found.nobs,
             **{name: value if math.isfinite(value) else None for name, value in figures.items()},
             "offset_frames": self.offset_frames,
+            "offset_ms": 1000 * self.offset_frames / self.fps,
             "confidence": self.confidence,
             "verdict": self.verdict,
             "windows_without_face": self.missing,
@@ -144,4 +161,5 @@ def compare(face: Face, voice: Voice) -> Result:
         warnings.simplefilter("ignore")  # an offset without any window is NaN, as it should be
         curve = np.where(enough, np.nanmean(table, axis=0), np.nan) if len(table) else np.full(2 * REACH + 1, np.nan)
     now = heard[:, REACH]
-    return Result(hp.fps, min(len(face.boxes), voice.frames), face.starts[now], table[now, REACH], curve)
+    seen = min(len(face.boxes), voice.frames)
+    return Result(hp.fps, seen, face.starts[now], table[now, REACH], curve, voice.silent)

@@ -52,12 +52,12 @@ class SimilarityMatrix:
         return np.array([[result.mean for result in row] for row in self.results])
 
     def best_face(self, voice: int) -> int:
-        """Return the face that ``voice`` matches best, by ``Result.contrast``."""
-        return int(np.argmax([row[voice].contrast for row in self.results]))
+        """Return the face that ``voice`` matches best, at whatever offset."""
+        return _best([row[voice] for row in self.results])
 
     def best_voice(self, face: int) -> int:
         """Return the voice that ``face`` matches best."""
-        return int(np.argmax([result.contrast for result in self.results[face]]))
+        return _best(self.results[face])
 
     def best(self, voice: int) -> Result:
         return self.results[self.best_face(voice)][voice]
@@ -90,7 +90,16 @@ class SimilarityMatrix:
             for voice, name in enumerate(self.names)
         ]
         matrix = [[None if math.isnan(value) else float(value) for value in row] for row in self.means]
-        return {**content, "tracks": tracks, "voices": voices, "matrix": matrix}
+        return {**content, "tracks": tracks, "voices": voices, "matrix": matrix, "pairs": self._pairs()}
+
+    def _pairs(self) -> list[dict[str, Any]]:
+        """What is said of every face with every voice; both are counted from 1, as in the text and in the table."""
+        told = ("mean", "verdict", "confidence", "offset_frames", "offset_ms")
+        return [
+            {"face": f + 1, "voice": v + 1, **{name: result.to_json()[name] for name in told}}
+            for f, row in enumerate(self.results)
+            for v, result in enumerate(row)
+        ]
 
     def to_csv(self) -> str:
         """One line per window of every pair, its time and box those of the window's first frame."""
@@ -103,6 +112,14 @@ class SimilarityMatrix:
                 box = (f"{side:.1f}" for side in face.boxes[start])
                 writer.writerow((f"{start / result.fps:.3f}", f"{value:.6f}", *box, f + 1, v + 1))
         return text.getvalue()
+
+
+def _best(results: Sequence[Result]) -> int:
+    """Return the one with the most evidence; of those without any, as short clips have none, the one of most contrast.
+
+    Contrast alone knows only the moment as it is: where the sound is late, it tells nothing.
+    """
+    return max(range(len(results)), key=lambda i: (results[i].evidence, results[i].contrast))
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,27 @@ def test_who_speaks_is_told_by_contrast_not_by_level():
     assert table.means[0, 0] > table.means[1, 0] and table.best_face(0) == 1
 
 
+@pytest.mark.parametrize("late", [-9, -4, 0, 4, 9])
+def test_who_speaks_is_told_whenever_the_sound_comes(late):
+    """By the moment as it is alone, the other face would win as often as not where the sound is off."""
+    rng = np.random.default_rng(5)
+    for seed in range(8):
+        moments = unit(seed, 70)
+        heard = np.roll(moments, late, axis=0) + 0.1 * rng.standard_normal(moments.shape)
+        voice = Voice((heard / np.linalg.norm(heard, axis=1, keepdims=True)).astype(np.float32))
+        table = SimilarityMatrix(["voice"], [a_face(unit(100 + seed, 70)), a_face(moments)], [voice])
+        assert table.best_face(0) == 1 and table.best(0).offset_frames == late
+        assert table.best_voice(1) == 0
+
+
+def test_a_face_that_is_seen_for_a_moment_does_not_speak():
+    """Of few windows chance makes a peak without a rival."""
+    moments = unit(0, 70)
+    passing = a_face(np.where(np.arange(70)[:, None] < 8, np.roll(moments, -6, axis=0), unit(9, 70)), range(8))
+    table = SimilarityMatrix(["voice"], [passing, a_face(0.3 * moments + 0.7 * unit(7, 70))], [Voice(moments)])
+    assert table.results[0][0].confidence > table.results[1][0].confidence and table.best_face(0) == 1
+
+
 def test_windows_without_a_face_are_counted():
     moments = unit(0, 40)
     kept = [i for i in range(40) if not 10 <= i < 17]
@@ -126,6 +147,10 @@ def test_one_missing_face_costs_five_windows():
     windows = list(windows_of(pictures))
     assert [start for _, start, _ in windows] == [0, 1, 7, 8, 9]
     np.testing.assert_array_equal(windows[-1][2][:, 0, 0, 0], range(9, 14))
+
+
+def test_silence_matches_no_face():
+    assert compare(a_face(unit(4, 60)), Voice(unit(4, 60), silent=True)).verdict == "silent"
 
 
 def test_a_voice_that_never_meets_a_face_keeps_no_figures_from_the_others():
@@ -230,6 +255,8 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
     assert (code, err) == (0, "") and "face 2" in out and "voice 2 (other.wav): face" in out
     found = json.loads((tmp_path / "two.json").read_text())
     assert np.array(found["matrix"]).shape == (2, 2) and len(found["tracks"]) == len(found["voices"]) == 2
+    assert [(pair["face"], pair["voice"]) for pair in found["pairs"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert [pair["mean"] for pair in found["pairs"]] == pytest.approx(np.ravel(found["matrix"]))
     assert (
         found["nobs"] == 6 and found["tracks"][0]["box"][0] < 240 < found["tracks"][1]["box"][0]
     )  # 12 at 30: 10 at 25
@@ -272,7 +299,9 @@ def test_wrong_checkpoint(measure, small_checkpoint, speech):
 
 def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told):
     expert, search = open_expert(expert_checkpoint), FaceSearch("centerface")
-    sync.measure(talking_clip, [speech, silence], expert, search, told)
+    measured = sync.measure(talking_clip, [speech, silence], expert, search, told)
+    assert [row[1].verdict for row in measured.matrix.results] == ["silent"]
+    assert measured.matrix.results[0][0].verdict != "silent"
     assert [note for note in told.notes if "silent" in note] == [
         f"note: {silence} is silent from end to end: there is nothing for lips to follow"
     ]
