@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -107,11 +108,14 @@ class FaceSearch:
         """
         cache = self.cache_of(source, report) if self.cache else None
         found = Detections.load(cache) if cache else Detections()
-        missing = None if wanted is None else max(0, wanted - len(found))
-        if missing != 0 and not found.complete:
-            for _ in self._go_on(found, source, missing, self.open(device, dtype, report), cache, report):
+        end = math.inf if wanted is None else wanted
+        if len(found) < end and not found.complete:
+            for _ in self._go_on(found, source, wanted, self.open(device, dtype, report), cache, report):
+                if len(found) >= end:  # more than was wanted, or what is seen would depend on where a search ended
+                    break
                 yield found
-            found.complete = wanted is None or len(found) < wanted
+            else:
+                found.complete = True
             if cache:
                 remember(found, cache, report)
         if not len(found):
@@ -122,17 +126,17 @@ class FaceSearch:
         self,
         found: Detections,
         source: video.VideoInfo,
-        missing: int | None,
+        wanted: int | None,
         detector: Detector,
         cache: Path | None,
         report: Reporter,
     ) -> Iterator[int]:
-        """Look through ``missing`` more frames (None: all that are left); yield how many were added each time."""
-        saved = time.monotonic()
-        frames = prefetch(video.read_frames(source, len(found), missing), 4)
-        with contextlib.closing(frames), report.stage("Finding faces", missing) as advance:
+        """Look through the frames that are left; yield how many were added each time. ``wanted`` tells the progress."""
+        saved, left = time.monotonic(), None if wanted is None else wanted - len(found)
+        frames = prefetch(video.read_frames(source, max(0, len(found) - 1)), 4)
+        with contextlib.closing(frames), report.stage("Finding faces", left) as advance:
             for step in search(found, frames, detector, float(source.fps), self.batch_size):
-                advance(step)
+                advance(step if wanted is None else max(0, min(step, wanted - len(found) + step)))
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
                     remember(found, cache, report)
                     saved = time.monotonic()

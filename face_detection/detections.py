@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from .detectors import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
 PADDING_GREY = 110  # outside the picture
-FORMAT = 2  # of the file; 1 could not say that nobody looked
+FORMAT = 3  # of the file; 1 could not say that nobody looked, nor 2 when somebody looked at a whole frame
 
 
 @dataclass
@@ -27,6 +28,7 @@ class Detections:
     change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
     complete: bool = False  # the video has no more frames
     thumbnail: np.ndarray | None = None  # of the last frame
+    clocks: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and as it is
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -56,9 +58,10 @@ class Detections:
             format=FORMAT,
             counts=[-1 if boxes is None else len(boxes) for boxes in self.boxes],
             boxes=np.concatenate([np.empty((0, 5), np.float32), *(b for b in self.boxes if b is not None)]),
-            change=np.array(self.change, np.float32),
+            change=np.array(self.change, float),
             complete=self.complete,
             thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
+            clocks=self.clocks,
         )
 
     @classmethod
@@ -72,7 +75,8 @@ class Detections:
                 ends = np.cumsum(np.maximum(counts, 0))
                 boxes = [None if n < 0 else file_boxes[end - n : end] for n, end in zip(counts, ends)]
                 thumbnail = file["thumbnail"] if file["thumbnail"].size else None
-                return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnail)
+                reduced, native = map(float, file["clocks"])
+                return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnail, (reduced, native))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return cls()
 

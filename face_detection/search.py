@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -51,14 +51,15 @@ class Stretch:
 def search(
     found: Detections, frames: Iterable[np.ndarray], detector: Detector, fps: float, batch_size: int = 16
 ) -> Iterator[int]:
-    """Search ``frames`` (height, width, 3) BGR that follow those in ``found``; yield how many were added each time.
+    """Search ``frames`` (height, width, 3) BGR, the last of those in ``found`` and all after it.
 
-    Whenever this yields, ``found`` is complete up to there and may be saved. ``batch_size`` is the largest number of
-    crops in one call of the detector. Memory holds ``HELD_BYTES`` of frames, or ten of them, and ten more that tell
-    where the next cut is.
+    Yield how many were added each time. Then ``found`` is complete up to there and may be saved: whoever goes on from
+    there later finds the same. ``batch_size`` is the largest number of crops in one call of the detector. Memory holds
+    ``HELD_BYTES`` of frames, or ten of them, and ten more that tell where the next cut is.
     """
-    searcher = Searcher(detector, fps, batch_size)
-    last: np.ndarray | None = None
+    searcher = Searcher(detector, fps, batch_size, *found.clocks)
+    frames = iter(frames)
+    last = next(frames, None) if found.boxes else None
     for stretch in stretches(found, frames, round(detector.KEY_SECONDS * fps)):
         if stretch.starts_shot or last is None:
             seen = searcher.search_stretch(stretch.frames, None)
@@ -67,7 +68,7 @@ def search(
         last = stretch.frames[-1]
         found.boxes += seen
         found.change += stretch.change
-        found.thumbnail = stretch.thumbnail
+        found.thumbnail, found.clocks = stretch.thumbnail, (searcher.since_newcomers, searcher.since_native)
         del stretch  # or its frames would be kept until the next ones are all there
         yield len(seen)
 
@@ -104,8 +105,8 @@ class Searcher:
     detector: Detector
     fps: float
     batch_size: int
-    since_newcomers: int = field(default=0, init=False)  # frames
-    since_native: float = field(default=math.inf, init=False)  # frames since a whole frame was searched unreduced
+    since_newcomers: float  # frames since a whole frame was searched
+    since_native: float  # frames since one was searched unreduced
 
     def search_stretch(self, frames: list[np.ndarray], known: np.ndarray | None) -> list[np.ndarray | None]:
         """Return for every frame of one shot the boxes (k, 5), or None where nobody looked.

@@ -207,7 +207,7 @@ def test_unsearched_frames_survive_saving_and_old_files_count_as_nothing(tmp_pat
 
 
 def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
-    """Boxes are kept as the search goes; the next run starts behind them."""
+    """Boxes are kept as the search goes; the next run starts with the last of them, and sees what one run sees."""
     search = FaceSearch("haar")
     source, started = video.probe(talking_clip), []
     real = detectors.Haar._detect
@@ -224,7 +224,21 @@ def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         search.find(source, 25)
     found = search.find(source, 25)
-    assert started[0] == 0 and started[1] >= 10 and len(found) == 25
+    assert started[0] == 0 and started[1] >= 9 and len(found) == 25
+    assert same_seen(found, FaceSearch("haar", cache=False).find(source, 25))
+
+
+@pytest.mark.parametrize("before", [1, 7, 21, 60])
+def test_what_is_seen_does_not_depend_on_what_was_wanted_before(talking_clip, tmp_path, before):
+    source = video.probe(talking_clip)
+    search = FaceSearch("centerface", folder=tmp_path)
+    search.find(source, before)
+    assert same_seen(search.find(source, 40), FaceSearch("centerface", cache=False).find(source, 40))
+
+
+def same_seen(one, other):
+    told = [[None if boxes is None else boxes.tolist() for boxes in found.boxes] for found in (one, other)]
+    return told[0] == told[1] and one.change == other.change
     assert not np.isnan(follow_face(found, 12)).any()
 
 
