@@ -642,13 +642,31 @@ def test_audio_equals_the_file(tmp_path, speech):
     np.testing.assert_allclose(video.read_audio(speech, 16000), audio.load_wav(speech), atol=1e-4)
 
 
-@pytest.mark.parametrize("layout, share", [("stereo", 1.0), ("5.1", 0.5)])
-def test_downmix_is_no_louder_than_its_channels(tmp_path, layout, share):
-    """ffmpeg adds 3 dB to a stereo voice by default, which clips and shifts every mel."""
-    sine = "|".join(["0.5*sin(2*PI*300*t)"] * (2 if layout == "stereo" else 6))
-    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c={layout}", tmp_path / "s.wav")
-    peak = np.abs(video.read_audio(tmp_path / "s.wav", 16000)).max()
-    assert 0.5 * share - 0.01 < peak < 0.51
+@pytest.mark.parametrize("layout, levels", [
+    ("mono", [0.5]),
+    ("stereo", [0.5, 0.5]),  # ffmpeg adds 3 dB by default, which clips and shifts every mel
+    ("stereo", [0.5, 0]),  # a microphone in one of two channels
+    ("stereo", [0.01, 0.5]),
+    ("3.0", [0, 0, 0.5]),
+    ("5.1", [0, 0, 0.5, 0, 0, 0]),  # films speak in the centre
+    ("5.1(side)", [0, 0, 0.5, 0, 0, 0]),
+    ("7.1", [0, 0, 0.5, 0, 0, 0, 0, 0]),
+    ("5.1", [0.5, 0.5, 0, 0, 0, 0]),  # or on both sides of it
+])  # fmt: skip
+def test_a_voice_is_as_loud_in_whatever_channels_it_comes(tmp_path, layout, levels):
+    """In one of two it was half as loud, in the centre of a film a quarter, and the mouth opened less."""
+    sine = "|".join(f"{level}*sin(2*PI*300*t)" for level in levels)
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c={layout}", "-c:a", "flac", tmp_path / "s.mka")
+    sound = video.Sound(tmp_path / "s.mka", 16000)
+    for _ in range(2):
+        assert np.abs(np.concatenate(list(sound))).max() == pytest.approx(0.5, abs=0.01)
+    assert sound.layout == layout
+
+
+def test_a_sound_without_a_centre_is_mixed_evenly(tmp_path):
+    sine = "|".join(["0.5*sin(2*PI*300*t)"] * 3)
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c=2.1", "-c:a", "flac", tmp_path / "s.mka")
+    assert 0.24 < np.abs(video.read_audio(tmp_path / "s.mka", 16000)).max() < 0.51
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in is a shell script")
@@ -749,7 +767,7 @@ def test_channels_that_cancel_are_heard(tmp_path, channels, codec):
 
 @pytest.mark.parametrize("channels, note", [
     ((0, 0), "silent from end to end"), ((0,), "silent from end to end"), ((0.00005,), "silent"),
-    ((0.005,), None), ((0.005, 0.005), None), ((0.4, 0), None), ((0, 0.003), None),
+    ((0.005,), None), ((0.005, 0.005), None), ((0.4, 0.1), None), ((0, 0.003), None),
 ])  # fmt: skip
 def test_silence_is_told_and_faint_sound_is_left_alone(tmp_path, channels, note):
     tone(tmp_path / "x.wav", *channels, codec=("-c:a", "pcm_f32le"))
@@ -774,11 +792,12 @@ def test_short_sound_is_decoded_once(tmp_path, seconds):
         assert all((a == b).all() for a, b in zip(first, sound, strict=True))
 
 
-def test_a_loud_sound_is_read_by_one_ffmpeg(tmp_path, monkeypatch):
-    tone(tmp_path / "x.wav", 0.4, 0.3)
+@pytest.mark.parametrize("channels, count", [((0.4,), 1), ((0.4, 0.3), 2)])  # whose levels are asked for
+def test_a_loud_sound_is_read_once(tmp_path, monkeypatch, channels, count):
+    tone(tmp_path / "x.wav", *channels)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(1) or popen(*a, **options))
-    assert len(video.read_audio(tmp_path / "x.wav", 16000)) == 16000 and len(started) == 1
+    assert len(video.read_audio(tmp_path / "x.wav", 16000)) == 16000 and len(started) == count
 
 
 def test_not_a_number_becomes_silence(tmp_path):

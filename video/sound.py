@@ -33,6 +33,10 @@ LINES_BYTES = 1 << 16  # of text about packets, likewise
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
 CANCELLED = 10.0  # times as loud as all together is one channel, when they do
+ALONE = 10.0  # times as loud as the other is the one of two channels that somebody speaks in
+# Layouts that have a centre, where films speak. All channels evenly would be a voice of -11 dB, and a mouth that mumbles.
+CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
+VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
@@ -50,9 +54,9 @@ class Sound:
     def __init__(self, path: str | Path, sample_rate: int) -> None:
         self.path, self._sample_rate = existing_file(path), sample_rate
         self.stream: int | None = None  # of all in the file; known once it has been measured or read
-        self.mono = False  # likewise
+        self.layout = ""  # of its channels, likewise, as ffmpeg calls it: mono, stereo, 5.1(side), …
         self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
-        self._channel: int | None = None  # the only one to be heard
+        self.voice = ""  # channels that speak, as ffmpeg's pan wants them, known once it has been read; empty: all
         self._is_chosen = False  # whether that has been settled, by how loud it is
         self._block = int(AUDIO_SECONDS * sample_rate)  # samples
         self._only: np.ndarray | None = None  # block that there is
@@ -62,6 +66,10 @@ class Sound:
             yield self._only
             return
         blocks, held = self._decode(), []
+        if not self._is_chosen:
+            first = next(blocks)  # then, of a short sound, the layout is known
+            self._look_for_voice()
+            blocks = self._decode() if self.voice else itertools.chain([first], blocks)
         for block in blocks:
             held.append(block)
             if self._is_chosen or np.abs(block).max() >= FAINT:
@@ -104,7 +112,7 @@ class Sound:
             self._look_at(report, samples / self._sample_rate)
 
     def _decode(self) -> Iterator[np.ndarray]:
-        only = "" if self._channel is None else f"pan=mono|c0=c{self._channel},"
+        only = self.voice and f"pan=mono|c0={self.voice},"
         heard, last = 0, False
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
             while not last:
@@ -135,7 +143,7 @@ class Sound:
         """Learn from ffmpeg's report what it took, and how long it should have been."""
         self.stream = _taken(report)
         streams = streams_of(report)
-        self.mono = any(stream.index == self.stream and ", mono," in stream.text for stream in streams)
+        self.layout = _layout_of(report, self.stream)
         promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # of several, that of the longest
         if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
             self.notes.append(
@@ -147,34 +155,58 @@ class Sound:
             number = tracks.index(self.stream) + 1
             self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is taken")
 
+    def _look_for_voice(self) -> None:
+        """Learn from its beginning which channels speak: the centre of a film, or the one with the microphone."""
+        if self.layout == "mono":
+            return
+        layout, levels = self._channel_levels(AUDIO_SECONDS)
+        if CENTRED.fullmatch(layout):
+            self.voice = VOICE_OF_FILMS
+        elif len(levels) == 2 and max(levels) > max(FAINT, ALONE * min(levels)):
+            self.voice = f"c{levels.index(max(levels))}"
+
     def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
         """Return ``heard``, which is faint, or if that is because channels cancel each other, the loudest of them."""
         mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
-        channels = self._channel_levels()
+        _, channels = self._channel_levels()
         loudest = max(channels, default=0.0)
         if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
-            self._channel = channels.index(loudest)
-            number = f"number {self._channel + 1} of {len(channels)}"
+            self.voice = f"c{channels.index(loudest)}"
+            number = f"number {channels.index(loudest) + 1} of {len(channels)}"
             self.notes.append(f"the channels of {self.path} cancel each other; {number} is taken for the lips")
             return self._decode()
         if max(float(np.abs(block).max()) for block in heard) < SILENCE:
             self.notes.append(f"{self.path} is silent from end to end: there is nothing for lips to follow")
         return heard
 
-    def _channel_levels(self) -> list[float]:
-        """The root mean square of every channel; full scale is 1."""
-        output = input_of(self.path)[str(self.stream)].output("-", format="null", af="astats")
+    def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
+        """The layout, and the root mean square of every channel in the first ``seconds`` (None: all); full scale is 1."""
+        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
+        limit = {} if seconds is None else {"t": seconds}
+        output = source.output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
         _, report = report_of(command_line(output, *TALKATIVE))
         of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
         decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
-        return [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
+        levels = [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
+        return _layout_of(report, _taken(report)), levels
 
 
-def sound_stream(path: Path) -> int | str:
-    """What ``Sound.stream`` will be; where there is none, the name of a stream that ffmpeg will complain of."""
+def sound_stream(path: Path) -> tuple[int | str, str]:
+    """What ``Sound.stream`` and its ``layout`` will be.
+
+    Where there is none, the name of a stream that ffmpeg will complain of.
+    """
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
-    taken = _taken(report_of(command_line(output, *TALKATIVE))[1])
-    return "a:0" if taken is None else taken
+    _, report = report_of(command_line(output, *TALKATIVE))
+    taken = _taken(report)
+    return "a:0" if taken is None else taken, _layout_of(report, taken)
+
+
+def _layout_of(report: str, index: int | None) -> str:
+    """How ffmpeg's report calls the layout of a stream's channels; empty if it does not."""
+    texts = (stream.text for stream in streams_of(report) if stream.index == index)
+    found = re.search(r" Hz, ([^,]+),", next(texts, ""))
+    return found[1] if found else ""
 
 
 def _end_of(head: bytes, end: bytes) -> Fraction:

@@ -11,7 +11,7 @@ from video.sound import AUDIO_CLOCK, Sound, sound_stream
 
 AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # of channels; others are mixed to the nearest of these
 FADE = 0.01  # seconds in which one sound falls, and then the other rises: a bare joint is heard as a click
-RATE = 48000  # Hz, of both: what is joined has to be alike; channels become those of the first by themselves
+RATE = 48000  # Hz, of both: what is joined has to be alike
 CLOCK = dict(option.split("=") for option in AUDIO_CLOCK.partition("=")[2].split(":"))
 
 
@@ -29,7 +29,7 @@ class Splice:
     goes_on: bool
 
     def joined(self) -> Any:
-        """Return it as a stream of ffmpeg-python, to be encoded."""
+        """Return it as a stream of ffmpeg-python, to be encoded, in as many channels as the video has."""
         import ffmpeg
 
         new, *old = self._sources(2 if self.goes_on else 1)
@@ -41,16 +41,24 @@ class Splice:
 
     def _sources(self, pieces: int) -> list[Any]:
         """Return the new sound, and the video's own for each of its ``pieces``."""
-        own, part = sound_stream(self.whole), input_of(self.part.path)[str(self.part.stream)]
+        (own, layout), part = sound_stream(self.whole), input_of(self.part.path)[str(self.part.stream)]
         if not isinstance(own, int):
             new, *old = _copies(_clocked(part), 1 + pieces)
             return [new, *(copy.filter("volume", 0) for copy in old)]
         files = {self.part.path.absolute(), self.whole.absolute()}
         if len(files) == 1 and str(self.part.stream) == str(own):  # to ffmpeg-python the two are one
             return _copies(_clocked(part), 1 + pieces)
-        if self.part.mono:  # else beside stereo it would be 3 dB lower
+        few = layout in ("mono", "stereo")
+        if self.part.voice and few:  # else it would be softer by what the other channels do not say
+            part = part.filter("pan", args=f"stereo|c0={self.part.voice}|c1={self.part.voice}")
+        elif self.part.layout == "mono" and few:  # else beside stereo it would be 3 dB lower
             part = part.filter("pan", args="stereo|c0=c0|c1=c0")
-        return [_clocked(part), *_copies(_clocked(input_of(self.whole)[str(own)]), pieces)]
+        sounds = [_clocked(part), *_copies(_clocked(input_of(self.whole)[str(own)]), pieces)]
+        layout = layout.partition("(")[0]
+        if layout not in AAC_LAYOUTS.split("|"):
+            return sounds
+        # told to each: of one that AAC has not, such as 5.1(side), ffmpeg would make stereo for both
+        return [sound.filter("aformat", channel_layouts=layout) for sound in sounds]
 
 
 def _clocked(sound: Any) -> Any:

@@ -142,7 +142,7 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
     if isinstance(audio, Splice):
         return audio.joined(), {}
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
-    stream = sound_stream(path) if known is None else known
+    stream = sound_stream(path)[0] if known is None else known
     return input_of(path)[str(stream)], {"af": f"{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"}
 
 
