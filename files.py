@@ -71,6 +71,9 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)
+        while not path.exists():  # its last holder deleted what was opened here, and others would lock a new one
+            lock.release()
+            lock.acquire(timeout=-1 if wait else 0)
     except NotImplementedError:  # a network file system without locks
         pass
     except filelock.Timeout:

@@ -30,7 +30,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import Options, Settled
-from lipsync.take import AROUND, Take, open_face, open_sound, searched_for, used_for
+from lipsync.take import AROUND, Take, open_face, open_mix, open_sound, searched_for, used_for
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
 from reporting import SILENT, Reporter
@@ -128,12 +128,16 @@ class LipSync:
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
 
+        Before and after a part (``start``, ``end``) that is the frame as it was filmed.
         Mouths to show the network are looked for up to that moment only, so another may be selected than for all of it.
         """
         chosen = Options(**options)
-        second = max(0.0, second - (chosen.start or 0))
+        into = second - (chosen.start or 0)
         # a box depends on the frames around it
-        return self.frame_at(self._open_take(Path(face), Path(speech), second + AROUND, chosen), second)
+        take = self._open_take(Path(face), Path(speech), max(0.0, into) + AROUND, chosen)
+        if chosen.is_part and not 0 <= into < take.seconds:
+            return take.filmed_at(second)
+        return self.frame_at(take, max(0.0, into))
 
     def frame_at(self, take: Take, second: float) -> np.ndarray:
         """Return the frame of the result at this moment of a take whose mouth settings, and its others', are open."""
@@ -148,9 +152,11 @@ class LipSync:
     def _open_take(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
         """Return a take whose mouth settings are open."""
         _ = self.restore  # if it is missing, nobody should have to wait to hear of it
+        for note in chosen.without_effect():
+            self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
         sound, samples = open_sound(speech, self.report)
-        heard = open_sound(chosen.mix, self.report)[0] if chosen.mix else sound
+        heard = open_mix(chosen.mix, samples, self.report) if chosen.mix else sound
         source, wanted, searched, goes_on = used_for(opened, samples, chosen, self.report, seconds)
         chosen = self.settle(chosen)
         path, used = self.find_face(source, searched, chosen)
@@ -289,7 +295,7 @@ class LipSync:
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None
-        self.report.note(str(result))
+        self.report.note(f"lips and speech before: similarity {result.mean:.2f}; {result.summary}")
         return result
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,16 @@ class Options:
             raise UserError(f"--resize_factor {self.resize_factor} is not a whole number above 0")
         if self.crf not in range(52):
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
+
+    def without_effect(self) -> Iterator[str]:
+        """Say which of these do nothing beside the others."""
+        if self.box and self.pads is not None:
+            yield "--box is taken as it is, so --pads does nothing"
+        if self.box and (not self.smooth or self.on_missing_face == "error"):
+            flag = "--nosmooth" if not self.smooth else "--on_missing_face error"
+            yield f"with --box no face is looked for, so {flag} does nothing"
+        if self.identity != Options.identity and not self.face_like:
+            yield "--identity is for --face_like, and does nothing without it"
 
     @property
     def is_part(self) -> bool:

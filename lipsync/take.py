@@ -23,6 +23,7 @@ from reporting import SILENT, Reporter
 from sync import Result
 
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
+MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ class Take:
         if self.used is None:  # how many there are is not known
             return next(itertools.islice(self.frames(), index, None))
         return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
+
+    def filmed_at(self, second: float) -> np.ndarray:
+        """Return the frame of the whole video at this moment as it was filmed; after its end, the last of the part."""
+        index = int(second * self.source.fps + 1e-6)
+        around = next(video.read_frames(replace(self.source, start=0), index, 1), None)
+        return self.frame(len(self) - 1) if around is None else around
 
     def filmed(self, index: int) -> int:
         """Return which frame of the video, whose faces were searched for, is shown in one of them."""
@@ -167,6 +174,15 @@ def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]
     for note in sound.notes:
         report.note(f"note: {note}")
     return sound, samples
+
+
+def open_mix(path: Path, spoken: int, report: Reporter = SILENT) -> video.Sound:
+    """Open the sound that is heard instead of a speech of so many samples, and say if it ends before that does."""
+    sound, samples = open_sound(path, report)
+    if spoken - samples > MIX_SHORTER * hp.sample_rate:
+        lasts, wanted = (count / hp.sample_rate for count in (samples, spoken))
+        report.note(f"note: --mix {path} lasts {lasts:.1f} s, the speech {wanted:.1f} s: the rest of it is silent")
+    return sound
 
 
 def read_speech(path: Path, fps: Fraction) -> audio.MelWindows:

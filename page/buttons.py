@@ -39,7 +39,7 @@ FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")
 LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
     "mouth_gain": "Movement of the mouth",
     "reference": "What the network is shown",
-    "lip_delay": "Delay the lips by milliseconds",
+    "lip_delay": "Delay the lips by (milliseconds)",
     "pads": "Pixels around the face's box",
     "resize_factor": "Frames are shrunk by",
     "fps": "Frames a second; 0: the video's",
@@ -265,8 +265,8 @@ def taken(values: Values) -> tuple[str, Any, Values]:
         "loop": LOOPS[values["loop"]],
         "reference": REFERENCES[values["reference"]],
         "blend": BLENDS[values["blend"]],
-        "lip_delay": values["delay"],
-        "pads": numbers(values["pads"], "the box is changed by"),
+        "lip_delay": milliseconds(values["delay"]),
+        "pads": numbers(values["pads"], "pixels around the face's box are"),
         "static": values["static"],
         "rotate": values["rotate"],
         "resize_factor": max(1, int(values["shrink"] or 1)),
@@ -290,6 +290,14 @@ def spoken(values: Values) -> Any:
     if values["speaker"] and values["like"]:
         raise UserError("whoever speaks and whoever looks like a picture cannot both be chosen; take one back")
     return one or each
+
+
+def milliseconds(text: str | None) -> float | None:
+    """Return the number in a line, None for an empty one: a number's own box turns nothing into 0 when it is shown."""
+    try:
+        return float(text) if text and text.strip() else None
+    except ValueError:
+        raise UserError(f"lips are delayed by a number of milliseconds, such as 40, not {text!r}") from None
 
 
 def numbers(text: str | None, what: str) -> tuple[int, ...] | None:

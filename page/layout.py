@@ -304,7 +304,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
                 "blend": gr.Dropdown(list(BLENDS), label="How the mouth is put in", value=next(iter(BLENDS))),
-                "delay": gr.Number(None, label=LABELS["lip_delay"]),
+                "delay": gr.Textbox(label=LABELS["lip_delay"], placeholder="automatic", max_lines=1),
             }
         with gr.Row(elem_classes="options"):
             options |= {

@@ -34,7 +34,7 @@ from errors import UserError
 from face_detection.detections import Detections
 from page import sessions
 from page.actions import Actions, Sighting, number_of, pixels_of
-from page.buttons import ALONE, VOICES, Buttons, numbers, sentence, spoken
+from page.buttons import ALONE, VOICES, Buttons, milliseconds, numbers, sentence, spoken
 from page.gate import Gate
 from page.serving import import_layout, serving
 from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
@@ -289,6 +289,14 @@ def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more, index)
     lips = actions.lips(session, SILENT)
     frames = list(lips.stream(lips.prepare(*pair, face_index=1, **more)))
     assert_alike(np.ascontiguousarray(shown[..., ::-1]), frames[index])
+
+
+def test_no_delay_is_left_to_the_network():
+    """A number's box turns nothing into 0 once it is shown: lips of networks that need a delay came early."""
+    assert milliseconds("") is milliseconds(None) is milliseconds(" ") is None
+    assert milliseconds("0") == 0 and milliseconds("-40.5") == -40.5
+    with pytest.raises(ValueError, match="a number of milliseconds, such as 40, not 'soon'"):
+        milliseconds("soon")
 
 
 def test_a_moment_after_the_end_is_the_last(actions, session, pair):

@@ -54,6 +54,22 @@ def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     assert not path.exists()
 
 
+def test_a_lock_whose_file_is_gone_is_taken_anew(tmp_path, monkeypatch):
+    """Its holder deletes it at the end; whoever opened it before that would hold what nobody else can see."""
+    acquire, taken = files.filelock.FileLock.acquire, []
+
+    def opened_before(lock, **how):
+        held = acquire(lock, **how)
+        if not taken:
+            (tmp_path / "lock").unlink()
+        taken.append(1)
+        return held
+
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", opened_before)
+    with files.locked(tmp_path / "lock"):
+        assert (tmp_path / "lock").exists() and len(taken) == 2
+
+
 def test_who_waits_gets_the_lock_when_it_is_free(tmp_path):
     order = []
 

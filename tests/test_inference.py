@@ -181,7 +181,7 @@ def test_longer_speech_continues_the_search(sync, tmp_path, speech, monkeypatch)
     monkeypatch.setattr(video, "read_frames", lambda *a, **k: (searched.append(a[1:3]), real(*a, **k))[1])
     sync(audio=tmp_path / "short.wav")
     sync()
-    assert (0, 10) in searched and (10, 20) in searched
+    assert (0,) in searched and (11,) in searched  # half a second at a time, the last frame of which is looked at again
 
 
 def test_an_unwritable_cache_costs_only_time(sync, tmp_path, monkeypatch):
@@ -367,6 +367,18 @@ def test_malicious_checkpoint(fails, tmp_path):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
     assert "run code" in fails(checkpoint=tmp_path / "evil.pth")
     assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--pads", 0, 10, 0, 0), "--pads does nothing"),
+    (("--nosmooth",), "--nosmooth does nothing"),
+    (("--on_missing_face", "error"), "--on_missing_face error does nothing"),
+    (("--identity", "x.onnx"), "--identity is for --face_like"),
+    (("--mix", "short.wav"), "--mix short.wav lasts 0.5 s, the speech 1.2 s: the rest of it is silent"),
+])  # fmt: skip
+def test_flags_that_do_nothing_are_told(sync, tmp_path, speech, flags, words):
+    run_ffmpeg("-i", speech, "-t", 0.5, tmp_path / "short.wav")
+    assert sync("--box", 10, 60, 200, 260, *flags) == (0, "") and words in sync.out
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -113,6 +113,13 @@ def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
     assert np.abs(shown.astype(int) - made[9]).max() <= 1
 
 
+@pytest.mark.parametrize("second", [0.05, 0.65, 0.9])
+def test_a_preview_around_a_part_is_what_was_filmed(lips, talking_clip, tone, filmed, second):
+    """There, it showed a frame of the part."""
+    shown = lips.preview(talking_clip, tone, second, start=0.2, end=0.6, box=BOX)
+    assert (shown == filmed[int(second * 25 + 1e-6)]).all()
+
+
 def test_frames_are_counted_wherever_one_starts(talking_clip, tmp_path):
     """Also where they last differently long."""
     uneven = tmp_path / "uneven.mp4"

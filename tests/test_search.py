@@ -226,6 +226,7 @@ def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
     found = search.find(source, 25)
     assert started[0] == 0 and started[1] >= 9 and len(found) == 25
     assert same_seen(found, FaceSearch("haar", cache=False).find(source, 25))
+    assert not np.isnan(follow_face(found, 12)).any()
 
 
 @pytest.mark.parametrize("before", [1, 7, 21, 60])
@@ -239,7 +240,6 @@ def test_what_is_seen_does_not_depend_on_what_was_wanted_before(talking_clip, tm
 def same_seen(one, other):
     told = [[None if boxes is None else boxes.tolist() for boxes in found.boxes] for found in (one, other)]
     return told[0] == told[1] and one.change == other.change
-    assert not np.isnan(follow_face(found, 12)).any()
 
 
 def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):

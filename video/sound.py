@@ -34,7 +34,7 @@ SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
 CANCELLED = 10.0  # times as loud as all together is one channel, when they do
 ALONE = 10.0  # times as loud as the other is the one of two channels that somebody speaks in
-# Layouts that have a centre, where films speak. All channels evenly would be a voice of -11 dB, and a mouth that mumbles.
+# Layouts that have a centre, where films speak: mixed evenly, the voice would be 11 dB softer, and the mouth mumbles
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 NO_STREAM = ("matches no streams", "does not contain any stream")
@@ -180,7 +180,7 @@ class Sound:
         return heard
 
     def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
-        """The layout, and the root mean square of every channel in the first ``seconds`` (None: all); full scale is 1."""
+        """The layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
         source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
         limit = {} if seconds is None else {"t": seconds}
         output = source.output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
