@@ -232,7 +232,7 @@ def _add_frame_arguments(parser: Flags) -> None:
         type=cli.positive(float),
         help="Frame rate of the result; without it, that of --face, or 25.",
     )
-    add("--resize_factor", type=cli.positive(int), default=1, help="Shrink the frames by this factor first.")
+    add("--resize_factor", type=cli.positive(float), default=1, help="Shrink the frames by this factor first.")
     add(
         "--crop",
         nargs="+",

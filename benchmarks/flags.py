@@ -37,6 +37,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from scipy import stats
 
 import arguments
 import cli
@@ -81,7 +82,7 @@ TOLD = {  # figures of ``Quality``, by what is heard
 }
 GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
 NOISY = ("cpu_ms",)  # differ from minute to minute, by more than between the clips
-SURE = 2.0  # standard errors beyond which a difference counts
+CHANCE = 0.02  # probability (two-sided, Student's t) below which a difference is told: of 50 cells, one by chance
 COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, and what is seen below it
 
 Figures = dict[str, list[float]]  # by measure, a figure for each clip
@@ -411,9 +412,11 @@ def compare_lips(bench: Bench, mediapipe: Path, flags: str, made: dict[str, list
 
 
 def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
-    """``lips.landmark_distance`` of landmarks (frames, 478, 2) that may be of another size and length."""
-    count, scale = min(len(made), len(filmed)), video.probe(clip.heard).width / video.probe(clip.path).width
-    return lips.landmark_distance(lips.of_mesh(scale * made[:count]), lips.of_mesh(filmed[:count]))
+    """``lips.landmark_distance`` of landmarks (frames, 478, 2) that may be of another size, length and rate."""
+    source, result = video.probe(clip.heard), video.probe(clip.path)
+    made = source.width / result.width * np.array(list(resample(made, result.fps, source.fps)))
+    count = min(len(made), len(filmed))
+    return lips.landmark_distance(lips.of_mesh(made[:count]), lips.of_mesh(filmed[:count]))
 
 
 def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
@@ -444,7 +447,11 @@ def differs(row: Sequence[float], usual: Sequence[float]) -> bool:
     """Whether two rows differ by more than chance."""
     apart = np.subtract(row, usual)
     apart = apart[np.isfinite(apart)]
-    return len(apart) > 1 and abs(apart.mean()) > SURE * apart.std(ddof=1) / math.sqrt(len(apart))
+    if len(apart) < 2:
+        return False
+    if np.ptp(apart) <= 1e-6 * np.abs(apart).max():  # of equal values there is no test
+        return bool(apart.any())
+    return bool(stats.ttest_1samp(apart, 0).pvalue < CHANCE)
 
 
 def text(rows: Mapping[str, Figures]) -> str:

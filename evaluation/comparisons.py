@@ -11,13 +11,13 @@ from typing import Any
 from errors import UserError
 from evaluation.judges import Judges, not_asked
 from evaluation.leakage import silent_take
-from evaluation.quality import Quality, score_file
+from evaluation.quality import Quality, finite_mean, score_file
 from evaluation.reports import Report
 from faces import FaceSearch
 from lipsync import LipSync
 from reporting import SILENT, Reporter
 
-FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "frames")]
+FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "source", "frames")]
 
 
 @dataclass
@@ -36,7 +36,18 @@ class Comparisons(Report[Quality]):
             for score in self.scores:
                 values = "".join(f"{getattr(score, name):{width}.3f}" for name, width in widths.items())
                 lines.append(f"{values}{score.frames:8d}  {score.file}")
+            if len(self.scores) > 1:
+                means = "".join(f"{value:{widths[name]}.3f}" for name, value in self.means().items())
+                lines.append(f"{means}          mean of {len(self.scores)}")
         return "\n".join(lines + not_asked(self.judges) + self.skipped())
+
+    def means(self) -> dict[str, float]:
+        """The mean of each figure that was measured, over the videos that have one."""
+        measured = {name: [getattr(score, name) for score in self.scores] for name in FIGURES}
+        return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
+
+    def to_json(self) -> dict[str, object]:
+        return {"mean": self.means(), **super().to_json()}
 
     def check_some(self) -> Comparisons:
         """Return these; raise UserError with all reasons if there is not a single figure."""

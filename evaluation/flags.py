@@ -16,8 +16,8 @@ from lipsync import LipSync, Options
 from terminal import TERMINAL, terminal_of_one
 
 
-def add_generator_arguments(parser: cli.Parser) -> None:
-    """What scripts take that make videos, with the defaults of the reference's evaluation."""
+def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
+    """What scripts take that make videos, with the defaults that each of the reference's has."""
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
     add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
@@ -26,7 +26,7 @@ def add_generator_arguments(parser: cli.Parser) -> None:
         "--pads",
         nargs=4,
         type=int,
-        default=[0, 0, 0, 0],
+        default=list(pads),
         help="Pixels added to the box of the face: top bottom left right.",
     )
     arguments.add_batch_argument(parser)

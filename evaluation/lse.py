@@ -84,7 +84,8 @@ def score_file(
     rows = 1 if tracks is None else len(tracks)
     windows = embed_windows(prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH)
     sound = embed_sound(network, wav)
-    covered = [(starts[starts < len(sound)], lips) for starts, lips in windows]
+    # as in the official program, the last window of a face is left out even where there is sound for it
+    covered = [(starts[:-1][starts[:-1] < len(sound)], lips) for starts, lips in windows]
     scores = [
         Score(str(path), track, *lse(lips[: len(starts)], sound[starts]), len(starts) + WINDOW - 1)
         for track, (starts, lips) in enumerate(covered)

@@ -82,10 +82,21 @@ class Evaluation:
     def save(self) -> None:
         """Write scores.json, scores.csv (a line for each row) and videos.csv (a line for each video)."""
         if self.rows:
-            files.save_json(self.folder / "scores.json", {**self.rows, "not scored": self.failed})
+            skipped = {take: made.skipped for take, made in self.made.items() if made.skipped}
+            scores = {**self.rows, "not scored": self.failed, "skipped": skipped}
+            files.save_json(self.folder / "scores.json", scores)
             files.save(self.folder / "scores.csv", table.to_csv(self.rows))
-            every = Comparisons([one for found in self.likeness.values() for one in found.scores])
-            every.save(csv_path=self.folder / "videos.csv")
+            files.save(self.folder / "videos.csv", table.to_csv(self.videos(), "file"))
+
+    def videos(self) -> dict[str, table.Row]:
+        """The figures of each video by its file: those that its take tells."""
+        rows = {}
+        for take, likeness in self.likeness.items():
+            speeches = {str(path): str(self.made[take].pairs[n].audio) for n, path in self.made[take].finished.items()}
+            for one in likeness.scores:
+                told = {name: getattr(one, name) for name in table.TOLD[take] if getattr(one, name) is not None}
+                rows[one.file] = {"take": take, "source": one.source, "speech": speeches[one.file], **told}
+        return rows
 
     def check(self) -> None:
         """Raise RuntimeError if a pair is missing its video, or a video its score."""
@@ -197,8 +208,9 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
             sides[MATCHED] = both
     scored = {}
     for name, side in sides.items():
-        files_of = dict.fromkeys(side.values())  # one video may be in several pairs
-        scored[name] = score_files(files_of, panel.lse, search, report, f"Scoring {name}")
+        made = found.made[name].finished.values() if name in found.made else ()
+        every = dict.fromkeys([*side.values(), *made])  # one video may be in several pairs
+        scored[name] = score_files(every, panel.lse, search, report, f"Scoring {name}")
     for scores in scored.values():
         found.failed |= scores.failed
     usable = [n for n in sides[REAL] if all(n in side and str(side[n]) not in found.failed for side in sides.values())]
@@ -217,7 +229,10 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
 
 
 def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, report: Reporter) -> None:
-    """Compare every video of every take with its source, but for those that could not be scored."""
+    """Compare every video of every take with its source, but for those that could not be scored.
+
+    The means are over the sources that could be compared in all takes, if there are any: others may be sharper.
+    """
     bad = set(found.failed)
     for take, made in found.made.items():
         listed = [(path, made.pairs[n].video) for n, path in made.finished.items()]
@@ -225,8 +240,12 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, re
         name = f"Comparing {take}"
         likeness = compare_files(fine, search, report, found.judges, options.pads, name, options.face_index)
         found.likeness[take] = likeness
-        found.rows.setdefault(take, {}).update(table.quality_row(take, likeness.scores))
         found.failed |= likeness.failed
+    sources = [{one.source for one in likeness.scores} for likeness in found.likeness.values()]
+    common = set.intersection(*sources)
+    for take, likeness in found.likeness.items():
+        some = [one for one in likeness.scores if one.source in common] or likeness.scores
+        found.rows.setdefault(take, {}).update(table.quality_row(take, some))
 
 
 def follow_heads(found: Evaluation) -> None:

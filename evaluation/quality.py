@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 import video
-from boxes import Box, padded_boxes
+from boxes import Box, check_face_index, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
-from face_detection.tracking import GAP_SECONDS, follow_face, shots
+from face_detection.tracking import GAP_SECONDS, follow_face, most_together, shots
 from faces import FaceSearch
 from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
@@ -36,6 +36,7 @@ class Quality:
     """One lip-synced video against its source; means over the frames that show the face. None: no judge was asked."""
 
     file: str
+    source: str
     frames: int
     psnr: float  # dB, of the face; inf where it is the same
     ssim: float  # of the face, structural similarity (Wang et al., 2004)
@@ -75,8 +76,10 @@ def score_file(
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
-    found = search.find(real, used, report=report)
-    seen = follow_face(found, round(GAP_SECONDS * real.fps), face_index)
+    found, gap = search.find(real, used, report=report), round(GAP_SECONDS * real.fps)
+    if face_index is not None:
+        check_face_index(face_index, most_together(found, gap))
+    seen = follow_face(found, gap, face_index)
     faces = padded_boxes(seen, pads, real)
     frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
     cuts = {first for first, _ in shots(found)}
@@ -85,7 +88,7 @@ def score_file(
     if len(rows) < MIN_FRAMES:
         raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {MIN_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Quality(str(generated), len(rows), **_of_pixels(table), **_of_judges(table))
+    return Quality(str(generated), str(source), len(rows), **_of_pixels(table), **_of_judges(table))
 
 
 def _even(side: int) -> int:

@@ -30,24 +30,24 @@ def get_parser() -> cli.Parser:
         help="Which of the paper's three: random voices, dubbed films (needs no list), or synthetic speech.",
     )
     add("--filelist", type=Path, help="The list of pairs, for random and tts.")
-    flags.add_generator_arguments(parser)
+    flags.add_generator_arguments(parser, pads=(0, 10, 0, 0))
     add(
         "--face_res",
         type=cli.positive(int),
         default=Sizes.face,
-        help="Shrink the video until the face is about this many pixels high.",
+        help="Shrink the video by whole numbers until the longer side of the face is about this many pixels.",
     )
     add(
         "--min_frame_res",
         type=cli.positive(int),
-        default=Sizes.shortest,
+        default=Sizes.least,
         help="Do not shrink its shorter side below this.",
     )
     add(
         "--max_frame_res",
         type=cli.positive(int),
-        default=Sizes.longest,
-        help="Shrink it in any case until its shorter side is no longer than this.",
+        default=Sizes.most,
+        help="Shrink it first until its shorter side is no longer than this.",
     )
     return parser
 

@@ -18,16 +18,17 @@ MEASURED = 25  # frames in which the size of the face is measured
 class Sizes:
     """How large faces and pictures should be, in pixels."""
 
-    face: int = 180  # height
-    shortest: int = 480  # the picture's shorter side, at least
-    longest: int = 720  # and at most
+    face: int = 180  # longer side
+    least: int = 480  # the picture's shorter side
+    most: int = 720  # likewise
 
-    def shrink_factor(self, lips: LipSync, path: Path) -> int:
-        """Return the whole number by which to shrink a video: towards this face, within these pictures."""
+    def shrink_factor(self, lips: LipSync, path: Path) -> float:
+        """Return by what to shrink a video: to the largest picture, then by a whole number towards this face."""
         source = video.probe(path)
         short = min(source.width, source.height)
-        least, most = -(-short // self.longest), max(1, short // self.shortest)
+        first = max(1.0, short / self.most)
         boxes = follow_face(lips.search.find(source, MEASURED, lips.device), MEASURED)
-        heights = (boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
-        wanted = round(float(np.median(heights)) / self.face) if len(heights) else 1
-        return max(least, min(most, wanted), 1)
+        sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
+        face = float(np.median(sides)) / first if len(sides) else float(self.face)
+        allowed = range(1, max(1, int(short / first) // self.least) + 1)
+        return first * min(allowed, key=lambda whole: abs(face / whole - self.face))

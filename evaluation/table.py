@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from evaluation import lse, scores
 from evaluation.aperture import PHASES, Following
 from evaluation.quality import Quality, finite_mean
 
-Row = dict[str, float]
+Row = dict[str, Any]  # figures, and in rows of videos their names
 
 PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
@@ -70,15 +71,21 @@ def quality_row(take: str, found: Sequence[Quality]) -> Row:
     A still source, say, has no movement to share, and a face that fills the picture no border.
     """
     measured = {name: [getattr(one, name) for one in found] for name in TOLD[take]}
-    return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
+    means = {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
+    return {"videos": len(found), **means} if found else means
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:
-    """Return how well lips follow the known ones: mean r, median lag in frames, and what they do in each phase."""
+    """Return how well lips follow the known ones, and what they do in each phase.
+
+    ``r`` is the mean at the ``lag``, in frames, at which that is largest, one for all videos: if each had its own,
+    movements that have nothing to do with each other would reach 0.17.
+    """
     if not fits:
         return {}
-    means = {"r": float(np.mean([fit.r for fit in fits])), "lag": float(np.median([fit.lag for fit in fits]))}
-    return means | phase_row(fits)
+    by_lag = {lag: float(np.mean([fit.by_lag[lag] for fit in fits])) for lag in fits[0].by_lag}
+    best = max(by_lag, key=by_lag.__getitem__)
+    return {"r": by_lag[best], "lag": float(best)} | phase_row(fits)
 
 
 def phase_row(fits: Sequence[Following]) -> Row:
@@ -107,6 +114,7 @@ def text(rows: Mapping[str, Row]) -> str:
             lines.append(f"{name:14}{cells}  {meaning}")
     takes = [name for name in TOLD if name in rows]
     lines += ["", f"{'':14}" + "".join(f"{name:>11}" for name in takes)]
+    lines.append(f"{'videos':14}" + "".join(f"{rows[take].get('videos', 0):11.0f}" for take in takes))
     for figure, meaning in FIGURES.items():
         if any(figure in rows[take] for take in takes):
             lines.append(
@@ -119,11 +127,11 @@ def _cell(row: Row, column: str) -> str:
     return f"{row[column]:9.3f}" if column in row else f"{'-':>9}"
 
 
-def to_csv(rows: Mapping[str, Row]) -> str:
-    """One line a row; what a row lacks is empty."""
+def to_csv(rows: Mapping[str, Row], first: str = "row") -> str:
+    """One line a row, whose name is in the ``first`` column; what a row lacks is empty."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, ["row", *columns])
+    writer = csv.DictWriter(stream, [first, *columns])
     writer.writeheader()
-    writer.writerows({"row": name, **row} for name, row in rows.items())
+    writer.writerows({first: name, **row} for name, row in rows.items())
     return stream.getvalue()

@@ -26,7 +26,7 @@ VALUES = {  # of options that take one of a few words
     "occlusion": ("keep", "ignore"),
     "preset": video.PRESETS,
 }
-NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end")
+NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 
 
@@ -37,7 +37,7 @@ class Options:
     static: bool = False  # use only the first frame
     fps: float | None = None  # of the result; None: that of the video, 25 for photos
     pads: tuple[int, ...] | None = None  # pixels added to the box: top, bottom, left, right; None: the network's own
-    resize_factor: int = 1  # by which frames are shrunk first
+    resize_factor: float = 1  # by which frames are shrunk first
     crop: tuple[int, ...] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
     box: tuple[int, ...] | None = None  # the face's: top, bottom, left, right; None: it is looked for
     rotate: int = 0  # degrees by which frames are turned clockwise, before they are cropped; True: 90
@@ -106,8 +106,10 @@ class Options:
             given = (value := getattr(self, name)) is not getattr(Options, name)
             if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):
                 raise UserError(f"--{name} {value} is not a number")
-        if not (isinstance(self.resize_factor, numbers.Integral) and self.resize_factor > 0):
-            raise UserError(f"--resize_factor {self.resize_factor} is not a whole number above 0")
+        if self.resize_factor < 1:
+            raise UserError(f"--resize_factor {self.resize_factor:g} is not 1 or more; frames can only be shrunk")
+        whole = int(self.resize_factor)  # 2 and 2.0 are the same, also to the memory of boxes
+        object.__setattr__(self, "resize_factor", whole if whole == self.resize_factor else float(self.resize_factor))
         if self.crf not in range(52):
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
 

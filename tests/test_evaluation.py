@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from fractions import Fraction
 from math import inf, nan
 from pathlib import Path
 from types import SimpleNamespace
@@ -541,7 +542,11 @@ def test_run_all_takes(judged, capsys):
     table = list(csv.DictReader((folder / "out/scores.csv").read_text().splitlines()))
     assert [row["row"] for row in table] == ["real videos", "generated", "matched", "discrepancy", "silent"]
     videos = list(csv.DictReader((folder / "out/videos.csv").read_text().splitlines()))
-    assert len(videos) == 9 and sum("silent" in row["file"] for row in videos) == 3
+    assert len(videos) == 9 and [row["take"] for row in videos] == sorted(row["take"] for row in videos)
+    assert all((row["psnr"] == "") == (row["take"] != "matched") for row in videos)  # which says nothing of other takes
+    assert all((row["motion"] == "") == (row["take"] != "silent") for row in videos)
+    assert all(Path(row["source"]).parent.name == "data" and row["speech"].endswith((".mp4", ".wav")) for row in videos)
+    assert [rows[take]["videos"] for take in ("generated", "matched", "silent")] == [3, 3, 3]
 
 
 def test_run_all_asks_every_judge(judged, capsys, monkeypatch):
@@ -578,6 +583,10 @@ def test_run_all_tells_why_a_take_is_missing(judged, capsys):
     assert out.count("bad.mp4 is not a video") == 2 and "1 of 2 pairs were skipped" in err
     rows = json.loads((folder / "out/scores.json").read_text())
     assert rows["generated"]["faces"] == 1 and rows["generated"]["success"] in (0, 0.5) and "motion" in rows["silent"]
+    assert "bad.mp4 is not a video" in rows["skipped"]["generated"]["1"] and set(rows["skipped"]) == {
+        "generated",
+        "silent",
+    }
 
 
 def test_run_all_looks_at_the_videos_before_it_downloads(tmp_path, capsys):
@@ -683,7 +692,9 @@ def test_what_was_made_of_another_file_of_that_name_is_made_anew(judged, capsys)
 def test_a_figure_that_one_video_lacks_is_the_mean_of_the_others(tmp_path):
     """And JSON of it is read by whoever refuses NaN, which most do."""
     rest = dict.fromkeys(("ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter"), 1.0)
-    found = [Quality("", 2, psnr=psnr, motion=motion, **rest) for psnr, motion in ((inf, nan), (30, 0.2), (40, 0.4))]
+    found = [
+        Quality("", "", 2, psnr=psnr, motion=motion, **rest) for psnr, motion in ((inf, nan), (30, 0.2), (40, 0.4))
+    ]
     assert table.quality_row("silent", found)["motion"] == pytest.approx(0.3)
     assert table.quality_row("matched", found)["psnr"] == pytest.approx(35)
     Comparisons(found).save(tmp_path / "q.json")
@@ -704,3 +715,25 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is on view for 10 frames"):
         lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("centerface"))
+
+
+@pytest.mark.parametrize("seconds, windows", [(2.0, 20), (0.8, 15)])
+def test_lse_leaves_the_last_window_out(tmp_path, talking_clip, speech, seconds, windows):
+    """As the official program does: min(pictures, sound in frames) - 5, also where the sound goes on."""
+    run_ffmpeg("-stream_loop", "3", "-i", speech, "-t", seconds, tmp_path / "s.wav")
+    maps = ("-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "pcm_s16le")
+    run_ffmpeg("-i", talking_clip, "-i", tmp_path / "s.wav", *maps, tmp_path / "x.mkv")
+    assert lse.score_file(tmp_path / "x.mkv", Judge())[0].frames == windows + 4
+
+
+@pytest.mark.parametrize("size, face, factor", [
+    ((1920, 1080), 500, 1.5), ((3840, 2160), 900, 3.0), ((1280, 720), 500, 1.0), ((640, 360), 90, 1.0),
+])  # fmt: skip
+def test_pictures_are_shrunk_to_the_largest_that_the_paper_takes(monkeypatch, tmp_path, size, face, factor):
+    """Of 1080 lines, 540 were left: the reference leaves 720."""
+    info = video.VideoInfo(tmp_path / "x.mp4", *size, Fraction(25))
+    monkeypatch.setattr("evaluation.sizes.video.probe", lambda _: info)
+    box = np.array([[10.0, 10.0, 10.0 + 0.8 * face, 10.0 + face]])
+    monkeypatch.setattr("evaluation.sizes.follow_face", lambda *_: box)
+    lips = SimpleNamespace(search=SimpleNamespace(find=lambda *_: None), device=None)
+    assert Sizes().shrink_factor(lips, tmp_path / "x.mp4") == pytest.approx(factor)

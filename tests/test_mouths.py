@@ -300,7 +300,7 @@ def test_a_look_ends_with_its_shot(head):
     ({"speaker": "left"}, "--speaker left is not known; auto can be given"),
     ({"preset": "warp"}, "--preset warp is not known; ultrafast, "),
     ({"crf": 99}, "--crf 99 is not a whole number from 0 to 51"),
-    ({"resize_factor": 0}, "--resize_factor 0 is not a whole number above 0"),
+    ({"resize_factor": 0}, "--resize_factor 0 is not 1 or more"),
     ({"start": "0:01"}, "--start 0:01 is not a number"),
     ({"end": float("inf")}, "--end inf is not a number"),
     ({"lip_delay": float("nan")}, "--lip_delay nan is not a number"),

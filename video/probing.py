@@ -40,14 +40,14 @@ TURNS = {0: None, 90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROT
 class Geometry:
     """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
 
-    resize_factor: int = 1  # both sides are divided by it
+    resize_factor: float = 1  # both sides are divided by it
     rotate: int = 0  # degrees clockwise, one of ``TURNS``
     crop: tuple[int, ...] = (0, -1, 0, -1)  # top, bottom, left, right; -1 is the far edge
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         if self.resize_factor > 1:
             height, width = frame.shape[:2]
-            frame = cv2.resize(frame, (width // self.resize_factor, height // self.resize_factor))
+            frame = cv2.resize(frame, (int(width / self.resize_factor), int(height / self.resize_factor)))
         if (turn := TURNS[self.rotate]) is not None:
             frame = cv2.rotate(frame, turn)
         top, bottom, left, right = self.crop
@@ -62,8 +62,8 @@ class Geometry:
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Return (width, height) after this geometry; raise UserError when nothing would be left."""
         if self.resize_factor > min(width, height):
-            raise UserError(f"--resize_factor {self.resize_factor} leaves nothing of the {width}x{height} picture")
-        width, height = width // self.resize_factor, height // self.resize_factor
+            raise UserError(f"--resize_factor {self.resize_factor:g} leaves nothing of the {width}x{height} picture")
+        width, height = int(width / self.resize_factor), int(height / self.resize_factor)
         if self.lies:
             width, height = height, width
         top, bottom, left, right = self.crop
