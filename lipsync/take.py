@@ -23,6 +23,7 @@ from reporting import SILENT, Reporter
 from sync import Result
 
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
+LONG = 250  # frames; of fewer, little is made before somebody notices that the video breaks off
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
 
@@ -135,9 +136,14 @@ class Used(NamedTuple):
 def used_for(
     source: video.VideoInfo, samples: int, options: Options, report: Reporter = SILENT, seconds: float | None = None
 ) -> Used:
-    """Return what is used of a video for a speech of so many samples; if ``seconds`` are given, for its beginning."""
+    """Return what is used of a video for a speech of so many samples; if ``seconds`` are given, for its beginning.
+
+    Raises UserError if that is known to break off: else it would be told when nearly all of it is made.
+    """
     begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
     part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
+    if frames > LONG and not part.is_image:
+        video.check_ahead(part, frames)
     if not isinstance(options.reference, int):
         return Used(part, frames, frames, goes_on)
     # the frame that all of them refer to may come later, if it is in use at all, and its box depends on those around it

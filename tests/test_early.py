@@ -19,6 +19,7 @@ from face_detection.detections import Detections
 from face_detection.tracking import Steadying, follow_face, settle
 from faces import FaceSearch
 from lipsync import LipSync
+from reporting import SILENT
 
 GAP = 4  # frames; 24 of them make a face certain
 SIZE = (240, 320)
@@ -371,3 +372,18 @@ def test_a_face_whose_mouth_is_never_seen_is_told(tmp_path):
     rows = [(np.array([[100.0, 180, 200, 300]] * 3), True)]
     with pytest.raises(UserError, match="the edge of .*x.mp4 cuts the face off at its mouth"):
         list(boxes.place(rows, source, (0, 0, 0, 0), True))
+
+
+@pytest.mark.parametrize("name, flags", [("x.mp4", ("-movflags", "+faststart")), ("x.mkv", ())])
+def test_a_long_video_that_breaks_off_is_refused_before_any_work(
+    small_checkpoint, long_clip, long_speech, detector, searched, tmp_path, name, flags
+):
+    """It was when nearly all of it had been made."""
+    run_ffmpeg("-i", long_clip, "-c", "copy", *flags, tmp_path / name)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(0.8 * len(whole))])
+    with pytest.raises(UserError, match="cut short or damaged"):
+        lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, long_speech)
+    assert searched == [0]
+    run_ffmpeg("-i", long_speech, "-t", 1, tmp_path / "short.wav")  # for which there is enough
+    lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, tmp_path / "short.wav")

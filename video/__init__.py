@@ -8,7 +8,7 @@ starts late is preceded by its first frame. Sound is float32 mono.
 
 from video.probing import MIN_FPS, TURNS, Geometry, VideoInfo, check_size, probe
 from video.process import ffmpeg_path
-from video.reading import count_frames, read_frames, repeat_frames, source_index
+from video.reading import check_ahead, count_frames, read_frames, repeat_frames, source_index
 from video.sound import SILENCE, Sound, read_audio, stream_audio
 from video.sources import CutShort
 from video.splicing import Splice
@@ -16,6 +16,6 @@ from video.writing import CONTAINERS, PRESETS, VideoWriter, check_writable
 
 __all__ = [
     "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "TURNS", "CutShort", "Geometry", "Sound", "Splice", "VideoInfo",
-    "VideoWriter", "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "read_audio", "read_frames",
-    "repeat_frames", "source_index", "stream_audio",
+    "VideoWriter", "check_ahead", "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "read_audio",
+    "read_frames", "repeat_frames", "source_index", "stream_audio",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ import pictures
 from errors import UserError
 from video.colours import read_as
 from video.probing import VideoInfo
-from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of
+from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of, report_of
 from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
@@ -80,6 +80,16 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
             frame = cv2.merge((blue, green, red))
             yield pictures.on_plain_ground(frame, alpha[0]) if alpha else frame
         words = process.finish(UserError, f"cannot read {info.path}")
+    check_whole(info.path, words)
+
+
+def check_ahead(info: VideoInfo, count: int) -> None:
+    """Raise CutShort if the file breaks off within the first ``count`` frames, before any work is done.
+
+    Packets are read, but not decoded: an hour takes a second.
+    """
+    copied = {"format": "null", "c:v": "copy", "t": float((info.start + count) / info.fps)}
+    _, words = report_of(command_line(input_of(info.path)[info.stream].output("-", **copied), *QUIET))
     check_whole(info.path, words)
 
 
