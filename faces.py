@@ -20,7 +20,14 @@ import video
 from concurrency import prefetch
 from errors import MissingFile, UserError
 from face_detection.detections import Detections
-from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, Detector, create_detector
+from face_detection.detectors import (
+    CPU_DETECTORS,
+    DETECTORS,
+    SFD_WEIGHTS,
+    Detector,
+    create_detector,
+    in_square_pixels,
+)
 from face_detection.search import search
 from models import weights
 from reporting import SILENT, Reporter
@@ -135,7 +142,8 @@ class FaceSearch:
         saved, left = time.monotonic(), None if wanted is None else wanted - len(found)
         frames = prefetch(video.read_frames(source, max(0, len(found) - 1)), 4)
         with contextlib.closing(frames), report.stage("Finding faces", left) as advance:
-            for step in search(found, frames, detector, float(source.fps), self.batch_size):
+            seeing = in_square_pixels(detector, source.pixel_aspect)
+            for step in search(found, frames, seeing, float(source.fps), self.batch_size):
                 advance(step if wanted is None else max(0, min(step, wanted - len(found) + step)))
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
                     remember(found, cache, report)
@@ -153,6 +161,7 @@ class FaceSearch:
             source.interlaced,
             source.transparent,
             *([source.start] if source.start else []),
+            *([source.sample_aspect] if source.pixel_aspect != 1 else []),
         )
         detector, file = self.detector_name(report), self.weights
         if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow

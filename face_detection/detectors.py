@@ -57,6 +57,27 @@ def create_detector(
     raise UserError(f"unknown face detector {name!r}; known: {', '.join(DETECTORS)}")
 
 
+def in_square_pixels(detector: Detector, aspect: float) -> Detector:
+    """Return a detector for pictures whose pixels are ``aspect`` times as wide as high: it sees what people see."""
+    return detector if aspect == 1 else SquarePixels(detector, aspect)
+
+
+class SquarePixels:
+    """A detector that sees pictures stretched: it frames faces as they are, and not as anamorphic video stores them."""
+
+    def __init__(self, detector: Detector, aspect: float) -> None:
+        self.detector, self.aspect = detector, aspect
+        self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        if not frames:
+            return []
+        height, width = frames[0].shape[:2]
+        size = max(1, round(width * self.aspect)), height
+        found = self.detector.detect([cv2.resize(frame, size) for frame in frames])
+        return [boxes / np.array([size[0] / width, 1, size[0] / width, 1, 1], np.float32) for boxes in found]
+
+
 class SFD:
     """S3FD (Zhang et al., ICCV 2017), the reference's detector: the library's network, decoded without Python loops."""
 

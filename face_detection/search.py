@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of the crop moves the box
 SMALLEST = 4  # pixels, sides of a box that is worth a look
+FADED = 0.3  # half octaves of a face's side, around a step of the scale, within which it is looked at before and after
 CELL = 32  # pixels: crops lie on the grid of the network's strides, as they would in the whole frame
 PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are compared, and how far it may have moved
 EVENLY = 0.02  # of the face's side: nearer to the interpolated place, the face need not be followed
@@ -98,6 +100,24 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
         del held[:stop]
 
 
+class Look(NamedTuple):
+    """A face that is looked for at one scale."""
+
+    number: int  # of the request
+    place: int  # of the box in it
+    box: np.ndarray  # (5,) where it is expected
+    weight: float  # of what is found, beside other scales
+    scale: float
+    picture: np.ndarray  # at that scale
+    corner: np.ndarray  # x, y of the picture in the frame
+
+    def found(self, boxes: np.ndarray) -> np.ndarray | None:
+        """Return the best of the boxes (k, 5) in the picture that is about where it was expected, in the frame."""
+        boxes = boxes / np.array([self.scale] * 4 + [1], np.float32) + np.array([*self.corner, *self.corner, 0])
+        near = (box for box in boxes if intersection_over_union(box[:4], self.box[:4]) >= MIN_OVERLAP)
+        return next(near, None)
+
+
 @dataclass
 class Searcher:
     """Looks at frames of one video with one detector."""
@@ -142,10 +162,21 @@ class Searcher:
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         new = [box for box in new if not any(same_place(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
-        boxes = [*old, *certain] or new  # a false alarm would cost looks for as long as it comes and goes
+        boxes = [
+            *old,
+            *self._seen_again(frame, certain),
+        ] or new  # a false alarm would cost looks for as long as it comes and goes
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return _distinct(boxes)
+
+    def _seen_again(self, frame: np.ndarray, boxes: list[np.ndarray]) -> list[np.ndarray]:
+        """Return boxes that were found in crops by how large faces are in the whole frame, by how large they are there.
+
+        At another scale a box is up to 5 % larger; what follows will look at the same one.
+        """
+        again = list(self._detect_in([(frame, np.array(boxes))])[0]) if boxes else boxes
+        return again if len(again) == len(boxes) else boxes
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
         """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 5)."""
@@ -188,32 +219,47 @@ class Searcher:
 
     def _detect_in(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         """Frames with boxes (k, 5) where faces are expected -> the boxes (m, 5) found there, at most one for each."""
-        crops = [
-            (number, box, *self._crop(frame, box)) for number, (frame, boxes) in enumerate(requests) for box in boxes
+        looks = [
+            Look(number, place, box, weight, scale, *self._crop(frame, box, scale))
+            for number, (frame, boxes) in enumerate(requests)
+            for place, box in enumerate(boxes)
+            for scale, weight in self._scales(max(box[2] - box[0], box[3] - box[1]))
         ]
-        results: list[list[np.ndarray]] = [[] for _ in requests]
-        crops.sort(key=lambda crop: crop[2].shape)  # one call takes pictures of one size
-        for _, same in itertools.groupby(crops, key=lambda crop: crop[2].shape):
+        seen: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
+        looks.sort(key=lambda look: look.picture.shape)  # one call takes pictures of one size
+        for _, same in itertools.groupby(looks, key=lambda look: look.picture.shape):
             while batch := list(itertools.islice(same, self.batch_size)):
-                detections = self.detector.detect([picture for _, _, picture, _, _ in batch])
-                for (number, box, _, corner, scale), boxes in zip(batch, detections):
-                    boxes = boxes / np.array([scale] * 4 + [1], np.float32) + np.array(
-                        [*corner, *corner, 0], np.float32
-                    )
-                    results[number] += [b for b in boxes if intersection_over_union(b[:4], box[:4]) >= MIN_OVERLAP][:1]
+                for look, boxes in zip(batch, self.detector.detect([look.picture for look in batch])):
+                    if (box := look.found(boxes)) is not None:
+                        seen.setdefault((look.number, look.place), []).append((look.weight, box))
+        results: list[list[np.ndarray]] = [[] for _ in requests]
+        for (number, _), found in seen.items():
+            weights, boxes = zip(*found)
+            results[number].append(np.average(boxes, axis=0, weights=weights).astype(np.float32))
         return [_distinct(boxes) for boxes in results]
 
-    def _crop(self, frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the surroundings of a face, at least ``FACE_SIDE`` large, their corner in the frame, and the scale."""
+    def _scales(self, side: float) -> list[tuple[float, float]]:
+        """Return at which scales to look at a face of this side, and what each counts: it is ``FACE_SIDE`` or larger.
+
+        In steps, as boxes are steadier so; but at two scales they differ by up to 5 %, so where one step ends, both are
+        asked: else the box of a face that comes closer would jump, and that of one which stays there to and fro.
+        """
+        steps = 2 * math.log2(self.detector.FACE_SIDE / side)  # half octaves
+        edge = round(steps)
+        if edge >= 0 or abs(steps - edge) >= FADED / 2:
+            return [(2 ** (min(0, math.ceil(steps)) / 2), 1.0)]
+        larger = (steps - edge) / FADED + 0.5
+        return [(2 ** ((edge + 1) / 2), larger), (2 ** (edge / 2), 1 - larger)]
+
+    def _crop(self, frame: np.ndarray, box: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the surroundings of a face at this scale, and their corner in the frame."""
         side = max(box[2] - box[0], box[3] - box[1])
-        doublings = np.ceil(2 * np.log2(self.detector.FACE_SIDE / side)) / 2  # in steps: boxes are steadier
-        scale = float(2 ** min(0, doublings))
         reach = max(3, np.ceil(CONTEXT * side * scale / CELL)) * CELL / scale
         middle = (box[:2] + box[2:4]) / 2
         corner = np.round((middle - reach / 2) * scale / CELL) * CELL / scale
         limits = np.array(frame.shape[1::-1])
         (x1, y1), (x2, y2) = (np.clip(np.round(v), 0, limits).astype(int) for v in (corner, corner + reach))
-        return _resized(frame[y1:y2, x1:x2], scale), np.array([x1, y1]), scale
+        return _resized(frame[y1:y2, x1:x2], scale), np.array([x1, y1])
 
 
 def _resized(picture: np.ndarray, scale: float) -> np.ndarray:

@@ -27,7 +27,7 @@ from concurrency import prefetch
 from dataset import MIN_FRAMES
 from errors import UserError
 from face_detection.detections import Detections, cut_out
-from face_detection.detectors import Detector
+from face_detection.detectors import Detector, in_square_pixels
 from face_detection.search import search as search_frames
 from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
@@ -117,7 +117,8 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch, detec
 
     at_25 = replace(info, fps=Fraction(hp.fps))
     with unusable_if_it_fails("unreadable"):
-        boxes, search_seconds = find_face(video.read_frames(at_25), detector, search.batch_size)
+        seeing = in_square_pixels(detector, at_25.pixel_aspect)
+        boxes, search_seconds = find_face(video.read_frames(at_25), seeing, search.batch_size)
         shown = cut_faces(video.read_frames(at_25), boxes, folder)
     check_faces(shown)
     status = source.stat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 import faces
 import video
+from conftest import run_ffmpeg, write_clip
 from devices import pick_precision
 from face_detection import detectors
 from face_detection.detections import Detections
@@ -248,3 +250,28 @@ def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
     boxes = follow_face(find(frames, sfd), 12)
     for i in (0, 7):
         assert intersection_over_union(boxes[i], sfd.detect([frames[i]])[0][0, :4]) > 0.9
+
+
+@pytest.mark.parametrize("aspect", ["4/3", "64/45", "8/9"])
+def test_anamorphic_pictures_are_seen_as_people_see_them(tmp_path, astronaut, aspect):
+    """The detector frames faces as they are: stored narrow, they lost forehead and chin."""
+    across, down = map(int, aspect.split("/"))
+    write_clip(tmp_path / "square.mp4", np.stack([astronaut] * 4))
+    width = round(512 * down / across) // 2 * 2
+    run_ffmpeg("-i", tmp_path / "square.mp4", "-vf", f"scale={width}:512,setsar={aspect}", tmp_path / "narrow.mp4")
+    square, narrow = (video.probe(tmp_path / name) for name in ("square.mp4", "narrow.mp4"))
+    assert narrow.width == width and narrow.pixel_aspect == pytest.approx(across / down)
+    search = FaceSearch("centerface", cache=False)
+    expected, found = (follow_face(search.find(info), 12)[0] for info in (square, narrow))
+    wide = narrow.width / square.width
+    assert found / [wide, 1, wide, 1] == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.parametrize("side", [512, 800, 810, 820, 830, 840])
+def test_a_face_that_does_not_move_has_one_box(astronaut, side):
+    """Where one scale of the search ends and another begins, it was up to 6 % larger or smaller, again and again."""
+    still = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA)
+    found = Detections()
+    deque(search(found, iter([still] * 30), detectors.CenterFace(), 25.0), maxlen=0)
+    heights = [float(boxes[0][3] - boxes[0][1]) for boxes in found.boxes if boxes is not None and len(boxes)]
+    assert len(heights) > 2 and max(heights) < 1.015 * min(heights)

@@ -96,6 +96,12 @@ class VideoInfo:
     start: int = 0  # frame of the file that counts as the first
 
     @property
+    def pixel_aspect(self) -> float:
+        """Width of a pixel, in its heights; 1 if what the file says of it makes no sense."""
+        across, down = map(int, self.sample_aspect.split(":"))
+        return across / down if down and 0.2 < across / down < 5 else 1.0
+
+    @property
     def unshrunk(self) -> tuple[int, int]:
         """Width and height before a photo is shrunk to what players can show."""
         return self.geometry.size_of(*self.stored) if self.is_image and any(self.stored) else (self.width, self.height)
