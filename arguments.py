@@ -38,7 +38,7 @@ def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECI
         "--precision",
         choices=("auto", *precisions),
         default="auto",
-        help="Compute the networks in this precision; auto is the fastest that is as good.",
+        help="Compute the networks in this precision; auto takes half precision where the hardware is fast in it.",
     )
 
 
@@ -171,7 +171,7 @@ def _add_face_arguments(parser: Flags) -> None:
     add(
         "--face_index",
         type=int,
-        help="Take this face, counted from left to right at first sight, 0 first; without it, the largest.",
+        help="Take this face, counted from the left where they first appear, from 0. Without it, the largest.",
     )
     add(
         "--speaker",
@@ -197,7 +197,8 @@ def _add_face_arguments(parser: Flags) -> None:
         nargs="+",
         type=int,
         default=NO_BOX,
-        help="Take this for the face's box, in all frames: top bottom left right. -1 -1 -1 -1 looks for it.",
+        help="Use this box for the face in all frames: top bottom left right. Without it, or with -1 -1 -1 -1, it is "
+        "searched for.",
     )
     add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
 
@@ -207,7 +208,7 @@ def add_identity_argument(parser: Flags) -> None:
         "--identity",
         default="sface",
         type=cli.file_or_name,
-        help="Tell likeness by this SFace: a file, or sface to download it once.",
+        help="The network that compares faces for --face_like, SFace: a file, or sface to download it once.",
     )
 
 
@@ -220,7 +221,7 @@ def _add_frame_arguments(parser: Flags) -> None:
         help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
     )
     add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
-    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use the first frame as a photo.")
     add(
         "--loop",
         choices=VALUES["loop"],
@@ -230,7 +231,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add(
         "--fps",
         type=cli.positive(float),
-        help="Frame rate of the result; without it, that of --face, or 25.",
+        help="Frame rate of the result. Without it, that of the video; of a photo, 25.",
     )
     add("--resize_factor", type=cli.positive(float), default=1, help="Shrink the frames by this factor first.")
     add(
@@ -253,16 +254,21 @@ def _add_frame_arguments(parser: Flags) -> None:
 
 def _add_file_arguments(parser: Flags) -> None:
     add = parser.add_argument
-    add("--mix", type=Path, help="Let this be heard in the result: music and all, of which --audio is the voice alone.")
+    add("--mix", type=Path, help="The sound of the result, such as voice and music; --audio then only moves the lips.")
     add(
         "--crf",
         type=int,
         choices=range(52),
         metavar="0-51",
         default=18,
-        help="Encode with this quality; lower is better.",
+        help="Quality of the picture (x264): lower is better, and makes larger files.",
     )
-    add("--preset", choices=VALUES["preset"], default="superfast", help="Encode with this effort.")
+    add(
+        "--preset",
+        choices=VALUES["preset"],
+        default="superfast",
+        help="Effort of the encoder (x264): slower ones make smaller files.",
+    )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
     add_credentials_argument(parser)
 
@@ -290,14 +296,14 @@ def add_mouth_arguments(parser: Flags) -> None:
         "--silence",
         choices=VALUES["silence"],
         default="free",
-        help="In pauses let lips do what the network likes, or close them.",
+        help="In pauses of the speech keep the lips shut (closed), or as the network draws them (free).",
     )
     add(
         "--reference",
         type=frame_or_name,
         metavar="{same,still,matching,FRAME}",
-        help="Show the network each frame itself, with a shut mouth, with one as far open as the sound opens it, or "
-        "the frame of this number. Without it, as the network wants it.",
+        help="Show the network each frame's own face (same), with a shut mouth (still), with one as far open as the sound "
+        "opens it (matching), or the frame of this number. Without it, as the network wants it.",
     )
     add(
         "--mouth_gain",
@@ -308,13 +314,13 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--blend",
         choices=VALUES["blend"],
-        help="Paste the whole box, or softly only what changes. Without it, as the network wants it.",
+        help="Paste the whole box, or what changes with soft edges (feather). Without it, as the network wants it.",
     )
     add(
         "--occlusion",
         choices=VALUES["occlusion"],
         default="keep",
-        help="Keep in front of the mouth what was filmed there (hands, microphones, captions), or draw over it.",
+        help="Keep what is in front of the mouth (hands, microphones, captions), or draw over it (ignore).",
     )
 
 

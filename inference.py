@@ -49,7 +49,7 @@ def get_parser() -> cli.Parser:
         help="Instead of --audio: several people in one video, counted from the left, 0 first, each with a speech.",
     )
     add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
-    add("--again", action="store_true", help="Of many, make those too that are made already.")
+    add("--again", action="store_true", help="Of many, make the finished ones again, too.")
     add("--outfile", type=Path, default=OUTFILE, help="The video to write; of many, their folder.")
     arguments.add_lip_sync_arguments(parser)
     return parser
@@ -102,7 +102,7 @@ def run_pairs(args: argparse.Namespace) -> None:
 def read_jobs(args: argparse.Namespace) -> list[jobs.Job]:
     """Return a job for every row of --jobs; what a row does not say, the command line does."""
     if not args.jobs:
-        raise UserError("give --face and --audio, or --jobs; --help says more")
+        raise UserError("give --face and --audio (or --pair), or --jobs; --help says more")
     if args.face or args.audio:
         raise UserError("--jobs says which faces and speeches; leave --face and --audio out")
     parser = get_parser()

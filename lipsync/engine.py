@@ -42,7 +42,7 @@ AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
 OURS = (
-    "network: the included one, yours to use for anything (CC BY 4.0; learned from GRID, by Cooke and others); "
+    "network: the included one, free for any use (CC BY 4.0: credit the GRID corpus, by Cooke and others); "
     "the official one, for research: --checkpoint_path wav2lip_gan"
 )
 

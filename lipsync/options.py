@@ -49,7 +49,7 @@ class Options:
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
     lip_delay: float | None = None  # milliseconds that lips come later; None: what the network needs, if it tells
-    silence: str = "free"  # what lips do in pauses: "free", what the network likes, or "closed"
+    silence: str = "free"  # what lips do in pauses: "free", as the network draws them, or "closed"
     # what the network sees of the face: "same", each frame itself; "still", one with a shut mouth; "matching", one with
     # a mouth as far open as the sound will open it; or a frame's number
     reference: str | int | None = None  # None: the network's own

@@ -46,7 +46,7 @@ LABELS = {  # what the page calls flags, which nobody knows who has never seen t
     "speaker": "Whoever speaks, shot by shot",
     "face_like": "Whoever looks like the one in this picture",
     "start": "Only from this moment of the video",
-    "end": "to this one; else to the speech's end",
+    "end": "to this one; empty: to the end of the speech",
     "static": "Use only the first frame",
     "rotate": "The video lies on its side: turn it clockwise",
 }
@@ -101,7 +101,7 @@ class Buttons:
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
-            problem = gr.Error(sentence(error), print_exception=False)
+            problem = gr.Error(sentence(error), duration=None, print_exception=False)  # until it is read
         except Exception as error:
             LOG.exception("an action of the page failed")
             said = (
@@ -124,7 +124,11 @@ class Buttons:
             return (gr.skip(),) * (4 + len(VOICES))
         with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
-        words = "One face was found." if len(seen) == 1 else f"{len(seen)} faces were found: **who is to speak?**"
+        words = (
+            "One face was found."
+            if len(seen) == 1
+            else f"{len(seen)} faces were found: **who is to speak?** (Without a click, the largest.)"
+        )
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
         return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *rooms(len(seen))

@@ -71,9 +71,9 @@ class Page:
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
             gr.Markdown(
-                f"# {TITLE}\nGive a face and a speech. Files stay on this machine, are seen by nobody else and are "
-                "deleted within an hour. Do not make people say what they did not say, unless everybody who sees it "
-                "is told."
+                f"# {TITLE}\nGive a face and a speech. Files stay on the computer that serves this page, other "
+                "visitors do not see them, and they are deleted within an hour. Do not make people say what they did not "
+                "say, unless everybody who sees it is told."
             )
             with gr.Tab("Lip-sync", id="lipsync"):
                 self._lip_sync_tab()
@@ -120,7 +120,7 @@ class Page:
         with gr.Row():
             with gr.Column():
                 with gr.Row(elem_classes="press"):
-                    second = gr.Number(1.0, label="At this second", minimum=0, step=0.5, min_width=120)
+                    second = gr.Number(1.0, label="Preview at second", minimum=0, step=0.5, min_width=120)
                     look = gr.Button("Preview", elem_id="look", min_width=120)
                 shown = gr.Image(label="Preview", height=HEIGHT, interactive=False, elem_id="preview", buttons=SAVE)
                 original = _shown("Original", "original", visible=False)
@@ -311,12 +311,12 @@ def _options(can_restore: bool) -> dict[str, Any]:
                 "pads": gr.Textbox(label=LABELS["pads"], placeholder="top bottom left right", max_lines=1),
                 "shrink": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
                 "fps": gr.Number(None, label=LABELS["fps"], minimum=0),
-                "crf": gr.Slider(0, 51, 18, step=1, label="Quality of the file; lower is better"),
+                "crf": gr.Slider(0, 51, 18, step=1, label="Compression (CRF); lower is better, and larger"),
             }
         with gr.Row(elem_classes="options"):
             options |= {
                 "speaker": gr.Checkbox(
-                    False, label=LABELS["speaker"], info="by the video's own sound, whoever was clicked on"
+                    False, label=LABELS["speaker"], info="by the video's own sound; a click on a face does not count"
                 ),
                 "kept": gr.Checkbox(
                     True, label="Keep what is in front of the mouth", info="a hand, a microphone, a caption"
