@@ -302,8 +302,8 @@ def add_mouth_arguments(parser: Flags) -> None:
         "--reference",
         type=frame_or_name,
         metavar="{same,still,matching,FRAME}",
-        help="Show the network each frame's own face (same), with a shut mouth (still), with one as far open as the sound "
-        "opens it (matching), or the frame of this number. Without it, as the network wants it.",
+        help="Show the network each frame's own face (same), with a shut mouth (still), with one as far open as the "
+        "sound opens it (matching), or the frame of this number. Without it, as the network wants it.",
     )
     add(
         "--mouth_gain",

@@ -195,6 +195,7 @@ class Linking:
     tracks: list[Track] = field(default_factory=list, init=False)
     frames: int = field(default=0, init=False)  # so many have been added
     looked: int = field(default=-1, init=False)  # the last of them that was searched
+    _alive: list[Track] = field(default_factory=list, init=False)  # tracks that may go on; the others never will
 
     def add(self, detections: np.ndarray | None) -> None:
         """Add the detections (k, 5) in the next frame."""
@@ -203,7 +204,7 @@ class Linking:
         if detections is None:
             return
         boxes = detections[:, :4].astype(np.float64)
-        going_on = [track for track in self.tracks if self._goes_on(track, frame)]
+        going_on = self._alive = [track for track in self._alive if self._goes_on(track, frame)]
         candidates = [
             (match_score(track.boxes[-1], box, frame - track.frames[-1]), d, box, track)
             for d, box in enumerate(boxes)
@@ -214,7 +215,9 @@ class Linking:
             if score > 0 and d not in taken and track.frames[-1] < frame:
                 _continue_track(track, frame, box, track.frames[-1] == self.looked)
                 taken.add(d)
-        self.tracks += [Track([frame], [box]) for d, box in enumerate(boxes) if d not in taken]
+        new = [Track([frame], [box]) for d, box in enumerate(boxes) if d not in taken]
+        self.tracks += new
+        self._alive += new
         self.looked = frame
 
     def _goes_on(self, track: Track, frame: int) -> bool:
@@ -322,6 +325,11 @@ class Shot:
         return rows
 
     def _decide(self) -> None:
+        if not self._person and self._open:
+            # a false alarm that is over can be nobody, and of many each look would take longer than the one before
+            self._open = [
+                track for track in self._open if len(track.frames) >= MIN_DETECTIONS or self._linking.may_go_on(track)
+            ]
         if not self._person and self._open:
             longest = max(self._open, key=lambda track: len(track.frames))
             if len(longest.frames) >= self._sure and not self._in_question(longest):

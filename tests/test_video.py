@@ -409,7 +409,8 @@ def test_images_are_known_by_content(tmp_path, name):
 @pytest.mark.parametrize("held", [1, 1 << 30])
 def test_repetition(clip, monkeypatch, pingpong, held):
     """The same order whether the clip fits in memory or is read again."""
-    monkeypatch.setattr(video.reading, "HELD_BYTES", held)
+    for name in ("HELD_BYTES", "TURNED_BYTES"):
+        monkeypatch.setattr(video.reading, name, held)
     got = numbers(video.repeat_frames(clip, 70, 20, pingpong))
     assert got == [video.source_index(i, 20, pingpong) for i in range(70)]
     assert got[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])

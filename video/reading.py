@@ -17,7 +17,8 @@ from video.probing import VideoInfo
 from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of, report_of
 from video.sources import check_whole
 
-HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again, or a long one backwards
+HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again
+TURNED_BYTES = 512 << 20  # or to play a piece of a long one backwards: each is decoded from a key frame before it
 # seconds decoded before a wanted frame, so that inexact seeking cannot skip it; with an index, enough
 SEEK_MARGIN = 2.0
 # without, frames are a level darker than they were filmed, and again with every generation
@@ -124,7 +125,7 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.
         yield frame
     if not seen:
         raise UserError(f"{info.path} has no frame that can be decoded")
-    if seen <= _frames_held(info):  # read once more: the others may have been changed
+    if seen <= _frames_in(HELD_BYTES, info):  # read once more: the others may have been changed
         kept = list(read_frames(info, 0, seen))
         for frame in kept:
             frame.flags.writeable = False
@@ -137,11 +138,11 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.
 
 def _read_backwards(info: VideoInfo, count: int) -> Iterator[np.ndarray]:
     """Yield frames ``count - 2``, …, 1: a piece that fits in memory is read forwards and given backwards."""
-    step = _frames_held(info)
+    step = _frames_in(TURNED_BYTES, info)
     for stop in range(count - 1, 1, -step):
         start = max(1, stop - step)
         yield from reversed(list(read_frames(info, start, stop - start)))
 
 
-def _frames_held(info: VideoInfo) -> int:
-    return max(1, HELD_BYTES // (info.width * info.height * 3))
+def _frames_in(size: int, info: VideoInfo) -> int:
+    return max(1, size // (info.width * info.height * 3))
