@@ -57,8 +57,8 @@ def generator_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def add_judge_arguments(parser: cli.Parser) -> None:
-    for name, (figures, how, _) in NETWORKS.items():
-        parser.add_argument(f"--{name}", metavar="WEIGHTS", help=f"Measure {', '.join(figures)} with {how}.")
+    for name, kind in NETWORKS.items():
+        parser.add_argument(f"--{name}", metavar="WEIGHTS", help=f"Measure {', '.join(kind.figures)} with {kind.how}.")
 
 
 def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -104,11 +104,20 @@ def open_lpips(
     return distance
 
 
-# of ``Judges``: the figures that each takes part in, how to have its weights, and what opens them
-NETWORKS: dict[str, tuple[tuple[str, ...], str, Callable[..., Any]]] = {
-    "landmarks": (("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
-    "lpips": (("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
-    "identity": (("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)),
+class Kind(NamedTuple):
+    """One of ``Judges``."""
+
+    figures: tuple[str, ...]  # that it takes part in
+    how: str  # to have its weights
+    open: Callable[..., Any]  # of a path, a device and a reporter
+
+
+NETWORKS = {
+    "landmarks": Kind(("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
+    "lpips": Kind(("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
+    "identity": Kind(
+        ("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)
+    ),
 }
 
 
@@ -129,7 +138,7 @@ def open_judges(
 
 def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -> Any:
     try:
-        return NETWORKS[name][-1](path, device, report)
+        return NETWORKS[name].open(path, device, report)
     except MissingFile as error:
         raise MissingFile(f"--{name}: {error}") from None
     except (UserError, RuntimeError) as error:
@@ -138,8 +147,8 @@ def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -
 
 def not_asked(judges: Judges) -> list[str]:
     """Say, a line each, which figures were not measured, and how to have them."""
-    missing = [(name, *NETWORKS[name][:2]) for name in NETWORKS if getattr(judges, name) is None]
-    return [f"not measured: {', '.join(figures)}; --{name} {how}" for name, figures, how in missing]
+    missing = {name: kind for name, kind in NETWORKS.items() if getattr(judges, name) is None}
+    return [f"not measured: {', '.join(kind.figures)}; --{name} {kind.how}" for name, kind in missing.items()]
 
 
 def _filled(network: torch.nn.Module, path: Path, name: str) -> torch.nn.Module:

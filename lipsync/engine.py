@@ -295,7 +295,7 @@ class LipSync:
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None
-        self.report.note(f"lips and speech before: similarity {result.mean:.2f}; {result.summary}")
+        self.report.note(str(result))
         return result
 
     @cached_property

@@ -45,9 +45,14 @@ class Result:
         return float(self.similarity.mean()) if len(self.similarity) else math.nan
 
     @property
+    def _peak(self) -> int | None:
+        """Where the curve is highest; None if it has no value."""
+        return None if np.isnan(self.curve).all() else int(np.nanargmax(self.curve))
+
+    @property
     def offset_frames(self) -> int:
         """How many frames the sound comes late (below 0: early)."""
-        return 0 if np.isnan(self.curve).all() else int(np.nanargmax(self.curve)) - REACH
+        return 0 if self._peak is None else self._peak - REACH
 
     @property
     def confidence(self) -> float:
@@ -57,15 +62,13 @@ class Result:
         together. On this scale experts of any level, and clips of any length, share one threshold.
         """
         rivals = self._rivals
-        return float(np.nanmax(self.curve) - rivals.max()) if len(rivals) else 0.0
+        return float(self.curve[self._peak] - rivals.max()) if len(rivals) else 0.0
 
     @property
     def _rivals(self) -> np.ndarray:
         """The values of the curve that are no part of its highest peak."""
-        if np.isnan(self.curve).all():
-            return np.empty(0)
-        away = np.abs(np.arange(len(self.curve)) - np.nanargmax(self.curve)) > PEAK
-        return self.curve[away & ~np.isnan(self.curve)]
+        known = ~np.isnan(self.curve)
+        return self.curve[known & (np.abs(np.arange(len(self.curve)) - (self._peak or 0)) > PEAK)]
 
     @property
     def contrast(self) -> float:

@@ -562,7 +562,7 @@ def test_run_all_asks_every_judge(judged, capsys, monkeypatch):
         "lpips": lambda one, other: float(np.abs(one.astype(float) - other).mean() / 255),
         "identity": lambda face: face.mean((0, 1)) - 127.5,
     }
-    known = {name: (*judges.NETWORKS[name][:2], opened(judge)) for name, judge in stand_ins.items()}
+    known = {name: judges.NETWORKS[name]._replace(open=opened(judge)) for name, judge in stand_ins.items()}
     monkeypatch.setattr(judges, "NETWORKS", known)
     flags = [word for name in stand_ins for word in (f"--{name}", f"{name}.pth")]
     assert run_all.main([*common, "--takes", "matched", "silent", *flags]) == 0
