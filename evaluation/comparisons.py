@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -76,10 +77,17 @@ def compare_files(
     return found
 
 
-def check_names(videos: Sequence[Path]) -> None:
-    """Raise UserError if what is made of two videos would have one name."""
-    if len({path.stem for path in videos}) < len(videos):
+def folders_below(videos: Sequence[Path]) -> list[Path]:
+    """Return the folder of each video, below the one that holds all of them: lists such as LRS2's reuse names.
+
+    Raises UserError if what is made of two videos would have one name.
+    """
+    places = [path.resolve().parent for path in videos]
+    root = os.path.commonpath(places)
+    below = [place.relative_to(root) for place in places]
+    if len({(place, path.stem) for place, path in zip(below, videos)}) < len(videos):
         raise UserError("two of the videos have one name; give them in two runs, with a --results_dir each")
+    return below
 
 
 def compare_silent(
@@ -90,14 +98,14 @@ def compare_silent(
     How much mouths move nevertheless is what leaks: ``motion``, and with landmarks ``leak``. Raises UserError for two
     videos of one name.
     """
-    check_names(videos)
+    places = [folder / place for place in folders_below(videos)]
     lips.load()  # what would spoil every video fails here, before any work is done
     found = Comparisons(judges=judges)
 
-    def compare(path: Path) -> list[Quality]:
-        made = silent_take(lips, path, folder, **options)
+    def compare(path: Path, place: Path) -> list[Quality]:
+        made = silent_take(lips, path, place, **options)
         return [score_file(made, path, lips.search, lips.report, judges, lips.generator.pads)]
 
-    for path in lips.report.track(videos, "Listening to nothing", len(videos), "video"):
-        found.attempt(path, partial(compare, path))
+    for path, place in lips.report.track(list(zip(videos, places)), "Listening to nothing", len(videos), "video"):
+        found.attempt(path, partial(compare, path, place))
     return found

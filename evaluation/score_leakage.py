@@ -16,7 +16,7 @@ import arguments
 import cli
 import files
 from evaluation import flags
-from evaluation.comparisons import check_names, compare_silent
+from evaluation.comparisons import compare_silent, folders_below
 from footage import find_videos
 from lipsync import LipSync
 from terminal import TERMINAL
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.face)
-    check_names(videos)
+    folders_below(videos)  # what cannot be told apart is said before anything is loaded
     flags.check_tables(args, videos)
     files.check_folder(args.results_dir)
     judges, search = flags.judges_of(args), arguments.face_search(args)

@@ -280,6 +280,9 @@ def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
     assert heard == ["talk.wav"] and float(row["motion"]) == pytest.approx(1, abs=0.1) and row["leak"] == ""
     assert score_leakage.main(["--face", str(tmp_path / "in"), str(talk / "made.mkv"), *command]) == 0
     files.save(tmp_path / "in" / "deep" / "talk.mkv", (tmp_path / "in" / "talk.mkv").read_bytes())
+    assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 0  # as lists such as LRS2's have them
+    assert (tmp_path / "out/talk.mp4").exists() and (tmp_path / "out/deep/talk.mp4").exists()
+    files.save(tmp_path / "in" / "talk.mov", (tmp_path / "in" / "talk.mkv").read_bytes())
     assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 2
 
 
