@@ -25,7 +25,8 @@ OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wa
 # Share of the pixels around the lips that are more than so many grey levels apart: up to the first the same skin, from
 # the second on there is a caption on one of the two, a collar, or another cheek. Of six clips of people it is 0 to
 # 0.005 in nine frames of ten, of drawn heads 0.025, of three with captions 0.04 to 0.07 in every other one.
-FOREIGN, FOREIGN_SHARE = 60.0, (0.045, 0.07)
+FOREIGN, FOREIGN_SHARE = 60.0, (0.035, 0.06)
+CHIN, JAW = 80, 6  # row of a face of 96 pixels at which lips end, and rows by which a jaw moves
 # Natural logarithm of how many times as bright a face is: less than the first passes for the same light; up to the
 # first of the others a mouth is taken, made as bright; from the second on none is: in a fade from black, or a flash
 SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
@@ -58,9 +59,23 @@ class _Target(NamedTuple):
     around: np.ndarray  # (96, 96) bool: the skin around its lips that nothing hides
 
     def foreign(self, other: np.ndarray) -> float:
-        """Return from 0 to 1 how much there is around the lips of another face that is nothing of this one."""
-        apart = cv2.absdiff(self.soft, _soft(other)).max(-1)[self.around]
-        return float(np.interp(np.mean(apart > FOREIGN), FOREIGN_SHARE, (0, 1))) if apart.size else 0.0
+        """Return from 0 to 1 how much there is around the lips of another face that is nothing of this one.
+
+        Where the jaw is elsewhere its edge is, too, and nothing foreign: below the lips, the other is compared with
+        this one moved up or down by what makes them most alike.
+        """
+        size, other = np.count_nonzero(self.around), _soft(other)
+        if not size:
+            return 0.0
+        above = self._apart(other[:CHIN], slice(0, CHIN), 0)
+        below = min(self._apart(other[CHIN:], slice(CHIN, None), rows) for rows in range(-JAW, JAW + 1))
+        return float(np.interp((above + below) / size, FOREIGN_SHARE, (0, 1)))
+
+    def _apart(self, other: np.ndarray, part: slice, down: int) -> int:
+        """Return how many pixels around the lips differ, in some rows of this face moved ``down`` and another's."""
+        rows = np.clip(np.arange(len(self.soft)) - down, 0, len(self.soft) - 1)
+        here = self.soft[rows[part]]
+        return int(np.count_nonzero((cv2.absdiff(here, other).max(-1) > FOREIGN) & self.around[part]))
 
 
 class _Candidate(NamedTuple):
