@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, open_face, open_sound, used_for
+from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, Used, open_face, open_sound, used_for
 from reporting import Named
 
 RATE = 48000  # Hz, of what is heard
@@ -34,6 +34,8 @@ def run(
 
     ``options``: those of ``lipsync.Options`` that do not say which face. The result is as long as the longest speech; a
     face whose speech is over is left as it was filmed, or with ``silence="closed"`` shut. Raises as ``LipSync.run``.
+
+    The take that is returned tells what was made; its sum of the speeches is gone, so it cannot be written again.
     """
     face, outfile, paths, chosen = Path(face), Path(outfile), _paths(speeches), _options(options)
     lips.check_writable(outfile)
@@ -103,8 +105,8 @@ def _open_take(
         _take_of(
             lips.serving(search, Named(lips.report, f"face {index}")),
             source,
-            (sound, samples, max(lengths) - samples),
-            (used.frames, used.searched),
+            Spoken(sound, samples, max(lengths) - samples),
+            used,
             replace(chosen, face_index=index),
         )
         for index, sound, samples in zip(speeches, sounds, lengths)
@@ -112,25 +114,24 @@ def _open_take(
     return replace(first, others=tuple(others))
 
 
-def _take_of(
-    lips: LipSync,
-    source: video.VideoInfo,
-    speech: tuple[video.Sound, int, int],
-    frames: tuple[int, int],
-    options: Settled,
-) -> Take:
-    """Return so many ``frames`` of one face, which is searched for in so many.
+class Spoken(NamedTuple):
+    """What one of them says."""
 
-    Its speech, of so many samples, is followed by so many of silence.
-    """
-    (sound, samples, after), (wanted, searched), fps = speech, frames, float(source.fps)
-    with about(f"--pair {options.face_index}={sound.path}"):
-        path, used = lips.find_face(source, searched, options)
+    sound: video.Sound
+    samples: int
+    after: int  # samples of silence that follow, until the last of them has finished
+
+
+def _take_of(lips: LipSync, source: video.VideoInfo, spoken: Spoken, used: Used, options: Settled) -> Take:
+    """Return what is made of one face."""
+    fps = float(source.fps)
+    with about(f"--pair {options.face_index}={spoken.sound.path}"):
+        path, most = lips.find_face(source, used.searched, options)
         path.known(None)  # to its end, so that it is remembered for the next face
-    mel, _ = audio.spectrogram_of(itertools.chain(sound, _silence(after)))
-    windows = audio.MelWindows(mel, fps, wanted, options.lip_delay / 1000)
-    until = wanted if options.silence == "closed" else audio.frame_count(samples, fps)
-    return Take(source, sound, sound, windows, path, used, options, until=until)
+    mel, _ = audio.spectrogram_of(itertools.chain(spoken.sound, _silence(spoken.after)))
+    windows = audio.MelWindows(mel, fps, used.frames, options.lip_delay / 1000)
+    until = used.frames if options.silence == "closed" else audio.frame_count(spoken.samples, fps)
+    return Take(source, spoken.sound, spoken.sound, windows, path, most, options, until=until)
 
 
 def _silence(samples: int) -> Iterator[np.ndarray]:
