@@ -29,14 +29,16 @@ class Share:
     folder: Path
     rank: int
     world: int
+    run: str = ""  # torchrun's name of this run, where it gives one
 
     @classmethod
     def begin(cls, folder: Path) -> Share:
         """Begin this process's part of a run whose processes all see ``folder``."""
-        share = cls(folder, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        world, run = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("TORCHELASTIC_RUN_ID", "")
+        share = cls(folder, int(os.environ.get("RANK", 0)), world, run)
         if share.world > 1:
             with files.locked(share._lock, wait=True):
-                if share._path(share.rank).exists():  # of a run that was stopped: what it left counts for nothing
+                if share._entry(share.rank):  # of a run of that name that was stopped: what it left counts for nothing
                     share._clear()
                 share._save(None)
         return share
@@ -53,7 +55,8 @@ class Share:
             return [result]
         with files.locked(self._lock, wait=True):
             self._save(result)
-            results = [self._read(rank) for rank in range(self.world)]
+            entries = [self._entry(rank) for rank in range(self.world)]
+            results = [entry["result"] if entry else None for entry in entries]
             if any(result is None for result in results):
                 return None
             self._clear()
@@ -67,13 +70,15 @@ class Share:
         return self.folder / f".process {rank} of {self.world}.json"
 
     def _save(self, result: Any) -> None:
-        files.save(self._path(self.rank), json.dumps(result))
+        files.save(self._path(self.rank), json.dumps({"run": self.run, "result": result}))
 
-    def _read(self, rank: int) -> Any:
+    def _entry(self, rank: int) -> dict[str, Any] | None:
+        """What a process of this run has left; None for what others have."""
         try:
-            return json.loads(self._path(rank).read_text(encoding="utf-8"))
+            entry = json.loads(self._path(rank).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        return entry if isinstance(entry, dict) and entry.get("run") == self.run else None
 
     def _clear(self) -> None:
         for rank in range(self.world):

@@ -48,3 +48,11 @@ def test_what_a_stopped_run_left_counts_for_nothing(begin, order):
 def test_one_process_needs_no_files(tmp_path):
     share = Share.begin(tmp_path / "never made")
     assert share.of([1, 2]) == [1, 2] and share.finish(0) == [0] and not list(tmp_path.iterdir())
+
+
+def test_what_another_run_left_takes_nothing_from_this_one(begin, monkeypatch):
+    """Only its first process had begun; the first of the new run began last, and cleared what the others had done."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "killed")
+    begin(0)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "new")
+    assert [begin(rank).finish(rank) for rank in (2, 1, 0)] == [None, None, [0, 1, 2]]
