@@ -153,7 +153,7 @@ def test_names_that_are_too_long_together_are_cut(program, room):
 
 
 @pytest.mark.parametrize("flags, words", [
-    (["--face", "a.mp4"], "give --face and --audio, or --jobs"),
+    (["--face", "a.mp4"], "give --face and --audio (or --pair), or --jobs"),
     (["--face", "a.mp4", "b.mp4", "c.mp4", "--audio", "a.mp4", "voice.wav"], "3 faces and 2 files of --audio"),
     (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--outfile", "out.mp4"], "out.mp4 is the name of one video"),
     (["--face", "empty", "--audio", "voice.wav"], "empty has no video or photo"),
