@@ -120,7 +120,7 @@ class Page:
         with gr.Row():
             with gr.Column():
                 with gr.Row(elem_classes="press"):
-                    second = gr.Number(1.0, label="Preview at second", minimum=0, step=0.5, min_width=120)
+                    second = gr.Number(1.0, label="Preview at (s)", minimum=0, step=0.5, min_width=120)
                     look = gr.Button("Preview", elem_id="look", min_width=120)
                 shown = gr.Image(label="Preview", height=HEIGHT, interactive=False, elem_id="preview", buttons=SAVE)
                 original = _shown("Original", "original", visible=False)
