@@ -285,8 +285,10 @@ def no_face(picture: VideoInfo, first: int, count: int) -> UserError:
     start = picture.start + first
     seconds = (float(frame / picture.fps) for frame in (start, start + count))
     where = " from {:.2f} to {:.2f} s, the part that is used".format(*seconds)
-    if picture.is_image or count == 1:
-        where = "" if picture.is_image else " in its first frame, which alone is used"
+    if picture.is_image:
+        where = ""
+    elif count == 1:
+        where = " in its first frame, which alone is used"
     return UserError(
         f"no face was found in {picture.path}{where}; try another --face_detector, --rotate if the picture lies on "
         "its side, --crop to the face if it is tiny, or give --box yourself"

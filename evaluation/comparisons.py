@@ -12,7 +12,7 @@ from typing import Any
 from errors import UserError
 from evaluation.judges import Judges, not_asked
 from evaluation.leakage import silent_take
-from evaluation.quality import Quality, finite_mean, score_file
+from evaluation.quality import Quality, mean_figures, score_file
 from evaluation.reports import Report
 from faces import FaceSearch
 from lipsync import LipSync
@@ -43,9 +43,7 @@ class Comparisons(Report[Quality]):
         return "\n".join(lines + not_asked(self.judges) + self.skipped())
 
     def means(self) -> dict[str, float]:
-        """The mean of each figure that was measured, over the videos that have one."""
-        measured = {name: [getattr(score, name) for score in self.scores] for name in FIGURES}
-        return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
+        return mean_figures(self.scores, FIGURES)
 
     def to_json(self) -> dict[str, object]:
         return {"mean": self.means(), **super().to_json()}

@@ -8,7 +8,7 @@ a network is measured only if ``Judges`` has it. docs/measuring.md tells where e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,6 +124,12 @@ def _share(made: np.ndarray, real: np.ndarray) -> float:
     """The mean of one over the mean of the other; NaN where there is nothing to compare with."""
     whole = finite_mean(real)
     return finite_mean(made) / whole if whole else float("nan")
+
+
+def mean_figures(found: Sequence[Quality], names: Iterable[str]) -> dict[str, float]:
+    """Return the mean of each of these figures that was measured, over the videos that have one."""
+    measured = {name: [getattr(one, name) for one in found] for name in names}
+    return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
 
 
 def finite_mean(values: Sequence[float] | np.ndarray) -> float:

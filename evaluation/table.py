@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation import lse, scores
 from evaluation.aperture import PHASES, Following
-from evaluation.quality import Quality, finite_mean
+from evaluation.quality import Quality, mean_figures
 
 Row = dict[str, Any]  # figures, and in rows of videos their names
 
@@ -70,9 +70,7 @@ def quality_row(take: str, found: Sequence[Quality]) -> Row:
 
     A still source, say, has no movement to share, and a face that fills the picture no border.
     """
-    measured = {name: [getattr(one, name) for one in found] for name in TOLD[take]}
-    means = {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
-    return {"videos": len(found), **means} if found else means
+    return {"videos": len(found), **mean_figures(found, TOLD[take])} if found else {}
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:

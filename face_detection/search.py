@@ -162,10 +162,8 @@ class Searcher:
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         new = [box for box in new if not any(same_place(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
-        boxes = [
-            *old,
-            *self._seen_again(frame, certain),
-        ] or new  # a false alarm would cost looks for as long as it comes and goes
+        # a false alarm would cost looks for as long as it comes and goes
+        boxes = [*old, *self._seen_again(frame, certain)] or new
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return _distinct(boxes)

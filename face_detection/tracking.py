@@ -325,7 +325,7 @@ class Shot:
         return rows
 
     def _decide(self) -> None:
-        if not self._person and self._open:
+        if not self._person:
             # a false alarm that is over can be nobody, and of many each look would take longer than the one before
             self._open = [
                 track for track in self._open if len(track.frames) >= MIN_DETECTIONS or self._linking.may_go_on(track)

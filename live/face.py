@@ -205,8 +205,10 @@ def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
 
 def _options(values: dict) -> Settled:
     """Return the options; only values of the kinds that ``Options`` takes."""
-    kinds = {"reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int)}
-    kinds["resize_factor"] = (int, float)
+    kinds = {
+        "reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int),
+        "resize_factor": (int, float),
+    }  # fmt: skip
     usual = Options()
     if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in WORDS):
         raise ValueError

@@ -26,7 +26,8 @@ OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wa
 # the second on there is a caption on one of the two, a collar, or another cheek. Of five clips of people it is 0.03 at
 # most in 98 of 100 faces, of three with captions 0.045 or more in half to three quarters of them.
 FOREIGN, FOREIGN_SHARE = 60.0, (0.04, 0.065)
-CHIN, JAW = 80, 6  # row of a face of 96 pixels at which lips end, and rows by which a jaw moves
+ABOVE, BELOW = slice(0, 80), slice(80, None)  # rows of a face of 96 pixels: down to where lips end, and from there on
+JAW = 6  # rows by which a jaw moves
 # Natural logarithm of how many times as bright a face is: less than the first passes for the same light; up to the
 # first of the others a mouth is taken, made as bright; from the second on none is: in a fade from black, or a flash
 SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
@@ -67,8 +68,9 @@ class _Target(NamedTuple):
         size, other = np.count_nonzero(self.around), _soft(other)
         if not size:
             return 0.0
-        above = self._apart(other[:CHIN], slice(0, CHIN), 0)
-        below = min(self._apart(other[CHIN:], slice(CHIN, None), rows) for rows in range(-JAW, JAW + 1))
+        above, below = (self._apart(other[part], part, 0) for part in (ABOVE, BELOW))
+        if (above + below) / size > FOREIGN_SHARE[0]:  # as a rule it is not, and no jaw need be looked for
+            below = min(self._apart(other[BELOW], BELOW, rows) for rows in range(-JAW, JAW + 1))
         return float(np.interp((above + below) / size, FOREIGN_SHARE, (0, 1)))
 
     def _apart(self, other: np.ndarray, part: slice, down: int) -> int:

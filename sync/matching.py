@@ -110,9 +110,7 @@ class Result:
             found = stats.describe(self.similarity.astype(np.float64) if len(self.similarity) else [math.nan])
         return type(found)(len(self.similarity), tuple(map(float, found.minmax)), *map(float, found[2:]))
 
-    @property
-    def summary(self) -> str:
-        """The verdict and what it means, in one line."""
+    def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
             "silent": "nothing is heard that a face could match",
@@ -120,10 +118,7 @@ class Result:
             "unrelated": f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
         }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
-        return f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"
-
-    def __str__(self) -> str:
-        lines = [str(self.describe()), self.summary]
+        lines = [str(self.describe()), f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"]
         if self.missing:
             lines.append(
                 f"{self.missing} of {self.missing + len(self.similarity)} windows lack the face and do not count"

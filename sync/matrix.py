@@ -95,11 +95,8 @@ class SimilarityMatrix:
     def _pairs(self) -> list[dict[str, Any]]:
         """What is said of every face with every voice; both are counted from 1, as in the text and in the table."""
         told = ("mean", "verdict", "confidence", "offset_frames", "offset_ms")
-        return [
-            {"face": f + 1, "voice": v + 1, **{name: result.to_json()[name] for name in told}}
-            for f, row in enumerate(self.results)
-            for v, result in enumerate(row)
-        ]
+        figures = ((f, v, result.to_json()) for f, row in enumerate(self.results) for v, result in enumerate(row))
+        return [{"face": f + 1, "voice": v + 1, **{name: found[name] for name in told}} for f, v, found in figures]
 
     def to_csv(self) -> str:
         """One line per window of every pair, its time and box those of the window's first frame."""
