@@ -202,22 +202,29 @@ class LipSync:
         if self.credentials:
             made_by = f"Wav2Lip ({self.generator.path.name})"
             sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
-        writing = take.options.crf, take.options.preset, self.mark() if take.options.mark else ""
-        heard, count = take.heard_in_all
-        with (
-            contextlib.closing(self.stream_all(take)) as frames,  # if writing fails, or somebody stops it, they end now
-            video.VideoWriter(outfile, take.source, heard, count, *writing, sign) as writer,
+        how = take.options.crf, take.options.preset, self.mark() if take.options.mark else "", sign
+        copied = take.copied()
+        if copied:
+            self.report.note(f"note: {copied}")
+        count = len(copied.made) if copied else None if take.options.is_part else len(take)
+        with (  # if writing fails, or somebody stops it, the frames end now
+            contextlib.closing(self.stream_all(take, copied)) as frames,
+            video.open_writer(outfile, take.source, take.heard_in_all, count, copied, *how) as writer,
         ):
             for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)
 
-    def stream_all(self, take: Take) -> Generator[np.ndarray, None, None]:
-        """Yield what ``stream`` does, and if that is a part, the other frames of the video before and after it."""
-        whole, start = replace(take.source, start=0), take.source.start
-        yield from video.read_frames(whole, 0, start)
+    def stream_all(self, take: Take, copied: video.Copied | None = None) -> Generator[np.ndarray, None, None]:
+        """Yield what ``stream`` does, and if that is a part, the other frames of the video before and after it.
+
+        Those that are ``copied`` are left out.
+        """
+        whole, start, stop = replace(take.source, start=0), take.source.start, take.source.start + len(take)
+        first, rest = (copied.made.start, copied.made.stop - stop) if copied else (0, None)
+        yield from video.read_frames(whole, first, start - first)
         yield from self.stream(take)
         if take.goes_on:
-            yield from video.read_frames(whole, start + len(take))
+            yield from video.read_frames(whole, stop, rest)
 
     def mark(self) -> str:
         """Say what made the lips, and when."""

@@ -66,12 +66,19 @@ class Take:
         return float(len(self) / self.source.fps)
 
     @property
-    def heard_in_all(self) -> tuple[video.Sound | video.Splice, int | None]:
-        """The sound of the written video and the number of its frames; nobody has counted those around a part."""
+    def heard_in_all(self) -> video.Sound | video.Splice:
+        """The sound of the written video."""
         if not self.options.is_part:
-            return self.heard, len(self)
+            return self.heard
         start, seconds = float(self.source.start / self.source.fps), self.seconds
-        return video.Splice(self.source.path, self.heard, start, seconds, self.goes_on), None
+        return video.Splice(self.source.path, self.heard, start, seconds, self.goes_on)
+
+    def copied(self) -> video.Copied | None:
+        """Return what of the video can be copied as it is, around a part that is made anew."""
+        if not self.options.is_part:
+            return None
+        start = self.source.start
+        return video.copied_around(self.source, start, start + len(self) if self.goes_on else None)
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""

@@ -6,6 +6,7 @@ rotation metadata is applied, interlaced frames are deinterlaced, what is transp
 starts late is preceded by its first frame. Sound is float32 mono.
 """
 
+from video.patching import Copied, copied_around, open_writer
 from video.probing import MIN_FPS, TURNS, Geometry, VideoInfo, check_size, probe
 from video.process import ffmpeg_path
 from video.reading import check_ahead, count_frames, read_frames, repeat_frames, source_index
@@ -15,7 +16,7 @@ from video.splicing import Splice
 from video.writing import CONTAINERS, PRESETS, VideoWriter, check_writable
 
 __all__ = [
-    "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "TURNS", "CutShort", "Geometry", "Sound", "Splice", "VideoInfo",
-    "VideoWriter", "check_ahead", "check_size", "check_writable", "count_frames", "ffmpeg_path", "probe", "read_audio",
-    "read_frames", "repeat_frames", "source_index", "stream_audio",
+    "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "TURNS", "Copied", "CutShort", "Geometry", "Sound", "Splice",
+    "VideoInfo", "VideoWriter", "check_ahead", "check_size", "check_writable", "copied_around", "count_frames",
+    "ffmpeg_path", "open_writer", "probe", "read_audio", "read_frames", "repeat_frames", "source_index", "stream_audio",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  
 TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # and no title that says so
 # Elsewhere (MPEG-TS, MPEG-PS, bare streams) ffmpeg begins between keyframes and makes up what is missing until the next
 INDEXED = re.compile(r"^Input #0, (?:mov,|matroska,|avi,|flv,|asf,|ogg,)", re.MULTILINE)
+AS_WRITTEN = re.compile(r"h264 \((?:Constrained Baseline|Baseline|Main|High)\)[^,]*, yuv420p(?!\(pc\b)")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -93,6 +94,7 @@ class VideoInfo:
     transparent: bool = False  # in places, perhaps
     decoder: str | None = None  # if not ffmpeg's usual one
     indexed: bool = True  # ffmpeg can begin anywhere in it and hit the frame it means
+    joinable: bool = False  # H.264 as we write it: what is encoded could be put between its frames
     start: int = 0  # frame of the file that counts as the first
 
     @property
@@ -139,6 +141,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         transparent=bool(TRANSPARENT.search(described.frame)) or (decoder is not None and not blind),
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
+        joinable=bool(AS_WRITTEN.match(described.listed)),
     )
 
 

@@ -59,19 +59,28 @@ class VideoWriter:
         check_writable(self.path)
 
     def _command(self) -> list[str]:
+        return self._with_sound(*self._pictures())
+
+    def _pictures(self) -> tuple[Any, dict[str, Any]]:
+        """Return the frames that are written as a stream of ffmpeg-python, and how they are encoded."""
         import ffmpeg
 
         like = self._like
-        until = {} if self._count is None else {"t": f"{float(self._count / like.fps):.6f}"}
         size = {"video_size": (like.width, like.height), "r": str(like.fps)}
         frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
         how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
-        how |= {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
+        return frames, how | self._tags() | (LOOK_AHEAD if self._preset in QUICK_PRESETS else {})
+
+    def _with_sound(self, pictures: Any, how: dict[str, Any]) -> list[str]:
+        """Return the command that makes the file of these pictures and the sound."""
+        import ffmpeg
+
+        until = {} if self._count is None else {"t": f"{float(self._count / self._like.fps):.6f}"}
+        how = how | {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
         how["map_chapters"] = -1  # of an audiobook: they would be a track of their own
-        how |= {**self._tags(), **(LOOK_AHEAD if self._preset in QUICK_PRESETS else {})}
         if self._comment:
             how["metadata"] = f"comment={self._comment}"
-        output = ffmpeg.output(frames, self._sound, url_of(self._partial), movflags="+faststart", **how)
+        output = ffmpeg.output(pictures, self._sound, url_of(self._partial), movflags="+faststart", **how)
         command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
         # -t counts for the output that follows it: here for what only keeps the clock
         limit = ["-t", until["t"]] if until else []
@@ -116,15 +125,23 @@ class VideoWriter:
     def __exit__(self, kind: type | None, *rest: object) -> None:
         try:
             if kind is None:
-                words = self._process.finish(RuntimeError, f"cannot write {self.path}")
-                if any(sign in words for sign in UNFINISHED):
-                    raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
+                self._ended(self._process)
+                self._complete()
                 if self._finish:
                     self._finish(self._partial)
                 self._appear()
         finally:
             self._process.__exit__(kind, *rest)
             self._partial.unlink(missing_ok=True)
+
+    def _ended(self, process: Process) -> None:
+        """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should."""
+        words = process.finish(RuntimeError, f"cannot write {self.path}")
+        if any(sign in words for sign in UNFINISHED):
+            raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
+
+    def _complete(self) -> None:
+        """Do what is left to do when all frames are encoded."""
 
     def _appear(self) -> None:
         try:

@@ -1,0 +1,196 @@
+"""A part of a video is made anew, and all that can be is copied around it, without being decoded."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import video
+from conftest import run_ffmpeg
+from faces import FaceSearch
+from lipsync import LipSync
+from video import h264
+
+BOX = (60, 200, 100, 210)  # top, bottom, left, right
+X264 = ("-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p")
+GROUPS = (*X264, "-g", 8, "-bf", 3, "-x264-params", "scenecut=0:b-adapt=0")  # key frames 0, 8, 16 and 24
+
+
+@pytest.fixture
+def film(talking_clip, tmp_path):
+    """``film(name, *options)``: a second of that clip, with a title and a tone, encoded with them."""
+
+    def made(name: str, *options: object):
+        tone = ("-f", "lavfi", "-i", "sine=300:d=1")
+        run_ffmpeg("-i", talking_clip, *tone, *(options or GROUPS), "-metadata", "title=secret", tmp_path / name)
+        return tmp_path / name
+
+    return made
+
+
+@pytest.fixture
+def lips(small_checkpoint, told):
+    return LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
+
+
+@pytest.fixture
+def speech(tmp_path):
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.2*sin(1800*PI*t):s=16000:d=0.16", tmp_path / "speech.wav")
+    return tmp_path / "speech.wav"
+
+
+def frames_of(path) -> np.ndarray:
+    return np.stack(list(video.read_frames(video.probe(path))))
+
+
+def packets_of(path, tmp_path) -> list[list[str]]:
+    """Size and digest of each packet of pictures, and when it is shown, in seconds."""
+    run_ffmpeg("-i", path, "-map", "0:v", "-c", "copy", "-f", "framecrc", tmp_path / "packets.txt")
+    lines = (tmp_path / "packets.txt").read_text().splitlines()
+    (base,) = (Fraction(line.split()[-1]) for line in lines if line.startswith("#tb"))
+    fields = [line.split(", ") for line in lines if line[0] != "#"]
+    return [[*field[4:6], f"{float(int(field[2]) * base):.2f}"] for field in fields]
+
+
+@pytest.mark.parametrize("source, result, options", [
+    ("film.mp4", "out.mp4", ()),
+    ("film.mkv", "out.mkv", ()),
+    ("film.mov", "out.mp4", (*X264, "-g", 8, "-profile:v", "baseline", "-x264-params", "scenecut=0")),
+    ("film.mp4", "out.mov", (*X264, "-g", 8, "-r", "30000/1001", "-colorspace", "bt709", "-x264-params", "scenecut=0")),
+])  # fmt: skip
+def test_frames_around_are_copied(lips, film, speech, tmp_path, told, source, result, options):
+    """All but those from a key frame before to one after the part; and those are one video for every player."""
+    film, out = film(source, *options), tmp_path / result
+    rate = float(video.probe(film).fps)
+    lips.run(film, speech, out, start=10 / rate, box=BOX)
+    before, after = frames_of(film), frames_of(out)
+    assert video.probe(out).fps == video.probe(film).fps and len(before) == len(after)
+    assert (before[:8] == after[:8]).all() and (before[16:] == after[16:]).all()
+    own, new = packets_of(film, tmp_path), packets_of(out, tmp_path)
+    assert own[:8] == new[:8] and own[16:] == new[16:] and own[8:16] != new[8:16]
+    assert f"note: frames before {8 / rate:.2f} s and from {16 / rate:.2f} s on are copied as they are" in told.notes
+    mouths = np.s_[10:14, 140:200, 110:200]
+    assert np.abs(before[mouths].astype(int) - after[mouths]).mean(axis=(1, 2, 3)).min() > 5
+    assert b"secret" not in out.read_bytes()
+    assert not list(tmp_path.glob(".wav2lip*"))
+
+
+def test_what_is_around_is_encoded_nearly_as_it_was(lips, film, speech, tmp_path):
+    """Frames of the part's groups that lie outside of it, in the right place: the picture drifts by 2 pixels each."""
+    film, out = film("film.mp4"), tmp_path / "out.mp4"
+    lips.run(film, speech, out, start=0.4, box=BOX)
+    before, after = frames_of(film), frames_of(out)
+    for index in (8, 9, 14, 15):
+        difference = [np.abs(before[other].astype(int) - after[index]).mean() for other in range(len(before))]
+        assert np.argmin(difference) == index and difference[index] < 2
+
+
+@pytest.mark.parametrize(
+    "start, end, made", [(0.0, 0.1, range(0, 8)), (0.9, 0.99, range(16, 25)), (0.7, 0.8, range(16, 24))]
+)
+def test_at_either_end(lips, film, speech, tmp_path, start, end, made):
+    film, out = film("film.mp4"), tmp_path / "out.mp4"
+    lips.run(film, speech, out, start=start, end=end, box=BOX)
+    before, after = frames_of(film), frames_of(out)
+    kept = [index for index in range(25) if index not in made]
+    assert len(after) == 25 and (before[kept] == after[kept]).all()
+    assert packets_of(out, tmp_path)[-1][-1] in ("0.96", "0.92")
+
+
+@pytest.mark.parametrize("name, options", [
+    ("one group.mp4", X264),
+    ("leading frames.mp4", (*GROUPS[:-1], "scenecut=0:b-adapt=0:open-gop=1")),
+    ("uneven.mkv", (*GROUPS, "-vf", "setpts=PTS+mod(N\\,3)*0.01/TB", "-fps_mode", "passthrough")),
+    ("full range.mp4", (*GROUPS, "-vf", "scale=out_range=pc", "-color_range", "pc")),
+    ("colourful.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv444p", "-g", 8)),
+    ("interlaced.mp4", (*GROUPS, "-flags", "+ilme+ildct", "-vf", "setfield=tff")),
+    ("old.mp4", ("-c:v", "mpeg4", "-g", 8)),
+    ("broadcast.ts", GROUPS),
+])  # fmt: skip
+def test_other_videos_are_encoded_anew(film, name, options):
+    info = video.probe(film(name, *options))
+    copied = video.copied_around(info, 10, 14)
+    if name == "leading frames.mp4":  # the first group has none
+        assert copied is None or copied.made.stop == copied.count
+    else:
+        assert copied is None
+
+
+def test_changed_frames_are_encoded_anew(film):
+    info = video.probe(film("film.mp4"))
+    assert video.copied_around(info, 10, 14).made == range(8, 16)
+    assert video.copied_around(info, 10, None).made == range(8, 25)
+    assert video.copied_around(info, 10, 25).made == range(8, 25)
+    assert video.copied_around(info, 3, 20).made == range(0, 24)
+    assert video.copied_around(info, 3, None) is None
+    assert video.copied_around(replace(info, fps=Fraction(50)), 20, 28) is None
+    for changed in (video.Geometry(2), video.Geometry(rotate=180), video.Geometry(crop=(0, 200, 0, -1))):
+        assert video.copied_around(video.probe(info.path, changed), 10, 14) is None
+
+
+def test_a_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
+    """And what was there stays."""
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"before")
+    monkeypatch.setattr("video.patching.h264.add_sets", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lips.run(film("film.mp4"), speech, out, start=0.4, box=BOX)
+    assert out.read_bytes() == b"before" and not list(tmp_path.glob(".wav2lip*"))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Parameter sets
+
+
+@pytest.mark.parametrize("number", [0, 5, 31])
+def test_numbers_of_sets(talking_clip, tmp_path, number):
+    """As x264 was told to number them."""
+    run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 1, "-x264-params", f"sps-id={number}", tmp_path / "one.h264")
+    units = h264.units_of((tmp_path / "one.h264").read_bytes())
+    assert [len(h264.of_kind(units, kind)) for kind in (h264.SEQUENCE, h264.PICTURE, h264.FROM_SCRATCH)] == [1, 1, 1]
+    assert h264.free_number(units) == (30 if number == 31 else 31)
+    assert h264.profile_of(units) == "high"
+
+
+def test_numbers_given_twice(talking_clip, tmp_path):
+    """After a change of quantisation two sets of pictures have number 0, and one description cannot have both."""
+    for name, quantiser in (("a", 20), ("b", 40)):
+        options = (*X264, "-frames:v", 1, "-qp", quantiser)
+        run_ffmpeg("-i", talking_clip, *options, tmp_path / f"{name}.h264")
+    units = [h264.units_of((tmp_path / f"{name}.h264").read_bytes()) for name in "ab"]
+    assert h264.free_number(units[0] * 2) == 31
+    assert h264.free_number(units[0] + units[1]) is None
+
+
+def test_sets_are_added_once(talking_clip, tmp_path):
+    """The description has both, the file is as readable as before, and the same again changes nothing."""
+    run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 5, tmp_path / "own.mp4")
+    run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 1, "-x264-params", "sps-id=9", tmp_path / "other.h264")
+    before = frames_of(tmp_path / "own.mp4")
+    units = h264.units_of((tmp_path / "other.h264").read_bytes())
+    h264.add_sets(tmp_path / "own.mp4", units)
+    once = (tmp_path / "own.mp4").read_bytes()
+    h264.add_sets(tmp_path / "own.mp4", units)
+    assert (tmp_path / "own.mp4").read_bytes() == once
+    assert all(unit in once for unit in (*h264.of_kind(units, h264.SEQUENCE), *h264.of_kind(units, h264.PICTURE)))
+    assert (frames_of(tmp_path / "own.mp4") == before).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0\x08free", b"\0\0\0\x10moov\0\0\0\x08trak", b"\0" * 40])
+def test_no_file_to_add_sets_to(tmp_path, content):
+    (tmp_path / "no.mp4").write_bytes(content)
+    with pytest.raises(ValueError, match="no "):
+        h264.add_sets(tmp_path / "no.mp4", ())
+    assert (tmp_path / "no.mp4").read_bytes() == content
+
+
+def test_every_set_is_found_by_decoders(film, lips, speech, tmp_path):
+    """What the result's description lacks, strict decoders could not show: ffmpeg says nothing of a missing set."""
+    lips.run(film("film.mp4"), speech, tmp_path / "out.mp4", start=0.4, box=BOX)
+    command = [video.ffmpeg_path(), "-v", "warning", "-xerror", "-i", str(tmp_path / "out.mp4"), "-f", "null", "-"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,129 @@
+"""H.264's parameter sets: what pictures are decoded by, kept apart from them in MP4 and Matroska.
+
+A set is a few bytes with a number, and pictures name the number. So what two encoders made can follow each other in one
+track if its description has the sets of both, under different numbers (ISO/IEC 14496-15, 5.3.3).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+SEQUENCE, PICTURE, FROM_SCRATCH = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): two kinds of sets; IDR slices
+START_CODE = re.compile(rb"\x00\x00\x00?\x01")
+NUMBERS = 32  # of sets of sequences; x264 gives the same to the set of pictures that goes with it
+PROFILES = {66: "baseline", 77: "main", 100: "high"}  # 4:2:0 with 8 bits, in x264's words
+# from the top of an MP4 to what describes the pictures of its only track, and how much precedes the boxes within each
+WAY = ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (b"avc1", 78), (b"avcC", 0))
+LEVEL = 3  # byte of a description, and of a set of sequences
+
+Units = tuple[bytes, ...]
+
+
+def units_of(stream: bytes) -> Units:
+    """Return the NAL units of a byte stream (Annex B)."""
+    return tuple(START_CODE.split(stream)[1:])
+
+
+def of_kind(units: Iterable[bytes], kind: int) -> Units:
+    return tuple(unit for unit in units if unit[:1] and unit[0] & 31 == kind)
+
+
+def profile_of(units: Units) -> str | None:
+    """Return what x264 calls the profile of the pictures among which these units are; None if it makes no such."""
+    sequences = of_kind(units, SEQUENCE)
+    return PROFILES.get(sequences[0][1]) if sequences else None
+
+
+def free_number(units: Units) -> int | None:
+    """Return a number that none of the sets among the units has; None if there is none, or two have the same."""
+    sequences = [_number(unit[4:]) for unit in set(of_kind(units, SEQUENCE))]
+    pictures = [_number(unit[1:]) for unit in set(of_kind(units, PICTURE))]
+    if len({*sequences}) < len(sequences) or len({*pictures}) < len(pictures):
+        return None
+    return max(set(range(NUMBERS)) - {*sequences, *pictures}, default=None)
+
+
+def _number(data: bytes) -> int:
+    """The unsigned Exp-Golomb code at the start (ITU-T H.264, 9.1)."""
+    bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
+    zeros = len(bits) - len(bits.lstrip("0"))
+    return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1
+
+
+def add_sets(path: Path, units: Units) -> None:
+    """Add the sets among the units to the description of the pictures in an MP4, all there is in it; index at its end.
+
+    Raises ValueError if it is another kind of file.
+    """
+    with open(path, "r+b") as file:
+        at = _offset_of_index(file)
+        file.seek(at)
+        index = bytearray(file.read())
+        file.seek(at)
+        file.write(_with_sets(index, units))
+
+
+def _offset_of_index(file) -> int:
+    """Step from box to box; what they hold may be larger than memory."""
+    at, end = 0, file.seek(0, 2)
+    while at < end:
+        file.seek(at)
+        size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        size = large if size == 1 else size
+        if kind == b"moov" and at + size == end:
+            return at
+        at += max(size, 8)
+    raise ValueError("no MP4 with its index at the end")
+
+
+def _with_sets(index: bytearray, units: Units) -> bytearray:
+    passed, start, stop = [], 0, len(index)
+    for kind, skipped in WAY:
+        at, stop = next(((at, end) for name, at, end in _boxes(index, start, stop) if name == kind), (None, 0))
+        if at is None:
+            raise ValueError(f"no {kind.decode()} in the index")
+        passed.append(at)
+        start = at + 8 + skipped
+    described = _description(bytes(index[start:stop]), units)
+    grown = len(described) - (stop - start)
+    index[start:stop] = described
+    for at in passed:
+        struct.pack_into(">I", index, at, struct.unpack_from(">I", index, at)[0] + grown)
+    return index
+
+
+def _boxes(data: bytearray, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of each box in a row."""
+    while start + 8 <= stop:
+        size, name = struct.unpack_from(">I4s", data, start)
+        yield name, start, start + size
+        start += max(size, 8)
+
+
+def _description(old: bytes, units: Units) -> bytes:
+    """Return an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1.2) with more sets, and the highest level."""
+    sequences, rest = _counted(old[6:], old[5] & 31)
+    pictures, rest = _counted(rest[1:], rest[0])
+    sequences = tuple(dict.fromkeys((*sequences, *of_kind(units, SEQUENCE))))
+    pictures = tuple(dict.fromkeys((*pictures, *of_kind(units, PICTURE))))
+    head = bytearray(old[:6])
+    head[LEVEL] = max(unit[LEVEL] for unit in sequences)
+    head[5] = head[5] & ~31 | len(sequences)
+    return bytes(head) + _packed(sequences) + bytes([len(pictures)]) + _packed(pictures) + rest
+
+
+def _counted(data: bytes, count: int) -> tuple[Units, bytes]:
+    """Split off ``count`` units, each after its length; return them and what follows."""
+    units = []
+    for _ in range(count):
+        length = int.from_bytes(data[:2], "big")
+        units.append(data[2 : 2 + length])
+        data = data[2 + length :]
+    return tuple(units), data
+
+
+def _packed(units: Units) -> bytes:
+    return b"".join(struct.pack(">H", len(unit)) + unit for unit in units)

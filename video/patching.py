@@ -1,0 +1,175 @@
+"""New frames in the midst of a video whose other frames are copied as they are, without being decoded."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import files
+from video import h264
+from video.probing import Geometry, VideoInfo
+from video.process import ENVIRONMENT, QUIET, Process, command_line, ffmpeg_path, input_of, report_of, url_of
+from video.sound import Sound
+from video.splicing import Splice
+from video.writing import VideoWriter
+
+# a packet in framecrc's words, when it is shown among them; nothing that would be special, but for a key frame or none
+PACKET = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]+(?:, F=0x0)?")
+TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")
+OFF = 0.25  # of a frame, by which it may come before or after its time
+TICKS = 10000  # a second, at least
+PART, LIST = "part", "list.ffconcat"  # what is made anew, among pieces that are called by numbers; and their list
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What of a video, of ``count`` frames, is copied around those that are ``made``."""
+
+    info: VideoInfo
+    made: range
+    count: int
+    sets: h264.Units  # by which its pictures are decoded, among others
+
+    def __str__(self) -> str:
+        start, stop = (float(frame / self.info.fps) for frame in (self.made.start, self.made.stop))
+        before = [f"before {start:.2f} s"] if self.made.start else []
+        after = [f"from {stop:.2f} s on"] if self.made.stop < self.count else []
+        return f"frames {' and '.join(before + after)} are copied as they are"
+
+
+def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | None:
+    """Return what can be copied around frames ``start`` to ``stop`` (None: to the end); None if nothing can.
+
+    Pictures can be joined where one is decoded from scratch, and none before it is shown after it. They have to be what
+    ``VideoWriter`` makes too: H.264, one for each frame at a constant rate.
+    """
+    info = replace(info, start=0)
+    made_alike = info.joinable and info.indexed and not info.interlaced and info.geometry == Geometry()
+    if not made_alike or info.width % 2 or info.height % 2 or not _can_retime():
+        return None
+    shown, begun = _frames(info), _frames(info, f"filter_units=pass_types={h264.FROM_SCRATCH}")
+    count = len(shown)
+    if not count or set(shown) != set(range(count)):
+        return None
+    later = np.minimum.accumulate(shown[::-1])[::-1]  # the first that is shown from here on
+    joints = np.intersect1d(np.flatnonzero((shown == np.arange(count)) & (later == shown)), begun).tolist()
+    first = max((joint for joint in joints if joint <= start), default=0)
+    last = min((joint for joint in joints if stop is not None and joint >= stop), default=count)
+    sets = _sets(info)
+    if not joints or (first, last) == (0, count) or h264.free_number(sets) is None or not h264.profile_of(sets):
+        return None
+    return Copied(info, range(first, last), count, sets)
+
+
+def _can_retime() -> bool:
+    return "setts" in report_of([ffmpeg_path(), "-hide_banner", "-bsfs"])[1].split()  # since ffmpeg 4.4
+
+
+def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
+    """Return which frame each packet is, if a bitstream filter lets it pass; nothing if one of them is no frame."""
+    listed = input_of(info.path)[info.stream].output("-", format="framecrc", **{"c:v": "copy", "bsf:v": passed})
+    code, report = report_of(command_line(listed, *QUIET))
+    lines = [line for line in report.splitlines() if not line.startswith("#")]
+    found, base = list(map(PACKET.fullmatch, lines)), TIME_BASE.search(report)
+    if code or not base or not all(found):
+        return np.zeros(0, int)
+    times = np.array([int(packet[1]) for packet in found if packet]) * (int(base[1]) / int(base[2]) * float(info.fps))
+    shown = np.round(times).astype(int)
+    return shown if np.abs(times - shown).max(initial=0) <= OFF else shown[:0]
+
+
+def _sets(info: VideoInfo) -> h264.Units:
+    """Return all sets by which its pictures are decoded, each once."""
+    passed = f"h264_mp4toannexb,filter_units=pass_types={h264.SEQUENCE}-{h264.PICTURE}"
+    found = input_of(info.path)[info.stream].output("-", format="h264", **{"c:v": "copy", "bsf:v": passed})
+    return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, env=ENVIRONMENT).stdout)
+
+
+def open_writer(
+    path: str | Path, like: VideoInfo, audio: Sound | Splice, count: int | None, copied: Copied | None, *how: Any
+) -> VideoWriter:
+    """Return what joins frames with those that are ``copied``; if none are, a ``VideoWriter`` of all of them."""
+    return PartWriter(path, copied, audio, *how) if copied else VideoWriter(path, like, audio, count, *how)
+
+
+class PartWriter(VideoWriter):
+    """Encode the frames between those that are ``copied``, and join them; what else it takes is as for ``VideoWriter``.
+
+    The file itself is made when the last frame is encoded. Until then, pieces lie in a hidden folder beside it.
+    """
+
+    def __init__(self, path: str | Path, copied: Copied, audio: Sound | Splice, *how: Any) -> None:
+        super().__init__(path, copied.info, audio, None, *how)
+        self._copied = copied
+        rate = copied.info.fps.numerator
+        self._scale = rate * -(-TICKS // rate)  # ticks a second: a frame is a whole number of them
+
+    def __enter__(self) -> PartWriter:
+        files.check_folder(self.path.parent)
+        self._folder = TemporaryDirectory(prefix=".wav2lip-", dir=self.path.parent)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        with self._folder:
+            super().__exit__(*problem)
+
+    def _command(self) -> list[str]:
+        frames, how = self._pictures()
+        how |= {"profile:v": h264.profile_of(self._copied.sets), "video_track_timescale": self._scale}
+        params = how.get("x264-params"), f"sps-id={h264.free_number(self._copied.sets)}"
+        how["x264-params"] = ":".join(filter(None, params))
+        return command_line(frames.output(url_of(self._piece(PART)), **how), *QUIET, "-y")
+
+    def _piece(self, name: object) -> Path:
+        return Path(self._folder.name, f"{name}.mp4")
+
+    def _complete(self) -> None:
+        """Copy what is around into files of their own, and join them all."""
+        copied = self._copied
+        cuts = [cut for cut in (copied.made.start, copied.made.stop) if 0 < cut < copied.count]
+        with Process(self._cut(cuts)) as cutting:
+            self._ended(cutting)
+        parts = enumerate(pairwise((0, *cuts, copied.count)))
+        pieces = {PART if start == copied.made.start else str(number): stop - start for number, (start, stop) in parts}
+        delay = max(self._delay(name, count) for name, count in pieces.items())
+        for name in pieces:
+            h264.add_sets(self._piece(next(iter(pieces))), _sets(self._as_video(name)))
+        listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
+        Path(self._folder.name, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
+        with Process(self._joined(delay)) as joining:
+            self._ended(joining)
+
+    def _cut(self, cuts: list[int]) -> list[str]:
+        """Return the command that cuts the video into pieces, which begin with these packets; that made anew is one."""
+        source = input_of(self._copied.info.path)[self._copied.info.stream]
+        how = {"c:v": "copy", "map_metadata": -1, "segment_frames": ",".join(map(str, cuts))}
+        alike = f"video_track_timescale={self._scale}"
+        how |= {"format": "segment", "segment_format": "mp4", "segment_format_options": alike}
+        return command_line(source.output(url_of(self._piece("%d")), **how), *QUIET, "-y")
+
+    def _delay(self, name: str, count: int) -> int:
+        """Return by how many frames decoding runs ahead of showing; raise RuntimeError if some are missing."""
+        shown = _frames(self._as_video(name))
+        if len(shown) != count:
+            raise RuntimeError(f"cannot write {self.path}: {len(shown)} frames are where {count} should be")
+        return int(max(np.arange(count) - shown))
+
+    def _as_video(self, name: str) -> VideoInfo:
+        return replace(self._copied.info, path=self._piece(name), stream="V:0")
+
+    def _joined(self, delay: int) -> list[str]:
+        """Return the command that joins the pieces, each picture at its time."""
+        import ffmpeg
+
+        ticks = int(self._scale / self._copied.info.fps)
+        pictures = ffmpeg.input(url_of(Path(self._folder.name, LIST)), format="concat", auto_convert=0)["v:0"]
+        times = f"setts=pts=round(PTS/{ticks})*{ticks}:dts=(N-{delay})*{ticks}"
+        return self._with_sound(pictures, {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale})
