@@ -761,7 +761,7 @@ def start(corpus, folder, workers=0, more=""):
 
 
 def wait_for_steps(folder, count):
-    for _ in range(600):
+    for _ in range(3000):  # of a machine that has much else to do
         path = folder / "metrics.jsonl"
         if path.exists() and path.read_text().count('"train"') >= count:
             return
