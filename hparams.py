@@ -25,6 +25,11 @@ FIXED_BY_PREPROCESSING = {
     "max_abs_value", "fps",
 }  # fmt: skip
 
+AT_MOST = {
+    "augment_mirror": 1, "augment_shift": 1, "augment_zoom": 0.9, "augment_brightness": 1, "augment_contrast": 1,
+    "augment_colour": 1, "ema_decay": 0.999999, "mask_top": 0.9, "mel_lead": 10, "syncnet_wt": 0.99, "disc_wt": 0.99,
+}  # fmt: skip
+
 _CHANGING = threading.RLock()  # held while the one, global set of settings is changed
 
 
@@ -145,6 +150,8 @@ def _parse(name: str, text: str, kind: type) -> bool | int | float:
         raise UserError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
     if not 0 <= value < math.inf:  # nor NaN; those below 0 are fixed
         raise UserError(f"hparam {name} takes a number from 0 on, not {text!r}")
+    if value > AT_MOST.get(name, math.inf):
+        raise UserError(f"hparam {name} takes {AT_MOST[name]} at most, not {text!r}")
     return value
 
 

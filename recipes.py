@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
 from devices import cpu_count, pick_device, pick_training_precision
@@ -60,6 +61,14 @@ def train_expert(
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
+        plan = plan_for(
+            checkpoint_dir,
+            options,
+            batch_size="syncnet_batch_size",
+            checkpoint_interval="syncnet_checkpoint_interval",
+            eval_interval="syncnet_eval_interval",
+            eval_steps="syncnet_eval_steps",
+        )
         train_list, val_list = load_filelists(data_root, options)
         if hp.windows_per_clip:
             task_type: type[ExpertTask] = AllPairsExpertTask
@@ -70,14 +79,6 @@ def train_expert(
             task_type = ExpertTask
             train = SyncNetDataset(train_list, options.seed, hp.negative_distance, augmentation=varied)
         val = SyncNetDataset(val_list)  # the same windows whatever the settings, so that runs compare
-        plan = plan_for(
-            checkpoint_dir,
-            options,
-            batch_size="syncnet_batch_size",
-            checkpoint_interval="syncnet_checkpoint_interval",
-            eval_interval="syncnet_eval_interval",
-            eval_steps="syncnet_eval_steps",
-        )
         training.fit(task_type(group, hp, hp.width), train, val, plan, report)
 
 
@@ -95,13 +96,8 @@ def train_generator(
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
-        teacher = weights.load_model(expert, SyncNet_color, report)
-        scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
-        train_list, val_list = load_filelists(data_root, options)
-        shown = hp.mel_lead, hp.twin_reference, hp.mask_top
-        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
-        # the same windows whatever other settings, likewise
-        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
+        if hp.syncnet_wt + (hp.disc_wt if discriminator else 0) >= 1:
+            raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
         plan = plan_for(
             checkpoint_dir,
             options,
@@ -111,6 +107,13 @@ def train_generator(
             eval_steps="hq_eval_steps" if discriminator else "eval_steps",
         )
         plan.evaluate_first = not discriminator  # as the reference does
+        teacher = weights.load_model(expert, SyncNet_color, report)
+        scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
+        train_list, val_list = load_filelists(data_root, options)
+        shown = hp.mel_lead, hp.twin_reference, hp.mask_top
+        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
+        # the same windows whatever other settings, likewise
+        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 
@@ -146,7 +149,11 @@ def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[
 
 
 def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, **names: str) -> training.Plan:
-    """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals."""
+    """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals.
+
+    Called before the data are read, which takes long if there are many.
+    """
+    files.check_folder(Path(checkpoint_dir))
     for name in names.values():
         least = 2 if name == "syncnet_batch_size" else 1  # a batch norm of the expert has one value for each window
         if getattr(hp, name) < least:

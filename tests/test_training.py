@@ -575,7 +575,7 @@ def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
 
     def note(task, loader):
         seen.append([[part.clone() for part in batch] for batch in loader])
-        return {"loss": 1.0, "sync": 1.0}
+        return {"loss": 1.0, "l1": 1.0, "sync": 1.0, "sync_of_real": 1.0}
 
     monkeypatch.setattr(loop, "evaluate", note)
     flags = hq_flags(corpus) if script is wav2lip_train else ()
@@ -769,7 +769,7 @@ def wait_for_steps(folder, count):
     pytest.fail("the run does not get on")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_killed_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, how):
     process = start(corpus, tmp_path / "killed")
     wait_for_steps(tmp_path / "killed", 5)
@@ -808,7 +808,9 @@ def test_a_killed_worker_costs_no_steps(corpus, tmp_path):
     os.kill(int(worker), signal.SIGKILL)
     _, words = process.communicate()
     assert process.returncode == 1 and words.count("\n") == 1, words
-    assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
+    last = len(losses(tmp_path))
+    assert (tmp_path / f"checkpoint_step{last:09d}.pth").exists()
+    assert f"all until step {last} is saved" in words and "--resume" in words
 
 
 def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
@@ -991,6 +993,112 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
     assert losses(tmp_path)[:3] == before and len(losses(tmp_path)) == 4
 
 
+def test_memory_that_runs_out_costs_no_steps(corpus, tmp_path, monkeypatch, capsys):
+    """All steps since the last checkpoint were lost, thousands by default."""
+    real = ExpertTask._figures
+
+    def figures(task, network, batch):
+        if len(losses(tmp_path)) == 3 and network.training:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(task, network, batch)
+
+    monkeypatch.setattr(ExpertTask, "_figures", figures)
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 6)) == 1
+    assert checkpoints.steps_saved(tmp_path, "") == [1, 3]
+    monkeypatch.undo()
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 6, "--resume")) == 0
+    assert len(losses(tmp_path)) == 6
+
+
+def test_half_a_step_is_not_saved(corpus, tmp_path, monkeypatch):
+    """Of the two networks that learn from each other, one had learned already."""
+    monkeypatch.setattr(HQGeneratorTask, "_discriminator_losses", lambda *_: 1 / 0)
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2)) == 1
+    assert not list(tmp_path.glob("*.pth"))
+
+
+def test_the_best_alone_is_not_written_over(corpus, tmp_path, capsys):
+    """As where the other checkpoints were deleted to save room: a run from the start took its place."""
+    flags = hq_flags(corpus)
+    assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, hp=SMALL)) == 0
+    for path in tmp_path.glob("checkpoint_step*"):
+        path.unlink()
+    told, best = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "checkpoint_best.pth").read_bytes()
+    for more in ((), ("--resume",)):
+        assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, *more, hp=SMALL)) == 2
+        assert "holds a run that has come to step 1" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == told
+    assert (tmp_path / "checkpoint_best.pth").read_bytes() == best
+
+
+def test_runs_with_and_without_a_discriminator_are_not_mixed(corpus, tmp_path, capsys):
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, hp=SMALL)) == 0
+    assert wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)) == 2
+    assert "go on with hq_wav2lip_train.py" in capsys.readouterr().err
+    shutil.copy(tmp_path / "checkpoint_step000000002.pth", tmp_path / "checkpoint_step000000009.pth")
+    arguments = command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)
+    assert hq_wav2lip_train.main(arguments) == 2
+    assert "has come to step 9" in capsys.readouterr().err
+
+
+def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path):
+    """A score by another expert, or of easier clips, was never reached again."""
+    flags = hq_flags(corpus)
+    hp = SMALL.replace("eval_interval=4", "eval_interval=1")
+
+    def best(*more):
+        arguments = command(corpus, tmp_path / "run", *flags, *more, hp=hp)
+        assert wav2lip_train.main(arguments) == 0
+        return checkpoints.read_best(tmp_path / "run")
+
+    first = best("--max_steps", 1)
+    content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=False)
+    torch.save({**content, "score": 0.0}, tmp_path / "run/checkpoint_best.pth")
+    assert best("--max_steps", 2, "--resume").score == 0
+    shutil.copytree(corpus / "lists", tmp_path / "lists")
+    (tmp_path / "lists/val.txt").write_text("s1/clip3\n")
+    again = best("--max_steps", 3, "--resume", "--filelists", tmp_path / "lists")
+    assert again.step == 3 and again.score > 0 and first.step == 1
+
+
+@pytest.mark.parametrize(
+    "l1, sync, score", [(0.02, 0.5, 0.99 * 0.02 + 0.01 * 0.5), (0.02, 0.1, 0.99 * 0.02 + 0.01 * 0.3)]
+)
+def test_the_best_generator_draws_well_too(l1, sync, score):
+    """By sync alone, the best of 3600 steps was the 400th; and what pleases more than real lips (0.3) is not better."""
+    group = Distributed(torch.device("cpu"))
+    task = training.GeneratorTask(group, HParams(), models.SyncNet_color(0.0625), width=0.0625)
+    assert task.score({"l1": l1, "sync": sync, "sync_of_real": 0.3}) == pytest.approx(score)
+
+
+def test_weights_that_leave_none_to_l1(corpus, tmp_path, capsys):
+    """L1 was made as large as could be."""
+    arguments = command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},syncnet_wt=0.95")
+    assert hq_wav2lip_train.main(arguments) == 2
+    assert "leave no weight to L1" in capsys.readouterr().err
+
+
+def test_rates_that_have_decayed_before_the_start_are_told(corpus, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(TERMINAL, "note", told.append)
+    assert color_syncnet_train.main(command(corpus, tmp_path / "a", "--max_steps", 2)) == 0
+    last = ("--checkpoint_path", tmp_path / "a/checkpoint_step000000002.pth", "--max_steps", 3)
+    assert color_syncnet_train.main(command(corpus, tmp_path / "b", *last, hp=f"{SMALL},lr_decay_steps=2")) == 0
+    assert any("learning rates are a hundredth" in text for text in told)
+
+
+def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(TERMINAL, "note", told.append)
+    hp = f"{SMALL},save_optimizer_state=false"
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, hp=hp)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, "--resume", hp=hp)) == 0
+    assert (
+        f"note: {tmp_path / 'checkpoint_step000000001.pth'} has no optimizer in it: its running means begin anew"
+        in told
+    )
+
+
 def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(TERMINAL, "note", told.append)
@@ -1001,6 +1109,12 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     assert [text for text in told if "warning" in text] == [
         "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
     ]
+    lists = corpus / "lists", tmp_path / "lists"
+    shutil.copytree(*lists)
+    (lists[1] / "train.txt").write_text("\n".join((lists[0] / "train.txt").read_text().splitlines()[1:]))
+    other = command(corpus, tmp_path, *flags, "--filelists", lists[1], hp=hp)
+    assert color_syncnet_train.main(other) == 0
+    assert "warning: this is not the run as it was: another list of training clips" in told
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
     assert told[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
 
@@ -1059,6 +1173,7 @@ def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch)
     (("--hparams", "img_size=192"), "img_size cannot be changed: the networks are built for 96"),
     (("--hparams", "width=0"), "width must be above 0, 4 at most"),
     (("--hparams", "width=5"), "width must be above 0, 4 at most"),
+    (("--data_root", "/nowhere", "--hparams", "syncnet_eval_steps=0"), "hparam syncnet_eval_steps must be 1 or more"),
     (("--checkpoint_dir", str(ROOT / "LICENSE" / "run")), "cannot write in"),
 ])  # fmt: skip
 def test_unusable_arguments(corpus, tmp_path, capsys, change, words):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import files
 from errors import UserError
 from hparams import HParams
 from models import Wav2Lip, weights
+from reporting import SILENT, Reporter
 from training.tasks import Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
@@ -36,16 +37,23 @@ class Position:
     evaluation_pending: bool = False  # of this step, still to come; it may switch on the sync loss
     seed: int | None = None  # of the order of the data; None: the file does not say
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
+    made_of: dict[str, str] = field(default_factory=dict)  # digests of its clips and networks, likewise
 
-    def changes(self, hp: HParams, seed: int) -> str:
-        """Say in words what ``hp`` and ``seed`` change about what is learned, nothing if nothing."""
+    def changes(self, hp: HParams, seed: int, made_of: dict[str, str]) -> str:
+        """Say in words what these change about what is learned and measured, nothing if nothing."""
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
         if not now["syncnet_wt"]:  # not set: the weight that there was is kept
             del now["syncnet_wt"]
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed
-        return ", ".join(f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v)
+        words = [f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v]
+        return ", ".join(words + [f"another {name}" for name in different(self.made_of, made_of)])
+
+
+def different(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Return the names of what a run was made of that is another now; what an older version did not note is none."""
+    return [name for name in now if then and then.get(name) != now[name]]
 
 
 def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> Path:
@@ -58,6 +66,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
             "global_epoch": epoch,
             "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
+            "made_of": position.made_of,
             "random_state": torch.get_rng_state(),
         }
         if not prefix and task.ema:
@@ -86,17 +95,32 @@ def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
     }
 
 
-def save_best(task: Task, folder: Path, step: int, score: float) -> None:
+def save_best(task: Task, folder: Path, position: Position, score: float) -> None:
     """Write what was evaluated as ``checkpoint_best.pth``."""
-    weights.write({**_described(task, task.result, step), "score": score}, folder / BEST)
+    told = {"score": score, "made_of": position.made_of}
+    weights.write({**_described(task, task.result, position.step), **told}, folder / BEST)
 
 
-def best_score(folder: Path, position: Position) -> float:
-    """Return the lowest score of the evaluations up to ``position``, as far as a folder tells; else infinity."""
+class Best(NamedTuple):
+    """What a folder tells of the best evaluation that there was."""
+
+    step: int = 0
+    score: float = math.inf
+    made_of: dict[str, str] = {}
+
+    def score_until(self, step: int, made_of: dict[str, str]) -> float:
+        """Return its score if it is of a step until this one, on the same clips and by the same network."""
+        judged_by = "judge" if "judge" in made_of else "expert"
+        measured = {name: value for name, value in made_of.items() if name in ("validation clips", judged_by)}
+        return self.score if self.step <= step and not different(self.made_of, measured) else math.inf
+
+
+def read_best(folder: Path) -> Best:
     if not (folder / BEST).exists():
-        return math.inf
+        return Best()
     content = weights.read_state(folder / BEST)
-    return float(content["score"]) if content["global_step"] <= position.step else math.inf
+    score = float(content.get("score", math.inf))  # it may be a copy of another
+    return Best(int(content.get("global_step", 0)), score, content.get("made_of", {}))
 
 
 def checkpoint_name(prefix: str, step: int) -> str:
@@ -116,13 +140,13 @@ def steps_saved(folder: Path, prefix: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and len(name) >= STEP_DIGITS)
 
 
-def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
+def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter = SILENT) -> Position:
     """Continue one part of ``task`` from ``path``, ours or an official one.
 
     Raises UserError if the file does not fit.
     """
     network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
-    checkpoint = weights.read_checkpoint(path, type(network))
+    checkpoint = weights.read_checkpoint(path, type(network), report)
     if checkpoint.width != network.width:
         ours = checkpoint.width
         raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams {prefix}width={ours:g}")
@@ -147,13 +171,16 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "") -> Position:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             advice = "save its state_dict alone, and start from that"
             raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
+    else:
+        report.note(f"note: {path} has no optimizer in it: its running means begin anew")
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:
             torch.set_rng_state(state)
     extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
-    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), extra.get("hparams", {}))
+    told = extra.get("hparams", {}), extra.get("made_of", {})
+    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), *told)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

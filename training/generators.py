@@ -23,7 +23,7 @@ from training.losses import (
     mouth_weights,
     sync_loss,
 )
-from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, is_at_chance
+from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, fingerprint, is_at_chance
 
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
@@ -59,6 +59,7 @@ class GeneratorTask(Task):
         self.optimizer = adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
+        self._teachers = {"expert": expert} | ({"judge": judge} if judge else {})  # as they are in their files
         self.sync_weight = hp.syncnet_wt
         self.last: Pictures | None = None  # of the last step
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
@@ -137,7 +138,14 @@ class GeneratorTask(Task):
         return figures
 
     def score(self, figures: Figures) -> float:
-        return figures.get("judge", figures["sync"])
+        """Weigh L1 against sync as the loss does; lips that please better than real ones are no better for it."""
+        by = "judge" if self.judge else "sync"
+        weight = self.hp.syncnet_wt or self.sync_weight_when_on
+        return (1 - weight) * figures["l1"] + weight * max(figures[by], figures[f"{by}_of_real"])
+
+    @property
+    def networks(self) -> dict[str, str]:
+        return {name: fingerprint(network) for name, network in self._teachers.items()}
 
     def train_mode(self, on: bool) -> None:
         super().train_mode(on)

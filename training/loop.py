@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,15 @@ import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
 from distributed import Batch, Distributed
 from errors import UserError
+from hparams import HParams
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
+    Best,
     Position,
-    best_score,
     checkpoint_name,
     load_checkpoint,
     newest_step,
+    read_best,
     save_best,
     save_checkpoint,
     save_collage,
@@ -35,6 +38,7 @@ from training.checkpoints import (
 from training.figures import Averages, Log, evaluate
 from training.tasks import WATCHED_STEPS, Figures, Task
 
+STOPPING = {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}  # SIGHUP when a window is closed; SIGBREAK so on Windows
 NAMED_AT_ONCE = 5  # damaged files
 MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
 UNUSABLE = "unusable.txt"  # in the folder for checkpoints: clips that cannot be used, and why
@@ -71,7 +75,7 @@ class Plan:
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter = SILENT) -> None:
     """Train ``task`` as planned.
 
-    Raises Stopped after Ctrl-C or SIGTERM, when all is saved; UserError for a checkpoint that does not fit;
+    Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all is saved; UserError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
     """
     group, folder = task.group, plan.checkpoint_dir
@@ -82,11 +86,14 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
 
 
 def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
-    group, position = task.group, _restore(task, plan)
+    group, position = task.group, _restore(task, plan, report if task.group.is_main else SILENT)
+    lists = {"list of training clips": train, "validation clips": val}
+    made_of = {name: digest_of(clip.folder for clip in data.index.clips) for name, data in lists.items()}
+    made_of |= task.networks
     if group.is_main:
         files.sweep(plan.checkpoint_dir, ".pth")
-        _introduce(train, val, plan, position, report)
-        if plan.resume and (changes := position.changes(task.hp, train.seed)):
+        _introduce(train, val, plan, position, task.hp, report)
+        if plan.resume and (changes := position.changes(task.hp, train.seed, made_of)):
             report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
@@ -100,19 +107,32 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
+        position = replace(position, made_of=made_of)
         _Trainer(task, plan, position, batches, report, common).run(train_loader, val_loader)
 
 
-def _restore(task: Task, plan: Plan) -> Position:
+def digest_of(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
+def _restore(task: Task, plan: Plan, report: Reporter) -> Position:
     """Load what the plan starts from and return where that stands, step 0 without any checkpoint."""
     prefixes, folder = [prefix for prefix, _, _ in task.parts()], plan.checkpoint_dir
     start_from = dict(plan.start_from)
+    if plan.resume and "disc_" not in prefixes and steps_saved(folder, "disc_"):
+        raise UserError(
+            f"{folder} holds a run with a discriminator: go on with hq_wav2lip_train.py, or without it from a "
+            "--checkpoint_path in another --checkpoint_dir"
+        )
     if plan.resume and (newest := newest_step(folder, prefixes)) is not None:
         start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
-    positions = {prefix: load_checkpoint(task, path, prefix) for prefix, path in start_from.items() if path}
+    positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
     position = positions.get("", Position())
-    latest = max((step for prefix in prefixes for step in steps_saved(folder, prefix)), default=0)
-    if latest > position.step and not (plan.resume and position.step):
+    # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
+    resumed = plan.resume and bool(position.step)
+    saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
+    latest = max([*saved, 0 if resumed else read_best(folder).step])
+    if latest > position.step:
         way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
         raise UserError(
             f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
@@ -132,7 +152,9 @@ def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
         )
 
 
-def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, report: Reporter) -> None:
+def _introduce(
+    train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, hp: HParams, report: Reporter
+) -> None:
     unusable = train.index.unusable | val.index.unusable
     where = plan.checkpoint_dir / UNUSABLE
     if plan.saves and (unusable or where.exists()):
@@ -156,6 +178,11 @@ def _introduce(train: WindowDataset, val: WindowDataset, plan: Plan, position: P
         )
     how = "continuing after" if position.step else "starting from"
     report.note(f"{how} step {position.step}, batches of {plan.batch_size}")
+    if not plan.resume and 0 < hp.lr_decay_steps <= position.step:
+        report.note(
+            f"warning: learning rates are a hundredth of what they are set to: lr_decay_steps {hp.lr_decay_steps} "
+            f"counts from step 0, and this goes on from step {position.step}"
+        )
     if plan.max_steps is not None and plan.max_steps <= position.step:
         report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
@@ -179,16 +206,23 @@ class _Trainer:
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
         self.rates = [(group, group["lr"]) for _, _, optimizer in task.parts() for group in optimizer.param_groups]
-        self.best = best_score(plan.checkpoint_dir, position) if plan.resume else math.inf
+        self.made_of = position.made_of
+        told = read_best(plan.checkpoint_dir) if plan.resume else Best()
+        self.best = told.score_until(position.step, self.made_of)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._stop = False
         self._saved = self._position
-        self._whole = True  # between steps; in the middle of one there is nothing worth saving
+        self._whole = True  # until a step has changed some weights, and not yet all that belongs to it
+        for _, _, optimizer in task.parts():  # memory that runs out before costs nothing
+            optimizer.register_step_pre_hook(self._begin_changing)
         self._told: set[str] = set()  # damaged files that the user has heard of
+
+    def _begin_changing(self, *_: object) -> None:
+        self._whole = False
 
     @property
     def _position(self) -> Position:
-        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed)
+        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed, made_of=self.made_of)
 
     def run(self, train_loader: Loader, val_loader: Loader) -> None:
         plan = self.plan
@@ -236,8 +270,11 @@ class _Trainer:
                 problem = error
             stop, done = self._any(self._stop or problem is not None, batch is None or time.monotonic() > end)
             if stop:
-                # asked to: then a worker may have died of the same signal
-                raise self._stopped() if self._stop or not problem else problem
+                if self._stop or not problem:  # asked to: then a worker may have died of the same signal
+                    raise self._stopped()
+                if isinstance(problem, RuntimeError):  # perhaps a process that read for this one, and was killed
+                    raise RuntimeError(f"{problem}; {self._saved_so_far()}") from problem
+                raise problem
             if done or batch is None:
                 return
             yield batch
@@ -256,16 +293,22 @@ class _Trainer:
     def _stopped(self) -> Stopped:
         if not self.step:
             return Stopped("stopped before the first step")
-        return Stopped(f"stopped after step {self.step}, which is saved in {self.plan.checkpoint_dir}; add --resume")
+        return Stopped(f"stopped after step {self.step}; {self._saved_so_far()}")
+
+    def _saved_so_far(self) -> str:
+        if not self.plan.saves:
+            return "what is best by then is kept"
+        where = self.plan.checkpoint_dir
+        return f"all until step {self.step} is saved in {where}: the same command with --resume goes on"
 
     def _train(self, batch: Batch, advance: Advance) -> None:
         start = time.perf_counter()
-        self._whole = False
-        self.step += 1
         for group, rate in self.rates:
-            group["lr"] = rate * decay_at(self.step, self.task.hp.lr_decay_steps)
+            group["lr"] = rate * decay_at(self.step + 1, self.task.hp.lr_decay_steps)
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
+        self._whole = False  # at the latest
+        self.step += 1
         if self.task.ema:
             self.task.ema.update_parameters(self.task.main_network)
         figures = averages.means(self.group)
@@ -289,7 +332,7 @@ class _Trainer:
         self.evaluation_pending = False
         if self.log and (score := self.task.score(figures)) < self.best:
             self.best = score
-            save_best(self.task, self.plan.checkpoint_dir, self.step, score)
+            save_best(self.task, self.plan.checkpoint_dir, self._position, score)
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
         if self.group.is_main:
@@ -326,13 +369,14 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note Ctrl-C and SIGTERM and finish the step first: half a step cannot be saved."""
+        """Note Ctrl-C and its like, and finish the step first: half a step cannot be saved."""
 
         def ask(*_: object) -> None:
             self._stop = True
 
         heard = threading.current_thread() is threading.main_thread()  # others hear none, and may not say so
-        numbers = (signal.SIGINT, signal.SIGTERM) if heard else ()
+        numbers = [getattr(signal, name) for name in STOPPING & set(dir(signal))] if heard else []
+        numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
         before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield

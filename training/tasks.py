@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import math
 from collections import deque
@@ -93,6 +94,11 @@ class Task:
         """Return how bad an evaluation is, to tell the best one."""
         raise NotImplementedError
 
+    @property
+    def networks(self) -> dict[str, str]:
+        """Fingerprints of the networks that it learns from, or is judged by, each by its name."""
+        return {}
+
     def after_evaluation(self, figures: Figures) -> str | None:
         """React to an evaluation; return a sentence for the user if something changed."""
 
@@ -105,6 +111,14 @@ class Task:
     def train_mode(self, on: bool) -> None:
         for _, network, _ in self.parts():
             network.train(on)
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a digest of a network's weights."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Adam:
