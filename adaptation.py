@@ -39,6 +39,8 @@ EVALUATED = 8  # batches at most
 SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
+MIN_KEPT = 5  # windows
+COMPARED = 3000  # frames at most, with each
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 REFERENCE_LEAD = 1  # mel_lead of networks that do not tell: official ones, or trained as they are
 SETTINGS = (  # the mouth first; a steady mean of the weights, for one video is little
@@ -92,7 +94,11 @@ def adapt(
     with hp.changed(SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings):
         group = open_group(options)
         task = open_task(group, start.width, options, report)
-        before, after, stopped = learn(task, start, face, options, report)
+        try:
+            before, after, stopped = learn(task, start, face, options, report)
+        finally:  # what was won until a fault, or a second Ctrl-C, is not lost
+            if task.won:
+                write_checkpoint(outfile, task, start)
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
@@ -116,10 +122,12 @@ class PersonTask(GeneratorTask):
     """A generator's training that ends with the weights that were best on what was kept aside."""
 
     lowest = float("inf")
+    won = False  # anything against the weights that it began with
 
     def remember(self, figures: Figures) -> None:
         """Keep a copy of the weights if their ``figures`` are the best so far."""
         if figures["l1"] < self.lowest:
+            self.won = self.lowest < float("inf")
             self.lowest = figures["l1"]
             self.best = {name: value.clone() for name, value in self.result.state_dict().items()}
 
@@ -153,12 +161,6 @@ def learn(
     And whether Ctrl-C ended it; then it is what was best until then.
     """
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
-        learned, kept = prepare(face, Path(folder), options, report)
-        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, hp.mel_lead, mask_top=hp.mask_top)
-        held_out = Wav2LipDataset([kept], 0, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
-        training.load_checkpoint(task, start.path)
-        before = examine(task, held_out)
-        task.remember(before.figures)
         plan = training.Plan(
             Path(folder, "run"),
             hp.batch_size,
@@ -169,6 +171,12 @@ def learn(
             saves=False,
             num_workers=min(hp.num_workers, cpu_count()),
         )
+        learned, kept = prepare(face, Path(folder), options, report)
+        train = Wav2LipDataset([learned], options.seed, hp.negative_distance, twins=hp.twin_reference)
+        held_out = Wav2LipDataset([kept])
+        training.load_checkpoint(task, start.path)
+        before = examine(task, held_out)
+        task.remember(before.figures)
         stopped = False
         try:
             training.fit(task, train, held_out, plan, report)
@@ -192,23 +200,37 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
     search = options.search.settled(report)
     detector = search.open(device, pick_precision(options.precision, device))
     try:
-        heard = write_clip(face, learned, Clip(face.name, "person/learned"), search, detector).seconds
+        cut = write_clip(face, learned, Clip(face.name, "person/learned"), search, detector)
     except Unusable as problem:
         raise UserError(f"{face} cannot be learned from: {problem.args[1]}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
-    shown = [frame for frame in shown if frame < heard * hp.fps]  # what comes after the sound teaches nothing
+    shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # what comes after the sound teaches nothing
     if len(shown) < MIN_SECONDS * hp.fps:
         raise UserError(
             f"{face} shows a face while there is sound for {len(shown) / hp.fps:.1f} s; it takes {MIN_SECONDS:g} s "
             "at least to learn a person, and a minute is better"
         )
-    for frame in shown[round(len(shown) * (1 - HELD_OUT)) - hp.syncnet_T :]:
+    for frame in shown[shown.index(_first_kept(shown, face)) :]:
         (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
-    (kept / "mel.npy").write_bytes((learned / "mel.npy").read_bytes())  # frames keep their numbers, and so their sound
+    for name in ("mel.npy", "clip.json"):  # frames keep their numbers, and so their sound
+        (kept / name).write_bytes((learned / name).read_bytes())
     write_twins(learned, [learned], report)
     write_twins(kept, [learned, kept], report)
     report.note(f"{face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
     return learned, kept
+
+
+def _first_kept(shown: Sequence[int], face: Path) -> int:
+    """Return the first frame of what is kept aside: the last tenth of the windows, for there may be gaps anywhere."""
+    together = hp.syncnet_T - 1
+    begin = [frame for frame, last in zip(shown, shown[together:]) if last - frame == together]
+    kept = begin[round(len(begin) * (1 - HELD_OUT)) :]
+    if len(kept) < MIN_KEPT:
+        raise UserError(
+            f"{face} shows a face for {hp.syncnet_T} frames on end only {len(begin)} times, too few to learn from and "
+            "to see what was learned; give a longer video, or one in which the face is seen all the time"
+        )
+    return kept[0]
 
 
 def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -> None:
@@ -218,18 +240,20 @@ def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -
     inference. Any other frame of somebody who moves shows the head elsewhere: what is learned from it is to blur.
     """
     rng = np.random.default_rng(0)
-    paths = [path for other in others for path in other.glob("*.jpg")]
+    paths = sorted((path for other in others for path in other.glob("*.jpg")), key=lambda path: int(path.stem))
     times = np.array([int(path.stem) for path in paths])
     poses = np.stack([_pose(path) for path in paths])
     twin = clip.with_name(f"{clip.name}_twin")
     twin.mkdir()
     (clip / TWIN).write_text(twin.name, encoding="utf-8")
     own = [i for i, path in enumerate(paths) if path.parent == clip]
-    sizes = np.square(poses).sum(1)
+    few = np.arange(0, len(paths), -(-len(paths) // COMPARED))  # of an hour, as many as of minutes
+    candidates, when = poses[few], times[few]
+    sizes = np.square(candidates).sum(1)
     for i in report.track(own, "Comparing poses", len(own)):
-        unlike = sizes - 2 * poses @ poses[i]  # the squared distance, but for what is the same for all
-        unlike[np.abs(times - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
-        chosen = paths[rng.choice(np.argsort(unlike)[:ALIKE])]
+        unlike = sizes - 2 * candidates @ poses[i]  # the squared distance, but for what is the same for all
+        unlike[np.abs(when - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
+        chosen = paths[few[rng.choice(np.argsort(unlike)[:ALIKE])]]
         picture = _aligned(_read(chosen), _read(paths[i]))
         files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
 
@@ -295,7 +319,7 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 
 
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
-    state = {name: value.cpu() for name, value in task.result.state_dict().items()}
+    state = {name: value.cpu() for name, value in task.best.items()}
     settings = {name: getattr(start, name) for name in weights.INFERENCE_SETTINGS}
     settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it learned from boxes as detected
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **settings)

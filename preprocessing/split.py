@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import files
+from hparams import read_list
 
 from .clips import Kept
 
@@ -14,7 +15,11 @@ SPLITS = ("train", "val", "test")
 
 
 def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: Path) -> str:
-    """Write train.txt, val.txt and test.txt, no top-level folder in two of them; return a sentence about them."""
+    """Write train.txt, val.txt and test.txt, no top-level folder in two of them; return a sentence about them.
+
+    What the lists in ``folder`` have already stays where it is: who goes on with a run does not validate on what it has
+    learned from.
+    """
     groups: dict[str, list[str]] = {}
     for clip in sorted(kept, key=lambda clip: clip.clip):
         parts = PurePosixPath(clip.source).parts
@@ -23,26 +28,48 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     if len(groups) == 1:
         note = "; there is only one top-level folder, so the split is by clip and the same speaker is on every side"
         groups = {clip: [clip] for clip in next(iter(groups.values()))}
-    lists = split_groups(groups, shares, seed)
+    before = _lists_in(folder)
+    listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
+    known = {name: splits.pop() for name, splits in listed.items() if len(splits) == 1}
+    if known:
+        stay = sum(len(groups[name]) for name in known)
+        note += f"; {stay} stay in the lists that they were in, delete the lists to split all anew"
+    elif before:
+        note += "; the lists that were there had other clips, and are replaced"
+    lists = split_groups(groups, shares, seed, known)
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"{counts} clips, in {folder}{note}"
 
 
-def split_groups(groups: Mapping[str, Sequence[str]], shares: Sequence[float], seed: int) -> dict[str, list[str]]:
+def _lists_in(folder: Path) -> dict[str, str]:
+    """Return the split of every clip that is in a list."""
+    paths = {split: folder / f"{split}.txt" for split in SPLITS}
+    return {line: split for split, path in paths.items() if path.is_file() for _, line in read_list(path)}
+
+
+def split_groups(
+    groups: Mapping[str, Sequence[str]], shares: Sequence[float], seed: int, known: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
     """Deal whole groups of clips out to ``SPLITS`` so that the number of clips comes as close to ``shares`` as it can.
 
-    Every split with a share gets a group as long as there are enough, small ones going to val and test.
+    Every split with a share gets a group as long as there are enough, small ones going to val and test. Those whose
+    split is ``known`` stay there, if that has a share.
     """
-    names = sorted(groups)
-    random.Random(seed).shuffle(names)
-    names.sort(key=lambda name: -len(groups[name]))  # large groups first: small ones even out what is left
     total = sum(map(len, groups.values()))
     wanted = {split: share * total for split, share in zip(SPLITS, shares)}
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for split in (split for split in SPLITS[1:] if wanted[split] > 0):
-        if len(names) > 1:
+    names = []
+    for name in sorted(groups):
+        if known and wanted.get(known.get(name, ""), 0) > 0:
+            lists[known[name]] += groups[name]
+        else:
+            names.append(name)
+    random.Random(seed).shuffle(names)
+    names.sort(key=lambda name: -len(groups[name]))  # large groups first: small ones even out what is left
+    for split in (split for split in SPLITS[1:] if wanted[split] > 0 and not lists[split]):
+        if len(names) > (0 if lists["train"] else 1):
             lists[split] += groups[names.pop()]
     for name in names:
         lists[max(SPLITS, key=lambda split: wanted[split] - len(lists[split]))] += groups[name]

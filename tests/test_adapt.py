@@ -18,6 +18,7 @@ import adaptation
 import training
 from adaptation import AdaptationOptions
 from conftest import run_ffmpeg
+from dataset import Wav2LipDataset
 from demo.talking_head import Recipe, write_clip
 from distributed import Distributed
 from errors import UserError
@@ -209,6 +210,7 @@ def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
         for i in range(200):
             cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
         np.save(folder / "mel.npy", np.zeros((480, 80), np.float32))
+        (folder / "clip.json").write_text("{}")
         return SimpleNamespace(seconds=heard)
 
     monkeypatch.setattr(adaptation, "write_clip", write)
@@ -220,9 +222,68 @@ def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
     (tmp_path / "six").mkdir()
     heard = 6.0
     learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "six", options)
-    assert all(130 <= int(path.stem) < 150 for path in kept.glob("*.jpg"))
-    assert len(list(kept.glob("*.jpg"))) == 15 + 5
-    assert len(list(learned.glob("*.jpg"))) == 130 + 50  # what nobody hears is in no window
+    assert sorted(int(path.stem) for path in kept.glob("*.jpg")) == list(range(131, 150))  # the last of 146 windows
+    assert len(list(learned.glob("*.jpg"))) == 131 + 50  # what nobody hears is in no window
+
+
+def test_gaps_where_frames_are_kept_aside(tmp_path, monkeypatch):
+    """With every fourth frame of the end hidden, there was nothing to judge by, and an error about a folder."""
+
+    def write(source, folder, *_):
+        for i in shown:
+            cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
+        np.save(folder / "mel.npy", np.zeros((800, 80), np.float32))
+        (folder / "clip.json").write_text("{}")
+        return SimpleNamespace(seconds=10.0)
+
+    monkeypatch.setattr(adaptation, "write_clip", write)
+    options = AdaptationOptions(search=FaceSearch("centerface"))
+    shown = [i for i in range(250) if i < 150 or i % 4]
+    (tmp_path / "some").mkdir()
+    learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "some", options)
+    assert len(Wav2LipDataset([kept]).index) >= 14 and len(Wav2LipDataset([learned]).index) > 100
+    assert not Wav2LipDataset([kept]).index.doubtful
+    shown = [i for i in range(250) if i % 4]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="shows a face for 5 frames on end only 0 times"):
+        adaptation.prepare(tmp_path / "face.mp4", tmp_path / "none", options)
+
+
+def test_what_was_won_until_a_fault_is_not_lost(person, expert, beginner, tmp_path, monkeypatch, capsys):
+    """As where the process that reads the pictures is killed."""
+
+    def breaks(task, *_):
+        task.remember({"l1": 0.0})
+        raise RuntimeError("a worker was killed")
+
+    monkeypatch.setattr(training, "fit", breaks)
+    assert run(person, tmp_path / "out.pth", expert, beginner) == 1
+    assert "a worker was killed" in capsys.readouterr().err
+    assert weights.load_model(tmp_path / "out.pth").width == 0.125
+    monkeypatch.setattr(training, "fit", lambda *_: 1 / 0)
+    assert run(person, tmp_path / "nothing.pth", expert, beginner) == 1
+    assert not (tmp_path / "nothing.pth").exists()  # it would be the one that it began with
+
+
+def test_settings_are_checked_before_any_work(expert, beginner, tmp_path, capsys):
+    (tmp_path / "person.mp4").write_bytes(b"no video")
+    more = ("--hparams", "batch_size=0")
+    assert run(tmp_path / "person.mp4", tmp_path / "out.pth", expert, beginner, *more) == 2
+    assert "batch_size must be 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("twins", [True, False])
+def test_twins_are_shown_unless_told_otherwise(person, expert, beginner, tmp_path, monkeypatch, twins):
+    seen = []
+
+    def note(_, train, *rest):
+        seen.append(train.twins)
+        raise training.Stopped("enough")
+
+    monkeypatch.setattr(training, "fit", note)
+    more = ("--hparams", f"twin_reference={str(twins).lower()}")
+    assert run(person, tmp_path / "out.pth", expert, beginner, *more) == 130
+    assert seen == [twins]
 
 
 def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, monkeypatch):

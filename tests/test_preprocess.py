@@ -588,8 +588,34 @@ def test_split_keeps_speakers_apart(tmp_path):
 
     write_filelists(kept[::-1], (0.8, 0.1, 0.1), 0, tmp_path)
     assert read_lists(tmp_path) == lists
-    write_filelists(kept, (0.8, 0.1, 0.1), 1, tmp_path)
-    assert read_lists(tmp_path) != lists
+    write_filelists(kept, (0.8, 0.1, 0.1), 1, tmp_path / "other")
+    assert read_lists(tmp_path / "other") != lists
+
+
+@pytest.mark.parametrize("name", ["s{}/{}.mp4", "s/{}_{}.mp4"])
+def test_split_stays_when_there_is_more_or_less(tmp_path, name):
+    """One speaker more, and half of the validation clips had been learned from; so where the split is by clip."""
+    names = [name.format(speaker, take) for speaker in range(20) for take in range(5)]
+    write_filelists(finished(*names), (0.8, 0.1, 0.1), 0, tmp_path)
+    before = read_lists(tmp_path)
+    fewer = [name for name in names if name != names[3]]
+    for more in (name.format(20, 0), name.format(21, 0)):
+        said = write_filelists(finished(*fewer, more), (0.8, 0.1, 0.1), 0, tmp_path)
+        assert "99 stay in the lists that they were in" in said or "100 stay in the lists" in said
+        for split, clips in read_lists(tmp_path).items():
+            others = {clip for other in before if other != split for clip in before[other]}
+            assert not others & set(clips)
+        fewer.append(more)
+    assert sum(map(len, read_lists(tmp_path).values())) == 101
+
+
+def test_split_replaces_lists_of_other_clips(tmp_path):
+    (tmp_path / "train.txt").write_text("a/1\na/2\n")
+    said = write_filelists(finished(*(f"s{n}/x.mp4" for n in range(10))), (0.8, 0.1, 0.1), 0, tmp_path)
+    assert said.endswith("the lists that were there had other clips, and are replaced")
+    assert [len(clips) for clips in read_lists(tmp_path).values()] == [8, 1, 1]
+    write_filelists(finished(*(f"s{n}/x.mp4" for n in range(10))), (1, 0, 0), 0, tmp_path)
+    assert [len(clips) for clips in read_lists(tmp_path).values()] == [10, 0, 0]
 
 
 def test_split_gives_every_list_something():
