@@ -252,13 +252,18 @@ def _add_frame_arguments(parser: Flags) -> None:
     )
 
 
+def quality(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 52):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 51")
+    return int(text)
+
+
 def _add_file_arguments(parser: Flags) -> None:
     add = parser.add_argument
     add("--mix", type=Path, help="The sound of the result, such as voice and music; --audio then only moves the lips.")
     add(
         "--crf",
-        type=int,
-        choices=range(52),
+        type=quality,
         metavar="0-51",
         default=18,
         help="Quality of the picture (x264): lower is better, and makes larger files.",

@@ -113,7 +113,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _exit_code(error: Exception) -> int:
-    return BAD_INPUT if isinstance(error, UserError) else FAILED
+    return BAD_INPUT if isinstance(error, (UserError, PermissionError)) else FAILED
 
 
 def _one_line(error: Exception) -> str:
@@ -123,6 +123,8 @@ def _one_line(error: Exception) -> str:
     text = " ".join(text.split())
     if isinstance(error, torch.OutOfMemoryError):
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename} may not be read, or written, by this user; change who may"
     if isinstance(error, (UserError, RuntimeError, OSError)) and text:
         return text
     return f"{type(error).__name__}: {text}; this is a fault of the program, run again with --debug and report it"

@@ -20,7 +20,8 @@ import audio
 import files
 import video
 from errors import UserError, about
-from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, Used, open_face, open_sound, used_for
+from hparams import hparams as hp
+from lipsync import AROUND, CHOICES, LipSync, Options, Settled, Take, Used, open_face, open_mix, open_sound, used_for
 from reporting import Named
 
 RATE = 48000  # Hz, of what is heard
@@ -81,7 +82,10 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
     _ = lips.model  # one for all of them
     takes = take, *take.others
     sounds = [one.speech for one in takes]
-    heard = open_sound(chosen.mix, lips.report)[0] if chosen.mix else write_mix(sounds, folder / "mix.w64")
+    if chosen.mix:
+        heard = open_mix(Path(chosen.mix), round(take.seconds * hp.sample_rate), lips.report)
+    else:
+        heard = write_mix(sounds, folder / "mix.w64")
     own = [lips.serving(lips.search, Named(lips.report, f"face {index}")) for index in speeches]
     first, *others = (
         replace(one, heard=heard, mouth_settings=its.mouth_settings(one), match=its.match(one.source, one.face, path))
@@ -95,6 +99,8 @@ def _open_take(
 ) -> Take:
     """Return a take whose mouth settings, and its others', are open; of the result only until after this second."""
     _ = lips.restore  # one for all of them; if it is missing, nobody should have to wait to hear of it
+    for note in chosen.without_effect():
+        lips.report.note(f"note: {note}")
     chosen = lips.settle(chosen)
     source = open_face(face, chosen, lips.report)
     sounds, lengths = zip(*(open_sound(path, lips.report) for path in speeches.values()))
@@ -148,9 +154,15 @@ def write_mix(sounds: Sequence[video.Sound], path: Path) -> video.Sound:
         return added([video.Sound(sound.path, RATE) for sound in sounds])
 
     peak = max((float(np.abs(block).max()) for block in mixed() if len(block)), default=0.0)
-    with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
-        for block in mixed():
-            file.write(block / np.float32(max(1.0, peak)))
+    try:
+        with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
+            for block in mixed():
+                file.write(block / np.float32(max(1.0, peak)))
+    except soundfile.LibsndfileError as error:
+        raise RuntimeError(
+            f"cannot write the sum of the speeches into {path.parent} ({error}); if that is full, have TMPDIR name "
+            "another folder"
+        ) from error
     return open_sound(path)[0]
 
 

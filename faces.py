@@ -50,6 +50,10 @@ class FaceSearch:
     cache: bool = True  # remember the boxes of each video, and look there first
     folder: Path | None = None  # where; None: in the user's cache
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"a batch of {self.batch_size} pictures is none; give batch_size a number above 0")
+
     def detector_name(self, report: Reporter = SILENT) -> str:
         """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
         if self.detector != AUTO:
@@ -140,6 +144,7 @@ class FaceSearch:
     ) -> Iterator[int]:
         """Look through the frames that are left; yield how many were added each time. ``wanted`` tells the progress."""
         saved, left = time.monotonic(), None if wanted is None else wanted - len(found)
+        left = 1 if source.is_image else left
         frames = prefetch(video.read_frames(source, max(0, len(found) - 1)), 4)
         with contextlib.closing(frames), report.stage("Finding faces", left) as advance:
             seeing = in_square_pixels(detector, source.pixel_aspect)

@@ -11,12 +11,15 @@ from errors import MissingFile, UserError
 
 VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv",
-    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+    ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 PICTURE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".heic", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".jp2", ".png", ".tif", ".tiff", ".webp",
 )  # fmt: skip
-SOUND_SUFFIXES = (".aac", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wav")
+SOUND_SUFFIXES = (
+    ".aac", ".ac3", ".aif", ".aiff", ".amr", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".oga", ".ogg",
+    ".opus", ".w64", ".wav", ".wma",
+)  # fmt: skip
 # what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 

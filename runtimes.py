@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-import sys
 import tempfile
 import threading
 import zipfile
@@ -34,6 +33,7 @@ from hparams import hparams as hp
 from models import Wav2Lip, optimize_for_inference, weights
 from models.conv import fold_batchnorm
 from reporting import SILENT, Reporter
+from telemetry import silence_openvino
 
 NAMES = ("torch", "openvino")
 INT8 = "int8"
@@ -56,6 +56,8 @@ class Runtime:
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise UserError(f"--runtime {self.name} is none of {', '.join(NAMES)}")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise UserError(f"--precision {self.precision} is none of auto, {', '.join(PRECISIONS)}")
         if self.precision == INT8 and self.name == "torch":
             raise UserError("--precision int8 needs --runtime openvino")
         if self.precision == "fp16" and self.name == "openvino":
@@ -89,8 +91,8 @@ class Runtime:
 
 
 def import_openvino() -> Any:
-    """Return the package, if it and NNCF are here, and keep both from telling Google Analytics how they are used."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
+    """Return the package, if it and NNCF are here, and keep both from telling others how they are used."""
+    silence_openvino()
     with needs("openvino"):
         import openvino
 

@@ -37,6 +37,7 @@ from lipsync import LipSync
 from models import Wav2Lip, weights
 from models.exporting import write_onnx
 from runtimes import Runtime
+from telemetry import silence_onnxruntime
 
 CALIBRATED = 4  # batches; as many are compared
 KEPT_FLOAT = ("/output_block",)  # the last block: in eight bits its pictures are ruined
@@ -146,6 +147,7 @@ def in_ours(checkpoint: weights.Checkpoint, runtime: Runtime) -> Run:
 
 
 def in_onnxruntime(path: Path) -> Run:
+    silence_onnxruntime()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -165,6 +167,8 @@ def in_openvino(path: Path, precision: str) -> Run:
 def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str, ...]) -> None:
     """Write ``path``: convolutions in int8, ranges of activations from ``calibration``; ``kept`` stay float."""
     import onnx
+
+    silence_onnxruntime()
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -186,6 +190,8 @@ def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str
 
 def quantize_dynamically(plain: Path, path: Path) -> None:
     import onnx
+
+    silence_onnxruntime()
     from onnxruntime import quantization as q
 
     names = [node.name for node in onnx.load(str(plain)).graph.node if node.name.startswith(KEPT_FLOAT)]

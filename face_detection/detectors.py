@@ -17,6 +17,7 @@ import torch
 
 from devices import in_halves
 from errors import MissingFile, UserError
+from telemetry import silence_onnxruntime
 
 from .centerface import CenterFace
 
@@ -220,6 +221,7 @@ class LibraryDetector:
     FACE_SIDE, KEY_SECONDS, CERTAIN = 150, 1.0, 0.0
 
     def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
+        silence_onnxruntime()  # by which scrfd computes
         try:
             module = importlib.import_module(f"face_alignment.detection.{name}")
             paths = {"path_to_detector": str(weights)} if weights else {}

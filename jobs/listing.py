@@ -57,8 +57,8 @@ class SettledJob(Job):
 
 
 def pair(
-    faces: Sequence[Path],
-    sounds: Sequence[Path],
+    faces: Sequence[str | Path],
+    sounds: Sequence[str | Path],
     options: Mapping[str, Any] = {},
     report: Reporter = SILENT,
 ) -> list[Job]:
@@ -69,16 +69,17 @@ def pair(
     """
     if not faces or not sounds:
         raise UserError("there are no pairs without a --face and an --audio")
-    folders = [path for path in (*faces, *sounds) if files.is_folder(path)]
-    shown = [file for path in faces for file in (_faces_in(path) if path in folders else [path])]
-    heard = [file for path in sounds for file in (_sounds_in(path) if path in folders else [path])]
-    if len(heard) == 1 and sounds[0] not in folders:
+    who, what = [Path(path) for path in faces], [Path(path) for path in sounds]
+    folders = [path for path in (*who, *what) if files.is_folder(path)]
+    shown = [file for path in who for file in (_faces_in(path) if path in folders else [path])]
+    heard = [file for path in what for file in (_sounds_in(path) if path in folders else [path])]
+    if len(heard) == 1 and what[0] not in folders:
         rows = [(face, heard[0]) for face in shown]
-    elif len(shown) == 1 and faces[0] not in folders:
+    elif len(shown) == 1 and who[0] not in folders:
         rows = [(shown[0], sound) for sound in heard]
     elif not folders and len(shown) == len(heard):
         rows = list(zip(shown, heard))
-    elif any(path in folders for path in sounds):
+    elif any(path in folders for path in what):
         rows = _by_stem(shown, heard, report)
     else:
         raise UserError(
@@ -116,7 +117,7 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
     used = {path for row in rows for path in row}
     for path in (*faces, *sounds):
         if path not in used:
-            report.note(f"note: {path} is left out: the other folder has no {path.stem}")
+            report.note(f"note: {path} is left out: the other folder has no {path.stem}, by the names that are known")
     return rows
 
 
@@ -124,13 +125,13 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
 # Results
 
 
-def settle(listed: Iterable[Job], folder: Path) -> list[SettledJob]:
+def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
     """Return the jobs, each with a file to write: its own, or one in ``folder`` called after face and speech.
 
     Raises UserError, before any work is done, for options that cannot be, for files that cannot be written, are written
     twice, or are read.
     """
-    listed = list(listed)
+    listed, folder = list(listed), Path(folder)
     taken = _own_names(listed)
     settled = []
     for job in listed:

@@ -14,7 +14,10 @@ import files
 from errors import MissingFile, UserError
 
 SEPARATORS = ",;\t"  # Excel writes what the user's country has; a tab is what is copied out of it
-DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")  # of the countries whose tables have a semicolon between cells
+EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is none of the table
+DECIMAL_COMMA = re.compile(
+    r"^([+-]?(?:\d+:){0,2}\d+),(\d+)$"
+)  # of the countries whose tables have a semicolon between cells
 LARGEST_CELL = 1 << 16  # letters
 
 
@@ -44,7 +47,7 @@ def read_table(path: Path, known: Collection[str], needed: Collection[str], shar
 
 def _cells(path: Path) -> list[list[str]]:
     """Return the cells of all lines; what separates them is what the first line has most of."""
-    text = files.read_text(path)
+    text = EXCEL_SEPARATOR.sub("\n", files.read_text(path), count=1)  # lines are counted
     first = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=first.count)
     csv.field_size_limit(LARGEST_CELL)

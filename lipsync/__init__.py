@@ -16,10 +16,10 @@ from __future__ import annotations
 from lipsync.engine import LipSync, pick_batch_size
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import CHOICES, MAX_FPS, MIN_FPS, VALUES, Options, Settled
-from lipsync.take import AROUND, Take, Used, open_face, open_sound, read_speech, searched_for, used_for
+from lipsync.take import AROUND, Take, Used, open_face, open_mix, open_sound, read_speech, searched_for, used_for
 
 __all__ = [
     "AROUND", "CHOICES", "MIN_FPS", "MAX_FPS", "VALUES", "LipSync", "Options", "Settled", "Take", "Used",
-    "appearances_of", "open_face", "open_sound", "pick_batch_size", "read_speech", "searched_for",
+    "appearances_of", "open_face", "open_mix", "open_sound", "pick_batch_size", "read_speech", "searched_for",
     "settings_for_mouths", "used_for",
 ]  # fmt: skip

@@ -135,7 +135,8 @@ class LipSync:
         into = second - (chosen.start or 0)
         # a box depends on the frames around it
         take = self._open_take(Path(face), Path(speech), max(0.0, into) + AROUND, chosen)
-        if chosen.is_part and not 0 <= into < take.seconds:
+        into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
+        if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
             return take.filmed_at(second)
         return self.frame_at(take, max(0.0, into))
 
@@ -156,7 +157,7 @@ class LipSync:
             self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
         sound, samples = open_sound(speech, self.report)
-        heard = open_mix(chosen.mix, samples, self.report) if chosen.mix else sound
+        heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
         source, wanted, searched, goes_on = used_for(opened, samples, chosen, self.report, seconds)
         chosen = self.settle(chosen)
         path, used = self.find_face(source, searched, chosen)
@@ -175,7 +176,7 @@ class LipSync:
         return Settled(**vars(options) | unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
-        """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead."""
+        """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead; they are the receiver's."""
         takes = take, *take.others
 
         def stop() -> None:
@@ -193,7 +194,8 @@ class LipSync:
                 known = opened.enter_context(contextlib.closing(prefetch(one.boxes(), AHEAD)))
                 how = batch_size, one.mouth_settings, workers
                 frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
-            yield from prefetch(frames, batch_size, stop)
+            for frame in prefetch(frames, batch_size, stop):
+                yield frame if frame.flags.writeable else frame.copy()  # those without a face, of a repeated video
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete, and signed if it is to be."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import video
 from errors import UserError
@@ -27,6 +29,9 @@ VALUES = {  # of options that take one of a few words
     "preset": video.PRESETS,
 }
 NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
+SIDES = ("pads", "crop", "box")  # of four pixels each
+SWITCHES = ("static", "smooth", "mark")
+FILES = ("face_like", "mix")
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 
 
@@ -36,15 +41,15 @@ class Options:
 
     static: bool = False  # use only the first frame
     fps: float | None = None  # of the result; None: that of the video, 25 for photos
-    pads: tuple[int, ...] | None = None  # pixels added to the box: top, bottom, left, right; None: the network's own
+    pads: Sequence[int] | None = None  # pixels added to the box: top, bottom, left, right; None: the network's own
     resize_factor: float = 1  # by which frames are shrunk first
-    crop: tuple[int, ...] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
-    box: tuple[int, ...] | None = None  # the face's: top, bottom, left, right; None: it is looked for
+    crop: Sequence[int] = (0, -1, 0, -1)  # part of the frame to use: top, bottom, left, right; -1: all
+    box: Sequence[int] | None = None  # the face's: top, bottom, left, right; None: it is looked for
     rotate: int = 0  # degrees by which frames are turned clockwise, before they are cropped; True: 90
     smooth: bool = True  # the boxes over time
     face_index: int | None = None  # from left to right at first sight, 0 first; None: the largest
     speaker: str | None = None  # "auto": in each shot the face whose lips move with the video's own sound
-    face_like: Path | None = None  # a picture: in each shot the face that looks like the one in it
+    face_like: str | Path | None = None  # a picture: in each shot the face that looks like the one in it
     identity: str | Path = "sface"  # the network that tells, a file or a name
     on_missing_face: str = "keep"  # such frames as they are, or "error"
     loop: str = "loop"  # a video shorter than the speech; or "pingpong"
@@ -56,7 +61,7 @@ class Options:
     mouth_gain: float = 1.0  # of the network's movement: 0 keeps the mouth shut, 2 moves it twice as far
     start: float | None = None  # seconds of the video before the speech begins: only a part is made anew
     end: float | None = None  # seconds after which it ends at the latest; None: with the speech or the video
-    mix: Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
+    mix: str | Path | None = None  # a file whose sound is heard in the result, instead of that which moves the lips
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
     occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
@@ -64,17 +69,15 @@ class Options:
     preset: str = "superfast"  # of the encoder
 
     def __post_init__(self) -> None:
-        for name in ("pads", "crop", "box"):
-            if (sides := getattr(self, name)) is not None and len(sides) != 4:
-                raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(sides)}")
-            if sides is not None and max(map(abs, sides)) > MAX_PIXELS:
-                raise UserError(f"--{name} takes pixels, not {max(sides, key=abs)}; give smaller numbers")
+        for name in SIDES:
+            if (sides := getattr(self, name)) is not None or name == "crop":
+                object.__setattr__(self, name, _four_pixels(name, sides))
+        self._check_kinds()
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
         chosen = [name for name in CHOICES if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
-        self._check_kinds()
         if self.rotate not in video.TURNS and self.rotate is not True:
             raise UserError(f"--rotate {self.rotate} is no turn; frames are turned by 90, 180 or 270 degrees")
         object.__setattr__(self, "rotate", 90 if self.rotate is True else int(self.rotate))
@@ -106,6 +109,20 @@ class Options:
             given = (value := getattr(self, name)) is not getattr(Options, name)
             if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):
                 raise UserError(f"--{name} {value} is not a number")
+            if given:  # numpy's are none that JSON, or a fraction, can be made of
+                object.__setattr__(self, name, float(value))
+        for name in SWITCHES:
+            if getattr(self, name) not in (True, False):
+                raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
+        for name in FILES:
+            if (value := getattr(self, name)) is not None:
+                if not isinstance(value, (str, os.PathLike)):
+                    raise UserError(f"--{name} {value} is no file's name")
+                object.__setattr__(self, name, Path(value))
+        if self.face_index is not None:
+            if not (isinstance(self.face_index, numbers.Real) and self.face_index == int(self.face_index)):
+                raise UserError(f"--face_index {self.face_index} is not a whole number")
+            object.__setattr__(self, "face_index", int(self.face_index))
         if self.resize_factor < 1:
             raise UserError(f"--resize_factor {self.resize_factor:g} is not 1 or more; frames can only be shrunk")
         whole = int(self.resize_factor)  # 2 and 2.0 are the same, also to the memory of boxes
@@ -129,11 +146,27 @@ class Options:
         return self.start is not None or self.end is not None
 
 
+def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:
+    """Return them as whole numbers; raise UserError if they are none, or not four."""
+    try:
+        four = tuple(sides)
+        whole = tuple(map(int, four))
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"--{name} takes four whole numbers (top bottom left right), not {sides}") from None
+    if len(four) != 4:
+        raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(four)}")
+    if any(a != b for a, b in zip(four, whole)):
+        raise UserError(f"--{name} takes four whole numbers (top bottom left right), not {sides}")
+    if max(map(abs, whole)) > MAX_PIXELS:
+        raise UserError(f"--{name} takes pixels, not {max(whole, key=abs)}; give smaller numbers")
+    return whole
+
+
 @dataclass(frozen=True)
 class Settled(Options):
     """Options that leave nothing to the network: where they did, they have its own defaults."""
 
-    pads: tuple[int, ...] = Wav2Lip.pads
+    pads: Sequence[int] = Wav2Lip.pads
     reference: str | int = Wav2Lip.reference
     blend: str = Wav2Lip.blend
     lip_delay: float = 0.0

@@ -124,7 +124,7 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
     for note in info.notes:
         report.note(f"note: {note}")
     if options.fps:
-        return replace(info, fps=Fraction(options.fps).limit_denominator(1001))
+        return replace(info, fps=video.rate_of(options.fps))
     if info.fps < video.MIN_FPS:
         report.note(f"note: {path} has {float(info.fps):.3g} frames a second, too few for lips to move: now {hp.fps:g}")
         return replace(info, fps=Fraction(hp.fps))

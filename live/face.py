@@ -30,7 +30,7 @@ from mouths.references import POSTURE
 SECONDS = 60.0  # of a video that are used, unless more is wanted
 FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
-OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\.\w+)?")  # copies of videos and photos
+OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos and photos
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 KEPT = (
     "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
@@ -200,7 +200,7 @@ def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
     path = folder / name
     if not path.is_file() or files.digest(path) != content["sha256"]:
         raise UserError(f"{name} is missing or was changed")
-    return video.probe(path, video.Geometry(options.resize_factor, options.rotate, options.crop))
+    return video.probe(path, video.Geometry(options.resize_factor, options.rotate, tuple(options.crop)))
 
 
 def _options(values: dict) -> Settled:

@@ -11,6 +11,7 @@ from torch import nn
 import files
 from errors import needs
 from reporting import SILENT, Reporter
+from telemetry import silence_onnxruntime
 
 from .conv import fold_batchnorm
 from .syncnet import SyncNet_color
@@ -49,6 +50,8 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
     """
     with needs("onnx"):
         import onnx  # noqa: F401  # torch has another word for it
+
+        silence_onnxruntime()
         import onnxruntime  # noqa: F401
     model = fold_batchnorm(build(checkpoint, network))
     with files.atomic_write(path) as partial:

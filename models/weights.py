@@ -106,6 +106,10 @@ SHIPPED = {
 }
 
 
+# names of what is published, by network; others are asked for by what they are for
+PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_expert",), SyncNet_v2: ("syncnet_v2",)}
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Find and fetch
 
@@ -134,9 +138,11 @@ def find(path_or_name: str | Path, network: type[nn.Module] | None = None, repor
         return path
     if known is None and re.match(r"[A-Za-z]{2,}:/", str(path_or_name)):
         raise MissingFile(f"{path_or_name} is an address; download it first, and give the file")
-    if known is None:
-        names = ", ".join((DEMO, *KNOWN))
-        raise MissingFile(f"{path} does not exist; give a file or one of the names {names}")
+    fitting = PUBLISHED.get(network, tuple(KNOWN)) if network else tuple(KNOWN)
+    if known is None or str(path_or_name) not in fitting:
+        names = ", ".join((*([DEMO] if network in SHIPPED or not network else []), *fitting))
+        what = f"{path_or_name} is another kind of network" if known else f"{path} does not exist"
+        raise MissingFile(f"{what}; give a file or one of the names {names}")
     for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
         if (folder / known.file_name).is_file():
             return folder / known.file_name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -9,13 +12,15 @@ import pytest
 import torch
 
 import export
-from conftest import rnd
+from conftest import ROOT, rnd
 from models import SyncNet_color, SyncNet_v2, exporting, weights
+from telemetry import silence_onnxruntime
 
 
 @pytest.fixture
 def runtime():
     pytest.importorskip("onnx", reason="needs onnx (requirements/onnx.txt)")
+    silence_onnxruntime()
     return pytest.importorskip("onnxruntime", reason="needs onnxruntime (requirements/onnx.txt)")
 
 
@@ -31,6 +36,25 @@ def made(runtime, tmp_path, capsys):
         return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     return make
+
+
+def test_onnxruntime_tells_nobody(small_checkpoint, tmp_path):
+    """It noted the machine and the file for Microsoft, to be sent by whatever uses it next. Here in a fresh home."""
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package} (requirements/onnx.txt)")
+    home = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TMPDIR"), str(tmp_path))
+    silent = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    command = [
+        sys.executable,
+        ROOT / "export.py",
+        "--checkpoint_path",
+        small_checkpoint,
+        "--outfile",
+        tmp_path / "a.onnx",
+    ]
+    subprocess.run([*map(str, command)], env=silent | home, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.suffix != ".pyc" and path.is_file()] == ["a.onnx"]
 
 
 def mels(count):

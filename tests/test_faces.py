@@ -510,3 +510,10 @@ def test_cuts_of_real_footage(shared):
 class NoDetector:
     def detect(self, frames):
         return [detectors.NO_BOXES] * len(frames)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_none(size):
+    """It ended every search at once, and the next one remembered that there was no face."""
+    with pytest.raises(UserError, match=f"a batch of {size} pictures is none"):
+        FaceSearch(batch_size=size)

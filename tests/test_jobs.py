@@ -239,7 +239,7 @@ GOOD = "a.mp4,voice.wav"
     (f"face,audio,mouth_gain\n{GOOD},99\n", "row 2 of jobs.csv: --mouth_gain 99 is not between"),
     (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is no turn"),
     (f"face,audio,blend\n{GOOD},sharp\n", "row 2 of jobs.csv: argument --blend: invalid choice: 'sharp'"),
-    (f"face,audio,crf\n{GOOD},--debug\n", "row 2 of jobs.csv: argument --crf: invalid int value: '--debug'"),
+    (f"face,audio,crf\n{GOOD},--debug\n", "row 2 of jobs.csv: argument --crf: '--debug' is not a whole number"),
     (f"face,audio,pads\n{GOOD},0 0 0 0 --debug\n", "row 2 of jobs.csv: argument --pads: invalid"),
     (f"face,audio,pads\n{GOOD},-h\n", "row 2 of jobs.csv: argument --pads: invalid"),
     (f"face,audio,pads\n{GOOD},1 2\n", "row 2 of jobs.csv: --pads takes four numbers"),

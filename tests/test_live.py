@@ -309,6 +309,16 @@ def kept(face, tmp_path):
     return tmp_path / "anna"
 
 
+@pytest.mark.parametrize("options", [{"mouth_gain": 2, "lip_delay": 40}, {"mouth_gain": np.float32(1.5)}])
+def test_whole_numbers_are_kept_too(small_checkpoint, talking_clip, tmp_path, options):
+    """What was saved could not be loaded, or not be saved at all."""
+    live.prepare(LipSync(small_checkpoint, search=live_search()), talking_clip, box=BOX, **options).save(
+        tmp_path / "anna"
+    )
+    again = live.Face.load(tmp_path / "anna").options
+    assert {name: getattr(again, name) for name in options} == options
+
+
 def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
     face = live.prepare(LipSync(search=live_search()), talking_clip, box=BOX)
     face.save(tmp_path / "kept")

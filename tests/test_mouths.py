@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 from datetime import date
 from fractions import Fraction
+from pathlib import Path
 from unittest.mock import Mock
 
 import cv2
@@ -306,6 +307,15 @@ def test_a_look_ends_with_its_shot(head):
     ({"lip_delay": float("nan")}, "--lip_delay nan is not a number"),
     ({"lip_delay": -1e12}, r"--lip_delay takes milliseconds, 10000 at most, not -1e\+12"),
     ({"mouth_gain": "1.5"}, "--mouth_gain 1.5 is not a number"),
+    ({"crop": (0, 300.5, 0, -1)}, r"--crop takes four whole numbers \(top bottom left right\), not \(0, 300.5, 0, -1"),
+    ({"crop": None}, "--crop takes four whole numbers"),
+    ({"pads": 5}, "--pads takes four whole numbers"),
+    ({"box": (1, 2, 3)}, "--box takes four numbers .*, not 3"),
+    ({"box": (1, 2, 3, float("inf"))}, "--box takes four whole numbers"),
+    ({"mix": 123}, "--mix 123 is no file's name"),
+    ({"face_index": "1"}, "--face_index 1 is not a whole number"),
+    ({"face_index": 0.5}, "--face_index 0.5 is not a whole number"),
+    ({"static": "no"}, "static is True or False, not 'no'"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, words):
     """In Python too, where no parser looks at it before."""
@@ -316,6 +326,10 @@ def test_what_cannot_be_is_refused(options, words):
 def test_numbers_may_be_those_of_others():
     chosen = Options(reference=np.int64(3), fps=Fraction(30000, 1001), mouth_gain=np.float32(1.5), crf=np.int64(20))
     assert type(chosen.reference) is int and chosen == replace(chosen)
+    chosen = Options(box=np.array([30, 250, 60, 260]), mouth_gain=2, lip_delay=np.float32(40), mix="all.wav")
+    assert chosen.box == (30, 250, 60, 260) and chosen.mix == Path("all.wav")
+    assert [type(value) for value in (chosen.mouth_gain, chosen.lip_delay, chosen.box[0])] == [float, float, int]
+    assert Options(face_index=1.0).face_index == 1
 
 
 def test_a_reference_without_a_face_is_refused(head, tmp_path, capsys):

@@ -120,6 +120,14 @@ def test_a_preview_around_a_part_is_what_was_filmed(lips, talking_clip, tone, fi
     assert (shown == filmed[int(second * 25 + 1e-6)]).all()
 
 
+def test_a_preview_counts_from_the_frame_that_a_part_begins_with(lips, talking_clip, tone):
+    """At 0.51 s of 25 frames a second that is the 13th; it was drawn a frame off."""
+    made = list(lips.stream_all(lips.prepare(talking_clip, tone, start=0.21, box=BOX)))
+    for second in (0.2, 0.24, 0.56):
+        shown = lips.preview(talking_clip, tone, second, start=0.21, box=BOX)
+        assert np.abs(shown.astype(int) - made[round(second * 25)]).max() <= 1
+
+
 def test_frames_are_counted_wherever_one_starts(talking_clip, tmp_path):
     """Also where they last differently long."""
     uneven = tmp_path / "uneven.mp4"

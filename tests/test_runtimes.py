@@ -241,6 +241,11 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
     assert not (tmp_path / "intel").exists()
 
 
+def test_an_unknown_precision():
+    with pytest.raises(UserError, match="--precision fp8 is none of auto, fp32"):
+        runtimes.Runtime(precision="fp8")
+
+
 def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech, tmp_path, capsys):
     """A mouth that is stretched and shut in pauses too: the parts of the network are used one by one."""
     videos = []

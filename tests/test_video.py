@@ -1079,3 +1079,18 @@ def test_a_file_whose_end_is_missing_says_so(silence, talking_clip, tmp_path):
         cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
         with pytest.raises(video.CutShort, match=r"cut\.mp4 is cut short .*; copy or download it again"):
             opened(cut)
+
+
+def test_what_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "secret.mp4").write_bytes(b"something")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read all
+    with pytest.raises(ValueError, match="secret.mp4 may not be read by this user"):
+        video.probe(tmp_path / "secret.mp4")
+
+
+@pytest.mark.parametrize("said, meant", [
+    (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (23.98, Fraction(24000, 1001)), (25, Fraction(25)),
+    (59.94, Fraction(60000, 1001)), (12.5, Fraction(25, 2)), (30, Fraction(30)), (30000 / 1001, Fraction(30000, 1001)),
+])  # fmt: skip
+def test_rates_are_those_that_are_meant(said, meant):
+    assert video.rate_of(said) == meant

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import models
-from errors import UserError
+from errors import MissingFile, UserError
 from lipsync import LipSync
 from models import weights
 from mouths import redraw_mouths
@@ -319,6 +319,7 @@ def test_downloads_are_told(server, tmp_path, capfd):
 def test_who_lip_syncs_is_told_of_downloads(server, tmp_path, monkeypatch):
     monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path))
     monkeypatch.setitem(weights.KNOWN, "mine", known(f"{server}/x"))
+    monkeypatch.setattr(weights, "PUBLISHED", {models.Wav2Lip: ("mine",), models.SyncNet_color: ("mine",)})
     for option in ("checkpoint", "expert"):
         listener = Listener()
         lips = LipSync(**{option: "mine"}, report=listener)
@@ -435,3 +436,15 @@ def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoin
     )
     model = weights.load_model(tmp_path / "new.pth")
     assert (model.pads, model.blend) == ((1, 2, 3, 4), "feather")
+
+
+@pytest.mark.parametrize("name, network, names", [
+    ("sface", models.Wav2Lip, "names demo, wav2lip, wav2lip_gan"),
+    ("wav2lip", models.SyncNet_color, "names demo, lipsync_expert"),
+])  # fmt: skip
+def test_names_of_other_networks_are_not_fetched(name, network, names):
+    """Hundreds of megabytes were, and then did not fit."""
+    with pytest.raises(MissingFile, match=f"{name} is another kind of network; give a file or one of the {names}$"):
+        weights.find(name, network)
+    with pytest.raises(MissingFile, match=f"nope does not exist; give a file or one of the {names}$"):
+        weights.find("nope", network)

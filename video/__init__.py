@@ -7,7 +7,7 @@ starts late is preceded by its first frame. Sound is float32 mono.
 """
 
 from video.patching import Copied, copied_around, open_writer
-from video.probing import MIN_FPS, TURNS, Geometry, VideoInfo, check_size, probe
+from video.probing import MIN_FPS, TURNS, Geometry, VideoInfo, check_size, probe, rate_of
 from video.process import ffmpeg_path
 from video.reading import check_ahead, count_frames, read_frames, repeat_frames, source_index
 from video.sound import SILENCE, Sound, read_audio, stream_audio
@@ -18,5 +18,6 @@ from video.writing import CONTAINERS, PRESETS, VideoWriter, check_writable
 __all__ = [
     "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "TURNS", "Copied", "CutShort", "Geometry", "Sound", "Splice",
     "VideoInfo", "VideoWriter", "check_ahead", "check_size", "check_writable", "copied_around", "count_frames",
-    "ffmpeg_path", "open_writer", "probe", "read_audio", "read_frames", "repeat_frames", "source_index", "stream_audio",
+    "ffmpeg_path", "open_writer", "probe", "rate_of", "read_audio", "read_frames", "repeat_frames", "source_index",
+    "stream_audio",
 ]  # fmt: skip

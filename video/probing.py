@@ -233,9 +233,13 @@ def check_size(info: VideoInfo) -> None:
 def _frame_rate(stream: str) -> Fraction:
     """ffmpeg's own choice of a constant rate, from its report; it prints 23.98 for 24000/1001."""
     match = re.search(r", ([\d.]+) fps", stream)
-    printed = float(match[1]) if match else 0.0
+    return rate_of(float(match[1]) if match else 0.0)
+
+
+def rate_of(printed: float) -> Fraction:
+    """Return the rate that is meant by a number of two or three decimals: 29.97 is 30000/1001."""
     for nominal in (24, 30, 48, 60, 120):
-        if f"{nominal * 1000 / 1001:.2f}" == f"{printed:.2f}":
+        if abs(nominal * 1000 / 1001 - printed) < 0.006:
             return Fraction(nominal * 1000, 1001)
     # Screen recordings claim up to 90000 frames a second; timestamps place their frames on any sane grid.
     return min(Fraction(printed).limit_denominator(1000), Fraction(240)) if 0 < printed < 1000 else Fraction(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,8 @@ def existing_file(path: str | Path) -> Path:
         raise UserError(f"{path} is a folder; give one file")
     if not path.is_file():
         raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read by this user; change who may read it")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
     if _is_list(path):
