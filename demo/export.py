@@ -15,6 +15,7 @@ import numpy as np
 import cli
 import mouths
 import runtimes
+from errors import UserError
 from lipsync import VALUES, read_speech
 from models import SyncNet_color, Wav2Lip, weights
 
@@ -51,12 +52,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_target(args.target)
     checkpoint = weights.average([weights.read_checkpoint(path, NETWORKS[args.network]) for path in args.sources])
     settings = {name: value for name in weights.INFERENCE_SETTINGS if (value := getattr(args, name, None)) is not None}
     if args.speech:
         settings["opening"] = learn_opening(checkpoint, args.speech, args.gain or checkpoint.gain)
     weights.export(checkpoint, args.target, **settings)
     print(f"{args.target}: width {checkpoint.width:g}, {args.target.stat().st_size / 1e6:.1f} MB")
+
+
+def check_target(path: Path) -> None:
+    """Raise UserError if a training's checkpoint would be written over, as when no target is given after ``*.pth``."""
+    if path.exists() and "global_step" in weights.read_state(path):
+        raise UserError(f"{path} is a checkpoint of a training, which would be written over; give another target, last")
 
 
 def learn_opening(checkpoint: weights.Checkpoint, speech: list[Path], gain: float) -> list[float]:

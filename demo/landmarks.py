@@ -39,8 +39,18 @@ def main(argv: list[str] | None = None) -> int:
     if not photos and not videos:
         print(f"error: {folder} holds neither photos nor <speaker>/<clip> videos", file=sys.stderr)
         return 2
-    found: dict[str, Any] = of_photos(photos) if photos else of_videos(videos)
-    np.savez_compressed(folder / "landmarks.npz", **found)
+    if len({path.with_suffix("") for path in videos}) < len(videos):
+        print(f"error: {folder} has videos that differ in their suffix alone, and would share a name", file=sys.stderr)
+        return 2
+    found: dict[str, Any] = of_photos(photos) if photos else {"index": np.arange(POINTS)}
+    try:
+        for path in [] if photos else videos:
+            found |= of_video(path)
+    except KeyboardInterrupt:
+        print("stopped; what was found until then is written", file=sys.stderr)
+        return 130
+    finally:
+        np.savez_compressed(folder / "landmarks.npz", **found)
     print(f"{folder / 'landmarks.npz'}: {len(found['names']) if photos else len(found) - 1} of {len(photos or videos)}")
     return 0
 
@@ -56,18 +66,17 @@ def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
     return {"names": np.array(list(found)), "landmarks": np.array(list(found.values()), np.int32)}
 
 
-def of_videos(paths: list[Path]) -> dict[str, np.ndarray]:
-    """Return the landmarks of every frame of the videos, as the docstring of this file says."""
-    found = {"index": np.arange(POINTS)}
-    for path in paths:
-        capture, points = cv2.VideoCapture(str(path)), []
-        with open_mesh(static=False) as mesh:
-            while (frame := capture.read()[1]) is not None:
-                points.append(landmarks_in(mesh, frame))
-        if any(p.any() for p in points):
-            whole = np.array(points, np.int32)
-            found[f"{path.parent.name}/{path.stem}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
-    return found
+def of_video(path: Path) -> dict[str, np.ndarray]:
+    """Return the landmarks of every frame of a video by its name, as the docstring of this file says; none if none."""
+    capture, points = cv2.VideoCapture(str(path)), []
+    with open_mesh(static=False) as mesh:
+        while (frame := capture.read()[1]) is not None:
+            points.append(landmarks_in(mesh, frame))
+    if not any(p.any() for p in points):
+        print(f"note: {path} shows no face, or cannot be read", file=sys.stderr)
+        return {}
+    whole = np.array(points, np.int32)
+    return {f"{path.parent.name}/{path.stem}": np.concatenate((whole[:1], np.diff(whole, axis=0)))}
 
 
 def open_mesh(static: bool):

@@ -23,7 +23,6 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 import cli
@@ -35,6 +34,7 @@ from demo.scene import Actor, Shot, film
 from demo.voice import SAMPLE_RATE, Voice, synthesize
 from devices import cpu_count
 from errors import UserError
+from preprocessing.workers import ignore_sigint, start_worker
 from terminal import TERMINAL
 
 VARIANTS = ("plain", "silent", "two", "cut", "away")
@@ -117,8 +117,14 @@ def make_clips(make: Callable[[int], Path], count: int, workers: int) -> Iterato
         yield from map(make, range(count))
         return
     fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may wait for ever
-    with ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(make, range(count))
+    with ProcessPoolExecutor(workers, fresh, start_worker, (1,)) as pool:
+        try:
+            with ignore_sigint():
+                futures = [pool.submit(make, number) for number in range(count)]
+            yield from (future.result() for future in futures)
+        except BaseException:  # Ctrl-C is one
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ be measured (benchmarks/RESULTS.md).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,8 +84,9 @@ class Corpus:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two clips of one number may differ in."""
-        return {name: getattr(self, name) for name in ("seed", "silence", "photo", "follow_jaw")}
+        """What two clips of one number may differ in; the sentences and photographs to choose from are a digest."""
+        own = {name: getattr(self, name) for name in ("seed", "silence", "photo", "follow_jaw")}
+        return own | {"chosen_from": _names_in(self)}
 
 
 def get_parser() -> cli.Parser:
@@ -95,9 +97,9 @@ def get_parser() -> cli.Parser:
         "--speakers", type=Path, nargs="+", required=True, help="Folders with <speaker>/<clip>.mp4 and a landmarks.npz."
     )
     add("--out", required=True, type=Path, help="Write the clips into this folder.")
-    add("--clips", type=int, default=0, help="Number of clips of portraits, two of each scene.")
-    add("--real", type=int, default=0, help="Number of variations of each clip of the speakers themselves.")
-    add("--heads", type=int, default=0, help="Number of clips of drawn heads, two of each scene.")
+    add("--clips", type=amount, default=0, help="Number of clips of portraits, two of each scene.")
+    add("--real", type=amount, default=0, help="Number of variations of each clip of the speakers themselves.")
+    add("--heads", type=amount, default=0, help="Number of clips of drawn heads, two of each scene.")
     add("--seed", type=cli.seed, default=0, help="Other seeds make other clips.")
     add(
         "--choice",
@@ -127,6 +129,12 @@ def span(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def amount(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of clips")
+    return int(text)
+
+
 def share(text: str) -> float:
     """A number from 0 to 1."""
     if not 0 <= (value := cli.finite(text)) <= 1:
@@ -147,10 +155,12 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--clips needs --portraits, the photographs that are to speak")
     sentences = list_sentences(corpus)
     makers = [
-        (partial(make_portrait_clip, corpus), args.clips // 2 * 2),
+        (partial(make_portrait_clip, corpus), -(-args.clips // 2) * 2),
         (partial(make_real_clip, corpus), args.real * len(sentences)),
-        (partial(make_head_clip, corpus), args.heads // 2 * 2),
+        (partial(make_head_clip, corpus), -(-args.heads // 2) * 2),
     ]
+    if not any(count for _, count in makers):
+        raise UserError("nothing to make; say how many with --clips, --real or --heads")
     for make, count in makers:
         if count:
             made = make_clips(make, count, args.workers)
@@ -188,6 +198,15 @@ def list_sentences(corpus: Corpus) -> list[Sentence]:
         where = ", ".join(map(str, corpus.speakers))
         raise UserError(f"no clip in {where} has landmarks, is wanted, and is there as a video")
     return found
+
+
+@lru_cache(maxsize=4)
+def _names_in(corpus: Corpus) -> str:
+    """Return a digest of the names of all clips of speakers, and of all photographs, that may be chosen."""
+    names = [sentence.name for sentence in list_sentences(corpus)]
+    if corpus.portraits:
+        names += [str(name) for name in _photographs(corpus)]
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _wanted(name: str, corpus: Corpus) -> bool:
@@ -248,8 +267,19 @@ def open_portrait(corpus: Corpus, number: int) -> Portrait:
 
 
 def count_portraits(corpus: Corpus) -> int:
-    first, last = corpus.choice
-    return min(last, len(_landmark_file(corpus.portraits)["names"])) - first
+    return len(_photographs(corpus))
+
+
+@lru_cache(maxsize=4)
+def _photographs(corpus: Corpus) -> np.ndarray:
+    """Return the names of those to choose from; raise UserError if there is none."""
+    assert corpus.portraits  # who has none asks for none
+    data, (first, last) = _landmark_file(corpus.portraits), corpus.choice
+    if "names" not in data.files:
+        raise UserError(f"{corpus.portraits} holds videos; --portraits wants a folder of photographs")
+    if not len(names := data["names"][first:last]):
+        raise UserError(f"--choice {first}:{last} leaves none of the {len(data['names'])} photographs")
+    return names
 
 
 # --------------------------------------------------------------------------------------------------------------------

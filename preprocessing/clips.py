@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import files
@@ -14,6 +14,7 @@ from errors import UserError
 from faces import AUTO
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 
+DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
@@ -93,6 +94,31 @@ def find_finished(clip: Clip, data_root: Path, preprocessed_root: Path, detector
         return None
     same = same and (kept.clip, kept.source) == (clip.name, clip.source)
     return kept if same and detector in (AUTO, kept.face_detector) else None
+
+
+def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
+    """Note that a clip cannot be used, so that a later run need not search all of it again to find that out."""
+    status = (data_root / clip.source).stat()
+    noted = {"seen": DROPPING, "bytes": status.st_size, "modified": status.st_mtime_ns, "face_detector": detector}
+    files.save_json(_dropped_path(clip, preprocessed_root), noted | {"dropped": asdict(dropped)})
+
+
+def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Dropped | None:
+    """Return what an earlier run noted of ``clip`` if that could not be used, nor can it now."""
+    try:
+        noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
+        status = (data_root / clip.source).stat()
+        dropped = Dropped(**noted["dropped"])
+        same = (noted["seen"], noted["bytes"], noted["modified"]) == (DROPPING, status.st_size, status.st_mtime_ns)
+        same = same and dropped.source == printable(clip.source) and detector in (AUTO, noted["face_detector"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return dropped if same else None
+
+
+def _dropped_path(clip: Clip, preprocessed_root: Path) -> Path:
+    folder = preprocessed_root / clip.name
+    return folder.with_name(f".{folder.name}.dropped")
 
 
 def printable(text: str) -> str:

@@ -33,9 +33,10 @@ from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
 from hparams import hparams as hp
 
-from .clips import Clip, Dropped, Kept, Unusable, find_finished, printable
+from .clips import Clip, Dropped, Kept, Unusable, find_finished, note_dropped, printable
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
+IN_THE_WAY = "in the way"
 MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 
 
@@ -62,16 +63,22 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
             with new_folder(folder) as partial:
                 return write_clip(source, partial, clip, job.search, detector)
     except Unusable as problem:
-        reason, detail = problem.args
+        dropped = _dropped(clip, source, *problem.args)
+        if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
+            with contextlib.suppress(OSError):
+                note_dropped(clip, job.data_root, job.preprocessed_root, job.search.detector, dropped)
+        return dropped
     except (ValueError, RuntimeError, OSError, cv2.error) as error:  # one odd clip must not end a run of days
         if files.is_disk_error(error):
             raise
         if job.device.startswith("cuda"):
             # if the GPU has failed, it fails here, and so would all that follows
             torch.cuda.synchronize(job.device)
-        reason, detail = "failed", f"{type(error).__name__}: {error}"
-    detail = " ".join(detail.replace(str(source), "it").split())
-    return Dropped(printable(clip.source), reason, printable(detail))
+        return _dropped(clip, source, "failed", f"{type(error).__name__}: {error}")
+
+
+def _dropped(clip: Clip, source: Path, reason: str, detail: str) -> Dropped:
+    return Dropped(printable(clip.source), reason, printable(" ".join(detail.replace(str(source), "it").split())))
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +92,7 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists():
         contents = folder.iterdir() if folder.is_dir() else [folder]
         if strange := [file for file in contents if not OUR_FILES.fullmatch(file.name)]:
-            raise Unusable("in the way", f"{strange[0]} is not a file of preprocessing and would be lost; move it away")
+            raise Unusable(IN_THE_WAY, f"{strange[0]} is not a file of preprocessing and would be lost; move it away")
 
 
 @contextlib.contextmanager

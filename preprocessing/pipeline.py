@@ -12,7 +12,7 @@ import files
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, find_clips, find_finished
+from .clips import Clip, find_clips, find_dropped, find_finished
 from .report import Summary, Tally, check_kept, summarize
 from .workers import PreprocessingOptions, cut_clips, plan_workers
 
@@ -50,11 +50,13 @@ def preprocess(
 def cut_unfinished(
     clips: Sequence[Clip], data_root: Path, root: Path, options: PreprocessingOptions, report: Reporter
 ) -> Tally:
-    """Cut the clips that no earlier run has finished."""
+    """Cut the clips that no earlier run has finished, or found to be of no use."""
     tally, todo = Tally(), []
     for clip in clips:
         if kept := find_finished(clip, data_root, root, options.search.detector):
             tally.add_finished(kept)
+        elif dropped := find_dropped(clip, data_root, root, options.search.detector):
+            tally.dropped.append(dropped)
         else:
             todo.append(clip)
     jobs = plan_workers(data_root, root, options, len(todo), report) if todo else []

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
@@ -75,18 +75,30 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[Kept | Dr
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
     threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
+    waiting, working = iter(clips), dict[Future, tuple[ProcessPoolExecutor, Job, Clip]]()
+
+    def go_on(pool: ProcessPoolExecutor, job: Job) -> None:
+        for clip in itertools.islice(waiting, 1):
+            working[pool.submit(cut_clip, clip, job)] = pool, job, clip
+
+    clip = None
     try:
         with ignore_sigint():
-            turns = itertools.cycle(zip(pools, jobs))
-            futures = [pool.submit(cut_clip, clip, job) for clip, (pool, job) in zip(clips, turns)]
-        yield from (future.result() for future in as_completed(futures))
+            for pool, job in zip(pools, jobs):
+                go_on(pool, job)
+        while working:  # who is done takes the next clip, however long the others take
+            for future in wait(working, return_when=FIRST_COMPLETED).done:
+                pool, job, clip = working.pop(future)
+                outcome = future.result()
+                go_on(pool, job)
+                yield outcome
     except BaseException as error:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
-                "a worker process was killed, perhaps for lack of memory; the same command, best with fewer --workers, "
-                "goes on from there"
+                f"the worker process that cut {clip.source if clip else 'a clip'} was killed, perhaps for lack of "
+                "memory; the same command, best with fewer --workers, goes on from there"
             ) from error
         raise
     finally:

@@ -74,3 +74,15 @@ def test_no_discriminator_is_shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # the repository has a folder of that name
     with pytest.raises(FileNotFoundError, match="demo does not exist"):
         weights.find("demo", models.Wav2Lip_disc_qual)
+
+
+def test_an_export_spares_checkpoints_of_a_training(small_checkpoint, tmp_path, capsys):
+    """Whoever forgot the target after ``*.pth`` lost the newest."""
+    newest = tmp_path / "checkpoint_step000000012.pth"
+    torch.save(torch.load(small_checkpoint) | {"global_step": 12, "optimizer": {}}, newest)
+    before = newest.read_bytes()
+    assert export.main(["generator", str(small_checkpoint), str(newest)]) == 2
+    assert "is a checkpoint of a training, which would be written over" in capsys.readouterr().err
+    assert newest.read_bytes() == before
+    for _ in range(2):  # what was exported may be exported again
+        assert export.main(["generator", str(newest), str(tmp_path / "small.pth")]) == 0

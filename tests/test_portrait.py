@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from conftest import write_clip
 from dataset import Wav2LipDataset
 from demo import landmarks, talking_portrait
 from demo.mouth import Teeth, as_photographed, render
@@ -337,6 +338,25 @@ def test_clips_of_other_settings_are_not_mixed(corpus, tmp_path, capsys):
     assert "was made with other settings; give them again, or another --out" in capsys.readouterr().err
 
 
+def test_clips_of_other_people_are_not_mixed(corpus, tmp_path, capsys):
+    """Somebody who was to be held out spoke in what was there already."""
+    assert make(corpus, tmp_path, "--clips", 2, "--only", "sue/one") == 0
+    assert make(corpus, tmp_path, "--clips", 2) == 2
+    assert "was made with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--clips", 2, "--choice", "5000:6000"), "--choice 5000:6000 leaves none of the"),
+    (("--clips", -4), "'-4' is not a number of clips"),
+    ((), "nothing to make; say how many with --clips, --real or --heads"),
+    (("--clips", 2, "--portraits", "SPEAKERS"), "holds videos; --portraits wants a folder of photographs"),
+])  # fmt: skip
+def test_what_cannot_be_made(corpus, tmp_path, capsys, flags, words):
+    flags = [corpus[1] if flag == "SPEAKERS" else flag for flag in flags]
+    assert make(corpus, tmp_path, *flags) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
     """In a silence nobody moves, so boxes are as they were; when the mouth is widest they are larger."""
     clips = {}
@@ -413,6 +433,31 @@ def test_landmarks_of_large_pictures_are_where_the_face_is(tmp_path, monkeypatch
     cv2.imwrite(str(tmp_path / "large.png"), np.zeros((100, 4000, 3), np.uint8))
     assert landmarks.main([str(tmp_path)]) == 0
     assert np.load(tmp_path / "landmarks.npz")["landmarks"][0, 0] / 16 == pytest.approx((3996, 50))
+
+
+def test_landmarks_that_were_found_are_kept(tmp_path, monkeypatch, capsys):
+    """Hours of them were gone after Ctrl-C."""
+    (tmp_path / "sue").mkdir()
+    for name in ("a", "b", "c"):
+        write_clip(tmp_path / f"sue/{name}.mp4", np.zeros((2, 64, 64, 3), np.uint8))
+    opened = []
+
+    def open_mesh(static):
+        opened.append(static)
+        if len(opened) == 3:
+            raise KeyboardInterrupt
+        return Mesh()
+
+    monkeypatch.setattr(landmarks, "open_mesh", open_mesh)
+    assert landmarks.main([str(tmp_path)]) == 130
+    assert sorted(np.load(tmp_path / "landmarks.npz").files) == ["index", "sue/a", "sue/b"]
+    assert capsys.readouterr().err == "stopped; what was found until then is written\n"
+    (tmp_path / "sue/a.mkv").write_bytes(b"")
+    assert landmarks.main([str(tmp_path)]) == 2 and "suffix alone" in capsys.readouterr().err
+    (tmp_path / "sue/a.mkv").unlink()
+    (tmp_path / "sue/b.mp4").write_bytes(b"junk")
+    assert landmarks.main([str(tmp_path)]) == 0
+    assert f"note: {tmp_path / 'sue/b.mp4'} shows no face, or cannot be read" in capsys.readouterr().err
 
 
 def test_differences_of_landmarks_are_summed_in_their_own_type():

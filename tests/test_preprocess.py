@@ -11,7 +11,8 @@ import shutil
 import threading
 import time
 import types
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -31,7 +32,7 @@ from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
-from preprocessing import Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
+from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
 from preprocessing.workers import cut_clips, plan_workers
@@ -242,7 +243,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
         "s/only sound.mp4": "unreadable", "s/photo.mp4": "unreadable", "s/noise.mp4": "unreadable",
         "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable", "s/cut.mkv": "unreadable",
     }  # fmt: skip
-    assert names(roots.data / "s") == {"good"}
+    assert {name for name in names(roots.data / "s") if name[0] != "."} == {"good"}  # beside notes of the others
     out = capsys.readouterr().out
     assert "no face    s/faceless.mp4: no face in any of 10 frames" in out
 
@@ -633,6 +634,53 @@ def test_split_of_one_speaker_is_by_clip(roots, clip, capsys):
     assert {split: len(clips) for split, clips in lists.items()} == {"train": 2, "val": 1, "test": 1}
     assert sorted(sum(lists.values(), [])) == [f"s1/{i}" for i in range(4)]
     assert "only one top-level folder" in capsys.readouterr().out
+
+
+def test_what_was_dropped_is_not_searched_again(roots, clip, speech, monkeypatch):
+    """Each run searched all of it, and said that no detector was needed. Another detector, or another file, may do."""
+    put(clip, roots, "s1/a.mp4")
+    film(roots.videos / "s1/b.mp4", np.full((60, 64, 64, 3), 128, np.uint8), sound=speech)
+    cut, real = [], preprocessing.workers.cut_clip
+    noting = lambda clip, job: (cut.append(clip.source), real(clip, job))[1]  # noqa: E731
+    monkeypatch.setattr(preprocessing.workers, "cut_clip", noting)
+    assert run(roots) == 0
+    first = json.loads((roots.data / "report.json").read_text())["dropped"]
+    assert cut == ["s1/a.mp4", "s1/b.mp4"] and first[0]["source"] == "s1/b.mp4"
+    assert run(roots) == 0 and len(cut) == 2
+    assert json.loads((roots.data / "report.json").read_text())["dropped"] == first
+    os.utime(roots.videos / "s1/b.mp4", (0, 0))
+    assert run(roots) == 0 and cut[2:] == ["s1/b.mp4"]
+
+
+def test_nobody_waits_for_the_longest_clip(monkeypatch):
+    """With two workers, half of the others waited behind it."""
+    others = threading.Semaphore(0)
+
+    def cut(clip, _):
+        if clip.source == "0":
+            assert all(others.acquire(timeout=60) for _ in range(5))
+        others.release()
+        return clip.source
+
+    monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda count, *_: ThreadPoolExecutor(count))
+    monkeypatch.setattr(preprocessing.workers, "cut_clip", cut)
+    assert sorted(cut_clips([Clip(str(n), "") for n in range(6)], [None, None])) == [*"012345"]
+
+
+def test_a_killed_worker_is_told_with_its_clip(monkeypatch):
+    class Pool:
+        def submit(self, *_):
+            future = Future()
+            future.set_exception(BrokenProcessPool())
+            return future
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda *_: Pool())
+    monkeypatch.setattr(preprocessing.workers.multiprocessing, "active_children", list)
+    with pytest.raises(RuntimeError, match="the worker process that cut s1/long.mp4 was killed"):
+        list(cut_clips([Clip("s1/long.mp4", "s1/long")], [None, None]))
 
 
 def test_only_its_own_processes_are_ended(monkeypatch):

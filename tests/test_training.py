@@ -505,7 +505,7 @@ def hq_flags(corpus):
 
 def losses(folder, split="train"):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records if r["split"] == split]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "waited")} for r in records if r["split"] == split]
 
 
 def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, capsys):
@@ -1085,6 +1085,25 @@ def test_rates_that_have_decayed_before_the_start_are_told(corpus, tmp_path, mon
     last = ("--checkpoint_path", tmp_path / "a/checkpoint_step000000002.pth", "--max_steps", 3)
     assert color_syncnet_train.main(command(corpus, tmp_path / "b", *last, hp=f"{SMALL},lr_decay_steps=2")) == 0
     assert any("learning rates are a hundredth" in text for text in told)
+
+
+def test_what_a_step_waited_for_its_data_is_noted(corpus, tmp_path, monkeypatch):
+    """A run that its disk holds up looked as fast as any."""
+    real = SyncNetDataset.read
+    monkeypatch.setattr(SyncNetDataset, "read", lambda *given: (time.sleep(0.06), real(*given))[1])
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["waited"] > 0.2 for record in records if record["split"] == "train")  # four samples of 0.06 s
+
+
+def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys):
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 0
+    newest = tmp_path / "checkpoint_step000000002.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
+    assert "or delete it: --resume then goes on from the one before" in capsys.readouterr().err
+    newest.unlink()
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
 
 
 def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):

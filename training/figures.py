@@ -78,13 +78,14 @@ class Log:
                 kept += [line] if record["step"] <= position.step and not again else []
         files.save(self._path, "".join(f"{line}\n" for line in kept))
 
-    def figures(self, step: int, split: str, figures: Figures, seconds: float) -> None:
+    def figures(self, step: int, split: str, figures: Figures, seconds: float, waited: float | None = None) -> None:
+        """Write the figures of a step, the seconds that it took, and those that it ``waited`` for its data before."""
         record = {
             "step": step,
             "split": split,
             **{k: round(v, 6) for k, v in figures.items()},
             "seconds": round(seconds, 3),
-        }
+        } | ({} if waited is None else {"waited": round(waited, 3)})
         self._file.write(f"{files.to_json(record)}\n")
         self._file.flush()
         if self._board:

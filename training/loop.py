@@ -126,7 +126,12 @@ def _restore(task: Task, plan: Plan, report: Reporter) -> Position:
         )
     if plan.resume and (newest := newest_step(folder, prefixes)) is not None:
         start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
-    positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
+    try:
+        positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
+    except UserError as problem:
+        if plan.resume:
+            raise UserError(f"{problem}; or delete it: --resume then goes on from the one before") from None
+        raise
     position = positions.get("", Position())
     # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
     resumed = plan.resume and bool(position.step)
@@ -210,6 +215,7 @@ class _Trainer:
         told = read_best(plan.checkpoint_dir) if plan.resume else Best()
         self.best = told.score_until(position.step, self.made_of)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
+        self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
         self._saved = self._position
         self._whole = True  # until a step has changed some weights, and not yet all that belongs to it
@@ -264,16 +270,19 @@ class _Trainer:
         end = math.inf if self.plan.minutes is None else time.monotonic() + 60 * self.plan.minutes
         while True:
             batch = problem = None
+            begun = time.perf_counter()
             try:
                 batch = next(batches, None)
             except Exception as error:
                 problem = error
+            self._waited = time.perf_counter() - begun
             stop, done = self._any(self._stop or problem is not None, batch is None or time.monotonic() > end)
             if stop:
                 if self._stop or not problem:  # asked to: then a worker may have died of the same signal
                     raise self._stopped()
-                if isinstance(problem, RuntimeError):  # perhaps a process that read for this one, and was killed
-                    raise RuntimeError(f"{problem}; {self._saved_so_far()}") from problem
+                if "DataLoader worker" in str(problem) or isinstance(problem, (ConnectionError, EOFError)):
+                    what = f"a process that reads the data was killed, perhaps for lack of memory ({problem})"
+                    raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
                 raise problem
             if done or batch is None:
                 return
@@ -318,7 +327,7 @@ class _Trainer:
             raise RuntimeError(f"step {self.step}: {bad} is not finite; the clips of this batch: {clips}")
         self.recent.append(figures)
         if self.log:
-            self.log.figures(self.step, "train", figures, time.perf_counter() - start)
+            self.log.figures(self.step, "train", figures, time.perf_counter() - start, self._waited)
         advance(1, **{name: np.mean([f[name] for f in self.recent if name in f]) for name in figures})
         if (text := self.task.warning(self.recent, self.step)) and self.group.is_main:
             self.report.note(f"warning: {text}")
