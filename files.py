@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -142,6 +143,20 @@ def sweep(folder: Path, suffix: str) -> None:
     for path in folder.glob(f".*{suffix}"):
         if re.fullmatch(r"\.[0-9a-f]{12}", path.stem):
             path.unlink(missing_ok=True)
+
+
+def sweep_old(folder: Path, names: re.Pattern[str], seconds: float) -> None:
+    """Delete files and folders right in ``folder`` that are called so and have not changed for so long."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # somebody else has deleted it, or may alone
+            if not names.fullmatch(path.name):
+                continue
+            if max(part.stat().st_mtime for part in (path, *path.glob("*"))) > time.time() - seconds:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -28,7 +28,7 @@ class Clip:
     """A usable clip folder."""
 
     folder: str  # as it was given; serves as the clip's name
-    number: int  # its place among the folders given
+    number: int  # the place of its folder among those given: of one that is given twice, the first
     windows: np.ndarray  # ids of the frames that begin a window of consecutive frames, ascending
     starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
@@ -60,9 +60,10 @@ class WindowIndex:
     def __init__(self, folders: Iterable[str | Path], rules: WindowRules = WindowRules()) -> None:
         self.clips: list[Clip] = []
         self.unusable: dict[str, str] = {}
-        for number, folder in enumerate(map(str, folders)):
+        numbers: dict[str, int] = {}
+        for place, folder in enumerate(map(str, folders)):
             try:
-                self.clips.append(_read_clip(folder, number, rules))
+                self.clips.append(_read_clip(folder, numbers.setdefault(folder, place), rules))
             except (OSError, ValueError) as problem:
                 self.unusable[folder] = str(problem)
         if not self.clips:

@@ -29,6 +29,7 @@ from dataset import (
     evaluation_windows,
     samples,
 )
+from dataset.index import WindowIndex
 from errors import UserError
 from hparams import hparams as hp
 
@@ -72,6 +73,12 @@ def write_clip(folder, frames=range(60), mel_frames=200):
 def clips(tmp_path_factory):
     root = tmp_path_factory.mktemp("clips")
     return [write_clip(root / "s1" / name) for name in "abcde"]
+
+
+def test_a_clip_that_is_listed_twice_has_one_number(clips):
+    """As two, it was compared with itself as if it were somebody else."""
+    index = WindowIndex([clips[0], clips[1], clips[0], clips[2]])
+    assert [clip.number for clip in index.clips] == [0, 1, 0, 3]
 
 
 def frame_numbers(pictures):

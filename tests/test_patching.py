@@ -140,6 +140,9 @@ def test_a_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         lips.run(film("film.mp4"), speech, out, start=0.4, box=BOX)
     assert out.read_bytes() == b"before" and not list(tmp_path.glob(".wav2lip*"))
+    with pytest.raises(ZeroDivisionError):
+        lips.run(tmp_path / "film.mp4", speech, tmp_path / "new/folder/out.mp4", start=0.4, box=BOX)
+    assert not (tmp_path / "new").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------------

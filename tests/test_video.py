@@ -1094,3 +1094,29 @@ def test_what_may_not_be_read(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_rates_are_those_that_are_meant(said, meant):
     assert video.rate_of(said) == meant
+
+
+def test_folders_that_stay_empty_are_removed(talking_clip, speech, tmp_path):
+    """And none that was there, or has anything in it."""
+    info = video.probe(talking_clip)
+    (tmp_path / "old").mkdir()
+    for path in (tmp_path / "new/folder/out.mp4", tmp_path / "old/out.mp4"):
+        with pytest.raises(KeyboardInterrupt), video.VideoWriter(path, info, speech, 5):
+            raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and not list((tmp_path / "old").iterdir())
+
+
+def test_what_killed_runs_left_is_swept(talking_clip, speech, tmp_path):
+    """After a day without a change, and nothing that is not ours."""
+    info = video.probe(talking_clip)
+    gone = [tmp_path / ".wav2lip-0123456789ab.mp4", tmp_path / ".wav2lip-part-abc_1"]
+    stays = [tmp_path / ".wav2lip-ba9876543210.mp4", tmp_path / ".wav2lip-notes.mp4", tmp_path / ".wav2lip-part-new"]
+    for path in (*gone, *stays):
+        path.mkdir() if "part" in path.name else path.write_bytes(b"half")
+    (stays[2] / "part.mp4").write_bytes(b"half")  # being written
+    for path in (*gone, *stays[1:]):
+        os.utime(path, (0, 0))
+    with video.VideoWriter(tmp_path / "out.mp4", info, speech, 3) as writer:
+        for frame in video.read_frames(info, 0, 3):
+            writer.write(frame)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", *(path.name for path in stays)}

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import files
 from video import h264
 from video.probing import Geometry, VideoInfo
 from video.process import ENVIRONMENT, QUIET, Process, command_line, ffmpeg_path, input_of, report_of, url_of
@@ -111,22 +110,17 @@ class PartWriter(VideoWriter):
         rate = copied.info.fps.numerator
         self._scale = rate * -(-TICKS // rate)  # ticks a second: a frame is a whole number of them
 
-    def __enter__(self) -> PartWriter:
-        files.check_folder(self.path.parent)
-        self._folder = TemporaryDirectory(prefix=".wav2lip-", dir=self.path.parent)
-        super().__enter__()
-        return self
-
-    def __exit__(self, *problem: Any) -> None:
-        with self._folder:
-            super().__exit__(*problem)
-
     def _command(self) -> list[str]:
+        self._folder = TemporaryDirectory(prefix=".wav2lip-part-", dir=self.path.parent)
         frames, how = self._pictures()
         how |= {"profile:v": h264.profile_of(self._copied.sets), "video_track_timescale": self._scale}
         params = how.get("x264-params"), f"sps-id={h264.free_number(self._copied.sets)}"
         how["x264-params"] = ":".join(filter(None, params))
         return command_line(frames.output(url_of(self._piece(PART)), **how), *QUIET, "-y")
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._folder.cleanup()
 
     def _piece(self, name: object) -> Path:
         return Path(self._folder.name, f"{name}.mp4")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import secrets
 import subprocess
 from collections.abc import Callable
@@ -27,6 +29,8 @@ EXACT_COLOUR = "accurate_rnd+bicubic"
 QUICK_PRESETS = ("ultrafast", "superfast")
 PRESETS = (*QUICK_PRESETS, "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
+LEFT_BY_US = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # where the program was killed
+OLD = 86400.0  # seconds without a change after which nobody is at work on it
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 
 
@@ -107,7 +111,10 @@ class VideoWriter:
         return {**dict(zip(names, map(str, codes(self._like.colour)))), "color_range": "tv"}
 
     def __enter__(self) -> VideoWriter:
-        files.check_folder(self.path.parent)
+        folder = self.path.parent
+        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+        files.check_folder(folder)
+        files.sweep_old(folder, LEFT_BY_US, OLD)
         self._process = Process(self._command(), stdin=subprocess.PIPE)
         self._process.__enter__()
         return self
@@ -132,7 +139,14 @@ class VideoWriter:
                 self._appear()
         finally:
             self._process.__exit__(kind, *rest)
-            self._partial.unlink(missing_ok=True)
+            self._clear()
+            for place in self._made:
+                with contextlib.suppress(OSError):  # the result is in it
+                    place.rmdir()
+
+    def _clear(self) -> None:
+        """Remove what is left besides the result."""
+        self._partial.unlink(missing_ok=True)
 
     def _ended(self, process: Process) -> None:
         """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should."""
