@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import audio
-from conftest import GOLDEN, INSIDE
+import video
+from conftest import GOLDEN, INSIDE, run_ffmpeg
 
 
 def synthetic(n: int = 32000, sr: int = 16000) -> np.ndarray:
@@ -226,3 +227,10 @@ def test_a_wav_that_came_through_a_pipe(tmp_path, promised):
     assert (audio.load_wav(tmp_path / "stream.wav") == audio.load_wav(tmp_path / "x.wav")).all()
     (tmp_path / "empty.wav").write_bytes(content[: size + 4])
     assert len(audio.load_wav(tmp_path / "empty.wav")) == 0
+
+
+def test_a_sound_that_starts_late_is_whole(tmp_path):
+    """It was said to be cut short, by as much."""
+    run_ffmpeg("-itsoffset", 0.5, "-f", "lavfi", "-i", "sine=300:d=2", "-c:a", "aac", tmp_path / "late.mka")
+    sound = video.Sound(tmp_path / "late.mka", 16000)
+    assert 1.9 < sound.measure() / 16000 < 2.6 and not sound.notes
