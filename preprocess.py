@@ -43,8 +43,8 @@ def get_parser() -> cli.Parser:
         "--split",
         type=fractions,
         metavar="TRAIN,VAL,TEST",
-        help="Write filelists, split by top-level folder into these shares, such as 0.9,0.05,0.05. Clips that the lists "
-        "have already stay where they are.",
+        help="Write filelists, split by top-level folder into these shares, such as 0.9,0.05,0.05. Clips that the "
+        "lists have already stay where they are.",
     )
     add(
         "--filelists",

@@ -48,6 +48,7 @@ from training import (
     checkpoints,
     generators,
     loop,
+    starting,
 )
 from training.checkpoints import Position
 from training.figures import Averages
@@ -1161,8 +1162,8 @@ def test_processes_that_part_are_told(tmp_path):
             return torch.cat((rows, torch.tensor([300])))
 
     with pytest.raises(ValueError, match="0 and 300.*share"):
-        loop._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
-    loop._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
+        starting._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
+    starting._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
 
 
 def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch):

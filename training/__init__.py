@@ -1,7 +1,7 @@
 """Training, once for all three networks.
 
-``fit`` runs any ``Task``: the loop (``loop``), what one step is (``experts``, ``generators``, ``losses``), what is
-measured of it (``figures``) and kept (``checkpoints``).
+``fit`` runs any ``Task``: how it begins (``starting``), the loop (``loop``), what one step is (``experts``,
+``generators``, ``losses``), what is measured of it (``figures``) and kept (``checkpoints``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from training.checkpoints import load_checkpoint
 from training.experts import AllPairsExpertTask, ExpertTask
 from training.figures import evaluate
 from training.generators import GeneratorTask, HQGeneratorTask
-from training.loop import Plan, Stopped, fit
+from training.loop import Stopped, fit
+from training.starting import Plan
 from training.tasks import Figures, Task
 
 __all__ = [

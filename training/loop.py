@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import math
 import signal
@@ -11,65 +10,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
-from distributed import Batch, Distributed
-from errors import UserError
-from hparams import HParams
+from distributed import Batch
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
     Best,
     Position,
-    checkpoint_name,
-    load_checkpoint,
-    newest_step,
     read_best,
     save_best,
     save_checkpoint,
     save_collage,
-    steps_saved,
 )
 from training.figures import Averages, Log, evaluate
+from training.starting import Plan, introduce, made_of_what, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 STOPPING = {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}  # SIGHUP when a window is closed; SIGBREAK so on Windows
 NAMED_AT_ONCE = 5  # damaged files
 MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
-UNUSABLE = "unusable.txt"  # in the folder for checkpoints: clips that cannot be used, and why
 
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop and has saved itself."""
-
-
-@dataclass
-class Plan:
-    """What to train with and for how long. Intervals are in steps."""
-
-    checkpoint_dir: Path
-    batch_size: int  # of all processes together
-    checkpoint_interval: int
-    eval_interval: int
-    eval_steps: int  # batches in one evaluation, at most
-    evaluate_first: bool = False  # also after step 1
-    start_from: dict[str, Path | None] = field(default_factory=dict)  # checkpoint of each part of the task, by prefix
-    resume: bool = False  # start from the newest in ``checkpoint_dir``
-    max_steps: int | None = None
-    minutes: float | None = None  # after which the run ends, as it does after max_steps
-    keep: int | None = None  # checkpoints; None: all
-    saves: bool = True  # or nothing is left of the run but the task
-    num_workers: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "checkpoint_interval", "eval_interval", "eval_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
 
 
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter = SILENT) -> None:
@@ -86,13 +54,11 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
 
 
 def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
-    group, position = task.group, _restore(task, plan, report if task.group.is_main else SILENT)
-    lists = {"list of training clips": train, "validation clips": val}
-    made_of = {name: digest_of(clip.folder for clip in data.index.clips) for name, data in lists.items()}
-    made_of |= task.networks
+    group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
+    made_of = made_of_what(task, train, val)
     if group.is_main:
         files.sweep(plan.checkpoint_dir, ".pth")
-        _introduce(train, val, plan, position, task.hp, report)
+        introduce(train, val, plan, position, task.hp, report)
         if plan.resume and (changes := position.changes(task.hp, train.seed, made_of)):
             report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
@@ -109,87 +75,6 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
     ):
         position = replace(position, made_of=made_of)
         _Trainer(task, plan, position, batches, report, common).run(train_loader, val_loader)
-
-
-def digest_of(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
-
-
-def _restore(task: Task, plan: Plan, report: Reporter) -> Position:
-    """Load what the plan starts from and return where that stands, step 0 without any checkpoint."""
-    prefixes, folder = [prefix for prefix, _, _ in task.parts()], plan.checkpoint_dir
-    start_from = dict(plan.start_from)
-    if plan.resume and "disc_" not in prefixes and steps_saved(folder, "disc_"):
-        raise UserError(
-            f"{folder} holds a run with a discriminator: go on with hq_wav2lip_train.py, or without it from a "
-            "--checkpoint_path in another --checkpoint_dir"
-        )
-    if plan.resume and (newest := newest_step(folder, prefixes)) is not None:
-        start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
-    try:
-        positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
-    except UserError as problem:
-        if plan.resume:
-            raise UserError(f"{problem}; or delete it: --resume then goes on from the one before") from None
-        raise
-    position = positions.get("", Position())
-    # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
-    resumed = plan.resume and bool(position.step)
-    saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
-    latest = max([*saved, 0 if resumed else read_best(folder).step])
-    if latest > position.step:
-        way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
-        raise UserError(
-            f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
-            "choose another --checkpoint_dir"
-        )
-    _check_agreement(task.group, position.step, folder)
-    return position
-
-
-def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
-    """Raise UserError if the processes have come to different steps."""
-    steps = sorted(set(group.gather(torch.tensor([step], device=group.device)).tolist()))
-    if len(steps) > 1:
-        raise UserError(
-            f"the processes would continue after different steps, {' and '.join(map(str, steps))}: --checkpoint_dir "
-            f"{folder} must be one folder that all machines share"
-        )
-
-
-def _introduce(
-    train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, hp: HParams, report: Reporter
-) -> None:
-    unusable = train.index.unusable | val.index.unusable
-    where = plan.checkpoint_dir / UNUSABLE
-    if plan.saves and (unusable or where.exists()):
-        files.save(where, "".join(f"{folder}: {reason}\n" for folder, reason in unusable.items()))
-    for name, data in (("training", train), ("validation", val)):
-        report.note(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
-        if data.index.unusable:
-            folder, reason = next(iter(data.index.unusable.items()))
-            count, listed = len(data.index.unusable), f"; {where} names all" if plan.saves else ""
-            report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
-        if data.index.doubtful:
-            folder, lengths = next(iter(data.index.doubtful.items()))
-            report.note(
-                f"warning: {len(data.index.doubtful)} {name} clips have much more sound than pictures, the first: "
-                f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
-            )
-    if both := {clip.folder for clip in train.index.clips} & {clip.folder for clip in val.index.clips}:
-        report.note(
-            f"warning: {len(both)} validation clips are training clips as well, the first: {min(both)}: validation "
-            "figures will look better than they are; take them out of train.txt or val.txt"
-        )
-    how = "continuing after" if position.step else "starting from"
-    report.note(f"{how} step {position.step}, batches of {plan.batch_size}")
-    if not plan.resume and 0 < hp.lr_decay_steps <= position.step:
-        report.note(
-            f"warning: learning rates are a hundredth of what they are set to: lr_decay_steps {hp.lr_decay_steps} "
-            f"counts from step 0, and this goes on from step {position.step}"
-        )
-    if plan.max_steps is not None and plan.max_steps <= position.step:
-        report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
 
 def decay_at(step: int, steps: int) -> float:
