@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import files
 import video
 from conftest import run_ffmpeg
 from faces import FaceSearch
@@ -143,6 +145,16 @@ def test_a_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         lips.run(tmp_path / "film.mp4", speech, tmp_path / "new/folder/out.mp4", start=0.4, box=BOX)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_called_so(lips, film, speech, tmp_path, monkeypatch):
+    """ffmpeg called it an invalid argument, and of many videos the next one was tried."""
+    film = film("film.mp4")
+    monkeypatch.setattr("video.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr("video.patching.PartWriter._cut", lambda *_: [video.ffmpeg_path(), "-i", "nothing.mp4"])
+    with pytest.raises(OSError, match="the disk is full") as full:
+        lips.run(film, speech, tmp_path / "out.mp4", start=0.4, box=BOX)
+    assert files.is_disk_error(full.value)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import secrets
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ PRESETS = (*QUICK_PRESETS, "veryfast", "faster", "fast", "medium", "slow", "slow
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
 LEFT_BY_US = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # where the program was killed
 OLD = 86400.0  # seconds without a change after which nobody is at work on it
+FULL = 1 << 16  # bytes: fewer that are left are none
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 
 
@@ -149,10 +152,18 @@ class VideoWriter:
         self._partial.unlink(missing_ok=True)
 
     def _ended(self, process: Process) -> None:
-        """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should."""
-        words = process.finish(RuntimeError, f"cannot write {self.path}")
-        if any(sign in words for sign in UNFINISHED):
-            raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
+        """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should.
+
+        OSError where the disk is full, which ffmpeg may call an invalid argument.
+        """
+        try:
+            words = process.finish(RuntimeError, f"cannot write {self.path}")
+            if any(sign in words for sign in UNFINISHED):
+                raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
+        except RuntimeError:
+            if shutil.disk_usage(self.path.parent).free < FULL:
+                raise OSError(errno.ENOSPC, "the disk is full", str(self.path)) from None
+            raise
 
     def _complete(self) -> None:
         """Do what is left to do when all frames are encoded."""
