@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ from training.starting import Plan, introduce, made_of_what, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 STOPPING = {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}  # SIGHUP when a window is closed; SIGBREAK so on Windows
+KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
 NAMED_AT_ONCE = 5  # damaged files
 MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
 
@@ -165,7 +167,7 @@ class _Trainer:
             if stop:
                 if self._stop or not problem:  # asked to: then a worker may have died of the same signal
                     raise self._stopped()
-                if "DataLoader worker" in str(problem) or isinstance(problem, (ConnectionError, EOFError)):
+                if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
                     what = f"a process that reads the data was killed, perhaps for lack of memory ({problem})"
                     raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
                 raise problem
