@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,18 @@ from hparams import hparams as hp
 from models import SyncNet_color, weights
 from reporting import SILENT, Reporter
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
+
+# settings that one kind of training alone reads
+OF_THE_EXPERT = {
+    "windows_per_clip", "syncnet_batch_size", "syncnet_lr", "syncnet_eval_interval", "syncnet_checkpoint_interval",
+    "syncnet_eval_steps", *(f"augment_{field.name}" for field in dataclasses.fields(Augmentation)),
+}  # fmt: skip
+OF_THE_GENERATOR = {
+    "batch_size", "initial_learning_rate", "adam_beta1", "checkpoint_interval", "eval_interval", "mel_lead", "mask_top",
+    "syncnet_wt", "audio_from_expert", "mouth_wt", "motion_wt", "feature_wt", "sync_grey", "frozen_norms",
+    "twin_reference",
+}  # fmt: skip
+OF_THE_DISCRIMINATOR = {"disc_wt", "disc_width", "disc_initial_learning_rate", "hq_eval_steps"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,9 @@ def train_expert(
     Raises UserError for input that cannot be used.
     """
     with training_session(options) as group:
+        tell_unused(
+            options, OF_THE_GENERATOR | OF_THE_DISCRIMINATOR | {"eval_steps"}, report if group.is_main else SILENT
+        )
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
@@ -96,6 +111,8 @@ def train_generator(
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
+        others = {"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR
+        tell_unused(options, OF_THE_EXPERT | others, report if group.is_main else SILENT)
         if hp.syncnet_wt + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
         plan = plan_for(
@@ -141,6 +158,15 @@ def training_session(options: TrainingOptions, discriminator: bool = False) -> I
             group.wait()  # torchrun kills those that are left soon after the first has ended
             raise
         group.wait()  # until the last checkpoint is there for whoever goes on with it
+
+
+def tell_unused(options: TrainingOptions, unused: Set[str], report: Reporter) -> None:
+    """Tell which of the settings that were asked for nobody reads here."""
+    asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
+    if names := [name for name in asked if name in unused]:
+        near = [f"syncnet_{name}" for name in names if f"syncnet_{name}" in OF_THE_EXPERT - unused]
+        hint = f"; is it {', '.join(near)}?" if near else ""
+        report.note(f"note: {', '.join(names)} of --hparams does nothing in this training{hint}")
 
 
 def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:

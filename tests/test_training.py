@@ -1107,6 +1107,21 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
 
 
+@pytest.mark.parametrize("script, asked, told", [
+    (color_syncnet_train, "batch_size=4", "note: batch_size of --hparams does nothing in this training; is it "
+     "syncnet_batch_size?"),
+    (wav2lip_train, "disc_wt=0.1,syncnet_lr=1", "note: disc_wt, syncnet_lr of --hparams does nothing in this training"),
+    (hq_wav2lip_train, "disc_wt=0.1", None),
+])  # fmt: skip
+def test_settings_that_nobody_reads_are_told(corpus, tmp_path, monkeypatch, script, asked, told):
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
+    monkeypatch.setattr(training, "fit", lambda *_: None)
+    flags = () if script is color_syncnet_train else hq_flags(corpus)
+    assert script.main(command(corpus, tmp_path, *flags, hp=f"{asked},width=0.125")) == 0
+    assert [text for text in notes if "does nothing" in text] == ([told] if told else [])
+
+
 def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(TERMINAL, "note", told.append)
