@@ -39,6 +39,7 @@ from fill import fill
 from hparams import HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
+from preprocessing.cutting import write_sound
 from terminal import TERMINAL
 from training import (
     AllPairsExpertTask,
@@ -1120,6 +1121,20 @@ def test_settings_that_nobody_reads_are_told(corpus, tmp_path, monkeypatch, scri
     flags = () if script is color_syncnet_train else hq_flags(corpus)
     assert script.main(command(corpus, tmp_path, *flags, hp=f"{asked},width=0.125")) == 0
     assert [text for text in notes if "does nothing" in text] == ([told] if told else [])
+
+
+def test_mels_that_cannot_be_kept_are_told(corpus, tmp_path, monkeypatch):
+    """On a read-only disk every start computed all of them, and nobody was told why it took so long."""
+    told, data = [], tmp_path / "data"
+    shutil.copytree(corpus, data)
+    for clip in data.glob("s*/clip*"):
+        write_sound(np.zeros(16000 * 3, np.float32), clip)
+        (clip / "mel.npy").unlink()
+        clip.chmod(0o555)
+    monkeypatch.setattr(TERMINAL, "note", told.append)
+    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
+    assert any(text.startswith("note: the mels of 5 training clips are computed anew each time") for text in told)
+    assert not list(data.glob("s*/*/mel.npy"))
 
 
 def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):

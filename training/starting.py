@@ -110,6 +110,11 @@ def introduce(
             folder, reason = next(iter(data.index.unusable.items()))
             count, listed = len(data.index.unusable), f"; {where} names all" if plan.saves else ""
             report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
+        if held := [clip.mel.nbytes for clip in data.index.clips if clip.mel is not None]:
+            report.note(
+                f"note: the mels of {len(held)} {name} clips are computed anew each time and kept in memory "
+                f"({sum(held) / 1e6:.0f} MB): nothing can be written to their folders"
+            )
         if data.index.doubtful:
             folder, lengths = next(iter(data.index.doubtful.items()))
             report.note(
