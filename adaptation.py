@@ -96,9 +96,10 @@ def adapt(
         task = open_task(group, start.width, options, report)
         try:
             before, after, stopped = learn(task, start, face, options, report)
-        finally:  # what was won until a fault, or a second Ctrl-C, is not lost
+        except BaseException:  # a fault, or a second Ctrl-C: what was won until then is not lost
             if task.won:
                 write_checkpoint(outfile, task, start)
+            raise
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)

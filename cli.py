@@ -22,7 +22,7 @@ if quits := stops is signal.default_int_handler and threading.current_thread() i
 import torch
 
 import parts
-from distributed import leave_processes
+from distributed import STOPPING, heeded, leave_processes
 from errors import UserError
 
 gc.freeze()
@@ -34,7 +34,6 @@ if quits:
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 MAX_SEED = 2**63 - 1  # that torch takes
 MAX_PORT = 65535
-STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}  # the others come when a window is closed; SIGBREAK on Windows
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -85,9 +84,8 @@ class Parser(argparse.ArgumentParser):
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
     """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
-        for name in STOPPING & set(dir(signal)):  # a killed run cleans up as an interrupted one does
-            if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN:  # as nohup asks
-                signal.signal(number, _stop)
+        for number in heeded(STOPPING):  # a killed run cleans up as an interrupted one does
+            signal.signal(number, _stop)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +22,16 @@ from errors import UserError
 Batch = Sequence[torch.Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 PATIENCE = datetime.timedelta(hours=2)  # for who lags behind: mels of a large data set may be made on one machine alone
+
+
+# by which a process is asked to stop, besides Ctrl-C; all but SIGTERM come when a window is closed, SIGBREAK on Windows
+STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}
+
+
+def heeded(names: Set[str]) -> list[int]:
+    """Return those of these signals that there are here, less those that are ignored, as nohup asks."""
+    numbers = [getattr(signal, name) for name in names & set(dir(signal))]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @dataclass(frozen=True)

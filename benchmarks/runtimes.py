@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    silence_onnxruntime()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = open_generator(args.checkpoint_path, folder)
@@ -147,7 +148,6 @@ def in_ours(checkpoint: weights.Checkpoint, runtime: Runtime) -> Run:
 
 
 def in_onnxruntime(path: Path) -> Run:
-    silence_onnxruntime()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -167,8 +167,6 @@ def in_openvino(path: Path, precision: str) -> Run:
 def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str, ...]) -> None:
     """Write ``path``: convolutions in int8, ranges of activations from ``calibration``; ``kept`` stay float."""
     import onnx
-
-    silence_onnxruntime()
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -190,8 +188,6 @@ def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str
 
 def quantize_dynamically(plain: Path, path: Path) -> None:
     import onnx
-
-    silence_onnxruntime()
     from onnxruntime import quantization as q
 
     names = [node.name for node in onnx.load(str(plain)).graph.node if node.name.startswith(KEPT_FLOAT)]

@@ -15,9 +15,8 @@ from errors import MissingFile, UserError
 
 SEPARATORS = ",;\t"  # Excel writes what the user's country has; a tab is what is copied out of it
 EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is none of the table
-DECIMAL_COMMA = re.compile(
-    r"^([+-]?(?:\d+:){0,2}\d+),(\d+)$"
-)  # of the countries whose tables have a semicolon between cells
+# in numbers and moments, of the countries whose tables have a semicolon between cells
+DECIMAL_COMMA = re.compile(r"^([+-]?(?:\d+:){0,2}\d+),(\d+)$")
 LARGEST_CELL = 1 << 16  # letters
 
 

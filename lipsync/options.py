@@ -151,12 +151,12 @@ def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:
     try:
         four = tuple(sides)
         whole = tuple(map(int, four))
+        if whole != four:
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"--{name} takes four whole numbers (top bottom left right), not {sides}") from None
-    if len(four) != 4:
-        raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(four)}")
-    if any(a != b for a, b in zip(four, whole)):
-        raise UserError(f"--{name} takes four whole numbers (top bottom left right), not {sides}")
+    if len(whole) != 4:
+        raise UserError(f"--{name} takes four numbers (top bottom left right), not {len(whole)}")
     if max(map(abs, whole)) > MAX_PIXELS:
         raise UserError(f"--{name} takes pixels, not {max(whole, key=abs)}; give smaller numbers")
     return whole

@@ -98,8 +98,7 @@ def find_finished(clip: Clip, data_root: Path, preprocessed_root: Path, detector
 
 def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
     """Note that a clip cannot be used, so that a later run need not search all of it again to find that out."""
-    status = (data_root / clip.source).stat()
-    noted = {"seen": DROPPING, "bytes": status.st_size, "modified": status.st_mtime_ns, "face_detector": detector}
+    noted = {"seen": DROPPING, "stamp": files.stamp(data_root / clip.source), "face_detector": detector}
     files.save_json(_dropped_path(clip, preprocessed_root), noted | {"dropped": asdict(dropped)})
 
 
@@ -107,9 +106,8 @@ def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector:
     """Return what an earlier run noted of ``clip`` if that could not be used, nor can it now."""
     try:
         noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
-        status = (data_root / clip.source).stat()
         dropped = Dropped(**noted["dropped"])
-        same = (noted["seen"], noted["bytes"], noted["modified"]) == (DROPPING, status.st_size, status.st_mtime_ns)
+        same = noted["seen"] == DROPPING and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
         same = same and dropped.source == printable(clip.source) and detector in (AUTO, noted["face_detector"])
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from errors import UserError
-from hparams import HParams, get_image_list, read_list
+from hparams import AT_MOST, HParams, get_image_list, read_list
+from models import weights
 
 
 def test_override_keeps_types():
@@ -30,6 +31,10 @@ def test_override_keeps_types():
 def test_override_names_what_is_wrong(text, word):
     with pytest.raises(ValueError, match=word):
         HParams().override(text)
+
+
+def test_a_lead_is_one_that_checkpoints_can_tell():
+    assert AT_MOST["mel_lead"] == weights.MAX_LEAD
 
 
 def test_image_list(tmp_path):

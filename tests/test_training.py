@@ -1054,7 +1054,7 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
         return checkpoints.read_best(tmp_path / "run")
 
     first = best("--max_steps", 1)
-    content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=False)
+    content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=True)
     torch.save({**content, "score": 0.0}, tmp_path / "run/checkpoint_best.pth")
     assert best("--max_steps", 2, "--resume").score == 0
     shutil.copytree(corpus / "lists", tmp_path / "lists")

@@ -116,6 +116,7 @@ class Best(NamedTuple):
 
 
 def read_best(folder: Path) -> Best:
+    """Return what ``checkpoint_best.pth`` says, or that there was none."""
     if not (folder / BEST).exists():
         return Best()
     content = weights.read_state(folder / BEST)

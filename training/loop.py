@@ -18,7 +18,7 @@ import torch
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
-from distributed import Batch
+from distributed import STOPPING, Batch, heeded
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
     Best,
@@ -32,7 +32,6 @@ from training.figures import Averages, Log, evaluate
 from training.starting import Plan, introduce, made_of_what, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
-STOPPING = {"SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"}  # SIGHUP when a window is closed; SIGBREAK so on Windows
 KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
 NAMED_AT_ONCE = 5  # damaged files
 MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
@@ -271,8 +270,7 @@ class _Trainer:
             self._stop = True
 
         heard = threading.current_thread() is threading.main_thread()  # others hear none, and may not say so
-        numbers = [getattr(signal, name) for name in STOPPING & set(dir(signal))] if heard else []
-        numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # as nohup asks
+        numbers = heeded({"SIGINT", *STOPPING}) if heard else []
         before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield

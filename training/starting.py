@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import files
-from dataset import WindowDataset
+from dataset import WindowDataset, WindowIndex
 from distributed import Distributed
 from errors import UserError
 from hparams import HParams
@@ -100,27 +100,13 @@ def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
 def introduce(
     train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, hp: HParams, report: Reporter
 ) -> None:
+    """Say what it learns from and is judged by, where it stands, and what is odd about that; list unusable clips."""
     unusable = train.index.unusable | val.index.unusable
     where = plan.checkpoint_dir / UNUSABLE
     if plan.saves and (unusable or where.exists()):
         files.save(where, "".join(f"{folder}: {reason}\n" for folder, reason in unusable.items()))
     for name, data in (("training", train), ("validation", val)):
-        report.note(f"{name}: {len(data.index.clips)} clips, {len(data.index)} windows")
-        if data.index.unusable:
-            folder, reason = next(iter(data.index.unusable.items()))
-            count, listed = len(data.index.unusable), f"; {where} names all" if plan.saves else ""
-            report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
-        if held := [clip.mel.nbytes for clip in data.index.clips if clip.mel is not None]:
-            report.note(
-                f"note: the mels of {len(held)} {name} clips are computed anew each time and kept in memory "
-                f"({sum(held) / 1e6:.0f} MB): nothing can be written to their folders"
-            )
-        if data.index.doubtful:
-            folder, lengths = next(iter(data.index.doubtful.items()))
-            report.note(
-                f"warning: {len(data.index.doubtful)} {name} clips have much more sound than pictures, the first: "
-                f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
-            )
+        _introduce_clips(name, data.index, f"; {where} names all" if plan.saves else "", report)
     if both := {clip.folder for clip in train.index.clips} & {clip.folder for clip in val.index.clips}:
         report.note(
             f"warning: {len(both)} validation clips are training clips as well, the first: {min(both)}: validation "
@@ -135,3 +121,23 @@ def introduce(
         )
     if plan.max_steps is not None and plan.max_steps <= position.step:
         report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
+
+
+def _introduce_clips(name: str, index: WindowIndex, listed: str, report: Reporter) -> None:
+    """Say of a list how much of it is used, and what is odd about it."""
+    report.note(f"{name}: {len(index.clips)} clips, {len(index)} windows")
+    if index.unusable:
+        folder, reason = next(iter(index.unusable.items()))
+        count = len(index.unusable)
+        report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
+    if held := [clip.mel.nbytes for clip in index.clips if clip.mel is not None]:
+        report.note(
+            f"note: the mels of {len(held)} {name} clips are computed anew each time and kept in memory "
+            f"({sum(held) / 1e6:.0f} MB): nothing can be written to their folders"
+        )
+    if index.doubtful:
+        folder, lengths = next(iter(index.doubtful.items()))
+        report.note(
+            f"warning: {len(index.doubtful)} {name} clips have much more sound than pictures, the first: "
+            f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
+        )

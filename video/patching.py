@@ -14,7 +14,7 @@ import numpy as np
 
 from video import h264
 from video.probing import Geometry, VideoInfo
-from video.process import ENVIRONMENT, QUIET, Process, command_line, ffmpeg_path, input_of, report_of, url_of
+from video.process import ENVIRONMENT, QUIET, Process, command_line, ffmpeg_has, input_of, report_of, url_of
 from video.sound import Sound
 from video.splicing import Splice
 from video.writing import VideoWriter
@@ -34,7 +34,7 @@ class Copied:
     info: VideoInfo
     made: range
     count: int
-    sets: h264.Units  # by which its pictures are decoded, among others
+    sets: h264.Units  # by which its pictures are decoded
 
     def __str__(self) -> str:
         start, stop = (float(frame / self.info.fps) for frame in (self.made.start, self.made.stop))
@@ -51,24 +51,24 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
     """
     info = replace(info, start=0)
     made_alike = info.joinable and info.indexed and not info.interlaced and info.geometry == Geometry()
-    if not made_alike or info.width % 2 or info.height % 2 or not _can_retime():
+    # ffmpeg before 4.4 cannot set times
+    if not made_alike or info.width % 2 or info.height % 2 or not ffmpeg_has("-bsfs", "setts"):
         return None
-    shown, begun = _frames(info), _frames(info, f"filter_units=pass_types={h264.FROM_SCRATCH}")
+    shown = _frames(info)
     count = len(shown)
     if not count or set(shown) != set(range(count)):
         return None
+    begun = _frames(info, f"filter_units=pass_types={h264.FROM_SCRATCH}")
     later = np.minimum.accumulate(shown[::-1])[::-1]  # the first that is shown from here on
     joints = np.intersect1d(np.flatnonzero((shown == np.arange(count)) & (later == shown)), begun).tolist()
     first = max((joint for joint in joints if joint <= start), default=0)
     last = min((joint for joint in joints if stop is not None and joint >= stop), default=count)
+    if not joints or (first, last) == (0, count):
+        return None
     sets = _sets(info)
-    if not joints or (first, last) == (0, count) or h264.free_number(sets) is None or not h264.profile_of(sets):
+    if h264.free_number(sets) is None or not h264.profile_of(sets):
         return None
     return Copied(info, range(first, last), count, sets)
-
-
-def _can_retime() -> bool:
-    return "setts" in report_of([ffmpeg_path(), "-hide_banner", "-bsfs"])[1].split()  # since ffmpeg 4.4
 
 
 def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
@@ -134,8 +134,7 @@ class PartWriter(VideoWriter):
         parts = enumerate(pairwise((0, *cuts, copied.count)))
         pieces = {PART if start == copied.made.start else str(number): stop - start for number, (start, stop) in parts}
         delay = max(self._delay(name, count) for name, count in pieces.items())
-        for name in pieces:
-            h264.add_sets(self._piece(next(iter(pieces))), _sets(self._as_video(name)))
+        h264.add_sets(self._piece(next(iter(pieces))), copied.sets + _sets(self._as_video(PART)))
         listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
         Path(self._folder.name, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
         with Process(self._joined(delay)) as joining:

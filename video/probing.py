@@ -17,7 +17,7 @@ import files
 import pictures
 from errors import UserError
 from video.colours import RGB_TAGS, UNKNOWN, read_as, tags_of
-from video.process import Stream, command_line, ffmpeg_path, input_of, last_words, report_of, streams_of
+from video.process import Stream, command_line, ffmpeg_has, ffmpeg_path, input_of, last_words, report_of, streams_of
 from video.sources import check_index, existing_file
 
 LONGEST_SIDE = 16384  # pixels, of H.264
@@ -198,7 +198,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
 
 
 def _has_decoder(name: str) -> bool:
-    return f" {name} " in report_of([ffmpeg_path(), "-hide_banner", "-decoders"])[1]
+    return ffmpeg_has("-decoders", name)
 
 
 def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:

@@ -45,6 +45,11 @@ def ffmpeg_path() -> str:
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
+def ffmpeg_has(kind: str, name: str) -> bool:
+    """Whether there is one of this name in what ffmpeg lists for a flag, such as ``-decoders``."""
+    return name in report_of([ffmpeg_path(), "-hide_banner", kind])[1].split()
+
+
 def input_of(path: Path, **options: object) -> Any:
     """Return ffmpeg-python's input of a file; ``input["V:0"]`` is one of its streams."""
     import ffmpeg  # here: machines that only train have none
