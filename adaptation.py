@@ -198,12 +198,11 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
     learned.mkdir(parents=True)
     kept.mkdir()
     device = pick_device(options.device)
-    search = options.search.settled(report)
-    detector = search.open(device, pick_precision(options.precision, device))
+    search = options.search.on(device, pick_precision(options.precision, device)).settled(report)
     try:
-        cut = write_clip(face, learned, Clip(face.name, "person/learned"), search, detector)
+        cut = write_clip(face, learned, Clip(face.name, "person/learned"), search, search.open())
     except Unusable as problem:
-        raise UserError(f"{face} cannot be learned from: {problem.args[1]}") from None
+        raise UserError(f"{face} cannot be learned from: {problem.detail}") from None
     shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
     shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # what comes after the sound teaches nothing
     if len(shown) < MIN_SECONDS * hp.fps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,7 @@ import runtimes
 from devices import PRECISIONS, own_device
 from faces import FaceSearch
 from hparams import FILELISTS
-from lipsync import VALUES, LipSync
-from models.weights import REFERENCES
+from lipsync import VALUES, LipSync, Options
 from terminal import terminal_of_one
 
 if TYPE_CHECKING:
@@ -24,12 +23,9 @@ if TYPE_CHECKING:
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 GENERATOR = "The generator: a file, demo (the included one, if none is named), wav2lip or wav2lip_gan."
-MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # what is as in ``lipsync.Options``
-SAME_NAMES = (
-    "static", "fps", "pads", "resize_factor", "crop", "rotate", "face_index", "speaker", "face_like", "identity",
-    "on_missing_face", "loop", "start", "end", "mix", "crf", "preset", *MOUTH,
-)  # fmt: skip
-OF_ONE = (*SAME_NAMES, "box", "nosmooth", "no_mark")  # those that tell how to lip-sync one video
+MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # those about the mouth
+NEGATED = {"smooth": "nosmooth", "mark": "no_mark"}  # flags that switch off what ``lipsync.Options`` switches on
+OF_ONE = [NEGATED.get(field.name, field.name) for field in fields(Options)]  # those that tell how to lip-sync one video
 
 
 def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
@@ -170,7 +166,7 @@ def _add_face_arguments(parser: Flags) -> None:
     add_search_arguments(parser)
     add(
         "--face_index",
-        type=int,
+        type=cli.whole,
         help="Take this face, counted from the left where they first appear, from 0. Without it, the largest.",
     )
     add(
@@ -183,19 +179,19 @@ def _add_face_arguments(parser: Flags) -> None:
     add(
         "--on_missing_face",
         choices=VALUES["on_missing_face"],
-        default="keep",
+        default=Options.on_missing_face,
         help="Keep frames without a face as they are, or stop.",
     )
     add(
         "--pads",
         nargs="+",
-        type=int,
+        type=cli.whole,
         help="Pixels added to the box of the face: top bottom left right. Without it, as the network wants it.",
     )
     add(
         "--box",
         nargs="+",
-        type=int,
+        type=cli.whole,
         default=NO_BOX,
         help="Use this box for the face in all frames: top bottom left right. Without it, or with -1 -1 -1 -1, it is "
         "searched for.",
@@ -206,7 +202,7 @@ def _add_face_arguments(parser: Flags) -> None:
 def add_identity_argument(parser: Flags) -> None:
     parser.add_argument(
         "--identity",
-        default="sface",
+        default=Options.identity,
         type=cli.file_or_name,
         help="The network that compares faces for --face_like, SFace: a file, or sface to download it once.",
     )
@@ -225,7 +221,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add(
         "--loop",
         choices=VALUES["loop"],
-        default="loop",
+        default=Options.loop,
         help="Repeat a video that is shorter than the speech from its start, or back and forth.",
     )
     add(
@@ -233,29 +229,28 @@ def _add_frame_arguments(parser: Flags) -> None:
         type=cli.positive(float),
         help="Frame rate of the result. Without it, that of the video; of a photo, 25.",
     )
-    add("--resize_factor", type=cli.positive(float), default=1, help="Shrink the frames by this factor first.")
+    add(
+        "--resize_factor",
+        type=cli.finite,
+        default=Options.resize_factor,
+        help="Shrink the frames by this factor first.",
+    )
     add(
         "--crop",
         nargs="+",
-        type=int,
-        default=[0, -1, 0, -1],
+        type=cli.whole,
+        default=list(Options.crop),
         help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
     )
     add(
         "--rotate",
         nargs="?",
         const=90,
-        default=0,
+        default=Options.rotate,
         type=cli.turn,
         metavar="{90,180,270}",
         help="Turn the frames clockwise before --crop; without a number, by 90 degrees.",
     )
-
-
-def quality(text: str) -> int:
-    if not (text.isdecimal() and int(text) < 52):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 51")
-    return int(text)
 
 
 def _add_file_arguments(parser: Flags) -> None:
@@ -263,15 +258,15 @@ def _add_file_arguments(parser: Flags) -> None:
     add("--mix", type=Path, help="The sound of the result, such as voice and music; --audio then only moves the lips.")
     add(
         "--crf",
-        type=quality,
+        type=cli.whole,
         metavar="0-51",
-        default=18,
+        default=Options.crf,
         help="Quality of the picture (x264): lower is better, and makes larger files.",
     )
     add(
         "--preset",
         choices=VALUES["preset"],
-        default="superfast",
+        default=Options.preset,
         help="Effort of the encoder (x264): slower ones make smaller files.",
     )
     add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
@@ -300,12 +295,12 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--silence",
         choices=VALUES["silence"],
-        default="free",
+        default=Options.silence,
         help="In pauses of the speech keep the lips shut (closed), or as the network draws them (free).",
     )
     add(
         "--reference",
-        type=frame_or_name,
+        type=number_or_name,
         metavar="{same,still,matching,FRAME}",
         help="Show the network each frame's own face (same), with a shut mouth (still), with one as far open as the "
         "sound opens it (matching), or the frame of this number. Without it, as the network wants it.",
@@ -313,7 +308,7 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--mouth_gain",
         type=cli.finite,
-        default=1.0,
+        default=Options.mouth_gain,
         help="Scale the movement of the mouth by this factor.",
     )
     add(
@@ -324,22 +319,20 @@ def add_mouth_arguments(parser: Flags) -> None:
     add(
         "--occlusion",
         choices=VALUES["occlusion"],
-        default="keep",
+        default=Options.occlusion,
         help="Keep what is in front of the mouth (hands, microphones, captions), or draw over it (ignore).",
     )
 
 
-def frame_or_name(text: str) -> str | int:
-    if not text.isdecimal() and text not in REFERENCES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(REFERENCES)} and no frame's number")
+def number_or_name(text: str) -> str | int:
     return int(text) if text.isdecimal() else text
 
 
 def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``add_lip_sync_arguments`` asked for, as ``LipSync.run`` takes it."""
-    options = {name: getattr(args, name) for name in SAME_NAMES}
-    box = None if args.box == NO_BOX else args.box
-    return options | {"box": box, "smooth": not args.nosmooth, "mark": not args.no_mark}
+    given = {field.name: getattr(args, field.name, None) for field in fields(Options)}
+    negated = {name: not getattr(args, flag) for name, flag in NEGATED.items()}
+    return given | negated | {"box": None if args.box == NO_BOX else args.box}
 
 
 def mouth_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -195,6 +195,14 @@ def port(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """Any whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def seed(text: str) -> int:
     """A whole number from 0 on that generators of random numbers take."""
     if not text.isdecimal() or int(text) > MAX_SEED:

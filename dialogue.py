@@ -40,7 +40,7 @@ def run(
     """
     face, outfile, paths, chosen = Path(face), Path(outfile), _paths(speeches), _options(options)
     lips.check_writable(outfile)
-    files.check_not_read("--outfile", outfile, [face, *paths.values(), *([Path(chosen.mix)] if chosen.mix else [])])
+    files.check_not_read("--outfile", outfile, [face, *paths.values(), *chosen.read.values()])
     with tempfile.TemporaryDirectory() as folder:
         take = prepare(lips, face, paths, chosen, Path(folder))
         lips.write(take, outfile)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
+
+import cv2
+
+OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -24,6 +29,39 @@ def about(name: str) -> Iterator[None]:
         yield
     except UserError as problem:
         raise UserError(f"{name}: {problem}" if name else problem) from None
+
+
+class OneOfMany:
+    """Around what is done for one of many files: what goes wrong with it is ``failure``, and the others go on.
+
+    A disk that is full or read-only is raised: the next file would meet it too.
+    """
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    def __enter__(self) -> OneOfMany:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, (ValueError, RuntimeError, OSError, cv2.error)) or is_disk_error(error):
+            return False
+        self.failure = error
+        return True
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, in a line; a fault of the program with its kind."""
+        text = " ".join(str(self.failure).split())
+        told = isinstance(self.failure, (UserError, RuntimeError, OSError)) and text
+        return text if told else f"{type(self.failure).__name__}: {text}"
+
+
+def is_disk_error(error: Exception) -> bool:
+    """Whether the disk is full or read-only, which the next file would meet too."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in OF_DISKS or error.errno is None and "written" in str(error)  # how numpy puts it
 
 
 @contextlib.contextmanager

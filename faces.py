@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -20,14 +21,8 @@ import video
 from concurrency import prefetch
 from errors import MissingFile, UserError
 from face_detection.detections import Detections
-from face_detection.detectors import (
-    CPU_DETECTORS,
-    DETECTORS,
-    SFD_WEIGHTS,
-    Detector,
-    create_detector,
-    in_square_pixels,
-)
+from face_detection.detector import Detector
+from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, create_detector, in_square_pixels
 from face_detection.search import search
 from models import weights
 from reporting import SILENT, Reporter
@@ -36,7 +31,7 @@ SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
 PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
-_sfd_in: dict[Path, str | None] = {}  # why it cannot be had, by the folder where it would be; None: it can
+_sfd_lacks: dict[Path, str | None] = {}  # why it cannot be had, by the cache where it would be; None: it can
 _told: set[str] = set()
 
 
@@ -49,6 +44,8 @@ class FaceSearch:
     batch_size: int = 16  # pictures per call of the detector
     cache: bool = True  # remember the boxes of each video, and look there first
     folder: Path | None = None  # where; None: in the user's cache
+    device: torch.device = torch.device("cpu")  # that the detector computes on, if it can use another than the CPU
+    dtype: torch.dtype = torch.float32  # that it computes in, if it has a choice
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -60,7 +57,7 @@ class FaceSearch:
             return self.detector
         if self.weights or SFD_WEIGHTS.exists():
             return "sfd"
-        return "sfd" if sfd_can_be_had(weights.cache_folder(), report) else "centerface"
+        return "sfd" if sfd_can_be_had(report) else "centerface"
 
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
         """Return the weights file of the detector, downloading those that are known if they are not here."""
@@ -76,13 +73,12 @@ class FaceSearch:
         """Return the same search with its detector and weights found, so that other processes need not look again."""
         return replace(self, detector=self.detector_name(report), weights=self.detector_weights(report))
 
-    def open(
-        self,
-        device: torch.device = torch.device("cpu"),
-        dtype: torch.dtype = torch.float32,
-        report: Reporter = SILENT,
-    ) -> Detector:
-        """Return the detector, loaded.
+    def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> FaceSearch:
+        """Return the same search, computed there."""
+        return replace(self, device=device, dtype=dtype)
+
+    def open(self, report: Reporter = SILENT) -> Detector:
+        """Return the detector, loaded once for all searches that want the same.
 
         Raises MissingFile for weights that are not there, UserError for some that are of no use, RuntimeError for a
         download that fails.
@@ -91,27 +87,19 @@ class FaceSearch:
             raise MissingFile(f"--face_detector_weights {self.weights} does not exist; give the detector's file")
         if self.weights and self.detector in CPU_DETECTORS:
             raise UserError(f"--face_detector_weights: {self.detector} brings its own; leave them out")
-        return create_detector(self.detector_name(report), str(device), self.detector_weights(report), dtype)
+        name, file = self.detector_name(report), self.detector_weights(report)
+        if name == "sfd" and not file:
+            file = SFD_WEIGHTS
+        changed = files.stamp(Path(file)) if file and Path(file).exists() else None
+        return _opened(name, str(self.device), file, self.dtype, changed)
 
-    def find(
-        self,
-        source: video.VideoInfo,
-        wanted: int | None = None,
-        device: torch.device = torch.device("cpu"),
-        dtype: torch.dtype = torch.float32,
-        report: Reporter = SILENT,
-    ) -> Detections:
+    def find(self, source: video.VideoInfo, wanted: int | None = None, report: Reporter = SILENT) -> Detections:
         """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run."""
-        *_, found = self.stream(source, wanted, device, dtype, report)
+        *_, found = self.stream(source, wanted, report)
         return found
 
     def stream(
-        self,
-        source: video.VideoInfo,
-        wanted: int | None = None,
-        device: torch.device = torch.device("cpu"),
-        dtype: torch.dtype = torch.float32,
-        report: Reporter = SILENT,
+        self, source: video.VideoInfo, wanted: int | None = None, report: Reporter = SILENT
     ) -> Generator[Detections, None, None]:
         """Yield what ``find`` returns as it grows, each time that there is more of it.
 
@@ -121,7 +109,7 @@ class FaceSearch:
         found = Detections.load(cache) if cache else Detections()
         end = math.inf if wanted is None else wanted
         if len(found) < end and not found.complete:
-            for _ in self._go_on(found, source, wanted, self.open(device, dtype, report), cache, report):
+            for _ in self._go_on(found, source, wanted, self.open(report), cache, report):
                 if len(found) >= end:  # more than was wanted, or what is seen would depend on where a search ended
                     break
                 yield found
@@ -177,18 +165,25 @@ class FaceSearch:
         return (self.folder or weights.cache_folder() / "boxes") / f"{name}.npz"
 
 
-def sfd_can_be_had(folder: Path, report: Reporter = SILENT) -> bool:
-    """Whether the official S3FD's weights are here or can be downloaded to the cache ``folder``; if not, say so, once.
+@lru_cache(maxsize=2)
+def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype, changed: object) -> Detector:
+    """Return a detector, which stays loaded; ``changed`` tells its file from another that takes its place."""
+    return create_detector(name, device, file, dtype)
+
+
+def sfd_can_be_had(report: Reporter = SILENT) -> bool:
+    """Whether the official S3FD's weights are in the cache or can be downloaded to it; if not, say so, once.
 
     A run of many videos asks for each of them, and a host that is down may take half a minute to say so.
     """
-    if folder not in _sfd_in:
+    folder = weights.cache_folder()
+    if folder not in _sfd_lacks:
         try:
             weights.find("s3fd", None, report)
-            _sfd_in[folder] = None
+            _sfd_lacks[folder] = None
         except RuntimeError as error:
-            _sfd_in[folder] = str(error)
-    if lacking := _sfd_in[folder]:
+            _sfd_lacks[folder] = str(error)
+    if lacking := _sfd_lacks[folder]:
         _tell_once(f"warning: {lacking}; until then faces are found by centerface instead of sfd", report)
     return not lacking
 

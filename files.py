@@ -27,7 +27,6 @@ from errors import UserError
 LONGEST_NAME = 255  # bytes, of a file on any common system; Windows and macOS count UTF-16's units
 WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; after a colon it would write into a stream that nobody sees
 PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -247,10 +246,3 @@ def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
         check_name(path)
         if path.exists() and output.exists() and path.samefile(output):
             raise UserError(f"{flag} {output} is one of the files to read; choose another name")
-
-
-def is_disk_error(error: Exception) -> bool:
-    """Whether the disk is full or read-only, which the next file would meet too."""
-    if not isinstance(error, OSError):
-        return False
-    return error.errno in DISK_ERRORS or error.errno is None and "written" in str(error)  # how numpy puts it

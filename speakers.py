@@ -195,7 +195,7 @@ class Lookalike:
     ) -> None:
         self.source, self.picture, self.identity = source, picture, identity
         example = video.probe(picture)
-        (box,) = follow_face(search.find(example, 1, report=report), 0)[:1]
+        (box,) = follow_face(search.find(example, 1, report), 0)[:1]
         if np.isnan(box).any():
             raise UserError(f"--face_like {picture} shows no face; give a picture that shows it from the front")
         self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box))

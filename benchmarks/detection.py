@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    detector = Counted(arguments.face_search(args).open(device, dtype))
+    detector = Counted(arguments.face_search(args).on(device, dtype).open())
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, clip in pictures(args, Path(folder)):

@@ -100,7 +100,7 @@ def measure_stages(
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(arguments.face_search(args).open(device, dtype))
+    detector = Counted(arguments.face_search(args).on(device, dtype).open())
     found = Detections()
     frames = prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))
@@ -135,7 +135,7 @@ def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: 
     sample = list(video.repeat_frames(source, min(64, count)))
     decode = timed(lambda: list(video.repeat_frames(source, len(sample)))) / len(sample)
 
-    detector = arguments.face_search(args).open(device)
+    detector = arguments.face_search(args).on(device).open()
     few = sample[: args.plain_frames]
     detect = timed(lambda: [detector.detect([frame]) for frame in few]) / len(few)
 

@@ -127,7 +127,7 @@ def measure_stages(
     frames = list(video.read_frames(source, 0, min(100, len(windows))))  # a sample; the stages are linear in frames
     scale = len(windows) / len(frames)
     figures["decode"] = scale * timed(lambda: sum(1 for _ in video.read_frames(source, 0, len(frames))))
-    detector = arguments.face_search(args).open(device, dtype)
+    detector = arguments.face_search(args).on(device, dtype).open()
     figures["detect"] = scale * timed(lambda: Detections().extend(frames, detector))
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     boxes = [(source.width // 3, source.height // 4, source.width // 2, source.height // 2)] * len(frames)

@@ -11,7 +11,7 @@ import numpy as np
 
 import video
 from demo.talking_head import Recipe, write_clip, write_speech
-from face_detection.detectors import Detector
+from face_detection.detector import Detector
 
 SIZES = {"360p": (640, 360), "720p": (1280, 720), "1080p": (1920, 1080)}
 HEAD = Recipe(seed=7, seconds=4.0, size=(512, 384))

@@ -15,7 +15,7 @@ from evaluation.leakage import silent_take
 from evaluation.quality import Quality, mean_figures, score_file
 from evaluation.reports import Report
 from faces import FaceSearch
-from lipsync import LipSync
+from lipsync import LipSync, Options
 from reporting import SILENT, Reporter
 
 FIGURES = [field.name for field in fields(Quality) if field.name not in ("file", "source", "frames")]
@@ -98,11 +98,11 @@ def compare_silent(
     """
     places = [folder / place for place in folders_below(videos)]
     lips.load()  # what would spoil every video fails here, before any work is done
-    found = Comparisons(judges=judges)
+    found, how = Comparisons(judges=judges), lips.settle(Options(**options))
 
     def compare(path: Path, place: Path) -> list[Quality]:
         made = silent_take(lips, path, place, **options)
-        return [score_file(made, path, lips.search, lips.report, judges, lips.generator.pads)]
+        return [score_file(made, path, lips.search, lips.report, judges, how.pads, face_index=how.face_index)]
 
     for path, place in lips.report.track(list(zip(videos, places)), "Listening to nothing", len(videos), "video"):
         found.attempt(path, partial(compare, path, place))

@@ -7,6 +7,7 @@ offset, smaller is better; LSE-C is how far it lies below the median of all offs
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def score_file(
     tracks = find_tracks(source, search, network, report) if search else None
     pictures = whole_frames(source) if tracks is None else track_crops(source, tracks)
     rows = 1 if tracks is None else len(tracks)
-    windows = embed_windows(prefetch(pictures, 8), rows, lambda x: embed_lips(network, x), network, BATCH)
+    with contextlib.closing(prefetch(pictures, 8)) as frames:
+        windows = embed_windows(frames, rows, lambda x: embed_lips(network, x), network, BATCH)
     sound = embed_sound(network, wav)
     # as in the official program, the last window of a face is left out even where there is sound for it
     covered = [(starts[:-1][starts[:-1] < len(sound)], lips) for starts, lips in windows]
@@ -169,7 +171,7 @@ def device_of(network: SyncNet_v2) -> torch.device:
     return next(network.parameters()).device
 
 
-def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray]]:
+def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray | None]]:
     """Yield each frame at 25 fps, resized to (224, 224, 3): the preparation of LRS-style videos of faces."""
     for frame in resample(video.read_frames(source), source.fps, FPS):
         yield [cv2.resize(frame, (SIDE, SIDE))]
@@ -182,7 +184,7 @@ def find_tracks(
 
     Raises UserError if no face is on view for ``MIN_TRACK`` frames.
     """
-    found = search.find(source, None, device_of(network), report=report)
+    found = search.on(device_of(network)).find(source, report=report)
     tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= MIN_TRACK]
     if not lasting:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import files
-from errors import MissingFile, UserError
+from errors import MissingFile, OneOfMany, UserError
 from evaluation.sizes import Sizes
 from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, find_videos, is_sound, is_video, visible_files
 from hparams import read_list
@@ -228,15 +228,13 @@ def make_all(
         if target.exists() and (not record.exists() or record.read_text(encoding="utf-8") == made_of):
             continue
         target.unlink(missing_ok=True)  # it is of other files
-        try:
+        with OneOfMany() as one:
             shrunk = {"resize_factor": sizes.shrink_factor(lips, pair.video)} if sizes else {}
             lips.run(pair.video, pair.audio, target, **options | shrunk)
             files.save(record, made_of)
             note.unlink(missing_ok=True)
-        except (ValueError, RuntimeError, OSError) as problem:
-            if files.is_disk_error(problem):
-                raise
-            files.save(note, " ".join(str(problem).split()) + "\n")
+        if one.failure:
+            files.save(note, f"{one.reason}\n")
 
 
 def _bytes_of(pair: Pair) -> list[int]:

@@ -76,7 +76,7 @@ def score_file(
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
-    found, gap = search.find(real, used, report=report), round(GAP_SECONDS * real.fps)
+    found, gap = search.find(real, used, report), round(GAP_SECONDS * real.fps)
     if face_index is not None:
         check_face_index(face_index, most_together(found, gap))
     seen = follow_face(found, gap, face_index)

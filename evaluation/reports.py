@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import files
+from errors import OneOfMany
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,12 +30,10 @@ class Report(Generic[Row]):
     def attempt(self, path: Path, work: Callable[[], Iterable[Row]]) -> None:
         """Add the rows that ``work`` returns of a file; if it cannot be done, note why, so that others go on."""
         self.tried += 1
-        try:
+        with OneOfMany() as one:
             self.scores += work()
-        except (ValueError, RuntimeError, OSError) as problem:
-            if files.is_disk_error(problem):
-                raise
-            self.failed[str(path)] = str(problem).removeprefix(str(path)).strip(": ")
+        if one.failure:
+            self.failed[str(path)] = one.reason.removeprefix(str(path)).strip(": ")
 
     def skipped(self) -> list[str]:
         """Say, a line each, which files have no figures."""

@@ -16,6 +16,7 @@ if not __package__:  # started as a file: the modules of the project are one fol
 
 import arguments
 import cli
+from devices import pick_device
 from errors import UserError
 from evaluation import flags
 from evaluation.comparisons import compare_files
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if len(args.generated) != len(args.source):
         raise UserError(f"{len(args.generated)} --generated and {len(args.source)} --source; give one for each")
     flags.check_tables(args, [*args.generated, *args.source])
-    judges, search = flags.judges_of(args), arguments.face_search(args)
+    judges, search = flags.judges_of(args), arguments.face_search(args).on(pick_device(args.device))
     pairs = list(zip(args.generated, args.source))
     found = compare_files(pairs, search, TERMINAL, judges, args.pads, face_index=args.face_index).check_some()
     print(found)

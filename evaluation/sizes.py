@@ -27,7 +27,7 @@ class Sizes:
         source = video.probe(path)
         short = min(source.width, source.height)
         first = max(1.0, short / self.most)
-        boxes = follow_face(lips.search.find(source, MEASURED, lips.device), MEASURED)
+        boxes = follow_face(lips.search.find(source, MEASURED), MEASURED)
         sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])[~np.isnan(boxes[:, 0])]
         face = float(np.median(sides)) / first if len(sides) else float(self.face)
         allowed = range(1, max(1, int(short / first) // self.least) + 1)

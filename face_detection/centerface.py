@@ -7,12 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .detector import FrameByFrame
 from .geometry import overlaps
 
 WEIGHTS = Path(__file__).with_name("centerface.onnx")
 
 
-class CenterFace:
+class CenterFace(FrameByFrame):
     """CenterFace (Xu et al., 2019): nothing to download, a twentieth of S3FD's work, for turned and small faces too.
 
     Every cell of its maps, 4 pixels wide, tells how likely a face has its middle there, how large it is, and where in
@@ -31,12 +32,10 @@ class CenterFace:
     FRAMING = np.array([-0.56, -0.765, 0.56, 1.0], np.float32)
 
     def __init__(self) -> None:
+        super().__init__()
         self.network = cv2.dnn.readNetFromONNX(np.fromfile(WEIGHTS, np.uint8))
         # OpenCV would fuse layers anew at every change of the picture's size, into weights that are fused already.
         self.network.enableFusion(False)
-
-    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .detectors import Detector
+from .detector import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
 PADDING_GREY = 110  # outside the picture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import itertools
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from errors import MissingFile, UserError
 from telemetry import silence_onnxruntime
 
 from .centerface import CenterFace
+from .detector import Detector, FrameByFrame
 
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
@@ -27,15 +27,6 @@ CPU_DETECTORS = ("centerface", "haar")  # nothing to download, no use for a GPU
 DETECTORS = ("sfd", *CPU_DETECTORS, *LIBRARY_DETECTORS)
 # Where releases of the reference kept the file; used before anything is downloaded.
 SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
-
-
-class Detector(Protocol):
-    FACE_SIDE: int  # pixels, longer side of a box at which the detector is at its best
-    CERTAIN: float  # score of what is surely a face; a lower one is enough for a face that is known already
-    KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
-
-    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first."""
 
 
 def create_detector(
@@ -177,7 +168,7 @@ class WideNorm(torch.nn.Module):
         return (x / norm * self.weight.float().view(1, -1, 1, 1)).to(x.dtype)
 
 
-class Haar:
+class Haar(FrameByFrame):
     """OpenCV's bundled frontal cascade: nothing to download, fast on a CPU, for faces that look at the camera.
 
     "alt" finds as many faces as the other bundled cascades on real footage, with far fewer false alarms.
@@ -191,12 +182,10 @@ class Haar:
     FRAMING = np.array([0.02, -0.01, 0.94, 1.11], np.float32)
 
     def __init__(self) -> None:
+        super().__init__()
         self.cascade = cv2.CascadeClassifier(
             str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml")
         )
-
-    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))
@@ -215,12 +204,13 @@ class Haar:
         return np.column_stack((corners / scale, scores)).astype(np.float32)[np.argsort(-scores, kind="stable")]
 
 
-class LibraryDetector:
+class LibraryDetector(FrameByFrame):
     """Any other detector of the face-alignment library, called frame by frame as the library does itself."""
 
     FACE_SIDE, KEY_SECONDS, CERTAIN = 150, 1.0, 0.0
 
     def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
+        super().__init__()
         silence_onnxruntime()  # by which scrfd computes
         try:
             module = importlib.import_module(f"face_alignment.detection.{name}")
@@ -235,9 +225,6 @@ class LibraryDetector:
                 f"the weights of the face detector {name} could not be had ({error}); "
                 "give them with --face_detector_weights, or use --face_detector centerface, which needs none"
             ) from error
-
-    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        return [self._detect(frame) for frame in frames]
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         found = self.detector.detect_from_image(np.ascontiguousarray(frame[..., ::-1]))  # the library's order is RGB

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 
 from .detections import Detections, change_between, shrink
-from .detectors import NO_BOXES, Detector
+from .detector import Detector
+from .detectors import NO_BOXES
 from .geometry import intersection_over_union
 from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
 

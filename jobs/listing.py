@@ -17,7 +17,6 @@ from lipsync import Options
 from reporting import SILENT, Reporter
 
 LONGEST_STEM = 200  # bytes of a name that is made from two: file systems allow 255, with what is put around it
-ALSO_READ = ("mix", "face_like")  # options that are files
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,7 @@ class Job:
 
     def inputs(self) -> dict[str, Path]:
         """Return the files that are read, by what they are."""
-        chosen = Options(**self.options)
-        more = {name: Path(path) for name in ALSO_READ if (path := getattr(chosen, name))}
-        return {"face": self.face, "audio": self.audio, **more}
+        return {"face": self.face, "audio": self.audio, **Options(**self.options).read}
 
     def __str__(self) -> str:
         return self.name or (self.outfile or self.face).name

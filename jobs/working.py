@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import cv2
-
 import files
-from errors import UserError
+from errors import OneOfMany, UserError
 from lipsync import LipSync, Options
+from lipsync.options import FILES
 from reporting import Named
 from shares import Share
 
-from .listing import ALSO_READ, SettledJob
+from .listing import SettledJob
 
 
 @dataclass(frozen=True)
@@ -93,16 +92,13 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
 def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
     """Make one video and note what of; count it, or why it failed."""
     own = lips.serving(lips.search, Named(lips.report, job.outfile.name))
-    try:
+    with OneOfMany() as one:
         made_of = record(job, lips)
         take = own.run(job.face, job.audio, job.outfile, **job.options)
         files.save(job.record_path, json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
-    except (UserError, RuntimeError, OSError, cv2.error) as problem:
-        if files.is_disk_error(problem):
-            raise
-        reason = " ".join(str(problem).split())
-        outcome.failed.append(Failure(str(job), reason, isinstance(problem, UserError)))
-        lips.report.note(f"{job} failed: {reason}")
+    if one.failure:
+        outcome.failed.append(Failure(str(job), one.reason, isinstance(one.failure, UserError)))
+        lips.report.note(f"{job} failed: {one.reason}")
         return
     outcome.made += 1
     lips.report.note(f"{job.outfile}: {take}")
@@ -118,7 +114,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     Files go by size and date, the network by its content.
     """
     options = asdict(Options(**job.options))
-    for name in ALSO_READ:  # by what is in them, as the other files
+    for name in FILES:  # by what is in them, as the other files
         del options[name]
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},

@@ -76,7 +76,7 @@ class LipSync:
         self.runtime = Runtime(runtime, precision)
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
-        self.search, self.batch_size, self.report = search, batch_size, report
+        self.search, self.batch_size, self.report = search.on(self.device, self.dtype), batch_size, report
         self._checkpoint, self.expert_path = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
         self._credentials = credentials
@@ -93,7 +93,7 @@ class LipSync:
         They have another memory of faces and hear other reports.
         """
         other = copy.copy(self)
-        other.search, other.report = search, report
+        other.search, other.report = search.on(self.device, self.dtype), report
         if not restored:
             other.restorer = other.restore = None
         return other
@@ -106,8 +106,7 @@ class LipSync:
         face, audio, outfile = Path(face), Path(audio), Path(outfile)
         chosen = Options(**options)
         self.check_writable(outfile)
-        read = (face, audio, chosen.mix, chosen.face_like)
-        files.check_not_read("--outfile", outfile, [Path(path) for path in read if path])
+        files.check_not_read("--outfile", outfile, [face, audio, *chosen.read.values()])
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -255,7 +254,7 @@ class LipSync:
     ) -> Generator[Piece, None, None]:
         """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
         known: list[Box | None] = []
-        with contextlib.closing(self.search.stream(source, wanted, self.device, self.dtype, self.report)) as seen:
+        with contextlib.closing(self.search.stream(source, wanted, self.report)) as seen:
             if criterion:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, criterion)
             else:

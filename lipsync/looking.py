@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -131,16 +132,17 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
         end = path.shot_end(shot)
         return end is not None and index >= end
 
-    frames = video.read_frames(source, first, math.ceil(wanted / every), every)
-    for index, frame in zip(itertools.count(first, every), prefetch(frames, 4)):  # while the search goes on
-        if is_over(index):  # before anybody waits for what comes next
-            break
-        known = path.known(index + 1)
-        if used is not None and index >= len(known) or is_over(index):
-            break
-        if box := known[index % len(known)]:
-            faces.append(crop(frame, box)[None])
-            larger.append(crop(frame, box, 2 * hp.img_size)[None])
+    frames = prefetch(video.read_frames(source, first, math.ceil(wanted / every), every), 4)  # while the search goes on
+    with contextlib.closing(frames):
+        for index, frame in zip(itertools.count(first, every), frames):
+            if is_over(index):  # before anybody waits for what comes next
+                break
+            known = path.known(index + 1)
+            if used is not None and index >= len(known) or is_over(index):
+                break
+            if box := known[index % len(known)]:
+                faces.append(crop(frame, box)[None])
+                larger.append(crop(frame, box, 2 * hp.img_size)[None])
     seen, finer = np.concatenate(faces), np.concatenate(larger)
     even = evenly_lit(seen) if len(seen) else slice(None)
     return seen[even], finer[even]

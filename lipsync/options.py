@@ -31,7 +31,7 @@ VALUES = {  # of options that take one of a few words
 NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
 SIDES = ("pads", "crop", "box")  # of four pixels each
 SWITCHES = ("static", "smooth", "mark")
-FILES = ("face_like", "mix")
+FILES = ("face_like", "mix")  # that are read
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 
 
@@ -78,16 +78,17 @@ class Options:
         chosen = [name for name in CHOICES if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
-        if self.rotate not in video.TURNS and self.rotate is not True:
+        if self.rotate is not True and not (_is_whole(self.rotate) and self.rotate in video.TURNS):
             raise UserError(f"--rotate {self.rotate} is no turn; frames are turned by 90, 180 or 270 degrees")
         object.__setattr__(self, "rotate", 90 if self.rotate is True else int(self.rotate))
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
         if not 0 <= self.mouth_gain <= weights.MAX_GAIN:
             raise UserError(f"--mouth_gain {self.mouth_gain:g} is not between 0 and {weights.MAX_GAIN:g}")
-        if isinstance(self.reference, numbers.Integral):  # of numpy's too
+        if isinstance(self.reference, numbers.Integral) and not isinstance(self.reference, bool):  # of numpy's too
             object.__setattr__(self, "reference", int(self.reference))
-        if not (self.reference in (None, *REFERENCES) or isinstance(self.reference, int) and self.reference >= 0):
+        is_frame = type(self.reference) is int and self.reference >= 0
+        if not (is_frame or self.reference is None or _is_one_of(self.reference, REFERENCES)):
             raise UserError(f"--reference {self.reference} is none of {', '.join(REFERENCES)} and no frame's number")
         if self.start is not None and self.start < 0:
             raise UserError(f"--start {self.start:g} lies before the video; it counts from its beginning")
@@ -103,7 +104,7 @@ class Options:
     def _check_kinds(self) -> None:
         """Raise UserError for words that are not known, and for what is no number, or none that can be."""
         for name, known in VALUES.items():
-            if (value := getattr(self, name)) != getattr(Options, name) and value not in known:
+            if (value := getattr(self, name)) is not getattr(Options, name) and not _is_one_of(value, known):
                 raise UserError(f"--{name} {value} is not known; {', '.join(known)} can be given")
         for name in NUMBERS:
             given = (value := getattr(self, name)) is not getattr(Options, name)
@@ -114,21 +115,23 @@ class Options:
         for name in SWITCHES:
             if getattr(self, name) not in (True, False):
                 raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
-        for name in FILES:
-            if (value := getattr(self, name)) is not None:
-                if not isinstance(value, (str, os.PathLike)):
-                    raise UserError(f"--{name} {value} is no file's name")
-                object.__setattr__(self, name, Path(value))
+        for name in (*FILES, "identity"):
+            value = getattr(self, name)
+            if value is not getattr(Options, name) and not isinstance(value, (str, os.PathLike)):
+                raise UserError(f"--{name} {value} is no file's name")
+        for name in self.read:
+            object.__setattr__(self, name, Path(getattr(self, name)))
         if self.face_index is not None:
-            if not (isinstance(self.face_index, numbers.Real) and self.face_index == int(self.face_index)):
+            if not _is_whole(self.face_index):
                 raise UserError(f"--face_index {self.face_index} is not a whole number")
             object.__setattr__(self, "face_index", int(self.face_index))
         if self.resize_factor < 1:
             raise UserError(f"--resize_factor {self.resize_factor:g} is not 1 or more; frames can only be shrunk")
         whole = int(self.resize_factor)  # 2 and 2.0 are the same, also to the memory of boxes
         object.__setattr__(self, "resize_factor", whole if whole == self.resize_factor else float(self.resize_factor))
-        if self.crf not in range(52):
+        if not (_is_whole(self.crf) and 0 <= self.crf < 52):
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
+        object.__setattr__(self, "crf", int(self.crf))
 
     def without_effect(self) -> Iterator[str]:
         """Say which of these do nothing beside the others."""
@@ -141,9 +144,22 @@ class Options:
             yield "--identity is for --face_like, and does nothing without it"
 
     @property
+    def read(self) -> dict[str, Path]:
+        """The files that are read besides the face and the speech, by the option that names them."""
+        return {name: Path(path) for name in FILES if (path := getattr(self, name)) is not None}
+
+    @property
     def is_part(self) -> bool:
         """Whether only a part of the video is made anew, and the rest stays around it."""
         return self.start is not None or self.end is not None
+
+
+def _is_one_of(value: Any, words: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in words
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and float(value).is_integer()
 
 
 def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ import dialogue
 import live
 import pictures
 import video
-from devices import pick_device
 from errors import UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.geometry import intersection_over_union
@@ -66,7 +65,7 @@ class Actions:
     def warm_up(self) -> None:
         """Load what every visitor needs, before one of them waits for it."""
         lips = self.lips(None, self.settings.report)
-        lips.search.open(lips.device, lips.dtype, lips.report)
+        lips.search.open(lips.report)
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
 
     def search(self, session: Session | None) -> FaceSearch:
@@ -90,7 +89,8 @@ class Actions:
 
     @functools.cache  # noqa: B019
     def _expert(self) -> Expert:
-        return open_expert(self.settings.expert, pick_device(self.settings.device), report=self.settings.report)
+        lips = self._generator(self.settings.checkpoint)
+        return open_expert(self.settings.expert, lips.device, lips.dtype, self.settings.report)
 
     def lips(
         self, session: Session | None, report: Reporter, checkpoint: str | None = None, restored: bool = False
@@ -109,7 +109,7 @@ class Actions:
         lips = self.lips(session, report)
         source = open_face(Path(face), Options(rotate=rotate))
         wanted = 1 if source.is_image else max(1, round(LOOKED_AT * source.fps))
-        found = lips.search.find(source, wanted, lips.device, lips.dtype, report)
+        found = lips.search.find(source, wanted, report)
         tracks = follow_faces(found, _gap(source))
         if not tracks:
             raise UserError("no face was found at the start; try another video, or cut it to where a face is seen")
@@ -183,7 +183,7 @@ class Actions:
         source = open_face(Path(face), how)
         used = used_for(source, round(seconds * hp.sample_rate), how)
         source, wanted, _ = searched_for(used.source, 1 if source.is_image or how.static else used.frames, how)
-        found = lips.search.find(source, wanted, lips.device, lips.dtype, lips.report)
+        found = lips.search.find(source, wanted, lips.report)
         return [number_of(one, found, source) for one in seen]
 
     # ----------------------------------------------------------------------------------------------------------------

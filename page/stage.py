@@ -13,7 +13,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import cv2
@@ -104,17 +104,7 @@ class Stage:
         except BaseException:
             self._end(act)
             raise
-        return StreamingResponse(self._played(act), media_type="application/octet-stream")
-
-    async def _played(self, act: Act) -> AsyncIterator[bytes]:
-        """Yield frames when they are due, until whoever takes them is gone."""
-        frames = messages(act)
-        try:
-            while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
-                if message:
-                    yield message
-        finally:
-            self._end(act)
+        return Show(act, self._end)
 
     def _end(self, act: Act) -> None:
         with self._lock:
@@ -139,6 +129,27 @@ class Stage:
         except UserError as problem:
             return PlainTextResponse(str(problem), 400)
         return Response(status_code=204)
+
+
+class Show(StreamingResponse):
+    """The frames of an act when they are due, until whoever takes them is gone; ``end`` is called in any case."""
+
+    def __init__(self, act: Act, end: Callable[[Act], None]) -> None:
+        super().__init__(self._played(act), media_type="application/octet-stream")
+        self._act, self._end = act, end
+
+    async def __call__(self, *connection: Any) -> None:
+        try:
+            await super().__call__(*connection)
+        finally:  # not where frames are made: who leaves before the first one is served begins none
+            self._end(self._act)
+
+    @staticmethod
+    async def _played(act: Act) -> AsyncIterator[bytes]:
+        frames = messages(act)
+        while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
+            if message:
+                yield message
 
 
 def number(text: str) -> int | None:

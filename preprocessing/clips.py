@@ -59,8 +59,12 @@ class Dropped:
     detail: str
 
 
-class Unusable(Exception):
-    """Raised with (reason, detail) where a clip turns out to be of no use."""
+class Unusable(ValueError):
+    """A clip turns out to be of no use."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 def find_clips(data_root: Path) -> list[Clip]:

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -25,9 +24,10 @@ import files
 import video
 from concurrency import prefetch
 from dataset import MIN_FRAMES
-from errors import UserError
+from errors import OneOfMany, UserError
 from face_detection.detections import Detections, cut_out
-from face_detection.detectors import Detector, in_square_pixels
+from face_detection.detector import Detector
+from face_detection.detectors import in_square_pixels
 from face_detection.search import search as search_frames
 from face_detection.tracking import GAP_SECONDS, follow_face
 from faces import FaceSearch
@@ -47,44 +47,33 @@ class Job:
     data_root: Path
     preprocessed_root: Path
     search: FaceSearch  # settled
-    device: str
-    dtype: torch.dtype
 
 
 def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
     """Write the clip's folder, complete or not at all; raise only what would hit every clip: no detector, no space."""
-    detector = detector_of(job)
+    detector = job.search.open()
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
-    try:
+    with OneOfMany() as one:
         check_replaceable(folder)
         with files.locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # another run may be cutting it
             if kept := find_finished(clip, job.data_root, job.preprocessed_root, job.search.detector):
                 return kept
             with new_folder(folder) as partial:
                 return write_clip(source, partial, clip, job.search, detector)
-    except Unusable as problem:
-        dropped = _dropped(clip, source, *problem.args)
+    if isinstance(one.failure, Unusable):
+        dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
         if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
             with contextlib.suppress(OSError):
                 note_dropped(clip, job.data_root, job.preprocessed_root, job.search.detector, dropped)
         return dropped
-    except (ValueError, RuntimeError, OSError, cv2.error) as error:  # one odd clip must not end a run of days
-        if files.is_disk_error(error):
-            raise
-        if job.device.startswith("cuda"):
-            # if the GPU has failed, it fails here, and so would all that follows
-            torch.cuda.synchronize(job.device)
-        return _dropped(clip, source, "failed", f"{type(error).__name__}: {error}")
+    if job.search.device.type == "cuda":
+        # if the GPU has failed, it fails here, and so would all that follows
+        torch.cuda.synchronize(job.search.device)
+    return _dropped(clip, source, "failed", one.reason)
 
 
 def _dropped(clip: Clip, source: Path, reason: str, detail: str) -> Dropped:
     return Dropped(printable(clip.source), reason, printable(" ".join(detail.replace(str(source), "it").split())))
-
-
-@lru_cache(maxsize=1)
-def detector_of(job: Job) -> Detector:
-    """The worker's detector, loaded once."""
-    return job.search.open(torch.device(job.device), job.dtype)
 
 
 def check_replaceable(folder: Path) -> None:

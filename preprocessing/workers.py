@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -48,8 +48,8 @@ def plan_workers(
     if search.detector in CPU_DETECTORS:
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))
-    job = Job(data_root, preprocessed_root, search, devices[0], precision)
-    return [replace(job, device=name) for _ in range(workers) for name in devices][:clips]
+    jobs = [Job(data_root, preprocessed_root, search.on(torch.device(name), precision)) for name in devices]
+    return (jobs * workers)[:clips]
 
 
 def pick_devices(options: PreprocessingOptions) -> list[str]:

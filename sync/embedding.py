@@ -101,7 +101,7 @@ def find_tracks(
     """
     wanted = math.ceil((frames + REACH) * source.fps / Fraction(hp.fps)) + 1
     parameter = next(expert.parameters())
-    found = search.find(source, wanted, parameter.device, parameter.dtype, report)
+    found = search.on(parameter.device, parameter.dtype).find(source, wanted, report)
     tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
     if not tracks:
         raise UserError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
@@ -126,8 +126,8 @@ def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: E
             thumbnails[:] = [old if old is not None else new for old, new in zip(thumbnails, crops)]
             yield [None if crop is None else crop[hp.img_size // 2 :] for crop in crops]
 
-    frames = prefetch(pictures(), 16)
-    embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
+    with contextlib.closing(prefetch(pictures(), 16)) as frames:
+        embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
     shown = (resample_boxes(track, source.fps, Fraction(hp.fps))[:count] for track in tracks)
     return [Face(boxes, *pair, face) for boxes, pair, face in zip(shown, embedded, thumbnails)]
 

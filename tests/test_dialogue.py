@@ -7,7 +7,6 @@ import pytest
 import soundfile
 
 import dialogue
-import faces
 import inference
 import video
 from conftest import assert_alike, run_ffmpeg, write_clip
@@ -106,8 +105,8 @@ def test_another_mix_is_heard_instead(program, tmp_path):
 
 def test_the_same_frames_are_searched_once(program, monkeypatch):
     searched = []
-    real = faces.create_detector
-    monkeypatch.setattr(faces, "create_detector", lambda *a: (searched.append(1), real(*a))[1])
+    real = FaceSearch.open
+    monkeypatch.setattr(FaceSearch, "open", lambda *a: (searched.append(1), real(*a))[1])
     assert program("--no_cache", pairs=("1=long.wav", "0=short.wav")) == (0, "") and len(searched) == 1
 
 

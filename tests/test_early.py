@@ -163,7 +163,7 @@ def clip_of(path, count: int, missing=range(0)) -> None:
 @pytest.fixture
 def detector(monkeypatch) -> Red:
     red = Red()
-    monkeypatch.setattr(faces, "create_detector", lambda *_: red)
+    monkeypatch.setattr(FaceSearch, "open", lambda *_: red)
     return red
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -334,9 +336,33 @@ def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
         FaceSearch("yunet").open()
     assert downloads == ["yunet"] and weights.KNOWN["yunet"].sha256
     given = []
-    monkeypatch.setattr(faces, "create_detector", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(faces, "_opened", lambda *arguments: given.append(arguments))
     FaceSearch("yunet", tmp_path).open()
     assert given[0][2] == tmp_path and downloads == ["yunet"]
+
+
+def test_a_detector_is_loaded_once_and_again_for_another_file(tmp_path, monkeypatch):
+    """It was read again for every video of a folder."""
+    made = []
+    monkeypatch.setattr(faces, "create_detector", lambda *arguments: made.append(arguments) or object())
+    search = FaceSearch("sfd", tmp_path / "s3fd.pth")
+    search.weights.write_bytes(b"one")
+    first = search.open()
+    assert first is replace(search, batch_size=2).open() and len(made) == 1
+    assert first is not search.on(torch.device("meta")).open() and made[1][1] == "meta"
+    search.weights.write_bytes(b"another")
+    assert first is not search.open() and len(made) == 3
+
+
+@pytest.mark.parametrize("name", ["centerface", "haar"])
+def test_threads_share_a_detector(name, astronaut):
+    """OpenCV's keep the picture that they are shown: two threads would see each other's."""
+    detector = detectors.create_detector(name)
+    pictures = [astronaut, cv2.resize(astronaut, (300, 300))] * 3
+    alone = [detector.detect([picture])[0] for picture in pictures]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda picture: detector.detect([picture])[0], pictures))
+    assert all(map(np.array_equal, alone, together)) and len(alone[0])
 
 
 def test_weights_that_are_not_there(talking_clip, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 import files
 import video
-from errors import UserError
+from errors import UserError, is_disk_error
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -105,5 +105,5 @@ def test_file_systems_without_locks_do_without(tmp_path, monkeypatch):
 
 
 def test_half_an_array_is_a_full_disk():
-    assert files.is_disk_error(OSError("3200000 requested and 1572832 written"))
-    assert not files.is_disk_error(OSError("not a picture"))
+    assert is_disk_error(OSError("3200000 requested and 1572832 written"))
+    assert not is_disk_error(OSError("not a picture"))

@@ -18,15 +18,13 @@ import torch
 
 import audio
 import devices
-import faces
-import files
 import inference
 import models
 import mouths
 import video
 from conftest import ROOT, needs_bf16, run_ffmpeg, write_clip
 from devices import cpu_workers
-from errors import UserError
+from errors import UserError, is_disk_error
 from faces import FaceSearch
 from lipsync import LipSync, Options
 from models import weights
@@ -116,8 +114,8 @@ def test_rate_of_the_result(sync, tmp_path, astronaut, rate, flags, expected):
 
 def test_boxes_are_remembered_by_rate(sync, tmp_path, monkeypatch):
     searched = []
-    real = faces.create_detector
-    monkeypatch.setattr(faces, "create_detector", lambda *a: (searched.append(1), real(*a))[1])
+    real = FaceSearch.open
+    monkeypatch.setattr(FaceSearch, "open", lambda *a: (searched.append(1), real(*a))[1])
     assert sync() == sync("--fps", 50) == sync("--fps", 50) == (0, "") and len(searched) == 2
     assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4"))) == 60
 
@@ -167,7 +165,7 @@ def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
 def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):
     assert sync()[0] == 0
     first = (tmp_path / "out.mp4").read_bytes()
-    monkeypatch.setattr(faces, "create_detector", lambda *_: pytest.fail("searched again"))
+    monkeypatch.setattr(FaceSearch, "open", lambda *_: pytest.fail("searched again"))
     assert sync()[0] == 0 and (tmp_path / "out.mp4").read_bytes() == first
     assert sync("--pads", 0, 0, 0, 0)[0] == 0
     with pytest.raises(pytest.fail.Exception):
@@ -434,7 +432,7 @@ def test_full_disk(sync, tmp_path, small_checkpoint, talking_clip, silence):
         assert code == 1 and "No space left" in words and words.count("\n") == 1
         with pytest.raises(OSError, match="No space left") as problem:  # by which a batch knows that it had better stop
             LipSync(small_checkpoint).run(talking_clip, silence, disk / "out.mp4", box=(20, 120, 20, 120))
-        assert files.is_disk_error(problem.value)
+        assert is_disk_error(problem.value)
         assert [p.name for p in disk.iterdir()] == ["out.mp4"] and (disk / "out.mp4").read_bytes() == b"the old result"
     finally:
         subprocess.run(["umount", disk], check=True)

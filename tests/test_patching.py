@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import files
 import video
 from conftest import run_ffmpeg
+from errors import is_disk_error
 from faces import FaceSearch
 from lipsync import LipSync
 from video import h264
@@ -154,7 +154,7 @@ def test_a_full_disk_is_called_so(lips, film, speech, tmp_path, monkeypatch):
     monkeypatch.setattr("video.patching.PartWriter._cut", lambda *_: [video.ffmpeg_path(), "-i", "nothing.mp4"])
     with pytest.raises(OSError, match="the disk is full") as full:
         lips.run(film, speech, tmp_path / "out.mp4", start=0.4, box=BOX)
-    assert files.is_disk_error(full.value)
+    assert is_disk_error(full.value)
 
 
 # --------------------------------------------------------------------------------------------------------------------

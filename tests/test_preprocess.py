@@ -258,7 +258,7 @@ def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
                 raise RuntimeError("CUDA error: odd picture")
             return haar.detect(frames)
 
-    monkeypatch.setattr(cutting, "detector_of", lambda job: Failing())
+    monkeypatch.setattr(FaceSearch, "open", lambda search: Failing())
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 0
     assert (kept(roots), dropped(roots)) == (["s/2"], {"s/1.mp4": "failed"})
@@ -516,7 +516,7 @@ def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
 
     def devices(detector: str = "auto", clips: int = 100, **options: object) -> list[str]:
         chosen = PreprocessingOptions(FaceSearch(detector, weights=Path("s3fd.pth")), **options)
-        return [job.device for job in plan_workers(Path("in"), Path("out"), chosen, clips)]
+        return [str(job.search.device) for job in plan_workers(Path("in"), Path("out"), chosen, clips)]
 
     assert devices() == ["cuda:1"]
     assert devices(gpus=2, workers=2) == ["cuda:2", "cuda:3"] * 2
@@ -557,7 +557,9 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
     jobs = plan_workers(roots.videos, roots.data, PreprocessingOptions(gpus=2), 100, told)
     assert told.notes == ["warning: no network; until then faces are found by centerface instead of sfd"]
     assert len(jobs) == cpu_count()
-    assert {(job.search.detector, job.device, job.search.weights) for job in jobs} == {("centerface", "cpu", None)}
+    assert {(job.search.detector, str(job.search.device), job.search.weights) for job in jobs} == {
+        ("centerface", "cpu", None)
+    }
 
     put(clip, roots, "a/1.mp4", "a/2.mp4")
     assert run(roots, "--face_detector", "auto") == 0

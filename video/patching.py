@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from dataclasses import dataclass, replace
@@ -107,11 +108,12 @@ class PartWriter(VideoWriter):
     def __init__(self, path: str | Path, copied: Copied, audio: Sound | Splice, *how: Any) -> None:
         super().__init__(path, copied.info, audio, None, *how)
         self._copied = copied
+        self._pieces = contextlib.ExitStack()
         rate = copied.info.fps.numerator
         self._scale = rate * -(-TICKS // rate)  # ticks a second: a frame is a whole number of them
 
     def _command(self) -> list[str]:
-        self._folder = TemporaryDirectory(prefix=".wav2lip-part-", dir=self.path.parent)
+        self._folder = self._pieces.enter_context(TemporaryDirectory(prefix=".wav2lip-part-", dir=self.path.parent))
         frames, how = self._pictures()
         how |= {"profile:v": h264.profile_of(self._copied.sets), "video_track_timescale": self._scale}
         params = how.get("x264-params"), f"sps-id={h264.free_number(self._copied.sets)}"
@@ -119,11 +121,11 @@ class PartWriter(VideoWriter):
         return command_line(frames.output(url_of(self._piece(PART)), **how), *QUIET, "-y")
 
     def _clear(self) -> None:
+        self._pieces.close()
         super()._clear()
-        self._folder.cleanup()
 
     def _piece(self, name: object) -> Path:
-        return Path(self._folder.name, f"{name}.mp4")
+        return Path(self._folder, f"{name}.mp4")
 
     def _complete(self) -> None:
         """Copy what is around into files of their own, and join them all."""
@@ -136,7 +138,7 @@ class PartWriter(VideoWriter):
         delay = max(self._delay(name, count) for name, count in pieces.items())
         h264.add_sets(self._piece(next(iter(pieces))), copied.sets + _sets(self._as_video(PART)))
         listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
-        Path(self._folder.name, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
+        Path(self._folder, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
         with Process(self._joined(delay)) as joining:
             self._ended(joining)
 
@@ -163,6 +165,6 @@ class PartWriter(VideoWriter):
         import ffmpeg
 
         ticks = int(self._scale / self._copied.info.fps)
-        pictures = ffmpeg.input(url_of(Path(self._folder.name, LIST)), format="concat", auto_convert=0)["v:0"]
+        pictures = ffmpeg.input(url_of(Path(self._folder, LIST)), format="concat", auto_convert=0)["v:0"]
         times = f"setts=pts=round(PTS/{ticks})*{ticks}:dts=(N-{delay})*{ticks}"
         return self._with_sound(pictures, {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale})

@@ -116,10 +116,14 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         folder = self.path.parent
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
-        files.check_folder(folder)
-        files.sweep_old(folder, LEFT_BY_US, OLD)
-        self._process = Process(self._command(), stdin=subprocess.PIPE)
-        self._process.__enter__()
+        try:
+            files.check_folder(folder)
+            files.sweep_old(folder, LEFT_BY_US, OLD)
+            self._process = Process(self._command(), stdin=subprocess.PIPE)
+            self._process.__enter__()
+        except BaseException:
+            self._clear()
+            raise
         return self
 
     def write(self, frame: np.ndarray) -> None:
@@ -143,13 +147,13 @@ class VideoWriter:
         finally:
             self._process.__exit__(kind, *rest)
             self._clear()
-            for place in self._made:
-                with contextlib.suppress(OSError):  # the result is in it
-                    place.rmdir()
 
     def _clear(self) -> None:
         """Remove what is left besides the result."""
         self._partial.unlink(missing_ok=True)
+        for place in self._made:
+            with contextlib.suppress(OSError):  # the result is in it
+                place.rmdir()
 
     def _ended(self, process: Process) -> None:
         """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should.
