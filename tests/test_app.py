@@ -24,6 +24,7 @@ pytest.importorskip("gradio", reason="needs gradio")
 import gradio
 from starlette import testclient
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 import app
 import live
@@ -462,6 +463,29 @@ def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
         times.append(moment)
         at += HEAD.size + picture + sound
     assert times == pytest.approx([i / 25 for i in range(13)])
+
+
+def test_whoever_leaves_before_the_first_frame_gives_the_stage_back(act):
+    stage, token = act
+
+    async def gone(*_):
+        raise OSError("the connection was closed")
+
+    async def visit():
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/live/{token}",
+            "query_string": b"rate=16000",
+            "headers": [],
+        }
+        request = Request({**scope, "path_params": {"token": token}})
+        show = await stage._frames(request)
+        await show(scope, gone, gone)
+
+    with pytest.raises(Exception):  # noqa: B017  # whatever starlette makes of it
+        asyncio.run(visit())
+    assert stage._speaking == 0 and not stage._acts[token].is_on_stage
 
 
 def test_the_stage_has_room_for_so_many(act):

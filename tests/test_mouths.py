@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import audio
+import concurrency
 import inference
 import models
 import mouths
@@ -280,6 +281,14 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     assert (faces_of(source, one_box, 1, 0)[0] == crops(head[0])[:1]).all()
 
 
+def test_a_look_that_fails_stops_reading(head, monkeypatch):
+    path = FacePath.of([(BOX[2], BOX[0], BOX[3], BOX[1])], np.empty((1, 4)))
+    monkeypatch.setattr(FacePath, "known", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as failed:  # whose traceback keeps all that was open
+        faces_of(video.probe(head[0]), path, None, 0)
+    assert not concurrency._working, failed
+
+
 def test_a_look_ends_with_its_shot(head):
     box, nowhere = (BOX[2], BOX[0], BOX[3], BOX[1]), np.empty((10, 4))
     pieces = [([None] * 10, True), ([box] * 10, False), ([box] * 10, True), ([None] * 10, True), ([box] * 10, True)]
@@ -315,6 +324,16 @@ def test_a_look_ends_with_its_shot(head):
     ({"mix": 123}, "--mix 123 is no file's name"),
     ({"face_index": "1"}, "--face_index 1 is not a whole number"),
     ({"face_index": 0.5}, "--face_index 0.5 is not a whole number"),
+    ({"face_index": float("nan")}, "--face_index nan is not a whole number"),
+    ({"face_index": float("inf")}, "--face_index inf is not a whole number"),
+    ({"rotate": [90]}, r"--rotate \[90\] is no turn"),
+    ({"identity": 3}, "--identity 3 is no file's name"),
+    ({"identity": None}, "--identity None is no file's name"),
+    ({"reference": True}, "--reference True is none of same, still, matching and no frame's number"),
+    ({"reference": ["still"]}, r"--reference \['still'\] is none of"),
+    ({"blend": ["box"]}, r"--blend \['box'\] is not known"),
+    ({"crf": 18.5}, "--crf 18.5 is not a whole number"),
+    ({"crf": None}, "--crf None is not a whole number"),
     ({"static": "no"}, "static is True or False, not 'no'"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, words):

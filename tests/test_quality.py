@@ -8,6 +8,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import video
 from boxes import padded_boxes
@@ -166,6 +167,16 @@ def test_the_script(frames, source, tmp_path, capsys):
     assert figures["ssim"] == pytest.approx(float(row["ssim"])) == pytest.approx(1)
     assert score_quality.main([*map(str, command), "--source", str(source), str(source)]) == 2
     assert "give one for each" in capsys.readouterr().err
+
+
+def test_faces_are_found_on_the_device_that_is_asked_for(tmp_path, monkeypatch):
+    """S3FD took the CPU, whatever was asked for."""
+    monkeypatch.setattr(score_quality, "pick_device", lambda name: torch.device("meta"))
+    searches = []
+    monkeypatch.setattr(score_quality, "compare_files", lambda pairs, search, *_, **__: searches.append(search))
+    with pytest.raises(AttributeError):  # as nothing is compared
+        score_quality.run(score_quality.get_parser().parse_args(["--generated", "a.mp4", "--source", "b.mp4"]))
+    assert searches[0].device.type == "meta"
 
 
 def test_another_rate_than_the_sources(frames, source, tmp_path):

@@ -1106,6 +1106,18 @@ def test_folders_that_stay_empty_are_removed(talking_clip, speech, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["old"] and not list((tmp_path / "old").iterdir())
 
 
+def test_what_cannot_begin_leaves_no_folder(talking_clip, speech, tmp_path, monkeypatch):
+    info = video.probe(talking_clip)
+
+    def missing(*_, **__):
+        raise FileNotFoundError("no ffmpeg")
+
+    monkeypatch.setattr("video.writing.Process", missing)
+    with pytest.raises(FileNotFoundError), video.VideoWriter(tmp_path / "new/folder/out.mp4", info, speech, 5):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_killed_runs_left_is_swept(talking_clip, speech, tmp_path):
     """After a day without a change, and nothing that is not ours."""
     info = video.probe(talking_clip)
