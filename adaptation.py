@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+import downloads
 import files
 import training
 from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
@@ -34,7 +35,7 @@ from training import Figures, GeneratorTask
 MIN_SECONDS = 5.0
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
-JUDGE = weights.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
+JUDGE = downloads.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 EVALUATED = 8  # batches at most
 SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared

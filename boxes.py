@@ -14,7 +14,7 @@ import numpy as np
 
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import GAP_SECONDS, Steadying, most_together, settle
+from face_detection.tracking import Steadying, gap_of, most_together, settle
 from video import VideoInfo
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; where the edge of the frame cuts a face, beyond it
@@ -144,7 +144,7 @@ def follow(
     ``seen`` is that, each time that there is more of it. ``pads`` are pixels added to the box: top, bottom, left,
     right. Raises UserError, at the end, if there is no such face.
     """
-    gap = round(GAP_SECONDS * picture.fps)
+    gap = gap_of(picture.fps)
     return place(_checked(seen, gap, face_index), picture, pads, smooth)
 
 
@@ -172,7 +172,7 @@ def place(
 
     Raises UserError, at the end, if that was nowhere, or the pads leave nothing of it.
     """
-    steady, faces, drawn, count = Steadying(round(GAP_SECONDS * picture.fps), smooth), False, False, 0
+    steady, faces, drawn, count = Steadying(gap_of(picture.fps), smooth), False, False, 0
     for seen, shot_ends in rows:
         count += len(seen)
         followed = steady.add(seen, shot_ends)

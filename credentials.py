@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 
 import files
-from errors import MissingFile, UserError, needs
-from models.weights import reason_of
+from errors import MissingFile, UserError, needs, reason_of
 
 CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's names for how keys sign, by their bits
 CONTAINERS = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in

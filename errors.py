@@ -64,6 +64,14 @@ def is_disk_error(error: Exception) -> bool:
     return error.errno in OF_DISKS or error.errno is None and "written" in str(error)  # how numpy puts it
 
 
+def reason_of(error: BaseException) -> str:
+    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know."""
+    while earlier := error.__cause__ or error.__context__:
+        error = earlier
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())
+
+
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Around imports: where a package is missing, raise UserError that says which ``extra`` of ours brings it."""

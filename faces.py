@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+import downloads
 import files
 import video
 from concurrency import prefetch
@@ -24,7 +25,6 @@ from face_detection.detections import Detections
 from face_detection.detector import Detector
 from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, create_detector, in_square_pixels
 from face_detection.search import search
-from models import weights
 from reporting import SILENT, Reporter
 
 SAVE_SECONDS = 5.0  # of work between two writings of the cache
@@ -65,7 +65,7 @@ class FaceSearch:
         if self.weights or name not in PUBLISHED or (name == "sfd" and SFD_WEIGHTS.exists()):
             return self.weights
         try:
-            return weights.find(PUBLISHED[name], None, report)
+            return downloads.find(PUBLISHED[name], report)
         except RuntimeError as error:
             raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
 
@@ -162,7 +162,7 @@ class FaceSearch:
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
         known = repr((files.known_digest(source.path), detector, weights_content, *seen))
         name = hashlib.sha256(known.encode()).hexdigest()[:32]
-        return (self.folder or weights.cache_folder() / "boxes") / f"{name}.npz"
+        return (self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"
 
 
 @lru_cache(maxsize=2)
@@ -176,10 +176,10 @@ def sfd_can_be_had(report: Reporter = SILENT) -> bool:
 
     A run of many videos asks for each of them, and a host that is down may take half a minute to say so.
     """
-    folder = weights.cache_folder()
+    folder = downloads.cache_folder()
     if folder not in _sfd_lacks:
         try:
-            weights.find("s3fd", None, report)
+            downloads.find("s3fd", report)
             _sfd_lacks[folder] = None
         except RuntimeError as error:
             _sfd_lacks[folder] = str(error)

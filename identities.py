@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import downloads
 from errors import UserError
 from face_detection.detections import cut_square
-from models import weights
 from reporting import SILENT, Reporter
 
 Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector
@@ -22,7 +22,7 @@ SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
 
 def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
     """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
-    path = weights.find(path_or_name, None, report)
+    path = downloads.find(path_or_name, report)
     try:
         network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
         network.feature(np.zeros((SFACE_SIDE, SFACE_SIDE, 3), np.uint8))

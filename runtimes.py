@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 import devices
+import downloads
 import files
 import mouths
 from errors import UserError, needs
@@ -244,7 +245,7 @@ def cache_path(checkpoint: weights.Checkpoint) -> Path:
     """Return where this network is kept in int8, under a name that hashes all that decides what it is like."""
     parts = [files.digest(path) for path in (checkpoint.path, CALIBRATION_FACES, CALIBRATION_MELS)]
     parts += [importlib.metadata.version("nncf"), str(devices.cpu_has_vnni()), KEPT_FLOAT, str(CALIBRATION_GAINS)]
-    return weights.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"
+    return downloads.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"
 
 
 def save_cached(model: Any, path: Path) -> None:

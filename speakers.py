@@ -18,7 +18,7 @@ import video
 from boxes import Piece, place
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import GAP_SECONDS, LASTING, follow_face, follow_faces, shots
+from face_detection.tracking import LASTING, follow_face, follow_faces, gap_of, shots
 from faces import FaceSearch
 from hparams import hparams as hp
 from identities import Identity, alike, face_of_sface
@@ -69,7 +69,7 @@ def follow(
     nobody is good enough anywhere.
     """
     *_, found = seen
-    return place(chosen_faces(found, round(GAP_SECONDS * source.fps), criterion), source, pads, smooth)
+    return place(chosen_faces(found, gap_of(source.fps), criterion), source, pads, smooth)
 
 
 def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Iterator[tuple[np.ndarray, bool]]:

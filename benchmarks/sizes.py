@@ -23,7 +23,7 @@ import video
 from benchmarks.flags import around_mouth
 from demo.run_demo import HEAD, SEARCH, film_portrait
 from demo.talking_head import write_clip, write_speech
-from face_detection.tracking import GAP_SECONDS, follow_face
+from face_detection.tracking import follow_face, gap_of
 from lipsync import LipSync
 from mouths import BLENDS
 from terminal import TERMINAL
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
 
 def boxes_of(path: Path) -> np.ndarray:
     """Where the face is in each frame of a video, (frames, 4)."""
-    return follow_face(SEARCH.find(video.probe(path)), round(GAP_SECONDS * HEAD.fps))
+    return follow_face(SEARCH.find(video.probe(path)), gap_of(HEAD.fps))
 
 
 def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:

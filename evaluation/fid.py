@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import downloads
 import video
 from errors import MissingFile, UserError, needs
 from footage import is_picture, is_video, visible_files
@@ -137,7 +138,7 @@ def open_inception(path_or_name: str | Path, device: torch.device, report: Repor
     """Return pytorch-fid's Inception with the weights of a file, or ``fid_inception`` to download them."""
     with needs("eval"):
         inception: Any = import_beside_torchvision("pytorch_fid.inception")
-    path = weights.find(path_or_name, None, report)
+    path = downloads.find(path_or_name, report)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url
     inception.load_state_dict_from_url = lambda *_, **__: state  # the library knows no other way to give it weights

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 
+import downloads
 from errors import MissingFile, UserError
 from evaluation.lips import POINTS
 from face_detection.detections import cut_square
@@ -61,7 +62,7 @@ def open_fan(
         from face_alignment.utils import get_preds_fromhm
     except ImportError as error:
         raise UserError("landmarks take face-alignment 1.5 or newer: pip install -U face-alignment") from error
-    network = _filled(FAN(4), weights.find(path_or_name, None, report), "2D-FAN").to(device)
+    network = _filled(FAN(4), downloads.find(path_or_name, report), "2D-FAN").to(device)
 
     @torch.inference_mode()
     def landmarks(frame: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ def open_lpips(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision on how lpips asks it for a network
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    path = weights.find(path_or_name, None, report)
+    path = downloads.find(path_or_name, report)
     given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}
     wanted = {key: key.partition(".")[2] for key in network.net.state_dict()}  # slice2.3.weight is features.3.weight
     if missing := set(wanted.values()) - given.keys():

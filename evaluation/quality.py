@@ -20,7 +20,7 @@ from boxes import Box, check_face_index, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
-from face_detection.tracking import GAP_SECONDS, follow_face, most_together, shots
+from face_detection.tracking import follow_face, gap_of, most_together, shots
 from faces import FaceSearch
 from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
@@ -76,7 +76,7 @@ def score_file(
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
-    found, gap = search.find(real, used, report), round(GAP_SECONDS * real.fps)
+    found, gap = search.find(real, used, report), gap_of(real.fps)
     if face_index is not None:
         check_face_index(face_index, most_together(found, gap))
     seen = follow_face(found, gap, face_index)

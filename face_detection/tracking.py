@@ -9,6 +9,7 @@ import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
@@ -24,9 +25,14 @@ MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still lin
 MIN_DETECTIONS = 3  # fewer are taken for a false alarm
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
 BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
-GAP_SECONDS = 0.5  # of video: a face unseen for longer may be somebody else
+GAP_SECONDS = 0.5  # of video
 SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
 SMOOTHING = 5  # frames in the moving average, as in the reference
+
+
+def gap_of(fps: Fraction | float) -> int:
+    """Return how many frames a person may be unseen: who is seen after more may be somebody else."""
+    return round(GAP_SECONDS * fps)
 
 
 @dataclass

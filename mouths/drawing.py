@@ -71,10 +71,10 @@ def redraw_mouths(
     """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
 
     ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``boxes``
-    (x1, y1, x2, y2) in whole pixels inside the frame; ``mels`` (80, 16) windows, see ``audio.MelWindows``; ``model`` a
-    ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device and precision. ``workers`` is how
-    many batches the model works on at a time; more than one read ahead, see ``devices.cpu_workers``. ``first`` is the
-    size of the first batch, if somebody waits for it.
+    (x1, y1, x2, y2) in whole pixels, which may reach beyond the frame; ``mels`` (80, 16) windows, see
+    ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device
+    and precision. ``workers`` is how many batches the model works on at a time; more than one read ahead, see
+    ``devices.cpu_workers``. ``first`` is the size of the first batch, if somebody waits for it.
     """
     rows = cut_faces(frames, boxes, mels, settings)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))

@@ -64,7 +64,7 @@ def fit_opening(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gain: 
 
     1 is what it does at the loudest 5 % of it, with the ``gain`` that it wants. Linear, by ridge regression.
     """
-    batches, targets = np.split(mels, range(64, len(mels), 64)), []
+    batches, targets = np.split(mels, range(CPU_BATCH, len(mels), CPU_BATCH)), []
     voices = np.concatenate([_beyond_silence(model, batch) for batch in batches])
     for face in faces:
         shown = [(np.stack([face] * len(batch)), batch, np.full(len(batch), gain)) for batch in batches]

@@ -26,7 +26,7 @@ import video
 from errors import UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.geometry import intersection_over_union
-from face_detection.tracking import GAP_SECONDS, follow_face, follow_faces, most_together
+from face_detection.tracking import follow_face, follow_faces, gap_of, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import AROUND, LipSync, Options, open_face, searched_for, used_for
@@ -110,7 +110,7 @@ class Actions:
         source = open_face(Path(face), Options(rotate=rotate))
         wanted = 1 if source.is_image else max(1, round(LOOKED_AT * source.fps))
         found = lips.search.find(source, wanted, report)
-        tracks = follow_faces(found, _gap(source))
+        tracks = follow_faces(found, gap_of(source.fps))
         if not tracks:
             raise UserError("no face was found at the start; try another video, or cut it to where a face is seen")
         return [_first_sight(source, track) for track in tracks]
@@ -280,16 +280,12 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
 
 def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
     """Return the number, as ``--face_index`` counts, of the face that was seen at that place; None if none was."""
-    frame, gap = round(chosen.second * source.fps), _gap(source)
+    frame, gap = round(chosen.second * source.fps), gap_of(source.fps)
     at = min(max(0, frame - source.start), len(found) - 1)
     there = np.array(chosen.box) * ((source.width, source.height) * 2)
     boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(most_together(found, gap))]
     overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, there) for box in boxes]
     return int(np.argmax(overlaps)) if any(overlaps) else None
-
-
-def _gap(source: video.VideoInfo) -> int:
-    return round(GAP_SECONDS * source.fps)
 
 
 def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:

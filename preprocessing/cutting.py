@@ -29,7 +29,7 @@ from face_detection.detections import Detections, cut_out
 from face_detection.detector import Detector
 from face_detection.detectors import in_square_pixels
 from face_detection.search import search as search_frames
-from face_detection.tracking import GAP_SECONDS, follow_face
+from face_detection.tracking import follow_face, gap_of
 from faces import FaceSearch
 from hparams import hparams as hp
 
@@ -177,7 +177,7 @@ def find_face(frames: Iterator[np.ndarray], detector: Detector, batch_size: int)
     found = Detections()
     with contextlib.closing(prefetch(frames, 4)) as ahead:
         deque(search_frames(found, ahead, detector, hp.fps, batch_size), maxlen=0)
-    boxes = follow_face(found, round(GAP_SECONDS * hp.fps), smooth=False, fill=False)
+    boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
     return boxes, time.monotonic() - began
 
 

@@ -24,7 +24,7 @@ import video
 from concurrency import prefetch
 from errors import UserError
 from face_detection.detections import cut_out
-from face_detection.tracking import GAP_SECONDS, follow_faces
+from face_detection.tracking import follow_faces, gap_of
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import SyncNet_color, optimize_for_inference, weights
@@ -102,7 +102,7 @@ def find_tracks(
     wanted = math.ceil((frames + REACH) * source.fps / Fraction(hp.fps)) + 1
     parameter = next(expert.parameters())
     found = search.on(parameter.device, parameter.dtype).find(source, wanted, report)
-    tracks = follow_faces(found, round(GAP_SECONDS * source.fps))
+    tracks = follow_faces(found, gap_of(source.fps))
     if not tracks:
         raise UserError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
     return tracks

@@ -23,7 +23,6 @@ from face_detection.geometry import intersection_over_union
 from face_detection.search import search
 from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
 from faces import FaceSearch
-from models import weights
 from reporting import SILENT
 
 
@@ -290,7 +289,7 @@ def downloads(monkeypatch, tmp_path) -> list[str]:
         raise RuntimeError("could not download it (no network); put it there")
 
     monkeypatch.setattr(faces, "SFD_WEIGHTS", tmp_path / "s3fd.pth")
-    monkeypatch.setattr(faces.weights, "find", refuse)
+    monkeypatch.setattr(faces.downloads, "find", refuse)
     return asked
 
 
@@ -334,7 +333,7 @@ def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
     """By us, not by the library, which takes whatever it gets."""
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
         FaceSearch("yunet").open()
-    assert downloads == ["yunet"] and weights.KNOWN["yunet"].sha256
+    assert downloads == ["yunet"] and faces.downloads.KNOWN["yunet"].sha256
     given = []
     monkeypatch.setattr(faces, "_opened", lambda *arguments: given.append(arguments))
     FaceSearch("yunet", tmp_path).open()

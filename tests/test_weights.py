@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import downloads
 import models
 from errors import MissingFile, UserError
 from lipsync import LipSync
@@ -238,13 +239,13 @@ def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
 def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="wav2lip_gan"):
-        weights.find("wav2lipgan")
+        weights.find("wav2lipgan", models.Wav2Lip)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
-    assert weights.find("wav2lip_gan").name == "wav2lip_gan.pth"
+    assert weights.find("wav2lip_gan", models.Wav2Lip).name == "wav2lip_gan.pth"
     (tmp_path / "checkpoints/wav2lip.pth").write_bytes(b"x")
     (tmp_path / "wav2lip").mkdir()  # as our repository has it
-    assert weights.find("wav2lip").name == "wav2lip.pth"
+    assert weights.find("wav2lip", models.Wav2Lip).name == "wav2lip.pth"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -290,12 +291,12 @@ def server():
 
 
 def known(url, sha256=None):
-    return weights.KnownFile("file.pth", url, sha256 or hashlib.sha256(CONTENT).hexdigest())
+    return downloads.KnownFile("file.pth", url, sha256 or hashlib.sha256(CONTENT).hexdigest())
 
 
 def test_download_once(server, tmp_path):
     for _ in range(2):
-        assert weights.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+        assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests == [None] and [p.name for p in tmp_path.iterdir()] == ["file.pth"]
 
 
@@ -311,14 +312,14 @@ def test_downloads_are_told(server, tmp_path, capfd):
     """Only to who listens; nothing is printed."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT[:7])
     listener, size = Listener(), len(CONTENT)
-    weights.fetch(known(f"{server}/x"), tmp_path, listener)
+    downloads.fetch(known(f"{server}/x"), tmp_path, listener)
     told = [("Downloading file.pth", done, size) for done in (7, size)]
     assert [listener.heard[0], listener.heard[-1]] == told and capfd.readouterr() == ("", "")
 
 
 def test_who_lip_syncs_is_told_of_downloads(server, tmp_path, monkeypatch):
     monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path))
-    monkeypatch.setitem(weights.KNOWN, "mine", known(f"{server}/x"))
+    monkeypatch.setitem(downloads.KNOWN, "mine", known(f"{server}/x"))
     monkeypatch.setattr(weights, "PUBLISHED", {models.Wav2Lip: ("mine",), models.SyncNet_color: ("mine",)})
     for option in ("checkpoint", "expert"):
         listener = Listener()
@@ -333,16 +334,16 @@ def test_who_lip_syncs_is_told_of_downloads(server, tmp_path, monkeypatch):
 def test_broken_download_is_resumed(server, tmp_path, path):
     """``plain`` stands for servers that cannot resume: they start again."""
     with pytest.raises(RuntimeError, match=r"could not download.*put it at .*file\.pth"):
-        weights.fetch(known(f"{server}/{path}"), tmp_path)
+        downloads.fetch(known(f"{server}/{path}"), tmp_path)
     assert not (tmp_path / "file.pth").exists()
-    assert weights.fetch(known(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
+    assert downloads.fetch(known(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests[1].startswith("bytes=")
 
 
 def test_why_a_download_failed_is_said_once(tmp_path):
     """Not in the words of each package that it went through; nobody listens at port 1."""
     with pytest.raises(RuntimeError) as caught:
-        weights.fetch(known("http://127.0.0.1:1/x"), tmp_path)
+        downloads.fetch(known("http://127.0.0.1:1/x"), tmp_path)
     target = tmp_path / "file.pth"
     reason = os.strerror(errno.ECONNREFUSED)
     assert str(caught.value) == (
@@ -352,7 +353,7 @@ def test_why_a_download_failed_is_said_once(tmp_path):
 
 def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
     (tmp_path / "file.pth.part").write_bytes(CONTENT)
-    assert weights.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+    assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert len(Handler.requests) == 1
 
 
@@ -360,21 +361,21 @@ def test_what_is_there_needs_no_lock(server, tmp_path, monkeypatch):
     """In a folder that cannot be written to, for example."""
     (tmp_path / "file.pth").write_bytes(CONTENT)
     monkeypatch.setattr(weights.files, "locked", lambda *_, **__: pytest.fail("locked"))
-    assert weights.fetch(known(f"{server}/x"), tmp_path) == tmp_path / "file.pth"
+    assert downloads.fetch(known(f"{server}/x"), tmp_path) == tmp_path / "file.pth"
     assert not Handler.requests
 
 
 def test_part_that_is_too_long_is_fetched_again(server, tmp_path):
     """Without a hash nobody else would notice."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT + b"of another file")
-    unchecked = weights.KnownFile("file.pth", f"{server}/x", None)
-    assert weights.fetch(unchecked, tmp_path).read_bytes() == CONTENT
+    unchecked = downloads.KnownFile("file.pth", f"{server}/x", None)
+    assert downloads.fetch(unchecked, tmp_path).read_bytes() == CONTENT
 
 
 def test_one_download_at_a_time(server, tmp_path):
     """Side by side they wrote into one part."""
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: weights.fetch(known(f"{server}/slow"), tmp_path), range(4)))
+        found = list(pool.map(lambda _: downloads.fetch(known(f"{server}/slow"), tmp_path), range(4)))
     assert {path.read_bytes() for path in found} == {CONTENT} and len(Handler.requests) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
 
@@ -382,14 +383,14 @@ def test_one_download_at_a_time(server, tmp_path):
 @pytest.mark.parametrize("path, sha256", [("missing", None), ("x", "0" * 64)])
 def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
     with pytest.raises(RuntimeError, match="by other means"):
-        weights.fetch(known(f"{server}/{path}", sha256), tmp_path)
+        downloads.fetch(known(f"{server}/{path}", sha256), tmp_path)
     assert not (tmp_path / "file.pth").exists()
 
 
 def test_official_files_are_listed_with_their_hashes():
     judges = {"s3fd", "yunet", "syncnet_v2", "fid_inception", "2dfan4", "alexnet", "sface"}
-    assert set(weights.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", *judges}
-    assert all(k.sha256 is None or len(k.sha256) == 64 for k in weights.KNOWN.values())
+    assert set(downloads.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", *judges}
+    assert all(k.sha256 is None or len(k.sha256) == 64 for k in downloads.KNOWN.values())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,17 @@ class Sound:
             self._end(process, samples)
         return samples
 
+    def _track(self) -> Any:
+        """Return the track as a stream of ffmpeg-python, which takes one itself if none is chosen.
+
+        What is marked as default, then what has the most channels, then the first.
+        """
+        source = input_of(self.path)
+        return source if self.stream is None else source[str(self.stream)]
+
     def _read(self, **options: object) -> Process:
         """Have ffmpeg give the track out as these options say."""
-        # without -map, ffmpeg takes what is marked as default, then what has the most channels, then the first
-        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
-        command = command_line(source.output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
+        command = command_line(self._track().output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
         return Process([*command, *SHARED_TIMELINE], stdout=subprocess.PIPE)
 
     def _end(self, process: Process, samples: int) -> None:
@@ -181,9 +188,8 @@ class Sound:
 
     def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
         """The layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
-        source = input_of(self.path) if self.stream is None else input_of(self.path)[str(self.stream)]
         limit = {} if seconds is None else {"t": seconds}
-        output = source.output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
+        output = self._track().output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
         _, report = report_of(command_line(output, *TALKATIVE))
         of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
         decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)

@@ -83,7 +83,7 @@ def check_index(path: Path, report: str) -> None:
 def _is_recording(path: Path) -> bool:
     """Whether it is Matroska that does not say how long it is, as browsers record it: it ends where it ends."""
     with open(path, "rb") as file:
-        size = file.read(4096).partition(SEGMENT)[2][:8]
+        size = file.read(START).partition(SEGMENT)[2][:8]
     length = 9 - size[0].bit_length() if size and size[0] else 0  # bytes of a number; all its bits are 1: unknown
     return bool(length) and int.from_bytes(size[:length], "big") == (1 << 7 * length + 1) - 1
 
