@@ -88,7 +88,7 @@ def prepare(lips: LipSync, face: Path, speeches: Mapping[int, Path], chosen: Opt
         heard = write_mix(sounds, folder / "mix.w64")
     own = [lips.serving(lips.search, Named(lips.report, f"face {index}")) for index in speeches]
     first, *others = (
-        replace(one, heard=heard, mouth_settings=its.mouth_settings(one), match=its.match(one.source, one.face, path))
+        replace(one, heard=heard, mouth_settings=its.mouth_settings(one), match=its.match(one.face, path))
         for one, its, path in zip(takes, own, speeches.values())
     )
     return replace(first, others=tuple(others))
@@ -132,12 +132,12 @@ def _take_of(lips: LipSync, source: video.VideoInfo, spoken: Spoken, used: Used,
     """Return what is made of one face."""
     fps = float(source.fps)
     with about(f"--pair {options.face_index}={spoken.sound.path}"):
-        path, most = lips.find_face(source, used.searched, options)
-        path.known(None)  # to its end, so that it is remembered for the next face
+        face = lips.find_face(source, used.searched, options)
+        face.path.known(None)  # to its end, so that it is remembered for the next face
     mel, _ = audio.spectrogram_of(itertools.chain(spoken.sound, _silence(spoken.after)))
     windows = audio.MelWindows(mel, fps, used.frames, options.lip_delay / 1000)
     until = used.frames if options.silence == "closed" else audio.frame_count(spoken.samples, fps)
-    return Take(source, spoken.sound, spoken.sound, windows, path, most, options, until=until)
+    return Take(face, spoken.sound, spoken.sound, windows, options, until=until)
 
 
 def _silence(samples: int) -> Iterator[np.ndarray]:

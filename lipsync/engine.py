@@ -28,6 +28,7 @@ from devices import cpu_workers
 from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
+from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.options import Options, Settled
 from lipsync.take import AROUND, Take, open_face, open_mix, open_sound, searched_for, used_for
@@ -121,7 +122,7 @@ class LipSync:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         _ = self.expert  # if it is not there, nobody should have to wait to hear of it
         take = self._open_take(Path(face), Path(speech), seconds, Options(**options))
-        match = self.match(take.source, take.face, Path(speech))
+        match = self.match(take.face, Path(speech))
         return replace(take, mouth_settings=self.mouth_settings(take), match=match)
 
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
@@ -142,7 +143,7 @@ class LipSync:
     def frame_at(self, take: Take, second: float) -> np.ndarray:
         """Return the frame of the result at this moment of a take whose mouth settings, and its others', are open."""
         index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
-        frame = take.frame(index)
+        frame = take.face.frame(index)
         for one in (take, *take.others):
             box = next(itertools.islice(one.boxes(), index, None))
             how = self.mouth_settings(one, slice(index, index + 1))
@@ -159,11 +160,11 @@ class LipSync:
         heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
         source, wanted, searched, goes_on = used_for(opened, samples, chosen, self.report, seconds)
         chosen = self.settle(chosen)
-        path, used = self.find_face(source, searched, chosen)
+        filmed = self.find_face(source, searched, chosen)
         _ = self.model  # built only when there is a face
         spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
-        return Take(source, sound, heard, windows, path, used, chosen, goes_on=goes_on)
+        return Take(filmed, sound, heard, windows, chosen, goes_on=goes_on)
 
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""
@@ -180,11 +181,11 @@ class LipSync:
 
         def stop() -> None:
             for one in takes:
-                one.face.stop()
+                one.face.path.stop()
 
         with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
             for one in takes:
-                opened.enter_context(contextlib.closing(one.face))
+                opened.enter_context(contextlib.closing(one.face.path))
                 opened.enter_context(contextlib.closing(one.windows.spectrogram))
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             first = min(FIRST_BATCH, batch_size)
@@ -231,23 +232,27 @@ class LipSync:
         """Say what made the lips, and when."""
         return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
-    def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> tuple[FacePath, int | None]:
-        """Return the face in each of the first ``wanted`` frames, and how many frames to use at most (None: all).
+    def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> FilmedFace:
+        """Return the face in the first ``wanted`` frames; with a box, in all of the video.
 
         Raises UserError if there is no face; the search goes only as far as that takes to know.
         """
         wanted = 1 if options.static else wanted
+        filmed = partial(FilmedFace, source, pingpong=options.loop == "pingpong")
         if options.box:
             box = boxes.fixed_box(options.box, source)
             everywhere = np.tile(np.array(box, float), (wanted, 1))
             if options.is_part:
-                return FacePath.of([box] * wanted, everywhere), wanted
-            return FacePath.of([box], everywhere), 1 if options.static else None
+                return filmed(FacePath.of([box] * wanted, everywhere), wanted)
+            return filmed(FacePath.of([box], everywhere), 1 if options.static else None)
         searched, frames, part = searched_for(source, wanted, options)
         criterion = self.criterion(searched, frames, options)  # what it lacks should be missed before the search
         path = FacePath(lambda: self._follow(searched, frames, part, options, criterion))
-        path.known(None) if options.on_missing_face == "error" else path.begin()
-        return path, wanted
+        if options.on_missing_face == "error":
+            path.known(None)
+        else:
+            path.begin()
+        return filmed(path, wanted)
 
     def _follow(
         self, source: video.VideoInfo, wanted: int, part: slice, options: Settled, criterion: FaceCriterion | None
@@ -287,19 +292,15 @@ class LipSync:
         with_references = options.reference != "same" or bool(closed.any())
         appearances = None
         if with_references or options.keeps_occlusions:
-            first = frames.start or 0
-            face = take.source, take.face, take.used
-            appearances = appearances_of(
-                self.model, *face, options, with_references, lambda index: take.filmed(first + index)
-            )
+            appearances = appearances_of(self.model, take.face, options, with_references, frames.start or 0)
         return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
 
-    def match(self, source: video.VideoInfo, path: FacePath, speech: Path) -> Result | None:
+    def match(self, face: FilmedFace, speech: Path) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
         if not self.expert:
             return None
         try:
-            result = score_boxes(source, path.seen, speech, self.expert)
+            result = score_boxes(face.source, face.path.seen, speech, self.expert)
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None

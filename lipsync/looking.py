@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 import video
-from boxes import FacePath
 from concurrency import prefetch
 from errors import UserError
 from hparams import hparams as hp
+from lipsync.filmed import FilmedFace
 from lipsync.options import Settled
 from models import weights
 from mouths import (
@@ -37,26 +36,19 @@ MAX_FACES = 64  # that are kept of them
 
 
 def appearances_of(
-    network: LipGenerator,
-    source: video.VideoInfo,
-    path: FacePath,
-    used: int | None,
-    options: Settled,
-    with_references: bool = True,
-    filmed: Callable[[int], int] = int,
+    network: LipGenerator, face: FilmedFace, options: Settled, with_references: bool = True, start: int = 0
 ) -> Appearances:
     """Look at the first shot that shows the face; at others when it is their turn.
 
-    ``with_references`` they have other mouths to show. ``used`` is that of a ``Take``, ``filmed`` says which frame of
-    the video is shown. Nobody knows the shots of a video that is not searched; and one without an index is not read
-    again and again.
+    ``with_references`` they have other mouths to show. Frames are counted from the one that is shown at ``start``.
+    Nobody knows the shots of a video that is not searched; and one without an index is not read again and again.
     """
-    named = named_reference(source, path, used, options.reference)
+    named = named_reference(face, options.reference) if isinstance(options.reference, int) else None
     if named and not options.keeps_occlusions:
         return Appearances({0: Appearance(postures_of(named.faces), named)})
 
     def look(shot: int) -> Appearance | None:
-        faces, larger = faces_of(source, path, used, shot)
+        faces, larger = faces_of(face, shot)
         if not len(faces):
             return None
         unoccluded = UnoccludedFace(faces) if options.keeps_occlusions else None
@@ -69,11 +61,13 @@ def appearances_of(
             references = shut_mouths(network, faces[free])
         return Appearance(postures_of(faces), references, unoccluded)
 
+    path, source = face.path, face.source
     first = path.shot(path.begin())
     if not (known := look(first)):
         raise UserError(f"the frames of {source.path} that show the face cannot be read; convert it")
-    searched = used is not None and source.indexed and not source.is_image
-    return Appearances({first: known}, Shots(lambda index: path.shot(filmed(index)), look) if searched else None)
+    searched = face.used is not None and source.indexed and not source.is_image
+    shots = Shots(lambda index: path.shot(face.number(start + index)), look)
+    return Appearances({first: known}, shots if searched else None)
 
 
 def settings_for_mouths(
@@ -97,35 +91,33 @@ def settings_for_mouths(
     )
 
 
-def named_reference(
-    source: video.VideoInfo, path: FacePath, used: int | None, number: str | int | None
-) -> References | None:
-    """Return the face in the frame of a number, of the whole video's; None if it is no number."""
-    if not isinstance(number, int):
-        return None
+def named_reference(face: FilmedFace, number: int) -> References:
+    """Return the face in the frame of a number, of the whole video's. Raises UserError if it is none that is used."""
+    source = face.source
     index = number - source.start
-    known = path.known(index + 1)
-    if index < 0 or used is not None and index >= len(known):
-        bound = f"begin with {source.start}" if index < 0 else f"end with {source.start + len(known) - 1}"
+    if index < 0 or not face.shows(index):
+        first = source.start
+        bound = f"begin with {first}" if index < 0 else f"end with {first + len(face.path.boxes) - 1}"
         raise UserError(f"--reference {number}: the frames that are used {bound}; name one of them")
-    box, frame = known[index % len(known)], next(video.read_frames(source, index, 1), None)
+    box, frame = face.box_in(index), next(video.read_frames(source, index, 1), None)
     if box is None or frame is None:
         lack = "face in that frame" if box is None else "such frame"
         raise UserError(f"--reference {number}: {source.path} has no {lack}; name another")
     return References(crop(frame, box)[None], everywhere=True)
 
 
-def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: int) -> tuple[np.ndarray, np.ndarray]:
+def faces_of(face: FilmedFace, shot: int) -> tuple[np.ndarray, np.ndarray]:
     """Return some faces of the first seconds of a shot that show one, as far as the search has come.
 
-    (N, 96, 96, 3), and the same in twice that size. ``used`` is that of a ``Take``.
+    (N, 96, 96, 3), and the same in twice that size.
     """
+    path, source = face.path, face.source
     faces, larger = ([np.empty((0, size, size, 3), np.uint8)] for size in (hp.img_size, 2 * hp.img_size))
     if (first := path.first_face(shot)) is None:
         return faces[0], larger[0]
     wanted = math.ceil(LOOKED_AT * source.fps)
-    if used is not None:
-        wanted = min(wanted, used - first)
+    if face.used is not None:
+        wanted = min(wanted, face.used - first)
     every = max(LOOK_EVERY, math.ceil(wanted / MAX_FACES))
 
     def is_over(index: int) -> bool:
@@ -137,10 +129,9 @@ def faces_of(source: video.VideoInfo, path: FacePath, used: int | None, shot: in
         for index, frame in zip(itertools.count(first, every), frames):
             if is_over(index):  # before anybody waits for what comes next
                 break
-            known = path.known(index + 1)
-            if used is not None and index >= len(known) or is_over(index):
+            if not face.shows(index) or is_over(index):
                 break
-            if box := known[index % len(known)]:
+            if box := face.box_in(index):
                 faces.append(crop(frame, box)[None])
                 larger.append(crop(frame, box, 2 * hp.img_size)[None])
     seen, finer = np.concatenate(faces), np.concatenate(larger)

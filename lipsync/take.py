@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ import numpy as np
 import audio
 import parts
 import video
-from boxes import Box, FacePath
+from boxes import Box
 from hparams import hparams as hp
+from lipsync.filmed import FilmedFace
 from lipsync.options import Options, Settled
 from mouths import MouthSettings
 from reporting import SILENT, Reporter
@@ -35,12 +35,10 @@ class Take:
     is about that part alone.
     """
 
-    source: video.VideoInfo  # starts where the part does
+    face: FilmedFace  # its video starts where the part does
     speech: video.Sound
     heard: video.Sound  # in the result: the speech, or the mix that it is a part of
     windows: audio.MelWindows  # one for each frame of the result
-    face: FacePath
-    used: int | None  # so many frames of the video are used, if it has them; None: all of it, with one box
     options: Settled
     mouth_settings: MouthSettings = MouthSettings()
     goes_on: bool = False  # the video, after the part
@@ -60,6 +58,10 @@ class Take:
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    @property
+    def source(self) -> video.VideoInfo:
+        return self.face.source
 
     @property
     def seconds(self) -> float:
@@ -82,39 +84,18 @@ class Take:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""
-        return video.repeat_frames(self.source, len(self), self.used, self._pingpong)
-
-    def frame(self, index: int) -> np.ndarray:
-        """Return one of them."""
-        if self.used is None:  # how many there are is not known
-            return next(itertools.islice(self.frames(), index, None))
-        return next(video.read_frames(self.source, video.source_index(index, len(self.face.boxes), self._pingpong), 1))
+        return self.face.frames(len(self))
 
     def filmed_at(self, second: float) -> np.ndarray:
         """Return the frame of the whole video at this moment as it was filmed; after its end, the last of the part."""
         index = int(second * self.source.fps + 1e-6)
         around = next(video.read_frames(replace(self.source, start=0), index, 1), None)
-        return self.frame(len(self) - 1) if around is None else around
-
-    def filmed(self, index: int) -> int:
-        """Return which frame of the video, whose faces were searched for, is shown in one of them."""
-        return video.source_index(index, len(self.face.known(index + 1)), self._pingpong)
+        return self.face.frame(len(self) - 1) if around is None else around
 
     def boxes(self) -> Iterator[Box | None]:
-        """Yield the box of the face in each of them as soon as it is known, the last when the search is over.
-
-        Once the search is stopped, there are no more.
-        """
+        """Yield the box of the face in each of them, see ``FilmedFace.boxes``."""
         until = len(self) if self.until is None else self.until
-        for index in range(len(self)):
-            known = self.face.known(index + 1 if index + 1 < len(self) else None)
-            if self.face.stopped:
-                return
-            yield known[video.source_index(index, len(known), self._pingpong)] if index < until else None
-
-    @property
-    def _pingpong(self) -> bool:
-        return self.options.loop == "pingpong"
+        return (box if index < until else None for index, box in enumerate(self.face.boxes(len(self))))
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import math
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,10 +17,10 @@ import numpy as np
 
 import files
 import video
-from boxes import Box, within
+from boxes import Box, FacePath, within
 from errors import MissingFile, UserError
 from hparams import hparams as hp
-from lipsync import MAX_FPS, MIN_FPS, VALUES, LipSync, Options, Settled, appearances_of, open_face
+from lipsync import MAX_FPS, MIN_FPS, VALUES, FilmedFace, LipSync, Options, Settled, appearances_of, open_face
 from mouths import Appearance, References, UnoccludedFace, crop
 from mouths.appearance import REMEMBERED
 from mouths.references import POSTURE
@@ -54,9 +52,9 @@ class Face:
 
     def frames(self) -> Iterator[tuple[np.ndarray, Box | None]]:
         """Yield the frames as they were filmed, each with its box, without end."""
-        pingpong, known = self.options.loop == "pingpong", self.boxes
-        frames = video.repeat_frames(self.source, sys.maxsize, self.used, pingpong)
-        return zip(frames, (known[video.source_index(i, len(known), pingpong)] for i in itertools.count()))
+        path = FacePath.of(self.boxes, np.empty((len(self.boxes), 4)))
+        filmed = FilmedFace(self.source, path, self.used, self.options.loop == "pingpong")
+        return zip(filmed.frames(), filmed.boxes())
 
     def save(self, folder: str | Path) -> None:
         """Keep the face in a folder of its own, with a copy of the video or photo; replace one that is there."""
@@ -111,14 +109,14 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
         raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
-    path, used = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
-    appearances = appearances_of(lips.model, source, path, used, chosen)
+    filmed = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
+    appearances, path = appearances_of(lips.model, filmed, chosen), filmed.path
     for shot in path.shots if appearances.shots else ():
         first = path.first_face(shot)
         if first is not None and (box := path.boxes[first]):
             for frame in video.read_frames(source, first, 1):
                 appearances.of(crop(frame, box), first)
-    return Face(source, path.boxes, used and len(path.boxes), appearances.remembered, chosen)
+    return Face(source, path.boxes, filmed.used and len(path.boxes), appearances.remembered, chosen)
 
 
 def check_own(folder: Path) -> None:

@@ -224,8 +224,8 @@ def test_cached_and_uncached_are_the_same(small_checkpoint, long_clip, long_spee
     looks = detector.looks
     cached = lips.prepare(long_clip, long_speech)
     assert [frame.tobytes() for frame in lips.stream(cached)] == made and detector.looks == looks
-    assert cached.face.boxes == uncached.face.boxes
-    np.testing.assert_array_equal(cached.face.seen, uncached.face.seen)
+    assert cached.face.path.boxes == uncached.face.path.boxes
+    np.testing.assert_array_equal(cached.face.path.seen, uncached.face.path.seen)
     assert len(told.notes) == 2  # on missing faces, each time
 
 
@@ -307,10 +307,10 @@ def test_the_end_of_the_video_need_not_be_known(small_checkpoint, tmp_path, dete
     take = lips.prepare(tmp_path / "short.mp4", speech, loop=loop)
     made = list(lips.stream(take))
     order = [video.source_index(i, 21, loop == "pingpong") for i in range(30)]
-    assert len(made) == 30 and list(take.boxes()) == [take.face.boxes[i] for i in order]
+    assert len(made) == 30 and list(take.boxes()) == [take.face.path.boxes[i] for i in order]
     filmed = list(video.read_frames(take.source))
     for frame, index in zip(made, order):
-        x1, y1, x2, y2 = take.face.boxes[index]
+        x1, y1, x2, y2 = take.face.path.boxes[index]
         outside = np.ones(SIZE, bool)
         outside[y1:y2, x1:x2] = False
         assert (frame[outside] == filmed[index][outside]).all()

@@ -24,7 +24,7 @@ from boxes import FacePath, Piece
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
-from lipsync import LipSync, Options, engine, read_speech
+from lipsync import FilmedFace, LipSync, Options, engine, read_speech
 from lipsync.looking import faces_of
 from mouths import (
     Appearance,
@@ -276,16 +276,17 @@ def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):
     box = (BOX[2], BOX[0], BOX[3], BOX[1])
     path, one_box = (FacePath.of(boxes, np.empty((len(boxes), 4))) for boxes in ([None] * 30 + [box] * 20, [box]))
     assert path.begin() == path.first_face(0) == 30 and one_box.begin() == 0
-    assert (faces_of(source, path, 50, 0)[0] == crops(head[0])[30:50:5]).all()
-    assert (faces_of(source, one_box, None, 0)[0] == crops(head[0])[::5]).all()
-    assert (faces_of(source, one_box, 1, 0)[0] == crops(head[0])[:1]).all()
+    assert (faces_of(FilmedFace(source, path, 50), 0)[0] == crops(head[0])[30:50:5]).all()
+    assert (faces_of(FilmedFace(source, one_box, None), 0)[0] == crops(head[0])[::5]).all()
+    assert (faces_of(FilmedFace(source, one_box, 1), 0)[0] == crops(head[0])[:1]).all()
 
 
 def test_a_look_that_fails_stops_reading(head, monkeypatch):
     path = FacePath.of([(BOX[2], BOX[0], BOX[3], BOX[1])], np.empty((1, 4)))
+    assert path.begin() == 0
     monkeypatch.setattr(FacePath, "known", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError) as failed:  # whose traceback keeps all that was open
-        faces_of(video.probe(head[0]), path, None, 0)
+        faces_of(FilmedFace(video.probe(head[0]), path, None), 0)
     assert not concurrency._working, failed
 
 
@@ -296,7 +297,7 @@ def test_a_look_ends_with_its_shot(head):
     assert path.begin() == 10 and path.shots == [0, 10, 30, 40]
     assert [path.first_face(start) for start in path.shots] == [None, 10, None, 40]
     assert [path.shot(frame) for frame in (0, 9, 10, 29, 30, 49)] == [0, 0, 10, 10, 30, 40]
-    assert (faces_of(video.probe(head[0]), path, 50, 10)[0] == crops(head[0])[10:30:5]).all()
+    assert (faces_of(FilmedFace(video.probe(head[0]), path, 50), 10)[0] == crops(head[0])[10:30:5]).all()
 
 
 @pytest.mark.parametrize("options, words", [

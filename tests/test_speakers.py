@@ -112,8 +112,8 @@ def test_who_speaks_is_told_shot_by_shot(conversation, tmp_path, told, heard, pl
     streams = ("-filter_complex", "[1:a][2:a]concat=v=0:a=1", "-map", "0:v", "-c:v", "copy")
     run_ffmpeg("-i", film, *inputs, *streams, tmp_path / "talk.mp4")
     lips = LipSync(search=FaceSearch("centerface", folder=film.parent), report=told)
-    path, _ = lips.find_face(video.probe(tmp_path / "talk.mp4"), 10**6, Options(pads=(0,) * 4, speaker="auto"))
-    found = ["-" if box is None else "LR"[box[0] > 320] for box in path.boxes]
+    face = lips.find_face(video.probe(tmp_path / "talk.mp4"), 10**6, Options(pads=(0,) * 4, speaker="auto"))
+    found = ["-" if box is None else "LR"[box[0] > 320] for box in face.path.boxes]
     assert found == [place for place in places for _ in range(SAID.frames)]
     stay = "60 of 120 frames (2.4 s) do not show who speaks: seconds 2.4-4.8; they are left as they are"
     assert told.notes == ([stay] if "-" in places else [])
@@ -121,7 +121,7 @@ def test_who_speaks_is_told_shot_by_shot(conversation, tmp_path, told, heard, pl
 
 def followed(path, **options):
     lips = LipSync(search=FaceSearch("centerface"))
-    return lips.find_face(video.probe(path), 10**6, Options(pads=(0, 0, 0, 0), **options))[0].boxes
+    return lips.find_face(video.probe(path), 10**6, Options(pads=(0, 0, 0, 0), **options)).path.boxes
 
 
 def test_real_people_side_by_side(shared, tmp_path):

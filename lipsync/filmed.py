@@ -1,0 +1,58 @@
+"""The face in a video or photo, which is shown again and again as long as somebody speaks."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import video
+from boxes import Box, FacePath
+
+
+@dataclass(frozen=True)
+class FilmedFace:
+    """Frames of a video, each with the box of a face, in the order in which they are shown."""
+
+    source: video.VideoInfo
+    path: FacePath  # the face in each frame of the video, as far as the search has come; or one box for all of them
+    used: int | None  # so many frames of the video are shown, if it has them; None: all of it, with one box
+    pingpong: bool = False  # back and forth, instead of from the start again
+
+    def frames(self, count: int = sys.maxsize) -> Iterator[np.ndarray]:
+        """Yield the first ``count`` frames as they were filmed; read-only where they are shown again."""
+        return video.repeat_frames(self.source, count, self.used, self.pingpong)
+
+    def frame(self, index: int) -> np.ndarray:
+        """Return one of them."""
+        if self.used is None:  # how many there are is not known
+            return next(itertools.islice(self.frames(), index, None))
+        number = video.source_index(index, len(self.path.boxes), self.pingpong)
+        return next(video.read_frames(self.source, number, 1))
+
+    def boxes(self, count: int = sys.maxsize) -> Iterator[Box | None]:
+        """Yield the box in each of the first ``count`` as soon as it is known, the last when the search is over.
+
+        Once the search is stopped, there are no more.
+        """
+        for index in range(count):
+            known = self.path.known(index + 1 if index + 1 < count else None)
+            if self.path.stopped:
+                return
+            yield known[video.source_index(index, len(known), self.pingpong)]
+
+    def number(self, index: int) -> int:
+        """Return which frame of the video, of those that were searched, is shown at this place."""
+        return video.source_index(index, len(self.path.known(index + 1)), self.pingpong)
+
+    def shows(self, number: int) -> bool:
+        """Whether this frame of the video is shown at all."""
+        return self.used is None or number < len(self.path.known(number + 1))
+
+    def box_in(self, number: int) -> Box | None:
+        """Return the box in a frame of the video that is shown."""
+        known = self.path.known(number + 1)
+        return known[number % len(known)]
