@@ -24,13 +24,22 @@ SOUND_SUFFIXES = (
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 
 
-def find_videos(roots: Sequence[Path]) -> list[Path]:
-    """Return the files among ``roots`` and the videos below its folders; raise if one is missing or there is none."""
-    videos: list[Path] = []
+def find_videos(roots: Sequence[Path], without: Path | None = None) -> list[Path]:
+    """Return the files among ``roots`` and the videos below its folders, each once.
+
+    Of folders, none that is in a folder ``without`` below them. Raises MissingFile if one of them does not exist,
+    UserError if there is no video.
+    """
+    found: dict[Path, Path] = {}
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
-        videos += [root] if root.is_file() else filter(is_video, visible_files(root))
+        kept = [root]
+        if root.is_dir():
+            left_out = {without.resolve()} - {root.resolve()} if without else set()
+            kept = [path for path in visible_files(root) if is_video(path) and not left_out & {*path.resolve().parents}]
+        found |= {path.absolute(): path for path in kept}
+    videos = [*found.values()]
     if not videos:
         raise UserError(f"no video in {', '.join(map(str, roots))}, at any depth")
     return videos

@@ -143,7 +143,7 @@ def find_offsets(args: argparse.Namespace, network: Expert) -> dict[str, float]:
     for offset in OFFSETS:
         recipe = replace(CLIPS, seed=200 + offset, offset=offset, clips_per_head=1)
         paths = map(partial(make_clip, args.folder / f"offset{offset:+d}", recipe), range(args.offset_clips))
-        errors += [score(path, None, network, SEARCH).offset_frames - offset for path in paths]
+        errors += [score(path, network, search=SEARCH).offset_frames - offset for path in paths]
     distance = np.abs(errors)
     return {"exact": float((distance == 0).mean()), "within_1": float((distance <= 1).mean()), "clips": len(errors)}
 

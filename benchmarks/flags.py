@@ -5,8 +5,8 @@
 CLIPS are videos of people who speak, in sync. Each is lip-synced to its own sound, to that of the next, and to silence:
 first as the network wants it, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py; with
 ``mirror``, a network of the official size that draws what it is shown, only what geometry decides is measured. Prints a
-table, a row of means over the clips for each flag; what differs from the defaults by more than twice the standard error
-of the paired differences is bold. Writes the first and the last clip's faces, a row for each flag, into --folder.
+table, a row of means over the clips for each flag; what differs from the defaults by more than chance (Student's t of
+the paired differences) is bold. Writes the first and the last clip's faces, a row for each flag, into --folder.
 
 own sound       psnr, ssim (lpips, lmd); sharpness: see docs/measuring.md. judge_own: similarity by a judge that no
                 generator learned from

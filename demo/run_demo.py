@@ -96,7 +96,7 @@ def film_portrait(path: Path, speech: Path, scale: float = 1.0) -> None:
 def measure(pairs: dict[str, tuple[Path, Path]]) -> dict[str, Result]:
     """Return how well face and voice match in each (video, sound)."""
     expert = open_expert(weights.DEMO)
-    return {name: score(face, sound, expert, SEARCH) for name, (face, sound) in pairs.items()}
+    return {name: score(face, expert, sound, SEARCH) for name, (face, sound) in pairs.items()}
 
 
 def print_summary(folder: Path, results: dict[str, Result]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from lipsync import LipSync
 
 
 def write_silence(clip: Path, path: Path) -> Path:
-    """Write to ``path``, a wav, as much silence as ``clip`` lasts."""
+    """Write to ``path``, a wav with the date of ``clip``, as much silence as that lasts, unless it is there."""
+    date = clip.stat().st_mtime_ns if clip.exists() else None
+    if path.exists() and date in (None, path.stat().st_mtime_ns):
+        return path
     source = video.probe(clip)
     if source.is_image:
         raise UserError(f"{clip} is a picture, not a video")
@@ -24,6 +28,7 @@ def write_silence(clip: Path, path: Path) -> Path:
     samples = round(frames / source.fps * hp.sample_rate)
     with files.atomic_write(path) as partial:
         wavfile.write(partial, hp.sample_rate, np.zeros(samples, np.int16))
+        os.utime(partial, ns=(clip.stat().st_mtime_ns,) * 2)
     return path
 
 

@@ -6,6 +6,7 @@ A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and 
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -43,13 +44,23 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     """
     if count is not None and count > len(videos):
         raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
-    if not videos or len(set(sounds) | set(videos)) < 2 or not sounds:
+    spoken = {_whose(name) for name in sounds}
+    if not videos or any(not spoken - {_whose(name)} for name in videos):
         raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; it takes two different ones")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
-    next_to = dict(zip(dealt, dealt[1:] + dealt[:1]))  # where videos are paired among themselves: never with itself
-    chosen = draw.sample(sorted(videos), count or len(videos))
-    return [(next_to.get(name, dealt[i % len(dealt)]), name) for i, name in enumerate(chosen)]
+    own = {_whose(name): place for place, name in enumerate(dealt)}
+    pairs = []
+    for place, name in enumerate(draw.sample(sorted(videos), count or len(videos))):
+        place = own[_whose(name)] + 1 if _whose(name) in own else place
+        following = (dealt[i % len(dealt)] for i in itertools.count(place))
+        pairs.append((next(sound for sound in following if _whose(sound) != _whose(name)), name))
+    return pairs
+
+
+def _whose(name: str) -> str:
+    """The name of a video, and of its sound beside it, without their suffixes."""
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 @dataclass(frozen=True)
@@ -130,12 +141,15 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
     return pairs
 
 
-def resynced(mode: str, data_root: Path, filelist: Path | None = None) -> list[Pair]:
-    """Return ReSyncED's pairs: those of a list, video first, or of ``dubbed`` films every one with its own sound."""
+def resynced(mode: str, data_root: Path, filelist: Path | None = None, without: Path | None = None) -> list[Pair]:
+    """Return ReSyncED's pairs: those of a list, video first, or of ``dubbed`` films every one with its own sound.
+
+    What is in the folder ``without`` is no film.
+    """
     if (filelist is None) != (mode == "dubbed"):
         raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
     if filelist is None:
-        return [Pair(path, path) for path in find_videos([data_root])]
+        return [Pair(path, path) for path in find_videos([data_root], without)]
     return read_filelist(filelist, data_root, audio_first=False)
 
 
@@ -159,15 +173,20 @@ class Made:
 
     @cached_property
     def finished(self) -> dict[int, Path]:
-        """The finished videos by number."""
-        made = {int(path.stem): path for path in numbered_videos(self.folder)}
-        return {number: made[number] for number in sorted(made) if number < len(self.pairs)}
+        """The finished videos by number; not those that were made of other files, which are kept."""
+        made = self._of_pairs(numbered_videos(self.folder))
+        return {number: path for number, path in made.items() if number not in self.skipped}
 
     @cached_property
     def skipped(self) -> dict[int, str]:
         """Why pairs were skipped, by number."""
-        notes = {int(note.stem): note.read_text(encoding="utf-8").strip() for note in self.folder.glob("skipped/*.txt")}
-        return {number: notes[number] for number in sorted(notes) if number < len(self.pairs)}
+        notes = self._of_pairs(numbered(self.folder / "skipped", ".txt"))
+        return {number: note.read_text(encoding="utf-8").strip() for number, note in notes.items()}
+
+    def _of_pairs(self, paths: Sequence[Path]) -> dict[int, Path]:
+        """Those whose number is one of the list's, by it."""
+        by_number = sorted((int(path.stem), path) for path in paths)
+        return {number: path for number, path in by_number if number < len(self.pairs)}
 
     def __str__(self) -> str:
         """In words what there is, and every skipped pair with its reason."""
@@ -187,7 +206,11 @@ class Made:
 
 def numbered_videos(folder: Path) -> list[Path]:
     """Return what may be the videos of a list, of whatever length."""
-    return [path for path in folder.glob("*.mp4") if path.stem.isdecimal()]
+    return numbered(folder, ".mp4")
+
+
+def numbered(folder: Path, suffix: str) -> list[Path]:
+    return [path for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
 
 
 def generate(
@@ -220,14 +243,17 @@ def generate(
 def make_all(
     numbered: Sequence[tuple[int, Pair]], results_dir: Path, lips: LipSync, sizes: Sizes | None, **options: Any
 ) -> None:
-    """Write the video of every pair that has none, or had other files, or why it cannot be."""
+    """Write the video of every pair that has none, or had other files, or why it cannot be.
+
+    What is there stays until another takes its place: the files may be on a disk that is not here today.
+    """
     for number, pair in lips.report.track(numbered, "Lip-syncing", len(numbered), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
         target = results_dir / f"{number}.mp4"
         record, made_of = results_dir / f".{number}.json", json.dumps(_bytes_of(pair))
         if target.exists() and (not record.exists() or record.read_text(encoding="utf-8") == made_of):
+            note.unlink(missing_ok=True)
             continue
-        target.unlink(missing_ok=True)  # it is of other files
         with OneOfMany() as one:
             shrunk = {"resize_factor": sizes.shrink_factor(lips, pair.video)} if sizes else {}
             lips.run(pair.video, pair.audio, target, **options | shrunk)

@@ -7,6 +7,7 @@ Every video is lip-synced to the voice of another (``generated``); if asked also
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,8 +170,7 @@ def list_takes(
         listed[SILENT] = [Pair(silence / f"{number}.wav", path) for number, path in enumerate(videos)]
         for pair in listed[SILENT]:
             with contextlib.suppress(UserError):  # what cannot be read is told when it is lip-synced
-                if not pair.audio.exists() or pair.audio.stat().st_mtime < pair.video.stat().st_mtime:
-                    write_silence(pair.video, pair.audio)
+                write_silence(pair.video, pair.audio)
     return listed
 
 
@@ -231,7 +231,8 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
 def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, report: Reporter) -> None:
     """Compare every video of every take with its source, but for those that could not be scored.
 
-    The means are over the sources that could be compared in all takes, if there are any: others may be sharper.
+    The means are over the sources that could be compared in all takes, if there are any: others may be sharper. Each
+    counts as often as in the list of pairs.
     """
     bad = set(found.failed)
     for take, made in found.made.items():
@@ -243,8 +244,11 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, re
         found.failed |= likeness.failed
     sources = [{one.source for one in likeness.scores} for likeness in found.likeness.values()]
     common = set.intersection(*sources)
+    often = Counter(one.source for take in {GENERATED} & found.likeness.keys() for one in found.likeness[take].scores)
     for take, likeness in found.likeness.items():
         some = [one for one in likeness.scores if one.source in common] or likeness.scores
+        if take != GENERATED:
+            some = [one for one in some for _ in range(often[one.source] or 1)]
         found.rows.setdefault(take, {}).update(table.quality_row(take, some))
 
 

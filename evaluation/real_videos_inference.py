@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     options = flags.generator_options(args)
-    wanted = pairs.resynced(args.mode, args.data_root, args.filelist)
+    wanted = pairs.resynced(args.mode, args.data_root, args.filelist, args.results_dir)
     sizes = Sizes(args.face_res, args.min_frame_res, args.max_frame_res)
     if made := pairs.generate(wanted, args.results_dir, flags.open_generator(args), sizes, **options):
         print(made)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    videos = find_videos(args.face)
+    videos = find_videos(args.face, without=args.results_dir)
     folders_below(videos)  # what cannot be told apart is said before anything is loaded
     flags.check_tables(args, videos)
     files.check_folder(args.results_dir)

@@ -1,7 +1,7 @@
 """How well do face and voice belong together? The expert's cosine similarity, window by window.
 
 expert = open_expert("expert.pth")
-result = score("talk.mp4", None, expert)
+result = score("talk.mp4", expert)
 result.mean, result.offset_frames, result.confidence, result.verdict
 """
 

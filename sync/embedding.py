@@ -22,6 +22,7 @@ import torch
 import audio
 import video
 from concurrency import prefetch
+from devices import pick_device
 from errors import UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_faces, gap_of
@@ -63,14 +64,15 @@ class Voice:
 
 def open_expert(
     path_or_name: str | Path,
-    device: torch.device = torch.device("cpu"),
+    device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     report: Reporter = SILENT,
 ) -> Expert:
     """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
 
-    Raises UserError (not an expert) or RuntimeError (download).
+    On the fastest device here, unless one is given. Raises UserError (not an expert) or RuntimeError (download).
     """
+    device = device or pick_device("auto")
     return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color, report), device, dtype)
 
 

@@ -148,12 +148,18 @@ def measure(
     return Measurement(source, tracks, matrix)
 
 
-def score(face: str | Path, sound: str | Path | None, expert: Expert, search: FaceSearch = FaceSearch()) -> Result:
+def score(
+    face: str | Path,
+    expert: Expert,
+    sound: str | Path | None = None,
+    search: FaceSearch = FaceSearch(),
+    report: Reporter = SILENT,
+) -> Result:
     """Return how well ``sound`` (None: the video's own) matches the face in ``face``, of several the best-matching one.
 
     As ``measure``.
     """
-    return measure(face, [sound] if sound else [], expert, search).matrix.best(0)
+    return measure(face, [sound] if sound else [], expert, search, report).matrix.best(0)
 
 
 def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: Expert) -> Result:

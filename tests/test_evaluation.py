@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from fractions import Fraction
 from math import inf, nan
@@ -39,6 +40,7 @@ from evaluation.scores import score_files
 from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY
 from faces import FaceSearch
+from footage import find_videos
 from lipsync import LipSync, Settled
 from models import weights
 from reporting import SILENT
@@ -253,6 +255,16 @@ def test_pairs_never_join_a_video_with_itself():
         pairs.random_pairs(["a"], ["a"], None, 0)
 
 
+@pytest.mark.parametrize("sounds", [["a.wav", "b.wav", "c.wav"], ["a.mp3", "a.wav", "c.wav"]])
+def test_pairs_never_join_a_video_with_its_sound_in_another_file(sounds):
+    videos = ["a.mp4", "b.mp4", "c.mp4"]
+    for seed in range(20):
+        drawn = pairs.random_pairs(sounds, videos, None, seed)
+        assert all(Path(sound).stem != Path(name).stem for sound, name in drawn) and len(drawn) == 3
+    with pytest.raises(ValueError, match="it takes two"):
+        pairs.random_pairs(["a.wav", "a.mp3"], videos, None, 0)
+
+
 @pytest.mark.parametrize("kind", ["lrs", "resynced"])
 def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
     for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4"):
@@ -396,6 +408,40 @@ def test_a_list_takes_no_video_s_place(data, capsys):
     before = film.read_bytes()
     assert make_filelist.main(["--data_root", str(folder / "data"), "--filelist", str(film)]) == 2
     assert "give the list another" in capsys.readouterr().err and film.read_bytes() == before
+
+
+def test_results_stay_while_what_they_were_made_of_is_not_there(data, capsys):
+    """A disk that was not mounted cost days of them."""
+    folder, common, calls = data
+    command = ["--filelist", str(folder / "list.txt"), *common]
+    gen_videos_from_filelist.main(command)
+    (folder / "data/a.mp4").rename(folder / "elsewhere.mp4")
+    (folder / "out/skipped/notes.txt").write_text("somebody's own")
+    capsys.readouterr()
+    assert gen_videos_from_filelist.main(command) == 1 and len(calls) == 2
+    assert "0 of 4 videos" in (said := capsys.readouterr().out) and said.count("a.mp4 does not exist") == 2
+    assert (folder / "out/0.mp4").exists() and (folder / "out/3.mp4").exists()
+    (folder / "elsewhere.mp4").rename(folder / "data/a.mp4")
+    assert gen_videos_from_filelist.main(command) == 1 and len(calls) == 2
+    assert "2 of 4 videos" in capsys.readouterr().out
+
+
+def test_a_video_counts_once_and_what_was_made_of_it_not_at_all(tmp_path):
+    for name in ("a.mp4", "sub/b.mp4", "out/a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_videos([tmp_path, tmp_path / "a.mp4", tmp_path / "sub"], without=tmp_path / "out")
+    assert found == [tmp_path / "a.mp4", tmp_path / "sub/b.mp4"]
+    assert find_videos([tmp_path / "out/a.mp4"], without=tmp_path / "out") == [tmp_path / "out/a.mp4"]
+    assert len(find_videos([tmp_path], without=tmp_path)) == 3  # nothing would be left
+
+
+def test_a_second_run_finds_the_same_films(data):
+    """Results below the films were taken for films."""
+    folder, common, calls = data
+    common[common.index("--results_dir") + 1] = str(folder / "data/out")
+    for _ in range(2):
+        assert real_videos_inference.main(["--mode", "dubbed", *common]) == 1 and len(calls) == 3
 
 
 def test_who_stops_it_is_told_what_is_kept(data, monkeypatch, capsys):
@@ -608,6 +654,34 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     rows = json.loads((folder / "out/scores.json").read_text())
     assert [rows[name]["faces"] for name in protocol.ROWS] == [1, 1] and len(rows["not scored"]) == 2
     assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
+
+
+def test_columns_of_the_table_weigh_videos_alike(judged):
+    """A video that is twice in the list counted twice among the generated, and once where it hears its own sound."""
+    folder, common, _ = judged
+    (folder / "list.txt").write_text("b a\nc a\na b\n")
+    assert run_all.main([*common, "--filelist", str(folder / "list.txt"), "--takes", "matched", "silent"]) == 0
+    with open(folder / "out/videos.csv") as file:
+        sharpness = {row["file"]: float(row["sharpness"]) for row in csv.DictReader(file) if row["sharpness"]}
+    rows = json.loads((folder / "out/scores.json").read_text())
+    of_take = {take: [sharpness[str(folder / "out" / take / f"{n}.mp4")] for n in (0, 0, 1)] for take in ("matched",)}
+    assert rows["matched"]["sharpness"] == pytest.approx(np.mean(of_take["matched"]))
+    assert [rows[take]["videos"] for take in ("generated", "matched", "silent")] == [3, 3, 3]
+
+
+def test_silence_is_as_long_as_the_video_is_today(judged, talking):
+    """Another video in its place, however old, heard the silence of the one before."""
+    folder, common, _ = judged
+    command = [*common, "--takes", "silent"]
+    assert run_all.main(command) == 0
+    silence = folder / "out/silent/sound/0.wav"
+    before = silence.stat().st_size
+    longer = folder / "longer.mp4"
+    run_ffmpeg("-stream_loop", 1, "-i", talking, "-c", "copy", longer)
+    os.utime(longer, (0, 0))
+    longer.replace(pairs.read_filelist(folder / "out/filelist.txt", folder / "data", audio_first=True)[0].video)
+    protocol.list_takes(folder / "data", folder / "out", folder / "out/filelist.txt", takes=["silent"])
+    assert silence.stat().st_size > 1.5 * before
 
 
 def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):

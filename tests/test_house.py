@@ -47,7 +47,8 @@ ALLOWED = {
     "credentials": {"files"},
     "mouths": {"boxes", "concurrency", "devices", "hparams", "models"},
     "sync": {
-        "audio", "concurrency", "faces", "face_detection", "files", "hparams", "models", "rates", "reporting", "video",
+        "audio", "concurrency", "devices", "faces", "face_detection", "files", "hparams", "models", "rates",
+        "reporting", "video",
     },
     "parts": {"reporting", "video"},
     "lipsync": {

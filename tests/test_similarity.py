@@ -225,7 +225,7 @@ def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_chec
     assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "new/out.mp4"))) == 25
 
     expert = open_expert(expert_checkpoint, dtype=pick_precision("auto", torch.device("cpu")))
-    result = score(talking_clip, speech, expert, FaceSearch("centerface"))
+    result = score(talking_clip, expert, speech, FaceSearch("centerface"))
     assert str(result) == out.strip() and result.mean == pytest.approx(found["mean"])
 
     command = ["--checkpoint_path", small_checkpoint, "--syncnet_checkpoint_path", expert_checkpoint]
