@@ -8,6 +8,7 @@ a contact sheet, before and after.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,10 @@ class AdaptationOptions:
     search: FaceSearch = FaceSearch()
     device: str = "auto"
     precision: str = "auto"  # of the training
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:  # of NaN minutes, none would ever be the last
+            raise UserError(f"--minutes {self.minutes} is no time to learn in; give a number above 0")
 
 
 @dataclass(frozen=True)

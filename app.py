@@ -28,7 +28,7 @@ def get_parser() -> cli.Parser:
     )
     add("--checkpoint_path", help=arguments.GENERATOR)
     add("--syncnet_checkpoint_path", default="demo", help="The expert that compares faces and voices.")
-    add("--max_seconds", type=cli.positive(float), default=600.0, help="Longest speech that is accepted, in seconds.")
+    add("--max_seconds", type=cli.positive(float), default=600.0, help="Longest speech or video, in seconds.")
     add("--max_megabytes", type=cli.positive(int), default=500, help="Largest upload that is accepted, in megabytes.")
     add("--max_minutes", type=cli.positive(float), default=15.0, help="Longest training on a person, in minutes.")
     add("--concurrency", type=cli.positive(int), default=1, help="Number of visitors whose jobs run at the same time.")

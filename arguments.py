@@ -204,7 +204,7 @@ def add_identity_argument(parser: Flags) -> None:
         "--identity",
         default=Options.identity,
         type=cli.file_or_name,
-        help="The network that compares faces for --face_like, SFace: a file, or sface to download it once.",
+        help="The network that compares faces with one in a picture, SFace: a file, or sface to download it once.",
     )
 
 

@@ -284,7 +284,7 @@ def no_face(picture: VideoInfo, first: int, count: int) -> UserError:
     """Return what to say where none of ``count`` frames, from ``first`` on, has a face; others may have one."""
     start = picture.start + first
     seconds = (float(frame / picture.fps) for frame in (start, start + count))
-    where = " from {:.2f} to {:.2f} s, the part that is used".format(*seconds)
+    where = " from {:.2f} to {:.2f} s, where it was looked for".format(*seconds)
     if picture.is_image:
         where = ""
     elif count == 1:

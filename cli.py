@@ -6,6 +6,7 @@ import argparse
 import gc
 import io
 import math
+import os
 import signal
 import sys
 import threading
@@ -28,10 +29,9 @@ from errors import UserError
 gc.freeze()
 if collects:
     gc.enable()
-if quits:
-    signal.signal(signal.SIGINT, stops)
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+HERE, FOLDERS = Path(__file__).resolve().parent, ("evaluation", "benchmarks", "demo")  # with scripts
 MAX_SEED = 2**63 - 1  # that torch takes
 MAX_PORT = 65535
 
@@ -81,9 +81,26 @@ class Parser(argparse.ArgumentParser):
         return self.parse_args(flags, changed)
 
 
+def _is_a_script() -> bool:
+    """Whether this process runs one of ours, and not somebody's program that imports it."""
+    main = Path(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
+    return main.name.startswith("wav2lip-") or main.absolute().parent in (HERE, *(HERE / name for name in FOLDERS))
+
+
+def heed_interrupts() -> None:
+    """From now on, Ctrl-C is a KeyboardInterrupt again."""
+    if quits and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, stops)
+
+
+if not _is_a_script():  # which has more to import
+    heed_interrupts()
+
+
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
     """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
+        heed_interrupts()
         for number in heeded(STOPPING):  # a killed run cleans up as an interrupted one does
             signal.signal(number, _stop)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name

@@ -40,6 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
+    path = linked(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:
@@ -47,6 +48,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
         replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def linked(path: Path) -> Path:
+    """Return the file that is written under this name: where it is a link, perhaps to a larger disk, that stays one."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def replace(new: Path, old: Path) -> None:

@@ -138,9 +138,8 @@ class Actions:
 
     def _seconds(self, speech: Speech) -> float:
         """How long it is, or the longest of several; raise UserError if that is too long."""
-        seconds = max(map(seconds_of, [speech] if isinstance(speech, str) else [path for _, path in speech]))
-        check_length(seconds, self.settings.max_seconds)
-        return seconds
+        paths = [speech] if isinstance(speech, str) else [path for _, path in speech]
+        return max(seconds_of(path, self.settings.max_seconds) for path in paths)
 
     def _settled(
         self,
@@ -196,7 +195,7 @@ class Actions:
         check_pixels(face)
         paths = [Path(sound) for sound in sounds or [face]]
         for path in paths:
-            check_length(seconds_of(path), self.settings.max_seconds)
+            seconds_of(path, self.settings.max_seconds)
         with self._loading:
             expert = self._expert()
         matrix = measure(face, paths, expert, self.search(session), report).matrix
@@ -207,7 +206,7 @@ class Actions:
     def adapt(self, session: Session, face: str, minutes: float, report: Learning) -> tuple[Path, Path, str]:
         """Learn a person; return the checkpoint, the contact sheet, and what was won."""
         check_pixels(face)
-        check_length(seconds_of(face), self.settings.max_seconds)
+        seconds_of(face, self.settings.max_seconds)
         check_film(Path(face), self.settings.max_seconds)  # whose pictures may go on without sound
         outfile = session.new_file(".pth")
         options = adaptation.AdaptationOptions(
@@ -230,17 +229,18 @@ class Actions:
         return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
 
 
-def seconds_of(path: str | Path) -> float:
-    """How long the sound of a file lasts."""
-    return video.Sound(path, hp.sample_rate).measure() / hp.sample_rate
+def seconds_of(path: str | Path, most: float) -> float:
+    """How long the sound of a file lasts; raise UserError if that is too long."""
+    seconds = video.Sound(path, hp.sample_rate).measure(most) / hp.sample_rate
+    check_length(seconds, most)
+    return seconds
 
 
 def check_film(path: Path, most: float) -> None:
     """Raise UserError for a video that lasts longer than this page allows."""
     film = video.probe(path)
-    _, goes_on = video.count_frames(film, max(1, round(most * film.fps)))
-    if goes_on:
-        raise UserError(f"this video lasts longer than the {most:.0f} s that the page takes at most; cut it first")
+    frames, goes_on = video.count_frames(film, max(1, round(most * film.fps)))
+    check_length(math.inf if goes_on else float(frames / film.fps), most)
 
 
 def check_pixels(path: str) -> None:

@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from errors import UserError
-from page.sessions import Learning, Progress, Session, Sessions, Stopped
+from page.sessions import KEPT_SECONDS, Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
 from page.stage import Stage
 from parts import moment
@@ -94,6 +94,10 @@ class Buttons:
             for file in filter(None, files):
                 if self.uploads not in Path(file).resolve().parents:
                     raise UserError(f"{Path(file).name} was not given to this page; give it now")
+                if not Path(file).exists():  # of whoever waited, or did nothing, for that long
+                    raise UserError(
+                        f"{Path(file).name} was deleted, as all is after {KEPT_SECONDS / 60:.0f} minutes; give it again"
+                    )
             session = self.sessions.of(request.session_hash)
             session.use(*files)
             session.go_on(request.state.pressed)

@@ -23,6 +23,12 @@ AROUND_FILES = 1 << 16  # bytes of a form around its files
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+FULL = HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
+
+
+class NoRoom(Exception):
+    """The disk is full."""
 
 
 class Gate:
@@ -30,19 +36,16 @@ class Gate:
 
     def __init__(self, app: Callable[..., Awaitable[None]], uploads: Path, largest: int) -> None:
         self.app, self.uploads, self.largest = app, uploads, largest
-        self._incoming = 0  # bytes of the uploads that are on their way
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
         scope.setdefault("state", {})["pressed"] = time.monotonic()  # when it came
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
-            length = _upload_bytes(scope)
-            self._incoming += length
             try:
-                await self.app(scope, receive, send)
-            finally:
-                self._incoming -= length
-            return
+                await self.app(scope, self._while_there_is_room(receive) if _is_upload(scope) else receive, send)
+                return
+            except NoRoom:  # before the answer has begun, as that takes all of what is sent
+                refusal = FULL
         status, words = refusal
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": int(status), "headers": headers})
@@ -55,19 +58,33 @@ class Gate:
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
         headers = dict(scope["headers"])
+        if headers.get(b"sec-fetch-site") == b"cross-site":  # a form on a page of somebody else's
+            return HTTPStatus.FORBIDDEN, "Only this page may ask for that."
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or b"transfer-encoding" in headers:  # which the server would obey, whatever the length
             return HTTPStatus.LENGTH_REQUIRED, "Say how long it is."
         if not path.startswith(UPLOAD):
             too_large = int(length) > MESSAGE_BYTES
-        elif shutil.disk_usage(self.uploads).free - self._incoming < 2 * self.largest:
-            return HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
+        elif self._is_full():
+            return FULL
         else:
             too_large = int(length) > self.largest + AROUND_FILES
         return (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is too large.") if too_large else None
 
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self.uploads).free < 2 * self.largest
 
-def _upload_bytes(scope: Scope) -> int:
-    """Return how many bytes a request that was let in will put on the disk."""
-    is_upload = scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(UPLOAD)
-    return int(dict(scope["headers"])[b"content-length"]) if is_upload else 0
+    def _while_there_is_room(self, receive: Receive) -> Receive:
+        """What has been announced takes no room: only what comes does, from however many at a time."""
+
+        async def received() -> dict[str, Any]:
+            message = await receive()
+            if self._is_full():
+                raise NoRoom
+            return message
+
+        return received
+
+
+def _is_upload(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(UPLOAD)

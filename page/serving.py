@@ -55,6 +55,10 @@ def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, 
     except OSError as error:
         raise UserError(f"--server_name {server_name} is no address of this machine ({error})") from error
     try:
+        socket.create_server((server_name, server_port)).close()
+    except OSError as error:
+        raise UserError(f"port {server_port} cannot be had ({error.strerror}); give another --server_port") from error
+    try:
         blocks.launch(
             server_name=server_name,
             server_port=server_port,
@@ -69,7 +73,7 @@ def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, 
             **how,
         )
     except OSError as error:
-        raise UserError(f"port {server_port} cannot be had; give another --server_port ({error})") from error
+        raise UserError(f"the page cannot be served at {server_name}:{server_port} ({error})") from error
 
 
 def import_layout() -> ModuleType:

@@ -210,7 +210,7 @@ def in_words(seconds: float) -> str:
 def check_length(seconds: float, most: float) -> None:
     """Raise UserError if something lasts longer than this page allows."""
     if seconds > most:
-        raise UserError(f"this lasts {seconds:.0f} s, and the page takes {most:.0f} s at most; cut it first")
+        raise UserError(f"this lasts longer than the {most:.0f} s that the page takes at most; cut it first")
 
 
 class Learning(Progress):

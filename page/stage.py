@@ -11,10 +11,12 @@ from __future__ import annotations
 import secrets
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 import cv2
 import numpy as np
@@ -35,6 +37,7 @@ RATES = range(8000, 192001)  # Hz
 MAX_DIGITS = 12
 ON_THE_WAY = 8  # frames that may be, to whoever says how many have come; others are passed over
 MAX_SECONDS = 1800.0  # that one visitor may keep the stage
+STANDSTILL = 20.0  # seconds without a frame that is taken, after which the stage is free for somebody else
 
 
 @dataclass
@@ -136,18 +139,27 @@ class Show(StreamingResponse):
 
     def __init__(self, act: Act, end: Callable[[Act], None]) -> None:
         super().__init__(self._played(act), media_type="application/octet-stream")
-        self._act, self._end = act, end
+        self._act, self._end, self._moved = act, end, time.monotonic()
 
     async def __call__(self, *connection: Any) -> None:
         try:
-            await super().__call__(*connection)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, tasks.cancel_scope)
+                await super().__call__(*connection)
+                tasks.cancel_scope.cancel()
         finally:  # not where frames are made: who leaves before the first one is served begins none
             self._end(self._act)
 
-    @staticmethod
-    async def _played(act: Act) -> AsyncIterator[bytes]:
+    async def _watch(self, show: anyio.CancelScope) -> None:
+        """End a show that nobody takes, or may take, any more: what is sent waits for a connection that stays open."""
+        while not self._act.gone and time.monotonic() - self._moved < STANDSTILL:
+            await anyio.sleep(1)
+        show.cancel()
+
+    async def _played(self, act: Act) -> AsyncIterator[bytes]:
         frames = messages(act)
         while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
+            self._moved = time.monotonic()
             if message:
                 yield message
 

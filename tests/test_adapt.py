@@ -63,6 +63,12 @@ def a_step_takes_half_a_second(monkeypatch):
     monkeypatch.setattr(loop, "time", clock)
 
 
+@pytest.mark.parametrize("minutes", [float("nan"), float("inf"), 0.0, -1.0])
+def test_time_without_an_end_is_refused(minutes):
+    with pytest.raises(UserError, match="give a number above 0"):
+        adaptation.AdaptationOptions(minutes)
+
+
 def run(person, outfile, expert, generator, *flags, minutes=0.06):
     networks = ["--syncnet_checkpoint_path", expert, "--judge_checkpoint_path", expert, "--checkpoint_path", generator]
     command = ["--face", person, "--outfile", outfile, "--minutes", minutes, *networks, *DETECTOR, *flags]

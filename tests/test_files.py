@@ -104,6 +104,17 @@ def test_file_systems_without_locks_do_without(tmp_path, monkeypatch):
         pass
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows asks for a privilege to make links")
+def test_links_stay_links(tmp_path):
+    (tmp_path / "disk").mkdir()
+    for name in ("there.json", "new.json"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk/there.json").write_text("old")
+    for name in ("there.json", "new.json"):
+        files.save(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name).read_text() == "new"
+
+
 def test_half_an_array_is_a_full_disk():
     assert is_disk_error(OSError("3200000 requested and 1572832 written"))
     assert not is_disk_error(OSError("not a picture"))

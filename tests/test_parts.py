@@ -285,7 +285,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone = np.full((50, 240, 320, 3), 60, np.uint8)
     gone[:20] = astronaut[0:240, 60:380]
     write_clip(tmp_path / "gone.mp4", gone)
-    with pytest.raises(UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.60 s, the part that is used"):
+    with pytest.raises(UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.60 s, where it was looked for"):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
     lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).face.path.known(None)
     assert "5 of 10 frames (0.2 s) have no face: 20-24" in lips.report.notes[-1]  # counted in the whole video

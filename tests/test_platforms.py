@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,27 @@ def test_who_stops_it_before_it_begins_is_told_nothing(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("main, is_ours", [
+    (ROOT / "inference.py", True), (ROOT / "evaluation/run_all.py", True), ("/usr/bin/wav2lip-inference", True),
+    (ROOT / ".venv/lib/pytest/__main__.py", False), ("/home/somebody/program.py", False), (None, False),
+])  # fmt: skip
+def test_only_our_scripts_keep_silent_until_all_is_imported(monkeypatch, main, is_ours):
+    """Ctrl-C after torch, while our own modules were imported, showed which."""
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main and str(main)))
+    assert cli._is_a_script() == is_ours
+
+
+def test_interrupts_are_heard_when_a_script_begins(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "quits", True)
+    monkeypatch.setattr(cli, "stops", signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        assert cli.run(cli.Parser("x"), lambda _: signal.raise_signal(signal.SIGINT), []) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "error: stopped before the end\n"
 
 
 def test_an_old_terminal_lacks_letters():

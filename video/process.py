@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,9 @@ ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
 # Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
-# first stream that it reads, and closes gaps between joined recordings; so each process reads all streams.
-SHARED_TIMELINE = ("-map", "0:u", "-map", "-0:s?", "-map", "-0:d?", "-map", "-0:t?", "-c", "copy", "-f", "null", "-")
+# first stream that it reads, and closes gaps between joined recordings; so each process reads all streams, and puts out
+# pictures and sounds as they are, to nowhere.
+NOWHERE = ("-c", "copy", "-f", "null", "-")
 WINDOWS_CRASH = 0x80000000  # codes of its own begin here; elsewhere, they are signals below 0
 DISK_ERRORS = {
     "No space left on device": errno.ENOSPC,
@@ -64,6 +65,13 @@ def url_of(path: Path) -> str:
     ffmpeg-python wants text that is UTF-8, which names need not be: these are bytes, dressed up until ``command_line``.
     """
     return os.fsencode(f"file:{path.absolute()}").decode("latin-1")
+
+
+def shared_timeline(number: int = 0, besides: Iterable[int] = ()) -> list[str]:
+    """Return an output that has ffmpeg read all pictures and sounds of an input, ``besides`` some that others read."""
+    left_out = ["s?", "d?", "t?", *map(str, besides)]
+    maps = [f"{number}:u", *(f"-{number}:{stream}" for stream in left_out)]
+    return [part for stream in maps for part in ("-map", stream)] + [*NOWHERE]
 
 
 def command_line(output: Any, *flags: str) -> list[str]:

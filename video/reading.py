@@ -14,7 +14,7 @@ import pictures
 from errors import UserError
 from video.colours import read_as
 from video.probing import VideoInfo
-from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of, report_of
+from video.process import CLOCK_JUMP, QUIET, Process, command_line, input_of, report_of, shared_timeline
 from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again
@@ -69,7 +69,7 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     raw = {"format": "rawvideo", "pix_fmt": "gbrap" if info.transparent else "gbrp", "vf": ",".join(filters)}
     # setpts makes ffmpeg 7.0 forget the rate, and then make it 25
     output = input_of(info.path, **options)[info.stream].output("pipe:1", r=str(info.fps), **raw)
-    command = [*command_line(output, *QUIET, *CLOCK_JUMP), *SHARED_TIMELINE]
+    command = [*command_line(output, *QUIET, *CLOCK_JUMP), *shared_timeline()]
     with Process(command, stdout=subprocess.PIPE) as process:
         for given in itertools.count():
             if given == count:

@@ -16,7 +16,6 @@ import numpy as np
 from errors import UserError
 from video.process import (
     CLOCK_JUMP,
-    SHARED_TIMELINE,
     TALKATIVE,
     Process,
     command_line,
@@ -24,6 +23,7 @@ from video.process import (
     input_of,
     last_words,
     report_of,
+    shared_timeline,
     streams_of,
     without_names,
 )
@@ -42,6 +42,7 @@ NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
 AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
+NUMBERS = "s32"  # samples to encode: of those in float, some files have samples that are no numbers, and AAC takes none
 
 
 class Sound:
@@ -85,15 +86,18 @@ class Sound:
         yield first
         yield from given
 
-    def measure(self) -> int:
+    def measure(self, most: float = math.inf) -> int:
         """Return how many samples there are by the clock of the file, whose packets are read but not decoded.
 
-        An hour takes a second. What decoders leave out at the ends, some milliseconds, counts as well.
+        An hour takes a second. What decoders leave out at the ends, some milliseconds, counts as well. Of a file that
+        lasts longer than ``most`` seconds, no more is read than it takes to know that.
         """
         with self._read(format="framecrc", **{"c:a": "copy"}, vn=None, sn=None, dn=None) as process:
             head = end = process.stdout.read(LINES_BYTES)  # a line a packet, of which the last counts
             while block := process.stdout.read(LINES_BYTES):
                 end = (end + block)[-LINES_BYTES:]
+                if most < (seconds := _end_of(head, end)):
+                    return round(seconds * self._sample_rate)
             samples = round(_end_of(head, end) * self._sample_rate)
             self._end(process, samples)
         return samples
@@ -109,7 +113,7 @@ class Sound:
     def _read(self, **options: object) -> Process:
         """Have ffmpeg give the track out as these options say."""
         command = command_line(self._track().output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
-        return Process([*command, *SHARED_TIMELINE], stdout=subprocess.PIPE)
+        return Process([*command, *shared_timeline()], stdout=subprocess.PIPE)
 
     def _end(self, process: Process, samples: int) -> None:
         """Wait for the end, and see what ffmpeg says of the ``samples`` that there were."""

@@ -13,6 +13,7 @@ from errors import MissingFile, UserError
 from video.process import last_words
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
+OPENED = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # by this process, perhaps, and by no other
 START = 4096  # bytes looked at
 LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's own lists and SDP begin, and no video
 ENDED = "ended prematurely"  # ffmpeg's words for a Matroska file, also one that does not say how long it is
@@ -37,7 +38,7 @@ def existing_file(path: str | Path) -> Path:
         raise MissingFile(f"{path} does not exist")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give one file")
-    if not path.is_file():
+    if not path.is_file() or OPENED.match(str(path)):
         raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} may not be read by this user; change who may read it")

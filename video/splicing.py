@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from video.process import input_of
-from video.sound import AUDIO_CLOCK, Sound, sound_stream
+from video.sound import AUDIO_CLOCK, NUMBERS, Sound, sound_stream
 
 AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # of channels; others are mixed to the nearest of these
 FADE = 0.01  # seconds in which one sound falls, and then the other rises: a bare joint is heard as a click
@@ -62,7 +62,7 @@ class Splice:
 
 
 def _clocked(sound: Any) -> Any:
-    return sound.filter("aresample", RATE, **CLOCK)
+    return sound.filter("aformat", NUMBERS).filter("aresample", RATE, **CLOCK)
 
 
 def _copies(sound: Any, count: int) -> list[Any]:

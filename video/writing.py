@@ -19,8 +19,8 @@ from errors import UserError
 from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
-from video.process import CLOCK_JUMP, QUIET, SHARED_TIMELINE, Process, command_line, input_of, last_words, url_of
-from video.sound import AUDIO_CLOCK, Sound, sound_stream
+from video.process import CLOCK_JUMP, QUIET, Process, command_line, input_of, last_words, shared_timeline, url_of
+from video.sound import AUDIO_CLOCK, NUMBERS, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
@@ -57,8 +57,9 @@ class VideoWriter:
         comment: str = "",
         finish: Callable[[Path], None] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = files.linked(Path(path))
         self._sound, self._sound_options = _sound_of(audio)
+        self._film = f"file:{audio.whole.absolute()}" if isinstance(audio, Splice) else ""
         self._like, self._count, self._crf, self._preset = like, count, crf, preset
         self._comment, self._finish = comment, finish
         check_size(like)
@@ -91,9 +92,21 @@ class VideoWriter:
         command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
         # -t counts for the output that follows it: here for what only keeps the clock
         limit = ["-t", until["t"]] if until else []
-        for number in range(1, command.count("-i")):
-            command += [*limit, *(part.replace("0:", f"{number}:") for part in SHARED_TIMELINE)]
+        inputs = [name for flag, name in zip(command, command[1:]) if flag == "-i"]
+        for number in range(1, len(inputs)):
+            besides = self._joined_streams(command, number) if inputs[number] == self._film else []
+            command += [*limit, *shared_timeline(number, besides)]
         return command
+
+    @staticmethod
+    def _joined_streams(command: list[str], number: int) -> list[int]:
+        """Return the streams of a film that are joined with others.
+
+        Where such a stream is also put out as it is, ffmpeg 9 waits for itself for ever, once in ten times or so. Sound
+        files may have nothing else to be put out; with them that was never seen.
+        """
+        joined = re.findall(rf"\[{number}:(\d+)\]", " ".join(command))
+        return sorted({int(stream) for stream in joined})
 
     def _filters(self) -> list[str]:
         like, filters = self._like, [f"scale=flags={EXACT_COLOUR}"]
@@ -189,7 +202,7 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
         return audio.joined(), {}
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
     stream = sound_stream(path)[0] if known is None else known
-    return input_of(path)[str(stream)], {"af": f"{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"}
+    return input_of(path)[str(stream)], {"af": f"aformat={NUMBERS},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"}
 
 
 def check_writable(path: Path) -> None:
