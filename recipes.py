@@ -127,10 +127,8 @@ def train_generator(
         teacher = weights.load_model(expert, SyncNet_color, report)
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
         train_list, val_list = load_filelists(data_root, options)
-        shown = hp.mel_lead, hp.twin_reference, hp.mask_top
-        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, *shown)
-        # the same windows whatever other settings, likewise
-        val = Wav2LipDataset(val_list, mel_lead=hp.mel_lead, mask_top=hp.mask_top)
+        train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, twins=hp.twin_reference)
+        val = Wav2LipDataset(val_list)  # the same windows whatever other settings, likewise
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 

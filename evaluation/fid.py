@@ -127,10 +127,10 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
                     failed[str(path)] = str(problem)
 
 
-def batches(pictures: Iterable[np.ndarray], size: int = BATCH) -> Iterator[np.ndarray]:
-    """Stack up to ``size`` pictures of one shape; those of another shape begin a new batch."""
+def batches(pictures: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Stack up to ``BATCH`` pictures of one shape; those of another shape begin a new batch."""
     for _, same in itertools.groupby(pictures, key=np.shape):
-        while batch := list(itertools.islice(same, size)):
+        while batch := list(itertools.islice(same, BATCH)):
             yield np.stack(batch)
 
 

@@ -309,7 +309,7 @@ class LipSync:
 
     @cached_property
     def generator(self) -> weights.Checkpoint:
-        """The weights, and the pads and blend that go with them."""
+        """The checkpoint of the generator: its weights, and how they want to be used."""
         if self._checkpoint is None:
             self.report.note(OURS)
         return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)

@@ -33,9 +33,11 @@ def serving(
     Files of up to ``max_megabytes`` are let in; ``share`` lets anybody in, through Gradio's tunnel. Raises UserError if
     Gradio is missing or the port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads:
+    with (
+        tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads,
         # before Gradio is imported; it asks nobody for anything
-        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1"),
+    ):
         layout = import_layout()
         page, over, most = layout.Page(settings), threading.Event(), max_megabytes << 20
         blocks = page.build()
@@ -47,6 +49,20 @@ def serving(
         finally:
             over.set()
             blocks.close()
+
+
+@contextlib.contextmanager
+def environment(**changes: str) -> Iterator[None]:
+    """Change the environment inside of the block."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ |= changes
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, **how: Any) -> None:

@@ -142,11 +142,11 @@ class Result:
         }
 
 
-def cosines(face: Face, voice: Voice, reach: int = REACH) -> np.ndarray:
-    """Return (windows of the face, 2·reach + 1): its cosine with the voice -reach … reach frames later, else NaN."""
-    table = np.full((len(face.starts), 2 * reach + 1), np.nan, np.float32)
-    for column in range(2 * reach + 1):
-        partners = face.starts + column - reach
+def cosines(face: Face, voice: Voice) -> np.ndarray:
+    """Return (windows of the face, 2·REACH + 1): its cosine with the voice -REACH … REACH frames later, else NaN."""
+    table = np.full((len(face.starts), 2 * REACH + 1), np.nan, np.float32)
+    for column in range(2 * REACH + 1):
+        partners = face.starts + column - REACH
         heard = np.flatnonzero((partners >= 0) & (partners < len(voice.vectors)))
         for first in range(0, len(heard), BLOCK):
             rows = heard[first : first + BLOCK]

@@ -637,6 +637,7 @@ def status_of(request):
 
 
 def test_addresses_and_ports_that_cannot_be_are_named(capsys):
+    before = os.environ.get("GRADIO_TEMP_DIR")
     for port in ("0", "70000", "x"):
         assert app.main(["--server_port", port]) == 2
         assert "is not a port, a whole number from 1 to 65535" in capsys.readouterr().err
@@ -645,6 +646,7 @@ def test_addresses_and_ports_that_cannot_be_are_named(capsys):
         serving(Settings(detector="centerface"), "192.0.2.1", free_port()),
     ):
         pass
+    assert os.environ.get("GRADIO_TEMP_DIR") == before  # or a page that is there would find no uploads any more
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "x", "-1", ""])
