@@ -84,7 +84,8 @@ class Parser(argparse.ArgumentParser):
 def _is_a_script() -> bool:
     """Whether this process runs one of ours, and not somebody's program that imports it."""
     main = Path(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
-    return main.name.startswith("wav2lip-") or main.absolute().parent in (HERE, *(HERE / name for name in FOLDERS))
+    is_command = main.stem == "wav2lip" or main.name.startswith("wav2lip-")
+    return is_command or main.resolve().parent in (HERE, *(HERE / name for name in FOLDERS))
 
 
 def heed_interrupts() -> None:

@@ -46,6 +46,8 @@ class OneOfMany:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         if not isinstance(error, (ValueError, RuntimeError, OSError, cv2.error)) or is_disk_error(error):
             return False
+        # what it happened in, tensors and all, would stay as long as this
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         self.failure = error
         return True
 

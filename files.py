@@ -51,8 +51,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def linked(path: Path) -> Path:
-    """Return the file that is written under this name: where it is a link, perhaps to a larger disk, that stays one."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Return the file that is written under this name: where it is a link, perhaps to a larger disk, that stays one.
+
+    Unless it leads to another kind of file, by its suffix.
+    """
+    target = Path(os.path.realpath(path))
+    return target if path.is_symlink() and target.suffix == path.suffix else path
 
 
 def replace(new: Path, old: Path) -> None:

@@ -34,10 +34,7 @@ def find_videos(roots: Sequence[Path], without: Path | None = None) -> list[Path
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
-        kept = [root]
-        if root.is_dir():
-            left_out = {without.resolve()} - {root.resolve()} if without else set()
-            kept = [path for path in visible_files(root) if is_video(path) and not left_out & {*path.resolve().parents}]
+        kept = [root] if root.is_file() else filter(is_video, visible_files(root, without))
         found |= {path.absolute(): path for path in kept}
     videos = [*found.values()]
     if not videos:
@@ -45,11 +42,14 @@ def find_videos(roots: Sequence[Path], without: Path | None = None) -> list[Path
     return videos
 
 
-def visible_files(root: Path) -> Iterator[Path]:
-    """Yield the files below ``root`` whose names, and those of their folders, do not start with a dot."""
-    seen = set()
+def visible_files(root: Path, without: Path | None = None) -> Iterator[Path]:
+    """Yield the files below ``root`` whose names, and those of their folders, do not start with a dot.
+
+    And none that is in a folder ``without`` below it.
+    """
+    seen = {os.path.realpath(without)} - {os.path.realpath(root)} if without else set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # a link back to a folder above would never end
+        if (real := os.path.realpath(folder)) in seen:  # left out; or a link back to a folder above, without an end
             subfolders.clear()
             continue
         seen.add(real)

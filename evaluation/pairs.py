@@ -6,7 +6,6 @@ A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and 
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -49,12 +48,16 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
         raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; it takes two different ones")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
-    own = {_whose(name): place for place, name in enumerate(dealt)}
-    pairs = []
-    for place, name in enumerate(draw.sample(sorted(videos), count or len(videos))):
-        place = own[_whose(name)] + 1 if _whose(name) in own else place
-        following = (dealt[i % len(dealt)] for i in itertools.count(place))
-        pairs.append((next(sound for sound in following if _whose(sound) != _whose(name)), name))
+    chosen = draw.sample(sorted(videos), count or len(videos))
+    if {*sounds} == {*videos}:  # paired among themselves, in a ring
+        next_to = dict(zip(dealt, dealt[1:] + dealt[:1]))
+        return [(next_to[name], name) for name in chosen]
+    pairs, waiting = [], list[str]()
+    for name in chosen:
+        if all(_whose(sound) == _whose(name) for sound in waiting):
+            waiting += dealt
+        pairs.append((next(sound for sound in waiting if _whose(sound) != _whose(name)), name))
+        waiting.remove(pairs[-1][0])
     return pairs
 
 
@@ -90,8 +93,7 @@ def draw(
     """
     if not data_root.is_dir():
         raise MissingFile(f"--data_root {data_root} is not a folder")
-    made = without and without.resolve()
-    videos, left_out = list_names(data_root, lambda path: is_video(path) and made not in path.resolve().parents)
+    videos, left_out = list_names(data_root, is_video, without)
     sounds, more = list_names(data_root, is_sound) if sound_files else (videos, [])
     return Drawn(random_pairs(sounds, videos, count, seed), len(videos), len(sounds), left_out + more)
 
@@ -115,9 +117,12 @@ def _without_mp4(name: str) -> str:
     return bare if name.endswith(".mp4") and not (is_video(Path(bare)) or is_sound(Path(bare))) else name
 
 
-def list_names(root: Path, wanted: Callable[[Path], bool]) -> tuple[list[str], list[str]]:
-    """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others."""
-    names = sorted(path.relative_to(root).as_posix() for path in visible_files(root) if wanted(path))
+def list_names(root: Path, wanted: Callable[[Path], bool], without: Path | None = None) -> tuple[list[str], list[str]]:
+    """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others.
+
+    Those in a folder ``without`` below it are not wanted.
+    """
+    names = sorted(path.relative_to(root).as_posix() for path in visible_files(root, without) if wanted(path))
     others = [name for name in names if "\t" in name or name.splitlines() != [name.strip()]]
     return [name for name in names if name not in others], others
 

@@ -159,7 +159,7 @@ def _is_one_of(value: Any, words: Sequence[str]) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and float(value).is_integer()
+    return isinstance(value, numbers.Integral) or isinstance(value, numbers.Real) and float(value).is_integer()
 
 
 def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
@@ -9,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+
+from starlette.formparsers import MultiPartException
 
 # Gradio would also take screen recordings to ffmpeg, keep the values of a session for a link to it, and fetch URLs
 OPEN = re.compile(
@@ -27,8 +30,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 FULL = HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
 
 
-class NoRoom(Exception):
-    """The disk is full."""
+class NoRoom(MultiPartException):
+    """The disk is full; whoever reads the form deletes what came of it, as of one that makes no sense."""
 
 
 class Gate:
@@ -40,16 +43,15 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
         scope.setdefault("state", {})["pressed"] = time.monotonic()  # when it came
         refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            try:
-                await self.app(scope, self._while_there_is_room(receive) if _is_upload(scope) else receive, send)
-                return
-            except NoRoom:  # before the answer has begun, as that takes all of what is sent
-                refusal = FULL
-        status, words = refusal
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": int(status), "headers": headers})
-        await send({"type": "http.response.body", "body": words.encode()})
+        if refusal is None and not _is_upload(scope):
+            await self.app(scope, receive, send)
+        elif refusal is None:
+            upload = _Upload(receive, send, self._is_full)
+            with contextlib.suppress(NoRoom):
+                await self.app(scope, upload.receive, upload.send)
+            refusal = FULL if upload.is_refused else None
+        if refusal:
+            await _refuse(send, *refusal)
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         path, method = scope["path"], scope["method"]
@@ -74,16 +76,31 @@ class Gate:
     def _is_full(self) -> bool:
         return shutil.disk_usage(self.uploads).free < 2 * self.largest
 
-    def _while_there_is_room(self, receive: Receive) -> Receive:
-        """What has been announced takes no room: only what comes does, from however many at a time."""
 
-        async def received() -> dict[str, Any]:
-            message = await receive()
-            if self._is_full():
-                raise NoRoom
-            return message
+class _Upload:
+    """What comes is let in while there is room, from however many at a time: what is only announced takes none."""
 
-        return received
+    def __init__(self, receive: Receive, send: Send, is_full: Callable[[], bool]) -> None:
+        self._receive, self._send, self._is_full = receive, send, is_full
+        self.is_refused = False
+
+    async def receive(self) -> dict[str, Any]:
+        message = await self._receive()
+        if self._is_full():
+            self.is_refused = True
+            raise NoRoom("the disk is full")
+        return message
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Answer, unless the gate will."""
+        if not self.is_refused:
+            await self._send(message)
+
+
+async def _refuse(send: Send, status: HTTPStatus, words: str) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.body", "body": words.encode()})
 
 
 def _is_upload(scope: Scope) -> bool:

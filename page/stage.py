@@ -159,8 +159,8 @@ class Show(StreamingResponse):
     async def _played(self, act: Act) -> AsyncIterator[bytes]:
         frames = messages(act)
         while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
-            self._moved = time.monotonic()
             if message:
+                self._moved = time.monotonic()
                 yield message
 
 

@@ -488,17 +488,21 @@ def test_whoever_leaves_before_the_first_frame_gives_the_stage_back(act):
     assert stage._speaking == 0 and not stage._acts[token].is_on_stage
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_whoever_takes_no_more_frames_leaves_the_stage(act, monkeypatch, closed):
+@pytest.mark.parametrize("how", ["asleep", "closed", "behind"])
+def test_whoever_takes_no_more_frames_leaves_the_stage(act, monkeypatch, how):
     """A page that was put to sleep kept it from everybody, also when its session was long over."""
     stage, token = act
-    monkeypatch.setattr("page.stage.STANDSTILL", 60.0 if closed else 0.1)
+    closed = how == "closed"
+    monkeypatch.setattr("page.stage.STANDSTILL", 60.0 if closed else 0.5)
     scope = {"type": "http", "method": "GET", "path": f"/live/{token}", "query_string": b"rate=16000"}
     scope |= {"headers": [], "path_params": {"token": token}}
 
     async def send(message):
         if closed:
             stage.leave(token)
+        if how == "behind":  # it has said how many have come, and then no more: others are passed over
+            act_of_it.taken = 0
+            return
         await asyncio.Event().wait()  # as where nobody reads
 
     async def visit():
@@ -622,11 +626,15 @@ def test_other_pages_give_this_one_nothing(address):
 
 
 def test_an_upload_that_finds_the_disk_full_is_told(address, monkeypatch):
-    """In the middle of it, too."""
-    usage = iter([10 << 40])  # when it is let in
+    """In the middle of it, too; what had come of it goes."""
+    usage = iter([10 << 40] * 3)  # when it is let in, and at the first pieces
     monkeypatch.setattr("page.gate.shutil.disk_usage", lambda _: SimpleNamespace(free=next(usage, 0)))
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    assert status_of(urllib.request.Request(f"{address}/gradio_api/upload", b"--x\r\n" * 9, headers)) == 507
+    body = b"--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\n" + bytes(1 << 20) + b"\r\n--x--\r\n"
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    before = {*uploads.rglob("*")}
+    assert status_of(urllib.request.Request(f"{address}/gradio_api/upload", body, headers)) == 507
+    assert {*uploads.rglob("*")} == before and next(usage, None) is None
 
 
 def status_of(request):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import weakref
 
 import cv2
 import pytest
@@ -33,6 +35,31 @@ def test_opencvs_errors_count_as_well():
 def test_what_the_next_would_meet_too_is_raised(problem):
     with pytest.raises(type(problem)), OneOfMany():
         raise problem
+
+
+def test_what_failed_is_let_go():
+    """An exception keeps what it came from: frames and networks of every video that failed."""
+
+    class Frames:
+        pass
+
+    def fail(frames):
+        raise RuntimeError("out of memory") from ValueError("of another")
+
+    def attempt():
+        frames = Frames()
+        alive.append(weakref.ref(frames))
+        with OneOfMany() as one:
+            fail(frames)
+        kept.append(one.failure)
+
+    alive, kept = [], []
+    gc.disable()
+    try:
+        attempt()
+        assert alive[0]() is None and str(kept[0]) == "out of memory"
+    finally:
+        gc.enable()
 
 
 def test_nothing_goes_wrong():

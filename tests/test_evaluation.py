@@ -255,6 +255,15 @@ def test_pairs_never_join_a_video_with_itself():
         pairs.random_pairs(["a"], ["a"], None, 0)
 
 
+def test_sounds_are_dealt_in_turn():
+    """Those of some of the videos, and others."""
+    videos = ["a.mp4", "b.mp4", "d.mp4", "e.mp4"]
+    for seed in range(50):
+        drawn = pairs.random_pairs(["a.wav", "b.wav", "x.wav", "y.wav"], videos, None, seed)
+        assert all(Path(sound).stem != Path(name).stem for sound, name in drawn)
+        assert len({sound for sound, _ in drawn}) >= 3  # the last may be left with its own, and begins a new turn
+
+
 @pytest.mark.parametrize("sounds", [["a.wav", "b.wav", "c.wav"], ["a.mp3", "a.wav", "c.wav"]])
 def test_pairs_never_join_a_video_with_its_sound_in_another_file(sounds):
     videos = ["a.mp4", "b.mp4", "c.mp4"]
@@ -433,7 +442,8 @@ def test_a_video_counts_once_and_what_was_made_of_it_not_at_all(tmp_path):
     found = find_videos([tmp_path, tmp_path / "a.mp4", tmp_path / "sub"], without=tmp_path / "out")
     assert found == [tmp_path / "a.mp4", tmp_path / "sub/b.mp4"]
     assert find_videos([tmp_path / "out/a.mp4"], without=tmp_path / "out") == [tmp_path / "out/a.mp4"]
-    assert len(find_videos([tmp_path], without=tmp_path)) == 3  # nothing would be left
+    for above in (tmp_path, tmp_path.parent):  # nothing would be left
+        assert len(find_videos([tmp_path], without=above)) == 3
 
 
 def test_a_second_run_finds_the_same_films(data):

@@ -113,6 +113,9 @@ def test_links_stay_links(tmp_path):
     for name in ("there.json", "new.json"):
         files.save(tmp_path / name, "new")
         assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name).read_text() == "new"
+    (tmp_path / "other.json").symlink_to(tmp_path / "disk/blob")  # whoever writes by suffix could not
+    files.save(tmp_path / "other.json", "new")
+    assert not (tmp_path / "other.json").is_symlink() and not (tmp_path / "disk/blob").exists()
 
 
 def test_half_an_array_is_a_full_disk():

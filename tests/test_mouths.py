@@ -334,6 +334,8 @@ def test_a_look_ends_with_its_shot(head):
     ({"reference": ["still"]}, r"--reference \['still'\] is none of"),
     ({"blend": ["box"]}, r"--blend \['box'\] is not known"),
     ({"crf": 18.5}, "--crf 18.5 is not a whole number"),
+    ({"crf": 10**400}, "is not a whole number from 0 to 51"),
+    ({"rotate": 10**400}, "is no turn"),
     ({"crf": None}, "--crf None is not a whole number"),
     ({"static": "no"}, "static is True or False, not 'no'"),
 ])  # fmt: skip

@@ -174,7 +174,8 @@ def test_who_stops_it_before_it_begins_is_told_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("main, is_ours", [
-    (ROOT / "inference.py", True), (ROOT / "evaluation/run_all.py", True), ("/usr/bin/wav2lip-inference", True),
+    (ROOT / "inference.py", True), (ROOT / "evaluation/run_all.py", True),
+    ("/usr/bin/wav2lip", True), ("/usr/bin/wav2lip-lse", True),
     (ROOT / ".venv/lib/pytest/__main__.py", False), ("/home/somebody/program.py", False), (None, False),
 ])  # fmt: skip
 def test_only_our_scripts_keep_silent_until_all_is_imported(monkeypatch, main, is_ours):

@@ -105,8 +105,8 @@ class VideoWriter:
         Where such a stream is also put out as it is, ffmpeg 9 waits for itself for ever, once in ten times or so. Sound
         files may have nothing else to be put out; with them that was never seen.
         """
-        joined = re.findall(rf"\[{number}:(\d+)\]", " ".join(command))
-        return sorted({int(stream) for stream in joined})
+        graph = command[command.index("-filter_complex") + 1]
+        return sorted({int(stream) for stream in re.findall(rf"\[{number}:(\d+)\]", graph)})
 
     def _filters(self) -> list[str]:
         like, filters = self._like, [f"scale=flags={EXACT_COLOUR}"]
