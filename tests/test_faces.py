@@ -390,7 +390,7 @@ def test_sfd_is_preferred(downloads, tmp_path, monkeypatch):
     (tmp_path / "s3fd.pth").touch()
     assert FaceSearch().detector_name() == "sfd" and not downloads
     (tmp_path / "s3fd.pth").unlink()
-    monkeypatch.setattr(faces.weights, "find", lambda *_: tmp_path / "downloaded.pth")
+    monkeypatch.setattr(faces.downloads, "find", lambda *_: tmp_path / "downloaded.pth")
     auto = FaceSearch()
     assert (auto.detector_name(), auto.detector_weights()) == ("sfd", tmp_path / "downloaded.pth")
 

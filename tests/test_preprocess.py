@@ -551,7 +551,7 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
         raise RuntimeError("no network")
 
     monkeypatch.setattr(faces, "SFD_WEIGHTS", roots.videos / "s3fd.pth")
-    monkeypatch.setattr(faces.weights, "find", refuse)
+    monkeypatch.setattr(faces.downloads, "find", refuse)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     jobs = plan_workers(roots.videos, roots.data, PreprocessingOptions(gpus=2), 100, told)
