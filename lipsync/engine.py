@@ -211,7 +211,9 @@ class LipSync:
         count = len(copied.made) if copied else None if take.options.is_part else len(take)
         with (  # if writing fails, or somebody stops it, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
-            video.open_writer(outfile, take.source, take.heard_in_all, count, copied, *how) as writer,
+            video.open_writer(
+                outfile, take.source, take.heard_in_all, count, copied, *how, report=self.report
+            ) as writer,
         ):
             for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)

@@ -34,7 +34,7 @@ ALLOWED = {
     "hparams": {"files"},
     "shares": {"files"},
     "pictures": set(),
-    "video": {"files", "pictures"},
+    "video": {"files", "pictures", "reporting"},
     "models": {"downloads", "files", "reporting", "telemetry"},
     "face_detection": {"devices", "telemetry"},
     "audio": {"hparams"},

@@ -91,6 +91,26 @@ def test_what_is_around_is_encoded_nearly_as_it_was(lips, film, speech, tmp_path
         assert np.argmin(difference) == index and difference[index] < 2
 
 
+def test_joining_tells_how_far_it_is(lips, film, speech, tmp_path, monkeypatch):
+    """The sound of all of it is encoded then: 40 s of a film of 15 minutes, without a word."""
+    heard = []
+    monkeypatch.setattr(lips.report, "progress", lambda stage, *done: heard.append((stage, *done)))
+    lips.run(film("film.mp4"), speech, tmp_path / "out.mp4", start=0.4, box=BOX)
+    joining = [(done, total) for stage, done, total in heard if stage == "Joining"]
+    assert joining[0] == (0, 1) and joining == sorted(joining) and heard[-1][0] == "Joining"
+
+
+def test_who_stops_while_it_is_joined_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
+    def stop(stage, *_):
+        if stage == "Joining":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lips.report, "progress", stop)
+    with pytest.raises(KeyboardInterrupt):
+        lips.run(film("film.mp4"), speech, tmp_path / "new/out.mp4", start=0.4, box=BOX)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     "start, end, made", [(0.0, 0.1, range(0, 8)), (0.9, 0.99, range(16, 25)), (0.7, 0.8, range(16, 24))]
 )

@@ -13,9 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from reporting import SILENT, Reporter
 from video import h264
 from video.probing import Geometry, VideoInfo
-from video.process import ENVIRONMENT, QUIET, Process, command_line, ffmpeg_has, input_of, report_of, url_of
+from video.process import (
+    ENVIRONMENT,
+    QUIET,
+    TELLING,
+    Process,
+    command_line,
+    ffmpeg_has,
+    input_of,
+    report_of,
+    url_of,
+)
 from video.sound import Sound
 from video.splicing import Splice
 from video.writing import VideoWriter
@@ -93,21 +104,32 @@ def _sets(info: VideoInfo) -> h264.Units:
 
 
 def open_writer(
-    path: str | Path, like: VideoInfo, audio: Sound | Splice, count: int | None, copied: Copied | None, *how: Any
+    path: str | Path,
+    like: VideoInfo,
+    audio: Sound | Splice,
+    count: int | None,
+    copied: Copied | None,
+    *how: Any,
+    report: Reporter = SILENT,
 ) -> VideoWriter:
     """Return what joins frames with those that are ``copied``; if none are, a ``VideoWriter`` of all of them."""
-    return PartWriter(path, copied, audio, *how) if copied else VideoWriter(path, like, audio, count, *how)
+    if copied:
+        return PartWriter(path, copied, audio, *how, report=report)
+    return VideoWriter(path, like, audio, count, *how)
 
 
 class PartWriter(VideoWriter):
     """Encode the frames between those that are ``copied``, and join them; what else it takes is as for ``VideoWriter``.
 
-    The file itself is made when the last frame is encoded. Until then, pieces lie in a hidden folder beside it.
+    The file itself is made when the last frame is encoded, which ``report`` is told: the sound of all of it is encoded
+    then. Until then, pieces lie in a hidden folder beside it.
     """
 
-    def __init__(self, path: str | Path, copied: Copied, audio: Sound | Splice, *how: Any) -> None:
+    def __init__(
+        self, path: str | Path, copied: Copied, audio: Sound | Splice, *how: Any, report: Reporter = SILENT
+    ) -> None:
         super().__init__(path, copied.info, audio, None, *how)
-        self._copied = copied
+        self._copied, self._report = copied, report
         self._pieces = contextlib.ExitStack()
         rate = copied.info.fps.numerator
         self._scale = rate * -(-TICKS // rate)  # ticks a second: a frame is a whole number of them
@@ -139,7 +161,13 @@ class PartWriter(VideoWriter):
         h264.add_sets(self._piece(next(iter(pieces))), copied.sets + _sets(self._as_video(PART)))
         listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
         Path(self._folder, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
-        with Process(self._joined(delay)) as joining:
+        seconds = round(copied.count / copied.info.fps)
+        joining = Process(self._joined(delay), stdout=subprocess.PIPE)
+        with self._report.stage("Joining", seconds, "s") as advance, joining:
+            told = 0
+            for done in map(int, joining.seconds_done()):
+                advance(done - told)
+                told = done
             self._ended(joining)
 
     def _cut(self, cuts: list[int]) -> list[str]:
@@ -167,4 +195,6 @@ class PartWriter(VideoWriter):
         ticks = int(self._scale / self._copied.info.fps)
         pictures = ffmpeg.input(url_of(Path(self._folder, LIST)), format="concat", auto_convert=0)["v:0"]
         times = f"setts=pts=round(PTS/{ticks})*{ticks}:dts=(N-{delay})*{ticks}"
-        return self._with_sound(pictures, {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale})
+        how = {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale}
+        program, *rest = self._with_sound(pictures, how)
+        return [program, *TELLING, *rest]

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
+TELLING = ("-progress", "pipe:1")  # how far it is, see ``Process.seconds_done``
 # Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
 # first stream that it reads, and closes gaps between joined recordings; so each process reads all streams, and puts out
 # pictures and sounds as they are, to nowhere.
@@ -147,6 +148,12 @@ class Process:
         self.stdin: Any = self._popen.stdin  # where it was asked to be a pipe, one of bytes; else None
         self.stdout: Any = self._popen.stdout  # likewise
         return self
+
+    def seconds_done(self) -> Iterator[float]:
+        """Yield every now and then how many seconds of its output there are; the command has ``TELLING`` in it."""
+        for line in self.stdout:
+            if found := re.fullmatch(rb"out_time_us=(\d+)\s*", line):
+                yield int(found[1]) / 1e6
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end and return ffmpeg's exit code and messages; raise RuntimeError if somebody else ended it."""
