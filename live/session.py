@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import threading
 import time
 from collections import deque
@@ -135,8 +136,8 @@ class Session:
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
-        if not (0 < rate < math.inf and behind >= 0):
-            raise UserError(f"rate is above 0 and behind not below, which {rate} Hz and {behind} s are not")
+        if not (is_number(rate) and is_number(behind) and 0 < rate < math.inf and behind >= 0):
+            raise UserError(f"rate is a number above 0, and behind one not below, which {rate!r} and {behind!r} are not")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
         self._behind_shut = min(behind, BEHIND_SHUT) if math.isfinite(behind) else behind
@@ -198,7 +199,7 @@ class Session:
         """Return the next frames in which somebody speaks, at most ``most``; none if there is not sound enough."""
         with self._making:
             with self._hearing:
-                parts = list(itertools.islice(self._heard(), min(most, AT_ONCE)))
+                parts = list(itertools.islice(self._heard(), max(0, min(most, AT_ONCE))))
             return self._draw(parts)
 
     def idle(self, count: int = 1) -> list[Frame]:
@@ -298,6 +299,10 @@ class Session:
         movement, rest = (np.array(values) for values in zip(*((part.gain, part.rest) for part in parts)))
         appearances = Appearances(dict(enumerate(self._face.appearances)))
         return settings_for_mouths(self._lips.generator, options, movement, rest, appearances)
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def closing_step(fps: float) -> float:

@@ -360,10 +360,18 @@ def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
         assert np.array_equal(pictures(opened.idle(5)), pictures(made.idle(5)))
 
 
-@pytest.mark.parametrize("options", [{"rate": 0}, {"rate": -16000}, {"behind": -1.0}, {"behind": float("nan")}])
+@pytest.mark.parametrize("options", [
+    {"rate": 0}, {"rate": -16000}, {"rate": "48000"}, {"behind": -1.0}, {"behind": float("nan")}, {"behind": None},
+])  # fmt: skip
 def test_sessions_that_cannot_be(lips, face, options):
-    with pytest.raises(UserError, match="rate is above 0 and behind not below"):
+    with pytest.raises(UserError, match="rate is a number above 0, and behind one not below"):
         live.Session(lips, face, **options)
+
+
+def test_fewer_frames_than_none_are_none(lips, face, wav):
+    with live.Session(lips, face) as session:
+        session.push(wav)
+        assert session.frames(-1) == [] == session.idle(-1) and len(session.frames(1)) == 1
 
 
 def test_a_batch_of_nobody_is_refused(small_checkpoint):
