@@ -137,7 +137,7 @@ class Session:
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
         if not (is_number(rate) and is_number(behind) and 0 < rate < math.inf and behind >= 0):
-            raise UserError(f"rate is a number above 0, and behind one not below, which {rate!r} and {behind!r} are not")
+            raise UserError(f"rate is a number above 0, and behind one not below, unlike {rate!r} and {behind!r}")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
         self._behind_shut = min(behind, BEHIND_SHUT) if math.isfinite(behind) else behind
