@@ -26,7 +26,12 @@ def get_parser() -> cli.Parser:
         type=Path,
         help="A video, with its sound, in which one person speaks for five seconds or more.",
     )
-    add("--outfile", required=True, type=Path, help="The checkpoint to write, .pth; a contact sheet is put beside it.")
+    add(
+        "--outfile",
+        required=True,
+        type=Path,
+        help="The checkpoint to write: .pth, .pt or .ckpt; a contact sheet is put beside it.",
+    )
     add("--minutes", type=cli.positive(float), default=10.0, help="How long to train.")
     add(
         "--checkpoint_path",

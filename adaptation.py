@@ -22,7 +22,7 @@ import torch
 import downloads
 import files
 import training
-from dataset import TWIN, Loader, Wav2LipDataset, evaluation_windows
+from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
 from distributed import Distributed
 from errors import MissingFile, UserError
@@ -131,6 +131,11 @@ class PersonTask(GeneratorTask):
     lowest = float("inf")
     won = False  # anything against the weights that it began with
 
+    def train_mode(self, on: bool) -> None:
+        """But for what hears: one video teaches no hearing, and ``opening``, which stays, is about what that gives."""
+        super().train_mode(on)
+        self.generator.audio_encoder.eval()
+
     def remember(self, figures: Figures) -> None:
         """Keep a copy of the weights if their ``figures`` are the best so far."""
         if figures["l1"] < self.lowest:
@@ -155,7 +160,6 @@ def open_task(group: Distributed, width: float, options: AdaptationOptions, repo
     expert, judge = (weights.load_model(path, SyncNet_color, report) for path in (options.expert, options.judge))
     torch.manual_seed(options.seed)
     task = PersonTask(group, hp, expert, judge, width)
-    # one video teaches no hearing; and ``opening``, which comes with the start, is about what the encoder gives
     task.generator.audio_encoder.requires_grad_(False)
     return task
 
@@ -231,7 +235,8 @@ def _first_kept(shown: Sequence[int], face: Path) -> int:
     together = hp.syncnet_T - 1
     begin = [frame for frame, last in zip(shown, shown[together:]) if last - frame == together]
     kept = begin[round(len(begin) * (1 - HELD_OUT)) :]
-    if len(kept) < MIN_KEPT:
+    apart = shown.index(kept[0]) if kept else 0
+    if len(kept) < MIN_KEPT or min(apart, len(shown) - apart) < MIN_FRAMES:
         raise UserError(
             f"{face} shows a face for {hp.syncnet_T} frames on end only {len(begin)} times, too few to learn from and "
             "to see what was learned; give a longer video, or one in which the face is seen all the time"

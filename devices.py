@@ -47,7 +47,9 @@ def own_device(name: str) -> str:
 
 
 def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled."""
+    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled, and is refused."""
+    if name == "fp16":
+        raise UserError("training in fp16 would lose small gradients; use bf16 or fp32")
     if name != "auto":
         return named_precision(name, device)
     fast = cuda_has_bf16(device) if device.type == "cuda" else device.type == "cpu" and cpu_has_bf16()

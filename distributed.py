@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -78,7 +77,9 @@ class Distributed:
         if self.world_size == 1:
             return rows
         # DistributedDataParallel will average gradients over processes, each of which has those of all
-        return torch.cat(dist.nn.functional.all_gather(rows.contiguous()))
+        from torch.distributed.nn import functional  # here: some builds of torch have none of it
+
+        return torch.cat(functional.all_gather(rows.contiguous()))
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average over all processes, in place."""
@@ -130,7 +131,9 @@ def leave_processes() -> None:
 
 def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over all processes; its gradient is the average of theirs."""
-    return dist.nn.functional.all_reduce(values) / dist.get_world_size()
+    from torch.distributed.nn import functional
+
+    return functional.all_reduce(values) / dist.get_world_size()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

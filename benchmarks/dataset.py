@@ -148,7 +148,7 @@ def read_mel(folder: str) -> np.ndarray:
     """The whole mel (mel frames, num_mels) from audio.wav."""
     wav = librosa.load(f"{folder}/audio.wav", sr=hp.sample_rate)[0]
     wav = signal.lfilter([1, -hp.preemphasis], [1], wav)
-    spectrum = librosa.stft(y=wav, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="constant")
+    spectrum = librosa.stft(y=wav, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="reflect")
     amplitude = np.dot(MEL_BASIS, np.abs(spectrum))
     decibels = 20 * np.log10(np.maximum(np.exp(hp.min_level_db / 20 * np.log(10)), amplitude)) - hp.ref_level_db
     scaled = 2 * hp.max_abs_value * ((decibels - hp.min_level_db) / -hp.min_level_db) - hp.max_abs_value

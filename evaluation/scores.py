@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+import video
+from errors import UserError
 from evaluation.lse import Score, score_file
 from evaluation.reports import Report
 from faces import FaceSearch
@@ -16,6 +19,7 @@ from reporting import SILENT, Reporter
 
 IN_SYNC = 1  # frames
 SURE = 3.0  # LSE-C
+LARGEST_FACE, WIDEST_FACE = 320, 1.3  # pixels of a side, and width by height, that videos of nothing but faces have
 
 
 class Scores(Report[Score]):
@@ -49,6 +53,19 @@ class Scores(Report[Score]):
         return {"mean": mean, **super().to_json()}
 
 
+def warn_of_whole_frames(paths: Iterable[Path], report: Reporter) -> None:
+    """Say so if the first video looks as if its frames showed more than a face, which they are taken for."""
+    for path in paths:
+        with contextlib.suppress(UserError):  # which is told when it is scored
+            info = video.probe(path)
+            if max(info.width, info.height) > LARGEST_FACE or info.width > WIDEST_FACE * info.height:
+                report.note(
+                    f"warning: {path} is {info.width}x{info.height}, and all of that is taken for a face, as in LRS2; "
+                    "if it shows more, these scores of sync mean nothing: add --crop_faces"
+                )
+            return
+
+
 def score_files(
     paths: Iterable[Path],
     network: SyncNet_v2,
@@ -59,6 +76,8 @@ def score_files(
     """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
     total = Scores()
     listed = list(paths)
+    if not search:
+        warn_of_whole_frames(listed, report)
     for path in report.track(listed, name, len(listed), "file"):
         total.attempt(path, partial(score_file, path, network, search, report))
     return total

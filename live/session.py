@@ -129,10 +129,10 @@ class Session:
     """One face, live: ``push`` sound as it comes, and take ``frames`` as they are due; ``play`` keeps the time.
 
     Pushing, ``end`` and ``interrupt`` may be called in other threads than the one that takes the frames. Each
-    utterance's frames are those that ``LipSync.stream`` makes of its whole sound. Close a session, or use it as a
-    context manager. ``rate`` is that of the sound, in Hz. Of somebody who speaks live, what is older than ``behind``
-    seconds is passed over, and of pauses in which lips are shut whatever is late, so that frames that were late once
-    are not for ever.
+    utterance's frames are those that ``LipSync.stream`` makes of its whole sound, but in pauses and where it is
+    late. Close a session, or use it as a context manager. ``rate`` is that of the sound, in Hz. Of somebody who
+    speaks live, what is older than ``behind`` seconds is passed over, and of pauses in which lips are shut whatever
+    is late, so that frames that were late once are not for ever.
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:

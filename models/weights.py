@@ -135,7 +135,10 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     extra = content if state is not None else {}
     if isinstance(extra.get("hparams"), dict):  # all that stages of training said of it until 2026-11
         extra = {"mel_lead": extra["hparams"].get("mel_lead"), **extra}
-    state = {key.removeprefix("module."): value for key, value in (content if state is None else state).items()}
+    state = content if state is None else state
+    if not all(isinstance(key, str) for key in state):
+        raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but its weights have no names")
+    state = {key.removeprefix("module."): value for key, value in state.items()}
     width = extra.get("width", 1.0)
     if not isinstance(width, (int, float)) or not 0 < width <= WIDEST:
         shown = f"{width:g}" if isinstance(width, (int, float)) else width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import files
@@ -28,13 +28,14 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     if len(groups) == 1:
         note = "; there is only one top-level folder, so the split is by clip and the same speaker is on every side"
         groups = {clip: [clip] for clip in next(iter(groups.values()))}
-    before = _lists_in(folder)
+    before = _lists_in(folder, {clip.clip for clip in kept})
+    groups = _as_they_were(groups, before)
     listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
-    known = {name: splits.pop() for name, splits in listed.items() if len(splits) == 1}
+    known = {name: splits.pop() for name, splits in listed.items() if splits}
     if known:
         stay = sum(len(groups[name]) for name in known)
         note += f"; {stay} stay in the lists that they were in, delete the lists to split all anew"
-    elif before:
+    elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
         note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     for split, clips in lists.items():
@@ -43,10 +44,19 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     return f"{counts} clips, in {folder}{note}"
 
 
-def _lists_in(folder: Path) -> dict[str, str]:
-    """Return the split of every clip that is in a list."""
+def _lists_in(folder: Path, clips: Set[str]) -> dict[str, str]:
+    """Return the split of those clips that are in a list; what follows a name in its line is a note."""
     paths = {split: folder / f"{split}.txt" for split in SPLITS}
-    return {line: split for split, path in paths.items() if path.is_file() for _, line in read_list(path)}
+    lines = ((split, line) for split, path in paths.items() if path.is_file() for _, line in read_list(path))
+    meant = ((split, {line, line.split("\t")[0].strip(), line.split()[0]}) for split, line in lines)
+    return {name: split for split, names in meant for name in names & clips}
+
+
+def _as_they_were(groups: Mapping[str, list[str]], before: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the groups; clip by clip those that are in several lists, as a folder is that was the only one once."""
+    split_up = {name for name, clips in groups.items() if len({before[clip] for clip in clips if clip in before}) > 1}
+    whole = {name: clips for name, clips in groups.items() if name not in split_up}
+    return whole | {f"{name}: {clip}": [clip] for name in split_up for clip in groups[name]}
 
 
 def split_groups(

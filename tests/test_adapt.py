@@ -26,6 +26,7 @@ from faces import FaceSearch
 from hparams import HParams
 from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
+from reporting import SILENT
 from training import loop
 
 DETECTOR = ("--face_detector", "centerface")
@@ -368,3 +369,24 @@ def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words)
     assert run(tmp_path / face, tmp_path / outfile, expert, beginner) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+def test_what_hears_stays_as_it_is(expert):
+    """Its statistics went on, with norms that learn, while ``opening`` was about what it had given before."""
+    options = adaptation.AdaptationOptions(expert=expert, judge=expert, settings="frozen_norms=false")
+    with adaptation.hp.changed(adaptation.SETTINGS, options.settings):
+        task = adaptation.open_task(adaptation.open_group(options), 0.125, options, SILENT)
+        task.train_mode(True)
+        hearing = {name: value.clone() for name, value in task.generator.audio_encoder.state_dict().items()}
+        x, mels = torch.rand(2, 6, 5, 96, 96), torch.randn(2, 5, 1, 80, 16)
+        task.train_step([x, mels, torch.randn(2, 1, 80, 16), torch.rand(2, 3, 5, 96, 96)])
+    after = task.generator.audio_encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in hearing.items())
+    assert any(module.training for module in task.generator.modules())
+
+
+def test_windows_that_lie_apart_have_to_be_enough(tmp_path):
+    """Eleven frames were kept aside, and then the data set named a folder that nobody knows."""
+    shown = [*(10 * n + i for n in range(12) for i in range(5)), *range(120, 129)]
+    with pytest.raises(UserError, match="too few to learn from"):
+        adaptation._first_kept(shown[-30:], tmp_path / "person.mp4")

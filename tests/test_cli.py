@@ -221,6 +221,12 @@ def test_precision_with_a_torch_that_cannot_tell(monkeypatch):
     assert devices.pick_precision("auto", torch.device("cpu")) == torch.float32
 
 
+def test_nothing_is_trained_in_float16(monkeypatch):
+    """Whose small gradients are 0, as nothing scales losses here."""
+    with pytest.raises(ValueError, match="use bf16 or fp32"):
+        devices.pick_training_precision("fp16", torch.device("cuda"))
+
+
 @pytest.mark.parametrize("pick", [devices.pick_precision, devices.pick_training_precision])
 def test_precision_that_the_cpu_lacks(pick, monkeypatch):
     """Without AVX-512 the convolutions fail in the middle of a run."""

@@ -31,6 +31,7 @@ from evaluation import (
     real_videos_inference,
     run_all,
     score_lse,
+    scores,
     table,
 )
 from evaluation import score_fid as score_fid_script
@@ -142,7 +143,7 @@ def test_which_track_is_scored_is_told(tmp_path, talking, told):
     maps = ("-map", "0", "-map", "0:a", "-c", "copy", "-disposition:a:0", 0, "-disposition:a:1", "default")
     run_ffmpeg("-i", talking, *maps, tmp_path / "two.mkv")
     report = score_files([tmp_path / "two.mkv"], Judge(), report=told)
-    assert "two.mkv has 2 sound tracks; number 2 is taken" in told.notes[0] and not report.failed
+    assert "two.mkv has 2 sound tracks; number 2 is taken" in told.notes[-1] and not report.failed
 
 
 def test_score_lse(tmp_path, talking, talking_clip, monkeypatch, capsys):
@@ -821,3 +822,12 @@ def test_pictures_are_shrunk_to_the_largest_that_the_paper_takes(monkeypatch, tm
     monkeypatch.setattr("evaluation.sizes.follow_face", lambda *_: box)
     lips = SimpleNamespace(search=SimpleNamespace(find=lambda *_: None), device=None)
     assert Sizes().shrink_factor(lips, tmp_path / "x.mp4") == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("size, told_of", [((224, 224), 0), ((160, 160), 0), ((320, 240), 1), ((640, 640), 1)])
+def test_whole_frames_are_taken_for_faces_with_a_word(tmp_path, told, size, told_of):
+    """Of ordinary videos, all scores of sync meant nothing, and nobody was told."""
+    write_clip(tmp_path / "talk.mp4", np.zeros((2, *size[::-1], 3), np.uint8))
+    scores.warn_of_whole_frames([tmp_path / "talk.mp4", tmp_path / "none.mp4"], told)
+    scores.warn_of_whole_frames([tmp_path / "none.mp4"], told)
+    assert len(told.notes) == told_of and all("add --crop_faces" in note for note in told.notes)

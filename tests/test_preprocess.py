@@ -612,6 +612,32 @@ def test_split_stays_when_there_is_more_or_less(tmp_path, name):
     assert sum(map(len, read_lists(tmp_path).values())) == 101
 
 
+def test_notes_in_lists_are_no_names(tmp_path):
+    """Lines of LRS2's kind: clips of validation were dealt out anew, most of them to be learned from."""
+    names = [f"s{speaker}/{take}.mp4" for speaker in range(10) for take in range(3)]
+    write_filelists(finished(*names), (0.6, 0.2, 0.2), 0, tmp_path)
+    before = read_lists(tmp_path)
+    for split, note in (("val", " NF"), ("test", "\tMV 12")):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{clip}{note}\n" for clip in before[split]))
+    assert "30 stay in the lists" in write_filelists(finished(*names), (0.6, 0.2, 0.2), 3, tmp_path)
+    assert read_lists(tmp_path) == before
+
+
+def test_a_folder_that_was_alone_stays_as_it_was_split(tmp_path):
+    """When others came beside it, all of it was dealt out anew, and what it had validated on was learned from."""
+    anna = [f"anna/{take}.mp4" for take in range(20)]
+    write_filelists(finished(*anna), (0.8, 0.1, 0.1), 0, tmp_path)
+    before = read_lists(tmp_path)
+    others = [f"{name}/{take}.mp4" for name in ("bert", "carl") for take in range(20)]
+    said = write_filelists(finished(*anna, "anna/20.mp4", *others), (0.8, 0.1, 0.1), 0, tmp_path)
+    after = read_lists(tmp_path)
+    assert "20 stay in the lists" in said and sum(map(len, after.values())) == 61
+    for split, clips in before.items():
+        assert {*clips} <= {*after[split]}
+    whose = [{line.split("/")[0] for line in clips} - {"anna"} for clips in after.values()]
+    assert sum(map(len, whose)) == 2  # the others are on one side each
+
+
 def test_split_replaces_lists_of_other_clips(tmp_path):
     (tmp_path / "train.txt").write_text("a/1\na/2\n")
     said = write_filelists(finished(*(f"s{n}/x.mp4" for n in range(10))), (0.8, 0.1, 0.1), 0, tmp_path)

@@ -200,6 +200,8 @@ def break_file(path, kind, state):
         torch.save({"state_dict": dict(state), "width": 400.0}, path)
     elif kind == "width in words":
         torch.save({"state_dict": dict(state), "width": "half"}, path)
+    elif kind == "numbers for names":
+        torch.save({"state_dict": {0: torch.zeros(1)}}, path)
     elif kind == "gzipped":
         path.write_bytes(gzip.compress(b"a checkpoint"))
     elif kind == "script with code":
@@ -225,6 +227,7 @@ def break_file(path, kind, state):
     ("wide", "is of width 400, which no network is"),
     ("width in words", "is of width half, which no network is"),
     ("bomb", "is compressed, which checkpoints are not"),
+    ("numbers for names", "its weights have no names"),
 ])  # fmt: skip
 def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
     monkeypatch.chdir(tmp_path)

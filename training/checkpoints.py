@@ -121,7 +121,7 @@ def read_best(folder: Path) -> Best:
         return Best()
     content = weights.read_state(folder / BEST)
     score = float(content.get("score", math.inf))  # it may be a copy of another
-    return Best(int(content.get("global_step", 0)), score, content.get("made_of", {}))
+    return Best(int(content.get("global_step") or 0), score, content.get("made_of", {}))
 
 
 def checkpoint_name(prefix: str, step: int) -> str:
@@ -181,7 +181,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
     extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
     told = extra.get("hparams", {}), extra.get("made_of", {})
-    return Position(int(extra.get("global_step", 0)), pending, extra.get("seed"), *told)
+    return Position(int(extra.get("global_step") or 0), pending, extra.get("seed"), *told)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -57,9 +57,10 @@ class GeneratorTask(Task):
         self.generator = group.prepare(generator)
         self.parallel = group.parallel(self.generator)
         self.optimizer = adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
+        teachers = {"expert": expert} | ({"judge": judge} if judge else {})
+        self._fingerprints = {name: fingerprint(network) for name, network in teachers.items()}  # as in their files
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
-        self._teachers = {"expert": expert} | ({"judge": judge} if judge else {})  # as they are in their files
         self.sync_weight = hp.syncnet_wt
         self.last: Pictures | None = None  # of the last step
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
@@ -145,7 +146,7 @@ class GeneratorTask(Task):
 
     @property
     def networks(self) -> dict[str, str]:
-        return {name: fingerprint(network) for name, network in self._teachers.items()}
+        return self._fingerprints
 
     def train_mode(self, on: bool) -> None:
         super().train_mode(on)
