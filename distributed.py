@@ -79,7 +79,7 @@ class Distributed:
         # DistributedDataParallel will average gradients over processes, each of which has those of all
         from torch.distributed.nn import functional  # here: some builds of torch have none of it
 
-        return torch.cat(functional.all_gather(rows.contiguous()))
+        return torch.cat(functional.all_gather(rows.contiguous(), dist.group.WORLD))  # else that of the first import
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average over all processes, in place."""
@@ -133,7 +133,7 @@ def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over all processes; its gradient is the average of theirs."""
     from torch.distributed.nn import functional
 
-    return functional.all_reduce(values) / dist.get_world_size()
+    return functional.all_reduce(values, group=dist.group.WORLD) / dist.get_world_size()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
