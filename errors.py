@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 from collections.abc import Iterator
 
 import cv2
 
+PIP = f"{sys.executable} -m pip"  # of this environment, whatever the one of that name would install into
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -81,6 +83,6 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed: in the project's folder, pip install -r requirements/{extra}.txt "
-            f"(or, if you installed the project with pip, pip install '.[{extra}]')"
+            f"{error.name} is not installed: in the project's folder, {PIP} install -r requirements/{extra}.txt "
+            f"(or, if you installed the project with pip, {PIP} install '.[{extra}]')"
         ) from None

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from errors import UserError
+from errors import PIP, UserError
 
 OPENS_ANY_NAME = os.name != "nt"  # on Windows OpenCV opens none that is not ASCII (its issue 18305)
 LARGEST = 1 << 28  # bytes of a picture; larger files there are films
@@ -45,7 +45,7 @@ def is_picture(path: Path) -> bool:
         raise UserError(f"{path} is a sequence of AVIF pictures; save it as MP4 or GIF, or one of them as JPEG")
     if _is_heic(brands):
         if not _reads_heif():  # ffmpeg before 7 knows nothing of it, and later ones take its first tile for all
-            raise UserError(f"{path} is HEIC; export it as JPEG (or pip install pillow-heif)")
+            raise UserError(f"{path} is HEIC; export it as JPEG (or {PIP} install pillow-heif)")
         return True
     if _moves(start) or path.suffix.lower() in FILMS:
         return False

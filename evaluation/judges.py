@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import downloads
-from errors import MissingFile, UserError
+from errors import PIP, MissingFile, UserError
 from evaluation.lips import POINTS
 from face_detection.detections import cut_square
 from identities import Identity, open_sface
@@ -61,7 +61,7 @@ def open_fan(
         from face_alignment.models import FAN
         from face_alignment.utils import get_preds_fromhm
     except ImportError as error:
-        raise UserError("landmarks take face-alignment 1.5 or newer: pip install -U face-alignment") from error
+        raise UserError(f"landmarks take face-alignment 1.5 or newer: {PIP} install -U face-alignment") from error
     network = _filled(FAN(4), downloads.find(path_or_name, report), "2D-FAN").to(device)
 
     @torch.inference_mode()
@@ -85,7 +85,7 @@ def open_lpips(
     try:
         lpips = import_beside_torchvision("lpips")
     except ImportError as error:
-        raise UserError("LPIPS takes the package lpips: pip install lpips") from error
+        raise UserError(f"LPIPS takes the package lpips: {PIP} install lpips") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision on how lpips asks it for a network
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()

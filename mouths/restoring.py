@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from boxes import Box, put_back, shown_in
-from errors import MissingFile, UserError, needs
+from errors import PIP, MissingFile, UserError, needs
 from models import weights
 from models.imports import import_beside_torchvision
 from mouths import masks
@@ -41,7 +41,7 @@ def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Res
     try:
         network = spandrel.ModelLoader(device).load_from_state_dict(spandrel.canonicalize_state_dict(state)).eval()
     except Exception as error:  # what does not fit shows as anything: UnsupportedModelError, KeyError, RuntimeError, …
-        more = " (CodeFormer: pip install spandrel_extra_arches)" if "position_emb" in str(state.keys()) else ""
+        more = f" (CodeFormer: {PIP} install spandrel_extra_arches)" if "position_emb" in str(state.keys()) else ""
         raise UserError(f"{path} holds no network that spandrel can load{more}") from error
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels != 3:
         raise UserError(f"{path} holds {network.architecture.name}, which makes no colour picture from another")

@@ -13,6 +13,7 @@ import torch
 
 import export
 from conftest import ROOT, rnd
+from errors import PIP
 from models import SyncNet_color, SyncNet_v2, exporting, weights
 from telemetry import silence_onnxruntime
 
@@ -116,4 +117,6 @@ def test_what_cannot_be_exported(small_checkpoint, tmp_path, capsys, kind, outfi
 def test_a_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(tmp_path / "a.onnx")]) == 2
-    assert capsys.readouterr().err.startswith("error: onnx is not installed: in the project's folder, pip install -r")
+    assert capsys.readouterr().err.startswith(
+        f"error: onnx is not installed: in the project's folder, {PIP} install -r"
+    )

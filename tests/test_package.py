@@ -16,6 +16,7 @@ import inference
 import similarity
 import video
 from conftest import ROOT
+from errors import PIP
 from evaluation import score_fid, score_lse
 
 # that users need
@@ -210,7 +211,7 @@ def test_a_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert main(flags) == 2
     error = capsys.readouterr().err
-    words = f"error: {package} is not installed: in the project's folder, pip install -r requirements/eval.txt"
+    words = f"error: {package} is not installed: in the project's folder, {PIP} install -r requirements/eval.txt"
     assert error.startswith(words) and error.count("\n") == 1
 
 

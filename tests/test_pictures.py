@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import types
@@ -15,6 +16,7 @@ import pictures
 import video
 from boxes import fixed_box, padded_boxes
 from conftest import run_ffmpeg
+from errors import PIP
 
 pillow = pytest.importorskip("PIL.Image")
 
@@ -119,7 +121,9 @@ def test_heic_needs_a_reader_or_another_format(tmp_path, monkeypatch, name):
     """ffmpeg 9 took one tile of it for a video of one frame a second, and ffmpeg 5 had no word for it."""
     (tmp_path / name).write_bytes(heic_start())
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(ValueError, match=rf"{name} is HEIC; export it as JPEG \(or pip install pillow-heif\)"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is HEIC; export it as JPEG \(or {re.escape(PIP)} install pillow-heif\)"
+    ):
         video.probe(tmp_path / name)
 
     rgba = cv2.cvtColor(quadrants((255, 255, 255, 0)), cv2.COLOR_BGRA2RGBA)

@@ -20,7 +20,7 @@ import mouths
 import runtimes
 import video
 from conftest import ROOT, rnd
-from errors import UserError
+from errors import PIP, UserError
 from lipsync import LipSync
 from models import Wav2Lip, weights
 from runtimes import Runtime
@@ -111,7 +111,9 @@ def test_a_missing_package_is_named_before_anything_is_done(missing, package, tm
     assert inference.main([*flags, "--runtime", "openvino"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith(f"error: {package} is not installed: in the project's folder, pip install -r requirements")
+    assert error.startswith(
+        f"error: {package} is not installed: in the project's folder, {PIP} install -r requirements"
+    )
     assert error.endswith("pip install '.[openvino]')\n")  # the project's own: PyPI's wav2lip is somebody else's
 
 
