@@ -330,7 +330,7 @@ def number_or_name(text: str) -> str | int:
 
 def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``add_lip_sync_arguments`` asked for, as ``LipSync.run`` takes it."""
-    given = {field.name: getattr(args, field.name, None) for field in fields(Options)}
+    given = {field.name: getattr(args, field.name) for field in fields(Options) if field.name not in NEGATED}
     negated = {name: not getattr(args, flag) for name, flag in NEGATED.items()}
     return given | negated | {"box": None if args.box == NO_BOX else args.box}
 

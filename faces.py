@@ -62,8 +62,10 @@ class FaceSearch:
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
         """Return the weights file of the detector, downloading those that are known if they are not here."""
         name = self.detector_name(report)
-        if self.weights or name not in PUBLISHED or (name == "sfd" and SFD_WEIGHTS.exists()):
+        if self.weights or name not in PUBLISHED:
             return self.weights
+        if name == "sfd" and SFD_WEIGHTS.exists():
+            return SFD_WEIGHTS
         try:
             return downloads.find(PUBLISHED[name], report)
         except RuntimeError as error:
@@ -88,9 +90,7 @@ class FaceSearch:
         if self.weights and self.detector in CPU_DETECTORS:
             raise UserError(f"--face_detector_weights: {self.detector} brings its own; leave them out")
         name, file = self.detector_name(report), self.detector_weights(report)
-        if name == "sfd" and not file:
-            file = SFD_WEIGHTS
-        changed = files.stamp(Path(file)) if file and Path(file).exists() else None
+        changed = files.stamp(Path(file)) if file else None
         return _opened(name, str(self.device), file, self.dtype, changed)
 
     def find(self, source: video.VideoInfo, wanted: int | None = None, report: Reporter = SILENT) -> Detections:

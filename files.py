@@ -55,8 +55,10 @@ def linked(path: Path) -> Path:
 
     Unless it leads to another kind of file, by its suffix.
     """
+    if not path.is_symlink():
+        return path
     target = Path(os.path.realpath(path))
-    return target if path.is_symlink() and target.suffix == path.suffix else path
+    return target if target.suffix == path.suffix else path
 
 
 def replace(new: Path, old: Path) -> None:

@@ -185,7 +185,7 @@ class Made:
     @cached_property
     def skipped(self) -> dict[int, str]:
         """Why pairs were skipped, by number."""
-        notes = self._of_pairs(numbered(self.folder / "skipped", ".txt"))
+        notes = self._of_pairs(_called_by_number(self.folder / "skipped", ".txt"))
         return {number: note.read_text(encoding="utf-8").strip() for number, note in notes.items()}
 
     def _of_pairs(self, paths: Sequence[Path]) -> dict[int, Path]:
@@ -211,10 +211,10 @@ class Made:
 
 def numbered_videos(folder: Path) -> list[Path]:
     """Return what may be the videos of a list, of whatever length."""
-    return numbered(folder, ".mp4")
+    return _called_by_number(folder, ".mp4")
 
 
-def numbered(folder: Path, suffix: str) -> list[Path]:
+def _called_by_number(folder: Path, suffix: str) -> list[Path]:
     return [path for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
 
 

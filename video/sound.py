@@ -96,7 +96,7 @@ class Sound:
             head = end = process.stdout.read(LINES_BYTES)  # a line a packet, of which the last counts
             while block := process.stdout.read(LINES_BYTES):
                 end = (end + block)[-LINES_BYTES:]
-                if most < (seconds := _end_of(head, end)):
+                if most < math.inf and (seconds := _end_of(head, end)) > most:
                     return round(seconds * self._sample_rate)
             samples = round(_end_of(head, end) * self._sample_rate)
             self._end(process, samples)
