@@ -29,13 +29,13 @@ class Share:
     folder: Path
     rank: int
     world: int
-    run: str = ""  # torchrun's name of this run, where it gives one
+    run: str = ""  # see ``_run_of``
 
     @classmethod
     def begin(cls, folder: Path) -> Share:
         """Begin this process's part of a run whose processes all see ``folder``."""
-        world, run = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("TORCHELASTIC_RUN_ID", "")
-        share = cls(folder, int(os.environ.get("RANK", 0)), world, run)
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        share = cls(folder, int(os.environ.get("RANK", 0)), world, _run_of(world))
         if share.world > 1:
             with files.locked(share._lock, wait=True):
                 if share._entry(share.rank):  # of a run of that name that was stopped: what it left counts for nothing
@@ -83,3 +83,13 @@ class Share:
     def _clear(self) -> None:
         for rank in range(self.world):
             self._path(rank).unlink(missing_ok=True)
+
+
+def _run_of(world: int) -> str:
+    """Return what tells the run of this process from others in the same folder, as far as torchrun lets one know.
+
+    Without --standalone and --rdzv_id it calls every run "none"; all processes of one machine have one parent.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    is_here = os.environ.get("LOCAL_WORLD_SIZE") == str(world)
+    return f"{name} {os.getppid()}" if is_here else name

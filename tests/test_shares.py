@@ -56,3 +56,13 @@ def test_what_another_run_left_takes_nothing_from_this_one(begin, monkeypatch):
     begin(0)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "new")
     assert [begin(rank).finish(rank) for rank in (2, 1, 0)] == [None, None, [0, 1, 2]]
+
+
+def test_runs_without_a_name_of_their_own_are_told_apart(begin, monkeypatch):
+    """torchrun calls all of them "none" unless told; of the one that was killed, 1 had finished."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    begin(1).finish("old")
+    monkeypatch.setattr("os.getppid", lambda: 2)
+    assert [begin(rank).finish(rank) for rank in (2, 0, 1)] == [None, None, [0, 1, 2]]
