@@ -19,7 +19,16 @@ import files
 from errors import MissingFile, UserError
 from hparams import FILELISTS
 from hparams import hparams as hp
-from preprocessing import PreprocessingOptions, Summary, preprocess, write_filelists
+from models import weights
+from preprocessing import (
+    ACTIONS,
+    MAX_SECONDS,
+    PreprocessingOptions,
+    Summary,
+    SyncCheck,
+    preprocess,
+    write_filelists,
+)
 from terminal import TERMINAL
 
 NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
@@ -52,6 +61,24 @@ def get_parser() -> cli.Parser:
         default=FILELISTS,
         help="The folder where --split writes train.txt, val.txt and test.txt.",
     )
+    add(
+        "--seconds",
+        type=cli.positive(float),
+        help=f"Cut shots that are longer into clips of at most so many seconds. Without it, {MAX_SECONDS:g}, and clips "
+        "that are finished stay as long as they are.",
+    )
+    add(
+        "--sync",
+        choices=ACTIONS,
+        help="Look at how well lips and sound match in every clip: report it, drop clips in which they do not, or "
+        "correct those whose sound is only early or late.",
+    )
+    add(
+        "--syncnet_checkpoint_path",
+        type=cli.file_or_name,
+        default=weights.DEMO,
+        help="The expert for --sync: a file, lipsync_expert, or demo (the included one).",
+    )
     add("--seed", type=cli.seed, default=0, help="The seed of the split.")
     return parser
 
@@ -74,7 +101,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
-    options = PreprocessingOptions(search, args.device, args.precision, args.ngpu, args.workers)
+    sync = SyncCheck(args.sync, args.syncnet_checkpoint_path) if args.sync else None
+    how = args.device, args.precision, args.ngpu, args.workers, args.seconds, sync
+    options = PreprocessingOptions(search, *how)
     summary = preprocess(args.data_root, args.preprocessed_root, options, TERMINAL)
     if summary is None:  # another process has it
         return
@@ -95,7 +124,9 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def print_table(summary: Summary, path: Path) -> None:
     before = f" ({summary.finished_before} of them before)" if summary.finished_before else ""
-    print(f"clips      {len(summary.kept)} kept{before}, {len(summary.dropped)} dropped")
+    sources = len({clip.source for clip in summary.kept})
+    pieces = f" of {sources} videos" if sources < len(summary.kept) else ""
+    print(f"clips      {len(summary.kept)} kept{pieces}{before}, {len(summary.dropped)} dropped")
     for clip in summary.dropped[:NAMED_ON_SCREEN]:
         print(f"  {clip.reason:<10} {clip.source}: {clip.detail}")
     if len(summary.dropped) > NAMED_ON_SCREEN:
@@ -103,6 +134,7 @@ def print_table(summary: Summary, path: Path) -> None:
     for fps, count in Counter(summary.converted.values()).most_common():
         print(f"converted  {count} from {fps:g} to {hp.fps:g} fps")
     print(f"frames     {summary.frames}, {summary.frames_with_face / summary.frames:.1%} with a face")
+    print_sync(summary)
     speed = summary.detector_frames_per_second
     print(f"detector   {summary.face_detector}, {speed:g} frames/s a worker" if speed else "detector   not needed")
     used = Counter(clip.face_detector for clip in summary.kept)
@@ -110,6 +142,14 @@ def print_table(summary: Summary, path: Path) -> None:
         print(f"           {used[name]} clips were cut before with {name}")
     print(f"time       {summary.seconds} s")
     print(f"report     {path}")
+
+
+def print_sync(summary: Summary) -> None:
+    """Say how well lips and sound match, if that was looked at."""
+    if summary.verdicts:
+        print(f"sync       {', '.join(f'{count} {verdict}' for verdict, count in summary.verdicts.items())}")
+    if shifted := sum(clip.shifted != 0 for clip in summary.kept):
+        print(f"           the sound of {shifted} clips was moved")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
     summary = preprocess("VIDEOS", "DATA", PreprocessingOptions(FaceSearch("centerface")))
     write_filelists(summary.kept, (0.9, 0.05, 0.05), 0, Path("filelists"))
 
-The way through: video -> frames at 25 fps -> boxes of a face -> numbered crops; its sound -> audio.wav -> mel.npy.
+The way through: video -> frames at 25 fps -> boxes of a face -> pieces of one shot -> numbered crops; its sound ->
+audio.wav -> mel.npy; both -> an expert's verdict.
 """
 
 from .clips import Clip, Dropped, Kept, Unusable, find_clips
 from .cutting import write_clip
+from .pieces import MAX_SECONDS
 from .pipeline import preprocess
 from .report import Summary
 from .split import write_filelists
+from .syncing import ACTIONS, SyncCheck
 from .workers import PreprocessingOptions
 
 __all__ = [
-    "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "Unusable", "find_clips", "preprocess", "write_clip",
-    "write_filelists",
+    "ACTIONS", "MAX_SECONDS", "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "SyncCheck", "Unusable",
+    "find_clips", "preprocess", "write_clip", "write_filelists",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ import files
 from errors import UserError
 from faces import AUTO
 from footage import VIDEO_SUFFIXES, is_video, visible_files
+from hparams import hparams as hp
 
+NOTE = "clip.json"  # in a finished clip's folder
 DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
-LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
+LONGEST_NAME = 240  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME@NUMBER.partial
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One video and the folder that it becomes."""
+    """One video and the folder that it becomes, or several with this name and numbers: see ``piece_name``."""
 
     source: str  # path relative to data_root, with forward slashes
     name: str  # dir/clip relative to preprocessed_root, without white space
@@ -28,7 +31,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Kept:
-    """A finished clip; also the content of its clip.json, by which a later run knows that it is finished."""
+    """A finished clip, a video or a piece of it; also its clip.json, by which a later run knows that it is finished."""
 
     clip: str  # dir/clip
     source: str
@@ -38,9 +41,17 @@ class Kept:
     frames: int  # at 25 fps
     frames_with_face: int
     seconds: float  # of sound
-    detector_seconds: float
+    detector_seconds: float  # for all of the source
     modified: int | None = None  # when the source was, in ns; None: an older version did not note it
     sha256: str | None = None  # of the source: another file under its name is cut anew
+    first: int = 0  # frame of the source, at 25 fps, that it begins with
+    pieces: int = 1  # that the source became
+    source_frames: int | None = None  # of the source, at 25 fps; None: an older version did not note it
+    expert: str | None = None  # that has looked at it: see ``syncing``
+    verdict: str | None = None
+    offset_frames: int | None = None
+    confidence: float | None = None
+    shifted: int = 0  # frames by which the sound was late, and no longer is
 
     def is_of(self, source: Path) -> bool:
         """Whether it was cut from what is in ``source``, which is only read if that is not clear without."""
@@ -89,15 +100,40 @@ def find_clips(data_root: Path) -> list[Clip]:
     return sorted(taken.values(), key=lambda clip: clip.source)
 
 
-def find_finished(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Kept | None:
-    """Return what an earlier run noted of ``clip`` if it finished it and would cut the same again."""
+def piece_name(name: str, number: int) -> str:
+    """Return the name of a piece, from 1 on, of a clip; no clip has such a name of its own."""
+    return f"{name}@{number}"
+
+
+def find_finished(
+    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO, seconds: float | None = None
+) -> list[Kept]:
+    """Return what an earlier run noted of ``clip``, piece by piece, if it finished all and would cut the same again.
+
+    Where ``seconds`` are given, longer clips are not what is wanted.
+    """
+    whole = _noted(preprocessed_root, clip.name)
+    first = whole or _noted(preprocessed_root, piece_name(clip.name, 1))
+    if not first:
+        return []
+    others = (_noted(preprocessed_root, piece_name(clip.name, n)) for n in range(2, first.pieces + 1))
+    kept = [first, *(other for other in others if other)]
     try:
-        kept = Kept(**json.loads((preprocessed_root / clip.name / "clip.json").read_text()))
-        same = kept.is_of(data_root / clip.source)
+        same = len(kept) == first.pieces and first.is_of(data_root / clip.source)
+    except OSError:
+        return []
+    same = same and {(one.source, one.sha256) for one in kept} == {(clip.source, first.sha256)}
+    same = same and (seconds is None or max(one.frames for one in kept) <= math.ceil(seconds * hp.fps))
+    return kept if same and detector in (AUTO, first.face_detector) else []
+
+
+def _noted(preprocessed_root: Path, name: str) -> Kept | None:
+    """Return what is noted in the folder of a clip of this name."""
+    try:
+        kept = Kept(**json.loads((preprocessed_root / name / NOTE).read_text()))
+        return kept if kept.clip == name else None
     except (OSError, ValueError, TypeError):
         return None
-    same = same and (kept.clip, kept.source) == (clip.name, clip.source)
-    return kept if same and detector in (AUTO, kept.face_detector) else None
 
 
 def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
@@ -135,7 +171,8 @@ def _mp4_first(path: Path) -> tuple[bool, str]:
 
 def _clean(name: str) -> str:
     """A name that can stand in a filelist, whose lines end at the first space and are UTF-8, and on a disk."""
-    return "/".join(map(_short, printable(re.sub(r"\s", "_", name)).replace("?", "_").split("/")))
+    clean = re.sub(r"@(?=\d+$)", "_", printable(re.sub(r"\s", "_", name)).replace("?", "_"))  # see ``piece_name``
+    return "/".join(map(_short, clean.split("/")))
 
 
 def _short(name: str) -> str:

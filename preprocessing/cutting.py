@@ -1,4 +1,4 @@
-"""One video -> one folder: numbered crops of a face, audio.wav, mel.npy and clip.json."""
+"""One video -> a folder for each of its clips: numbered crops of a face, audio.wav, mel.npy and clip.json."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,27 +16,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from scipy.io import wavfile
 
-import audio
 import files
 import video
 from concurrency import prefetch
 from dataset import MIN_FRAMES
 from errors import OneOfMany, UserError
-from face_detection.detections import Detections, cut_out
-from face_detection.detector import Detector
-from face_detection.detectors import in_square_pixels
-from face_detection.search import search as search_frames
-from face_detection.tracking import follow_face, gap_of
+from face_detection.detections import cut_out
+from face_detection.tracking import follow_face, gap_of, shots
 from faces import FaceSearch
 from hparams import hparams as hp
 
-from .clips import Clip, Dropped, Kept, Unusable, find_finished, note_dropped, printable
+from .clips import NOTE, Clip, Dropped, Kept, Unusable, find_finished, note_dropped, piece_name, printable
+from .pieces import divide, join_interrupted
+from .sound import check_sound, write_sound
+from .syncing import SyncCheck, check_sync
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 IN_THE_WAY = "in the way"
-MIN_SECONDS = hp.mel_step_size / hp.mel_frames_per_second  # of sound, one training window: 0.2 s
 
 
 @dataclass(frozen=True)
@@ -47,19 +43,41 @@ class Job:
     data_root: Path
     preprocessed_root: Path
     search: FaceSearch  # settled
+    seconds: float | None = None  # that a clip lasts at most
+    sync: SyncCheck | None = None
 
 
-def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
-    """Write the clip's folder, complete or not at all; raise only what would hit every clip: no detector, no space."""
-    detector = job.search.open()
+@dataclass(frozen=True)
+class Talk:
+    """A video as training wants it: one person in it, at 25 frames a second, and its sound."""
+
+    info: video.VideoInfo  # at its own rate
+    sound: np.ndarray  # (samples,) at hparams.sample_rate
+    boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 of the person, NaN where there is no face
+    shots: list[tuple[int, int]]  # first frame, and frame after the last
+    search_seconds: float  # that finding the boxes took
+
+    def sound_of(self, piece: range) -> np.ndarray:
+        """Return the sound of these frames; that of a whole video may be longer than its pictures."""
+        if len(piece) == len(self.boxes):
+            return self.sound
+        samples = hp.sample_rate // round(hp.fps)
+        return self.sound[piece.start * samples : piece.stop * samples]
+
+
+def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
+    """Write the folders of a video, complete or not at all; raise only what would hit every video: no space, for one.
+
+    Where they are finished already, only what ``job`` wants to know of them is done.
+    """
+    job.search.open()
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
     with OneOfMany() as one:
         check_replaceable(folder)
         with files.locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # another run may be cutting it
-            if kept := find_finished(clip, job.data_root, job.preprocessed_root, job.search.detector):
-                return kept
-            with new_folder(folder) as partial:
-                return write_clip(source, partial, clip, job.search, detector)
+            if kept := find_finished(clip, job.data_root, job.preprocessed_root, job.search.detector, job.seconds):
+                return [_checked(job.preprocessed_root / known.clip, known, job) for known in kept]
+            return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
         if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
@@ -72,67 +90,160 @@ def cut_clip(clip: Clip, job: Job) -> Kept | Dropped:
     return _dropped(clip, source, "failed", one.reason)
 
 
+def _checked(folder: Path, kept: Kept, job: Job) -> Kept:
+    """Return what is known of a finished clip with what ``job`` wants to know of its sync."""
+    if job.sync is None or job.sync.is_done([kept]):
+        return kept
+    if job.sync.action != "correct":
+        return check_sync(folder, kept, job.sync, job.search.device)
+    with partial_folder(folder) as partial:  # nobody should see half of what is changed
+        copy = partial / "1"
+        shutil.copytree(folder, copy)
+        kept = check_sync(copy, kept, job.sync, job.search.device)
+        _take_the_place(copy, folder)
+    return kept
+
+
 def _dropped(clip: Clip, source: Path, reason: str, detail: str) -> Dropped:
     return Dropped(printable(clip.source), reason, printable(" ".join(detail.replace(str(source), "it").split())))
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise Unusable unless ``folder`` is absent or holds only what preprocessing writes."""
-    if folder.exists():
-        contents = folder.iterdir() if folder.is_dir() else [folder]
+    """Raise Unusable unless what ``folder``, and those of pieces beside it, hold is only what preprocessing writes."""
+    for old in (folder, *pieces_beside(folder)):
+        contents = () if not old.exists() else old.iterdir() if old.is_dir() else [old]
         if strange := [file for file in contents if not OUR_FILES.fullmatch(file.name)]:
             raise Unusable(IN_THE_WAY, f"{strange[0]} is not a file of preprocessing and would be lost; move it away")
 
 
+def pieces_beside(folder: Path) -> list[Path]:
+    """Return the folders that are there for pieces of the video of ``folder``."""
+    numbered = (folder.with_name(piece_name(folder.name, n)) for n in itertools.count(1))
+    return list(itertools.takewhile(Path.exists, numbered))
+
+
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to fill, which replaces ``folder`` when the block ends without an error."""
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside ``folder`` to fill, which is gone when the block ends."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        files.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch, detector: Detector) -> Kept:
-    """Fill ``folder`` with the crops, sound, mel and clip.json of a video; raise Unusable if training cannot use it.
+def _take_the_place(new: Path, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    files.replace(new, folder)
 
-    ``detector`` is what ``search`` opened; ``clip`` says under which names all this is noted.
+
+def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
+    """Write a folder for every piece of a video that training can use; raise Unusable if there is none.
+
+    A video of one piece becomes ``folder``, another ``folder``@1, @2, and so on.
     """
+    talk = read_talk(source, job.search)
+    pieces = divide(talk.shots, job.seconds)
+    with partial_folder(folder) as partial:
+        made = _write_pieces(talk, pieces, partial)
+        names = [clip.name] if len(pieces) == 1 else [piece_name(clip.name, n) for n in range(1, len(made) + 1)]
+        kept = []
+        for name, (piece, shown, new) in zip(names, made):
+            known = replace(describe(source, clip, talk, piece, shown, job.search), clip=name, pieces=len(made))
+            (new / NOTE).write_text(json.dumps(asdict(known), indent=1))
+            kept.append(check_sync(new, known, job.sync, job.search.device) if job.sync else known)
+        for old in (*reversed(pieces_beside(folder)), folder):  # of another file, or cut in another way
+            shutil.rmtree(old, ignore_errors=True)
+        for name, (*_, new) in zip(names, made):
+            _take_the_place(new, job.preprocessed_root / name)
+    return kept
+
+
+def _write_pieces(talk: Talk, pieces: Sequence[range], partial: Path) -> list[tuple[range, list[bool], Path]]:
+    """Write a folder below ``partial`` for every piece that can be used; return which, and whether faces are shown."""
+    made, unusable, position = [], None, 0
+    with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
+        for number, piece in enumerate(pieces, 1):
+            new = partial / str(number)
+            new.mkdir()
+            try:
+                between = itertools.islice(frames, piece.start - position, piece.stop - position)
+                made.append((piece, write_piece(talk, piece, between, new), new))
+            except Unusable as problem:
+                shutil.rmtree(new)
+                unusable = unusable or problem
+            position = piece.stop
+    if not made:
+        assert unusable, "a video has at least one shot"
+        among = f"in none of its {len(pieces)} pieces, e.g. the first: " if len(pieces) > 1 else ""
+        raise Unusable(unusable.reason, f"{among}{unusable.detail}")
+    return made
+
+
+def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Kept:
+    """Fill ``folder`` with all of a video, whatever its shots; raise Unusable if training cannot use it.
+
+    ``clip`` says under which names all this is noted.
+    """
+    talk = read_talk(source, search)
+    whole = range(len(talk.boxes))
+    with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
+        shown = write_piece(talk, whole, frames, folder)
+    kept = describe(source, clip, talk, whole, shown, search)
+    (folder / NOTE).write_text(json.dumps(asdict(kept), indent=1))
+    return kept
+
+
+def read_talk(source: Path, search: FaceSearch) -> Talk:
+    """Find the person in a video, and read its sound; raise Unusable for what is none for training."""
     with unusable_if_it_fails("unreadable"):
         info = video.probe(source)
     check_source(info)
     with unusable_if_it_fails("no audio"):
-        wav = video.read_audio(source, hp.sample_rate)
-    check_sound(wav)
-    write_sound(wav, folder)
-
-    at_25 = replace(info, fps=Fraction(hp.fps))
+        sound = video.read_audio(source, hp.sample_rate)
+    check_sound(sound)
+    began = time.monotonic()
     with unusable_if_it_fails("unreadable"):
-        seeing = in_square_pixels(detector, at_25.pixel_aspect)
-        boxes, search_seconds = find_face(video.read_frames(at_25), seeing, search.batch_size)
-        shown = cut_faces(video.read_frames(at_25), boxes, folder)
+        found = replace(search, cache=False).find(at_25(info))
+    # neither smoothed nor filled in where a face was looked for and missed
+    boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
+    return Talk(info, sound, boxes, join_interrupted(shots(found), boxes), time.monotonic() - began)
+
+
+def at_25(info: video.VideoInfo) -> video.VideoInfo:
+    return replace(info, fps=Fraction(hp.fps))
+
+
+def write_piece(talk: Talk, piece: range, frames: Iterable[np.ndarray], folder: Path) -> list[bool]:
+    """Fill ``folder`` with crops and sound of these frames of a video; return for each whether it shows a face."""
+    with unusable_if_it_fails("unreadable"):
+        shown = cut_faces(frames, talk.boxes[piece.start : piece.stop], folder)
     check_faces(shown)
+    sound = talk.sound_of(piece)
+    check_sound(sound)
+    write_sound(sound, folder)
+    return shown
+
+
+def describe(source: Path, clip: Clip, talk: Talk, piece: range, shown: Sequence[bool], search: FaceSearch) -> Kept:
     status = source.stat()
-    kept = Kept(
+    return Kept(
         clip=clip.name,
         source=clip.source,
         bytes=status.st_size,
         face_detector=search.detector_name(),
-        fps=round(float(info.fps), 3),
+        fps=round(float(talk.info.fps), 3),
         frames=len(shown),
         frames_with_face=sum(shown),
-        seconds=round(len(wav) / hp.sample_rate, 3),
-        detector_seconds=round(search_seconds, 3),
+        seconds=round(len(talk.sound_of(piece)) / hp.sample_rate, 3),
+        detector_seconds=round(talk.search_seconds, 3),
         modified=status.st_mtime_ns,
         sha256=files.digest(source),
+        first=piece.start,
+        source_frames=len(talk.boxes),
     )
-    (folder / "clip.json").write_text(json.dumps(asdict(kept), indent=1))
-    return kept
 
 
 @contextlib.contextmanager
@@ -151,45 +262,14 @@ def check_source(info: video.VideoInfo) -> None:
         raise Unusable("rate", f"{seen}; least: {video.MIN_FPS:g}")
 
 
-def check_sound(wav: np.ndarray) -> None:
-    if len(wav) < MIN_SECONDS * hp.sample_rate:
-        raise Unusable("too short", f"{len(wav) / hp.sample_rate:.2f} s of sound; training needs {MIN_SECONDS:g} s")
-    if np.abs(wav).max() < video.SILENCE:
-        raise Unusable("no audio", "its sound track is silent from end to end, so nothing can be in or out of sync")
-
-
-def write_sound(wav: np.ndarray, folder: Path) -> None:
-    """Write ``wav`` (samples,) as audio.wav, 16 kHz mono 16 bit, and its mel as mel.npy, (mel frames, 80) float32."""
-    # Not audio.save_wav: it raises the volume, and the mels of the reference are those of the sound as it is.
-    samples = np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
-    wavfile.write(folder / "audio.wav", hp.sample_rate, samples)
-    heard = samples.astype(np.float32) / 32768  # what audio.load_wav will read back
-    np.save(folder / "mel.npy", np.ascontiguousarray(audio.melspectrogram(heard).T))
-
-
-def find_face(frames: Iterator[np.ndarray], detector: Detector, batch_size: int) -> tuple[np.ndarray, float]:
-    """Search ``frames`` (height, width, 3) BGR for one person, the largest of every shot.
-
-    Returns the boxes (frames, 4) x1, y1, x2, y2, NaN where there is no face, and the seconds that it took. Boxes are
-    neither smoothed nor filled in where a face was looked for and missed.
-    """
-    began = time.monotonic()
-    found = Detections()
-    with contextlib.closing(prefetch(frames, 4)) as ahead:
-        deque(search_frames(found, ahead, detector, hp.fps, batch_size), maxlen=0)
-    boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
-    return boxes, time.monotonic() - began
-
-
-def cut_faces(frames: Iterator[np.ndarray], boxes: np.ndarray, folder: Path) -> list[bool]:
+def cut_faces(frames: Iterable[np.ndarray], boxes: np.ndarray, folder: Path) -> list[bool]:
     """Write what is in the box of each frame as <frame number>.jpg; return for each whether that is a face."""
     shown: list[bool] = []
-    with contextlib.closing(prefetch(frames, 4)) as ahead:
-        for frame, box in zip(ahead, boxes):
-            face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
-            if face.size:  # a frame without one leaves a hole in the numbers, so that they stay true to time
-                (folder / f"{len(shown)}.jpg").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
-            shown.append(face.size > 0)
+    for box, frame in zip(boxes, frames):  # in this order, no frame is taken that belongs to the next piece
+        face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
+        if face.size:  # a frame without one leaves a hole in the numbers, so that they stay true to time
+            (folder / f"{len(shown)}.jpg").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
+        shown.append(face.size > 0)
     return shown
 
 

@@ -12,8 +12,9 @@ import files
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, find_clips, find_dropped, find_finished
+from .clips import Clip, Dropped, Kept, find_clips, find_dropped, find_finished
 from .report import Summary, Tally, check_kept, summarize
+from .syncing import open_expert
 from .workers import PreprocessingOptions, cut_clips, plan_workers
 
 
@@ -52,18 +53,32 @@ def cut_unfinished(
 ) -> Tally:
     """Cut the clips that no earlier run has finished, or found to be of no use."""
     tally, todo = Tally(), []
+
+    def add(kept: list[Kept]) -> list[Kept]:
+        good, bad = options.sync.sort_out(kept) if options.sync else (kept, [])
+        tally.kept += good
+        tally.dropped += bad
+        return good
+
     for clip in clips:
-        if kept := find_finished(clip, data_root, root, options.search.detector):
-            tally.add_finished(kept)
+        kept = find_finished(clip, data_root, root, options.search.detector, options.seconds)
+        if kept and (not options.sync or options.sync.is_done(kept)):
+            tally.finished_before += len(add(kept))
         elif dropped := find_dropped(clip, data_root, root, options.search.detector):
             tally.dropped.append(dropped)
         else:
             todo.append(clip)
     jobs = plan_workers(data_root, root, options, len(todo), report) if todo else []
+    if jobs and options.sync:  # if it cannot be had, nobody should have to wait to hear of it
+        open_expert(options.sync.expert, jobs[0].search.device)
     try:
         with contextlib.closing(cut_clips(todo, jobs)) as outcomes:
             for outcome in report.track(outcomes, "Cutting faces", len(todo), "clip"):
-                tally.add(outcome)
+                if isinstance(outcome, Dropped):
+                    tally.dropped.append(outcome)
+                else:
+                    add(outcome)
+                    tally.add_work(outcome)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; finished clips are kept, and the same command goes on from there") from None
     return tally

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,18 +27,10 @@ class Tally:
     detector_seconds: float = 0.0
     seconds: float = 0.0
 
-    def add(self, outcome: Kept | Dropped) -> None:
-        if isinstance(outcome, Dropped):
-            self.dropped.append(outcome)
-            return
-        self.kept.append(outcome)
-        self.detector_frames += outcome.frames
-        self.detector_seconds += outcome.detector_seconds
-
-    def add_finished(self, kept: Kept) -> None:
-        """Count what an earlier run has finished."""
-        self.kept.append(kept)
-        self.finished_before += 1
+    def add_work(self, pieces: Sequence[Kept]) -> None:
+        """Count what the detector did to cut a video into ``pieces``."""
+        self.detector_frames += pieces[0].source_frames or pieces[0].frames
+        self.detector_seconds += pieces[0].detector_seconds
 
     @classmethod
     def from_json(cls, part: dict) -> Tally:
@@ -69,6 +62,7 @@ class Summary:
     frames_with_face: int
     detector_frames_per_second: float | None  # of one worker; None if nothing was left to do
     seconds: float
+    verdicts: dict[str, int]  # on the sync of those kept, if that was looked at
     kept: list[Kept]
     dropped: list[Dropped]
 
@@ -94,6 +88,7 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
         frames_with_face=sum(clip.frames_with_face for clip in kept),
         detector_frames_per_second=speed and round(speed, 1),
         seconds=round(total.seconds, 1),
+        verdicts=dict(Counter(clip.verdict for clip in kept if clip.verdict).most_common()),
         kept=sorted(kept, key=lambda clip: clip.clip),
         dropped=sorted(dropped, key=lambda clip: clip.source),
     )

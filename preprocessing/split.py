@@ -12,36 +12,77 @@ from hparams import read_list
 from .clips import Kept
 
 SPLITS = ("train", "val", "test")
+AT_MOST = 4.0  # times its share that a list of whole folders may get; else there are too few of them
 
 
 def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: Path) -> str:
-    """Write train.txt, val.txt and test.txt, no top-level folder in two of them; return a sentence about them.
+    """Write train.txt, val.txt and test.txt; return a sentence about them.
 
-    What the lists in ``folder`` have already stays where it is: who goes on with a run does not validate on what it has
-    learned from.
+    No top-level folder is in two of them, unless the ``shares`` cannot be had otherwise: then no folder in these, else
+    no video. What the lists in ``folder`` have already stays where it is: who goes on with a run does not validate on
+    what it has learned from.
     """
-    groups: dict[str, list[str]] = {}
-    for clip in sorted(kept, key=lambda clip: clip.clip):
-        parts = PurePosixPath(clip.source).parts
-        groups.setdefault(parts[0] if len(parts) > 1 else ".", []).append(clip.clip)
-    note = ""
-    if len(groups) == 1:
-        note = "; there is only one top-level folder, so the split is by clip and the same speaker is on every side"
-        groups = {clip: [clip] for clip in next(iter(groups.values()))}
-    before = _lists_in(folder, {clip.clip for clip in kept})
-    groups = _as_they_were(groups, before)
-    listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
-    known = {name: splits.pop() for name, splits in listed.items() if splits}
-    if known:
+    places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
+    before = _lists_in(folder, {*places})
+    known: dict[str, str] = {}
+    if before:
+        groups = _as_they_were(places, before)
+        listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
+        known = {name: splits.pop() for name, splits in listed.items() if splits}
         stay = sum(len(groups[name]) for name in known)
-        note += f"; {stay} stay in the lists that they were in, delete the lists to split all anew"
-    elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
-        note += "; the lists that were there had other clips, and are replaced"
+        note = f"; {stay} stay in the lists that they were in, delete the lists to split all anew"
+    else:
+        groups, note = _fitting(places, shares, seed)
+        if any((folder / f"{split}.txt").is_file() for split in SPLITS):
+            note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
+    if empty := [split for split, share in zip(SPLITS, shares) if share and not lists[split]]:
+        note += f"; {' and '.join(empty)} got none, of so few: --seconds 10 makes more clips of long videos"
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"{counts} clips, in {folder}{note}"
+
+
+def _place(clip: Kept) -> tuple[str, ...]:
+    """Return where a clip belongs: the folders that its video lies in, the video, and the clip."""
+    *folders, video = PurePosixPath(clip.source).parts
+    return *(folders or ["."]), video, clip.clip
+
+
+def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, list[str]]:
+    """Return the clips together that have so much of their place in common."""
+    groups: dict[str, list[str]] = {}
+    for clip, place in places.items():
+        groups.setdefault("/".join(place[:depth]), []).append(clip)
+    return groups
+
+
+def _fitting(
+    places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int
+) -> tuple[dict[str, list[str]], str]:
+    """Return the largest groups that can be dealt out in these shares, and a note if they are no top-level folders."""
+    top, depth = len(_grouped(places, 1)), 1
+    deepest = max(map(len, places.values()))
+    while depth < deepest and not _fits(split_groups(_grouped(places, depth), shares, seed), shares):
+        depth += 1
+    groups = _grouped(places, depth)
+    if depth == 1:
+        return groups, ""
+    below = min(len(place) - depth for place in places.values())
+    kind = "clip" if below <= 0 else "video" if below == 1 else "sub-folder"
+    few = "there is only one top-level folder" if top == 1 else f"{top} top-level folders do not give these shares"
+    who = "may be" if kind == "sub-folder" else "is"
+    return groups, f"; {few}, so the split is by {kind} and the same speaker {who} on every side"
+
+
+def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
+    """Whether every list has some of what it is to have, and what is not for training hardly more than that."""
+    total = sum(map(len, lists.values()))
+    most = {split: max(1, AT_MOST * share * total) for split, share in zip(SPLITS[1:], shares[1:])}
+    return all(lists[split] for split, share in zip(SPLITS, shares) if share) and all(
+        len(lists[split]) <= count for split, count in most.items()
+    )
 
 
 def _lists_in(folder: Path, clips: Set[str]) -> dict[str, str]:
@@ -52,11 +93,16 @@ def _lists_in(folder: Path, clips: Set[str]) -> dict[str, str]:
     return {name: split for split, names in meant for name in names & clips}
 
 
-def _as_they_were(groups: Mapping[str, list[str]], before: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the groups; clip by clip those that are in several lists, as a folder is that was the only one once."""
-    split_up = {name for name, clips in groups.items() if len({before[clip] for clip in clips if clip in before}) > 1}
-    whole = {name: clips for name, clips in groups.items() if name not in split_up}
-    return whole | {f"{name}: {clip}": [clip] for name in split_up for clip in groups[name]}
+def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the largest groups of which each has been in one list only, as far as it was in any."""
+    groups, open_ones = {}, dict(places)
+    for depth in range(1, max(map(len, places.values())) + 1):
+        for name, clips in _grouped(open_ones, depth).items():
+            if len({before[clip] for clip in clips if clip in before}) <= 1:
+                groups[name] = clips
+        done = {clip for clips in groups.values() for clip in clips}
+        open_ones = {clip: place for clip, place in places.items() if clip not in done}
+    return groups
 
 
 def split_groups(

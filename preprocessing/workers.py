@@ -26,17 +26,24 @@ from reporting import SILENT, Reporter
 
 from .clips import Clip, Dropped, Kept
 from .cutting import Job, cut_clip
+from .pieces import check_seconds
+from .syncing import SyncCheck
 
 
 @dataclass(frozen=True)
 class PreprocessingOptions:
-    """What looks for the faces, and on what."""
+    """What looks for the faces, and on what; how long clips are, and whether their sync is looked at."""
 
     search: FaceSearch = FaceSearch(batch_size=32)
     device: str = "auto"
     precision: str = "auto"
     gpus: int = 1  # to use, each with its own processes
     workers: int | None = None  # videos at a time, per GPU; None: 1, for detectors that need none one per CPU core
+    seconds: float | None = None  # that a clip lasts at most; None: 30, and finished ones as they are
+    sync: SyncCheck | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds(self.seconds)
 
 
 def plan_workers(
@@ -48,7 +55,8 @@ def plan_workers(
     if search.detector in CPU_DETECTORS:
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))
-    jobs = [Job(data_root, preprocessed_root, search.on(torch.device(name), precision)) for name in devices]
+    how = options.seconds, options.sync
+    jobs = [Job(data_root, preprocessed_root, search.on(torch.device(name), precision), *how) for name in devices]
     return (jobs * workers)[:clips]
 
 
@@ -66,7 +74,7 @@ def pick_devices(options: PreprocessingOptions) -> list[str]:
     return [str(device)]
 
 
-def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[Kept | Dropped, None, None]:
+def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept] | Dropped, None, None]:
     """Cut all clips, here or in one process per job; yield what became of each as it is known."""
     if len(jobs) < 2:
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)

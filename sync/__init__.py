@@ -5,6 +5,7 @@ result = score("talk.mp4", expert)
 result.mean, result.offset_frames, result.confidence, result.verdict
 """
 
+from .clips import score_clip
 from .embedding import Expert, Face, Voice, embed_faces, embed_speech, find_tracks, open_expert
 from .matching import Result, compare
 from .matrix import Measurement, SimilarityMatrix, measure, score, score_boxes
@@ -12,4 +13,5 @@ from .matrix import Measurement, SimilarityMatrix, measure, score, score_boxes
 __all__ = [
     "Expert", "Face", "Measurement", "Result", "SimilarityMatrix", "Voice", "compare", "embed_faces",
     "embed_speech", "find_tracks", "measure", "open_expert", "score", "score_boxes",
+    "score_clip",
 ]  # fmt: skip

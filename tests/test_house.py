@@ -66,7 +66,7 @@ ALLOWED = {
     "dataset": {"audio", "files", "hparams"},
     "preprocessing": {
         "audio", "concurrency", "dataset", "devices", "face_detection", "faces", "files", "footage", "hparams",
-        "reporting", "shares", "video",
+        "models", "reporting", "shares", "sync", "video",
     },
     "distributed": set(),
     "training": {"distributed", "dataset", "files", "models", "hparams", "reporting"},

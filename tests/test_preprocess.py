@@ -27,12 +27,15 @@ import preprocess
 import preprocessing
 import video
 from conftest import run_ffmpeg, write_clip
+from demo import talking_head
 from devices import cpu_count
+from errors import UserError
 from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
 from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
+from preprocessing.pieces import divide, join_interrupted
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
 from preprocessing.workers import cut_clips, plan_workers
@@ -145,7 +148,7 @@ def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
     run(roots, "--batch_size", "4", "--face_detector", "haar")
     frames = list(video.read_frames(video.probe(clip)))
-    boxes, _ = cutting.find_face(iter(frames), create_detector("haar"), 4)
+    boxes = cutting.read_talk(clip, FaceSearch("haar", batch_size=4)).boxes
     searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
     assert min(map(intersection_over_union, boxes, np.array(searched_whole))) > 0.9
     for i, (frame, (x1, y1, x2, y2)) in enumerate(zip(frames, boxes.astype(int))):
@@ -161,7 +164,7 @@ def test_box_beyond_the_frame(tmp_path):
     assert names(tmp_path) == {"0.jpg", "1.jpg"}
 
 
-def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch):
+def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch, tmp_path, speech):
     """In the reference the best score of each frame decided, and a clip could jump from face to face."""
     large, small = [10, 10, 110, 110], [150, 20, 220, 90]
 
@@ -173,8 +176,10 @@ def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch):
             found.change.append(0.0)
             yield 1
 
-    monkeypatch.setattr(cutting, "search_frames", search)
-    boxes, _ = cutting.find_face(iter(np.zeros((12, 120, 240, 3), np.uint8)), create_detector("haar"), 4)
+    monkeypatch.setattr(faces, "search", search)
+    write_clip(tmp_path / "v.mp4", np.zeros((12, 120, 240, 3), np.uint8))
+    run_ffmpeg("-i", tmp_path / "v.mp4", "-i", speech, "-c:v", "copy", tmp_path / "two.mp4")
+    boxes = cutting.read_talk(tmp_path / "two.mp4", FaceSearch("haar", batch_size=4)).boxes
     np.testing.assert_array_equal(boxes, [large] * 12)
 
 
@@ -199,7 +204,7 @@ def test_other_rates_become_25(roots, astronaut, speech, capsys):
 def test_as_the_reference_wrote_it(roots, shared, monkeypatch):
     """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
     box = np.array([96.0, 84, 242, 242])
-    monkeypatch.setattr(cutting, "find_face", lambda frames, *_: (np.array([box for _ in frames]), 0.0))
+    monkeypatch.setattr(cutting, "follow_face", lambda found, *_, **__: np.array([box] * len(found)))
     put(shared / "grid_speakers/swiz3n.mpg", roots, "s0/00001.mpg")
     assert run(roots) == 0
     ours, golden = roots.data / "s0/00001", shared / "golden/preprocessed/s0/00001"
@@ -258,7 +263,7 @@ def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):
                 raise RuntimeError("CUDA error: odd picture")
             return haar.detect(frames)
 
-    monkeypatch.setattr(FaceSearch, "open", lambda search: Failing())
+    monkeypatch.setattr(FaceSearch, "open", lambda *_: Failing())
     put(clip, roots, "s/1.mp4", "s/2.mp4")
     assert run(roots) == 0
     assert (kept(roots), dropped(roots)) == (["s/2"], {"s/1.mp4": "failed"})
@@ -405,7 +410,7 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
     whole, cut = cutting.cut_faces, []
 
     def stop_in_the_second(frames, boxes, folder):
-        cut.append(folder.name)
+        cut.append(folder.parent.name)
         result = whole(frames, boxes, folder)
         if len(cut) == 2:
             raise KeyboardInterrupt
@@ -739,3 +744,186 @@ def test_only_its_own_processes_are_ended(monkeypatch):
     with pytest.raises(OSError, match="no space"):
         list(cut_clips([None], [None, None]))
     assert ended == [worker]
+
+
+@pytest.mark.parametrize(
+    ("counts", "parts", "words"),
+    [
+        ({"anna": 200, "ben": 200}, 1, "2 top-level folders do not give these shares, so the split is by video"),
+        ({"a": 100, "b": 100, "c": 100}, 1, "3 top-level folders do not give"),
+        ({f"main/{n}": 10 for n in range(40)} | {f"pretrain/{n}": 20 for n in range(40)}, 2, "by sub-folder"),
+        ({f"all/{n}": 10 for n in range(40)}, 2, "only one top-level folder, so the split is by sub-folder"),
+        ({f"{n}": 10 for n in range(40)}, 1, "lists"),
+    ],
+)
+def test_few_folders_are_dealt_out_in_parts(tmp_path, counts, parts, words):
+    """Of two speakers, one was for validation alone and nobody for the test; of LRS2, a third was for validation."""
+    kept = finished(*(f"{folder}/{n}.mp4" for folder, count in counts.items() for n in range(count)))
+    assert words in write_filelists(kept, (0.9, 0.05, 0.05), 0, tmp_path / "lists")
+    lists = read_lists(tmp_path / "lists")
+    for split, share in zip(lists, (0.9, 0.05, 0.05)):
+        assert len(lists[split]) / len(kept) == pytest.approx(share, abs=0.03)
+    if parts == 2:
+        whose = [{line.rsplit("/", 1)[0] for line in clips} for clips in lists.values()]
+        assert sum(map(len, whose)) == len(counts)
+
+
+def test_pieces_of_a_video_stay_together(tmp_path):
+    """Unless there is but one."""
+    pieces = [
+        dataclasses.replace(clip, clip=f"{clip.clip}@{n}")
+        for clip in finished(*(f"anna/{n}.mp4" for n in range(20)))
+        for n in range(1, 6)
+    ]
+    write_filelists(pieces, (0.8, 0.1, 0.1), 0, tmp_path / "many")
+    whose = [{line.split("@")[0] for line in clips} for clips in read_lists(tmp_path / "many").values()]
+    assert [len(videos) for videos in whose] == [16, 2, 2] and len(set.union(*whose)) == 20
+    assert "by clip" in write_filelists(pieces[:5], (0.6, 0.2, 0.2), 0, tmp_path / "one")
+    assert [len(clips) for clips in read_lists(tmp_path / "one").values()] == [3, 1, 1]
+    said = write_filelists(pieces[:1], (0.9, 0.05, 0.05), 0, tmp_path / "none")
+    assert "val and test got none" in said and "--seconds 10" in said
+
+
+def test_new_clips_of_a_folder_go_where_it_is(tmp_path):
+    """Also where the top-level folders were split up."""
+    kept = finished(*(f"main/{n}/{take}.mp4" for n in range(40) for take in range(5)))
+    write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
+    before = read_lists(tmp_path)
+    more = finished(*(f"main/{n}/5.mp4" for n in range(40)))
+    assert "240 stay in the lists" in write_filelists(kept + more, (0.8, 0.1, 0.1), 1, tmp_path)
+    for split, clips in read_lists(tmp_path).items():
+        assert {line.rsplit("/", 1)[0] for line in clips} == {line.rsplit("/", 1)[0] for line in before[split]}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Shots and pieces
+
+
+@pytest.fixture
+def murmur(tmp_path) -> Path:
+    """Four seconds of sound."""
+    noise = np.random.default_rng(0).normal(0, 3000, 64000)
+    wavfile.write(tmp_path / "murmur.wav", 16000, noise.astype(np.int16))
+    return tmp_path / "murmur.wav"
+
+
+def test_a_shot_is_a_clip(roots, astronaut, murmur):
+    """Of a film with cuts, two of three references were of another shot, often of somebody else."""
+    face, other = astronaut[0:240, 60:380], astronaut[0:240, 60:380, ::-1] // 2
+    shown = [face] * 20 + [np.zeros_like(face)] * 30 + [np.ascontiguousarray(other[:, ::-1])] * 18 + [face] * 4
+    film(roots.videos / "s/film.mkv", np.stack(shown), sound=murmur)
+    assert run(roots) == 0 and kept(roots) == ["s/film@1", "s/film@2"]
+    one, two = (roots.data / "s" / f"film@{n}" for n in (1, 2))
+    assert {path.stem for path in one.glob("*.jpg")} == {str(n) for n in range(20)}
+    assert {path.stem for path in two.glob("*.jpg")} == {str(n) for n in range(18)}
+    assert [clip["first"] for clip in report(roots)["kept"]] == [0, 50]
+    assert abs(cv2.imread(str(two / "0.jpg")).mean() / cv2.imread(str(one / "0.jpg")).mean() - 0.5) < 0.1
+    whole = video.read_audio(roots.videos / "s/film.mkv", 16000)
+    for folder, first, count in ((one, 0, 20), (two, 50, 18)):
+        heard = wavfile.read(folder / "audio.wav")[1] / 32768
+        np.testing.assert_allclose(heard, whole[first * 640 : (first + count) * 640][: len(heard)], atol=1e-4)
+    run(roots)
+    assert report(roots)["finished_before"] == 2
+
+
+def test_long_shots_are_cut_into_even_pieces(roots, astronaut, murmur, capsys):
+    film(roots.videos / "s/long.mkv", np.stack([astronaut[0:240, 60:380]] * 50), sound=murmur)
+    assert run(roots) == 0 and kept(roots) == ["s/long"]
+    assert run(roots, "--seconds", "1.1") == 0
+    assert kept(roots) == ["s/long@1", "s/long@2"] and "2 kept of 1 videos" in capsys.readouterr().out
+    assert names(roots.data / "s") == {"long@1", "long@2"} and report(roots)["frames"] == 50
+    assert run(roots) == 0 and report(roots)["finished_before"] == 2  # as they are, if nothing is said
+    shutil.rmtree(roots.data / "s/long@2")
+    assert run(roots) == 0 and kept(roots) == ["s/long"] and names(roots.data / "s") == {"long"}
+    assert run(roots, "--seconds", "0.5") == 2
+
+
+def test_pieces_are_the_shots_in_even_parts():
+    assert divide([(0, 100)]) == [range(100)]
+    assert divide([(0, 100), (100, 900)], 10) == [
+        range(100), range(100, 300), range(300, 500), range(500, 700), range(700, 900)
+    ]  # fmt: skip
+    for length, seconds in ((751, None), (1234, 7.3), (26, 1)):
+        pieces = divide([(5, 5 + length)], seconds)
+        assert [n for piece in pieces for n in piece] == list(range(5, 5 + length))
+        assert max(map(len, pieces)) <= (seconds or 30) * 25 and max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+def test_a_moment_without_anybody_is_no_cut():
+    boxes = np.tile([10.0, 10, 60, 60], (100, 1))
+    boxes[40:44] = np.nan
+    shots = [(0, 40), (40, 44), (44, 100)]
+    assert join_interrupted(shots, boxes) == [(0, 100)]
+    assert join_interrupted([(0, 40), (40, 100)], boxes) == [(0, 40), (40, 100)]  # a cut is a cut
+    elsewhere = boxes.copy()
+    elsewhere[44:] += 45
+    assert join_interrupted(shots, elsewhere) == shots
+    boxes[40:60] = np.nan
+    assert join_interrupted([(0, 40), (40, 60), (60, 100)], boxes) == [(0, 40), (40, 60), (60, 100)]  # too long
+    assert join_interrupted([(0, 40), (40, 44)], boxes) == [(0, 40), (40, 44)]
+
+
+def test_names_of_pieces_are_nobody_else_s(roots):
+    for name in ("s/a.mp4", "s/a@1.mp4", "s/a_1.mp4", "s/me@home.mp4"):
+        (roots.videos / name).parent.mkdir(exist_ok=True)
+        (roots.videos / name).touch()
+    assert {clip.name for clip in find_clips(roots.videos)} == {"s/a", "s/a_1.mp4", "s/a_1", "s/me@home"}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sync
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory) -> Path:
+    """A head that speaks, as filmed, and with its sound 8 frames late or early, or somebody else's."""
+    folder = tmp_path_factory.mktemp("heads")
+    for name, seed in (("good", 3), ("other", 5)):
+        talking_head.write_clip(folder / f"{name}.mp4", talking_head.Recipe(seconds=3.0, size=(192, 192)), seed)
+    filters = ("late", "good", "adelay=320:all=1"), ("early", "good", "atrim=0.32"), ("dubbed", "other", "anull")
+    for name, sound, how in filters:
+        inputs = "-i", folder / "good.mp4", "-i", folder / f"{sound}.mp4", "-map", "0:v", "-map", "1:a"
+        how = "-af", f"{how},asetpts=PTS-STARTPTS"
+        run_ffmpeg(*inputs, *how, "-c:v", "copy", "-c:a", "pcm_s16le", folder / f"{name}.mkv")
+    (folder / "other.mp4").unlink()
+    return folder
+
+
+def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys):
+    """A data set whose sound is late teaches an expert nothing, and nothing else shows it."""
+    shutil.copytree(heads, roots.videos / "s")
+    assert run(roots, "--sync", "report") == 0
+    verdicts = {clip["clip"]: clip["verdict"] for clip in report(roots)["kept"]}
+    assert verdicts == {
+        "s/good": "in sync", "s/late": "off by 8 frames", "s/early": "off by -8 frames", "s/dubbed": "unrelated",
+    }  # fmt: skip
+    assert "1 off by 8 frames" in capsys.readouterr().out
+
+    assert run(roots, "--sync", "drop") == 0 and kept(roots) == ["s/good"]
+    assert set(dropped(roots).values()) == {"out of sync"} and report(roots)["finished_before"] == 1
+    assert "out of sync s/late.mkv: s/late is off by 8 frames" in capsys.readouterr().out
+
+    untouched = {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()}
+    assert run(roots, "--sync", "correct") == 0
+    assert kept(roots) == ["s/early", "s/good", "s/late"] and dropped(roots) == {"s/dubbed.mkv": "out of sync"}
+    clips = {clip["clip"]: clip for clip in report(roots)["kept"]}
+    assert {name: (clip["verdict"], clip["shifted"]) for name, clip in clips.items()} == {
+        "s/early": ("in sync", -8), "s/good": ("in sync", 0), "s/late": ("in sync", 8),
+    }  # fmt: skip
+    good = audio.load_wav(roots.data / "s/good/audio.wav")
+    for name, silent in (("late", 0), ("early", 8 * 640)):
+        moved = audio.load_wav(roots.data / f"s/{name}/audio.wav")
+        shared = slice(silent + 640, min(len(moved), len(good)) - 640)
+        assert np.corrcoef(moved[shared], good[shared])[0, 1] > 0.99
+    assert {int(path.stem) for path in (roots.data / "s/early").glob("*.jpg")} == set(range(8, 75))
+    assert {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()} == untouched
+    assert names(roots.data / "s") == {"good", "late", "early", "dubbed"}
+    assert run(roots, "--sync", "correct") == 0 and report(roots)["finished_before"] == 3
+
+
+def test_an_expert_that_is_none_is_missed_before_any_work(roots, clip, capsys):
+    put(clip, roots, "s/a.mp4")
+    assert run(roots, "--sync", "drop", "--syncnet_checkpoint_path", "nowhere.pth") == 2
+    assert "nowhere.pth" in capsys.readouterr().err and not (roots.data / "s").exists()
+    with pytest.raises(UserError, match="--sync maybe is not known"):
+        preprocessing.SyncCheck("maybe")

@@ -40,7 +40,7 @@ from fill import fill
 from hparams import HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
-from preprocessing.cutting import write_sound
+from preprocessing.sound import write_sound
 from terminal import TERMINAL
 from training import (
     AllPairsExpertTask,

@@ -1,0 +1,56 @@
+"""Which frames of a video become a clip: those of one shot, in pieces none of which is too long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from errors import UserError
+from face_detection.geometry import intersection_over_union
+from face_detection.tracking import gap_of
+from hparams import hparams as hp
+
+MAX_SECONDS = 30.0  # of a clip, unless asked otherwise; those of LRS2, GRID and VoxCeleb are shorter
+MIN_PIECE_SECONDS = 1.0
+SAME_PLACE = 0.3  # intersection over union of two boxes
+
+
+def divide(shots: Sequence[tuple[int, int]], seconds: float | None = None) -> list[range]:
+    """Return the frames of every clip, ascending, for shots given as first frame and frame after the last.
+
+    What follows a cut shows another head, often of somebody else: as a reference, or as the face that a voice does not
+    belong to, it teaches nothing about lips. A shot that is too long is divided evenly.
+    """
+    most = (seconds or MAX_SECONDS) * hp.fps
+    pieces = []
+    for first, stop in shots:
+        count = max(1, math.ceil((stop - first) / most))
+        edges = [first + (stop - first) * n // count for n in range(count + 1)]
+        pieces += [range(*pair) for pair in zip(edges, edges[1:])]
+    return pieces
+
+
+def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> list[tuple[int, int]]:
+    """Return the shots, those as one between which nobody is seen for a moment only: a flash, or a few lost frames.
+
+    ``boxes`` (frames, 4) are where the face is, NaN where it is not. It has to come back in the same place.
+    """
+    joined, waiting = [shots[0]], None
+    for first, stop in shots[1:]:
+        if np.isnan(boxes[first:stop, 0]).all() and stop - first <= gap_of(hp.fps) and waiting is None:
+            waiting = first, stop
+            continue
+        begin, end = joined[-1]
+        if waiting and intersection_over_union(boxes[end - 1], boxes[first]) > SAME_PLACE:
+            joined[-1] = begin, stop
+        else:
+            joined += [waiting, (first, stop)] if waiting else [(first, stop)]
+        waiting = None
+    return joined + ([waiting] if waiting else [])
+
+
+def check_seconds(seconds: float | None) -> None:
+    if seconds is not None and not MIN_PIECE_SECONDS <= seconds < math.inf:
+        raise UserError(f"--seconds {seconds:g} is too short for a clip; give {MIN_PIECE_SECONDS:g} or more")
