@@ -12,7 +12,7 @@ from pathlib import Path
 
 import arguments
 import cli
-from adaptation import JUDGE, SETTINGS, AdaptationOptions, Adapted, adapt
+from adaptation import SETTINGS, AdaptationOptions, Adapted, adapt
 from models import weights
 from terminal import TERMINAL
 
@@ -35,15 +35,22 @@ def get_parser() -> cli.Parser:
     add("--minutes", type=cli.positive(float), default=10.0, help="How long to train.")
     add(
         "--checkpoint_path",
+        type=cli.file_or_name,
         default=weights.DEMO,
         help="The generator to start from: a file, wav2lip, wav2lip_gan or demo.",
     )
     add(
         "--syncnet_checkpoint_path",
+        type=cli.file_or_name,
         default=weights.DEMO,
         help="The expert to learn from: a file, lipsync_expert or demo.",
     )
-    add("--judge_checkpoint_path", default=JUDGE, help="Another expert, never learned from, that scores the result.")
+    add(
+        "--judge_checkpoint_path",
+        type=cli.file_or_name,
+        default=weights.JUDGE,
+        help="Another expert, never learned from, that scores the result.",
+    )
     add(
         "--hparams",
         default="",

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 
-import downloads
 import files
 import training
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows
@@ -36,7 +35,6 @@ from training import Figures, GeneratorTask
 MIN_SECONDS = 5.0
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
-JUDGE = downloads.REPOSITORY / "demo" / "checkpoints" / "judge.pth"
 EVALUATED = 8  # batches at most
 SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels of a face when poses are compared
@@ -58,7 +56,7 @@ class AdaptationOptions:
     minutes: float = 10.0  # of training
     checkpoint: str | Path = weights.DEMO  # the generator to start from: a file, wav2lip, wav2lip_gan or demo
     expert: str | Path = weights.DEMO  # to learn from: a file, lipsync_expert or demo
-    judge: str | Path = JUDGE  # another expert, never learned from, that scores the result
+    judge: str | Path = weights.JUDGE  # another expert, never learned from, that scores the result
     settings: str = ""  # of hparams.py, "name=value,…", where they are to differ from ``SETTINGS``
     seed: int = 0  # of the order of the data
     search: FaceSearch = FaceSearch()

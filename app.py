@@ -26,8 +26,13 @@ def get_parser() -> cli.Parser:
     add(
         "--share", action="store_true", help="Publish the page through Gradio's tunnel; all traffic passes its servers."
     )
-    add("--checkpoint_path", help=arguments.GENERATOR)
-    add("--syncnet_checkpoint_path", default="demo", help="The expert that compares faces and voices.")
+    add("--checkpoint_path", type=cli.file_or_name, help=arguments.GENERATOR)
+    add(
+        "--syncnet_checkpoint_path",
+        type=cli.file_or_name,
+        default="demo",
+        help="The expert that compares faces and voices.",
+    )
     add("--max_seconds", type=cli.positive(float), default=600.0, help="Longest speech or video, in seconds.")
     add("--max_megabytes", type=cli.positive(int), default=500, help="Largest upload that is accepted, in megabytes.")
     add("--max_minutes", type=cli.positive(float), default=15.0, help="Longest training on a person, in minutes.")

@@ -126,9 +126,10 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
 
 def _add_network_arguments(parser: Flags) -> None:
     add = parser.add_argument
-    add("--checkpoint_path", help=GENERATOR)
+    add("--checkpoint_path", type=cli.file_or_name, help=GENERATOR)
     add(
         "--syncnet_checkpoint_path",
+        type=cli.file_or_name,
         help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
     )
     add_generation_arguments(parser)
@@ -139,6 +140,7 @@ def add_generation_arguments(parser: Flags) -> None:
     add = parser.add_argument
     add(
         "--restorer",
+        type=Path,
         metavar="FILE",
         help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
     )

@@ -20,11 +20,10 @@ stops = signal.getsignal(signal.SIGINT)
 if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: whoever stops it now is told nothing
 
-import torch
 
 import parts
 from distributed import STOPPING, heeded, leave_processes
-from errors import UserError
+from errors import UserError, is_bad_input, is_fault, told
 
 gc.freeze()
 if collects:
@@ -121,29 +120,16 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
     except Exception as error:
         if args.debug:
             raise
-        return _report(_one_line(error), _exit_code(error))
+        return _report(_one_line(error), BAD_INPUT if is_bad_input(error) else FAILED)
 
 
 def _stop(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _exit_code(error: Exception) -> int:
-    return BAD_INPUT if isinstance(error, (UserError, PermissionError)) else FAILED
-
-
 def _one_line(error: Exception) -> str:
-    text = str(error)
-    if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
-        text = text.strip().splitlines()[-1].partition(": ")[2]
-    text = " ".join(text.split())
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
-    if isinstance(error, PermissionError) and error.filename:
-        return f"{error.filename} may not be read, or written, by this user; change who may"
-    if isinstance(error, (UserError, RuntimeError, OSError)) and text:
-        return text
-    return f"{type(error).__name__}: {text}; this is a fault of the program, run again with --debug and report it"
+    blame = "; this is a fault of the program, run again with --debug and report it" if is_fault(error) else ""
+    return f"{told(error)}{blame}"
 
 
 def _report(text: str, code: int) -> int:

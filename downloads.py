@@ -14,7 +14,8 @@ from errors import MissingFile, reason_of
 from reporting import SILENT, Reporter
 
 REPOSITORY = Path(__file__).resolve().parent
-_HUB = "https://huggingface.co/camenduru/Wav2Lip/resolve/main/checkpoints"
+_HUB_HOST = "https://huggingface.co"
+_HUB = f"{_HUB_HOST}/camenduru/Wav2Lip/resolve/main/checkpoints"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def find(
     path = Path(path_or_name)
     if path.is_file():
         return path
+    if path.name == str(path_or_name) and (kept := _kept_here(path.name)):
+        return kept
     known = KNOWN.get(str(path_or_name))  # also where a folder has that name: wav2lip is one
     if known is None and path.exists():
         return path
@@ -95,10 +98,18 @@ def find(
     if known is None or str(path_or_name) not in names:
         what = f"{path_or_name} is another kind of network" if known else f"{path} does not exist"
         raise MissingFile(f"{what}; give a file or one of the names {', '.join((*here, *names))}")
-    for folder in (Path("checkpoints"), REPOSITORY / "checkpoints"):
-        if (folder / known.file_name).is_file():
-            return folder / known.file_name
-    return fetch(known, cache_folder() / "checkpoints", report)
+    return _kept_here(known.file_name) or fetch(known, cache_folder() / "checkpoints", report)
+
+
+def _kept_here(name: str) -> Path | None:
+    """Return the file of this name in a folder where users put checkpoints, as the reference's did."""
+    folders = (Path("checkpoints"), REPOSITORY / "checkpoints")
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def url_of(known: KnownFile) -> str:
+    """Return where to fetch a file: from $HF_ENDPOINT if that names a mirror of huggingface.co, and it is there."""
+    return known.url.replace(_HUB_HOST, os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB_HOST, 1)
 
 
 def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
@@ -107,13 +118,13 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
 
     # pooch tells the SHA-256 of what it fetched: worth reading only where there was none to check
     pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
-    target = folder / known.file_name
+    target, url = folder / known.file_name, url_of(known)
     if target.is_file() and known.sha256 in (None, files.digest(target)):  # also where nothing can be written or locked
         return target
     try:
         with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # who waited finds the file
             found = pooch.retrieve(
-                known.url,
+                url,
                 known_hash=known.sha256 and f"sha256:{known.sha256}",
                 fname=known.file_name,
                 path=folder,
@@ -121,7 +132,7 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
         raise RuntimeError(
-            f"could not download {known.url} ({reason_of(error)}); fetch it by other means and put it at {target}"
+            f"could not download {url} ({reason_of(error)}); fetch it by other means and put it at {target}"
         ) from error
     return Path(found)
 

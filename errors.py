@@ -55,10 +55,32 @@ class OneOfMany:
 
     @property
     def reason(self) -> str:
-        """What went wrong, in a line; a fault of the program with its kind."""
-        text = " ".join(str(self.failure).split())
-        told = isinstance(self.failure, (UserError, RuntimeError, OSError)) and text
-        return text if told else f"{type(self.failure).__name__}: {text}"
+        """What went wrong, in a line; see ``told``."""
+        assert self.failure
+        return told(self.failure)
+
+
+def told(error: Exception) -> str:
+    """Return what went wrong in a line for the user; what only says where the program is at fault, with its kind."""
+    text = str(error)
+    if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    text = " ".join(text.split())
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename} may not be read, or written, by this user; change its permissions"
+    return f"{type(error).__name__}: {text}" if is_fault(error) else text
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether it is the program that is at fault, as far as one can know."""
+    return not (isinstance(error, (UserError, RuntimeError, OSError)) and str(error).strip())
+
+
+def is_bad_input(error: Exception) -> bool:
+    """Whether it is what the user gave that is at fault."""
+    return isinstance(error, (UserError, PermissionError))
 
 
 def is_disk_error(error: Exception) -> bool:

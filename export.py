@@ -24,6 +24,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add(
         "--checkpoint_path",
+        type=cli.file_or_name,
         default=weights.DEMO,
         help="The network: a file, or wav2lip, wav2lip_gan, lipsync_expert or demo.",
     )

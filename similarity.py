@@ -27,6 +27,7 @@ def get_parser() -> cli.Parser:
     add(
         "--checkpoint_path",
         "--syncnet_checkpoint_path",
+        type=cli.file_or_name,
         required=True,
         help="The expert: a file, lipsync_expert or demo.",
     )

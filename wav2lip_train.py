@@ -25,7 +25,11 @@ def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) withou
         required=True,
         help="The expert to learn from: a file, demo, or lipsync_expert for the official one.",
     )
-    add("--judge_checkpoint_path", help="A second expert, never learned from, that scores the evaluations.")
+    add(
+        "--judge_checkpoint_path",
+        type=cli.file_or_name,
+        help="A second expert, never learned from, that scores the evaluations.",
+    )
     return parser
 
 

@@ -26,7 +26,6 @@ import torch
 
 import cli
 import video
-from adaptation import JUDGE
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
@@ -50,7 +49,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
-    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
+    add("--judge", default=weights.JUDGE, help="An expert that no generator learned from.")
     add("--clips", type=int, default=50, help="Number of clips of talking heads, two of each head.")
     add("--offset_clips", type=cli.positive(int), default=5, help="Number of clips at each offset.")
     add("--folder", type=Path, default=Path("results/demo_networks"), help="Put the clips into this folder.")

@@ -37,7 +37,6 @@ import torch
 import cli
 import files
 import video
-from adaptation import JUDGE
 from benchmarks import print_machine, report
 from benchmarks.demo_networks import SEARCH, compare, lip_sync
 from demo.portrait import absolute, lip_distance, without_holes
@@ -79,7 +78,7 @@ def add_people_arguments(parser: cli.Parser) -> None:
         nargs="+",
         help="Videos of people who speak, in sync, or folders with them.",
     )
-    add("--judge", default=JUDGE, help="An expert that no generator learned from.")
+    add("--judge", default=weights.JUDGE, help="An expert that no generator learned from.")
     add("--mediapipe", type=Path, help="The python of an environment with mediapipe, see demo/landmarks.py.")
 
 

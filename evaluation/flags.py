@@ -21,7 +21,12 @@ def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] 
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
     add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
-    add("--checkpoint_path", required=True, help="The generator: a file, demo (the included), wav2lip or wav2lip_gan.")
+    add(
+        "--checkpoint_path",
+        type=cli.file_or_name,
+        required=True,
+        help="The generator: a file, demo (the included), wav2lip or wav2lip_gan.",
+    )
     add(
         "--pads",
         nargs=4,
@@ -58,7 +63,12 @@ def generator_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_judge_arguments(parser: cli.Parser) -> None:
     for name, kind in NETWORKS.items():
-        parser.add_argument(f"--{name}", metavar="WEIGHTS", help=f"Measure {', '.join(kind.figures)} with {kind.how}.")
+        parser.add_argument(
+            f"--{name}",
+            type=cli.file_or_name,
+            metavar="WEIGHTS",
+            help=f"Measure {', '.join(kind.figures)} with {kind.how}.",
+        )
 
 
 def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:

@@ -36,7 +36,12 @@ def get_parser() -> cli.Parser:
         help="Also lip-sync every video to its own sound (matched: psnr, ssim, lpips, lmd, discrepancy) and to silence "
         "(silent: motion, leak).",
     )
-    add("--lse_checkpoint_path", default="syncnet_v2", help="The judge of LSE: a file, or syncnet_v2 to download it.")
+    add(
+        "--lse_checkpoint_path",
+        type=cli.file_or_name,
+        default="syncnet_v2",
+        help="The judge of LSE: a file, or syncnet_v2 to download it.",
+    )
     add("--fid_weights", default="fid_inception", help="The judge of FID: a file, or fid_inception to download it.")
     add("--no_fid", action="store_true", help="Leave FID out.")
     flags.add_judge_arguments(parser)

@@ -27,7 +27,7 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--face", required=True, nargs="+", type=Path, help="Videos of people who speak, or folders with them.")
     add("--results_dir", required=True, type=Path, help="The folder for the silent videos.")
-    add("--checkpoint_path", help=arguments.GENERATOR)
+    add("--checkpoint_path", type=cli.file_or_name, help=arguments.GENERATOR)
     arguments.add_mouth_arguments(parser.add_argument_group("the mouth"))
     flags.add_judge_arguments(parser)
     flags.add_table_arguments(parser)

@@ -26,7 +26,12 @@ def get_parser() -> cli.Parser:
     parser = cli.Parser("Score videos: LSE-D (smaller is better), LSE-C (larger is better), offset in frames.")
     add = parser.add_argument
     add("--data_root", required=True, nargs="+", type=Path, help="Videos, or folders with videos at any depth.")
-    add("--checkpoint_path", default="syncnet_v2", help="The judge, SyncNet_v2: a file, or syncnet_v2 to download it.")
+    add(
+        "--checkpoint_path",
+        type=cli.file_or_name,
+        default="syncnet_v2",
+        help="The judge, SyncNet_v2: a file, or syncnet_v2 to download it.",
+    )
     add(
         "--crop_faces",
         action="store_true",

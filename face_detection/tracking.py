@@ -355,13 +355,12 @@ class Shot:
 
     def _join(self, over: bool) -> None:
         """Decide about every track in question, the longest first; of a shot that is not ``over``, those one can."""
+        self._others += [track for track in self._open if _coexist(track, self._person[0])]
         for track in sorted(self._open, key=lambda track: -len(track.frames)):
-            if any(_coexist(track, other) for other in self._person):
-                if _coexist(track, self._person[0]):
-                    self._others.append(track)
-            elif not over and self._undecided(track):
+            is_free = not any(_coexist(track, other) for other in self._person)
+            if is_free and not over and self._undecided(track):
                 continue
-            elif len(track.frames) >= MIN_DETECTIONS and not self._is_another(track):
+            if is_free and len(track.frames) >= MIN_DETECTIONS and not self._is_another(track):
                 self._person.append(track)
             self._open = [other for other in self._open if other is not track]
 

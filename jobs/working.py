@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import files
-from errors import OneOfMany, UserError
+from errors import OneOfMany, UserError, is_bad_input
 from lipsync import LipSync, Options
 from lipsync.options import FILES
 from reporting import Named
@@ -97,7 +97,7 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
         take = own.run(job.face, job.audio, job.outfile, **job.options)
         files.save(job.record_path, json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
     if one.failure:
-        outcome.failed.append(Failure(str(job), one.reason, isinstance(one.failure, UserError)))
+        outcome.failed.append(Failure(str(job), one.reason, is_bad_input(one.failure)))
         lips.report.note(f"{job} failed: {one.reason}")
         return
     outcome.made += 1

@@ -85,7 +85,7 @@ class LipSync:
     def load(self, searching: bool = True) -> None:
         """Load everything now, what finds faces if it is wanted, so that what is missing is missed before any work."""
         if searching:
-            self.search.detector_weights(self.report)
+            self.search.open(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
     def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:

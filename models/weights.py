@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -43,12 +43,15 @@ MAX_GAIN = 4.0  # by which mouths move farther than a generator has them by itse
 # what a checkpoint may say of its use at inference, see Wav2Lip
 INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
 
-# the small networks that come with this repository: one name, the network decides which
-DEMO = "demo"
+# the small networks that come with this repository, by name: of demo, the network decides which
+DEMO, JUDGE = "demo", "demo_judge"
+_HERE = REPOSITORY / "demo" / "checkpoints"
 SHIPPED = {
-    Wav2Lip: REPOSITORY / "demo" / "checkpoints" / "generator.pth",
-    SyncNet_color: REPOSITORY / "demo" / "checkpoints" / "expert.pth",
+    Wav2Lip: {DEMO: _HERE / "generator.pth"},
+    SyncNet_color: {DEMO: _HERE / "expert.pth", JUDGE: _HERE / "judge.pth"},
 }
+WRAPPED = ("model", "net", "network", "generator", "params", "params_ema", "weights")  # names of state dicts elsewhere
+STAGES = re.compile(r"face_encoder_blocks\.(\d+)\.")
 
 
 # names of what is published, by network; others are asked for by what they are for
@@ -58,12 +61,12 @@ PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_exper
 def find(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Path:
     """Return the file behind a path or a name that a ``network`` has, downloading it if it is not here yet.
 
-    ``demo`` is the small one that comes with this repository; the others are published. Raises as ``downloads.find``.
+    Those in ``SHIPPED`` come with this repository; the others are published. Raises as ``downloads.find``.
     """
-    if str(path_or_name) == DEMO and network in SHIPPED and not Path(path_or_name).is_file():
-        return SHIPPED[network]  # also where a folder has that name, as in the repository
-    here = [DEMO] if network in SHIPPED else []
-    return downloads.find(path_or_name, report, PUBLISHED.get(network, ()), here)
+    here = SHIPPED.get(network, {})  # type: ignore[call-overload]  # classes can be hashed
+    if str(path_or_name) in here and not Path(path_or_name).is_file():
+        return here[str(path_or_name)]  # also where a folder has that name, as in the repository
+    return downloads.find(path_or_name, report, PUBLISHED.get(network, ()), [*here])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -131,7 +134,8 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     """
     path = find(path_or_name, network, report)
     content = read_state(path)
-    state = content.pop("state_dict", None) if isinstance(content.get("state_dict"), dict) else None
+    holder = _holder_of(content)
+    state = content.pop(holder) if holder else None
     extra = content if state is not None else {}
     if isinstance(extra.get("hparams"), dict):  # all that stages of training said of it until 2026-11
         extra = {"mel_lead": extra["hparams"].get("mel_lead"), **extra}
@@ -139,6 +143,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     if not all(isinstance(key, str) for key in state):
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but its weights have no names")
     state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = _counters_of(state) | state
     width = extra.get("width", 1.0)
     if not isinstance(width, (int, float)) or not 0 < width <= WIDEST:
         shown = f"{width:g}" if isinstance(width, (int, float)) else width
@@ -248,9 +253,21 @@ def _inflates(path: Path) -> bool:
 
 def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
     """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
-    state = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
+    holder = _holder_of(content)
+    state = content[holder] if holder else content
     keys = {key.removeprefix("module.") for key in state}
     return next((network for network in NETWORKS if set(_shapes(network)) == keys), None)
+
+
+def _counters_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return what batch norms have counted: nothing, as torch has it where old or converted files lack that."""
+    ends = ".running_mean", ".num_batches_tracked"
+    return {f"{name.removesuffix(ends[0])}{ends[1]}": torch.tensor(0) for name in state if name.endswith(ends[0])}
+
+
+def _holder_of(content: dict[str, Any]) -> str | None:
+    """Return the entry of a file's content that is a state dict; None where the content itself is one."""
+    return next((name for name in ("state_dict", *WRAPPED) if isinstance(content.get(name), dict)), None)
 
 
 def _empty(network: type[Network], width: float = 1.0) -> Network:
@@ -290,7 +307,12 @@ def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:
         return "is a web page or a link, not a checkpoint: the download went wrong; fetch it again"
     is_pickle = start.startswith((b"\x80", b"PK"))
     if is_pickle and re.search("global|operand|reduce", str(error), re.IGNORECASE):  # torch met more than tensors
-        return "wants to run code when it is loaded, so it was not; get the weights from a source you trust"
+        return (
+            "wants to run code when it is loaded, so it was not; get the weights from a source you trust, or if it is "
+            "a model of yours, save its state_dict()"
+        )
+    if path.suffix.lower() == ".onnx":
+        return "is an ONNX file, which cannot be loaded as a checkpoint; give the .pth that it was made from"
     return "is not a checkpoint, or only a part of one; fetch it again"
 
 
@@ -298,11 +320,20 @@ def _describe(path: Path) -> str:
     return f"{path} ({path.stat().st_size:,} bytes)"
 
 
+def _stages_of(state: Iterable[str]) -> int:
+    """Return by how many stages a generator shrinks faces, each of which halves them; 0 for other networks."""
+    return 1 + max((int(found[1]) for found in map(STAGES.match, state) if found), default=-1)
+
+
 def _difference(expected: dict[str, torch.Size], found: dict[str, Any]) -> str | None:
     """Say in words how ``found`` differs from ``expected``; None if it fits."""
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
     if missing or surplus:
+        if not found:
+            return "it holds none; TorchScript that is frozen has lost them: export it again without torch.jit.freeze"
+        if (stages := _stages_of(found)) > (usual := _stages_of(expected)) > 0:
+            return f"its pictures are larger: it has {stages} stages where this network, of 96 pixels, has {usual}"
         if other := network_of(found):
             return f"it holds {other.__name__} weights"
         example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"

@@ -126,6 +126,17 @@ def test_a_face_that_was_lost_is_found_again():
     assert (followed[:40, 0] == 0).all() and np.isnan(followed[40:60, 0]).all() and (followed[60:, 0] == 100).all()
 
 
+@pytest.mark.parametrize(("right", "back"), [((60, 200), (90, 105)), ((60, 115), (70, 85))])
+def test_whoever_comes_back_beside_the_person_was_never_them(right, back):
+    """A face that was alone for a while was followed as well as the larger one, until it came back beside that."""
+    frames = [
+        [box(0)] * (n < 40 or back[0] <= n < back[1]) + [box(200, 90)] * (right[0] <= n < right[1])
+        for n in range(right[1])
+    ]
+    followed = follow_face(seen(frames), 12, smooth=False, fill=False)
+    assert np.isnan(followed[: right[0], 0]).all() and (followed[right[0] :, 0] == 200).all()
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Side by side
 

@@ -204,6 +204,14 @@ def break_file(path, kind, state):
         torch.save({"state_dict": {0: torch.zeros(1)}}, path)
     elif kind == "gzipped":
         path.write_bytes(gzip.compress(b"a checkpoint"))
+    elif kind == "frozen":
+        frozen = torch.jit.freeze(torch.jit.script(torch.nn.Linear(2, 2).eval()))
+        frozen.save(str(path))
+    elif kind == "larger":
+        deeper = {f"face_encoder_blocks.{n}.0.conv_block.0.weight": torch.zeros(1) for n in range(9)}
+        torch.save({"state_dict": {**state, **deeper}}, path)
+    elif kind == "a whole model":
+        torch.save(torch.nn.Linear(2, 2), path)
     elif kind == "script with code":
         torch.jit.script(LoadsByCode()).save(str(path))
 
@@ -223,6 +231,9 @@ def break_file(path, kind, state):
     ("zipped", r"zip archive \(folder/inside.pth\), not a checkpoint; unpack it"),
     ("gzipped", "gzip archive, not a checkpoint; unpack it"),
     ("script with code", "run code"),
+    ("frozen", "it holds none; TorchScript that is frozen has lost them"),
+    ("larger", "its pictures are larger: it has 9 stages where this network, of 96 pixels, has 7"),
+    ("a whole model", r"run code .* if it is a model of yours, save its state_dict\(\)"),
     ("expanded", "claims more weights than it holds"),
     ("wide", "is of width 400, which no network is"),
     ("width in words", "is of width half, which no network is"),
@@ -239,6 +250,28 @@ def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
     assert not (tmp_path / "PWNED").exists()
 
 
+@pytest.mark.parametrize("name", weights.WRAPPED)
+def test_state_dicts_have_many_names(tmp_path, state, name):
+    torch.save({name: dict(state), "width": WIDTH, "epoch": 3}, tmp_path / "c.pth")
+    checkpoint = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip)
+    assert same(weights.build(checkpoint, models.Wav2Lip), state) and checkpoint.extra["epoch"] == 3
+
+
+def test_counters_that_are_missing_are_nought(tmp_path, state):
+    """Converted files lack them; torch itself fills them in."""
+    kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(state) - len(kept) == 50
+    torch.save({"state_dict": kept, "width": WIDTH}, tmp_path / "c.pth")
+    assert same(weights.load_model(tmp_path / "c.pth"), state)
+
+
+def test_an_onnx_file_is_called_so(tmp_path):
+    """It was called damaged, to be fetched again."""
+    (tmp_path / "wav2lip_gan.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" * 100)
+    with pytest.raises(UserError, match="is an ONNX file, .* give the .pth"):
+        weights.load_model(tmp_path / "wav2lip_gan.onnx")
+
+
 def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="wav2lip_gan"):
@@ -246,6 +279,7 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
     assert weights.find("wav2lip_gan", models.Wav2Lip).name == "wav2lip_gan.pth"
+    assert weights.find("wav2lip_gan.pth", models.Wav2Lip).parent.name == "checkpoints"  # by its file's name, too
     (tmp_path / "checkpoints/wav2lip.pth").write_bytes(b"x")
     (tmp_path / "wav2lip").mkdir()  # as our repository has it
     assert weights.find("wav2lip", models.Wav2Lip).name == "wav2lip.pth"
@@ -390,6 +424,14 @@ def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
     assert not (tmp_path / "file.pth").exists()
 
 
+def test_a_mirror_of_the_hub_takes_its_place(server, tmp_path, monkeypatch):
+    """Many cannot reach it; what comes is checked all the same."""
+    known = downloads.KnownFile("file.pth", f"{downloads._HUB}/file.pth", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setenv("HF_ENDPOINT", f"{server}/")
+    assert downloads.fetch(known, tmp_path).read_bytes() == CONTENT
+    assert downloads.url_of(downloads.KNOWN["s3fd"]) == downloads.KNOWN["s3fd"].url  # which is not there
+
+
 def test_official_files_are_listed_with_their_hashes():
     judges = {"s3fd", "yunet", "syncnet_v2", "fid_inception", "2dfan4", "alexnet", "sface"}
     assert set(downloads.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", *judges}
@@ -444,7 +486,7 @@ def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoin
 
 @pytest.mark.parametrize("name, network, names", [
     ("sface", models.Wav2Lip, "names demo, wav2lip, wav2lip_gan"),
-    ("wav2lip", models.SyncNet_color, "names demo, lipsync_expert"),
+    ("wav2lip", models.SyncNet_color, "names demo, demo_judge, lipsync_expert"),
 ])  # fmt: skip
 def test_names_of_other_networks_are_not_fetched(name, network, names):
     """Hundreds of megabytes were, and then did not fit."""
