@@ -66,6 +66,8 @@ class AdaptationOptions:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:  # of NaN minutes, none would ever be the last
             raise UserError(f"--minutes {self.minutes} is no time to learn in; give a number above 0")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed} is below 0")
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def adapt(
     check_files(face, outfile, options)
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
     lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
-    with hp.changed(SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings):
-        group = open_group(options)
+    group = open_group(options)
+    random_numbers = torch.random.fork_rng([group.device] if group.device.type == "cuda" else [])
+    with hp.changed(SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings), random_numbers:
         task = open_task(group, start.width, options, report)
         try:
             before, after, stopped = learn(task, start, face, options, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import copy
 import math
 import threading
@@ -29,6 +30,20 @@ class Piece(NamedTuple):
     shot_ends: bool = False  # with these
 
 
+class Reading:
+    """Somebody who follows a face, and may stop waiting for what is not known yet."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
 class FacePath:
     """One face, frame by frame, as far as somebody has asked for it: then the search goes on.
 
@@ -36,7 +51,8 @@ class FacePath:
     """
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
-        self._search, self._lock, self._stop = search, threading.Lock(), threading.Event()
+        self._search, self._lock = search, threading.Lock()
+        self._readings: list[Reading] = []  # under way
         self._begin()
 
     @classmethod
@@ -55,19 +71,26 @@ class FacePath:
         self.known(None)
         return np.concatenate(self._seen)
 
-    def known(self, count: int | None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped."""
-        while (count is None or len(self._boxes) < count) and not self.stopped and self._go_on():
+    def known(self, count: int | None, reading: Reading | None = None) -> list[Box | None]:
+        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or none are wanted."""
+        while (count is None or len(self._boxes) < count) and not self._unwanted(reading) and self._go_on():
             pass
         return self._boxes
 
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
+    def _unwanted(self, reading: Reading | None) -> bool:
+        return bool(reading and reading.stopped) or bool(self._readings and all(one.stopped for one in self._readings))
 
-    def stop(self) -> None:
-        """Let nobody wait for what is not known yet, until ``close``."""
-        self._stop.set()
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Whoever follows the face to its end does so inside; when the last of them leaves, the search ends."""
+        reading = Reading()
+        self._readings.append(reading)
+        try:
+            yield reading
+        finally:
+            if len(self._readings) == 1:
+                self.close()
+            self._readings.remove(reading)
 
     def shot(self, index: int) -> int:
         """Return with which frame the shot begins that a known frame lies in."""
@@ -100,7 +123,6 @@ class FacePath:
             if not self._over:
                 self._pieces.close()
                 self._begin()
-            self._stop.clear()
 
     def _begin(self) -> None:
         self._pieces, self._over = self._search(), False
@@ -113,14 +135,14 @@ class FacePath:
         """Wait for the next piece; return False if there is none."""
         with self._lock:
             if self._failed:
-                raise copy.copy(self._failed)
+                raise _bare(self._failed)
             try:
                 boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
                 self._over = True
                 return False
             except Exception as error:  # for whoever asks, until ``close``: another search would fail as well
-                self._failed = copy.copy(error)  # without the traceback, which holds the search
+                self._failed = _bare(error)  # without the traceback, which holds the search
                 raise
             except BaseException:  # somebody wanted it to stop
                 self._begin()
@@ -130,6 +152,14 @@ class FacePath:
             if shot_ends and len(self._boxes) > self._starts[-1]:
                 self._starts.append(len(self._boxes))
             return True
+
+
+def _bare(error: Exception) -> Exception:
+    """Return a copy of an error without its traceback; of one that cannot be copied, itself."""
+    try:
+        return copy.copy(error)
+    except Exception:  # whatever its own constructor makes of that
+        return error.with_traceback(None)
 
 
 def follow(

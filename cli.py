@@ -174,7 +174,8 @@ def path(text: str) -> Path:
 
 def file_or_name(text: str) -> str:
     """A file, or one of the names of a download; where a table of jobs says it, relative to that if it is there."""
-    return str(path(text))
+    path(text)
+    return text  # as it is: an address keeps its slashes
 
 
 def positive(kind: type) -> Callable[[str], float]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Workers of streams that have not ended. If the garbage collector ends one, it takes what belongs to it along in any
 # order, and a stream that waits for a worker which is gone would wait for ever.
 _working: set[ThreadPoolExecutor] = set()
+_quiet = threading.RLock()
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """No warnings meanwhile, in one thread at a time: before Python 3.14 two would turn them off for ever."""
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def prefetch(
@@ -23,13 +35,13 @@ def prefetch(
     """
     iterator = iter(items)
     end = object()
-    pending: deque = deque()
+    pending: deque[Future] = deque()
     with ThreadPoolExecutor(1) as worker:
         _working.add(worker)
         try:
-            pending.extend(worker.submit(next, iterator, end) for _ in range(depth))
+            pending.extend(_begin(worker, pending, next, iterator, end) for _ in range(depth))
             while (item := pending.popleft().result()) is not end:
-                pending.append(worker.submit(next, iterator, end))
+                pending.append(_begin(worker, pending, next, iterator, end))
                 yield item
         finally:
             _working.discard(worker)
@@ -38,29 +50,44 @@ def prefetch(
             for future in pending:
                 future.cancel()
             if close := getattr(iterator, "close", None):
-                _in_thread_of(worker, close)
+                _begin(worker, pending, close).result()  # in its thread, after its last step
 
 
-def _in_thread_of(worker: ThreadPoolExecutor, close: Callable[[], object]) -> None:
-    """Close what ``worker`` ran, in its thread, after its last step; here if that thread ended with Python."""
+def _begin(pool: ThreadPoolExecutor, pending: Iterable[Future], work: Callable[..., Result], *given: Any) -> Future:
+    """Let ``pool`` do some work; where it no longer takes any, do it here, after what is ``pending``.
+
+    Once the main thread has come to its end, no pool takes work; other threads, which Python waits for, still want it.
+    """
     try:
-        closing = worker.submit(close)
+        return pool.submit(work, *given)
     except RuntimeError:
-        close()
-    else:
-        closing.result()
+        wait([future for future in pending if not future.cancelled()])
+        done: Future = Future()
+        try:
+            done.set_result(work(*given))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead."""
+def in_parallel(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    threads: int,
+    prepare: Callable[[], object] | None = None,
+) -> Iterator[Result]:
+    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead.
+
+    ``prepare`` is called first in each of several threads.
+    """
     if threads == 1:
         yield from map(work, items)
         return
-    pending: deque = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
+                pending.append(_begin(pool, (), work, item))
                 if len(pending) > threads:
                     yield pending.popleft().result()
             while pending:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +16,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 MAX_WORKERS = 8  # network calls at a time; more would only hold more frames
 Result = TypeVar("Result")
 _lock = threading.Lock()
-_inside: list[int] = []  # the threads that torch had, once for each ``cpu_workers`` under way
 
 
 def pick_device(name: str) -> torch.device:
@@ -132,41 +129,26 @@ def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[
 
 def cpu_shares() -> tuple[int, int]:
     """Return how many calls of the network to run at a time on the CPU, and the threads of each."""
-    with _lock:
-        return _shares(_all_threads())
-
-
-def _all_threads() -> int:
-    """Return torch's threads; while somebody is inside of ``cpu_workers``, what they found is what there was."""
-    return _inside[0] if _inside else torch.get_num_threads()
-
-
-def _shares(threads: int) -> tuple[int, int]:
+    threads = torch.get_num_threads()
     share = -(-threads // MAX_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
     return -(-threads // share), share
 
 
-@contextlib.contextmanager
-def cpu_workers(device: torch.device) -> Iterator[int]:
-    """Yield how many calls of the network to run at a time, and give each its share of the CPU's threads meanwhile.
+def calls_at_a_time(device: torch.device) -> int:
+    """Return how many calls of the network to run at a time, each in a thread that has called ``take_share``.
 
     Calls side by side, a thread each, need not wait for the slowest core at every layer: the cores are also wanted by
-    the decoder and the encoder. On another device, one call is prepared while another runs. Several may be under way.
+    the decoder and the encoder. On another device, one call is prepared while another runs.
     """
-    if device.type != "cpu":
-        yield 2
-        return
+    return cpu_shares()[0] if device.type == "cpu" else 2
+
+
+def take_share() -> None:
+    """Let this thread, one of ``calls_at_a_time``, compute with its share of the CPU's threads, and no other thread."""
     with _lock:
-        threads = _all_threads()
-        _inside.append(threads)
-    workers, share = _shares(threads)
-    torch.set_num_threads(share)
-    try:
-        yield workers
-    finally:
-        with _lock:
-            _inside.pop()
-            torch.set_num_threads(threads)
-            if _inside:  # torch keeps one number for the thread that sets it, and one for threads to come: theirs
-                with ThreadPoolExecutor(1) as elsewhere:
-                    elsewhere.submit(torch.set_num_threads, share).result()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(cpu_shares()[1])
+        # torch keeps one number for the thread that sets it, and one for threads to come
+        elsewhere = threading.Thread(target=torch.set_num_threads, args=(threads,))
+        elsewhere.start()
+        elsewhere.join()

@@ -63,7 +63,7 @@ def _paths(speeches: Mapping[int, str | Path]) -> dict[int, Path]:
 
 
 def _options(given: Mapping[str, Any]) -> Options:
-    options = Options(**given)
+    options = Options.of(given)
     if options.is_part:
         raise UserError("--pair goes through the whole video; leave --start and --end out")
     for name in CHOICES:

@@ -162,7 +162,7 @@ class FaceSearch:
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
         known = repr((files.known_digest(source.path), detector, weights_content, *seen))
         name = hashlib.sha256(known.encode()).hexdigest()[:32]
-        return (self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"
+        return Path(self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"
 
 
 @lru_cache(maxsize=2)

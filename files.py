@@ -251,6 +251,20 @@ def check_different(outputs: Mapping[str, Path | None]) -> None:
             raise UserError(f"{other} and {flag} are the same file, {path}; give two names")
 
 
+def as_path(given: Any) -> Path:
+    """Return the path that a caller means; raise UserError for what is none, such as samples or a picture."""
+    try:
+        return Path(os.fsdecode(given))
+    except TypeError:
+        kind = type(given).__name__
+        raise UserError(f"a {kind} is no file's name; save what is in it to a file first, and give its name") from None
+
+
+def as_paths(given: Any) -> list[Path]:
+    """Return the paths that a caller means: one, or several."""
+    return [as_path(given)] if isinstance(given, (str, bytes, os.PathLike)) else [as_path(path) for path in given]
+
+
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
     """Raise UserError if the file to write, by the flag that names it, is one of those to read."""
     check_name(output)

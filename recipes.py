@@ -58,6 +58,12 @@ class TrainingOptions:
     device: str = "auto"
     precision: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise UserError(f"keep {self.keep} would keep no checkpoint; give 1 or more, or None for all")
+        if self.seed < 0:
+            raise UserError(f"the seed {self.seed} is below 0")
+
 
 def train_expert(
     data_root: str | Path,
@@ -147,15 +153,27 @@ def training_session(options: TrainingOptions, discriminator: bool = False) -> I
         if not (0 < hp.width <= weights.WIDEST and hp.disc_width <= weights.WIDEST):
             raise UserError(f"width must be above 0, {weights.WIDEST:g} at most, and disc_width no more; see --hparams")
         device = pick_device(options.device)
-        torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
         group = join_processes(device, pick_training_precision(options.precision, device))
-        torch.manual_seed(options.seed)
-        try:
-            yield group
-        except training.Stopped:
-            group.wait()  # torchrun kills those that are left soon after the first has ended
-            raise
-        group.wait()  # until the last checkpoint is there for whoever goes on with it
+        with _seeded(group.device, options.seed):
+            try:
+                yield group
+            except training.Stopped:
+                group.wait()  # torchrun kills those that are left soon after the first has ended
+                raise
+            group.wait()  # until the last checkpoint is there for whoever goes on with it
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Begin with a seed, and leave torch's random numbers and switches to others as they were."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def tell_unused(options: TrainingOptions, unused: Set[str], report: Reporter) -> None:

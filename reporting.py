@@ -10,8 +10,15 @@ Item = TypeVar("Item")
 Advance = Callable[..., None]  # (steps, figure=…)
 
 
+class Cancelled(BaseException):
+    """Raise it in a Reporter to stop what goes on: nobody takes it for the failure of one of many files."""
+
+
 class Reporter:
-    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``terminal.Terminal`` prints it."""
+    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``terminal.Terminal`` prints it.
+
+    Threads that work for a call tell it too, so calls may come from several, and overlap.
+    """
 
     def note(self, text: str) -> None:
         """Hear what the user should know, in one line."""

@@ -30,7 +30,7 @@ from benchmarks.inference import REFERENCE_BATCH, generate_plainly
 from benchmarks.scene import SIZES, Counted, write_scene
 from concurrency import prefetch
 from demo.talking_head import Recipe, write_speech
-from devices import cpu_workers
+from devices import calls_at_a_time
 from face_detection.detections import Detections
 from face_detection.search import search
 from lipsync import LipSync, pick_batch_size, read_speech
@@ -110,10 +110,10 @@ def measure_stages(
     model = optimize_for_inference(Wav2Lip(), device, dtype)
     some = list(video.repeat_frames(source, min(96, count)))
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
-    with cpu_workers(device) as workers:
-        batch = pick_batch_size(REFERENCE_BATCH, source, device, workers)
-        lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, workers=workers)
-        figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
+    calls = calls_at_a_time(device)
+    batch = pick_batch_size(REFERENCE_BATCH, source, device, calls)
+    lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, workers=calls)
+    figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
     encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))
     figures["encode_s"] = count / len(some) * encode
     peak = matrix_peak(device, dtype)

@@ -301,7 +301,7 @@ def settle(network: dict[str, Any], flags: str) -> tuple[Settled, torch.dtype, s
     """Return how these flags have a network lip-sync."""
     changed, options = read(flags)
     lips = LipSync(**network | changed)
-    return lips.settle(Options(**options)), lips.dtype, lips.runtime.name, lips.restorer
+    return lips.settle(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
@@ -323,7 +323,7 @@ def folder_of(flags: str, take: str) -> str:
 
 def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> Made:
     """Write ``outfile``: the clip lip-synced, or ``as_it_is``, only encoded."""
-    source = open_face(clip, Options(**options))
+    source = open_face(clip, Options.of(options))
     lips.search.find(source)  # now, so that it does not count
     takes: list[Take] = []
     seconds = cpu_timed(lambda: takes.append(lips.prepare(clip, sound, **options)))

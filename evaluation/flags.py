@@ -57,7 +57,7 @@ def open_generator(args: argparse.Namespace) -> LipSync:
 def generator_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return how each video is made, as ``LipSync.run`` takes it; raise UserError for what cannot be."""
     options = {"pads": args.pads, **arguments.mouth_options(args)}
-    Options(**options)
+    Options.of(options)
     return options
 
 

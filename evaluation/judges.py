@@ -5,7 +5,6 @@ Each is a plain function of pictures, so that any other can take its place.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 import downloads
+from concurrency import without_warnings
 from errors import PIP, MissingFile, UserError
 from evaluation.lips import POINTS
 from face_detection.detections import cut_square
@@ -86,8 +86,7 @@ def open_lpips(
         lpips = import_beside_torchvision("lpips")
     except ImportError as error:
         raise UserError(f"LPIPS takes the package lpips: {PIP} install lpips") from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision on how lpips asks it for a network
+    with without_warnings():  # of torchvision, on how lpips asks it for a network
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     path = downloads.find(path_or_name, report)
     given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}

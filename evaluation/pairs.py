@@ -277,7 +277,7 @@ def records_of(
     pairs: Sequence[Pair], lips: LipSync, sizes: Sizes | None, options: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
     """Return what decides how videos come out, by the file that notes it, and how to say that theirs was another."""
-    how, usual = (_plain(asdict(one)) for one in (lips.settle(Options(**options)), Settled()))
+    how, usual = (_plain(asdict(one)) for one in (lips.settle(Options.of(options)), Settled()))
     differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
     if lips.runtime.precision != "auto":  # which differs from machine to machine, by less than anybody sees
         differs["precision"] = lips.runtime.precision

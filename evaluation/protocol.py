@@ -136,7 +136,7 @@ def evaluate(
     if all_made[GENERATED].finished:
         report = report or lips.report
         compare_sync(found, panel, lips.search if crop_faces else None, report)
-        compare_pictures(found, lips.search, lips.settle(Options(**options)), report)
+        compare_pictures(found, lips.search, lips.settle(Options.of(options)), report)
         follow_heads(found)
     return found
 

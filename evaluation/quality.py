@@ -54,8 +54,8 @@ class Quality:
 
 
 def score_file(
-    generated: Path,
-    source: Path,
+    generated: str | Path,
+    source: str | Path,
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
     judges: Judges = Judges(),
@@ -84,7 +84,7 @@ def score_file(
     frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
     cuts = {first for first, _ in shots(found)}
     compared = _compare(frames, video.read_frames(real), faces, drawn or faces, seen, judges, cuts)
-    rows = [figures for figures in report.track(compared, generated.name, len(faces)) if figures]
+    rows = [figures for figures in report.track(compared, made.path.name, len(faces)) if figures]
     if len(rows) < MIN_FRAMES:
         raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {MIN_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}

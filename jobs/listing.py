@@ -23,15 +23,19 @@ LONGEST_STEM = 200  # bytes of a name that is made from two: file systems allow 
 class Job:
     """A face that is to speak."""
 
-    face: Path
+    face: Path  # of the three files, text is taken as well
     audio: Path
     outfile: Path | None = None  # None: ``settle`` gives it a name
     options: Mapping[str, Any] = field(default_factory=dict)  # of ``LipSync.run``
     name: str = ""  # for messages, such as "row 3 of jobs.csv"
 
+    def __post_init__(self) -> None:
+        for name in ("face", "audio", *(["outfile"] if self.outfile is not None else [])):
+            object.__setattr__(self, name, files.as_path(getattr(self, name)))
+
     def inputs(self) -> dict[str, Path]:
         """Return the files that are read, by what they are."""
-        return {"face": self.face, "audio": self.audio, **Options(**self.options).read}
+        return {"face": self.face, "audio": self.audio, **Options.of(self.options).read}
 
     def __str__(self) -> str:
         return self.name or (self.outfile or self.face).name
@@ -54,8 +58,8 @@ class SettledJob(Job):
 
 
 def pair(
-    faces: Sequence[str | Path],
-    sounds: Sequence[str | Path],
+    faces: str | Path | Sequence[str | Path],
+    sounds: str | Path | Sequence[str | Path],
     options: Mapping[str, Any] = {},
     report: Reporter = SILENT,
 ) -> list[Job]:
@@ -64,9 +68,9 @@ def pair(
     Folders are paired by the names of their files without suffix; files without a partner are reported. Raises
     UserError if there are no pairs.
     """
-    if not faces or not sounds:
+    who, what = files.as_paths(faces), files.as_paths(sounds)
+    if not who or not what:
         raise UserError("there are no pairs without a --face and an --audio")
-    who, what = [Path(path) for path in faces], [Path(path) for path in sounds]
     folders = [path for path in (*who, *what) if files.is_folder(path)]
     shown = [file for path in who for file in (_faces_in(path) if path in folders else [path])]
     heard = [file for path in what for file in (_sounds_in(path) if path in folders else [path])]

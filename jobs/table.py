@@ -49,12 +49,14 @@ def _cells(path: Path) -> list[list[str]]:
     text = EXCEL_SEPARATOR.sub("\n", files.read_text(path), count=1)  # lines are counted
     first = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=first.count)
-    csv.field_size_limit(LARGEST_CELL)
+    limit = csv.field_size_limit(LARGEST_CELL)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         cells = [[cell.strip() for cell in line] for line in lines]
     except csv.Error as problem:
         raise UserError(f"{path} is no table ({problem}); save it as CSV") from None
+    finally:
+        csv.field_size_limit(limit)  # everybody's in this process
     if separator != ";":
         return cells
     return [[DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in line] for line in cells]

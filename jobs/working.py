@@ -113,7 +113,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
 
     Files go by size and date, the network by its content.
     """
-    options = asdict(Options(**job.options))
+    options = asdict(Options.of(job.options))
     for name in FILES:  # by what is in them, as the other files
         del options[name]
     made_of = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import date
@@ -24,7 +25,7 @@ import video
 from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from credentials import Credentials
-from devices import cpu_workers
+from devices import calls_at_a_time
 from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -80,6 +81,8 @@ class LipSync:
         self.search, self.batch_size, self.report = search.on(self.device, self.dtype), batch_size, report
         self._checkpoint, self.expert_path = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
+        if credentials and (isinstance(credentials, (str, Path)) or len(credentials) != 2):
+            raise UserError("credentials are two files: of certificates, and of the key")
         self._credentials = credentials
 
     def load(self, searching: bool = True) -> None:
@@ -104,10 +107,10 @@ class LipSync:
 
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
         """
-        face, audio, outfile = Path(face), Path(audio), Path(outfile)
-        chosen = Options(**options)
+        face, audio, outfile = map(files.as_path, (face, audio, outfile))
+        chosen = Options.of(options)
         self.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, [face, audio, *chosen.read.values()])
+        files.check_not_read("--outfile", outfile, [face, audio, *chosen.read.values()])  # before hours of work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -121,8 +124,11 @@ class LipSync:
     def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: Any) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         _ = self.expert  # if it is not there, nobody should have to wait to hear of it
-        take = self._open_take(Path(face), Path(speech), seconds, Options(**options))
-        match = self.match(take.face, Path(speech))
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise UserError(f"the first {seconds} seconds are none; give a number above 0")
+        face, speech = files.as_path(face), files.as_path(speech)
+        take = self._open_take(face, speech, seconds, Options.of(options))
+        match = self.match(take.face, speech)
         return replace(take, mouth_settings=self.mouth_settings(take), match=match)
 
     def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
@@ -131,10 +137,12 @@ class LipSync:
         Before and after a part (``start``, ``end``) that is the frame as it was filmed.
         Mouths to show the network are looked for up to that moment only, so another may be selected than for all of it.
         """
-        chosen = Options(**options)
+        chosen = Options.of(options)
         into = second - (chosen.start or 0)
         # a box depends on the frames around it
-        take = self._open_take(Path(face), Path(speech), max(0.0, into) + AROUND, chosen)
+        if not math.isfinite(second):
+            raise UserError(f"second {second} is no moment of a video")
+        take = self._open_take(files.as_path(face), files.as_path(speech), max(0.0, into) + AROUND, chosen)
         into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
         if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
             return take.filmed_at(second)
@@ -177,30 +185,34 @@ class LipSync:
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead; they are the receiver's."""
-        takes = take, *take.others
-
-        def stop() -> None:
+        takes, workers, made = (take, *take.others), calls_at_a_time(self.device), 0
+        with contextlib.ExitStack() as opened:
+            readings = [opened.enter_context(one.face.path.reading()) for one in takes]
             for one in takes:
-                one.face.path.stop()
-
-        with cpu_workers(self.device) as workers, contextlib.ExitStack() as opened:
-            for one in takes:
-                opened.enter_context(contextlib.closing(one.face.path))
                 opened.enter_context(contextlib.closing(one.windows.spectrogram))
+
+            def stop() -> None:
+                for reading in readings:
+                    reading.stop()
+
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
-            for one in takes:
-                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(), AHEAD)))
+            for one, reading in zip(takes, readings):
+                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reading), AHEAD)))
                 how = batch_size, one.mouth_settings, workers
                 frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
             for frame in prefetch(frames, batch_size, stop):
+                made += 1
                 yield frame if frame.flags.writeable else frame.copy()  # those without a face, of a repeated video
+        if made < len(take):
+            raise RuntimeError(f"only {made} of {len(take)} frames of {take.source.path} could be made")
 
     def write(self, take: Take, outfile: str | Path) -> None:
         """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
-        outfile, sign = Path(outfile), None
+        outfile, sign = files.as_path(outfile), None
         self.check_writable(outfile)
+        files.check_not_read("--outfile", outfile, take.read)
         if self.credentials:
             made_by = f"Wav2Lip ({self.generator.path.name})"
             sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)

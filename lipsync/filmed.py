@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import video
-from boxes import Box, FacePath
+from boxes import Box, FacePath, Reading
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class FilmedFace:
         number = video.source_index(index, len(self.path.boxes), self.pingpong)
         return next(video.read_frames(self.source, number, 1))
 
-    def boxes(self, count: int = sys.maxsize) -> Iterator[Box | None]:
+    def boxes(self, count: int = sys.maxsize, reading: Reading | None = None) -> Iterator[Box | None]:
         """Yield the box in each of the first ``count`` as soon as it is known, the last when the search is over.
 
-        Once the search is stopped, there are no more.
+        Once this ``reading`` is stopped, there are no more.
         """
         for index in range(count):
-            known = self.path.known(index + 1 if index + 1 < count else None)
-            if self.path.stopped:
+            known = self.path.known(index + 1 if index + 1 < count else None, reading)
+            if reading and reading.stopped:
                 return
             yield known[video.source_index(index, len(known), self.pingpong)]
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import video
 from errors import UserError
@@ -113,8 +116,9 @@ class Options:
             if given:  # numpy's are none that JSON, or a fraction, can be made of
                 object.__setattr__(self, name, float(value))
         for name in SWITCHES:
-            if getattr(self, name) not in (True, False):
-                raise UserError(f"{name} is True or False, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (np.ndim(value) == 0 and value in (True, False)):
+                raise UserError(f"{name} is True or False, not {value!r}")
         for name in (*FILES, "identity"):
             value = getattr(self, name)
             if value is not getattr(Options, name) and not isinstance(value, (str, os.PathLike)):
@@ -132,6 +136,16 @@ class Options:
         if not (_is_whole(self.crf) and 0 <= self.crf < 52):
             raise UserError(f"--crf {self.crf} is not a whole number from 0 to 51")
         object.__setattr__(self, "crf", int(self.crf))
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Options:
+        """Return the options of these names; raise UserError for a name that is none, as for a value."""
+        names = [field.name for field in fields(cls)]
+        if unknown := sorted(given.keys() - names):
+            near = difflib.get_close_matches(unknown[0], names, 1)
+            hint = f"is it {near[0]}?" if near else f"there are {', '.join(names)}"
+            raise UserError(f"there is no option {unknown[0]}; {hint}")
+        return cls(**given)
 
     def without_effect(self) -> Iterator[str]:
         """Say which of these do nothing beside the others."""

@@ -14,7 +14,7 @@ import numpy as np
 import audio
 import parts
 import video
-from boxes import Box
+from boxes import Box, Reading
 from hparams import hparams as hp
 from lipsync.filmed import FilmedFace
 from lipsync.options import Options, Settled
@@ -27,7 +27,7 @@ LONG = 250  # frames; of fewer, little is made before somebody notices that the 
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one take is not another, and can be looked up by itself
 class Take:
     """A face and a speech, looked for and listened to: all that is needed to make the frames.
 
@@ -64,6 +64,24 @@ class Take:
         return self.face.source
 
     @property
+    def read(self) -> list[Path]:
+        """The files that the result is made of."""
+        own = [self.source.path, self.speech.path, self.heard.path, *self.options.read.values()]
+        return own + [path for other in self.others for path in other.read]
+
+    def close(self) -> None:
+        """End the search and the reading that are under way for frames that nobody wants any more."""
+        for one in (self, *self.others):
+            one.face.path.close()
+            one.windows.spectrogram.close()
+
+    def __enter__(self) -> Take:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
     def seconds(self) -> float:
         return float(len(self) / self.source.fps)
 
@@ -92,10 +110,10 @@ class Take:
         around = next(video.read_frames(replace(self.source, start=0), index, 1), None)
         return self.face.frame(len(self) - 1) if around is None else around
 
-    def boxes(self) -> Iterator[Box | None]:
+    def boxes(self, reading: Reading | None = None) -> Iterator[Box | None]:
         """Yield the box of the face in each of them, see ``FilmedFace.boxes``."""
         until = len(self) if self.until is None else self.until
-        return (box if index < until else None for index, box in enumerate(self.face.boxes(len(self))))
+        return (box if index < until else None for index, box in enumerate(self.face.boxes(len(self), reading)))
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

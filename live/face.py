@@ -37,7 +37,7 @@ MAX_APART = 100.0  # that lips can be, see ``References``: about 1
 WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """A video or photo of somebody, its boxes, and what the face looks like."""
 
@@ -104,7 +104,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     """
     if not 0 < seconds < math.inf:
         raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds:g}")
-    chosen = Options(**{"loop": "pingpong", **options})
+    chosen = Options.of({"loop": "pingpong", **options})
     if chosen.is_part:
         raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
     source = open_face(Path(face), chosen, lips.report)

@@ -15,7 +15,7 @@ import numpy as np
 
 import audio
 from concurrency import prefetch
-from devices import cpu_workers
+from devices import calls_at_a_time
 from errors import UserError
 from hparams import hparams as hp
 from lipsync import LipSync, Settled, settings_for_mouths
@@ -153,11 +153,10 @@ class Session:
     def _warm_up(self) -> None:
         """Let libraries load, and the network compile for every number of faces, before anybody waits."""
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
-        with cpu_workers(self._lips.device):
-            for count in range(1, AT_ONCE + 1):
-                mels, faces = np.stack([SILENT_MEL] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
-                for gains in (None, np.zeros(count)):
-                    generate(self._lips.model, mels, faces, gains)
+        for count in range(1, AT_ONCE + 1):
+            mels, faces = np.stack([SILENT_MEL] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
+            for gains in (None, np.zeros(count)):
+                generate(self._lips.model, mels, faces, gains)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Sound in
@@ -277,15 +276,17 @@ class Session:
         return state.last
 
     def _draw(self, parts: Sequence[Part]) -> list[Frame]:
-        rows = list(itertools.islice(self._source or (), len(parts)))
-        if not rows:
+        if not (self._source and parts):
             return []
+        rows = list(itertools.islice(self._source, len(parts)))
+        if len(rows) < len(parts):  # a face goes on for ever, unless an error, or Ctrl-C, has ended it
+            self.close()
+            raise RuntimeError("the session has broken off; reset() begins again")
         frames, boxes = [frame.copy() for frame, _ in rows], [box for _, box in rows]
         windows, how = [part.window for part in parts], self._mouth_settings(parts)
-        with cpu_workers(self._lips.device) as workers:
-            size, workers = -(-len(rows) // workers), min(workers, len(rows))
-            drawn = redraw_mouths(frames, boxes, windows, self._lips.model, size, how, workers, in_place=True)
-            pictures = list(drawn)
+        calls = calls_at_a_time(self._lips.device)
+        size, calls = -(-len(rows) // calls), min(calls, len(rows))
+        pictures = list(redraw_mouths(frames, boxes, windows, self._lips.model, size, how, calls, in_place=True))
         numbers = itertools.count(self._state.shown)
         self._state.shown += len(rows)
         fps = self._face.source.fps

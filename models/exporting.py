@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import files
+from concurrency import without_warnings
 from errors import needs
 from reporting import SILENT, Reporter
 from telemetry import silence_onnxruntime
@@ -86,10 +86,7 @@ def _batch(network: type[nn.Module], size: int) -> list[torch.Tensor]:
 def _export(model: nn.Module, network: type[nn.Module], path: Path) -> None:
     names, outputs = list(INPUTS[network]), OUTPUTS[network]
     free = {name: {0: "batch"} for name in (*names, *outputs)}
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # torch prefers its newer exporter, which needs another package and says the same
+    with without_warnings():  # torch prefers its newer exporter, which needs another package and says the same
         torch.onnx.export(
             model, tuple(_batch(network, 2)), str(path), input_names=names, output_names=outputs, dynamic_axes=free,
             opset_version=OPSET, dynamo=False,

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import sys
-import warnings
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import nn
 
 import downloads
 import files
+from concurrency import without_warnings
 from downloads import REPOSITORY
 from errors import UserError
 from reporting import SILENT, Reporter
@@ -224,8 +224,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if _inflates(path):
         raise UserError(f"{_describe(path)} is compressed, which checkpoints are not; fetch it again")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch on the age of these formats: not the user's concern
+        with without_warnings():  # of torch, on the age of these formats: not the user's concern
             if is_torchscript(path):
                 return read_torchscript(path)
             with numpy_numbers():

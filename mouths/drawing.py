@@ -11,6 +11,7 @@ import numpy as np
 
 from boxes import Box
 from concurrency import in_parallel
+from devices import take_share
 from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
 from mouths.openings import openings
@@ -74,7 +75,7 @@ def redraw_mouths(
     (x1, y1, x2, y2) in whole pixels, which may reach beyond the frame; ``mels`` (80, 16) windows, see
     ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device
     and precision. ``workers`` is how many batches the model works on at a time; more than one read ahead, see
-    ``devices.cpu_workers``. ``first`` is the size of the first batch, if somebody waits for it.
+    ``devices.calls_at_a_time``. ``first`` is the size of the first batch, if somebody waits for it.
     """
     rows = cut_faces(frames, boxes, mels, settings)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
@@ -85,7 +86,9 @@ def redraw_mouths(
         return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
-    for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, in_parallel(draw, batches, workers))):
+    prepare = take_share if next(model.parameters()).device.type == "cpu" else None
+    others = in_parallel(draw, batches, workers, prepare)
+    for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
         if drawn:
             frame = paste(frame, drawn, settings.blend, in_place)
             if settings.restore:

@@ -162,12 +162,12 @@ class Actions:
         lips = self.lips(session, report, options.pop("network", None), options.pop("sharp", False))
         chosen, options = options.pop("chosen", None), options | {"identity": self.settings.identity}
         if not isinstance(speech, str):
-            numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options(**options))
+            numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options.of(options))
             if None in numbers or len({*numbers}) < len(numbers):
                 raise UserError("a face that was given a speech is lost in the video; give the faces fewer speeches")
             return lips, dict(zip(numbers, (path for _, path in speech))), options
         if chosen:
-            (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options(**options))
+            (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options.of(options))
             if options["face_index"] is None:  # else it would be the largest, whoever that is
                 raise UserError(
                     "the face that was clicked on is not where it was in what is used of the video; click on another, "

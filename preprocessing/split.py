@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 import files
+from errors import UserError
 from hparams import read_list
 
 from .clips import Kept
@@ -15,13 +16,16 @@ SPLITS = ("train", "val", "test")
 AT_MOST = 4.0  # times its share that a list of whole folders may get; else there are too few of them
 
 
-def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: Path) -> str:
+def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: str | Path) -> str:
     """Write train.txt, val.txt and test.txt; return a sentence about them.
 
     No top-level folder is in two of them, unless the ``shares`` cannot be had otherwise: then no folder in these, else
     no video. What the lists in ``folder`` have already stays where it is: who goes on with a run does not validate on
     what it has learned from.
     """
+    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"the shares of {', '.join(SPLITS)} are three numbers that sum to 1, not {shares}")
+    folder = Path(folder)
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
     before = _lists_in(folder, {*places})
     known: dict[str, str] = {}

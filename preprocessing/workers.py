@@ -44,6 +44,8 @@ class PreprocessingOptions:
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
+        if self.gpus < 1 or (self.workers is not None and self.workers < 1):
+            raise UserError("the numbers of GPUs and of workers are 1 or more")
 
 
 def plan_workers(

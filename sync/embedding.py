@@ -64,7 +64,7 @@ class Voice:
 
 def open_expert(
     path_or_name: str | Path,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     report: Reporter = SILENT,
 ) -> Expert:
@@ -72,7 +72,7 @@ def open_expert(
 
     On the fastest device here, unless one is given. Raises UserError (not an expert) or RuntimeError (download).
     """
-    device = device or pick_device("auto")
+    device = torch.device(device) if device and device != "auto" else pick_device("auto")
     return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color, report), device, dtype)
 
 

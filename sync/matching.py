@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from concurrency import without_warnings
 from hparams import hparams as hp
 
 from .embedding import REACH, Face, Voice
@@ -24,7 +24,7 @@ RELATED_IN_PLACE = 0.1  # the same where there is no offset: of 31, chance hits 
 BLOCK = 4096  # windows compared at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """How well one face and one voice match."""
 
@@ -105,8 +105,7 @@ class Result:
         """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what so few windows cannot tell."""
         from scipy import stats  # here: it takes as long to import as everything else
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on few or equal values
+        with without_warnings():  # on few or equal values
             found = stats.describe(self.similarity.astype(np.float64) if len(self.similarity) else [math.nan])
         return type(found)(len(self.similarity), tuple(map(float, found.minmax)), *map(float, found[2:]))
 
@@ -159,10 +158,9 @@ def compare(face: Face, voice: Voice) -> Result:
     """Return how well ``face`` and ``voice`` match; its ``similarity`` is empty where they never meet."""
     table = cosines(face, voice)
     heard = ~np.isnan(table)
-    enough = heard.sum(0) >= max(1, MIN_SHARE * heard[:, REACH].sum())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an offset without any window is NaN, as it should be
-        curve = np.where(enough, np.nanmean(table, axis=0), np.nan) if len(table) else np.full(2 * REACH + 1, np.nan)
+    counts = heard.sum(0)
+    enough = counts >= max(1, MIN_SHARE * heard[:, REACH].sum())
+    curve = np.where(enough, np.where(heard, table, 0).sum(0) / np.maximum(counts, 1), np.nan).astype(np.float32)
     now = heard[:, REACH]
     seen = min(len(face.boxes), voice.frames)
     return Result(hp.fps, seen, face.starts[now], table[now, REACH], curve, voice.silent)

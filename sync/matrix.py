@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import files
 from errors import UserError
 from faces import FaceSearch
 from reporting import SILENT, Reporter
@@ -130,7 +131,7 @@ class Measurement:
 
 def measure(
     face: str | Path,
-    sounds: Sequence[str | Path],
+    sounds: str | Path | Sequence[str | Path],
     expert: Expert,
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
@@ -139,7 +140,8 @@ def measure(
 
     ``expert`` is from ``open_expert``. Raises UserError for files that cannot be compared, and says why.
     """
-    source, paths = open_video(Path(face)), [Path(sound) for sound in sounds or [face]]
+    source = open_video(files.as_path(face))
+    paths = files.as_paths(sounds) or [source.path]
     voices = [embed_speech(path, expert) for path in paths]
     for note in itertools.chain(source.notes, *(voice.notes for voice in voices)):
         report.note(f"note: {note}")
@@ -159,7 +161,7 @@ def score(
 
     As ``measure``.
     """
-    return measure(face, [sound] if sound else [], expert, search, report).matrix.best(0)
+    return measure(face, [] if sound is None else [sound], expert, search, report).matrix.best(0)
 
 
 def score_boxes(source: VideoInfo, boxes: np.ndarray, sound: Path, expert: Expert) -> Result:

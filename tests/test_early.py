@@ -265,14 +265,60 @@ def test_who_waits_for_a_search_can_leave(long_clip):
             yield boxes.Piece([], np.zeros((0, 4)))
 
     path, got = boxes.FacePath(search), []
-    thread = threading.Thread(target=lambda: got.append(len(path.known(2))))
-    thread.start()
-    waiting.wait()
-    path.stop()
-    thread.join()
-    assert got == [1] and path.stopped
-    path.close()
-    assert not path.stopped  # whoever asks now has it begin again
+    with path.reading() as reading:
+        thread = threading.Thread(target=lambda: got.append(len(path.known(2))))
+        thread.start()
+        waiting.wait()
+        reading.stop()
+        thread.join()
+    assert got == [1] and not path.known(0)  # whoever asks now has it begin again
+
+
+def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_speech, detector, told):
+    """Of two that read one take, the second ended in silence when the first did; what it wrote was cut short."""
+    lips = lips_of(small_checkpoint, told, cache=False)
+    take = lips.prepare(long_clip, long_speech, reference="same", occlusion="ignore")
+    stays, leaves = lips.stream(take), lips.stream(take)
+    first = [next(stays), next(leaves)]
+    leaves.close()
+    rest = list(stays)
+    assert len(rest) + 1 == len(take) and (first[0] == first[1]).all()
+    with lips.prepare(long_clip, long_speech) as other:
+        ended = other.face.path
+    assert not ended._readings and not ended._boxes  # nothing is under way
+
+
+def test_frames_that_are_missing_are_missed(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    take = lips.prepare(long_clip, long_speech)
+    monkeypatch.setattr(type(take), "boxes", lambda *_: iter([None] * 5))
+    with pytest.raises(RuntimeError, match=f"only 5 of {len(take)} frames"):
+        list(lips.stream(take))
+
+
+def test_what_a_take_is_made_of_is_not_written_over(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
+    lips = lips_of(small_checkpoint, told, cache=False)
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(long_clip.read_bytes())
+    with pytest.raises(UserError, match="is one of the files to read"):
+        lips.write(lips.prepare(mine, long_speech), mine)
+    assert mine.read_bytes() == long_clip.read_bytes()
+
+
+class Sealed(Exception):
+    def __init__(self, job, reason):
+        super().__init__(f"{job}: {reason}")
+
+
+def test_errors_that_cannot_be_copied_come_as_they_are():
+    def search():
+        raise Sealed("a job", "stop")
+        yield
+
+    path = boxes.FacePath(search)
+    for _ in range(2):
+        with pytest.raises(Sealed, match="a job: stop"):
+            path.known(1)
 
 
 def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):

@@ -35,7 +35,7 @@ ALLOWED = {
     "shares": {"files"},
     "pictures": set(),
     "video": {"files", "pictures", "reporting"},
-    "models": {"downloads", "files", "reporting", "telemetry"},
+    "models": {"concurrency", "downloads", "files", "reporting", "telemetry"},
     "face_detection": {"devices", "telemetry"},
     "audio": {"hparams"},
     "faces": {"concurrency", "downloads", "files", "video", "face_detection", "reporting"},

@@ -7,7 +7,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,8 +21,8 @@ import inference
 import models
 import mouths
 import video
+from concurrency import in_parallel
 from conftest import ROOT, needs_bf16, run_ffmpeg, write_clip
-from devices import cpu_workers
 from errors import UserError, is_disk_error
 from faces import FaceSearch
 from lipsync import LipSync, Options
@@ -232,40 +231,24 @@ def test_only_running_out_of_memory_halves_the_batch():
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 15, 16, 31, 64])
 def test_no_core_is_idle(monkeypatch, threads):
     """Of 12 cores 4 were, of 15 and of 31 seven; and no more threads wait than one call has."""
-    shares = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(torch, "set_num_threads", shares.append)
-    with cpu_workers(torch.device("cpu")) as workers:
-        (share,) = shares
-        assert workers <= devices.MAX_WORKERS and threads <= workers * share < threads + share
-    assert shares[1:] == [threads]
+    calls, share = devices.cpu_shares()
+    assert calls == devices.calls_at_a_time(torch.device("cpu")) <= devices.MAX_WORKERS
+    assert threads <= calls * share < threads + share
 
 
-def test_threads_are_given_back_when_the_last_is_done():
-    """The first of two that overlap took its threads back from the second, which left one for ever."""
-    cpu, before, seen = torch.device("cpu"), torch.get_num_threads(), []
+def test_only_those_who_compute_take_a_share_of_the_threads():
+    """Whoever began a stream was left with one thread if another closed it, as servers do, and all threads to come."""
+    before = torch.get_num_threads()
     torch.set_num_threads(4)
 
     def fresh():
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(torch.get_num_threads).result()
 
-    def work(meet):
-        with cpu_workers(cpu) as workers:
-            meet.wait()
-            meet.wait()
-            seen.append((workers, fresh()))
-        seen.append(torch.get_num_threads())
-
-    meet = threading.Barrier(2)
-    other = threading.Thread(target=work, args=(meet,))
-    with cpu_workers(cpu) as workers:
-        other.start()
-        meet.wait()
-    assert (workers, torch.get_num_threads()) == (4, 4)
-    meet.wait()
-    other.join()
-    assert seen == [(4, 1), 4] and fresh() == 4
+    seen = in_parallel(lambda _: (torch.get_num_threads(), fresh()), range(8), 4, devices.take_share)
+    assert [next(seen), torch.get_num_threads(), fresh()] == [(1, 4), 4, 4]
+    assert list(seen) == [(1, 4)] * 7 and (torch.get_num_threads(), fresh()) == (4, 4)
     torch.set_num_threads(before)
 
 

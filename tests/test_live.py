@@ -293,6 +293,26 @@ def test_sound_comes_from_another_thread(session, wav):
     assert np.array_equal(np.concatenate([frame.sound for frame in heard]), wav)
 
 
+def test_a_session_that_broke_off_says_so(lips, face, monkeypatch, wav):
+    """After one Ctrl-C in its video, ``play`` went round and round without a frame."""
+    session = live.Session(lips, face)
+    session.push(wav)
+
+    def broken():
+        raise KeyboardInterrupt
+        yield
+
+    session._source = broken()
+    with pytest.raises(KeyboardInterrupt):
+        session.idle(1)
+    with pytest.raises(RuntimeError, match="broken off; reset"):
+        session.idle(1)
+    assert list(session.play()) == []  # it is closed
+    session.reset()
+    assert len(session.idle(2)) == 2
+    session.close()
+
+
 def test_a_closed_session_has_no_frames(session, wav):
     session.push(wav)
     session.close()

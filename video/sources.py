@@ -30,7 +30,7 @@ class CutShort(UserError):
 
 
 def existing_file(path: str | Path) -> Path:
-    path = Path(path)
+    path = files.as_path(path)
     files.check_name(path)
     if not path.exists():
         if address := ADDRESS.match(str(path)):

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from errors import UserError
     from faces import FaceSearch
     from lipsync import LipSync, Options
-    from reporting import Reporter
+    from reporting import Cancelled, Reporter
 
-__all__ = ["FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
+__all__ = ["Cancelled", "FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
 
 HERE = Path(__file__).resolve().parent
 FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # installed, or in the project's folder
 FOLDERS = {path.parent.name for path in FLAT.glob("*/__init__.py")} - {__name__}
 OURS = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
 SOURCES = {
+    "Cancelled": "reporting",
     "FaceSearch": "faces",
     "LipSync": "lipsync",
     "Options": "lipsync",
@@ -45,6 +46,10 @@ def __getattr__(name: str) -> Any:
     if name not in SOURCES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{SOURCES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *SOURCES, *OURS})
 
 
 class Inward(ast.NodeTransformer):

@@ -1,0 +1,183 @@
+"""What a program that calls the library may give, and what it finds as it left it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import devices
+import jobs
+import sync
+from conftest import ROOT
+from errors import UserError
+from evaluation import quality
+from faces import FaceSearch
+from lipsync import LipSync, Options
+from preprocessing import PreprocessingOptions, write_filelists
+from recipes import TrainingOptions, training_session
+from reporting import Cancelled, Reporter
+from sync.embedding import Face, Voice
+
+
+def test_one_file_is_a_list_of_one():
+    """A name was taken letter by letter."""
+    assert [(job.face, job.audio) for job in jobs.pair("a.mp4", "a.wav")] == [(Path("a.mp4"), Path("a.wav"))]
+    assert len(jobs.pair(["a.mp4", "b.mp4"], Path("a.wav"))) == 2
+    with pytest.raises(UserError, match="no pairs"):
+        jobs.pair([], "a.wav")
+    with pytest.raises(UserError, match="nowhere.mp4 does not exist"):
+        sync.measure("nowhere.mp4", "nowhere.wav", None)
+
+
+def test_text_is_a_path(tmp_path):
+    (settled,) = jobs.settle([jobs.Job("a.mp4", b"a.wav")], str(tmp_path))
+    assert (settled.face, settled.audio) == (Path("a.mp4"), Path("a.wav"))
+    assert FaceSearch(folder="boxes").folder == "boxes"
+
+
+@pytest.mark.parametrize("sound", [np.zeros(16000, np.float32), 3, None])
+def test_what_is_no_file_is_told_so(small_checkpoint, talking_clip, sound, tmp_path):
+    lips = LipSync(small_checkpoint)
+    for call in (
+        lambda: lips.run(talking_clip, sound, tmp_path / "a.mp4"),
+        lambda: lips.prepare(talking_clip, sound),
+        lambda: lips.prepare(sound, talking_clip),
+        lambda: lips.preview(sound, talking_clip, 0),
+        lambda: jobs.Job(talking_clip, sound),
+    ):
+        with pytest.raises(UserError, match=f"a {type(sound).__name__} is no file's name; save"):
+            call()
+
+
+def test_options_that_are_none_are_told_so():
+    """Servers hand on what their users send: their mistake is not the program's."""
+    with pytest.raises(UserError, match="no option pad; is it pads"):
+        Options.of({"pad": (0, 0, 0, 0)})
+    with pytest.raises(UserError, match="no option xyz; there are static, fps"):
+        jobs.settle(jobs.pair("a.mp4", "a.wav", {"xyz": 1}), "out")
+    with pytest.raises(UserError, match="static is True or False"):
+        Options(static=np.array([1, 0]))
+    assert Options(static=np.bool_(True)).static
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TrainingOptions(keep=0),
+        lambda: TrainingOptions(seed=-1),
+        lambda: PreprocessingOptions(workers=0),
+        lambda: PreprocessingOptions(gpus=0),
+        lambda: write_filelists([], (0.5, 0.5), 0, "lists"),
+        lambda: LipSync(credentials="chain.pem"),
+        lambda: LipSync("demo").prepare("a.mp4", "a.wav", seconds=-1.0),
+        lambda: LipSync("demo").preview("a.mp4", "a.wav", float("inf")),
+    ],
+)
+def test_what_the_command_line_would_refuse(make):
+    with pytest.raises(UserError):
+        make()
+
+
+def test_values_can_be_looked_up(small_checkpoint, talking_clip, speech):
+    with LipSync(small_checkpoint).prepare(talking_clip, speech, box=(10, 200, 60, 240)) as take:
+        assert len({take, take}) == 1 and take == take
+    result = sync.compare(*a_pair())
+    assert hash(result) and result != sync.compare(*a_pair())
+
+
+def a_pair() -> tuple[Face, Voice]:
+    vectors = np.ones((40, 2), np.float16) / np.float16(2) ** 0.5
+    return Face(np.zeros((44, 4)), np.arange(40), vectors, None), Voice(vectors[:40])
+
+
+def test_warnings_stay_on():
+    """Threads that switched them off for a moment, side by side, left them off in the whole process."""
+    pair = a_pair()
+    str(sync.compare(*pair))  # scipy, once it is imported, has filters of its own
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=lambda: [str(sync.compare(*pair)) for _ in range(20)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_a_curve_is_the_mean_of_what_meets():
+    face, voice = a_pair()
+    late = Voice(np.concatenate((np.zeros((30, 2), np.float16), voice.vectors[:10])))
+    curve = sync.compare(face, late).curve
+    assert np.isnan(curve[15 + 15 :]).sum() == 0  # half of the windows meet at every offset from -15 to 15
+    expected = [np.mean([float(start + offset >= 30) for start in range(40) if 0 <= start + offset < 40])
+                for offset in range(-15, 16)]  # fmt: skip
+    np.testing.assert_allclose(curve, expected, atol=1e-3)
+
+
+def test_tables_leave_the_limit_of_cells_alone(tmp_path):
+    before, needed = csv.field_size_limit(999_999), ("face", "audio")
+    (tmp_path / "jobs.csv").write_text("face,audio\na.mp4,a.wav\n")
+    jobs.read_table(tmp_path / "jobs.csv", needed, needed, ())
+    assert csv.field_size_limit(before) == 999_999
+
+
+def test_training_leaves_random_numbers_and_switches_alone():
+    torch.manual_seed(5)
+    state, switch = torch.get_rng_state(), torch.backends.cudnn.benchmark
+    with training_session(TrainingOptions(device="cpu", seed=3)):
+        first = torch.rand(1)
+    with training_session(TrainingOptions(device="cpu", seed=3)):
+        assert torch.rand(1) == first
+    assert (torch.get_rng_state() == state).all() and torch.backends.cudnn.benchmark == switch
+
+
+def test_who_cancels_many_cancels_all(small_checkpoint, talking_clip, speech, tmp_path):
+    """An error that a callback raises counts as that of one video, and the others go on."""
+
+    class Cancelling(Reporter):
+        def progress(self, stage, done, total):
+            asked.append(stage)
+            if stage == "Lip-syncing":
+                raise Cancelled("enough")
+
+    asked = []
+    lips = LipSync(small_checkpoint, report=Cancelling())
+    options = {"box": (10, 200, 60, 240)}
+    todo = jobs.settle([jobs.Job(talking_clip, speech, tmp_path / f"{n}.mp4", options) for n in range(2)], tmp_path)
+    with pytest.raises(Cancelled):
+        jobs.work_through(todo, lips)
+    assert asked.count("Lip-syncing") == 1 and not list(tmp_path.glob("*.mp4"))
+
+
+def test_streams_go_on_when_the_main_thread_is_over():
+    """Python waits for other threads, but no pool takes any more work then: what they made was lost."""
+    code = """
+import threading, time
+from concurrency import in_parallel, prefetch
+
+def work():
+    made = prefetch((time.sleep(0.01) or n for n in range(60)), 3)
+    print(sum(in_parallel(lambda n: n, made, 2)) + sum(prefetch(range(60))))
+
+threading.Thread(target=work).start()
+time.sleep(0.2)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{2 * 60 * 59 // 2}\n", "")
+
+
+def test_calls_have_their_share_of_threads():
+    calls, share = devices.cpu_shares()
+    assert calls * share >= torch.get_num_threads()
+
+
+def test_quality_takes_text(tmp_path):
+    with pytest.raises(UserError, match="a.mp4 does not exist"):
+        quality.score_file(str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), FaceSearch("haar"))
