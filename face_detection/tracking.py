@@ -27,6 +27,7 @@ LASTING = 0.25  # of the longest track: shorter ones are not chosen, however lar
 BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
 GAP_SECONDS = 0.5  # of video
 SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
+GROWN = 1.8  # times as wide, or narrow: nobody comes nearer by so much within a gap
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -394,12 +395,18 @@ def _same_place(a: Track, b: Track) -> bool:
 
 
 def fill_gaps(boxes: np.ndarray, max_gap: int) -> None:
-    """Interpolate, in place, runs of at most ``max_gap`` NaN rows that have a box on both sides."""
+    """Interpolate, in place, runs of at most ``max_gap`` NaN rows that have a box of the same face on both sides."""
     known = np.flatnonzero(~np.isnan(boxes[:, 0]))
     for before, after in zip(known, known[1:]):
-        if 1 < after - before <= max_gap + 1:
+        if 1 < after - before <= max_gap + 1 and _continues(boxes[before], boxes[after], int(after - before)):
             share = np.linspace(0, 1, after - before + 1)[1:-1, None]
             boxes[before + 1 : after] = (1 - share) * boxes[before] + share * boxes[after]
+
+
+def _continues(before: np.ndarray, after: np.ndarray, gap: int) -> bool:
+    """Whether a box seen after a gap may be the same face; between two people there is nobody."""
+    widths = before[2] - before[0], after[2] - after[0]
+    return max(widths) < GROWN * min(widths) and match_score(before, after, gap) > 0
 
 
 def smooth_boxes(boxes: np.ndarray) -> None:

@@ -86,8 +86,7 @@ def redraw_mouths(
         return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
-    prepare = take_share if next(model.parameters()).device.type == "cpu" else None
-    others = in_parallel(draw, batches, workers, prepare)
+    others = in_parallel(draw, batches, workers, take_share)
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
         if drawn:
             frame = paste(frame, drawn, settings.blend, in_place)

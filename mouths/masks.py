@@ -30,12 +30,15 @@ def around_lips() -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def lower_face() -> np.ndarray:
-    """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge."""
+    """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge.
+
+    Its lower corners show neck, hair and wall beside the jaw, where a drawn jaw that is wider would be a halo.
+    """
     x, y = _places()
     sides = np.minimum(x, 1 - x) / 0.15
     top = (y - 0.4) / 0.15  # the generator redraws the lower half at least; the fade starts just above it
     bottom = (1 - y) / 0.08
-    return smooth_step(np.minimum(np.minimum(sides, top), bottom))
+    return smooth_step(np.minimum(np.minimum(sides, top), bottom)) * _ellipse(0.5, 0.66, 0.4, 0.4, 0.3)
 
 
 def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:

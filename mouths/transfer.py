@@ -13,6 +13,10 @@ ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around t
 # Pairs of thresholds by which the two mouths differ: up to the first all is transferred, from the second on nothing
 SAME_COLOURS = 15.0, 40.0  # levels of luma
 SAME_DETAIL = 12.0, 28.0  # grey levels
+REACH = range(-6, 7, 2)  # rows by which what a colour is taken from may lie lower
+COUNTS = np.array([1, 0.4, 0.4], np.float32)  # a level of luma, and of either colour
+FAR_OFF = 0.7  # levels that a row counts
+CLOSE = 3.0  # levels: what is less like a pixel by as much has a third of the weight
 
 
 def transfer_appearance(face: np.ndarray, shown: np.ndarray, mouth: ReferenceMouth) -> tuple[np.ndarray, np.ndarray]:
@@ -45,10 +49,32 @@ def _aligned_with(here: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarray:
-    """Return a drawn mouth, as bright as it was; by ``share``, with the colours of the filmed one."""
-    ours, theirs = (cv2.cvtColor(one / 255, cv2.COLOR_BGR2YCrCb) for one in (drawn, filmed))
-    apart = 255 * np.abs(cv2.GaussianBlur(ours[..., 0] - theirs[..., 0], (0, 0), 2))
+    """Return a drawn mouth, as bright as it was; by ``share``, with the colours of the filmed one.
+
+    Each pixel has the colour of what is most like it there, above or below: lips that have moved are lips still. In
+    place, the colour of the slit between lips made the lips of silence blue, and that of the chin a lower lip brown.
+    """
+    ours, theirs = (255 * cv2.cvtColor(one / 255, cv2.COLOR_BGR2YCrCb) for one in (drawn, filmed))
+    apart = np.abs(cv2.GaussianBlur(ours[..., 0] - theirs[..., 0], (0, 0), 2))
     alike = masks.lips()[ROWS, COLUMNS] * masks.falling(apart, *SAME_COLOURS)
     alike = share * cv2.GaussianBlur(alike, (0, 0), 1.5)
-    ours[..., 1:] += alike[..., None] * cv2.GaussianBlur(theirs[..., 1:] - ours[..., 1:], (0, 0), 1)
-    return np.clip(255 * cv2.cvtColor(ours, cv2.COLOR_YCrCb2BGR), 0, 255)
+    change = cv2.GaussianBlur(_colours_like(ours, theirs) - ours[..., 1:], (0, 0), 1)
+    ours[..., 1:] += alike[..., None] * change
+    return np.clip(255 * cv2.cvtColor(ours / 255, cv2.COLOR_YCrCb2BGR), 0, 255)
+
+
+def _colours_like(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return (height, width, 2) Cr and Cb of what is most like each pixel of ``ours`` in ``theirs``, up or down.
+
+    Both are (height, width, 3) float32 Y, Cr and Cb of 0 to 255.
+    """
+    soft, others = cv2.GaussianBlur(ours, (0, 0), 1), cv2.GaussianBlur(theirs, (0, 0), 1)
+    rows = np.arange(len(ours))
+    places = [np.clip(rows + down, 0, rows[-1]) for down in REACH]
+    unlike = [
+        cv2.GaussianBlur(np.abs(soft - others[place]) @ COUNTS, (0, 0), 1.2) + FAR_OFF * abs(down)
+        for place, down in zip(places, REACH)
+    ]
+    weights = np.exp((np.min(unlike, axis=0) - unlike) / CLOSE)
+    weights /= weights.sum(0)
+    return np.einsum("phw,phwc->hwc", weights, np.stack([theirs[place, :, 1:] for place in places]))

@@ -466,6 +466,19 @@ def test_short_gaps_are_interpolated_long_ones_are_not():
     assert np.isnan(ends[[0, 2]]).all()
 
 
+def test_between_two_people_there_is_nobody():
+    """A box glided from one to the other, and drew on what was between them."""
+    near, far, aside = [0.0, 0, 194, 194], [400.0, 50, 454, 104], [700.0, 0, 894, 194]
+    for other in (far, aside):
+        boxes = np.array([near] * 5 + [[np.nan] * 4] * 6 + [other] * 5)
+        filled = boxes.copy()
+        fill_gaps(filled, 12)
+        np.testing.assert_array_equal(filled, boxes)
+    boxes[11:] = [20.0, 0, 224, 204]  # the same, nearer
+    fill_gaps(boxes, 12)
+    assert not np.isnan(boxes).any()
+
+
 def test_gap_over_a_cut_stays():
     found = seen(*[[box(0)]] * 5, [], [], *[[box(0)]] * 5, cuts=(6,))
     assert np.isnan(follow_face(found, max_gap=5)[5:7, 0]).all()

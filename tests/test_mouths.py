@@ -42,7 +42,7 @@ from mouths import (
     shut_mouths,
 )
 from mouths.openings import openings
-from mouths.pasting import DrawnFace, paste
+from mouths.pasting import DrawnFace, _as_coloured, paste
 from mouths.references import OTHER_SHOT, posture
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
@@ -459,11 +459,32 @@ def test_faces_of_a_fade_tell_nothing_of_the_rest(astronaut):
 def test_a_face_without_colours_gets_none(tint):
     """In photos without colours, lips had a brown stain."""
     frame = np.full((288, 288, 3), (130, 130, 130 + tint), np.uint8)
+    frame[:100] = 140  # about as bright
     filmed = cv2.resize(frame, (96, 96))
     face = filmed.copy()
     cv2.ellipse(face, (48, 73), (14, 8), 0, 0, 360, (40, 40, 110), -1)
     pasted = paste(frame, DrawnFace(face, filmed, (0, 0, 288, 288)), "feather")[219, 144].astype(int)
     assert np.ptp(pasted) <= 1 if tint == 0 else np.ptp(pasted) > 50
+
+
+def test_in_sepia_lips_are_brown(astronaut):
+    """They were green and olive; the colour of a brightness is the same all over such a film."""
+    brown = np.array([[0.131, 0.534, 0.272], [0.168, 0.686, 0.349], [0.189, 0.769, 0.393]])
+    face = crop(astronaut, (166, 35, 296, 180))
+    filmed = cv2.transform(face // 2 + 40, brown)  # no part of it so bright that a colour is full
+    drawn = filmed.copy()
+    cv2.ellipse(drawn, (48, 73), (14, 8), 0, 0, 360, (40, 40, 110), -1)
+    coloured = _as_coloured(drawn.astype(np.float32), filmed.astype(np.float32))[73, 48]
+    around = filmed.reshape(-1, 3)[np.abs(filmed.mean(-1).ravel() - coloured.mean()) < 3].astype(float)
+    assert np.abs(coloured - around.mean(0)).max() < 6
+    kept = _as_coloured(drawn.astype(np.float32), face.astype(np.float32))
+    np.testing.assert_array_equal(kept, drawn)  # in a film with colours it has its own
+
+
+def test_beside_the_jaw_nothing_is_drawn():
+    """Where neck, hair and wall are, a drawn jaw that is wider was a halo."""
+    mask = masks.lower_face()
+    assert mask[84:, :14].max() < 0.05 and mask[84:, -14:].max() < 0.05 and mask[masks.lips() > 0.1].min() > 0.9
 
 
 @pytest.mark.parametrize("blend", ["box", "feather"])
@@ -563,6 +584,7 @@ def test_a_mouth_is_put_in_in_the_colours_of_the_face_around_it(tint):
 )
 def test_teeth_are_of_a_colour_that_the_light_allows(skin, drawn, redness, blueness):
     frame = np.full((288, 288, 3), skin, np.uint8)
+    frame[:60] = 155  # eyes, about as bright: of a film of one colour all is of that
     filmed = cv2.resize(frame, (96, 96))
     face = filmed.copy()
     cv2.ellipse(face, (48, 73), (14, 8), 0, 0, 360, drawn, -1)

@@ -22,7 +22,7 @@ from mouths import (
 )
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference, ReferenceMouth, posture
-from mouths.transfer import COLUMNS, ROWS, transfer_appearance
+from mouths.transfer import COLUMNS, ROWS, _in_colours_of, transfer_appearance
 
 LIPS = masks.lips() == 1
 BOX = (166, 35, 296, 180)  # of the astronaut, whose teeth show
@@ -65,6 +65,16 @@ def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
     drawn = np.clip(grey(face).astype(np.float32) + 60, 0, 255)
     coloured, finer = transfer_appearance(drawn, *reference_of(face, larger))
     assert np.abs(coloured - drawn).max() < 0.5 and (finer == 0).all()
+
+
+def test_lips_over_a_slit_are_no_slit():
+    """In silence lips had the colour of the dark between those that were filmed: blue."""
+    lip, slit = np.array([110.0, 100, 170]), np.array([105.0, 90, 85])
+    filmed = np.broadcast_to(lip, (38, 48, 3)).copy()
+    filmed[16:20] = slit
+    drawn = np.broadcast_to(lip * 0.85, (38, 48, 3)).astype(np.float32)  # shut
+    coloured = _in_colours_of(filmed.astype(np.float32), drawn, 1.0)
+    assert np.abs(coloured[18, 24] - coloured[8, 24]).max() < 15
 
 
 @pytest.mark.parametrize("moved", [(2, 1), (-3, 2), (0, 0)])
