@@ -57,8 +57,13 @@ def pair(tmp_path_factory, astronaut, speech):
 
 
 @pytest.fixture(scope="module")
-def actions():
-    return Actions(Settings(detector="centerface", max_seconds=5.0))
+def settings(modest_checkpoint):
+    return Settings(checkpoint=str(modest_checkpoint), detector="centerface", max_seconds=5.0)
+
+
+@pytest.fixture(scope="module")
+def actions(settings):
+    return Actions(settings)
 
 
 @pytest.fixture
@@ -708,9 +713,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address():
+def address(settings):
     """Where the page is served, with a limit of 1 MB and 5 s."""
-    with serving(Settings(detector="centerface", max_seconds=5), server_port=free_port(), max_megabytes=1) as (url, _):
+    with serving(settings, server_port=free_port(), max_megabytes=1) as (url, _):
         yield url
 
 
@@ -875,21 +880,21 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(tab, pair, tmp_path):
     tab.wait_for_selector("text=/exceed|too large|maximum/i")
 
 
-@pytest.mark.parametrize("name, needed", [
-    ("Lip-sync", ("film", "speech", "start", "result")),
-    ("Who speaks?", ("pair_film", "voices", "compare", "verdict", "plot")),
-    ("One person", ("person", "learn", "stop_learning", "network", "sheet")),
-    ("Live", ("live_film", "live-picture", "prepare", "talk", "hush", "hear")),
-])  # fmt: skip
-def test_a_narrow_screen_has_all_of_it(tab, name, needed):
+def test_a_narrow_screen_has_all_of_it(tab):
     tab.set_viewport_size({"width": 360, "height": 800})
     tab.wait_for_function("document.querySelectorAll('button[role=tab]').length == 8")  # all on view, none in a menu
-    tab.click(f"button[role=tab]:has-text('{name}')")
-    tab.wait_for_selector(f"#{needed[0]}")
-    width = tab.evaluate("document.documentElement.scrollWidth")
-    assert width <= 360 and all(tab.is_visible(f"#{one}") for one in needed)
-    edges = [(box["x"], box["x"] + box["width"]) for one in needed if (box := tab.locator(f"#{one}").bounding_box())]
-    assert all(0 <= left < right <= 360 for left, right in edges)
+    for name, needed in (
+        ("Lip-sync", ("film", "speech", "start", "result")),
+        ("Who speaks?", ("pair_film", "voices", "compare", "verdict", "plot")),
+        ("One person", ("person", "learn", "stop_learning", "network", "sheet")),
+        ("Live", ("live_film", "live-picture", "prepare", "talk", "hush", "hear")),
+    ):
+        tab.click(f"button[role=tab]:has-text('{name}')")
+        tab.wait_for_selector(f"#{needed[0]}")
+        width = tab.evaluate("document.documentElement.scrollWidth")
+        assert width <= 360 and all(tab.is_visible(f"#{one}") for one in needed), name
+        boxes = [tab.locator(f"#{one}").bounding_box() for one in needed]
+        assert all(0 <= box["x"] < box["x"] + box["width"] <= 360 for box in boxes if box), name
 
 
 def test_files_of_the_machine_are_not_handed_out(address):

@@ -133,19 +133,20 @@ def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path):
     assert all(closed < 0.8 * free for free, closed in zip(*moved)), moved
 
 
-def test_a_preview_of_a_later_shot_is_what_comes_out(shots, tmp_path):
+def test_a_preview_of_a_later_shot_is_what_comes_out(shots, modest_checkpoint, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", f"anullsrc=r=16000:cl=mono:d={2 * SHOT / 25}", tmp_path / "silence.wav")
-    lips = LipSync(search=FaceSearch("centerface"))
+    lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
     options = {"silence": "closed", "reference": "still"}
     made = list(lips.stream(lips.prepare(shots, tmp_path / "silence.wav", **options)))
     shown = lips.preview(shots, tmp_path / "silence.wav", (2 * SHOT - 2) / 25, **options)
     assert np.abs(shown.astype(int) - made[2 * SHOT - 2]).mean() < 0.2
 
 
-def test_a_live_face_knows_all_shots(shots, tmp_path):
-    face = live.prepare(LipSync(search=FaceSearch("centerface")), shots)
+def test_a_live_face_knows_all_shots(shots, modest_checkpoint, tmp_path):
+    lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
+    face = live.prepare(lips, shots)
     assert len(face.appearances) == 2
     face.save(tmp_path / "anna")
     again = live.Face.load(tmp_path / "anna").appearances
     assert all((one.postures == other.postures).all() for one, other in zip(again, face.appearances, strict=True))
-    assert len(live.prepare(LipSync(search=FaceSearch("centerface")), shots, box=(60, 180, 40, 150)).appearances) == 1
+    assert len(live.prepare(lips, shots, box=(60, 180, 40, 150)).appearances) == 1

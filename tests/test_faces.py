@@ -166,13 +166,20 @@ def test_api_of_the_reference(astronaut):
     assert nothing is None and len(found) == 4 and all(isinstance(v, int) and v >= 0 for v in found)
 
 
-def test_sfd_one_by_one_equals_a_batch(shared, s3fd_checkpoint):
-    frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 3))
+@pytest.fixture(scope="module")
+def someone(shared):
+    """Two frames of a person, no larger than what that S3FD needs."""
+    frames = video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 2)
+    return [np.ascontiguousarray(frame[32:256, 32:320]) for frame in frames]
+
+
+def test_sfd_one_by_one_equals_a_batch(someone, s3fd_checkpoint):
+    frames = someone
     one_by_one = detectors.SFD(s3fd_checkpoint)
     one_by_one.PIXELS_PER_CALL = 1
     single, batch = one_by_one.detect(frames), detectors.SFD(s3fd_checkpoint).detect(frames)
     for a, b in zip(single, batch):
-        assert np.abs(a - b).max() < 0.01
+        assert len(a) and np.abs(a - b).max() < 0.01
 
 
 @needs_bf16
@@ -189,9 +196,8 @@ def test_boxes_without_area_do_not_overlap():
     assert intersection_over_union(whole, whole + (1, 0, 1, 0)) == pytest.approx(1 / 3)
 
 
-def test_sfd_in_bf16(shared, s3fd_checkpoint):
-    frames = list(video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 1))
-    whole, half = (detectors.SFD(s3fd_checkpoint, dtype=d).detect(frames) for d in (torch.float32, torch.bfloat16))
+def test_sfd_in_bf16(someone, s3fd_checkpoint):
+    whole, half = (detectors.SFD(s3fd_checkpoint, dtype=d).detect(someone[:1]) for d in (torch.float32, torch.bfloat16))
     for a, b in zip(whole, half):
         assert np.abs(a[0, :4] - b[0, :4]).max() < 2
 

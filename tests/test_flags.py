@@ -55,7 +55,7 @@ def test_a_mirror_draws_what_it_is_shown(tmp_path):
 
 
 def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
-    command = ("--videos", *heads, "--seconds", 0.2, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
+    command = ("--videos", *heads, "--seconds", 0.12, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
     assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())
     assert set(rows["defaults"]) == {*flags.GEOMETRY, "motion", "cpu_ms"}

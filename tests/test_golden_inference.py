@@ -74,8 +74,9 @@ def test_finished_frames(shared, case, rows, filled, precision):
 
 
 def test_detector_boxes(shared, s3fd_checkpoint):
+    """Of every fifth frame: each is seen by itself."""
     golden = json.loads((shared / "golden/s3fd/boxes.json").read_text())
-    frames = list(video.read_frames(video.probe(shared / golden["clip"]), count=len(golden["frames"])))
+    frames = list(video.read_frames(video.probe(shared / golden["clip"]), count=len(golden["frames"])))[::5]
     api = FaceAlignment(LandmarksType._2D, flip_input=False, device="cpu", path_to_detector=s3fd_checkpoint)
     boxes = api.get_detections_for_batch(np.array(frames))
-    assert np.abs(np.array(boxes) - golden["boxes_x1_y1_x2_y2"]).max() <= 2
+    assert np.abs(np.array(boxes) - golden["boxes_x1_y1_x2_y2"][::5]).max() <= 2

@@ -15,7 +15,7 @@ import pytest
 import inference
 import similarity
 import video
-from conftest import ROOT
+from conftest import ROOT, run_ffmpeg
 from errors import PIP
 from evaluation import score_fid, score_lse
 
@@ -51,7 +51,7 @@ def elsewhere(installed, tmp_path, talking_clip, speech):
     for name in ("audio", "models", "files", "errors"):
         (tmp_path / f"{name}.py").write_text(FOREIGN)
     shutil.copy(talking_clip, tmp_path / "face.mp4")
-    shutil.copy(speech, tmp_path / "speech.wav")
+    run_ffmpeg("-i", speech, "-t", 0.4, tmp_path / "speech.wav")
     paths = os.pathsep.join(map(str, (tmp_path, installed)))
 
     def run(*command):
@@ -105,28 +105,28 @@ import sys
 from importlib.metadata import distribution
 
 for command in distribution("wav2lip").entry_points:
-    sys.argv = [command.name, "--help"]
+    sys.argv = ["/somewhere/bin/" + command.name, "--help"]
     assert command.load()() == 0
+sys.argv = ["/somewhere/bin/wav2lip", "--face", "nobody.mp4", "--audio", "speech.wav"]
+(command,) = (one for one in distribution("wav2lip").entry_points if one.name == "wav2lip")
+assert command.load()() == 2
 """
 
 
 def test_every_command_helps(installed, elsewhere):
     result = elsewhere("-c", HELP)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and result.stderr.count("\n") == 1, result.stderr  # of what cannot be
     names = {command.name for command in distribution(installed).entry_points}
     assert names >= {"wav2lip", "wav2lip-train", "wav2lip-evaluate"}
     assert {line.split()[1] for line in result.stdout.splitlines() if line.startswith("usage:")} == names
-    assert elsewhere(installed / "bin" / "wav2lip", "--help").stdout.startswith("usage: wav2lip ")
 
 
 def test_lip_sync_by_command(installed, elsewhere, tmp_path):
     """Modules of others that have our names are in the way on purpose."""
-    common = ("--face", "face.mp4", "--audio", "speech.wav", "--face_detector", "haar", "--device", "cpu")
-    result = elsewhere(installed / "bin" / "wav2lip", *common, "--outfile", "out.mp4")
-    assert result.returncode == 0 and "out.mp4: 30 frames" in result.stdout, result.stderr
-    assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4"))) == 30
-    result = elsewhere(installed / "bin" / "wav2lip", *common, "--face", "nobody.mp4")
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    flags = ("--face", "face.mp4", "--audio", "speech.wav", "--face_detector", "haar", "--device", "cpu")
+    result = elsewhere(installed / "bin" / "wav2lip", *flags, "--outfile", "out.mp4")
+    assert result.returncode == 0 and "out.mp4: 10 frames" in result.stdout, result.stderr
+    assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4"))) == 10
 
 
 PROGRAM = """
@@ -148,7 +148,7 @@ except UserError as problem:
 def test_other_peoples_programs_keep_their_names(elsewhere, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     result = elsewhere("program.py")
-    assert result.stderr == "" and result.stdout.splitlines()[-2:] == ["30", "nobody.mp4 does not exist"]
+    assert result.stderr == "" and result.stdout.splitlines()[-2:] == ["10", "nobody.mp4 does not exist"]
 
 
 INWARD = """

@@ -142,9 +142,10 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch):
         open_restorer(tmp_path / "x.pth")
 
 
-def test_it_is_a_flag(spandrel, talking_clip, silence, tmp_path, capsys):
+def test_it_is_a_flag(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
     """A missing file is told before anything is looked at; an existing one moves pixels of the result."""
-    command = [f"--face={talking_clip}", f"--audio={silence}", "--box", "20", "200", "60", "220"]
+    command = [f"--checkpoint_path={modest_checkpoint}", f"--face={talking_clip}", f"--audio={silence}"]
+    command += ["--box", "20", "200", "60", "220"]
     assert inference.main([*command, f"--outfile={tmp_path / 'a.mp4'}", "--restorer=nothing.pth"]) == 2
     assert "nothing.pth does not exist" in capsys.readouterr().err and not list(tmp_path.iterdir())
     compact(tmp_path / "random.pth")

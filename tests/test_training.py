@@ -80,10 +80,15 @@ def close(values, golden):
 
 
 def test_expert_learns_as_the_reference_does():
+    """Before and after a step, as the generator; its optimizer is known, and gradients are cleared (below)."""
     task = ExpertTask(CPU, HParams())
     fill(task.expert).train()
+    assert [group["betas"] for group in task.optimizer.param_groups] == [(0.9, 0.999)]
     batch = expert_batch()
-    close([float(task.train_step(batch)["loss"].detach()) for _ in range(5)], GOLDEN_LOSSES["syncnet_loss"])
+    losses = [float(task.train_step(batch)["loss"].detach())]
+    with torch.no_grad():
+        losses.append(float(task.evaluate_batch(batch)["loss"].mean()))
+    close(losses, GOLDEN_LOSSES["syncnet_loss"][:2])
 
 
 def generator_batch():
@@ -104,22 +109,36 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", [GeneratorTask, HQGeneratorTask])
-def test_generator_learns_as_the_reference_does(filled, two_threads, kind):
-    """Before and after a step; what later ones have besides is Adam's, and gradients that are cleared (below)."""
-    task = kind(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
+def test_generator_learns_as_the_reference_does(filled, two_threads):
+    """Before and after a step; what later ones have besides is Adam's, and gradients that are cleared (below).
+
+    Beside a discriminator; without one it is the same (below).
+    """
+    task = HQGeneratorTask(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
     for _, network, optimizer in task.parts():
         fill(network).train()
         assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.999)]
     figures = [task.train_step(generator_batch())]
     with torch.no_grad():
         figures.append(task.evaluate_batch(generator_batch()))
-    golden = GOLDEN_LOSSES["hq"] if kind is HQGeneratorTask else GOLDEN_LOSSES
-    names = {"l1": "l1", "sync": "sync", "perceptual": "perceptual", "real": "real", "fake": "fake"}
-    if kind is GeneratorTask:
-        names = {"l1": "wav2lip_l1", "sync": "wav2lip_sync"}
-    for ours, theirs in names.items():
-        close([float(step[ours].detach()) for step in figures], golden[theirs][: len(figures)])
+    for name, golden in GOLDEN_LOSSES["hq"].items():
+        close([float(step[name].detach()) for step in figures], golden[: len(figures)])
+
+
+def test_a_discriminator_that_does_not_count_teaches_nothing(filled):
+    """So that what is golden with one is so without."""
+
+    def learned(kind) -> tuple[dict, list[torch.Tensor]]:
+        task = kind(CPU, HParams(syncnet_wt=0.03, disc_wt=0.0), filled(models.SyncNet_color, 0.125), width=0.125)
+        fill(task.generator)
+        assert [group["betas"] for group in task.optimizer.param_groups] == [(0.5, 0.999)]
+        task.train_mode(True)
+        figures = task.train_step(generator_batch())
+        return figures, list(task.generator.parameters())
+
+    (alone, weights_alone), (beside, weights_beside) = map(learned, (GeneratorTask, HQGeneratorTask))
+    assert all(torch.equal(value, beside[name]) for name, value in alone.items()) and "sync" in alone
+    assert all(map(torch.equal, weights_alone, weights_beside))
 
 
 def expert_batch():
@@ -652,13 +671,24 @@ def fail(*_):
     raise MemoryError("killed")
 
 
+SWITCHING = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
+
+
+@pytest.fixture(scope="module")
+def switched_on(corpus, tmp_path_factory):
+    """The folder of an undisturbed run whose first evaluation switches the sync loss on."""
+    folder = tmp_path_factory.mktemp("switched_on")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generators, "SYNC_THRESHOLD", 1e9)
+        assert wav2lip_train.main(command(corpus, folder, *hq_flags(corpus), "--max_steps", 4, hp=SWITCHING)) == 0
+    return folder
+
+
 @pytest.mark.parametrize("killed_in", ["save_checkpoint", "evaluate", None])
-def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatch, killed_in):
+def test_what_an_evaluation_switches_on_is_not_lost(corpus, switched_on, tmp_path, monkeypatch, killed_in):
     """The sync loss, from step 2 on; killed while saving before, in the middle of, or after the evaluation."""
     monkeypatch.setattr(generators, "SYNC_THRESHOLD", 1e9)
-    hp = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
-    whole, parts = (command(corpus, tmp_path / name, *hq_flags(corpus), hp=hp) for name in ("whole", "parts"))
-    assert wav2lip_train.main([*whole, "--max_steps", "4"]) == 0
+    parts = command(corpus, tmp_path / "parts", *hq_flags(corpus), hp=SWITCHING)
 
     save, evaluate, calls = checkpoints.save_checkpoint, training.evaluate, []
     with monkeypatch.context() as patch:
@@ -672,8 +702,8 @@ def test_what_an_evaluation_switches_on_is_not_lost(corpus, tmp_path, monkeypatc
     saved = torch.load(tmp_path / "parts/checkpoint_step000000002.pth", weights_only=True)
     assert saved["evaluation_pending"] == bool(killed_in)
     assert wav2lip_train.main([*parts, "--max_steps", "4", "--resume"]) == 0
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole") and "sync" in losses(tmp_path / "parts")[-1]
-    assert losses(tmp_path / "parts", "val") == losses(tmp_path / "whole", "val")
+    assert losses(tmp_path / "parts") == losses(switched_on) and "sync" in losses(tmp_path / "parts")[-1]
+    assert losses(tmp_path / "parts", "val") == losses(switched_on, "val")
 
 
 def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monkeypatch):
