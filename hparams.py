@@ -6,6 +6,7 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from errors import MissingFile, UserError
 OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
 FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # installed: of the folder one works in
 
+GONE = {"nepochs": "a training ends with --max_steps", "use_lws": "mels are librosa's"}  # of the reference's
 FIXED_BY_NETWORKS = {"num_mels", "mel_step_size", "img_size", "syncnet_T"}  # by the shapes of their layers
 # what mels and pictures on disk were made with
 FIXED_BY_PREPROCESSING = {
@@ -116,7 +118,7 @@ class HParams:
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
-                raise UserError(f"unknown hparam {name!r}; known: {', '.join(sorted(types))}")
+                raise UserError(f"unknown hparam {name!r}; {_instead_of(name, sorted(types))}")
             if name in FIXED_BY_NETWORKS:
                 raise UserError(f"hparam {name} cannot be changed: the networks are built for {getattr(self, name)}")
             if name in FIXED_BY_PREPROCESSING:
@@ -125,6 +127,10 @@ class HParams:
                     "preprocess.py, and delete mel.npy of clips that are there already"
                 )
             setattr(self, name, _parse(name, value, types[name]))
+
+    def set_hparam(self, name: str, value: object) -> None:
+        """Set one, as the reference's scripts do; see ``override``."""
+        self.override(f"{name}={value}")
 
     @contextlib.contextmanager
     def changed(self, *texts: str) -> Iterator[None]:
@@ -137,6 +143,14 @@ class HParams:
                 yield
             finally:
                 vars(self).update(before)
+
+
+def _instead_of(name: str, known: list[str]) -> str:
+    """Say what might have been meant by a name that is not known."""
+    if name in GONE:
+        return GONE[name]
+    near = difflib.get_close_matches(name, known, 3)
+    return f"is it {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
 
 
 def _parse(name: str, text: str, kind: type) -> bool | int | float:

@@ -24,6 +24,7 @@ from sync import Result
 
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 LONG = 250  # frames; of fewer, little is made before somebody notices that the video breaks off
+LEFT_OUT = 1.0  # seconds of a video after the speech that somebody might miss
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
 
@@ -163,8 +164,18 @@ def _part_for(
 ) -> tuple[video.VideoInfo, int, bool]:
     wanted = audio.frame_count(samples, float(source.fps))
     if not options.is_part:
+        _tell_what_is_left_out(source, wanted, options, report)
         return source, wanted, False
     return parts.cut_out(source, wanted, options.start or 0, options.end, report)
+
+
+def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Options, report: Reporter) -> None:
+    rest = (source.lasts or 0.0) - float(wanted / source.fps)
+    if rest > LEFT_OUT and not (options.static or source.is_image):
+        report.note(
+            f"note: {source.path} goes on for {rest:.1f} s after the speech, which the result does not; with --start 0 "
+            "they stay as they were filmed"
+        )
 
 
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:

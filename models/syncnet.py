@@ -42,13 +42,13 @@ class SyncNet_color(nn.Module):
         )
         self.audio_encoder = audio_encoder(width, residual_at_3x3=2)
 
-    def forward(self, mels: torch.Tensor, mouths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, audio_sequences: torch.Tensor, face_sequences: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (audio, video) embeddings of unit length, (N, 512·width) float32 each.
 
-        ``mels`` (N, 1, 80, 16); ``mouths`` (N, 15, 48, 96): five lower halves stacked, BGR in [0, 1]. The last ReLU
-        keeps embeddings non-negative, so their cosine lies in [0, 1] up to rounding.
+        Mels (N, 1, 80, 16), and mouths (N, 15, 48, 96): five lower halves stacked, BGR in [0, 1]. The last ReLU
+        keeps embeddings non-negative, so their cosine lies in [0, 1] up to rounding. Names are the reference's.
         """
-        return self.embed_audio(mels), self.embed_video(mouths)
+        return self.embed_audio(audio_sequences), self.embed_video(face_sequences)
 
     def embed_audio(self, mels: torch.Tensor) -> torch.Tensor:
         """The first half of ``forward``, for those who compare one voice with many faces."""

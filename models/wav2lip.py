@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .conv import Conv2d, Conv2dTranspose, PlainConv2d, audio_encoder, scaled
 
@@ -86,12 +87,13 @@ class Wav2Lip(nn.Module):
             Conv2d(scaled(64, width) + scaled(16, width), c32, 3, 1, 1), nn.Conv2d(c32, 3, 1), nn.Sigmoid()
         )
 
-    def forward(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+    def forward(self, audio_sequences: torch.Tensor, face_sequences: torch.Tensor) -> torch.Tensor:
         """Return faces in [0, 1], BGR.
 
-        ``mels`` (N, 1, 80, 16) with ``faces`` (N, 6, 96, 96) give (N, 3, 96, 96). Windows of T frames,
-        ``mels`` (N, T, 1, 80, 16) with ``faces`` (N, 6, T, 96, 96), give (N, 3, T, 96, 96).
+        Mels (N, 1, 80, 16) with faces (N, 6, 96, 96) give (N, 3, 96, 96). Windows of T frames, mels
+        (N, T, 1, 80, 16) with faces (N, 6, T, 96, 96), give (N, 3, T, 96, 96).
         """
+        mels, faces = audio_sequences, face_sequences  # the names are the reference's, for those who give them
         if faces.dim() == 4:
             return self._single(mels, faces)
         n, _, t = faces.shape[:3]
@@ -144,3 +146,8 @@ class Wav2Lip_disc_qual(nn.Module):
         for block in self.face_encoder_blocks:
             x = block(x)
         return (self.binary_pred[0](x) if logits else self.binary_pred(x)).flatten(1)
+
+    def perceptual_forward(self, false_face_sequences: torch.Tensor) -> torch.Tensor:
+        """Return how badly generated faces (N, 3, T, 96, 96) pass for real: the loss that the reference asks it for."""
+        logits = self(false_face_sequences, logits=True)
+        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))

@@ -76,3 +76,15 @@ def test_what_is_wrong_with_a_list_and_which(tmp_path, content, words):
     with pytest.raises(UserError, match="val.txt is ") as error:
         get_image_list("/data", "val", tmp_path)
     assert words in str(error.value)
+
+
+def test_what_was_meant_is_said():
+    settings = HParams()
+    said = {"nepochs": "--max_steps", "eval_intervall": "is it eval_interval", "xyz": "known: adam_beta1"}
+    for name, words in said.items():
+        with pytest.raises(UserError, match=words):
+            settings.override(f"{name}=10")
+    settings.set_hparam("batch_size", 4)
+    assert settings.batch_size == 4
+    with pytest.raises(UserError, match="batch_size"):
+        settings.set_hparam("batch_size", "many")

@@ -150,6 +150,15 @@ def test_speech_longer_than_the_video(sync, tmp_path, talking_clip, loop):
         assert np.abs(frames[i][:, 250:].astype(int) - expected[:, 250:]).mean() < 3
 
 
+def test_what_is_left_of_the_video_is_told(sync, tmp_path, talking_clip):
+    """Whoever dubs two seconds of five wants the five, and did not know how."""
+    run_ffmpeg("-stream_loop", 3, "-i", talking_clip, "-c", "copy", tmp_path / "long.mp4")  # 4 s
+    assert sync(face=tmp_path / "long.mp4") == (0, "")
+    assert "long.mp4 goes on for 2.8 s" in sync.out and "with --start 0" in sync.out
+    for flags in (("--start", 0), ("--static",)):
+        assert sync(*flags, face=tmp_path / "long.mp4") == (0, "") and "goes on" not in sync.out
+
+
 def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
     frames = np.stack([astronaut[0:240, 60:380]] * 20 + [np.full((240, 320, 3), 60, np.uint8)] * 20)
     write_clip(tmp_path / "gone.mp4", frames)

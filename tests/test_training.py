@@ -944,6 +944,28 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 
+def test_who_goes_on_is_evaluated_at_once(corpus, tmp_path, capsys):
+    """From an official generator on, nothing but L1 was learned for thousands of steps, and lips died."""
+    torch.save(
+        {"state_dict": models.Wav2Lip(0.125).state_dict(), "global_step": 700, "width": 0.125}, tmp_path / "g.pth"
+    )
+    flags = (*hq_flags(corpus), "--checkpoint_path", tmp_path / "g.pth", "--max_steps", 701)
+    for train, weight in ((wav2lip_train, 0.01), (hq_wav2lip_train, 0.03)):
+        folder = tmp_path / train.__name__
+        assert train.main(command(corpus, folder, *flags, hp=f"{SMALL},width=0.125")) == 0
+        assert [r["step"] for r in losses(folder, "val")] == [700]
+        assert f"--hparams syncnet_wt={weight} has it count from the start" in capsys.readouterr().out
+
+
+def test_the_reference_s_names_are_taken():
+    mels, faces = torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)
+    network, expert = models.Wav2Lip(0.125).eval(), models.SyncNet_color(0.125).eval()
+    assert (network(audio_sequences=mels, face_sequences=faces) == network(mels, faces)).all()
+    assert len(expert(audio_sequences=mels, face_sequences=torch.zeros(1, 15, 48, 96))) == 2
+    judge, drawn = models.Wav2Lip_disc_qual(0.125), torch.rand(2, 3, 5, 96, 96)
+    assert judge.perceptual_forward(drawn).item() == pytest.approx(-judge(drawn).log().mean().item(), rel=1e-4)
+
+
 def test_moments_of_the_reference_go_on_with_their_own_weights(tmp_path):
     """They are contiguous and our weights channels last; one pass over both would take each for another's."""
     theirs = models.SyncNet_color(0.125)

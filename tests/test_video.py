@@ -378,6 +378,13 @@ def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
     assert len(list(video.read_frames(info))) == 3
 
 
+def test_transparency_that_is_lost_is_told(tmp_path):
+    write_clip(tmp_path / "a.mov", numbered(3), "25", "-c:v", "qtrle", "-pix_fmt", "argb")
+    write_clip(tmp_path / "b.gif", numbered(3), "25", "-c:v", "gif")
+    assert "become white" in video.probe(tmp_path / "a.mov").notes[0] and not video.probe(tmp_path / "b.gif").notes
+    assert video.probe(tmp_path / "a.mov").lasts == pytest.approx(0.12, abs=0.01)
+
+
 def test_opaque_frames_come_without_transparency(clip, tmp_path):
     assert not clip.transparent and clip.decoder is None
     write_clip(tmp_path / "a.webm", numbered(5), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p")

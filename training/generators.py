@@ -154,6 +154,15 @@ class GeneratorTask(Task):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
 
+    @property
+    def awaits_evaluation(self) -> str | None:
+        if self.sync_weight > 0:
+            return None
+        return (
+            f"the sync loss does not count until an evaluation finds it below {SYNC_THRESHOLD}; "
+            f"--hparams syncnet_wt={self.sync_weight_when_on} has it count from the start"
+        )
+
     def after_evaluation(self, figures: Figures) -> str | None:
         if self.sync_weight > 0 or not figures["sync"] < SYNC_THRESHOLD:
             return None

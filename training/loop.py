@@ -60,6 +60,8 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
     if group.is_main:
         files.sweep(plan.checkpoint_dir, ".pth")
         introduce(train, val, plan, position, task.hp, report)
+        if waiting := task.awaits_evaluation:
+            report.note(f"note: {waiting}")
         if plan.resume and (changes := position.changes(task.hp, train.seed, made_of)):
             report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +84,8 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
             "choose another --checkpoint_dir"
         )
     _check_agreement(task.group, position.step, folder)
+    if position.step and not plan.resume and task.awaits_evaluation:  # official checkpoints do not tell, for one
+        position = replace(position, evaluation_pending=True)
     return position
 
 

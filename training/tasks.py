@@ -99,6 +99,10 @@ class Task:
         """Fingerprints of the networks that it learns from, or is judged by, each by its name."""
         return {}
 
+    @property
+    def awaits_evaluation(self) -> str | None:
+        """Say what an evaluation will decide, if something waits for that: whoever goes on has one at once."""
+
     def after_evaluation(self, figures: Figures) -> str | None:
         """React to an evaluation; return a sentence for the user if something changed."""
 

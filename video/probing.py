@@ -25,6 +25,7 @@ PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
 # what ffmpeg says of a stream or, in showinfo, of a frame of it
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
+DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
 ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
 TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # and no title that says so
@@ -96,6 +97,7 @@ class VideoInfo:
     indexed: bool = True  # ffmpeg can begin anywhere in it and hit the frame it means
     joinable: bool = False  # H.264 as we write it: what is encoded could be put between its frames
     start: int = 0  # frame of the file that counts as the first
+    lasts: float | None = None  # seconds, as the file says, if it does
 
     @property
     def pixel_aspect(self) -> float:
@@ -142,6 +144,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
         joinable=bool(AS_WRITTEN.match(described.listed)),
+        lasts=_duration(described.head),
     )
 
 
@@ -152,6 +155,13 @@ def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | N
         yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
     if blind:
         yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
+    elif TRANSPARENT.search(described.frame) and not described.listed.startswith("gif"):  # of which all seem to be
+        yield f"{path} may be transparent in places: they become white, as results are opaque"
+
+
+def _duration(head: str) -> float | None:
+    found = DURATION.search(head)
+    return sum(float(part) * unit for part, unit in zip(found.groups(), (3600, 60, 1))) if found else None
 
 
 @dataclass(frozen=True)
