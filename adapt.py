@@ -55,7 +55,7 @@ def get_parser() -> cli.Parser:
         "--hparams",
         default="",
         metavar="NAME=VALUE,…",
-        help=f"Change settings of hparams.py. Here they are: {SETTINGS}.",
+        help=f"Change settings of hparams.py; adapt.py begins with {SETTINGS}.",
     )
     add("--seed", type=cli.seed, default=0, help="The seed of the order of the data.")
     arguments.add_detector_arguments(parser)

@@ -65,7 +65,7 @@ class AdaptationOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:  # of NaN minutes, none would ever be the last
-            raise UserError(f"--minutes {self.minutes} is no time to learn in; give a number above 0")
+            raise UserError(f"--minutes {self.minutes} is not a time to train; give a number above 0")
         if self.seed < 0:
             raise UserError(f"--seed {self.seed} is below 0")
 

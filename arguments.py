@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
-GENERATOR = "The generator: a file, demo (the included one, if none is named), wav2lip or wav2lip_gan."
+GENERATOR = "The generator: a file, demo (the included one, and the default), wav2lip or wav2lip_gan."
 MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # those about the mouth
 NEGATED = {"smooth": "nosmooth", "mark": "no_mark"}  # flags that switch off what ``lipsync.Options`` switches on
 OF_ONE = [NEGATED.get(field.name, field.name) for field in fields(Options)]  # those that tell how to lip-sync one video
@@ -130,7 +130,7 @@ def _add_network_arguments(parser: Flags) -> None:
     add(
         "--syncnet_checkpoint_path",
         type=cli.file_or_name,
-        help="Also tell, by this expert, how well the speech matches the face as it was filmed; --speaker asks it too.",
+        help="Print how well the speech matches the face as it was filmed, by this expert; --speaker asks it too.",
     )
     add_generation_arguments(parser)
 

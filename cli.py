@@ -162,7 +162,7 @@ def turn(text: str) -> int:
     try:
         return 90 * boolean(text)
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no turn; frames are turned by 90, 180 or 270 degrees") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a turn; give 90, 180 or 270 degrees") from None
 
 
 def path(text: str) -> Path:

@@ -28,7 +28,11 @@ def get_parser() -> cli.Parser:
         default=weights.DEMO,
         help="The network: a file, or wav2lip, wav2lip_gan, lipsync_expert or demo.",
     )
-    add("--network", choices=NETWORKS, help="Of demo, which is several, take this one; of others it is known.")
+    add(
+        "--network",
+        choices=NETWORKS,
+        help="Of demo, which names several, export this one.",
+    )
     add("--outfile", required=True, type=Path, help="The file to write (.onnx).")
     return parser
 

@@ -49,7 +49,7 @@ class FaceSearch:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise UserError(f"a batch of {self.batch_size} pictures is none; give batch_size a number above 0")
+            raise UserError(f"batch_size must be 1 or more, not {self.batch_size}")
 
     def detector_name(self, report: Reporter = SILENT) -> str:
         """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""

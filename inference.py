@@ -48,9 +48,13 @@ def get_parser() -> cli.Parser:
         metavar="NUMBER=SPEECH",
         help="Instead of --audio: several people in one video, counted from the left, 0 first, each with a speech.",
     )
-    add("--jobs", type=Path, help="Make what a table (CSV) says: columns face, audio, outfile, and flags of its rows.")
-    add("--again", action="store_true", help="Of many, make the finished ones again, too.")
-    add("--outfile", type=Path, default=OUTFILE, help="The video to write; of many, their folder.")
+    add(
+        "--jobs",
+        type=Path,
+        help="Make a video for every row of a table (CSV) with columns face, audio, outfile, flags.",
+    )
+    add("--again", action="store_true", help="Of several videos, make those that are finished again, too.")
+    add("--outfile", type=Path, default=OUTFILE, help="The video to write; of several videos, the folder for them.")
     arguments.add_lip_sync_arguments(parser)
     return parser
 

@@ -74,7 +74,7 @@ class LipSync:
         report: Reporter = SILENT,
     ) -> None:
         if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} faces is none; give batch_size a number above 0")
+            raise UserError(f"batch_size must be 1 or more, not {batch_size}")
         self.runtime = Runtime(runtime, precision)
         self.device = self.runtime.pick_device(device)
         self.dtype = self.runtime.pick_precision(self.device)
@@ -177,7 +177,9 @@ class LipSync:
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""
         if options.reference == "matching" and self.generator.opening is None:
-            raise UserError("--reference matching: this network does not tell how far it opens mouths; say still")
+            raise UserError(
+                "--reference matching: this network does not tell how far mouths open; use --reference still"
+            )
         defaults = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
         defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # official ones do not tell: as they are
         unsaid = {name: value for name, value in defaults.items() if getattr(options, name) is None}
@@ -284,7 +286,7 @@ class LipSync:
         who, first = criterion.WHO if criterion else "", source.start + part.start
         if missing := boxes.describe_missing(known, float(source.fps), who, first):
             if options.on_missing_face == "error":
-                raise UserError(f"{missing}; with --on_missing_face keep they are left as they are")
+                raise UserError(f"{missing}; --on_missing_face keep leaves them as they are")
             self.report.note(f"{missing}; they are left as they are")
 
     def criterion(self, source: video.VideoInfo, wanted: int, options: Options) -> FaceCriterion | None:

@@ -82,7 +82,7 @@ class Options:
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
         if self.rotate is not True and not (_is_whole(self.rotate) and self.rotate in video.TURNS):
-            raise UserError(f"--rotate {self.rotate} is no turn; frames are turned by 90, 180 or 270 degrees")
+            raise UserError(f"--rotate {self.rotate} is not a turn; give 90, 180 or 270 degrees")
         object.__setattr__(self, "rotate", 90 if self.rotate is True else int(self.rotate))
         if self.speaker and self.static:
             raise UserError("--speaker auto watches lips move, and --static shows one frame; choose by --face_index")
@@ -108,7 +108,7 @@ class Options:
         """Raise UserError for words that are not known, and for what is no number, or none that can be."""
         for name, known in VALUES.items():
             if (value := getattr(self, name)) is not getattr(Options, name) and not _is_one_of(value, known):
-                raise UserError(f"--{name} {value} is not known; {', '.join(known)} can be given")
+                raise UserError(f"--{name} {value} is not known; give one of {', '.join(known)}")
         for name in NUMBERS:
             given = (value := getattr(self, name)) is not getattr(Options, name)
             if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):

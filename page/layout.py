@@ -311,7 +311,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
                 "pads": gr.Textbox(label=LABELS["pads"], placeholder="top bottom left right", max_lines=1),
                 "shrink": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
                 "fps": gr.Number(None, label=LABELS["fps"], minimum=0),
-                "crf": gr.Slider(0, 51, 18, step=1, label="Compression (CRF); lower is better, and larger"),
+                "crf": gr.Slider(0, 51, 18, step=1, label="Compression (CRF); lower: better, and a larger file"),
             }
         with gr.Row(elem_classes="options"):
             options |= {

@@ -43,9 +43,7 @@ class SimilarityMatrix:
         self.names, self.faces, self.voices = names, faces, voices
         self.results = [[compare(face, voice) for voice in voices] for face in faces]
         if not any(len(result.similarity) for row in self.results for result in row):
-            raise UserError(
-                f"face and voice never meet: it takes {window_length()}, that show the face while sound lasts"
-            )
+            raise UserError(f"face and voice are never there at once: it takes {window_length()} of both")
 
     @property
     def means(self) -> np.ndarray:

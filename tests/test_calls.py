@@ -16,6 +16,7 @@ import torch
 import devices
 import jobs
 import sync
+import video
 from conftest import ROOT
 from errors import UserError
 from evaluation import quality
@@ -181,3 +182,22 @@ def test_calls_have_their_share_of_threads():
 def test_quality_takes_text(tmp_path):
     with pytest.raises(UserError, match="a.mp4 does not exist"):
         quality.score_file(str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), FaceSearch("haar"))
+
+
+def test_the_server_of_the_documentation(small_checkpoint, talking_clip, speech, tmp_path, monkeypatch):
+    """A program in another language sends two files, and gets a video, or a sentence."""
+    testclient = pytest.importorskip("fastapi.testclient")
+    text = (ROOT / "docs/lip-sync.md").read_text(encoding="utf-8").partition("put this into `server.py`")[2]
+    code = (
+        text.partition("```python\n")[2].partition("```")[0].replace("LipSync()", "LipSync(checkpoint, search=search)")
+    )
+    names = {"checkpoint": small_checkpoint, "search": FaceSearch("haar", folder=tmp_path)}
+    exec(compile(code.replace("from __future__", "#"), "server.py", "exec"), names)
+    with testclient.TestClient(names["app"]) as client:
+        asked = {"face": talking_clip.read_bytes(), "audio": speech.read_bytes()}
+        made = client.post("/lip-sync", files=asked)
+        assert made.status_code == 200 and made.headers["content-type"] == "video/mp4"
+        (tmp_path / "made.mp4").write_bytes(made.content)
+        assert video.probe(tmp_path / "made.mp4").lasts == pytest.approx(1.2, abs=0.05)
+        refused = client.post("/lip-sync", files=asked | {"audio": b"no sound"})
+        assert refused.status_code == 400 and "audio" in refused.json()["detail"]

@@ -520,7 +520,7 @@ def test_frames_are_turned_as_the_reference_does_or_farther(said, degrees):
     args = inference.get_parser().parse_args(["--face", "x.mp4", "--audio", "x.wav", *said, "--nosmooth"])
     assert args.rotate == degrees and args.nosmooth
     assert Options(rotate=True).rotate == 90 and Options(rotate=False).rotate == 0
-    with pytest.raises(UserError, match="--rotate 45 is no turn"):
+    with pytest.raises(UserError, match="--rotate 45 is not a turn"):
         Options(rotate=45)
 
 

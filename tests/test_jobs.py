@@ -237,7 +237,7 @@ GOOD = "a.mp4,voice.wav"
     (f"face,audio\n{'a' * 300},voice.wav\n", "row 2 of jobs.csv: aaaaaaaaaaaaaaaaaaaa… is a name of more than 255"),
     (f"face,audio,mouth_gain\n{GOOD},\nb.mp4,voice.wav,much\n", "row 3 of jobs.csv: argument --mouth_gain: 'much'"),
     (f"face,audio,mouth_gain\n{GOOD},99\n", "row 2 of jobs.csv: --mouth_gain 99 is not between"),
-    (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is no turn"),
+    (f"face,audio,rotate\n{GOOD},maybe\n", "row 2 of jobs.csv: argument --rotate: 'maybe' is not a turn"),
     (f"face,audio,blend\n{GOOD},sharp\n", "row 2 of jobs.csv: argument --blend: invalid choice: 'sharp'"),
     (f"face,audio,crf\n{GOOD},--debug\n", "row 2 of jobs.csv: argument --crf: '--debug' is not a whole number"),
     (f"face,audio,pads\n{GOOD},0 0 0 0 --debug\n", "row 2 of jobs.csv: argument --pads: invalid"),

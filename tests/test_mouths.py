@@ -254,7 +254,7 @@ def test_openings_are_learned_from_what_is_drawn(network):
 
 
 def test_a_network_that_does_not_tell_is_not_asked(small_checkpoint, head):
-    with pytest.raises(UserError, match="does not tell how far it opens mouths; say still"):
+    with pytest.raises(UserError, match="does not tell how far mouths open; use --reference still"):
         LipSync(small_checkpoint).prepare(head[0], head[0], reference="matching", box=BOX)
 
 
@@ -324,12 +324,12 @@ def test_a_look_ends_with_its_shot(head):
     ({"mouth_gain": -1.0}, "--mouth_gain -1 is not between 0 and 4"),
     ({"mouth_gain": 5.0}, "--mouth_gain 5 is not between 0 and 4"),
     ({"reference": "sane"}, "--reference sane is none of same, still, matching and no frame's number"),
-    ({"silence": "close"}, "--silence close is not known; free, closed can be given"),
-    ({"blend": "soft"}, "--blend soft is not known; box, feather can be given"),
+    ({"silence": "close"}, "--silence close is not known; give one of free, closed"),
+    ({"blend": "soft"}, "--blend soft is not known; give one of box, feather"),
     ({"loop": "bounce"}, "--loop bounce is not known"),
     ({"on_missing_face": "skip"}, "--on_missing_face skip is not known"),
-    ({"speaker": "left"}, "--speaker left is not known; auto can be given"),
-    ({"preset": "warp"}, "--preset warp is not known; ultrafast, "),
+    ({"speaker": "left"}, "--speaker left is not known; give one of auto"),
+    ({"preset": "warp"}, "--preset warp is not known; give one of ultrafast, "),
     ({"crf": 99}, "--crf 99 is not a whole number from 0 to 51"),
     ({"resize_factor": 0}, "--resize_factor 0 is not 1 or more"),
     ({"start": "0:01"}, "--start 0:01 is not a number"),
@@ -347,7 +347,7 @@ def test_a_look_ends_with_its_shot(head):
     ({"face_index": 0.5}, "--face_index 0.5 is not a whole number"),
     ({"face_index": float("nan")}, "--face_index nan is not a whole number"),
     ({"face_index": float("inf")}, "--face_index inf is not a whole number"),
-    ({"rotate": [90]}, r"--rotate \[90\] is no turn"),
+    ({"rotate": [90]}, r"--rotate \[90\] is not a turn"),
     ({"identity": 3}, "--identity 3 is no file's name"),
     ({"identity": None}, "--identity None is no file's name"),
     ({"reference": True}, "--reference True is none of same, still, matching and no frame's number"),
@@ -355,7 +355,7 @@ def test_a_look_ends_with_its_shot(head):
     ({"blend": ["box"]}, r"--blend \['box'\] is not known"),
     ({"crf": 18.5}, "--crf 18.5 is not a whole number"),
     ({"crf": 10**400}, "is not a whole number from 0 to 51"),
-    ({"rotate": 10**400}, "is no turn"),
+    ({"rotate": 10**400}, "is not a turn"),
     ({"crf": None}, "--crf None is not a whole number"),
     ({"static": "no"}, "static is True or False, not 'no'"),
 ])  # fmt: skip

@@ -105,5 +105,5 @@ def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
 
 
 def test_other_words_are_refused():
-    with pytest.raises(UserError, match="--occlusion draw is not known; keep, ignore can be given"):
+    with pytest.raises(UserError, match="--occlusion draw is not known; give one of keep, ignore"):
         Options(occlusion="draw")

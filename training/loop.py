@@ -194,7 +194,7 @@ class _Trainer:
 
     def _saved_so_far(self) -> str:
         if not self.plan.saves:
-            return "what is best by then is kept"
+            return "the best weights so far are kept"
         where = self.plan.checkpoint_dir
         return f"all until step {self.step} is saved in {where}: the same command with --resume goes on"
 

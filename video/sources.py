@@ -41,7 +41,7 @@ def existing_file(path: str | Path) -> Path:
     if not path.is_file() or OPENED.match(str(path)):
         raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{path} may not be read by this user; change who may read it")
+        raise UserError(f"{path} may not be read by this user; change its permissions")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
     if _is_list(path):
