@@ -229,7 +229,7 @@ def shortened(folder: Path, path: Path, number: int, seconds: float | None) -> P
 def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None, crf: int = Options.crf) -> int:
     """Write the first ``wanted`` frames of a video, or all, and nothing else; return how many there are."""
     count = sum(1 for _ in video.read_frames(source, 0, wanted))
-    with video.VideoWriter(path, source, sound, count, crf) as writer:
+    with video.VideoWriter(path, source, sound, count, video.Encoding(crf)) as writer:
         for frame in video.read_frames(source, 0, count):
             writer.write(frame)
     return count

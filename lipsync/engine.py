@@ -218,16 +218,15 @@ class LipSync:
         if self.credentials:
             made_by = f"Wav2Lip ({self.generator.path.name})"
             sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
-        how = take.options.crf, take.options.preset, self.mark() if take.options.mark else "", sign
+        comment = self.mark() if take.options.mark else ""
+        encoding = video.Encoding(take.options.crf, take.options.preset, comment, sign)
         copied = take.copied()
         if copied:
             self.report.note(f"note: {copied}")
         count = len(copied.made) if copied else None if take.options.is_part else len(take)
         with (  # if writing fails, or somebody stops it, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
-            video.open_writer(
-                outfile, take.source, take.heard_in_all, count, copied, *how, report=self.report
-            ) as writer,
+            video.open_writer(outfile, take.source, take.heard_in_all, count, copied, encoding, self.report) as writer,
         ):
             for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)

@@ -491,7 +491,7 @@ def test_colours_survive_with_their_tags(tmp_path, speech):
     source = video.probe(tmp_path / "tagged.mp4")
     assert source.colour == ("bt709", "bt709", "bt709")
     frames = list(video.read_frames(source))
-    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 5, crf=5) as writer:
+    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 5, video.Encoding(crf=5)) as writer:
         for frame in frames:
             writer.write(frame)
     made = video.probe(tmp_path / "out.mp4")
@@ -527,7 +527,7 @@ def test_every_colour_tag_is_read_and_written(tmp_path, speech, matrix, primarie
     frames = list(video.read_frames(source))
     if matrix in (3, 5, 6, 8, 14, 15):  # computed with as without a tag
         assert np.abs(frames[0].astype(int) - picture).mean() < 6
-    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 3, crf=5) as writer:
+    with video.VideoWriter(tmp_path / "out.mp4", source, speech, 3, video.Encoding(crf=5)) as writer:
         for frame in frames:
             writer.write(frame)
     made = video.probe(tmp_path / "out.mp4")
@@ -553,7 +553,7 @@ def test_photos_get_tags_too(tmp_path, speech):
     cv2.imwrite(str(tmp_path / "photo.png"), picture)
     write_clip(tmp_path / "screen.mov", picture[None].repeat(2, 0), "25", "-c:v", "qtrle", "-pix_fmt", "rgb24")
     for source in map(video.probe, (tmp_path / "photo.png", tmp_path / "screen.mov")):
-        with video.VideoWriter(tmp_path / "out.mp4", source, speech, 1, crf=5) as writer:
+        with video.VideoWriter(tmp_path / "out.mp4", source, speech, 1, video.Encoding(crf=5)) as writer:
             writer.write(picture)
         made = video.probe(tmp_path / "out.mp4")
         assert made.colour == ("bt709", "bt709", "bt709")
@@ -566,8 +566,8 @@ def test_the_quick_default_makes_no_large_files(tmp_path, speech):
     scene = cv2.resize(np.clip(scene, 0, 255).astype(np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(1).integers(0, 6, (12, 240, 320, 3), np.uint8)
     info, sizes = video.VideoInfo(tmp_path, 320, 240, Fraction(25)), []
-    for options in ({}, {"preset": "veryfast"}):
-        with video.VideoWriter(tmp_path / "out.mp4", info, speech, 50, **options) as writer:
+    for encoding in (video.Encoding(), video.Encoding(preset="veryfast")):
+        with video.VideoWriter(tmp_path / "out.mp4", info, speech, 50, encoding) as writer:
             for i in range(50):
                 writer.write(scene[i : i + 240, i : i + 320] + noise[i % 12])
         sizes.append((tmp_path / "out.mp4").stat().st_size)
@@ -1040,7 +1040,7 @@ def test_colours_stay_from_generation_to_generation(tmp_path, astronaut, speech)
     first = np.stack(list(video.read_frames(video.probe(tmp_path / "0.mp4"))))
     for generation in range(3):
         info = video.probe(tmp_path / f"{generation}.mp4")
-        with video.VideoWriter(tmp_path / f"{generation + 1}.mp4", info, speech, 3, crf=0) as writer:
+        with video.VideoWriter(tmp_path / f"{generation + 1}.mp4", info, speech, 3, video.Encoding(crf=0)) as writer:
             for frame in video.read_frames(info):
                 writer.write(frame)
     last = np.stack(list(video.read_frames(video.probe(tmp_path / "3.mp4"))))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -29,7 +28,7 @@ from video.process import (
 )
 from video.sound import Sound
 from video.splicing import Splice
-from video.writing import VideoWriter
+from video.writing import Encoding, VideoWriter
 
 # a packet in framecrc's words, when it is shown among them; nothing that would be special, but for a key frame or none
 PACKET = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]+(?:, F=0x0)?")
@@ -109,13 +108,13 @@ def open_writer(
     audio: Sound | Splice,
     count: int | None,
     copied: Copied | None,
-    *how: Any,
+    encoding: Encoding = Encoding(),
     report: Reporter = SILENT,
 ) -> VideoWriter:
     """Return what joins frames with those that are ``copied``; if none are, a ``VideoWriter`` of all of them."""
     if copied:
-        return PartWriter(path, copied, audio, *how, report=report)
-    return VideoWriter(path, like, audio, count, *how)
+        return PartWriter(path, copied, audio, encoding, report)
+    return VideoWriter(path, like, audio, count, encoding)
 
 
 class PartWriter(VideoWriter):
@@ -126,9 +125,14 @@ class PartWriter(VideoWriter):
     """
 
     def __init__(
-        self, path: str | Path, copied: Copied, audio: Sound | Splice, *how: Any, report: Reporter = SILENT
+        self,
+        path: str | Path,
+        copied: Copied,
+        audio: Sound | Splice,
+        encoding: Encoding = Encoding(),
+        report: Reporter = SILENT,
     ) -> None:
-        super().__init__(path, copied.info, audio, None, *how)
+        super().__init__(path, copied.info, audio, None, encoding)
         self._copied, self._report = copied, report
         self._pieces = contextlib.ExitStack()
         rate = copied.info.fps.numerator

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,22 @@ FULL = 1 << 16  # bytes: fewer that are left are none
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How frames become a file, and what is done to it."""
+
+    crf: int = 18  # 0 to 51, lower is better
+    preset: str = "superfast"  # of ``PRESETS``
+    comment: str = ""  # in the field of that name of the container
+    finish: Callable[[Path], None] | None = None  # done to the file before it appears
+
+
 class VideoWriter:
     """Encode frames and a sound file into one video, which appears under its name only when it is complete.
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
     ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames; it
     has its own length if nobody knows how many there will be (None).
-    ``comment`` goes into the field of that name of the container. ``finish`` is done to the file before it appears.
     """
 
     def __init__(
@@ -52,16 +62,12 @@ class VideoWriter:
         like: VideoInfo,
         audio: str | Path | Sound | Splice,
         count: int | None,
-        crf: int = 18,
-        preset: str = "superfast",
-        comment: str = "",
-        finish: Callable[[Path], None] | None = None,
+        encoding: Encoding = Encoding(),
     ) -> None:
         self.path = files.linked(Path(path))
         self._sound, self._sound_options = _sound_of(audio)
         self._film = f"file:{audio.whole.absolute()}" if isinstance(audio, Splice) else ""
-        self._like, self._count, self._crf, self._preset = like, count, crf, preset
-        self._comment, self._finish = comment, finish
+        self._like, self._count, self._encoding = like, count, encoding
         check_size(like)
         self._partial = self.path.with_name(f".wav2lip-{secrets.token_hex(6)}{self.path.suffix}")
         check_writable(self.path)
@@ -76,8 +82,9 @@ class VideoWriter:
         like = self._like
         size = {"video_size": (like.width, like.height), "r": str(like.fps)}
         frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
-        how = {"c:v": "libx264", "crf": self._crf, "preset": self._preset, "vf": ",".join(self._filters())}
-        return frames, how | self._tags() | (LOOK_AHEAD if self._preset in QUICK_PRESETS else {})
+        crf, preset = self._encoding.crf, self._encoding.preset
+        how = {"c:v": "libx264", "crf": crf, "preset": preset, "vf": ",".join(self._filters())}
+        return frames, how | self._tags() | (LOOK_AHEAD if preset in QUICK_PRESETS else {})
 
     def _with_sound(self, pictures: Any, how: dict[str, Any]) -> list[str]:
         """Return the command that makes the file of these pictures and the sound."""
@@ -86,8 +93,8 @@ class VideoWriter:
         until = {} if self._count is None else {"t": f"{float(self._count / self._like.fps):.6f}"}
         how = how | {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
         how["map_chapters"] = -1  # of an audiobook: they would be a track of their own
-        if self._comment:
-            how["metadata"] = f"comment={self._comment}"
+        if self._encoding.comment:
+            how["metadata"] = f"comment={self._encoding.comment}"
         output = ffmpeg.output(pictures, self._sound, url_of(self._partial), movflags="+faststart", **how)
         command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
         # -t counts for the output that follows it: here for what only keeps the clock
@@ -154,8 +161,8 @@ class VideoWriter:
             if kind is None:
                 self._ended(self._process)
                 self._complete()
-                if self._finish:
-                    self._finish(self._partial)
+                if self._encoding.finish:
+                    self._encoding.finish(self._partial)
                 self._appear()
         finally:
             self._process.__exit__(kind, *rest)
