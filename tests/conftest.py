@@ -108,7 +108,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def modest_checkpoint(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, to be used as the included one wants to be: for all that is not about how well mouths are drawn."""
-    included = torch.load(models.weights.SHIPPED[models.Wav2Lip], weights_only=True)
+    included = torch.load(models.weights.find("demo", models.Wav2Lip), weights_only=True)
     wishes = {name: included[name] for name in models.weights.INFERENCE_SETTINGS if name in included}
     path = tmp_path_factory.mktemp("checkpoint") / "modest generator.pth"
     torch.save(torch.load(small_checkpoint) | wishes | {"opening": included["opening"][:64]}, path)
