@@ -94,7 +94,7 @@ def adapt(
     meanwhile.
     """
     face, outfile = Path(face), Path(outfile)
-    check_files(face, outfile, options)
+    check_files(face, outfile, options, report)
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
     lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
     group = open_group(options)
@@ -113,7 +113,7 @@ def adapt(
     return Adapted(before, after, sheet, stopped)
 
 
-def check_files(face: Path, outfile: Path, options: AdaptationOptions) -> None:
+def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:
     """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
     if not face.is_file():
         raise MissingFile(f"--face {face} does not exist")
@@ -121,8 +121,9 @@ def check_files(face: Path, outfile: Path, options: AdaptationOptions) -> None:
         raise UserError(f"--outfile {outfile} is a folder; give the name of a file to write")
     if outfile.suffix.lower() not in CHECKPOINTS:
         raise UserError(f"--outfile {outfile} must end in one of {', '.join(CHECKPOINTS)}, as checkpoints do")
-    networks = (options.checkpoint, options.expert, options.judge)
-    files.check_not_read("--outfile", outfile, (face, *map(Path, networks)))
+    networks = (Wav2Lip, options.checkpoint), (SyncNet_color, options.expert), (SyncNet_color, options.judge)
+    paths = [weights.find(path, network, report) for network, path in networks]
+    files.check_not_read("--outfile", outfile, (face, *paths))
     files.check_folder(outfile.parent)
 
 

@@ -52,7 +52,7 @@ class FacePath:
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
         self._search, self._lock = search, threading.Lock()
-        self._readings: list[Reading] = []  # under way
+        self._readings, self._counting = 0, threading.Lock()  # how many are under way
         self._begin()
 
     @classmethod
@@ -72,25 +72,24 @@ class FacePath:
         return np.concatenate(self._seen)
 
     def known(self, count: int | None, reading: Reading | None = None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or none are wanted."""
-        while (count is None or len(self._boxes) < count) and not self._unwanted(reading) and self._go_on():
+        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped."""
+        while (count is None or len(self._boxes) < count) and not (reading and reading.stopped) and self._go_on():
             pass
         return self._boxes
-
-    def _unwanted(self, reading: Reading | None) -> bool:
-        return bool(reading and reading.stopped) or bool(self._readings and all(one.stopped for one in self._readings))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reading]:
         """Whoever follows the face to its end does so inside; when the last of them leaves, the search ends."""
-        reading = Reading()
-        self._readings.append(reading)
+        with self._counting:
+            self._readings += 1
         try:
-            yield reading
+            yield Reading()
         finally:
-            if len(self._readings) == 1:
+            with self._counting:
+                self._readings -= 1
+                nobody_else = not self._readings
+            if nobody_else:
                 self.close()
-            self._readings.remove(reading)
 
     def shot(self, index: int) -> int:
         """Return with which frame the shot begins that a known frame lies in."""

@@ -52,8 +52,8 @@ def get_parser() -> cli.Parser:
         "--split",
         type=fractions,
         metavar="TRAIN,VAL,TEST",
-        help="Write filelists, split by top-level folder into these shares, such as 0.9,0.05,0.05. Clips that the "
-        "lists have already stay where they are.",
+        help="Write filelists, split into these shares, such as 0.9,0.05,0.05, by top-level folder, or where there are "
+        "too few by what is in them. Clips that the lists have already stay where they are.",
     )
     add(
         "--filelists",
@@ -71,7 +71,7 @@ def get_parser() -> cli.Parser:
         "--sync",
         choices=ACTIONS,
         help="Look at how well lips and sound match in every clip: report it, drop clips in which they do not, or "
-        "correct those whose sound is only early or late.",
+        "correct those whose sound is only early or late. What is dropped is so in this run; say it again in others.",
     )
     add(
         "--syncnet_checkpoint_path",
@@ -134,6 +134,8 @@ def print_table(summary: Summary, path: Path) -> None:
     for fps, count in Counter(summary.converted.values()).most_common():
         print(f"converted  {count} from {fps:g} to {hp.fps:g} fps")
     print(f"frames     {summary.frames}, {summary.frames_with_face / summary.frames:.1%} with a face")
+    if summary.left_out:
+        print(f"left out   {', '.join(f'{count} frames: {reason}' for reason, count in summary.left_out.items())}")
     print_sync(summary)
     speed = summary.detector_frames_per_second
     print(f"detector   {summary.face_detector}, {speed:g} frames/s a worker" if speed else "detector   not needed")

@@ -88,8 +88,9 @@ class Share:
 def _run_of(world: int) -> str:
     """Return what tells the run of this process from others in the same folder, as far as torchrun lets one know.
 
-    Without --standalone and --rdzv_id it calls every run "none"; all processes of one machine have one parent.
+    Without --standalone and --rdzv_id it calls every run "none"; but for all processes of one machine it has a folder,
+    with one below for every attempt and every process.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    is_here = os.environ.get("LOCAL_WORLD_SIZE") == str(world)
-    return f"{name} {os.getppid()}" if is_here else name
+    errors, is_here = os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get("LOCAL_WORLD_SIZE") == str(world)
+    return f"{name} {Path(errors).parent.parent}" if errors and is_here else name

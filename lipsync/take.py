@@ -170,11 +170,13 @@ def _part_for(
 
 
 def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Options, report: Reporter) -> None:
-    rest = (source.lasts or 0.0) - float(wanted / source.fps)
-    if rest > LEFT_OUT and not (options.static or source.is_image):
+    if report is SILENT or options.static or source.is_image or source.lasts is None:
+        return
+    later = wanted + round(LEFT_OUT * source.fps)  # the sound alone may last longer, and the file says no more
+    if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
         report.note(
-            f"note: {source.path} goes on for {rest:.1f} s after the speech, which the result does not; with --start 0 "
-            "they stay as they were filmed"
+            f"note: {source.path} goes on after the speech, which the result does not; with --start 0 the rest stays "
+            "as it was filmed"
         )
 
 

@@ -254,11 +254,12 @@ def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
     """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
     holder = _holder_of(content)
     state = content[holder] if holder else content
-    keys = {key.removeprefix("module.") for key in state}
+    keys = {key.removeprefix("module.") for key in state if isinstance(key, str)}
+    keys |= _counters_of(keys).keys()
     return next((network for network in NETWORKS if set(_shapes(network)) == keys), None)
 
 
-def _counters_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _counters_of(state: Iterable[str]) -> dict[str, torch.Tensor]:
     """Return what batch norms have counted: nothing, as torch has it where old or converted files lack that."""
     ends = ".running_mean", ".num_batches_tracked"
     return {f"{name.removesuffix(ends[0])}{ends[1]}": torch.tensor(0) for name in state if name.endswith(ends[0])}

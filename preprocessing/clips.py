@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import files
@@ -18,7 +18,7 @@ from hparams import hparams as hp
 
 NOTE = "clip.json"  # in a finished clip's folder
 DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
-LONGEST_NAME = 240  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME@NUMBER.partial
+LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Kept:
     first: int = 0  # frame of the source, at 25 fps, that it begins with
     pieces: int = 1  # that the source became
     source_frames: int | None = None  # of the source, at 25 fps; None: an older version did not note it
+    left_out: dict[str, int] = field(default_factory=dict)  # frames of the source in pieces of no use, by the reason
     expert: str | None = None  # that has looked at it: see ``syncing``
     verdict: str | None = None
     offset_frames: int | None = None

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -24,7 +25,7 @@ from dataset import MIN_FRAMES
 from errors import OneOfMany, UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face, gap_of, shots
-from faces import FaceSearch
+from faces import AUTO, FaceSearch
 from hparams import hparams as hp
 
 from .clips import NOTE, Clip, Dropped, Kept, Unusable, find_finished, note_dropped, piece_name, printable
@@ -34,6 +35,7 @@ from .syncing import SyncCheck, check_sync
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
 IN_THE_WAY = "in the way"
+HOLE = 50  # numbers of pieces that may be missing before others
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Job:
     search: FaceSearch  # settled
     seconds: float | None = None  # that a clip lasts at most
     sync: SyncCheck | None = None
+    wanted: str = AUTO  # the detector that was asked for: clips that another has cut are finished, if none was
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Talk:
     boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 of the person, NaN where there is no face
     shots: list[tuple[int, int]]  # first frame, and frame after the last
     search_seconds: float  # that finding the boxes took
+    bytes: int  # of the file
+    modified: int  # when it was, in ns
+    sha256: str
 
     def sound_of(self, piece: range) -> np.ndarray:
         """Return the sound of these frames; that of a whole video may be longer than its pictures."""
@@ -70,19 +76,25 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
 
     Where they are finished already, only what ``job`` wants to know of them is done.
     """
-    job.search.open()
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
+    where = clip, job.data_root, job.preprocessed_root
+    if not find_finished(*where, job.wanted, job.seconds):
+        job.search.open()
     with OneOfMany() as one:
         check_replaceable(folder)
         with files.locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # another run may be cutting it
-            if kept := find_finished(clip, job.data_root, job.preprocessed_root, job.search.detector, job.seconds):
-                return [_checked(job.preprocessed_root / known.clip, known, job) for known in kept]
+            kept = find_finished(*where, job.wanted, job.seconds)
+            with OneOfMany() as looked:  # a finished folder may have been damaged since
+                if kept:
+                    return [_checked(clip, known, job) for known in kept]
+            if looked.failure:
+                job.search.open()
             return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
         if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
             with contextlib.suppress(OSError):
-                note_dropped(clip, job.data_root, job.preprocessed_root, job.search.detector, dropped)
+                note_dropped(*where, job.search.detector, dropped)
         return dropped
     if job.search.device.type == "cuda":
         # if the GPU has failed, it fails here, and so would all that follows
@@ -90,13 +102,14 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
     return _dropped(clip, source, "failed", one.reason)
 
 
-def _checked(folder: Path, kept: Kept, job: Job) -> Kept:
-    """Return what is known of a finished clip with what ``job`` wants to know of its sync."""
+def _checked(clip: Clip, kept: Kept, job: Job) -> Kept:
+    """Return what is known of a finished piece of a clip with what ``job`` wants to know of its sync."""
+    folder = job.preprocessed_root / kept.clip
     if job.sync is None or job.sync.is_done([kept]):
         return kept
     if job.sync.action != "correct":
         return check_sync(folder, kept, job.sync, job.search.device)
-    with partial_folder(folder) as partial:  # nobody should see half of what is changed
+    with partial_folder(job.preprocessed_root / clip.name) as partial:  # nobody should see half of what is changed
         copy = partial / "1"
         shutil.copytree(folder, copy)
         kept = check_sync(copy, kept, job.sync, job.search.device)
@@ -117,9 +130,14 @@ def check_replaceable(folder: Path) -> None:
 
 
 def pieces_beside(folder: Path) -> list[Path]:
-    """Return the folders that are there for pieces of the video of ``folder``."""
-    numbered = (folder.with_name(piece_name(folder.name, n)) for n in itertools.count(1))
-    return list(itertools.takewhile(Path.exists, numbered))
+    """Return the folders that are there for pieces of the video of ``folder``, past some that are missing."""
+    found: list[Path] = []
+    number = 0
+    while number < (len(found) and int(found[-1].name.rpartition("@")[2])) + HOLE:
+        number += 1
+        if (piece := folder.with_name(piece_name(folder.name, number))).exists():
+            found.append(piece)
+    return found
 
 
 @contextlib.contextmanager
@@ -147,11 +165,12 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
     talk = read_talk(source, job.search)
     pieces = divide(talk.shots, job.seconds)
     with partial_folder(folder) as partial:
-        made = _write_pieces(talk, pieces, partial)
+        made, left_out = _write_pieces(talk, pieces, partial)
         names = [clip.name] if len(pieces) == 1 else [piece_name(clip.name, n) for n in range(1, len(made) + 1)]
         kept = []
         for name, (piece, shown, new) in zip(names, made):
-            known = replace(describe(source, clip, talk, piece, shown, job.search), clip=name, pieces=len(made))
+            known = describe(clip, talk, piece, shown, job.search)
+            known = replace(known, clip=name, pieces=len(made), left_out=left_out)
             (new / NOTE).write_text(json.dumps(asdict(known), indent=1))
             kept.append(check_sync(new, known, job.sync, job.search.device) if job.sync else known)
         for old in (*reversed(pieces_beside(folder)), folder):  # of another file, or cut in another way
@@ -161,9 +180,15 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
     return kept
 
 
-def _write_pieces(talk: Talk, pieces: Sequence[range], partial: Path) -> list[tuple[range, list[bool], Path]]:
-    """Write a folder below ``partial`` for every piece that can be used; return which, and whether faces are shown."""
+def _write_pieces(
+    talk: Talk, pieces: Sequence[range], partial: Path
+) -> tuple[list[tuple[range, list[bool], Path]], dict[str, int]]:
+    """Write a folder below ``partial`` for every piece that can be used.
+
+    Return which, whether each frame shows a face, and where; and how many frames were left out, by the reason.
+    """
     made, unusable, position = [], None, 0
+    left_out: Counter[str] = Counter()
     with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
         for number, piece in enumerate(pieces, 1):
             new = partial / str(number)
@@ -174,12 +199,13 @@ def _write_pieces(talk: Talk, pieces: Sequence[range], partial: Path) -> list[tu
             except Unusable as problem:
                 shutil.rmtree(new)
                 unusable = unusable or problem
+                left_out[problem.reason] += len(piece)
             position = piece.stop
     if not made:
         assert unusable, "a video has at least one shot"
         among = f"in none of its {len(pieces)} pieces, e.g. the first: " if len(pieces) > 1 else ""
         raise Unusable(unusable.reason, f"{among}{unusable.detail}")
-    return made
+    return made, dict(left_out)
 
 
 def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Kept:
@@ -191,7 +217,7 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Ke
     whole = range(len(talk.boxes))
     with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
         shown = write_piece(talk, whole, frames, folder)
-    kept = describe(source, clip, talk, whole, shown, search)
+    kept = describe(clip, talk, whole, shown, search)
     (folder / NOTE).write_text(json.dumps(asdict(kept), indent=1))
     return kept
 
@@ -209,7 +235,9 @@ def read_talk(source: Path, search: FaceSearch) -> Talk:
         found = replace(search, cache=False).find(at_25(info))
     # neither smoothed nor filled in where a face was looked for and missed
     boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
-    return Talk(info, sound, boxes, join_interrupted(shots(found), boxes), time.monotonic() - began)
+    found_in, status = time.monotonic() - began, source.stat()
+    whole_shots, digest = join_interrupted(shots(found), boxes), files.digest(source)
+    return Talk(info, sound, boxes, whole_shots, found_in, status.st_size, status.st_mtime_ns, digest)
 
 
 def at_25(info: video.VideoInfo) -> video.VideoInfo:
@@ -227,20 +255,19 @@ def write_piece(talk: Talk, piece: range, frames: Iterable[np.ndarray], folder: 
     return shown
 
 
-def describe(source: Path, clip: Clip, talk: Talk, piece: range, shown: Sequence[bool], search: FaceSearch) -> Kept:
-    status = source.stat()
+def describe(clip: Clip, talk: Talk, piece: range, shown: Sequence[bool], search: FaceSearch) -> Kept:
     return Kept(
         clip=clip.name,
         source=clip.source,
-        bytes=status.st_size,
+        bytes=talk.bytes,
         face_detector=search.detector_name(),
         fps=round(float(talk.info.fps), 3),
         frames=len(shown),
         frames_with_face=sum(shown),
         seconds=round(len(talk.sound_of(piece)) / hp.sample_rate, 3),
         detector_seconds=round(talk.search_seconds, 3),
-        modified=status.st_mtime_ns,
-        sha256=files.digest(source),
+        modified=talk.modified,
+        sha256=talk.sha256,
         first=piece.start,
         source_frames=len(talk.boxes),
     )

@@ -13,7 +13,7 @@ from face_detection.tracking import gap_of
 from hparams import hparams as hp
 
 MAX_SECONDS = 30.0  # of a clip, unless asked otherwise; those of LRS2, GRID and VoxCeleb are shorter
-MIN_PIECE_SECONDS = 1.0
+MIN_PIECE_SECONDS = 2.0  # of which a half, as a shot that is a little longer gives, can be trained on
 SAME_PLACE = 0.3  # intersection over union of two boxes
 
 

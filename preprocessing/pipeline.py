@@ -12,7 +12,7 @@ import files
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, Dropped, Kept, find_clips, find_dropped, find_finished
+from .clips import Clip, Dropped, find_clips, find_dropped, find_finished
 from .report import Summary, Tally, check_kept, summarize
 from .syncing import open_expert
 from .workers import PreprocessingOptions, cut_clips, plan_workers
@@ -51,34 +51,29 @@ def preprocess(
 def cut_unfinished(
     clips: Sequence[Clip], data_root: Path, root: Path, options: PreprocessingOptions, report: Reporter
 ) -> Tally:
-    """Cut the clips that no earlier run has finished, or found to be of no use."""
-    tally, todo = Tally(), []
-
-    def add(kept: list[Kept]) -> list[Kept]:
-        good, bad = options.sync.sort_out(kept) if options.sync else (kept, [])
-        tally.kept += good
-        tally.dropped += bad
-        return good
-
+    """Cut the clips that no earlier run has finished, or found to be of no use; look at the sync of the others."""
+    tally, todo, finished = Tally(), [], set()
     for clip in clips:
         kept = find_finished(clip, data_root, root, options.search.detector, options.seconds)
         if kept and (not options.sync or options.sync.is_done(kept)):
-            tally.finished_before += len(add(kept))
-        elif dropped := find_dropped(clip, data_root, root, options.search.detector):
+            tally.add(kept, options.sync, finished_before=True)
+        elif not kept and (dropped := find_dropped(clip, data_root, root, options.search.detector)):
             tally.dropped.append(dropped)
         else:
             todo.append(clip)
-    jobs = plan_workers(data_root, root, options, len(todo), report) if todo else []
+            finished |= {clip.source} if kept else set()
+    cutting = len(todo) > len(finished)
+    jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
     if jobs and options.sync:  # if it cannot be had, nobody should have to wait to hear of it
         open_expert(options.sync.expert, jobs[0].search.device)
     try:
         with contextlib.closing(cut_clips(todo, jobs)) as outcomes:
-            for outcome in report.track(outcomes, "Cutting faces", len(todo), "clip"):
+            stage = "Cutting faces" if cutting else "Comparing lips and sound"
+            for outcome in report.track(outcomes, stage, len(todo), "clip"):
                 if isinstance(outcome, Dropped):
                     tally.dropped.append(outcome)
                 else:
-                    add(outcome)
-                    tally.add_work(outcome)
+                    tally.add(outcome, options.sync, outcome[0].source in finished)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; finished clips are kept, and the same command goes on from there") from None
     return tally

@@ -14,6 +14,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 
 from .clips import Dropped, Kept, printable
+from .syncing import SyncCheck
 
 
 @dataclass
@@ -27,10 +28,16 @@ class Tally:
     detector_seconds: float = 0.0
     seconds: float = 0.0
 
-    def add_work(self, pieces: Sequence[Kept]) -> None:
-        """Count what the detector did to cut a video into ``pieces``."""
-        self.detector_frames += pieces[0].source_frames or pieces[0].frames
-        self.detector_seconds += pieces[0].detector_seconds
+    def add(self, pieces: Sequence[Kept], sync: SyncCheck | None, finished_before: bool) -> None:
+        """Count what a video became, now or in an earlier run, less what is out of sync if that is to be left out."""
+        good, bad = sync.sort_out(pieces) if sync else (pieces, [])
+        self.kept += good
+        self.dropped += bad
+        if finished_before:
+            self.finished_before += len(good)
+        else:
+            self.detector_frames += pieces[0].source_frames or pieces[0].frames
+            self.detector_seconds += pieces[0].detector_seconds
 
     @classmethod
     def from_json(cls, part: dict) -> Tally:
@@ -62,6 +69,7 @@ class Summary:
     frames_with_face: int
     detector_frames_per_second: float | None  # of one worker; None if nothing was left to do
     seconds: float
+    left_out: dict[str, int]  # frames in pieces of no use, of videos that were kept, by the reason
     verdicts: dict[str, int]  # on the sync of those kept, if that was looked at
     kept: list[Kept]
     dropped: list[Dropped]
@@ -88,6 +96,7 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
         frames_with_face=sum(clip.frames_with_face for clip in kept),
         detector_frames_per_second=speed and round(speed, 1),
         seconds=round(total.seconds, 1),
+        left_out=dict(sum(map(Counter, {clip.source: clip.left_out for clip in kept}.values()), Counter())),
         verdicts=dict(Counter(clip.verdict for clip in kept if clip.verdict).most_common()),
         kept=sorted(kept, key=lambda clip: clip.clip),
         dropped=sorted(dropped, key=lambda clip: clip.source),
@@ -97,8 +106,8 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
 def check_kept(summary: Summary, data_root: Path, path: Path) -> None:
     """Raise UserError if no clip can be used; ``path`` is where the summary lies."""
     if not summary.kept:
-        first = summary.dropped[0]
+        first, count = summary.dropped[0], len({clip.source for clip in summary.dropped})
         raise UserError(
-            f"none of the {len(summary.dropped)} videos in {data_root} can be used ({summary.reasons}); "
+            f"none of the {count} videos in {data_root} can be used ({summary.reasons}); "
             f"e.g. {first.source}: {first.detail}; {path} names them all"
         )

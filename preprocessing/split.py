@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from hparams import read_list
 from .clips import Kept
 
 SPLITS = ("train", "val", "test")
+PIECE = re.compile(r"@\d+$")  # see ``clips.piece_name``
 AT_MOST = 4.0  # times its share that a list of whole folders may get; else there are too few of them
 
 
@@ -28,22 +30,22 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     folder = Path(folder)
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
     before = _lists_in(folder, {*places})
-    known: dict[str, str] = {}
+    depth, note = _fitting(places, shares, seed)
+    groups, known = _grouped(places, depth), dict[str, str]()
     if before:
-        groups = _as_they_were(places, before)
+        groups = _as_they_were(places, before, depth)
         listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
         known = {name: splits.pop() for name, splits in listed.items() if splits}
-        stay = sum(len(groups[name]) for name in known)
-        note = f"; {stay} stay in the lists that they were in, delete the lists to split all anew"
-    else:
-        groups, note = _fitting(places, shares, seed)
-        if any((folder / f"{split}.txt").is_file() for split in SPLITS):
-            note += "; the lists that were there had other clips, and are replaced"
+        note = f"; {len(before)} stay in the lists that they were in, delete the lists to split all anew"
+    elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
+        note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
     if empty := [split for split, share in zip(SPLITS, shares) if share and not lists[split]]:
-        note += f"; {' and '.join(empty)} got none, of so few: --seconds 10 makes more clips of long videos"
+        is_one = len({place[:-1] for place in places.values()}) == 1
+        advice = ": --seconds 10 makes more clips of a long video" if is_one else ""
+        note += f"; {' and '.join(empty)} got none{advice}"
     counts = ", ".join(f"{split} {len(clips)}" for split, clips in lists.items())
     return f"{counts} clips, in {folder}{note}"
 
@@ -62,22 +64,22 @@ def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, lis
     return groups
 
 
-def _fitting(
-    places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int
-) -> tuple[dict[str, list[str]], str]:
-    """Return the largest groups that can be dealt out in these shares, and a note if they are no top-level folders."""
+def _fitting(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int) -> tuple[int, str]:
+    """Return how much of their place the largest groups have in common that can be dealt out in these shares.
+
+    And a note if they are no top-level folders.
+    """
     top, depth = len(_grouped(places, 1)), 1
-    deepest = max(map(len, places.values()))
+    deepest = max(map(len, places.values()), default=1)
     while depth < deepest and not _fits(split_groups(_grouped(places, depth), shares, seed), shares):
         depth += 1
-    groups = _grouped(places, depth)
     if depth == 1:
-        return groups, ""
+        return depth, ""
     below = min(len(place) - depth for place in places.values())
     kind = "clip" if below <= 0 else "video" if below == 1 else "sub-folder"
     few = "there is only one top-level folder" if top == 1 else f"{top} top-level folders do not give these shares"
     who = "may be" if kind == "sub-folder" else "is"
-    return groups, f"; {few}, so the split is by {kind} and the same speaker {who} on every side"
+    return depth, f"; {few}, so the split is by {kind} and the same speaker {who} on every side"
 
 
 def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
@@ -90,22 +92,35 @@ def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
 
 
 def _lists_in(folder: Path, clips: Set[str]) -> dict[str, str]:
-    """Return the split of those clips that are in a list; what follows a name in its line is a note."""
+    """Return the split of those clips that are in a list; what follows a name in its line is a note.
+
+    Pieces of a video are where all of it was, and the other way round, unless it was in several lists.
+    """
     paths = {split: folder / f"{split}.txt" for split in SPLITS}
     lines = ((split, line) for split, path in paths.items() if path.is_file() for _, line in read_list(path))
-    meant = ((split, {line, line.split("\t")[0].strip(), line.split()[0]}) for split, line in lines)
-    return {name: split for split, names in meant for name in names & clips}
+    listed: dict[str, set[str]] = {}
+    for split, line in lines:
+        for name in {line, line.split("\t")[0].strip(), line.split()[0]}:
+            listed.setdefault(name, set()).add(split)
+            listed.setdefault(_whole(name), set()).add(split)
+    found = {clip: listed.get(clip) or listed.get(_whole(clip), set()) for clip in clips}
+    return {clip: min(splits) for clip, splits in found.items() if len(splits) == 1}
 
 
-def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the largest groups of which each has been in one list only, as far as it was in any."""
-    groups, open_ones = {}, dict(places)
-    for depth in range(1, max(map(len, places.values())) + 1):
-        for name, clips in _grouped(open_ones, depth).items():
+def _whole(name: str) -> str:
+    """Return the name of the clip that all of a video would be."""
+    return PIECE.sub("", name)
+
+
+def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str], depth: int) -> dict[str, list[str]]:
+    """Return the largest groups of which each has been in one list only, as far as it was in any, from a depth on."""
+    groups, rest = {}, dict(places)
+    for deeper in range(depth, max(map(len, places.values())) + 1):
+        for name, clips in _grouped(rest, deeper).items():
             if len({before[clip] for clip in clips if clip in before}) <= 1:
                 groups[name] = clips
         done = {clip for clips in groups.values() for clip in clips}
-        open_ones = {clip: place for clip, place in places.items() if clip not in done}
+        rest = {clip: place for clip, place in places.items() if clip not in done}
     return groups
 
 

@@ -17,7 +17,7 @@ import sync
 from dataset import MIN_FRAMES
 from errors import UserError
 from hparams import hparams as hp
-from models import weights
+from models import SyncNet_color, weights
 
 from .clips import NOTE, Dropped, Kept
 from .sound import write_sound
@@ -39,7 +39,7 @@ class SyncCheck:
 
     def is_done(self, clips: Sequence[Kept]) -> bool:
         """Whether all these clips have been looked at, by this expert, and set right if they are to be."""
-        looked_at = all(clip.expert == str(self.expert) for clip in clips)
+        looked_at = all(clip.expert == name_of(self.expert) for clip in clips)
         return looked_at and not (self.action == "correct" and any(map(can_be_corrected, clips)))
 
     def sort_out(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
@@ -50,11 +50,23 @@ class SyncCheck:
 
 
 def is_out_of_sync(clip: Kept) -> bool:
-    return clip.verdict is not None and (clip.verdict == "unrelated" or can_be_corrected(clip))
+    return clip.verdict is not None and (clip.verdict == "unrelated" or clip.verdict.startswith("off by"))
 
 
 def can_be_corrected(clip: Kept) -> bool:
-    return bool(clip.verdict and clip.verdict.startswith("off by") and not clip.shifted)
+    """Whether its sound is early or late, and has not been moved before."""
+    return is_out_of_sync(clip) and clip.verdict != "unrelated" and not clip.shifted
+
+
+def name_of(expert: str | Path) -> str:
+    """Return what tells an expert from others, also from another that has come to its place."""
+    path = weights.find(expert, SyncNet_color)
+    return f"{expert} {_digest_of(path, files.stamp(path))}"
+
+
+@lru_cache(maxsize=4)
+def _digest_of(path: Path, _: object) -> str:
+    return files.digest(path)[:16]
 
 
 @lru_cache(maxsize=1)
@@ -68,13 +80,14 @@ def check_sync(folder: Path, kept: Kept, check: SyncCheck, device: torch.device)
     A folder that is in use must not be given with ``correct``: it is changed file by file.
     """
     expert = open_expert(check.expert, device)
-    kept = _looked_at(folder, kept, expert, str(check.expert))
+    name = name_of(check.expert)
+    kept = _looked_at(folder, kept, expert, name)
     late = kept.offset_frames or 0
     if check.action == "correct" and can_be_corrected(kept) and _pictures_with_sound(folder, late) >= MIN_FRAMES:
         shift_sound(folder, late)
         shown = len(list(folder.glob("*.jpg")))
         seconds = round(kept.seconds - late / hp.fps, 3)
-        kept = replace(_looked_at(folder, kept, expert, str(check.expert)), shifted=late)
+        kept = replace(_looked_at(folder, kept, expert, name), shifted=late)
         kept = replace(kept, frames_with_face=shown, seconds=seconds)
     files.save(folder / NOTE, json.dumps(asdict(kept), indent=1))
     return kept

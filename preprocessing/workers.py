@@ -49,15 +49,23 @@ class PreprocessingOptions:
 
 
 def plan_workers(
-    data_root: Path, preprocessed_root: Path, options: PreprocessingOptions, clips: int, report: Reporter = SILENT
+    data_root: Path,
+    preprocessed_root: Path,
+    options: PreprocessingOptions,
+    clips: int,
+    report: Reporter = SILENT,
+    cutting: bool = True,
 ) -> list[Job]:
-    """One job per worker process, at most one per clip. Raises UserError for devices that are not there."""
+    """One job per worker process, at most one per clip; if none is to be cut, no detector is looked for.
+
+    Raises UserError for devices that are not there.
+    """
     devices, workers = pick_devices(options), options.workers or 1
-    search = options.search.settled(report)
+    search = options.search.settled(report) if cutting else options.search
     if search.detector in CPU_DETECTORS:
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))
-    how = options.seconds, options.sync
+    how = options.seconds, options.sync, options.search.detector
     jobs = [Job(data_root, preprocessed_root, search.on(torch.device(name), precision), *how) for name in devices]
     return (jobs * workers)[:clips]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 import audio
-from errors import UserError
+from errors import MissingFile, UserError
 from hparams import hparams as hp
 
 from .embedding import Expert, Face, embed_mouths, embed_sound, embed_windows
@@ -22,6 +22,8 @@ def score_clip(folder: str | Path, expert: Expert) -> Result:
     Raises UserError for a picture or sound that cannot be read, or that is too short.
     """
     folder = Path(folder)
+    if not (folder / "audio.wav").is_file():
+        raise MissingFile(f"{folder / 'audio.wav'} does not exist")
     last = max((int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdecimal()), default=-1)
     ((starts, vectors),) = embed_windows(
         _mouths(folder, last), 1, lambda windows: embed_mouths(expert, windows), expert

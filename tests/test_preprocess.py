@@ -781,7 +781,28 @@ def test_pieces_of_a_video_stay_together(tmp_path):
     assert "by clip" in write_filelists(pieces[:5], (0.6, 0.2, 0.2), 0, tmp_path / "one")
     assert [len(clips) for clips in read_lists(tmp_path / "one").values()] == [3, 1, 1]
     said = write_filelists(pieces[:1], (0.9, 0.05, 0.05), 0, tmp_path / "none")
-    assert "val and test got none" in said and "--seconds 10" in said
+    assert "val and test got none: --seconds 10 makes more clips" in said
+
+
+def test_pieces_are_where_their_video_was(tmp_path):
+    """Cut anew into pieces, what had been learned from came into validation."""
+    names = [f"spk/v{n:02}.mp4" for n in range(20)]
+    write_filelists(finished(*names), (0.8, 0.1, 0.1), 0, tmp_path)
+    before = {clip: split for split, clips in read_lists(tmp_path).items() for clip in clips}
+    pieces = [dataclasses.replace(clip, clip=f"{clip.clip}@{n}") for clip in finished(*names) for n in (1, 2)]
+    for kept in (pieces, finished(*names)):  # and whole again
+        said = write_filelists(kept, (0.8, 0.1, 0.1), 3, tmp_path)
+        assert f"{len(kept)} stay" in said
+        for split, clips in read_lists(tmp_path).items():
+            assert {before[clip.split("@")[0]] for clip in clips} == {split}
+
+
+def test_more_videos_beside_the_first_are_dealt_out(tmp_path):
+    """The list of one took all of them."""
+    write_filelists(finished("s/0.mp4"), (0.8, 0.1, 0.1), 0, tmp_path)
+    said = write_filelists(finished(*(f"s/{n}.mp4" for n in range(100))), (0.8, 0.1, 0.1), 0, tmp_path)
+    assert "1 stay in the lists" in said and "none" not in said
+    assert [len(clips) for clips in read_lists(tmp_path).values()] == [80, 10, 10]
 
 
 def test_new_clips_of_a_folder_go_where_it_is(tmp_path):
@@ -790,7 +811,7 @@ def test_new_clips_of_a_folder_go_where_it_is(tmp_path):
     write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
     before = read_lists(tmp_path)
     more = finished(*(f"main/{n}/5.mp4" for n in range(40)))
-    assert "240 stay in the lists" in write_filelists(kept + more, (0.8, 0.1, 0.1), 1, tmp_path)
+    assert "200 stay in the lists" in write_filelists(kept + more, (0.8, 0.1, 0.1), 1, tmp_path)
     for split, clips in read_lists(tmp_path).items():
         assert {line.rsplit("/", 1)[0] for line in clips} == {line.rsplit("/", 1)[0] for line in before[split]}
 
@@ -822,20 +843,22 @@ def test_a_shot_is_a_clip(roots, astronaut, murmur):
     for folder, first, count in ((one, 0, 20), (two, 50, 18)):
         heard = wavfile.read(folder / "audio.wav")[1] / 32768
         np.testing.assert_allclose(heard, whole[first * 640 : (first + count) * 640][: len(heard)], atol=1e-4)
+    assert report(roots)["left_out"] == {"no face": 30, "too short": 4}
     run(roots)
     assert report(roots)["finished_before"] == 2
 
 
 def test_long_shots_are_cut_into_even_pieces(roots, astronaut, murmur, capsys):
-    film(roots.videos / "s/long.mkv", np.stack([astronaut[0:240, 60:380]] * 50), sound=murmur)
+    film(roots.videos / "s/long.mkv", np.stack([astronaut[0:240, 60:380]] * 75), sound=murmur)
     assert run(roots) == 0 and kept(roots) == ["s/long"]
-    assert run(roots, "--seconds", "1.1") == 0
+    assert run(roots, "--seconds", "2") == 0
     assert kept(roots) == ["s/long@1", "s/long@2"] and "2 kept of 1 videos" in capsys.readouterr().out
-    assert names(roots.data / "s") == {"long@1", "long@2"} and report(roots)["frames"] == 50
+    assert names(roots.data / "s") == {"long@1", "long@2"} and report(roots)["frames"] == 75
     assert run(roots) == 0 and report(roots)["finished_before"] == 2  # as they are, if nothing is said
-    shutil.rmtree(roots.data / "s/long@2")
+    shutil.copytree(roots.data / "s/long@2", roots.data / "s/long@7")
+    shutil.rmtree(roots.data / "s/long@1")
     assert run(roots) == 0 and kept(roots) == ["s/long"] and names(roots.data / "s") == {"long"}
-    assert run(roots, "--seconds", "0.5") == 2
+    assert run(roots, "--seconds", "1.9") == 2
 
 
 def test_pieces_are_the_shots_in_even_parts():
@@ -843,7 +866,7 @@ def test_pieces_are_the_shots_in_even_parts():
     assert divide([(0, 100), (100, 900)], 10) == [
         range(100), range(100, 300), range(300, 500), range(500, 700), range(700, 900)
     ]  # fmt: skip
-    for length, seconds in ((751, None), (1234, 7.3), (26, 1)):
+    for length, seconds in ((751, None), (1234, 7.3), (51, 2)):
         pieces = divide([(5, 5 + length)], seconds)
         assert [n for piece in pieces for n in piece] == list(range(5, 5 + length))
         assert max(map(len, pieces)) <= (seconds or 30) * 25 and max(map(len, pieces)) - min(map(len, pieces)) <= 1
@@ -919,6 +942,30 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     assert {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()} == untouched
     assert names(roots.data / "s") == {"good", "late", "early", "dubbed"}
     assert run(roots, "--sync", "correct") == 0 and report(roots)["finished_before"] == 3
+
+    pictures = {path: path.read_bytes() for path in (roots.data / "s").rglob("*.jpg")}
+    again = ("--face_detector", "auto", "--sync", "report", "--syncnet_checkpoint_path", "demo_judge")
+    capsys.readouterr()
+    assert run(roots, *again) == 0  # another expert needs no detector
+    assert {path: path.read_bytes() for path in (roots.data / "s").rglob("*.jpg")} == pictures
+    assert (report(roots)["finished_before"], report(roots)["face_detector"]) == (4, "auto")
+    assert "detector   not needed" in capsys.readouterr().out
+    assert {clip["expert"].split()[0] for clip in report(roots)["kept"]} == {"demo_judge"}
+
+
+def test_whoever_is_out_of_sync_after_all_is_told(roots):
+    """What was moved once was never called so again."""
+    moved = dataclasses.replace(finished("a/1.mp4")[0], verdict="off by 8 frames", shifted=3, offset_frames=8)
+    assert preprocessing.SyncCheck("correct").sort_out([moved])[0] == []
+
+
+def test_a_finished_clip_that_was_damaged_is_cut_anew(roots, heads):
+    (roots.videos / "s").mkdir()
+    shutil.copy(heads / "good.mp4", roots.videos / "s")
+    assert run(roots) == 0
+    (roots.data / "s/good/audio.wav").unlink()
+    assert run(roots, "--sync", "report") == 0
+    assert report(roots)["kept"][0]["verdict"] == "in sync" and (roots.data / "s/good/audio.wav").exists()
 
 
 def test_an_expert_that_is_none_is_missed_before_any_work(roots, clip, capsys):

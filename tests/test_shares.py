@@ -62,7 +62,10 @@ def test_runs_without_a_name_of_their_own_are_told_apart(begin, monkeypatch):
     """torchrun calls all of them "none" unless told; of the one that was killed, 1 had finished."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    monkeypatch.setattr("os.getppid", lambda: 1)
-    begin(1).finish("old")
-    monkeypatch.setattr("os.getppid", lambda: 2)
-    assert [begin(rank).finish(rank) for rank in (2, 0, 1)] == [None, None, [0, 1, 2]]
+
+    def finish(run, rank, result):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", f"/tmp/torchelastic_x/none_{run}/attempt_0/{rank}/error.json")
+        return begin(rank).finish(result)
+
+    finish("killed", 1, "old")
+    assert [finish("new", rank, rank) for rank in (2, 0, 1)] == [None, None, [0, 1, 2]]
