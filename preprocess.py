@@ -136,6 +136,8 @@ def print_table(summary: Summary, path: Path) -> None:
     print(f"frames     {summary.frames}, {summary.frames_with_face / summary.frames:.1%} with a face")
     if summary.left_out:
         print(f"left out   {', '.join(f'{count} frames: {reason}' for reason, count in summary.left_out.items())}")
+    if copies := len(summary.kept) - len({(clip.sha256 or clip.clip, clip.first) for clip in summary.kept}):
+        print(f"copies     {copies} clips are the same as others; if they are in several lists, delete some videos")
     print_sync(summary)
     speed = summary.detector_frames_per_second
     print(f"detector   {summary.face_detector}, {speed:g} frames/s a worker" if speed else "detector   not needed")

@@ -17,6 +17,7 @@ from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
 NOTE = "clip.json"  # in a finished clip's folder
+AUTO_MEANS = ("sfd", "centerface")  # what another detector did not see, these may
 DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
@@ -149,10 +150,15 @@ def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector:
         noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
         dropped = Dropped(**noted["dropped"])
         same = noted["seen"] == DROPPING and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
-        same = same and dropped.source == printable(clip.source) and detector in (AUTO, noted["face_detector"])
+        same = same and dropped.source == printable(clip.source)
+        same = same and noted["face_detector"] in ((*AUTO_MEANS, AUTO) if detector == AUTO else (detector,))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return dropped if same else None
+
+
+def forget_dropped(clip: Clip, preprocessed_root: Path) -> None:
+    _dropped_path(clip, preprocessed_root).unlink(missing_ok=True)
 
 
 def _dropped_path(clip: Clip, preprocessed_root: Path) -> Path:

@@ -28,12 +28,23 @@ from face_detection.tracking import follow_face, gap_of, shots
 from faces import AUTO, FaceSearch
 from hparams import hparams as hp
 
-from .clips import NOTE, Clip, Dropped, Kept, Unusable, find_finished, note_dropped, piece_name, printable
+from .clips import (
+    NOTE,
+    Clip,
+    Dropped,
+    Kept,
+    Unusable,
+    find_finished,
+    forget_dropped,
+    note_dropped,
+    piece_name,
+    printable,
+)
 from .pieces import divide, join_interrupted
 from .sound import check_sound, write_sound
 from .syncing import SyncCheck, check_sync
 
-OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json")
+OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json|\..*|Thumbs\.db|desktop\.ini")  # or systems' own
 IN_THE_WAY = "in the way"
 HOLE = 50  # numbers of pieces that may be missing before others
 
@@ -80,16 +91,16 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
     where = clip, job.data_root, job.preprocessed_root
     if not find_finished(*where, job.wanted, job.seconds):
         job.search.open()
-    with OneOfMany() as one:
+    lock = files.locked(folder.with_name(f".{folder.name}.lock"), wait=True)  # another run may be cutting it
+    with OneOfMany() as one, lock:
+        kept = find_finished(*where, job.wanted, job.seconds)
+        with OneOfMany() as looked:  # a finished folder may have been damaged since
+            if kept:
+                return [_checked(clip, known, job) for known in kept]
+        if looked.failure:
+            job.search.open()
         check_replaceable(folder)
-        with files.locked(folder.with_name(f".{folder.name}.lock"), wait=True):  # another run may be cutting it
-            kept = find_finished(*where, job.wanted, job.seconds)
-            with OneOfMany() as looked:  # a finished folder may have been damaged since
-                if kept:
-                    return [_checked(clip, known, job) for known in kept]
-            if looked.failure:
-                job.search.open()
-            return write_clips(source, folder, clip, job)
+        return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
         if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
@@ -177,6 +188,7 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):
             _take_the_place(new, job.preprocessed_root / name)
+    forget_dropped(clip, job.preprocessed_root)
     return kept
 
 
@@ -235,9 +247,10 @@ def read_talk(source: Path, search: FaceSearch) -> Talk:
         found = replace(search, cache=False).find(at_25(info))
     # neither smoothed nor filled in where a face was looked for and missed
     boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
+    whole_shots, boxes = join_interrupted(shots(found), boxes)
     found_in, status = time.monotonic() - began, source.stat()
-    whole_shots, digest = join_interrupted(shots(found), boxes), files.digest(source)
-    return Talk(info, sound, boxes, whole_shots, found_in, status.st_size, status.st_mtime_ns, digest)
+    stamps = status.st_size, status.st_mtime_ns, files.digest(source)
+    return Talk(info, sound, boxes, whole_shots, found_in, *stamps)
 
 
 def at_25(info: video.VideoInfo) -> video.VideoInfo:

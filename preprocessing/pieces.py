@@ -32,23 +32,34 @@ def divide(shots: Sequence[tuple[int, int]], seconds: float | None = None) -> li
     return pieces
 
 
-def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> list[tuple[int, int]]:
-    """Return the shots, those as one between which nobody is seen for a moment only: a flash, or a few lost frames.
+def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Return the shots, those as one that only a moment lies between: a flash, or a few lost frames; and the boxes.
 
-    ``boxes`` (frames, 4) are where the face is, NaN where it is not. It has to come back in the same place.
+    ``boxes`` (frames, 4) are where the face is, NaN where it is not. It has to be in the same place before and after,
+    and in such a moment if it is seen; there the boxes are NaN then, as it might be somebody else.
     """
-    joined, waiting = [shots[0]], None
+    joined, waiting, boxes = [shots[0]], None, boxes.copy()
     for first, stop in shots[1:]:
-        if np.isnan(boxes[first:stop, 0]).all() and stop - first <= gap_of(hp.fps) and waiting is None:
+        begin, end = joined[-1]
+        brief = stop - first <= gap_of(hp.fps)
+        if waiting is None and brief and _nobody_elsewhere(boxes[first:stop], boxes[end - 1]):
             waiting = first, stop
             continue
-        begin, end = joined[-1]
-        if waiting and intersection_over_union(boxes[end - 1], boxes[first]) > SAME_PLACE:
+        if waiting and _same_place(boxes[end - 1], boxes[first]):
             joined[-1] = begin, stop
+            boxes[slice(*waiting)] = np.nan
         else:
             joined += [waiting, (first, stop)] if waiting else [(first, stop)]
         waiting = None
-    return joined + ([waiting] if waiting else [])
+    return joined + ([waiting] if waiting else []), boxes
+
+
+def _nobody_elsewhere(boxes: np.ndarray, place: np.ndarray) -> bool:
+    return all(_same_place(box, place) for box in boxes if not np.isnan(box[0]))
+
+
+def _same_place(box: np.ndarray, other: np.ndarray) -> bool:
+    return intersection_over_union(box, other) > SAME_PLACE
 
 
 def check_seconds(seconds: float | None) -> None:

@@ -106,8 +106,9 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
 def check_kept(summary: Summary, data_root: Path, path: Path) -> None:
     """Raise UserError if no clip can be used; ``path`` is where the summary lies."""
     if not summary.kept:
+        doubt = "; is the expert one that has learned?" if summary.reasons.startswith("out of sync") else ""
         first, count = summary.dropped[0], len({clip.source for clip in summary.dropped})
         raise UserError(
             f"none of the {count} videos in {data_root} can be used ({summary.reasons}); "
-            f"e.g. {first.source}: {first.detail}; {path} names them all"
+            f"e.g. {first.source}: {first.detail}; {path} names them all{doubt}"
         )

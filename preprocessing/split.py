@@ -29,7 +29,8 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         raise UserError(f"the shares of {', '.join(SPLITS)} are three numbers that sum to 1, not {shares}")
     folder = Path(folder)
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
-    before = _lists_in(folder, {*places})
+    lines = _lines_in(folder)
+    before = _lists_in(lines, {*places})
     depth, note = _fitting(places, shares, seed)
     groups, known = _grouped(places, depth), dict[str, str]()
     if before:
@@ -40,8 +41,11 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
         note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
+    written = {name: line for _, line in lines for name in _names_in(line)}  # with its note
     for split, clips in lists.items():
-        files.save(folder / f"{split}.txt", "".join(f"{clip}\n" for clip in sorted(clips)))
+        files.save(folder / f"{split}.txt", "".join(f"{written.get(clip, clip)}\n" for clip in sorted(clips)))
+    if before and (gone := sum(not _names_in(line) & {*places} for _, line in lines)):
+        note += f"; {gone} lines of other clips are gone"
     if empty := [split for split, share in zip(SPLITS, shares) if share and not lists[split]]:
         is_one = len({place[:-1] for place in places.values()}) == 1
         advice = ": --seconds 10 makes more clips of a long video" if is_one else ""
@@ -91,16 +95,25 @@ def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
     )
 
 
-def _lists_in(folder: Path, clips: Set[str]) -> dict[str, str]:
-    """Return the split of those clips that are in a list; what follows a name in its line is a note.
+def _lines_in(folder: Path) -> list[tuple[str, str]]:
+    """Return the lines of all lists in a folder, each with its split."""
+    paths = {split: folder / f"{split}.txt" for split in SPLITS}
+    return [(split, line) for split, path in paths.items() if path.is_file() for _, line in read_list(path)]
+
+
+def _names_in(line: str) -> set[str]:
+    """Return what a line may mean by the name of its clip; what follows that is a note."""
+    return {line, line.split("\t")[0].strip(), line.split()[0]}
+
+
+def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, str]:
+    """Return the split of those clips that are in a list.
 
     Pieces of a video are where all of it was, and the other way round, unless it was in several lists.
     """
-    paths = {split: folder / f"{split}.txt" for split in SPLITS}
-    lines = ((split, line) for split, path in paths.items() if path.is_file() for _, line in read_list(path))
     listed: dict[str, set[str]] = {}
     for split, line in lines:
-        for name in {line, line.split("\t")[0].strip(), line.split()[0]}:
+        for name in _names_in(line):
             listed.setdefault(name, set()).add(split)
             listed.setdefault(_whole(name), set()).add(split)
     found = {clip: listed.get(clip) or listed.get(_whole(clip), set()) for clip in clips}

@@ -45,8 +45,12 @@ class SyncCheck:
     def sort_out(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
         """Return the clips to train on, and those to leave out."""
         bad = [clip for clip in clips if is_out_of_sync(clip) and self.action != "report"]
-        dropped = [Dropped(clip.source, "out of sync", f"{clip.clip} is {clip.verdict}") for clip in bad]
+        dropped = [Dropped(clip.source, "out of sync", _describe(clip)) for clip in bad]
         return [clip for clip in clips if clip not in bad], dropped
+
+
+def _describe(clip: Kept) -> str:
+    return f"{clip.clip} is {clip.verdict} (best offset {clip.offset_frames}, confidence {clip.confidence})"
 
 
 def is_out_of_sync(clip: Kept) -> bool:

@@ -473,6 +473,31 @@ def test_what_is_cut_anew(roots, clip, astronaut, speech):
     assert report(roots)["finished_before"] == 1
 
 
+def test_files_of_the_system_are_in_nobody_s_way(roots, clip):
+    """Whoever looked at the faces on a Mac lost the clip from the lists with the next --sync."""
+    put(clip, roots, "s/a.mp4", "s/b.mp4")
+    assert run(roots) == 0
+    (roots.data / "s/a/.DS_Store").touch()
+    (roots.data / "s/b/mine.txt").touch()
+    assert run(roots, "--sync", "report") == 0 and kept(roots) == ["s/a", "s/b"]
+    for name in "ab":
+        os.truncate(roots.videos / f"s/{name}.mp4", (roots.videos / f"s/{name}.mp4").stat().st_size - 1)
+    assert run(roots) == 2 or dropped(roots) == {"s/b.mp4": "in the way"}
+    assert (roots.data / "s/b/mine.txt").exists()
+
+
+def test_what_one_detector_did_not_see_another_may(roots, clip, monkeypatch):
+    """Of a face on its side, Haar's notice kept all others from looking, for ever."""
+    put(clip, roots, "s/a.mp4")
+    monkeypatch.setattr(cutting, "check_faces", lambda _: (_ for _ in ()).throw(cutting.Unusable("no face", "none")))
+    assert run(roots, "--face_detector", "haar") == 2
+    monkeypatch.undo()
+    assert run(roots, "--face_detector", "haar") == 2  # known
+    monkeypatch.setattr(faces, "sfd_can_be_had", lambda *_: False)
+    assert run(roots, "--face_detector", "auto") == 0 and kept(roots) == ["s/a"]
+    assert names(roots.data / "s") == {"a"}
+
+
 def test_a_source_of_the_same_size_is_looked_at(roots, clip):
     """Its content counts; a copy of it, which is newer, does not."""
     put(clip, roots, "s/a.mp4", "s/b.mp4", "s/c.mp4")
@@ -624,8 +649,10 @@ def test_notes_in_lists_are_no_names(tmp_path):
     before = read_lists(tmp_path)
     for split, note in (("val", " NF"), ("test", "\tMV 12")):
         (tmp_path / f"{split}.txt").write_text("".join(f"{clip}{note}\n" for clip in before[split]))
+    noted = read_lists(tmp_path)
     assert "30 stay in the lists" in write_filelists(finished(*names), (0.6, 0.2, 0.2), 3, tmp_path)
-    assert read_lists(tmp_path) == before
+    assert read_lists(tmp_path) == noted  # with their notes
+    assert "3 lines of other clips are gone" in write_filelists(finished(*names[3:]), (0.6, 0.2, 0.2), 3, tmp_path)
 
 
 def test_a_folder_that_was_alone_stays_as_it_was_split(tmp_path):
@@ -873,17 +900,31 @@ def test_pieces_are_the_shots_in_even_parts():
 
 
 def test_a_moment_without_anybody_is_no_cut():
+    def joined(shots):
+        return join_interrupted(shots, boxes)[0]
+
     boxes = np.tile([10.0, 10, 60, 60], (100, 1))
     boxes[40:44] = np.nan
     shots = [(0, 40), (40, 44), (44, 100)]
-    assert join_interrupted(shots, boxes) == [(0, 100)]
-    assert join_interrupted([(0, 40), (40, 100)], boxes) == [(0, 40), (40, 100)]  # a cut is a cut
-    elsewhere = boxes.copy()
-    elsewhere[44:] += 45
-    assert join_interrupted(shots, elsewhere) == shots
+    assert joined(shots) == [(0, 100)]
+    assert joined([(0, 40), (40, 100)]) == [(0, 40), (40, 100)]  # a cut is a cut
+    assert joined([(0, 40), (40, 44)]) == [(0, 40), (40, 44)]
+    boxes[44:] += 45
+    assert joined(shots) == shots  # elsewhere
+    boxes[44:] -= 45
     boxes[40:60] = np.nan
-    assert join_interrupted([(0, 40), (40, 60), (60, 100)], boxes) == [(0, 40), (40, 60), (60, 100)]  # too long
-    assert join_interrupted([(0, 40), (40, 44)], boxes) == [(0, 40), (40, 44)]
+    assert joined([(0, 40), (40, 60), (60, 100)]) == [(0, 40), (40, 60), (60, 100)]  # too long
+
+
+def test_a_flash_that_shows_the_face_is_no_cut():
+    """Of a clip of three seconds under a photographer's, the first second was left out."""
+    boxes = np.tile([10.0, 10, 60, 60], (100, 1))
+    joined, seen = join_interrupted([(0, 40), (40, 42), (42, 100)], boxes)
+    assert (
+        joined == [(0, 100)] and np.flatnonzero(np.isnan(seen[:, 0])).tolist() == [40, 41] and not np.isnan(boxes).any()
+    )
+    boxes[40:42] += 200  # somebody else, for a moment
+    assert join_interrupted([(0, 40), (40, 42), (42, 100)], boxes)[0] == [(0, 40), (40, 42), (42, 100)]
 
 
 def test_names_of_pieces_are_nobody_else_s(roots):

@@ -40,8 +40,10 @@ CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|t
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
-# A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder.
-AUDIO_CLOCK = "aresample=async=1:first_pts=0:rematrix_maxval=1"
+# A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder. Small holes,
+# as between clips that are joined without encoding, add up: to a frame at 25 fps at most, not to the usual 0.1 s. Less
+# may be how a container rounds times, and filling what is no hole would click.
+AUDIO_CLOCK = "aresample=async=1:min_hard_comp=0.04:first_pts=0:rematrix_maxval=1"
 NUMBERS = "s32"  # samples to encode: of those in float, some files have samples that are no numbers, and AAC takes none
 
 
