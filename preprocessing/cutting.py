@@ -42,7 +42,7 @@ from .clips import (
 )
 from .pieces import divide, join_interrupted
 from .sound import check_sound, write_sound
-from .syncing import SyncCheck, check_sync
+from .syncing import Recording, SyncCheck, check_sync
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json|\..*|Thumbs\.db|desktop\.ini")  # or systems' own
 IN_THE_WAY = "in the way"
@@ -74,12 +74,12 @@ class Talk:
     modified: int  # when it was, in ns
     sha256: str
 
+    def recording_of(self, piece: range) -> Recording:
+        """Return the sound around these frames; that of a whole video may be longer than its pictures."""
+        return Recording(self.sound, piece.start, None if len(piece) == len(self.boxes) else len(piece))
+
     def sound_of(self, piece: range) -> np.ndarray:
-        """Return the sound of these frames; that of a whole video may be longer than its pictures."""
-        if len(piece) == len(self.boxes):
-            return self.sound
-        samples = hp.sample_rate // round(hp.fps)
-        return self.sound[piece.start * samples : piece.stop * samples]
+        return self.recording_of(piece).moved(0)[0]
 
 
 def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
@@ -183,7 +183,9 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
             known = describe(clip, talk, piece, shown, job.search)
             known = replace(known, clip=name, pieces=len(made), left_out=left_out)
             (new / NOTE).write_text(json.dumps(asdict(known), indent=1))
-            kept.append(check_sync(new, known, job.sync, job.search.device) if job.sync else known)
+            if job.sync:
+                known = check_sync(new, known, job.sync, job.search.device, talk.recording_of(piece))
+            kept.append(known)
         for old in (*reversed(pieces_beside(folder)), folder):  # of another file, or cut in another way
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):

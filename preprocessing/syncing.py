@@ -24,6 +24,7 @@ from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
+SAMPLES = hp.sample_rate // round(hp.fps)  # of a frame
 
 
 @dataclass(frozen=True)
@@ -78,46 +79,56 @@ def open_expert(path_or_name: str | Path, device: torch.device) -> sync.Expert:
     return sync.open_expert(path_or_name, device)
 
 
-def check_sync(folder: Path, kept: Kept, check: SyncCheck, device: torch.device) -> Kept:
+def check_sync(
+    folder: Path, kept: Kept, check: SyncCheck, device: torch.device, recording: Recording | None = None
+) -> Kept:
     """Note in a clip's folder how well sound and lips match, and if that is wanted and can be, set the sound right.
 
-    A folder that is in use must not be given with ``correct``: it is changed file by file.
+    From all of the ``recording`` that the clip is a piece of, if it is at hand. A folder that is in use must not be
+    given with ``correct``: it is changed file by file.
     """
     expert = open_expert(check.expert, device)
     name = name_of(check.expert)
     kept = _looked_at(folder, kept, expert, name)
     late = kept.offset_frames or 0
-    if check.action == "correct" and can_be_corrected(kept) and _pictures_with_sound(folder, late) >= MIN_FRAMES:
-        shift_sound(folder, late)
-        shown = len(list(folder.glob("*.jpg")))
-        seconds = round(kept.seconds - late / hp.fps, 3)
-        kept = replace(_looked_at(folder, kept, expert, name), shifted=late)
-        kept = replace(kept, frames_with_face=shown, seconds=seconds)
+    if check.action == "correct" and can_be_corrected(kept):
+        sound, silent = (recording or Recording.of(folder)).moved(late)
+        numbers = [int(path.stem) for path in folder.glob("*.jpg")]
+        heard = [number for number in numbers if silent <= number < len(sound) / SAMPLES]
+        if len(heard) >= MIN_FRAMES:
+            write_sound(sound, folder)
+            for number in numbers:
+                if number < silent:  # a hole in their numbers
+                    (folder / f"{number}.jpg").unlink()
+            kept = replace(_looked_at(folder, kept, expert, name), shifted=late)
+            seconds = round(len(sound) / hp.sample_rate, 3)
+            kept = replace(kept, frames_with_face=sum(number >= silent for number in numbers), seconds=seconds)
     files.save(folder / NOTE, json.dumps(asdict(kept), indent=1))
     return kept
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The sound around a clip."""
+
+    sound: np.ndarray  # (samples,) float32 in [-1, 1], all there is
+    first: int = 0  # frame with which the clip begins in it
+    frames: int | None = None  # of the clip; None: to the end
+
+    @classmethod
+    def of(cls, folder: Path) -> Recording:
+        """Return the sound of a clip alone."""
+        return cls(wavfile.read(folder / "audio.wav")[1] / np.float32(32768))
+
+    def moved(self, late: int) -> tuple[np.ndarray, int]:
+        """Return the sound of the clip that comes ``late`` frames later, and with how many silent frames it begins."""
+        first = self.first + late
+        stop = None if self.frames is None else max(0, (first + self.frames) * SAMPLES)
+        silent = np.zeros(max(0, -first) * SAMPLES, np.float32)
+        return np.concatenate((silent, self.sound[max(0, first) * SAMPLES : stop])), max(0, -first)
 
 
 def _looked_at(folder: Path, kept: Kept, expert: sync.Expert, name: str) -> Kept:
     result = sync.score_clip(folder, expert)
     confidence = round(result.confidence, CONFIDENCE_DIGITS)
     return replace(kept, expert=name, verdict=result.verdict, offset_frames=result.offset_frames, confidence=confidence)
-
-
-def _pictures_with_sound(folder: Path, late: int) -> int:
-    """Return how many pictures have sound once that is moved."""
-    seconds = np.load(folder / "mel.npy", mmap_mode="r").shape[0] / hp.mel_frames_per_second
-    numbers = [int(path.stem) for path in folder.glob("*.jpg")]
-    return sum(max(0, -late) <= number < seconds * hp.fps - late for number in numbers)
-
-
-def shift_sound(folder: Path, late: int) -> None:
-    """Take away the frames by which the sound of a clip is late (below 0: early, then silence comes before it).
-
-    Pictures without any sound, at the beginning, are deleted: a hole in their numbers.
-    """
-    _, samples = wavfile.read(folder / "audio.wav")
-    step = abs(late) * hp.sample_rate // round(hp.fps)
-    moved = samples[step:] if late > 0 else np.concatenate((np.zeros(step, samples.dtype), samples))
-    write_sound(moved / np.float32(32768), folder)
-    for number in range(max(0, -late)):
-        (folder / f"{number}.jpg").unlink(missing_ok=True)

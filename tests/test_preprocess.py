@@ -34,7 +34,7 @@ from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
-from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, write_filelists
+from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, syncing, write_filelists
 from preprocessing.pieces import divide, join_interrupted
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
@@ -992,6 +992,26 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     assert (report(roots)["finished_before"], report(roots)["face_detector"]) == (4, "auto")
     assert "detector   not needed" in capsys.readouterr().out
     assert {clip["expert"].split()[0] for clip in report(roots)["kept"]} == {"demo_judge"}
+
+
+@pytest.mark.parametrize("first, late, silent", [(20, 8, 0), (20, -8, 0), (3, -8, 5), (0, -8, 8), (60, 8, 0)])
+def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch, first, late, silent):
+    """Of each piece as much was lost as its sound was late, though the next has it."""
+    verdicts = iter(["off by 8 frames", "in sync"])
+    told = lambda _, kept, *__: dataclasses.replace(kept, verdict=next(verdicts), offset_frames=late)  # noqa: E731
+    monkeypatch.setattr(syncing, "_looked_at", told)
+    whole = np.linspace(-0.5, 0.5, 100 * 640, dtype=np.float32)
+    for number in range(40):
+        (tmp_path / f"{number}.jpg").touch()
+    around = syncing.Recording(whole, first, 40)
+    kept = syncing.check_sync(
+        tmp_path, finished("a/1.mp4")[0], syncing.SyncCheck("correct"), torch.device("cpu"), around
+    )
+    heard = wavfile.read(tmp_path / "audio.wav")[1] / 32768
+    expected = np.concatenate((np.zeros(silent * 640), whole[max(0, first + late) * 640 : (first + late + 40) * 640]))
+    np.testing.assert_allclose(heard, expected, atol=1e-4)
+    assert {int(path.stem) for path in tmp_path.glob("*.jpg")} == set(range(silent, 40))
+    assert (kept.shifted, kept.seconds, kept.frames_with_face) == (late, len(heard) / 16000, 40 - silent)
 
 
 def test_whoever_is_out_of_sync_after_all_is_told(roots):
