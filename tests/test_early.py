@@ -277,7 +277,7 @@ def test_who_waits_for_a_search_can_leave(long_clip):
 
     path, got = boxes.FacePath(search), []
     with path.reading() as reading:
-        thread = threading.Thread(target=lambda: got.append(len(path.known(2))))
+        thread = threading.Thread(target=lambda: got.append(len(path.known(2, reading))))
         thread.start()
         waiting.wait()
         reading.stop()
@@ -346,7 +346,7 @@ def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long
 
 def test_missing_faces_are_an_error_before_anything_is_made(small_checkpoint, long_clip, long_speech, detector, told):
     lips = lips_of(small_checkpoint, told, cache=False)
-    with pytest.raises(ValueError, match="40 of 500 frames .* 300-339; with --on_missing_face keep"):
+    with pytest.raises(ValueError, match="40 of 500 frames .* 300-339; --on_missing_face keep"):
         lips.prepare(long_clip, long_speech, on_missing_face="error")
 
 
