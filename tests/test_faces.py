@@ -559,5 +559,5 @@ class NoDetector:
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_none(size):
     """It ended every search at once, and the next one remembered that there was no face."""
-    with pytest.raises(UserError, match=f"a batch of {size} pictures is none"):
+    with pytest.raises(UserError, match=f"batch_size must be 1 or more, not {size}"):
         FaceSearch(batch_size=size)

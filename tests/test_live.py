@@ -395,7 +395,7 @@ def test_fewer_frames_than_none_are_none(lips, face, wav):
 
 
 def test_a_batch_of_nobody_is_refused(small_checkpoint):
-    with pytest.raises(UserError, match="a batch of 0 faces is none"):
+    with pytest.raises(UserError, match="batch_size must be 1 or more"):
         LipSync(small_checkpoint, batch_size=0)
 
 
