@@ -52,7 +52,8 @@ class FacePath:
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
         self._search, self._lock = search, threading.Lock()
-        self._readings, self._counting = 0, threading.Lock()  # how many are under way
+        self._counting = threading.Lock()
+        self._readings: list[Reading] = []  # under way
         self._begin()
 
     @classmethod
@@ -72,21 +73,30 @@ class FacePath:
         return np.concatenate(self._seen)
 
     def known(self, count: int | None, reading: Reading | None = None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped."""
+        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped.
+
+        Raises RuntimeError for whoever waits beside readings that are all stopped: what they wait for is not wanted.
+        """
         while (count is None or len(self._boxes) < count) and not (reading and reading.stopped) and self._go_on():
-            pass
+            if not reading and self._is_given_up():
+                raise RuntimeError("whoever followed this face has stopped; ask again")
         return self._boxes
+
+    def _is_given_up(self) -> bool:
+        with self._counting:
+            return bool(self._readings) and all(reading.stopped for reading in self._readings)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reading]:
         """Whoever follows the face to its end does so inside; when the last of them leaves, the search ends."""
         with self._counting:
-            self._readings += 1
+            reading = Reading()
+            self._readings.append(reading)
         try:
-            yield Reading()
+            yield reading
         finally:
             with self._counting:
-                self._readings -= 1
+                self._readings.remove(reading)
                 nobody_else = not self._readings
             if nobody_else:
                 self.close()

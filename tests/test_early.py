@@ -283,6 +283,10 @@ def test_who_waits_for_a_search_can_leave(long_clip):
         reading.stop()
         thread.join()
     assert got == [1] and not path.known(0)  # whoever asks now has it begin again
+    with path.reading() as reading:  # somebody who works for it waits likewise, and could not tell what it got
+        reading.stop()
+        with pytest.raises(RuntimeError, match="has stopped; ask again"):
+            path.known(2)
 
 
 def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_speech, detector, told):
