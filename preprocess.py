@@ -102,8 +102,15 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
     sync = SyncCheck(args.sync, args.syncnet_checkpoint_path) if args.sync else None
-    how = args.device, args.precision, args.ngpu, args.workers, args.seconds, sync
-    options = PreprocessingOptions(search, *how)
+    options = PreprocessingOptions(
+        search,
+        device=args.device,
+        precision=args.precision,
+        gpus=args.ngpu,
+        workers=args.workers,
+        seconds=args.seconds,
+        sync=sync,
+    )
     summary = preprocess(args.data_root, args.preprocessed_root, options, TERMINAL)
     if summary is None:  # another process has it
         return

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+SAME_PLACE = 0.3  # intersection over union
+
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
     """Of two boxes x1, y1, x2, y2."""
     return float(overlaps(a, b[None])[0])
+
+
+def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes are as much in one place as those of a face that has hardly moved."""
+    return intersection_over_union(a, b) > SAME_PLACE
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:

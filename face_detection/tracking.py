@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from .detections import Detections
-from .geometry import intersection_over_union
+from .geometry import intersection_over_union, is_same_place
 
 CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
 CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
@@ -391,7 +391,7 @@ def _coexist(a: Track, b: Track) -> bool:
 
 
 def _same_place(a: Track, b: Track) -> bool:
-    return max(intersection_over_union(a.boxes[0], b.boxes[-1]), intersection_over_union(a.boxes[-1], b.boxes[0])) > 0.3
+    return is_same_place(a.boxes[0], b.boxes[-1]) or is_same_place(a.boxes[-1], b.boxes[0])
 
 
 def fill_gaps(boxes: np.ndarray, max_gap: int) -> None:

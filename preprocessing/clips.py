@@ -16,6 +16,7 @@ from faces import AUTO
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
+PIECE = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
 AUTO_MEANS = ("sfd", "centerface")  # what another detector did not see, these may
 DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
@@ -107,6 +108,16 @@ def piece_name(name: str, number: int) -> str:
     return f"{name}@{number}"
 
 
+def whole_name(name: str) -> str:
+    """Return the name of the clip that all of a piece's video would be; of another clip, its own."""
+    return PIECE.sub("", name)
+
+
+def note_kept(folder: Path, kept: Kept) -> None:
+    """Note in a clip's folder that it is finished, and what it is."""
+    files.save_json(folder / NOTE, asdict(kept))
+
+
 def find_finished(
     clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO, seconds: float | None = None
 ) -> list[Kept]:
@@ -178,7 +189,7 @@ def _mp4_first(path: Path) -> tuple[bool, str]:
 
 def _clean(name: str) -> str:
     """A name that can stand in a filelist, whose lines end at the first space and are UTF-8, and on a disk."""
-    clean = re.sub(r"@(?=\d+$)", "_", printable(re.sub(r"\s", "_", name)).replace("?", "_"))  # see ``piece_name``
+    clean = PIECE.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
     return "/".join(map(_short, clean.split("/")))
 
 

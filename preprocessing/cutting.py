@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,7 +28,6 @@ from faces import AUTO, FaceSearch
 from hparams import hparams as hp
 
 from .clips import (
-    NOTE,
     Clip,
     Dropped,
     Kept,
@@ -37,6 +35,7 @@ from .clips import (
     find_finished,
     forget_dropped,
     note_dropped,
+    note_kept,
     piece_name,
     printable,
 )
@@ -55,10 +54,11 @@ class Job:
 
     data_root: Path
     preprocessed_root: Path
-    search: FaceSearch  # settled
+    search: FaceSearch  # settled, if anything is to be cut
     seconds: float | None = None  # that a clip lasts at most
     sync: SyncCheck | None = None
     wanted: str = AUTO  # the detector that was asked for: clips that another has cut are finished, if none was
+    cutting: bool = True  # anything: else the sync of what is finished is looked at, and no detector is needed
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Talk:
     bytes: int  # of the file
     modified: int  # when it was, in ns
     sha256: str
+
+    def frames(self) -> Generator[np.ndarray, None, None]:
+        """Decode its frames (height, width, 3) BGR, some of them ahead."""
+        return prefetch(video.read_frames(at_25(self.info)), 4)
 
     def recording_of(self, piece: range) -> Recording:
         """Return the sound around these frames; that of a whole video may be longer than its pictures."""
@@ -89,16 +93,14 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
     """
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
     where = clip, job.data_root, job.preprocessed_root
-    if not find_finished(*where, job.wanted, job.seconds):
+    if job.cutting:
         job.search.open()
     lock = files.locked(folder.with_name(f".{folder.name}.lock"), wait=True)  # another run may be cutting it
     with OneOfMany() as one, lock:
         kept = find_finished(*where, job.wanted, job.seconds)
-        with OneOfMany() as looked:  # a finished folder may have been damaged since
+        with OneOfMany():  # a finished folder may have been damaged since
             if kept:
                 return [_checked(clip, known, job) for known in kept]
-        if looked.failure:
-            job.search.open()
         check_replaceable(folder)
         return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
@@ -142,12 +144,12 @@ def check_replaceable(folder: Path) -> None:
 
 def pieces_beside(folder: Path) -> list[Path]:
     """Return the folders that are there for pieces of the video of ``folder``, past some that are missing."""
-    found: list[Path] = []
-    number = 0
-    while number < (len(found) and int(found[-1].name.rpartition("@")[2])) + HOLE:
+    found, number, last = list[Path](), 0, 0
+    while number < last + HOLE:
         number += 1
         if (piece := folder.with_name(piece_name(folder.name, number))).exists():
             found.append(piece)
+            last = number
     return found
 
 
@@ -182,9 +184,10 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
         for name, (piece, shown, new) in zip(names, made):
             known = describe(clip, talk, piece, shown, job.search)
             known = replace(known, clip=name, pieces=len(made), left_out=left_out)
-            (new / NOTE).write_text(json.dumps(asdict(known), indent=1))
             if job.sync:
                 known = check_sync(new, known, job.sync, job.search.device, talk.recording_of(piece))
+            else:
+                note_kept(new, known)
             kept.append(known)
         for old in (*reversed(pieces_beside(folder)), folder):  # of another file, or cut in another way
             shutil.rmtree(old, ignore_errors=True)
@@ -203,7 +206,7 @@ def _write_pieces(
     """
     made, unusable, position = [], None, 0
     left_out: Counter[str] = Counter()
-    with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
+    with contextlib.closing(talk.frames()) as frames:
         for number, piece in enumerate(pieces, 1):
             new = partial / str(number)
             new.mkdir()
@@ -229,10 +232,10 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Ke
     """
     talk = read_talk(source, search)
     whole = range(len(talk.boxes))
-    with contextlib.closing(prefetch(video.read_frames(at_25(talk.info)), 4)) as frames:
+    with contextlib.closing(talk.frames()) as frames:
         shown = write_piece(talk, whole, frames, folder)
     kept = describe(clip, talk, whole, shown, search)
-    (folder / NOTE).write_text(json.dumps(asdict(kept), indent=1))
+    note_kept(folder, kept)
     return kept
 
 

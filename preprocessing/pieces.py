@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from errors import UserError
-from face_detection.geometry import intersection_over_union
+from face_detection.geometry import is_same_place
 from face_detection.tracking import gap_of
 from hparams import hparams as hp
 
 MAX_SECONDS = 30.0  # of a clip, unless asked otherwise; those of LRS2, GRID and VoxCeleb are shorter
 MIN_PIECE_SECONDS = 2.0  # of which a half, as a shot that is a little longer gives, can be trained on
-SAME_PLACE = 0.3  # intersection over union of two boxes
 
 
 def divide(shots: Sequence[tuple[int, int]], seconds: float | None = None) -> list[range]:
@@ -45,7 +44,7 @@ def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> tup
         if waiting is None and brief and _nobody_elsewhere(boxes[first:stop], boxes[end - 1]):
             waiting = first, stop
             continue
-        if waiting and _same_place(boxes[end - 1], boxes[first]):
+        if waiting and is_same_place(boxes[end - 1], boxes[first]):
             joined[-1] = begin, stop
             boxes[slice(*waiting)] = np.nan
         else:
@@ -55,11 +54,7 @@ def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> tup
 
 
 def _nobody_elsewhere(boxes: np.ndarray, place: np.ndarray) -> bool:
-    return all(_same_place(box, place) for box in boxes if not np.isnan(box[0]))
-
-
-def _same_place(box: np.ndarray, other: np.ndarray) -> bool:
-    return intersection_over_union(box, other) > SAME_PLACE
+    return all(is_same_place(box, place) for box in boxes if not np.isnan(box[0]))
 
 
 def check_seconds(seconds: float | None) -> None:

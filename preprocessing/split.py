@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
@@ -11,10 +10,9 @@ import files
 from errors import UserError
 from hparams import read_list
 
-from .clips import Kept
+from .clips import Kept, whole_name
 
 SPLITS = ("train", "val", "test")
-PIECE = re.compile(r"@\d+$")  # see ``clips.piece_name``
 AT_MOST = 4.0  # times its share that a list of whole folders may get; else there are too few of them
 
 
@@ -115,14 +113,9 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
     for split, line in lines:
         for name in _names_in(line):
             listed.setdefault(name, set()).add(split)
-            listed.setdefault(_whole(name), set()).add(split)
-    found = {clip: listed.get(clip) or listed.get(_whole(clip), set()) for clip in clips}
+            listed.setdefault(whole_name(name), set()).add(split)
+    found = {clip: listed.get(clip) or listed.get(whole_name(clip), set()) for clip in clips}
     return {clip: min(splits) for clip, splits in found.items() if len(splits) == 1}
-
-
-def _whole(name: str) -> str:
-    """Return the name of the clip that all of a video would be."""
-    return PIECE.sub("", name)
 
 
 def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str], depth: int) -> dict[str, list[str]]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import wavfile
 
+import audio
 import files
 import sync
 from dataset import MIN_FRAMES
@@ -19,7 +18,7 @@ from errors import UserError
 from hparams import hparams as hp
 from models import SyncNet_color, weights
 
-from .clips import NOTE, Dropped, Kept
+from .clips import Dropped, Kept, note_kept
 from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
@@ -38,9 +37,14 @@ class SyncCheck:
         if self.action not in ACTIONS:
             raise UserError(f"--sync {self.action} is not known; give one of {', '.join(ACTIONS)}")
 
+    @cached_property
+    def name(self) -> str:
+        """What tells its expert from others, also from another that has come to its place."""
+        return f"{self.expert} {files.digest(weights.find(self.expert, SyncNet_color))[:16]}"
+
     def is_done(self, clips: Sequence[Kept]) -> bool:
         """Whether all these clips have been looked at, by this expert, and set right if they are to be."""
-        looked_at = all(clip.expert == name_of(self.expert) for clip in clips)
+        looked_at = all(clip.expert == self.name for clip in clips)
         return looked_at and not (self.action == "correct" and any(map(can_be_corrected, clips)))
 
     def sort_out(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
@@ -63,17 +67,6 @@ def can_be_corrected(clip: Kept) -> bool:
     return is_out_of_sync(clip) and clip.verdict != "unrelated" and not clip.shifted
 
 
-def name_of(expert: str | Path) -> str:
-    """Return what tells an expert from others, also from another that has come to its place."""
-    path = weights.find(expert, SyncNet_color)
-    return f"{expert} {_digest_of(path, files.stamp(path))}"
-
-
-@lru_cache(maxsize=4)
-def _digest_of(path: Path, _: object) -> str:
-    return files.digest(path)[:16]
-
-
 @lru_cache(maxsize=1)
 def open_expert(path_or_name: str | Path, device: torch.device) -> sync.Expert:
     return sync.open_expert(path_or_name, device)
@@ -88,8 +81,7 @@ def check_sync(
     given with ``correct``: it is changed file by file.
     """
     expert = open_expert(check.expert, device)
-    name = name_of(check.expert)
-    kept = _looked_at(folder, kept, expert, name)
+    kept = _looked_at(folder, kept, expert, check.name)
     late = kept.offset_frames or 0
     if check.action == "correct" and can_be_corrected(kept):
         sound, silent = (recording or Recording.of(folder)).moved(late)
@@ -100,10 +92,10 @@ def check_sync(
             for number in numbers:
                 if number < silent:  # a hole in their numbers
                     (folder / f"{number}.jpg").unlink()
-            kept = replace(_looked_at(folder, kept, expert, name), shifted=late)
+            kept = replace(_looked_at(folder, kept, expert, check.name), shifted=late)
             seconds = round(len(sound) / hp.sample_rate, 3)
             kept = replace(kept, frames_with_face=sum(number >= silent for number in numbers), seconds=seconds)
-    files.save(folder / NOTE, json.dumps(asdict(kept), indent=1))
+    note_kept(folder, kept)
     return kept
 
 
@@ -118,7 +110,7 @@ class Recording:
     @classmethod
     def of(cls, folder: Path) -> Recording:
         """Return the sound of a clip alone."""
-        return cls(wavfile.read(folder / "audio.wav")[1] / np.float32(32768))
+        return cls(audio.load_wav(folder / "audio.wav"))
 
     def moved(self, late: int) -> tuple[np.ndarray, int]:
         """Return the sound of the clip that comes ``late`` frames later, and with how many silent frames it begins."""

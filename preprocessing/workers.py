@@ -11,7 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -65,8 +65,16 @@ def plan_workers(
     if search.detector in CPU_DETECTORS:
         devices, workers = ["cpu"], options.workers or cpu_count()
     precision = pick_precision(options.precision, torch.device(devices[0]))
-    how = options.seconds, options.sync, options.search.detector
-    jobs = [Job(data_root, preprocessed_root, search.on(torch.device(name), precision), *how) for name in devices]
+    job = Job(
+        data_root,
+        preprocessed_root,
+        search,
+        seconds=options.seconds,
+        sync=options.sync,
+        wanted=options.search.detector,
+        cutting=cutting,
+    )
+    jobs = [replace(job, search=search.on(torch.device(name), precision)) for name in devices]
     return (jobs * workers)[:clips]
 
 
