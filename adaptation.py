@@ -23,7 +23,7 @@ import files
 import training
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
-from distributed import Distributed
+from distributed import Distributed, own_random_numbers
 from errors import MissingFile, UserError
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -98,8 +98,8 @@ def adapt(
     start = weights.read_checkpoint(options.checkpoint, Wav2Lip, report)
     lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
     group = open_group(options)
-    random_numbers = torch.random.fork_rng([group.device] if group.device.type == "cuda" else [])
-    with hp.changed(SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings), random_numbers:
+    settings = SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings
+    with hp.changed(*settings), own_random_numbers(group.device):
         task = open_task(group, start.width, options, report)
         try:
             before, after, stopped = learn(task, start, face, options, report)

@@ -20,7 +20,6 @@ stops = signal.getsignal(signal.SIGINT)
 if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: whoever stops it now is told nothing
 
-
 import parts
 from distributed import STOPPING, heeded, leave_processes
 from errors import UserError, is_bad_input, is_fault, told

@@ -129,6 +129,11 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
+def own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Inside, torch's random numbers, of this device too, go on by themselves; others find theirs as they were."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
     """Average a tensor over all processes; its gradient is the average of theirs."""
     from torch.distributed.nn import functional

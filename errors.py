@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 
@@ -81,6 +82,12 @@ def is_fault(error: Exception) -> bool:
 def is_bad_input(error: Exception) -> bool:
     """Whether it is what the user gave that is at fault."""
     return isinstance(error, (UserError, PermissionError))
+
+
+def hint_at(name: str, known: Sequence[str], otherwise: str, most: int = 1) -> str:
+    """Ask whether the ``known`` names nearest to one that is not known were meant; ``otherwise`` where none is near."""
+    near = difflib.get_close_matches(name, known, most)
+    return f"is it {' or '.join(near)}?" if near else otherwise
 
 
 def is_disk_error(error: Exception) -> bool:

@@ -6,7 +6,6 @@ Numbers marked (reference) are the values of the original Wav2Lip release; the o
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import files
-from errors import MissingFile, UserError
+from errors import MissingFile, UserError, hint_at
 
 OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
 FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # installed: of the folder one works in
@@ -147,10 +146,7 @@ class HParams:
 
 def _instead_of(name: str, known: list[str]) -> str:
     """Say what might have been meant by a name that is not known."""
-    if name in GONE:
-        return GONE[name]
-    near = difflib.get_close_matches(name, known, 3)
-    return f"is it {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return GONE.get(name) or hint_at(name, known, f"known: {', '.join(known)}", most=3)
 
 
 def _parse(name: str, text: str, kind: type) -> bool | int | float:

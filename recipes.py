@@ -22,7 +22,7 @@ import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
 from devices import cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, join_processes
+from distributed import Distributed, join_processes, own_random_numbers
 from errors import UserError
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
@@ -169,7 +169,7 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with own_random_numbers(device):
             torch.manual_seed(seed)
             yield
     finally:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -83,7 +83,7 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         self.damaged: dict[str, str] = {}
-        self._restores: list[Callable[[], object]] = []
+        self._sigchld: Any = None  # whoever heard of children before
         self._loader = DataLoader(
             _Reading(dataset),
             batch_sampler=batches,
@@ -103,16 +103,16 @@ class Loader:
             # torch would raise wherever the main thread is, in the middle of a step, that a worker has died; whoever
             # waits for the next batch hears of it, too
             before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._restores.append(lambda: signal.signal(signal.SIGCHLD, before))
+            self._sigchld = before if self._sigchld is None else self._sigchld
         for batch, damaged in batches:
             self.damaged |= damaged
             yield batch
 
     def close(self) -> None:
         """End the processes, which nothing else does: they ignore signals, and Python would wait for them."""
-        if threading.current_thread() is threading.main_thread():
-            while self._restores:
-                self._restores.pop()()
+        if self._sigchld is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, self._sigchld)
+            self._sigchld = None
         iterator: Any = self._loader._iterator
         self._loader._iterator = None
         if iterator is not None:

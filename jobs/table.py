@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import files
-from errors import MissingFile, UserError
+from errors import MissingFile, UserError, hint_at
 
 SEPARATORS = ",;\t"  # Excel writes what the user's country has; a tab is what is copied out of it
 EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is none of the table
@@ -72,8 +71,7 @@ def _check_columns(
         if name in shared:
             raise UserError(f"{path}: all rows share --{name}; give it on the command line and not as a column")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"is it {near[0]}?" if near else f"columns are {', '.join(needed)}, and flags of --help"
+            hint = hint_at(name, [*known], f"columns are {', '.join(needed)}, and flags of --help")
             raise UserError(f"{path} has a column {name[:40]!r}, which is no flag; {hint}")
         if named.count(name) > 1:
             raise UserError(f"{path} has two columns {name!r}; remove one")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import video
-from errors import UserError
+from errors import UserError, hint_at
 from models import Wav2Lip, weights
 from models.weights import REFERENCES
 from mouths import BLENDS
@@ -142,8 +141,7 @@ class Options:
         """Return the options of these names; raise UserError for a name that is none, as for a value."""
         names = [field.name for field in fields(cls)]
         if unknown := sorted(given.keys() - names):
-            near = difflib.get_close_matches(unknown[0], names, 1)
-            hint = f"is it {near[0]}?" if near else f"there are {', '.join(names)}"
+            hint = hint_at(unknown[0], names, f"there are {', '.join(names)}")
             raise UserError(f"there is no option {unknown[0]}; {hint}")
         return cls(**given)
 

@@ -17,7 +17,17 @@ import files
 import pictures
 from errors import UserError
 from video.colours import RGB_TAGS, UNKNOWN, read_as, tags_of
-from video.process import Stream, command_line, ffmpeg_has, ffmpeg_path, input_of, last_words, report_of, streams_of
+from video.process import (
+    Stream,
+    command_line,
+    declared_duration,
+    ffmpeg_has,
+    ffmpeg_path,
+    input_of,
+    last_words,
+    report_of,
+    streams_of,
+)
 from video.sources import check_index, existing_file
 
 LONGEST_SIDE = 16384  # pixels, of H.264
@@ -25,7 +35,6 @@ PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
 # what ffmpeg says of a stream or, in showinfo, of a frame of it
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
-DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
 ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
 TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # and no title that says so
@@ -144,7 +153,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
         joinable=bool(AS_WRITTEN.match(described.listed)),
-        lasts=_duration(described.head),
+        lasts=declared[0] if (declared := declared_duration(described.head)) else None,
     )
 
 
@@ -157,11 +166,6 @@ def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | N
         yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
     elif TRANSPARENT.search(described.frame) and not described.listed.startswith("gif"):  # of which all seem to be
         yield f"{path} may be transparent in places: they become white, as results are opaque"
-
-
-def _duration(head: str) -> float | None:
-    found = DURATION.search(head)
-    return sum(float(part) * unit for part, unit in zip(found.groups(), (3600, 60, 1))) if found else None
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,15 @@ def _text(said: bytes) -> str:
     return said.decode(errors="replace").replace("\r\n", "\n")  # as ffmpeg ends lines on Windows
 
 
+def declared_duration(report: str) -> tuple[float, float] | None:
+    """Return how long ffmpeg's report says that a file lasts, and when it starts, in seconds; None if it does not."""
+    match = re.search(r"Duration: (\d+):(\d+):([\d.]+)(?:, start: ([\d.]+))?", report)
+    if not match:
+        return None
+    hours, minutes, seconds, start = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds, start
+
+
 def last_words(code: int, report: str) -> str:
     if code < 0 or code >= WINDOWS_CRASH:
         reason = signal.strsignal(-code) if code < 0 else f"0x{code:X}"

@@ -20,6 +20,7 @@ from video.process import (
     Process,
     command_line,
     complaints,
+    declared_duration,
     input_of,
     last_words,
     report_of,
@@ -232,12 +233,11 @@ def _end_of(head: bytes, end: bytes) -> Fraction:
 
 def _promised_seconds(report: str) -> float:
     """How long the input lasts by what is written in it, less what is before its start; 0 if nothing is."""
-    match = re.search(r"Duration: (\d+):(\d+):([\d.]+)(?:, start: ([\d.]+))?", report)
-    if not match or "Estimating duration" in report:
+    declared = declared_duration(report)
+    if not declared or "Estimating duration" in report:
         return 0.0
-    hours, minutes, seconds, start = (float(part or 0) for part in match.groups())
-    before = start if "Input #0, matroska" in report else 0.0  # which alone counts it
-    return 3600 * hours + 60 * minutes + seconds - before
+    seconds, start = declared
+    return seconds - (start if "Input #0, matroska" in report else 0.0)  # which alone counts it
 
 
 def _taken(report: str) -> int | None:
