@@ -15,7 +15,7 @@ import numpy as np
 
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import Steadying, gap_of, most_together, settle
+from face_detection.tracking import Steadying, gap_of, most_together, settle, shows_profiles
 from video import VideoInfo
 
 Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; where the edge of the frame cuts a face, beyond it
@@ -183,13 +183,14 @@ def follow(
     ``seen`` is that, each time that there is more of it. ``pads`` are pixels added to the box: top, bottom, left,
     right. Raises UserError, at the end, if there is no such face.
     """
-    gap = gap_of(picture.fps)
-    return place(_checked(seen, gap, face_index), picture, pads, smooth)
+    return place(_checked(seen, picture, face_index), picture, pads, smooth)
 
 
-def _checked(seen: Iterable[Detections], gap: int, face_index: int | None) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield what ``settle`` does; in the end raise UserError if that is nobody because there are too few."""
-    found, faces = Detections(), False
+def _checked(
+    seen: Iterable[Detections], picture: VideoInfo, face_index: int | None
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield what ``settle`` does; raise UserError, at the end, if that is nobody and the reason is known."""
+    found, faces, gap = Detections(), False, gap_of(picture.fps)
 
     def noted() -> Iterator[Detections]:
         nonlocal found
@@ -202,6 +203,11 @@ def _checked(seen: Iterable[Detections], gap: int, face_index: int | None) -> It
         yield rows, shot_ends
     if face_index is not None and not faces:
         check_face_index(face_index, most_together(found, gap))
+    if not faces and shows_profiles(found):
+        raise UserError(
+            f"{picture.path} shows faces only in profile, or on their side, where no mouth can be drawn; use a part in "
+            "which somebody faces the camera, --rotate a picture that lies on its side, or give --box yourself"
+        )
 
 
 def place(
@@ -350,5 +356,5 @@ def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", fi
         runs = [f"{start}-{stop - 1}" if stop - start > 1 else f"{start}" for start, stop in spans]
     where = ", ".join(runs[:8]) + (", …" if len(runs) > 8 else "")
     count = missing.sum()
-    lack = f"do not show {what}: seconds" if what else "have no face:"
+    lack = f"do not show {what}: seconds" if what else "have no face, or one in profile:"
     return f"{count} of {len(boxes)} frames ({count / fps:.1f} s) {lack} {where}"

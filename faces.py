@@ -23,7 +23,14 @@ from concurrency import prefetch
 from errors import MissingFile, UserError
 from face_detection.detections import Detections
 from face_detection.detector import Detector
-from face_detection.detectors import CPU_DETECTORS, DETECTORS, SFD_WEIGHTS, create_detector, in_square_pixels
+from face_detection.detectors import (
+    CPU_DETECTORS,
+    DETECTORS,
+    SFD_WEIGHTS,
+    create_detector,
+    in_square_pixels,
+    telling_eyes,
+)
 from face_detection.search import search
 from reporting import SILENT, Reporter
 
@@ -168,7 +175,7 @@ class FaceSearch:
 @lru_cache(maxsize=2)
 def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype, changed: object) -> Detector:
     """Return a detector, which stays loaded; ``changed`` tells its file from another that takes its place."""
-    return create_detector(name, device, file, dtype)
+    return telling_eyes(create_detector(name, device, file, dtype))
 
 
 def sfd_can_be_had(report: Reporter = SILENT) -> bool:

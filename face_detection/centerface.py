@@ -49,7 +49,7 @@ class CenterFace(FrameByFrame):
         return faces
 
     def _frame(self, score: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Maps (1, channels, rows, columns) -> a box in S3FD's framing and its score for every likely cell: (n, 5).
+        """Maps (1, channels, rows, columns) -> for every likely cell, (n, 6): box in S3FD's framing, score, eyes.
 
         CenterFace's own box ends at the chin and follows it. Eyes and nose do not, nor does what is above them: they
         say how high the box lies, and with its width how high it is.
@@ -62,10 +62,11 @@ class CenterFace(FrameByFrame):
         y, side = y - height / 2 + upper, np.sqrt(width * upper)
         left, top, right, bottom = self.FRAMING
         corners = x + left * width, y + top * side, x + right * width, y + bottom * side
-        return np.stack((*corners, score[0, 0, row, column]), axis=1).astype(np.float32)
+        eyes = points[3] - points[1]
+        return np.stack((*corners, score[0, 0, row, column], eyes), axis=1).astype(np.float32)
 
     def _merge(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (n, 5) of cells -> boxes (k, 5) of faces, best first: the mean of all cells that see the same face.
+        """What cells see, (n, 6) -> faces (k, 6), best first: the mean of all cells that see the same face.
 
         A single cell's box moves by 1 % of its side when the face moves by a pixel, their mean by half of that.
         """
@@ -74,5 +75,6 @@ class CenterFace(FrameByFrame):
         while len(boxes):
             others = overlaps(boxes[0], boxes) < self.OVERLAP
             same, boxes = boxes[~others], boxes[others]
-            faces.append([*np.average(same[:, :4], axis=0, weights=same[:, 4]), same[0, 4]])
-        return np.array(faces, np.float32).reshape(-1, 5)
+            mean = np.average(same, axis=0, weights=same[:, 4])
+            faces.append([*mean[:4], same[0, 4], mean[5]])
+        return np.array(faces, np.float32).reshape(-1, 6)

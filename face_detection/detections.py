@@ -16,14 +16,15 @@ from .detector import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
 PADDING_GREY = 110  # outside the picture
-FORMAT = 3  # of the file; 1 could not say that nobody looked, nor 2 when somebody looked at a whole frame
+# Of the file; 1 could not say that nobody looked, 2 not when somebody looked at a whole frame, 3 not where eyes are.
+FORMAT = 4
 
 
 @dataclass
 class Detections:
     """Everything seen in the first ``len(self)`` frames of a video."""
 
-    # per frame (k, 5): x1, y1, x2, y2, score; best first; empty: nothing was found; None: nobody looked
+    # per frame (k, 5 or 6), see ``Detector``; empty: nothing was found; None: nobody looked
     boxes: list[np.ndarray | None] = field(default_factory=list)
     change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
     complete: bool = False  # the video has no more frames
@@ -53,11 +54,12 @@ class Detections:
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (npz)."""
+        seen = [boxes for boxes in self.boxes if boxes is not None and len(boxes)]
         np.savez(
             path,
             format=FORMAT,
             counts=[-1 if boxes is None else len(boxes) for boxes in self.boxes],
-            boxes=np.concatenate([np.empty((0, 5), np.float32), *(b for b in self.boxes if b is not None)]),
+            boxes=np.concatenate(seen) if seen else np.empty((0, 6), np.float32),
             change=np.array(self.change, float),
             complete=self.complete,
             thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,

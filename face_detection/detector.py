@@ -16,7 +16,11 @@ class Detector(Protocol):
     KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first."""
+        """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first.
+
+        A sixth column tells how far to the right of the one eye the other is, in shares of the width of CenterFace's
+        box, NaN if unknown; whoever knows it of none may leave it out.
+        """
 
 
 class FrameByFrame:

@@ -20,6 +20,7 @@ from telemetry import silence_onnxruntime
 
 from .centerface import CenterFace
 from .detector import Detector, FrameByFrame
+from .geometry import SAME_PLACE, overlaps, unscaled
 
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
@@ -67,7 +68,31 @@ class SquarePixels:
         height, width = frames[0].shape[:2]
         size = max(1, round(width * self.aspect)), height
         found = self.detector.detect([cv2.resize(frame, size) for frame in frames])
-        return [boxes / np.array([size[0] / width, 1, size[0] / width, 1, 1], np.float32) for boxes in found]
+        return [unscaled(boxes, (size[0] / width, 1)) for boxes in found]
+
+
+def telling_eyes(detector: Detector) -> Detector:
+    """Return a detector that knows how far apart the eyes are: CenterFace is one, and helps the others."""
+    return detector if isinstance(detector, CenterFace) else WithEyes(detector)
+
+
+class WithEyes:
+    """A detector beside which CenterFace looks for the eyes of the faces that it finds."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector, self._centerface = detector, CenterFace()
+        self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
+
+    def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
+        found = self.detector.detect(frames)
+        return [np.column_stack((boxes, self._eyes(frame, boxes))) for frame, boxes in zip(frames, found)]
+
+    def _eyes(self, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Return the sixth column, (k,), of boxes (k, 5)."""
+        eyes = np.full(len(boxes), np.nan, np.float32)
+        for face in self._centerface.detect([frame])[0][::-1] if len(boxes) else ():  # the best last
+            eyes[overlaps(face, boxes) > SAME_PLACE] = face[5]
+        return eyes
 
 
 class SFD:

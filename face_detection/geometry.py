@@ -17,6 +17,13 @@ def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
     return intersection_over_union(a, b) > SAME_PLACE
 
 
+def unscaled(boxes: np.ndarray, scale: float | tuple[float, float]) -> np.ndarray:
+    """Return boxes (n, 4 or more) of a picture that was scaled, across and down, where they are in the one before."""
+    factors = np.ones(boxes.shape[1], np.float32)
+    factors[:4] = np.tile(np.broadcast_to(scale, 2), 2)
+    return boxes / factors
+
+
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of a box with each of ``others`` (n, 4 or more); 0 for two without any area."""
     width, height = np.maximum(0, np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])).T

@@ -22,7 +22,7 @@ import numpy as np
 from .detections import Detections, change_between, shrink
 from .detector import Detector
 from .detectors import NO_BOXES
-from .geometry import intersection_over_union
+from .geometry import intersection_over_union, unscaled
 from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
 
 HELD_BYTES = 240 << 20  # frames between two key frames
@@ -114,7 +114,8 @@ class Look(NamedTuple):
 
     def found(self, boxes: np.ndarray) -> np.ndarray | None:
         """Return the best of the boxes (k, 5) in the picture that is about where it was expected, in the frame."""
-        boxes = boxes / np.array([self.scale] * 4 + [1], np.float32) + np.array([*self.corner, *self.corner, 0])
+        boxes = unscaled(boxes, self.scale).astype(float)
+        boxes[:, :4] += np.tile(self.corner, 2)
         near = (box for box in boxes if intersection_over_union(box[:4], self.box[:4]) >= MIN_OVERLAP)
         return next(near, None)
 
@@ -186,7 +187,7 @@ class Searcher:
         return np.concatenate([self._detect_at(frame, scale) for scale in scales])
 
     def _detect_at(self, frame: np.ndarray, scale: float) -> np.ndarray:
-        boxes = self.detector.detect([_resized(frame, scale)])[0] / np.array([scale] * 4 + [1], np.float32)
+        boxes = unscaled(self.detector.detect([_resized(frame, scale)])[0], scale)
         middle, sides = (boxes[:, :2] + boxes[:, 2:4]) / 2, boxes[:, 2:4] - boxes[:, :2]
         inside = (middle >= 0) & (middle < frame.shape[1::-1])
         return boxes[(inside & (sides >= SMALLEST)).all(axis=1)]
@@ -273,7 +274,7 @@ def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:
     for box in sorted(boxes, key=lambda box: -box[4]):
         if not any(same_place(box, other) for other in kept):
             kept.append(box)
-    return np.array(kept, np.float32).reshape(-1, 5)
+    return _rows(kept)
 
 
 def same_place(a: np.ndarray, b: np.ndarray) -> bool:
@@ -306,7 +307,11 @@ def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     between = [(1 - share) * a[i] + share * b[j] for i, j in pairs]
     alone = [box for n, box in enumerate(a) if n not in dict(pairs)]
     alone += [box for n, box in enumerate(b) if n not in {j for _, j in pairs}]
-    return np.array(between + alone, np.float32).reshape(-1, 5)
+    return _rows(between + alone)
+
+
+def _rows(boxes: list[np.ndarray]) -> np.ndarray:
+    return np.array(boxes, np.float32) if boxes else NO_BOXES
 
 
 def agree(expected: np.ndarray, found: np.ndarray) -> bool:

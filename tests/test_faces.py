@@ -15,13 +15,24 @@ import torch
 
 import faces
 import video
+from boxes import follow
 from conftest import needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, detectors
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import search
-from face_detection.tracking import choose_person, fill_gaps, find_cuts, follow_face, link_tracks, smooth_boxes
+from face_detection.tracking import (
+    PROFILE,
+    choose_person,
+    fill_gaps,
+    find_cuts,
+    follow_face,
+    follow_faces,
+    link_tracks,
+    shows_profiles,
+    smooth_boxes,
+)
 from faces import FaceSearch
 from reporting import SILENT
 
@@ -59,7 +70,7 @@ def centerface() -> detectors.CenterFace:
 def find_one(detector: detectors.Detector, picture: np.ndarray) -> np.ndarray:
     """The box (4,) of the only face."""
     (boxes,) = detector.detect([picture])
-    assert boxes.shape == (1, 5) and boxes.dtype == np.float32
+    assert boxes.shape == (1, 6) and boxes.dtype == np.float32
     return boxes[0, :4]
 
 
@@ -86,6 +97,25 @@ def test_centerface_knows_faces_of_all_sizes(centerface, astronaut, scale):
 def test_centerface_in_a_mirror(centerface, astronaut):
     x1, y1, x2, y2 = find_one(centerface, np.ascontiguousarray(astronaut[:, ::-1]))
     assert np.abs(np.array([512 - x2, y1, 512 - x1, y2]) - find_one(centerface, astronaut)).max() < 0.03 * 120
+
+
+def test_centerface_tells_how_a_head_is_turned(centerface, astronaut):
+    photo = cv2.cvtColor(pytest.importorskip("skimage.data").camera(), cv2.COLOR_GRAY2BGR)
+    for picture, least, most in ((astronaut, 0.35, 0.6), (scaled(astronaut, 0.5), 0.35, 0.6), (photo, 0.1, 0.35)):
+        for shown in (picture, np.ascontiguousarray(picture[:, ::-1])):  # eyes change places
+            assert least < centerface.detect([shown])[0][0, 5] < most
+    (lying,) = centerface.detect([np.rot90(astronaut).copy()])
+    assert not len(lying) or lying[0, 5] < PROFILE
+
+
+def test_centerface_looks_for_the_eyes_that_others_do_not_tell(centerface, astronaut):
+    nothing = np.zeros_like(astronaut)
+    found, none = detectors.telling_eyes(detectors.Haar()).detect([astronaut, nothing])
+    assert np.array_equal(found[:, :5], detectors.Haar().detect([astronaut])[0]) and found.dtype == np.float32
+    assert found[0, 5] == centerface.detect([astronaut])[0][0, 5] and none.shape == (0, 6)
+    assert detectors.telling_eyes(centerface) is centerface
+    somewhere = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1, detect=lambda _: [np.array([[0, 0, 9, 9, 1.0]])])
+    assert np.isnan(detectors.telling_eyes(somewhere).detect([astronaut])[0][0, 5])
 
 
 def test_centerface_moves_with_the_face_by_parts_of_its_cells(centerface, astronaut):
@@ -139,7 +169,7 @@ def test_centerface_finds_a_face_that_looks_away(centerface):
 def test_centerface_on_nothing(centerface, height, width):
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     greys = [np.full_like(noise, grey) for grey in (0, 90, 255)]
-    assert [boxes.shape for boxes in centerface.detect([noise, *greys])] == [(0, 5)] * 4
+    assert [boxes.shape for boxes in centerface.detect([noise, *greys])] == [(0, 6)] * 4
 
 
 def test_centerface_forgets_the_frames_before(centerface, astronaut):
@@ -349,7 +379,8 @@ def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
 def test_a_detector_is_loaded_once_and_again_for_another_file(tmp_path, monkeypatch):
     """It was read again for every video of a folder."""
     made = []
-    monkeypatch.setattr(faces, "create_detector", lambda *arguments: made.append(arguments) or object())
+    detector = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1)
+    monkeypatch.setattr(faces, "create_detector", lambda *arguments: made.append(arguments) or detector)
     search = FaceSearch("sfd", tmp_path / "s3fd.pth")
     search.weights.write_bytes(b"one")
     first = search.open()
@@ -512,6 +543,46 @@ def test_crossing_faces_keep_their_tracks():
     tracks = link_tracks([np.array(f, np.float32) for f in frames], 5)
     assert sorted(len(t.frames) for t in tracks) == [20, 20]
     assert all(np.abs(np.diff([b[0] for b in t.boxes])).max() < 13 for t in tracks)
+
+
+def with_eyes(*eyes: float) -> Detections:
+    """One face that stands still, whose eyes are so far apart; beside it a smaller one that faces the camera."""
+    rows = [np.array([[*box(0, size=80), apart], [*box(200), 0.4]], np.float32) for apart in eyes]
+    return Detections(rows, [1.0] * len(rows), True)
+
+
+def test_nobody_is_drawn_in_profile_nor_anybody_else_instead():
+    followed = follow_face(with_eyes(*[0.4] * 20, *[0.05] * 20, *[0.4] * 20), 5, smooth=False)
+    assert np.isnan(followed[20:40]).all()
+    assert (followed[[*range(20), *range(40, 60)], 0] == 0).all()
+    (first, second) = follow_faces(with_eyes(*[0.4] * 20, *[-0.1] * 20), 5)
+    assert np.isnan(first[20:]).all() and (first[:20, 0] == 0).all() and (second[:, 0] == 200).all()
+
+
+def test_nobody_else_speaks_for_a_man_in_profile(shared):
+    """A mouth was drawn on his cheek. Behind him a woman faces the camera."""
+    source = replace(video.probe(shared / "clips/cuts_and_faceless_frames_30fps.mp4"), start=47)
+    found = FaceSearch("centerface", cache=False).find(source, 18)
+    with pytest.raises(UserError, match="cuts_and_faceless_frames_30fps.mp4 shows faces only in profile, .* --rotate "):
+        list(follow([found], source, (0, 0, 0, 0)))
+
+
+def test_a_head_that_is_turned_away_for_a_moment_stays_where_it_is():
+    assert (follow_face(with_eyes(*[0.4] * 20, *[0.05] * 4, *[0.4] * 20), 5, smooth=False)[:, 0] == 0).all()
+
+
+def test_between_two_looks_a_head_turns_evenly():
+    found = with_eyes(0.4, 0.0)
+    found.boxes = [found.boxes[0], *[None] * 7, found.boxes[1]]
+    found.change = [1.0] * 9
+    shown = ~np.isnan(follow_face(found, 1, smooth=False, fill=False)[:, 0])
+    assert shown.tolist() == [0.4 * (1 - n / 8) >= PROFILE for n in range(9)]
+
+
+def test_who_does_not_tell_where_eyes_are_is_believed():
+    assert not shows_profiles(seen([box(0)], [])) and shows_profiles(with_eyes(0.4, 0.1))
+    unknown = with_eyes(*[np.nan] * 5)
+    assert not shows_profiles(unknown) and (follow_face(unknown, 5)[:, 0] == 0).all()
 
 
 def test_false_alarms_are_dropped_but_a_photo_is_not():
