@@ -21,7 +21,7 @@ import torch
 
 import files
 import training
-from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows
+from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
 from distributed import Distributed, own_random_numbers
 from errors import MissingFile, UserError
@@ -215,7 +215,7 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
         cut = write_clip(face, learned, Clip(face.name, "person/learned"), search)
     except Unusable as problem:
         raise UserError(f"{face} cannot be learned from: {problem.detail}") from None
-    shown = sorted(int(path.stem) for path in learned.glob("*.jpg"))
+    shown = frame_ids(learned).tolist()
     shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # what comes after the sound teaches nothing
     if len(shown) < MIN_SECONDS * hp.fps:
         raise UserError(

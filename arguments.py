@@ -75,11 +75,11 @@ def add_training_arguments(parser: cli.Parser) -> None:
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder that preprocess.py wrote.")
     add("--checkpoint_dir", required=True, type=Path, help="The folder for checkpoints, samples and logs.")
-    add("--checkpoint_path", type=Path, help="Continue from this checkpoint.")
+    add("--checkpoint_path", type=Path, help="Start from this checkpoint.")
     add(
         "--resume",
         action="store_true",
-        help="Continue from the newest checkpoint in --checkpoint_dir, if there is one.",
+        help="Go on from the newest checkpoint in --checkpoint_dir, if there is one, whatever --checkpoint_path says.",
     )
     add("--filelists", type=Path, default=FILELISTS, help="The folder with train.txt and val.txt.")
     add("--hparams", default="", metavar="NAME=VALUE,…", help="Change settings of hparams.py.")

@@ -23,6 +23,7 @@ from models import weights
 from preprocessing import (
     ACTIONS,
     MAX_SECONDS,
+    OUT_OF_SYNC,
     PreprocessingOptions,
     Summary,
     SyncCheck,
@@ -117,6 +118,8 @@ def run(args: argparse.Namespace) -> None:
     print_table(summary, args.preprocessed_root / "report.json")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
+    elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped):
+        print("lists      not written anew: those that there are still have what was dropped now; give --split, too")
 
 
 def check_arguments(args: argparse.Namespace) -> None:

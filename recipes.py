@@ -49,9 +49,9 @@ class TrainingOptions:
 
     filelists: str | Path = FILELISTS  # the folder with train.txt and val.txt
     settings: str = ""  # of hparams.py, "name=value,…", where they are to differ
-    checkpoint: str | Path | None = None  # to continue from
+    checkpoint: str | Path | None = None  # to start from
     discriminator_checkpoint: str | Path | None = None  # likewise, of the discriminator
-    resume: bool = False  # from the newest checkpoints in the folder for them, if there are some
+    resume: bool = False  # go on from the newest checkpoints in the folder for them, if there are some
     max_steps: int | None = None  # None: until somebody stops it
     keep: int | None = None  # so many checkpoints, the newest; None: all
     seed: int = 0  # of the weights and of the order of the data
@@ -76,15 +76,15 @@ def train_expert(
     Raises UserError for input that cannot be used.
     """
     with training_session(options) as group:
-        tell_unused(
-            options, OF_THE_GENERATOR | OF_THE_DISCRIMINATOR | {"eval_steps"}, report if group.is_main else SILENT
-        )
+        unread = OF_THE_GENERATOR | OF_THE_DISCRIMINATOR | {"eval_steps"}
+        tell_unread(options, unread, report if group.is_main else SILENT)
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
         plan = plan_for(
             checkpoint_dir,
             options,
+            unread,
             batch_size="syncnet_batch_size",
             checkpoint_interval="syncnet_checkpoint_interval",
             eval_interval="syncnet_eval_interval",
@@ -117,13 +117,14 @@ def train_generator(
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
-        others = {"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR
-        tell_unused(options, OF_THE_EXPERT | others, report if group.is_main else SILENT)
+        unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR)
+        tell_unread(options, unread, report if group.is_main else SILENT)
         if hp.syncnet_wt + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
         plan = plan_for(
             checkpoint_dir,
             options,
+            unread,
             batch_size="batch_size",
             checkpoint_interval="checkpoint_interval",
             eval_interval="eval_interval",
@@ -144,9 +145,6 @@ def training_session(options: TrainingOptions, discriminator: bool = False) -> I
     """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
     # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    for name, path in (("checkpoint", options.checkpoint), ("disc_checkpoint", options.discriminator_checkpoint)):
-        if options.resume and path:
-            raise UserError(f"--resume looks for the newest checkpoints itself; give it or --{name}_path, not both")
     if options.discriminator_checkpoint and not discriminator:
         raise UserError("a checkpoint of the discriminator is for training with one; leave it out")
     with hp.changed(options.settings):
@@ -176,11 +174,11 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def tell_unused(options: TrainingOptions, unused: Set[str], report: Reporter) -> None:
+def tell_unread(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
     """Tell which of the settings that were asked for nobody reads here."""
     asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
-    if names := [name for name in asked if name in unused]:
-        near = [f"syncnet_{name}" for name in names if f"syncnet_{name}" in OF_THE_EXPERT - unused]
+    if names := [name for name in asked if name in unread]:
+        near = [f"syncnet_{name}" for name in names if f"syncnet_{name}" in OF_THE_EXPERT - unread]
         hint = f"; is it {', '.join(near)}?" if near else ""
         report.note(f"note: {', '.join(names)} of --hparams does nothing in this training{hint}")
 
@@ -190,7 +188,7 @@ def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
-def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, **names: str) -> training.Plan:
+def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, unread: Set[str], **names: str) -> training.Plan:
     """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals.
 
     Called before the data are read, which takes long if there are many.
@@ -209,4 +207,5 @@ def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, **names: str)
         max_steps=options.max_steps,
         keep=options.keep,
         num_workers=min(hp.num_workers, cpu_count()),
+        unread=unread,
     )

@@ -25,7 +25,7 @@ from demo.run_demo import HEAD, SEARCH, film_portrait
 from demo.talking_head import write_clip, write_speech
 from face_detection.tracking import follow_face, gap_of
 from lipsync import LipSync
-from mouths import BLENDS
+from models.weights import BLENDS
 from terminal import TERMINAL
 
 HEIGHTS = (96, 256, 512)  # pixels of a face

@@ -24,7 +24,8 @@ import cli
 from benchmarks import cpu_timed, open_machine, report, write_video
 from benchmarks.scene import SIZES, write_scene
 from lipsync import LipSync, read_speech
-from mouths import BLENDS, CPU_BATCH, crop, generate, masked_and_whole
+from models.weights import BLENDS
+from mouths import CPU_BATCH, crop, generate, masked_and_whole
 from mouths.drawing import CutFace, cut_faces, openings_for, select_references
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference

@@ -15,12 +15,12 @@ run repeats itself whatever the number of workers and processes, and resumes by 
 from __future__ import annotations
 
 from dataset.augmentation import Augmentation
-from dataset.index import MIN_FRAMES, TWIN, Clip, WindowIndex
+from dataset.index import MIN_FRAMES, TWIN, Clip, WindowIndex, frame_ids
 from dataset.loading import Batches, Loader, evaluation_windows
 from dataset.mels import save_mel
 from dataset.samples import Draw, MatchedWindows, SyncNetDataset, Wav2LipDataset, WindowDataset
 
 __all__ = [
     "MIN_FRAMES", "TWIN", "Augmentation", "Batches", "Clip", "Draw", "Loader", "MatchedWindows", "SyncNetDataset",
-    "Wav2LipDataset", "WindowDataset", "WindowIndex", "evaluation_windows", "save_mel",
+    "Wav2LipDataset", "WindowDataset", "WindowIndex", "evaluation_windows", "frame_ids", "save_mel",
 ]  # fmt: skip

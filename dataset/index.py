@@ -89,7 +89,7 @@ class WindowIndex:
 def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     if not Path(folder).is_dir():
         raise MissingFile("no such folder")
-    ids = _frame_ids(folder)
+    ids = frame_ids(folder)
     if len(ids) < MIN_FRAMES:
         others = _pictures_of_other_names(folder)
         hint = f"; frames are named 0.jpg, 1.jpg, …, not {others[0]} and the like" if others else ""
@@ -130,12 +130,12 @@ def _find_twin(folder: str, ids: np.ndarray) -> str | None:
     """Return the folder beside this one that its twin.txt names, if that has every one of its frames."""
     try:
         twin = Path(folder).with_name(Path(folder, TWIN).read_text(encoding="utf-8").strip())
-        return str(twin) if np.isin(ids, _frame_ids(str(twin))).all() else None
+        return str(twin) if np.isin(ids, frame_ids(twin)).all() else None
     except (OSError, ValueError):
         return None
 
 
-def _frame_ids(folder: str) -> np.ndarray:
+def frame_ids(folder: str | Path) -> np.ndarray:
     """Return the frame numbers of a folder, ascending, less empty files (left by a full disk or a killed run)."""
     with os.scandir(folder) as entries:
         names = [entry.name[:-4] for entry in entries if entry.name.endswith(".jpg") and entry.stat().st_size]
@@ -143,7 +143,7 @@ def _frame_ids(folder: str) -> np.ndarray:
 
 
 def _pictures_of_other_names(folder: str) -> list[str]:
-    """Return the pictures that ``_frame_ids`` passes by: 00000.jpg, 0.JPG, 0.png, frame_0.jpg."""
+    """Return the pictures that ``frame_ids`` passes by: 00000.jpg, 0.JPG, 0.png, frame_0.jpg."""
     pictures = [path.name for path in Path(folder).iterdir() if path.name.lower().endswith(PICTURES)]
     return sorted(name for name in pictures if not re.fullmatch(r"(0|[1-9]\d*)\.jpg", name))
 

@@ -15,8 +15,7 @@ import numpy as np
 import video
 from errors import UserError, hint_at
 from models import Wav2Lip, weights
-from models.weights import REFERENCES
-from mouths import BLENDS
+from models.weights import BLENDS, REFERENCES
 
 MIN_FPS, MAX_FPS = 1, 240  # of the result
 MAX_PIXELS = 1 << 20  # that somebody may mean

@@ -149,6 +149,8 @@ def used_for(
     """
     begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
     part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
+    if options.static:
+        return Used(part, frames, 1, goes_on)
     if frames > LONG and not part.is_image:
         video.check_ahead(part, frames)
     if not isinstance(options.reference, int):

@@ -16,7 +16,7 @@ from telemetry import silence_onnxruntime
 from .conv import fold_batchnorm
 from .syncnet import SyncNet_color
 from .wav2lip import Wav2Lip
-from .weights import INFERENCE_SETTINGS, Checkpoint, build, find, network_of, read_checkpoint, read_state
+from .weights import INFERENCE_SETTINGS, Checkpoint, build, find, names_of, network_of, read_checkpoint, read_state
 
 TOLERANCE = 1e-3  # of what onnxruntime says against what torch says; pictures and embeddings lie in [0, 1]
 OPSET = 17
@@ -37,8 +37,9 @@ def read_exportable(
 ) -> tuple[Checkpoint, type[nn.Module]]:
     """Return a checkpoint of a generator or an expert, and which it is; ``network`` if a name is that of several."""
     if network is None:
-        found = network_of(read_state(find(path_or_name, Wav2Lip, report)))
-        network = found if found in INPUTS else Wav2Lip  # whose checkpoint says what is wrong with others
+        named = next((kind for kind in INPUTS if str(path_or_name) in names_of(kind)), Wav2Lip)
+        found = network_of(read_state(find(path_or_name, named, report)))
+        network = found if found in INPUTS else named  # whose checkpoint says what is wrong with others
     return read_checkpoint(path_or_name, network, report), network
 
 
@@ -56,7 +57,8 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
     model = fold_batchnorm(build(checkpoint, network))
     with files.atomic_write(path) as partial:
         _export(model, network, partial)
-        _sign(partial, checkpoint)
+        if network is Wav2Lip:
+            _sign(partial, checkpoint)
         difference = compare(model, network, partial)
         if not difference <= TOLERANCE:
             raise RuntimeError(f"onnxruntime differs from torch by {difference:.2g}; nothing was written")
@@ -98,6 +100,6 @@ def _sign(path: Path, checkpoint: Checkpoint) -> None:
     import onnx
 
     graph = onnx.load(str(path))
-    settings = {name: getattr(checkpoint, name) for name in INFERENCE_SETTINGS} if len(graph.graph.output) == 1 else {}
+    settings = {name: getattr(checkpoint, name) for name in INFERENCE_SETTINGS}
     onnx.helper.set_model_props(graph, {name: str(value) for name, value in settings.items() if value is not None})
     onnx.save(graph, str(path))

@@ -21,7 +21,7 @@ import downloads
 import files
 from concurrency import without_warnings
 from downloads import REPOSITORY
-from errors import UserError
+from errors import MissingFile, UserError
 from reporting import SILENT, Reporter
 
 from .conv import Network, scaled
@@ -37,6 +37,7 @@ SCALABLE = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 
 # how archives begin that people put checkpoints into; zips are looked into
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
+BLENDS = ("box", "feather")  # see ``mouths.paste``
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MAX_LEAD = 10  # frames by which a mouth's sound may start before it
 MAX_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
@@ -58,15 +59,27 @@ STAGES = re.compile(r"face_encoder_blocks\.(\d+)\.")
 PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_expert",), SyncNet_v2: ("syncnet_v2",)}
 
 
+def names_of(network: type[nn.Module]) -> tuple[str, ...]:
+    """Return the names that stand for files of a ``network``."""
+    return *SHIPPED.get(network, {}), *PUBLISHED.get(network, ())  # type: ignore[call-overload]  # likewise
+
+
 def find(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Path:
     """Return the file behind a path or a name that a ``network`` has, downloading it if it is not here yet.
 
     Those in ``SHIPPED`` come with this repository; the others are published. Raises as ``downloads.find``.
     """
+    path = Path(path_or_name)
     here = SHIPPED.get(network, {})  # type: ignore[call-overload]  # classes can be hashed
-    if str(path_or_name) in here and not Path(path_or_name).is_file():
+    if str(path_or_name) in here and not path.is_file():
         return here[str(path_or_name)]  # also where a folder has that name, as in the repository
-    return downloads.find(path_or_name, report, PUBLISHED.get(network, ()), [*here])
+    try:
+        return downloads.find(path_or_name, report, PUBLISHED.get(network, ()), [*here])
+    except MissingFile:
+        others = sorted(path.parent.glob("checkpoint_step*.pth")) if path.name.startswith("checkpoint_") else ()
+        if not others:
+            raise
+        raise MissingFile(f"{path} does not exist (yet); the newest checkpoint there is {others[-1].name}") from None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -94,7 +107,7 @@ class Checkpoint:
     @property
     def blend(self) -> str:
         value = self.extra.get("blend")
-        return value if value in ("box", "feather") else Wav2Lip.blend
+        return value if value in BLENDS else Wav2Lip.blend
 
     @property
     def reference(self) -> str:

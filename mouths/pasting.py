@@ -14,7 +14,6 @@ from mouths import masks
 from mouths.references import Reference
 from mouths.transfer import COLUMNS, ROWS, transfer_appearance
 
-BLENDS = ("box", "feather")
 # Pairs of thresholds are grey levels by which the network's face differs from what was filmed: see ``masks.falling``.
 KEPT = 4.0, 12.0  # up to the first what was filmed is kept, from the second on it is replaced
 SAME_DETAIL = 6.0, 16.0  # up to the first all of the fine detail that was filmed is added, from the second on none

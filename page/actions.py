@@ -181,7 +181,7 @@ class Actions:
         """Return the numbers of faces, see ``number_of``, among all that are searched for a speech of ``seconds``."""
         source = open_face(Path(face), how)
         used = used_for(source, round(seconds * hp.sample_rate), how)
-        source, wanted, _ = searched_for(used.source, 1 if source.is_image or how.static else used.frames, how)
+        source, wanted, _ = searched_for(used.source, 1 if source.is_image else used.searched, how)
         found = lips.search.find(source, wanted, lips.report)
         return [number_of(one, found, source) for one in seen]
 

@@ -99,9 +99,9 @@ class Buttons:
                         f"{Path(file).name} was deleted, as all is after {KEPT_SECONDS / 60:.0f} minutes; give it again"
                     )
             session = self.sessions.of(request.session_hash)
-            session.use(*files)
-            session.go_on(request.state.pressed)
-            yield session, report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
+            with session.using(*files):
+                session.go_on(request.state.pressed)
+                yield session, report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:

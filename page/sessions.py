@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -35,7 +36,8 @@ class Session:
     stopped: float = -math.inf  # monotonic time of the last Cancel
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
-    files: tuple[str, ...] = ()  # that were uploaded and are in use
+    files: tuple[str, ...] = ()  # that were uploaded and in use last
+    held: list[tuple[str, ...]] = field(default_factory=list)  # those of actions that are running
 
     def new_file(self, suffix: str) -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
@@ -49,9 +51,20 @@ class Session:
         """Say that it and these uploads, or those of the last time, are in use: they are kept for another while."""
         self.files = tuple(filter(None, files)) or self.files
         self.used = time.monotonic()
-        for file in self.files:
+        for file in {*self.files, *itertools.chain.from_iterable(self.held)}:
             with contextlib.suppress(OSError):
                 os.utime(file)
+
+    @contextlib.contextmanager
+    def using(self, *files: str | None) -> Iterator[None]:
+        """Keep these uploads until the block ends, whatever else is asked for meanwhile."""
+        held = tuple(filter(None, files))
+        self.held.append(held)
+        try:
+            self.use(*held)
+            yield
+        finally:
+            self.held.remove(held)
 
     def go_on(self, pressed: float) -> None:
         """Say that it is in use, for what was asked for at a time; raise Stopped if that should not go on.

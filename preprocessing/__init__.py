@@ -7,7 +7,7 @@ The way through: video -> frames at 25 fps -> boxes of a face -> pieces of one s
 audio.wav -> mel.npy; both -> an expert's verdict.
 """
 
-from .clips import Clip, Dropped, Kept, Unusable, find_clips
+from .clips import OUT_OF_SYNC, Clip, Dropped, Kept, Unusable, find_clips
 from .cutting import write_clip
 from .pieces import MAX_SECONDS
 from .pipeline import preprocess
@@ -17,6 +17,6 @@ from .syncing import ACTIONS, SyncCheck
 from .workers import PreprocessingOptions
 
 __all__ = [
-    "ACTIONS", "MAX_SECONDS", "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "SyncCheck", "Unusable",
-    "find_clips", "preprocess", "write_clip", "write_filelists",
+    "ACTIONS", "MAX_SECONDS", "OUT_OF_SYNC", "Clip", "Dropped", "Kept", "PreprocessingOptions", "Summary", "SyncCheck",
+    "Unusable", "find_clips", "preprocess", "write_clip", "write_filelists",
 ]  # fmt: skip

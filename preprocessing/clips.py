@@ -64,6 +64,9 @@ class Kept:
         return self.modified in (None, status.st_mtime_ns) or self.sha256 == files.digest(source)
 
 
+OUT_OF_SYNC = "out of sync"  # a reason to drop a clip
+
+
 @dataclass(frozen=True)
 class Dropped:
     """A clip that cannot be used."""

@@ -13,7 +13,7 @@ from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 
-from .clips import Dropped, Kept, printable
+from .clips import OUT_OF_SYNC, Dropped, Kept, printable
 from .syncing import SyncCheck
 
 
@@ -106,7 +106,7 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
 def check_kept(summary: Summary, data_root: Path, path: Path) -> None:
     """Raise UserError if no clip can be used; ``path`` is where the summary lies."""
     if not summary.kept:
-        doubt = "; is the expert one that has learned?" if summary.reasons.startswith("out of sync") else ""
+        doubt = "; is the expert one that has learned?" if summary.reasons.startswith(OUT_OF_SYNC) else ""
         first, count = summary.dropped[0], len({clip.source for clip in summary.dropped})
         raise UserError(
             f"none of the {count} videos in {data_root} can be used ({summary.reasons}); "

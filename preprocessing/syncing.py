@@ -13,12 +13,12 @@ import torch
 import audio
 import files
 import sync
-from dataset import MIN_FRAMES
+from dataset import MIN_FRAMES, frame_ids
 from errors import UserError
 from hparams import hparams as hp
 from models import SyncNet_color, weights
 
-from .clips import Dropped, Kept, note_kept
+from .clips import OUT_OF_SYNC, Dropped, Kept, note_kept
 from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
@@ -50,7 +50,7 @@ class SyncCheck:
     def sort_out(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
         """Return the clips to train on, and those to leave out."""
         bad = [clip for clip in clips if is_out_of_sync(clip) and self.action != "report"]
-        dropped = [Dropped(clip.source, "out of sync", _describe(clip)) for clip in bad]
+        dropped = [Dropped(clip.source, OUT_OF_SYNC, _describe(clip)) for clip in bad]
         return [clip for clip in clips if clip not in bad], dropped
 
 
@@ -85,7 +85,7 @@ def check_sync(
     late = kept.offset_frames or 0
     if check.action == "correct" and can_be_corrected(kept):
         sound, silent = (recording or Recording.of(folder)).moved(late)
-        numbers = [int(path.stem) for path in folder.glob("*.jpg")]
+        numbers = frame_ids(folder).tolist()
         heard = [number for number in numbers if silent <= number < len(sound) / SAMPLES]
         if len(heard) >= MIN_FRAMES:
             write_sound(sound, folder)

@@ -124,7 +124,8 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
                 f"the worker process that cut {clip.source if clip else 'a clip'} was killed, perhaps for lack of "
-                "memory; the same command, best with fewer --workers, goes on from there"
+                "memory; the same command, best with fewer --workers, goes on from there (a program of your own has to "
+                'say if __name__ == "__main__" before it calls this)'
             ) from error
         raise
     finally:

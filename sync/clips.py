@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 import audio
+from dataset import frame_ids
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 
@@ -24,7 +25,7 @@ def score_clip(folder: str | Path, expert: Expert) -> Result:
     folder = Path(folder)
     if not (folder / "audio.wav").is_file():
         raise MissingFile(f"{folder / 'audio.wav'} does not exist")
-    last = max((int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdecimal()), default=-1)
+    last = max(frame_ids(folder), default=-1)
     ((starts, vectors),) = embed_windows(
         _mouths(folder, last), 1, lambda windows: embed_mouths(expert, windows), expert
     )

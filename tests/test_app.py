@@ -155,6 +155,25 @@ def test_what_runs_is_in_use(opened, session, tmp_path):
     assert session.folder.exists() and used.exists() and not other.exists()
 
 
+def test_what_runs_keeps_its_files_whatever_else_is_asked_for(opened, session, tmp_path):
+    """A look at another video took the protection from that of a lip-sync that was running."""
+    running, other = tmp_path / "running.mp4", tmp_path / "other.mp4"
+    for path in (running, other):
+        path.write_text("x")
+
+    def survives() -> bool:
+        os.utime(running, (0, time.time() - sessions.KEPT_SECONDS - 1))
+        Progress(session, lambda *_: None).progress("Working", 1, 2)
+        opened.sweep(tmp_path)
+        return running.exists()
+
+    with session.using(str(running), None):
+        with session.using(str(other)):
+            assert survives()
+        assert survives()
+    assert other.exists() and not survives()
+
+
 def test_whoever_does_not_say_who_they_are_shares_nothing(opened):
     with pytest.raises(ValueError, match="only the page in a browser"):
         opened.of(None)

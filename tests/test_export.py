@@ -92,6 +92,15 @@ def test_demo_is_a_generator_unless_the_expert_is_asked_for(made):
     assert outputs == [["pictures"], ["voices", "lips"]]
 
 
+def test_a_name_of_an_expert_says_which_network_it_is(monkeypatch, tmp_path, filled):
+    """export.py's own help names lipsync_expert, which was taken for a generator's."""
+    path = tmp_path / "expert.pth"
+    torch.save({"width": 0.125, "state_dict": filled(SyncNet_color, 0.125).state_dict()}, path)
+    asked = []
+    monkeypatch.setattr(weights.downloads, "find", lambda name, *_: asked.append(name) or path)
+    assert exporting.read_exportable("lipsync_expert")[1] is SyncNet_color and set(asked) == {"lipsync_expert"}
+
+
 def test_what_differs_is_not_written(runtime, small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "compare", lambda *_: float("nan"))
     path = tmp_path / "new" / "a.onnx"

@@ -47,7 +47,7 @@ ALLOWED = {
     "credentials": {"files"},
     "mouths": {"boxes", "concurrency", "devices", "hparams", "models"},
     "sync": {
-        "audio", "concurrency", "devices", "faces", "face_detection", "files", "hparams", "models", "rates",
+        "audio", "concurrency", "dataset", "devices", "faces", "face_detection", "files", "hparams", "models", "rates",
         "reporting", "video",
     },
     "parts": {"reporting", "video"},

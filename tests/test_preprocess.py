@@ -965,7 +965,8 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
 
     assert run(roots, "--sync", "drop") == 0 and kept(roots) == ["s/good"]
     assert set(dropped(roots).values()) == {"out of sync"} and report(roots)["finished_before"] == 1
-    assert "out of sync s/late.mkv: s/late is off by 8 frames" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "out of sync s/late.mkv: s/late is off by 8 frames" in told and "lists      not written anew" in told
 
     untouched = {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()}
     assert run(roots, "--sync", "correct") == 0
@@ -1001,8 +1002,8 @@ def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch,
     told = lambda _, kept, *__: dataclasses.replace(kept, verdict=next(verdicts), offset_frames=late)  # noqa: E731
     monkeypatch.setattr(syncing, "_looked_at", told)
     whole = np.linspace(-0.5, 0.5, 100 * 640, dtype=np.float32)
-    for number in range(40):
-        (tmp_path / f"{number}.jpg").touch()
+    for name in ("cover", "007", *range(40)):
+        (tmp_path / f"{name}.jpg").write_bytes(b"x")
     around = syncing.Recording(whole, first, 40)
     kept = syncing.check_sync(
         tmp_path, finished("a/1.mp4")[0], syncing.SyncCheck("correct"), torch.device("cpu"), around
@@ -1010,7 +1011,7 @@ def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch,
     heard = wavfile.read(tmp_path / "audio.wav")[1] / 32768
     expected = np.concatenate((np.zeros(silent * 640), whole[max(0, first + late) * 640 : (first + late + 40) * 640]))
     np.testing.assert_allclose(heard, expected, atol=1e-4)
-    assert {int(path.stem) for path in tmp_path.glob("*.jpg")} == set(range(silent, 40))
+    assert {path.stem for path in tmp_path.glob("*.jpg")} == {"cover", "007", *map(str, range(silent, 40))}
     assert (kept.shifted, kept.seconds, kept.frames_with_face) == (late, len(heard) / 16000, 40 - silent)
 
 

@@ -1231,6 +1231,31 @@ def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):
     )
 
 
+def test_the_same_command_goes_on_with_resume(corpus, tmp_path, monkeypatch, capsys):
+    """That is what a run that is stopped says; with --checkpoint_path it was refused."""
+    for folder, steps in (("first", 2), ("second", 1)):
+        assert color_syncnet_train.main(command(corpus, tmp_path / folder, "--max_steps", steps)) == 0
+    start = "--checkpoint_path", tmp_path / "first/checkpoint_step000000002.pth", "--resume"
+    capsys.readouterr()
+    assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 3, "--seed", 4)) == 0
+    told = capsys.readouterr().err
+    assert "continuing after step 2" in told and "not the run as it was" not in told  # it is another
+    assert checkpoints.steps_saved(tmp_path / "new", "") == [3]
+    assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 4, "--seed", 4)) == 0
+    assert "continuing after step 3" in capsys.readouterr().err
+
+
+def test_settings_that_do_nothing_change_nothing(corpus, tmp_path, monkeypatch):
+    """It was said of one setting that it does nothing, and that it makes another run of this."""
+    told = []
+    monkeypatch.setattr(TERMINAL, "note", told.append)
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
+    flags = "--max_steps", 2, "--resume"
+    assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},disc_wt=0.1,mouth_wt=3")) == 0
+    assert "note: disc_wt, mouth_wt of --hparams does nothing in this training" in told
+    assert not [text for text in told if "not the run as it was" in text]
+
+
 def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(TERMINAL, "note", told.append)
@@ -1298,7 +1323,6 @@ def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch)
     (("--filelists", "/nowhere"), "train.txt"),
     (("--data_root", "/nowhere"), "none of 5 clips is usable"),
     (("--checkpoint_path", "/nowhere.pth"), "/nowhere.pth"),
-    (("--resume", "--checkpoint_path", "x.pth"), "not both"),
     (("--hparams", "syncnet_eval_interval=0"), "hparam syncnet_eval_interval must be 1 or more, not 0"),
     (("--hparams", "syncnet_batch_size=1"), "hparam syncnet_batch_size must be 2 or more, not 1"),
     (("--hparams", "windows_per_clip=8,negative_distance=0"), "1 or more frames away, not 0"),

@@ -484,6 +484,18 @@ def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoin
     assert (model.pads, model.blend) == ((1, 2, 3, 4), "feather")
 
 
+def test_before_the_first_evaluation_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
+    best, words = tmp_path / "checkpoint_best.pth", "does not exist"
+    with pytest.raises(MissingFile, match=f"{words}; give a file or one of the names"):
+        weights.find(best, models.SyncNet_color)
+    for step in (3, 20):
+        (tmp_path / f"checkpoint_step{step:09d}.pth").touch()
+    with pytest.raises(MissingFile, match="the newest checkpoint there is checkpoint_step000000020.pth$"):
+        weights.find(best, models.SyncNet_color)
+    monkeypatch.chdir(tmp_path)
+    assert weights.find("demo", models.SyncNet_color) == weights.SHIPPED[models.SyncNet_color]["demo"]
+
+
 @pytest.mark.parametrize("name, network, names", [
     ("sface", models.Wav2Lip, "names demo, wav2lip, wav2lip_gan"),
     ("wav2lip", models.SyncNet_color, "names demo, demo_judge, lipsync_expert"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,9 +39,12 @@ class Position:
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
     made_of: dict[str, str] = field(default_factory=dict)  # digests of its clips and networks, likewise
 
-    def changes(self, hp: HParams, seed: int, made_of: dict[str, str]) -> str:
-        """Say in words what these change about what is learned and measured, nothing if nothing."""
-        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM}
+    def changes(self, hp: HParams, seed: int, made_of: dict[str, str], unread: Set[str] = frozenset()) -> str:
+        """Say in words what these change about what is learned and measured, nothing if nothing.
+
+        ``unread`` are hparams that nobody reads.
+        """
+        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM | unread}
         if not now["syncnet_wt"]:  # not set: the weight that there was is kept
             del now["syncnet_wt"]
         then = dict(self.hparams)

@@ -62,7 +62,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         introduce(train, val, plan, position, task.hp, report)
         if waiting := task.awaits_evaluation:
             report.note(f"note: {waiting}")
-        if plan.resume and (changes := position.changes(task.hp, train.seed, made_of)):
+        if changes := position.changes(task.hp, train.seed, made_of, plan.unread):
             report.note(f"warning: this is not the run as it was: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))

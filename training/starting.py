@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,12 +32,13 @@ class Plan:
     eval_steps: int  # batches in one evaluation, at most
     evaluate_first: bool = False  # also after step 1
     start_from: dict[str, Path | None] = field(default_factory=dict)  # checkpoint of each part of the task, by prefix
-    resume: bool = False  # start from the newest in ``checkpoint_dir``
+    resume: bool = False  # start from the newest in ``checkpoint_dir`` instead, if there are some
     max_steps: int | None = None
     minutes: float | None = None  # after which the run ends, as it does after max_steps
     keep: int | None = None  # checkpoints; None: all
     saves: bool = True  # or nothing is left of the run but the task
     num_workers: int = 0
+    unread: Set[str] = frozenset()  # hparams that this training does nothing with
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "checkpoint_interval", "eval_interval", "eval_steps"):
@@ -64,17 +65,18 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
             f"{folder} holds a run with a discriminator: go on with hq_wav2lip_train.py, or without it from a "
             "--checkpoint_path in another --checkpoint_dir"
         )
-    if plan.resume and (newest := newest_step(folder, prefixes)) is not None:
+    newest = newest_step(folder, prefixes) if plan.resume else None
+    if newest is not None:
         start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
     try:
         positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
     except UserError as problem:
-        if plan.resume:
+        if newest is not None:
             raise UserError(f"{problem}; or delete it: --resume then goes on from the one before") from None
         raise
     position = positions.get("", Position())
     # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
-    resumed = plan.resume and bool(position.step)
+    resumed = newest is not None
     saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
     latest = max([*saved, 0 if resumed else read_best(folder).step])
     if latest > position.step:
@@ -84,9 +86,10 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
             "choose another --checkpoint_dir"
         )
     _check_agreement(task.group, position.step, folder)
-    if position.step and not plan.resume and task.awaits_evaluation:  # official checkpoints do not tell, for one
-        position = replace(position, evaluation_pending=True)
-    return position
+    if resumed:
+        return position
+    pending = position.evaluation_pending or bool(position.step and task.awaits_evaluation)  # official ones do not tell
+    return Position(position.step, pending)  # a run of its own, whatever the other was made of
 
 
 def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
