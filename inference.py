@@ -18,7 +18,6 @@ from pathlib import Path
 
 import arguments
 import cli
-import dialogue
 import files
 import jobs
 import video
@@ -93,8 +92,8 @@ def run_pairs(args: argparse.Namespace) -> None:
     numbers = [number for number, _ in args.pair]
     if twice := {number for number in numbers if numbers.count(number) > 1}:
         raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
-    take = dialogue.run(
-        arguments.open_lips(args), args.face[0], dict(args.pair), args.outfile, **arguments.lip_sync_options(args)
+    take = arguments.open_lips(args).run(
+        args.face[0], dict(args.pair), args.outfile, **arguments.lip_sync_options(args)
     )
     print(f"{args.outfile}: {take}")
 

@@ -336,7 +336,8 @@ def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bo
         clip = outfile.with_stem(f"{outfile.stem}_source")
         encode(clip, source, sound, None, crf=0)
     cost = math.nan if as_it_is else 1000 * seconds / len(take)
-    return Made(outfile, clip, sound, list(take.boxes()), take.face.path.seen, cost)
+    (one,) = take.faces
+    return Made(outfile, clip, sound, list(one.boxes()), one.filmed.path.seen, cost)
 
 
 def middle_of(found: Detections) -> str:

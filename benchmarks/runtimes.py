@@ -105,7 +105,8 @@ def inputs_of(args: argparse.Namespace, folder: Path) -> Iterator[Inputs]:
         write_speech(speech, Recipe(seed=8, seconds=6.0))
     lips = LipSync(search=FaceSearch("centerface", cache=False), device="cpu")
     take = lips.prepare(face, speech)
-    rows = ((f.copy(), box, mel) for f, box, mel in zip(take.frames(), take.boxes(), take.windows) if box is not None)
+    (one,) = take.faces
+    rows = ((f.copy(), box, mel) for f, box, mel in zip(take.frames(), one.boxes(), one.windows) if box is not None)
     while len(batch := list(itertools.islice(rows, args.batch_size))) == args.batch_size:
         mels = np.stack([mel for _, _, mel in batch])
         faces = mouths.masked_and_whole([mouths.crop(frame, box) for frame, box, _ in batch], lips.generator.mask_top)

@@ -65,9 +65,9 @@ def run(args: argparse.Namespace) -> None:
 def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
     """CPU milliseconds a frame of each step on its own, and its share of all."""
     take = lips.prepare(clip, clip)  # loads the libraries that are needed first
-    source = take.source
-    frames, boxes = list(take.frames()), list(take.boxes())
-    known = frames, boxes, take.windows, take.mouth_settings
+    source, (one,) = take.source, take.faces
+    frames, boxes = list(take.frames()), list(one.boxes())
+    known = frames, boxes, one.windows, one.mouth_settings
     places, cuts = zip(*((frame, cut) for frame, cut in cut_faces(*known) if cut))
     batches = split(cuts)
     hidden = [[cut.hidden() for cut in batch] for batch in batches]
@@ -80,7 +80,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
 
     def select() -> None:
         for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
-            wanted = openings_for(lips.model, batch, mels, gains, take.mouth_settings.opening)
+            wanted = openings_for(lips.model, batch, mels, gains, one.mouth_settings.opening)
             references.extend(select_references(batch, front, wanted, faces))
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left

@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
 
 def chosen(take: Take) -> tuple[np.ndarray, np.ndarray]:
     """Return the faces (COUNT, 96, 96, 3) of a take and their mels (COUNT, 80, 16)."""
-    rows = zip(take.frames(), take.boxes(), take.windows)
+    (one,) = take.faces
+    rows = zip(take.frames(), one.boxes(), one.windows)
     with_face = ((frame, box, mel) for frame, box, mel in rows if box is not None)
     some = itertools.islice(itertools.islice(with_face, 0, None, STEP), COUNT)
     faces, mels = zip(*((crop(frame, box), mel) for frame, box, mel in some))

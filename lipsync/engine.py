@@ -6,7 +6,8 @@ import contextlib
 import copy
 import itertools
 import math
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from functools import cached_property, lru_cache, partial
@@ -26,20 +27,33 @@ from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from credentials import Credentials
 from devices import calls_at_a_time
-from errors import UserError
+from errors import UserError, about
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
-from lipsync.options import Options, Settled
-from lipsync.take import AROUND, Take, open_face, open_mix, open_sound, searched_for, used_for
+from lipsync.mixing import Mix
+from lipsync.options import CHOICES, Options, Settled
+from lipsync.take import (
+    AROUND,
+    SpeakingFace,
+    Take,
+    Used,
+    open_face,
+    open_mix,
+    open_sound,
+    searched_for,
+    used_for,
+)
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
-from reporting import SILENT, Reporter
+from reporting import SILENT, Named, Reporter
 from runtimes import Runtime
 from speakers import FaceCriterion
 from sync import Expert, Result, open_expert, score_boxes
 
+Speech = str | Path | Mapping[int, str | Path]  # a file, or one for each of several faces, by number from the left
+Speeches = dict[int | None, Path]
 AHEAD = 256  # frames by which the search for the face may be ahead of them
 FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
 FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
@@ -102,15 +116,19 @@ class LipSync:
             other.restorer = other.restore = None
         return other
 
-    def run(self, face: str | Path, audio: str | Path, outfile: str | Path, **options: Any) -> Take:
+    def run(self, face: str | Path, audio: Speech, outfile: str | Path, **options: Any) -> Take:
         """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
+
+        With ``{0: "anna.wav", 1: "ben.wav"}`` several faces speak, the n-th from the left what is at n. What is heard
+        is the sum, and as long as the longest of them; a face whose speech is over is left as it was filmed, or with
+        ``silence="closed"`` shut.
 
         Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
         """
-        face, audio, outfile = map(files.as_path, (face, audio, outfile))
+        face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
         chosen = Options.of(options)
         self.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, [face, audio, *chosen.read.values()])  # before hours of work
+        files.check_not_read("--outfile", outfile, [face, *speeches.values(), *chosen.read.values()])  # before the work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -121,17 +139,28 @@ class LipSync:
         if self.credentials:
             self.credentials.check(outfile)
 
-    def prepare(self, face: str | Path, speech: str | Path, seconds: float | None = None, **options: Any) -> Take:
+    def prepare(self, face: str | Path, speech: Speech, seconds: float | None = None, **options: Any) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         _ = self.expert  # if it is not there, nobody should have to wait to hear of it
         if seconds is not None and not 0 < seconds < math.inf:
             raise UserError(f"the first {seconds} seconds are none; give a number above 0")
-        face, speech = files.as_path(face), files.as_path(speech)
-        take = self._open_take(face, speech, seconds, Options.of(options))
-        match = self.match(take.face, speech)
-        return replace(take, mouth_settings=self.mouth_settings(take), match=match)
+        take = self._open_take(files.as_path(face), _speeches(speech), seconds, Options.of(options))
+        heard = take.heard
+        if len(take.faces) > 1 and not take.options.mix:
+            heard = Mix([one.speech for one in take.faces], hp.sample_rate)
+        settled = tuple(
+            replace(one, mouth_settings=self.mouth_settings(one), match=self._about(one, take).match(one))
+            for one in take.faces
+        )
+        return replace(take, faces=settled, heard=heard)
 
-    def preview(self, face: str | Path, speech: str | Path, second: float, **options: Any) -> np.ndarray:
+    def _about(self, one: SpeakingFace, take: Take) -> LipSync:
+        """Return the same, which tells of several faces which it speaks of."""
+        if len(take.faces) == 1:
+            return self
+        return self.serving(self.search, Named(self.report, f"face {one.options.face_index}"))
+
+    def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
 
         Before and after a part (``start``, ``end``) that is the frame as it was filmed.
@@ -142,37 +171,65 @@ class LipSync:
         # a box depends on the frames around it
         if not math.isfinite(second):
             raise UserError(f"second {second} is no moment of a video")
-        take = self._open_take(files.as_path(face), files.as_path(speech), max(0.0, into) + AROUND, chosen)
+        take = self._open_take(files.as_path(face), _speeches(speech), max(0.0, into) + AROUND, chosen)
         into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
         if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
             return take.filmed_at(second)
         return self.frame_at(take, max(0.0, into))
 
     def frame_at(self, take: Take, second: float) -> np.ndarray:
-        """Return the frame of the result at this moment of a take whose mouth settings, and its others', are open."""
+        """Return the frame of the result at this moment of a take whose mouth settings are not made yet."""
         index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
-        frame = take.face.frame(index)
-        for one in (take, *take.others):
+        frame = take.faces[0].filmed.frame(index)
+        for one in take.faces:
             box = next(itertools.islice(one.boxes(), index, None))
-            how = self.mouth_settings(one, slice(index, index + 1))
-            frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, how))
+            settings = self.mouth_settings(one, slice(index, index + 1))
+            frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, settings))
         return frame
 
-    def _open_take(self, face: Path, speech: Path, seconds: float | None, chosen: Options) -> Take:
-        """Return a take whose mouth settings are open."""
+    def _open_take(self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options) -> Take:
+        """Return a take whose mouth settings are not made yet, nor of several speeches the sum."""
+        _check_choice(speeches, chosen)
         _ = self.restore  # if it is missing, nobody should have to wait to hear of it
         for note in chosen.without_effect():
             self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
-        sound, samples = open_sound(speech, self.report)
+        sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
+        sound, samples = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
-        source, wanted, searched, goes_on = used_for(opened, samples, chosen, self.report, seconds)
-        chosen = self.settle(chosen)
-        filmed = self.find_face(source, searched, chosen)
+        used, settled = used_for(opened, samples, chosen, self.report, seconds), self.settle(chosen)
+        with self._searching_once(len(speeches)) as searcher:
+            faces = tuple(searcher._speaking_face(used, settled, index, *own) for index, own in sounds.items())
         _ = self.model  # built only when there is a face
+        return Take(used.source, faces, heard, settled, used.goes_on)
+
+    @contextlib.contextmanager
+    def _searching_once(self, faces: int) -> Iterator[LipSync]:
+        """Give what finds several faces in the same frames: without a memory, it would search them once for each."""
+        if faces == 1 or self.search.cache:
+            yield self
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield self.serving(replace(self.search, cache=True, folder=Path(folder)), self.report)
+
+    def _speaking_face(
+        self, used: Used, options: Settled, index: int | None, sound: video.Sound, samples: int
+    ) -> SpeakingFace:
+        """Return the face that speaks a sound of so many samples: that of an index, or if None of the options."""
+        fps, until = float(used.source.fps), None
+        if index is None:
+            filmed = self.find_face(used.source, used.searched, options)
+        else:
+            options = replace(options, face_index=index)
+            with about(f"--pair {index}={sound.path}"):
+                own = self.serving(self.search, Named(self.report, f"face {index}"))
+                filmed = own.find_face(used.source, used.searched, options)
+                filmed.path.known(None)  # to its end, so that it is remembered for the next face
+            if options.silence != "closed":
+                until = audio.frame_count(samples, fps)
         spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
-        windows = audio.MelWindows(spectrogram, float(source.fps), wanted, chosen.lip_delay / 1000)
-        return Take(filmed, sound, heard, windows, chosen, goes_on=goes_on)
+        windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
+        return SpeakingFace(filmed, sound, windows, options, until)
 
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""
@@ -187,10 +244,10 @@ class LipSync:
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead; they are the receiver's."""
-        takes, workers, made = (take, *take.others), calls_at_a_time(self.device), 0
+        workers, made = calls_at_a_time(self.device), 0
         with contextlib.ExitStack() as opened:
-            readings = [opened.enter_context(one.face.path.reading()) for one in takes]
-            for one in takes:
+            readings = [opened.enter_context(one.filmed.path.reading()) for one in take.faces]
+            for one in take.faces:
                 opened.enter_context(contextlib.closing(one.windows.spectrogram))
 
             def stop() -> None:
@@ -200,10 +257,11 @@ class LipSync:
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
-            for one, reading in zip(takes, readings):
+            for one, reading in zip(take.faces, readings):
                 known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reading), AHEAD)))
-                how = batch_size, one.mouth_settings, workers
-                frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
+                frames = redraw_mouths(
+                    frames, known, one.windows, self.model, batch_size, one.mouth_settings, workers, True, first
+                )
             for frame in prefetch(frames, batch_size, stop):
                 made += 1
                 yield frame if frame.flags.writeable else frame.copy()  # those without a face, of a repeated video
@@ -300,22 +358,22 @@ class LipSync:
             return speakers.Lookalike(source, picture, identity, self.search, self.report)
         return None
 
-    def mouth_settings(self, take: Take, frames: slice = slice(None)) -> MouthSettings:
+    def mouth_settings(self, one: SpeakingFace, frames: slice = slice(None)) -> MouthSettings:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
-        options = take.options
-        closed = (take.windows.silence() if options.silence == "closed" else np.zeros(len(take)))[frames]
+        options = one.options
+        closed = (one.windows.silence() if options.silence == "closed" else np.zeros(len(one.windows)))[frames]
         with_references = options.reference != "same" or bool(closed.any())
         appearances = None
         if with_references or options.keeps_occlusions:
-            appearances = appearances_of(self.model, take.face, options, with_references, frames.start or 0)
+            appearances = appearances_of(self.model, one.filmed, options, with_references, frames.start or 0)
         return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
 
-    def match(self, face: FilmedFace, speech: Path) -> Result | None:
+    def match(self, one: SpeakingFace) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
         if not self.expert:
             return None
         try:
-            result = score_boxes(face.source, face.path.seen, speech, self.expert)
+            result = score_boxes(one.filmed.source, one.filmed.path.seen, one.speech.path, self.expert)
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None
@@ -344,6 +402,22 @@ class LipSync:
     @cached_property
     def restore(self) -> Restore | None:
         return open_restorer(self.restorer, self.device) if self.restorer else None
+
+
+def _speeches(given: Speech) -> Speeches:
+    """Return the file of each speech by the number of who speaks it, None where that is left to the options."""
+    if not isinstance(given, Mapping):
+        return {None: files.as_path(given)}
+    if not given:
+        raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
+    return {index: files.as_path(path) for index, path in given.items()}
+
+
+def _check_choice(speeches: Speeches, options: Options) -> None:
+    """Raise UserError if speeches say which face speaks them, and so do the options."""
+    for name in CHOICES if None not in speeches else ():
+        if getattr(options, name) is not None:
+            raise UserError(f"--pair says which face speaks what, and so does --{name}; give one of them")
 
 
 @lru_cache(maxsize=1)

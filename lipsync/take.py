@@ -1,4 +1,4 @@
-"""A face and a speech on their way to a result: opened, looked for and listened to."""
+"""A video and speeches on their way to a result: opened, looked at and listened to."""
 
 from __future__ import annotations
 
@@ -28,24 +28,37 @@ LEFT_OUT = 1.0  # seconds of a video after the speech that somebody might miss
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
 
-@dataclass(frozen=True, eq=False)  # one take is not another, and can be looked up by itself
-class Take:
-    """A face and a speech, looked for and listened to: all that is needed to make the frames.
+@dataclass(frozen=True, eq=False)
+class SpeakingFace:
+    """A face of a video, and the speech that moves its lips."""
 
-    The face is known as far as it takes to begin. The search goes on when the frames are made. Of a part of a video, it
-    is about that part alone.
-    """
-
-    face: FilmedFace  # its video starts where the part does
+    filmed: FilmedFace  # known as far as it takes to begin; its video starts where the part does that is made anew
     speech: video.Sound
-    heard: video.Sound  # in the result: the speech, or the mix that it is a part of
     windows: audio.MelWindows  # one for each frame of the result
     options: Settled
-    mouth_settings: MouthSettings = MouthSettings()
-    goes_on: bool = False  # the video, after the part
-    match: Result | None = None  # how well the speech matches the face as it was filmed
     until: int | None = None  # frame of the result from which on the face is left as it was filmed
-    others: tuple[Take, ...] = ()  # more faces of the same frames, each with a speech of its own: see ``dialogue``
+    mouth_settings: MouthSettings = MouthSettings()
+    match: Result | None = None  # how well the speech matches the face as it was filmed
+
+    def boxes(self, reading: Reading | None = None) -> Iterator[Box | None]:
+        """Yield its box in each frame of the result, see ``FilmedFace.boxes``."""
+        count = len(self.windows)
+        until = count if self.until is None else self.until
+        return (box if index < until else None for index, box in enumerate(self.filmed.boxes(count, reading)))
+
+
+@dataclass(frozen=True, eq=False)  # one take is not another, and can be looked up by itself
+class Take:
+    """A video and a speech, or several, looked at and listened to: all that is needed to make the frames.
+
+    The search for the faces goes on when the frames are made. Of a part of a video, it is about that part alone.
+    """
+
+    source: video.VideoInfo  # starts where the part does
+    faces: tuple[SpeakingFace, ...]  # one or more
+    heard: video.Sound  # in the result: the speech, the sum of the speeches, or the mix that they are a part of
+    options: Settled
+    goes_on: bool = False  # the video, after the part
 
     def __repr__(self) -> str:
         return f"<Take of {self.source.path}: {self}>"
@@ -58,22 +71,23 @@ class Take:
         return f"{words} from {start:.2f} to {start + self.seconds:.2f} s; the others as they were filmed"
 
     def __len__(self) -> int:
-        return len(self.windows)
+        return len(self.faces[0].windows)
 
     @property
-    def source(self) -> video.VideoInfo:
-        return self.face.source
+    def match(self) -> Result | None:
+        """How well the speech of the only face, or the first, matches it as it was filmed, if that was asked for."""
+        return self.faces[0].match
 
     @property
     def read(self) -> list[Path]:
         """The files that the result is made of."""
-        own = [self.source.path, self.speech.path, self.heard.path, *self.options.read.values()]
-        return own + [path for other in self.others for path in other.read]
+        speeches = (one.speech.path for one in self.faces)
+        return [self.source.path, *speeches, self.heard.path, *self.options.read.values()]
 
     def close(self) -> None:
         """End the search and the reading that are under way for frames that nobody wants any more."""
-        for one in (self, *self.others):
-            one.face.path.close()
+        for one in self.faces:
+            one.filmed.path.close()
             one.windows.spectrogram.close()
 
     def __enter__(self) -> Take:
@@ -103,18 +117,13 @@ class Take:
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames as they were filmed, one for each of the result; read-only where they are shown again."""
-        return self.face.frames(len(self))
+        return self.faces[0].filmed.frames(len(self))
 
     def filmed_at(self, second: float) -> np.ndarray:
         """Return the frame of the whole video at this moment as it was filmed; after its end, the last of the part."""
         index = int(second * self.source.fps + 1e-6)
         around = next(video.read_frames(replace(self.source, start=0), index, 1), None)
-        return self.face.frame(len(self) - 1) if around is None else around
-
-    def boxes(self, reading: Reading | None = None) -> Iterator[Box | None]:
-        """Yield the box of the face in each of them, see ``FilmedFace.boxes``."""
-        until = len(self) if self.until is None else self.until
-        return (box if index < until else None for index, box in enumerate(self.face.boxes(len(self), reading)))
+        return self.faces[0].filmed.frame(len(self) - 1) if around is None else around
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

@@ -19,7 +19,6 @@ import PIL.Image
 
 import adaptation
 import audio
-import dialogue
 import live
 import pictures
 import video
@@ -122,8 +121,7 @@ class Actions:
         seen = max(0.0, second - (options.get("start") or 0)) + AROUND  # as far as ``LipSync.preview`` looks
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
-        show = lips.preview if isinstance(spoken, str) else functools.partial(dialogue.preview, lips)
-        return show(face, spoken, second, **options)[..., ::-1]
+        return lips.preview(face, spoken, second, **options)[..., ::-1]
 
     def lip_sync(self, session: Session, face: str, speech: Speech, report: Reporter, **options: Any) -> Path:
         """Return the file of the result."""
@@ -132,8 +130,7 @@ class Actions:
             check_film(Path(face), self.settings.max_seconds)  # all of it is written again
         outfile = session.new_file(".mp4")
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
-        run = lips.run if isinstance(spoken, str) else functools.partial(dialogue.run, lips)
-        run(face, spoken, outfile, **options)
+        lips.run(face, spoken, outfile, **options)
         return outfile
 
     def _seconds(self, speech: Speech) -> float:

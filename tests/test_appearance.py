@@ -126,10 +126,10 @@ def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path):
     lips, moved = LipSync(search=FaceSearch("centerface")), []
     for silence in ("free", "closed"):
         take = lips.prepare(shots, tmp_path / "silence.wav", silence=silence, reference="same")
-        faces = [crop(frame, box) for frame, box in zip(lips.stream(take), take.face.path.boxes)]
+        faces = [crop(frame, box) for frame, box in zip(lips.stream(take), take.faces[0].filmed.path.boxes)]
         lower = np.stack(faces)[:, 48:, 16:80].astype(float)
         moved.append([np.abs(np.diff(shot, axis=0)).mean() for shot in np.split(lower, 2)])
-    assert take.face.path.shots == [0, SHOT]
+    assert take.faces[0].filmed.path.shots == [0, SHOT]
     assert all(closed < 0.8 * free for free, closed in zip(*moved)), moved
 
 

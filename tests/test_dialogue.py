@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-import dialogue
 import inference
 import video
 from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from faces import FaceSearch
-from lipsync import LipSync, engine
+from lipsync import LipSync, engine, mixing
 from runtimes import Runtime
 
 HALF = 320  # pixels: the width of either's part of the picture
@@ -59,7 +58,7 @@ def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
     """The other's mouth is drawn in the same frames, and changes nothing about this one."""
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
-    take = dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, dialogue.Options(), tmp_path)
+    take = lips.prepare(tmp_path / "pair.mp4", speeches)
     together = np.stack(list(lips.stream(take)))
     alone = np.stack(list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches[1], face_index=1))))
     assert np.array_equal(together[:, :, HALF:], alone[:, :, HALF:])
@@ -71,28 +70,28 @@ def test_a_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint,
     """While both speak, when one has ended, and after the end: the last."""
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
-    frames = list(lips.stream(dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, dialogue.Options(), tmp_path)))
-    shown = dialogue.preview(lips, tmp_path / "pair.mp4", speeches, second)
+    frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches)))
+    shown = lips.preview(tmp_path / "pair.mp4", speeches, second)
     assert_alike(shown, frames[min(int(second * 25 + 1e-6), len(frames) - 1)])
 
 
 def test_somebody_has_to_speak(tmp_path):
     with pytest.raises(UserError, match="nobody is given a speech"):
-        dialogue.run(LipSync(), tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
+        LipSync().run(tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
 
 
 def test_what_is_heard_is_the_sum(tmp_path):
     """Of samples, before anything is encoded; the second lasts longer than a block, and both are too loud: softer."""
     rng = np.random.default_rng(0)
-    first, second = (rng.uniform(-0.9, 0.9, count).astype(np.float32) for count in (dialogue.RATE, 31 * dialogue.RATE))
+    first, second = (rng.uniform(-0.9, 0.9, count).astype(np.float32) for count in (mixing.RATE, 31 * mixing.RATE))
     for name, wav in (("a.wav", first), ("b.wav", second)):
-        soundfile.write(tmp_path / name, wav, dialogue.RATE, "FLOAT")
-    dialogue.write_mix([video.Sound(tmp_path / name, 16000) for name in ("a.wav", "b.wav")], tmp_path / "mix.w64")
+        soundfile.write(tmp_path / name, wav, mixing.RATE, "FLOAT")
+    mixing.write_sum([video.Sound(tmp_path / name, 16000) for name in ("a.wav", "b.wav")], tmp_path / "mix.w64")
     mixed, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
     expected = second.copy()
     expected[: len(first)] += first
     peak = np.abs(expected).max()
-    assert rate == dialogue.RATE and peak > 1  # or what is encoded would be clipped
+    assert rate == mixing.RATE and peak > 1  # or what is encoded would be clipped
     np.testing.assert_allclose(mixed, expected / peak, atol=1e-6)
 
 
@@ -143,13 +142,12 @@ def test_networks_are_loaded_once_for_all_faces(program, tmp_path, small_checkpo
     monkeypatch.setattr(engine, "open_restorer", lambda *args: restorers.append(1) or (lambda *drawn: None))
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), restorer="some.pth")
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
-    dialogue.run(lips, tmp_path / "pair.mp4", speeches, tmp_path / "out.mp4")
+    lips.run(tmp_path / "pair.mp4", speeches, tmp_path / "out.mp4")
     assert len(opened) == len(restorers) == 1
 
 
 def test_a_preview_may_have_a_later_frame_as_its_reference(program, tmp_path, small_checkpoint):
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
-    chosen = dialogue.Options(reference=22)
-    frames = list(lips.stream(dialogue.prepare(lips, tmp_path / "pair.mp4", speeches, chosen, tmp_path)))
-    assert_alike(dialogue.preview(lips, tmp_path / "pair.mp4", speeches, 0.04, reference=22), frames[1])
+    frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches, reference=22)))
+    assert_alike(lips.preview(tmp_path / "pair.mp4", speeches, 0.04, reference=22), frames[1])

@@ -379,10 +379,10 @@ def test_the_end_of_the_video_need_not_be_known(small_checkpoint, tmp_path, dete
     take = lips.prepare(tmp_path / "short.mp4", speech, loop=loop)
     made = list(lips.stream(take))
     order = [video.source_index(i, 21, loop == "pingpong") for i in range(30)]
-    assert len(made) == 30 and list(take.boxes()) == [take.face.path.boxes[i] for i in order]
+    assert len(made) == 30 and list(take.faces[0].boxes()) == [take.faces[0].filmed.path.boxes[i] for i in order]
     filmed = list(video.read_frames(take.source))
     for frame, index in zip(made, order):
-        x1, y1, x2, y2 = take.face.path.boxes[index]
+        x1, y1, x2, y2 = take.faces[0].filmed.path.boxes[index]
         outside = np.ones(SIZE, bool)
         outside[y1:y2, x1:x2] = False
         assert (frame[outside] == filmed[index][outside]).all()

@@ -57,7 +57,6 @@ ALLOWED = {
         "runtimes", "speakers", "sync", "video",
     },
     "runtimes": {"devices", "downloads", "files", "hparams", "models", "mouths", "reporting", "telemetry"},
-    "dialogue": {"audio", "files", "hparams", "lipsync", "reporting", "video"},
     "jobs": {"files", "footage", "lipsync", "reporting", "shares", "video"},
     "live": {
         "audio", "boxes", "concurrency", "devices", "files", "hparams", "lipsync", "mouths",
@@ -76,7 +75,7 @@ ALLOWED = {
         "reporting", "training",
     },
     "page": {
-        "adaptation", "audio", "devices", "dialogue", "face_detection", "faces", "hparams", "lipsync", "live", "models",
+        "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
         "parts", "pictures", "reporting", "sync", "video",
     },
     "terminal": {"reporting"},

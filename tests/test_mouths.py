@@ -286,8 +286,10 @@ def test_lips_rest_in_silence(head, lips, silence, filmed_in_silence, options):
 
 def test_a_named_reference_is_that_frame(head, lips):
     take = lips.prepare(head[0], head[0], reference=7, box=BOX)
-    assert (take.mouth_settings.appearances.known[0].references.faces == crops(head[0])[7]).all()
-    assert (take.mouth_settings.reference_share == 1).all() and (take.mouth_settings.gains == 1.2).all()
+    assert (take.faces[0].mouth_settings.appearances.known[0].references.faces == crops(head[0])[7]).all()
+    assert (take.faces[0].mouth_settings.reference_share == 1).all() and (
+        take.faces[0].mouth_settings.gains == 1.2
+    ).all()
 
 
 def test_a_shut_mouth_is_looked_for_where_there_is_a_face(head):

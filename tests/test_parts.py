@@ -70,7 +70,7 @@ def test_frames_outside_go_on_as_they_were(lips, talking_clip, filmed, tone):
     assert (take.source.start, len(take), take.seconds, len(made)) == (5, 10, 0.4, 25)
     assert (made[:5] == filmed[:5]).all() and (made[15:] == filmed[15:]).all()
     box = [(100, 60, 210, 200)] * 10
-    assert_alike(made[5:15], np.stack(list(redraw_mouths(filmed[5:15], box, take.windows, lips.model))))
+    assert_alike(made[5:15], np.stack(list(redraw_mouths(filmed[5:15], box, take.faces[0].windows, lips.model))))
     assert (made[5:15] != filmed[5:15]).any(axis=(1, 2, 3)).all()
 
 
@@ -102,7 +102,9 @@ def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, opt
 
 def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
-    assert (take.mouth_settings.appearances.known[0].references.faces == crop(filmed[7], (100, 60, 210, 200))).all()
+    assert (
+        take.faces[0].mouth_settings.appearances.known[0].references.faces == crop(filmed[7], (100, 60, 210, 200))
+    ).all()
     with pytest.raises(UserError, match="--reference 3: the frames that are used begin with 5; name one of them"):
         lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=3)
     with pytest.raises(UserError, match="--reference 15: the frames that are used end with 14"):

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-import dialogue
 import inference
 import speakers
 import video
@@ -99,7 +98,7 @@ def conversation(tmp_path_factory, astronaut):
     for shot, light in enumerate((1.0, 0.7)):
         cv2.imwrite(str(folder / f"{shot}.png"), pair * light)
         said = dict(enumerate(speeches[2 * shot : 2 * shot + 2]))
-        dialogue.run(lips, folder / f"{shot}.png", said, folder / f"{shot}.mp4")
+        lips.run(folder / f"{shot}.png", said, folder / f"{shot}.mp4")
     inputs = ("-i", folder / "0.mp4", "-i", folder / "1.mp4")
     run_ffmpeg(*inputs, "-filter_complex", "[0:v][1:v]concat", "-crf", 10, "-an", folder / "mute.mp4")
     return folder / "mute.mp4", speeches

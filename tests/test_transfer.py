@@ -201,7 +201,10 @@ def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
 def test_whoever_matches_mouths_borrows(talking_clip, speech):
     how = {"box": (20, 200, 80, 250)}
     known = {
-        reference: LipSync().prepare(talking_clip, speech, reference=reference, **how).mouth_settings.appearances
+        reference: LipSync()
+        .prepare(talking_clip, speech, reference=reference, **how)
+        .faces[0]
+        .mouth_settings.appearances
         for reference in ("matching", "still")
     }
     references = {name: next(iter(one.known.values())).references for name, one in known.items()}

@@ -44,9 +44,9 @@ class Position:
 
         ``unread`` are hparams that nobody reads.
         """
-        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in NOT_LEARNED_FROM | unread}
-        if not now["syncnet_wt"]:  # not set: the weight that there was is kept
-            del now["syncnet_wt"]
+        kept = set() if hp.syncnet_wt else {"syncnet_wt"}  # not set: the weight that there was is kept
+        left_out = NOT_LEARNED_FROM | unread | kept
+        now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in left_out}
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed

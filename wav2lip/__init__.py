@@ -1,7 +1,7 @@
 """The project as one package, for programs that have an ``audio``, ``video`` or ``models`` of their own.
 
     from wav2lip import LipSync
-    from wav2lip import adaptation, dialogue, live, recipes, sync  # what else there is
+    from wav2lip import adaptation, live, recipes, sync  # what else there is
 
 Its modules are flat: they say ``import audio``, as scripts in one folder do. Here they are parts of this package
 (``wav2lip.audio``), and what they say means their neighbours, whatever else has such a name.

@@ -1,0 +1,59 @@
+"""What is heard where several people speak: the sum of their speeches."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import video
+
+RATE = 48000  # Hz
+
+
+class Mix(video.Sound):
+    """The sum of several sounds, mono, all of it softer where it would be clipped. Its file lasts as long as it does.
+
+    Raises RuntimeError if there is no room for that.
+    """
+
+    def __init__(self, sounds: Sequence[video.Sound], sample_rate: int) -> None:
+        folder = tempfile.mkdtemp(prefix="wav2lip-mix-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder, "mix.w64")
+        write_sum(sounds, path)
+        super().__init__(path, sample_rate)
+        self.measure()
+
+
+def write_sum(sounds: Sequence[video.Sound], path: Path) -> None:
+    """Write the sum of sounds to ``path`` (W64), block by block."""
+    import soundfile
+
+    def mixed() -> Iterator[np.ndarray]:
+        return added([video.Sound(sound.path, RATE) for sound in sounds])
+
+    peak = max((float(np.abs(block).max()) for block in mixed() if len(block)), default=0.0)
+    try:
+        with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
+            for block in mixed():
+                file.write(block / np.float32(max(1.0, peak)))
+    except soundfile.LibsndfileError as error:
+        raise RuntimeError(
+            f"cannot write the sum of the speeches into {path.parent} ({error}); if that is full, have TMPDIR name "
+            "another folder"
+        ) from error
+
+
+def added(sounds: Sequence[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Add sounds that come in blocks (samples,) of equal length but for each one's last."""
+    for blocks in itertools.zip_longest(*sounds, fillvalue=np.empty(0, np.float32)):
+        total = np.zeros(max(map(len, blocks)), np.float32)
+        for block in blocks:
+            total[: len(block)] += block
+        yield total
