@@ -150,7 +150,8 @@ def add_generation_arguments(parser: Flags) -> None:
         "--runtime",
         choices=runtimes.NAMES,
         default="torch",
-        help="Compute the generator with this; openvino is faster on CPUs (int8) and asks for two packages more.",
+        help="Compute the generator with this; openvino (int8) is faster on CPUs without bf16, and two more packages "
+        "have to be installed for it.",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import soundfile
@@ -73,6 +75,47 @@ def test_a_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint,
     frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches)))
     shown = lips.preview(tmp_path / "pair.mp4", speeches, second)
     assert_alike(shown, frames[min(int(second * 25 + 1e-6), len(frames) - 1)])
+
+
+def test_several_speak_in_a_part(program, tmp_path, small_checkpoint):
+    """--pair knew whole videos only. The part is as long as the longest speech, or ends before."""
+    assert program("--start", 0.2, "--end", 0.6) == (0, "")
+    left, right = changes(tmp_path).T
+    assert len(left) == 25 and all((part[5:15] > 5).all() for part in (left, right))
+    assert all((part[:5] < 3).all() and (part[15:] < 3).all() for part in (left, right))
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches, start=0.2)))
+    assert len(frames) == 20  # the video ends
+    assert_alike(lips.preview(tmp_path / "pair.mp4", speeches, 0.48, start=0.2), frames[7])
+
+
+def test_the_sum_is_there_as_long_as_the_take(program, tmp_path, small_checkpoint):
+    """It was gone with ``run``, and a take that ``run`` returns could not be written again."""
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    take = lips.run(tmp_path / "pair.mp4", speeches, tmp_path / "out.mp4")
+    lips.write(take, tmp_path / "again.mp4")
+    first, second = (video.read_audio(tmp_path / name, 16000) for name in ("out.mp4", "again.mp4"))
+    assert np.array_equal(first, second)
+    folder = take.heard.path.parent
+    assert folder.is_dir()
+    del take
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_path, small_checkpoint):
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    for speech in (tmp_path / "short.wav", {0: tmp_path / "short.wav"}):
+        for second in (np.nan, np.inf):
+            with pytest.raises(UserError, match="is no moment of a video"):
+                lips.preview(tmp_path / "pair.mp4", speech, second)
+        with pytest.raises(UserError, match="is no file's name"):
+            lips.run(np.zeros(3), speech, tmp_path / "out.mp4")
+    for index, words in ((-1, "cannot be -1"), ("left", "not a whole number"), (7, "--face_index 7, but 2 faces")):
+        with pytest.raises(UserError, match=words):
+            lips.prepare(tmp_path / "pair.mp4", {index: tmp_path / "short.wav"})
 
 
 def test_somebody_has_to_speak(tmp_path):

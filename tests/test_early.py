@@ -246,8 +246,8 @@ def test_cached_and_uncached_are_the_same(small_checkpoint, long_clip, long_spee
     looks = detector.looks
     cached = lips.prepare(long_clip, long_speech)
     assert [frame.tobytes() for frame in lips.stream(cached)] == made and detector.looks == looks
-    assert cached.face.path.boxes == uncached.face.path.boxes
-    np.testing.assert_array_equal(cached.face.path.seen, uncached.face.path.seen)
+    assert cached.faces[0].filmed.path.boxes == uncached.faces[0].filmed.path.boxes
+    np.testing.assert_array_equal(cached.faces[0].filmed.path.seen, uncached.faces[0].filmed.path.seen)
     assert len(told.notes) == 2  # on missing faces, each time
 
 
@@ -299,14 +299,14 @@ def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_
     rest = list(stays)
     assert len(rest) + 1 == len(take) and (first[0] == first[1]).all()
     with lips.prepare(long_clip, long_speech) as other:
-        ended = other.face.path
+        ended = other.faces[0].filmed.path
     assert not ended._readings and not ended._boxes  # nothing is under way
 
 
 def test_frames_that_are_missing_are_missed(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
     lips = lips_of(small_checkpoint, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
-    monkeypatch.setattr(type(take), "boxes", lambda *_: iter([None] * 5))
+    monkeypatch.setattr(type(take.faces[0]), "boxes", lambda *_: iter([None] * 5))
     with pytest.raises(RuntimeError, match=f"only 5 of {len(take)} frames"):
         list(lips.stream(take))
 

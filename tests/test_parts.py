@@ -79,12 +79,12 @@ def test_a_face_is_looked_for_in_the_part_alone(lips, talking_clip, tone, monkey
     read = []
     real = video.read_frames
     monkeypatch.setattr(video, "read_frames", lambda info, *a: (read.append((info.start, *a)), real(info, *a))[1])
-    whole = lips.prepare(talking_clip, tone).face.path.boxes
+    whole = lips.prepare(talking_clip, tone).faces[0].filmed.path.boxes
     some = lips.prepare(talking_clip, tone, start=0.6, end=0.8)
     assert (3, 0) in read
-    assert len(some.face.path.boxes) == 5 == len(some.face.path.seen)
+    assert len(some.faces[0].filmed.path.boxes) == 5 == len(some.faces[0].filmed.path.seen)
     drift = (
-        np.array(some.face.path.boxes[0]) - whole[-1]
+        np.array(some.faces[0].filmed.path.boxes[0]) - whole[-1]
     )  # the picture goes left by 2 pixels a frame, from frame 9 to 15
     assert abs(drift + [12, 0, 12, 0]).max() <= 6
 
@@ -289,7 +289,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
     write_clip(tmp_path / "gone.mp4", gone)
     with pytest.raises(UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.60 s, where it was looked for"):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
-    lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).face.path.known(None)
+    lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).faces[0].filmed.path.known(None)
     assert (
         "5 of 10 frames (0.2 s) have no face, or one in profile: 20-24" in lips.report.notes[-1]
     )  # counted in the whole video
