@@ -15,10 +15,11 @@ from typing import Protocol
 import numpy as np
 
 import video
-from boxes import Piece, place
+from boxes import place
 from errors import UserError
 from face_detection.detections import Detections
 from face_detection.tracking import LASTING, follow_face, follow_faces, gap_of, shots
+from face_path import Piece
 from faces import FaceSearch
 from hparams import hparams as hp
 from identities import Identity, alike, face_of_sface

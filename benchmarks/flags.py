@@ -45,7 +45,6 @@ import files
 import video
 from benchmarks import cpu_timed, print_machine
 from benchmarks.people import add_people_arguments, find_landmarks
-from boxes import Box
 from demo.portrait import lip_distance
 from errors import MissingFile, UserError
 from evaluation import aperture, judges, lips, lse, table
@@ -54,6 +53,7 @@ from evaluation.leakage import write_silence
 from evaluation.quality import Quality, score_file
 from face_detection.detections import Detections, cut_square
 from face_detection.tracking import follow_face
+from face_path import Box
 from faces import FaceSearch
 from footage import find_videos
 from lipsync import LipSync, Options, Settled, Take, open_face

@@ -31,8 +31,8 @@ import files
 import video
 from benchmarks import print_machine, report, write_video
 from benchmarks.demo_networks import SEARCH
-from boxes import Box
 from errors import UserError
+from face_path import Box
 from footage import find_videos
 from lipsync import LipSync, open_face
 from lipsync import Options as Way

@@ -28,8 +28,8 @@ import cli
 import speakers
 import video
 from benchmarks import open_machine, report
-from boxes import FacePath
 from errors import UserError
+from face_path import FacePath
 from faces import FaceSearch
 from footage import find_videos
 from sync import Expert, open_expert

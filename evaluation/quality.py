@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 import video
-from boxes import Box, check_face_index, padded_boxes
+from boxes import check_face_index, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
 from face_detection.tracking import follow_face, gap_of, most_together, shots
+from face_path import Box
 from faces import FaceSearch
 from identities import alike, face_of_sface
 from reporting import SILENT, Reporter

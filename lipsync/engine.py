@@ -23,11 +23,11 @@ import files
 import identities
 import speakers
 import video
-from boxes import Box, FacePath, Piece
 from concurrency import prefetch
 from credentials import Credentials
 from devices import calls_at_a_time
 from errors import UserError, about
+from face_path import Box, FacePath, Piece
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync.filmed import FilmedFace

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import video
-from boxes import Box, FacePath, Reading
+from face_path import Box, FacePath, Reading
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import audio
 import parts
 import video
-from boxes import Box, Reading
+from face_path import Box, Reading
 from hparams import hparams as hp
 from lipsync.filmed import FilmedFace
 from lipsync.options import Options, Settled

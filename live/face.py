@@ -17,8 +17,9 @@ import numpy as np
 
 import files
 import video
-from boxes import Box, FacePath, within
+from boxes import within
 from errors import MissingFile, UserError
+from face_path import Box, FacePath
 from hparams import hparams as hp
 from lipsync import MAX_FPS, MIN_FPS, VALUES, FilmedFace, LipSync, Options, Settled, appearances_of, open_face
 from mouths import Appearance, References, UnoccludedFace, crop

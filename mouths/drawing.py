@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from boxes import Box
 from concurrency import in_parallel
 from devices import take_share
+from face_path import Box
 from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
 from mouths.openings import openings

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import Box, shown_in
+from boxes import shown_in
 from devices import in_halves
+from face_path import Box
 from hparams import hparams as hp
 
 CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU

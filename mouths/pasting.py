@@ -8,7 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from boxes import Box, put_back, shown_in
+from boxes import put_back, shown_in
+from face_path import Box
 from hparams import hparams as hp
 from mouths import masks
 from mouths.references import Reference

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import Box, put_back, shown_in
+from boxes import put_back, shown_in
 from errors import PIP, MissingFile, UserError, needs
+from face_path import Box
 from models import weights
 from models.imports import import_beside_torchvision
 from mouths import masks

@@ -20,10 +20,10 @@ import inference
 import models
 import mouths
 import video
-from boxes import FacePath, Piece
 from conftest import run_ffmpeg
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
+from face_path import FacePath, Piece
 from lipsync import FilmedFace, LipSync, Options, engine, read_speech
 from lipsync.looking import faces_of
 from mouths import (

@@ -11,11 +11,11 @@ import pytest
 import inference
 import speakers
 import video
-from boxes import FacePath
 from conftest import MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, write_speech
 from errors import UserError
 from face_detection.detections import Detections
+from face_path import FacePath
 from faces import FaceSearch
 from lipsync import LipSync, Options
 from speakers import REACH, FacesByShot
