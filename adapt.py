@@ -16,6 +16,12 @@ from adaptation import SETTINGS, AdaptationOptions, Adapted, adapt
 from models import weights
 from terminal import TERMINAL
 
+FIGURES = {  # of what was kept aside
+    "l1": "difference to the real frames (L1)",
+    "detail": "difference in fine detail, of which a blur has too little",
+    "judge": "sync loss by the judge",
+}
+
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Make a generator know one person, from a video in which they speak.")
@@ -90,8 +96,9 @@ def run(args: argparse.Namespace) -> None:
 
 def print_figures(adapted: Adapted) -> None:
     before, after = adapted.before.figures, adapted.after.figures
-    for name, words in (("l1", "difference to the real frames (L1)"), ("judge", "sync loss by the judge")):
-        print(f"held out, {words}: {before[name]:.4f} before, {after[name]:.4f} after")
+    for name, words in FIGURES.items():
+        if name in after:  # settings may leave one out
+            print(f"held out, {words}: {before[name]:.4f} before, {after[name]:.4f} after")
     print(f"the judge's sync loss of the real frames: {after['judge_of_real']:.4f}")
     if not adapted.is_better:
         print("warning: it got no better, so the weights are those it began with; give it more footage, or minutes")

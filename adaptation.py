@@ -44,7 +44,7 @@ COMPARED = 3000  # frames at most, with each
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 REFERENCE_LEAD = 1  # mel_lead of networks that do not tell: official ones, or trained as they are
 SETTINGS = (  # a steady mean of the weights, for one video is little
-    "syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
+    "detail_wt=4,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
     "num_workers=1,frozen_norms=true"
 )
 
@@ -77,12 +77,13 @@ class Adapted:
     before: Examination
     after: Examination
     sheet: Path  # a picture: as filmed, before, after
+    is_better: bool = True  # whether it learned anything; if not, its weights are those it began with
     stopped: bool = False  # by Ctrl-C, before its time
 
-    @property
-    def is_better(self) -> bool:
-        """Whether it learned anything; if not, its weights are those it began with."""
-        return self.after.figures["l1"] < self.before.figures["l1"]
+
+def _score(figures: Figures) -> float:
+    """How far what is drawn is from what was filmed, blur included: by L1 alone, a blur is near to everything."""
+    return figures["l1"] + hp.detail_wt * figures.get("detail", 0.0)
 
 
 def adapt(
@@ -110,7 +111,7 @@ def adapt(
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
-    return Adapted(before, after, sheet, stopped)
+        return Adapted(before, after, sheet, _score(after.figures) < _score(before.figures), stopped)
 
 
 def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:
@@ -140,9 +141,9 @@ class PersonTask(GeneratorTask):
 
     def remember(self, figures: Figures) -> None:
         """Keep a copy of the weights if their ``figures`` are the best so far."""
-        if figures["l1"] < self.lowest:
+        if (score := _score(figures)) < self.lowest:
             self.won = self.lowest < float("inf")
-            self.lowest = figures["l1"]
+            self.lowest = score
             self.best = {name: value.clone() for name, value in self.result.state_dict().items()}
 
     def recall(self) -> None:

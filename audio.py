@@ -1,7 +1,7 @@
 """Sound as the networks hear it: load, save, mel spectrogram, and the mel window that belongs to a video frame.
 
 Arrays are float32 mono in [-1, 1] at ``hparams.sample_rate``; mels are (num_mels, frames), 80 frames a second,
-scaled to [-4, 4]. To read the sound of a video or of any other format than wav and flac, see ``video.stream_audio``.
+scaled to [-4, 4]. To read the sound of a video or of any other format than wav and flac, see ``video.Sound``.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ class MelWindows:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
         last = len(self.spectrogram) - hp.mel_step_size
-        start = int(min(self._moment(index), last))  # whole last: it may be infinite
+        start = int(min(self._moment(index), last))
         stop = start + hp.mel_step_size
         return self.spectrogram.up_to(stop)[:, start:stop]
 

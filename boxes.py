@@ -50,10 +50,7 @@ def _checked(
     if face_index is not None and not faces:
         check_face_index(face_index, most_together(found, gap))
     if not faces and shows_profiles(found):
-        raise UserError(
-            f"{picture.path} shows faces only in profile, or on their side, where no mouth can be drawn; use a part in "
-            "which somebody faces the camera, --rotate a picture that lies on its side, or give --box yourself"
-        )
+        raise no_face(picture, 0, len(found), in_profile=True)
 
 
 def place(
@@ -171,8 +168,11 @@ def _check_any(faces: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
-def no_face(picture: VideoInfo, first: int, count: int) -> UserError:
-    """Return what to say where none of ``count`` frames, from ``first`` on, has a face; others may have one."""
+def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False) -> UserError:
+    """Return what to say where none of ``count`` frames, from ``first`` on, has a face, or one that can be drawn in.
+
+    Others may have one.
+    """
     start = picture.start + first
     seconds = (float(frame / picture.fps) for frame in (start, start + count))
     where = " from {:.2f} to {:.2f} s, where it was looked for".format(*seconds)
@@ -180,6 +180,12 @@ def no_face(picture: VideoInfo, first: int, count: int) -> UserError:
         where = ""
     elif count == 1:
         where = " in its first frame, which alone is used"
+    if in_profile:
+        return UserError(
+            f"{picture.path} shows the face only in profile, or lying on its side{where}: no mouth can be drawn there; "
+            "use a part in which it faces the camera, --face_index for another face, --rotate if the picture lies on "
+            "its side, or give --box yourself"
+        )
     return UserError(
         f"no face was found in {picture.path}{where}; try another --face_detector, --rotate if the picture lies on "
         "its side, --crop to the face if it is tiny, or give --box yourself"

@@ -99,6 +99,7 @@ class HParams:
     audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
     mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)
     motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
+    detail_wt: float = 0.0  # share of L1 of how much fine detail there is, which a blur has too little of (ours)
     feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
     sync_grey: bool = False  # the expert sees grey faces, so that its gradient changes no colours (ours)
     frozen_norms: bool = False  # the generator's batch norms keep their statistics: for little or uniform data (ours)

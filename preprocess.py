@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     print_table(summary, args.preprocessed_root / "report.json")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
-    elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped):
+    elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped) and (args.filelists / "train.txt").exists():
         print("lists      not written anew: those that there are still have what was dropped now; give --split, too")
 
 

@@ -37,7 +37,7 @@ OF_THE_EXPERT = {
 }  # fmt: skip
 OF_THE_GENERATOR = {
     "batch_size", "initial_learning_rate", "adam_beta1", "checkpoint_interval", "eval_interval", "mel_lead", "mask_top",
-    "syncnet_wt", "audio_from_expert", "mouth_wt", "motion_wt", "feature_wt", "sync_grey", "frozen_norms",
+    "syncnet_wt", "audio_from_expert", "mouth_wt", "motion_wt", "detail_wt", "feature_wt", "sync_grey", "frozen_norms",
     "twin_reference",
 }  # fmt: skip
 OF_THE_DISCRIMINATOR = {"disc_wt", "disc_width", "disc_initial_learning_rate", "hq_eval_steps"}

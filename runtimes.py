@@ -122,7 +122,7 @@ class OpenVinoGenerator(nn.Module):
         super().__init__()
         self.like = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it takes float32, on the CPU
         network = fold_batchnorm(weights.build(checkpoint, Wav2Lip))
-        self.mask_top = network.mask_top
+        self.mask_top, self.opening = network.mask_top, network.opening
         self.audio_encoder = Compiled(convert(network.audio_encoder, example_mels()), dtype)
         self._drawing = Compiled(drawing or convert_drawing(network), dtype)
 

@@ -7,10 +7,10 @@ import sys
 
 
 def silence_onnxruntime() -> None:
-    """It would tell Microsoft of the machine and of the model's file."""
+    """Keep it from telling Microsoft of the machine and of the model's file."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def silence_openvino() -> None:
-    """It and NNCF would tell Google Analytics."""
+    """Keep it and NNCF from telling Google Analytics how they are used."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed

@@ -80,7 +80,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
 
     def select() -> None:
         for batch, front, (mels, faces), gains in zip(batches, hidden, inputs, asked):
-            wanted = openings_for(lips.model, batch, mels, gains, one.mouth_settings.opening)
+            wanted = openings_for(lips.model, batch, mels, gains)
             references.extend(select_references(batch, front, wanted, faces))
 
     steps: dict[str, Callable[[], object]] = {  # each with what the one before has left

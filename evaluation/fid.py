@@ -122,7 +122,7 @@ def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iter
             step = 1 if is_picture(path) else every
             if root.is_file() or is_picture(path) or is_video(path):
                 try:
-                    yield from itertools.islice(video.read_frames(video.probe(path)), 0, None, step)
+                    yield from video.read_frames(video.probe(path), every=step)
                 except UserError as problem:
                     failed[str(path)] = str(problem)
 

@@ -189,7 +189,7 @@ class Made:
         return {number: note.read_text(encoding="utf-8").strip() for number, note in notes.items()}
 
     def _of_pairs(self, paths: Sequence[Path]) -> dict[int, Path]:
-        """Those whose number is one of the list's, by it."""
+        """Return files by the number that is their name, as far as the list has one of that number."""
         by_number = sorted((int(path.stem), path) for path in paths)
         return {number: path for number, path in by_number if number < len(self.pairs)}
 

@@ -62,7 +62,9 @@ class CenterFace(FrameByFrame):
         y, side = y - height / 2 + upper, np.sqrt(width * upper)
         left, top, right, bottom = self.FRAMING
         corners = x + left * width, y + top * side, x + right * width, y + bottom * side
-        eyes = points[3] - points[1]
+        # from the right eye to the left, in shares of the width; of a head that lies on its side, across alone
+        down, across = (points[2] - points[0]) * height / width, points[3] - points[1]
+        eyes = np.where(np.abs(down) < np.abs(across), np.copysign(np.hypot(down, across), across), across)
         return np.stack((*corners, score[0, 0, row, column], eyes), axis=1).astype(np.float32)
 
     def _merge(self, boxes: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ class Detector(Protocol):
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first.
 
-        A sixth column tells how far to the right of the one eye the other is, in shares of the width of CenterFace's
-        box, NaN if unknown; whoever knows it of none may leave it out.
+        A sixth column tells how far the left eye is from the right one, in shares of the width of CenterFace's box:
+        below 0 where it is left of it in the picture, NaN if unknown. Whoever knows it of none may leave it out.
         """
 
 

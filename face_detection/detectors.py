@@ -79,6 +79,8 @@ def telling_eyes(detector: Detector) -> Detector:
 class WithEyes:
     """A detector beside which CenterFace looks for the eyes of the faces that it finds."""
 
+    SIDE = 64  # pixels, the longer side of the smallest face, to which pictures are shrunk for that
+
     def __init__(self, detector: Detector) -> None:
         self.detector, self._centerface = detector, CenterFace()
         self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
@@ -90,7 +92,11 @@ class WithEyes:
     def _eyes(self, frame: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Return the sixth column, (k,), of boxes (k, 5)."""
         eyes = np.full(len(boxes), np.nan, np.float32)
-        for face in self._centerface.detect([frame])[0][::-1] if len(boxes) else ():  # the best last
+        if not len(boxes):
+            return eyes
+        scale = min(1.0, self.SIDE / max(1.0, (boxes[:, 2:4] - boxes[:, :2]).max(1).min()))
+        picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
+        for face in unscaled(self._centerface.detect([picture])[0], scale)[::-1]:  # the best last
             eyes[overlaps(face, boxes) > SAME_PLACE] = face[5]
         return eyes
 

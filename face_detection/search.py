@@ -234,8 +234,7 @@ class Searcher:
                         seen.setdefault((look.number, look.place), []).append((look.weight, box))
         results: list[list[np.ndarray]] = [[] for _ in requests]
         for (number, _), found in seen.items():
-            weights, boxes = zip(*found)
-            results[number].append(np.average(boxes, axis=0, weights=weights).astype(np.float32))
+            results[number].append(_mean(*map(np.array, zip(*found))))
         return [_distinct(boxes) for boxes in results]
 
     def _scales(self, side: float) -> list[tuple[float, float]]:
@@ -308,6 +307,15 @@ def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     alone = [box for n, box in enumerate(a) if n not in dict(pairs)]
     alone += [box for n, box in enumerate(b) if n not in {j for _, j in pairs}]
     return _rows(between + alone)
+
+
+def _mean(weights: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Return the weighted mean of looks (n, 5 or 6) at one face; its last column, of those that know it."""
+    mean = np.average(boxes, axis=0, weights=weights)
+    known = ~np.isnan(boxes[:, -1])
+    if known.any():
+        mean[-1] = np.average(boxes[known, -1], weights=weights[known])
+    return mean.astype(np.float32)
 
 
 def _rows(boxes: list[np.ndarray]) -> np.ndarray:

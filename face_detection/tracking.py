@@ -6,6 +6,7 @@ All of it goes on as the search does: a box is given away once nothing that may 
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,9 +28,10 @@ LASTING = 0.25  # of the longest track: shorter ones are not chosen, however lar
 BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
 GAP_SECONDS = 0.5  # of video
 SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
-# Distance of the eyes, see ``Detector``, below which a face is in profile: it shows half a mouth, and whoever draws a
-# whole one draws on the cheek. Measured: facing the camera 0.39 to 0.5, three-quarter 0.17 to 0.3, profile to 0.14.
-PROFILE = 0.15
+# Distances of the eyes, see ``Detector``, at which a face turns to profile, and turns back again. In profile
+# it shows half a mouth, and whoever draws a whole one draws on the cheek. Measured: facing the camera 0.39 to 0.5,
+# three-quarter 0.17 to 0.3, profile to 0.14; from one look to the next 0.03 more or less.
+PROFILE, TURNED_BACK = 0.14, 0.18
 GROWN = 1.8  # times as wide, or narrow: nobody comes nearer by so much within a gap
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
@@ -43,19 +45,29 @@ def gap_of(fps: Fraction | float) -> int:
 class Track:
     """One face through one shot."""
 
-    frames: list[int]
-    boxes: list[np.ndarray]  # x1, y1, x2, y2
-    eyes: list[float]  # how far apart they are, see ``Detector``
+    frames: list[int] = field(default_factory=list)
+    boxes: list[np.ndarray] = field(default_factory=list)  # x1, y1, x2, y2
+    facing: list[bool] = field(default_factory=list)  # not in profile, as far as is known
+    eyes: float = math.nan  # how far apart they were when that was known last, see ``Detector``
+
+    def add(self, frame: int, box: np.ndarray, eyes: float) -> None:
+        """Add the next frame that shows it; where nobody knows the ``eyes``, NaN, they are as they were."""
+        self.eyes = self.eyes if math.isnan(eyes) else eyes
+        faced = not self.facing or self.facing[-1]
+        turned = self.eyes < PROFILE if faced else not self.eyes > TURNED_BACK
+        self.frames.append(frame)
+        self.boxes.append(box)
+        self.facing.append(not turned)
 
     @property
     def area(self) -> float:
         """Square pixels, median over time."""
         return float(np.median([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]))
 
-    def facing(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def shown(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the frames from ``start`` to before ``stop`` that show it, but not in profile, and the boxes there."""
         part = slice(*(bisect_left(self.frames, frame) for frame in (start, stop)))
-        facing = ~(np.array(self.eyes[part]) < PROFILE)  # or nobody knows
+        facing = np.array(self.facing[part], bool)
         return np.array(self.frames[part], int)[facing], np.reshape(self.boxes[part], (-1, 4))[facing]
 
 
@@ -138,6 +150,8 @@ class Steadying:
 def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     """Return every face as the detector saw it: (frames, 4) x1, y1, x2, y2 each, NaN where it is not, or in profile.
 
+    Whoever is in profile throughout is left out.
+
     They stand in order from left to right at first sight. Nothing is filled in or smoothed. Who is who after a cut
     cannot be known: the n-th face of a shot continues the n-th of the shot before. Tracks shorter than ``max_gap``
     frames are left out as false alarms, unless the longest is hardly longer.
@@ -154,10 +168,10 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
                 faces.append(np.full((len(found), 4), np.nan))
             person = choose_person(tracks, 0)
             for track in person:
-                frames, boxes = track.facing(0, len(found))
+                frames, boxes = track.shown(0, len(found))
                 faces[n][first + frames] = boxes
             tracks = [track for track in tracks if all(track is not chosen for chosen in person)]
-    return faces
+    return [face for face in faces if not np.isnan(face).all()]
 
 
 def most_together(found: Detections, max_gap: int) -> int:
@@ -237,11 +251,14 @@ class Linking:
         taken: set[int] = set()
         for score, d, box, track in sorted(candidates, key=lambda c: -c[0]):
             if score > 0 and d not in taken and track.frames[-1] < frame:
-                _continue_track(track, frame, box, eyes[d], track.frames[-1] == self.looked)
+                _continue_track(track, frame, box, float(eyes[d]), track.frames[-1] == self.looked)
                 taken.add(d)
-        new = [Track([frame], [box], [eyes[d]]) for d, box in enumerate(boxes) if d not in taken]
-        self.tracks += new
-        self._alive += new
+        for d, box in enumerate(boxes):
+            if d not in taken:
+                track = Track()
+                track.add(frame, box, float(eyes[d]))
+                self.tracks.append(track)
+                self._alive.append(track)
         self.looked = frame
 
     def _goes_on(self, track: Track, frame: int) -> bool:
@@ -259,15 +276,11 @@ class Linking:
 
 def _continue_track(track: Track, frame: int, box: np.ndarray, eyes: float, unbroken: bool) -> None:
     """Append a box; if ``unbroken``, also the frames before it, interpolated."""
-    old_frame, old_box, old_eyes = track.frames[-1], track.boxes[-1], track.eyes[-1]
+    old_frame, old_box, old_eyes = track.frames[-1], track.boxes[-1], track.eyes
     for between in range(old_frame + 1, frame) if unbroken else ():
         share = (between - old_frame) / (frame - old_frame)
-        track.frames.append(between)
-        track.boxes.append((1 - share) * old_box + share * box)
-        track.eyes.append((1 - share) * old_eyes + share * eyes)
-    track.frames.append(frame)
-    track.boxes.append(box)
-    track.eyes.append(eyes)
+        track.add(between, (1 - share) * old_box + share * box, (1 - share) * old_eyes + share * eyes)
+    track.add(frame, box, eyes)
 
 
 def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
@@ -344,7 +357,7 @@ class Shot:
     def _rows(self, stop: int) -> np.ndarray:
         rows = np.full((stop - self._given, 4), np.nan)
         for track in self._person:
-            frames, boxes = track.facing(self._given, stop)
+            frames, boxes = track.shown(self._given, stop)
             rows[frames - self._given] = boxes
         self._given = stop
         return rows

@@ -147,7 +147,7 @@ class LipSync:
         take = self._open_take(files.as_path(face), _speeches(speech), seconds, Options.of(options))
         heard = take.heard
         if len(take.faces) > 1 and not take.options.mix:
-            heard = Mix([one.speech for one in take.faces], hp.sample_rate)
+            heard = Mix([one.speech for one in take.faces], take.seconds)
         settled = tuple(
             replace(one, mouth_settings=self.mouth_settings(one), match=self._about(one, take).match(one))
             for one in take.faces
@@ -199,7 +199,7 @@ class LipSync:
         heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
         used, settled = used_for(opened, samples, chosen, self.report, seconds), self.settle(chosen)
         with self._searching_once(len(speeches)) as searcher:
-            faces = tuple(searcher._speaking_face(used, settled, index, *own) for index, own in sounds.items())
+            faces = tuple(searcher._speaking_face(used, settled, index, *own, samples) for index, own in sounds.items())
         _ = self.model  # built only when there is a face
         return Take(used.source, faces, heard, settled, used.goes_on)
 
@@ -213,9 +213,12 @@ class LipSync:
             yield self.serving(replace(self.search, cache=True, folder=Path(folder)), self.report)
 
     def _speaking_face(
-        self, used: Used, options: Settled, index: int | None, sound: video.Sound, samples: int
+        self, used: Used, options: Settled, index: int | None, sound: video.Sound, samples: int, longest: int
     ) -> SpeakingFace:
-        """Return the face that speaks a sound of so many samples: that of an index, or if None of the options."""
+        """Return the face that speaks a sound of so many samples: that of an index, or if None of the options.
+
+        The sound is followed by silence, up to the ``longest`` of all sounds.
+        """
         fps, until = float(used.source.fps), None
         if index is None:
             filmed = self.find_face(used.source, used.searched, options)
@@ -227,7 +230,7 @@ class LipSync:
                 filmed.path.known(None)  # to its end, so that it is remembered for the next face
             if options.silence != "closed":
                 until = audio.frame_count(samples, fps)
-        spectrogram = audio.Spectrogram(sound, samples)  # read as far as somebody wants windows of it
+        spectrogram = audio.Spectrogram(sound, longest)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
         return SpeakingFace(filmed, sound, windows, options, until)
 
@@ -408,7 +411,7 @@ def _speeches(given: Speech) -> Speeches:
     """Return the file of each speech by the number of who speaks it, None where that is left to the options."""
     if not isinstance(given, Mapping):
         return {None: files.as_path(given)}
-    if not given:
+    if not given or None in given:
         raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
     return {index: files.as_path(path) for index, path in given.items()}
 

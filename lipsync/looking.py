@@ -86,9 +86,7 @@ def settings_for_mouths(
     gains = generator.gain * options.mouth_gain * movement
     reference_share = rest if options.reference == "same" else np.ones(len(rest))
     unchanged = bool((gains == 1).all())
-    return MouthSettings(
-        options.blend, None if unchanged else gains, appearances, generator.opening, reference_share, restore
-    )
+    return MouthSettings(options.blend, None if unchanged else gains, appearances, reference_share, restore)
 
 
 def named_reference(face: FilmedFace, number: int) -> References:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 import tempfile
 import weakref
@@ -17,26 +18,31 @@ RATE = 48000  # Hz
 
 
 class Mix(video.Sound):
-    """The sum of several sounds, mono, all of it softer where it would be clipped. Its file lasts as long as it does.
+    """The first ``seconds`` of the sum of several sounds, mono; all of it softer if it would be clipped.
 
-    Raises RuntimeError if there is no room for that.
+    Its file lasts as long as it does. Raises RuntimeError if there is no room for that.
     """
 
-    def __init__(self, sounds: Sequence[video.Sound], sample_rate: int) -> None:
+    def __init__(self, sounds: Sequence[video.Sound], seconds: float) -> None:
         folder = tempfile.mkdtemp(prefix="wav2lip-mix-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         path = Path(folder, "mix.w64")
-        write_sum(sounds, path)
-        super().__init__(path, sample_rate)
+        write_sum(sounds, path, seconds)
+        super().__init__(path, RATE)
         self.measure()
 
 
-def write_sum(sounds: Sequence[video.Sound], path: Path) -> None:
-    """Write the sum of sounds to ``path`` (W64), block by block."""
+def write_sum(sounds: Sequence[video.Sound], path: Path, seconds: float) -> None:
+    """Write the first ``seconds`` of the sum of sounds to ``path`` (W64), block by block."""
     import soundfile
 
     def mixed() -> Iterator[np.ndarray]:
-        return added([video.Sound(sound.path, RATE) for sound in sounds])
+        left = math.ceil(seconds * RATE)
+        for block in added([video.Sound(sound.path, RATE) for sound in sounds]):
+            yield block[:left]
+            left -= len(block)
+            if left <= 0:
+                return
 
     peak = max((float(np.abs(block).max()) for block in mixed() if len(block)), default=0.0)
     try:

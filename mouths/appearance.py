@@ -23,7 +23,7 @@ class Appearance:
     unoccluded: UnoccludedFace | None = None  # then what is in front of it stays there
 
     def distance(self, held: np.ndarray) -> float:
-        """Return how far a posture is from the nearest of these, in grey levels."""
+        """Return how far a ``posture`` (12, 24) is from the nearest of these, in grey levels."""
         return float(np.abs(self.postures - held).mean((1, 2)).min())
 
 
@@ -36,7 +36,7 @@ class Shots:
 
 
 class Appearances:
-    """Those of a video, on one way through it: ``known``, by the start of their shot, to begin with; others come later.
+    """The appearances of a face during one pass through its video: at first those ``known`` by first frame of shot.
 
     A shot that begins like one that is remembered is not looked at: it is that one again, as in a dialogue; unless so
     little is known of that one that this may tell more.

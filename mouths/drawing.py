@@ -27,7 +27,6 @@ class MouthSettings:
     blend: str = "box"  # or "feather", see ``pasting.paste``
     gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
     appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
-    opening: Sequence[float] | None = None  # tells how far open the mouths should be that are shown, see ``Wav2Lip``
     reference_share: np.ndarray | None = None  # so much is shown of them: 0 the frame's own mouth, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
 
@@ -82,7 +81,7 @@ def redraw_mouths(
     batches = itertools.takewhile(len, (list(itertools.islice(rows, size)) for size in sizes))
 
     def draw(batch: list[tuple[np.ndarray, CutFace | None]]) -> list[tuple[np.ndarray, DrawnFace | None]]:
-        drawn = iter(draw_faces(model, [cut for _, cut in batch if cut], settings.opening))
+        drawn = iter(draw_faces(model, [cut for _, cut in batch if cut]))
         return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
@@ -108,14 +107,14 @@ def cut_faces(
             yield frame, None
 
 
-def draw_faces(model: LipGenerator, cuts: Sequence[CutFace], opening: Sequence[float] | None = None) -> list[DrawnFace]:
-    """Return the faces with their mouths moved; ``opening`` see ``MouthSettings``."""
+def draw_faces(model: LipGenerator, cuts: Sequence[CutFace]) -> list[DrawnFace]:
+    """Return the faces with their mouths moved."""
     if not cuts:
         return []
     hidden = [cut.hidden() for cut in cuts]
     mels, faces = np.stack([cut.mel for cut in cuts]), masked_and_whole([cut.filmed for cut in cuts], model.mask_top)
     gains = None if cuts[0].gain is None else np.array([cut.gain for cut in cuts])
-    references = select_references(cuts, hidden, openings_for(model, cuts, mels, gains, opening), faces)
+    references = select_references(cuts, hidden, openings_for(model, cuts, mels, gains), faces)
     drawn = generate(model, mels, faces, gains)
     return [
         DrawnFace(face, cut.filmed, cut.box, front, reference)
@@ -128,12 +127,11 @@ def openings_for(
     cuts: Sequence[CutFace],
     mels: np.ndarray,
     gains: np.ndarray | None,
-    opening: Sequence[float] | None,
 ) -> np.ndarray:
     """Return how far open the mouths should be that are shown, (N,); 0 where that makes no difference."""
-    if opening is None or all(cut.references is None or cut.references.apart is None for cut in cuts):
+    if model.opening is None or all(cut.references is None or cut.references.apart is None for cut in cuts):
         return np.zeros(len(cuts))
-    return openings(model, mels, gains, opening)
+    return openings(model, mels, gains, model.opening)
 
 
 def select_references(
@@ -141,7 +139,7 @@ def select_references(
 ) -> list[Reference | None]:
     """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
 
-    They are those of ``masked_and_whole``.
+    These are ``masked_and_whole``, (N, 96, 96, 6), whose last three planes are changed. Return what was selected.
     """
     references = [
         cut.references.select(cut.filmed, cut.reference_share, *how) if cut.references else None

@@ -322,7 +322,7 @@ def check_faces(shown: Sequence[bool]) -> None:
     if not shown:
         raise Unusable("unreadable", "no frame can be decoded")
     if not any(shown):
-        raise Unusable("no face", f"no face in any of {len(shown)} frames")
+        raise Unusable("no face", f"no face in any of {len(shown)} frames, or only in profile")
     longest = max(sum(run) for _, run in itertools.groupby(shown))
     if longest < hp.syncnet_T:
         raise Unusable("too short", f"a face for at most {longest} frames in a row; training needs {hp.syncnet_T}")

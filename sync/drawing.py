@@ -59,7 +59,7 @@ def draw(path: Path, matrix: SimilarityMatrix, sounds: Sequence[Path]) -> None:
 def envelope(sound: Path) -> np.ndarray:
     """Return the largest amplitude in every 1 / ``ENVELOPE_RATE`` seconds of a file."""
     step = hp.sample_rate // ENVELOPE_RATE
-    blocks = video.stream_audio(sound, hp.sample_rate)
+    blocks = video.Sound(sound, hp.sample_rate)
     return np.concatenate([np.maximum.reduceat(np.abs(block), range(0, len(block), step)) for block in blocks])
 
 

@@ -25,7 +25,7 @@ from concurrency import prefetch
 from devices import pick_device
 from errors import UserError
 from face_detection.detections import cut_out
-from face_detection.tracking import follow_faces, gap_of
+from face_detection.tracking import follow_faces, gap_of, shows_profiles
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import SyncNet_color, optimize_for_inference, weights
@@ -106,7 +106,8 @@ def find_tracks(
     found = search.on(parameter.device, parameter.dtype).find(source, wanted, report)
     tracks = follow_faces(found, gap_of(source.fps))
     if not tracks:
-        raise UserError(f"no face was found in any of the {len(found)} frames of {source.path}; try another detector")
+        lack = "no face that faces the camera" if shows_profiles(found) else "no face"
+        raise UserError(f"{lack} was found in any of the {len(found)} frames of {source.path}; try another detector")
     return tracks
 
 

@@ -13,6 +13,7 @@ import video
 from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from faces import FaceSearch
+from hparams import hparams as hp
 from lipsync import LipSync, engine, mixing
 from runtimes import Runtime
 
@@ -51,9 +52,15 @@ def test_each_face_speaks_as_long_as_its_speech(program, tmp_path):
     assert len(left) == 30 and (left[:15] > 5).all() and (left[15:] < 3).all() and (right > 5).all()
 
 
-def test_who_has_spoken_may_shut_up(program, tmp_path):
+def test_who_has_spoken_may_shut_up(program, tmp_path, small_checkpoint):
+    """Of a speech that ends in a word, the mouth stayed as it was then."""
     assert program("--silence", "closed") == (0, "")
     assert (changes(tmp_path) > 5).all()
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
+    speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
+    short, _ = lips.prepare(tmp_path / "pair.mp4", speeches, silence="closed").faces
+    assert (short.windows.silence()[-5:] == 1).all() and (short.mouth_settings.gains[-5:] == 0).all()
+    assert (short.windows[29] == short.windows[28]).all() and (short.windows[29] == -hp.max_abs_value).all()
 
 
 def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
@@ -113,6 +120,8 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
                 lips.preview(tmp_path / "pair.mp4", speech, second)
         with pytest.raises(UserError, match="is no file's name"):
             lips.run(np.zeros(3), speech, tmp_path / "out.mp4")
+    with pytest.raises(UserError, match="nobody is given a speech"):
+        lips.prepare(tmp_path / "pair.mp4", {None: tmp_path / "short.wav", 0: tmp_path / "short.wav"})
     for index, words in ((-1, "cannot be -1"), ("left", "not a whole number"), (7, "--face_index 7, but 2 faces")):
         with pytest.raises(UserError, match=words):
             lips.prepare(tmp_path / "pair.mp4", {index: tmp_path / "short.wav"})
@@ -129,13 +138,19 @@ def test_what_is_heard_is_the_sum(tmp_path):
     first, second = (rng.uniform(-0.9, 0.9, count).astype(np.float32) for count in (mixing.RATE, 31 * mixing.RATE))
     for name, wav in (("a.wav", first), ("b.wav", second)):
         soundfile.write(tmp_path / name, wav, mixing.RATE, "FLOAT")
-    mixing.write_sum([video.Sound(tmp_path / name, 16000) for name in ("a.wav", "b.wav")], tmp_path / "mix.w64")
+    sounds = [video.Sound(tmp_path / name, 16000) for name in ("a.wav", "b.wav")]
+    mixing.write_sum(sounds, tmp_path / "mix.w64", 31.0)
     mixed, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
     expected = second.copy()
     expected[: len(first)] += first
     peak = np.abs(expected).max()
     assert rate == mixing.RATE and peak > 1  # or what is encoded would be clipped
     np.testing.assert_allclose(mixed, expected / peak, atol=1e-6)
+    mixing.write_sum(sounds, tmp_path / "mix.w64", 30.5)
+    begun, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
+    peak = np.abs(expected[: len(begun)]).max()
+    assert len(begun) == 30.5 * rate
+    np.testing.assert_allclose(begun, expected[: len(begun)] / peak, atol=1e-6)
 
 
 def test_another_mix_is_heard_instead(program, tmp_path):

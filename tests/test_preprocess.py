@@ -250,7 +250,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
     }  # fmt: skip
     assert {name for name in names(roots.data / "s") if name[0] != "."} == {"good"}  # beside notes of the others
     out = capsys.readouterr().out
-    assert "no face    s/faceless.mp4: no face in any of 10 frames" in out
+    assert "no face    s/faceless.mp4: no face in any of 10 frames, or only in profile" in out
 
 
 def test_failing_detector_costs_one_clip(roots, clip, monkeypatch):

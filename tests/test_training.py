@@ -58,6 +58,7 @@ from training.losses import (
     adversarial_loss,
     all_pairs_loss,
     cosine_loss,
+    detail_loss,
     elementwise_loss,
     feature_loss,
     motion_loss,
@@ -358,6 +359,16 @@ def test_motion_loss_sees_only_what_changes():
     assert motion_loss(still, real) == pytest.approx(float(real.diff(dim=2).abs().mean()))
 
 
+def test_detail_loss_would_rather_have_an_edge_beside_its_place_than_a_blur():
+    """For L1 it is the other way round: that is why generators blur."""
+    bars = (torch.arange(96) // 4 % 2).float().expand(1, 3, 2, 96, 96)
+    beside, blur = bars.roll(2, dims=-1), torch.full_like(bars, 0.5)
+    assert (beside - bars).abs().mean() == (blur - bars).abs().mean() == 0.5
+    assert detail_loss(beside, bars) < 0.1 * detail_loss(blur, bars)
+    assert detail_loss(bars * 0.7 + 0.3, bars) == pytest.approx(0.3 * float(detail_loss(blur, bars)), rel=1e-5)
+    assert detail_loss(bars - 0.2, bars) == pytest.approx(0, abs=1e-6)  # light is none of it
+
+
 def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise():
     expert = fold_batchnorm(fill(models.SyncNet_color(0.125))).requires_grad_(False)
     real = torch.rand(2, 3, 5, 96, 96)
@@ -369,11 +380,11 @@ def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise():
 
 
 def test_wishes_for_drawing_change_the_loss_and_are_reported():
-    hp = HParams(mouth_wt=3.0, motion_wt=0.5, feature_wt=0.03)
+    hp = HParams(mouth_wt=3.0, motion_wt=0.5, detail_wt=2.0, feature_wt=0.03)
     task = GeneratorTask(CPU, hp, fill(models.SyncNet_color(0.125)), width=0.125)
     fake, real = torch.rand(2, 1, 3, 5, 96, 96)
     figures = task._losses(fake, torch.rand(1, 1, 80, 16), real)
-    expected = figures["mouth"] + 0.5 * figures["motion"] + 0.03 * figures["feature"]
+    expected = figures["mouth"] + 0.5 * figures["motion"] + 2 * figures["detail"] + 0.03 * figures["feature"]
     assert figures["loss"] == pytest.approx(float(expected)) and figures["mouth"] != figures["l1"]
 
 

@@ -671,7 +671,7 @@ def test_a_longer_picture_or_another_track_is_not_measured(tmp_path, speech, nam
 def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
     whole = video.read_audio(speech, 16000)
     monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)
-    blocks = list(video.stream_audio(speech, 16000))
+    blocks = list(video.Sound(speech, 16000))
     assert {len(block) for block in blocks[:-1]} == {8000} and len(blocks) == -(-len(whole) // 8000)
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
 

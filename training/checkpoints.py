@@ -38,6 +38,7 @@ class Position:
     seed: int | None = None  # of the order of the data; None: the file does not say
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
     made_of: dict[str, str] = field(default_factory=dict)  # digests of its clips and networks, likewise
+    resumed: bool = False  # it goes on with the run of its folder
 
     def changes(self, hp: HParams, seed: int, made_of: dict[str, str], unread: Set[str] = frozenset()) -> str:
         """Say in words what these change about what is learned and measured, nothing if nothing.
@@ -59,7 +60,7 @@ def different(then: dict[str, str], now: dict[str, str]) -> list[str]:
     return [name for name in now if then and then.get(name) != now[name]]
 
 
-def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> Path:
+def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> None:
     """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
     step = position.step
     for prefix, network, optimizer in task.parts():
@@ -84,7 +85,6 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
         for prefix, _, _ in task.parts():
             for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
                 (folder / checkpoint_name(prefix, old)).unlink()
-    return path
 
 
 def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:

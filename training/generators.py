@@ -18,6 +18,7 @@ from models import SyncNet_color, Wav2Lip, Wav2Lip_disc_qual
 from models.conv import fold_batchnorm
 from training.losses import (
     adversarial_loss,
+    detail_loss,
     feature_loss,
     motion_loss,
     mouth_weights,
@@ -113,6 +114,9 @@ class GeneratorTask(Task):
         if self.hp.motion_wt > 0:
             figures["motion"] = motion_loss(fake, real)
             loss = loss + self.hp.motion_wt * figures["motion"]
+        if self.hp.detail_wt > 0:
+            figures["detail"] = detail_loss(fake, real)
+            loss = loss + self.hp.detail_wt * figures["detail"]
         if self.hp.feature_wt > 0:
             figures["feature"] = feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
             loss = loss + self.hp.feature_wt * figures["feature"]

@@ -100,7 +100,7 @@ class _Trainer:
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
         self.rates = [(group, group["lr"]) for _, _, optimizer in task.parts() for group in optimizer.param_groups]
         self.made_of = position.made_of
-        told = read_best(plan.checkpoint_dir) if plan.resume else Best()
+        told = read_best(plan.checkpoint_dir) if position.resumed else Best()
         self.best = told.score_until(position.step, self.made_of)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step

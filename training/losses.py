@@ -9,6 +9,7 @@ from distributed import without_autocast
 from models import SyncNet_color
 
 MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
+DETAIL_PLACE = 8  # pixels each way, as much as lips are off in what is drawn well
 FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
 EDGE = 1e-4  # a cosine so close to 0 or 1 has the slope that the loss has here
 
@@ -84,6 +85,21 @@ def mouth_weights(size: int, weight: float) -> torch.Tensor:
 def motion_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """L1 of what changes from each frame to the next in faces (N, 3, T, H, W)."""
     return F.l1_loss(fake.diff(dim=2), real.diff(dim=2))
+
+
+def detail_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """L1 between how much fine detail there is, place by place, in faces (N, 3, T, H, W).
+
+    L1 of pixels is least for a blur wherever an edge may lie here or there. A blur has too little detail in any case.
+    """
+    return F.l1_loss(_detail(fake), _detail(real))
+
+
+def _detail(faces: torch.Tensor) -> torch.Tensor:
+    """Return how far greys are from those around them, the mean of ``DETAIL_PLACE`` pixels each way, (N·T, 1, h, w)."""
+    greys = faces.mean(1).flatten(0, 1)[:, None]
+    fine = greys - F.avg_pool2d(greys, 3, 1, 1, count_include_pad=False)
+    return F.avg_pool2d(fine.abs(), DETAIL_PLACE, DETAIL_PLACE // 2)
 
 
 def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
         )
     _check_agreement(task.group, position.step, folder)
     if resumed:
-        return position
+        return replace(position, resumed=True)
     pending = position.evaluation_pending or bool(position.step and task.awaits_evaluation)  # official ones do not tell
     return Position(position.step, pending)  # a run of its own, whatever the other was made of
 
@@ -119,7 +119,7 @@ def introduce(
         )
     how = "continuing after" if position.step else "starting from"
     report.note(f"{how} step {position.step}, batches of {plan.batch_size}")
-    if not plan.resume and 0 < hp.lr_decay_steps <= position.step:
+    if not position.resumed and 0 < hp.lr_decay_steps <= position.step:
         report.note(
             f"warning: learning rates are a hundredth of what they are set to: lr_decay_steps {hp.lr_decay_steps} "
             f"counts from step 0, and this goes on from step {position.step}"

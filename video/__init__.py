@@ -10,7 +10,7 @@ from video.patching import Copied, copied_around, open_writer
 from video.probing import MIN_FPS, TURNS, Geometry, VideoInfo, check_size, probe, rate_of
 from video.process import ffmpeg_path
 from video.reading import check_ahead, count_frames, read_frames, repeat_frames, source_index
-from video.sound import SILENCE, Sound, read_audio, stream_audio
+from video.sound import SILENCE, Sound, read_audio
 from video.sources import CutShort
 from video.splicing import Splice
 from video.writing import CONTAINERS, PRESETS, Encoding, VideoWriter, check_writable
@@ -19,5 +19,5 @@ __all__ = [
     "CONTAINERS", "MIN_FPS", "PRESETS", "SILENCE", "TURNS", "Copied", "CutShort", "Encoding", "Geometry", "Sound",
     "Splice", "VideoInfo", "VideoWriter", "check_ahead", "check_size", "check_writable", "copied_around",
     "count_frames", "ffmpeg_path", "open_writer", "probe", "rate_of", "read_audio", "read_frames", "repeat_frames",
-    "source_index", "stream_audio",
+    "source_index",
 ]  # fmt: skip

@@ -246,11 +246,6 @@ def _taken(report: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """Decode the sound track of any media file, block by block: see ``Sound``."""
-    return iter(Sound(path, sample_rate))
-
-
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
-    """Return all that ``stream_audio`` gives, (samples,): 4 MB a minute at 16 kHz."""
+    """Return all of the sound of any media file, (samples,), see ``Sound``: 4 MB a minute at 16 kHz."""
     return np.concatenate(list(Sound(path, sample_rate)))
