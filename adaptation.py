@@ -44,7 +44,7 @@ COMPARED = 3000  # frames at most, with each
 ALIKE = 4  # frames whose poses are nearest, of which one is drawn
 REFERENCE_LEAD = 1  # mel_lead of networks that do not tell: official ones, or trained as they are
 SETTINGS = (  # a steady mean of the weights, for one video is little
-    "detail_wt=4,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
+    "detail_wt=2,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
     "num_workers=1,frozen_norms=true"
 )
 

@@ -176,7 +176,7 @@ def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert,
     with ThreadPoolExecutor(1) as page:  # signals are for the main thread
         adapted = page.submit(adaptation.adapt, *arguments).result()
     assert adapted.sheet == tmp_path / "person_before_after.png" and adapted.sheet.exists()
-    before_it, after = (one.figures["l1"] + 4 * one.figures["detail"] for one in (adapted.before, adapted.after))
+    before_it, after = (one.figures["l1"] + 2 * one.figures["detail"] for one in (adapted.before, adapted.after))
     assert adapted.is_better == (after < before_it)
     assert "the last 10% kept aside" in told.notes[0] and any("batches of 4" in note for note in told.notes)
     assert capfd.readouterr() == ("", "")

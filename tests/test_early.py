@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import boxes
+import face_path
 import faces
 import mouths
 import video
@@ -270,12 +271,12 @@ def test_who_waits_for_a_search_can_leave(long_clip):
     waiting = threading.Event()
 
     def search():
-        yield boxes.Piece([(0, 0, 1, 1)], np.zeros((1, 4)))
+        yield face_path.Piece([(0, 0, 1, 1)], np.zeros((1, 4)))
         while True:
             waiting.set()
-            yield boxes.Piece([], np.zeros((0, 4)))
+            yield face_path.Piece([], np.zeros((0, 4)))
 
-    path, got = boxes.FacePath(search), []
+    path, got = face_path.FacePath(search), []
     with path.reading() as reading:
         thread = threading.Thread(target=lambda: got.append(len(path.known(2, reading))))
         thread.start()
@@ -330,7 +331,7 @@ def test_errors_that_cannot_be_copied_come_as_they_are():
         raise Sealed("a job", "stop")
         yield
 
-    path = boxes.FacePath(search)
+    path = face_path.FacePath(search)
     for _ in range(2):
         with pytest.raises(Sealed, match="a job: stop"):
             path.known(1)
@@ -394,10 +395,10 @@ def test_a_search_that_fails_does_not_begin_again():
 
     def search():
         begun.append(1)
-        yield boxes.Piece([(0, 0, 9, 9)] * 2, np.zeros((2, 4)))
+        yield face_path.Piece([(0, 0, 9, 9)] * 2, np.zeros((2, 4)))
         raise UserError("the file is cut short")
 
-    path = boxes.FacePath(search)
+    path = face_path.FacePath(search)
     assert path.begin() == 0
     for _ in range(3):  # the frames of the search are not kept with what is said of it
         with pytest.raises(UserError, match="cut short"):
