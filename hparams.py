@@ -193,8 +193,12 @@ def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELIST
     return [_clip_folder(Path(data_root), line) for _, line in lines]
 
 
+def names_in(line: str) -> tuple[str, ...]:
+    """Return what a line of a list may mean by the name of its clip, the longest first; what follows that is a note."""
+    return line, line.split("\t")[0].strip(), line.split()[0]
+
+
 def _clip_folder(root: Path, line: str) -> str:
     """Return the folder that a line of a list means: up to the first white space, or more where that is a folder."""
-    name = line.split()[0]
-    longer = [choice for choice in (line, line.split("\t")[0].strip()) if choice != name]
+    *longer, name = names_in(line)
     return str(next((root / choice for choice in longer if (root / choice).is_dir()), root / name))

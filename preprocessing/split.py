@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import files
 from errors import UserError
-from hparams import read_list
+from hparams import names_in, read_list
 
 from .clips import Kept, whole_name
 
@@ -39,10 +39,10 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
         note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
-    written = {name: line for _, line in lines for name in _names_in(line)}  # with its note
+    written = {name: line for _, line in lines for name in names_in(line)}  # with its note
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{written.get(clip, clip)}\n" for clip in sorted(clips)))
-    if before and (gone := sum(not _names_in(line) & {*places} for _, line in lines)):
+    if before and (gone := sum(places.keys().isdisjoint(names_in(line)) for _, line in lines)):
         note += f"; {gone} lines of other clips are gone"
     if empty := [split for split, share in zip(SPLITS, shares) if share and not lists[split]]:
         is_one = len({place[:-1] for place in places.values()}) == 1
@@ -99,11 +99,6 @@ def _lines_in(folder: Path) -> list[tuple[str, str]]:
     return [(split, line) for split, path in paths.items() if path.is_file() for _, line in read_list(path)]
 
 
-def _names_in(line: str) -> set[str]:
-    """Return what a line may mean by the name of its clip; what follows that is a note."""
-    return {line, line.split("\t")[0].strip(), line.split()[0]}
-
-
 def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, str]:
     """Return the split of those clips that are in a list.
 
@@ -111,7 +106,7 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
     """
     listed: dict[str, set[str]] = {}
     for split, line in lines:
-        for name in _names_in(line):
+        for name in names_in(line):
             listed.setdefault(name, set()).add(split)
             listed.setdefault(whole_name(name), set()).add(split)
     found = {clip: listed.get(clip) or listed.get(whole_name(clip), set()) for clip in clips}
