@@ -255,7 +255,11 @@ def test_only_those_who_compute_take_a_share_of_the_threads():
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(torch.get_num_threads).result()
 
-    seen = in_parallel(lambda _: (torch.get_num_threads(), fresh()), range(8), 4, devices.take_share)
+    def look(_):
+        with devices._lock:  # or a thread may begin while another takes its share
+            return torch.get_num_threads(), fresh()
+
+    seen = in_parallel(look, range(8), 4, devices.take_share)
     assert [next(seen), torch.get_num_threads(), fresh()] == [(1, 4), 4, 4]
     assert list(seen) == [(1, 4)] * 7 and (torch.get_num_threads(), fresh()) == (4, 4)
     torch.set_num_threads(before)

@@ -963,6 +963,8 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     }  # fmt: skip
     assert "1 off by 8 frames" in capsys.readouterr().out
 
+    roots.lists.mkdir()
+    (roots.lists / "train.txt").write_text("s/good\ns/late\n")
     assert run(roots, "--sync", "drop") == 0 and kept(roots) == ["s/good"]
     assert set(dropped(roots).values()) == {"out of sync"} and report(roots)["finished_before"] == 1
     told = capsys.readouterr().out
