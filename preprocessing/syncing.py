@@ -59,12 +59,12 @@ def _describe(clip: Kept) -> str:
 
 
 def is_out_of_sync(clip: Kept) -> bool:
-    return clip.verdict is not None and (clip.verdict == "unrelated" or clip.verdict.startswith("off by"))
+    return clip.verdict is not None and sync.says_out_of_sync(clip.verdict)
 
 
 def can_be_corrected(clip: Kept) -> bool:
     """Whether its sound is early or late, and has not been moved before."""
-    return is_out_of_sync(clip) and clip.verdict != "unrelated" and not clip.shifted
+    return is_out_of_sync(clip) and clip.verdict != sync.UNRELATED and not clip.shifted
 
 
 @lru_cache(maxsize=1)

@@ -22,6 +22,7 @@ IN_SYNC = 1  # frames off that nobody notices
 MIN_WINDOWS = 25
 RELATED_IN_PLACE = 0.1  # the same where there is no offset: of 31, chance hits those by 3, and less proof is enough
 BLOCK = 4096  # windows compared at a time
+UNRELATED, OFF = "unrelated", "off by"  # verdicts, or how they begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,8 @@ class Result:
         if not self._tells:
             return "too short to tell"
         if self.evidence < 1:
-            return "unrelated"
-        return "in sync" if self._in_place else f"off by {self.offset_frames} frames"
+            return UNRELATED
+        return "in sync" if self._in_place else f"{OFF} {self.offset_frames} frames"
 
     def describe(self) -> Any:
         """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what so few windows cannot tell."""
@@ -114,7 +115,7 @@ class Result:
         meaning = {
             "silent": "nothing is heard that a face could match",
             "too short to tell": f"it takes {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of a face and a voice",
-            "unrelated": f"no offset within {REACH} frames makes face and voice match",
+            UNRELATED: f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
         }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
         lines = [str(self.describe()), f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"]
@@ -139,6 +140,11 @@ class Result:
             "similarity": [float(value) for value in self.similarity],
             "fps": self.fps,
         }
+
+
+def says_out_of_sync(verdict: str) -> bool:
+    """Whether ``Result.verdict`` says that face and voice do not match, or not when they should."""
+    return verdict == UNRELATED or verdict.startswith(OFF)
 
 
 def cosines(face: Face, voice: Voice) -> np.ndarray:
