@@ -30,8 +30,8 @@ GAP_SECONDS = 0.5  # of video
 SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
 # Distances of the eyes, see ``Detector``, at which a face turns to profile, and turns back again. In profile
 # it shows half a mouth, and whoever draws a whole one draws on the cheek. Measured: facing the camera 0.39 to 0.5,
-# three-quarter 0.17 to 0.3, profile to 0.14; from one look to the next 0.03 more or less.
-PROFILE, TURNED_BACK = 0.14, 0.18
+# three-quarter 0.2 to 0.4, near profile 0.11 to 0.19 (small faces the most), profile to 0.05; looks differ by 0.03.
+PROFILE, TURNED_BACK = 0.18, 0.21
 GROWN = 1.8  # times as wide, or narrow: nobody comes nearer by so much within a gap
 SMOOTHING = 5  # frames in the moving average, as in the reference
 

@@ -587,7 +587,7 @@ def test_between_two_looks_a_head_turns_evenly():
 
 
 def test_a_head_near_profile_does_not_turn_with_every_look():
-    eyes = [0.4] * 10 + [0.15, 0.13, 0.16, 0.14] * 10 + [0.4] * 10
+    eyes = [0.4] * 10 + [0.19, 0.17, 0.2, 0.18] * 10 + [0.4] * 10
     shown = ~np.isnan(follow_face(with_eyes(*eyes), 1, smooth=False, fill=False)[:, 0])
     assert shown.tolist() == [True] * 11 + [False] * 39 + [True] * 10
 
