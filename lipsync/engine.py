@@ -39,6 +39,7 @@ from lipsync.take import (
     SpeakingFace,
     Take,
     Used,
+    fading,
     open_face,
     open_mix,
     open_sound,
@@ -228,11 +229,13 @@ class LipSync:
                 own = self.serving(self.search, Named(self.report, f"face {index}"))
                 filmed = own.find_face(used.source, used.searched, options)
                 filmed.path.known(None)  # to its end, so that it is remembered for the next face
-            if options.silence != "closed":
-                until = audio.frame_count(samples, fps)
+            if options.silence != "closed" and samples < longest:
+                until = min(audio.frame_count(samples, fps), used.frames)
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
-        return SpeakingFace(filmed, sound, windows, options, until)
+        begins, ends = options.is_part and used.source.start > 0, used.frames if used.goes_on else None
+        strength = fading(used.frames, begins, ends if until is None else until)
+        return SpeakingFace(filmed, sound, windows, options, until, strength)
 
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""
@@ -369,7 +372,8 @@ class LipSync:
         appearances = None
         if with_references or options.keeps_occlusions:
             appearances = appearances_of(self.model, one.filmed, options, with_references, frames.start or 0)
-        return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
+        strength = None if one.strength is None else one.strength[frames]
+        return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore, strength)
 
     def match(self, one: SpeakingFace) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""

@@ -24,6 +24,7 @@ from sync import Result
 
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 LONG = 250  # frames; of fewer, little is made before somebody notices that the video breaks off
+FADE = 3  # frames in which a mouth comes or goes where a part begins or ends, or a speech
 LEFT_OUT = 1.0  # seconds of a video after the speech that somebody might miss
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
@@ -37,6 +38,7 @@ class SpeakingFace:
     windows: audio.MelWindows  # one for each frame of the result
     options: Settled
     until: int | None = None  # frame of the result from which on the face is left as it was filmed
+    strength: np.ndarray | None = None  # of its mouth in each frame, see ``MouthSettings``
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
@@ -124,6 +126,22 @@ class Take:
         index = int(second * self.source.fps + 1e-6)
         around = next(video.read_frames(replace(self.source, start=0), index, 1), None)
         return self.faces[0].filmed.frame(len(self) - 1) if around is None else around
+
+
+def fading(frames: int, begins: bool, until: int | None) -> np.ndarray | None:
+    """Return how much of each mouth is put in, (frames,): less and less beside frames that stay as they were filmed.
+
+    Those are before the first if it ``begins`` a part, and from ``until`` on; None without any.
+    """
+    if not begins and until is None:
+        return None
+    strength, ramp = np.ones(frames), np.arange(1, FADE + 1) / (FADE + 1)
+    if begins:
+        strength[:FADE] = ramp[:frames]
+    if until is not None:
+        last = slice(max(0, until - FADE), until)
+        strength[last] = np.minimum(strength[last], ramp[::-1][FADE - (last.stop - last.start) :])
+    return strength
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

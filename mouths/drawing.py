@@ -29,11 +29,16 @@ class MouthSettings:
     appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
     reference_share: np.ndarray | None = None  # so much is shown of them: 0 the frame's own mouth, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
+    strength: np.ndarray | None = None  # with "feather", so much of each is put in: 0 nothing, 1, or if None, all of it
 
-    def of_frames(self) -> Iterator[tuple[float | None, float]]:
-        """Yield the gain (None: leave the voice as it is) and the share of the reference of each frame, without end."""
+    def of_frames(self) -> Iterator[tuple[float | None, float, float]]:
+        """Yield the gain (None: leave the voice as it is), the share of the reference and the strength of each frame.
+
+        Without end.
+        """
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
-        return zip(gains, itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share))
+        shares = itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share)
+        return zip(gains, shares, itertools.repeat(1.0) if self.strength is None else map(float, self.strength))
 
 
 class CutFace(NamedTuple):
@@ -44,6 +49,7 @@ class CutFace(NamedTuple):
     mel: np.ndarray  # (80, 16)
     gain: float | None  # of the movement; None: as the network has it
     reference_share: float  # how much is shown of another mouth
+    strength: float  # how much of what is drawn is put in
     appearance: Appearance | None  # what is known of it
 
     def hidden(self) -> np.ndarray | float:
@@ -117,7 +123,7 @@ def draw_faces(model: LipGenerator, cuts: Sequence[CutFace]) -> list[DrawnFace]:
     references = select_references(cuts, hidden, openings_for(model, cuts, mels, gains), faces)
     drawn = generate(model, mels, faces, gains)
     return [
-        DrawnFace(face, cut.filmed, cut.box, front, reference)
+        DrawnFace(face, cut.filmed, cut.box, np.maximum(front, 1 - cut.strength), reference)
         for face, cut, front, reference in zip(drawn, cuts, hidden, references)
     ]
 

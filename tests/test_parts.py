@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -17,6 +18,7 @@ from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync
+from lipsync.take import fading
 from mouths import crop, redraw_mouths
 
 BOX = (60, 200, 100, 210)  # top, bottom, left, right
@@ -45,6 +47,39 @@ def tone(tmp_path):
     """0.4 s of 900 Hz in mono."""
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.2*sin(1800*PI*t):s=16000:d=0.4", tmp_path / "tone.wav")
     return tmp_path / "tone.wav"
+
+
+@pytest.mark.parametrize("frames, begins, until, strength", [
+    (6, False, None, None),
+    (6, True, None, [0.25, 0.5, 0.75, 1, 1, 1]),
+    (6, False, 6, [1, 1, 1, 0.75, 0.5, 0.25]),
+    (6, True, 4, [0.25, 0.5, 0.5, 0.25, 1, 1]),  # those after that have no box
+    (2, True, 2, [0.25, 0.25]),
+    (1, False, 1, [0.25]),
+])  # fmt: skip
+def test_mouths_come_and_go_by_and_by(frames, begins, until, strength):
+    assert (
+        (fading(frames, begins, until) is None)
+        if strength is None
+        else (fading(frames, begins, until) == strength).all()
+    )
+
+
+def test_a_part_passes_into_what_was_filmed(modest_checkpoint, talking_clip, tone, filmed):
+    """Its mouths were there from one frame to the next."""
+    lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
+    take = lips.prepare(talking_clip, tone, start=0.2, blend="feather")
+    assert take.goes_on and take.faces[0].strength.tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    changed = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(take), filmed[5:15])]
+    whole = replace(
+        take, faces=(replace(take.faces[0], mouth_settings=replace(take.faces[0].mouth_settings, strength=None)),)
+    )
+    changed_whole = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(whole), filmed[5:15])]
+    shares = np.array(changed) / changed_whole
+    assert shares[3:7] == pytest.approx(1) and shares[[0, 9]] == pytest.approx(0.25, abs=0.12)
+    assert lips.prepare(talking_clip, tone, start=0.0, blend="feather").faces[0].strength.tolist()[:7] == [1] * 7
+    assert lips.prepare(talking_clip, tone).faces[0].strength is None
+    assert_alike(lips.preview(talking_clip, tone, 0.2, start=0.2, blend="feather"), next(lips.stream(take)))
 
 
 def level(sound: np.ndarray, start: float, stop: float, frequency: int) -> float:
