@@ -255,13 +255,13 @@ def test_only_those_who_compute_take_a_share_of_the_threads():
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(torch.get_num_threads).result()
 
-    def look(_):
-        with devices._lock:  # or a thread may begin while another takes its share
+    def here_and_in_a_new_thread(*_):
+        with devices._lock:  # which may begin while another takes its share, and have as many
             return torch.get_num_threads(), fresh()
 
-    seen = in_parallel(look, range(8), 4, devices.take_share)
-    assert [next(seen), torch.get_num_threads(), fresh()] == [(1, 4), 4, 4]
-    assert list(seen) == [(1, 4)] * 7 and (torch.get_num_threads(), fresh()) == (4, 4)
+    seen = in_parallel(here_and_in_a_new_thread, range(8), 4, devices.take_share)
+    assert (next(seen), here_and_in_a_new_thread()) == ((1, 4), (4, 4))
+    assert list(seen) == [(1, 4)] * 7 and here_and_in_a_new_thread() == (4, 4)
     torch.set_num_threads(before)
 
 
