@@ -81,11 +81,6 @@ class Adapted:
     stopped: bool = False  # by Ctrl-C, before its time
 
 
-def _score(figures: Figures) -> float:
-    """How far what is drawn is from what was filmed, blur included: by L1 alone, a blur is near to everything."""
-    return figures["l1"] + hp.detail_wt * figures.get("detail", 0.0)
-
-
 def adapt(
     face: str | Path, outfile: str | Path, options: AdaptationOptions = AdaptationOptions(), report: Reporter = SILENT
 ) -> Adapted:
@@ -111,7 +106,7 @@ def adapt(
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
-        return Adapted(before, after, sheet, _score(after.figures) < _score(before.figures), stopped)
+        return Adapted(before, after, sheet, task.score(after.figures) < task.score(before.figures), stopped)
 
 
 def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:
@@ -139,9 +134,13 @@ class PersonTask(GeneratorTask):
         super().train_mode(on)
         self.generator.audio_encoder.eval()
 
+    def score(self, figures: Figures) -> float:
+        """How far what is drawn is from what was filmed, blur included: by L1 alone, a blur is near to everything."""
+        return figures["l1"] + self.hp.detail_wt * figures.get("detail", 0.0)
+
     def remember(self, figures: Figures) -> None:
         """Keep a copy of the weights if their ``figures`` are the best so far."""
-        if (score := _score(figures)) < self.lowest:
+        if (score := self.score(figures)) < self.lowest:
             self.won = self.lowest < float("inf")
             self.lowest = score
             self.best = {name: value.clone() for name, value in self.result.state_dict().items()}

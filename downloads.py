@@ -119,9 +119,8 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
     # pooch tells the SHA-256 of what it fetched: worth reading only where there was none to check
     pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
     target, url = folder / known.file_name, url_of(known)
-    if target.is_file() and (
-        not known.sha256 or files.known_digest(target) == known.sha256
-    ):  # also where nothing can be written or locked
+    is_right = target.is_file() and (not known.sha256 or files.known_digest(target) == known.sha256)
+    if is_right:  # also where nothing can be written or locked
         return target
     try:
         with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # who waited finds the file

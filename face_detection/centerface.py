@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from .detector import FrameByFrame
-from .geometry import overlaps
+from .geometry import overlaps, scaled, unscaled
 
 WEIGHTS = Path(__file__).with_name("centerface.onnx")
 
@@ -39,14 +39,12 @@ class CenterFace(FrameByFrame):
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))
-        if scale < 1:
-            frame = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        frame = scaled(frame, scale)
         below, beside = (max(-side % self.STRIDE, self.LEAST - side) for side in frame.shape[:2])
         frame = cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_CONSTANT)
         self.network.setInput(cv2.dnn.blobFromImage(frame, swapRB=True))
         faces = self._merge(self._frame(*self.network.forward(self.network.getUnconnectedOutLayersNames())))
-        faces[:, :4] /= scale
-        return faces
+        return unscaled(faces, scale)
 
     def _frame(self, score: np.ndarray, size: np.ndarray, offset: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Maps (1, channels, rows, columns) -> for every likely cell, (n, 6): box in S3FD's framing, score, eyes.

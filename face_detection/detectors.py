@@ -20,7 +20,7 @@ from telemetry import silence_onnxruntime
 
 from .centerface import CenterFace
 from .detector import Detector, FrameByFrame
-from .geometry import SAME_PLACE, overlaps, unscaled
+from .geometry import SAME_PLACE, overlaps, scaled, unscaled
 
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
@@ -55,12 +55,20 @@ def in_square_pixels(detector: Detector, aspect: float) -> Detector:
     return detector if aspect == 1 else SquarePixels(detector, aspect)
 
 
-class SquarePixels:
+class Around:
+    """What stands around a detector, and is at its best where that is."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
+
+
+class SquarePixels(Around):
     """A detector that sees pictures stretched: it frames faces as they are, and not as anamorphic video stores them."""
 
     def __init__(self, detector: Detector, aspect: float) -> None:
-        self.detector, self.aspect = detector, aspect
-        self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
+        super().__init__(detector)
+        self.aspect = aspect
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         if not frames:
@@ -76,14 +84,14 @@ def telling_eyes(detector: Detector) -> Detector:
     return detector if isinstance(detector, CenterFace) else WithEyes(detector)
 
 
-class WithEyes:
+class WithEyes(Around):
     """A detector beside which CenterFace looks for the eyes of the faces that it finds."""
 
     SIDE = 64  # pixels, the longer side of the smallest face, to which pictures are shrunk for that
 
     def __init__(self, detector: Detector) -> None:
-        self.detector, self._centerface = detector, CenterFace()
-        self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
+        super().__init__(detector)
+        self._centerface = CenterFace()
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         found = self.detector.detect(frames)
@@ -95,8 +103,7 @@ class WithEyes:
         if not len(boxes):
             return eyes
         scale = min(1.0, self.SIDE / max(1.0, (boxes[:, 2:4] - boxes[:, :2]).max(1).min()))
-        picture = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-        for face in unscaled(self._centerface.detect([picture])[0], scale)[::-1]:  # the best last
+        for face in unscaled(self._centerface.detect([scaled(frame, scale)])[0], scale)[::-1]:  # the best last
             eyes[overlaps(face, boxes) > SAME_PLACE] = face[5]
         return eyes
 
@@ -220,9 +227,7 @@ class Haar(FrameByFrame):
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))
-        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        if scale < 1:
-            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        grey = scaled(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), scale)
         least = max(24, int(self.MIN_FACE * min(grey.shape)))
         squares, _, weights = self.cascade.detectMultiScale3(
             grey, scaleFactor=self.STEP, minNeighbors=5, minSize=(least, least), outputRejectLevels=True

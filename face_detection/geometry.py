@@ -1,7 +1,8 @@
-"""How much boxes have in common."""
+"""How much boxes have in common, and where they are in a picture of another scale."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 SAME_PLACE = 0.3  # intersection over union
@@ -15,6 +16,13 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
 def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two boxes are as much in one place as those of a face that has hardly moved."""
     return intersection_over_union(a, b) > SAME_PLACE
+
+
+def scaled(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Return a picture ``scale`` times as large, which is 1 at most; contiguous."""
+    if scale == 1:
+        return np.ascontiguousarray(picture)
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def unscaled(boxes: np.ndarray, scale: float | tuple[float, float]) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 from .detections import Detections, change_between, shrink
 from .detector import Detector
 from .detectors import NO_BOXES
-from .geometry import intersection_over_union, unscaled
+from .geometry import intersection_over_union, scaled, unscaled
 from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
 
 HELD_BYTES = 240 << 20  # frames between two key frames
@@ -187,7 +187,7 @@ class Searcher:
         return np.concatenate([self._detect_at(frame, scale) for scale in scales])
 
     def _detect_at(self, frame: np.ndarray, scale: float) -> np.ndarray:
-        boxes = unscaled(self.detector.detect([_resized(frame, scale)])[0], scale)
+        boxes = unscaled(self.detector.detect([scaled(frame, scale)])[0], scale)
         middle, sides = (boxes[:, :2] + boxes[:, 2:4]) / 2, boxes[:, 2:4] - boxes[:, :2]
         inside = (middle >= 0) & (middle < frame.shape[1::-1])
         return boxes[(inside & (sides >= SMALLEST)).all(axis=1)]
@@ -258,13 +258,7 @@ class Searcher:
         corner = np.round((middle - reach / 2) * scale / CELL) * CELL / scale
         limits = np.array(frame.shape[1::-1])
         (x1, y1), (x2, y2) = (np.clip(np.round(v), 0, limits).astype(int) for v in (corner, corner + reach))
-        return _resized(frame[y1:y2, x1:x2], scale), np.array([x1, y1])
-
-
-def _resized(picture: np.ndarray, scale: float) -> np.ndarray:
-    if scale == 1:
-        return np.ascontiguousarray(picture)
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return scaled(frame[y1:y2, x1:x2], scale), np.array([x1, y1])
 
 
 def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:

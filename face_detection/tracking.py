@@ -150,11 +150,10 @@ class Steadying:
 def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     """Return every face as the detector saw it: (frames, 4) x1, y1, x2, y2 each, NaN where it is not, or in profile.
 
-    Whoever is in profile throughout is left out.
-
-    They stand in order from left to right at first sight. Nothing is filled in or smoothed. Who is who after a cut
-    cannot be known: the n-th face of a shot continues the n-th of the shot before. Tracks shorter than ``max_gap``
-    frames are left out as false alarms, unless the longest is hardly longer.
+    They stand in order from left to right at first sight; whoever is in profile throughout is left out. Nothing is
+    filled in or smoothed. Who is who after a cut cannot be known: the n-th face of a shot continues the n-th of the
+    shot before. Tracks shorter than ``max_gap`` frames are left out as false alarms, unless the longest is hardly
+    longer.
     """
     per_shot = [(first, link_tracks(found.boxes[first:stop], max_gap)) for first, stop in shots(found)]
     longest = max((len(track.frames) for _, tracks in per_shot for track in tracks), default=0)

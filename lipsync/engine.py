@@ -149,17 +149,17 @@ class LipSync:
         heard = take.heard
         if len(take.faces) > 1 and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
+        tells_which = len(take.faces) > 1
+        own = [self._about(one.options.face_index) if tells_which else self for one in take.faces]
         settled = tuple(
-            replace(one, mouth_settings=self.mouth_settings(one), match=self._about(one, take).match(one))
-            for one in take.faces
+            replace(one, mouth_settings=self.mouth_settings(one), match=its.match(one))
+            for one, its in zip(take.faces, own)
         )
         return replace(take, faces=settled, heard=heard)
 
-    def _about(self, one: SpeakingFace, take: Take) -> LipSync:
-        """Return the same, which tells of several faces which it speaks of."""
-        if len(take.faces) == 1:
-            return self
-        return self.serving(self.search, Named(self.report, f"face {one.options.face_index}"))
+    def _about(self, index: int | None) -> LipSync:
+        """Return the same, which says with every note that it is about this face."""
+        return self.serving(self.search, Named(self.report, f"face {index}"))
 
     def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
@@ -226,8 +226,7 @@ class LipSync:
         else:
             options = replace(options, face_index=index)
             with about(f"--pair {index}={sound.path}"):
-                own = self.serving(self.search, Named(self.report, f"face {index}"))
-                filmed = own.find_face(used.source, used.searched, options)
+                filmed = self._about(index).find_face(used.source, used.searched, options)
                 filmed.path.known(None)  # to its end, so that it is remembered for the next face
             if options.silence != "closed" and samples < longest:
                 until = min(audio.frame_count(samples, fps), used.frames)
@@ -265,9 +264,8 @@ class LipSync:
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
             for one, reading in zip(take.faces, readings):
                 known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reading), AHEAD)))
-                frames = redraw_mouths(
-                    frames, known, one.windows, self.model, batch_size, one.mouth_settings, workers, True, first
-                )
+                how = batch_size, one.mouth_settings, workers
+                frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
             for frame in prefetch(frames, batch_size, stop):
                 made += 1
                 yield frame if frame.flags.writeable else frame.copy()  # those without a face, of a repeated video

@@ -135,13 +135,12 @@ def fading(frames: int, begins: bool, until: int | None) -> np.ndarray | None:
     """
     if not begins and until is None:
         return None
-    strength, ramp = np.ones(frames), np.arange(1, FADE + 1) / (FADE + 1)
+    number, far = np.arange(frames), np.full(frames, FADE + 1)  # from the nearest of those
     if begins:
-        strength[:FADE] = ramp[:frames]
+        far = np.minimum(far, number + 1)
     if until is not None:
-        last = slice(max(0, until - FADE), until)
-        strength[last] = np.minimum(strength[last], ramp[::-1][FADE - (last.stop - last.start) :])
-    return strength
+        far[:until] = np.minimum(far[:until], until - number[:until])
+    return far / (FADE + 1)
 
 
 def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.VideoInfo:

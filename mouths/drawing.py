@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from mouths.openings import openings
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference, References
 from mouths.restoring import Restore
+
+Usual = TypeVar("Usual", None, float)
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,11 @@ class MouthSettings:
 
         Without end.
         """
-        gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
-        shares = itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share)
-        return zip(gains, shares, itertools.repeat(1.0) if self.strength is None else map(float, self.strength))
+        return zip(_each(self.gains, None), _each(self.reference_share, 0.0), _each(self.strength, 1.0))
+
+
+def _each(values: np.ndarray | None, usual: Usual) -> Iterator[float | Usual]:
+    return itertools.repeat(usual) if values is None else map(float, values)
 
 
 class CutFace(NamedTuple):
