@@ -335,7 +335,8 @@ class WindowStream:
         """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
         while self.index < frame_count(self.samples, self.fps):
             moment, last = mel_moment(self.index, self.fps, self.lag), self._known - hp.mel_step_size
-            if not (self.ended or moment < last + 1):
+            heard = self.samples >= round((self.index + 1) * hp.sample_rate / self.fps)  # all that sounds beside it
+            if not (self.ended or (heard and moment < last + 1)):
                 return
             start = int(min(moment, last))
             self._mel = self._mel[:, start - self.start :]  # later ones do not start before it

@@ -145,7 +145,8 @@ def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, An
         import requests
 
         have = part.stat().st_size if part.exists() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        # packed on the way it would have another length than is told
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
             if reply.status_code == 416:  # nothing left to send: the part is whole, or of another file
                 if reply.headers.get("Content-Range", "").rpartition("/")[2] == str(have):

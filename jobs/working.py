@@ -121,7 +121,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
         "options": options,
         "checkpoint": files.known_digest(lips.generator.path),
         "restorer": lips.restorer and files.known_digest(lips.restorer),
-        "face_detector": [lips.search.detector, _content_of(lips.search.weights)],
+        "face_detector": None if job.options.get("box") else _detector_of(lips),
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
     if job.options.get("face_like"):
@@ -131,6 +131,12 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     if lips.credentials:  # else results of before there were any would be made again
         made_of["credentials"] = files.known_digest(lips.credentials.certificates)
     return json.loads(json.dumps(made_of, default=str))
+
+
+def _detector_of(lips: LipSync) -> list[str | None]:
+    """The detector that "auto" is here and today, and its weights."""
+    search = lips.search.settled(lips.report)
+    return [search.detector, _content_of(search.weights)]
 
 
 def _content_of(path: str | Path | None) -> str | None:
@@ -145,5 +151,5 @@ def is_made(job: SettledJob, lips: LipSync) -> bool:
     try:
         known = json.loads(job.record_path.read_text(encoding="utf-8"))
         return known == record(job, lips) | {"bytes": job.outfile.stat().st_size}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # without a record; or without the detector, as the job will say
         return False

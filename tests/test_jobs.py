@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+import faces
 import inference
 import jobs
 import video
@@ -63,6 +64,7 @@ def program(room, small_checkpoint, monkeypatch, capsys):
 
     monkeypatch.setattr(LipSync, "run", run)
     monkeypatch.setattr(LipSync, "load", lambda self, searching: self.generator)
+    monkeypatch.setattr(faces, "sfd_can_be_had", lambda report: False)
 
     def play(*flags):
         capsys.readouterr()
@@ -341,6 +343,18 @@ def test_another_network_or_sound_makes_all_again(program, room, small_checkpoin
     assert len(program(*command).calls) == 2
 
 
+def test_another_detector_makes_all_again(program, room, monkeypatch):
+    """Offline, "auto" is CenterFace; when S3FD had come, a batch stayed half of the one, half of the other."""
+    command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
+    boxed = [*command, *BOX, "--outfile", "boxed"]
+    assert [len(program(*each).calls) for each in (command, boxed)] == [2, 2]
+    (room / "s3fd.pth").write_bytes(b"weights")
+    monkeypatch.setattr(faces, "SFD_WEIGHTS", room / "s3fd.pth")
+    assert [len(program(*each).calls) for each in (command, boxed)] == [2, 0]
+    (room / "s3fd.pth").write_bytes(b"others")
+    assert [len(program(*each).calls) for each in (command, boxed)] == [2, 0]
+
+
 def test_another_expert_may_choose_another_speaker(program):
     command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
     for flags, counts in ((("--speaker", "auto"), [2, 0, 2]), (("--mouth_gain", "2"), [2, 0, 0])):
@@ -419,6 +433,6 @@ def test_torchrun(room, small_checkpoint):
 
 
 def test_faces_without_sounds_are_no_pairs(room):
-    for faces, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
+    for films, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
         with pytest.raises(UserError, match="no pairs"):
-            jobs.pair(faces, sounds)
+            jobs.pair(films, sounds)

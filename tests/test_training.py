@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -1105,11 +1106,26 @@ def test_memory_that_runs_out_costs_no_steps(corpus, tmp_path, monkeypatch, caps
     assert len(losses(tmp_path)) == 6
 
 
+def test_memory_that_runs_out_for_the_discriminator_costs_no_steps(corpus, tmp_path, monkeypatch):
+    """Its share of a step is the largest; the generator had learned already."""
+    real = HQGeneratorTask._discriminator_losses
+
+    def figures(task, logits):
+        if len(losses(tmp_path)) == 2 and task.discriminator.training:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(task, logits)
+
+    monkeypatch.setattr(HQGeneratorTask, "_discriminator_losses", figures)
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4)) == 1
+    assert checkpoints.steps_saved(tmp_path, "") == checkpoints.steps_saved(tmp_path, "disc_") == [1, 2]
+
+
 def test_half_a_step_is_not_saved(corpus, tmp_path, monkeypatch):
     """Of the two networks that learn from each other, one had learned already."""
-    monkeypatch.setattr(HQGeneratorTask, "_discriminator_losses", lambda *_: 1 / 0)
-    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2)) == 1
-    assert not list(tmp_path.glob("*.pth"))
+    learn, steps = torch.optim.Adam.step, itertools.count()
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: 1 / 0 if next(steps) == 3 else learn(*a, **k))
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3)) == 1
+    assert checkpoints.steps_saved(tmp_path, "") == [1]
 
 
 def test_the_best_alone_is_not_written_over(corpus, tmp_path, capsys):
@@ -1148,12 +1164,23 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
 
     first = best("--max_steps", 1)
     content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=True)
-    torch.save({**content, "score": 0.0}, tmp_path / "run/checkpoint_best.pth")
-    assert best("--max_steps", 2, "--resume").score == 0
+    perfect = dict.fromkeys(content["figures"], 0.0)
+    torch.save({**content, "figures": perfect}, tmp_path / "run/checkpoint_best.pth")
+    assert best("--max_steps", 2, "--resume").figures == perfect
     shutil.copytree(corpus / "lists", tmp_path / "lists")
     (tmp_path / "lists/val.txt").write_text("s1/clip3\n")
     again = best("--max_steps", 3, "--resume", "--filelists", tmp_path / "lists")
-    assert again.step == 3 and again.score > 0 and first.step == 1
+    assert again.step == 3 and again.figures["l1"] > 0 and first.step == 1
+
+
+def test_the_best_is_weighed_as_the_loss_is_today():
+    """With another weight of the sync loss, the best until then was never reached again, or by anything."""
+    task = training.GeneratorTask(CPU, HParams(syncnet_wt=0.01), models.SyncNet_color(0.0625), width=0.0625)
+    best = checkpoints.Best(4, {"l1": 0.03, "sync": 0.6, "sync_of_real": 0.3})
+    assert best.score_until(4, {}, task) == pytest.approx(0.99 * 0.03 + 0.01 * 0.6)
+    task.sync_weight = 0.5
+    assert best.score_until(9, {}, task) == pytest.approx(0.5 * 0.03 + 0.5 * 0.6)
+    assert best.score_until(3, {}, task) == checkpoints.Best().score_until(9, {}, task) == math.inf
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from errors import UserError
 from hparams import HParams
 from models import Wav2Lip, weights
 from reporting import SILENT, Reporter
-from training.tasks import Task
+from training.tasks import Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
 BEST = "checkpoint_best.pth"
@@ -98,9 +98,9 @@ def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
     }
 
 
-def save_best(task: Task, folder: Path, position: Position, score: float) -> None:
+def save_best(task: Task, folder: Path, position: Position, figures: Figures) -> None:
     """Write what was evaluated as ``checkpoint_best.pth``."""
-    told = {"score": score, "made_of": position.made_of}
+    told = {"figures": figures, "made_of": position.made_of}
     weights.write({**_described(task, task.result, position.step), **told}, folder / BEST)
 
 
@@ -108,14 +108,18 @@ class Best(NamedTuple):
     """What a folder tells of the best evaluation that there was."""
 
     step: int = 0
-    score: float = math.inf
+    figures: Figures = {}
     made_of: dict[str, str] = {}
 
-    def score_until(self, step: int, made_of: dict[str, str]) -> float:
-        """Return its score if it is of a step until this one, on the same clips and by the same network."""
+    def score_until(self, step: int, made_of: dict[str, str], task: Task) -> float:
+        """Return its score by what ``task`` asks for today, or infinity.
+
+        That is if it is of a later step, or of other clips, or if another network judged it.
+        """
         judged_by = "judge" if "judge" in made_of else "expert"
         measured = {name: value for name, value in made_of.items() if name in ("validation clips", judged_by)}
-        return self.score if self.step <= step and not different(self.made_of, measured) else math.inf
+        comparable = self.figures and self.step <= step and not different(self.made_of, measured)
+        return task.score(self.figures) if comparable else math.inf
 
 
 def read_best(folder: Path) -> Best:
@@ -123,8 +127,8 @@ def read_best(folder: Path) -> Best:
     if not (folder / BEST).exists():
         return Best()
     content = weights.read_state(folder / BEST)
-    score = float(content.get("score", math.inf))  # it may be a copy of another
-    return Best(int(content.get("global_step") or 0), score, content.get("made_of", {}))
+    # it may be a copy of another, which has no figures
+    return Best(int(content.get("global_step") or 0), content.get("figures", {}), content.get("made_of", {}))
 
 
 def checkpoint_name(prefix: str, step: int) -> str:

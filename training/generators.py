@@ -80,17 +80,18 @@ class GeneratorTask(Task):
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        figures, _ = self._improve_generator(batch)
+        figures, _ = self._gradients_of(batch)
+        self.optimizer.step()
         return figures
 
-    def _improve_generator(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
+    def _gradients_of(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
+        """Return the losses of a batch and its pictures; leave gradients to the generator."""
         x, frame_mels, mel, real = self.group.to_device(batch)
         with self.group.autocast():
             fake = self.parallel(frame_mels, x).float()
             figures = self._losses(fake, mel, real)
         self.optimizer.zero_grad()
         figures["loss"].backward()
-        self.optimizer.step()
         self.last = Pictures(x, fake.detach(), real)
         return figures, self.last
 
@@ -145,7 +146,7 @@ class GeneratorTask(Task):
     def score(self, figures: Figures) -> float:
         """Weigh L1 against sync as the loss does; lips that please better than real ones are no better for it."""
         by = "judge" if self.judge else "sync"
-        weight = self.hp.syncnet_wt or self.sync_weight_when_on
+        weight = self.sync_weight or self.sync_weight_when_on
         return (1 - weight) * figures["l1"] + weight * max(figures[by], figures[f"{by}_of_real"])
 
     @property
@@ -196,7 +197,11 @@ def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
 
 
 class HQGeneratorTask(GeneratorTask):
-    """The same against a visual-quality discriminator: generator first, then discriminator (paper, section 3.4)."""
+    """The same against a visual-quality discriminator (paper, section 3.4).
+
+    Both learn from the same pictures, and no weight changes before all gradients are there: until then a step that
+    fails, for lack of memory above all, can be left out.
+    """
 
     sync_weight_when_on = 0.03  # the reference
 
@@ -229,7 +234,7 @@ class HQGeneratorTask(GeneratorTask):
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.discriminator.requires_grad_(False)
-        figures, pictures = self._improve_generator(batch)
+        figures, pictures = self._gradients_of(batch)
         self.discriminator.requires_grad_(True)
 
         with self.group.autocast():
@@ -237,6 +242,7 @@ class HQGeneratorTask(GeneratorTask):
         figures |= self._discriminator_losses(logits)
         self.discriminator_optimizer.zero_grad()
         (figures["real"] + figures["fake"]).backward()
+        self.optimizer.step()
         self.discriminator_optimizer.step()
         return figures
 

@@ -101,7 +101,7 @@ class _Trainer:
         self.rates = [(group, group["lr"]) for _, _, optimizer in task.parts() for group in optimizer.param_groups]
         self.made_of = position.made_of
         told = read_best(plan.checkpoint_dir) if position.resumed else Best()
-        self.best = told.score_until(position.step, self.made_of)
+        self.best = told.score_until(position.step, self.made_of, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
@@ -229,7 +229,7 @@ class _Trainer:
         self.evaluation_pending = False
         if self.log and (score := self.task.score(figures)) < self.best:
             self.best = score
-            save_best(self.task, self.plan.checkpoint_dir, self._position, score)
+            save_best(self.task, self.plan.checkpoint_dir, self._position, figures)
         if self.log:
             self.log.figures(self.step, "val", figures, time.perf_counter() - start)
         if self.group.is_main:
