@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
     print_figures(adapted)
     print(f"{adapted.sheet}: as filmed, before, after")
     start = cli.started("inference.py", "wav2lip")
-    print(f"{args.outfile}: {start} --checkpoint_path {args.outfile} --face {args.face} --audio SPEECH")
+    flags = cli.quoted("--checkpoint_path", args.outfile, "--face", args.face)
+    print(f"{args.outfile}: {start} {flags} --audio SPEECH")
     if adapted.stopped:
         raise KeyboardInterrupt(f"stopped early; {args.outfile} has what was best until then")
 

@@ -170,7 +170,7 @@ def _add_face_arguments(parser: Flags) -> None:
     add(
         "--face_index",
         type=cli.whole,
-        help="Take this face, counted from the left where they first appear, from 0. Without it, the largest.",
+        help="Take this face, from 0 at the left, in each shot anew, as they first appear. Without it, the largest.",
     )
     add(
         "--speaker",

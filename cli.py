@@ -7,6 +7,7 @@ import gc
 import io
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -19,6 +20,10 @@ gc.disable()  # what is imported is no garbage: to look for some in it, now and 
 stops = signal.getsignal(signal.SIGINT)
 if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: whoever stops it now is told nothing
+
+# While each has a core of its own, OpenMP's threads run on for milliseconds when they wait for each other. Beside
+# others, such as ffmpeg, none has. Where they are more than cores they sleep after a 300th of that: so they do here.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import parts
 from distributed import STOPPING, heeded, leave_processes
@@ -102,6 +107,8 @@ def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[s
         heed_interrupts()
         for number in heeded(STOPPING):  # a killed run cleans up as an interrupted one does
             signal.signal(number, _stop)
+    if sys.stderr is None:  # closed, as by some that start programs in the background
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -134,6 +141,13 @@ def _one_line(error: Exception) -> str:
 def _report(text: str, code: int) -> int:
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+def quoted(*words: str | Path) -> str:
+    """Return the words of a command as one would type them here."""
+    if sys.platform == "win32":  # whose names have no quotes in them
+        return " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)
+    return shlex.join(map(str, words))
 
 
 def started(script: str, command: str) -> str:

@@ -71,6 +71,8 @@ def told(error: Exception) -> str:
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename} may not be read, or written, by this user; change its permissions"
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {text}" if is_fault(error) else text
 
 

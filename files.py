@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import json
 import math
@@ -22,7 +23,7 @@ from typing import Any
 
 import filelock
 
-from errors import UserError
+from errors import UserError, is_disk_error
 
 LONGEST_NAME = 255  # bytes, of a file on any common system; Windows and macOS count UTF-16's units
 WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; after a colon it would write into a stream that nobody sees
@@ -46,6 +47,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield partial
         replace(partial, path)
+    except OSError as error:
+        if not is_disk_error(error) or error.filename not in (None, str(partial)):
+            raise
+        number = error.errno or errno.ENOSPC  # numpy gives none
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -263,6 +269,15 @@ def as_path(given: Any) -> Path:
 def as_paths(given: Any) -> list[Path]:
     """Return the paths that a caller means: one, or several."""
     return [as_path(given)] if isinstance(given, (str, bytes, os.PathLike)) else [as_path(path) for path in given]
+
+
+def expanded(given: Iterable[Path]) -> list[Path]:
+    """Return the files of patterns such as ``*.mp4``, which the shell of Windows leaves to programs, sorted."""
+    return [match for path in given for match in ([] if path.exists() else _matches(path)) or [path]]
+
+
+def _matches(pattern: Path) -> list[Path]:
+    return sorted(map(Path, glob.glob(str(pattern))))
 
 
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:

@@ -22,7 +22,7 @@ SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
 
 def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
     """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
-    path = downloads.find(path_or_name, report)
+    path = downloads.find(path_or_name, report, ("sface",))
     try:
         network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
         network.feature(np.zeros((SFACE_SIDE, SFACE_SIDE, 3), np.uint8))

@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    args.face, args.audio = (files.expanded(given or ()) for given in (args.face, args.audio))
     if args.pair:
         run_pairs(args)
     elif args.jobs or not args.face or not args.audio:

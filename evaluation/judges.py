@@ -62,7 +62,7 @@ def open_fan(
         from face_alignment.utils import get_preds_fromhm
     except ImportError as error:
         raise UserError(f"landmarks take face-alignment 1.5 or newer: {PIP} install -U face-alignment") from error
-    network = _filled(FAN(4), downloads.find(path_or_name, report), "2D-FAN").to(device)
+    network = _filled(FAN(4), downloads.find(path_or_name, report, ("2dfan4",)), "2D-FAN").to(device)
 
     @torch.inference_mode()
     def landmarks(frame: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def open_lpips(
         raise UserError(f"LPIPS takes the package lpips: {PIP} install lpips") from error
     with without_warnings():  # of torchvision, on how lpips asks it for a network
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
-    path = downloads.find(path_or_name, report)
+    path = downloads.find(path_or_name, report, ("alexnet",))
     given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}
     wanted = {key: key.partition(".")[2] for key in network.net.state_dict()}  # slice2.3.weight is features.3.weight
     if missing := set(wanted.values()) - given.keys():

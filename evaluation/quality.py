@@ -8,6 +8,7 @@ a network is measured only if ``Judges`` has it. docs/measuring.md tells where e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,19 +73,24 @@ def score_file(
     other sizes, without a face, too short.
     """
     made = video.probe(generated)
+    if made.is_image:
+        raise UserError(f"{generated} is a picture; give the video that was made")
     real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
     if (made.width, made.height) != (_even(real.width), _even(real.height)):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
     used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
-    found, gap = search.find(real, used, report), gap_of(real.fps)
+    found, gap = search.find(real, used, report), gap_of(real.fps)  # of a photo once
     if face_index is not None:
         check_face_index(face_index, most_together(found, gap))
     seen = follow_face(found, gap, face_index)
+    originals = video.read_frames(real)
+    if real.is_image:
+        seen, originals = seen.repeat(used, 0), itertools.cycle(originals)
     faces = padded_boxes(seen, pads, real)
     frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
     cuts = {first for first, _ in shots(found)}
-    compared = _compare(frames, video.read_frames(real), faces, drawn or faces, seen, judges, cuts)
+    compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, made.path.name, len(faces)) if figures]
     if len(rows) < MIN_FRAMES:
         raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {MIN_FRAMES}")

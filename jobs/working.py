@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import files
-from errors import OneOfMany, UserError, is_bad_input
+from errors import OneOfMany, UserError, is_bad_input, is_disk_error, told
 from lipsync import LipSync, Options
 from lipsync.options import FILES
 from reporting import Named
@@ -53,8 +53,8 @@ class Outcome:
         if self.failed:
             kind = UserError if all(failure.bad_input for failure in self.failed) else RuntimeError
             raise kind(
-                f"{len(self.failed)} of {self.done + len(self.failed)} videos failed, as told above; the same command "
-                "makes only these"
+                f"{len(self.failed)} of {self.done + len(self.failed)} videos failed, as told above; the same command, "
+                "without --again, makes only these"
             )
 
 
@@ -75,11 +75,15 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
             lips.load(searching=not all(job.options.get("box") for job in todo))
         for job in lips.report.track(todo, "Videos", len(todo), "video"):
             attempt(job, lips, outcome)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as end:
         where = f" by {share}" if share.world > 1 else ""
-        raise KeyboardInterrupt(
-            f"stopped; {outcome.done} of {len(mine)} videos are made{where}, and the same command goes on from there"
-        ) from None
+        so_far = f"{outcome.done} of {len(mine)} videos are made{where}"
+        go_on = "the same command, without --again, goes on from there"
+        if isinstance(end, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"stopped; {so_far}, and {go_on}") from None
+        if is_disk_error(end):
+            raise OSError(end.errno, f"{told(end)}; {so_far}; make room, and {go_on}") from None
+        raise
     parts = share.finish(asdict(outcome))
     if parts is None:
         lips.report.note(f"{share}: {outcome.done} of {len(mine)} videos are made; the last to finish tells of all")

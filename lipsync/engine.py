@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import math
+import numbers
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
@@ -143,8 +144,8 @@ class LipSync:
     def prepare(self, face: str | Path, speech: Speech, seconds: float | None = None, **options: Any) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
         _ = self.expert  # if it is not there, nobody should have to wait to hear of it
-        if seconds is not None and not 0 < seconds < math.inf:
-            raise UserError(f"the first {seconds} seconds are none; give a number above 0")
+        if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
+            raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
         take = self._open_take(files.as_path(face), _speeches(speech), seconds, Options.of(options))
         heard = take.heard
         if len(take.faces) > 1 and not take.options.mix:
@@ -168,10 +169,10 @@ class LipSync:
         Mouths to show the network are looked for up to that moment only, so another may be selected than for all of it.
         """
         chosen = Options.of(options)
+        if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
+            raise UserError(f"second {second!r} is no moment of a video; it counts from its beginning")
         into = second - (chosen.start or 0)
         # a box depends on the frames around it
-        if not math.isfinite(second):
-            raise UserError(f"second {second} is no moment of a video")
         take = self._open_take(files.as_path(face), _speeches(speech), max(0.0, into) + AROUND, chosen)
         into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
         if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
@@ -199,6 +200,8 @@ class LipSync:
         sound, samples = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
         used, settled = used_for(opened, samples, chosen, self.report, seconds), self.settle(chosen)
+        if not settled.box:
+            self.search.detector_name(self.report)  # what it says is about no face of several
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(searcher._speaking_face(used, settled, index, *own, samples) for index, own in sounds.items())
         _ = self.model  # built only when there is a face
@@ -336,14 +339,22 @@ class LipSync:
     ) -> Generator[Piece, None, None]:
         """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
         known: list[Box | None] = []
+        cuts, ended = 0, False
         with contextlib.closing(self.search.stream(source, wanted, self.report)) as seen:
             if criterion:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, criterion)
             else:
                 pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
             for piece in boxes.only(pieces, part, source):
-                known += piece[0]
+                cuts += ended and bool(piece.boxes)
+                known += piece.boxes
+                ended = bool(known) and (piece.shot_ends or ended and not piece.boxes)
                 yield piece
+        if options.face_index is not None and cuts:
+            self.report.note(
+                f"note: {cuts} {'cut' if cuts == 1 else 'cuts'}: in each shot faces are counted anew from the left; "
+                "--start and --end do one shot alone, and --face_like follows a person"
+            )
         who, first = criterion.WHO if criterion else "", source.start + part.start
         if missing := boxes.describe_missing(known, float(source.fps), who, first):
             if options.on_missing_face == "error":
@@ -415,7 +426,10 @@ def _speeches(given: Speech) -> Speeches:
         return {None: files.as_path(given)}
     if not given or None in given:
         raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
-    return {index: files.as_path(path) for index, path in given.items()}
+    for index in given:
+        if not isinstance(index, numbers.Integral) or isinstance(index, bool) or index < 0:
+            raise UserError(f"faces are counted by whole numbers from 0 at the left, not by {index!r}")
+    return {int(index): files.as_path(path) for index, path in given.items()}
 
 
 def _check_choice(speeches: Speeches, options: Options) -> None:

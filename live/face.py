@@ -106,8 +106,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     if not 0 < seconds < math.inf:
         raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds:g}")
     chosen = Options.of({"loop": "pingpong", **options})
-    if chosen.is_part:
-        raise UserError("a face is prepared from the first seconds of a video; leave start and end out")
+    if given := [name for name in ("start", "end", "mix") if getattr(chosen, name) is not None]:
+        raise UserError(f"a face is prepared from the first seconds of a video; leave {' and '.join(given)} out")
     source = open_face(Path(face), chosen, lips.report)
     chosen = lips.settle(chosen)
     filmed = lips.find_face(source, math.ceil(seconds * source.fps), chosen)

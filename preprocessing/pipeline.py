@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import files
+from errors import UserError
 from reporting import SILENT, Reporter
 from shares import Share
 
@@ -30,6 +31,8 @@ def preprocess(
     the others return None. Raises UserError if there is no video that can be used; RuntimeError for what fails.
     """
     data_root, root = Path(data_root), Path(preprocessed_root)
+    if data_root.resolve() == root.resolve():
+        raise UserError(f"{root} holds the videos; give another folder for what is cut out of them")
     files.check_folder(root)
     began = time.monotonic()
     share = Share.begin(root)

@@ -30,7 +30,7 @@ from .embedding import (
     open_video,
     window_length,
 )
-from .matching import Result, compare
+from .matching import UNRELATED, Result, compare
 
 
 class SimilarityMatrix:
@@ -71,7 +71,9 @@ class SimilarityMatrix:
             where = f"face {face + 1} at {(x1 + x2) / 2:.0f},{(y1 + y2) / 2:.0f}"
             lines.append(f"{where:21}" + "".join(f"{value:10.3f}" for value in row))
         for voice, name in enumerate(self.names):
-            lines += [f"voice {voice + 1} ({name}): face {self.best_face(voice) + 1}", str(self.best(voice))]
+            best, its = self.best(voice), f"face {self.best_face(voice) + 1}"
+            whose = f"no face (the nearest is {its})" if best.verdict == UNRELATED else its
+            lines += [f"voice {voice + 1} ({name}): {whose}", str(best)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

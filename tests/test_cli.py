@@ -5,6 +5,7 @@ import gc
 import importlib
 import io
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_help_is_sentences(path):
     (UserError("bad\nthing"), 2, "error: bad thing"),
     (MissingFile("x does not exist"), 2, "error: x does not exist"),
     (ValueError("could not broadcast"), 1, "ValueError: could not broadcast; this is a fault of the program"),
-    (FileNotFoundError(2, "No such file", "x"), 1, "error: [Errno 2] No such file: 'x'"),
+    (FileNotFoundError(2, "No such file", "x"), 1, "error: x: No such file\n"),
     (RuntimeError("ffmpeg failed"), 1, "error: ffmpeg failed"),
     (torch.OutOfMemoryError("CUDA"), 1, "ran out of memory"),
     (UserError("Caught UserError in worker 0.\nOriginal Traceback (most …):\n  x\nUserError: 3.jpg is bad\n"), 2,
@@ -89,6 +90,18 @@ def test_errors_are_one_line(capsys, error, code, words):
     assert run(work) == code
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
+
+
+def test_a_program_without_stderr_works(monkeypatch):
+    """As some are started in the background: the first note was an AttributeError."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(lambda args: print("note", file=sys.stderr)) == 0 and run(lambda args: 1 / 0) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows quotes in another way")
+def test_commands_that_are_shown_can_be_pasted():
+    words = ["--face", "my film.mp4", "it's.pth"]
+    assert shlex.split(cli.quoted(*words)) == words
 
 
 class Screen(io.StringIO):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 
 import numpy as np
 import pytest
@@ -115,16 +116,35 @@ def test_the_sum_is_there_as_long_as_the_take(program, tmp_path, small_checkpoin
 def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_path, small_checkpoint):
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     for speech in (tmp_path / "short.wav", {0: tmp_path / "short.wav"}):
-        for second in (np.nan, np.inf):
+        for second in (np.nan, np.inf, -1.0, "1"):
             with pytest.raises(UserError, match="is no moment of a video"):
                 lips.preview(tmp_path / "pair.mp4", speech, second)
         with pytest.raises(UserError, match="is no file's name"):
             lips.run(np.zeros(3), speech, tmp_path / "out.mp4")
     with pytest.raises(UserError, match="nobody is given a speech"):
         lips.prepare(tmp_path / "pair.mp4", {None: tmp_path / "short.wav", 0: tmp_path / "short.wav"})
-    for index, words in ((-1, "cannot be -1"), ("left", "not a whole number"), (7, "--face_index 7, but 2 faces")):
+    for index, words in (
+        (-1, "not by -1"),
+        ("0", "whole numbers from 0 at the left, not by '0'"),
+        (7, "--face_index 7, but 2 faces"),
+    ):
         with pytest.raises(UserError, match=words):
             lips.prepare(tmp_path / "pair.mp4", {index: tmp_path / "short.wav"})
+
+
+def test_cuts_are_told_to_who_counts_faces(program, tmp_path, astronaut, small_checkpoint, told):
+    """In a reverse shot the right one is another: Anna's voice moved Ben's lips, and nobody was told."""
+    face = astronaut[:240, 60:380]
+    first = np.concatenate((face, face[:, ::-1]), axis=1)
+    write_clip(tmp_path / "cut.mp4", np.stack([first] * 15 + [first[:, ::-1] // 3] * 15))
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
+    for speech, options, notes in (
+        (tmp_path / "long.wav", {"face_index": 1}, 1), ({0: tmp_path / "long.wav"}, {}, 1),
+        (tmp_path / "long.wav", {}, 0), (tmp_path / "long.wav", {"face_index": 1, "end": 0.6}, 0),
+    ):  # fmt: skip
+        told.notes.clear()
+        deque(lips.stream(lips.prepare(tmp_path / "cut.mp4", speech, **options)), maxlen=0)
+        assert sum("1 cut: in each shot faces are counted anew from the left" in note for note in told.notes) == notes
 
 
 def test_somebody_has_to_speak(tmp_path):

@@ -14,7 +14,7 @@ from errors import OneOfMany, UserError
 
 @pytest.mark.parametrize("problem, reason", [
     (UserError("no face;\nshow one"), "no face; show one"),
-    (OSError(5, "the disk broke"), "[Errno 5] the disk broke"),
+    (OSError(5, "the disk broke"), "the disk broke"),
     (ValueError("shapes differ"), "ValueError: shapes differ"),
     (RuntimeError(), "RuntimeError: "),
 ])  # fmt: skip

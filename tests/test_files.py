@@ -11,7 +11,7 @@ import pytest
 
 import files
 import video
-from errors import UserError, is_disk_error
+from errors import UserError, is_disk_error, told
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -116,6 +116,14 @@ def test_links_stay_links(tmp_path):
     (tmp_path / "other.json").symlink_to(tmp_path / "disk/blob")  # whoever writes by suffix could not
     files.save(tmp_path / "other.json", "new")
     assert not (tmp_path / "other.json").is_symlink() and not (tmp_path / "disk/blob").exists()
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("3200000 requested and 1572832 written")])
+def test_a_full_disk_is_told_with_the_file(tmp_path, problem):
+    """Not "[Errno 28] No space left on device", of whatever."""
+    with pytest.raises(OSError) as raised, files.atomic_write(tmp_path / "x.json"):
+        raise problem
+    assert told(raised.value) == f"{tmp_path / 'x.json'}: No space left on device" and is_disk_error(raised.value)
 
 
 def test_half_an_array_is_a_full_disk():

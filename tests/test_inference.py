@@ -410,7 +410,10 @@ def test_no_face_anywhere_fails_before_the_generator_is_built(fails, tmp_path, m
 def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):
     (tmp_path / "file").write_text("")
     (tmp_path / "dir.mp4").mkdir()
-    for outfile, words in (("file/x.mp4", "cannot write in"), ("dir.mp4", "folder"), ("x.txt", ".mp4")):
+    (tmp_path / "dir").mkdir()
+    for outfile, words in (
+        ("file/x.mp4", "cannot write in"), ("dir.mp4", "is a folder"), ("dir", "is a folder"), ("x.txt", ".mp4"),
+    ):  # fmt: skip
         code, line = sync(outfile=outfile)
         assert code == 2 and words in line and line.count("\n") == 1
     shutil.copy(talking_clip, tmp_path / "same.mp4")

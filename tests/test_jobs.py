@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -103,6 +104,11 @@ def test_one_face_and_one_speech_are_as_they_were(program, room):
     done = program("--face", "a.mp4", "--audio", "voice.wav", "--outfile", "out.mp4")
     assert trios(done) == [("a.mp4", "voice.wav", "out.mp4")] and done.out == "out.mp4: 30 frames, 1.20 s\n"
     assert sorted(path.name for path in room.glob("*out*")) == ["out.mp4"]  # and no note beside it
+
+
+def test_patterns_that_the_shell_leaves_are_files(program):
+    done = program("--face", "[ab].mp4", "--audio", "v*.wav")
+    assert trios(done) == [("a.mp4", "voice.wav", "results/a_voice.mp4"), ("b.mp4", "voice.wav", "results/b_voice.mp4")]
 
 
 def test_one_speech_for_all_faces(program):
@@ -277,7 +283,9 @@ def test_what_fails_does_not_stop_the_others(program):
     assert done.code == 2 and [call.face.name for call in done.calls] == ["a.mp4", "b.mp4"]
     table = done.out.partition("2 of 4 videos are made, 2 failed\n")[2].splitlines()
     assert len(table) == 2 and "bad_voice.mp4: bad.mp4 is not a video" in table[0] and "missing.mp4 does" in table[1]
-    assert done.err == "error: 2 of 4 videos failed, as told above; the same command makes only these\n"
+    assert (
+        done.err == "error: 2 of 4 videos failed, as told above; the same command, without --again, makes only these\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -385,6 +393,22 @@ def test_notes_say_whose_they_are(room, small_checkpoint, silence, monkeypatch):
     assert any(note.startswith("a_silence.mp4: note: ") and "silent" in note for note in told.notes)
 
 
+def test_a_full_disk_ends_it_and_tells_how_to_go_on(program, monkeypatch):
+    real, count = LipSync.run, itertools.count()
+
+    def run(*args, **options):
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left", "results/c_voice.mp4")
+        return real(*args, **options)
+
+    monkeypatch.setattr(LipSync, "run", run)
+    done = program("--face", "a.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
+    assert done.code == 1 and done.err == (
+        "error: results/c_voice.mp4: No space left; 2 of 3 videos are made; make room, and the same command, without "
+        "--again, goes on from there\n"
+    )
+
+
 def test_interrupted_and_continued(program, monkeypatch):
     real, count = LipSync.run, itertools.count()
 
@@ -397,7 +421,7 @@ def test_interrupted_and_continued(program, monkeypatch):
     command = ("--face", "a.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
     done = program(*command)
     assert done.code == 130 and done.err.count("\n") == 1
-    assert "stopped; 2 of 3 videos are made, and the same command goes on from there" in done.err
+    assert "stopped; 2 of 3 videos are made, and the same command, without --again, goes on from there" in done.err
     assert [call.face.name for call in program(*command).calls] == ["c.mp4"]
 
 

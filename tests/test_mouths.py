@@ -221,6 +221,20 @@ def test_the_mouth_of_the_face_that_is_held_most_alike_is_shown(astronaut):
         assert (references.select(view, 0.0).face == view).all()
 
 
+@pytest.mark.parametrize("side", [300, 401])
+def test_a_fine_pattern_becomes_no_coarse_one(side):
+    """As GIFs have: lips had stripes, since of four pixels the network was shown every other."""
+    frame = np.indices((side, side)).sum(0) % 3 == 0
+    face = crop(np.repeat(255 * frame[..., None], 3, 2).astype(np.uint8), (0, 0, side, side))
+    assert np.abs(face.astype(int) - 85).mean() < 12
+
+
+def test_smaller_faces_are_shrunk_as_by_the_reference(astronaut):
+    for side in (60, 96, 150, 192):
+        assert np.array_equal(crop(astronaut, (150, 20, 150 + side, 20 + side)),
+                              cv2.resize(astronaut[20 : 20 + side, 150 : 150 + side], (96, 96)))  # fmt: skip
+
+
 def test_a_mouth_as_far_open_as_is_wanted_is_lent(astronaut):
     """Of faces held alike that differ only where lips are, each darker the farther open it is said to be."""
     view = crop(astronaut, (150, 20, 300, 200))

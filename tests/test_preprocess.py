@@ -309,6 +309,7 @@ def test_everything_dropped(roots, talking_clip, capsys):
         (("--face_detector", "sfd", "--device", "cpu", "--ngpu", "2"), "--ngpu 2 needs as many GPUs"),
         (("--data_root", "/nowhere"), "/nowhere does not exist"),
         (("--preprocessed_root", "/dev/null/x"), "cannot write in /dev/null/x"),
+        (("--data_root", ".", "--preprocessed_root", "."), "holds the videos; give another folder"),
     ],
 )
 def test_bad_arguments(roots, clip, options, words, capsys):

@@ -156,6 +156,14 @@ def test_what_cannot_be_compared(frames, source, tmp_path, size, count, words):
         score(small, source, tmp_path)
 
 
+def test_a_photo_that_was_made_to_speak_is_compared_with_the_photo(frames, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), frames[1])
+    still = score(frames[1:2].repeat(5, 0), tmp_path / "photo.png", tmp_path)
+    assert (still.psnr, still.frames) == (float("inf"), 5)
+    with pytest.raises(ValueError, match="photo.png is a picture; give the video that was made"):
+        score_file(tmp_path / "photo.png", tmp_path / "made.mkv", SEARCH)
+
+
 def test_the_script(frames, source, tmp_path, capsys):
     write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
     command = ["--generated", tmp_path / "made.mkv", "--source", source, "--face_detector", "centerface"]

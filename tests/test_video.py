@@ -462,11 +462,18 @@ def test_source_index_of_a_single_frame():
     assert [video.source_index(i, 1, p) for p in (True, False) for i in range(3)] == [0] * 6
 
 
+def test_shrinking_looks_at_all_pixels():
+    """A GIF's dither became a coarser pattern over all of the picture."""
+    frame = np.indices((300, 300)).sum(0) % 2 * 255
+    shrunk = video.Geometry(resize_factor=3)(np.repeat(frame[..., None], 3, 2).astype(np.uint8))
+    assert shrunk.shape == (100, 100, 3) and np.abs(shrunk.astype(int) - 127).max() < 20
+
+
 def test_geometry(clip):
     geometry = video.Geometry(resize_factor=2, rotate=90, crop=(4, -1, 0, 20))
     info = video.probe(clip.path, geometry)
     plain = next(video.read_frames(clip))
-    expected = np.rot90(cv2.resize(plain, (48, 32)), -1)[4:, :20]
+    expected = np.rot90(cv2.resize(plain, (48, 32), interpolation=cv2.INTER_AREA), -1)[4:, :20]
     frame = next(video.read_frames(info))
     assert frame.shape == (info.height, info.width, 3) == (44, 20, 3) and (frame == expected).all()
 

@@ -58,7 +58,8 @@ class Geometry:
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         if self.resize_factor > 1:
             height, width = frame.shape[:2]
-            frame = cv2.resize(frame, (int(width / self.resize_factor), int(height / self.resize_factor)))
+            size = (int(width / self.resize_factor), int(height / self.resize_factor))
+            frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         if (turn := TURNS[self.rotate]) is not None:
             frame = cv2.rotate(frame, turn)
         top, bottom, left, right = self.crop

@@ -214,11 +214,11 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
 
 def check_writable(path: Path) -> None:
     """Raise UserError, before any work is done, if a video cannot be written there; its folder may be missing yet."""
-    if path.suffix.lower() not in CONTAINERS:
-        raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     files.check_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video to write")
+    if path.suffix.lower() not in CONTAINERS:
+        raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is a device or a pipe; give the name of the video to write")
     files.check_room(path.parent)
