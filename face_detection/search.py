@@ -162,7 +162,7 @@ class Searcher:
         """Return the boxes (k, 5) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
-        new = [box for box in new if not any(same_place(box, other) for other in old)]
+        new = [box for box in new if not any(is_same_face(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
         # a false alarm would cost looks for as long as it comes and goes
         boxes = [*old, *self._seen_again(frame, certain)] or new
@@ -262,16 +262,16 @@ class Searcher:
 
 
 def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:
-    """Of boxes at the same place, the best; best first."""
+    """Of boxes of one face, the best; best first."""
     kept: list[np.ndarray] = []
     for box in sorted(boxes, key=lambda box: -box[4]):
-        if not any(same_place(box, other) for other in kept):
+        if not any(is_same_face(box, other) for other in kept):
             kept.append(box)
     return _rows(kept)
 
 
-def same_place(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether one box has its middle in the other: no face is part of another."""
+def is_same_face(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two boxes are of one face: one has its middle in the other, and no face is part of another."""
 
     def within(inner: np.ndarray, outer: np.ndarray) -> bool:
         middle = (inner[:2] + inner[2:4]) / 2

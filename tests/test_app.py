@@ -777,7 +777,7 @@ def test_what_the_camera_records_is_searched_for_faces(tab):
     tab.click("#film button[aria-label='Capture from camera']")
     tab.click("#film >> text=Click to Access Webcam")
     tab.click("#film >> text=Record")
-    tab.wait_for_timeout(3000)
+    tab.wait_for_timeout(1000)
     tab.click("#film >> text=Stop")
     tab.wait_for_selector("text=no face was found")
 

@@ -102,7 +102,7 @@ def test_haar_finds_the_faces():
         rng = np.random.default_rng(seed)
         size = ((192, 192), (480, 360))[seed % 2]
         actor = Actor(Identity.random(rng), speak(1.0, rng), 0.5, rng.uniform(0.56, 0.8), seed)
-        frames = [frame for frame, _ in film(Shot((actor,), seed), size, 25, 0, 13)][::6]
+        frames = [frame for frame, _ in film(Shot((actor,), seed), size, 25, 0, 7)][::6]
         found += [len(boxes) > 0 for boxes in detector.detect(frames)]
     assert np.mean(found) >= 0.95
 
