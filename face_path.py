@@ -114,6 +114,15 @@ class FacePath:
         known = enumerate(self._boxes[shot : self.shot_end(shot)], shot)
         return next((i for i, box in known if box is not None), None)
 
+    def far_from_gap(self, index: int, most: int) -> int:
+        """Return how far the nearest frame of its shot without a face is from a known frame, or ``most``."""
+        boxes, shot = self._boxes, self.shot(index)
+        end = self.shot_end(shot) or len(boxes)
+        for far in range(1, most):
+            if any(shot <= i < min(end, len(boxes)) and boxes[i] is None for i in (index - far, index + far)):
+                return far
+        return most
+
     @property
     def shots(self) -> list[int]:
         """The frames with which shots begin, once the search is over."""

@@ -236,8 +236,8 @@ class LipSync:
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
         begins, ends = options.is_part and used.source.start > 0, used.frames if used.goes_on else None
-        strength = fading(used.frames, begins, ends if until is None else until)
-        return SpeakingFace(filmed, sound, windows, options, until, strength)
+        fade = fading(used.frames, begins, ends if until is None else until)
+        return SpeakingFace(filmed, sound, windows, options, until, fade)
 
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""
@@ -381,8 +381,9 @@ class LipSync:
         appearances = None
         if with_references or options.keeps_occlusions:
             appearances = appearances_of(self.model, one.filmed, options, with_references, frames.start or 0)
-        strength = None if one.strength is None else one.strength[frames]
-        return settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore, strength)
+        first = frames.start or 0
+        settings = settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
+        return replace(settings, strength=lambda index: one.strength(first + index))
 
     def match(self, one: SpeakingFace) -> Result | None:
         """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""

@@ -12,6 +12,8 @@ import numpy as np
 import video
 from face_path import Box, FacePath, Reading
 
+FADE = 3  # frames in which a mouth comes or goes beside those that stay as they were filmed
+
 
 @dataclass(frozen=True)
 class FilmedFace:
@@ -34,15 +36,22 @@ class FilmedFace:
         return next(video.read_frames(self.source, number, 1))
 
     def boxes(self, count: int = sys.maxsize, reading: Reading | None = None) -> Iterator[Box | None]:
-        """Yield the box in each of the first ``count`` as soon as it is known, the last when the search is over.
+        """Yield the box in each of the first ``count`` as soon as it and its strength are known.
 
-        Once this ``reading`` is stopped, there are no more.
+        The last comes when the search is over. Once this ``reading`` is stopped, there are no more.
         """
         for index in range(count):
-            known = self.path.known(index + 1 if index + 1 < count else None, reading)
+            known = self.path.known(index + 1 + FADE if index + 1 < count else None, reading)
             if reading and reading.stopped:
                 return
             yield known[video.source_index(index, len(known), self.pingpong)]
+
+    def strength(self, index: int) -> float:
+        """Return how much of its mouth the face gets at this place, whose box is known: less beside frames without one.
+
+        Where a shot begins or ends, the face comes and goes with the picture.
+        """
+        return self.path.far_from_gap(self.number(index), FADE + 1) / (FADE + 1)
 
     def number(self, index: int) -> int:
         """Return which frame of the video, of those that were searched, is shown at this place."""

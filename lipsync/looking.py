@@ -77,17 +77,16 @@ def settings_for_mouths(
     rest: np.ndarray,
     appearances: Appearances | None,
     restore: Restore | None = None,
-    strength: np.ndarray | None = None,
 ) -> MouthSettings:
     """Return how the mouths of some frames are made.
 
     By the sound, each moves so far and rests so much, (N,) in [0, 1]: with ``reference`` "same", the network sees that
-    much of a shut mouth. ``restore`` sharpens them; ``strength`` see ``MouthSettings``.
+    much of a shut mouth. ``restore`` sharpens them.
     """
     gains = generator.gain * options.mouth_gain * movement
     reference_share = rest if options.reference == "same" else np.ones(len(rest))
     unchanged = bool((gains == 1).all())
-    return MouthSettings(options.blend, None if unchanged else gains, appearances, reference_share, restore, strength)
+    return MouthSettings(options.blend, None if unchanged else gains, appearances, reference_share, restore)
 
 
 def named_reference(face: FilmedFace, number: int) -> References:

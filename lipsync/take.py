@@ -16,7 +16,7 @@ import parts
 import video
 from face_path import Box, Reading
 from hparams import hparams as hp
-from lipsync.filmed import FilmedFace
+from lipsync.filmed import FADE, FilmedFace
 from lipsync.options import Options, Settled
 from mouths import MouthSettings
 from reporting import SILENT, Reporter
@@ -24,7 +24,6 @@ from sync import Result
 
 AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
 LONG = 250  # frames; of fewer, little is made before somebody notices that the video breaks off
-FADE = 3  # frames in which a mouth comes or goes where a part begins or ends, or a speech
 LEFT_OUT = 1.0  # seconds of a video after the speech that somebody might miss
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
 
@@ -38,7 +37,7 @@ class SpeakingFace:
     windows: audio.MelWindows  # one for each frame of the result
     options: Settled
     until: int | None = None  # frame of the result from which on the face is left as it was filmed
-    strength: np.ndarray | None = None  # of its mouth in each frame, see ``MouthSettings``
+    fade: np.ndarray | None = None  # how much of its mouth each frame gets, from 0 to 1; None: all of it
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
@@ -47,6 +46,11 @@ class SpeakingFace:
         count = len(self.windows)
         until = count if self.until is None else self.until
         return (box if index < until else None for index, box in enumerate(self.filmed.boxes(count, reading)))
+
+    def strength(self, index: int) -> float:
+        """Return how much of its mouth a frame gets whose box is known, see ``MouthSettings``."""
+        filmed = self.filmed.strength(index)
+        return filmed if self.fade is None else min(filmed, float(self.fade[index]))
 
 
 @dataclass(frozen=True, eq=False)  # one take is not another, and can be looked up by itself

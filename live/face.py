@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import re
@@ -51,11 +52,11 @@ class Face:
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
 
-    def frames(self) -> Iterator[tuple[np.ndarray, Box | None]]:
-        """Yield the frames as they were filmed, each with its box, without end."""
+    def frames(self) -> Iterator[tuple[np.ndarray, Box | None, float]]:
+        """Yield the frames as they were filmed, each with its box and the strength of its mouth, without end."""
         path = FacePath.of(self.boxes, np.empty((len(self.boxes), 4)))
         filmed = FilmedFace(self.source, path, self.used, self.options.loop == "pingpong")
-        return zip(filmed.frames(), filmed.boxes())
+        return zip(filmed.frames(), filmed.boxes(), map(filmed.strength, itertools.count()))
 
     def save(self, folder: str | Path) -> None:
         """Keep the face in a folder of its own, with a copy of the video or photo; replace one that is there."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -282,8 +282,9 @@ class Session:
         if len(rows) < len(parts):  # a face goes on for ever, unless an error, or Ctrl-C, has ended it
             self.close()
             raise RuntimeError("the session has broken off; reset() begins again")
-        frames, boxes = [frame.copy() for frame, _ in rows], [box for _, box in rows]
-        windows, how = [part.window for part in parts], self._mouth_settings(parts)
+        filmed, boxes, strengths = zip(*rows)
+        frames, windows = [frame.copy() for frame in filmed], [part.window for part in parts]
+        how = replace(self._mouth_settings(parts), strength=strengths.__getitem__)
         calls = calls_at_a_time(self._lips.device)
         size, calls = -(-len(rows) // calls), min(calls, len(rows))
         pictures = list(redraw_mouths(frames, boxes, windows, self._lips.model, size, how, calls, in_place=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -31,14 +31,12 @@ class MouthSettings:
     appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
     reference_share: np.ndarray | None = None  # so much is shown of them: 0 the frame's own mouth, 1 one of those
     restore: Restore | None = None  # what is done to each mouth when it is in its frame
-    strength: np.ndarray | None = None  # with "feather", so much of each is put in: 0 nothing, 1, or if None, all of it
+    # with "feather", so much of the mouth is put into a frame whose box is known: 0 nothing, 1, or if None, all of it
+    strength: Callable[[int], float] | None = None
 
-    def of_frames(self) -> Iterator[tuple[float | None, float, float]]:
-        """Yield the gain (None: leave the voice as it is), the share of the reference and the strength of each frame.
-
-        Without end.
-        """
-        return zip(_each(self.gains, None), _each(self.reference_share, 0.0), _each(self.strength, 1.0))
+    def of_frames(self) -> Iterator[tuple[float | None, float]]:
+        """Yield the gain (None: leave the voice as it is) and the share of the reference of each frame, without end."""
+        return zip(_each(self.gains, None), _each(self.reference_share, 0.0))
 
 
 def _each(values: np.ndarray | None, usual: Usual) -> Iterator[float | Usual]:
@@ -112,7 +110,9 @@ def cut_faces(
     for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, settings.of_frames())):
         if box:
             filmed = crop(frame, box)
-            yield frame, CutFace(filmed, box, mel, *how, appearances.of(filmed, index) if appearances else None)
+            strength = settings.strength(index) if settings.strength else 1.0
+            appearance = appearances.of(filmed, index) if appearances else None
+            yield frame, CutFace(filmed, box, mel, *how, strength, appearance)
         else:
             yield frame, None
 

@@ -16,8 +16,9 @@ import parts
 import video
 from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
+from face_path import FacePath, Piece
 from faces import FaceSearch
-from lipsync import LipSync
+from lipsync import FilmedFace, LipSync
 from lipsync.take import fading
 from mouths import crop, redraw_mouths
 
@@ -65,11 +66,23 @@ def test_mouths_come_and_go_by_and_by(frames, begins, until, strength):
     )
 
 
+def test_a_mouth_comes_and_goes_by_and_by_with_its_face():
+    """It was there from one frame to the next where a man turned to profile; at a cut all of the picture is."""
+    box = (0, 0, 9, 9)
+    shown = [box] * 6 + [None] * 3 + [box] * 3
+    pieces = [Piece(shown, np.empty((12, 4)), True), Piece([None] * 2 + [box] * 4, np.empty((6, 4)))]
+    path = FacePath(lambda: (piece for piece in pieces))
+    filmed = FilmedFace(video.VideoInfo, path, 18)
+    assert [one is None for one in filmed.boxes(18)] == [not one for one in (*shown, None, None, box, box, box, box)]
+    made = [filmed.strength(index) for index in (*range(6), *range(9, 12), *range(14, 18))]
+    assert made == [1, 1, 1, 0.75, 0.5, 0.25, 0.25, 0.5, 0.75, 0.25, 0.5, 0.75, 1]
+
+
 def test_a_part_passes_into_what_was_filmed(modest_checkpoint, talking_clip, tone, filmed):
     """Its mouths were there from one frame to the next."""
     lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
     take = lips.prepare(talking_clip, tone, start=0.2, blend="feather")
-    assert take.goes_on and take.faces[0].strength.tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert take.goes_on and take.faces[0].fade.tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     changed = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(take), filmed[5:15])]
     whole = replace(
         take, faces=(replace(take.faces[0], mouth_settings=replace(take.faces[0].mouth_settings, strength=None)),)
@@ -77,8 +90,8 @@ def test_a_part_passes_into_what_was_filmed(modest_checkpoint, talking_clip, ton
     changed_whole = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(whole), filmed[5:15])]
     shares = np.array(changed) / changed_whole
     assert shares[3:7] == pytest.approx(1) and shares[[0, 9]] == pytest.approx(0.25, abs=0.12)
-    assert lips.prepare(talking_clip, tone, start=0.0, blend="feather").faces[0].strength.tolist()[:7] == [1] * 7
-    assert lips.prepare(talking_clip, tone).faces[0].strength is None
+    assert lips.prepare(talking_clip, tone, start=0.0, blend="feather").faces[0].fade.tolist()[:7] == [1] * 7
+    assert lips.prepare(talking_clip, tone).faces[0].fade is None
     assert_alike(lips.preview(talking_clip, tone, 0.2, start=0.2, blend="feather"), next(lips.stream(take)))
 
 
@@ -335,7 +348,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
 def test_negative_starts_and_live(lips, talking_clip, tone):
     with pytest.raises(UserError, match="--start -1 lies before the video"):
         lips.prepare(talking_clip, tone, start=-1)
-    with pytest.raises(UserError, match="leave start and end out"):
+    with pytest.raises(UserError, match="leave start out"):
         live.prepare(lips, talking_clip, start=1)
 
 
