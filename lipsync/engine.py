@@ -223,7 +223,7 @@ class LipSync:
 
         The sound is followed by silence, up to the ``longest`` of all sounds.
         """
-        fps, until = float(used.source.fps), None
+        fps, until = float(used.source.fps), used.frames if used.goes_on else None
         if index is None:
             filmed = self.find_face(used.source, used.searched, options)
         else:
@@ -235,9 +235,8 @@ class LipSync:
                 until = min(audio.frame_count(samples, fps), used.frames)
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as somebody wants windows of it
         windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
-        begins, ends = options.is_part and used.source.start > 0, used.frames if used.goes_on else None
-        fade = fading(used.frames, begins, ends if until is None else until)
-        return SpeakingFace(filmed, sound, windows, options, until, fade)
+        fade = fading(used.frames, options.is_part and used.source.start > 0, until)
+        return SpeakingFace(filmed, sound, windows, options, fade)
 
     def settle(self, options: Options) -> Settled:
         """Return the options with the network's own defaults where they leave that to it."""

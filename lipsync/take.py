@@ -36,16 +36,16 @@ class SpeakingFace:
     speech: video.Sound
     windows: audio.MelWindows  # one for each frame of the result
     options: Settled
-    until: int | None = None  # frame of the result from which on the face is left as it was filmed
-    fade: np.ndarray | None = None  # how much of its mouth each frame gets, from 0 to 1; None: all of it
+    fade: np.ndarray | None = (
+        None  # how much of its mouth each frame gets: 0 as it was filmed, 1, or if None, all of it
+    )
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
     def boxes(self, reading: Reading | None = None) -> Iterator[Box | None]:
-        """Yield its box in each frame of the result, see ``FilmedFace.boxes``."""
-        count = len(self.windows)
-        until = count if self.until is None else self.until
-        return (box if index < until else None for index, box in enumerate(self.filmed.boxes(count, reading)))
+        """Yield its box in each frame of the result that gets a mouth, see ``FilmedFace.boxes``."""
+        boxes = self.filmed.boxes(len(self.windows), reading)
+        return boxes if self.fade is None else (box if share else None for box, share in zip(boxes, self.fade))
 
     def strength(self, index: int) -> float:
         """Return how much of its mouth a frame gets whose box is known, see ``MouthSettings``."""
@@ -143,7 +143,7 @@ def fading(frames: int, begins: bool, until: int | None) -> np.ndarray | None:
     if begins:
         far = np.minimum(far, number + 1)
     if until is not None:
-        far[:until] = np.minimum(far[:until], until - number[:until])
+        far = np.clip(until - number, 0, far)
     return far / (FADE + 1)
 
 

@@ -54,7 +54,7 @@ def tone(tmp_path):
     (6, False, None, None),
     (6, True, None, [0.25, 0.5, 0.75, 1, 1, 1]),
     (6, False, 6, [1, 1, 1, 0.75, 0.5, 0.25]),
-    (6, True, 4, [0.25, 0.5, 0.5, 0.25, 1, 1]),  # those after that have no box
+    (6, True, 4, [0.25, 0.5, 0.5, 0.25, 0, 0]),
     (2, True, 2, [0.25, 0.25]),
     (1, False, 1, [0.25]),
 ])  # fmt: skip
