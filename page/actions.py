@@ -111,7 +111,9 @@ class Actions:
         found = lips.search.find(source, wanted, report)
         tracks = follow_faces(found, gap_of(source.fps))
         if not tracks:
-            raise UserError("no face was found at the start; try another video, or cut it to where a face is seen")
+            if source.is_image:
+                raise UserError("no face was found; try another photo, on which one is seen from the front")
+            raise UserError("no face was found at the start; --rotate if it lies on its side, or try another video")
         return [_first_sight(source, track) for track in tracks]
 
     def preview(
@@ -270,7 +272,8 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
     """Say of each voice how well it matches, and with several faces whose it is."""
     for voice, name in enumerate(matrix.names):
         result, face = matrix.best(voice), matrix.best_face(voice) + 1
-        speaker = f"face {face} speaks, " if len(matrix.faces) > 1 else ""
+        speaker = f"face {face} {'speaks' if result.related else 'is nearest'}, "
+        speaker = speaker if len(matrix.faces) > 1 else ""
         _, *words = str(result).splitlines()  # after a row of figures
         yield f"{Path(name).name}: {speaker}mean similarity {result.mean:.2f}, {'; '.join(words)}"
 

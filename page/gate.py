@@ -13,10 +13,11 @@ from typing import Any
 
 from starlette.formparsers import MultiPartException
 
-# Gradio would also take screen recordings to ffmpeg, keep the values of a session for a link to it, and fetch URLs
+# Gradio would also take screen recordings to ffmpeg, keep the values of a session for a link to it, and fetch URLs. By
+# ``app_id`` a tab whose connection was away finds back.
 OPEN = re.compile(
     r"/(?:$|(?:assets|static|svelte|live)/|(?:config|favicon\.ico|theme\.css|manifest\.json|robots\.txt)/?$"
-    r"|gradio_api/(?:(?:upload|upload_progress|queue/join|queue/data|cancel|reset|startup-events|info|theme\.css)/?$"
+    r"|gradio_api/(?:(?:upload|upload_progress|queue/join|queue/data|cancel|reset|startup-events|info|app_id|theme\.css)/?$"
     r"|(?:file=|heartbeat/)))"
 )
 ELSEWHERE = re.compile(r"/gradio_api/file=\w{2,}:")  # another server's file, or ours as a file:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio import processing_utils
+from gradio import component_meta, processing_utils
 from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
@@ -17,6 +17,8 @@ from page.gate import Gate
 from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
+component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside each file with components: this one
+
 WAITING = 50  # visitors in a line
 HEIGHT = 300  # pixels of pictures
 SAVE: list[Any] = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
@@ -29,6 +31,7 @@ button:focus-visible {outline: 3px solid var(--color-accent); outline-offset: 2p
 button[role=tab]:focus-visible {outline-offset: -3px}
 .press {align-items: flex-end; min-height: 98px}
 .given video, .given img {max-height: 235px}
+.given button[aria-label^="Trim"], .given button[aria-label^="Reset"] {display: none}
 .press button {height: 46px}
 #speech {min-height: 300px}
 #network .empty {min-height: 0; height: 90px}
@@ -235,21 +238,30 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
     with gr.Tab("Video"):
         film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
     with gr.Tab("Photo"):
-        photo = gr.Image(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
-    return film, _as_it_is(photo)
+        photo = Picture(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
+    return film, photo
 
 
-def _shown(label: str, name: str, **how: Any) -> gr.Video:
+class Picture(gr.Image):
+    """A picture that is given, as the file that it is: pictures.py says what cannot be read, and reads more."""
+
+    is_template = True  # to the browser it is Gradio's own
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload.path if payload else None
+
+
+class Film(gr.Video):
     """A video to look at, as the file that it is: Gradio would encode all of it anew where there is an ffmpeg."""
-    film = gr.Video(label=label, height=HEIGHT, interactive=False, elem_id=name, buttons=SAVE[1:], **how)
-    film.postprocess = lambda value: FileData(path=str(value)) if value else None  # type: ignore[method-assign]
-    return film
+
+    is_template = True
+
+    def postprocess(self, value: Any) -> Any:
+        return FileData(path=str(value)) if value else None
 
 
-def _as_it_is(picture: gr.Image) -> gr.Image:
-    """As the file that it is: pictures.py says what cannot be read, and reads more than Gradio does."""
-    picture.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
-    return picture
+def _shown(label: str, name: str, **how: Any) -> Film:
+    return Film(label=label, height=HEIGHT, interactive=False, elem_id=name, buttons=SAVE[1:], **how)
 
 
 def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
@@ -341,9 +353,9 @@ def _options(can_restore: bool) -> dict[str, Any]:
                     sources=["upload"],
                     buttons=SAVE[1:],
                 ),
-                "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=150),
-                "like": _as_it_is(
-                    gr.Image(label=LABELS["face_like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like")
+                "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=180),
+                "like": Picture(
+                    label=LABELS["face_like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like"
                 ),
             }
     return options
