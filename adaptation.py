@@ -176,6 +176,7 @@ def learn(
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         plan = training.Plan(
             Path(folder, "run"),
+            Path(folder),
             hp.batch_size,
             checkpoint_interval=1 << 30,  # nobody looks at samples
             eval_interval=hp.eval_interval,

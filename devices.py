@@ -63,6 +63,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def named_precision(name: str, device: torch.device) -> torch.dtype:
+    if name not in PRECISIONS:
+        raise UserError(f"precision {name} is none of auto, {', '.join(PRECISIONS)}")
     dtype = PRECISIONS[name]
     if device.type == "cpu" and not cpu_computes(dtype):
         raise UserError(f"this CPU does not compute in {name}; use --precision auto or fp32")

@@ -234,6 +234,8 @@ def _refused(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if folder.is_file():
+            raise UserError(f"{folder} is a file; give the name of a folder") from None
         raise UserError(f"cannot write in {folder}: {error.strerror}") from None
 
 

@@ -29,6 +29,7 @@ FIXED_BY_PREPROCESSING = {
 AT_MOST = {
     "augment_mirror": 1, "augment_shift": 1, "augment_zoom": 0.9, "augment_brightness": 1, "augment_contrast": 1,
     "augment_colour": 1, "ema_decay": 0.999999, "mask_top": 0.9, "mel_lead": 10, "syncnet_wt": 0.99, "disc_wt": 0.99,
+    "adam_beta1": 0.999,
 }  # fmt: skip
 
 _CHANGING = threading.RLock()  # held while the one, global set of settings is changed

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
@@ -63,6 +64,9 @@ class TrainingOptions:
             raise UserError(f"keep {self.keep} would keep no checkpoint; give 1 or more, or None for all")
         if self.seed < 0:
             raise UserError(f"the seed {self.seed} is below 0")
+        if not (self.max_steps is None or isinstance(self.max_steps, numbers.Integral)):
+            raise UserError(f"max_steps {self.max_steps!r} is no whole number")
+        files.as_path(self.filelists)
 
 
 def train_expert(
@@ -82,6 +86,7 @@ def train_expert(
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
         plan = plan_for(
+            data_root,
             checkpoint_dir,
             options,
             unread,
@@ -119,9 +124,11 @@ def train_generator(
     with training_session(options, discriminator) as group:
         unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR)
         tell_unread(options, unread, report if group.is_main else SILENT)
-        if hp.syncnet_wt + (hp.disc_wt if discriminator else 0) >= 1:
+        kind = training.HQGeneratorTask if discriminator else training.GeneratorTask
+        if (hp.syncnet_wt or kind.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
         plan = plan_for(
+            data_root,
             checkpoint_dir,
             options,
             unread,
@@ -178,7 +185,7 @@ def tell_unread(options: TrainingOptions, unread: Set[str], report: Reporter) ->
     """Tell which of the settings that were asked for nobody reads here."""
     asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
     if names := [name for name in asked if name in unread]:
-        near = [f"syncnet_{name}" for name in names if f"syncnet_{name}" in OF_THE_EXPERT - unread]
+        near = [near for name in names if (near := f"syncnet_{name}") in OF_THE_EXPERT - unread and near not in asked]
         hint = f"; is it {', '.join(near)}?" if near else ""
         report.note(f"note: {', '.join(names)} of --hparams does nothing in this training{hint}")
 
@@ -188,7 +195,9 @@ def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
-def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, unread: Set[str], **names: str) -> training.Plan:
+def plan_for(
+    data_root: str | Path, checkpoint_dir: str | Path, options: TrainingOptions, unread: Set[str], **names: str
+) -> training.Plan:
     """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals.
 
     Called before the data are read, which takes long if there are many.
@@ -201,6 +210,7 @@ def plan_for(checkpoint_dir: str | Path, options: TrainingOptions, unread: Set[s
     start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}
     return training.Plan(
         Path(checkpoint_dir),
+        Path(data_root),
         **{setting: getattr(hp, name) for setting, name in names.items()},
         start_from={prefix: Path(path) if path else None for prefix, path in start.items()},
         resume=options.resume,

@@ -55,6 +55,10 @@ WRAPPED = ("model", "net", "network", "generator", "params", "params_ema", "weig
 STAGES = re.compile(r"face_encoder_blocks\.(\d+)\.")
 
 
+class Unreadable(UserError):
+    """A file that may have been a checkpoint, and is damaged."""
+
+
 # names of what is published, by network; others are asked for by what they are for
 PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_expert",), SyncNet_v2: ("syncnet_v2",)}
 
@@ -248,7 +252,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
         words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's go on for a paragraph
-        raise UserError(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None
+        raise Unreadable(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
     return content

@@ -138,9 +138,26 @@ def find_finished(
         same = len(kept) == first.pieces and first.is_of(data_root / clip.source)
     except OSError:
         return []
+    same = same and all(_is_whole(preprocessed_root / one.clip, one) for one in kept)
     same = same and {(one.source, one.sha256) for one in kept} == {(clip.source, first.sha256)}
     same = same and (seconds is None or max(one.frames for one in kept) <= math.ceil(seconds * hp.fps))
     return kept if same and detector in (AUTO, first.face_detector) else []
+
+
+def _is_whole(folder: Path, kept: Kept) -> bool:
+    """Whether the clip's pictures and its sound are still there."""
+    names = {path.name for path in folder.iterdir()}
+    pictures = sum(name.endswith(".jpg") for name in names)
+    return pictures >= kept.frames_with_face and bool(names & {"audio.wav", "mel.npy"})
+
+
+def is_of_another(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
+    """Whether an earlier run finished a clip of this name, of another video."""
+    known = _noted(preprocessed_root, clip.name) or _noted(preprocessed_root, piece_name(clip.name, 1))
+    try:
+        return known is not None and not known.is_of(data_root / clip.source)
+    except OSError:
+        return False
 
 
 def _noted(preprocessed_root: Path, name: str) -> Kept | None:

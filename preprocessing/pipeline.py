@@ -13,7 +13,7 @@ from errors import UserError
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, Dropped, find_clips, find_dropped, find_finished
+from .clips import Clip, Dropped, find_clips, find_dropped, find_finished, is_of_another
 from .report import Summary, Tally, check_kept, summarize
 from .syncing import open_expert
 from .workers import PreprocessingOptions, cut_clips, plan_workers
@@ -65,6 +65,11 @@ def cut_unfinished(
         else:
             todo.append(clip)
             finished |= {clip.source} if kept else set()
+    if others := [clip.name for clip in todo if is_of_another(clip, data_root, root)]:
+        report.note(
+            f"note: {len(others)} clips of other videos had these names, and are cut anew, the first: {others[0]}; "
+            "another data set takes another --preprocessed_root"
+        )
     cutting = len(todo) > len(finished)
     jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
     if jobs and options.sync:  # if it cannot be had, nobody should have to wait to hear of it

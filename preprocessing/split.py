@@ -35,10 +35,13 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         groups = _as_they_were(places, before, depth)
         listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
         known = {name: splits.pop() for name, splits in listed.items() if splits}
-        note = f"; {len(before)} stay in the lists that they were in, delete the lists to split all anew"
     elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
         note += "; the lists that were there had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
+    if before:
+        stay = sum(clip in lists[before[clip]] for clip in before)
+        moved = f", {len(before) - stay} of them do not, as the shares are" if stay < len(before) else ""
+        note += f"; {stay} stay in the lists that they were in{moved}, delete the lists to split all anew"
     written = {name: line for _, line in lines for name in names_in(line)}  # with its note
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{written.get(clip, clip)}\n" for clip in sorted(clips)))

@@ -643,6 +643,18 @@ def test_split_stays_when_there_is_more_or_less(tmp_path, name):
     assert sum(map(len, read_lists(tmp_path).values())) == 101
 
 
+def test_what_the_lists_are_is_said_each_time(tmp_path):
+    """That speakers are on every side was told once; and all "stayed" where others were asked for."""
+    names = [f"s{speaker}/{take}.mp4" for speaker in range(2) for take in range(10)]
+    for more in ([], ["s1/10.mp4"]):
+        said = write_filelists(finished(*names, *more), (0.6, 0.2, 0.2), 0, tmp_path)
+        assert "the same speaker is on every side" in said
+    counts = {split: len(clips) for split, clips in read_lists(tmp_path).items()}
+    said = write_filelists(finished(*names, *more), (1, 0, 0), 0, tmp_path)
+    stay = counts["train"]
+    assert f"{stay} stay in the lists that they were in, {21 - stay} of them do not, as the shares are" in said
+
+
 def test_notes_in_lists_are_no_names(tmp_path):
     """Lines of LRS2's kind: clips of validation were dealt out anew, most of them to be learned from."""
     names = [f"s{speaker}/{take}.mp4" for speaker in range(10) for take in range(3)]
@@ -1028,9 +1040,19 @@ def test_a_finished_clip_that_was_damaged_is_cut_anew(roots, heads):
     (roots.videos / "s").mkdir()
     shutil.copy(heads / "good.mp4", roots.videos / "s")
     assert run(roots) == 0
+    (roots.data / "s/good/5.jpg").unlink()  # it was kept for ever
+    assert run(roots) == 0 and (roots.data / "s/good/5.jpg").exists()
     (roots.data / "s/good/audio.wav").unlink()
     assert run(roots, "--sync", "report") == 0
     assert report(roots)["kept"][0]["verdict"] == "in sync" and (roots.data / "s/good/audio.wav").exists()
+
+
+def test_clips_of_another_data_set_are_told(roots, heads, capsys):
+    """As of main and pretrain of LRS2: those of the first were gone without a word."""
+    for name in ("late", "early"):
+        put(next(heads.glob(f"{name}.*")), roots, "s/a.mkv")
+        assert run(roots) == 0
+    assert "1 clips of other videos had these names, and are cut anew, the first: s/a;" in capsys.readouterr().out
 
 
 def test_an_expert_that_is_none_is_missed_before_any_work(roots, clip, capsys):

@@ -1157,8 +1157,8 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
     flags = hq_flags(corpus)
     hp = SMALL.replace("eval_interval=4", "eval_interval=1")
 
-    def best(*more):
-        arguments = command(corpus, tmp_path / "run", *flags, *more, hp=hp)
+    def best(*more, data=corpus):
+        arguments = command(data, tmp_path / "run", *flags, *more, hp=hp)
         assert wav2lip_train.main(arguments) == 0
         return checkpoints.read_best(tmp_path / "run")
 
@@ -1166,7 +1166,8 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
     content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=True)
     perfect = dict.fromkeys(content["figures"], 0.0)
     torch.save({**content, "figures": perfect}, tmp_path / "run/checkpoint_best.pth")
-    assert best("--max_steps", 2, "--resume").figures == perfect
+    shutil.copytree(corpus, tmp_path / "moved")  # the same clips, wherever they lie
+    assert best("--max_steps", 2, "--resume", data=tmp_path / "moved").figures == perfect
     shutil.copytree(corpus / "lists", tmp_path / "lists")
     (tmp_path / "lists/val.txt").write_text("s1/clip3\n")
     again = best("--max_steps", 3, "--resume", "--filelists", tmp_path / "lists")
@@ -1198,6 +1199,11 @@ def test_weights_that_leave_none_to_l1(corpus, tmp_path, capsys):
     arguments = command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},syncnet_wt=0.95")
     assert hq_wav2lip_train.main(arguments) == 2
     assert "leave no weight to L1" in capsys.readouterr().err
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},disc_wt=0.98")) == 2
+    assert "leave no weight to L1" in capsys.readouterr().err  # when sync counts, from some evaluation on
+    task = HQGeneratorTask(CPU, HParams(disc_wt=0.5), models.SyncNet_color(0.0625), width=0.0625)
+    with pytest.raises(UserError, match="the checkpoint's syncnet_wt 0.6 leaves no weight to L1"):
+        task.load_extra_state({"syncnet_wt": 0.6, "discriminator": True})
 
 
 def test_rates_that_have_decayed_before_the_start_are_told(corpus, tmp_path, monkeypatch):
@@ -1223,9 +1229,41 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     newest = tmp_path / "checkpoint_step000000002.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
-    assert "or delete it: --resume then goes on from the one before" in capsys.readouterr().err
+    assert (
+        "or delete checkpoint_step000000002.pth: --resume then goes on from the one before" in capsys.readouterr().err
+    )
     newest.unlink()
+    other = command(corpus, tmp_path, "--max_steps", 3, "--resume", hp=f"{SMALL},width=0.25")
+    assert color_syncnet_train.main(other) == 2
+    assert "delete" not in capsys.readouterr().err  # a good one
+    (tmp_path / "checkpoint_best.pth").write_bytes(b"junk")
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
+    assert "delete it: the run goes on without" in capsys.readouterr().err
+    (tmp_path / "checkpoint_best.pth").unlink()
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
+
+
+def test_half_a_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
+    def train(steps):
+        return hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", steps, "--resume"))
+
+    assert train(2) == 0
+    (tmp_path / "disc_checkpoint_step000000002.pth").write_bytes(b"junk")
+    assert train(3) == 2 and "delete *checkpoint_step000000002.pth" in capsys.readouterr().err
+    (tmp_path / "disc_checkpoint_step000000002.pth").unlink()
+    assert train(3) == 2 and "delete checkpoint_step000000002.pth, too" in capsys.readouterr().err
+    (tmp_path / "checkpoint_step000000002.pth").unlink()
+    (tmp_path / "checkpoint_best.pth").unlink(missing_ok=True)
+    assert train(3) == 0
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ({"precision": "fp8"}, "precision fp8 is none of"), ({"max_steps": 4.5}, "max_steps 4.5 is no whole number"),
+    ({"filelists": None}, "is no file's name"), ({"settings": "adam_beta1=1"}, "adam_beta1 takes 0.999 at most"),
+])  # fmt: skip
+def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
+    with pytest.raises(UserError, match=words):
+        recipes.train_expert(corpus, tmp_path, recipes.TrainingOptions(**{"device": "cpu", **wrong}))
 
 
 @pytest.mark.parametrize("script, asked, told", [

@@ -126,7 +126,10 @@ def read_best(folder: Path) -> Best:
     """Return what ``checkpoint_best.pth`` says, or that there was none."""
     if not (folder / BEST).exists():
         return Best()
-    content = weights.read_state(folder / BEST)
+    try:
+        content = weights.read_state(folder / BEST)
+    except weights.Unreadable as problem:
+        raise UserError(f"{problem}, or delete it: the run goes on without") from None
     # it may be a copy of another, which has no figures
     return Best(int(content.get("global_step") or 0), content.get("figures", {}), content.get("made_of", {}))
 
@@ -188,7 +191,7 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
     extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
     told = extra.get("hparams", {}), extra.get("made_of", {})
-    return Position(int(extra.get("global_step") or 0), pending, extra.get("seed"), *told)
+    return Position(max(0, int(extra.get("global_step") or 0)), pending, extra.get("seed"), *told)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

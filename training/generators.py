@@ -78,6 +78,10 @@ class GeneratorTask(Task):
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         if not self.hp.syncnet_wt:  # else --hparams has asked for one
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+        if self._l1_weight() <= 0:
+            raise UserError(
+                f"the checkpoint's syncnet_wt {self.sync_weight:g} leaves no weight to L1; say another by --hparams"
+            )
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         figures, _ = self._gradients_of(batch)

@@ -56,7 +56,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
 
 def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
     group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
-    made_of = made_of_what(task, train, val)
+    made_of = made_of_what(task, train, val, plan.data_root)
     if group.is_main:
         files.sweep(plan.checkpoint_dir, ".pth")
         introduce(train, val, plan, position, task.hp, report)

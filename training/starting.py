@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from dataset import WindowDataset, WindowIndex
 from distributed import Distributed
 from errors import UserError
 from hparams import HParams
+from models import weights
 from reporting import Reporter
 from training.checkpoints import Position, checkpoint_name, load_checkpoint, newest_step, read_best, steps_saved
 from training.tasks import Task
@@ -26,6 +28,7 @@ class Plan:
     """What to train with and for how long. Intervals are in steps."""
 
     checkpoint_dir: Path
+    data_root: Path  # below which the clips are
     batch_size: int  # of all processes together
     checkpoint_interval: int
     eval_interval: int
@@ -46,14 +49,16 @@ class Plan:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
 
 
-def made_of_what(task: Task, train: WindowDataset, val: WindowDataset) -> dict[str, str]:
-    """Return digests of the lists of clips, and of the networks that it learns from or is judged by."""
+def made_of_what(task: Task, train: WindowDataset, val: WindowDataset, data_root: Path) -> dict[str, str]:
+    """Return digests of the lists of clips, wherever they lie, and of the networks that it learns or is judged by."""
     lists = {"list of training clips": train, "validation clips": val}
-    return {name: _digest_of(clip.folder for clip in data.index.clips) for name, data in lists.items()} | task.networks
+    names = {name: [clip.folder for clip in data.index.clips] for name, data in lists.items()}
+    return {name: _digest_of(folders, f"{data_root}{os.sep}") for name, folders in names.items()} | task.networks
 
 
-def _digest_of(names: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+def _digest_of(folders: Iterable[str], root: str) -> str:
+    names = "\n".join(folder.removeprefix(root) for folder in folders)
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
 def restore(task: Task, plan: Plan, report: Reporter) -> Position:
@@ -70,15 +75,22 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
         start_from = {prefix: folder / checkpoint_name(prefix, newest) for prefix in prefixes}
     try:
         positions = {prefix: load_checkpoint(task, path, prefix, report) for prefix, path in start_from.items() if path}
-    except UserError as problem:
+    except weights.Unreadable as problem:
         if newest is not None:
-            raise UserError(f"{problem}; or delete it: --resume then goes on from the one before") from None
+            name = checkpoint_name("*" if len(prefixes) > 1 else "", newest)
+            raise UserError(f"{problem}, or delete {name}: --resume then goes on from the one before") from None
         raise
     position = positions.get("", Position())
     # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
     resumed = newest is not None
     saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
     latest = max([*saved, 0 if resumed else read_best(folder).step])
+    if latest > position.step and plan.resume and (halves := steps_saved(folder, "disc_")) and latest not in halves:
+        lone, missing = checkpoint_name("", latest), checkpoint_name("disc_", latest)
+        raise UserError(
+            f"{folder} holds a run that has come to step {latest}, but {missing} is not there; delete {lone}, too, and "
+            "--resume goes on from the one before"
+        )
     if latest > position.step:
         way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
         raise UserError(
