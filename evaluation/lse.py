@@ -20,7 +20,7 @@ import torch
 from scipy.signal import medfilt
 
 import video
-from concurrency import prefetch
+from concurrency import prefetch, without_warnings
 from errors import UserError, needs
 from face_detection.detections import Detections, cut_square
 from face_detection.tracking import fill_gaps, link_tracks, shots
@@ -185,19 +185,20 @@ def find_tracks(
     Raises UserError if no face is on view for ``MIN_TRACK`` frames.
     """
     found = search.on(device_of(network)).find(source, report=report)
-    tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found)]
+    tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found, float(source.fps))]
     lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= MIN_TRACK]
     if not lasting:
         raise UserError(f"no face is on view for {MIN_TRACK} frames in {source.path}; try another detector")
     return lasting
 
 
-def shot_tracks(found: Detections) -> Iterator[np.ndarray]:
+def shot_tracks(found: Detections, fps: float) -> Iterator[np.ndarray]:
+    gap = round(MAX_GAP * fps / FPS)
     for first, stop in shots(found):
-        for track in link_tracks(found.boxes[first:stop], MAX_GAP // 2):  # which links over twice as many
+        for track in link_tracks(found.boxes[first:stop], gap // 2):  # which links over twice as many
             boxes = np.full((len(found), 4), np.nan)
             boxes[first + np.array(track.frames)] = track.boxes
-            fill_gaps(boxes, MAX_GAP)
+            fill_gaps(boxes, gap)
             yield boxes
 
 
@@ -215,7 +216,8 @@ def steady_squares(boxes: np.ndarray) -> np.ndarray:
     known = np.flatnonzero(~np.isnan(x1))
     for run in np.split(known, np.flatnonzero(np.diff(known) > 1) + 1):
         # Kept quirk: the filter takes what lies beyond a track's ends for zeros, so the first and last crops are off.
-        squares[run] = np.stack([medfilt(column, MEDIAN) for column in squares[run].T], axis=1)
+        with without_warnings():  # of scipy, on runs that are shorter than the filter
+            squares[run] = np.stack([medfilt(column, MEDIAN) for column in squares[run].T], axis=1)
     return squares
 
 

@@ -49,7 +49,7 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
     chosen = draw.sample(sorted(videos), count or len(videos))
-    if {*sounds} == {*videos}:  # paired among themselves, in a ring
+    if {*sounds} == {*videos} and len(spoken) == len(sounds):  # paired among themselves, in a ring
         next_to = dict(zip(dealt, dealt[1:] + dealt[:1]))
         return [(next_to[name], name) for name in chosen]
     pairs, waiting = [], list[str]()

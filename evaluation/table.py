@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluation import lse, scores
 from evaluation.aperture import PHASES, Following
-from evaluation.quality import Quality, mean_figures
+from evaluation.quality import Quality, finite_mean, mean_figures
 
 Row = dict[str, Any]  # figures, and in rows of videos their names
 
@@ -40,18 +40,20 @@ SILENT = {
     "lip_motion": "of the lips' landmarks, of the source's; smaller leaks less",
     "leak": "share of frames with open lips; 0 is best",
 }
+LSE = {"LSE-D": "lse_d", "LSE-C": "lse_c"}
 FIGURES = {**MATCHED, **SILENT, **ALWAYS}
 # what is told of each take: against another voice a face is not meant to look as filmed, and only silence asks for rest
 TOLD = {"generated": ALWAYS, "matched": MATCHED | ALWAYS, "silent": SILENT | ALWAYS}
 
 
 def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:
-    """Return the mean scores of ``videos``, over all their faces; one that is named twice counts twice."""
+    """Return the mean scores of ``videos``, each the mean of its faces; one that is named twice counts twice."""
     by_file: dict[str, list[lse.Score]] = {}
     for score in report.scores:
         by_file.setdefault(score.file, []).append(score)
-    some = scores.Scores([score for name in videos for score in by_file[name]])
-    return {"LSE-D": some.mean("lse_d"), "LSE-C": some.mean("lse_c"), "faces": len(some.scores)}
+    each = [scores.Scores(by_file[name]) for name in videos]
+    means = {name: finite_mean([one.mean(figure) for one in each]) for name, figure in LSE.items()}
+    return {**means, "faces": sum(len(one.scores) for one in each)}
 
 
 def discrepancy(generated: Row, matched: Row) -> Row:

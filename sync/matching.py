@@ -93,12 +93,17 @@ class Result:
         return abs(self.offset_frames) <= IN_SYNC
 
     @property
+    def related(self) -> bool:
+        """Whether face and voice belong together, early or late."""
+        return not self.silent and self.evidence >= 1
+
+    @property
     def verdict(self) -> str:
         if self.silent:
             return "silent"
         if not self._tells:
             return "too short to tell"
-        if self.evidence < 1:
+        if not self.related:
             return UNRELATED
         return "in sync" if self._in_place else f"{OFF} {self.offset_frames} frames"
 

@@ -30,7 +30,7 @@ from .embedding import (
     open_video,
     window_length,
 )
-from .matching import UNRELATED, Result, compare
+from .matching import Result, compare
 
 
 class SimilarityMatrix:
@@ -72,8 +72,7 @@ class SimilarityMatrix:
             lines.append(f"{where:21}" + "".join(f"{value:10.3f}" for value in row))
         for voice, name in enumerate(self.names):
             best, its = self.best(voice), f"face {self.best_face(voice) + 1}"
-            whose = f"no face (the nearest is {its})" if best.verdict == UNRELATED else its
-            lines += [f"voice {voice + 1} ({name}): {whose}", str(best)]
+            lines += [f"voice {voice + 1} ({name}): {its if best.related else f'{its} is nearest'}", str(best)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

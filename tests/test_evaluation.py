@@ -275,6 +275,13 @@ def test_pairs_never_join_a_video_with_its_sound_in_another_file(sounds):
         pairs.random_pairs(["a.wav", "a.mp3"], videos, None, 0)
 
 
+def test_pairs_never_join_a_clip_with_itself_in_another_file():
+    names = ["a.mkv", "a.mp4", "b.mp4", "c.mp4"]
+    for seed in range(20):
+        drawn = pairs.random_pairs(names, names, None, seed)
+        assert all(Path(sound).stem != Path(name).stem for sound, name in drawn) and len(drawn) == 4
+
+
 @pytest.mark.parametrize("kind", ["lrs", "resynced"])
 def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
     for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4"):

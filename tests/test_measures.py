@@ -15,10 +15,11 @@ import files
 import identities
 from conftest import LOSSLESS, MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, make_clip
-from evaluation import aperture, judges, leakage, lips, score_leakage, score_quality, scores, table
+from evaluation import aperture, judges, leakage, lips, lse, score_leakage, score_quality, scores, table
 from evaluation.judges import Judges
 from evaluation.lse import Score
 from evaluation.quality import Quality, score_file
+from face_detection.detections import Detections
 from faces import FaceSearch
 from lipsync import LipSync
 
@@ -318,6 +319,21 @@ def test_discrepancy_is_above_zero_where_own_sound_fits_better():
     report = scores.Scores([Score("own", 0, 6, 7, 0, 50), Score("other", 0, 8, 4, 0, 50)])
     own, other = (table.lse_row(report, [name]) for name in ("own", "other"))
     assert table.discrepancy(other, own) == {"LSE-D": 2, "LSE-C": 3}
+
+
+def test_videos_weigh_alike_however_many_faces_they_show():
+    report = scores.Scores([Score("a", 0, 6, 7, 0, 50), Score("a", 1, 8, 3, 0, 50), Score("b", 0, 9, 2, 0, 50)])
+    assert table.lse_row(report, ["a", "b"]) == {"LSE-D": 8, "LSE-C": 3.5, "faces": 3}
+
+
+@pytest.mark.parametrize("fps", [25, 50, 60])
+def test_a_face_that_is_lost_for_as_long_is_the_same_at_any_rate(fps):
+    """0.8 s without it were one track at 25 frames a second, and two at 50."""
+    here, gone = np.array([[10.0, 10, 60, 60, 1]], np.float32), np.empty((0, 5), np.float32)
+    seconds = [here] * 2 * fps + [gone] * (4 * fps // 5) + [here] * 2 * fps
+    found = Detections(seconds, [0.0] * len(seconds))
+    (track,) = lse.shot_tracks(found, fps)
+    assert not np.isnan(track).any()
 
 
 def test_table_csv_and_what_a_take_is_told_of(capsys):
