@@ -60,14 +60,15 @@ def place(
 
     Raises UserError, at the end, if that was nowhere, or the pads leave nothing of it.
     """
-    steady, faces, drawn, count = Steadying(gap_of(picture.fps), smooth), False, False, 0
+    steady, faces, drawn, seen_whole, count = Steadying(gap_of(picture.fps), smooth), False, False, False, 0
     for seen, shot_ends in rows:
         count += len(seen)
         followed = steady.add(seen, shot_ends)
         boxes = _placed(followed, pads, picture)
         faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
+        seen_whole = seen_whole or drawn or any(_placed(followed, (0, 0, 0, 0), picture))
         yield Piece(boxes, seen, shot_ends)
-    _check_any(faces, drawn, pads, picture, count)
+    _check_any(faces, seen_whole, drawn, pads, picture, count)
 
 
 def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
@@ -112,7 +113,8 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     Raises UserError when no frame has a face, or the pads leave none.
     """
     placed = _placed(boxes, pads, picture)
-    _check_any(not np.isnan(boxes).all(), any(placed), pads, picture, len(boxes))
+    seen_whole = any(_placed(boxes, (0, 0, 0, 0), picture))
+    _check_any(not np.isnan(boxes).all(), seen_whole, any(placed), pads, picture, len(boxes))
     return [box and within(box, picture.width, picture.height) for box in placed]
 
 
@@ -158,11 +160,11 @@ def put_back(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
         frame[y1:y2, x1:x2] = shown[y1 - box[1] : y2 - box[1], x1 - box[0] : x2 - box[0]]
 
 
-def _check_any(faces: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
-    """Raise UserError if ``count`` frames had no ``faces``, or nothing of them is left to be ``drawn``."""
+def _check_any(faces: bool, whole: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
+    """Raise UserError if ``count`` frames had no ``faces``, or none ``whole``, or nothing is left to be ``drawn``."""
     if not faces:
         raise no_face(picture, 0, count)
-    if not drawn and not any(pads):
+    if not whole:
         raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of it")
     if not drawn:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))

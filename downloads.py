@@ -101,6 +101,16 @@ def find(
     return _kept_here(known.file_name) or fetch(known, cache_folder() / "checkpoints", report)
 
 
+def is_here(name: str) -> bool:
+    """Whether the file of a known name needs no download."""
+    known = KNOWN[name]
+    return bool(_kept_here(known.file_name)) or _is_right(known, cache_folder() / "checkpoints" / known.file_name)
+
+
+def _is_right(known: KnownFile, path: Path) -> bool:
+    return path.is_file() and (not known.sha256 or files.known_digest(path) == known.sha256)
+
+
 def _kept_here(name: str) -> Path | None:
     """Return the file of this name in a folder where users put checkpoints, as the reference's did."""
     folders = (Path("checkpoints"), REPOSITORY / "checkpoints")
@@ -119,8 +129,7 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
     # pooch tells the SHA-256 of what it fetched: worth reading only where there was none to check
     pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
     target, url = folder / known.file_name, url_of(known)
-    is_right = target.is_file() and (not known.sha256 or files.known_digest(target) == known.sha256)
-    if is_right:  # also where nothing can be written or locked
+    if _is_right(known, target):  # also where nothing can be written or locked
         return target
     try:
         with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # who waited finds the file

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -38,8 +39,9 @@ SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
 PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
-_sfd_lacks: dict[Path, str | None] = {}  # why it cannot be had, by the cache where it would be; None: it can
-_told: set[str] = set()
+AGAIN = 300.0  # seconds after which a download that failed is tried again
+_sfd_lacks: dict[Path, tuple[str, float]] = {}  # why it cannot be had, and since when, by the cache where it would be
+_told: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,17 @@ class FaceSearch:
         found = Detections.load(cache) if cache else Detections()
         end = math.inf if wanted is None else wanted
         if len(found) < end and not found.complete:
-            for _ in self._go_on(found, source, wanted, self.open(report), cache, report):
-                if len(found) >= end:  # more than was wanted, or what is seen would depend on where a search ended
-                    break
-                yield found
-            else:
-                found.complete = True
+            try:
+                for _ in self._go_on(found, source, wanted, self.open(report), cache, report):
+                    if len(found) >= end:  # more than was wanted, or what is seen would depend on where a search ended
+                        break
+                    yield found
+                else:
+                    found.complete = True
+            except GeneratorExit:  # enough is known
+                if cache:
+                    remember(found, cache, report)
+                raise
             if cache:
                 remember(found, cache, report)
         if not len(found):
@@ -167,6 +174,8 @@ class FaceSearch:
         if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow
             file = SFD_WEIGHTS
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
+        if detector == "sfd" and self.dtype != torch.float32:
+            seen = (*seen, self.dtype)
         known = repr((files.known_digest(source.path), detector, weights_content, *seen))
         name = hashlib.sha256(known.encode()).hexdigest()[:32]
         return Path(self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"
@@ -181,18 +190,21 @@ def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype,
 def sfd_can_be_had(report: Reporter = SILENT) -> bool:
     """Whether the official S3FD's weights are in the cache or can be downloaded to it; if not, say so, once.
 
-    A run of many videos asks for each of them, and a host that is down may take half a minute to say so.
+    A run of many videos asks for each of them, and a host that is down may take half a minute to say so: it is asked
+    again after ``AGAIN`` seconds.
     """
     folder = downloads.cache_folder()
-    if folder not in _sfd_lacks:
+    lacking, since = _sfd_lacks.get(folder, ("", -math.inf))
+    if time.monotonic() - since > AGAIN or downloads.is_here("s3fd"):
         try:
             downloads.find("s3fd", report)
-            _sfd_lacks[folder] = None
+            _sfd_lacks.pop(folder, None)
+            return True
         except RuntimeError as error:
-            _sfd_lacks[folder] = str(error)
-    if lacking := _sfd_lacks[folder]:
-        _tell_once(f"warning: {lacking}; until then faces are found by centerface instead of sfd", report)
-    return not lacking
+            lacking = str(error)
+            _sfd_lacks[folder] = lacking, time.monotonic()
+    _tell_once(f"warning: {lacking}; until then faces are found by centerface instead of sfd", report)
+    return False
 
 
 def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
@@ -205,7 +217,7 @@ def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
 
 
 def _tell_once(text: str, report: Reporter) -> None:
-    """Say, to the first that listens, what would come again with every video, or every few seconds of one."""
-    if report is not SILENT and text not in _told:
-        _told.add(text)
+    """Say, to each that listens, once what would come again with every video, or every few seconds of one."""
+    if report is not SILENT and text not in (told := _told.setdefault(report.whole, set())):
+        told.add(text)
         report.note(text)

@@ -23,6 +23,11 @@ class Reporter:
     def note(self, text: str) -> None:
         """Hear what the user should know, in one line."""
 
+    @property
+    def whole(self) -> Reporter:
+        """Who hears it in the end."""
+        return self
+
     def progress(self, stage: str, done: int, total: int | None) -> None:
         """Hear that ``done`` of ``total`` (None: nobody knows yet) steps of a stage are done."""
 
@@ -57,6 +62,10 @@ class Named(Reporter):
 
     def note(self, text: str) -> None:
         self._report.note(f"{self._name}: {text}")
+
+    @property
+    def whole(self) -> Reporter:
+        return self._report.whole
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:

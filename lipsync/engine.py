@@ -171,13 +171,15 @@ class LipSync:
         chosen = Options.of(options)
         if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
             raise UserError(f"second {second!r} is no moment of a video; it counts from its beginning")
-        into = second - (chosen.start or 0)
-        # a box depends on the frames around it
-        take = self._open_take(files.as_path(face), _speeches(speech), max(0.0, into) + AROUND, chosen)
-        into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
-        if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
-            return take.filmed_at(second)
-        return self.frame_at(take, max(0.0, into))
+        speeches, into = _speeches(speech), second - (chosen.start or 0)
+        # Several faces are counted where they are first seen, and a box depends on the frames around it. Which of all
+        # is followed may only be decided later: then the search goes on until it is.
+        seconds = None if None in speeches else max(0.0, into) + AROUND
+        with self._open_take(files.as_path(face), speeches, seconds, chosen) as take:
+            into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
+            if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
+                return take.filmed_at(second)
+            return self.frame_at(take, max(0.0, into))
 
     def frame_at(self, take: Take, second: float) -> np.ndarray:
         """Return the frame of the result at this moment of a take whose mouth settings are not made yet."""

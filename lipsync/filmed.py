@@ -32,8 +32,7 @@ class FilmedFace:
         """Return one of them."""
         if self.used is None:  # how many there are is not known
             return next(itertools.islice(self.frames(), index, None))
-        number = video.source_index(index, len(self.path.boxes), self.pingpong)
-        return next(video.read_frames(self.source, number, 1))
+        return next(video.read_frames(self.source, self.number(index), 1))
 
     def boxes(self, count: int = sys.maxsize, reading: Reading | None = None) -> Iterator[Box | None]:
         """Yield the box in each of the first ``count`` as soon as it and its strength are known.

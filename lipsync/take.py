@@ -207,7 +207,7 @@ def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Option
     later = wanted + round(LEFT_OUT * source.fps)  # the sound alone may last longer, and the file says no more
     if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
         report.note(
-            f"note: {source.path} goes on after the speech, which the result does not; with --start 0 the rest stays "
+            f"note: {source.path} goes on after the speech, which the result does not; --start 0 keeps the rest "
             "as it was filmed"
         )
 
@@ -215,9 +215,10 @@ def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Option
 def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
     """Return where the face in the first ``wanted`` frames is searched for, in how many, and which are the wanted ones.
 
-    A box depends on the frames around it: of a part, some before and after are searched as well.
+    To tell who speaks in a part, some frames before and after are searched as well. Else whoever is not in it anymore
+    might be followed.
     """
-    around = round(AROUND * source.fps) if options.is_part else 0
+    around = round(AROUND * source.fps) if options.is_part and options.speaker else 0
     before = min(around, source.start)
     part = slice(before, before + wanted)
     return replace(source, start=source.start - before), part.stop + around, part

@@ -72,6 +72,14 @@ def _run(network: Any, face: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(255 * x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()[..., ::-1])
 
 
+def _shown(frame: np.ndarray, there: np.ndarray, finer: int) -> np.ndarray:
+    """Return what ``there`` leads to, (SIDE, SIDE, 3): the mean of ``finer`` times as many pixels, across and down."""
+    many = finer * there
+    many[:, 2] += (finer - 1) / 2  # pixels are counted from the middle of the first
+    shown = cv2.warpAffine(frame, many, (finer * SIDE, finer * SIDE), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+
+
 def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]) -> None:
     """Add to the mouth in ``box`` what ``run`` changes about the face: finer detail than 512 pixels show stays."""
     x1, y1, x2, y2 = box
@@ -79,12 +87,12 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     scale = SIDE / (REACH * height)
     left, top = (x1 + x2 - REACH * height) / 2, y1 - RISE * height
     there = np.array([[scale, 0, -scale * left], [0, scale, -scale * top]])
-    face = cv2.warpAffine(frame, there, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE)
+    face = _shown(frame, there, max(1, round(1 / scale)))
     restored = run(face)
     larger = restored.shape[0] / SIDE
     change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
-    back[:, 2] += (larger - 1) / 2  # pixels are counted from the middle of the first
+    back[:, 2] += (larger - 1) / 2
     change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     target = shown_in(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections import deque
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import soundfile
@@ -145,6 +147,43 @@ def test_cuts_are_told_to_who_counts_faces(program, tmp_path, astronaut, small_c
         told.notes.clear()
         deque(lips.stream(lips.prepare(tmp_path / "cut.mp4", speech, **options)), maxlen=0)
         assert sum("1 cut: in each shot faces are counted anew from the left" in note for note in told.notes) == notes
+
+
+def changing(astronaut: np.ndarray, path: Path, fades: bool) -> Path:
+    """Two people for three seconds: the right one comes nearer; the left one stays, or ``fades`` in half a second."""
+    face, frames = astronaut[:240, 60:380], []
+    for number in range(75):
+        frame = np.zeros((300, 2 * HALF, 3), np.uint8)
+        for left, width, light in ((0, 250, max(0.0, 1 - fades * number / 13)), (HALF, 180 + 2 * min(number, 65), 1)):
+            shown = cv2.resize(face, (width, width * 3 // 4)) * light
+            frame[: len(shown), left : left + width] = shown
+        frames.append(frame)
+    write_clip(path, np.stack(frames))
+    return path
+
+
+def test_a_preview_shows_who_is_followed_in_the_end(astronaut, tmp_path, small_checkpoint, speech):
+    """From the first half second alone it is the other one."""
+    film, lips = (
+        changing(astronaut, tmp_path / "x.mp4", False),
+        LipSync(small_checkpoint, search=FaceSearch("centerface")),
+    )
+    run_ffmpeg("-stream_loop", 2, "-i", speech, "-t", 3, tmp_path / "long.wav")
+    take = lips.prepare(film, tmp_path / "long.wav")
+    frames = list(lips.stream(take))
+    assert all(box[0] >= HALF for box in take.faces[0].filmed.path.boxes)
+    assert_alike(lips.preview(film, tmp_path / "long.wav", 0.2), frames[5])
+
+
+def test_who_is_in_a_part_is_chosen_there(astronaut, tmp_path, small_checkpoint, speech):
+    """Whoever was gone by then was followed, or nobody."""
+    film, lips = (
+        changing(astronaut, tmp_path / "x.mp4", True),
+        LipSync(small_checkpoint, search=FaceSearch("centerface")),
+    )
+    for options in ({}, {"face_index": 0}):
+        path = lips.prepare(film, speech, start=0.7, **options).faces[0].filmed.path
+        assert all(box and box[0] >= HALF for box in path.boxes)
 
 
 def test_somebody_has_to_speak(tmp_path):

@@ -445,6 +445,8 @@ def test_a_face_whose_mouth_is_never_seen_is_told(tmp_path):
     rows = [(np.array([[100.0, 180, 200, 300]] * 3), True)]
     with pytest.raises(UserError, match="the edge of .*x.mp4 cuts the face off at its mouth"):
         list(boxes.place(rows, source, (0, 0, 0, 0), True))
+    with pytest.raises(UserError, match="cuts the face off at its mouth"):  # and not the pads of official networks
+        list(boxes.place(rows, source, (0, 10, 0, 0), True))
 
 
 @pytest.mark.parametrize("name, flags", [("x.mp4", ("-movflags", "+faststart")), ("x.mkv", ())])

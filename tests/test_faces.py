@@ -16,7 +16,7 @@ import torch
 import faces
 import video
 from boxes import follow
-from conftest import needs_bf16
+from conftest import Told, needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, detectors
 from face_detection import search as search_module
@@ -36,7 +36,7 @@ from face_detection.tracking import (
     smooth_boxes,
 )
 from faces import FaceSearch
-from reporting import SILENT
+from reporting import SILENT, Named
 
 
 def box(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> list[float]:
@@ -356,6 +356,20 @@ def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, t
     assert caches[0] == caches[1] != caches[2] and caches[0].exists() and not caches[2].exists()
 
 
+def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
+    """A server told its first visitor alone, and looked no more, whoever put the file there."""
+    other = Told()
+    for report in (told, Named(told, "a.mp4"), other):
+        assert FaceSearch().detector_name(report) == "centerface"
+    assert downloads == ["s3fd"] and len(told.notes) == len(other.notes) == 1
+    monkeypatch.setattr(faces, "AGAIN", 0.0)
+    assert FaceSearch().detector_name(told) == "centerface" and downloads == ["s3fd"] * 2
+    monkeypatch.setattr(faces, "AGAIN", 300.0)
+    monkeypatch.setattr(faces.downloads, "is_here", lambda name: True)
+    monkeypatch.setattr(faces.downloads, "find", lambda *_: "s3fd.pth")
+    assert FaceSearch().detector_name(told) == "sfd"
+
+
 def test_a_full_disk_is_told_once(tmp_path, told):
     (tmp_path / "file").write_text("")
     for report in (SILENT, told, told):
@@ -465,6 +479,8 @@ def test_cache_name_depends_on_content_and_settings(tmp_path, talking_clip):
     one, other = (video.probe(tmp_path / f"{name}.mp4") for name in "ab")
     name, same = (FaceSearch("haar").cache_of(source).name for source in (one, other))
     assert name == same != FaceSearch("centerface").cache_of(one).name
+    half, whole = (FaceSearch("sfd", dtype=dtype).cache_of(one).name for dtype in (torch.bfloat16, torch.float32))
+    assert half != whole  # "float32 throughout" got the boxes of half precision
     other.path.write_bytes(talking_clip.read_bytes() + b"more")
     assert FaceSearch("haar").cache_of(other).name != name
 

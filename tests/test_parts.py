@@ -123,13 +123,13 @@ def test_frames_outside_go_on_as_they_were(lips, talking_clip, filmed, tone):
 
 
 def test_a_face_is_looked_for_in_the_part_alone(lips, talking_clip, tone, monkeypatch):
-    """It is found where it is, half a second around, and remembered apart from that of the whole video."""
+    """It is found where it is, and remembered apart from that of the whole video."""
     read = []
     real = video.read_frames
     monkeypatch.setattr(video, "read_frames", lambda info, *a: (read.append((info.start, *a)), real(info, *a))[1])
     whole = lips.prepare(talking_clip, tone).faces[0].filmed.path.boxes
     some = lips.prepare(talking_clip, tone, start=0.6, end=0.8)
-    assert (3, 0) in read
+    assert (15, 0) in read and not any(0 < start < 15 for start, *_ in read)
     assert len(some.faces[0].filmed.path.boxes) == 5 == len(some.faces[0].filmed.path.seen)
     drift = (
         np.array(some.faces[0].filmed.path.boxes[0]) - whole[-1]
@@ -335,7 +335,9 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone = np.full((50, 240, 320, 3), 60, np.uint8)
     gone[:20] = astronaut[0:240, 60:380]
     write_clip(tmp_path / "gone.mp4", gone)
-    with pytest.raises(UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.60 s, where it was looked for"):
+    with pytest.raises(
+        UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.6[0-9] s, where it was looked for"
+    ):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
     lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).faces[0].filmed.path.known(None)
     assert (

@@ -81,6 +81,14 @@ def test_what_is_in_front_of_the_mouth_is_not_restored(astronaut):
     assert not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
 
 
+def test_all_pixels_of_a_large_face_count():
+    """Of four it saw one: fine stripes became coarse ones, which it then restored."""
+    frame = np.repeat(np.indices((1500, 1500)).sum(0)[..., None] % 2 * 255, 3, 2).astype(np.uint8)
+    seen = []
+    restoring._restore(frame, (300, 300, 1200, 1200), 0.0, lambda face: seen.append(face) or face.astype(np.float32))
+    assert abs(seen[0].astype(int) - 127).max() < 50
+
+
 def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
     """RestoreFormer, an eighth as wide, with random weights; a file of safetensors is read as well."""
     from safetensors.torch import save_file
