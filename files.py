@@ -275,10 +275,12 @@ def as_paths(given: Any) -> list[Path]:
 
 def expanded(given: Iterable[Path]) -> list[Path]:
     """Return the files of patterns such as ``*.mp4``, which the shell of Windows leaves to programs, sorted."""
-    return [match for path in given for match in ([] if path.exists() else _matches(path)) or [path]]
+    return [match for path in given for match in _matches(path) or [path]]
 
 
 def _matches(pattern: Path) -> list[Path]:
+    if not glob.has_magic(str(pattern)) or pattern.exists():
+        return []
     return sorted(map(Path, glob.glob(str(pattern))))
 
 

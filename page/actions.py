@@ -164,6 +164,8 @@ class Actions:
             numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options.of(options))
             if None in numbers or len({*numbers}) < len(numbers):
                 raise UserError("a face that was given a speech is lost in the video; give the faces fewer speeches")
+            if chosen:
+                report.note("the click on a face does not count: each speech says whose it is")
             return lips, dict(zip(numbers, (path for _, path in speech))), options
         if chosen:
             (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options.of(options))

@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from errors import UserError
-from page.sessions import KEPT_SECONDS, Learning, Progress, Session, Sessions, Stopped
+from page.sessions import KEPT_SECONDS, LEARN, Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
 from page.stage import Stage
 from parts import moment
@@ -50,7 +50,7 @@ LABELS = {  # what the page calls flags, which nobody knows who has never seen t
     "static": "Use only the first frame",
     "rotate": "The video lies on its side: turn it clockwise",
 }
-ALONE = {"speaker": "speaker", "like": "face_like", "start": "start", "end": "end"}  # of one face; their flags
+ALONE = {"speaker": "speaker", "like": "face_like"}  # of one face; their flags
 PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # what it calls other flags
 FLAGS = re.compile(r"--([a-z_]+)")
 NUMBERED = re.compile(r"(--pair |\bface )(\d+)(?=[=:])")  # faces, from 0
@@ -100,8 +100,9 @@ class Buttons:
                     )
             session = self.sessions.of(request.session_hash)
             with session.using(*files):
-                session.go_on(request.state.pressed)
-                yield session, report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
+                told = report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
+                told.go_on()
+                yield session, told
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
@@ -209,6 +210,9 @@ class Buttons:
 
     def cancel(self, request: gr.Request) -> None:
         self.sessions.stop(request.session_hash)
+
+    def cancel_learning(self, request: gr.Request) -> None:
+        self.sessions.stop(request.session_hash, LEARN)
 
 
 def load(settings: Settings) -> Actions:

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 
 from page.buttons import BLENDS, LABELS, LOOPS, REFERENCES, VOICES, Buttons
 from page.gate import Gate
+from page.sessions import LEARN, LONG
 from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
@@ -149,7 +150,7 @@ class Page:
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
-        self._cancels(cancel)
+        cancel.click(self.buttons.cancel, None, None, **self._at_once())
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
@@ -167,7 +168,7 @@ class Page:
         words = gr.Textbox(label="Verdict", lines=3, interactive=False, elem_id="verdict")
         plot = gr.Image(label="Over time", interactive=False, elem_id="plot", buttons=SAVE)
         start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long())
-        self._cancels(cancel)
+        cancel.click(self.buttons.cancel, None, None, **self._at_once())
 
     def _adapt_tab(self) -> None:
         most = self.settings.max_minutes
@@ -184,9 +185,9 @@ class Page:
         network = gr.File(label="The network", interactive=False, elem_id="network")
         sheet = gr.Image(label="As filmed, before, after", interactive=False, elem_id="sheet", buttons=SAVE)
         start.click(
-            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line("learn")
+            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line(LEARN)
         )
-        self._cancels(cancel)
+        cancel.click(self.buttons.cancel_learning, None, None, **self._at_once())
 
     def _live_tab(self) -> None:
         gr.Markdown(
@@ -216,16 +217,13 @@ class Page:
         return self._line("brief", 2)
 
     def _long(self) -> dict[str, Any]:
-        return self._line("long", self.settings.runs)
+        return self._line(LONG, self.settings.runs)
 
     def _line(self, name: str, at_once: int | None = 1) -> dict[str, Any]:
         return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
 
     def _at_once(self) -> dict[str, Any]:
         return {"show_progress": "hidden", **self._line("at once", None)}
-
-    def _cancels(self, button: gr.Button) -> None:
-        button.click(self.buttons.cancel, None, None, **self._at_once())
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:

@@ -19,6 +19,7 @@ from errors import UserError
 from reporting import Advance, Reporter
 
 LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
+LONG, LEARN = "long", "learn"  # what waits for its turn: Gradio's names for lines
 KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
 
@@ -33,7 +34,7 @@ class Session:
 
     folder: Path
     gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
-    stopped: float = -math.inf  # monotonic time of the last Cancel
+    stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by the tab's line
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and in use last
@@ -66,13 +67,14 @@ class Session:
         finally:
             self.held.remove(held)
 
-    def go_on(self, pressed: float) -> None:
+    def go_on(self, pressed: float, line: str = LONG) -> None:
         """Say that it is in use, for what was asked for at a time; raise Stopped if that should not go on.
 
-        A wish to stop is about all that was asked for before, running or in line, and nothing that is asked for later.
+        A wish to stop is about all that was asked for before in one of the lines, running or waiting, and nothing that
+        is asked for later.
         """
         self.use()
-        if self.gone.is_set() or self.stopped > pressed:
+        if self.gone.is_set() or self.stopped.get(line, -math.inf) > pressed:
             raise Stopped
 
 
@@ -103,10 +105,10 @@ class Sessions:
             session = self._open.pop(name or "", None)
         self._discard(session)
 
-    def stop(self, name: str | None) -> None:
-        """Stop what a session has asked for, also what is still in line: there may be nothing else of it yet."""
+    def stop(self, name: str | None, line: str = LONG) -> None:
+        """Stop what a session has asked for in a line, also what still waits: there may be nothing else of it yet."""
         if name:
-            self.of(name).stopped = time.monotonic()
+            self.of(name).stopped[line] = time.monotonic()
 
     def sweep(self, uploads: Path) -> None:
         """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
@@ -172,6 +174,8 @@ class Progress(Reporter):
     ``show`` takes what Gradio's progress bars do; ``pressed`` is when it was asked for (None: now).
     """
 
+    line = LONG
+
     def __init__(self, session: Session, show: Show, pressed: float | None = None) -> None:
         self.notes: list[str] = []
         self._session, self._show = session, show
@@ -188,12 +192,16 @@ class Progress(Reporter):
         finally:
             self._going_on.remove(name)
 
+    def go_on(self) -> None:
+        """Raise Stopped if that was asked for."""
+        self._session.go_on(self._pressed, self.line)
+
     def note(self, text: str) -> None:
-        self._session.go_on(self._pressed)
+        self.go_on()
         self.notes.append(text.removeprefix("note: "))
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        self._session.go_on(self._pressed)
+        self.go_on()
         if self._going_on and stage != self._going_on[-1]:
             return
         now = time.monotonic()
@@ -229,6 +237,8 @@ def check_length(seconds: float, most: float) -> None:
 class Learning(Progress):
     """Shows how much of the time is over that learning may take."""
 
+    line = LEARN
+
     def __init__(self, session: Session, show: Show, pressed: float | None = None, *, minutes: float) -> None:
         super().__init__(session, show, pressed)
         self._minutes = minutes
@@ -236,7 +246,7 @@ class Learning(Progress):
     def progress(self, stage: str, done: int, total: int | None) -> None:
         if stage != "Training":
             return super().progress(stage, done, total)
-        self._session.go_on(self._pressed)
+        self.go_on()
         if stage != self._stage:
             self._stage, self._since = stage, time.monotonic()
         left = max(0.0, 60 * self._minutes - (time.monotonic() - self._since))

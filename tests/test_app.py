@@ -38,7 +38,7 @@ from page.actions import Actions, Sighting, number_of, pixels_of
 from page.buttons import ALONE, VOICES, Buttons, milliseconds, numbers, sentence, spoken
 from page.gate import Gate
 from page.serving import import_layout, serving
-from page.sessions import Learning, Progress, Sessions, Stopped, check_length, describe
+from page.sessions import LEARN, Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
 from page.stage import HEAD, Stage, messages
 from page.stage import number as number_of_a_visitor
@@ -222,6 +222,18 @@ def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
     Progress(session, lambda *_: None).progress("Working", 1, 2)
 
 
+def test_a_wish_to_stop_is_about_one_tab(opened, session):
+    """Cancel under Lip-sync threw away what had been learned for ten minutes."""
+    learning, other = Learning(session, lambda *_: None, minutes=1), Progress(session, lambda *_: None)
+    opened.stop("somebody")
+    learning.go_on()
+    with pytest.raises(Stopped):
+        other.go_on()
+    opened.stop("somebody", LEARN)
+    with pytest.raises(Stopped):
+        learning.progress("Training", 1, 2)
+
+
 def test_what_stands_in_line_before_there_is_a_session_stops(opened):
     """Its session had begun with its turn, and the wish to stop was nobody's."""
     pressed = time.monotonic()
@@ -359,6 +371,11 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
     filmed, frames = (np.stack(list(video.read_frames(video.probe(path)))).astype(int) for path in (film, made))
     changed = np.abs(frames - filmed[0]).max((1, 3)).reshape(len(frames), 2, -1).max(2) > 12
     assert changed[:, 0].all() and changed[:12, 1].all() and not changed[14:, 1].any()
+    part = actions.lip_sync(session, film, spoken, SILENT, crf=0, mouth_gain=2.0, start=0.2, end=0.6)
+    frames_of_part = np.stack(list(video.read_frames(video.probe(part)))).astype(int)
+    changed = np.abs(frames_of_part - filmed[: len(frames_of_part)]).max((1, 3)).reshape(len(frames_of_part), 2, -1)
+    changed = changed.max(2) > 12
+    assert changed[6:14].all() and not changed[:5].any() and not changed[15:].any()
     shown = actions.preview(session, film, spoken, 0.2, SILENT, mouth_gain=2.0)
     assert np.abs(shown[..., ::-1] - frames[5]).mean() < 2  # a video rounds colours
     with pytest.raises(ValueError, match="is lost in the video"):
@@ -368,7 +385,6 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
 @pytest.mark.parametrize("given, words", [
     ({}, "give a speech first"),
     ({"speech": "a.wav", "voice2": "b.wav"}, "one or the others"),
-    ({"voice1": "a.wav", "start": "1:05"}, '"Only from this moment of the video" is for one face'),
     ({"voice1": "a.wav", "speaker": True}, '"Whoever speaks, shot by shot" is for one face'),
     ({"speech": "a.wav", "speaker": True, "like": "a.png"}, "cannot both be chosen"),
 ])  # fmt: skip

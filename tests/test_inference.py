@@ -154,7 +154,7 @@ def test_what_is_left_of_the_video_is_told(sync, tmp_path, talking_clip):
     """Whoever dubs two seconds of five wants the five, and did not know how."""
     run_ffmpeg("-stream_loop", 3, "-i", talking_clip, "-c", "copy", tmp_path / "long.mp4")  # 4 s
     assert sync(face=tmp_path / "long.mp4") == (0, "")
-    assert "long.mp4 goes on after the speech" in sync.out and "with --start 0" in sync.out
+    assert "long.mp4 goes on after the speech" in sync.out and "--start 0 keeps the rest" in sync.out
     for flags in (("--start", 0), ("--static",)):
         assert sync(*flags, face=tmp_path / "long.mp4") == (0, "") and "goes on" not in sync.out
 
@@ -412,7 +412,7 @@ def test_output_that_cannot_be_written(sync, tmp_path, talking_clip):
     (tmp_path / "dir.mp4").mkdir()
     (tmp_path / "dir").mkdir()
     for outfile, words in (
-        ("file/x.mp4", "cannot write in"), ("dir.mp4", "is a folder"), ("dir", "is a folder"), ("x.txt", ".mp4"),
+        ("file/x.mp4", "is a file"), ("dir.mp4", "is a folder"), ("dir", "is a folder"), ("x.txt", ".mp4"),
     ):  # fmt: skip
         code, line = sync(outfile=outfile)
         assert code == 2 and words in line and line.count("\n") == 1

@@ -448,7 +448,7 @@ def test_a_face_is_replaced_and_nothing_else_is(face, kept, lips, tmp_path, astr
     assert len(list(kept.iterdir())) == 2 and not live.Face.load(kept).source.is_image
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
-    for folder, words in ((tmp_path / "other", "other files"), (tmp_path / "face.png", "cannot write")):
+    for folder, words in ((tmp_path / "other", "other files"), (tmp_path / "face.png", "is a file")):
         with pytest.raises(UserError, match=words):
             face.save(folder)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
