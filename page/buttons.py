@@ -198,8 +198,8 @@ class Buttons:
         with self._working(request, progress, film, photo) as (session, report):
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
-            self.stage.leave(session.token)
             prepared = self.actions.prepare_live(session, face, report)
+            self.stage.leave(session.token)  # only now: if this one fails, the last is still ready
             session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
             if session.gone.is_set():  # meanwhile: nobody would ever leave
                 self.stage.leave(session.token)

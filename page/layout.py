@@ -202,7 +202,7 @@ class Page:
             prepare = gr.Button("Prepare", variant="primary", elem_id="prepare")
             talk = gr.Button("Talk", elem_id="talk")
             stop = gr.Button("Stop", variant="stop", elem_id="hush")
-            hear = gr.Checkbox(False, label="Hear it", elem_id="hear")
+            hear = gr.Checkbox(False, label="Hear it (before Talk)", elem_id="hear")
         said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
         _takes_the_place(film, photo)
         prepare.click(self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long())

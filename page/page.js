@@ -139,10 +139,13 @@ const live = (() => {
   return { talk, stop };
 })();
 
-// A video that the browser cannot play is no error: it is read all the same, or refused in one sentence of ours.
+// A video that the browser cannot play is no error: it is read all the same, or refused in one sentence of ours. Of a file
+// of another kind Gradio names fifteen that would do, and not where this one goes.
+const ANOTHER_KIND = "This kind of file goes elsewhere: a video under Video, a picture or GIF under Photo, a sound under Sound.";
 new MutationObserver(() => {
   for (const told of document.querySelectorAll(".toast-body")) {
     const all = [...told.querySelectorAll(".toast-message-item")];
+    for (const item of all) if (/Invalid file type/.test(item.textContent)) item.textContent = ANOTHER_KIND;
     const ours = all.filter((item) => item.textContent.trim() !== "Video not playable");
     all.forEach((item) => { item.style.display = ours.includes(item) ? "" : "none"; });
     told.querySelectorAll(".toast-separator, .toast-count").forEach((part) => { part.style.display = "none"; });

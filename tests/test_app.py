@@ -797,6 +797,13 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.wait_for_selector("text=Done.")
 
 
+def test_files_of_another_kind_are_told_where_to_go(tab, tmp_path, astronaut):
+    """Of a GIF under Video it was told that "video/x-m4v,video/*" would be allowed."""
+    cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
+    tab.set_input_files("#film input[type=file]", str(tmp_path / "photo.png"))
+    tab.wait_for_selector("text=a picture or GIF under Photo")
+
+
 def test_what_the_camera_records_is_searched_for_faces(tab):
     """Of which Chromium's false camera shows none."""
     tab.click("#film button[aria-label='Capture from camera']")
