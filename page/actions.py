@@ -209,7 +209,7 @@ class Actions:
         check_pixels(face)
         seconds_of(face, self.settings.max_seconds)
         check_film(Path(face), self.settings.max_seconds)  # whose pictures may go on without sound
-        outfile = session.new_file(".pth")
+        outfile = session.new_file(".pth", Path(face).stem[:60])  # to be told from those of other people
         options = adaptation.AdaptationOptions(
             min(minutes, self.settings.max_minutes),
             self.settings.checkpoint or weights.DEMO,

@@ -40,9 +40,9 @@ class Session:
     files: tuple[str, ...] = ()  # that were uploaded and in use last
     held: list[tuple[str, ...]] = field(default_factory=list)  # those of actions that are running
 
-    def new_file(self, suffix: str) -> Path:
+    def new_file(self, suffix: str, name: str = "result") -> Path:
         """Name a file that is not there yet; the page has each result copied before the next is made."""
-        return Path(tempfile.mkdtemp(dir=self.folder)) / f"result{suffix}"
+        return Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}{suffix}"
 
     def delete(self) -> None:
         """Delete all that it has made."""

@@ -139,6 +139,8 @@ def measure(
 
     ``expert`` is from ``open_expert``. Raises UserError for files that cannot be compared, and says why.
     """
+    if isinstance(expert, (str, Path)):
+        raise UserError(f"open the expert first: sync.open_expert({str(expert)!r})")
     source = open_video(files.as_path(face))
     paths = files.as_paths(sounds) or [source.path]
     voices = [embed_speech(path, expert) for path in paths]

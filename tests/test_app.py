@@ -85,6 +85,7 @@ def test_nobody_is_given_what_is_another_s(opened):
     assert a.folder != b.folder and opened.of("a") is a
     (a.new_file(".mp4")).write_text("a")
     assert a.new_file(".mp4") != a.new_file(".mp4") and not list(b.folder.iterdir())
+    assert a.new_file(".pth", "anna").name == "anna.pth"
 
 
 def test_whoever_leaves_stops_and_leaves_nothing(opened):

@@ -44,6 +44,11 @@ def test_text_is_a_path(tmp_path):
     assert FaceSearch(folder="boxes").folder == "boxes"
 
 
+def test_an_expert_is_opened_first(talking_clip):
+    with pytest.raises(UserError, match="open the expert first: sync.open_expert.'demo'."):
+        sync.score(talking_clip, "demo")
+
+
 @pytest.mark.parametrize("sound", [np.zeros(16000, np.float32), 3, None])
 def test_what_is_no_file_is_told_so(small_checkpoint, talking_clip, sound, tmp_path):
     lips = LipSync(small_checkpoint)
