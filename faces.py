@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -41,7 +40,6 @@ NAMES = (AUTO, *DETECTORS)
 PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
 AGAIN = 300.0  # seconds after which a download that failed is tried again
 _sfd_lacks: dict[Path, tuple[str, float]] = {}  # why it cannot be had, and since when, by the cache where it would be
-_told: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -218,6 +216,6 @@ def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
 
 def _tell_once(text: str, report: Reporter) -> None:
     """Say, to each that listens, once what would come again with every video, or every few seconds of one."""
-    if report is not SILENT and text not in (told := _told.setdefault(report.whole, set())):
+    if report is not SILENT and text not in (told := vars(report.whole).setdefault("_told", set())):
         told.add(text)
         report.note(text)

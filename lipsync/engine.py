@@ -165,17 +165,15 @@ class LipSync:
     def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
 
-        Before and after a part (``start``, ``end``) that is the frame as it was filmed.
-        Mouths to show the network are looked for up to that moment only, so another may be selected than for all of it.
+        Before and after a part (``start``, ``end``) that is the frame as it was filmed. The network may be shown
+        another mouth than for all of it.
         """
         chosen = Options.of(options)
         if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
             raise UserError(f"second {second!r} is no moment of a video; it counts from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
-        # Several faces are counted where they are first seen, and a box depends on the frames around it. Which of all
-        # is followed may only be decided later: then the search goes on until it is.
-        seconds = None if None in speeches else max(0.0, into) + AROUND
-        with self._open_take(files.as_path(face), speeches, seconds, chosen) as take:
+        seconds = max(0.0, into) + AROUND  # a box depends on the frames around it
+        with self._open_take(files.as_path(face), speeches, seconds, chosen, None in speeches) as take:
             into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
                 return take.filmed_at(second)
@@ -191,8 +189,13 @@ class LipSync:
             frame = next(redraw_mouths([frame], [box], [one.windows[index]], self.model, 1, settings))
         return frame
 
-    def _open_take(self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options) -> Take:
-        """Return a take whose mouth settings are not made yet, nor of several speeches the sum."""
+    def _open_take(
+        self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options, search_all: bool = False
+    ) -> Take:
+        """Return a take whose mouth settings are not made yet, nor of several speeches the sum.
+
+        Which face of all is followed may be decided long after ``seconds``: with ``search_all`` the search can go on.
+        """
         _check_choice(speeches, chosen)
         _ = self.restore  # if it is missing, nobody should have to wait to hear of it
         for note in chosen.without_effect():
@@ -201,7 +204,8 @@ class LipSync:
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
         sound, samples = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
-        used, settled = used_for(opened, samples, chosen, self.report, seconds), self.settle(chosen)
+        used = used_for(opened, samples, chosen, self.report, seconds, search_all)
+        settled = self.settle(chosen)
         if not settled.box:
             self.search.detector_name(self.report)  # what it says is about no face of several
         with self._searching_once(len(speeches)) as searcher:

@@ -171,11 +171,17 @@ class Used(NamedTuple):
 
 
 def used_for(
-    source: video.VideoInfo, samples: int, options: Options, report: Reporter = SILENT, seconds: float | None = None
+    source: video.VideoInfo,
+    samples: int,
+    options: Options,
+    report: Reporter = SILENT,
+    seconds: float | None = None,
+    search_all: bool = False,
 ) -> Used:
     """Return what is used of a video for a speech of so many samples; if ``seconds`` are given, for its beginning.
 
-    Raises UserError if that is known to break off: else it would be told when nearly all of it is made.
+    Then the face is searched for there, or with ``search_all`` in as much as all of the speech takes. Raises UserError
+    if that is known to break off: else it would be told when nearly all of it is made.
     """
     begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
     part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
@@ -183,10 +189,12 @@ def used_for(
         return Used(part, frames, 1, goes_on)
     if frames > LONG and not part.is_image:
         video.check_ahead(part, frames)
-    if not isinstance(options.reference, int):
+    if not (search_all or isinstance(options.reference, int)):
         return Used(part, frames, frames, goes_on)
-    # the frame that all of them refer to may come later, if it is in use at all, and its box depends on those around it
     in_all = frames if begun == samples else _part_for(source, samples, options)[1]
+    if search_all or not isinstance(options.reference, int):
+        return Used(part, frames, in_all, goes_on)
+    # the frame that all of them refer to may come later, if it is in use at all, and its box depends on those around it
     reached = options.reference - part.start + 1 + math.ceil(AROUND * part.fps)
     return Used(part, frames, min(in_all, max(frames, reached)), goes_on)
 

@@ -249,7 +249,7 @@ def read_state(path: Path) -> dict[str, Any]:
                 mapped = zipfile.is_zipfile(path) and sys.platform != "win32"
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{_describe(path)} {_why_unreadable(path, error)}") from None
+        raise Unreadable(f"{_describe(path)} {_why_unreadable(path, error)}") from None
     except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
         words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's go on for a paragraph
         raise Unreadable(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None

@@ -120,7 +120,9 @@ class Actions:
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        seen = max(0.0, second - (options.get("start") or 0)) + AROUND  # as far as ``LipSync.preview`` looks
+        seen = (
+            max(0.0, second - (options.get("start") or 0)) + AROUND
+        )  # a face has its number from when it is first seen
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         return lips.preview(face, spoken, second, **options)[..., ::-1]

@@ -136,9 +136,9 @@ def find_finished(
     kept = [first, *(other for other in others if other)]
     try:
         same = len(kept) == first.pieces and first.is_of(data_root / clip.source)
+        same = same and all(_is_whole(preprocessed_root / one.clip, one) for one in kept)
     except OSError:
         return []
-    same = same and all(_is_whole(preprocessed_root / one.clip, one) for one in kept)
     same = same and {(one.source, one.sha256) for one in kept} == {(clip.source, first.sha256)}
     same = same and (seconds is None or max(one.frames for one in kept) <= math.ceil(seconds * hp.fps))
     return kept if same and detector in (AUTO, first.face_detector) else []

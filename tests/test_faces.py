@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import cv2
@@ -359,7 +359,12 @@ def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, t
 def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
     """A server told its first visitor alone, and looked no more, whoever put the file there."""
     other = Told()
-    for report in (told, Named(told, "a.mp4"), other):
+
+    @dataclass
+    class Unhashable(Told):
+        notes: list[str]
+
+    for report in (told, Named(told, "a.mp4"), other, Unhashable([])):
         assert FaceSearch().detector_name(report) == "centerface"
     assert downloads == ["s3fd"] and len(told.notes) == len(other.notes) == 1
     monkeypatch.setattr(faces, "AGAIN", 0.0)
