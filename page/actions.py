@@ -120,9 +120,8 @@ class Actions:
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        seen = (
-            max(0.0, second - (options.get("start") or 0)) + AROUND
-        )  # a face has its number from when it is first seen
+        # a face has its number from when it is first seen
+        seen = max(0.0, second - (options.get("start") or 0)) + AROUND
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         return lips.preview(face, spoken, second, **options)[..., ::-1]

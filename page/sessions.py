@@ -34,9 +34,7 @@ class Session:
 
     folder: Path
     gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
-    stopped: dict[str, float] = field(
-        default_factory=dict
-    )  # monotonic time of the last Cancel, by the line that it was about
+    stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by line
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and in use last
