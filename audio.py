@@ -178,6 +178,11 @@ def frame_count(samples: int, fps: float) -> int:
     return max(1, round(samples / hp.sample_rate * fps))
 
 
+def first_sample(index: int, fps: float) -> int:
+    """Return with which sample of the sound a video frame begins."""
+    return round(index * hp.sample_rate / fps)
+
+
 def levels_of(mel: np.ndarray) -> np.ndarray:
     """Return how loud each frame of a mel (num_mels, frames) is, in dB."""
     decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
@@ -335,7 +340,7 @@ class WindowStream:
         """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
         while self.index < frame_count(self.samples, self.fps):
             moment, last = mel_moment(self.index, self.fps, self.lag), self._known - hp.mel_step_size
-            heard = self.samples >= round((self.index + 1) * hp.sample_rate / self.fps)  # all that sounds beside it
+            heard = self.samples >= first_sample(self.index + 1, self.fps)  # all that sounds beside it
             if not (self.ended or (heard and moment < last + 1)):
                 return
             start = int(min(moment, last))

@@ -113,8 +113,9 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
     Raises UserError when no frame has a face, or the pads leave none.
     """
     placed = _placed(boxes, pads, picture)
-    seen_whole = any(_placed(boxes, (0, 0, 0, 0), picture))
-    _check_any(not np.isnan(boxes).all(), seen_whole, any(placed), pads, picture, len(boxes))
+    drawn = any(placed)
+    seen_whole = drawn or any(_placed(boxes, (0, 0, 0, 0), picture))
+    _check_any(not np.isnan(boxes).all(), seen_whole, drawn, pads, picture, len(boxes))
     return [box and within(box, picture.width, picture.height) for box in placed]
 
 

@@ -380,13 +380,12 @@ class LipSync:
 
     def mouth_settings(self, one: SpeakingFace, frames: slice = slice(None)) -> MouthSettings:
         """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
-        options = one.options
+        options, first = one.options, frames.start or 0
         closed = (one.windows.silence() if options.silence == "closed" else np.zeros(len(one.windows)))[frames]
         with_references = options.reference != "same" or bool(closed.any())
         appearances = None
         if with_references or options.keeps_occlusions:
-            appearances = appearances_of(self.model, one.filmed, options, with_references, frames.start or 0)
-        first = frames.start or 0
+            appearances = appearances_of(self.model, one.filmed, options, with_references, first)
         settings = settings_for_mouths(self.generator, options, 1 - closed, closed, appearances, self.restore)
         return replace(settings, strength=lambda index: one.strength(first + index))
 

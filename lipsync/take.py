@@ -36,9 +36,8 @@ class SpeakingFace:
     speech: video.Sound
     windows: audio.MelWindows  # one for each frame of the result
     options: Settled
-    fade: np.ndarray | None = (
-        None  # how much of its mouth each frame gets: 0 as it was filmed, 1, or if None, all of it
-    )
+    # how much of its mouth each frame gets: 0 none, so that it stays as it was filmed; 1, or if None, all of it
+    fade: np.ndarray | None = None
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
@@ -189,14 +188,14 @@ def used_for(
         return Used(part, frames, 1, goes_on)
     if frames > LONG and not part.is_image:
         video.check_ahead(part, frames)
-    if not (search_all or isinstance(options.reference, int)):
-        return Used(part, frames, frames, goes_on)
-    in_all = frames if begun == samples else _part_for(source, samples, options)[1]
-    if search_all or not isinstance(options.reference, int):
-        return Used(part, frames, in_all, goes_on)
-    # the frame that all of them refer to may come later, if it is in use at all, and its box depends on those around it
-    reached = options.reference - part.start + 1 + math.ceil(AROUND * part.fps)
-    return Used(part, frames, min(in_all, max(frames, reached)), goes_on)
+    searched = frames
+    if search_all or isinstance(options.reference, int):
+        searched = frames if begun == samples else _part_for(source, samples, options)[1]
+    if isinstance(options.reference, int) and not search_all:
+        # the frame that all of them refer to may come later, if it is in use at all; its box depends on those around it
+        reached = options.reference - part.start + 1 + math.ceil(AROUND * part.fps)
+        searched = min(searched, max(frames, reached))
+    return Used(part, frames, searched, goes_on)
 
 
 def _part_for(

@@ -324,5 +324,4 @@ def checked(samples: np.ndarray) -> np.ndarray:
 
 def samples_of(index: int, fps: float) -> int:
     """Return how many samples of sound frame ``index`` lasts: not always as many, but on the whole."""
-    start, stop = (round(i * hp.sample_rate / fps) for i in (index, index + 1))
-    return stop - start
+    return audio.first_sample(index + 1, fps) - audio.first_sample(index, fps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,6 @@ from mouths.openings import openings
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference, References
 from mouths.restoring import Restore
-
-Usual = TypeVar("Usual", None, float)
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,8 @@ class MouthSettings:
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
         """Yield the gain (None: leave the voice as it is) and the share of the reference of each frame, without end."""
-        return zip(_each(self.gains, None), _each(self.reference_share, 0.0))
-
-
-def _each(values: np.ndarray | None, usual: Usual) -> Iterator[float | Usual]:
-    return itertools.repeat(usual) if values is None else map(float, values)
+        gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
+        return zip(gains, itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share))
 
 
 class CutFace(NamedTuple):

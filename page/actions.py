@@ -275,8 +275,8 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
     """Say of each voice how well it matches, and with several faces whose it is."""
     for voice, name in enumerate(matrix.names):
         result, face = matrix.best(voice), matrix.best_face(voice) + 1
-        speaker = f"face {face} {'speaks' if result.related else 'is nearest'}, "
-        speaker = speaker if len(matrix.faces) > 1 else ""
+        does = "speaks" if result.related else "is nearest"
+        speaker = f"face {face} {does}, " if len(matrix.faces) > 1 else ""
         _, *words = str(result).splitlines()  # after a row of figures
         yield f"{Path(name).name}: {speaker}mean similarity {result.mean:.2f}, {'; '.join(words)}"
 

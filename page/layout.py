@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class Page:
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
-        cancel.click(self.buttons.cancel, None, None, **self._at_once())
+        self._cancels(cancel, self.buttons.cancel)
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
@@ -168,7 +169,7 @@ class Page:
         words = gr.Textbox(label="Verdict", lines=3, interactive=False, elem_id="verdict")
         plot = gr.Image(label="Over time", interactive=False, elem_id="plot", buttons=SAVE)
         start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long())
-        cancel.click(self.buttons.cancel, None, None, **self._at_once())
+        self._cancels(cancel, self.buttons.cancel)
 
     def _adapt_tab(self) -> None:
         most = self.settings.max_minutes
@@ -187,7 +188,7 @@ class Page:
         start.click(
             self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line(LEARN)
         )
-        cancel.click(self.buttons.cancel_learning, None, None, **self._at_once())
+        self._cancels(cancel, self.buttons.cancel_learning)
 
     def _live_tab(self) -> None:
         gr.Markdown(
@@ -224,6 +225,9 @@ class Page:
 
     def _at_once(self) -> dict[str, Any]:
         return {"show_progress": "hidden", **self._line("at once", None)}
+
+    def _cancels(self, button: gr.Button, stop: Callable[[gr.Request], None]) -> None:
+        button.click(stop, None, None, **self._at_once())
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:

@@ -65,12 +65,13 @@ def cut_unfinished(
         else:
             todo.append(clip)
             finished |= {clip.source} if kept else set()
-    if others := [clip.name for clip in todo if is_of_another(clip, data_root, root)]:
+    anew = [clip for clip in todo if clip.source not in finished]
+    if others := [clip.name for clip in anew if is_of_another(clip, data_root, root)]:
         report.note(
             f"note: {len(others)} clips of other videos had these names, and are cut anew, the first: {others[0]}; "
             "another data set takes another --preprocessed_root"
         )
-    cutting = len(todo) > len(finished)
+    cutting = bool(anew)
     jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
     if jobs and options.sync:  # if it cannot be had, nobody should have to wait to hear of it
         open_expert(options.sync.expert, jobs[0].search.device)

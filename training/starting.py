@@ -85,8 +85,7 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
     resumed = newest is not None
     saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
     latest = max([*saved, 0 if resumed else read_best(folder).step])
-    halves = steps_saved(folder, "disc_")
-    if latest > position.step and newest and latest in steps_saved(folder, "") and halves and latest not in halves:
+    if newest is not None and latest > newest:  # of which there is half
         lone, missing = checkpoint_name("", latest), checkpoint_name("disc_", latest)
         raise UserError(
             f"{folder} holds a run that has come to step {latest}, but {missing} is not there; delete {lone}, too, and "
