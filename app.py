@@ -12,7 +12,6 @@ import time
 
 import arguments
 import cli
-import faces
 from page.serving import serving
 from page.settings import Settings
 from terminal import TERMINAL
@@ -33,12 +32,32 @@ def get_parser() -> cli.Parser:
         default="demo",
         help="The expert that compares faces and voices.",
     )
-    add("--max_seconds", type=cli.positive(float), default=600.0, help="Longest speech or video, in seconds.")
+    add(
+        "--max_seconds",
+        type=cli.positive(float),
+        default=Settings.max_seconds,
+        help="Longest speech or video, in seconds.",
+    )
     add("--max_megabytes", type=cli.positive(int), default=500, help="Largest upload that is accepted, in megabytes.")
-    add("--max_minutes", type=cli.positive(float), default=15.0, help="Longest training on a person, in minutes.")
-    add("--concurrency", type=cli.positive(int), default=1, help="Number of visitors whose jobs run at the same time.")
-    add("--max_live", type=cli.positive(int), default=1, help="Number of visitors who may speak live at the same time.")
-    add("--face_detector", choices=faces.NAMES, default="auto", help="Look for faces by this detector.")
+    add(
+        "--max_minutes",
+        type=cli.positive(float),
+        default=Settings.max_minutes,
+        help="Longest training on a person, in minutes.",
+    )
+    add(
+        "--concurrency",
+        type=cli.positive(int),
+        default=Settings.runs,
+        help="Number of visitors whose jobs run at the same time.",
+    )
+    add(
+        "--max_live",
+        type=cli.positive(int),
+        default=Settings.live,
+        help="Number of visitors who may speak live at the same time.",
+    )
+    arguments.add_detector_argument(parser)
     arguments.add_identity_argument(parser)
     arguments.add_generation_arguments(parser)
     arguments.add_credentials_argument(parser)

@@ -12,9 +12,10 @@ import cli
 import faces
 import runtimes
 from devices import PRECISIONS, own_device
+from face_detection.detectors import CPU_DETECTORS
 from faces import FaceSearch
 from hparams import FILELISTS
-from lipsync import VALUES, LipSync, Options
+from lipsync import OF_THE_MOUTH, VALUES, LipSync, Options
 from terminal import terminal_of_one
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
 NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
 GENERATOR = "The generator: a file, demo (the included one, and the default), wav2lip or wav2lip_gan."
-MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # those about the mouth
 NEGATED = {"smooth": "nosmooth", "mark": "no_mark"}  # flags that switch off what ``lipsync.Options`` switches on
-OF_ONE = [NEGATED.get(field.name, field.name) for field in fields(Options)]  # those that tell how to lip-sync one video
+FLAGS_OF_OPTIONS = [NEGATED.get(field.name, field.name) for field in fields(Options)]
 
 
 def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
@@ -38,16 +38,19 @@ def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECI
     )
 
 
-def add_detector_arguments(parser: Flags) -> None:
-    add = parser.add_argument
-    add(
+def add_detector_argument(parser: Flags) -> None:
+    parser.add_argument(
         "--face_detector",
         choices=faces.NAMES,
         default=faces.AUTO,
-        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. centerface "
-        "and haar need no download.",
+        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. "
+        f"{' and '.join(CPU_DETECTORS)} need no download.",
     )
-    add("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
+
+
+def add_detector_arguments(parser: Flags) -> None:
+    add_detector_argument(parser)
+    parser.add_argument("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
 
 
 def add_search_arguments(parser: Flags) -> None:
@@ -57,7 +60,7 @@ def add_search_arguments(parser: Flags) -> None:
     add(
         "--face_det_batch_size",
         type=cli.positive(int),
-        default=16,
+        default=FaceSearch.batch_size,
         help="Batch size of the face detector.",
     )
     add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
@@ -340,7 +343,7 @@ def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def mouth_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``add_mouth_arguments`` asked for, likewise."""
-    return {name: getattr(args, name) for name in MOUTH}
+    return {name: getattr(args, name) for name in OF_THE_MOUTH}
 
 
 def open_lips(args: argparse.Namespace) -> LipSync:

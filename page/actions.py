@@ -28,7 +28,7 @@ from face_detection.geometry import intersection_over_union
 from face_detection.tracking import follow_face, follow_faces, gap_of, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import AROUND, LipSync, Options, open_face, searched_for, used_for
+from lipsync import AROUND_SECONDS, LipSync, Options, open_face, searched_for, used_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -121,7 +121,7 @@ class Actions:
     ) -> np.ndarray:
         """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
         # a face has its number from when it is first seen
-        seen = max(0.0, second - (options.get("start") or 0)) + AROUND
+        seen = max(0.0, second - (options.get("start") or 0)) + AROUND_SECONDS
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         return lips.preview(face, spoken, second, **options)[..., ::-1]
@@ -183,9 +183,9 @@ class Actions:
         """Return the numbers of faces, see ``number_of``, among all that are searched for a speech of ``seconds``."""
         source = open_face(Path(face), how)
         used = used_for(source, round(seconds * hp.sample_rate), how)
-        source, wanted, _ = searched_for(used.source, 1 if source.is_image else used.searched, how)
-        found = lips.search.find(source, wanted, lips.report)
-        return [number_of(one, found, source) for one in seen]
+        searched = searched_for(used.source, 1 if source.is_image else used.searched, how)
+        found = lips.search.find(searched.source, searched.frames, lips.report)
+        return [number_of(one, found, searched.source) for one in seen]
 
     # ----------------------------------------------------------------------------------------------------------------
     # The other tabs

@@ -17,7 +17,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from errors import UserError
-from page.sessions import KEPT_SECONDS, LEARN, Learning, Progress, Session, Sessions, Stopped
+from page.sessions import COMPARE, KEPT_SECONDS, LEARN, LIP_SYNC, LIVE, Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
 from page.stage import Stage
 from parts import moment
@@ -37,7 +37,13 @@ BLENDS = {"automatic": None, "softly, only what changes": "feather", "the whole 
 VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
 FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")  # among what is on the first tab
 LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
+    "silence": "Close the lips in pauses",
     "mouth_gain": "Movement of the mouth",
+    "loop": "A video that is too short",
+    "blend": "How the mouth is put in",
+    "occlusion": "Keep what is in front of the mouth",
+    "mix": "Heard instead of the speech: music and all",
+    "crf": "Compression (CRF); lower: better, and a larger file",
     "reference": "What the network is shown",
     "lip_delay": "Delay the lips by (milliseconds)",
     "pads": "Pixels around the face's box",
@@ -53,8 +59,9 @@ LABELS = {  # what the page calls flags, which nobody knows who has never seen t
 ALONE = {"speaker": "speaker", "like": "face_like"}  # of one face; their flags
 PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # what it calls other flags
 FLAGS = re.compile(r"--([a-z_]+)")
-NUMBERED = re.compile(r"(--pair |\bface )(\d+)(?=[=:])")  # faces, from 0
+NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # faces, from 0
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
+DONE = "**Done.**"
 Values = dict[Any, Any]  # of what is on the page, by component or by name
 
 
@@ -83,6 +90,7 @@ class Buttons:
         request: gr.Request,
         progress: gr.Progress,
         *files: str | None,
+        tab: str = LIP_SYNC,
         report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
         """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence.
@@ -93,14 +101,14 @@ class Buttons:
         try:
             for file in filter(None, files):
                 if self.uploads not in Path(file).resolve().parents:
-                    raise UserError(f"{Path(file).name} was not given to this page; give it now")
+                    raise UserError(f"this page was not given {Path(file).name}; give it now")
                 if not Path(file).exists():  # of whoever waited, or did nothing, for that long
                     raise UserError(
-                        f"{Path(file).name} was deleted, as all is after {KEPT_SECONDS / 60:.0f} minutes; give it again"
+                        f"after {KEPT_SECONDS / 60:.0f} minutes all is deleted, {Path(file).name} too; give it again"
                     )
             session = self.sessions.of(request.session_hash)
             with session.using(*files):
-                told = report(session, lambda share, words: progress(share, desc=words), request.state.pressed)
+                told = report(session, lambda share, words: progress(share, desc=words), request.state.pressed, tab)
                 told.go_on()
                 yield session, told
         except Stopped:
@@ -112,7 +120,7 @@ class Buttons:
             said = (
                 ""
                 if isinstance(error, (RuntimeError, OSError))
-                else f"a fault of the program, {type(error).__name__}: "
+                else f"A fault of the program, {type(error).__name__}: "
             )
             problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
         finally:
@@ -164,7 +172,7 @@ class Buttons:
         is_film = face == values["film"]
         original = gr.Video(face, visible=True) if is_film else gr.Video(visible=False)
         picture = gr.Image(visible=False) if is_film else gr.Image(face, label="Original", visible=True)
-        return made, picture, original, " ".join(["**Done.**", *map(sentence, report.notes)])
+        return made, picture, original, " ".join([DONE, *map(sentence, report.notes)])
 
     def _by_name(self, given: Values) -> Values:
         return {name: given[component] for name, component in self.on_page.items()}
@@ -172,7 +180,7 @@ class Buttons:
     def measure(
         self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path]:
-        with self._working(request, progress, film, *(sounds or [])) as (session, report):
+        with self._working(request, progress, film, *(sounds or []), tab=COMPARE) as (session, report):
             if not film:
                 raise UserError("give a video of people who speak first")
             words, plot = self.actions.measure(session, film, sounds or [], report)
@@ -181,7 +189,8 @@ class Buttons:
     def adapt(
         self, film: str | None, minutes: float, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[str, Path, str]:
-        with self._working(request, progress, film, report=partial(Learning, minutes=minutes)) as (session, report):
+        learning = partial(Learning, minutes=minutes)
+        with self._working(request, progress, film, tab=LEARN, report=learning) as (session, report):
             if not film:
                 raise UserError("give a video of the person first")
             network, sheet, words = self.actions.adapt(session, film, minutes, report)
@@ -195,7 +204,7 @@ class Buttons:
         progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, str]:
         """Make a face ready; return its token, and that it is."""
-        with self._working(request, progress, film, photo) as (session, report):
+        with self._working(request, progress, film, photo, tab=LIVE) as (session, report):
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
             prepared = self.actions.prepare_live(session, face, report)
@@ -208,11 +217,8 @@ class Buttons:
     def leave(self, request: gr.Request) -> None:
         self.sessions.close(request.session_hash)
 
-    def cancel(self, request: gr.Request) -> None:
-        self.sessions.stop(request.session_hash)
-
-    def cancel_learning(self, request: gr.Request) -> None:
-        self.sessions.stop(request.session_hash, LEARN)
+    def cancel(self, tab: str, request: gr.Request) -> None:
+        self.sessions.stop(request.session_hash, tab)
 
 
 def load(settings: Settings) -> Actions:
@@ -225,12 +231,15 @@ def load(settings: Settings) -> Actions:
 
 
 def sentence(error: object) -> str:
-    """Say it in one line, without the folders of this machine, in the words of the page."""
+    """Say it in one sentence, without the folders of this machine, in the words of the page."""
     text = " ".join(str(error).split())
+    if text.partition(" ")[0].isalpha():  # and not a file's folder or name
+        text = text[0].upper() + text[1:]
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
     text = NUMBERED.sub(lambda face: f"{face[1]}{int(face[2]) + 1}", FOLDERS.sub("", text))
-    return FLAGS.sub(named, advised(text))
+    text = FLAGS.sub(named, advised(text))
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def advised(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from gradio import component_meta, processing_utils
 from gradio.data_classes import FileData
 from starlette.middleware import Middleware
 
-from page.buttons import BLENDS, LABELS, LOOPS, REFERENCES, VOICES, Buttons
+from page.buttons import BLENDS, DONE, LABELS, LOOPS, REFERENCES, VOICES, Buttons
 from page.gate import Gate
-from page.sessions import LEARN, LONG
+from page.sessions import COMPARE, LEARN, LIP_SYNC, LIVE
 from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
@@ -24,6 +23,7 @@ component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside
 WAITING = 50  # visitors in a line
 HEIGHT = 300  # pixels of pictures
 SAVE: list[Any] = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
+BEGIN = f"(said) => said && said.startsWith('{DONE}') ? '' : said"  # what was said of the last result goes; it stays
 STAGE = '<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words">Here it will speak.</p>'
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}
@@ -48,7 +48,7 @@ button[role=tab]:focus-visible {outline-offset: -3px}
 }
 """
 
-AROUND = "@media (max-width: 640px) {.gradio-container .main {padding: 16px 12px !important}}"  # beyond CSS's reach
+NARROW = "@media (max-width: 640px) {.gradio-container .main {padding: 16px 12px !important}}"  # beyond CSS's reach
 
 
 def theme() -> gr.themes.Base:
@@ -64,7 +64,7 @@ def theme() -> gr.themes.Base:
 
 def head() -> str:
     """Return what runs in the browser, and how what Gradio puts around the page looks."""
-    return f"<style>{AROUND}</style><script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
+    return f"<style>{NARROW}</style><script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
 class Page:
@@ -148,10 +148,11 @@ class Page:
                 event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._brief())
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
         look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
+        start.click(None, said, said, js=BEGIN, api_visibility="private")  # first, or it waits for what the next says
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
-        self._cancels(cancel, self.buttons.cancel)
+        self._cancels(cancel, LIP_SYNC)
 
     def _similarity_tab(self) -> None:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
@@ -169,7 +170,7 @@ class Page:
         words = gr.Textbox(label="Verdict", lines=3, interactive=False, elem_id="verdict")
         plot = gr.Image(label="Over time", interactive=False, elem_id="plot", buttons=SAVE)
         start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long())
-        self._cancels(cancel, self.buttons.cancel)
+        self._cancels(cancel, COMPARE)
 
     def _adapt_tab(self) -> None:
         most = self.settings.max_minutes
@@ -186,9 +187,9 @@ class Page:
         network = gr.File(label="The network", interactive=False, elem_id="network")
         sheet = gr.Image(label="As filmed, before, after", interactive=False, elem_id="sheet", buttons=SAVE)
         start.click(
-            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line(LEARN)
+            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line("learn")
         )
-        self._cancels(cancel, self.buttons.cancel_learning)
+        self._cancels(cancel, LEARN)
 
     def _live_tab(self) -> None:
         gr.Markdown(
@@ -209,6 +210,7 @@ class Page:
         prepare.click(self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long())
         talk.click(None, [token, hear], None, js="(token, hear) => live.talk(token, hear)", api_visibility="private")
         stop.click(None, None, None, js="() => live.stop('')", api_visibility="private")
+        self._cancels(stop, LIVE)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Lines to stand in; no way in but the page
@@ -218,7 +220,7 @@ class Page:
         return self._line("brief", 2)
 
     def _long(self) -> dict[str, Any]:
-        return self._line(LONG, self.settings.runs)
+        return self._line("long", self.settings.runs)
 
     def _line(self, name: str, at_once: int | None = 1) -> dict[str, Any]:
         return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
@@ -226,8 +228,8 @@ class Page:
     def _at_once(self) -> dict[str, Any]:
         return {"show_progress": "hidden", **self._line("at once", None)}
 
-    def _cancels(self, button: gr.Button, stop: Callable[[gr.Request], None]) -> None:
-        button.click(stop, None, None, **self._at_once())
+    def _cancels(self, button: gr.Button, tab: str) -> None:
+        button.click(self.buttons.cancel, gr.State(tab), None, **self._at_once())
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:
@@ -307,17 +309,15 @@ def _options(can_restore: bool) -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
-            "closed": gr.Checkbox(True, label="Close the lips in pauses", info="otherwise that is left to the network"),
+            "closed": gr.Checkbox(True, label=LABELS["silence"], info="otherwise that is left to the network"),
             "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="1: as the network moves it"),
-            "loop": gr.Radio(
-                list(LOOPS), label="A video that is too short", value="from its start", info="is repeated"
-            ),
+            "loop": gr.Radio(list(LOOPS), label=LABELS["loop"], value="from its start", info="is repeated"),
         }
     with gr.Accordion("More", open=False):
         with gr.Row(elem_classes="options"):
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
-                "blend": gr.Dropdown(list(BLENDS), label="How the mouth is put in", value=next(iter(BLENDS))),
+                "blend": gr.Dropdown(list(BLENDS), label=LABELS["blend"], value=next(iter(BLENDS))),
                 "delay": gr.Textbox(label=LABELS["lip_delay"], placeholder="automatic", max_lines=1),
             }
         with gr.Row(elem_classes="options"):
@@ -325,16 +325,14 @@ def _options(can_restore: bool) -> dict[str, Any]:
                 "pads": gr.Textbox(label=LABELS["pads"], placeholder="top bottom left right", max_lines=1),
                 "shrink": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
                 "fps": gr.Number(None, label=LABELS["fps"], minimum=0),
-                "crf": gr.Slider(0, 51, 18, step=1, label="Compression (CRF); lower: better, and a larger file"),
+                "crf": gr.Slider(0, 51, 18, step=1, label=LABELS["crf"]),
             }
         with gr.Row(elem_classes="options"):
             options |= {
                 "speaker": gr.Checkbox(
                     False, label=LABELS["speaker"], info="by the video's own sound; a click on a face does not count"
                 ),
-                "kept": gr.Checkbox(
-                    True, label="Keep what is in front of the mouth", info="a hand, a microphone, a caption"
-                ),
+                "kept": gr.Checkbox(True, label=LABELS["occlusion"], info="a hand, a microphone, a caption"),
             }
         with gr.Row(elem_classes="options"):
             options |= {
@@ -350,7 +348,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
         with gr.Row(elem_classes="options"):
             options |= {
                 "mix": gr.Audio(
-                    label="Heard instead of the speech: music and all",
+                    label=LABELS["mix"],
                     type="filepath",
                     sources=["upload"],
                     buttons=SAVE[1:],

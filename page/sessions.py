@@ -19,7 +19,7 @@ from errors import UserError
 from reporting import Advance, Reporter
 
 LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
-LONG, LEARN = "long", "learn"  # what waits for its turn: Gradio's names for lines
+LIP_SYNC, COMPARE, LEARN, LIVE = "lip-sync", "compare", "learn", "live"  # the tabs: each has a Cancel of its own
 KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
 
@@ -34,7 +34,7 @@ class Session:
 
     folder: Path
     gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
-    stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by line
+    stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # that were uploaded and in use last
@@ -67,14 +67,14 @@ class Session:
         finally:
             self.held.remove(held)
 
-    def go_on(self, pressed: float, line: str = LONG) -> None:
+    def go_on(self, pressed: float, tab: str = LIP_SYNC) -> None:
         """Say that it is in use, for what was asked for at a time; raise Stopped if that should not go on.
 
-        A wish to stop is about all that was asked for before in one of the lines, running or waiting, and nothing that
+        A wish to stop is about all that was asked for before on one of the tabs, running or waiting, and nothing that
         is asked for later.
         """
         self.use()
-        if self.gone.is_set() or self.stopped.get(line, -math.inf) > pressed:
+        if self.gone.is_set() or self.stopped.get(tab, -math.inf) > pressed:
             raise Stopped
 
 
@@ -105,10 +105,10 @@ class Sessions:
             session = self._open.pop(name or "", None)
         self._discard(session)
 
-    def stop(self, name: str | None, line: str = LONG) -> None:
-        """Stop what a session has asked for in a line, also what still waits: there may be nothing else of it yet."""
+    def stop(self, name: str | None, tab: str = LIP_SYNC) -> None:
+        """Stop what a session has asked for on a tab, also what still waits: there may be nothing else of it yet."""
         if name:
-            self.of(name).stopped[line] = time.monotonic()
+            self.of(name).stopped[tab] = time.monotonic()
 
     def sweep(self, uploads: Path) -> None:
         """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
@@ -174,11 +174,9 @@ class Progress(Reporter):
     ``show`` takes what Gradio's progress bars do; ``pressed`` is when it was asked for (None: now).
     """
 
-    line = LONG
-
-    def __init__(self, session: Session, show: Show, pressed: float | None = None) -> None:
+    def __init__(self, session: Session, show: Show, pressed: float | None = None, tab: str = LIP_SYNC) -> None:
         self.notes: list[str] = []
-        self._session, self._show = session, show
+        self._session, self._show, self._tab = session, show, tab
         self._pressed = time.monotonic() if pressed is None else pressed
         self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
         self._going_on: list[str] = []
@@ -194,7 +192,7 @@ class Progress(Reporter):
 
     def go_on(self) -> None:
         """Raise Stopped if that was asked for."""
-        self._session.go_on(self._pressed, self.line)
+        self._session.go_on(self._pressed, self._tab)
 
     def note(self, text: str) -> None:
         self.go_on()
@@ -237,10 +235,10 @@ def check_length(seconds: float, most: float) -> None:
 class Learning(Progress):
     """Shows how much of the time is over that learning may take."""
 
-    line = LEARN
-
-    def __init__(self, session: Session, show: Show, pressed: float | None = None, *, minutes: float) -> None:
-        super().__init__(session, show, pressed)
+    def __init__(
+        self, session: Session, show: Show, pressed: float | None = None, tab: str = LEARN, *, minutes: float
+    ) -> None:
+        super().__init__(session, show, pressed, tab)
         self._minutes = minutes
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
