@@ -12,7 +12,6 @@ import cli
 import faces
 import runtimes
 from devices import PRECISIONS, own_device
-from face_detection.detectors import CPU_DETECTORS
 from faces import FaceSearch
 from hparams import FILELISTS
 from lipsync import OF_THE_MOUTH, VALUES, LipSync, Options
@@ -44,7 +43,7 @@ def add_detector_argument(parser: Flags) -> None:
         choices=faces.NAMES,
         default=faces.AUTO,
         help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. "
-        f"{' and '.join(CPU_DETECTORS)} need no download.",
+        f"{' and '.join(faces.CPU_DETECTORS)} need no download.",
     )
 
 

@@ -14,7 +14,7 @@ from face_detection.tracking import Steadying, gap_of, most_together, settle, sh
 from face_path import Box, Piece
 from video import VideoInfo
 
-MOUTH = np.array([0.5, 0.76])  # where the middle of the mouth is in a box, in shares of its width and height
+MOUTH_CENTRE = np.array([0.5, 0.76])  # where the middle of the mouth is in a box, in shares of its width and height
 
 
 def follow(
@@ -132,7 +132,7 @@ def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[
     padded = boxes + np.array([-left, -top, right, bottom])
     padded = np.round(np.clip(padded, np.tile(lowest, 2), np.tile(highest, 2)))  # pads end with the picture
     corner, size = padded[:, :2], padded[:, 2:] - padded[:, :2]
-    mouth = corner + MOUTH * size
+    mouth = corner + MOUTH_CENTRE * size
     usable = ((size > 0) & (mouth >= 0) & (mouth < limits)).all(1)  # False for NaN
     whole = np.nan_to_num(padded).astype(int).tolist()
     return [(x1, y1, x2, y2) if ok else None for (x1, y1, x2, y2), ok in zip(whole, usable)]

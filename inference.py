@@ -26,7 +26,7 @@ from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
 FILES = ("face", "audio", "outfile")
-OF_ONE = (*FILES, *arguments.OF_ONE)  # what a row of --jobs may have, as others need not
+OF_ONE = (*FILES, *arguments.FLAGS_OF_OPTIONS)  # what a row of --jobs may have, as others need not
 
 
 def get_parser() -> cli.Parser:

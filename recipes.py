@@ -31,7 +31,9 @@ from models import SyncNet_color, weights
 from reporting import SILENT, Reporter
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 
-# settings that one kind of training alone reads
+# settings by the training that reads them; those of several by whether all kinds do
+OF_ALL = {"width", "num_workers", "save_optimizer_state", "lr_decay_steps", "ema_decay", "negative_distance"}
+OF_SOME = {"eval_steps", "plateau_warn_steps"}  # without a discriminator; of the expert, and with one
 OF_THE_EXPERT = {
     "windows_per_clip", "syncnet_batch_size", "syncnet_lr", "syncnet_eval_interval", "syncnet_checkpoint_interval",
     "syncnet_eval_steps", *(f"augment_{field.name}" for field in dataclasses.fields(Augmentation)),
@@ -122,10 +124,10 @@ def train_generator(
     ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
-        unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR)
+        unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR | {"plateau_warn_steps"})
         tell_unread(options, unread, report if group.is_main else SILENT)
-        kind = training.HQGeneratorTask if discriminator else training.GeneratorTask
-        if (hp.syncnet_wt or kind.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
+        task_type = HQGeneratorTask if discriminator else GeneratorTask
+        if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
         plan = plan_for(
             data_root,
@@ -143,7 +145,6 @@ def train_generator(
         train_list, val_list = load_filelists(data_root, options)
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, twins=hp.twin_reference)
         val = Wav2LipDataset(val_list)  # the same windows whatever other settings, likewise
-        task_type = HQGeneratorTask if discriminator else GeneratorTask
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 
 

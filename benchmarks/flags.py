@@ -76,9 +76,9 @@ SIDES = ("pads", "crop", "box")  # options of several numbers
 NETWORK = ("restorer", "precision", "runtime", "batch_size")  # of what ``LipSync`` takes, what a row may change
 OWN, OTHER, SILENT = "own", "other", "silent"
 TOLD = {  # figures of ``Quality``, by what is heard
-    OWN: (*table.MATCHED, "sharpness"),
+    OWN: (*table.LIKENESS, "sharpness"),
     OTHER: tuple(name for name in table.ALWAYS if name != "sharpness"),
-    SILENT: tuple(table.SILENT),
+    SILENT: tuple(table.LEAKAGE),
 }
 GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
 NOISY = ("cpu_ms",)  # differ from minute to minute, by more than between the clips

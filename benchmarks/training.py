@@ -115,9 +115,9 @@ def make_task(kind: str, group: Distributed) -> Task:
 def make_plain(kind: str, device: torch.device) -> Task:
     """The reference's way: float32, contiguous, torch's usual Adam and pages, the frozen expert as it is built."""
     task = make_task(kind, Distributed(device))
-    for _, network, optimizer in task.parts():
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in torch's stubs
-        for group in optimizer.param_groups:
+    for part in task.parts():
+        part.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in torch's stubs
+        for group in part.optimizer.param_groups:
             group["fused"] = None
     if isinstance(task, GeneratorTask):
         torch.manual_seed(0)

@@ -19,7 +19,7 @@ import video
 REACH = 3  # frames searched each way
 CLOSED, OPEN = 0.1, 0.5  # of the widest: below the one lips are closed, from the other on open
 PHASES = ("closed", "opening", "open", "closing")
-MOUTH = (32, 24)  # pixels, width and height, of the crops that an opening is read from
+CROP_SIZE = (32, 24)  # pixels, width and height, of the crops that an opening is read from
 COMPONENTS = 12  # principal components of those crops
 
 Reader = Callable[[np.ndarray], np.ndarray]  # crops (frames, pixels) -> openings (frames,)
@@ -114,7 +114,7 @@ def mouths(path: Path, boxes: list) -> np.ndarray:
     for frame, ((x1, y1, x2, y2),) in zip(video.read_frames(video.probe(path)), boxes):
         top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)
         crop = frame[max(0, int(top)) : int(y2), max(0, int(x1 + side)) : int(x2 - side)]
-        rows.append(cv2.resize(crop, MOUTH, interpolation=cv2.INTER_AREA).ravel())
+        rows.append(cv2.resize(crop, CROP_SIZE, interpolation=cv2.INTER_AREA).ravel())
     return np.array(rows, float)
 
 

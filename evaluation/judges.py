@@ -104,7 +104,7 @@ def open_lpips(
     return distance
 
 
-class Kind(NamedTuple):
+class JudgeNetwork(NamedTuple):
     """One of ``Judges``."""
 
     figures: tuple[str, ...]  # that it takes part in
@@ -113,9 +113,11 @@ class Kind(NamedTuple):
 
 
 NETWORKS = {
-    "landmarks": Kind(("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
-    "lpips": Kind(("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips),
-    "identity": Kind(
+    "landmarks": JudgeNetwork(("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
+    "lpips": JudgeNetwork(
+        ("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips
+    ),
+    "identity": JudgeNetwork(
         ("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)
     ),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 POINTS = 68
 OUTER_EYES = (36, 45)  # their corners, the unit of distances
-MOUTH = slice(48, 68)
+MOUTH_POINTS = slice(48, 68)
 CORNERS = (60, 64)  # of the inner lips
 UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # of the inner lips, opposite each other
 SHUT, OPEN = 5, 95  # percentiles of a speaker's lips
@@ -49,7 +49,7 @@ def landmark_distance(made: np.ndarray, real: np.ndarray) -> float:
     As there, the two videos' mean points are laid on each other first. In eye distances instead of pixels, so that it
     does not depend on the size of the picture.
     """
-    mouths = [points[:, MOUTH] - points[:, MOUTH].mean((0, 1)) for points in (made, real)]
+    mouths = [points[:, MOUTH_POINTS] - points[:, MOUTH_POINTS].mean((0, 1)) for points in (made, real)]
     return float((np.linalg.norm(mouths[0] - mouths[1], axis=-1) / eye_distance(real)[:, None]).mean())
 
 

@@ -24,15 +24,14 @@ from evaluation.judges import Judges, not_asked, open_judges
 from evaluation.leakage import write_silence
 from evaluation.pairs import Made, Pair, numbered_videos
 from evaluation.scores import score_files
+from evaluation.table import GENERATED, MATCHED, SILENT
 from faces import FaceSearch
 from lipsync import LipSync, Options, Settled
 from models import SyncNet_v2
 from reporting import Reporter
 
-MATCHED, SILENT = "matched", "silent"
-TAKES = (MATCHED, SILENT)
-REAL, GENERATED = "real videos", "generated"
-ROWS = (REAL, GENERATED)
+TAKES = (MATCHED, SILENT)  # besides the one that there always is
+REAL = "real videos"
 NO_FVD = "not measured: FVD; no package for it is kept up (docs/measuring.md)"
 
 

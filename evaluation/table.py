@@ -15,6 +15,8 @@ from evaluation.quality import Quality, finite_mean, mean_figures
 
 Row = dict[str, Any]  # figures, and in rows of videos their names
 
+GENERATED, MATCHED, SILENT = "generated", "matched", "silent"  # takes: to another voice, its own, and none
+
 PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
     "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
@@ -29,21 +31,21 @@ ALWAYS = {  # figures of ``Quality`` by what they mean
     "seam": "grey levels of the step across the border of what was put in; 0 is best",
     "jitter": "grey levels by which that changes between frames; 0 is best",
 }
-MATCHED = {
+LIKENESS = {
     "psnr": "dB, of the face; larger is better",
     "ssim": "of the face; 1 is the same",
     "lpips": "of the face; 0 is the same",
     "lmd": "eye distances between the mouth's landmarks; 0 is the same",
 }
-SILENT = {
+LEAKAGE = {
     "motion": "of the lower face, of the source's; smaller leaks less",
     "lip_motion": "of the lips' landmarks, of the source's; smaller leaks less",
     "leak": "share of frames with open lips; 0 is best",
 }
 LSE = {"LSE-D": "lse_d", "LSE-C": "lse_c"}
-FIGURES = {**MATCHED, **SILENT, **ALWAYS}
+FIGURES = {**LIKENESS, **LEAKAGE, **ALWAYS}
 # what is told of each take: against another voice a face is not meant to look as filmed, and only silence asks for rest
-TOLD = {"generated": ALWAYS, "matched": MATCHED | ALWAYS, "silent": SILENT | ALWAYS}
+TOLD = {GENERATED: ALWAYS, MATCHED: LIKENESS | ALWAYS, SILENT: LEAKAGE | ALWAYS}
 
 
 def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:

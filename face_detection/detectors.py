@@ -55,15 +55,15 @@ def in_square_pixels(detector: Detector, aspect: float) -> Detector:
     return detector if aspect == 1 else SquarePixels(detector, aspect)
 
 
-class Around:
-    """What stands around a detector, and is at its best where that is."""
+class DetectorWrapper:
+    """Wraps another detector and takes over its constants."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self.FACE_SIDE, self.CERTAIN, self.KEY_SECONDS = detector.FACE_SIDE, detector.CERTAIN, detector.KEY_SECONDS
 
 
-class SquarePixels(Around):
+class SquarePixels(DetectorWrapper):
     """A detector that sees pictures stretched: it frames faces as they are, and not as anamorphic video stores them."""
 
     def __init__(self, detector: Detector, aspect: float) -> None:
@@ -84,7 +84,7 @@ def telling_eyes(detector: Detector) -> Detector:
     return detector if isinstance(detector, CenterFace) else WithEyes(detector)
 
 
-class WithEyes(Around):
+class WithEyes(DetectorWrapper):
     """A detector beside which CenterFace looks for the eyes of the faces that it finds."""
 
     SIDE = 64  # pixels, the longer side of the smallest face, to which pictures are shrunk for that

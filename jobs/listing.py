@@ -35,7 +35,7 @@ class Job:
 
     def inputs(self) -> dict[str, Path]:
         """Return the files that are read, by what they are."""
-        return {"face": self.face, "audio": self.audio, **Options.of(self.options).read}
+        return {"face": self.face, "audio": self.audio, **Options.of(self.options).input_files}
 
     def __str__(self) -> str:
         return self.name or (self.outfile or self.face).name

@@ -16,11 +16,11 @@ from __future__ import annotations
 from lipsync.engine import LipSync, pick_batch_size
 from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
-from lipsync.options import MAX_FPS, MIN_FPS, VALUES, Options, Settled
-from lipsync.take import AROUND, SpeakingFace, Take, open_face, read_speech, searched_for, used_for
+from lipsync.options import MAX_FPS, MIN_FPS, OF_THE_MOUTH, VALUES, Options, Settled
+from lipsync.take import AROUND_SECONDS, SpeakingFace, Take, open_face, read_speech, searched_for, used_for
 
 __all__ = [
-    "AROUND", "MIN_FPS", "MAX_FPS", "VALUES", "FilmedFace", "LipSync", "Options", "Settled", "SpeakingFace",
-    "Take", "appearances_of", "open_face", "pick_batch_size", "read_speech", "searched_for", "settings_for_mouths",
-    "used_for",
+    "AROUND_SECONDS", "MIN_FPS", "MAX_FPS", "OF_THE_MOUTH", "VALUES", "FilmedFace", "LipSync", "Options", "Settled",
+    "SpeakingFace", "Take", "appearances_of", "open_face", "pick_batch_size", "read_speech", "searched_for",
+    "settings_for_mouths", "used_for",
 ]  # fmt: skip

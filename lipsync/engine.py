@@ -36,7 +36,7 @@ from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.mixing import Mix
 from lipsync.options import CHOICES, Options, Settled
 from lipsync.take import (
-    AROUND,
+    AROUND_SECONDS,
     SpeakingFace,
     Take,
     Used,
@@ -130,7 +130,9 @@ class LipSync:
         face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
         chosen = Options.of(options)
         self.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, [face, *speeches.values(), *chosen.read.values()])  # before the work
+        files.check_not_read(
+            "--outfile", outfile, [face, *speeches.values(), *chosen.input_files.values()]
+        )  # before the work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -143,15 +145,14 @@ class LipSync:
 
     def prepare(self, face: str | Path, speech: Speech, seconds: float | None = None, **options: Any) -> Take:
         """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
-        _ = self.expert  # if it is not there, nobody should have to wait to hear of it
+        _ = self.expert  # loaded now: if it is missing, that is told before the work
         if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
             raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
         take = self._open_take(files.as_path(face), _speeches(speech), seconds, Options.of(options))
-        heard = take.heard
-        if len(take.faces) > 1 and not take.options.mix:
+        heard, several = take.heard, len(take.faces) > 1
+        if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
-        tells_which = len(take.faces) > 1
-        own = [self._about(one.options.face_index) if tells_which else self for one in take.faces]
+        own = [self._about(one.options.face_index) if several else self for one in take.faces]
         settled = tuple(
             replace(one, mouth_settings=self.mouth_settings(one), match=its.match(one))
             for one, its in zip(take.faces, own)
@@ -172,7 +173,7 @@ class LipSync:
         if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
             raise UserError(f"second {second!r} is no moment of a video; it counts from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
-        seconds = max(0.0, into) + AROUND  # a box depends on the frames around it
+        seconds = max(0.0, into) + AROUND_SECONDS  # a box depends on the frames around it
         with self._open_take(files.as_path(face), speeches, seconds, chosen, None in speeches) as take:
             into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
@@ -197,19 +198,19 @@ class LipSync:
         Which face of all is followed may be decided long after ``seconds``: with ``search_all`` the search can go on.
         """
         _check_choice(speeches, chosen)
-        _ = self.restore  # if it is missing, nobody should have to wait to hear of it
+        _ = self.restore  # loaded now: if it is missing, that is told before the work
         for note in chosen.without_effect():
             self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
-        sound, samples = max(sounds.values(), key=lambda one: one[1])
-        heard = open_mix(Path(chosen.mix), samples, self.report) if chosen.mix else sound
-        used = used_for(opened, samples, chosen, self.report, seconds, search_all)
+        sound, longest = max(sounds.values(), key=lambda one: one[1])
+        heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
+        used = used_for(opened, longest, chosen, self.report, seconds, search_all)
         settled = self.settle(chosen)
         if not settled.box:
             self.search.detector_name(self.report)  # what it says is about no face of several
         with self._searching_once(len(speeches)) as searcher:
-            faces = tuple(searcher._speaking_face(used, settled, index, *own, samples) for index, own in sounds.items())
+            faces = tuple(searcher._speaking_face(used, settled, index, *own, longest) for index, own in sounds.items())
         _ = self.model  # built only when there is a face
         return Take(used.source, faces, heard, settled, used.goes_on)
 
@@ -284,7 +285,7 @@ class LipSync:
         """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
         outfile, sign = files.as_path(outfile), None
         self.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, take.read)
+        files.check_not_read("--outfile", outfile, take.input_files)
         if self.credentials:
             made_by = f"Wav2Lip ({self.generator.path.name})"
             sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
@@ -293,7 +294,9 @@ class LipSync:
         copied = take.copied()
         if copied:
             self.report.note(f"note: {copied}")
-        count = len(copied.made) if copied else None if take.options.is_part else len(take)
+        count = len(take)
+        if take.options.is_part:  # how long the film around it is, nobody knows unless it is copied
+            count = len(copied.made) if copied else None
         with (  # if writing fails, or somebody stops it, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
             video.open_writer(outfile, take.source, take.heard_in_all, count, copied, encoding, self.report) as writer,

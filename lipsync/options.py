@@ -33,6 +33,7 @@ NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
 SIDES = ("pads", "crop", "box")  # of four pixels each
 SWITCHES = ("static", "smooth", "mark")
 FILES = ("face_like", "mix")  # that are read
+OF_THE_MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # how it is drawn
 CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 
 
@@ -66,8 +67,8 @@ class Options:
     mark: bool = True  # say in the file that its lips are synthetic
     blend: str | None = None  # how the mouth is put in, see ``pasting.paste``; None: the network's own
     occlusion: str = "keep"  # what is in front of the mouth stays there, with "feather"; "ignore": it is drawn over
-    crf: int = 18  # of the encoder: 0 to 51, lower is better
-    preset: str = "superfast"  # of the encoder
+    crf: int = video.Encoding.crf  # of the encoder: 0 to 51, lower is better
+    preset: str = video.Encoding.preset  # of the encoder
 
     def __post_init__(self) -> None:
         for name in SIDES:
@@ -121,7 +122,7 @@ class Options:
             value = getattr(self, name)
             if value is not getattr(Options, name) and not isinstance(value, (str, os.PathLike)):
                 raise UserError(f"--{name} {value} is no file's name")
-        for name in self.read:
+        for name in self.input_files:
             object.__setattr__(self, name, Path(getattr(self, name)))
         if self.face_index is not None:
             if not _is_whole(self.face_index):
@@ -155,7 +156,7 @@ class Options:
             yield "--identity is for --face_like, and does nothing without it"
 
     @property
-    def read(self) -> dict[str, Path]:
+    def input_files(self) -> dict[str, Path]:
         """The files that are read besides the face and the speech, by the option that names them."""
         return {name: Path(path) for name in FILES if (path := getattr(self, name)) is not None}
 

@@ -22,7 +22,7 @@ from mouths import MouthSettings
 from reporting import SILENT, Reporter
 from sync import Result
 
-AROUND = 0.5  # seconds that are looked at beyond a frame that is shown alone
+AROUND_SECONDS = 0.5  # seconds that are looked at beyond a frame that is shown alone
 LONG = 250  # frames; of fewer, little is made before somebody notices that the video breaks off
 LEFT_OUT = 1.0  # seconds of a video after the speech that somebody might miss
 MIX_SHORTER = 0.2  # seconds by which a mix may end before the speech that it is heard instead of
@@ -84,10 +84,10 @@ class Take:
         return self.faces[0].match
 
     @property
-    def read(self) -> list[Path]:
+    def input_files(self) -> list[Path]:
         """The files that the result is made of."""
         speeches = (one.speech.path for one in self.faces)
-        return [self.source.path, *speeches, self.heard.path, *self.options.read.values()]
+        return [self.source.path, *speeches, self.heard.path, *self.options.input_files.values()]
 
     def close(self) -> None:
         """End the search and the reading that are under way for frames that nobody wants any more."""
@@ -193,7 +193,7 @@ def used_for(
         searched = frames if begun == samples else _part_for(source, samples, options)[1]
     if isinstance(options.reference, int) and not search_all:
         # the frame that all of them refer to may come later, if it is in use at all; its box depends on those around it
-        reached = options.reference - part.start + 1 + math.ceil(AROUND * part.fps)
+        reached = options.reference - part.start + 1 + math.ceil(AROUND_SECONDS * part.fps)
         searched = min(searched, max(frames, reached))
     return Used(part, frames, searched, goes_on)
 
@@ -219,16 +219,24 @@ def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Option
         )
 
 
-def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> tuple[video.VideoInfo, int, slice]:
-    """Return where the face in the first ``wanted`` frames is searched for, in how many, and which are the wanted ones.
+class Searched(NamedTuple):
+    """Where a face is searched for."""
+
+    source: video.VideoInfo  # starts where the search does
+    frames: int
+    wanted: slice  # of these frames, those whose boxes are wanted
+
+
+def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> Searched:
+    """Return where the face in the first ``wanted`` frames is searched for.
 
     To tell who speaks in a part, some frames before and after are searched as well. Else whoever is not in it anymore
     might be followed.
     """
-    around = round(AROUND * source.fps) if options.is_part and options.speaker else 0
+    around = round(AROUND_SECONDS * source.fps) if options.is_part and options.speaker else 0
     before = min(around, source.start)
     part = slice(before, before + wanted)
-    return replace(source, start=source.start - before), part.stop + around, part
+    return Searched(replace(source, start=source.start - before), part.stop + around, part)
 
 
 def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:

@@ -22,7 +22,18 @@ from boxes import within
 from errors import MissingFile, UserError
 from face_path import Box, FacePath
 from hparams import hparams as hp
-from lipsync import MAX_FPS, MIN_FPS, VALUES, FilmedFace, LipSync, Options, Settled, appearances_of, open_face
+from lipsync import (
+    MAX_FPS,
+    MIN_FPS,
+    OF_THE_MOUTH,
+    VALUES,
+    FilmedFace,
+    LipSync,
+    Options,
+    Settled,
+    appearances_of,
+    open_face,
+)
 from mouths import Appearance, References, UnoccludedFace, crop
 from mouths.appearance import REMEMBERED
 from mouths.references import POSTURE
@@ -32,9 +43,7 @@ FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
 OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos and photos
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
-KEPT = (
-    "resize_factor", "rotate", "crop", "loop", "lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion",
-)  # fmt: skip
+KEPT = ("resize_factor", "rotate", "crop", "loop", *OF_THE_MOUTH)  # of the options
 MAX_APART = 100.0  # that lips can be, see ``References``: about 1
 WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
 

@@ -15,7 +15,7 @@ import files
 import identities
 from conftest import LOSSLESS, MEANS, run_ffmpeg, write_clip
 from demo.talking_head import Recipe, make_clip
-from evaluation import aperture, judges, leakage, lips, lse, score_leakage, score_quality, scores, table
+from evaluation import aperture, comparisons, judges, leakage, lips, lse, score_leakage, score_quality, scores, table
 from evaluation.judges import Judges
 from evaluation.lse import Score
 from evaluation.quality import Quality, score_file
@@ -367,3 +367,7 @@ def test_aperture_row():
     closed, *_ = (line.split()[1] for line in printed if line.startswith("known"))
     assert float(closed) == pytest.approx(row["known_closed"], abs=1e-3)
     assert table.aperture_row([]) == {}
+
+
+def test_the_table_tells_every_figure_that_is_measured():
+    assert set(table.FIGURES) == set(comparisons.FIGURES)

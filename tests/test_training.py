@@ -38,7 +38,7 @@ from dataset import Draw, SyncNetDataset
 from distributed import Distributed, join_processes
 from errors import UserError
 from fill import fill
-from hparams import HParams, hparams
+from hparams import FIXED_BY_NETWORKS, FIXED_BY_PREPROCESSING, HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
 from preprocessing.sound import write_sound
@@ -1266,10 +1266,23 @@ def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
         recipes.train_expert(corpus, tmp_path, recipes.TrainingOptions(**{"device": "cpu", **wrong}))
 
 
+def test_of_every_setting_it_is_known_which_training_reads_it():
+    kinds = [
+        recipes.OF_ALL,
+        recipes.OF_SOME,
+        recipes.OF_THE_EXPERT,
+        recipes.OF_THE_GENERATOR,
+        recipes.OF_THE_DISCRIMINATOR,
+    ]
+    every = {field.name for field in dataclasses.fields(HParams)} - FIXED_BY_NETWORKS - FIXED_BY_PREPROCESSING
+    assert set.union(*kinds) == every and sum(map(len, kinds)) == len(every)
+
+
 @pytest.mark.parametrize("script, asked, told", [
     (color_syncnet_train, "batch_size=4", "note: batch_size of --hparams does nothing in this training; is it "
      "syncnet_batch_size?"),
     (wav2lip_train, "disc_wt=0.1,syncnet_lr=1", "note: disc_wt, syncnet_lr of --hparams does nothing in this training"),
+    (wav2lip_train, "plateau_warn_steps=9", "note: plateau_warn_steps of --hparams does nothing in this training"),
     (hq_wav2lip_train, "disc_wt=0.1", None),
 ])  # fmt: skip
 def test_settings_that_nobody_reads_are_told(corpus, tmp_path, monkeypatch, script, asked, told):

@@ -63,28 +63,27 @@ def different(then: dict[str, str], now: dict[str, str]) -> list[str]:
 def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> None:
     """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
     step = position.step
-    for prefix, network, optimizer in task.parts():
+    for part in task.parts():
         content = {
-            **_described(task, network, step),
-            "optimizer": optimizer.state_dict() if task.hp.save_optimizer_state else None,
+            **_described(task, part.network, step),
+            "optimizer": part.optimizer.state_dict() if task.hp.save_optimizer_state else None,
             "global_epoch": epoch,
             "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
             "made_of": position.made_of,
             "random_state": torch.get_rng_state(),
         }
-        if not prefix and task.ema:
+        if not part.prefix and task.ema:
             content |= {
                 "state_dict": task.ema.module.state_dict(),
-                "training_state_dict": network.state_dict(),
+                "training_state_dict": part.network.state_dict(),
                 "steps_in_mean": int(task.ema.n_averaged),
             }
-        path = folder / checkpoint_name(prefix, step)
-        weights.write(content, path)
+        weights.write(content, folder / checkpoint_name(part.prefix, step))
     if keep:  # only now: every step that is left has all its parts
-        for prefix, _, _ in task.parts():
-            for old in [s for s in steps_saved(folder, prefix) if s <= step][:-keep]:
-                (folder / checkpoint_name(prefix, old)).unlink()
+        for part in task.parts():
+            for old in [s for s in steps_saved(folder, part.prefix) if s <= step][:-keep]:
+                (folder / checkpoint_name(part.prefix, old)).unlink()
 
 
 def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
@@ -100,8 +99,8 @@ def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
 
 def save_best(task: Task, folder: Path, position: Position, figures: Figures) -> None:
     """Write what was evaluated as ``checkpoint_best.pth``."""
-    told = {"figures": figures, "made_of": position.made_of}
-    weights.write({**_described(task, task.result, position.step), **told}, folder / BEST)
+    evaluated = {"figures": figures, "made_of": position.made_of}
+    weights.write({**_described(task, task.result, position.step), **evaluated}, folder / BEST)
 
 
 class Best(NamedTuple):
@@ -156,11 +155,13 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
 
     Raises UserError if the file does not fit.
     """
-    network, optimizer = next((n, o) for p, n, o in task.parts() if p == prefix)
+    _, network, optimizer = next(part for part in task.parts() if part.prefix == prefix)
     checkpoint = weights.read_checkpoint(path, type(network), report)
     if checkpoint.width != network.width:
-        ours = checkpoint.width
-        raise UserError(f"{path} has width {ours:g}, this run {network.width:g}; say --hparams {prefix}width={ours:g}")
+        theirs = checkpoint.width
+        raise UserError(
+            f"{path} has width {theirs:g}, this run {network.width:g}; say --hparams {prefix}width={theirs:g}"
+        )
     for name in ("mask_top", "mel_lead") if isinstance(network, Wav2Lip) else ():
         theirs, ours = getattr(checkpoint, name), getattr(task.hp, name)
         if theirs not in (ours, None):
@@ -190,8 +191,8 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
             torch.set_rng_state(state)
     extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
-    told = extra.get("hparams", {}), extra.get("made_of", {})
-    return Position(max(0, int(extra.get("global_step") or 0)), pending, extra.get("seed"), *told)
+    step, before = max(0, int(extra.get("global_step") or 0)), extra.get("hparams", {})
+    return Position(step, pending, extra.get("seed"), before, extra.get("made_of", {}))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from training.losses import (
     cosine_loss,
     mean_where,
 )
-from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, is_at_chance
+from training.tasks import LN2, WATCHED_STEPS, Figures, Part, Task, adam, is_at_chance
 
 
 class ExpertTask(Task):
@@ -30,8 +30,8 @@ class ExpertTask(Task):
         self.optimizer = adam(self.expert, hp.syncnet_lr)
         self._warned = False
 
-    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
-        yield "", self.expert, self.optimizer
+    def parts(self) -> Iterator[Part]:
+        yield Part("", self.expert, self.optimizer)
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         figures = self._learning_figures(batch)

@@ -24,7 +24,7 @@ from training.losses import (
     mouth_weights,
     sync_loss,
 )
-from training.tasks import LN2, WATCHED_STEPS, Figures, Task, adam, fingerprint, is_at_chance
+from training.tasks import LN2, WATCHED_STEPS, Figures, Part, Task, adam, fingerprint, is_at_chance
 
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
 COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
@@ -59,18 +59,20 @@ class GeneratorTask(Task):
         self.parallel = group.parallel(self.generator)
         self.optimizer = adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         teachers = {"expert": expert} | ({"judge": judge} if judge else {})
-        self._fingerprints = {name: fingerprint(network) for name, network in teachers.items()}  # as in their files
+        self.fingerprints = {name: fingerprint(network) for name, network in teachers.items()}  # as in their files
         # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
         self.sync_weight = hp.syncnet_wt
         self.last: Pictures | None = None  # of the last step
+        # each counts as hparams' NAME_wt says, and is logged under its name
+        self._added_losses = {"motion": motion_loss, "detail": detail_loss, "feature": self._feature_loss}
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
 
     def _frozen(self, network: SyncNet_color) -> SyncNet_color:
         return self.group.place(fold_batchnorm(network).requires_grad_(False))
 
-    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
-        yield "", self.generator, self.optimizer
+    def parts(self) -> Iterator[Part]:
+        yield Part("", self.generator, self.optimizer)
 
     def extra_state(self) -> dict[str, Any]:
         return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top, "mel_lead": self.hp.mel_lead}
@@ -116,16 +118,14 @@ class GeneratorTask(Task):
         loss = figures["l1"]
         if self.hp.mouth_wt != 1:
             figures["mouth"] = loss = ((fake - real).abs() * self._weights).mean()
-        if self.hp.motion_wt > 0:
-            figures["motion"] = motion_loss(fake, real)
-            loss = loss + self.hp.motion_wt * figures["motion"]
-        if self.hp.detail_wt > 0:
-            figures["detail"] = detail_loss(fake, real)
-            loss = loss + self.hp.detail_wt * figures["detail"]
-        if self.hp.feature_wt > 0:
-            figures["feature"] = feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
-            loss = loss + self.hp.feature_wt * figures["feature"]
+        for name, loss_of in self._added_losses.items():
+            if (weight := getattr(self.hp, f"{name}_wt")) > 0:
+                figures[name] = loss_of(fake, real)
+                loss = loss + weight * figures[name]
         return loss
+
+    def _feature_loss(self, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        return feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
 
     def _to_expert(self, faces: torch.Tensor) -> torch.Tensor:
         """Return faces (N, 3, T, H, W) as the expert is shown them."""
@@ -152,10 +152,6 @@ class GeneratorTask(Task):
         by = "judge" if self.judge else "sync"
         weight = self.sync_weight or self.sync_weight_when_on
         return (1 - weight) * figures["l1"] + weight * max(figures[by], figures[f"{by}_of_real"])
-
-    @property
-    def networks(self) -> dict[str, str]:
-        return self._fingerprints
 
     def train_mode(self, on: bool) -> None:
         super().train_mode(on)
@@ -232,9 +228,9 @@ class HQGeneratorTask(GeneratorTask):
             checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
         super().load_extra_state(checkpoint)
 
-    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
-        yield "disc_", self.discriminator, self.discriminator_optimizer
-        yield "", self.generator, self.optimizer
+    def parts(self) -> Iterator[Part]:
+        yield Part("disc_", self.discriminator, self.discriminator_optimizer)
+        yield Part("", self.generator, self.optimizer)
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.discriminator.requires_grad_(False)

@@ -98,17 +98,17 @@ class _Trainer:
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
-        self.rates = [(group, group["lr"]) for _, _, optimizer in task.parts() for group in optimizer.param_groups]
+        self.rates = [(group, group["lr"]) for part in task.parts() for group in part.optimizer.param_groups]
         self.made_of = position.made_of
-        told = read_best(plan.checkpoint_dir) if position.resumed else Best()
-        self.best = told.score_until(position.step, self.made_of, task)
+        best = read_best(plan.checkpoint_dir) if position.resumed else Best()
+        self.best = best.score_until(position.step, self.made_of, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
         self._saved = self._position
         self._whole = True  # until a step has changed some weights, and not yet all that belongs to it
-        for _, _, optimizer in task.parts():  # memory that runs out before costs nothing
-            optimizer.register_step_pre_hook(self._begin_changing)
+        for part in task.parts():  # memory that runs out before costs nothing
+            part.optimizer.register_step_pre_hook(self._begin_changing)
         self._told: set[str] = set()  # damaged files that the user has heard of
 
     def _begin_changing(self, *_: object) -> None:

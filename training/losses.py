@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from distributed import without_autocast
 from models import SyncNet_color
 
-MOUTH = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right of the mouth in a face crop, shares; wide for heads that turn
+MOUTH_AREA = (0.58, 0.95, 0.2, 0.8)  # of a face crop: top, bottom, left, right, shares; wide for heads that turn
 DETAIL_PLACE = 8  # pixels each way, as much as lips are off in what is drawn well
 FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
 EDGE = 1e-4  # a cosine so close to 0 or 1 has the slope that the loss has here
@@ -77,7 +77,7 @@ def sync_loss(expert: SyncNet_color, mels: torch.Tensor, faces: torch.Tensor) ->
 def mouth_weights(size: int, weight: float) -> torch.Tensor:
     """Return how much each pixel (size, size) of a face counts: the mouth ``weight`` times the rest, 1 on average."""
     weights = torch.ones(size, size)
-    top, bottom, left, right = (round(share * size) for share in MOUTH)
+    top, bottom, left, right = (round(share * size) for share in MOUTH_AREA)
     weights[top:bottom, left:right] = weight
     return weights / weights.mean()
 

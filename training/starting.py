@@ -53,7 +53,7 @@ def made_of_what(task: Task, train: WindowDataset, val: WindowDataset, data_root
     """Return digests of the lists of clips, wherever they lie, and of the networks that it learns or is judged by."""
     lists = {"list of training clips": train, "validation clips": val}
     names = {name: [clip.folder for clip in data.index.clips] for name, data in lists.items()}
-    return {name: _digest_of(folders, f"{data_root}{os.sep}") for name, folders in names.items()} | task.networks
+    return {name: _digest_of(folders, f"{data_root}{os.sep}") for name, folders in names.items()} | task.fingerprints
 
 
 def _digest_of(folders: Iterable[str], root: str) -> str:
@@ -63,7 +63,7 @@ def _digest_of(folders: Iterable[str], root: str) -> str:
 
 def restore(task: Task, plan: Plan, report: Reporter) -> Position:
     """Load what the plan starts from and return where that stands, step 0 without any checkpoint."""
-    prefixes, folder = [prefix for prefix, _, _ in task.parts()], plan.checkpoint_dir
+    prefixes, folder = [part.prefix for part in task.parts()], plan.checkpoint_dir
     start_from = dict(plan.start_from)
     if plan.resume and "disc_" not in prefixes and steps_saved(folder, "disc_"):
         raise UserError(

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +27,20 @@ PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
 WATCHED_STEPS = 100  # steps averaged before a warning is given
 
 
+class Part(NamedTuple):
+    """Something that learns."""
+
+    prefix: str  # of its checkpoints' names
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+
+
 class Task:
     """One kind of training. Subclasses fill in the networks, a step and its figures."""
 
     def __init__(self, group: Distributed, hp: HParams) -> None:
         self.group, self.hp = group, hp
+        self.fingerprints: dict[str, str] = {}  # of the networks that it learns from, or is judged by, by name
 
     @cached_property
     def ema(self) -> AveragedModel | None:
@@ -45,8 +54,8 @@ class Task:
 
     @property
     def main_network(self) -> nn.Module:
-        *_, (_, network, _) = self.parts()
-        return network
+        *_, main = self.parts()
+        return main.network
 
     @property
     def result(self) -> nn.Module:
@@ -79,8 +88,8 @@ class Task:
         """Return the same figures for ``batch``, without learning from it; networks are in eval mode."""
         raise NotImplementedError
 
-    def parts(self) -> Iterator[tuple[str, nn.Module, torch.optim.Optimizer]]:
-        """Yield (checkpoint prefix, network, optimizer) of everything that learns, the main network last."""
+    def parts(self) -> Iterator[Part]:
+        """Yield everything that learns, the main network last."""
         raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
@@ -95,13 +104,8 @@ class Task:
         raise NotImplementedError
 
     @property
-    def networks(self) -> dict[str, str]:
-        """Fingerprints of the networks that it learns from, or is judged by, each by its name."""
-        return {}
-
-    @property
     def awaits_evaluation(self) -> str | None:
-        """Say what an evaluation will decide, if something waits for that: whoever goes on has one at once."""
+        """What the next evaluation decides, in a sentence, or None; a continued run then begins with one."""
 
     def after_evaluation(self, figures: Figures) -> str | None:
         """React to an evaluation; return a sentence for the user if something changed."""
@@ -113,8 +117,8 @@ class Task:
         """Return pictures (N, T, height, width, 3) uint8 BGR of the last training step, or None."""
 
     def train_mode(self, on: bool) -> None:
-        for _, network, _ in self.parts():
-            network.train(on)
+        for part in self.parts():
+            part.network.train(on)
 
 
 def fingerprint(network: nn.Module) -> str:
