@@ -130,7 +130,7 @@ class PersonTask(GeneratorTask):
     won = False  # anything against the weights that it began with
 
     def train_mode(self, on: bool) -> None:
-        """But for what hears: one video teaches no hearing, and ``opening``, which stays, is about what that gives."""
+        """All but the audio encoder: one video is too little to train it, and ``opening`` was fitted to what it gives."""
         super().train_mode(on)
         self.generator.audio_encoder.eval()
 

@@ -16,10 +16,10 @@ class Detector(Protocol):
     KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
-        """BGR frames of one size -> for each frame (k, 5) float32: x1, y1, x2, y2 in pixels, score; best first.
+        """BGR frames of one size -> for each frame (k, 5 or 6) float32: x1, y1, x2, y2 in pixels, score; best first.
 
         A sixth column tells how far the left eye is from the right one, in shares of the width of CenterFace's box:
-        below 0 where it is left of it in the picture, NaN if unknown. Whoever knows it of none may leave it out.
+        below 0 where it is left of it in the picture, NaN if unknown. Detectors that cannot tell return five columns.
         """
 
 

@@ -154,7 +154,7 @@ def test_other_keys_sign_as_well(tmp_path, kind):
     Credentials(*write_signer(tmp_path, made[kind]()))  # signs to see that it can
 
 
-def test_it_is_a_flag(small_checkpoint, talking_clip, speech, signer, tmp_path):
+def test_credentials_flag_signs_what_is_made(small_checkpoint, talking_clip, speech, signer, tmp_path):
     flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech, "--box", *BOX]
     out = tmp_path / "out.m4v"
     assert inference.main([*map(str, [*flags, "--outfile", out, "--credentials", *signer])]) == 0

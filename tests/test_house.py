@@ -130,7 +130,7 @@ def is_script(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_edges(path):
+def test_only_scripts_print_and_only_video_starts_processes(path):
     """Only scripts, and what reads their flags for them, parse or print.
 
     Only video/, and what runs scripts as users do, starts processes.

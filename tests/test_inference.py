@@ -54,7 +54,7 @@ def leftovers(folder):
 # What should work
 
 
-def test_video(sync, tmp_path, talking_clip):
+def test_a_video_is_redrawn_where_the_face_is_for_as_long_as_the_speech(sync, tmp_path, talking_clip):
     assert sync() == (0, "")
     made = video.probe(tmp_path / "out.mp4")
     source = list(video.repeat_frames(video.probe(talking_clip), 30))
@@ -68,7 +68,7 @@ def test_video(sync, tmp_path, talking_clip):
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "v1.2 x/my.face.JPEG", "face"])
-def test_photo(sync, tmp_path, astronaut, name):
+def test_a_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, astronaut, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(cv2.imencode(".png", astronaut)[1].tobytes())

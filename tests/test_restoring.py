@@ -150,7 +150,7 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch):
         open_restorer(tmp_path / "x.pth")
 
 
-def test_it_is_a_flag(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
+def test_restorer_flag_moves_pixels_of_the_result(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
     """A missing file is told before anything is looked at; an existing one moves pixels of the result."""
     command = [f"--checkpoint_path={modest_checkpoint}", f"--face={talking_clip}", f"--audio={silence}"]
     command += ["--box", "20", "200", "60", "220"]

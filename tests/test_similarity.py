@@ -97,7 +97,7 @@ def test_strangers_are_unrelated():
 
 
 @pytest.mark.parametrize("seen, heard", [(30, 50), (50, 30), (5, 5), (8, 5)])
-def test_observations(seen, heard):
+def test_there_is_a_similarity_for_every_window_that_both_have(seen, heard):
     """min(video frames, frames that the sound covers) - 4, and every value where it belongs."""
     face, voice = a_face(unit(1, seen - 4)), Voice(unit(2, heard - 4))
     result = compare(face, voice)

@@ -272,7 +272,7 @@ def test_an_onnx_file_is_called_so(tmp_path):
         weights.load_model(tmp_path / "wav2lip_gan.onnx")
 
 
-def test_names(tmp_path, monkeypatch):
+def test_a_name_finds_the_file_in_checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="wav2lip_gan"):
         weights.find("wav2lipgan", models.Wav2Lip)
