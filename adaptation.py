@@ -130,7 +130,7 @@ class PersonTask(GeneratorTask):
     won = False  # anything against the weights that it began with
 
     def train_mode(self, on: bool) -> None:
-        """All but the audio encoder: one video is too little to train it, and ``opening`` was fitted to what it gives."""
+        """All but the audio encoder: one video is too little for it, and ``opening`` was fitted to what it gives."""
         super().train_mode(on)
         self.generator.audio_encoder.eval()
 

@@ -113,7 +113,7 @@ class Look(NamedTuple):
     corner: np.ndarray  # x, y of the picture in the frame
 
     def found(self, boxes: np.ndarray) -> np.ndarray | None:
-        """Return the best of the boxes (k, 5 or 6) in the picture that is about where it was expected, in the frame."""
+        """Return the best of the boxes (k, 6) in the picture that is about where it was expected, in the frame."""
         boxes = unscaled(boxes, self.scale).astype(float)
         boxes[:, :4] += np.tile(self.corner, 2)
         near = (box for box in boxes if intersection_over_union(box[:4], self.box[:4]) >= MIN_OVERLAP)
@@ -131,7 +131,7 @@ class Searcher:
     since_native: float  # frames since one was searched unreduced
 
     def search_stretch(self, frames: list[np.ndarray], known: np.ndarray | None) -> list[np.ndarray | None]:
-        """Return for every frame of one shot the boxes (k, 5 or 6), or None where nobody looked.
+        """Return for every frame of one shot the boxes (k, 6), or None where nobody looked.
 
         ``known`` are the boxes in the first frame, None if it has not been searched; the last one always is.
         """
@@ -159,7 +159,7 @@ class Searcher:
         return self.search_whole(frame, known) if len(boxes) < len(known) or not len(boxes) else boxes
 
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Return the boxes (k, 5 or 6) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
+        """Return the boxes (k, 6) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
         self.since_newcomers = 0
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         new = [box for box in new if not any(is_same_face(box, other) for other in old)]
@@ -179,7 +179,7 @@ class Searcher:
         return again if len(again) == len(boxes) else boxes
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
-        """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 5 or 6)."""
+        """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 6)."""
         reduced = min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
         if native:
             self.since_native = 0
@@ -218,7 +218,7 @@ class Searcher:
     # One look
 
     def _detect_in(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Frames with boxes (k, 5 or 6) where faces are expected -> the boxes (m, 5 or 6) found there, at most one for each."""
+        """Frames with boxes (k, 6) where faces are expected -> the boxes (m, 6) found there, at most one for each."""
         looks = [
             Look(number, place, box, weight, scale, *self._crop(frame, box, scale))
             for number, (frame, boxes) in enumerate(requests)
@@ -295,7 +295,7 @@ def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """Return the boxes (k, 5 or 6) at ``share`` of the way from ``a`` to ``b``; who is in only one of them stands still."""
+    """Return the boxes (k, 6) at ``share`` of the way from ``a`` to ``b``; who is in only one of them stands still."""
     pairs = pair(a, b)
     between = [(1 - share) * a[i] + share * b[j] for i, j in pairs]
     alone = [box for n, box in enumerate(a) if n not in dict(pairs)]
@@ -325,7 +325,7 @@ def agree(expected: np.ndarray, found: np.ndarray) -> bool:
 def between(
     frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray
 ) -> tuple[list[np.ndarray] | None, int | None]:
-    """Follow the faces that are at ``first`` (k, 5 or 6) in the first frame and at ``last`` in the last through the others.
+    """Follow the faces that are at ``first`` (k, 6) in the first frame and at ``last`` in the last through the others.
 
     Return the boxes in each of these, None if interpolating does as well or nothing can be said; and which of these
     frames the detector most needs to look at, None if none.
