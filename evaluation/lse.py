@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -177,16 +178,24 @@ def whole_frames(source: video.VideoInfo) -> Iterator[list[np.ndarray | None]]:
         yield [cv2.resize(frame, (SIDE, SIDE))]
 
 
+class FaceTrack(NamedTuple):
+    """A face of a shot at 25 fps."""
+
+    first: int  # frame
+    boxes: np.ndarray  # (frames, 4) from there on, NaN where it is not on view
+
+
 def find_tracks(
     source: video.VideoInfo, search: FaceSearch, network: SyncNet_v2, report: Reporter = SILENT
-) -> list[np.ndarray]:
-    """Return the boxes of every face of every shot at 25 fps, (frames, 4) each, NaN where it is not on view.
-
-    Raises UserError if no face is on view for ``MIN_TRACK`` frames.
-    """
+) -> list[FaceTrack]:
+    """Return every face of every shot. Raises UserError if none is on view for ``MIN_TRACK`` frames."""
     found = search.on(device_of(network)).find(source, report=report)
-    tracks = [resample_boxes(boxes, source.fps, FPS) for boxes in shot_tracks(found, float(source.fps))]
-    lasting = [boxes for boxes in tracks if (~np.isnan(boxes[:, 0])).sum() >= MIN_TRACK]
+    lasting = []
+    for boxes in shot_tracks(found, float(source.fps)):
+        boxes = resample_boxes(boxes, source.fps, FPS)
+        on_view = np.flatnonzero(~np.isnan(boxes[:, 0]))
+        if len(on_view) >= MIN_TRACK:  # no more than its own frames: a film of an hour has a thousand shots
+            lasting.append(FaceTrack(int(on_view[0]), boxes[on_view[0] : on_view[-1] + 1].copy()))
     if not lasting:
         raise UserError(f"no face is on view for {MIN_TRACK} frames in {source.path}; try another detector")
     return lasting
@@ -202,11 +211,16 @@ def shot_tracks(found: Detections, fps: float) -> Iterator[np.ndarray]:
             yield boxes
 
 
-def track_crops(source: video.VideoInfo, tracks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray | None]]:
+def track_crops(source: video.VideoInfo, tracks: Sequence[FaceTrack]) -> Iterator[list[np.ndarray | None]]:
     """Yield for each frame at 25 fps the crop (224, 224, 3) of every track that is on view, else None."""
-    squares = [steady_squares(boxes) for boxes in tracks]
-    for frame, row in zip(resample(video.read_frames(source), source.fps, FPS), zip(*squares)):
-        yield [None if np.isnan(square[0]) else crop_square(frame, *square) for square in row]
+    squares = [steady_squares(track.boxes) for track in tracks]
+    for number, frame in enumerate(resample(video.read_frames(source), source.fps, FPS)):
+        crops: list[np.ndarray | None] = [None] * len(tracks)
+        for row, track in enumerate(tracks):
+            at = number - track.first
+            if 0 <= at < len(track.boxes) and not np.isnan(squares[row][at, 0]):
+                crops[row] = crop_square(frame, *squares[row][at])
+        yield crops
 
 
 def steady_squares(boxes: np.ndarray) -> np.ndarray:

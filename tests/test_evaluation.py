@@ -128,6 +128,17 @@ def test_whole_frames_and_tracks(talking):
     assert track.frames == 24 and track.lse_d != whole.lse_d
 
 
+def test_a_track_has_the_frames_of_its_shot_alone(tmp_path, talking):
+    """Each had an array for all frames of the film."""
+    shots = "[0:v]split[a][b];[b]hflip,eq=brightness=-0.25[c];[a][c]concat"
+    run_ffmpeg("-i", talking, "-filter_complex", shots, "-an", tmp_path / "cut.mp4")
+    search = FaceSearch("centerface")
+    tracks = lse.find_tracks(video.probe(tmp_path / "cut.mp4"), search, Judge())
+    assert [(track.first, len(track.boxes)) for track in tracks] == [(0, 25), (25, 25)]
+    crops = list(lse.track_crops(video.probe(tmp_path / "cut.mp4"), tracks))
+    assert [[crop is not None for crop in row] for row in crops] == [[True, False]] * 25 + [[False, True]] * 25
+
+
 def test_half_a_second(tmp_path, talking):
     run_ffmpeg("-i", talking, "-t", 0.5, tmp_path / "short.mp4")
     (score,) = lse.score_file(tmp_path / "short.mp4", Judge())
