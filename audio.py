@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
 # Where nobody speaks: LEVEL dB below the loudest, or no louder than the noise between the words, for PAUSE seconds
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
+FEWEST = 20  # mel frames (0.25 s) from which on what stands out is no click
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
@@ -194,7 +195,11 @@ def quiet_of(levels: np.ndarray) -> np.ndarray:
 
     Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
     """
-    loud, noise = np.percentile(levels, [LOUD, NOISE])
+    noise = np.percentile(levels, NOISE)
+    above = levels[
+        levels > noise + ABOVE_NOISE
+    ]  # or of a short speech in a long pause, the pause would be the loud part
+    loud = np.percentile(above if len(above) >= FEWEST else levels, LOUD)
     if noise < loud - LEVEL / 2:
         return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
     return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # there is speech, or there is none, from end to end
@@ -287,8 +292,7 @@ class MelWindows:
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < self.count:
             raise IndexError(f"frame {index} of {self.count}")
-        last = len(self.spectrogram) - hp.mel_step_size
-        start = int(min(self._moment(index), last))
+        start = self._start(index)
         stop = start + hp.mel_step_size
         return self.spectrogram.up_to(stop)[:, start:stop]
 
@@ -297,6 +301,16 @@ class MelWindows:
 
     def _moment(self, index: int) -> float:
         return mel_moment(index, self.fps, self.lag)
+
+    def _start(self, index: int) -> int:
+        """Return the mel frame that a window starts with."""
+        return int(min(self._moment(index), len(self.spectrogram) - hp.mel_step_size))
+
+    def heard(self) -> np.ndarray:
+        """Return in which windows somebody is heard, (frames,) bool: see ``quiet_of``."""
+        quiet = quiet_of(levels_of(self.spectrogram.up_to(len(self.spectrogram))))
+        starts = map(self._start, range(self.count))
+        return np.array([not quiet[start : start + hp.mel_step_size].all() for start in starts], bool)
 
     def silence(self) -> np.ndarray:
         """Return how silent each video frame is, (frames,): 0 in speech, 1 where the lips have had time to close."""

@@ -50,9 +50,10 @@ class Face:
 
 @dataclass(frozen=True)
 class Voice:
-    """One voice: ``vectors`` (n, D) float16, the embedding of the window that starts with each video frame."""
+    """One voice, in windows of sound that start with each video frame."""
 
-    vectors: np.ndarray
+    vectors: np.ndarray  # (n, D) float16, the embedding of each
+    heard: np.ndarray | None = None  # (n,) bool: whether somebody is heard in it; None: in all
     notes: tuple[str, ...] = ()  # sentences for the user on the sound
     silent: bool = False  # from end to end
 
@@ -226,10 +227,10 @@ def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the so
     if samples < hp.mel_step_size * hp.hop_size:
         raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
-    windows = iter(audio.MelWindows(mel, hp.fps, count))
-    vectors, silent = [], True
-    while batch := list(itertools.islice(windows, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
+    windows = audio.MelWindows(mel, hp.fps, count)
+    vectors, silent, coming = [], True, iter(windows)
+    while batch := list(itertools.islice(coming, 4 * BATCH.get(parameter.device.type, BATCH["cpu"]))):
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
         silent &= all((window <= audio.SILENCE).all() for window in batch)
-    return Voice(np.concatenate(vectors), silent=silent)
+    return Voice(np.concatenate(vectors), windows.heard(), silent=silent)

@@ -169,6 +169,18 @@ def test_a_pause_may_be_noisy(noise, expected):
     assert audio.MelWindows(audio.melspectrogram(sound), 25, 75).silence()[37] == expected
 
 
+@pytest.mark.parametrize("hiss", [0.0, 3e-4])
+def test_a_short_speech_in_a_long_pause_is_heard(hiss):
+    """Where it was less than a twentieth of the sound, the pause was taken for the loud part, and lips stayed shut."""
+    rng, rate = np.random.default_rng(0), 16000
+    sound = hiss * rng.standard_normal(60 * rate).astype(np.float32)
+    sound[30 * rate : 32 * rate] += 0.1 * rng.standard_normal(2 * rate).astype(np.float32)
+    windows = audio.MelWindows(audio.melspectrogram(sound), 25, 60 * 25)
+    silent, heard = windows.silence(), windows.heard()
+    assert (silent[30 * 25 : 32 * 25] == 0).all() and (silent[: 29 * 25] == 1).all() and (silent[33 * 25 :] == 1).all()
+    assert heard[30 * 25 : 32 * 25].all() and not heard[: 30 * 25 - 7].any() and not heard[32 * 25 + 2 :].any()
+
+
 def test_sound_without_speech_is_one_pause():
     assert (audio.MelWindows(audio.melspectrogram(np.zeros(16000, np.float32)), 25, 25).silence() == 1).all()
 

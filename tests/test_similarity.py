@@ -310,10 +310,23 @@ def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told)
     ]
 
 
+def test_pauses_do_not_level_the_curve():
+    """A mouth at rest fits to silence at any offset: clips with pauses were "unrelated", and dropped."""
+    moments, rest = unit(1, 60), np.tile(unit(2, 1), (140, 1))
+    face, vectors = a_face(np.concatenate((moments, rest))), np.concatenate((moments, rest))
+    spoken = np.arange(200) < 60
+    alone, paused = compare(a_face(moments), Voice(moments)), compare(face, Voice(vectors, spoken))
+    assert paused.verdict == alone.verdict == "in sync" and paused.confidence == pytest.approx(alone.confidence, 0.1)
+    assert paused.contrast == pytest.approx(alone.contrast, 0.1) and paused.describe().nobs == 200
+    short = compare(face, Voice(vectors, np.arange(200) < 24))
+    assert short.verdict == "too short to tell"
+    assert compare(face, Voice(vectors)).confidence < 0.4 * paused.confidence
+
+
 @pytest.mark.parametrize("windows, verdict", [(24, "too short to tell"), (25, "in sync")])
 def test_a_second_of_a_face_is_too_little_to_tell(windows, verdict):
     """Of strangers, every other one was found to belong together in half a second."""
     curve = np.full(2 * REACH + 1, 0.1)
     curve[REACH] = 0.9
-    result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve)
+    result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve, windows)
     assert result.verdict == verdict and ("it takes 1.2 s" in str(result)) == (windows < 25)
