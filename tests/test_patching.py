@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from dataclasses import replace
 from fractions import Fraction
@@ -62,6 +63,7 @@ def packets_of(path, tmp_path) -> list[list[str]]:
     ("film.mp4", "out.mp4", ()),
     ("film.mkv", "out.mkv", ()),
     ("film.mov", "out.mp4", (*X264, "-g", 8, "-profile:v", "baseline", "-x264-params", "scenecut=0")),
+    ("film.mp4", "out.mp4", (*GROUPS, "-tag:v", "avc3")),  # which has no description of its pictures apart from them
     ("film.mp4", "out.mov", (*X264, "-g", 8, "-r", "30000/1001", "-colorspace", "bt709", "-x264-params", "scenecut=0")),
 ])  # fmt: skip
 def test_frames_around_are_copied(lips, film, speech, tmp_path, told, source, result, options):
@@ -140,6 +142,23 @@ def test_other_videos_are_encoded_anew(film, name, options):
         assert copied is None or copied.made.stop == copied.count
     else:
         assert copied is None
+
+
+def test_what_players_turn_or_crop_is_encoded_anew(film, tmp_path):
+    """A part of a phone's video lay on its side: what was made anew is upright already, and was turned once more."""
+    colours = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709,setsar=1"
+    upright = film("film.mp4", *GROUPS, "-vf", colours)
+    run_ffmpeg("-display_rotation", 180, "-i", upright, "-c", "copy", tmp_path / "turned.mp4")
+    turned = video.probe(tmp_path / "turned.mp4")
+    assert turned.turned and video.copied_around(turned, 10, 14) is None
+    content, begin = upright.read_bytes(), upright.read_bytes().index(b"colr") - 4
+    room = 19 + 16 + 20  # colr, pasp and btrt
+    clap = struct.pack(">I4s8I", 40, b"clap", 280, 1, 200, 1, 0, 1, 0, 1)
+    clap += struct.pack(">I4s", room - 40, b"free").ljust(room - 40, b"\0")
+    (tmp_path / "cropped.mp4").write_bytes(content[:begin] + clap + content[begin + room :])
+    cropped = video.probe(tmp_path / "cropped.mp4")
+    if (cropped.width, cropped.height) == (280, 200):  # ffmpeg before 7.1 passes it over
+        assert video.copied_around(cropped, 10, 14) is None
 
 
 def test_changed_frames_are_encoded_anew(film):

@@ -61,9 +61,12 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
     ``VideoWriter`` makes too: H.264, one for each frame at a constant rate.
     """
     info = replace(info, start=0)
-    made_alike = info.joinable and info.indexed and not info.interlaced and info.geometry == Geometry()
+    plain = not (info.interlaced or info.turned) and info.geometry == Geometry()
+    made_alike = info.joinable and info.indexed and plain
     # ffmpeg before 4.4 cannot set times
     if not made_alike or info.width % 2 or info.height % 2 or not ffmpeg_has("-bsfs", "setts"):
+        return None
+    if not _counts_in_four_bytes(info):
         return None
     shown = _frames(info)
     count = len(shown)
@@ -93,6 +96,15 @@ def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
     times = np.array([int(packet[1]) for packet in found if packet]) * (int(base[1]) / int(base[2]) * float(info.fps))
     shown = np.round(times).astype(int)
     return shown if np.abs(times - shown).max(initial=0) <= OFF else shown[:0]
+
+
+def _counts_in_four_bytes(info: VideoInfo) -> bool:
+    """Whether the length of each NAL unit is told in four bytes, as ffmpeg writes it: one description serves all."""
+    how = {"c:v": "copy", "frames:v": 1, "movflags": "empty_moov"}
+    found = input_of(info.path)[info.stream].output("-", format="mp4", **how)
+    head = subprocess.run(command_line(found, *QUIET), capture_output=True, env=ENVIRONMENT).stdout
+    _, described, record = head.partition(b"avcC")
+    return bool(described) and record[4] & 3 == 3
 
 
 def _sets(info: VideoInfo) -> h264.Units:
@@ -178,6 +190,7 @@ class PartWriter(VideoWriter):
         """Return the command that cuts the video into pieces, which begin with these packets; that made anew is one."""
         source = input_of(self._copied.info.path)[self._copied.info.stream]
         how = {"c:v": "copy", "map_metadata": -1, "segment_frames": ",".join(map(str, cuts))}
+        how["tag:v"] = "avc1"  # with a description of its own, like what is made anew
         alike = f"video_track_timescale={self._scale}"
         how |= {"format": "segment", "segment_format": "mp4", "segment_format_options": alike}
         return command_line(source.output(url_of(self._piece("%d")), **how), *QUIET, "-y")

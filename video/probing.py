@@ -153,7 +153,8 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         transparent=bool(TRANSPARENT.search(described.frame)) or (decoder is not None and not blind),
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
-        joinable=bool(AS_WRITTEN.match(described.listed)),
+        # and shown as it is stored: what a container crops would be cropped twice
+        joinable=bool(AS_WRITTEN.match(described.listed)) and f", {width}x{height}" in described.listed,
         lasts=declared[0] if (declared := declared_duration(described.head)) else None,
     )
 
