@@ -59,7 +59,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
         target[:] = cv2.resize(drawn.face, size)
         put_back(whole, drawn.box, target)
         return whole
-    *parts, finer = _mixed(drawn, cv2.resize(target, drawn.face.shape[:2], interpolation=cv2.INTER_AREA))
+    *parts, finer = _mixed(drawn)
     # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
     kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts)
     if finer is not None:
@@ -78,15 +78,16 @@ def _stretched(part: slice, side: int) -> slice:
     return slice(*(round(edge * side / hp.img_size) for edge in (part.start, part.stop)))
 
 
-def _mixed(drawn: DrawnFace, shrunk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _mixed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
-    With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - ``shrunk``)). The difference is what is
-    lost when the frame shrinks to 96 pixels: hair, pores, grain, edges. And the detail of ``transfer_appearance``,
-    which is added to the rest, m - a.
+    With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - filmed)). The difference is what the
+    network did not see, as the frame shrank to 96 pixels: hair, pores, grain, edges. And the detail of
+    ``transfer_appearance``, which is added to the rest, m - a.
     """
     face, mask, finer = _changed(drawn)
     mask *= 1 - drawn.hidden
+    shrunk = drawn.filmed.astype(np.float32)
     detail = mask * masks.alike(face, shrunk, *SAME_DETAIL)
     if finer is not None:
         finer *= cv2.resize((mask - detail)[ROWS, COLUMNS], finer.shape[1::-1])[..., None]
