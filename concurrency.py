@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import queue
 import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Workers of streams that have not ended. If the garbage collector ends one, it takes what belongs to it along in any
-# order, and a stream that waits for a worker which is gone would wait for ever.
-_working: set[ThreadPoolExecutor] = set()
 _quiet = threading.RLock()
 
 
@@ -36,38 +35,79 @@ def prefetch(
     iterator = iter(items)
     end = object()
     pending: deque[Future] = deque()
-    with ThreadPoolExecutor(1) as worker:
-        _working.add(worker)
-        try:
-            pending.extend(_begin(worker, pending, next, iterator, end) for _ in range(depth))
-            while (item := pending.popleft().result()) is not end:
-                pending.append(_begin(worker, pending, next, iterator, end))
-                yield item
-        finally:
-            _working.discard(worker)
-            if stop:
-                stop()
-            for future in pending:
-                future.cancel()
-            if close := getattr(iterator, "close", None):
-                _begin(worker, pending, close).result()  # in its thread, after its last step
-
-
-def _begin(pool: ThreadPoolExecutor, pending: Iterable[Future], work: Callable[..., Result], *given: Any) -> Future:
-    """Let ``pool`` do some work; where it no longer takes any, do it here, after what is ``pending``.
-
-    Once the main thread has come to its end, no pool takes work; other threads, which Python waits for, still want it.
-    """
+    worker = _Worker()
     try:
-        return pool.submit(work, *given)
-    except RuntimeError:
-        wait([future for future in pending if not future.cancelled()])
-        done: Future = Future()
+        pending.extend(worker.begin(next, iterator, end) for _ in range(depth))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(worker.begin(next, iterator, end))
+            yield item
+    finally:
+        if stop:
+            stop()
+        for future in pending:
+            future.cancel()
+        closed = worker.begin(getattr(iterator, "close", bool))  # in its thread, after its last step
+        worker.end()
+        closed.result()
+
+
+class _Worker:
+    """A thread that does one thing after another.
+
+    No ``ThreadPoolExecutor``: that takes a lock of the whole process to begin something. If the garbage collector comes
+    just then, and ends a stream that somebody has left, that would wait for the lock in its own thread, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._orders: queue.SimpleQueue = queue.SimpleQueue()  # the kind of queue that the collector may use
+        self._thread = threading.Thread(target=_work_off, args=(self._orders,), daemon=True)
+        self._over = False
+        _working.add(self)
+        self._thread.start()
+
+    def begin(self, work: Callable[..., Result], *given: Any) -> Future:
+        """Have some work done, once all before it is; here, if the thread has come to its end."""
+        future: Future = Future()
+        if self._over:
+            _fulfil(future, work, given)
+        else:
+            self._orders.put((future, work, given))
+        return future
+
+    def end(self) -> None:
+        """Let the thread end, after all that it was given."""
+        _working.discard(self)
+        self._orders.put(None)
+
+    def join(self) -> None:
+        self._thread.join()
+        self._over = True
+
+
+def _work_off(orders: queue.SimpleQueue) -> None:
+    while order := orders.get():
+        _fulfil(*order)
+        del order  # while it waits, it keeps nothing
+
+
+def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
+    if future.set_running_or_notify_cancel():
         try:
-            done.set_result(work(*given))
+            future.set_result(work(*given))
         except BaseException as error:
-            done.set_exception(error)
-        return done
+            future.set_exception(error)
+
+
+# Of streams that have not ended: the collector takes what belongs together in any order, and they need theirs.
+_working: set[_Worker] = set()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Before Python ends: threads that are at work then may crash it."""
+    for worker in list(_working):
+        worker.end()
+        worker.join()
 
 
 def in_parallel(
@@ -87,7 +127,7 @@ def in_parallel(
     with ThreadPoolExecutor(threads, initializer=prepare) as pool:
         try:
             for item in items:
-                pending.append(_begin(pool, (), work, item))
+                pending.append(_begin(pool, work, item))
                 if len(pending) > threads:
                     yield pending.popleft().result()
             while pending:
@@ -95,3 +135,16 @@ def in_parallel(
         finally:
             for future in pending:
                 future.cancel()
+
+
+def _begin(pool: ThreadPoolExecutor, work: Callable[..., Result], *given: Any) -> Future:
+    """Let ``pool`` do some work; where it no longer takes any, do it here.
+
+    Once the main thread has come to its end, no pool takes work; other threads, which Python waits for, still want it.
+    """
+    try:
+        return pool.submit(work, *given)
+    except RuntimeError:
+        done: Future = Future()
+        _fulfil(done, work, given)
+        return done

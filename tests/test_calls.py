@@ -179,6 +179,24 @@ time.sleep(0.2)
     assert (done.stdout, done.stderr) == (f"{2 * 60 * 59 // 2}\n", "")
 
 
+def test_streams_that_were_left_end_wherever_they_are_found():
+    """The garbage collector may come while another stream, or anybody's pool, begins something."""
+    code = """
+import gc, itertools
+from concurrency import prefetch
+
+for _ in range(60):
+    ring = [prefetch(prefetch(itertools.count(), 4), 4)]
+    ring.append(ring)
+    next(ring[0])
+gc.collect()
+kept = prefetch(itertools.count(), 4)  # to the end
+print(next(kept))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
 def test_calls_have_their_share_of_threads():
     calls, share = devices.cpu_shares()
     assert calls * share >= torch.get_num_threads()
