@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 from dataclasses import replace
@@ -81,6 +82,26 @@ def test_frames_around_are_copied(lips, film, speech, tmp_path, told, source, re
     assert np.abs(before[mouths].astype(int) - after[mouths]).mean(axis=(1, 2, 3)).min() > 5
     assert b"secret" not in out.read_bytes()
     assert not list(tmp_path.glob(".wav2lip*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such names there")
+def test_folders_of_any_name(lips, film, speech, tmp_path):
+    """ffmpeg took them for a pattern, or an address: told when all of the work was done."""
+    out = tmp_path / "100% of #3?\n" / "out.mp4"
+    lips.run(film("film.mp4"), speech, out, start=0.4, box=BOX)
+    assert len(frames_of(out)) == 25
+
+
+def test_a_last_frame_that_lasts_longer_is_no_fault(lips, film, speech, tmp_path):
+    """Of packets there is one, of frames are two: told when all of the work was done."""
+    long = (*X264, "-g", 8, "-bf", 0, "-vf", "setpts=PTS", "-fps_mode", "passthrough", "-enc_time_base", "1/25", "-an")
+    whole, cut = film("whole.mp4", *long), tmp_path / "film.mp4"
+    stretch = "setts=duration=if(eq(N\\,24)\\,3*DURATION\\,DURATION)"
+    run_ffmpeg("-i", whole, "-c", "copy", "-bsf:v", stretch, cut)
+    info = video.probe(cut)
+    assert video.count_frames(info, 99)[0] == 27 and video.copied_around(info, 10, 14).made == range(8, 16)
+    lips.run(cut, speech, tmp_path / "out.mp4", start=0.92, box=BOX)
+    assert len(frames_of(tmp_path / "out.mp4")) == 27
 
 
 def test_what_is_around_is_encoded_nearly_as_it_was(lips, film, speech, tmp_path):

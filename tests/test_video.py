@@ -76,6 +76,19 @@ def test_seeking_far_gives_the_same_frames(tmp_path, name, rate):
     assert len(list(video.read_frames(info, 61, every=50))) == 3
 
 
+@pytest.mark.parametrize("name", ["held.mkv", "held.mp4"])
+def test_a_picture_stays_until_the_next_wherever_reading_begins(tmp_path, name):
+    """Of a page that somebody had on view for long, the next one was shown, seconds too early."""
+    write_clip(tmp_path / "all.mp4", np.stack([np.full((32, 32, 3), 2 * i, np.uint8) for i in range(100)]), "25")
+    held = ("-vf", "setpts=PTS+gte(N\\,50)*8/TB", "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", 0)
+    run_ffmpeg("-i", tmp_path / "all.mp4", *held, tmp_path / name)
+    info = video.probe(tmp_path / name)
+    whole = list(video.read_frames(info))
+    assert len(whole) == 300 and (whole[249] == whole[60]).all() and (whole[250] != whole[249]).any()
+    for start in range(5, 300, 30):
+        assert (next(video.read_frames(info, start, 1)) == whole[start]).all(), start
+
+
 @pytest.mark.parametrize("name, codec", [
     ("long.ts", ("-c:v", "libx264", "-g", 150)), ("long.mpg", ("-c:v", "mpeg2video", "-g", 150)),
     ("long.h264", ("-c:v", "libx264", "-g", 150)),

@@ -26,6 +26,7 @@ from video.process import (
     report_of,
     url_of,
 )
+from video.reading import count_frames
 from video.sound import Sound
 from video.splicing import Splice
 from video.writing import Encoding, VideoWriter
@@ -79,6 +80,8 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
     last = min((joint for joint in joints if stop is not None and joint >= stop), default=count)
     if not joints or (first, last) == (0, count):
         return None
+    if last == count and count_frames(replace(info, start=count - 1), 1) != (1, False):
+        return None  # a last picture that is shown for longer is several frames, of which only one is there
     sets = _sets(info)
     if h264.free_number(sets) is None or not h264.profile_of(sets):
         return None
@@ -169,7 +172,8 @@ class PartWriter(VideoWriter):
         """Copy what is around into files of their own, and join them all."""
         copied = self._copied
         cuts = [cut for cut in (copied.made.start, copied.made.stop) if 0 < cut < copied.count]
-        with Process(self._cut(cuts)) as cutting:
+        # in their folder, as what makes patterns and lists of names takes some names of folders for more than that
+        with Process(self._cut(cuts), folder=self._folder) as cutting:
             self._ended(cutting)
         parts = enumerate(pairwise((0, *cuts, copied.count)))
         pieces = {PART if start == copied.made.start else str(number): stop - start for number, (start, stop) in parts}
@@ -178,7 +182,7 @@ class PartWriter(VideoWriter):
         listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
         Path(self._folder, LIST).write_text("\n".join(["ffconcat version 1.0", *listed]))
         seconds = round(copied.count / copied.info.fps)
-        joining = Process(self._joined(delay), stdout=subprocess.PIPE)
+        joining = Process(self._joined(delay), stdout=subprocess.PIPE, folder=self._folder)
         with self._report.stage("Joining", seconds, "s") as advance, joining:
             told = 0
             for done in map(int, joining.seconds_done()):
@@ -193,7 +197,7 @@ class PartWriter(VideoWriter):
         how["tag:v"] = "avc1"  # with a description of its own, like what is made anew
         alike = f"video_track_timescale={self._scale}"
         how |= {"format": "segment", "segment_format": "mp4", "segment_format_options": alike}
-        return command_line(source.output(url_of(self._piece("%d")), **how), *QUIET, "-y")
+        return command_line(source.output("%d.mp4", **how), *QUIET, "-y")
 
     def _delay(self, name: str, count: int) -> int:
         """Return by how many frames decoding runs ahead of showing; raise RuntimeError if some are missing."""
@@ -210,7 +214,7 @@ class PartWriter(VideoWriter):
         import ffmpeg
 
         ticks = int(self._scale / self._copied.info.fps)
-        pictures = ffmpeg.input(url_of(Path(self._folder, LIST)), format="concat", auto_convert=0)["v:0"]
+        pictures = ffmpeg.input(LIST, format="concat", auto_convert=0)["v:0"]
         times = f"setts=pts=round(PTS/{ticks})*{ticks}:dts=(N-{delay})*{ticks}"
         how = {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale}
         program, *rest = self._with_sound(pictures, how)

@@ -41,10 +41,11 @@ def ffmpeg_path() -> str:
     if found := shutil.which("ffmpeg"):
         result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, env=ENVIRONMENT)
         if b" libx264 " in result.stdout:
-            return found
+            return str(Path(found).absolute())  # by whatever PATH it was found, and wherever we go
     import imageio_ffmpeg
 
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    found = imageio_ffmpeg.get_ffmpeg_exe()
+    return str(Path(found).absolute()) if Path(found).name != found else found
 
 
 def ffmpeg_has(kind: str, name: str) -> bool:
@@ -144,15 +145,29 @@ def streams_of(report: str) -> list[Stream]:
 
 
 class Process:
-    """An ffmpeg process whose messages are kept, and that never outlives the ``with`` block around it."""
+    """An ffmpeg process whose messages are kept, and that never outlives the ``with`` block around it.
 
-    def __init__(self, command: list[str], stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL) -> None:
-        self._command, self._stdin, self._stdout = command, stdin, stdout
+    It runs in the ``folder``, if one is given.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        folder: str | None = None,
+    ) -> None:
+        self._command, self._stdin, self._stdout, self._folder = command, stdin, stdout, folder
 
     def __enter__(self) -> Process:
         self._messages = tempfile.TemporaryFile()  # a pipe could fill up and block ffmpeg
         self._popen = subprocess.Popen(
-            self._command, stdin=self._stdin, stdout=self._stdout, stderr=self._messages, env=ENVIRONMENT
+            self._command,
+            stdin=self._stdin,
+            stdout=self._stdout,
+            stderr=self._messages,
+            env=ENVIRONMENT,
+            cwd=self._folder,
         )
         self.stdin: Any = self._popen.stdin  # where it was asked to be a pipe, one of bytes; else None
         self.stdout: Any = self._popen.stdout  # likewise

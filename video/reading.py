@@ -60,7 +60,9 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
         filters.insert(0, DEINTERLACE)
     if (matrix := read_as(info.colour)) is not None:
         filters.insert(0, f"setparams=colorspace={matrix}")
-    options: dict[str, object] = {"ss": f"{float(skipped / info.fps):.6f}"} if skipped else {}
+    options: dict[str, object] = {}
+    if skipped:  # not accurately, or a picture that is on view for longer than the margin is dropped, being too old
+        options = {"ss": f"{float(skipped / info.fps):.6f}", "noaccurate_seek": None}
     if not (info.turned or info.interlaced):  # whose filters know only one size
         options["reinit_filter"] = 0  # else a change of size restarts the clock of the filters
     if info.decoder:
