@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import files
+import pictures
 import training
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
@@ -274,7 +275,7 @@ def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -
 
 def _read(path: Path) -> np.ndarray:
     picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
-    return cv2.resize(picture, (hp.img_size, hp.img_size), interpolation=cv2.INTER_AREA)
+    return pictures.resized(picture, hp.img_size)
 
 
 def _pose(path: Path) -> np.ndarray:

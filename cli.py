@@ -25,6 +25,14 @@ if quits := stops is signal.default_int_handler and threading.current_thread() i
 # others, such as ffmpeg, none has. Where they are more than cores they sleep after a 300th of that: so they do here.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+try:
+    import cv2  # noqa: F401  # first, as everything stands on it
+except ImportError as error:
+    raise SystemExit(
+        f"error: OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, "
+        "or pip uninstall opencv-python and pip install opencv-python-headless"
+    ) from None
+
 import parts
 from distributed import STOPPING, heeded, leave_processes
 from errors import UserError, is_bad_input, is_fault, told

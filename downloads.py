@@ -126,8 +126,7 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
     """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
     import pooch
 
-    # pooch tells the SHA-256 of what it fetched: worth reading only where there was none to check
-    pooch.get_logger().setLevel("WARNING" if known.sha256 else "INFO")
+    pooch.get_logger().setLevel("WARNING")  # what there is to tell, ``report`` is told
     target, url = folder / known.file_name, url_of(known)
     if _is_right(known, target):  # also where nothing can be written or locked
         return target
@@ -144,6 +143,8 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
         raise RuntimeError(
             f"could not download {url} ({reason_of(error)}); fetch it by other means and put it at {target}"
         ) from error
+    if not known.sha256:  # there was none to check: whoever has it can
+        report.note(f"note: {found} has the SHA-256 {files.digest(Path(found))}")
     return Path(found)
 
 

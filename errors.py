@@ -100,8 +100,11 @@ def is_disk_error(error: Exception) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know."""
-    while earlier := error.__cause__ or error.__context__:
+    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know.
+
+    One of the system's, with words of its own, is what matters: ``mkdir`` meets others on the way.
+    """
+    while not getattr(error, "strerror", None) and (earlier := error.__cause__ or error.__context__):
         error = earlier
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())

@@ -48,7 +48,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield partial
         replace(partial, path)
     except OSError as error:
-        if not is_disk_error(error) or error.filename not in (None, str(partial)):
+        if not is_disk_error(error) or str(partial) not in (error.filename or str(partial), error.filename2):
             raise
         number = error.errno or errno.ENOSPC  # numpy gives none
         raise OSError(number, os.strerror(number), str(path)) from error

@@ -164,3 +164,12 @@ def _read_heic(path: Path) -> np.ndarray:
         raise UserError(f"{path} is HEIC that cannot be decoded ({error}); export it as JPEG") from None
     colour = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2BGR)
     return on_plain_ground(colour, image[..., 3]) if image.shape[2] == 4 else colour
+
+
+def resized(picture: np.ndarray, side: int) -> np.ndarray:
+    """Return a picture (height, width, …) as a square of so many pixels: the mean of those that become one.
+
+    Where one becomes several they are interpolated: OpenCV's mean would make blocks of them.
+    """
+    how = cv2.INTER_AREA if min(picture.shape[:2]) >= side else cv2.INTER_LINEAR
+    return cv2.resize(picture, (side, side), interpolation=how)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 import downloads
+import pictures
 from concurrency import without_warnings
 from errors import PIP, MissingFile, UserError
 from evaluation.lips import POINTS
@@ -98,7 +98,7 @@ def open_lpips(
 
     @torch.inference_mode()
     def distance(a: np.ndarray, b: np.ndarray) -> float:
-        pair = (_rgb(cv2.resize(face, (LPIPS_SIDE, LPIPS_SIDE), interpolation=cv2.INTER_AREA)) for face in (a, b))
+        pair = (_rgb(pictures.resized(face, LPIPS_SIDE)) for face in (a, b))
         return float(network(*(x.to(device) for x in pair), normalize=True))
 
     return distance

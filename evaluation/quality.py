@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+import pictures
 import video
 from boxes import check_face_index, padded_boxes
 from errors import UserError, needs
@@ -221,7 +222,7 @@ def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place
 
 
 def _face(grey: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
-    return cv2.resize(grey[place], (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return pictures.resized(grey[place], SIDE)
 
 
 def _step(difference: np.ndarray, place: tuple[slice, slice]) -> float:

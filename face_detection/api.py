@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+import downloads
 from errors import UserError
 
-from .detectors import create_detector
+from .detectors import SFD_WEIGHTS, create_detector
 
 
 class LandmarksType(Enum):
@@ -23,7 +24,10 @@ class NetworkSize(Enum):
 
 
 class FaceAlignment:
-    """Finds the best face of each frame. Landmarks were never computed; the argument only keeps old calls working."""
+    """Finds the best face of each frame. Landmarks were never computed; the argument only keeps old calls working.
+
+    S3FD's weights are downloaded where they are not given, nor where releases of the reference kept them.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,8 @@ class FaceAlignment:
     ) -> None:
         if flip_input:
             raise UserError("flip_input=True averages landmarks, which this program does not compute")
+        if face_detector == "sfd" and not (path_to_detector or SFD_WEIGHTS.exists()):
+            path_to_detector = downloads.find("s3fd")
         self.face_detector = create_detector(face_detector, str(device), path_to_detector)
 
     def get_detections_for_batch(self, images: np.ndarray) -> list[tuple[int, int, int, int] | None]:

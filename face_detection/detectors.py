@@ -261,6 +261,11 @@ class LibraryDetector(FrameByFrame):
                 f"the weights of the face detector {name} could not be had ({error}); "
                 "give them with --face_detector_weights, or use --face_detector centerface, which needs none"
             ) from error
+        except Exception as error:  # whatever the packages behind it make of a wrong file, the user needs its name
+            if not weights:
+                raise
+            words = " ".join(str(error).split())[:200]
+            raise UserError(f"{weights} does not hold the weights of {name} ({words})") from error
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         found = self.detector.detect_from_image(np.ascontiguousarray(frame[..., ::-1]))  # the library's order is RGB

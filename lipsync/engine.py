@@ -401,7 +401,8 @@ class LipSync:
         except UserError as problem:
             self.report.note(f"similarity not measured: {problem}")
             return None
-        self.report.note(str(result))
+        for line in str(result).splitlines():
+            self.report.note(line)
         return result
 
     @cached_property

@@ -96,7 +96,7 @@ class Face:
     @classmethod
     def load(cls, folder: str | Path) -> Face:
         """Open what ``save`` kept. Raises MissingFile or UserError if there is none, or it is damaged."""
-        folder = Path(folder)
+        folder = Path(folder).absolute()  # wherever the program goes while it speaks
         path = folder / NAME
         if not path.is_file():
             raise MissingFile(f"{folder} has no {NAME}: it is no prepared face; make one with live.prepare and save")
@@ -118,7 +118,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     chosen = Options.of({"loop": "pingpong", **options})
     if given := [name for name in ("start", "end", "mix") if getattr(chosen, name) is not None]:
         raise UserError(f"a face is prepared from the first seconds of a video; leave {' and '.join(given)} out")
-    source = open_face(Path(face), chosen, lips.report)
+    source = open_face(files.as_path(face).absolute(), chosen, lips.report)
     chosen = lips.settle(chosen)
     filmed = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
     appearances, path = appearances_of(lips.model, filmed, chosen), filmed.path

@@ -97,7 +97,6 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
     if len(jobs) < 2:
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
-    others = set(multiprocessing.active_children())  # of whoever calls this
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
     threads = -(-cpu_count() // len(jobs))  # rounded up: no core stays idle
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
@@ -119,8 +118,9 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
                 go_on(pool, job)
                 yield outcome
     except BaseException as error:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+        for pool in pools:  # as its ``terminate_workers``, from Python 3.14 on; the program may have other processes
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
                 f"the worker process that cut {clip.source if clip else 'a clip'} was killed, perhaps for lack of "

@@ -71,9 +71,10 @@ def open_expert(
 ) -> Expert:
     """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
 
-    On the fastest device here, unless one is given. Raises UserError (not an expert) or RuntimeError (download).
+    On the fastest device here, unless one is given. Raises UserError (not an expert, no such device) or RuntimeError
+    (download).
     """
-    device = torch.device(device) if device and device != "auto" else pick_device("auto")
+    device = pick_device(str(device or "auto"))
     return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color, report), device, dtype)
 
 

@@ -18,7 +18,7 @@ import video
 from boxes import follow
 from conftest import Told, needs_bf16
 from errors import UserError
-from face_detection import FaceAlignment, detectors
+from face_detection import FaceAlignment, api, detectors
 from face_detection import search as search_module
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
@@ -279,8 +279,23 @@ def test_wrong_weights_are_named(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="x.pth does not hold S3FD"):
         detectors.create_detector("sfd", weights=tmp_path / "x.pth")
+    for name in ("yunet", "blazeface"):
+        with pytest.raises(UserError, match=f"x.pth does not hold the weights of {name}"):
+            detectors.create_detector(name, weights=tmp_path / "x.pth")
     with pytest.raises(ValueError, match="unknown face detector"):
         detectors.create_detector("dlib2")
+
+
+def test_face_alignment_takes_the_weights_that_were_downloaded(monkeypatch, tmp_path):
+    """The reference's class fetched them by itself; ours said that they were not there."""
+    taken = []
+    monkeypatch.setattr(api, "SFD_WEIGHTS", tmp_path / "nowhere.pth")
+    monkeypatch.setattr(api.downloads, "find", lambda name: tmp_path / f"{name}.pth")
+    monkeypatch.setattr(api, "create_detector", lambda *given: taken.append(given))
+    FaceAlignment(device="cpu")
+    FaceAlignment(device="cpu", path_to_detector="mine.pth")
+    FaceAlignment(device="cpu", face_detector="haar")
+    assert [given[2] for given in taken] == [tmp_path / "s3fd.pth", "mine.pth", None]
 
 
 @pytest.mark.parametrize("name", detectors.LIBRARY_DETECTORS)

@@ -118,11 +118,16 @@ def test_links_stay_links(tmp_path):
     assert not (tmp_path / "other.json").is_symlink() and not (tmp_path / "disk/blob").exists()
 
 
-@pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), OSError("3200000 requested and 1572832 written")])
+@pytest.mark.parametrize("problem", [
+    lambda partial: OSError(errno.ENOSPC, "full"),
+    lambda partial: OSError("3200000 requested and 1572832 written"),
+    lambda partial: OSError(errno.ENOSPC, "full", str(partial)),
+    lambda partial: OSError(errno.ENOSPC, "full", "film.mp4", None, str(partial)),  # which was to be copied
+])  # fmt: skip
 def test_a_full_disk_is_told_with_the_file(tmp_path, problem):
     """Not "[Errno 28] No space left on device", of whatever."""
-    with pytest.raises(OSError) as raised, files.atomic_write(tmp_path / "x.json"):
-        raise problem
+    with pytest.raises(OSError) as raised, files.atomic_write(tmp_path / "x.json") as partial:
+        raise problem(partial)
     assert told(raised.value) == f"{tmp_path / 'x.json'}: No space left on device" and is_disk_error(raised.value)
 
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "pictures": set(),
     "video": {"files", "pictures", "reporting"},
     "models": {"concurrency", "downloads", "files", "reporting", "telemetry"},
-    "face_detection": {"devices", "telemetry"},
+    "face_detection": {"devices", "downloads", "telemetry"},
     "audio": {"hparams"},
     "faces": {"concurrency", "downloads", "files", "video", "face_detection", "reporting"},
     "face_path": set(),
@@ -72,8 +72,8 @@ ALLOWED = {
     "training": {"distributed", "dataset", "files", "models", "hparams", "reporting"},
     "recipes": {"dataset", "devices", "distributed", "files", "hparams", "models", "reporting", "training"},
     "adaptation": {
-        "dataset", "devices", "distributed", "downloads", "faces", "files", "hparams", "models", "preprocessing",
-        "reporting", "training",
+        "dataset", "devices", "distributed", "downloads", "faces", "files", "hparams", "models", "pictures",
+        "preprocessing", "reporting", "training",
     },
     "page": {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",

@@ -742,6 +742,8 @@ def test_nobody_waits_for_the_longest_clip(monkeypatch):
 
 def test_a_killed_worker_is_told_with_its_clip(monkeypatch):
     class Pool:
+        _processes = None  # the first is gone
+
         def submit(self, *_):
             future = Future()
             future.set_exception(BrokenProcessPool())
@@ -751,7 +753,6 @@ def test_a_killed_worker_is_told_with_its_clip(monkeypatch):
             pass
 
     monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda *_: Pool())
-    monkeypatch.setattr(preprocessing.workers.multiprocessing, "active_children", list)
     with pytest.raises(RuntimeError, match="the worker process that cut s1/long.mp4 was killed"):
         list(cut_clips([Clip("s1/long.mp4", "s1/long")], [None, None]))
 
@@ -764,14 +765,13 @@ def test_only_its_own_processes_are_ended(monkeypatch):
         def terminate(self):
             ended.append(self)
 
-    mine, worker = Child(), Child()
-    children = [mine]
+    worker, started_by_others = Child(), []
 
     class Pool:
-        def __init__(self, *_):
-            children.append(worker)
+        _processes = {1: worker}
 
         def submit(self, *_):
+            started_by_others.append(Child())  # meanwhile, in another thread
             future = Future()
             future.set_exception(OSError("no space"))
             return future
@@ -779,11 +779,11 @@ def test_only_its_own_processes_are_ended(monkeypatch):
         def shutdown(self, **_):
             pass
 
-    monkeypatch.setattr(preprocessing.workers.multiprocessing, "active_children", lambda: list(children))
-    monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(preprocessing.workers.multiprocessing, "active_children", lambda: [worker, *started_by_others])
+    monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda *_: Pool())
     with pytest.raises(OSError, match="no space"):
         list(cut_clips([None], [None, None]))
-    assert ended == [worker]
+    assert ended == [worker, worker] and started_by_others  # one a pool
 
 
 @pytest.mark.parametrize(

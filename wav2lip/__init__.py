@@ -56,9 +56,10 @@ class Inward(ast.NodeTransformer):
     """Makes ``import audio`` mean ``from wav2lip import audio``, and ``from audio`` ``from wav2lip.audio``."""
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
-        return [
+        made = [
             ast.ImportFrom(__name__, [alias], 0) if alias.name in OURS else ast.Import([alias]) for alias in node.names
         ]
+        return [ast.copy_location(one, node) for one in made]  # or tracebacks would name the first line
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if not node.level and node.module and node.module.partition(".")[0] in OURS:
