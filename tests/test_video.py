@@ -712,6 +712,9 @@ def test_audio_equals_the_file(tmp_path, speech):
     ("5.1(side)", [0, 0, 0.5, 0, 0, 0]),
     ("7.1", [0, 0, 0.5, 0, 0, 0, 0, 0]),
     ("5.1", [0.5, 0.5, 0, 0, 0, 0]),  # or on both sides of it
+    ("4.0", [0.01, 0.01, 0, 0.5]),  # a recorder's microphones, of which nobody knows what is where
+    ("5.1", [0.01, 0.01, 0, 0, 0.5, 0]),
+    ("quad", [0, 0.5, 0, 0.02]),
 ])  # fmt: skip
 def test_a_voice_is_as_loud_in_whatever_channels_it_comes(tmp_path, layout, levels):
     """In one of two it was half as loud, in the centre of a film a quarter, and the mouth opened less."""

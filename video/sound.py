@@ -35,10 +35,11 @@ LINES_BYTES = 1 << 16  # of text about packets, likewise
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
 FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
 CANCELLED = 10.0  # times as loud as all together is one channel, when they do
-ALONE = 10.0  # times as loud as the other is the one of two channels that somebody speaks in
+ALONE = 10.0  # times as loud as the other is the one of the channels that somebody speaks in
 # Layouts that have a centre, where films speak: mixed evenly, the voice would be 11 dB softer, and the mouth mumbles
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
+FRONT = 3  # channels, the first of these layouts, that are in it
 NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder. Small holes,
@@ -174,10 +175,12 @@ class Sound:
         if self.layout == "mono":
             return
         layout, levels = self._channel_levels(AUDIO_SECONDS)
-        if CENTRED.fullmatch(layout):
+        loudest, *others = sorted(levels, reverse=True) or [0.0]
+        is_alone = bool(others) and loudest > max(FAINT, ALONE * others[0])
+        if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):
             self.voice = VOICE_OF_FILMS
-        elif len(levels) == 2 and max(levels) > max(FAINT, ALONE * min(levels)):
-            self.voice = f"c{levels.index(max(levels))}"
+        elif is_alone:  # of recorders with several microphones, too: their files hardly ever tell what is where
+            self.voice = f"c{levels.index(loudest)}"
 
     def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
         """Return ``heard``, which is faint, or if that is because channels cancel each other, the loudest of them."""
