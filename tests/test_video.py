@@ -265,6 +265,13 @@ def test_change_of_size_keeps_the_clock(tmp_path):
     assert [round((float(frame.mean()) - 40) / 50) for frame in frames] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
 
 
+def test_change_of_shape_squeezes_nobody(tmp_path):
+    """As where a window, or a phone in a call, was turned: what is wider has borders above and below."""
+    write_sizes(tmp_path, [(64, 64), (32, 128)])
+    last = list(video.read_frames(video.probe(tmp_path / "all.mkv")))[-1].mean((1, 2))
+    assert np.abs(last[25:39] - 90).max() < 2 and (last[:22] < 2).all() and (last[42:] < 2).all()
+
+
 def turned(tmp_path, width, degrees):
     """A video 64 pixels high whose left half is white, and that is to be turned when it is shown."""
     frames = np.zeros((5, 64, width, 3), np.uint8)
@@ -349,7 +356,7 @@ def test_progressive_frames_go_through_no_more_filters(clip, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda c, **options: commands.append(c) or popen(c, **options))
     assert not clip.interlaced and len(list(video.read_frames(clip))) == 30
     filters = commands[0][commands[0].index("-vf") + 1]
-    assert [part.partition("=")[0] for part in filters.split(",")] == ["scale", "fps", "setpts"]
+    assert [part.partition("=")[0] for part in filters.split(",")] == ["scale", "pad", "fps", "setpts"]
 
 
 @pytest.mark.parametrize("name, codec", [
