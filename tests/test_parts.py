@@ -244,6 +244,19 @@ def test_what_was_made_anew_is_said(small_checkpoint, talking_clip, tone, tmp_pa
     assert said in capsys.readouterr().out
 
 
+def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, talking_clip, tone, tmp_path):
+    """As broadcasts do: ffmpeg waited for ever to join it."""
+    for n, channels in enumerate((2, 6)):
+        sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
+        when = ("-ac", channels, "-c:a", "ac3", "-output_ts_offset", n)
+        run_ffmpeg("-i", talking_clip, *sine, *when, "-c:v", "libx264", "-pix_fmt", "yuv420p", tmp_path / f"{n}.ts")
+    joined = tmp_path / "tv.ts"
+    joined.write_bytes(b"".join((tmp_path / f"{n}.ts").read_bytes() for n in (0, 1)))
+    with pytest.raises(UserError, match="tv.ts changes its channels or its rate on the way; .* convert it first"):
+        lips.run(joined, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+    lips.run(tmp_path / "1.ts", tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+
+
 def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
     lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)

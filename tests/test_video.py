@@ -870,6 +870,30 @@ def test_a_loud_sound_is_read_once(tmp_path, monkeypatch, channels, count):
     assert len(video.read_audio(tmp_path / "x.wav", 16000)) == 16000 and len(started) == count
 
 
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="what ffmpeg says is read when it is over")
+def test_sound_that_changes_its_format_has_no_hole(tmp_path, monkeypatch):
+    """As broadcasts do, and joined files: as much silence was put in as there was sound before."""
+    for n, (hertz, channels) in enumerate([(400, 1), (800, 2)]):
+        sine = ("-f", "lavfi", "-i", f"sine=f={hertz}:d=2:r=44100")
+        run_ffmpeg(*sine, "-ac", channels, "-write_xing", 0, tmp_path / f"{n}.mp3")
+    (tmp_path / "j.mp3").write_bytes(b"".join((tmp_path / f"{n}.mp3").read_bytes() for n in (0, 1)))
+    write_clip(tmp_path / "v.mp4", np.zeros((100, 32, 32, 3), np.uint8))
+    late = ("-itsoffset", 0.5, "-i", tmp_path / "j.mp3")
+    run_ffmpeg("-i", tmp_path / "v.mp4", *late, "-map", "0:v", "-map", "1:a", "-c", "copy", tmp_path / "late.mkv")
+    for name, begins in (("j.mp3", 0.0), ("late.mkv", 0.5)):
+        whole = video.read_audio(tmp_path / name, 16000)
+        assert abs(len(whole) / 16000 - begins - 4.05) < 0.1
+        for second, hertz in ((0.5, 400), (1.5, 400), (2.5, 800), (3.5, 800)):
+            part = whole[int((begins + second) * 16000) :][:4000]
+            assert np.abs(part).max() > 0.05 and np.abs(np.fft.rfft(part)).argmax() * 4 == hertz
+        assert np.abs(whole[: max(0, int(begins * 16000) - 400)]).max(initial=0) == 0
+        monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 1)
+        blocks = list(video.Sound(tmp_path / name, 16000))
+        monkeypatch.undo()
+        assert [len(block) for block in blocks[:-1]] == [16000] * (len(blocks) - 1) and len(blocks) > 3
+        np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-3)
+
+
 def test_not_a_number_becomes_silence(tmp_path):
     from scipy.io import wavfile
 

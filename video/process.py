@@ -153,7 +153,7 @@ class Process:
     def __init__(
         self,
         command: list[str],
-        stdin: int = subprocess.DEVNULL,
+        stdin: Any = subprocess.DEVNULL,  # or a file to read
         stdout: int = subprocess.DEVNULL,
         folder: str | None = None,
     ) -> None:
@@ -178,6 +178,11 @@ class Process:
         for line in self.stdout:
             if found := re.fullmatch(rb"out_time_us=(\d+)\s*", line):
                 yield int(found[1]) / 1e6
+
+    def said(self) -> str:
+        """Return ffmpeg's messages so far; none on Windows, where what is being written is not read."""
+        number = self._messages.fileno()
+        return _text(os.pread(number, os.fstat(number).st_size, 0)) if hasattr(os, "pread") else ""
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end and return ffmpeg's exit code and messages; raise RuntimeError if somebody else ended it."""

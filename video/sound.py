@@ -16,6 +16,7 @@ import numpy as np
 from errors import UserError
 from video.process import (
     CLOCK_JUMP,
+    QUIET,
     TALKATIVE,
     Process,
     command_line,
@@ -40,6 +41,8 @@ ALONE = 10.0  # times as loud as the other is the one of the channels that someb
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 FRONT = 3  # channels, the first of these layouts, that are in it
+CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's words, from version 5 on
+CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*\[15\]\[0\]")  # say in each packet how it is coded
 NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder. Small holes,
@@ -131,13 +134,51 @@ class Sound:
         heard, last = 0, False
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
             while not last:
-                samples = np.frombuffer(process.stdout.read(self._block * np.float32().itemsize), np.float32)
+                samples = self._next_block(process)
+                if CHANGED in process.said():
+                    break
                 heard, last = heard + len(samples), len(samples) < self._block
                 if last:  # what ffmpeg says of all of it is known before it is given
                     self._end(process, heard)
                 if len(samples):
-                    samples = np.nan_to_num(samples)
-                    yield np.clip(samples, -1.0, 1.0, out=samples)
+                    yield samples
+        if not last:
+            yield from self._decode_in_one_format(heard)
+
+    def _next_block(self, process: Process) -> np.ndarray:
+        """Return the next block, shorter or empty at the end."""
+        samples = np.frombuffer(process.stdout.read(self._block * np.float32().itemsize), np.float32)
+        samples = np.nan_to_num(samples)
+        return np.clip(samples, -1.0, 1.0, out=samples)
+
+    def _decode_in_one_format(self, given: int) -> Iterator[np.ndarray]:
+        """Yield the blocks after ``given`` samples of a sound that changes its format, mixed evenly.
+
+        Where that happens ffmpeg sets up its filters anew, and the clock would put in as much silence as there was
+        sound before. So one ffmpeg decodes, and another keeps the clock.
+        """
+        import ffmpeg
+
+        how = {
+            "format": "nut",
+            "avoid_negative_ts": "disabled",
+            "c:a": "pcm_f32le",
+            "af": "aresample=rematrix_maxval=1",
+        }
+        clocked = ffmpeg.input("pipe:0", format="nut").output("pipe:1", format="f32le", af=AUDIO_CLOCK)
+        with (
+            self._read(**how, ac=1, ar=self._sample_rate) as decoding,
+            Process(command_line(clocked, *QUIET, "-copyts"), decoding.stdout, subprocess.PIPE) as process,
+        ):
+            heard, last = 0, False
+            while not last:
+                samples = self._next_block(process)
+                heard, last = heard + len(samples), len(samples) < self._block
+                if last:
+                    process.finish(UserError, f"cannot read {self.path}")
+                    self._end(decoding, heard)
+                if len(samples) and heard > given:
+                    yield samples
 
     def _check(self, code: int, report: str, heard: int) -> None:
         if any(words in report for words in NO_STREAM):
@@ -216,6 +257,15 @@ def sound_stream(path: Path) -> tuple[int | str, str]:
     _, report = report_of(command_line(output, *TALKATIVE))
     taken = _taken(report)
     return "a:0" if taken is None else taken, _layout_of(report, taken)
+
+
+def changes_format(path: Path, stream: int) -> bool:
+    """Whether a sound track changes its channels or its rate on the way; all of it is decoded, if its codec can."""
+    output = input_of(path)[str(stream)].output("-", format="null")
+    command = command_line(output, *TALKATIVE)
+    head = report_of([*command[:-1], "-t", "0.1", command[-1]])[1]
+    texts = [one.text for one in streams_of(head) if one.index == stream]
+    return any(map(CHANGING.match, texts)) and CHANGED in report_of(command)[1]
 
 
 def _layout_of(report: str, index: int | None) -> str:
