@@ -257,6 +257,17 @@ def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, ta
     lips.run(tmp_path / "1.ts", tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
+def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone, tmp_path):
+    """Around the part all was silent, and nobody was told."""
+    run_ffmpeg("-i", talking_clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")
+    film = tmp_path / "strange.mov"
+    film.write_bytes((tmp_path / "film.mov").read_bytes().replace(b"ac-3", b"ac-4"))
+    with pytest.raises(UserError, match="strange.mov is of the kind .*, which this ffmpeg cannot decode; convert it"):
+        lips.run(film, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+    with pytest.raises(UserError, match="strange.mov is of the kind"):
+        lips.run(talking_clip, film, tmp_path / "out.mp4", box=BOX)
+
+
 def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
     lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)

@@ -187,6 +187,7 @@ class Sound:
             raise UserError(
                 f"{self.path} has more channels than this ffmpeg can mix; save it in stereo, or install ffmpeg 7"
             )
+        _check_decoder(self.path, report)
         if code != 0:
             check_index(self.path, report)
             words = last_words(code, complaints(report))
@@ -249,14 +250,23 @@ class Sound:
 
 
 def sound_stream(path: Path) -> tuple[int | str, str]:
-    """What ``Sound.stream`` and its ``layout`` will be.
+    """What ``Sound.stream`` and its ``layout`` will be; raise UserError if it cannot be decoded.
 
     Where there is none, the name of a stream that ffmpeg will complain of.
     """
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
     _, report = report_of(command_line(output, *TALKATIVE))
+    _check_decoder(path, report)
     taken = _taken(report)
     return "a:0" if taken is None else taken, _layout_of(report, taken)
+
+
+def _check_decoder(path: Path, report: str) -> None:
+    """Raise UserError if ffmpeg's report says that it knows no way to decode the sound."""
+    if found := re.search(r"no decoder found for: (\S+)|Decoder \(codec (\S+)\) not found", report):
+        raise UserError(
+            f"the sound of {path} is of the kind {found[1] or found[2]}, which this ffmpeg cannot decode; convert it"
+        )
 
 
 def changes_format(path: Path, stream: int) -> bool:
