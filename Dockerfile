@@ -6,11 +6,12 @@
 # Anything else that is installed, such as: docker run -v "$PWD":/work -w /work wav2lip wav2lip --face a.mp4 --audio b.wav
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY . .
 RUN python -m venv /opt/wav2lip
 ENV PATH=/opt/wav2lip/bin:$PATH
-# torch without the gigabytes of CUDA; the OpenCV without windows, which needs no X11
+# torch without the gigabytes of CUDA, once whatever else changes; the OpenCV without windows, which needs no X11
+COPY constraints.txt .
 RUN pip install --no-cache-dir torch -c constraints.txt --index-url https://download.pytorch.org/whl/cpu
+COPY . .
 RUN pip install --no-cache-dir ".[app]" -c constraints.txt
 RUN pip uninstall --yes opencv-python && pip install --no-cache-dir opencv-python-headless -c constraints.txt
 

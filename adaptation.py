@@ -24,7 +24,7 @@ import pictures
 import training
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
-from distributed import Distributed, own_random_numbers
+from distributed import Distributed, check_seed, own_random_numbers
 from errors import MissingFile, UserError
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -67,8 +67,7 @@ class AdaptationOptions:
     def __post_init__(self) -> None:
         if not 0 < self.minutes < math.inf:  # of NaN minutes, none would ever be the last
             raise UserError(f"--minutes {self.minutes} is not a time to train; give a number above 0")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed} is below 0")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

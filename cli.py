@@ -34,8 +34,9 @@ except ImportError as error:
     ) from None
 
 import parts
-from distributed import STOPPING, heeded, leave_processes
+from distributed import MAX_SEED, STOPPING, heeded, leave_processes
 from errors import UserError, is_bad_input, is_fault, told
+from version import version
 
 gc.freeze()
 if collects:
@@ -43,7 +44,6 @@ if collects:
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 HERE, FOLDERS = Path(__file__).resolve().parent, ("evaluation", "benchmarks", "demo")  # with scripts
-MAX_SEED = 2**63 - 1  # that torch takes
 MAX_PORT = 65535
 
 
@@ -65,6 +65,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=Formatter)
         self.register("type", Path, path)  # of every flag that takes one
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        self.add_argument(
+            "--version", action="version", version=f"wav2lip {version()}", help="Say which version this is, and exit."
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")

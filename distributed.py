@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import numbers
 import os
 import signal
 import warnings
@@ -20,11 +21,18 @@ from errors import UserError
 
 Batch = Sequence[torch.Tensor]
 Network = TypeVar("Network", bound=nn.Module)
+MAX_SEED = 2**63 - 1  # that torch takes
 PATIENCE = datetime.timedelta(hours=2)  # for who lags behind: mels of a large data set may be made on one machine alone
 
 
 # by which a process is asked to stop, besides Ctrl-C; all but SIGTERM come when a window is closed, SIGBREAK on Windows
 STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}
+
+
+def check_seed(seed: int) -> None:
+    """Raise UserError for what generators of random numbers do not take."""
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed <= MAX_SEED):
+        raise UserError(f"the seed {seed!r} is not a whole number from 0 to 2^63 - 1")
 
 
 def heeded(names: Set[str]) -> list[int]:

@@ -50,9 +50,9 @@ class FaceSearch:
     weights: str | Path | None = None  # of the detector, if not the usual ones
     batch_size: int = 16  # pictures per call of the detector
     cache: bool = True  # remember the boxes of each video, and look there first
-    folder: Path | None = None  # where; None: in the user's cache
-    device: torch.device = torch.device("cpu")  # that the detector computes on, if it can use another than the CPU
-    dtype: torch.dtype = torch.float32  # that it computes in, if it has a choice
+    folder: str | Path | None = None  # where; None: in the user's cache
+    device: torch.device = torch.device("cpu")  # for the detector, if it can use another: set by what searches
+    dtype: torch.dtype = torch.float32  # likewise
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import files
 from errors import MissingFile, UserError, hint_at
@@ -109,6 +110,10 @@ class HParams:
     disc_width: float = 0.0  # of the discriminator, as ``width``; 0: the generator's (ours)
     disc_initial_learning_rate: float = 1e-4
 
+    def __getattr__(self, name: str) -> Any:
+        """Say of those of the reference's that are gone, why."""
+        raise AttributeError(f"hparams has no {name}" + (f": {GONE[name]}" if name in GONE else ""))
+
     @property
     def mel_frames_per_second(self) -> float:
         return self.sample_rate / self.hop_size
@@ -187,10 +192,10 @@ def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELIST
     """
     path = filelists / f"{split}.txt"
     if not path.is_file():
-        raise MissingFile(f"{path} does not exist; filelists/README.md says how to write it")
+        raise MissingFile(f"{path} does not exist: a line dir/clip for every clip; preprocess.py --split writes it")
     lines = read_list(path)
     if not lines:
-        raise UserError(f"{path} is empty; give it a line dir/clip for every clip (filelists/README.md), one at least")
+        raise UserError(f"{path} is empty; give it a line dir/clip for every clip, one at least")
     return [_clip_folder(Path(data_root), line) for _, line in lines]
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import arguments
 import cli
 import files
-from errors import MissingFile, UserError
 from hparams import FILELISTS
 from hparams import hparams as hp
 from models import weights
@@ -100,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    check_arguments(args)
+    if args.split:
+        files.check_folder(args.filelists)  # before anything is read
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
     sync = SyncCheck(args.sync, args.syncnet_checkpoint_path) if args.sync else None
     options = PreprocessingOptions(
@@ -120,16 +120,6 @@ def run(args: argparse.Namespace) -> None:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
     elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped) and (args.filelists / "train.txt").exists():
         print("lists      not written anew: those that there are still have what was dropped now; give --split, too")
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for what argparse cannot see, before anything is read."""
-    if not args.data_root.exists():
-        raise MissingFile(f"--data_root {args.data_root} does not exist")
-    if not args.data_root.is_dir():
-        raise UserError(f"--data_root {args.data_root} is a file; give the folder that holds the videos")
-    if args.split:
-        files.check_folder(args.filelists)
 
 
 def print_table(summary: Summary, path: Path) -> None:

@@ -23,7 +23,7 @@ import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
 from devices import cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, join_processes, own_random_numbers
+from distributed import Distributed, check_seed, join_processes, own_random_numbers
 from errors import UserError
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
@@ -62,10 +62,9 @@ class TrainingOptions:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.keep is not None and self.keep < 1:
-            raise UserError(f"keep {self.keep} would keep no checkpoint; give 1 or more, or None for all")
-        if self.seed < 0:
-            raise UserError(f"the seed {self.seed} is below 0")
+        if not (self.keep is None or isinstance(self.keep, numbers.Integral) and self.keep >= 1):
+            raise UserError(f"keep {self.keep!r} would keep no checkpoint; give 1 or more, or None for all")
+        check_seed(self.seed)
         if not (self.max_steps is None or isinstance(self.max_steps, numbers.Integral)):
             raise UserError(f"max_steps {self.max_steps!r} is no whole number")
         files.as_path(self.filelists)

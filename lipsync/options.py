@@ -110,7 +110,7 @@ class Options:
                 raise UserError(f"--{name} {value} is not known; give one of {', '.join(known)}")
         for name in NUMBERS:
             given = (value := getattr(self, name)) is not getattr(Options, name)
-            if given and not (isinstance(value, numbers.Real) and math.isfinite(value)):
+            if given and not _is_finite(value):
                 raise UserError(f"--{name} {value} is not a number")
             if given:  # numpy's are none that JSON, or a fraction, can be made of
                 object.__setattr__(self, name, float(value))
@@ -168,6 +168,13 @@ class Options:
 
 def _is_one_of(value: Any, words: Sequence[str]) -> bool:
     return isinstance(value, str) and value in words
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return False
 
 
 def _is_whole(value: Any) -> bool:

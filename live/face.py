@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import math
+import numbers
 import re
 import shutil
 from collections.abc import Iterator
@@ -113,8 +114,8 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
 
     ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
     """
-    if not 0 < seconds < math.inf:
-        raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds:g}")
+    if not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
+        raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds!r}")
     chosen = Options.of({"loop": "pingpong", **options})
     if given := [name for name in ("start", "end", "mix") if getattr(chosen, name) is not None]:
         raise UserError(f"a face is prepared from the first seconds of a video; leave {' and '.join(given)} out")

@@ -162,9 +162,14 @@ class Session:
     # Sound in
 
     def push(self, samples: np.ndarray) -> None:
-        """Append to the utterance, or begin a new one: (samples,) float in [-1, 1], any number of them."""
+        """Append to the utterance, or begin a new one: (samples,) float in [-1, 1], any number of them.
+
+        Once the session is closed, nobody hears them.
+        """
         samples = checked(samples)
         with self._hearing:
+            if not self._source:
+                return
             if self.waiting + len(samples) / self._rate > WAITING:
                 raise UserError(f"at most {WAITING:g} seconds of sound can wait; take frames before more is pushed")
             utterances = self._state.utterances
@@ -210,7 +215,7 @@ class Session:
 
     def play(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
-    ) -> Iterator[Frame]:
+    ) -> Generator[Frame, None, None]:
         """Yield frames when they are due, as many a second as the video has, until the session is closed.
 
         On a machine that is too slow, time itself goes slower.
@@ -314,7 +319,10 @@ def closing_step(fps: float) -> float:
 
 def checked(samples: np.ndarray) -> np.ndarray:
     """Return sound as the networks take it; raise UserError for what is none."""
-    samples = np.asarray(samples)
+    try:
+        samples = np.asarray(samples)
+    except (ValueError, RuntimeError, TypeError) as error:  # rows of several lengths; a tensor on a GPU
+        raise UserError(f"sound is (samples,) float in [-1, 1], one channel; this is no such array ({error})") from None
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise UserError(
             f"sound is (samples,) float in [-1, 1], one channel; this is {samples.dtype} of shape {samples.shape}"

@@ -63,6 +63,9 @@ class PlainConv2d(nn.Module):
         return F.leaky_relu(self.conv_block(x), self.slope, inplace=True)
 
 
+nonorm_Conv2d = PlainConv2d  # its name there
+
+
 def audio_encoder(width: float, residual_at_3x3: int) -> nn.Sequential:
     """Mel windows (N, 1, 80, 16) -> embeddings (N, 512·width, 1, 1). The expert's has one residual block more."""
     c32, c64, c128, c256, c512 = (scaled(c, width) for c in (32, 64, 128, 256, 512))

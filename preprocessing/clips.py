@@ -86,6 +86,9 @@ class Unusable(ValueError):
 
 def find_clips(data_root: Path) -> list[Clip]:
     """Return every video below ``data_root``, sorted, each with its own name; raise UserError if there is none."""
+    if not data_root.is_dir():
+        problem = "is a file" if data_root.exists() else "does not exist"
+        raise UserError(f"--data_root {data_root} {problem}; give the folder that holds the videos")
     present = list(visible_files(data_root))
     videos = sorted((path.relative_to(data_root) for path in present if is_video(path)), key=_mp4_first)
     if not videos:

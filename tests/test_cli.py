@@ -285,3 +285,10 @@ def test_commands_of_the_reference_are_taken(script, needed, usual):
     if script.startswith("evaluation"):  # with the boxes of the paper's figures
         ours -= {"pads"}
     assert {name: full[name] for name in full.keys() - ours} == {name: plain[name] for name in plain.keys() - ours}
+
+
+def test_every_script_says_which_version_it_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.Parser("test").parse_args(["--version"])
+    said = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert not ended.value.code and capsys.readouterr().out == f"wav2lip {said}\n"

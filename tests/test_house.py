@@ -23,6 +23,7 @@ TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
 # who may import which of ours, besides modules of its own folder
 ALLOWED = {
     "errors": set(),
+    "version": set(),
     "reporting": set(),
     "concurrency": set(),
     "rates": set(),
@@ -80,7 +81,7 @@ ALLOWED = {
         "parts", "pictures", "reporting", "sync", "video",
     },
     "terminal": {"reporting"},
-    "cli": {"distributed", "parts"},
+    "cli": {"distributed", "parts", "version"},
     "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "models", "recipes", "runtimes", "terminal"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}

@@ -315,6 +315,13 @@ def test_a_session_that_broke_off_says_so(lips, face, monkeypatch, wav):
     session.close()
 
 
+def test_nobody_hears_what_a_closed_session_is_told(session, wav):
+    """A microphone whose thread goes on filled it."""
+    session.close()
+    session.push(wav)
+    assert session.waiting == 0
+
+
 def test_a_closed_session_has_no_frames(session, wav):
     session.push(wav)
     session.close()

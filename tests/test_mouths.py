@@ -372,6 +372,7 @@ def test_a_look_ends_with_its_shot(head):
     ({"resize_factor": 0}, "--resize_factor 0 is not 1 or more"),
     ({"start": "0:01"}, "--start 0:01 is not a number"),
     ({"end": float("inf")}, "--end inf is not a number"),
+    ({"fps": 10**400}, "--fps 1000.* is not a number"),
     ({"lip_delay": float("nan")}, "--lip_delay nan is not a number"),
     ({"lip_delay": -1e12}, r"--lip_delay takes milliseconds, 10000 at most, not -1e\+12"),
     ({"mouth_gain": "1.5"}, "--mouth_gain 1.5 is not a number"),

@@ -280,6 +280,12 @@ def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
     assert names(roots.data / "s") == set()
 
 
+def test_a_folder_that_is_not_there_is_not_empty(roots):
+    """In Python it was "no video in nowhere: looked at any depth"."""
+    with pytest.raises(UserError, match="nowhere does not exist; give the folder that holds the videos"):
+        preprocessing.preprocess(roots.videos / "nowhere", roots.data)
+
+
 @pytest.mark.parametrize("files", [(), ("notes.txt", "s/.hidden.mp4", ".git/a.mp4")])
 def test_nothing_found(roots, files, capsys):
     for name in files:

@@ -13,6 +13,7 @@ import torch
 
 import files
 from distributed import Batch, Distributed
+from errors import PIP
 from reporting import SILENT, Reporter
 from training.checkpoints import Position
 from training.tasks import Figures, Task
@@ -63,7 +64,7 @@ class Log:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position.step + 1)
         except ImportError:
             report.note(
-                "note: tensorboard is not installed (requirements/train.txt has it): no curves, only metrics.jsonl"
+                f"note: tensorboard is not installed ({PIP} install tensorboard): no curves, only metrics.jsonl"
             )
 
     def _forget_after(self, position: Position) -> None:

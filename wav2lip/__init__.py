@@ -43,6 +43,8 @@ __path__ = [str(HERE), str(FLAT)]
 
 def __getattr__(name: str) -> Any:
     """Import what this package offers when it is first asked for: torch alone takes a second."""
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.version").version()
     if name not in SOURCES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{SOURCES[name]}"), name)
