@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import runpy
 import signal
@@ -49,6 +50,12 @@ MEANS = base64.b64decode(
     "CAY6YQoZCgF4EgFwIhFHbG9iYWxBdmVyYWdlUG9vbAoPCgFwEgF5IgdGbGF0dGVuEgFnWhsKAXgSFgoUCAESEAoCCAEKAggDCgIIcAoCCHBiEwoB"
     "eRIOCgwIARIICgIIAQoCCANCBAoAEAs="
 )
+
+
+def pytest_collection_finish() -> None:
+    """What is imported is no garbage: to look for some in it, again and again, took 10 s of each process."""
+    gc.collect()
+    gc.freeze()
 
 
 def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:
