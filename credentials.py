@@ -14,7 +14,7 @@ import files
 from errors import MissingFile, UserError, needs, reason_of
 
 CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's names for how keys sign, by their bits
-CONTAINERS = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
+SIGNABLE = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
 # IPTC's name for what was filmed, and then changed in part by what learned from pictures
 CHANGED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
@@ -46,8 +46,8 @@ class Credentials:
 
     def check(self, outfile: Path) -> None:
         """Raise UserError if such a file has no place for credentials."""
-        if outfile.suffix.lower() not in CONTAINERS:
-            raise UserError(f"{outfile} has no place for --credentials; name it {' or '.join(CONTAINERS)}")
+        if outfile.suffix.lower() not in SIGNABLE:
+            raise UserError(f"{outfile} has no place for --credentials; name it {' or '.join(SIGNABLE)}")
 
     def sign(self, path: Path, source: Path, title: str, made_by: str) -> None:
         """Put into the video at ``path`` that it is ``title``, the video or photo ``source`` with lips ``made_by`` us.

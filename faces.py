@@ -37,6 +37,7 @@ from reporting import SILENT, Reporter
 SAVE_SECONDS = 5.0  # of work between two writings of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
+AUTO_MEANS = BEST, ALWAYS_HERE = ("sfd", "centerface")  # one of them, of "auto"
 PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
 AGAIN = 300.0  # seconds after which a download that failed is tried again
 _sfd_lacks: dict[Path, tuple[str, float]] = {}  # why it cannot be had, and since when, by the cache where it would be
@@ -62,9 +63,9 @@ class FaceSearch:
         """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
         if self.detector != AUTO:
             return self.detector
-        if self.weights or SFD_WEIGHTS.exists():
-            return "sfd"
-        return "sfd" if sfd_can_be_had(report) else "centerface"
+        if self.weights or SFD_WEIGHTS.exists() or sfd_can_be_had(report):
+            return BEST
+        return ALWAYS_HERE
 
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
         """Return the weights file of the detector, downloading those that are known if they are not here."""

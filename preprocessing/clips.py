@@ -12,13 +12,12 @@ from pathlib import Path
 
 import files
 from errors import UserError
-from faces import AUTO
+from faces import AUTO, AUTO_MEANS
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
 PIECE = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
-AUTO_MEANS = ("sfd", "centerface")  # what another detector did not see, these may
 DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 

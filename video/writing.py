@@ -25,6 +25,7 @@ from video.sound import AUDIO_CLOCK, NUMBERS, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
+PICTURES, SOUND = {"c:v": "libx264"}, {"c:a": "aac", "audio_bitrate": "192k"}  # how these are encoded
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 EXACT_COLOUR = "accurate_rnd+bicubic"
 # x264's quickest presets do without the look ahead that lets it spend less on what stays the same: it costs next to
@@ -83,7 +84,7 @@ class VideoWriter:
         size = {"video_size": (like.width, like.height), "r": str(like.fps)}
         frames = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="bgr24", **size)["v:0"]
         crf, preset = self._encoding.crf, self._encoding.preset
-        how = {"c:v": "libx264", "crf": crf, "preset": preset, "vf": ",".join(self._filters())}
+        how = PICTURES | {"crf": crf, "preset": preset, "vf": ",".join(self._filters())}
         return frames, how | self._tags() | (LOOK_AHEAD if preset in QUICK_PRESETS else {})
 
     def _with_sound(self, pictures: Any, how: dict[str, Any]) -> list[str]:
@@ -91,7 +92,7 @@ class VideoWriter:
         import ffmpeg
 
         until = {} if self._count is None else {"t": f"{float(self._count / self._like.fps):.6f}"}
-        how = how | {"c:a": "aac", "audio_bitrate": "192k", **self._sound_options, **until}
+        how = how | SOUND | self._sound_options | until
         how["map_chapters"] = -1  # of an audiobook: they would be a track of their own
         if self._encoding.comment:
             how["metadata"] = f"comment={self._encoding.comment}"
