@@ -319,6 +319,32 @@ class MelWindows:
         return silent[moments]
 
 
+class Buffer:
+    """What has come and is not used up yet, along its last axis; its pieces are joined when somebody looks at it."""
+
+    def __init__(self, nothing: np.ndarray) -> None:
+        self._whole, self._pieces, self._count = nothing, list[np.ndarray](), nothing.shape[-1]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, piece: np.ndarray) -> None:
+        self._pieces.append(piece)
+        self._count += piece.shape[-1]
+
+    def first(self, count: int) -> np.ndarray:
+        """Return the first ``count``, or as many as there are; not to be changed."""
+        if self._pieces:
+            self._whole, self._pieces = np.concatenate((self._whole, *self._pieces), axis=-1), []
+        return self._whole[..., :count]
+
+    def drop(self, count: int) -> None:
+        """Forget the first ``count``."""
+        self.first(0)
+        self._whole = self._whole[..., count:]
+        self._count = self._whole.shape[-1]
+
+
 class WindowStream:
     """The ``MelWindows`` of sound that comes piece by piece; of what has been given, nothing is kept."""
 
@@ -328,7 +354,7 @@ class WindowStream:
         self.ended = False
         self._mels = MelStream()
         self.start = 0  # of the last one given, in mel frames
-        self._mel = np.empty((hp.num_mels, 0), np.float32)  # from there on
+        self._mel = Buffer(np.empty((hp.num_mels, 0), np.float32))  # from there on
 
     @property
     def samples(self) -> int:
@@ -337,18 +363,19 @@ class WindowStream:
 
     def push(self, sound: np.ndarray) -> None:
         """Hear more (samples,)."""
-        self._mel = np.concatenate((self._mel, *map(self._mels.push, _pieces([sound]))), axis=1)
+        for piece in _pieces([sound]):
+            self._mel.append(self._mels.push(piece))
 
     def end(self) -> None:
         """Hear that this was all: now the windows at the end are known."""
-        self._mel = np.concatenate((self._mel, self._mels.end()), axis=1)
+        self._mel.append(self._mels.end())
         missing = max(0, hp.mel_step_size - self._known)
-        self._mel = np.pad(self._mel, ((0, 0), (0, missing)), constant_values=SILENCE)
+        self._mel.append(np.full((hp.num_mels, missing), SILENCE, np.float32))
         self.ended = True
 
     @property
     def _known(self) -> int:
-        return self.start + self._mel.shape[1]
+        return self.start + len(self._mel)
 
     def ready(self) -> Iterator[np.ndarray]:
         """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
@@ -358,6 +385,6 @@ class WindowStream:
             if not (self.ended or (heard and moment < last + 1)):
                 return
             start = int(min(moment, last))
-            self._mel = self._mel[:, start - self.start :]  # later ones do not start before it
+            self._mel.drop(start - self.start)  # later ones do not start before it
             self.start, self.index = start, self.index + 1
-            yield self._mel[:, : hp.mel_step_size].copy()
+            yield self._mel.first(hp.mel_step_size).copy()

@@ -61,7 +61,7 @@ class Utterance:
 
         self.windows = audio.WindowStream(fps, options.lip_delay / 1000)
         self._resampler = None if rate == hp.sample_rate else soxr.ResampleStream(rate, hp.sample_rate, 1)
-        self._samples = np.empty(0, np.float32)  # from the start of the next frame on
+        self._samples = audio.Buffer(np.empty(0, np.float32))  # from the start of the next frame on
         self._pauses = Pauses(fps) if options.silence == "closed" else None
 
     @property
@@ -72,7 +72,7 @@ class Utterance:
     def push(self, samples: np.ndarray, last: bool = False) -> None:
         if self._resampler:
             samples = self._resampler.resample_chunk(samples, last)
-        self._samples = np.concatenate((self._samples, samples))
+        self._samples.append(samples)
         self.windows.push(samples)
 
     def end(self) -> None:
@@ -85,7 +85,8 @@ class Utterance:
         for window in self.windows.ready():
             index = self.windows.index - 1
             size = samples_of(index, fps)
-            sound, self._samples = self._samples[:size], self._samples[size:]
+            sound = self._samples.first(size)
+            self._samples.drop(size)
             closed = self._pauses.closed(window, self.windows.start) if self._pauses else 0.0
             # the last frame may outlast its sound
             yield Part(window, np.pad(sound, (0, size - len(sound))), 1.0 - closed, closed, index / fps)

@@ -205,7 +205,7 @@ def test_an_hour_of_windows_takes_no_more_room_than_a_second():
     for _ in range(3600):
         stream.push(second)
         assert sum(1 for _ in stream.ready()) in (20, 25)
-        assert stream._mel.nbytes < 100 * 80 * 4
+        assert len(stream._mel) < 100
     assert stream.index == 3600 * 25 - 5 and stream.samples == 3600 * 16000
 
 
