@@ -161,6 +161,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     if not any(count for _, count in makers):
         raise UserError("nothing to make; say how many with --clips, --real or --heads")
+    if before := next(corpus.out.glob("*/*/truth.json"), None):
+        corpus.has(before.parent)  # or two runs would be one corpus
     for make, count in makers:
         if count:
             made = make_clips(make, count, args.workers)

@@ -334,8 +334,9 @@ def test_the_twin_may_be_the_photograph(corpus, tmp_path):
 
 def test_clips_of_other_settings_are_not_mixed(corpus, tmp_path, capsys):
     assert make(corpus, tmp_path, "--clips", 2, "--seed", 3) == 0
-    assert make(corpus, tmp_path, "--clips", 2, "--seed", 3, "--silence", 0.5) == 2
-    assert "was made with other settings; give them again, or another --out" in capsys.readouterr().err
+    for other in (("--clips", 2, "--seed", 3, "--silence", 0.5), ("--heads", 2, "--seed", 4)):  # of other names, too
+        assert make(corpus, tmp_path, *other) == 2
+        assert "was made with other settings; give them again, or another --out" in capsys.readouterr().err
 
 
 def test_clips_of_other_people_are_not_mixed(corpus, tmp_path, capsys):
