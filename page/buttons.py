@@ -35,7 +35,7 @@ REFERENCES = {
 }
 BLENDS = {"automatic": None, "softly, only what changes": "feather", "the whole box": "box"}
 VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
-FILES = ("film", "photo", "speech", "filmed", *VOICES, "like", "mix", "network")  # among what is on the first tab
+FILES = ("film", "photo", "speech", "filmed", *VOICES, "face_like", "mix", "network")  # among what is on the first tab
 LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
     "silence": "Close the lips in pauses",
     "mouth_gain": "Movement of the mouth",
@@ -56,7 +56,7 @@ LABELS = {  # what the page calls flags, which nobody knows who has never seen t
     "static": "Use only the first frame",
     "rotate": "The video lies on its side: turn it clockwise",
 }
-ALONE = {"speaker": "speaker", "like": "face_like"}  # of one face; their flags
+ALONE = ("speaker", "face_like")  # settings about one face
 PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # what it calls other flags
 FLAGS = re.compile(r"--([a-z_]+)")
 NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # faces, from 0
@@ -273,24 +273,24 @@ def taken(values: Values) -> tuple[str, Any, Values]:
     if not face:
         raise UserError("give a video or a photo of a face first")
     return face, spoken(values), {
-        "chosen": None if values["speaker"] or values["like"] else values["chosen"],
+        "chosen": None if values["speaker"] or values["face_like"] else values["chosen"],
         "speaker": "auto" if values["speaker"] else None,
-        "face_like": values["like"] and Path(values["like"]),
+        "face_like": values["face_like"] and Path(values["face_like"]),
         "sharp": values["sharp"],
         "start": moment(values["start"]) if values["start"] else None,  # "" once the box has been seen
         "end": moment(values["end"]) if values["end"] else None,
-        "occlusion": "keep" if values["kept"] else "ignore",
+        "occlusion": "keep" if values["occlusion"] else "ignore",
         "network": values["network"],
-        "silence": "closed" if values["closed"] else "free",
-        "mouth_gain": values["gain"],
+        "silence": "closed" if values["silence"] else "free",
+        "mouth_gain": values["mouth_gain"],
         "loop": LOOPS[values["loop"]],
         "reference": REFERENCES[values["reference"]],
         "blend": BLENDS[values["blend"]],
-        "lip_delay": milliseconds(values["delay"]),
+        "lip_delay": milliseconds(values["lip_delay"]),
         "pads": numbers(values["pads"], "pixels around the face's box are"),
         "static": values["static"],
         "rotate": values["rotate"],
-        "resize_factor": max(1, int(values["shrink"] or 1)),
+        "resize_factor": max(1, int(values["resize_factor"] or 1)),
         "fps": values["fps"] or None,
         "mix": values["mix"] and Path(values["mix"]),
         "crf": int(values["crf"]),
@@ -305,10 +305,10 @@ def spoken(values: Values) -> Any:
         raise UserError("a speech for one face was given and some for several; take one or the others back")
     if not (one or each):
         raise UserError("give a speech first: any file with sound, or record one")
-    for name, flag in ALONE.items():
+    for name in ALONE:
         if each and values[name]:
-            raise UserError(f'"{LABELS[flag]}" is for one face; take it back, or the speeches of several')
-    if values["speaker"] and values["like"]:
+            raise UserError(f'"{LABELS[name]}" is for one face; take it back, or the speeches of several')
+    if values["speaker"] and values["face_like"]:
         raise UserError("whoever speaks and whoever looks like a picture cannot both be chosen; take one back")
     return one or each
 

@@ -309,8 +309,10 @@ def _options(can_restore: bool) -> dict[str, Any]:
     """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
-            "closed": gr.Checkbox(True, label=LABELS["silence"], info="otherwise that is left to the network"),
-            "gain": gr.Slider(0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="1: as the network moves it"),
+            "silence": gr.Checkbox(True, label=LABELS["silence"], info="otherwise that is left to the network"),
+            "mouth_gain": gr.Slider(
+                0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="1: as the network moves it"
+            ),
             "loop": gr.Radio(list(LOOPS), label=LABELS["loop"], value="from its start", info="is repeated"),
         }
     with gr.Accordion("More", open=False):
@@ -318,12 +320,12 @@ def _options(can_restore: bool) -> dict[str, Any]:
             options |= {
                 "reference": gr.Dropdown(list(REFERENCES), label=LABELS["reference"], value=next(iter(REFERENCES))),
                 "blend": gr.Dropdown(list(BLENDS), label=LABELS["blend"], value=next(iter(BLENDS))),
-                "delay": gr.Textbox(label=LABELS["lip_delay"], placeholder="automatic", max_lines=1),
+                "lip_delay": gr.Textbox(label=LABELS["lip_delay"], placeholder="automatic", max_lines=1),
             }
         with gr.Row(elem_classes="options"):
             options |= {
                 "pads": gr.Textbox(label=LABELS["pads"], placeholder="top bottom left right", max_lines=1),
-                "shrink": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
+                "resize_factor": gr.Number(1, label=LABELS["resize_factor"], precision=0, minimum=1),
                 "fps": gr.Number(None, label=LABELS["fps"], minimum=0),
                 "crf": gr.Slider(0, 51, 18, step=1, label=LABELS["crf"]),
             }
@@ -332,7 +334,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
                 "speaker": gr.Checkbox(
                     False, label=LABELS["speaker"], info="by the video's own sound; a click on a face does not count"
                 ),
-                "kept": gr.Checkbox(True, label=LABELS["occlusion"], info="a hand, a microphone, a caption"),
+                "occlusion": gr.Checkbox(True, label=LABELS["occlusion"], info="a hand, a microphone, a caption"),
             }
         with gr.Row(elem_classes="options"):
             options |= {
@@ -354,7 +356,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
                     buttons=SAVE[1:],
                 ),
                 "network": gr.File(label="A network of your own (.pth)", file_types=[".pth", ".pt"], height=180),
-                "like": Picture(
+                "face_like": Picture(
                     label=LABELS["face_like"], sources=["upload"], height=150, buttons=SAVE, elem_id="like"
                 ),
             }

@@ -387,7 +387,7 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
     ({}, "give a speech first"),
     ({"speech": "a.wav", "voice2": "b.wav"}, "one or the others"),
     ({"voice1": "a.wav", "speaker": True}, '"Whoever speaks, shot by shot" is for one face'),
-    ({"speech": "a.wav", "speaker": True, "like": "a.png"}, "cannot both be chosen"),
+    ({"speech": "a.wav", "speaker": True, "face_like": "a.png"}, "cannot both be chosen"),
 ])  # fmt: skip
 def test_who_is_to_say_what_has_to_be_clear(given, words):
     nothing = dict.fromkeys(("speech", "filmed", *VOICES, *ALONE))
