@@ -26,12 +26,9 @@ if quits := stops is signal.default_int_handler and threading.current_thread() i
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
-    import cv2  # noqa: F401  # first, as everything stands on it
-except ImportError as error:
-    raise SystemExit(
-        f"error: OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, "
-        "or pip uninstall opencv-python and pip install opencv-python-headless"
-    ) from None
+    import errors  # noqa: F401
+except ImportError as problem:
+    raise SystemExit(f"error: {problem}") from None
 
 import parts
 from distributed import MAX_SEED, STOPPING, heeded, leave_processes

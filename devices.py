@@ -115,13 +115,26 @@ def _cpu_has(*names: str, until: str, private: str) -> bool:
     return bool(getattr(torch.cpu, private, bool)())
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return how the networks' tensors lie in memory: channels last, but on MPS, whose batch norms fail in that.
+
+    Their gradients do, on torch 2.9 to 2.13 at least (its issues 188371 and 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device lacks memory: of MPS, torch raises no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("MPS backend out of memory")
+
+
 def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:
     """Return what ``work`` makes of arrays of one length, or None, at once; or of their halves, if memory lacks."""
     count = next(len(batch) for batch in batches if batch is not None)
     try:
         return [work(*batches)]
-    except torch.OutOfMemoryError:
-        if count == 1:
+    except RuntimeError as error:
+        if count == 1 or not is_out_of_memory(error):
             raise
     # only here: inside the block, the error would keep alive whatever filled the memory
     halves = (slice(None, count // 2), slice(count // 2, None))

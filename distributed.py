@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from devices import memory_format
 from errors import UserError
 
 Batch = Sequence[torch.Tensor]
@@ -70,8 +71,9 @@ class Distributed:
         return self.place(network)
 
     def place(self, network: Network) -> Network:
-        """Move ``network`` here, with channels last in memory."""
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
+        """Move ``network`` here, with channels last in memory where that works."""
+        how = memory_format(self.device)
+        return network.to(self.device, memory_format=how)  # type: ignore[call-overload]  # stubs lack it
 
     def parallel(self, network: nn.Module) -> nn.Module:
         """Return the form of ``network`` whose gradients are averaged over all processes."""

@@ -8,9 +8,16 @@ import errno
 import sys
 from collections.abc import Iterator, Sequence
 
-import cv2
+try:
+    import cv2
+except ImportError as error:  # nearly everything stands on it, and on this module
+    raise ImportError(
+        f"OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, or "
+        "pip uninstall opencv-python and pip install opencv-python-headless"
+    ) from None
 
 PIP = f"{sys.executable} -m pip"  # of this environment, whatever the one of that name would install into
+SHARING = (32, 33)  # Windows' numbers of what another program keeps to itself
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -67,8 +74,10 @@ def told(error: Exception) -> str:
     if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split())
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+    if type(error).__name__ == "OutOfMemoryError" or text.startswith("MPS backend out of memory"):  # torch's
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
+    if getattr(error, "winerror", None) in SHARING:
+        return f"{error.filename} is open in another program; close it there"  # type: ignore[attr-defined]
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename} may not be read, or written, by this user; change its permissions"
     if isinstance(error, OSError) and error.strerror:  # without its number

@@ -15,7 +15,6 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -46,7 +45,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:
         yield partial
-        replace(partial, path)
+        appear(partial, path)
     except OSError as error:
         if not is_disk_error(error) or str(partial) not in (error.filename or str(partial), error.filename2):
             raise
@@ -65,6 +64,16 @@ def linked(path: Path) -> Path:
         return path
     target = Path(os.path.realpath(path))
     return target if target.suffix == path.suffix else path
+
+
+def appear(partial: Path, path: Path) -> None:
+    """Give ``partial`` its name; raise UserError, and keep it beside, where somebody has open what has that name."""
+    try:
+        replace(partial, path)
+    except PermissionError:  # on Windows
+        kept = path.with_name(f"{path.stem}-{secrets.token_hex(3)}{path.suffix}")
+        replace(partial, kept)
+        raise UserError(f"{path} cannot be replaced (is it open in another program?); the new one is {kept}") from None
 
 
 def replace(new: Path, old: Path) -> None:
@@ -203,6 +212,8 @@ def check_name(path: Path) -> None:
             units = "bytes" if in_bytes else "letters"
             raise UserError(f"{part[:20]}… is a name of more than {LONGEST_NAME} {units}; give a shorter one")
         if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
+            if re.match("[A-Za-z]{2,}:", part):
+                raise UserError(f"{path} is an address; download it first, and give the file")
             raise UserError(f"{part} has a {min(found)} in it, which Windows takes in no name; give another")
 
 
@@ -223,9 +234,13 @@ def check_folder(folder: Path) -> None:
 def check_room(folder: Path) -> None:
     """Raise UserError, before any work is done, if ``folder`` cannot be written to, or made; nothing is made."""
     check_name(folder)
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    with _refused(folder), tempfile.TemporaryFile(dir=there):
-        pass
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    if there is None:
+        raise UserError(f"{folder.anchor or folder} is not there; give a folder on a disk that is")
+    trial = there / f".{secrets.token_hex(6)}"
+    with _refused(folder):  # not by tempfile, which tries again for hours on Windows
+        trial.touch(exist_ok=False)
+        trial.unlink()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from devices import in_halves
+from devices import in_halves, memory_format
 from errors import MissingFile, UserError
 from telemetry import silence_onnxruntime
 
@@ -137,7 +137,7 @@ class SFD:
             raise UserError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
         for name in self.NORMS:
             setattr(self.network, name, WideNorm(getattr(self.network, name).weight))
-        self.network.to(self.device, dtype, memory_format=torch.channels_last)
+        self.network.to(self.device, dtype, memory_format=memory_format(self.device))
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         if not frames:
@@ -167,7 +167,7 @@ class SFD:
         # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
-        maps = self.network(x.to(self.dtype, memory_format=torch.channels_last))
+        maps = self.network(x.to(self.dtype, memory_format=memory_format(self.device)))
         return [m.float().cpu() for m in maps]
 
     def _decode(self, maps: list[torch.Tensor], count: int) -> list[np.ndarray]:
@@ -221,9 +221,12 @@ class Haar(FrameByFrame):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cascade = cv2.CascadeClassifier(
-            str(Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml")
-        )
+        self.cascade = cv2.CascadeClassifier()
+        described = Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml"
+        # not by its name: on Windows OpenCV opens none that is not ASCII, such as a folder's of somebody called Jürgen
+        how = cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY
+        storage = cv2.FileStorage(described.read_text(encoding="utf-8"), how)
+        self.cascade.read(storage.getFirstTopLevelNode())
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))

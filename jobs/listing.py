@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,8 @@ def _faces_in(folder: Path) -> list[Path]:
 def _sounds_in(folder: Path) -> list[Path]:
     """Sound files, and videos for names that no sound file has."""
     sounds = files_in(folder, is_sound)
-    named = {path.stem for path in sounds}
-    sounds += [path for path in files_in(folder, is_video) if path.stem not in named]
+    named = {_stem(path) for path in sounds}
+    sounds += [path for path in files_in(folder, is_video) if _stem(path) not in named]
     return sorted(sounds) or _nothing("file with sound", folder)
 
 
@@ -106,12 +107,17 @@ def _nothing(kind: str, folder: Path) -> NoReturn:
     raise UserError(f"{folder} has no {kind} right in it, by the names of its files")
 
 
+def _stem(path: Path) -> str:
+    """Return its name without the suffix, é written in one of two ways: macOS may keep either."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) -> list[tuple[Path, Path]]:
     by_stem: dict[str, Path] = {}
     for path in sounds:
-        if (other := by_stem.setdefault(path.stem, path)) is not path:
+        if (other := by_stem.setdefault(_stem(path), path)) is not path:
             raise UserError(f"{other} and {path} share a name, so it is unclear which is the face's; rename one")
-    rows = [(face, by_stem[face.stem]) for face in faces if face.stem in by_stem]
+    rows = [(face, by_stem[_stem(face)]) for face in faces if _stem(face) in by_stem]
     if not rows:
         example = f"{faces[0].stem}.wav for {faces[0].name}"
         raise UserError(f"no --audio file is named like a --face file, such as {example}")

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from devices import memory_format
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -120,7 +122,7 @@ def fold_batchnorm(network: Network) -> Network:
 def optimize_for_inference(network: Network, device: torch.device, dtype: torch.dtype) -> Network:
     """Return ``network`` (changed in place) ready to run fast: folded, channels last, on ``device`` in ``dtype``."""
     fold_batchnorm(network).requires_grad_(False)
-    network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
+    network.to(device, dtype, memory_format=memory_format(device))  # type: ignore[call-overload]  # stubs lack it
     if device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # what torch.compile uses too
         for parent in list(network.modules()):
             for name, block in parent.named_children():

@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,8 @@ class Buttons:
 
     def wait_until_loaded(self) -> None:
         """Wait until all is loaded; raise what went wrong."""
+        while wait([self._loaded], timeout=1).not_done:
+            pass  # on Windows, Ctrl-C does not end a wait without an end
         self._loaded.result()
 
     @property

@@ -112,7 +112,8 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
             for pool, job in zip(pools, jobs):
                 go_on(pool, job)
         while working:  # who is done takes the next clip, however long the others take
-            for future in wait(working, return_when=FIRST_COMPLETED).done:
+            # with an end, as on Windows Ctrl-C is not heard in a wait without
+            for future in wait(working, timeout=1, return_when=FIRST_COMPLETED).done:
                 pool, job, clip = working.pop(future)
                 outcome = future.result()
                 go_on(pool, job)

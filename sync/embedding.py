@@ -22,7 +22,7 @@ import torch
 import audio
 import video
 from concurrency import prefetch
-from devices import pick_device
+from devices import memory_format, pick_device
 from errors import UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_faces, gap_of, shows_profiles
@@ -207,7 +207,7 @@ def embed_mouths(expert: Expert, windows: np.ndarray) -> np.ndarray:
     """Windows of mouths (N, 5, 48, 96, 3) uint8 BGR -> (N, D) float16: an hour takes 90 MB, and cosines err by 1e-4."""
     parameter = next(expert.parameters())
     x = torch.from_numpy(windows).to(parameter.device).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (N, 15, 48, 96)
-    x = (x.float() / 255).to(parameter.dtype, memory_format=torch.channels_last)
+    x = (x.float() / 255).to(parameter.dtype, memory_format=memory_format(parameter.device))
     return expert.embed_video(x).half().cpu().numpy()
 
 

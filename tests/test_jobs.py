@@ -460,6 +460,15 @@ def test_torchrun(room, small_checkpoint):
     assert sorted(path.name for path in (room / "results").glob(".*")) == [f".{x}_voice.mp4.json" for x in "abc"]
 
 
+def test_letters_with_accents_are_the_same_however_they_are_written(tmp_path):
+    """macOS may keep either; both look alike."""
+    for folder, name in (("faces", "Ren\u00e9.mp4"), ("sounds", "Rene\u0301.wav")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(b"x")
+    ((face, sound),) = [(job.face, job.audio) for job in jobs.pair([tmp_path / "faces"], [tmp_path / "sounds"])]
+    assert face.suffix == ".mp4" and sound.suffix == ".wav"
+
+
 def test_faces_without_sounds_are_no_pairs(room):
     for films, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
         with pytest.raises(UserError, match="no pairs"):

@@ -17,6 +17,7 @@ import torch
 import cli
 import devices
 import distributed
+import errors
 import files
 import video
 from conftest import ROOT
@@ -66,7 +67,7 @@ def test_a_player_holds_the_video_before(in_use, tmp_path, talking_clip, speech)
     out.write_bytes(b"the one before")
     in_use(out, 99)
     with (
-        pytest.raises(UserError, match="open in a player") as told,
+        pytest.raises(UserError, match="open in another program") as told,
         video.VideoWriter(out, video.probe(talking_clip), speech, 25) as writer,
     ):
         for frame in video.read_frames(video.probe(talking_clip)):
@@ -75,6 +76,44 @@ def test_a_player_holds_the_video_before(in_use, tmp_path, talking_clip, speech)
     kept = next(path for path in tmp_path.iterdir() if path != out)
     assert str(kept) in str(told.value) and kept.name.startswith("out-")
     assert sum(1 for _ in video.read_frames(video.probe(kept))) == 25
+
+
+def test_a_table_that_is_open_elsewhere_is_kept_beside(in_use, tmp_path):
+    """Hours of evaluation were thrown away, and the user was to change the permissions of a hidden file."""
+    table = tmp_path / "scores.csv"
+    table.write_text("before")
+    in_use(table, 99)
+    with pytest.raises(UserError, match="open in another program.*; the new one is .*scores-"):
+        files.save(table, "new")
+    assert table.read_text() == "before"
+    assert [path.read_text() for path in tmp_path.iterdir() if path != table] == ["new"]
+
+
+def test_a_drive_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(files.Path, "exists", lambda path: False)
+    with pytest.raises(UserError, match="is not there; give a folder on a disk that is"):
+        files.check_room(files.Path("Z:/videos"))
+
+
+def test_addresses_are_no_strange_names(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="is an address; download it first"):
+        files.check_name(files.Path("https:/example.com/a.mp4"))
+
+
+def test_mps_lacks_memory_in_words_of_its_own():
+    """Batches were not halved there, and nobody was told what to do."""
+    sizes = []
+
+    def work(batch):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
+        return batch
+
+    assert len(devices.in_halves(work, np.zeros(4))) == 4 and sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert "ran out of memory" in errors.told(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert devices.memory_format(torch.device("mps")) == torch.contiguous_format
 
 
 @pytest.mark.parametrize("platform, name, fits", [

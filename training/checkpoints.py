@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import files
+from devices import is_out_of_memory
 from errors import UserError
 from hparams import HParams
 from models import Wav2Lip, weights
@@ -178,9 +179,9 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
     if saved := checkpoint.extra.get("optimizer"):
         try:
             load_optimizer(optimizer, saved)
-        except torch.OutOfMemoryError:
-            raise
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             advice = "save its state_dict alone, and start from that"
             raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
     else:

@@ -16,7 +16,7 @@ from reporting import SILENT, Reporter
 from video import h264
 from video.probing import Geometry, VideoInfo
 from video.process import (
-    ENVIRONMENT,
+    AROUND,
     QUIET,
     TELLING,
     Process,
@@ -105,7 +105,7 @@ def _counts_in_four_bytes(info: VideoInfo) -> bool:
     """Whether the length of each NAL unit is told in four bytes, as ffmpeg writes it: one description serves all."""
     how = {"c:v": "copy", "frames:v": 1, "movflags": "empty_moov"}
     found = input_of(info.path)[info.stream].output("-", format="mp4", **how)
-    head = subprocess.run(command_line(found, *QUIET), capture_output=True, env=ENVIRONMENT).stdout
+    head = subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout
     _, described, record = head.partition(b"avcC")
     return bool(described) and record[4] & 3 == 3
 
@@ -114,7 +114,7 @@ def _sets(info: VideoInfo) -> h264.Units:
     """Return all sets by which its pictures are decoded, each once."""
     passed = f"h264_mp4toannexb,filter_units=pass_types={h264.SEQUENCE}-{h264.PICTURE}"
     found = input_of(info.path)[info.stream].output("-", format="h264", **{"c:v": "copy", "bsf:v": passed})
-    return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, env=ENVIRONMENT).stdout)
+    return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout)
 
 
 def open_writer(

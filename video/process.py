@@ -17,6 +17,8 @@ from typing import Any
 
 # Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
+# and no black windows of a program that has none itself, on Windows
+AROUND: dict[str, Any] = {"env": ENVIRONMENT, "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
 TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
 TELLING = ("-progress", "pipe:1")  # how far it is, see ``Process.seconds_done``
@@ -39,7 +41,7 @@ CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the p
 def ffmpeg_path() -> str:
     """Return the system's ffmpeg if it can make H.264, as conda's often cannot, else the one of imageio-ffmpeg."""
     if found := shutil.which("ffmpeg"):
-        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, env=ENVIRONMENT)
+        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, **AROUND)
         if b" libx264 " in result.stdout:
             return str(Path(found).absolute())  # by whatever PATH it was found, and wherever we go
     import imageio_ffmpeg
@@ -84,7 +86,7 @@ def command_line(output: Any, *flags: str) -> list[str]:
 
 def report_of(command: Sequence[str]) -> tuple[int, str]:
     """Run ffmpeg, and return its exit code and all that it says."""
-    result = subprocess.run(command, capture_output=True, env=ENVIRONMENT)
+    result = subprocess.run(command, capture_output=True, **AROUND)
     words = _text(result.stdout + result.stderr)
     _check_not_stopped(result.returncode, words)
     return result.returncode, words
@@ -166,8 +168,8 @@ class Process:
             stdin=self._stdin,
             stdout=self._stdout,
             stderr=self._messages,
-            env=ENVIRONMENT,
             cwd=self._folder,
+            **AROUND,
         )
         self.stdin: Any = self._popen.stdin  # where it was asked to be a pipe, one of bytes; else None
         self.stdout: Any = self._popen.stdout  # likewise

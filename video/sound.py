@@ -122,12 +122,13 @@ class Sound:
         command = command_line(self._track().output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
         return Process([*command, *shared_timeline()], stdout=subprocess.PIPE)
 
-    def _end(self, process: Process, samples: int) -> None:
-        """Wait for the end, and see what ffmpeg says of the ``samples`` that there were."""
+    def _end(self, process: Process, samples: int) -> str:
+        """Wait for the end, check what ffmpeg says of the ``samples`` that there were, and return it."""
         code, report = process.wait()
         self._check(code, report, samples)
         if self.stream is None:
             self._look_at(report, samples / self._sample_rate)
+        return report
 
     def _decode(self) -> Iterator[np.ndarray]:
         only = self.voice and f"pan=mono|c0={self.voice},"
@@ -135,15 +136,17 @@ class Sound:
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
             while not last:
                 samples = self._next_block(process)
-                if CHANGED in process.said():
+                last = len(samples) < self._block
+                # what ffmpeg says of all of it is known before it is given
+                said = self._end(process, heard + len(samples)) if last else process.said()
+                if CHANGED in said:
                     break
-                heard, last = heard + len(samples), len(samples) < self._block
-                if last:  # what ffmpeg says of all of it is known before it is given
-                    self._end(process, heard)
+                heard += len(samples)
                 if len(samples):
                     yield samples
-        if not last:
-            yield from self._decode_in_one_format(heard)
+            else:
+                return
+        yield from self._decode_in_one_format(heard)
 
     def _next_block(self, process: Process) -> np.ndarray:
         """Return the next block, shorter or empty at the end."""

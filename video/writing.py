@@ -164,7 +164,7 @@ class VideoWriter:
                 self._complete()
                 if self._encoding.finish:
                     self._encoding.finish(self._partial)
-                self._appear()
+                files.appear(self._partial, self.path)
         finally:
             self._process.__exit__(kind, *rest)
             self._clear()
@@ -192,16 +192,6 @@ class VideoWriter:
 
     def _complete(self) -> None:
         """Do what is left to do when all frames are encoded."""
-
-    def _appear(self) -> None:
-        try:
-            files.replace(self._partial, self.path)
-        except PermissionError:  # Windows, where somebody watches the one before
-            kept = self.path.with_name(f"{self.path.stem}-{secrets.token_hex(3)}{self.path.suffix}")
-            files.replace(self._partial, kept)
-            raise UserError(
-                f"{self.path} cannot be replaced (is it open in a player?); the new video is {kept}"
-            ) from None
 
 
 def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
