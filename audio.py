@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
-# Where nobody speaks: LEVEL dB below the loudest, or no louder than the noise between the words, for PAUSE seconds
+# Where nobody speaks: LEVEL dB below what is loud of that which stands out, or no louder than the noise between the
+# words, for PAUSE seconds
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
 FEWEST = 20  # mel frames (0.25 s) from which on what stands out is no click
 CLOSING = 0.16  # seconds that lips take to close or to open
@@ -196,10 +197,9 @@ def quiet_of(levels: np.ndarray) -> np.ndarray:
     Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
     """
     noise = np.percentile(levels, NOISE)
-    above = levels[
-        levels > noise + ABOVE_NOISE
-    ]  # or of a short speech in a long pause, the pause would be the loud part
-    loud = np.percentile(above if len(above) >= FEWEST else levels, LOUD)
+    told = levels[levels > noise + ABOVE_NOISE]  # else of a short speech in a long pause, that would be the loud part
+    told = told if len(told) >= FEWEST else levels
+    loud = min(np.percentile(told, LOUD), np.median(told) + LEVEL / 2)  # a knock is no speech
     if noise < loud - LEVEL / 2:
         return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
     return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # there is speech, or there is none, from end to end

@@ -9,11 +9,12 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+NAME, PATIENCE = "prefetch", 5.0  # of its threads; seconds
 _quiet = threading.RLock()
 
 
@@ -35,8 +36,9 @@ def prefetch(
     iterator = iter(items)
     end = object()
     pending: deque[Future] = deque()
-    worker = _Worker()
+    worker = None
     try:
+        worker = _Worker()
         pending.extend(worker.begin(next, iterator, end) for _ in range(depth))
         while (item := pending.popleft().result()) is not end:
             pending.append(worker.begin(next, iterator, end))
@@ -46,9 +48,11 @@ def prefetch(
             stop()
         for future in pending:
             future.cancel()
-        closed = worker.begin(getattr(iterator, "close", bool))  # in its thread, after its last step
-        worker.end()
-        closed.result()
+        close = getattr(iterator, "close", None)
+        if worker:
+            worker.finish(close)
+        elif close:
+            close()
 
 
 class _Worker:
@@ -60,34 +64,65 @@ class _Worker:
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue = queue.SimpleQueue()  # the kind of queue that the collector may use
-        self._thread = threading.Thread(target=_work_off, args=(self._orders,), daemon=True)
-        self._over = False
+        self._over, self._ended = False, threading.Event()  # whether the thread takes no more; and is no more
+        self._resting = threading.RLock()  # held by whoever does the rest
+        self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         _working.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            _working.discard(self)
+            raise
 
     def begin(self, work: Callable[..., Result], *given: Any) -> Future:
-        """Have some work done, once all before it is; here, if the thread has come to its end."""
+        """Have some work done, once all before it is; here, if the thread takes no more."""
         future: Future = Future()
+        self._orders.put((future, work, given))
         if self._over:
-            _fulfil(future, work, given)
-        else:
-            self._orders.put((future, work, given))
+            self._do_the_rest()
         return future
+
+    def finish(self, last: Callable[[], object] | None) -> None:
+        """Have this done last, if there is something, and wait for the end.
+
+        Not in its own thread, where the collector may come, too; nor in another's for long: who waits there for whom
+        is not known.
+        """
+        done = self.begin(last or bool)
+        self.end()
+        current = threading.current_thread()
+        if current is self._thread:
+            return
+        if current.name == NAME:
+            wait([done], PATIENCE)
+        else:
+            self.join()
+        if done.done():
+            done.result()
 
     def end(self) -> None:
         """Let the thread end, after all that it was given."""
-        _working.discard(self)
         self._orders.put(None)
 
     def join(self) -> None:
-        self._thread.join()
+        """Wait for the end. Not by the thread's own ``join``: interrupted, that takes it for ended (Python 3.11)."""
+        self._ended.wait()
+
+    def _work(self) -> None:
+        while order := self._orders.get():
+            _fulfil(*order)
+            del order  # while it waits, it keeps nothing
         self._over = True
+        self._do_the_rest()
+        _working.discard(self)
+        self._ended.set()
 
-
-def _work_off(orders: queue.SimpleQueue) -> None:
-    while order := orders.get():
-        _fulfil(*order)
-        del order  # while it waits, it keeps nothing
+    def _do_the_rest(self) -> None:
+        """Do what came too late for the thread."""
+        with self._resting, contextlib.suppress(queue.Empty):
+            while True:
+                if order := self._orders.get_nowait():
+                    _fulfil(*order)
 
 
 def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
@@ -98,15 +133,15 @@ def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
             future.set_exception(error)
 
 
-# Of streams that have not ended: the collector takes what belongs together in any order, and they need theirs.
-_working: set[_Worker] = set()
+_working: set[_Worker] = set()  # those whose threads have not ended
 
 
 @atexit.register
 def _end_all() -> None:
     """Before Python ends: threads that are at work then may crash it."""
-    for worker in list(_working):
+    for worker in (working := list(_working)):
         worker.end()
+    for worker in working:
         worker.join()
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 
 try:
     import cv2
+except ModuleNotFoundError:
+    raise
 except ImportError as error:  # nearly everything stands on it, and on this module
     raise ImportError(
         f"OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, or "

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import files
 from errors import MissingFile, UserError, hint_at
@@ -110,9 +110,11 @@ class HParams:
     disc_width: float = 0.0  # of the discriminator, as ``width``; 0: the generator's (ours)
     disc_initial_learning_rate: float = 1e-4
 
-    def __getattr__(self, name: str) -> Any:
-        """Say of those of the reference's that are gone, why."""
-        raise AttributeError(f"hparams has no {name}" + (f": {GONE[name]}" if name in GONE else ""))
+    if not TYPE_CHECKING:  # or every name would be one
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of those of the reference's that are gone, why."""
+            raise AttributeError(f"hparams has no {name}" + (f": {GONE[name]}" if name in GONE else ""))
 
     @property
     def mel_frames_per_second(self) -> float:

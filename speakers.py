@@ -170,7 +170,7 @@ def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
     pooled = np.where(told, best, 0) * weights
     with np.errstate(invalid="ignore", divide="ignore"):
         curve = pooled.sum(0) / (told * weights).sum(0)
-    together = Result(hp.fps, 0, np.empty(0, int), np.empty(0), curve)
+    together = Result(hp.fps, 0, np.empty(0, int), np.empty(0), curve, 0)
     return together.offset_frames if together.confidence >= RELATED else 0
 
 

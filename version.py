@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 from pathlib import Path
@@ -10,7 +11,11 @@ PROJECT = Path(__file__).with_name("pyproject.toml")  # not there where it is in
 
 
 def version() -> str:
-    """Return the version of these files, or of the package that they were installed as."""
-    if not PROJECT.is_file():
+    """Return the version of these files, or of the package that they were installed as; "unknown" without either."""
+    with contextlib.suppress(OSError):
+        project = PROJECT.read_text(encoding="utf-8")
+        if found := re.search(r'^name = "wav2lip"\nversion = "(.+)"', project, re.MULTILINE):
+            return found[1]
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("wav2lip")
-    return re.findall(r'^version = "(.+)"', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    return "unknown"

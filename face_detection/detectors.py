@@ -268,7 +268,7 @@ class LibraryDetector(FrameByFrame):
             if not weights:
                 raise
             words = " ".join(str(error).split())[:200]
-            raise UserError(f"{weights} does not hold the weights of {name} ({words})") from error
+            raise UserError(f"{weights} cannot be taken for the weights of {name} ({words})") from error
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         found = self.detector.detect_from_image(np.ascontiguousarray(frame[..., ::-1]))  # the library's order is RGB

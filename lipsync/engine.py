@@ -148,7 +148,11 @@ class LipSync:
         _ = self.expert  # loaded now: if it is missing, that is told before the work
         if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
             raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
-        take = self._open_take(files.as_path(face), _speeches(speech), seconds, Options.of(options))
+        face, chosen = files.as_path(face), Options.of(options)
+        if chosen.is_part:
+            with self.report.stage("Checking the film's sound"):
+                video.check_joinable(face)
+        take = self._open_take(face, _speeches(speech), seconds, chosen)
         heard, several = take.heard, len(take.faces) > 1
         if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)

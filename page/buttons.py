@@ -234,7 +234,7 @@ def load(settings: Settings) -> Actions:
 
 def sentence(error: object) -> str:
     """Say it in one sentence, without the folders of this machine, in the words of the page."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     if text.partition(" ")[0].isalpha():  # and not a file's folder or name
         text = text[0].upper() + text[1:]
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces

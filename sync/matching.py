@@ -13,7 +13,7 @@ from hparams import hparams as hp
 
 from .embedding import REACH, Face, Voice
 
-MIN_SHARE = 0.5  # of the windows: an offset at which fewer are both seen and heard is not considered
+MIN_SHARE = 0.5  # of the windows with speech: an offset at which fewer are seen is not considered
 PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
 RELATED = 0.2  # confidence from which on face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # frames off that nobody notices
@@ -36,7 +36,7 @@ class Result:
     # (2·REACH + 1,) mean cosine of what is heard with what is seen when the sound is taken -REACH … REACH frames later;
     # NaN: too few. Pauses do not count: a mouth at rest fits to silence at any offset, and would level the curve.
     curve: np.ndarray
-    spoken: int = 0  # windows that count in it, without any offset
+    spoken: int  # windows that count in it, without any offset
     silent: bool = False  # nothing is heard
 
     @property
@@ -145,6 +145,7 @@ class Result:
             "confidence": self.confidence,
             "verdict": self.verdict,
             "windows_without_face": self.missing,
+            "windows_with_speech": self.spoken,
             "offset_curve": [None if math.isnan(value) else float(value) for value in self.curve],
             "similarity": [float(value) for value in self.similarity],
             "fps": self.fps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import concurrency
 import devices
 import jobs
 import sync
@@ -195,6 +197,67 @@ print(next(kept))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot press its own Ctrl-C there")
+def test_who_presses_ctrl_c_twice_has_all_closed_before_the_end():
+    """Threads that were at work when Python ended crashed it."""
+    code = """
+import os, signal, threading, time
+from concurrency import prefetch
+
+def frames():
+    try:
+        while True:
+            time.sleep(0.4)
+            yield 1
+    finally:
+        print("closed", flush=True)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for seconds in (0.9, 1.0):
+    threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    for _ in prefetch(frames()):
+        pass
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, sorted(done.stdout.split()), done.stderr) == (0, ["closed", "interrupted"], "")
+
+
+def test_streams_in_streams_that_are_left_let_python_end():
+    code = """
+import itertools, time
+from concurrency import prefetch
+
+slow = (time.sleep(0.2) or n for n in itertools.count())
+kept = prefetch((2 * n for n in prefetch(slow, 1)), 4)
+print(next(kept))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+
+
+def test_what_cannot_be_begun_is_closed(monkeypatch):
+    closed = []
+
+    def items():
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    given = items()
+    next(given)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        next(concurrency.prefetch(given))
+    assert closed and not concurrency._working
 
 
 def test_calls_have_their_share_of_threads():

@@ -191,6 +191,16 @@ def test_a_short_speech_in_a_long_pause_is_heard(hiss):
     assert heard[30 * 25 : 32 * 25].all() and not heard[: 30 * 25 - 7].any() and not heard[32 * 25 + 2 :].any()
 
 
+def test_a_knock_is_not_the_speech():
+    """What was spoken softly after it was a pause."""
+    rng, rate = np.random.default_rng(0), 16000
+    sound = 1e-4 * rng.standard_normal(8 * rate).astype(np.float32)
+    sound[2 * rate : 2 * rate + 5600] += 0.3 * rng.standard_normal(5600)
+    speech = sound[4 * rate : 7 * rate]
+    speech += 0.005 * rng.standard_normal(len(speech))
+    assert (audio.MelWindows(audio.melspectrogram(sound), 25, 200).silence()[4 * 25 : 7 * 25] == 0).all()
+
+
 def test_sound_without_speech_is_one_pause():
     assert (audio.MelWindows(audio.melspectrogram(np.zeros(16000, np.float32)), 25, 25).silence() == 1).all()
 

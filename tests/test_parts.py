@@ -257,6 +257,19 @@ def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, ta
     lips.run(tmp_path / "1.ts", tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
+def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, talking_clip, tone, tmp_path, monkeypatch):
+    """Clips that were joined as they are, one with a microphone and one with two."""
+    for n, channels in enumerate((1, 2)):
+        sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
+        how = ("-ac", channels, "-c:a", "aac", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+        run_ffmpeg("-i", talking_clip, *sine, *how, tmp_path / f"{n}.mp4")
+    (tmp_path / "list.txt").write_text("file 0.mp4\nfile 1.mp4\n")
+    run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "film.mp4")
+    monkeypatch.setattr(LipSync, "find_face", lambda *_: 1 / 0)
+    with pytest.raises(UserError, match="film.mp4 changes its channels or its rate on the way"):
+        lips.run(tmp_path / "film.mp4", tone, tmp_path / "out.mp4", start=0.2)
+
+
 def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone, tmp_path):
     """Around the part all was silent, and nobody was told."""
     run_ffmpeg("-i", talking_clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")

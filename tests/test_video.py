@@ -356,7 +356,7 @@ def test_progressive_frames_go_through_no_more_filters(clip, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda c, **options: commands.append(c) or popen(c, **options))
     assert not clip.interlaced and len(list(video.read_frames(clip))) == 30
     filters = commands[0][commands[0].index("-vf") + 1]
-    assert [part.partition("=")[0] for part in filters.split(",")] == ["scale", "pad", "fps", "setpts"]
+    assert [part.partition("=")[0] for part in filters.split(",")] == ["fps", "scale", "pad", "setpts"]
 
 
 @pytest.mark.parametrize("name, codec", [
@@ -722,6 +722,7 @@ def test_audio_equals_the_file(tmp_path, speech):
     ("4.0", [0.01, 0.01, 0, 0.5]),  # a recorder's microphones, of which nobody knows what is where
     ("5.1", [0.01, 0.01, 0, 0, 0.5, 0]),
     ("quad", [0, 0.5, 0, 0.02]),
+    ("5.1", [0.02, 0.02, 0.48, 0.5, 0, 0]),  # what booms is no voice
 ])  # fmt: skip
 def test_a_voice_is_as_loud_in_whatever_channels_it_comes(tmp_path, layout, levels):
     """In one of two it was half as loud, in the centre of a film a quarter, and the mouth opened less."""

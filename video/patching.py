@@ -127,8 +127,6 @@ def open_writer(
     report: Reporter = SILENT,
 ) -> VideoWriter:
     """Return what joins frames with those that are ``copied``; if none are, a ``VideoWriter`` of all of them."""
-    if isinstance(audio, Splice):
-        audio.check()
     if copied:
         return PartWriter(path, copied, audio, encoding, report)
     return VideoWriter(path, like, audio, count, encoding)

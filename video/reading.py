@@ -52,15 +52,12 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps)) if info.indexed else 0
     first = float((start - skipped) / info.fps)
-    filters = [
-        # of films whose size changes, as of a window or a phone that was turned, all frames have the first size
-        f"scale={width}:{height}:flags={EXACT}:force_original_aspect_ratio=decrease",
-        f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2:eval=frame",
-        f"fps=fps={info.fps}:start_time={first:.9f}",
-    ]
+    filters = [f"fps=fps={info.fps}:start_time={first:.9f}"]  # first: what is not wanted costs no more
     if every > 1:
         filters.append(f"select=not(mod(n\\,{every}))")
-    filters.append("setpts=N")
+    # of films whose size changes, as of a window or a phone that was turned, all frames have the first size
+    filters.append(f"scale={width}:{height}:flags={EXACT}:force_original_aspect_ratio=decrease")
+    filters += [f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2:eval=frame", "setpts=N"]
     if info.interlaced:
         filters.insert(0, DEINTERLACE)
     if (matrix := read_as(info.colour)) is not None:

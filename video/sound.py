@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ ALONE = 10.0  # times as loud as the other is the one of the channels that someb
 # Layouts that have a centre, where films speak: mixed evenly, the voice would be 11 dB softer, and the mouth mumbles
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
-FRONT = 3  # channels, the first of these layouts, that are in it
+FRONT, LFE = 3, re.compile(r"^[3-7]\.1")  # channels, the first of these layouts, that are in it; what the next one is
 CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's words, from version 5 on
-CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*\[15\]\[0\]")  # say in each packet how it is coded
+# codecs that say in each packet how it is coded, and AAC that may become stereo
+CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
 NO_STREAM = ("matches no streams", "does not contain any stream")
 ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
 # A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder. Small holes,
@@ -155,19 +157,16 @@ class Sound:
         return np.clip(samples, -1.0, 1.0, out=samples)
 
     def _decode_in_one_format(self, given: int) -> Iterator[np.ndarray]:
-        """Yield the blocks after ``given`` samples of a sound that changes its format, mixed evenly.
+        """Yield the blocks after ``given`` samples of a sound that changes its format.
 
         Where that happens ffmpeg sets up its filters anew, and the clock would put in as much silence as there was
         sound before. So one ffmpeg decodes, and another keeps the clock.
         """
         import ffmpeg
 
-        how = {
-            "format": "nut",
-            "avoid_negative_ts": "disabled",
-            "c:a": "pcm_f32le",
-            "af": "aresample=rematrix_maxval=1",
-        }
+        voice = f"aformat=channel_layouts={self.layout},pan=mono|c0={self.voice}," if self.voice else ""
+        how = {"format": "nut", "avoid_negative_ts": "disabled", "c:a": "pcm_f32le"}
+        how["af"] = f"{voice}aresample=rematrix_maxval=1"
         clocked = ffmpeg.input("pipe:0", format="nut").output("pipe:1", format="f32le", af=AUDIO_CLOCK)
         with (
             self._read(**how, ac=1, ar=self._sample_rate) as decoding,
@@ -220,6 +219,8 @@ class Sound:
         if self.layout == "mono":
             return
         layout, levels = self._channel_levels(AUDIO_SECONDS)
+        if LFE.search(layout):  # whatever booms, nobody speaks there
+            levels[FRONT] = 0.0
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, ALONE * others[0])
         if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):
@@ -272,7 +273,8 @@ def _check_decoder(path: Path, report: str) -> None:
         )
 
 
-def changes_format(path: Path, stream: int) -> bool:
+@lru_cache(maxsize=64)
+def changes_format(path: Path, stream: int, _stamp: tuple[int, int]) -> bool:
     """Whether a sound track changes its channels or its rate on the way; all of it is decoded, if its codec can."""
     output = input_of(path)[str(stream)].output("-", format="null")
     command = command_line(output, *TALKATIVE)

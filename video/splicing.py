@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import files
 from errors import UserError
 from video.process import input_of
 from video.sound import AUDIO_CLOCK, NUMBERS, Sound, changes_format, sound_stream
@@ -14,6 +15,19 @@ AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # of channels; others are mixed to the near
 FADE = 0.01  # seconds in which one sound falls, and then the other rises: a bare joint is heard as a click
 RATE = 48000  # Hz, of both: what is joined has to be alike
 CLOCK = dict(option.split("=") for option in AUDIO_CLOCK.partition("=")[2].split(":"))
+
+
+def check_joinable(film: Path) -> None:
+    """Raise UserError if the film's own sound cannot be joined with another: ffmpeg would wait for ever at a change.
+
+    All of it may have to be decoded, which takes some seconds an hour.
+    """
+    own, _ = sound_stream(film)
+    if isinstance(own, int) and changes_format(film, own, files.stamp(film)):
+        raise UserError(
+            f"the sound of {film} changes its channels or its rate on the way; for --start and --end convert "
+            "it first: ffmpeg -i FILM -c:v copy -ac 2 -ar 48000 NEW.mkv"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,15 +42,6 @@ class Splice:
     start: float
     seconds: float
     goes_on: bool
-
-    def check(self) -> None:
-        """Raise UserError if the video's own sound cannot be joined: ffmpeg would wait for ever where it changes."""
-        own, _ = sound_stream(self.whole)
-        if isinstance(own, int) and changes_format(self.whole, own):
-            raise UserError(
-                f"the sound of {self.whole} changes its channels or its rate on the way; for --start and --end convert "
-                "it first: ffmpeg -i FILM -c:v copy -ac 2 -ar 48000 NEW.mkv"
-            )
 
     def joined(self) -> Any:
         """Return it as a stream of ffmpeg-python, to be encoded, in as many channels as the video has."""
