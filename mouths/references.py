@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mouths import masks
-from mouths.alignment import EYES_AND_NOSE, grey, moved, movement
+from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
 
 # Grey levels between postures: nearer is the same person in the same shot, farther is not. Of 96 frames of twelve
 # people, all came within 10 of a face of their own shot, once that was moved to where they were; none within 12.5 of
@@ -21,6 +21,7 @@ SAME_SHOT, OTHER_SHOT = 8.0, 12.0
 ALIGNED = 4.0  # grey levels between postures up to which a face needs not be moved to lie upon another
 OPENING_COST = 5.0  # of a mouth that is shut where it should be wide open, against one more ``ALIGNED`` of posture
 TEMPERATURE, MAX_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
+LEAST_SHARE = 0.02  # of a mixture, from which on a mouth in it is moved to where the others are
 OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wanted one does, from the second on not
 # Share of the pixels around the lips that are more than so many grey levels apart: up to the first the same skin, from
 # the second on there is a caption on one of the two, a collar, or another cheek. Of five clips of people it is 0.03 at
@@ -134,7 +135,7 @@ class References:
         share *= float(np.interp(abs(brighter[candidates[0].which]), OTHER_LIGHT, (1, 0)))
         distance = sum(one.share * one.distance for one in candidates)
         share *= float(np.interp(distance, (SAME_SHOT, OTHER_SHOT), (1, 0)))
-        mixed = _mixed(candidates)
+        mixed = _mixed(_upon_each_other(candidates))
         share *= 1 - target.foreign(mixed)
         mask = share * np.maximum(masks.mouth(), hidden)
         shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
@@ -184,9 +185,22 @@ class References:
         return _Candidate(closer, left, moved_by, gain=gain) if left < distance else as_it_is
 
 
+def _upon_each_other(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Move the mouths that are to be mixed upon each other: else the mixture has double lips and rows of teeth.
+
+    To where they are in the mean: where the best of them is changes from frame to frame, and the mouth would jump.
+    """
+    best, *others = some = [one for one in candidates if one.share > LEAST_SHARE]
+    here = grey(best.face)
+    apart = [np.zeros(2), *(movement(grey(one.face), here, MOUTH) for one in others)]
+    middle = np.average(apart, 0, [one.share for one in some])
+    return [one._replace(face=moved(one.face, by - middle)) for one, by in zip(some, apart)]
+
+
 def _mixed(candidates: Sequence[_Candidate]) -> np.ndarray:
     """Return one face of several (96, 96, 3), each by its share."""
-    return np.rint(sum(one.share * one.face.astype(np.float32) for one in candidates if one.share > 0)).astype(np.uint8)
+    whole = sum(one.share for one in candidates)
+    return np.rint(sum(one.share / whole * one.face.astype(np.float32) for one in candidates)).astype(np.uint8)
 
 
 def _soft(face: np.ndarray) -> np.ndarray:

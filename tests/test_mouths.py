@@ -311,6 +311,20 @@ def test_nobody_else_takes_a_place(astronaut, photo_of_another):
     assert (References(face[None], everywhere=True).select(photo_of_another, 1.0).face == face).all()
 
 
+def test_mouths_that_are_mixed_lie_upon_each_other(astronaut):
+    """Their mean had double lips, and two rows of teeth."""
+    face = crop(astronaut, (150, 20, 300, 200))
+    higher, lower = face.copy(), face.copy()
+    higher[58:90], lower[58:90] = face[60:92], face[56:88]
+    shown = References(np.stack([higher, lower]), apart=np.full(2, 0.5)).select(face, 1.0, 0.5).face
+
+    def detail(picture: np.ndarray) -> float:
+        return float(np.abs(cv2.Laplacian(picture[62:86, 30:66].astype(np.float32), cv2.CV_32F)).mean())
+
+    mean = (higher.astype(np.float32) + lower) / 2
+    assert detail(shown) - detail(mean) > 0.6 * (detail(face) - detail(mean)) > 2
+
+
 @pytest.fixture
 def photo_of_another(head):
     return crops(head[0])[0]
