@@ -140,7 +140,7 @@ def draw(path: Path, strips: dict[str, Path], speech: Path, aperture: np.ndarray
         values = smoothed(result, result.frames)
         charts[2].plot(np.arange(len(values)) / result.fps, values, label=f"{name} {result.mean:.2f}")
     charts[2].set(ylabel="similarity", ylim=(0, 1), xlabel="seconds")
-    charts[2].legend(loc="lower right")
+    charts[2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncol=len(results))  # below: lines are everywhere
     for axis in charts:
         axis.set_xlim(0, seconds)
     figure.savefig(path, dpi=90)
