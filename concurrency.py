@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import queue
 import threading
 import warnings
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-NAME, PATIENCE = "prefetch", 5.0  # of its threads; seconds
+NAME, PATIENCE = "prefetch", 30.0  # of its threads; seconds
 _quiet = threading.RLock()
 
 
@@ -44,15 +45,17 @@ def prefetch(
             pending.append(worker.begin(next, iterator, end))
             yield item
     finally:
-        if stop:
-            stop()
-        for future in pending:
-            future.cancel()
-        close = getattr(iterator, "close", None)
-        if worker:
-            worker.finish(close)
-        elif close:
-            close()
+        try:
+            if stop:
+                stop()
+        finally:
+            for future in pending:
+                future.cancel()
+            close = getattr(iterator, "close", None)
+            if worker:
+                worker.finish(close)
+            elif close:
+                close()
 
 
 class _Worker:
@@ -70,8 +73,9 @@ class _Worker:
         _working.add(self)
         try:
             self._thread.start()
-        except RuntimeError:
+        except BaseException:  # Ctrl-C, too
             _working.discard(self)
+            self.end()
             raise
 
     def begin(self, work: Callable[..., Result], *given: Any) -> Future:
@@ -104,6 +108,11 @@ class _Worker:
         """Let the thread end, after all that it was given."""
         self._orders.put(None)
 
+    def lose(self) -> None:
+        """Take the thread for ended."""
+        self._over = True
+        self._ended.set()
+
     def join(self) -> None:
         """Wait for the end. Not by the thread's own ``join``: interrupted, that takes it for ended (Python 3.11)."""
         self._ended.wait()
@@ -134,6 +143,17 @@ def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
 
 
 _working: set[_Worker] = set()  # those whose threads have not ended
+
+
+def _forget_all() -> None:
+    """In a process that was forked: its copies of these threads are not there."""
+    for worker in _working:
+        worker.lose()
+    _working.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 @atexit.register

@@ -10,10 +10,8 @@ from collections.abc import Iterator, Sequence
 
 try:
     import cv2
-except ModuleNotFoundError:
-    raise
 except ImportError as error:  # nearly everything stands on it, and on this module
-    raise ImportError(
+    raise type(error)(
         f"OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, or "
         "pip uninstall opencv-python and pip install opencv-python-headless"
     ) from None
@@ -78,8 +76,9 @@ def told(error: Exception) -> str:
     text = " ".join(text.split())
     if type(error).__name__ == "OutOfMemoryError" or text.startswith("MPS backend out of memory"):  # torch's
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
-    if getattr(error, "winerror", None) in SHARING:
-        return f"{error.filename} is open in another program; close it there"  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and getattr(error, "winerror", None) in SHARING:
+        name = error.filename2 or error.filename or "a file"  # the second of two is the one that was there
+        return f"{name} is open in another program; close it there"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename} may not be read, or written, by this user; change its permissions"
     if isinstance(error, OSError) and error.strerror:  # without its number

@@ -31,10 +31,11 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, keep: bool = False) -> Iterator[Path]:
     """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
 
-    Several processes may do this at a time; makes the folder. What is no file, such as /dev/null or a pipe, is written
+    Where that cannot be replaced, the new one is gone, or if it is to be kept, beside it: see ``appear``. Several
+    processes may do this at a time; makes the folder. What is no file, such as /dev/null or a pipe, is written
     to as it is: root would replace it by a file, for everybody.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -45,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:
         yield partial
-        appear(partial, path)
+        (appear if keep else replace)(partial, path)
     except OSError as error:
         if not is_disk_error(error) or str(partial) not in (error.filename or str(partial), error.filename2):
             raise
@@ -67,13 +68,14 @@ def linked(path: Path) -> Path:
 
 
 def appear(partial: Path, path: Path) -> None:
-    """Give ``partial`` its name; raise UserError, and keep it beside, where somebody has open what has that name."""
+    """Give ``partial`` its name; raise UserError, and keep it beside, where what has that name cannot be replaced."""
     try:
         replace(partial, path)
-    except PermissionError:  # on Windows
+    except PermissionError as error:  # as on Windows, where another program has it open
         kept = path.with_name(f"{path.stem}-{secrets.token_hex(3)}{path.suffix}")
         replace(partial, kept)
-        raise UserError(f"{path} cannot be replaced (is it open in another program?); the new one is {kept}") from None
+        why = "is it open in another program?" if sys.platform == "win32" else error.strerror
+        raise UserError(f"{path} cannot be replaced ({why}); the new one is {kept}") from None
 
 
 def replace(new: Path, old: Path) -> None:
@@ -159,8 +161,8 @@ def read_text(path: Path) -> str:
 
 
 def save(path: Path, content: str | bytes) -> None:
-    """Write a file that appears, or is replaced, only when it is complete; make its folder."""
-    with atomic_write(path) as partial:
+    """Write a file that appears, or is replaced, only when it is complete; make its folder. See ``appear``."""
+    with atomic_write(path, keep=True) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -150,6 +150,8 @@ class LipSync:
             raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
         face, chosen = files.as_path(face), Options.of(options)
         if chosen.is_part:
+            for path in (face, *_speeches(speech).values()):
+                video.existing_file(path)  # what is cheap to see, first
             with self.report.stage("Checking the film's sound"):
                 video.check_joinable(face)
         take = self._open_take(face, _speeches(speech), seconds, chosen)

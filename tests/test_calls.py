@@ -240,6 +240,38 @@ print(next(kept))
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
+def test_a_forked_process_may_let_go_of_a_stream():
+    code = """
+import itertools, os, sys
+from concurrency import prefetch
+
+kept = prefetch(itertools.count())
+next(kept)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+kept.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stop_that_fails_closes_all_the_same():
+    closed = []
+
+    def items():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    got = concurrency.prefetch(items(), stop=lambda: 1 / 0)
+    next(got)
+    with pytest.raises(ZeroDivisionError):
+        got.close()
+    assert closed and not concurrency._working
+
+
 def test_what_cannot_be_begun_is_closed(monkeypatch):
     closed = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 
@@ -268,6 +269,16 @@ def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, talking_cl
     monkeypatch.setattr(LipSync, "find_face", lambda *_: 1 / 0)
     with pytest.raises(UserError, match="film.mp4 changes its channels or its rate on the way"):
         lips.run(tmp_path / "film.mp4", tone, tmp_path / "out.mp4", start=0.2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes have names there")
+def test_what_is_no_film_is_told_before_anybody_reads_it(lips, tone, tmp_path):
+    """ffmpeg waited for ever for a pipe, and for the rest of a list."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "live.m3u8").write_text("#EXTM3U\n#EXTINF:9,\nfilm.ts\n")
+    for name, words in (("pipe.mp4", "is a pipe"), ("live.m3u8", "is a playlist")):
+        with pytest.raises(UserError, match=words):
+            lips.run(tmp_path / name, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
 def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone, tmp_path):

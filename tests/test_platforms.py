@@ -85,6 +85,8 @@ def test_a_table_that_is_open_elsewhere_is_kept_beside(in_use, tmp_path):
     in_use(table, 99)
     with pytest.raises(UserError, match="open in another program.*; the new one is .*scores-"):
         files.save(table, "new")
+    with pytest.raises(PermissionError), files.atomic_write(table) as partial:  # what can be made again is not kept
+        partial.write_text("a cache")
     assert table.read_text() == "before"
     assert [path.read_text() for path in tmp_path.iterdir() if path != table] == ["new"]
 

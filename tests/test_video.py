@@ -895,6 +895,18 @@ def test_sound_that_changes_its_format_has_no_hole(tmp_path, monkeypatch):
         np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-3)
 
 
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="what ffmpeg says is read when it is over")
+def test_one_channel_s_voice_goes_on_when_the_format_changes(tmp_path):
+    """It was silent from there on, unless somebody had measured it."""
+    for n, sine in enumerate(["0|0.5*sin(2*PI*300*t)", "0.5*sin(2*PI*300*t)"]):
+        run_ffmpeg(
+            "-f", "lavfi", "-i", f"aevalsrc={sine}:d={36 - 28 * n}:s=48000", "-c:a", "ac3", tmp_path / f"{n}.ac3"
+        )
+    (tmp_path / "j.ac3").write_bytes(b"".join((tmp_path / f"{n}.ac3").read_bytes() for n in (0, 1)))
+    whole = video.read_audio(tmp_path / "j.ac3", 16000)
+    assert len(whole) > 43 * 16000 and np.abs(whole[-5 * 16000 : -16000]).max() > 0.2
+
+
 def test_not_a_number_becomes_silence(tmp_path):
     from scipy.io import wavfile
 

@@ -41,7 +41,10 @@ ALONE = 10.0  # times as loud as the other is the one of the channels that someb
 # Layouts that have a centre, where films speak: mixed evenly, the voice would be 11 dB softer, and the mouth mumbles
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
-FRONT, LFE = 3, re.compile(r"^[3-7]\.1")  # channels, the first of these layouts, that are in it; what the next one is
+FRONT = 3  # channels, the first of these layouts, that are in it
+LFE = {"2.1": 2, "6.1(front)": 2} | dict.fromkeys(
+    ("3.1", "4.1", "5.1", "6.1", "7.1", "7.1(wide)", "7.1(top)"), 3
+)  # its place
 CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's words, from version 5 on
 # codecs that say in each packet how it is coded, and AAC that may become stereo
 CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
@@ -219,8 +222,9 @@ class Sound:
         if self.layout == "mono":
             return
         layout, levels = self._channel_levels(AUDIO_SECONDS)
-        if LFE.search(layout):  # whatever booms, nobody speaks there
-            levels[FRONT] = 0.0
+        self.layout = self.layout or layout
+        if (boom := LFE.get(layout.partition("(side)")[0])) is not None and boom < len(levels):
+            levels[boom] = 0.0  # nobody speaks there
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, ALONE * others[0])
         if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):

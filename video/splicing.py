@@ -10,6 +10,7 @@ import files
 from errors import UserError
 from video.process import input_of
 from video.sound import AUDIO_CLOCK, NUMBERS, Sound, changes_format, sound_stream
+from video.sources import existing_file
 
 AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # of channels; others are mixed to the nearest of these
 FADE = 0.01  # seconds in which one sound falls, and then the other rises: a bare joint is heard as a click
@@ -22,7 +23,7 @@ def check_joinable(film: Path) -> None:
 
     All of it may have to be decoded, which takes some seconds an hour.
     """
-    own, _ = sound_stream(film)
+    own, _ = sound_stream(existing_file(film))
     if isinstance(own, int) and changes_format(film, own, files.stamp(film)):
         raise UserError(
             f"the sound of {film} changes its channels or its rate on the way; for --start and --end convert "
