@@ -42,9 +42,9 @@ ALONE = 10.0  # times as loud as the other is the one of the channels that someb
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 FRONT = 3  # channels, the first of these layouts, that are in it
-LFE = {"2.1": 2, "6.1(front)": 2} | dict.fromkeys(
-    ("3.1", "4.1", "5.1", "6.1", "7.1", "7.1(wide)", "7.1(top)"), 3
-)  # its place
+THIRD = ("2.1", "6.1(front)")
+FOURTH = ("3.1", "4.1", "5.1", "6.1", "7.1", "7.1(wide)", "7.1(top)")
+LFE = dict.fromkeys(THIRD, 2) | dict.fromkeys(FOURTH, 3)  # which channel is the one for effects
 CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's words, from version 5 on
 # codecs that say in each packet how it is coded, and AAC that may become stereo
 CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
@@ -137,11 +137,9 @@ class Sound:
 
     def _decode(self) -> Iterator[np.ndarray]:
         only = self.voice and f"pan=mono|c0={self.voice},"
-        heard, last = 0, False
+        heard = 0
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
-            while not last:
-                samples = self._next_block(process)
-                last = len(samples) < self._block
+            for samples, last in self._blocks(process):
                 # what ffmpeg says of all of it is known before it is given
                 said = self._end(process, heard + len(samples)) if last else process.said()
                 if CHANGED in said:
@@ -153,11 +151,14 @@ class Sound:
                 return
         yield from self._decode_in_one_format(heard)
 
-    def _next_block(self, process: Process) -> np.ndarray:
-        """Return the next block, shorter or empty at the end."""
-        samples = np.frombuffer(process.stdout.read(self._block * np.float32().itemsize), np.float32)
-        samples = np.nan_to_num(samples)
-        return np.clip(samples, -1.0, 1.0, out=samples)
+    def _blocks(self, process: Process) -> Iterator[tuple[np.ndarray, bool]]:
+        """Yield every block, and whether it is the last, which is shorter or empty."""
+        last = False
+        while not last:
+            samples = np.frombuffer(process.stdout.read(self._block * np.float32().itemsize), np.float32)
+            samples = np.nan_to_num(samples)
+            last = len(samples) < self._block
+            yield np.clip(samples, -1.0, 1.0, out=samples), last
 
     def _decode_in_one_format(self, given: int) -> Iterator[np.ndarray]:
         """Yield the blocks after ``given`` samples of a sound that changes its format.
@@ -175,10 +176,9 @@ class Sound:
             self._read(**how, ac=1, ar=self._sample_rate) as decoding,
             Process(command_line(clocked, *QUIET, "-copyts"), decoding.stdout, subprocess.PIPE) as process,
         ):
-            heard, last = 0, False
-            while not last:
-                samples = self._next_block(process)
-                heard, last = heard + len(samples), len(samples) < self._block
+            heard = 0
+            for samples, last in self._blocks(process):
+                heard += len(samples)
                 if last:
                     process.finish(UserError, f"cannot read {self.path}")
                     self._end(decoding, heard)
@@ -262,11 +262,17 @@ def sound_stream(path: Path) -> tuple[int | str, str]:
 
     Where there is none, the name of a stream that ffmpeg will complain of.
     """
+    report = _report_of_beginning(path)
+    taken = _taken(report)
+    return "a:0" if taken is None else taken, _layout_of(report, taken)
+
+
+def _report_of_beginning(path: Path) -> str:
+    """What ffmpeg says of the track that players take; raise UserError if it cannot be decoded."""
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
     _, report = report_of(command_line(output, *TALKATIVE))
     _check_decoder(path, report)
-    taken = _taken(report)
-    return "a:0" if taken is None else taken, _layout_of(report, taken)
+    return report
 
 
 def _check_decoder(path: Path, report: str) -> None:
@@ -278,13 +284,17 @@ def _check_decoder(path: Path, report: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def changes_format(path: Path, stream: int, _stamp: tuple[int, int]) -> bool:
-    """Whether a sound track changes its channels or its rate on the way; all of it is decoded, if its codec can."""
+def changes_format(path: Path, _stamp: tuple[int, int]) -> bool:
+    """Whether the track that players take changes its channels or its rate on the way.
+
+    All of it is decoded, if its codec can. Raises UserError if that is not possible.
+    """
+    report = _report_of_beginning(path)
+    stream = _taken(report)
+    if not any(CHANGING.match(one.text) for one in streams_of(report) if one.index == stream):
+        return False
     output = input_of(path)[str(stream)].output("-", format="null")
-    command = command_line(output, *TALKATIVE)
-    head = report_of([*command[:-1], "-t", "0.1", command[-1]])[1]
-    texts = [one.text for one in streams_of(head) if one.index == stream]
-    return any(map(CHANGING.match, texts)) and CHANGED in report_of(command)[1]
+    return CHANGED in report_of(command_line(output, *TALKATIVE))[1]
 
 
 def _layout_of(report: str, index: int | None) -> str:

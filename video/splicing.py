@@ -23,8 +23,7 @@ def check_joinable(film: Path) -> None:
 
     All of it may have to be decoded, which takes some seconds an hour.
     """
-    own, _ = sound_stream(existing_file(film))
-    if isinstance(own, int) and changes_format(film, own, files.stamp(film)):
+    if changes_format(existing_file(film), files.stamp(film)):
         raise UserError(
             f"the sound of {film} changes its channels or its rate on the way; for --start and --end convert "
             "it first: ffmpeg -i FILM -c:v copy -ac 2 -ar 48000 NEW.mkv"
