@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from errors import UserError
+from errors import UserError, is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_WORKERS = 8  # network calls at a time; more would only hold more frames
@@ -121,11 +121,6 @@ def memory_format(device: torch.device) -> torch.memory_format:
     Their gradients do, on torch 2.9 to 2.13 at least (its issues 188371 and 175189).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device lacks memory: of MPS, torch raises no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or str(error).startswith("MPS backend out of memory")
 
 
 def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:

@@ -74,7 +74,7 @@ def told(error: Exception) -> str:
     if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split())
-    if type(error).__name__ == "OutOfMemoryError" or text.startswith("MPS backend out of memory"):  # torch's
+    if is_out_of_memory(error):
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
     if isinstance(error, OSError) and getattr(error, "winerror", None) in SHARING:
         name = error.filename2 or error.filename or "a file"  # the second of two is the one that was there
@@ -84,6 +84,11 @@ def told(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:  # without its number
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {text}" if is_fault(error) else text
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device lacks memory: torch has an error for that, which it does not raise of MPS."""
+    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
 
 
 def is_fault(error: Exception) -> bool:

@@ -70,7 +70,7 @@ ALLOWED = {
         "models", "reporting", "shares", "sync", "video",
     },
     "distributed": {"devices"},
-    "training": {"devices", "distributed", "dataset", "files", "models", "hparams", "reporting"},
+    "training": {"distributed", "dataset", "files", "models", "hparams", "reporting"},
     "recipes": {"dataset", "devices", "distributed", "files", "hparams", "models", "reporting", "training"},
     "adaptation": {
         "dataset", "devices", "distributed", "downloads", "faces", "files", "hparams", "models", "pictures",

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 import files
-from devices import is_out_of_memory
-from errors import UserError
+from errors import UserError, is_out_of_memory
 from hparams import HParams
 from models import Wav2Lip, weights
 from reporting import SILENT, Reporter
