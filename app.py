@@ -32,31 +32,12 @@ def get_parser() -> cli.Parser:
         default="demo",
         help="The expert that compares faces and voices.",
     )
-    add(
-        "--max_seconds",
-        type=cli.positive(float),
-        default=Settings.max_seconds,
-        help="Longest speech or video, in seconds.",
-    )
-    add("--max_megabytes", type=cli.positive(int), default=500, help="Largest upload that is accepted, in megabytes.")
-    add(
-        "--max_minutes",
-        type=cli.positive(float),
-        default=Settings.max_minutes,
-        help="Longest training on a person, in minutes.",
-    )
-    add(
-        "--concurrency",
-        type=cli.positive(int),
-        default=Settings.runs,
-        help="Number of visitors whose jobs run at the same time.",
-    )
-    add(
-        "--max_live",
-        type=cli.positive(int),
-        default=Settings.live,
-        help="Number of visitors who may speak live at the same time.",
-    )
+    amount, count = cli.positive(float), cli.positive(int)
+    add("--max_seconds", type=amount, default=Settings.max_seconds, help="Longest speech or video, in seconds.")
+    add("--max_megabytes", type=count, default=500, help="Largest upload that is accepted, in megabytes.")
+    add("--max_minutes", type=amount, default=Settings.max_minutes, help="Longest training on a person, in minutes.")
+    add("--concurrency", type=count, default=Settings.runs, help="Number of visitors whose jobs run at the same time.")
+    add("--max_live", type=count, default=Settings.live, help="Number of visitors who may speak live at the same time.")
     arguments.add_detector_argument(parser)
     arguments.add_identity_argument(parser)
     arguments.add_generation_arguments(parser)

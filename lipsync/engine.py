@@ -130,9 +130,8 @@ class LipSync:
         face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
         chosen = Options.of(options)
         self.check_writable(outfile)
-        files.check_not_read(
-            "--outfile", outfile, [face, *speeches.values(), *chosen.input_files.values()]
-        )  # before the work
+        inputs = [face, *speeches.values(), *chosen.input_files.values()]
+        files.check_not_read("--outfile", outfile, inputs)  # before the work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -148,13 +147,13 @@ class LipSync:
         _ = self.expert  # loaded now: if it is missing, that is told before the work
         if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
             raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
-        face, chosen = files.as_path(face), Options.of(options)
+        face, chosen, speeches = files.as_path(face), Options.of(options), _speeches(speech)
         if chosen.is_part:
-            for path in (face, *_speeches(speech).values()):
+            for path in (face, *speeches.values()):
                 video.existing_file(path)  # what is cheap to see, first
             with self.report.stage("Checking the film's sound"):
                 video.check_joinable(face)
-        take = self._open_take(face, _speeches(speech), seconds, chosen)
+        take = self._open_take(face, speeches, seconds, chosen)
         heard, several = take.heard, len(take.faces) > 1
         if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
