@@ -1,13 +1,13 @@
 # make demo   sets up .venv and lip-syncs a face end to end
-# make test   sets up .venv and runs the tests, three at a time: many wait for ffmpeg or for processes of their own
-# make test-image   installs what the Dockerfile installs into a fresh environment, and starts its page: two minutes
-# make lint   checks style with ruff, and types with mypy
-# make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   trains the shipped networks again, see
+# make test   sets up .venv and runs the tests, three at a time: many of them wait for ffmpeg or other processes
+# make test-image   installs what the Dockerfile installs into a fresh environment and starts its page: two minutes
+# make lint   checks style with ruff and types with mypy
+# make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]   retrains the shipped networks, see
 #                    demo/train_checkpoints.sh
 PYTHON ?= python3
 BIN := .venv/bin
 WORK ?= demo-work
-# threads that do not wait for others by running, and memory in large pages that is kept for the next tensor
+# waiting OpenMP threads sleep instead of spinning; freed memory is kept, in huge pages, for the next tensor
 QUICKLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
 	GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
