@@ -1,4 +1,4 @@
-"""One command per table of RESULTS.md; what they share is how inference.py is run and a figure printed."""
+"""One command per table of RESULTS.md. Shared here: running inference.py, and timing and printing figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import files
 import video
 from devices import pick_device, pick_precision
 
-# Runs inference.py and says what it took; in a process of its own, so that imports and the peak of memory count.
+# Runs inference.py and prints what it cost; in a process of its own, so that imports and peak memory are included.
 PROGRAM = """
 import json, os, pathlib, sys, time
 start = time.perf_counter()
@@ -37,7 +37,7 @@ figures = {"frames": len(writes), "seconds": stop - start, "fps": len(writes) / 
 figures["cpu_seconds"] = time.process_time() + sum(os.times()[2:4])
 figures["import_s"] = imported - start
 figures["first_frame_s"] = writes[0] - start if writes else 0
-status = pathlib.Path("/proc/self/status")  # Linux; getrusage may say what the parent held when it started this
+status = pathlib.Path("/proc/self/status")  # Linux; getrusage may report the parent's memory instead
 lines = status.read_text().splitlines() if status.exists() else ["VmHWM: nan kB"]
 figures["peak_memory_mb"] = float(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 print(json.dumps(figures))
@@ -46,7 +46,7 @@ sys.exit(code)
 
 
 def open_machine(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """Return the device and precision that ``arguments.add_compute_arguments`` let the user choose, and print them."""
+    """Return the device and precision chosen with the flags of ``add_compute_arguments``, and print them."""
     device = pick_device(args.device)
     dtype = pick_precision(args.precision, device)
     print_machine(device, dtype)
@@ -66,7 +66,7 @@ def report(name: str, figures: dict[str, float]) -> None:
 
 
 def resident_mb(process: int | str = "self") -> float:
-    """Return how much memory a process holds; NaN where this is not Linux."""
+    """Return the resident memory of a process in MB; NaN except on Linux."""
     if not (status := Path(f"/proc/{process}/statm")).exists():
         return math.nan
     pages = int(status.read_text().split()[1])
@@ -74,7 +74,7 @@ def resident_mb(process: int | str = "self") -> float:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU seconds of this process, and of those that it started and waited for."""
+    """Return the CPU seconds of this process and of the child processes that it waited for."""
     return time.process_time() + sum(os.times()[2:4])
 
 
@@ -86,14 +86,14 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def cpu_timed(work: Callable[[], object]) -> float:
-    """Return the CPU seconds that ``work`` takes, those of the processes that it starts and waits for included."""
+    """Return the CPU seconds that ``work`` takes, including those of child processes that it waits for."""
     before = cpu_seconds()
     work()
     return cpu_seconds() - before
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the FLOP per second of the best of several large matrix products: what this machine can do at all."""
+    """Return the FLOP/s of the best of several large matrix products: the peak of this machine."""
     side = 2048
     a = torch.randn(side, side).to(device, dtype)
 
@@ -105,8 +105,8 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the area under the ROC: how often a positive value lies above a negative one."""
-    from scipy import stats  # here: it takes as long to import as everything else, and few benchmarks need it
+    """Return the area under the ROC curve: how often a positive value exceeds a negative one."""
+    from scipy import stats  # here: its import takes as long as all others together, and few benchmarks need it
 
     return float(stats.mannwhitneyu(positive, negative).statistic / len(positive) / len(negative))
 
@@ -120,7 +120,7 @@ def write_video(path: Path, like: video.VideoInfo, sound: Path, frames: Sequence
 def lip_sync_as_a_user(
     args: argparse.Namespace, checkpoint: Path, face: Path, speech: Path, outfile: Path
 ) -> dict[str, float]:
-    """``run_inference`` with the detector and the device that ``args`` chose, and no memory of earlier runs."""
+    """Run ``inference.py`` with the detector and device chosen in ``args``, without boxes cached by earlier runs."""
     arguments = ["--checkpoint_path", checkpoint, "--face", face.resolve(), "--audio", speech.resolve()]
     arguments += ["--outfile", outfile, "--face_detector", args.face_detector, "--no_cache"]
     arguments += ["--device", args.device, "--precision", args.precision]
@@ -132,7 +132,7 @@ def lip_sync_as_a_user(
 def run_inference(*arguments: object, program: str = PROGRAM) -> dict[str, float]:
     """Run ``inference.py`` in a process of its own; return frames, seconds, fps, CPU seconds, memory and so on.
 
-    Another ``program`` that runs it prints what it measures as its last line.
+    A ``program`` that runs it in another way must print its figures as JSON in its last line.
     """
     command = [sys.executable, "-c", program, *map(str, arguments)]
     root = Path(__file__).resolve().parent.parent

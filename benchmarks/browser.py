@@ -1,17 +1,17 @@
-"""Live speech on the page, in a real browser: how late the picture is, how long it holds.
+"""Measure live speech on the page in a real browser: its latency, and how it holds up over a long talk.
 
     python -m benchmarks.browser latency [--face PHOTO --audio SPEECH] [--onsets 24] [--hear]
     python -m benchmarks.browser long [--face VIDEO --audio SPEECH] [--minutes 60]
 
-Chromium has a microphone that plays a file, without end; the page is served by app.py in a process of its own.
+Chromium's microphone plays a file in a loop; app.py serves the page in a process of its own.
 
-``latency``: half a second of speech, then silence, again and again, before a photo that is as still as its mouth. Times
-are from the moment the page hears a sound: to the first change of the mouth on the screen, which comes before the
-sound's own frame, since lips get ready; and to that frame, with where its time goes.
+``latency``: half a second of speech, then silence, repeated, with a photo as the face, so that only the mouth moves.
+Times are counted from when the page records the sound: to the first change of the mouth on the screen, which precedes
+the sound's own frame because lips start to move early; and to that frame, broken down by stage.
 
-``long``: speech all the time. Every minute: memory of the server and of the processes it started, and what lies on the
-disk; then how much of that is left when the page is closed, how many frames were shown, how late (after the server had
-the sound), and what grows. ``--slow 10`` and ``--link 150`` are for browsers that are slow, or far away.
+``long``: continuous speech. Prints every minute the memory of the server and its child processes and the files on its
+disk; at the end, what is left of these after the page is closed, how many frames were shown, how late they were (after
+the server had the sound), and what grows. ``--slow 10`` simulates a slow browser, ``--link 150`` a slow connection.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from lipsync import LipSync
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 48000  # Hz, of the file that the microphone plays
-SPOKEN, PERIOD = 0.5, 2.537  # seconds of speech in each period: no multiple of a frame
+SPOKEN, PERIOD = 0.5, 2.537  # seconds: speech in each period, and the period, no multiple of a frame
 LOUD, QUIET = 0.02, 0.4  # as in browser.js
-MOVED = 0.3  # grey levels of change from which on a mouth has moved
-WAIT = 120.0  # seconds for whatever the page does
+MOVED = 0.3  # grey levels; a mouth that changes by more has moved
+WAIT = 120.0  # seconds, the longest wait for the page
 
-# app.py, which writes down when sound came and when frames were made of it
+# app.py, with a log of when sound arrives and when its frames are generated
 PROGRAM = """
 import json, sys, time
 import app, live, page.sessions, page.stage
@@ -76,21 +76,21 @@ sys.exit(app.main(sys.argv[2:]))
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure live speech on the page in a browser.")
     add = parser.add_argument
-    add("what", choices=("latency", "long"), help="Measure how late a mouth is, or a long talk.")
+    add("what", choices=("latency", "long"), help="Measure the latency of the mouth, or a long talk.")
     add("--face", type=Path, help="A photo for latency, a video for long; without it, a drawn head.")
-    add("--audio", type=Path, help="The speech; without it, some is made.")
+    add("--audio", type=Path, help="The speech; without it, synthetic speech.")
     add(
         "--onsets",
         type=cli.positive(int),
         default=24,
-        help="Number of times that speech begins after silence, for latency.",
+        help="Number of speech onsets after silence, for latency.",
     )
     add("--minutes", type=cli.positive(float), default=60.0, help="Minutes of talk, for long.")
     add("--hear", action="store_true", help="Let the page play the sound as well.")
     add("--slow", type=cli.positive(float), default=1.0, help="Slow the browser down by this factor.")
-    add("--link", type=cli.positive(float), help="Kilobytes a second that reach the browser.")
-    add("--chromium", default="/usr/bin/chromium", help="The browser's program.")
-    add("--notes", type=Path, help="Keep all that was measured in this file.")
+    add("--link", type=cli.positive(float), help="Limit the browser's download to this many kilobytes per second.")
+    add("--chromium", default="/usr/bin/chromium", help="The path of Chromium's executable.")
+    add("--notes", type=Path, help="Write the raw measurements to this file, as JSON.")
     return parser
 
 
@@ -119,11 +119,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The page, and who uses it
+# The page and the browser
 
 
 def given(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
-    """Return the photo or the video, and the sound of the microphone."""
+    """Return the photo or video, and the sound file for the microphone."""
     face, speech = args.face, args.audio or folder / "speech.wav"
     if face is None:
         face = folder / "head.mp4"
@@ -149,7 +149,7 @@ def bursts(sound: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[tuple[str, int]]:
-    """Serve the page inside of the ``with`` block, with ``folder``/disk for its files; yield address and process."""
+    """Serve the page within the ``with`` block, its files in ``folder``/disk; yield its address and process ID."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -162,7 +162,7 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
         until(lambda: answers(address))
         yield address, server.pid
     finally:
-        server.terminate()  # as jobs in the background are deaf to Ctrl-C
+        server.terminate()  # not SIGINT, which background jobs ignore
         server.wait()
 
 
@@ -176,7 +176,7 @@ def until(true: Callable[[], bool]) -> None:
     start = time.monotonic()
     while not true():
         if time.monotonic() - start > WAIT:
-            raise RuntimeError(f"waited for {WAIT:.0f} s in vain")
+            raise RuntimeError(f"the page did not answer within {WAIT:.0f} s")
         time.sleep(0.2)
 
 
@@ -194,7 +194,7 @@ def opened(args: argparse.Namespace, sound: Path) -> Iterator[Any]:
 
 
 def begin(tab: Any, face: Path, args: argparse.Namespace) -> None:
-    """Prepare the face, and talk."""
+    """Prepare the face on the page and start talking."""
     tab.set_default_timeout(WAIT * 1000)
     tab.evaluate("at => { window.mouthAt = at; }", mouth_of(face))
     slow_down(tab, args)
@@ -222,7 +222,7 @@ def slow_down(tab: Any, args: argparse.Namespace) -> None:
 
 
 def mouth_of(face: Path) -> list[float]:
-    """Return where the lower half of the face is at first: left, top, width, height as shares of the picture."""
+    """Return the lower half of the first face box: left, top, width, height as shares of the picture."""
     prepared = live.prepare(LipSync(search=FaceSearch("centerface", cache=False)), face, 1.0)
     x1, y1, x2, y2 = next(box for box in prepared.boxes if box)
     width, height = prepared.source.width, prepared.source.height
@@ -230,11 +230,11 @@ def mouth_of(face: Path) -> list[float]:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Watching
+# Recording
 
 
 def taken(tab: Any) -> dict[str, list]:
-    """Take what the page has written down since the last time."""
+    """Return what the page has recorded since the last call, and clear it."""
     return tab.evaluate("() => Object.fromEntries(Object.entries(measured).map(([key, all]) => [key, all.splice(0)]))")
 
 
@@ -248,7 +248,7 @@ def watch_onsets(tab: Any, count: int) -> dict[str, list]:
 
 
 def watch(tab: Any, minutes: float, server: int, folder: Path) -> dict[str, list]:
-    """Say each minute how it is; return all that the page wrote down."""
+    """Report the server's state every minute; return all that the page recorded."""
     seen: dict[str, list] = {"states": []}
     start = time.monotonic()
     for minute in range(1, math.ceil(minutes) + 1):
@@ -262,7 +262,7 @@ def watch(tab: Any, minutes: float, server: int, folder: Path) -> dict[str, list
 
 
 def state_of(server: int, folder: Path) -> dict[str, float]:
-    """Memory of the server and of what it started, in MB, and what is on its disk."""
+    """Return the memory of the server and its child processes in MB, and the files on its disk."""
     files = [path for path in (folder / "disk").rglob("*") if path.is_file()]
     children = children_of(server)
     return {
@@ -272,13 +272,13 @@ def state_of(server: int, folder: Path) -> dict[str, float]:
 
 
 def memory_of(process: int) -> float:
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError):  # the process has ended
         return resident_mb(process)
     return 0.0
 
 
 def children_of(process: int) -> list[int]:
-    """Return the processes that a process started, and those that they started."""
+    """Return the IDs of all descendants of a process."""
     found = []
     for listed in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -289,24 +289,24 @@ def children_of(process: int) -> list[int]:
 
 
 def settled(server: int, folder: Path) -> dict[str, float]:
-    """Return what is left a few seconds after the page was closed."""
+    """Return the server's state ten seconds after the page was closed."""
     time.sleep(10.0)
     return state_of(server, folder)
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What was seen
+# Figures
 
 
 class Timeline:
-    """When each sound was heard, its frame made, received and shown; seconds since 1970."""
+    """When each sound reached the server, and its frame was made, received and shown; in seconds since 1970."""
 
     def __init__(self, seen: dict[str, list], notes: list[list]) -> None:
         self.onsets, self.states = np.array(seen.get("onsets", [])), seen.get("states", [])
-        self.heard = np.array([values for kind, *values in notes if kind == "heard"])  # when, seconds, peak
+        self.heard = np.array([values for kind, *values in notes if kind == "heard"])  # time, duration, peak
         self.made = np.array([values for kind, *values in notes if kind == "made"], float)  # see PROGRAM
-        self.arrived = np.array(seen["arrived"])  # when, seconds of the session
-        self.drawn = np.array(seen["drawn"])  # when, change of the mouth, on the screen, seconds of the session
+        self.arrived = np.array(seen["arrived"])  # time, session time
+        self.drawn = np.array(seen["drawn"])  # time, change of the mouth, time on screen, session time
 
     def latencies(self) -> Iterator[tuple[str, dict[str, float]]]:
         rows = np.array([row for onset in self.onsets[1:] if (row := self._way(onset))])
@@ -319,23 +319,23 @@ class Timeline:
         yield "frames", {"a second": (len(self.drawn) - 1) / np.ptp(self.drawn[:, 0])}
 
     def _way(self, onset: float) -> tuple[float, ...] | None:
-        """Return the seconds from an onset to the first change of the mouth, and those of its frame's way."""
+        """Return the seconds from an onset to the first change of the mouth, and those of each stage of its frame."""
         pushed = first(self.heard, (self.heard[:, 0] > onset - 0.05) & (self.heard[:, 2] > LOUD))
         moved = first(self.drawn, (self.drawn[:, 2] > onset) & (self.drawn[:, 1] > MOVED))
         made = first(self.made, (self.made[:, 1] > onset) & (self.made[:, 4] > LOUD))
         if pushed is None or moved is None or made is None:
             return None
         arrived = first(self.arrived, self.arrived[:, 1] >= made[2])
-        drawn = first(self.drawn, self.drawn[:, 3] >= made[2])  # or the next, if it was passed over
+        drawn = first(self.drawn, self.drawn[:, 3] >= made[2])  # or the next, if this one was dropped
         if arrived is None or drawn is None:
             return None
         return moved[2] - onset, *np.diff((onset, pushed[0], *made[:2], arrived[0], drawn[0], drawn[2]))
 
     def minutes(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """Tell of each minute how many frames were shown and how late they came, and of all how that changes."""
+        """Yield frame rate and delay of each minute, then of all, then how they grow."""
         shown = self.drawn[np.isin(self.drawn[:, 3], self.made[:, 2])]
         moments = self.made[np.searchsorted(self.made[:, 2], shown[:, 3]), 3]
-        shown, moments = shown[~np.isnan(moments)], moments[~np.isnan(moments)]  # those of somebody who speaks
+        shown, moments = shown[~np.isnan(moments)], moments[~np.isnan(moments)]  # frames with speech
         said = np.searchsorted(np.cumsum(self.heard[:, 1]), moments).clip(max=len(self.heard) - 1)
         late, rows = shown[:, 2] - self.heard[said, 0], []
         for minute, state in enumerate(self.states, 1):
@@ -344,7 +344,7 @@ class Timeline:
             rows.append([minute, fps, np.median(here), state["server_mb"]])
             yield f"minute {minute}", {"fps": fps, **spread(here)}
         minutes, fps, median, memory = np.array(rows).T
-        settled = minutes > min(5, len(minutes) // 2)  # libraries and buffers have come to stay
+        settled = minutes > min(5, len(minutes) // 2)  # libraries and buffers are allocated by then
         yield "all", {"fps": fps.mean(), "fps_least": fps.min(), **spread(late), "minute_worst_s": median.max()}
         if np.count_nonzero(settled) > 1:
             growth = {"late_s": slope(minutes, median), "memory_mb": slope(minutes[settled], memory[settled])}
@@ -360,7 +360,7 @@ def spread(seconds: np.ndarray) -> dict[str, float]:
 
 
 def slope(minutes: np.ndarray, values: np.ndarray) -> float:
-    """Return by how much something grows in an hour, by least squares."""
+    """Return the growth per hour, by least squares."""
     return 60 * float(np.polyfit(minutes, values, 1)[0])
 
 

@@ -1,10 +1,10 @@
-"""How many training samples a second one core reads from disk, against the way of the reference in the same process.
+"""Measure how many training samples per second one core reads from disk, against the reference's way in turn.
 
     python -m benchmarks.dataset [--seconds 60] [--data_root PREPROCESSED]
 
-For every sample that way lists the folder, opens the wav, resamples it if it is not at 16 kHz (the synthetic ones are),
-computes the whole mel, and reads five (expert) or ten (generator) frames. Both make the same samples, in turn. Prints a
-table and one JSON object a line: ``expert_samples`` and ``generator_samples``; ``ratio`` is the median of the rounds.
+For every sample the reference lists the folder, opens the wav, resamples it if it is not at 16 kHz (the synthetic ones
+are), computes the whole mel, and reads five (expert) or ten (generator) frames. Both make the same samples. Prints a
+table and one JSON object per line: ``expert_samples`` and ``generator_samples``; ``ratio`` is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ FACE = (130, 160)  # pixels, width and height of the synthetic crops
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure how fast training samples are read, on one core.")
     parser.add_argument(
-        "--data_root", type=Path, help="The folder with preprocessed clips, at any depth; without it, some are made."
+        "--data_root", type=Path, help="The folder with preprocessed clips, at any depth; without it, synthetic ones."
     )
     parser.add_argument(
-        "--seconds", type=cli.positive(float), default=3.0, help="The seconds of the clips that are made."
+        "--seconds", type=cli.positive(float), default=3.0, help="Length of the synthetic clips in seconds."
     )
     return parser
 
@@ -80,7 +80,7 @@ def write_clip(folder: Path, seconds: float, seed: int) -> Path:
 
 
 def measure(dataset: WindowDataset, plainly: Callable[[Draw], tuple[torch.Tensor, ...]]) -> dict[str, float]:
-    """Samples a second of the data set and of ``plainly`` on the same draws, in turn, medians over the rounds."""
+    """Return median samples per second of ``dataset`` and of ``plainly`` for the same draws, in turn."""
     pairs = zip(dataset[0], plainly(dataset.draw(0)))
     difference = max(float((ours - theirs).abs().max()) for ours, theirs in pairs)
     rounds = [(rate(dataset.__getitem__), rate(lambda key: plainly(dataset.draw(key)))) for _ in range(ROUNDS)]
@@ -96,7 +96,7 @@ def measure(dataset: WindowDataset, plainly: Callable[[Draw], tuple[torch.Tensor
 
 
 def rate(make_sample: Callable[[int], object]) -> float:
-    """Samples a second over ROUND_SECONDS."""
+    """Return the samples per second over ROUND_SECONDS."""
     start, count = time.perf_counter(), 0
     while time.perf_counter() < start + ROUND_SECONDS:
         make_sample(count)
@@ -105,7 +105,7 @@ def rate(make_sample: Callable[[int], object]) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The way of the reference, without its random choices and retries
+# The reference's way, without its random choices and retries
 
 
 def expert_sample_plainly(draw: Draw) -> tuple[torch.Tensor, ...]:
@@ -134,7 +134,7 @@ def generator_sample_plainly(draw: Draw) -> tuple[torch.Tensor, ...]:
 
 
 def list_frames(folder: str) -> list[str]:
-    """What the random choice was made from (here the draw has made it)."""
+    """List the frames, as the reference does for its random choice (here the draw has made it)."""
     return glob.glob(f"{folder}/*.jpg")
 
 
@@ -145,7 +145,7 @@ def read_window(folder: str, frame: int) -> list[np.ndarray]:
 
 
 def read_mel(folder: str) -> np.ndarray:
-    """The whole mel (mel frames, num_mels) from audio.wav."""
+    """Compute the whole mel (mel frames, num_mels) from audio.wav."""
     wav = librosa.load(f"{folder}/audio.wav", sr=hp.sample_rate)[0]
     wav = signal.lfilter([1, -hp.preemphasis], [1], wav)
     spectrum = librosa.stft(y=wav, n_fft=hp.n_fft, hop_length=hp.hop_size, win_length=hp.win_size, pad_mode="reflect")
@@ -155,7 +155,7 @@ def read_mel(folder: str) -> np.ndarray:
     return np.clip(scaled, -hp.max_abs_value, hp.max_abs_value).T
 
 
-# made once there too
+# the reference computes it once, too
 MEL_BASIS = librosa.filters.mel(sr=hp.sample_rate, n_fft=hp.n_fft, n_mels=hp.num_mels, fmin=hp.fmin, fmax=hp.fmax)
 
 

@@ -1,13 +1,13 @@
-"""What the networks in demo/checkpoints can do with drawn heads and utterances that they never saw.
+"""Measure the networks in demo/checkpoints on drawn heads and utterances that they were not trained on.
 
     python -m benchmarks.demo_networks
 
 Makes clips of talking heads, lip-syncs each to another utterance, and prints, as a table and as JSON lines:
 
-expert, judge   mean similarity per clip of each network (the judge is an expert of another seed that no generator ever
-                learned from): a video with its own sound, with another, lip-synced to the other; areas under the ROC
-aperture        how the mouth's opening in generated frames follows the articulation of the driving speech: r by lag,
-                and the error by phase, see evaluation/aperture.py
+expert, judge   mean similarity per clip of each network (the judge is an expert with another seed, from which no
+                generator learned): of a video with its own sound, with another, lip-synced to the other; AUCs
+aperture        how closely the mouth's opening in generated frames follows the articulation of the driving speech: r by
+                lag, and the error by phase, see evaluation/aperture.py
 offsets         share of clips made off-sync by -5 … 5 frames whose offset is found
 """
 
@@ -45,7 +45,7 @@ COLUMNS, HEIGHT = 10, 150  # of the contact sheet: moments, pixels of a frame
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Measure the small shipped networks.")
+    parser = cli.Parser(description="Measure the included networks on drawn heads.")
     add = parser.add_argument
     add("--checkpoint_path", default=weights.DEMO, help="The generator to measure.")
     add("--syncnet_checkpoint_path", default=weights.DEMO, help="The expert that compares faces and voices.")
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     if args.clips < 2:
-        raise UserError(f"--clips takes 2 or more, not {args.clips}: each head says what it says in the other")
+        raise UserError(f"--clips must be 2 or more, not {args.clips}: each head's two clips exchange their speech")
     print_machine(torch.device("cpu"), torch.float32)
     names = {"expert": args.syncnet_checkpoint_path, "judge": args.judge}
     networks = {name: open_expert(path) for name, path in names.items()}
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_heads(args: argparse.Namespace, networks: dict[str, Expert]) -> None:
-    """Similarities, apertures and offsets on made-up heads, whose truth is known."""
+    """Measure similarities, apertures and offsets on drawn heads, whose true values are known."""
     originals = [make_clip(args.folder / "original", CLIPS, i) for i in range(args.clips // 2 * 2)]
     partners = [i ^ 1 for i in range(len(originals))]  # the same head's other utterance
     generated = [lip_sync(args, f"generated/{i}", originals[i], originals[j]) for i, j in enumerate(partners)]
@@ -83,9 +83,9 @@ def measure_heads(args: argparse.Namespace, networks: dict[str, Expert]) -> None
 
 
 def lip_sync(args: argparse.Namespace, name: str, face: Path, speech: Path) -> Path:
-    """Return ``face`` lip-synced to the sound of ``speech``, made anew: ``name``, in the folder for results.
+    """Lip-sync ``face`` to the sound of ``speech``; return the file, whose name begins with ``name``.
 
-    Videos of two people may have one name: those of LRS2 are numbers.
+    ``name`` must be unique: videos of two people may have the same file name, as in LRS2, where names are numbers.
     """
     outfile = args.folder / f"{name}_{face.stem}_{speech.stem}.mp4"
     _generator(args.checkpoint_path).run(face, speech, outfile)
@@ -103,7 +103,7 @@ def _generator(path: str) -> LipSync:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A video's largest face and its sound."""
+    """The face of a video that is seen longest, and its sound."""
 
     face: Face
     voice: Voice
@@ -117,7 +117,7 @@ def embed(network: Expert, clip: Path) -> Embedded:
 def compare(
     network: Expert, originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]
 ) -> dict[str, float]:
-    """Mean similarities of matched, mismatched and generated pairs, and how well they can be told apart."""
+    """Return mean similarities of matched, mismatched and generated pairs, and the AUCs between them."""
     clips = [embed(network, clip) for clip in originals]
     made = [embed(network, clip).face for clip in generated]
     own = [compare_pair(clip.face, clip.voice) for clip in clips]
@@ -126,7 +126,7 @@ def compare(
     means = [np.array([result.mean for result in results]) for results in (own, other, synced)]
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
-        # where a generator of the reference's training, whose lips come a frame early at inference, is at its best
+        # where a generator trained as in the reference scores best: its lips are a frame early at inference
         "lip_synced_sound_1_late": float(np.mean([result.curve[REACH + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),
@@ -137,7 +137,7 @@ def compare(
 
 
 def find_offsets(args: argparse.Namespace, network: Expert) -> dict[str, float]:
-    """Share of off-sync clips whose offset is found exactly, and within one frame."""
+    """Return the share of off-sync clips whose offset is found exactly, and within one frame."""
     errors = []
     for offset in OFFSETS:
         recipe = replace(CLIPS, seed=200 + offset, offset=offset, clips_per_head=1)
@@ -152,7 +152,7 @@ def find_offsets(args: argparse.Namespace, network: Expert) -> dict[str, float]:
 
 
 def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]) -> dict[str, float]:
-    """Correlation of the aperture seen in generated frames with the true one of the driving speech, per clip."""
+    """Return the correlation of the aperture in generated frames with the true one of the driving speech."""
     rows = zip(generated, originals, partners)
     fits = [follow_head(made, clip, originals[partner]) for made, clip, partner in rows]
     fits = [fit for fit in fits if fit]
@@ -168,7 +168,7 @@ def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partne
 
 
 def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
-    """Frames of each video above the same frames of its lip-synced copy."""
+    """Return frames of each video above the same frames of its lip-synced copy."""
     rows = []
     for clip in (path for pair in zip(before, after) for path in pair):
         frames = list(video.read_frames(video.probe(clip)))

@@ -1,13 +1,14 @@
-"""How well the boxes of a search by need agree with those of searching every whole frame, and what it saves.
+"""Compare the search of ``face_detection`` with a search of every whole frame: agreement of boxes, and cost.
 
     python -m benchmarks.detection CLIP... [--face_detector centerface] [--scenes 720p 1080p]
 
-Each clip is searched as it is, and, for every size in ``--scenes``, pasted as it is into a moving background. Prints a
-table and one JSON object a line, named by clip and size: intersection over union of the two boxes of the followed face
-(neither smoothed) on every ``--every``-th frame, its mean and worst; ``jumps``, frames on which it is below 0.5;
-``missed`` and ``extra``, frames on which only one of the two has a face; ``cuts`` found; the pixels that the detector
-saw, as a share of all; ``ms`` and ``whole_ms``, its milliseconds per frame of the clip and per whole frame; and
-``found``, the share of whole frames in which it sees a face.
+The search runs the detector on whole frames only where it must, else on crops. Each clip is searched as it is and, for
+every size in ``--scenes``, pasted unscaled into a moving background. Prints a table and one JSON object per line, named
+by clip and size: ``mean`` and ``worst`` intersection over union of the two boxes of the followed face (neither
+smoothed) on every ``--every``-th frame; ``jumps``, frames in which it is below 0.5; ``missed`` and ``extra``, frames in
+which only the whole frame, or only the search, has a face; ``cuts`` found; the share of all pixels that the detector
+processed; ``ms`` and ``whole_ms``, its milliseconds per frame of the clip and per whole frame; and ``found``, the share
+of whole frames in which it finds a face.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from face_detection.geometry import intersection_over_union
 from face_detection.search import search
 from face_detection.tracking import follow_face, shots
 
-SAME = 0.5  # intersection over union; less is another face
+SAME = 0.5  # intersection over union; below it, the boxes are of different faces
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Compare a search by need with a search of every whole frame.")
+    parser = cli.Parser(description="Compare the face search with a search of every whole frame.")
     add = parser.add_argument
     add("clips", nargs="+", type=Path, help="Videos with a face.")
     add(
         "--scenes", nargs="*", choices=SIZES, default=[], help="Also paste each clip into moving scenes of these sizes."
     )
-    add("--scene_seconds", type=cli.positive(float), default=3.0, help="The seconds of such a scene.")
+    add("--scene_seconds", type=cli.positive(float), default=3.0, help="Length of such a scene in seconds.")
     add("--every", type=cli.positive(int), default=1, help="Compare every n-th frame.")
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser)

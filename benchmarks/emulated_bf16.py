@@ -2,8 +2,9 @@
 
     python -m benchmarks.emulated_bf16 ARGUMENTS OF color_syncnet_train.py
 
-Whatever autocast holds in bfloat16 is rounded to it, forward and backward: inputs, weights and results of convolutions,
-results of batch norms and sums. Sums inside a layer are float32, as in oneDNN and cuDNN. About as slow as float32.
+Everything that autocast keeps in bfloat16 is rounded to it, forward and backward: inputs, weights and results of
+convolutions, results of batch norms and sums. Layers accumulate in float32, as in oneDNN and cuDNN. A step takes about
+as long as in float32.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from terminal import TERMINAL
 
 
 class Rounded(torch.autograd.Function):
-    """A tensor, and in the other direction its gradient, rounded to bfloat16 and kept as float32."""
+    """Round a tensor, and its gradient on the way back, to bfloat16; both stay float32."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor) -> torch.Tensor:
@@ -41,7 +42,7 @@ class Rounded(torch.autograd.Function):
 
 @contextlib.contextmanager
 def emulation() -> Iterator[None]:
-    """Within it, networks of ``models`` compute as under bfloat16 autocast, forward and backward."""
+    """Make networks of ``models`` compute as under bfloat16 autocast, forward and backward."""
     convolve = nn.Conv2d._conv_forward
 
     def rounded_convolve(self: nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

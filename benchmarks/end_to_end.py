@@ -1,11 +1,12 @@
-"""How fast inference.py is from files to file, at three sizes, against the plain path in the same process.
+"""Measure inference.py from files to file at three sizes, against the plain path in the same run.
 
     python -m benchmarks.end_to_end [--face CLIP --audio SPEECH] [--face_detector sfd] [--seconds 60]
 
 The plain path is the reference's: every frame searched whole, in float32, one stage after another, two encodes. It is
-timed on a part of the clip and scaled. Prints a table and one JSON object a line: ``360p``, ``720p``, ``1080p`` with
-``ratio`` and ``fps`` (cold start included), when the first frame was finished (``first_frame_s``, cold start included;
-``first_frame_loaded_s``, with loaded networks), the seconds of every stage alone, memory, shares of the matrix peak.
+timed on a part of the clip and scaled. Prints a table and one JSON object per line: ``360p``, ``720p``, ``1080p`` with
+``ratio`` and ``fps`` (cold start included), the time to the first finished frame (``first_frame_s``, cold start
+included; ``first_frame_loaded_s``, with loaded networks), the seconds of every stage alone, memory, and shares of the
+matrix peak.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from lipsync import LipSync, pick_batch_size, read_speech
 from models import Wav2Lip, optimize_for_inference
 from mouths import crop, masked_and_whole, redraw_mouths
 
-GENERATOR_FLOP = 7.93e9  # a face
-S3FD_FLOP = 631e3  # a pixel
+GENERATOR_FLOP = 7.93e9  # per face
+S3FD_FLOP = 631e3  # per pixel
 
 
 def get_parser() -> cli.Parser:
@@ -46,8 +47,8 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
     )
-    parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
-    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="The seconds of the result.")
+    parser.add_argument("--audio", type=Path, help="The speech; without it, synthetic speech.")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="Length of the result in seconds.")
     parser.add_argument(
         "--plain_frames", type=cli.positive(int), default=4, help="Number of frames on which the plain path is timed."
     )
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_first_frame(args: argparse.Namespace, checkpoint: Path, clip: Path, speech: Path) -> float:
-    """Seconds to the first finished frame, with networks that are loaded and no memory of earlier runs."""
+    """Return the seconds to the first finished frame, with loaded networks and without cached boxes."""
     search = replace(arguments.face_search(args), cache=False)
     lips = LipSync(checkpoint, search=search, device=args.device, precision=args.precision)
     lips.load()
@@ -128,7 +129,7 @@ def measure_stages(
 
 
 def measure_plainly(args: argparse.Namespace, clip: Path, speech: Path, device: torch.device) -> float:
-    """Seconds that the way of the reference would take for the whole clip, from its stages on a part of it."""
+    """Estimate the reference's seconds for the whole clip, from its stages on a part of it."""
     source = video.probe(clip)
     wav = video.read_audio(speech, 16000)
     count = audio.frame_count(len(wav), float(source.fps))

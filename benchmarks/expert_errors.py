@@ -1,16 +1,16 @@
-"""Where an expert errs: on which of all pairs of a face and a voice that the held-out clips have.
+"""Measure where an expert errs, over all pairs of a face and a voice in the held-out clips.
 
     python -m benchmarks.expert_errors --checkpoint_path EXPERT --data_root PREPROCESSED [--filelists LISTS]
 
-Prints a table and one JSON object a line. Pairs count as evaluations of color_syncnet_train.py draw them, on average:
-clips alike, half of the pairs matched, half of them with the voice of another frame of the clip.
+Prints a table and one JSON object per line. Pairs are weighted by how often evaluations of color_syncnet_train.py draw
+them: all clips alike, half of the pairs matched, half of them with the voice of another frame of the clip.
 
 ``all``          loss, accuracy (cosine above 0.5 or not), mean cosine of matched and of mismatched pairs
-``distance_3`` … mismatched pairs so many frames apart: their share, how many are told right, mean cosine
-``level_10`` …   pairs whose voice is so many dB or more below the clip's loudest, matched and mismatched
-``errors``       the shares of all errors that no expert could help: ``near``, mismatched and at most 3 frames apart;
-                 ``silent``, of the others, a silent voice, matched, or in place of another silence; and the accuracy
-                 without pairs like these
+``distance_3`` … mismatched pairs by their distance, from this many frames on: share, accuracy, mean cosine
+``level_10`` …   pairs by how far their voice is below the clip's loudest, from this many dB on, matched and mismatched
+``errors``       the shares of all errors that no expert could avoid: ``near``, mismatched and at most 3 frames apart;
+                 ``silent``, other pairs of which both the face's own voice and the paired one are silent; and the
+                 accuracy on all other pairs
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from training.losses import elementwise_loss
 
 NEAR = 3  # frames, 0.12 s: what viewers do not notice (ITU-R BT.1359: sound 45 ms early to 125 ms late)
 SILENT = 30.0  # dB below the loudest window
-DISTANCES = (1, 2, 3, 4, 6, 11, 21)  # frames, the first of each row
-LEVELS = (0.0, 10.0, 20.0, SILENT)  # dB, likewise
+DISTANCES = (1, 2, 3, 4, 6, 11, 21)  # frames, where each row begins
+LEVELS = (0.0, 10.0, 20.0, SILENT)  # dB, where each row begins
 BATCH = 64
 
 
@@ -74,13 +74,13 @@ def run(args: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every pair of a face and a voice of a clip, or of several, (pairs,) each."""
+    """All pairs of a face and a voice within a clip, of one clip or several, (pairs,) each."""
 
     cosine: np.ndarray
     distance: np.ndarray  # frames between the two; 0: matched
-    face_level: np.ndarray  # dB, 0 or more, of the voice that belongs to the face, below the clip's loudest
-    voice_level: np.ndarray  # likewise of the voice that it is paired with
-    weight: np.ndarray  # how often an evaluation meets the pair; their sum is 1
+    face_level: np.ndarray  # dB, 0 or more, by which the face's own voice is below the clip's loudest
+    voice_level: np.ndarray  # the same of the voice that it is paired with
+    weight: np.ndarray  # how often an evaluation draws the pair; they sum to 1
 
     @property
     def matched(self) -> np.ndarray:

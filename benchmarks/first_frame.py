@@ -1,9 +1,10 @@
-"""How soon inference.py has its first finished frame, by the length of video and speech.
+"""Measure the time to the first finished frame of inference.py, by the length of video and speech.
 
     python -m benchmarks.first_frame [--lengths 60 600 3600] [--size 1280 720] [--times 3]
 
-Prints a table and one JSON object a line: ``length_60`` … with the median and the worst of ``--times`` runs, in
-seconds: ``cold``, from the start of a process, and ``loaded``, with the networks in memory. Each run ends there.
+Prints a table and one JSON object per line: ``length_60`` … with the median and the worst of ``--times`` runs, in
+seconds: ``cold``, from the start of a process, and ``loaded``, with the networks in memory. Each run ends with that
+frame.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from devices import pick_precision
 from faces import FaceSearch
 from lipsync import LipSync
 
-SCENE = 60.0  # seconds that are drawn; what is longer shows them again
+SCENE = 60.0  # seconds that are rendered; longer videos repeat them
 DETECTOR = "centerface"
-# Runs inference.py up to the first frame that is written, and says what that took.
+# Runs inference.py up to the first frame that is written, and prints how long that took.
 PROGRAM = """
 import json, sys, time
 start = time.perf_counter()
@@ -44,9 +45,9 @@ inference.main(sys.argv[1:])
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Measure how soon there is a first frame.")
+    parser = cli.Parser(description="Measure the time to the first finished frame.")
     add = parser.add_argument
-    add("--lengths", nargs="+", type=cli.positive(float), default=[60, 600, 3600], help="The seconds of each video.")
+    add("--lengths", nargs="+", type=cli.positive(float), default=[60, 600, 3600], help="Length of each in seconds.")
     add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="The size of the video: width height.")
     add("--times", type=cli.positive(int), default=3, help="Number of runs of each kind.")
     return parser
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def prolong(scene: Path, seconds: float) -> tuple[Path, Path]:
-    """Return a video that shows the scene as often as it takes, and its sound as wav."""
+    """Return the scene repeated to a length of ``seconds``, and its sound as wav."""
     face, speech = scene.with_name(f"{seconds:g}.mp4"), scene.with_name(f"{seconds:g}.wav")
     again = math.ceil(seconds / SCENE) - 1
     command = [video.ffmpeg_path(), "-v", "error", "-stream_loop", str(again), "-i", str(scene), "-t", str(seconds)]
@@ -89,7 +90,7 @@ def measure_cold(face: Path, speech: Path) -> float:
 
 
 def measure_loaded(lips: LipSync, face: Path, speech: Path) -> float:
-    """Seconds to the first finished frame, with networks that are loaded; ``lips`` should have no memory of faces."""
+    """Return the seconds to the first finished frame with loaded networks; ``lips`` should not cache boxes."""
     start = time.perf_counter()
     with contextlib.closing(lips.stream(lips.prepare(face, speech))) as frames:
         next(frames)
