@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What each part of the generator's recipe brings: trains it for some steps with all parts, without each of them, and with
-# what is not in it: more weight for the expert, a mask to the eyes, the twin alone.
+# Measures what each part of the generator's recipe brings: trains for some steps with all parts, without each of them,
+# and with variants: more sync weight, a mask up to the eyes, the twin without the other parts, none of the parts.
 #
 #     [SEED=1] [EVERY=STEPS] benchmarks/ablations.sh WORK [STEPS [NAME...]]
 #
-# WORK is that of demo/train_checkpoints.sh, with at least its data and lists; from START on, a network of width 0.25 that
-# knows drawn heads alone (default: the one of commit 69c64c1). One core takes 10 minutes for 700 steps. Lines of
-# WORK/ablations/SEED/STEPS/NAME.log have the figures, at the end and after EVERY so many steps.
+# WORK is that of demo/train_checkpoints.sh, with at least its data and lists. Training starts from START, a network of
+# width 0.25 that was trained on drawn heads only (default: the one of commit 69c64c1). 700 steps take one core 10
+# minutes. WORK/ablations/SEED/STEPS/NAME.log has the figures, every EVERY steps and at the end.
 set -euo pipefail
 work=$1 steps=${2:-700} only=" ${*:3} " seed=${SEED:-1} python=${PYTHON:-.venv/bin/python}
 every=${EVERY:-$steps} out=$work/ablations/$seed/$steps

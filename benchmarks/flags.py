@@ -1,25 +1,26 @@
-"""What each flag of inference.py does to every measure that there is: one table, the defaults first.
+"""Measure what each flag of inference.py does to every measure: one table, the defaults first.
 
     python -m benchmarks.flags --videos CLIPS --folder results/flags --mediapipe mediapipe/bin/python
 
 CLIPS are videos of people who speak, in sync. Each is lip-synced to its own sound, to that of the next, and to silence:
-first as the network wants it, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py; with
-``mirror``, a network of the official size that draws what it is shown, only what geometry decides is measured. Prints a
-table, a row of means over the clips for each flag; what differs from the defaults by more than chance (Student's t of
-the paired differences) is bold. Writes the first and the last clip's faces, a row for each flag, into --folder.
+first with the network's defaults, then with one flag changed at a time. ``--checkpoint_path`` is as in inference.py;
+with ``mirror``, a network of the official size that reproduces its reference, only what depends on geometry is
+measured. Prints a table with a row of means over the clips for each flag; differences from the defaults beyond chance
+(Student's t of the paired differences) are bold. Writes the first and the last clip's faces, a row for each flag, into
+--folder.
 
-own sound       psnr, ssim (lpips, lmd); sharpness: see docs/measuring.md. judge_own: similarity by a judge that no
-                generator learned from
-another's       expert, judge: similarity with it; in_sync: share of clips of which the judge says so; discrepancy:
-                judge_own - judge; flicker, upper_flicker, seam, jitter (csim); cpu_ms: CPU milliseconds of a frame,
-                everything but imports and the search for faces. By landmarks: movement of the lips, of the speaker's;
-                r with the speaker's lips, frame by frame. Of drawn heads: aperture, r with the known one
+own sound       psnr, ssim (lpips, lmd); sharpness: see docs/measuring.md. judge_own: similarity by a judge from which
+                no generator learned
+another's       expert, judge: similarity with it; in_sync: share of clips that the judge calls in sync; discrepancy:
+                judge_own - judge; flicker, upper_flicker, seam, jitter (csim); cpu_ms: CPU milliseconds per frame,
+                without imports and face search. By landmarks: movement of the lips, relative to the speaker's; r with
+                the speaker's lips, over frames. For drawn heads: aperture, r with the known one
 silence         motion (leak, lip_motion); by landmarks how far lips are apart (rest, 95th percentile), as a share of
-                the speaker's way from shut to open
+                the speaker's range from shut to open
 
-What --resize_factor makes is compared with the clip shrunk likewise. psnr and ssim reward a network that copies the
-filmed mouth, and motion sees heads more than lips: read them beside rest. Lips are measured by the landmarks of
-demo/landmarks.py, run by --mediapipe; LSE takes --lse_checkpoint_path.
+Results of --resize_factor are compared with the clip shrunk in the same way. psnr and ssim reward a network that copies
+the filmed mouth, and motion depends on the head more than on the lips: read them together with rest. Lips are measured
+by the landmarks of demo/landmarks.py, run by --mediapipe; LSE needs --lse_checkpoint_path.
 """
 
 from __future__ import annotations
@@ -66,26 +67,26 @@ FLAGS = (
     "mouth_gain 1.6", "blend box", "blend feather", "pads 0 0 0 0", "pads 0 10 0 0", "pads 0 20 0 0", "box {middle}",
     "occlusion ignore", "nosmooth", "lip_delay 40", "lip_delay -40", "precision fp32", "resize_factor 2",
 )  # fmt: skip
-FILMED, DEFAULTS = "as filmed", "defaults"  # rows: encoded anew and nothing else; as the network wants it
+FILMED, DEFAULTS = "as filmed", "defaults"  # rows: only re-encoded; with the network's defaults
 MIRROR = "mirror"
-KNOTS = 10  # of the line that stands for the inverse of a sigmoid
-MIDDLE = "{middle}"  # in flags: where the face of a clip is mostly
+KNOTS = 10  # of the piecewise linear approximation of the inverse sigmoid
+MIDDLE = "{middle}"  # in flags: the median face box of the clip
 OPTIONS = {field.name for field in fields(Options)}
 SWITCHES = {field.name for field in fields(Options) if isinstance(field.default, bool)}
-SIDES = ("pads", "crop", "box")  # options of several numbers
-NETWORK = ("restorer", "precision", "runtime", "batch_size")  # of what ``LipSync`` takes, what a row may change
+SIDES = ("pads", "crop", "box")  # options with several numbers
+NETWORK = ("restorer", "precision", "runtime", "batch_size")  # arguments of ``LipSync`` that a row may change
 OWN, OTHER, SILENT = "own", "other", "silent"
-TOLD = {  # figures of ``Quality``, by what is heard
+TOLD = {  # figures of ``Quality``, by the driving sound
     OWN: (*table.LIKENESS, "sharpness"),
     OTHER: tuple(name for name in table.ALWAYS if name != "sharpness"),
     SILENT: tuple(table.LEAKAGE),
 }
-GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what a mirror can tell
-NOISY = ("cpu_ms",)  # differ from minute to minute, by more than between the clips
-CHANCE = 0.02  # probability (two-sided, Student's t) below which a difference is told: of 50 cells, one by chance
-COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, and what is seen below it
+GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what is measured with a mirror
+NOISY = ("cpu_ms",)  # vary more from minute to minute than between clips
+CHANCE = 0.02  # p (two-sided, Student's t) below which a difference is bold: one cell in 50 by chance
+COLUMNS, SIDE, ROOM = 8, 160, 0.15  # of the sheets: moments, pixels of a lower face, share of its side shown below it
 
-Figures = dict[str, list[float]]  # by measure, a figure for each clip
+Figures = dict[str, list[float]]  # by measure, one figure per clip
 
 
 @dataclass(frozen=True)
@@ -95,17 +96,17 @@ class Made:
     path: Path
     source: Path  # of the same size
     heard: Path
-    boxes: list[Box | None]  # where mouths were put in, one for each frame
-    seen: np.ndarray  # where the face is, (frames, 4)
-    cpu_ms: float  # of a frame
+    boxes: list[Box | None]  # where mouths were pasted, one per frame
+    seen: np.ndarray  # face boxes, (frames, 4)
+    cpu_ms: float  # per frame
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every row is made of, and who judges it."""
+    """What all rows share: clips, networks and judges."""
 
     folder: Path
-    network: dict[str, Any]  # what ``LipSync`` takes where a row does not say otherwise
+    network: dict[str, Any]  # arguments of ``LipSync`` that a row does not change
     clips: list[Path]
     heard: dict[str, list[Path]]  # for each clip: its own sound, that of the next, silence
     pads: Sequence[int]  # of the face that is compared
@@ -114,7 +115,7 @@ class Bench:
     lse: SyncNet_v2 | None
     judges: judges.Judges
     mediapipe: Path | None
-    real: list[np.ndarray]  # landmarks of every clip as filmed, (frames, 478, 2); none without MediaPipe
+    real: list[np.ndarray]  # landmarks of every clip as filmed, (frames, 478, 2); empty without MediaPipe
 
     @property
     def search(self) -> FaceSearch:
@@ -129,10 +130,11 @@ def get_parser() -> cli.Parser:
     add(
         "--flags",
         nargs="+",
-        help="Rows of the table: options without their first two dashes, quoted. Without it, all that there are.",
+        help="Rows of the table: options without their first two dashes, quoted. "
+        "Without it, those in FLAGS of benchmarks/flags.py.",
     )
     add("--expert", default=weights.DEMO, help="The expert that compares faces and voices.")
-    add("--lse_checkpoint_path", help="Also measure LSE, by this file or syncnet_v2.")
+    add("--lse_checkpoint_path", help="Also measure LSE, with this file or syncnet_v2.")
     add_judge_arguments(parser)
     add("--limit", type=cli.positive(int), help="Number of videos to use, at most.")
     add("--seconds", type=cli.positive(float), help="Seconds to use of each; without it, all.")
@@ -161,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
         "precision": args.precision,
     }
     chosen = tuple(args.flags or FLAGS)
-    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *chosen)}  # slips show before any work is done
+    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *chosen)}  # wrong flags fail before any work
     bench = open_bench(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
@@ -170,11 +172,11 @@ def run(args: argparse.Namespace) -> None:
     for flags in (FILMED, DEFAULTS, *chosen):
         name = f"--{flags}" if flags in chosen else flags
         if flags in chosen and settled[flags] == settled[DEFAULTS]:
-            print(f"{name} is as the network wants it")
+            print(f"{name} is the network's default")
             continue
         made = make_all(bench, flags)
         rows[name], sheets[name] = measure(bench, flags, made), made[OTHER]
-        save(args, rows)  # a run that is stopped leaves what it has found
+        save(args, rows)  # if the run is stopped, these are kept
     print(text(rows))
     print("\n".join(missing(bench)))
     for place in (0, -1):
@@ -183,12 +185,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> list[Path]:
-    """Return the videos; raise UserError, before any work is done, for what cannot be."""
+    """Return the videos; raise UserError for wrong arguments before any work is done."""
     videos = find_videos(args.videos)[: args.limit]
     if len(videos) < 2:
-        raise UserError(f"{len(videos)} videos; it takes at least two, each gets the sound of the next")
+        raise UserError(f"{len(videos)} videos; give at least two, as each is lip-synced to the sound of the next")
     if args.mediapipe and not args.mediapipe.is_file():
-        raise MissingFile(f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with it")
+        raise MissingFile(
+            f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with mediapipe"
+        )
     check_tables(args, videos)
     files.check_folder(args.folder)
     return videos
@@ -217,7 +221,7 @@ def open_bench(
 
 
 def shortened(folder: Path, path: Path, number: int, seconds: float | None) -> Path:
-    """Return a copy without losses of what is used of a video, what is known about it beside it."""
+    """Return a lossless copy of the part of a video that is used, with its truth file, if any, beside it."""
     source = video.probe(path)
     copy = folder / "filmed" / f"{number}_{path.stem}.mp4"
     encode(copy, source, path, math.ceil(seconds * source.fps) if seconds else None, crf=0)
@@ -227,7 +231,7 @@ def shortened(folder: Path, path: Path, number: int, seconds: float | None) -> P
 
 
 def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None, crf: int = Options.crf) -> int:
-    """Write the first ``wanted`` frames of a video, or all, and nothing else; return how many there are."""
+    """Re-encode the first ``wanted`` frames of a video, or all; return their number."""
     count = sum(1 for _ in video.read_frames(source, 0, wanted))
     with video.VideoWriter(path, source, sound, count, video.Encoding(crf)) as writer:
         for frame in video.read_frames(source, 0, count):
@@ -236,10 +240,10 @@ def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None,
 
 
 def write_mirror(folder: Path) -> Path:
-    """Write a generator of the official size that draws what it is shown, within 1.5 grey levels in the mean.
+    """Write a generator of the official size that reproduces its reference, within 1.5 grey levels on average.
 
-    The first block hands the reference's three channels to the last, in which bent lines stand for the logits that the
-    sigmoid takes; all other weights are 0.
+    The first block passes the reference's three channels to the last, which turns them into the sigmoid's logits by a
+    piecewise linear approximation; all other weights are 0.
     """
     state = {name: torch.zeros_like(value) for name, value in Wav2Lip().state_dict().items()}
     look, draw, last = "face_encoder_blocks.0.0.conv_block", "output_block.0.conv_block", "output_block.1"
@@ -262,14 +266,14 @@ def write_mirror(folder: Path) -> Path:
 
 
 def list_sounds(folder: Path, clips: list[Path], geometry_only: bool) -> dict[str, list[Path]]:
-    """Return what each clip is to say: its own, what the next one says, nothing."""
+    """Return the driving sounds of each clip: its own, the next one's, silence."""
     silence = [write_silence(clip, folder / "silence" / f"{clip.stem}.wav") for clip in clips]
     heard = {OTHER: clips[1:] + clips[:1], SILENT: silence}
     return heard if geometry_only else {OWN: clips, **heard}
 
 
 def read(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a row has ``LipSync`` take, and ``LipSync.run``, with ``middle`` in the place of ``MIDDLE``."""
+    """Return a row's arguments for ``LipSync`` and for ``LipSync.run``, with ``middle`` in place of ``MIDDLE``."""
     network: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for flag in flags.replace(MIDDLE, middle).split(" --") if flags not in (FILMED, DEFAULTS) else ():
@@ -285,7 +289,7 @@ def read(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str,
         else:
             known = f"{', '.join(sorted(OPTIONS))}, {', '.join(NETWORK)}"
             raise UserError(
-                f"--flags {flags!r}: {name} takes {'no value' if values else 'a value'}, or is none of {known}"
+                f"--flags {flags!r}: {name} takes {'no value' if values else 'a value'}, or is not one of {known}"
             )
     return network, options
 
@@ -298,16 +302,16 @@ def value_of(word: str) -> int | float | str:
 
 
 def settle(network: dict[str, Any], flags: str) -> tuple[Settled, torch.dtype, str, Path | None]:
-    """Return how these flags have a network lip-sync."""
+    """Return the settings with which a network runs under these flags."""
     changed, options = read(flags)
     lips = LipSync(**network | changed)
     return lips.settle(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
-    """Lip-sync every clip as these flags have it, by what it hears."""
+    """Lip-sync every clip with these flags; return the results by driving sound."""
     lips = LipSync(**bench.network | read(flags)[0])
-    lips.preview(bench.clips[0], bench.clips[0], 0)  # libraries that are needed load now, and do not count
+    lips.preview(bench.clips[0], bench.clips[0], 0)  # loads libraries now, so that this is not timed
     made: dict[str, list[Made]] = {take: [] for take in bench.heard}
     for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
@@ -322,9 +326,9 @@ def folder_of(flags: str, take: str) -> str:
 
 
 def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> Made:
-    """Write ``outfile``: the clip lip-synced, or ``as_it_is``, only encoded."""
+    """Write ``outfile``: the clip lip-synced or, if ``as_it_is``, only re-encoded."""
     source = open_face(clip, Options.of(options))
-    lips.search.find(source)  # now, so that it does not count
+    lips.search.find(source)  # now, so that it is not timed
     takes: list[Take] = []
     seconds = cpu_timed(lambda: takes.append(lips.prepare(clip, sound, **options)))
     (take,) = takes
@@ -341,7 +345,7 @@ def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bo
 
 
 def middle_of(found: Detections) -> str:
-    """Return where the face is mostly, as --box takes it."""
+    """Return the median face box, in the order of --box."""
     x1, y1, x2, y2 = np.nanmedian(follow_face(found, len(found)), axis=0).round().astype(int)
     return f"{y1} {y2} {x1} {x2}"
 
@@ -351,7 +355,7 @@ def middle_of(found: Detections) -> str:
 
 
 def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
-    """Return all that can be told of the clips that were made with these flags."""
+    """Return all figures of the clips that were made with these flags."""
     figures: Figures = {}
     for take, clips in made.items():
         scores = [compare_pictures(bench, clip) for clip in clips]
@@ -368,7 +372,7 @@ def compare_pictures(bench: Bench, clip: Made) -> Quality:
 
 
 def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
-    """How well lips fit what is said, by those who listen and, of drawn heads, by what is known."""
+    """Return how well lips fit the speech, by expert and judge and, for drawn heads, by the known aperture."""
     own, other = ([similarity(bench.judge, clip) for clip in made[take]] for take in (OWN, OTHER))
     figures = {
         "expert": [similarity(bench.expert, clip).mean for clip in made[OTHER]],
@@ -395,7 +399,7 @@ def similarity(expert: Expert, clip: Made) -> Result:
 
 
 def compare_lips(bench: Bench, mediapipe: Path, flags: str, made: dict[str, list[Made]]) -> Figures:
-    """What landmarks tell of each clip, see the functions in ``evaluation.lips``."""
+    """Return the figures that need landmarks; see the functions in ``evaluation.lips``."""
     found = {
         take: find_landmarks(mediapipe, bench.folder, [clip.path for clip in clips], folder_of(flags, take))
         for take, clips in made.items()
@@ -413,7 +417,7 @@ def compare_lips(bench: Bench, mediapipe: Path, flags: str, made: dict[str, list
 
 
 def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
-    """``lips.landmark_distance`` of landmarks (frames, 478, 2) that may be of another size, length and rate."""
+    """Return ``lips.landmark_distance`` of landmarks (frames, 478, 2) that may differ in size, length and rate."""
     source, result = video.probe(clip.heard), video.probe(clip.path)
     made = source.width / result.width * np.array(list(resample(made, result.fps, source.fps)))
     count = min(len(made), len(filmed))
@@ -421,7 +425,7 @@ def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
 
 
 def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
-    """How lips move, against those of the speaker who is heard."""
+    """Return how lips move, relative to those of the speaker who is heard."""
     said = [*apart[1:], *apart[:1]]
     rates = [(video.probe(clip.heard).fps, video.probe(clip.path).fps) for clip in clips]
     fits = [aperture.follow(a, np.array(list(resample(b, *fps)))) for a, b, fps in zip(moved, said, rates)]
@@ -432,12 +436,12 @@ def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: 
 
 
 def means(figures: Figures) -> dict[str, float]:
-    """Over the clips, of those that can be told."""
+    """Return the means over the clips that have a figure."""
     return {name: float(np.nanmean(row)) for name, row in figures.items() if not np.isnan(row).all()}
 
 
 def missing(bench: Bench) -> list[str]:
-    """Say which figures there are not, and how to have them."""
+    """Return a line for each group of figures that was not measured, with the flag for it."""
     sync = [] if bench.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
     if not bench.mediapipe:
         return [*sync, "not measured: rest, leak, lmd, movement, r; --mediapipe", *judges.not_asked(bench.judges)]
@@ -445,18 +449,18 @@ def missing(bench: Bench) -> list[str]:
 
 
 def differs(row: Sequence[float], usual: Sequence[float]) -> bool:
-    """Whether two rows differ by more than chance."""
+    """Return whether two rows differ by more than chance."""
     apart = np.subtract(row, usual)
     apart = apart[np.isfinite(apart)]
     if len(apart) < 2:
         return False
-    if np.ptp(apart) <= 1e-6 * np.abs(apart).max():  # of equal values there is no test
+    if np.ptp(apart) <= 1e-6 * np.abs(apart).max():  # no test is defined for equal values
         return bool(apart.any())
     return bool(stats.ttest_1samp(apart, 0).pvalue < CHANCE)
 
 
 def text(rows: Mapping[str, Figures]) -> str:
-    """A table in Markdown; bold is what differs from the defaults."""
+    """Return the table in Markdown, with differences from the defaults in bold."""
     columns = list(dict.fromkeys(name for figures in rows.values() for name in means(figures)))
     usual = rows.get(DEFAULTS, {})
     lines = [f"| flags | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -475,7 +479,7 @@ def text(rows: Mapping[str, Figures]) -> str:
 
 
 def sheet_of(rows: Mapping[str, Made]) -> np.ndarray:
-    """The face of one clip at the same moments, a row for each of the ways in which it was lip-synced."""
+    """Return the face of one clip at the same moments, a row for each way in which it was lip-synced."""
     strips = []
     for name, made in rows.items():
         pairs = zip(video.read_frames(video.probe(made.path)), made.seen)

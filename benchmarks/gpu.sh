@@ -3,8 +3,9 @@
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
-# FOLDER (default: results/gpu) gets what each part printed. PYTHON is the interpreter, DEVICE the device; with
-# DEVICE=cpu ROUNDS=1 it shows that it runs at all. Parts whose packages are not there are named, and the rest goes on.
+# FOLDER (default: results/gpu) gets the output of each part. PYTHON is the interpreter, DEVICE the device; with
+# DEVICE=cpu ROUNDS=1 it only checks that this script runs. Parts that fail, such as for a missing package, are named,
+# and the rest goes on.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-results/gpu} python=${PYTHON:-.venv/bin/python} device=${DEVICE:-cuda} rounds=${ROUNDS:-20}

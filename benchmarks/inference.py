@@ -1,8 +1,8 @@
-"""How fast lip-syncing is, against the same network run plainly in the same process.
+"""Measure the speed of lip-syncing, against the same network run plainly in the same process.
 
     python -m benchmarks.inference [--face VIDEO --audio SPEECH] [--device cuda]
 
-Prints a table and, for scripts, one JSON object a line: ``generator`` (ratio of throughput to float32, contiguous,
+Prints a table and, for scripts, one JSON object per line: ``generator`` (ratio of throughput to float32, contiguous,
 unfolded) and ``end_to_end`` (seconds of every stage alone, and of the pipeline that overlaps them).
 """
 
@@ -38,12 +38,12 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--face", type=Path, help="The video to lip-sync; without it, 10 s of a talking head, 1280x720."
     )
-    parser.add_argument("--audio", type=Path, help="The speech; without it, 10 s are made.")
+    parser.add_argument("--audio", type=Path, help="The speech; without it, 10 s of synthetic speech.")
     arguments.add_detector_arguments(parser)
     parser.set_defaults(face_detector="haar")
     parser.add_argument("--batch_size", type=cli.positive(int), default=CPU_BATCH, help="Batch size of the network.")
     arguments.add_compute_arguments(parser)
-    parser.add_argument("--generator_only", action="store_true", help="Leave out the run from file to file.")
+    parser.add_argument("--generator_only", action="store_true", help="Skip the run from file to file.")
     return parser
 
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_generator(device: torch.device, dtype: torch.dtype, batch_size: int) -> dict[str, float]:
-    """Throughput of ``mouths.generate`` against the network as it is built, in turn, medians.
+    """Return the median throughput of ``mouths.generate`` and of the unoptimized network, in turn.
 
     Each way runs at its own default batch, the plain one at the reference's 128; ``ratio_same_batch`` compares both at
     ours.
@@ -94,7 +94,7 @@ def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @torch.inference_mode()
 def generate_plainly(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """The reference's way: float32, contiguous -> (N, 96, 96, 3) in [0, 1]."""
+    """Generate in the reference's way: float32, contiguous -> (N, 96, 96, 3) in [0, 1]."""
     device = next(model.parameters()).device
     x = torch.from_numpy(np.ascontiguousarray((faces / 255.0).transpose(0, 3, 1, 2), np.float32))
     m = torch.from_numpy(mels[:, None])
@@ -102,7 +102,7 @@ def generate_plainly(model: torch.nn.Module, mels: np.ndarray, faces: np.ndarray
 
 
 def measure_end_to_end(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds of every stage on its own, then of ``inference.py`` as a user runs it (model loading included)."""
+    """Time every stage on its own, then ``inference.py`` as a user runs it (model loading included)."""
     with tempfile.TemporaryDirectory() as folder:
         face, speech = args.face or Path(folder, "face.mp4"), args.audio or Path(folder, "speech.wav")
         if not args.face:

@@ -1,11 +1,11 @@
-"""How much of what lips do is in the sound: what any generator can reach that hears as little, on people it never saw.
+"""Measure how well lips can be predicted from the generator's mel window, on speakers not trained on.
 
     python -m benchmarks.lips_from_sound --speakers SPEAKERS
 
-SPEAKERS is that of demo/train_checkpoints.sh: <speaker>/<clip>.mp4 with their landmarks.npz. A small network learns, by
-least squares, how far lips are apart from the mel window that the generator hears, of 0.2 s, and from one three times
-as long; on the speakers that the shipped networks learned from, and asked about those whom they never heard. Prints
-Pearson's r with the landmarks, a figure a clip: the mean and the median, of all and of each speaker.
+SPEAKERS is that of demo/train_checkpoints.sh: <speaker>/<clip>.mp4 with their landmarks.npz. A small network learns by
+least squares to predict the distance of the lips from the generator's mel window, of 0.2 s, and from one three times as
+long. It is trained on the speakers of the included networks and tested on held-out ones, to show what a generator with
+such a window can reach. Prints Pearson's r with the landmarks: mean and median over clips, for all and each speaker.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from hparams import hparams as hp
 from hparams import read_list
 
 SPLITS = Path(__file__).resolve().parent.parent / "demo" / "splits"
-AROUND = (0, hp.mel_step_size)  # mel frames that are heard before the generator's window, and after it
+AROUND = (0, hp.mel_step_size)  # mel frames added before the generator's window, and after it
 EPOCHS, BATCH, RATE = 12, 256, 1e-3
 CHANNELS, DROPPED = 64, 0.6
-MOST = 60  # clips of a speaker, or one voice is all that is learned
+MOST = 60  # clips per speaker, so that no voice dominates
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(description="Measure how much of what lips do is in the sound.")
+    parser = cli.Parser(description="Measure how well lips can be predicted from the sound.")
     parser.add_argument(
         "--speakers", type=Path, required=True, help="The folder with <speaker>/<clip>.mp4 and a landmarks.npz."
     )
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     known = {one.who for one in learned}
     asked = [one for one in sentences_of(args.speakers, "held_out.txt") if one.who not in known]
     if not asked:
-        raise UserError(f"{args.speakers} has nobody who was not learned from; see demo/splits/held_out.txt")
+        raise UserError(f"{args.speakers} has no speaker who was not trained on; add some of demo/splits/held_out.txt")
     lips = {one.name: lips_of(one) for one in (*learned, *asked)}
     for around in AROUND:
         torch.manual_seed(args.seed)
@@ -72,13 +72,13 @@ def few_of_each(sentences: Sequence[Sentence]) -> list[Sentence]:
 
 
 def lips_of(sentence: Sentence) -> np.ndarray:
-    """Return how far lips are apart in each frame (frames,) float32, by what is usual in this clip."""
+    """Return the distance of the lips in each frame (frames,) float32, standardized within the clip."""
     apart = lip_distance(open_speaker(sentence).landmarks)
     return ((apart - apart.mean()) / apart.std()).astype(np.float32)
 
 
 def windows_of(sentence: Sentence, frames: int, around: int) -> np.ndarray:
-    """Return what is heard of each frame, (frames, 80, 16 + 2 around) float32."""
+    """Return the mel window of each frame, (frames, 80, 16 + 2 around) float32."""
     mel = audio.melspectrogram(read_sound(sentence))
     mel = np.pad(mel, ((0, 0), (around, around + hp.mel_step_size)), mode="edge").astype(np.float32)
     starts = np.minimum(mel_starts(np.arange(frames), hp), mel.shape[1] - hp.mel_step_size - 2 * around)
@@ -86,7 +86,7 @@ def windows_of(sentence: Sentence, frames: int, around: int) -> np.ndarray:
 
 
 def learn(heard: np.ndarray, lips: np.ndarray) -> nn.Module:
-    """Return a network from windows (N, 80, T) to distances (N,)."""
+    """Train a network from windows (N, 80, T) to distances (N,)."""
     network = nn.Sequential(
         nn.Conv1d(hp.num_mels, CHANNELS, 3), nn.ReLU(), nn.Conv1d(CHANNELS, CHANNELS, 3), nn.ReLU(), nn.Flatten(),
         nn.Dropout(DROPPED), nn.Linear(CHANNELS * (heard.shape[2] - 4), CHANNELS), nn.ReLU(), nn.Linear(CHANNELS, 1),

@@ -1,12 +1,12 @@
-"""How fast live lip-sync is: from a sound sample to its frame, frames per second, and memory.
+"""Measure live lip-sync: the delay from a sound sample to its frame, frames per second, and memory.
 
     python -m benchmarks.live [--face VIDEO --audio SPEECH] [--seconds 30] [--size 720p]
 
-``latency``: sound comes in pieces of 40 ms in real time, and frames are taken when they are due. What is told is the
-time from a sample, which waits for the rest of its piece and for 212 ms of sound after it, to the frame that starts
-with it. ``sustained``: sound comes as fast as frames are made of it; CPU seconds include the decoder, and memory is
-that of the process after a quarter of the sound and at its end (Linux). ``crowd``: as ``latency``, with ``--sessions``
-at the same time, each of them spoken to.
+``latency``: sound is pushed in pieces of 40 ms in real time, and frames are taken when they are due. The delay is the
+time from a sample, which waits for the rest of its piece and for the 212 ms of sound after it, to the frame that starts
+with it. ``sustained``: sound is pushed as fast as frames are made of it; CPU seconds include the decoder, and memory is
+that of the process after a quarter of the sound and at its end (Linux). ``crowd``: as ``latency``, in ``--sessions``
+sessions at the same time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from hparams import hparams as hp
 from lipsync import LipSync
 
 PIECE = 0.04  # seconds of sound pushed at a time
-BEHIND = 0.5  # seconds that the speaker may be ahead
-CLIP = 10.0  # seconds of the video that goes back and forth
+BEHIND = 0.5  # seconds that frames may lag behind the speaker
+CLIP = 10.0  # seconds of the video, which plays back and forth
 
 
 def get_parser() -> cli.Parser:
@@ -43,7 +43,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument(
         "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
     )
-    parser.add_argument("--audio", type=Path, help="The speech; without it, some is made.")
+    parser.add_argument("--audio", type=Path, help="The speech; without it, synthetic speech.")
     parser.add_argument(
         "--seconds", type=cli.positive(float), default=30.0, help="Seconds of speech in each measurement."
     )
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_latency(session: live.Session, sound: np.ndarray) -> dict[str, float]:
-    """Seconds from each frame's first sample to the frame, in real time, after a second of silence."""
+    """Return the delay from each frame's first sample to the frame, in real time, after a second of silence."""
     begun, delays, pauses = threading.Event(), [], 0
     size = round(PIECE * hp.sample_rate)
     pieces = np.split(sound, range(size, len(sound), size))
@@ -111,7 +111,7 @@ def measure_latency(session: live.Session, sound: np.ndarray) -> dict[str, float
 
 
 def measure_crowd(lips: LipSync, face: live.Face, sound: np.ndarray, count: int) -> dict[str, float]:
-    """What each of ``count`` sessions at the same time gets, in the median, and the worst of all."""
+    """Return the figures of ``count`` simultaneous sessions, in the median, and the worst delay of all."""
     with contextlib.ExitStack() as opened, ThreadPoolExecutor(count) as people:
         sessions = [opened.enter_context(live.Session(lips, face, behind=BEHIND)) for _ in range(count)]
         each = list(people.map(partial(measure_latency, sound=sound), sessions))
@@ -122,7 +122,7 @@ def measure_crowd(lips: LipSync, face: live.Face, sound: np.ndarray, count: int)
 
 
 def measure_sustained(lips: LipSync, face: live.Face, sound: np.ndarray) -> dict[str, float]:
-    """Frames per second when all are wanted at once, CPU seconds a frame, and memory on the way."""
+    """Return frames per second when all are requested at once, CPU seconds per frame, and memory on the way."""
     begun, used, made, memory = time.perf_counter(), cpu_seconds(), 0, []
     with live.Session(lips, face) as session:
         opened = cpu_seconds() - used

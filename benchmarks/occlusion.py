@@ -1,17 +1,18 @@
-"""What stays in front of a mouth: hands, fingers, microphones and captions, drawn over videos of real people.
+"""Measure whether objects in front of a mouth are kept: hands, fingers, microphones and captions drawn over videos.
 
     python -m benchmarks.occlusion --videos CLIPS --folder results/occlusion
 
-Each of the CLIPS is filmed again with each thing in front of the mouth, from 0.3 to 0.8 of its time, comes out of the
-encoder, and is lip-synced to the sound of the next, with --occlusion keep and ignore. Prints as tables and JSON lines:
+Each object is drawn over each of the CLIPS, from 0.3 to 0.8 of its length. The clip is encoded, and lip-synced to the
+sound of the previous one with --occlusion keep and ignore. Prints as tables and JSON lines:
 
-kept            share of the thing's pixels, in the lower half of the face, that are within 8 grey levels of the film
-ignored         the same with --occlusion ignore
-flicker         grey levels by which the thing changes from frame to frame otherwise than in the film: keep, ignore
-away            share of pixels of the lower half that keep makes otherwise than ignore where the thing is not there;
-                of the clip with nothing in front of it, in all frames (clean): what it wrongly takes for a thing
+keep            share of the object's pixels, in the lower half of the face, within 8 grey levels of the filmed ones
+ignore          the same with --occlusion ignore
+flicker_keep    grey levels by which the object's change from frame to frame differs from the filmed one
+flicker_ignore  the same with --occlusion ignore
+away            share of pixels of the lower half in which keep differs from ignore while the object is not there; for
+                the clip without objects (clean), in all frames: what is wrongly taken for an object
 
-and puts a contact sheet for each thing into --folder: filmed, ignore, keep.
+and writes a contact sheet for each object into --folder: filmed, ignore, keep.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from lipsync import Options as Way
 from models import weights
 
 SECONDS = 3.0  # of each clip
-FIRST, LAST, RISE = 0.3, 0.8, 0.12  # of its time: something comes, is gone, and takes to come and to go
+FIRST, LAST, RISE = 0.3, 0.8, 0.12  # of its length: an object appears, is gone, and takes to move in or out
 ALIKE, OTHERWISE = 8, 4  # grey levels
 TILE, COLUMNS = (120, 140), 10  # of the contact sheets
-# where each thing comes from and where it stays: shares of the box, from its middle and its top
+# each object's first offset and its final place: shares of the box's height, from the middle (x) and top (y) of the box
 PLACES = {
     "hand": ((1.0, 0.1), (0.0, 0.76)),
     "finger": ((0.1, 0.8), (0.0, 0.7)),
@@ -52,7 +53,7 @@ PLACES = {
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Measure what stays in front of mouths.")
+    parser = cli.Parser(description="Measure whether objects in front of mouths are kept.")
     parser.add_argument(
         "--videos", required=True, type=Path, nargs="+", help="Videos of people who speak, or folders with them."
     )
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     clips = find_videos(args.videos)
     if len(clips) < 2:
-        raise UserError(f"{len(clips)} videos; it takes at least two, each gets the sound of the next")
+        raise UserError(f"{len(clips)} videos; give at least two, as each is lip-synced to the sound of another")
     print_machine(torch.device("cpu"), torch.float32)
     lips = LipSync(args.checkpoint_path, search=SEARCH, device="cpu")
     for kind in (None, *PLACES):
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 def measure(
     lips: LipSync, clip: Path, speech: Path, kind: str | None, folder: Path
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Return the figures of one clip with one thing in front of it (None: nothing), and its rows of the sheet."""
+    """Return the figures of one clip with one object in front of it (None: nothing), and its rows of the sheet."""
     path, shares, boxes = film(lips, clip, kind, folder)
     made = {}
     for way in ("keep", "ignore"):
@@ -137,11 +138,11 @@ def away(ignore: np.ndarray, keep: np.ndarray, share: np.ndarray, box: Box) -> f
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Things
+# Objects
 
 
 def film(lips: LipSync, clip: Path, kind: str | None, folder: Path) -> tuple[Path, list[np.ndarray], list[Box]]:
-    """Write a clip with something in front of it; return the file, the thing's share of each pixel, and the boxes."""
+    """Write a clip with an object in front of it; return the file, the object's share of each pixel, and the boxes."""
     source = open_face(clip, Way())
     frames = list(video.read_frames(source, 0, round(SECONDS * source.fps)))
     face = lips.find_face(source, len(frames), lips.settle(Way()))
@@ -160,7 +161,7 @@ def film(lips: LipSync, clip: Path, kind: str | None, folder: Path) -> tuple[Pat
 
 
 def cover(frame: np.ndarray, box: Box, kind: str, time: float, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a frame with something in front of its face at a ``time``, 0 to 1, and its share of each pixel."""
+    """Return a frame with an object in front of its face at ``time``, 0 to 1, and the object's share of each pixel."""
     share = np.zeros(frame.shape[:2], np.float32)
     if not FIRST < time < LAST:
         return frame, share
@@ -192,14 +193,14 @@ def fingers(
 
 
 def hand(size: tuple[int, int], middle: np.ndarray, side: float, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Four fingers from the right."""
+    """Draw four fingers from the right."""
     rows = [(i - 1.5) * 0.12 for i in range(4)]
     ends = [(middle + side * np.array([-0.28, y]), middle + side * np.array([0.9, y])) for y in rows]
     return fingers(size, ends, 0.125 * side, skin)
 
 
 def finger(size: tuple[int, int], middle: np.ndarray, side: float, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One upright across the lips."""
+    """Draw an upright finger across the lips."""
     return fingers(size, [(middle, middle + side * np.array([0.08, 1.2]))], 0.12 * side, skin)
 
 
@@ -213,7 +214,7 @@ def microphone(
 
 
 def caption(size: tuple[int, int], middle: np.ndarray, side: float, skin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """White letters with black edges."""
+    """Draw white letters with black edges."""
     text, font, scale, thick = "what she said", cv2.FONT_HERSHEY_SIMPLEX, side * 0.005, max(1, round(side * 0.02))
     (width, height), _ = cv2.getTextSize(text, font, scale, thick)
     start = (middle + np.array([-width, height]) / 2).round().astype(int).tolist()

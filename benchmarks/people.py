@@ -1,20 +1,20 @@
-"""What a generator does with real people: in sync, as lively, and as sharp as they are?
+"""Measure a generator on videos of real people: sync, movement of the lips, sharpness.
 
     python -m benchmarks.people --videos CLIPS --folder results/people --mediapipe mediapipe/bin/python
 
-CLIPS are videos of people who speak, in sync, best none that the networks learned from. Each is lip-synced to the sound
-of the next, and to silence. Prints, as a table and as JSON lines:
+CLIPS are videos of people who speak, in sync, best of people on whom the networks were not trained. Each is lip-synced
+to the sound of the next, and to silence. Prints, as a table and as JSON lines:
 
 expert, judge   mean similarity per clip: with its own sound (matched), with the other's (mismatched), lip-synced to it;
-                areas under the ROC. The judge is an expert that no generator ever learned from
-sharpness       variance of the Laplacian of the lower half of the face, shrunk to 96 pixels, against the real one
-movement        standard deviation of the distance of the lips, in eye distances, against that of the speaker who is
-                heard; and in silence how far they are apart, as a share of the way from shut to open. By the landmarks
-                of demo/landmarks.py, run by --mediapipe
-aperture        correlation of that distance with the one that is known, frame by frame, where the voice is that of a
-                talking portrait: folders with truth.json that demo.talking_portrait wrote may stand among the CLIPS
+                AUCs. The judge is an expert from which no generator learned
+sharpness       variance of the Laplacian of the lower half of the face, shrunk to 96 pixels, relative to the real one
+movement        standard deviation of the distance of the lips, in eye distances, relative to that of the speaker who is
+                heard; and in silence how far they are apart, as a share of the range from shut to open. By the
+                landmarks of demo/landmarks.py, run by --mediapipe
+aperture        correlation of that distance with the known one over frames, where the voice is that of a talking
+                portrait: CLIPS may include folders with truth.json, which demo.talking_portrait writes
 
-and puts people.png, frames as filmed above the same frames lip-synced, into --folder.
+and writes people.png, frames as filmed above the same frames lip-synced, into --folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def get_parser() -> cli.Parser:
 
 
 def add_people_arguments(parser: cli.Parser) -> None:
-    """Who is measured, and by what that no generator learned from."""
+    """Add the flags for the videos, the judge and the landmarks."""
     add = parser.add_argument
     add(
         "--videos",
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     originals = [*(find_videos(videos) if videos else ()), *(film(args.folder, path) for path in prepared)]
     originals = originals[: args.clips]
     if len(originals) < 2:
-        raise UserError(f"{len(originals)} videos; it takes at least two, each gets the sound of the next")
+        raise UserError(f"{len(originals)} videos; give at least two, as each is lip-synced to the sound of the next")
     print_machine(torch.device("cpu"), torch.float32)
     partners = [(i + 1) % len(originals) for i in range(len(originals))]
     generated = [lip_sync(args, f"generated/{i}", originals[i], originals[j]) for i, j in enumerate(partners)]
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def film(folder: Path, prepared: Path) -> Path:
-    """Make a video of a prepared clip, with what is known about it beside it."""
+    """Make a video of a prepared clip, with its truth file beside it."""
     path = folder / "portraits" / prepared.parent.name / f"{prepared.name}.mp4"
     pictures: list[Any] = [cv2.imread(str(prepared / f"{i}.jpg")) for i in range(len(list(prepared.glob("*.jpg"))))]
     info = video.VideoInfo(path, SIZE, SIZE, fps=Fraction(hp.fps))
@@ -132,7 +132,7 @@ def film(folder: Path, prepared: Path) -> Path:
 
 
 def faces_of(clip: Path, located_in: Path) -> list[np.ndarray]:
-    """Return the faces (96, 96, 3) of a video, where they are in another of the same picture."""
+    """Return the faces (96, 96, 3) of a video, at the boxes found in another one with the same faces."""
     source = video.probe(located_in)
     found = SEARCH.find(source)
     boxes = follow_face(found, max_gap=round(float(source.fps) / 2))
@@ -142,7 +142,7 @@ def faces_of(clip: Path, located_in: Path) -> list[np.ndarray]:
 
 
 def sharpness(faces: Sequence[np.ndarray]) -> float:
-    """Mean variance of the Laplacian of the lower halves."""
+    """Return the mean variance of the Laplacian of the lower halves."""
     lower = (cv2.cvtColor(face, cv2.COLOR_BGR2GRAY)[hp.img_size // 2 :] for face in faces)
     return float(np.mean([cv2.Laplacian(half, cv2.CV_64F).var() for half in lower]))
 
@@ -154,7 +154,7 @@ def compare_sharpness(originals: Sequence[Path], generated: Sequence[Path]) -> d
 
 
 def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
-    """Faces of some videos, of as many people as there are, above the same moments of their lip-synced copies."""
+    """Return faces of some videos, of as many people as possible, above the same moments lip-synced."""
     rows = []
     for i in people_first(before)[:ROWS]:
         pair = [faces_of(clip, before[i]) for clip in (before[i], after[i])]
@@ -164,9 +164,9 @@ def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
 
 
 def people_first(clips: Sequence[Path]) -> list[int]:
-    """Return the numbers of clips: one of each person, then a second one of each, and so on.
+    """Return the order of clips: one of each person, then a second one of each, and so on.
 
-    Clips of a person lie in a folder of theirs; those that all lie in one are called PERSON_CLIP.
+    Each person's clips are in a folder of their own; if all clips are in one folder, their names are PERSON_CLIP.
     """
     in_folders = len({clip.parent for clip in clips}) > 1
     taken: Counter[str] = Counter()
@@ -183,11 +183,11 @@ def people_first(clips: Sequence[Path]) -> list[int]:
 
 
 def find_landmarks(mediapipe: Path, folder: Path, paths: Sequence[Path], name: str) -> list[np.ndarray]:
-    """Return MediaPipe's landmarks of each video, (frames, 478, 2); where there are none, what lies between others."""
+    """Return MediaPipe's landmarks of each video, (frames, 478, 2), interpolated where it finds no face."""
     folder = folder / "landmarks" / name
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
     for i, path in enumerate(paths):
-        link = folder / f"{i:04d}" / "clip.mp4"  # whatever it is; what reads it looks into it
+        link = folder / f"{i:04d}" / "clip.mp4"  # whatever its format: the reader goes by the content
         link.parent.mkdir(parents=True)
         link.symlink_to(path.resolve())
     script = Path(__file__).resolve().parent.parent / "demo" / "landmarks.py"
@@ -218,11 +218,11 @@ def compare_movement(
 def follow_known_lips(
     originals: Sequence[Path], real: Sequence[np.ndarray], made: Sequence[np.ndarray], partners: Sequence[int]
 ) -> dict[str, float]:
-    """Pearson's r of the lips' distance with the known one of the speaker who is heard: lip-synced, and as filmed.
+    """Return Pearson's r of the lips' distance with the known one of the speaker heard, lip-synced and as filmed.
 
-    The second is what the landmarks themselves leave of it. ``lag``: frames by which lip-synced lips are
-    late at best. How far they are apart while those that are heard are closed, opening, open and closing: ``seen``,
-    ``known``, the error, and what landmarks see as ``filmed``.
+    The latter is the most that these landmarks can show. ``lag``: frames by which lip-synced lips are late where r is
+    largest. For the phases closed, opening, open and closing of the known lips: the mean distance ``seen``, the one
+    ``known``, the error, and the one of the lips as ``filmed``.
     """
     truths = [_known_lips(clip) for clip in originals]
     heard = [truths[j] for j in partners]

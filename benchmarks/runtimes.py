@@ -1,14 +1,15 @@
-"""The generator in torch, onnxruntime and OpenVINO, float and int8, on one thread of a CPU.
+"""Compare the generator in torch, onnxruntime and OpenVINO, float and int8, on one thread of a CPU.
 
     pip install onnx onnxruntime openvino nncf
     python -m benchmarks.runtimes [--checkpoint_path demo] [--face VIDEO --audio SPEECH]
     python -m benchmarks.runtimes --seconds 20 [--checkpoint_path demo] [--face VIDEO --audio SPEECH]
 
-With ``--seconds`` it is inference.py, from files to file at 1280x720, on all threads, in the runtimes that it offers.
+With ``--seconds``, inference.py is measured instead: from files to file at 1280x720, on all threads, in each runtime
+that it offers.
 
-Else all take the same batches in turn, so that whatever else the machine does meets all of them; speed is told against
-torch in float32, and quality as the difference to it in grey levels, on frames that int8 was not calibrated on ("int8,
-ours": on nothing of this video).
+Otherwise all runtimes process the same batches in turn, so that other load on the machine affects all of them. Speed is
+relative to torch in float32. Quality is the difference from it in grey levels, on frames that int8 was not calibrated
+on ("int8, ours": on nothing of this video).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from models.exporting import write_onnx
 from runtimes import Runtime
 from telemetry import silence_onnxruntime
 
-CALIBRATED = 4  # batches; as many are compared
-KEPT_FLOAT = ("/output_block",)  # the last block: in eight bits its pictures are ruined
+CALIBRATED = 4  # batches; as many others are compared
+KEPT_FLOAT = ("/output_block",)  # the last block, which ruins the pictures in int8
 Inputs = tuple[np.ndarray, np.ndarray]  # mels (N, 1, 80, 16) and faces (N, 6, 96, 96), float32
 CPU = torch.device("cpu")
 Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
@@ -49,11 +50,9 @@ Run = Callable[[Inputs], np.ndarray]  # -> pictures (N, 3, 96, 96) in [0, 1]
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure the generator in several runtimes, on one thread.")
     add = parser.add_argument
-    add(
-        "--checkpoint_path", default=weights.DEMO, help="The generator; random has the official width, for speed alone."
-    )
+    add("--checkpoint_path", default=weights.DEMO, help="The generator; random has the official width, for speed only.")
     add("--face", type=Path, help="The video; without it, a talking head.")
-    add("--audio", type=Path, help="The speech; without it, some is made.")
+    add("--audio", type=Path, help="The speech; without it, synthetic speech.")
     add(
         "--batch_size",
         type=cli.positive(int),
@@ -61,7 +60,7 @@ def get_parser() -> cli.Parser:
         help="Batch size of the network.",
     )
     add("--seconds", type=cli.positive(float), help="Measure inference.py instead, on a scene of this many seconds.")
-    add("--rounds", type=cli.positive(int), default=15, help="Number of turns of each.")
+    add("--rounds", type=cli.positive(int), default=15, help="Number of rounds.")
     return parser
 
 
@@ -82,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
         batches = list(itertools.islice(inputs_of(args, folder), 2 * CALIBRATED))
         if len(batches) < 2 * CALIBRATED:
             raise UserError(
-                f"give {2 * CALIBRATED * args.batch_size} frames of video and speech, or a smaller --batch_size"
+                f"the video or the speech is too short; give {2 * CALIBRATED * args.batch_size} frames of both, "
+                "or a smaller --batch_size"
             )
         ways = build_all(checkpoint, folder, batches[:CALIBRATED])
         measure(ways, batches[CALIBRATED:], args.rounds)
@@ -97,7 +97,7 @@ def open_generator(path: str, folder: Path) -> weights.Checkpoint:
 
 
 def inputs_of(args: argparse.Namespace, folder: Path) -> Iterator[Inputs]:
-    """Yield what the generator gets when ``face`` is made to speak ``audio``."""
+    """Yield the generator's batches for lip-syncing ``face`` to ``audio``."""
     face, speech = args.face or folder / "face.mp4", args.audio or folder / "speech.wav"
     if not args.face:
         write_clip(face, Recipe(seed=7, seconds=6.0, size=(512, 384)))
@@ -136,7 +136,7 @@ def build_all(checkpoint: weights.Checkpoint, folder: Path, calibration: list[In
 
 
 def in_ours(checkpoint: weights.Checkpoint, runtime: Runtime) -> Run:
-    """As inference.py does it."""
+    """Return the generator as inference.py runs it."""
     model = runtime.open_generator(checkpoint, CPU, runtime.pick_precision(CPU))
     dtype = next(model.parameters()).dtype
 
@@ -166,7 +166,7 @@ def in_openvino(path: Path, precision: str) -> Run:
 
 
 def quantize(plain: Path, path: Path, calibration: list[Inputs], kept: tuple[str, ...]) -> None:
-    """Write ``path``: convolutions in int8, ranges of activations from ``calibration``; ``kept`` stay float."""
+    """Write ``path``: convolutions and sums in int8, with ranges from ``calibration``; nodes in ``kept`` stay float."""
     import onnx
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -200,7 +200,7 @@ def quantize_dynamically(plain: Path, path: Path) -> None:
 
 
 def measure(ways: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
-    """Print, for each way, its speed against the first one's in the same round, and how its pictures differ."""
+    """Print each way's speed relative to the first in the same round, and the difference of its pictures."""
     pictures = {name: np.concatenate([work(batch) for batch in batches]) for name, work in ways.items()}  # warms up
     size, inputs = len(batches[0][0]), itertools.islice(itertools.cycle(batches), rounds)
     seconds = [{name: timed(partial(work, batch)) for name, work in ways.items()} for batch in inputs]
@@ -214,7 +214,7 @@ def measure(ways: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
 
 
 def measure_files(args: argparse.Namespace, checkpoint: Path, folder: Path) -> None:
-    """Print what inference.py takes in each runtime and precision, in two rounds; int8 is fitted before them."""
+    """Print the cost of inference.py in each runtime and precision, in two rounds after int8 is calibrated."""
     clip, speech = folder / "scene.mp4", args.audio or folder / "speech.wav"
     write_scene(clip, args.seconds, SIZES["720p"], args.face)
     if not args.audio:

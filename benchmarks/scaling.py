@@ -1,10 +1,10 @@
-"""Time and memory of inference.py against the length of the video and against the width of the generator.
+"""Measure time and memory of inference.py by the length of the video and by the width of the generator.
 
     python -m benchmarks.scaling [--lengths 10 60 600] [--widths 0.25 0.5 1]
 
-Prints a table and one JSON object a line: ``length_10`` …, ``width_1`` … with seconds and peak memory, then
-``length_growth`` and ``width_growth``: seconds a frame of the longest over the shortest (1.0 is linear), and its memory
-(1.0 does not grow at all).
+Prints a table and one JSON object per line: ``length_10`` …, ``width_1`` … with seconds and peak memory, then
+``length_growth`` and ``width_growth``: by what factor seconds and memory grow from the smallest to the largest, and the
+factor of the seconds over that of the work, ``seconds_over_work`` (1.0 is linear).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models import Wav2Lip
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure how time and memory grow with length and width.")
     add = parser.add_argument
-    add("--lengths", nargs="+", type=cli.positive(float), default=[10, 60, 600], help="The seconds of each video.")
+    add("--lengths", nargs="+", type=cli.positive(float), default=[10, 60, 600], help="Length of each in seconds.")
     add("--widths", nargs="+", type=cli.positive(float), default=[0.25, 0.5, 1.0], help="The widths of the generator.")
     add("--size", nargs=2, type=cli.positive(int), default=[1280, 720], help="The size of the video: width height.")
     return parser
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
         lengths = {s: measure(Path(folder), s, min(args.widths), args.size) for s in sorted(args.lengths)}
         show("length", lengths, {s: s for s in lengths})
         widths = {w: measure(Path(folder), min(args.lengths), w, args.size) for w in sorted(args.widths)}
-        show("width", widths, {w: w**2 for w in widths})  # the work of a convolution grows with both its sides
+        show("width", widths, {w: w**2 for w in widths})  # work grows with input and output channels
 
 
 def measure(folder: Path, seconds: float, width: float, size: list[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A long moving scene at any size, made from a short clip of a face, and a detector that counts what it looks at."""
+"""A long moving scene of any size, made from a short clip of a face, and a detector that counts its work."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HEAD = Recipe(seed=7, seconds=4.0, size=(512, 384))
 def write_scene(
     path: Path, seconds: float, size: tuple[int, int], face: Path | None = None, enlarged: bool = True
 ) -> None:
-    """Write a video of ``size`` (width, height) that shows ``face`` swaying before a drifting background.
+    """Write a video of ``size`` (width, height) that shows ``face`` swaying in front of a drifting background.
 
-    ``face`` is brought to 4/5 of the height if ``enlarged``, and runs forwards and backwards as often as it takes;
-    without one a talking head is filmed. The sound is speech.
+    ``face`` is scaled to 4/5 of the height if ``enlarged``, and plays forwards and backwards until the end; without it,
+    a talking head is drawn. The sound is synthetic speech.
     """
     with tempfile.TemporaryDirectory() as folder:
         voice = Path(folder, "voice.wav")
@@ -53,7 +53,7 @@ def _sway(
 
 
 class Counted:
-    """A detector that counts the pixels it was shown and the seconds it took."""
+    """A detector that counts the pictures and pixels it processes, and its seconds."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector, self.pixels, self.pictures, self.seconds = detector, 0, 0, 0.0

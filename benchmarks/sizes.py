@@ -1,10 +1,10 @@
-"""What is left of the network's 96 pixels in faces of three sizes: strips to look at.
+"""Show how the network's 96 pixels look in faces of three sizes.
 
     python -m benchmarks.sizes --folder results/sizes
 
-NASA's portrait of Eileen Collins and a drawn head, filmed with faces 96, 256 and 512 pixels high, say a sentence that
-they never said. Writes sizes.jpg: a row for each, at two moments as filmed, with ``--blend box`` and with ``feather``.
-All pictures are shown at one size, the lower face of each.
+NASA's portrait of Eileen Collins and a drawn head, with faces 96, 256 and 512 pixels high, are lip-synced to a new
+sentence. Writes sizes.jpg, a row for each: the lower face at two moments, as filmed, with ``--blend box`` and with
+``--blend feather``, all at the same size.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def boxes_of(path: Path) -> np.ndarray:
-    """Where the face is in each frame of a video, (frames, 4)."""
+    """Return the face box in each frame of a video, (frames, 4)."""
     return follow_face(SEARCH.find(video.probe(path)), gap_of(HEAD.fps))
 
 
 def strip(lips: LipSync, path: Path, speech: Path, height: int) -> np.ndarray:
-    """Lip-sync a video in each way; return its lower faces, at each moment as filmed and in each way."""
+    """Lip-sync a video with each blend; return its lower faces, at each moment as filmed and with each blend."""
     made = [path]
     for blend in BLENDS:
         made.append(path.with_stem(f"{path.stem}_{blend}"))

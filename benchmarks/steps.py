@@ -1,9 +1,9 @@
-"""What a frame costs, step by step: CPU milliseconds of this process and of ffmpeg, and each step's share.
+"""Measure what each step of a frame costs: CPU milliseconds of this process and of ffmpeg, and shares of all.
 
     OMP_NUM_THREADS=1 python -m benchmarks.steps [--face CLIP] [--size 720p] [--face_detector centerface]
 
-CPU time hardly depends on who else uses the machine. Prints a table and JSON lines: ``steps``, and ``paste``, the
-milliseconds for faces of several sizes, each with both blends.
+CPU time hardly depends on other load on the machine. Prints a table and JSON lines: ``steps``, and ``paste``, the
+milliseconds of pasting faces of several sizes with each blend.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from mouths.drawing import CutFace, cut_faces, openings_for, select_references
 from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference
 
-SIDES = (96, 150, 256, 512)  # pixels of the faces that are pasted alone
-TIMES = 50  # that they are
+SIDES = (96, 150, 256, 512)  # pixels of the faces of ``measure_paste``
+TIMES = 50  # that each is pasted
 
 
 def get_parser() -> cli.Parser:
@@ -40,7 +40,7 @@ def get_parser() -> cli.Parser:
         "--face", type=Path, help="The clip that is pasted into a moving scene; without it, a talking head."
     )
     parser.add_argument("--size", choices=SIZES, default="720p", help="The size of the scene.")
-    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="The seconds of the scene.")
+    parser.add_argument("--seconds", type=cli.positive(float), default=10.0, help="Length of the scene in seconds.")
     arguments.add_search_arguments(parser)
     parser.set_defaults(face_detector="centerface", no_cache=True)
     arguments.add_compute_arguments(parser)
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
-    """CPU milliseconds a frame of each step on its own, and its share of all."""
-    take = lips.prepare(clip, clip)  # loads the libraries that are needed first
+    """Return each step's CPU milliseconds per frame, and its share of all."""
+    take = lips.prepare(clip, clip)  # also loads libraries, so that this is not timed
     source, (one,) = take.source, take.faces
     frames, boxes = list(take.frames()), list(one.boxes())
     known = frames, boxes, one.windows, one.mouth_settings
@@ -83,7 +83,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
             wanted = openings_for(lips.model, batch, mels, gains)
             references.extend(select_references(batch, front, wanted, faces))
 
-    steps: dict[str, Callable[[], object]] = {  # each with what the one before has left
+    steps: dict[str, Callable[[], object]] = {  # each uses what the ones before have left
         "decode": lambda: sum(1 for _ in take.frames()),
         "detect": lambda: lips.search.find(source, report=lips.report),
         "mels": lambda: list(itertools.islice(read_speech(clip, source.fps), len(frames))),
@@ -97,7 +97,7 @@ def measure_steps(lips: LipSync, clip: Path) -> dict[str, float]:
         "encode": lambda: write_video(clip.with_name("out.mp4"), source, clip, frames),
     }
     cost = {name: 1000 * cpu_timed(work) / len(frames) for name, work in steps.items()}
-    cost["detect"] -= cost["decode"]  # which is counted by itself, though it is done twice
+    cost["detect"] -= cost["decode"]  # listed by itself, once, although it is done twice
     return {
         **{f"{name}_ms": value for name, value in cost.items()},
         **{f"{name}_share": value / sum(cost.values()) for name, value in cost.items()},
@@ -122,7 +122,7 @@ def paste_all(
 
 
 def measure_paste() -> dict[str, float]:
-    """CPU milliseconds of pasting a face that differs here and there from the one in the frame."""
+    """Return the CPU milliseconds of pasting a face that partly differs from the one in the frame."""
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (720, 1280, 3), np.uint8)
     figures = {}

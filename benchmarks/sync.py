@@ -1,14 +1,14 @@
-"""What an expert is worth: does it know its own voice, who is speaking, and how far the sound is off?
+"""Measure how well an expert recognizes a face's own voice, who is speaking, and how far the sound is off.
 
     python -m benchmarks.sync --checkpoint_path EXPERT --data_root VIDEOS --filelist val.txt --others OTHER_SPEAKERS
 
-Prints a table and one JSON object a line:
+Prints a table and one JSON object per line:
 
-``voices``     mean similarity of faces with their own voice, another sentence of the same speaker, silence, another
-               speaker; and the AUC of own against each, a clip a sample
-``speaking``   two clips side by side, each voice in turn: the share of voices given to the right face
+``voices``     mean similarity of faces with their own voice, another sentence (the next clip's), silence, another
+               speaker; and the AUC of own against each, with one sample per clip
+``speaking``   two clips side by side, each voice in turn: the share of voices assigned to the right face
 ``offset``     the sound shifted by -10 … 10 frames: the share of offsets found exactly and within one frame
-``verdict``    the confidence that best tells own voices, however shifted, from all others, and how well it does
+``verdict``    the confidence that best separates own voices, shifted or not, from all others, and how well it does
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ SHIFTS = range(-10, 11)  # frames
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Measure how well an expert tells voices, speakers and offsets on videos in true sync.")
+    parser = cli.Parser("Measure how well an expert recognizes voices, speakers and offsets, on videos in true sync.")
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="The expert: a file, lipsync_expert or demo.")
     add("--data_root", required=True, type=Path, help="The folder with videos, in sync.")
-    add("--filelist", type=Path, help="Use those in this list, a dir/clip or a dir a line; without it, all.")
+    add("--filelist", type=Path, help="Use only those in this list, one dir/clip or dir per line; without it, all.")
     add("--others", required=True, type=Path, help="The folder with videos of other speakers.")
     add("--clips", type=cli.positive(int), default=40, help="Number of clips to use, at most.")
     arguments.add_search_arguments(parser)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Material
+# Clips
 
 
 @dataclass(frozen=True)
@@ -97,15 +97,15 @@ class Clip:
 
 
 def find_clips(args: argparse.Namespace) -> list[Path]:
-    """Return the listed videos, or all; raise UserError for fewer than two, which could not be told apart."""
+    """Return the listed videos, or all; raise UserError if there are fewer than two."""
     paths = find_videos([args.data_root])
     if args.filelist:
-        root = args.data_root.resolve().parent  # whose own name may be that of the speaker
+        root = args.data_root.resolve().parent  # data_root's own name may be the speaker's
         listed = [f"/{line.split()[0]}/" for _, line in read_list(args.filelist)]
         places = {path: f"/{path.resolve().relative_to(root).with_suffix('').as_posix()}/" for path in paths}
         paths = [path for path in paths if any(name in places[path] for name in listed)]
     if len(paths) < 2:
-        raise UserError(f"{len(paths)} of the listed videos are in {args.data_root}; it takes at least two")
+        raise UserError(f"{len(paths)} of the listed videos are in {args.data_root}; at least two are needed")
     return paths[: args.clips]
 
 
@@ -119,7 +119,7 @@ def open_clip(path: Path, args: argparse.Namespace, expert: Expert) -> Clip:
 
 
 def shift(wav: np.ndarray, frames: int) -> np.ndarray:
-    """Delay the sound by ``frames`` video frames (below 0: let it run ahead); its length stays, silence fills up."""
+    """Delay the sound by ``frames`` video frames (below 0: advance it), padded with silence to the same length."""
     samples = round(frames * hp.sample_rate / hp.fps)
     padding = (samples, 0) if samples > 0 else (0, -samples)
     padded = np.pad(wav, padding)
@@ -127,7 +127,7 @@ def shift(wav: np.ndarray, frames: int) -> np.ndarray:
 
 
 def neighbours(clips: Sequence[Clip]) -> list[tuple[Clip, Clip]]:
-    """Every clip with the next one."""
+    """Return each clip with the next one."""
     return list(zip(clips, (*clips[1:], clips[0])))
 
 
@@ -150,7 +150,7 @@ def measure_voices(clips: Sequence[Clip], others: Sequence[Voice], expert: Exper
 
 
 def measure_speaking(clips: Sequence[Clip]) -> dict[str, float]:
-    """Clips side by side are embedded as on their own, so their faces and voices are simply put into one table."""
+    """Measure two clips side by side; each is embedded alone, as a neighbour does not change a face's embedding."""
     right = []
     for left, other in neighbours(clips):
         table = SimilarityMatrix(["left", "right"], [left.face, other.face], [left.voice, other.voice])

@@ -1,9 +1,9 @@
-"""How fast a training step is, against the same step in plain float32, in turn.
+"""Measure the speed of a training step, against the same step in plain float32, in turn.
 
     python -m benchmarks.training [--device cuda] [--only expert]
 
 Full width, the reference's batches (expert 64 windows; generator and HQ 16 windows of 5 frames). Prints a table and one
-JSON object a line: ``expert``, ``generator``, ``hq`` with ``ratio``, seconds a step of both ways, and both losses.
+JSON object per line: ``expert``, ``generator``, ``hq`` with ``ratio``, seconds per step of both ways, and both losses.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ from training import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 ROUNDS = 3
 TASKS = ("expert", "generator", "hq")
 WAYS = ("fast", "plain")
-_prepared: tuple[Task, list[torch.Tensor]]  # in a process that measures
+_prepared: tuple[Task, list[torch.Tensor]]  # set by ``prepare``, in a process of its own
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Measure training steps.")
-    parser.add_argument("--only", choices=TASKS, help="Measure this one; without it, all.")
-    parser.add_argument(
-        "--rounds", type=cli.positive(int), default=ROUNDS, help="Number of steps of each way, in turn."
-    )
+    parser.add_argument("--only", choices=TASKS, help="Measure only this one; without it, all.")
+    parser.add_argument("--rounds", type=cli.positive(int), default=ROUNDS, help="Number of steps each way, in turn.")
     arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
 
@@ -57,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
-    """Median seconds of a step both ways, from the same weights and data; a process each, for torch's allocator."""
+    """Return median seconds per step both ways, from equal weights and data; a process each, for torch's allocator."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     losses: dict[str, float] = {}
     context = multiprocessing.get_context("spawn")
@@ -83,7 +81,7 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
 
 def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
     global _prepared
-    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as recipes.training_session has it
+    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as in recipes.training_session
     torch.backends.cudnn.benchmark = way == "fast"  # likewise
     task = make_task(kind, Distributed(device, dtype)) if way == "fast" else make_plain(kind, device)
     batch = make_batch(kind)
@@ -113,7 +111,7 @@ def make_task(kind: str, group: Distributed) -> Task:
 
 
 def make_plain(kind: str, device: torch.device) -> Task:
-    """The reference's way: float32, contiguous, torch's usual Adam and pages, the frozen expert as it is built."""
+    """Make a task in the reference's way: float32, contiguous, torch's default Adam and pages, the expert unfolded."""
     task = make_task(kind, Distributed(device))
     for part in task.parts():
         part.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # not in torch's stubs

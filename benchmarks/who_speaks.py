@@ -1,13 +1,13 @@
-"""Does --speaker auto find who speaks, and notice when nobody on view does?
+"""Measure whether --speaker auto finds who speaks, and notices when nobody in view does.
 
     python -m benchmarks.who_speaks --data_root VIDEOS --people s5 s26 s34 --face_detector centerface
 
-VIDEOS has a folder of clips in true sync for each of the people; two clips side by side are a shot. Prints, as a table
-and as JSON lines, how many shots went to the right face, to the other one, and to nobody:
+VIDEOS has a folder of clips in true sync for each of the people; a shot is two clips side by side. Prints, as a table
+and as JSON lines, for how many shots the right face, somebody else or nobody was chosen:
 
 together   one shot, in which one of the two is heard
 cuts       three shots, in which the two swap sides and either is heard
-absent     a shot as in ``together``, then one in which a third person is heard: nobody is right
+absent     a shot as in ``together``, then one in which a third person is heard: the right answer is nobody
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from footage import find_videos
 from sync import Expert, open_expert
 from terminal import TERMINAL
 
-ROUNDS = 4  # of clips; each gives every two people a video of each kind
+ROUNDS = 4  # of clips; in each, every person and the next get a video of each kind
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def get_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint_path", default="demo", help="The expert: a file, lipsync_expert or demo.")
     add("--data_root", required=True, type=Path, help="The folder with a folder of clips for each of the people.")
-    add("--people", required=True, nargs="+", help="Their folders, three or more.")
+    add("--people", required=True, nargs="+", help="The folders of three or more people.")
     add(
         "--without",
         nargs="*",
         default=[],
-        help="Leave out the clips of these names, such as those that are not in sync.",
+        help="Leave out the clips with these names, such as those that are not in sync.",
     )
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     expert, search = open_expert(args.checkpoint_path, device, dtype), arguments.face_search(args)
     clips = [clips_of(args.data_root / name, args.without) for name in args.people]
     if len(clips) < 3:
-        raise UserError(f"it takes three people, not {len(clips)}: two on view and one who is only heard")
+        raise UserError(f"give three people or more, not {len(clips)}: two in view and one who is only heard")
     kinds = {"together": list(together(clips)), "cuts": list(cuts(clips)), "absent": list(absent(clips))}
     with tempfile.TemporaryDirectory() as folder:
         for kind, films in kinds.items():
@@ -98,12 +98,12 @@ def run(args: argparse.Namespace) -> None:
 def clips_of(folder: Path, without: Sequence[str]) -> list[Path]:
     found = [path for path in find_videos([folder]) if path.stem not in without]
     if len(found) < ROUNDS + 3:
-        raise UserError(f"{folder} has {len(found)} clips; it takes {ROUNDS + 3}")
+        raise UserError(f"{folder} has {len(found)} clips; give at least {ROUNDS + 3}")
     return found
 
 
 def couples(clips: Sequence[list[Path]]) -> Iterator[tuple[int, list[Path], list[Path], list[Path]]]:
-    """Yield a round, the clips of two people, and those of a third."""
+    """Yield the number of a round, the clips of two people, and those of a third."""
     for turn, n in itertools.product(range(ROUNDS), range(len(clips))):
         a, b, c = (clips[(n + k) % len(clips)] for k in range(3))
         yield turn, a, b, c
@@ -150,13 +150,13 @@ def write_film(path: Path, shots: Sequence[Shot]) -> None:
 
 
 def places(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[int | None]:
-    """Return who is taken in the middle of each shot, 0 or 1 from the left; None for nobody."""
+    """Return who is chosen in the middle of each shot, 0 or 1 from the left; None for nobody."""
     source = video.probe(path)
     found = search.find(source)
     try:
         criterion = speakers.Speaker(source, len(found), expert)
         boxes = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, criterion)).boxes
-    except UserError:  # nobody at all
+    except UserError:  # no shot has a speaker
         return [None] * shots
     middles = (np.arange(shots) + 0.5) * len(found) / shots
     taken = [boxes[int(i)] for i in middles]
@@ -164,7 +164,7 @@ def places(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[i
 
 
 def summary(found: Sequence[tuple[int | None, int | None]]) -> dict[str, float]:
-    """Count answers (who speaks, who is taken)."""
+    """Count pairs (who speaks, who is chosen)."""
     right = sum(truth == taken for truth, taken in found)
     nobody = sum(taken is None and truth is not None for truth, taken in found)
     return {"shots": len(found), "right": right, "nobody": nobody, "somebody_else": len(found) - right - nobody}

@@ -27,7 +27,7 @@ def test_a_row_for_each_flag(heads, tmp_path, capsys):
     rows = ["blend box", "blend feather"]
     assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.48, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
-    assert "--blend feather is as the network wants it" in printed and "| --blend box | " in printed
+    assert "--blend feather is the network's default" in printed and "| --blend box | " in printed
     assert all(f"not measured: {figure}" in printed for figure in ("rest, leak, lmd", "LSE-D", "lmd", "lpips", "csim"))
     table = {row.pop("row"): row for row in csv.DictReader((tmp_path / "t.csv").read_text().splitlines())}
     assert list(table) == ["as filmed", "defaults", "--blend box"]
@@ -67,13 +67,13 @@ def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (("--limit", "1"), "it takes at least two"),
+        (("--limit", "1"), "give at least two"),
         (("--flags", "blend lace"), "--blend lace is not known"),
         (("--flags", "mouth_gain 9"), "--mouth_gain 9 is not between"),
         (("--flags", "pads 3"), "--pads takes four numbers"),
         (("--flags", "static False"), "static takes no value"),
         (("--flags", "fps"), "fps takes a value"),
-        (("--flags", "grin 3"), "grin takes no value, or is none of"),
+        (("--flags", "grin 3"), "grin takes no value, or is not one of"),
         (("--checkpoint_path", "nowhere.pth"), "nowhere.pth does not exist"),
         (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python does not exist"),
     ],
