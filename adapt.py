@@ -1,4 +1,4 @@
-"""Make a generator know one person: continue it on a video in which they speak.
+"""Adapt a generator to one person: fine-tune it on a video of them speaking.
 
 python adapt.py --face PERSON.mp4 --outfile person.pth --minutes 10
 python inference.py --checkpoint_path person.pth --face PERSON.mp4 --audio SPEECH
@@ -16,29 +16,29 @@ from adaptation import SETTINGS, AdaptationOptions, Adapted, adapt
 from models import weights
 from terminal import TERMINAL
 
-FIGURES = {  # of what was kept aside
-    "l1": "difference to the real frames (L1)",
-    "detail": "difference in fine detail, of which a blur has too little",
+FIGURES = {  # on held-out frames
+    "l1": "difference from the real frames (L1)",
+    "detail": "difference in fine detail, which blur removes",
     "judge": "sync loss by the judge",
 }
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Make a generator know one person, from a video in which they speak.")
+    parser = cli.Parser(description="Adapt a generator to one person, from a video of them speaking.")
     add = parser.add_argument
     add(
         "--face",
         required=True,
         type=Path,
-        help="A video, with its sound, in which one person speaks for five seconds or more.",
+        help="A video with sound in which one person speaks for at least five seconds; a minute is better.",
     )
     add(
         "--outfile",
         required=True,
         type=Path,
-        help="The checkpoint to write: .pth, .pt or .ckpt; a contact sheet is put beside it.",
+        help="The checkpoint to write (.pth, .pt or .ckpt); a contact sheet is saved beside it.",
     )
-    add("--minutes", type=cli.positive(float), default=10.0, help="How long to train.")
+    add("--minutes", type=cli.positive(float), default=10.0, help="Minutes to train.")
     add(
         "--checkpoint_path",
         type=cli.file_or_name,
@@ -55,15 +55,15 @@ def get_parser() -> cli.Parser:
         "--judge_checkpoint_path",
         type=cli.file_or_name,
         default=weights.JUDGE,
-        help="Another expert, never learned from, that scores the result.",
+        help="Another expert that only scores the result and takes no part in the training.",
     )
     add(
         "--hparams",
         default="",
         metavar="NAME=VALUE,…",
-        help=f"Change settings of hparams.py; adapt.py begins with {SETTINGS}.",
+        help=f"Change settings of hparams.py; adapt.py starts from {SETTINGS}.",
     )
-    add("--seed", type=cli.seed, default=0, help="The seed of the order of the data.")
+    add("--seed", type=cli.seed, default=0, help="Random seed of the data order.")
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser, ("fp32", "bf16"))
     return parser
@@ -92,17 +92,17 @@ def run(args: argparse.Namespace) -> None:
     flags = cli.quoted("--checkpoint_path", args.outfile, "--face", args.face)
     print(f"{args.outfile}: {start} {flags} --audio SPEECH")
     if adapted.stopped:
-        raise KeyboardInterrupt(f"stopped early; {args.outfile} has what was best until then")
+        raise KeyboardInterrupt(f"stopped early; {args.outfile} has the best weights so far")
 
 
 def print_figures(adapted: Adapted) -> None:
     before, after = adapted.before.figures, adapted.after.figures
     for name, words in FIGURES.items():
-        if name in after:  # settings may leave one out
+        if name in after:  # settings may switch a loss off
             print(f"held out, {words}: {before[name]:.4f} before, {after[name]:.4f} after")
-    print(f"the judge's sync loss of the real frames: {after['judge_of_real']:.4f}")
+    print(f"the judge's sync loss on the real frames: {after['judge_of_real']:.4f}")
     if not adapted.is_better:
-        print("warning: it got no better, so the weights are those it began with; give it more footage, or minutes")
+        print("warning: training did not help, so the original weights were kept; try more footage or --minutes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A page in the browser: lip-sync, similarity, learning a person, and live speech, with what is dropped or recorded.
+"""Serve a page for the browser: lip-sync, similarity, adapting to a person and live speech, from uploads or recordings.
 
 python app.py
 """
@@ -18,10 +18,10 @@ from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Serve a page to lip-sync in.")
+    parser = cli.Parser(description="Serve a page for lip-syncing in the browser.")
     add = parser.add_argument
-    add("--server_name", default="127.0.0.1", help="Listen at this address; 0.0.0.0 lets other machines in.")
-    add("--server_port", type=cli.port, default=7860, help="Listen at this port.")
+    add("--server_name", default="127.0.0.1", help="Listen on this address; 0.0.0.0 lets other machines in.")
+    add("--server_port", type=cli.port, default=7860, help="Listen on this port.")
     add(
         "--share", action="store_true", help="Publish the page through Gradio's tunnel; all traffic passes its servers."
     )
@@ -34,10 +34,10 @@ def get_parser() -> cli.Parser:
     )
     amount, count = cli.positive(float), cli.positive(int)
     add("--max_seconds", type=amount, default=Settings.max_seconds, help="Longest speech or video, in seconds.")
-    add("--max_megabytes", type=count, default=500, help="Largest upload that is accepted, in megabytes.")
+    add("--max_megabytes", type=count, default=500, help="Largest accepted upload, in megabytes.")
     add("--max_minutes", type=amount, default=Settings.max_minutes, help="Longest training on a person, in minutes.")
-    add("--concurrency", type=count, default=Settings.runs, help="Number of visitors whose jobs run at the same time.")
-    add("--max_live", type=count, default=Settings.live, help="Number of visitors who may speak live at the same time.")
+    add("--concurrency", type=count, default=Settings.runs, help="Number of visitors whose jobs may run at once.")
+    add("--max_live", type=count, default=Settings.live, help="Number of visitors who may use live speech at once.")
     arguments.add_detector_argument(parser)
     arguments.add_identity_argument(parser)
     arguments.add_generation_arguments(parser)
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> None:
     where = (args.server_name, args.server_port, args.share, args.max_megabytes)
     with serving(settings_of(args), *where) as (address, page):
         print(f"serving at {address}; Ctrl-C stops it", flush=True)
-        page.buttons.wait_until_loaded()  # what cannot be loaded ends it
+        page.buttons.wait_until_loaded()  # raises if a network cannot be loaded
         with contextlib.suppress(KeyboardInterrupt):
             while True:
-                time.sleep(1)  # on Windows, Ctrl-C does not end a wait without an end
+                time.sleep(1)  # on Windows, Ctrl-C does not interrupt an unlimited wait
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -1,8 +1,8 @@
-"""Train the expert, which tells whether lips and voice are in sync.
+"""Train the expert, which judges whether lips and voice are in sync.
 
     python color_syncnet_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS
 
-Several GPUs, or machines: torchrun --nproc_per_node=N color_syncnet_train.py … (the global batch stays the same).
+On several GPUs or machines: torchrun --nproc_per_node=N color_syncnet_train.py … (the global batch stays the same).
 """
 
 from __future__ import annotations

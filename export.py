@@ -1,4 +1,4 @@
-"""Write a generator or an expert as an ONNX file, for programs that are not Python.
+"""Export a generator or an expert to ONNX, for use outside Python.
 
 python export.py --checkpoint_path wav2lip_gan --outfile wav2lip_gan.onnx
 """
@@ -20,18 +20,18 @@ NETWORKS = {"generator": Wav2Lip, "expert": SyncNet_color}
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Write a generator or an expert as an ONNX file, and check it against torch.")
+    parser = cli.Parser("Export a generator or an expert to ONNX, and check the result against torch.")
     add = parser.add_argument
     add(
         "--checkpoint_path",
         type=cli.file_or_name,
         default=weights.DEMO,
-        help="The network: a file, or wav2lip, wav2lip_gan, lipsync_expert or demo.",
+        help="The network: a file, wav2lip, wav2lip_gan, lipsync_expert or demo.",
     )
     add(
         "--network",
         choices=NETWORKS,
-        help="Of demo, which names several, export this one.",
+        help="The network to export if --checkpoint_path is demo, which has both.",
     )
     add("--outfile", required=True, type=Path, help="The file to write (.onnx).")
     return parser
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     difference = write_onnx(checkpoint, network, args.outfile)
     inputs = ", ".join(f"{name} (N, {', '.join(map(str, shape))})" for name, shape in INPUTS[network].items())
     print(f"{args.outfile}: {network.__name__}, {inputs} -> {', '.join(OUTPUTS[network])}")
-    print(f"checked with onnxruntime: at most {difference:.1e} from torch")
+    print(f"checked with onnxruntime: at most {difference:.1e} away from torch")
 
 
 if __name__ == "__main__":

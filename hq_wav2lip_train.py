@@ -1,4 +1,4 @@
-"""Train the generator with the visual-quality discriminator: as wav2lip_train.py, plus an adversarial loss.
+"""Train the generator with the visual-quality discriminator: like wav2lip_train.py, plus an adversarial loss.
 
 python hq_wav2lip_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS --syncnet_checkpoint_path EXPERT
 """
@@ -15,7 +15,7 @@ import wav2lip_train
 
 def get_parser() -> cli.Parser:
     parser = wav2lip_train.get_parser("Train the lip-sync generator (Wav2Lip) with the visual-quality discriminator.")
-    parser.add_argument("--disc_checkpoint_path", type=Path, help="Continue with this discriminator.")
+    parser.add_argument("--disc_checkpoint_path", type=Path, help="Start from this discriminator checkpoint.")
     return parser
 
 

@@ -2,12 +2,12 @@
 
     python inference.py --face VIDEO_OR_PHOTO --audio SPEECH
 
-Or many: several files or a folder for either, or a table (CSV) of what is to be made of what.
+Batches: pass several files or a folder for either, or a table (CSV) with one row per video.
 
     python inference.py --face FOLDER --audio FOLDER --outfile RESULTS
     python inference.py --jobs jobs.csv
 
-Under torchrun every process takes its share of many. Stopped, the same command goes on.
+Under torchrun every process makes its share of the batch. After an interruption, the same command continues.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
 FILES = ("face", "audio", "outfile")
-OF_ONE = (*FILES, *arguments.FLAGS_OF_OPTIONS)  # what a row of --jobs may have, as others need not
+OF_ONE = (*FILES, *arguments.FLAGS_OF_OPTIONS)  # columns that --jobs may have; other flags are the same for all rows
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Lip-sync a video or photo to any speech.")
     add = parser.add_argument
-    add("--face", nargs="+", type=Path, help="The video or photo with a face; or several, or a folder of them.")
+    add("--face", nargs="+", type=Path, help="The video or photo with a face: a file, several, or a folder.")
     add(
         "--audio",
         nargs="+",
         type=Path,
-        help="The speech: any file that has sound, videos included; one for all faces, one for each, or a folder of "
+        help="The speech: any file with sound, also a video. Give one for all faces, one for each, or a folder of "
         "files named like the faces.",
     )
     add(
@@ -45,15 +45,16 @@ def get_parser() -> cli.Parser:
         nargs="+",
         type=face_and_speech,
         metavar="NUMBER=SPEECH",
-        help="Instead of --audio: several people in one video, counted from the left, 0 first, each with a speech.",
+        help="Instead of --audio: a speech for each of several people in one video. NUMBER counts faces from the left, "
+        "from 0.",
     )
     add(
         "--jobs",
         type=Path,
-        help="Make a video for every row of a table (CSV) with columns face, audio, outfile, flags.",
+        help="Make a video for every row of this table (CSV) with the columns face, audio, outfile, and flags.",
     )
-    add("--again", action="store_true", help="Of several videos, make those that are finished again, too.")
-    add("--outfile", type=Path, default=OUTFILE, help="The video to write; of several videos, the folder for them.")
+    add("--again", action="store_true", help="In a batch, also remake videos that are already finished.")
+    add("--outfile", type=Path, default=OUTFILE, help="The video to write; in a batch, the folder to write to.")
     arguments.add_lip_sync_arguments(parser)
     return parser
 
@@ -85,11 +86,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_pairs(args: argparse.Namespace) -> None:
-    """Make several people in one video speak."""
+    """Lip-sync several people in one video."""
     if args.audio or args.jobs:
-        raise UserError(f"--pair gives the speeches; leave --{'audio' if args.audio else 'jobs'} out")
+        raise UserError(f"--pair already names the speeches; leave --{'audio' if args.audio else 'jobs'} out")
     if not args.face or len(args.face) > 1:
-        raise UserError("--pair is about the people in one video; give it by --face")
+        raise UserError("--pair needs exactly one video; give it with --face")
     numbers = [number for number, _ in args.pair]
     if twice := {number for number in numbers if numbers.count(number) > 1}:
         raise UserError(f"--pair gives face {min(twice)} two speeches; give one")
@@ -100,15 +101,15 @@ def run_pairs(args: argparse.Namespace) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Many
+# Batches
 
 
 def read_jobs(args: argparse.Namespace) -> list[jobs.Job]:
-    """Return a job for every row of --jobs; what a row does not say, the command line does."""
+    """Return a job for every row of --jobs; empty cells fall back to the command line."""
     if not args.jobs:
-        raise UserError("give --face and --audio (or --pair), or --jobs; --help says more")
+        raise UserError("give --face and --audio (or --pair), or --jobs; see --help")
     if args.face or args.audio:
-        raise UserError("--jobs says which faces and speeches; leave --face and --audio out")
+        raise UserError("--jobs already names the faces and speeches; leave --face and --audio out")
     parser = get_parser()
     others = {name for name in vars(args) if name not in OF_ONE}
     shared = argparse.Namespace(**{**vars(args), "outfile": None})
@@ -126,7 +127,7 @@ def run_jobs(listed: list[jobs.Job], args: argparse.Namespace) -> None:
 
 
 def folder_of(args: argparse.Namespace) -> Path:
-    """Return where results of many go that have no name of their own."""
+    """Return the folder for a batch's results that have no outfile of their own."""
     if args.outfile == OUTFILE:
         return OUTFILE.parent
     if args.outfile.suffix.lower() in video.CONTAINERS and not args.outfile.is_dir():

@@ -2,7 +2,7 @@
 
     python preprocess.py --data_root VIDEOS --preprocessed_root DATA
 
-Under torchrun every process takes its share of the clips, and the last one to finish writes the report.
+Under torchrun every process takes its share of the videos, and the last one to finish writes the report.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from preprocessing import (
 )
 from terminal import TERMINAL
 
-NAMED_ON_SCREEN = 10  # dropped clips; report.json names all
+NAMED_ON_SCREEN = 10  # dropped clips listed on screen; report.json lists all
 
 
 def get_parser() -> cli.Parser:
     parser = cli.Parser(description="Turn a folder of videos into face crops, audio.wav and mel.npy for training.")
     add = parser.add_argument
-    add("--data_root", required=True, type=Path, help="The folder with the videos, at any depth.")
-    add("--preprocessed_root", required=True, type=Path, help="The folder to write; finished clips in it are kept.")
+    add("--data_root", required=True, type=Path, help="The folder with the videos; subfolders are searched.")
+    add("--preprocessed_root", required=True, type=Path, help="The folder to write to; finished clips in it are kept.")
     add("--batch_size", type=cli.positive(int), default=32, help="Batch size of the face detector.")
-    add("--ngpu", type=cli.positive(int), default=1, help="Number of GPUs to use, each with its own processes.")
+    add("--ngpu", type=cli.positive(int), default=1, help="Number of GPUs to use, each with its own worker processes.")
     add(
         "--workers",
         type=cli.positive(int),
-        help="Number of videos cut at a time, per GPU. Without it, 1; for centerface and haar, one per CPU core.",
+        help="Number of videos to process in parallel, per GPU. Without it, 1, or one per CPU core for centerface and "
+        "haar.",
     )
     arguments.add_detector_arguments(parser)
     arguments.add_compute_arguments(parser)
@@ -52,26 +53,27 @@ def get_parser() -> cli.Parser:
         "--split",
         type=fractions,
         metavar="TRAIN,VAL,TEST",
-        help="Write filelists, split into these shares, such as 0.9,0.05,0.05, by top-level folder, or where there are "
-        "too few by what is in them. Clips that the lists have already stay where they are.",
+        help="Write filelists, split into these shares, such as 0.9,0.05,0.05. Top-level folders are kept together, "
+        "or subfolders and videos if there are too few. Clips that are already listed stay in their list.",
     )
     add(
         "--filelists",
         type=Path,
         default=FILELISTS,
-        help="The folder where --split writes train.txt, val.txt and test.txt.",
+        help="The folder to which --split writes train.txt, val.txt and test.txt.",
     )
     add(
         "--seconds",
         type=cli.positive(float),
-        help=f"Cut shots that are longer into clips of at most so many seconds. Without it, {MAX_SECONDS:g}, and clips "
-        "that are finished stay as long as they are.",
+        help=f"Cut longer shots into clips of at most this many seconds. Without it, {MAX_SECONDS:g}, and finished "
+        "clips keep their length.",
     )
     add(
         "--sync",
         choices=ACTIONS,
-        help="Look at how well lips and sound match in every clip: report it, drop clips in which they do not, or "
-        "correct those whose sound is only early or late. What is dropped is so in this run; say it again in others.",
+        help="Check whether lips and sound match in every clip: report the result, drop clips that are out of sync, or "
+        "correct those whose sound is only early or late and drop the rest. Clips are dropped from this run only, so "
+        "repeat the flag in later runs.",
     )
     add(
         "--syncnet_checkpoint_path",
@@ -79,7 +81,7 @@ def get_parser() -> cli.Parser:
         default=weights.DEMO,
         help="The expert for --sync: a file, lipsync_expert, or demo (the included one).",
     )
-    add("--seed", type=cli.seed, default=0, help="The seed of the split.")
+    add("--seed", type=cli.seed, default=0, help="Random seed of the split.")
     return parser
 
 
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     if args.split:
-        files.check_folder(args.filelists)  # before anything is read
+        files.check_folder(args.filelists)  # fail early
     search = replace(arguments.face_search(args), batch_size=args.batch_size)
     sync = SyncCheck(args.sync, args.syncnet_checkpoint_path) if args.sync else None
     options = PreprocessingOptions(
@@ -113,13 +115,13 @@ def run(args: argparse.Namespace) -> None:
         sync=sync,
     )
     summary = preprocess(args.data_root, args.preprocessed_root, options, TERMINAL)
-    if summary is None:  # another process has it
+    if summary is None:  # another process finishes last and has the summary
         return
     print_table(summary, args.preprocessed_root / "report.json")
     if args.split:
         print(f"split      {write_filelists(summary.kept, args.split, args.seed, args.filelists)}")
     elif any(clip.reason == OUT_OF_SYNC for clip in summary.dropped) and (args.filelists / "train.txt").exists():
-        print("lists      not written anew: those that there are still have what was dropped now; give --split, too")
+        print("lists      not rewritten: the existing ones still contain clips dropped now; add --split to update them")
 
 
 def print_table(summary: Summary, path: Path) -> None:
@@ -149,7 +151,7 @@ def print_table(summary: Summary, path: Path) -> None:
 
 
 def print_sync(summary: Summary) -> None:
-    """Say how well lips and sound match, if that was looked at."""
+    """Print how well lips and sound match, if this was checked."""
     if summary.verdicts:
         print(f"sync       {', '.join(f'{count} {verdict}' for verdict, count in summary.verdicts.items())}")
     if shifted := sum(clip.shifted != 0 for clip in summary.kept):

@@ -1,4 +1,4 @@
-"""How well do face and voice belong together? The expert's cosine similarity, window by window.
+"""Measure how well faces and voices match: the expert's cosine similarity, window by window.
 
 python similarity.py --checkpoint_path EXPERT --face VIDEO [--audio SPEECH …]
 """
@@ -22,7 +22,7 @@ from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Measure how well the faces in a video and voices belong together.")
+    parser = cli.Parser("Measure how well voices match the faces in a video.")
     add = parser.add_argument
     add(
         "--checkpoint_path",
@@ -31,12 +31,12 @@ def get_parser() -> cli.Parser:
         required=True,
         help="The expert: a file, lipsync_expert or demo.",
     )
-    add("--face", required=True, type=Path, help="The video with one face or several.")
-    add("--audio", nargs="*", type=Path, default=[], help="Files with a voice; without them, the sound of the video.")
-    add("--json", type=Path, help="Write all figures to this file.")
-    add("--csv", type=Path, help="Write time, similarity and box of every window to this file.")
-    add("--plot", type=Path, help="Draw similarity over time and over offsets into this file (png, pdf, svg).")
-    add("--overlay", type=Path, help="Write the video, with boxes coloured by similarity, to this file.")
+    add("--face", required=True, type=Path, help="The video, with one or more faces.")
+    add("--audio", nargs="*", type=Path, default=[], help="Files with voices. Without it, the sound of the video.")
+    add("--json", type=Path, help="Write all figures to this JSON file.")
+    add("--csv", type=Path, help="Write time, similarity and box of every window to this CSV file.")
+    add("--plot", type=Path, help="Plot similarity over time and over offsets to this file (.png, .pdf or .svg).")
+    add("--overlay", type=Path, help="Write the video with boxes coloured by similarity to this file.")
     arguments.add_search_arguments(parser)
     arguments.add_compute_arguments(parser)
     return parser
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     device = pick_device(args.device)
-    open_video(args.face)  # before the expert is loaded, or downloaded
+    open_video(args.face)  # fail early, before the expert is loaded or downloaded
     expert = open_expert(args.checkpoint_path, device, pick_precision(args.precision, device), TERMINAL)
     measured = measure(args.face, args.audio, expert, arguments.face_search(args), TERMINAL)
     print(measured.matrix)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for what argparse cannot see, before anything is read."""
+    """Raise UserError for bad arguments that argparse cannot detect, before anything is read."""
     inputs = (args.face, *args.audio, Path(args.checkpoint_path))
     outputs = {f"--{name}": getattr(args, name) for name in ("json", "csv", "plot", "overlay")}
     files.check_outputs(outputs, inputs)
@@ -74,7 +74,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.plot and args.plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"--plot {args.plot} must end in .png, .pdf or .svg")
     if args.plot:
-        with needs("eval"):  # now, not when all is measured
+        with needs("eval"):  # fail now, not after measuring
             import matplotlib  # noqa: F401
 
 

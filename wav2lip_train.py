@@ -1,8 +1,8 @@
-"""Train the generator without the visual-quality discriminator: L1 and the sync loss of a frozen expert.
+"""Train the generator without the visual-quality discriminator, on L1 and the sync loss of a frozen expert.
 
     python wav2lip_train.py --data_root PREPROCESSED --checkpoint_dir CHECKPOINTS --syncnet_checkpoint_path EXPERT
 
-Several GPUs, or machines: torchrun --nproc_per_node=N wav2lip_train.py … (the global batch stays the same).
+On several GPUs or machines: torchrun --nproc_per_node=N wav2lip_train.py … (the global batch stays the same).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) withou
     add(
         "--judge_checkpoint_path",
         type=cli.file_or_name,
-        help="A second expert, never learned from, that scores the evaluations.",
+        help="A second expert that only scores the evaluations and takes no part in the training.",
     )
     return parser
 

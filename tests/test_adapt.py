@@ -168,7 +168,7 @@ def test_who_stops_it_keeps_what_was_best_until_then(person, expert, beginner, t
     monkeypatch.setattr(training, "fit", stops)
     outfile = tmp_path / "person.pth"
     assert run(person, outfile, expert, beginner) == 130 and shown == [True]
-    assert f"stopped early; {outfile} has what was best until then" in capsys.readouterr().err
+    assert f"stopped early; {outfile} has the best weights so far" in capsys.readouterr().err
     assert weights.load_model(outfile).width == 0.125 and outfile.with_name("person_before_after.png").exists()
 
 

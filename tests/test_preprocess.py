@@ -987,7 +987,7 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     assert run(roots, "--sync", "drop") == 0 and kept(roots) == ["s/good"]
     assert set(dropped(roots).values()) == {"out of sync"} and report(roots)["finished_before"] == 1
     told = capsys.readouterr().out
-    assert "out of sync s/late.mkv: s/late is off by 8 frames" in told and "lists      not written anew" in told
+    assert "out of sync s/late.mkv: s/late is off by 8 frames" in told and "lists      not rewritten" in told
 
     untouched = {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()}
     assert run(roots, "--sync", "correct") == 0
