@@ -1,4 +1,4 @@
-"""Flags that several scripts have, and what they ask for."""
+"""Flags shared by several scripts, and the objects made from them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from recipes import TrainingOptions
 
 Flags = argparse._ActionsContainer  # a parser, or one of its groups
-NO_BOX = [-1, -1, -1, -1]  # what the reference takes for "look for it"
-GENERATOR = "The generator: a file, demo (the included one, and the default), wav2lip or wav2lip_gan."
+NO_BOX = [-1, -1, -1, -1]  # in the reference, "detect the face"
+GENERATOR = "The generator: a file, demo (the included one, the default), wav2lip or wav2lip_gan."
 NEGATED = {"smooth": "nosmooth", "mark": "no_mark"}  # flags that switch off what ``lipsync.Options`` switches on
 FLAGS_OF_OPTIONS = [NEGATED.get(field.name, field.name) for field in fields(Options)]
 
 
 def add_compute_arguments(parser: Flags, precisions: Iterable[str] = tuple(PRECISIONS)) -> None:
-    parser.add_argument("--device", default="auto", help="Compute on this device: auto, cpu, cuda, cuda:N or mps.")
+    parser.add_argument("--device", default="auto", help="The device to compute on: auto, cpu, cuda, cuda:N or mps.")
     parser.add_argument(
         "--precision",
         choices=("auto", *precisions),
         default="auto",
-        help="Compute the networks in this precision; auto takes half precision where the hardware is fast in it.",
+        help="Numeric precision of the networks; auto uses half precision where the hardware is fast at it.",
     )
 
 
@@ -42,18 +42,18 @@ def add_detector_argument(parser: Flags) -> None:
         "--face_detector",
         choices=faces.NAMES,
         default=faces.AUTO,
-        help="Find faces with this detector. auto is sfd, or centerface where sfd's weights cannot be had. "
+        help="The face detector. auto is sfd, or centerface if sfd's weights are not available. "
         f"{' and '.join(faces.CPU_DETECTORS)} need no download.",
     )
 
 
 def add_detector_arguments(parser: Flags) -> None:
     add_detector_argument(parser)
-    parser.add_argument("--face_detector_weights", type=Path, help="Take the detector's weights from this file.")
+    parser.add_argument("--face_detector_weights", type=Path, help="Load the detector's weights from this file.")
 
 
 def add_search_arguments(parser: Flags) -> None:
-    """What scripts take that search one video at a time and remember what they saw."""
+    """Add the flags of scripts that search one video at a time and cache the boxes."""
     add_detector_arguments(parser)
     add = parser.add_argument
     add(
@@ -62,11 +62,11 @@ def add_search_arguments(parser: Flags) -> None:
         default=FaceSearch.batch_size,
         help="Batch size of the face detector.",
     )
-    add("--no_cache", action="store_true", help="Search again, and do not remember the boxes.")
+    add("--no_cache", action="store_true", help="Detect faces again, and do not cache their boxes.")
 
 
 def face_search(args: argparse.Namespace) -> FaceSearch:
-    """Return the search that ``add_detector_arguments`` or ``add_search_arguments`` asked for."""
+    """Return the search described by ``add_detector_arguments`` or ``add_search_arguments``."""
     search = FaceSearch(args.face_detector, args.face_detector_weights)
     if not hasattr(args, "no_cache"):
         return search
@@ -81,23 +81,23 @@ def add_training_arguments(parser: cli.Parser) -> None:
     add(
         "--resume",
         action="store_true",
-        help="Go on from the newest checkpoint in --checkpoint_dir, if there is one, whatever --checkpoint_path says.",
+        help="Continue from the newest checkpoint in --checkpoint_dir; if there is one, --checkpoint_path is ignored.",
     )
     add("--filelists", type=Path, default=FILELISTS, help="The folder with train.txt and val.txt.")
     add("--hparams", default="", metavar="NAME=VALUE,…", help="Change settings of hparams.py.")
     add(
         "--max_steps",
         type=cli.positive(int),
-        help="Stop after this step. Without it, training goes on until it is stopped.",
+        help="Stop after this step. Without it, training continues until it is interrupted.",
     )
-    add("--keep", type=cli.positive(int), help="Number of newest checkpoints to keep; without it, all.")
-    add("--seed", type=cli.seed, default=0, help="The seed of the weights and of the order of the data.")
+    add("--keep", type=cli.positive(int), help="Number of newest checkpoints to keep. Without it, all.")
+    add("--seed", type=cli.seed, default=0, help="Random seed of the weights and of the data order.")
     add_compute_arguments(parser, ("fp32", "bf16"))
 
 
 def training_options(args: argparse.Namespace) -> TrainingOptions:
-    """Return what ``add_training_arguments`` asked for."""
-    from recipes import TrainingOptions  # here: other programs need none of it
+    """Return the options from ``add_training_arguments``."""
+    from recipes import TrainingOptions  # imported here because other scripts do not need it
 
     return TrainingOptions(
         filelists=args.filelists,
@@ -118,7 +118,7 @@ def training_options(args: argparse.Namespace) -> TrainingOptions:
 
 
 def add_lip_sync_arguments(parser: cli.Parser) -> None:
-    """All that tells how to lip-sync, whatever the face and the speech."""
+    """Add all flags of lip-syncing, except those for the face and the speech."""
     _add_network_arguments(parser.add_argument_group("the network"))
     _add_face_arguments(parser.add_argument_group("the face"))
     _add_frame_arguments(parser.add_argument_group("the frames"))
@@ -132,19 +132,20 @@ def _add_network_arguments(parser: Flags) -> None:
     add(
         "--syncnet_checkpoint_path",
         type=cli.file_or_name,
-        help="Print how well the speech matches the face as it was filmed, by this expert; --speaker asks it too.",
+        help="Report how well the speech matches the face as filmed, by this expert: a file, lipsync_expert or demo. "
+        "--speaker uses it too.",
     )
     add_generation_arguments(parser)
 
 
 def add_generation_arguments(parser: Flags) -> None:
-    """By what frames are made, besides the generator."""
+    """Add the flags for what makes the frames, besides the generator."""
     add = parser.add_argument
     add(
         "--restorer",
         type=Path,
         metavar="FILE",
-        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel loads.",
+        help="Sharpen each mouth with this face restorer: GFPGAN, RestoreFormer or another that spandrel can load.",
     )
     add_batch_argument(parser)
     add_compute_arguments(parser, runtimes.PRECISIONS)
@@ -152,8 +153,8 @@ def add_generation_arguments(parser: Flags) -> None:
         "--runtime",
         choices=runtimes.NAMES,
         default="torch",
-        help="Compute the generator with this; openvino (int8) is faster on CPUs without bf16, and two more packages "
-        "have to be installed for it.",
+        help="The runtime of the generator; openvino (int8) is faster on CPUs without bf16 and needs two more "
+        "packages installed.",
     )
 
 
@@ -162,7 +163,7 @@ def add_batch_argument(parser: Flags) -> None:
         "--wav2lip_batch_size",
         type=cli.positive(int),
         default=128,
-        help="Batch size of the generator, at most.",
+        help="Maximum batch size of the generator.",
     )
 
 
@@ -172,34 +173,35 @@ def _add_face_arguments(parser: Flags) -> None:
     add(
         "--face_index",
         type=cli.whole,
-        help="Take this face, from 0 at the left, in each shot anew, as they first appear. Without it, the largest.",
+        help="Use the face with this number, counted from the left as faces first appear in each shot, from 0. Without "
+        "it, the largest.",
     )
     add(
         "--speaker",
         choices=VALUES["speaker"],
-        help="In each shot take the face whose lips move with the sound of --face; leave other shots as filmed.",
+        help="In each shot, use the face whose lips move with the sound of --face; leave shots without one as filmed.",
     )
-    add("--face_like", type=Path, help="In each shot take the face that looks like the one in this picture.")
+    add("--face_like", type=Path, help="In each shot, use the face that looks like the one in this picture.")
     add_identity_argument(parser)
     add(
         "--on_missing_face",
         choices=VALUES["on_missing_face"],
         default=Options.on_missing_face,
-        help="Keep frames without a face as they are, or stop.",
+        help="Keep frames without a face as they are (keep), or stop with an error (error).",
     )
     add(
         "--pads",
         nargs="+",
         type=cli.whole,
-        help="Pixels added to the box of the face: top bottom left right. Without it, as the network wants it.",
+        help="Pixels added to the face box: top bottom left right. Without it, the network's own setting.",
     )
     add(
         "--box",
         nargs="+",
         type=cli.whole,
         default=NO_BOX,
-        help="Use this box for the face in all frames: top bottom left right. Without it, or with -1 -1 -1 -1, it is "
-        "searched for.",
+        help="Use this face box in all frames, in pixels: top bottom left right. Without it, or with -1 -1 -1 -1, the "
+        "face is detected.",
     )
     add("--nosmooth", action="store_true", help="Do not smooth the boxes over time.")
 
@@ -209,7 +211,7 @@ def add_identity_argument(parser: Flags) -> None:
         "--identity",
         default=Options.identity,
         type=cli.file_or_name,
-        help="The network that compares faces with one in a picture, SFace: a file, or sface to download it once.",
+        help="The SFace network that compares faces with the one in a picture: a file, or sface to download it once.",
     )
 
 
@@ -219,20 +221,25 @@ def _add_frame_arguments(parser: Flags) -> None:
         "--start",
         type=cli.moment,
         metavar="TIME",
-        help="Redo only a part of the video, in which the speech begins here: seconds, MM:SS or HH:MM:SS.mmm.",
+        help="Lip-sync only a part of the video; the speech starts at this time: seconds, MM:SS or HH:MM:SS.mmm.",
     )
-    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
-    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use the first frame as a photo.")
+    add(
+        "--end",
+        type=cli.moment,
+        metavar="TIME",
+        help="End that part at this time. Without it, with the speech or the video.",
+    )
+    add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
         "--loop",
         choices=VALUES["loop"],
         default=Options.loop,
-        help="Repeat a video that is shorter than the speech from its start, or back and forth.",
+        help="Repeat a video that is shorter than the speech from its start (loop), or back and forth (pingpong).",
     )
     add(
         "--fps",
         type=cli.positive(float),
-        help="Frame rate of the result. Without it, that of the video; of a photo, 25.",
+        help="Frame rate of the result. Without it, that of the video, or 25 for a photo.",
     )
     add(
         "--resize_factor",
@@ -245,7 +252,7 @@ def _add_frame_arguments(parser: Flags) -> None:
         nargs="+",
         type=cli.whole,
         default=list(Options.crop),
-        help="Use only this part of the frames: top bottom left right; -1 is the far edge.",
+        help="Use only this part of the frames, in pixels: top bottom left right; -1 is the far edge.",
     )
     add(
         "--rotate",
@@ -254,27 +261,29 @@ def _add_frame_arguments(parser: Flags) -> None:
         default=Options.rotate,
         type=cli.turn,
         metavar="{90,180,270}",
-        help="Turn the frames clockwise before --crop; without a number, by 90 degrees.",
+        help="Rotate the frames clockwise by this many degrees before --crop; without a number, by 90.",
     )
 
 
 def _add_file_arguments(parser: Flags) -> None:
     add = parser.add_argument
-    add("--mix", type=Path, help="The sound of the result, such as voice and music; --audio then only moves the lips.")
+    add(
+        "--mix", type=Path, help="The sound of the result, such as voice with music; --audio then only drives the lips."
+    )
     add(
         "--crf",
         type=cli.whole,
         metavar="0-51",
         default=Options.crf,
-        help="Quality of the picture (x264): lower is better, and makes larger files.",
+        help="Video quality (x264): lower is better and makes larger files.",
     )
     add(
         "--preset",
         choices=VALUES["preset"],
         default=Options.preset,
-        help="Effort of the encoder (x264): slower ones make smaller files.",
+        help="Encoder effort (x264): slower presets make smaller files.",
     )
-    add("--no_mark", action="store_true", help="Do not say in the file's comment that its lips are synthetic.")
+    add("--no_mark", action="store_true", help="Do not state in the file's comment that its lips are synthetic.")
     add_credentials_argument(parser)
 
 
@@ -284,48 +293,51 @@ def add_credentials_argument(parser: Flags) -> None:
         nargs=2,
         type=Path,
         metavar=("CERTIFICATES", "KEY"),
-        help="Sign what was done into the file (C2PA) with these certificates and their private key, both PEM.",
+        help="Sign the file with Content Credentials (C2PA), using these certificates and their private key, both PEM.",
     )
 
 
 def add_mouth_arguments(parser: Flags) -> None:
-    """What tells how the mouth moves and is put in."""
+    """Add the flags for how the mouth moves and is blended in."""
     add = parser.add_argument
     add(
         "--lip_delay",
         type=cli.finite,
-        help="Delay the lips by this many milliseconds: 40 for the official networks, whose lips are early. Without "
-        "it, by what the network needs, if its checkpoint tells.",
+        help="Delay the lips by this many milliseconds, such as 40 for the official networks, whose lips are early. "
+        "Without it, the delay given by the checkpoint, or none.",
     )
     add(
         "--silence",
         choices=VALUES["silence"],
         default=Options.silence,
-        help="In pauses of the speech keep the lips shut (closed), or as the network draws them (free).",
+        help="In pauses of the speech, keep the lips shut (closed), or as the network draws them (free).",
     )
     add(
         "--reference",
         type=number_or_name,
         metavar="{same,still,matching,FRAME}",
-        help="Show the network each frame's own face (same), with a shut mouth (still), with one as far open as the "
-        "sound opens it (matching), or the frame of this number. Without it, as the network wants it.",
+        help="The reference face for the network: each frame's own (same), one with the mouth shut (still), one with "
+        "the mouth as far open as the sound will open it (matching), or that of the frame with this number. Without "
+        "it, the network's own setting.",
     )
     add(
         "--mouth_gain",
         type=cli.finite,
         default=Options.mouth_gain,
-        help="Scale the movement of the mouth by this factor.",
+        help="Scale mouth movement by this factor: 0 keeps the mouth shut, 2 doubles the movement.",
     )
     add(
         "--blend",
         choices=VALUES["blend"],
-        help="Paste the whole box, or what changes with soft edges (feather). Without it, as the network wants it.",
+        help="Paste the whole box (box), or only what changes, with soft edges (feather). Without it, the network's "
+        "own setting.",
     )
     add(
         "--occlusion",
         choices=VALUES["occlusion"],
         default=Options.occlusion,
-        help="Keep what is in front of the mouth (hands, microphones, captions), or draw over it (ignore).",
+        help="Keep what is in front of the mouth, such as hands, microphones and captions (keep; needs --blend "
+        "feather), or draw over it (ignore).",
     )
 
 
@@ -334,19 +346,19 @@ def number_or_name(text: str) -> str | int:
 
 
 def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``add_lip_sync_arguments`` asked for, as ``LipSync.run`` takes it."""
+    """Return the options from ``add_lip_sync_arguments``, as keyword arguments of ``LipSync.run``."""
     given = {field.name: getattr(args, field.name) for field in fields(Options) if field.name not in NEGATED}
     negated = {name: not getattr(args, flag) for name, flag in NEGATED.items()}
     return given | negated | {"box": None if args.box == NO_BOX else args.box}
 
 
 def mouth_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``add_mouth_arguments`` asked for, likewise."""
+    """Return the options from ``add_mouth_arguments``, likewise."""
     return {name: getattr(args, name) for name in OF_THE_MOUTH}
 
 
 def open_lips(args: argparse.Namespace) -> LipSync:
-    """Return the networks that ``add_lip_sync_arguments`` asked for, on this process's own device."""
+    """Return a ``LipSync`` for the networks from ``add_lip_sync_arguments``, on this process's own device."""
     return LipSync(
         args.checkpoint_path,
         search=face_search(args),

@@ -1,4 +1,4 @@
-"""What every script shares at its edge: one-line errors, exit codes and argument types."""
+"""The command-line frame of every script: one-line errors, exit codes and argument types."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 collects = gc.isenabled()
-gc.disable()  # what is imported is no garbage: to look for some in it, now and at the end, took half a second
+gc.disable()  # imports leave no garbage; collecting during them, and once more at exit, took half a second
 stops = signal.getsignal(signal.SIGINT)
 if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing has begun: whoever stops it now is told nothing
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process without a traceback
 
-# While each has a core of its own, OpenMP's threads run on for milliseconds when they wait for each other. Beside
-# others, such as ffmpeg, none has. Where they are more than cores they sleep after a 300th of that: so they do here.
+# OpenMP threads spin for milliseconds while they wait for each other, which takes cores from others such as ffmpeg. If
+# there are more threads than cores, they spin a 300th of that before they sleep; this sets the same here.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 try:
@@ -45,7 +45,7 @@ MAX_PORT = 65535
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells defaults, as one would type them, but for those that say nothing."""
+    """Help formatter that appends defaults as one would type them, except uninformative ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", []) or isinstance(action.default, bool):
@@ -56,35 +56,35 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser whose errors are one line, and that knows ``--debug``."""
+    """ArgumentParser with one-line errors, ``--debug`` and ``--version``."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=Formatter)
-        self.register("type", Path, path)  # of every flag that takes one
+        self.register("type", Path, path)  # for every flag with type=Path
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
         self.add_argument(
-            "--version", action="version", version=f"wav2lip {version()}", help="Say which version this is, and exit."
+            "--version", action="version", version=f"wav2lip {version()}", help="Print the version and exit."
         )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def parse_cells(self, cells: Mapping[str, str], args: argparse.Namespace, folder: Path) -> argparse.Namespace:
-        """Return ``args`` with what a row of a table says instead: a cell for every flag, by its name without dashes.
+        """Return ``args`` overridden by a table row: ``cells`` maps flags, without dashes, to their values.
 
-        Files are relative to ``folder``. Raises UserError, as a command line would.
+        Paths are relative to ``folder``. Raises UserError, as for a command line.
         """
         changed, flags = argparse.Namespace(**vars(args)), []
         for name, cell in cells.items():
             action = self._option_string_actions[f"--{name}"]
             try:
-                if action.nargs == 0:  # a switch, which may be off in this row alone
+                if action.nargs == 0:  # a switch, which this row may turn off
                     setattr(changed, action.dest, boolean(cell))
                 elif action.type is Path or (action.type is file_or_name and (folder / cell).exists()):
                     flags.append(f"--{name}={folder / cell}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()
-                    flags += [f"--{name}", *(str(int(number)) for number in numbers)]  # and no other flag
+                    flags += [f"--{name}", *(str(int(number)) for number in numbers)]  # int() rejects smuggled flags
                 else:
                     flags.append(f"--{name}={cell}")
             except (argparse.ArgumentTypeError, ValueError) as problem:
@@ -93,31 +93,31 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_a_script() -> bool:
-    """Whether this process runs one of ours, and not somebody's program that imports it."""
+    """Return whether this process runs one of our scripts, rather than a program that imports this module."""
     main = Path(getattr(sys.modules["__main__"], "__file__", None) or os.devnull)
     is_command = main.stem == "wav2lip" or main.name.startswith("wav2lip-")
     return is_command or main.resolve().parent in (HERE, *(HERE / name for name in FOLDERS))
 
 
 def heed_interrupts() -> None:
-    """From now on, Ctrl-C is a KeyboardInterrupt again."""
+    """Make Ctrl-C raise KeyboardInterrupt again."""
     if quits and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, stops)
 
 
-if not _is_a_script():  # which has more to import
+if not _is_a_script():  # scripts have more to import, and call this in run()
     heed_interrupts()
 
 
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
-    """Parse ``argv``, do the work, and turn whatever goes wrong into one line on stderr and an exit code."""
+    """Parse ``argv``, do the work, and turn any error into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
         heed_interrupts()
-        for number in heeded(STOPPING):  # a killed run cleans up as an interrupted one does
+        for number in heeded(STOPPING):  # so that a terminated run cleans up like an interrupted one
             signal.signal(number, _stop)
-    if sys.stderr is None:  # closed, as by some that start programs in the background
+    if sys.stderr is None:  # closed, as some background launchers do
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file or an old terminal on Windows cannot say every name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # files and old terminals on Windows cannot encode all names
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         args = parser.parse_args(argv)
@@ -152,14 +152,14 @@ def _report(text: str, code: int) -> int:
 
 
 def quoted(*words: str | Path) -> str:
-    """Return the words of a command as one would type them here."""
-    if sys.platform == "win32":  # whose names have no quotes in them
+    """Return the words of a command quoted for this platform's shell."""
+    if sys.platform == "win32":  # file names there contain no quotes
         return " ".join(f'"{word}"' if " " in str(word) else str(word) for word in words)
     return shlex.join(map(str, words))
 
 
 def started(script: str, command: str) -> str:
-    """Return how to start a script in the way in which this one was started: as a file, or as an installed command."""
+    """Return how to start a script the way this one was started: as a file, or as an installed command."""
     return command if Path(sys.argv[0]).name.startswith("wav2lip-") else f"python {script}"
 
 
@@ -168,7 +168,7 @@ def started(script: str, command: str) -> str:
 
 
 def boolean(text: str) -> bool:
-    """True and False as people write them (the reference took ``--static False`` for true)."""
+    """Parse True and False as people write them (the reference took ``--static False`` for true)."""
     if text.lower() in ("true", "yes", "1", "on"):
         return True
     if text.lower() in ("false", "no", "0", "off"):
@@ -177,7 +177,7 @@ def boolean(text: str) -> bool:
 
 
 def turn(text: str) -> int:
-    """Degrees clockwise by which frames are turned; yes is a quarter."""
+    """Parse a clockwise rotation in degrees; yes means 90."""
     if text in ("90", "180", "270"):
         return int(text)
     try:
@@ -187,20 +187,20 @@ def turn(text: str) -> int:
 
 
 def path(text: str) -> Path:
-    """The name of a file or folder; an empty one, as of a variable that is not set, would be the current folder."""
+    """Parse a path; an empty one, as from an unset variable, is an error, since it would mean the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("this name is empty; give a file or a folder")
     return Path(text)
 
 
 def file_or_name(text: str) -> str:
-    """A file, or one of the names of a download; where a table of jobs says it, relative to that if it is there."""
+    """Parse a file or the name of a download; in a job table, a file is relative to the table if it exists there."""
     path(text)
-    return text  # as it is: an address keeps its slashes
+    return text  # not as a Path, which would collapse the slashes of a URL
 
 
 def positive(kind: type) -> Callable[[str], float]:
-    """A number above zero of type ``kind`` (int or float)."""
+    """Return a parser of numbers above zero of type ``kind`` (int or float)."""
 
     def parse(text: str) -> float:
         try:
@@ -215,14 +215,14 @@ def positive(kind: type) -> Callable[[str], float]:
 
 
 def port(text: str) -> int:
-    """A port that a server can listen at."""
+    """Parse a port for a server to listen on."""
     if not text.isdecimal() or not 0 < int(text) <= MAX_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port, a whole number from 1 to {MAX_PORT}")
     return int(text)
 
 
 def whole(text: str) -> int:
-    """Any whole number."""
+    """Parse any whole number."""
     try:
         return int(text)
     except ValueError:
@@ -230,14 +230,14 @@ def whole(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 on that generators of random numbers take."""
+    """Parse a seed for random number generators."""
     if not text.isdecimal() or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)
 
 
 def moment(text: str) -> float:
-    """Seconds into a video, see ``parts.moment``."""
+    """Parse a time in a video, see ``parts.moment``."""
     try:
         return parts.moment(text)
     except UserError as problem:
@@ -245,7 +245,7 @@ def moment(text: str) -> float:
 
 
 def finite(text: str) -> float:
-    """Any number but nan and inf."""
+    """Parse any number except nan and inf."""
     try:
         value = float(text)
     except ValueError:
