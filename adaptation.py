@@ -1,9 +1,9 @@
-"""Make a generator know one person: continue it on a video in which they speak.
+"""Adapt a generator to one person: fine-tune it on a video of them speaking.
 
     adapt("person.mp4", "person.pth", AdaptationOptions(minutes=10))
 
-The way through: video -> one prepared clip -> its last tenth kept aside -> training on the rest -> held-out figures and
-a contact sheet, before and after.
+Pipeline: video -> one prepared clip -> last tenth held out -> training on the rest -> held-out figures and a contact
+sheet, before and after.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from training import Figures, GeneratorTask
 MIN_SECONDS = 5.0
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
-EVALUATED = 8  # batches at most
+EVALUATED = 8  # held-out batches, at most
 SHEET_WINDOWS = 8
-POSE_SIDE = 32  # pixels of a face when poses are compared
+POSE_SIDE = 32  # pixels to which faces are shrunk to compare poses
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
-MIN_KEPT = 5  # windows
-COMPARED = 3000  # frames at most, with each
-ALIKE = 4  # frames whose poses are nearest, of which one is drawn
-REFERENCE_LEAD = 1  # mel_lead of networks that do not tell: official ones, or trained as they are
-SETTINGS = (  # a steady mean of the weights, for one video is little
+MIN_KEPT = 5  # held-out windows
+COMPARED = 3000  # candidate frames for a twin, at most
+ALIKE = 4  # frames with the most similar poses, of which one is chosen at random
+REFERENCE_LEAD = 1  # mel_lead of checkpoints that do not store it: the official ones, and those trained the same way
+SETTINGS = (  # with an EMA of the weights, since a single video is little data
     "detail_wt=2,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
     "num_workers=1,frozen_norms=true"
 )
@@ -52,42 +52,41 @@ SETTINGS = (  # a steady mean of the weights, for one video is little
 
 @dataclass(frozen=True)
 class AdaptationOptions:
-    """What to start and to learn from, for how long, and on what."""
+    """The networks, duration, settings and device of an adaptation."""
 
     minutes: float = 10.0  # of training
     checkpoint: str | Path = weights.DEMO  # the generator to start from: a file, wav2lip, wav2lip_gan or demo
-    expert: str | Path = weights.DEMO  # to learn from: a file, lipsync_expert or demo
-    judge: str | Path = weights.JUDGE  # another expert, never learned from, that scores the result
-    settings: str = ""  # of hparams.py, "name=value,…", where they are to differ from ``SETTINGS``
-    seed: int = 0  # of the order of the data
+    expert: str | Path = weights.DEMO  # the expert of the sync loss: a file, lipsync_expert or demo
+    judge: str | Path = weights.JUDGE  # another expert that only scores the result
+    settings: str = ""  # hparams that override ``SETTINGS``, as "name=value,…"
+    seed: int = 0  # of the data order
     search: FaceSearch = FaceSearch()
     device: str = "auto"
     precision: str = "auto"  # of the training
 
     def __post_init__(self) -> None:
-        if not 0 < self.minutes < math.inf:  # of NaN minutes, none would ever be the last
-            raise UserError(f"--minutes {self.minutes} is not a time to train; give a number above 0")
+        if not 0 < self.minutes < math.inf:  # with NaN, training would never end
+            raise UserError(f"--minutes {self.minutes} is not a training time; give a number above 0")
         check_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What was won on what was kept aside."""
+    """The result of an adaptation, measured on held-out frames."""
 
     before: Examination
     after: Examination
     sheet: Path  # a picture: as filmed, before, after
-    is_better: bool = True  # whether it learned anything; if not, its weights are those it began with
-    stopped: bool = False  # by Ctrl-C, before its time
+    is_better: bool = True  # False: training brought no improvement, and the original weights were kept
+    stopped: bool = False  # early, by Ctrl-C
 
 
 def adapt(
     face: str | Path, outfile: str | Path, options: AdaptationOptions = AdaptationOptions(), report: Reporter = SILENT
 ) -> Adapted:
-    """Write ``outfile``, a generator that knows the person in the video ``face``, and a contact sheet beside it.
+    """Write ``outfile``, a generator adapted to the person in the video ``face``, and a contact sheet beside it.
 
-    Raises UserError for input that cannot be used; RuntimeError for what fails. Settings of ``hparams`` are changed
-    meanwhile.
+    Raises UserError for unusable input, RuntimeError for failures. The global ``hparams`` are changed while it runs.
     """
     face, outfile = Path(face), Path(outfile)
     check_files(face, outfile, options, report)
@@ -99,18 +98,18 @@ def adapt(
         task = open_task(group, start.width, options, report)
         try:
             before, after, stopped = learn(task, start, face, options, report)
-        except BaseException:  # a fault, or a second Ctrl-C: what was won until then is not lost
+        except BaseException:  # an error or a second Ctrl-C: save the progress made so far
             if task.won:
                 write_checkpoint(outfile, task, start)
             raise
-        sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png may be a picture of Anna
+        sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png might be the user's picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
         return Adapted(before, after, sheet, task.score(after.figures) < task.score(before.figures), stopped)
 
 
 def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:
-    """Raise UserError, before anything is read, if the video is not there or the result would be written over."""
+    """Raise UserError early if the video is missing or ``outfile`` is unusable or one of the input files."""
     if not face.is_file():
         raise MissingFile(f"--face {face} does not exist")
     if outfile.is_dir():
@@ -124,18 +123,21 @@ def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: R
 
 
 class PersonTask(GeneratorTask):
-    """A generator's training that ends with the weights that were best on what was kept aside."""
+    """Generator training that ends with the weights that scored best on held-out frames."""
 
     lowest = float("inf")
-    won = False  # anything against the weights that it began with
+    won = False  # whether any weights have scored better than the original ones
 
     def train_mode(self, on: bool) -> None:
-        """All but the audio encoder: one video is too little for it, and ``opening`` was fitted to what it gives."""
+        """Set the mode of all but the audio encoder, which stays frozen.
+
+        One video is too little data for it, and ``opening`` was fitted to its output.
+        """
         super().train_mode(on)
         self.generator.audio_encoder.eval()
 
     def score(self, figures: Figures) -> float:
-        """How far what is drawn is from what was filmed, blur included: by L1 alone, a blur is near to everything."""
+        """Return how far the output is from the filmed frames: L1 alone would favour blur, which detail penalises."""
         return figures["l1"] + self.hp.detail_wt * figures.get("detail", 0.0)
 
     def remember(self, figures: Figures) -> None:
@@ -169,16 +171,16 @@ def open_task(group: Distributed, width: float, options: AdaptationOptions, repo
 def learn(
     task: PersonTask, start: weights.Checkpoint, face: Path, options: AdaptationOptions, report: Reporter
 ) -> tuple[Examination, Examination, bool]:
-    """Train ``task`` from ``start`` on; return what it makes of what was kept aside, before and after.
+    """Train ``task`` from ``start``; return its examination before and after, and whether Ctrl-C stopped it.
 
-    And whether Ctrl-C ended it; then it is what was best until then.
+    Either way, ``task`` ends with the best weights so far.
     """
     with tempfile.TemporaryDirectory(prefix="adapt") as folder:
         plan = training.Plan(
             Path(folder, "run"),
             Path(folder),
             hp.batch_size,
-            checkpoint_interval=1 << 30,  # nobody looks at samples
+            checkpoint_interval=1 << 30,  # no samples are needed
             eval_interval=hp.eval_interval,
             eval_steps=EVALUATED,
             minutes=options.minutes,
@@ -194,7 +196,7 @@ def learn(
         stopped = False
         try:
             training.fit(task, train, held_out, plan, report)
-            task.remember(examine(task, held_out).figures)  # a slow machine may not have come to any evaluation
+            task.remember(examine(task, held_out).figures)  # a slow machine may not have reached any evaluation
         except training.Stopped:
             stopped = True
         task.recall()
@@ -206,7 +208,7 @@ def learn(
 
 
 def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Reporter = SILENT) -> tuple[Path, Path]:
-    """Cut the video into two clip folders, to learn from and to keep aside; raise UserError for one of no use."""
+    """Cut the video into two clip folders, training and held-out; raise UserError if the video is unusable."""
     learned, kept = folder / "person/learned", folder / "person/kept"
     learned.mkdir(parents=True)
     kept.mkdir()
@@ -217,41 +219,41 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
     except Unusable as problem:
         raise UserError(f"{face} cannot be learned from: {problem.detail}") from None
     shown = frame_ids(learned).tolist()
-    shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # what comes after the sound teaches nothing
+    shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # frames after the end of the sound are useless
     if len(shown) < MIN_SECONDS * hp.fps:
         raise UserError(
-            f"{face} shows a face while there is sound for {len(shown) / hp.fps:.1f} s; it takes {MIN_SECONDS:g} s "
-            "at least to learn a person, and a minute is better"
+            f"{face} shows a face with sound for {len(shown) / hp.fps:.1f} s; adapting needs {MIN_SECONDS:g} s at "
+            "least, and a minute is better"
         )
     for frame in shown[shown.index(_first_kept(shown, face)) :]:
         (learned / f"{frame}.jpg").rename(kept / f"{frame}.jpg")
-    for name in ("mel.npy", "clip.json"):  # frames keep their numbers, and so their sound
+    for name in ("mel.npy", "clip.json"):  # frames keep their numbers, so the same mel fits both clips
         (kept / name).write_bytes((learned / name).read_bytes())
     write_twins(learned, [learned], report)
     write_twins(kept, [learned, kept], report)
-    report.note(f"{face}: {len(shown) / hp.fps:.1f} s of a face, the last {HELD_OUT:.0%} kept aside")
+    report.note(f"{face}: {len(shown) / hp.fps:.1f} s with a face, the last {HELD_OUT:.0%} held out")
     return learned, kept
 
 
 def _first_kept(shown: Sequence[int], face: Path) -> int:
-    """Return the first frame of what is kept aside: the last tenth of the windows, for there may be gaps anywhere."""
+    """Return the first frame of the held-out tenth, counted in windows rather than frames, which may have gaps."""
     together = hp.syncnet_T - 1
     begin = [frame for frame, last in zip(shown, shown[together:]) if last - frame == together]
     kept = begin[round(len(begin) * (1 - HELD_OUT)) :]
     apart = shown.index(kept[0]) if kept else 0
     if len(kept) < MIN_KEPT or min(apart, len(shown) - apart) < MIN_FRAMES:
         raise UserError(
-            f"{face} shows a face for {hp.syncnet_T} frames on end only {len(begin)} times, too few to learn from and "
-            "to see what was learned; give a longer video, or one in which the face is seen all the time"
+            f"{face} shows a face for {hp.syncnet_T} frames in a row only {len(begin)} times, too few to learn from and "
+            "to evaluate; give a longer video, or one in which the face is always visible"
         )
     return kept[0]
 
 
 def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -> None:
-    """Give a clip a twin (see ``Wav2LipDataset``): of each frame another one in which the head is held alike.
+    """Write a clip's twin (see ``Wav2LipDataset``): for each frame, another one of ``others`` with a similar head pose.
 
-    It is a frame of ``others``. The picture of reference then shows the same head with another mouth, as it does at
-    inference. Any other frame of somebody who moves shows the head elsewhere: what is learned from it is to blur.
+    The reference face then shows the same head with another mouth, as at inference. With any other frame of a person
+    who moves, the head would be elsewhere, and the network would learn to blur.
     """
     rng = np.random.default_rng(0)
     paths = sorted((path for other in others for path in other.glob("*.jpg")), key=lambda path: int(path.stem))
@@ -261,24 +263,26 @@ def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -
     twin.mkdir()
     (clip / TWIN).write_text(twin.name, encoding="utf-8")
     own = [i for i, path in enumerate(paths) if path.parent == clip]
-    few = np.arange(0, len(paths), -(-len(paths) // COMPARED))  # of an hour, as many as of minutes
+    few = np.arange(0, len(paths), -(-len(paths) // COMPARED))  # bounds the cost for long videos
     candidates, when = poses[few], times[few]
     sizes = np.square(candidates).sum(1)
     for i in report.track(own, "Comparing poses", len(own)):
-        unlike = sizes - 2 * candidates @ poses[i]  # the squared distance, but for what is the same for all
-        unlike[np.abs(when - times[i]) < hp.negative_distance] = np.inf  # whose mouth is the same
+        unlike = sizes - 2 * candidates @ poses[i]  # squared distance, up to a constant
+        unlike[np.abs(when - times[i]) < hp.negative_distance] = np.inf  # too near in time: the same mouth
         chosen = paths[few[rng.choice(np.argsort(unlike)[:ALIKE])]]
         picture = _aligned(_read(chosen), _read(paths[i]))
         files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
 
 
 def _read(path: Path) -> np.ndarray:
-    picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
+    picture: Any = cv2.imdecode(
+        np.fromfile(path, np.uint8), cv2.IMREAD_COLOR
+    )  # on Windows, imread cannot open non-ASCII names
     return pictures.resized(picture, hp.img_size)
 
 
 def _pose(path: Path) -> np.ndarray:
-    """The upper half of a face, where nothing speaks, in a few greys (n,)."""
+    """Return the upper half of a face, which speech does not move, as a small grey picture (n,)."""
     small = cv2.resize(_upper_half(_read(path)), (POSE_SIDE, POSE_SIDE // 2), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32).ravel()
 
@@ -288,12 +292,12 @@ def _upper_half(face: np.ndarray) -> np.ndarray:
 
 
 def _aligned(face: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Move, turn and stretch a face so that its upper half lies as that of another (Evangelidis and Psarakis, 2008)."""
+    """Warp a face affinely so that its upper half aligns with that of ``like`` (Evangelidis and Psarakis, 2008)."""
     matrix = np.eye(2, 3, dtype=np.float32)
     until = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
     try:
         cv2.findTransformECC(_upper_half(like), _upper_half(face), matrix, cv2.MOTION_AFFINE, until)
-    except cv2.error:  # nothing in common: as it is
+    except cv2.error:  # the alignment did not converge
         return face
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(face, matrix, face.shape[1::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
@@ -305,7 +309,7 @@ def _aligned(face: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Examination:
-    """What a generator makes of what it did not learn from."""
+    """A generator's figures and samples on held-out windows."""
 
     figures: Figures
     shown: np.ndarray  # (windows, height, width, 3) uint8 BGR, the middle frame of each
@@ -314,7 +318,7 @@ class Examination:
 
 @torch.no_grad()
 def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
-    """Measure the mean of the task's weights on windows that were kept aside, and show some."""
+    """Evaluate the EMA of the task's weights on held-out windows, and keep samples of some."""
     count = min(len(held_out.index), EVALUATED * hp.batch_size)
     loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
     with task.ema_in_place():
@@ -335,7 +339,7 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
     state = {name: value.cpu() for name, value in task.best.items()}
     settings = {name: getattr(start, name) for name in weights.INFERENCE_SETTINGS}
-    settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it learned from boxes as detected
+    settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it was trained on unpadded boxes
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **settings)
 
 

@@ -181,7 +181,7 @@ def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert,
     assert adapted.sheet == tmp_path / "person_before_after.png" and adapted.sheet.exists()
     before_it, after = (one.figures["l1"] + 2 * one.figures["detail"] for one in (adapted.before, adapted.after))
     assert adapted.is_better == (after < before_it)
-    assert "the last 10% kept aside" in told.notes[0] and any("batches of 4" in note for note in told.notes)
+    assert "the last 10% held out" in told.notes[0] and any("batches of 4" in note for note in told.notes)
     assert capfd.readouterr() == ("", "")
     assert vars(hp) == before
 
@@ -236,7 +236,7 @@ def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
     options = AdaptationOptions(search=FaceSearch("centerface"))
     (tmp_path / "four").mkdir()
     heard = 4.0
-    with pytest.raises(UserError, match="shows a face while there is sound for 4.0 s; it takes 5 s at least"):
+    with pytest.raises(UserError, match="shows a face with sound for 4.0 s; adapting needs 5 s at least"):
         adaptation.prepare(tmp_path / "face.mp4", tmp_path / "four", options)
     (tmp_path / "six").mkdir()
     heard = 6.0
@@ -264,7 +264,7 @@ def test_gaps_where_frames_are_kept_aside(tmp_path, monkeypatch):
     assert not Wav2LipDataset([kept]).index.doubtful
     shown = [i for i in range(250) if i % 4]
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="shows a face for 5 frames on end only 0 times"):
+    with pytest.raises(UserError, match="shows a face for 5 frames in a row only 0 times"):
         adaptation.prepare(tmp_path / "face.mp4", tmp_path / "none", options)
 
 
@@ -330,7 +330,7 @@ def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, 
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (Recipe(seconds=2.0, size=(160, 160)), "shows a face while there is sound for 2.0 s"),
+        (Recipe(seconds=2.0, size=(160, 160)), "shows a face with sound for 2.0 s"),
         (Recipe(seconds=5.2, size=(160, 160), variant="silent"), None),
         (Recipe(seconds=0.2, size=(160, 160)), "cannot be learned from"),
     ],
