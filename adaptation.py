@@ -243,8 +243,8 @@ def _first_kept(shown: Sequence[int], face: Path) -> int:
     apart = shown.index(kept[0]) if kept else 0
     if len(kept) < MIN_KEPT or min(apart, len(shown) - apart) < MIN_FRAMES:
         raise UserError(
-            f"{face} shows a face for {hp.syncnet_T} frames in a row only {len(begin)} times, too few to learn from and "
-            "to evaluate; give a longer video, or one in which the face is always visible"
+            f"{face} shows a face for {hp.syncnet_T} frames in a row only {len(begin)} times, too few to learn from "
+            "and to evaluate; give a longer video, or one in which the face is always visible"
         )
     return kept[0]
 

@@ -1,7 +1,7 @@
-"""Sound as the networks hear it: load, save, mel spectrogram, and the mel window that belongs to a video frame.
+"""Sound for the networks: loading, saving, mel spectrograms, and the mel window of each video frame.
 
-Arrays are float32 mono in [-1, 1] at ``hparams.sample_rate``; mels are (num_mels, frames), 80 frames a second,
-scaled to [-4, 4]. To read the sound of a video or of any other format than wav and flac, see ``video.Sound``.
+Sound arrays are float32 mono in [-1, 1] at ``hparams.sample_rate``; mels are (num_mels, frames), 80 frames a second,
+scaled to [-4, 4]. To read the sound of a video, or of formats other than wav and flac, use ``video.Sound``.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from hparams import hparams as hp
 if TYPE_CHECKING:
     from scipy import sparse
 
-SILENCE = -hp.max_abs_value  # what digital silence becomes in a mel
-# Where nobody speaks: LEVEL dB below what is loud of that which stands out, or no louder than the noise between the
-# words, for PAUSE seconds
+SILENCE = -hp.max_abs_value  # digital silence in a mel
+# A pause: sound that for PAUSE seconds stays LEVEL dB below the loud parts of what stands out from the noise, or within
+# ABOVE_NOISE dB of the noise. LOUD and NOISE are percentiles of the levels.
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
-FEWEST = 20  # mel frames (0.25 s) from which on what stands out is no click
+FEWEST = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
-BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s): an hour of sound needs no hour-sized spectrogram
+BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s), which bounds the memory for long sound
 
 
 def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
     """Read a sound file as float32 mono at ``sr`` Hz."""
-    import librosa  # here, not above: machines that only train on prepared mels need not have it
+    import librosa  # imported here because machines that only train on prepared mels do not need it
 
     wav = librosa.load(path, sr=sr)[0]
     return wav if len(wav) else librosa.load(_measured(path), sr=sr)[0]
 
 
 def _measured(path: str | Path) -> str | Path | io.BytesIO:
-    """Return ``path``, or if it is a wav its content, with a header that promises more than nothing.
+    """Return ``path``, or for a wav its content with the lengths in the header set to the maximum.
 
-    One that was written into a pipe has no length in its header.
+    A wav that was written to a pipe has no length in its header.
     """
     content = bytearray(Path(path).read_bytes())
     size = content.find(b"data", 12, 1 << 12) + 4
     if content[:4] != b"RIFF" or size < 12:
         return path
-    content[4:8] = content[size : size + 4] = b"\xff" * 4  # to the end of the file
+    content[4:8] = content[size : size + 4] = b"\xff" * 4  # read as "to the end of the file"
     return io.BytesIO(content)
 
 
@@ -64,14 +64,14 @@ def save_wav(wav: np.ndarray, path: str | Path, sr: int = hp.sample_rate) -> Non
 def melspectrogram(wav: np.ndarray) -> np.ndarray:
     """Return the scaled mel spectrogram of ``wav`` (samples,) as (num_mels, 1 + samples // hop_size) float32.
 
-    The recipe of the official checkpoints: pre-emphasis, magnitude STFT, Slaney mel filters, decibels floored at
+    Computed as for the official checkpoints: pre-emphasis, magnitude STFT, Slaney mel filters, decibels floored at
     ``min_level_db``, minus ``ref_level_db``, scaled to [-max_abs_value, max_abs_value]. Silence gives -4, never NaN.
     """
     return spectrogram_of([wav])[0]
 
 
 def spectrogram_of(sound: Iterable[np.ndarray]) -> tuple[np.ndarray, int]:
-    """Return the ``melspectrogram`` of sound that comes in blocks (samples,), and the number of samples in all."""
+    """Return the ``melspectrogram`` of sound given in blocks (samples,), and the total number of samples."""
     stream = MelStream()
     mels = [stream.push(piece) for piece in _pieces(sound)]
     return np.concatenate((*mels, stream.end()), axis=1), stream.samples
@@ -85,19 +85,19 @@ def _pieces(sound: Iterable[np.ndarray]) -> Generator[np.ndarray, None, None]:
 
 
 class MelStream:
-    """The ``melspectrogram`` of sound that comes piece by piece: whatever the pieces are, the same to the last bit.
+    """The ``melspectrogram`` of sound that arrives in pieces, identical to the last bit whatever their sizes.
 
-    Before the sound and after it comes half a window of its mirror image: frames are centred. So did librosa 0.7.0,
-    which the reference pinned; later ones put zeros there unless they are told.
+    Frames are centred: both ends of the sound are padded with half a window of its mirror image. librosa 0.7.0, which
+    the reference pinned, did the same; later versions pad with zeros by default.
     """
 
     def __init__(self) -> None:
-        self.samples = 0  # heard so far
+        self.samples = 0  # received so far
         self._last = np.zeros(1, np.float32)
-        self._held = np.empty(0, np.float32)  # emphasized: what the next frames need
+        self._held = np.empty(0, np.float32)  # pre-emphasized samples that the next frames need
 
     def push(self, sound: np.ndarray) -> np.ndarray:
-        """Return the frames (num_mels, frames) that are known once ``sound`` (samples,) float32 has been heard too."""
+        """Add ``sound`` (samples,) float32; return the mel frames (num_mels, frames) that it completes."""
         half, began = hp.n_fft // 2, self._began
         before = np.concatenate((self._last, sound))
         emphasized = sound - np.float32(hp.preemphasis) * before[:-1]
@@ -111,28 +111,28 @@ class MelStream:
         return mel
 
     def end(self) -> np.ndarray:
-        """Return the frames that are left."""
+        """Return the remaining mel frames."""
         half, held = hp.n_fft // 2, self._held
         if self._began:
             held = np.concatenate((held, held[-2 : -half - 2 : -1]))
-        else:  # that was all: it is mirrored more than once
+        else:  # too short to be mirrored just once
             held = np.pad(held, half, mode="reflect" if len(held) else "constant")
         return _mel_block(held)[0]
 
     @property
     def _began(self) -> bool:
-        """Whether there is enough sound to be mirrored before its start."""
+        """Whether there is enough sound to mirror before its start."""
         return self.samples > hp.n_fft // 2
 
 
 def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mel frames (num_mels, frames) that lie within ``samples``, and what the next ones still need of it."""
+    """Return the mel frames (num_mels, frames) within ``samples``, and the samples that the next frames need."""
     count = max(0, 1 + (len(samples) - hp.n_fft) // hp.hop_size)
     rest = samples[count * hp.hop_size :]
     if not count:
         return np.empty((hp.num_mels, 0), np.float32), rest
     wave, hann = torch.from_numpy(samples), torch.hann_window(hp.win_size)
-    # librosa's does the same, and brings along what takes a second to import
+    # librosa.stft does the same, but takes a second to import
     spectrum = torch.stft(wave, hp.n_fft, hp.hop_size, hp.win_size, hann, center=False, return_complex=True)
     amplitude = _mel_basis() @ spectrum.abs().numpy()
     decibels = 20 * np.log10(np.maximum(10 ** (hp.min_level_db / 20), amplitude)) - hp.ref_level_db
@@ -143,7 +143,7 @@ def _mel_block(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _mel_basis() -> sparse.csr_matrix:
-    """The mel filters, sparse: so a frame's sums do not depend on how many frames are computed with it."""
+    """Return the mel filters as a sparse matrix, with which a frame's sums do not depend on the number of frames."""
     from scipy import sparse
 
     return sparse.csr_matrix(mel_filters())
@@ -152,7 +152,7 @@ def _mel_basis() -> sparse.csr_matrix:
 def mel_filters() -> np.ndarray:
     """Return Slaney's mel filters (num_mels, 1 + n_fft // 2) float32: triangles of equal area.
 
-    librosa's to the last bit. To import those takes most of a second, which whoever waits for a first frame would wait.
+    Identical to librosa's to the last bit. Importing librosa takes most of a second, which would delay the first frame.
     """
     lowest, highest = (_hertz_to_mel(hertz) for hertz in (hp.fmin, hp.fmax))
     corners = _mel_to_hertz(np.linspace(lowest, highest, hp.num_mels + 2))
@@ -176,57 +176,57 @@ def _mel_to_hertz(mels: np.ndarray) -> np.ndarray:
 
 
 def frame_count(samples: int, fps: float) -> int:
-    """Return how many video frames at ``fps`` last as long as ``samples`` of sound; at least one."""
+    """Return the number of video frames at ``fps`` that last as long as ``samples`` of sound, at least one."""
     return max(1, round(samples / hp.sample_rate * fps))
 
 
 def first_sample(index: int, fps: float) -> int:
-    """Return with which sample of the sound a video frame begins."""
+    """Return the index of the sound sample at which a video frame begins."""
     return round(index * hp.sample_rate / fps)
 
 
 def levels_of(mel: np.ndarray) -> np.ndarray:
-    """Return how loud each frame of a mel (num_mels, frames) is, in dB."""
+    """Return the level of each frame of a mel (num_mels, frames), in dB."""
     decibels = (mel / hp.max_abs_value - 1) / 2 * -hp.min_level_db
     return 10 * np.log10(np.mean(10 ** (decibels / 10), axis=0))
 
 
 def quiet_of(levels: np.ndarray) -> np.ndarray:
-    """Return in which frames nobody speaks, by their ``levels_of``.
+    """Return a mask of the frames in which nobody speaks, given their ``levels_of``.
 
-    Quieter than speech by ``LEVEL`` dB is silence, and so is noise, where what is louder stands out from it.
+    Frames ``LEVEL`` dB quieter than speech are silent, and so is noise from which speech stands out.
     """
     noise = np.percentile(levels, NOISE)
-    told = levels[levels > noise + ABOVE_NOISE]  # else of a short speech in a long pause, that would be the loud part
+    told = levels[levels > noise + ABOVE_NOISE]  # or for a short speech in a long pause, the pause would count as loud
     told = told if len(told) >= FEWEST else levels
-    loud = min(np.percentile(told, LOUD), np.median(told) + LEVEL / 2)  # a knock is no speech
+    loud = min(np.percentile(told, LOUD), np.median(told) + LEVEL / 2)  # the median guards against knocks
     if noise < loud - LEVEL / 2:
         return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
-    return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # there is speech, or there is none, from end to end
+    return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # uniform sound: all speech, or all silence
 
 
 def silence_of(mel: np.ndarray) -> np.ndarray:
-    """Return how silent each frame of a mel (num_mels, frames) is, from 0 in speech to 1 in pauses, by and by."""
+    """Return how silent each frame of a mel (num_mels, frames) is: 0 in speech, 1 in pauses, with ramps between."""
     from scipy import ndimage
 
     quiet = quiet_of(levels_of(mel))
     pause, closing = (round(seconds * hp.mel_frames_per_second) for seconds in (PAUSE, CLOSING))
-    # lips wait a little before they close, and open a little before there is sound: the ramps lie within the pause
+    # the ramps lie within the pause: lips close a little after the sound ends, and open a little before it starts
     lasting = ndimage.binary_opening(np.pad(quiet, pause, mode="edge"), np.ones(pause, bool))
     closed = ndimage.binary_erosion(lasting, np.ones(closing, bool), border_value=1)
     ramps = ndimage.uniform_filter1d(ndimage.uniform_filter1d(closed.astype(float), closing // 2), closing // 2)
-    return np.clip(ramps[pause:-pause], 0, 1)  # less what the sums were rounded by
+    return np.clip(ramps[pause:-pause], 0, 1)  # the filters' rounding may go beyond
 
 
 def mel_moment(index: int, fps: float, lag: float) -> float:
-    """Return the mel frame of the moment that video frame ``index`` shows, ``lag`` video frames late."""
+    """Return the mel frame at the time of video frame ``index``, less ``lag`` video frames, as a float."""
     return max(0.0, (index - lag) * hp.mel_frames_per_second / fps)
 
 
 class Spectrogram:
-    """The ``melspectrogram`` of sound whose number of ``samples`` is known, as far as somebody has asked for it.
+    """The ``melspectrogram`` of sound with a known number of ``samples``, computed only as far as needed.
 
-    Sound shorter than one window is followed by silence. Threads may share it.
+    Sound shorter than one window is padded with silence. Thread-safe.
     """
 
     def __init__(self, sound: Iterable[np.ndarray], samples: int) -> None:
@@ -236,7 +236,7 @@ class Spectrogram:
 
     @classmethod
     def of(cls, mel: np.ndarray) -> Spectrogram:
-        """Return one that is known, (num_mels, frames)."""
+        """Wrap a mel that is already computed, (num_mels, frames)."""
         known = cls((), 0)
         missing = max(0, hp.mel_step_size - mel.shape[1])
         known._mel = np.pad(mel, ((0, 0), (0, missing)), constant_values=SILENCE)
@@ -250,14 +250,14 @@ class Spectrogram:
         self._stream, self._pieces, self._known = MelStream(), _pieces(self._sound), 0
 
     def close(self) -> None:
-        """Let go of sound that is not read to its end; whoever asks for more has it read from its beginning."""
+        """Close sound that is not read to its end; if more is needed later, it is read from its beginning."""
         with self._lock:
             self._pieces.close()
             if self._known < len(self):
                 self._begin()
 
     def up_to(self, stop: int) -> np.ndarray:
-        """Return it (num_mels, frames) with at least the frames before ``stop`` filled in."""
+        """Return the whole mel (num_mels, frames), of which at least the frames before ``stop`` are computed."""
         with self._lock:
             while self._known < min(stop, len(self)):
                 piece = next(self._pieces, None)
@@ -275,9 +275,9 @@ class Spectrogram:
 class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
-    Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it,
-    as the reference's last one does, so the final 0.2 s get windows that still contain their own moment. ``delay``
-    seconds make each window start so much earlier (at the earliest with the sound), and what is seen come later.
+    Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it, as the
+    reference's last one does, so the windows of the final 0.2 s still contain their own frame. ``delay`` starts each
+    window that many seconds earlier (but not before the sound), so that the lips move later.
     """
 
     def __init__(self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0) -> None:
@@ -303,11 +303,11 @@ class MelWindows:
         return mel_moment(index, self.fps, self.lag)
 
     def _start(self, index: int) -> int:
-        """Return the mel frame that a window starts with."""
+        """Return the first mel frame of a window."""
         return int(min(self._moment(index), len(self.spectrogram) - hp.mel_step_size))
 
     def heard(self) -> np.ndarray:
-        """Return in which windows somebody is heard, (frames,) bool: see ``quiet_of``."""
+        """Return a mask of the windows that contain speech, (frames,) bool; see ``quiet_of``."""
         quiet = quiet_of(levels_of(self.spectrogram.up_to(len(self.spectrogram))))
         starts = map(self._start, range(self.count))
         return np.array([not quiet[start : start + hp.mel_step_size].all() for start in starts], bool)
@@ -320,7 +320,7 @@ class MelWindows:
 
 
 class Buffer:
-    """What has come and is not used up yet, along its last axis; its pieces are joined when somebody looks at it."""
+    """A queue of arrays along their last axis; appended pieces are concatenated only when they are read."""
 
     def __init__(self, nothing: np.ndarray) -> None:
         self._whole, self._pieces, self._count = nothing, list[np.ndarray](), nothing.shape[-1]
@@ -333,41 +333,41 @@ class Buffer:
         self._count += piece.shape[-1]
 
     def first(self, count: int) -> np.ndarray:
-        """Return the first ``count``, or as many as there are; not to be changed."""
+        """Return the first ``count`` items, or as many as there are; do not modify the result."""
         if self._pieces:
             self._whole, self._pieces = np.concatenate((self._whole, *self._pieces), axis=-1), []
         return self._whole[..., :count]
 
     def drop(self, count: int) -> None:
-        """Forget the first ``count``."""
+        """Remove the first ``count`` items."""
         self.first(0)
         self._whole = self._whole[..., count:]
         self._count = self._whole.shape[-1]
 
 
 class WindowStream:
-    """The ``MelWindows`` of sound that comes piece by piece; of what has been given, nothing is kept."""
+    """The ``MelWindows`` of sound that arrives in pieces; sound that is no longer needed is discarded."""
 
     def __init__(self, fps: float, delay: float = 0.0) -> None:
         self.fps, self.lag = fps, delay * fps
         self.index = 0  # of the next window
         self.ended = False
         self._mels = MelStream()
-        self.start = 0  # of the last one given, in mel frames
-        self._mel = Buffer(np.empty((hp.num_mels, 0), np.float32))  # from there on
+        self.start = 0  # mel frame at which the last yielded window starts
+        self._mel = Buffer(np.empty((hp.num_mels, 0), np.float32))  # from ``start``
 
     @property
     def samples(self) -> int:
-        """Heard so far."""
+        """Number of samples received so far."""
         return self._mels.samples
 
     def push(self, sound: np.ndarray) -> None:
-        """Hear more (samples,)."""
+        """Add sound (samples,)."""
         for piece in _pieces([sound]):
             self._mel.append(self._mels.push(piece))
 
     def end(self) -> None:
-        """Hear that this was all: now the windows at the end are known."""
+        """Mark the end of the sound, which makes the last windows available."""
         self._mel.append(self._mels.end())
         missing = max(0, hp.mel_step_size - self._known)
         self._mel.append(np.full((hp.num_mels, missing), SILENCE, np.float32))
@@ -378,13 +378,13 @@ class WindowStream:
         return self.start + len(self._mel)
 
     def ready(self) -> Iterator[np.ndarray]:
-        """Yield the windows (num_mels, mel_step_size) that follow, up to the first for which more has to be heard."""
+        """Yield the next windows (num_mels, mel_step_size), up to the first that needs more sound."""
         while self.index < frame_count(self.samples, self.fps):
             moment, last = mel_moment(self.index, self.fps, self.lag), self._known - hp.mel_step_size
-            heard = self.samples >= first_sample(self.index + 1, self.fps)  # all that sounds beside it
+            heard = self.samples >= first_sample(self.index + 1, self.fps)  # all sound during this frame has arrived
             if not (self.ended or (heard and moment < last + 1)):
                 return
             start = int(min(moment, last))
-            self._mel.drop(start - self.start)  # later ones do not start before it
+            self._mel.drop(start - self.start)  # later windows do not start before this one
             self.start, self.index = start, self.index + 1
             yield self._mel.first(hp.mel_step_size).copy()
