@@ -275,9 +275,9 @@ class Spectrogram:
 class MelWindows:
     """The mel window of each video frame: ``windows[i]`` is (num_mels, mel_step_size), starting at frame i's time.
 
-    Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it, as the
-    reference's last one does, so the windows of the final 0.2 s still contain their own frame. ``delay`` starts each
-    window that many seconds earlier (but not before the sound), so that the lips move later.
+    Frame i starts at mel frame int(i * 80 / fps). Windows that would reach past the end of the sound end with it, as
+    the reference's last one does, so the windows of the final 0.2 s still contain their own frame. ``delay`` starts
+    each window that many seconds earlier (but not before the sound), so that the lips move later.
     """
 
     def __init__(self, mel: np.ndarray | Spectrogram, fps: float, count: int, delay: float = 0.0) -> None:

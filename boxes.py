@@ -1,4 +1,4 @@
-"""Where the face is in every frame: one box each, in whole pixels, or none."""
+"""The face's box in every frame, in whole pixels, or None."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from face_detection.tracking import Steadying, gap_of, most_together, settle, sh
 from face_path import Box, Piece
 from video import VideoInfo
 
-MOUTH_CENTRE = np.array([0.5, 0.76])  # where the middle of the mouth is in a box, in shares of its width and height
+MOUTH_CENTRE = np.array([0.5, 0.76])  # centre of the mouth in a box, as fractions of its width and height
 
 
 def follow(
@@ -24,10 +24,10 @@ def follow(
     face_index: int | None = None,
     smooth: bool = True,
 ) -> Generator[Piece, None, None]:
-    """Follow one face through what a detector saw: the largest, or the one that is ``face_index``-th from the left.
+    """Track one face through a detector's results: the largest, or number ``face_index`` from the left.
 
-    ``seen`` is that, each time that there is more of it. ``pads`` are pixels added to the box: top, bottom, left,
-    right. Raises UserError, at the end, if there is no such face.
+    ``seen`` yields the detections so far, each time that there are more. ``pads`` are pixels added to the box: top,
+    bottom, left, right. Raises UserError, at the end, if there is no such face.
     """
     return place(_checked(seen, picture, face_index), picture, pads, smooth)
 
@@ -35,7 +35,7 @@ def follow(
 def _checked(
     seen: Iterable[Detections], picture: VideoInfo, face_index: int | None
 ) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield what ``settle`` does; raise UserError, at the end, if that is nobody and the reason is known."""
+    """Yield what ``settle`` yields; at the end, raise UserError if that is no face and the reason is known."""
     found, faces, gap = Detections(), False, gap_of(picture.fps)
 
     def noted() -> Iterator[Detections]:
@@ -56,9 +56,10 @@ def _checked(
 def place(
     rows: Iterable[tuple[np.ndarray, bool]], picture: VideoInfo, pads: Sequence[int], smooth: bool
 ) -> Generator[Piece, None, None]:
-    """Make boxes to draw in of where one person was seen, (n, 4), NaN where not, each with whether a shot ends there.
+    """Turn one person's detections into boxes to draw in.
 
-    Raises UserError, at the end, if that was nowhere, or the pads leave nothing of it.
+    ``rows`` are pieces of them, (n, 4), NaN where there are none, each with whether a shot ends there. Raises
+    UserError, at the end, if there are none at all, or the pads leave nothing of the face.
     """
     steady, faces, drawn, seen_whole, count = Steadying(gap_of(picture.fps), smooth), False, False, False, 0
     for seen, shot_ends in rows:
@@ -72,7 +73,7 @@ def place(
 
 
 def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
-    """Yield only what lies in a ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
+    """Yield only the boxes in ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
     passed, looked_at, drawn = 0, 0, False
     for boxes, seen, shot_ends in pieces:
         boxes_inside, seen_inside = (slice(max(0, part.start - n), max(0, part.stop - n)) for n in (passed, looked_at))
@@ -84,9 +85,9 @@ def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[
 
 
 def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
-    """Turn top, bottom, left, right into a box; raise UserError if it does not lie inside the frame.
+    """Turn top, bottom, left, right into a box; raise UserError if it is not inside the frame.
 
-    They count in pixels of the frame as it was given, also where a large photo is shrunk.
+    They are pixels of the original picture, even if a large photo is shrunk.
     """
     top, bottom, left, right = box
     width, height = picture.unshrunk
@@ -101,16 +102,16 @@ def fixed_box(box: Sequence[int], picture: VideoInfo) -> Box:
 
 
 def check_face_index(index: int, count: int) -> None:
-    """Raise UserError if there are faces, but not so many."""
+    """Raise UserError if there are faces, but none with this index."""
     if 0 < count <= index:
         on_view = f"{count} faces are" if count > 1 else "one face is"
-        raise UserError(f"--face_index {index}, but {on_view} on view at most, counted from 0 at the left")
+        raise UserError(f"--face_index {index}, but at most {on_view} visible at a time; count from 0 at the left")
 
 
 def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
-    """(frames, 4) float boxes, NaN where missing -> whole pixels inside the picture, None where nothing is left.
+    """Convert float boxes (frames, 4), NaN where missing, to whole pixels inside the picture, None if nothing is left.
 
-    Raises UserError when no frame has a face, or the pads leave none.
+    Raises UserError if no frame has a face, or the pads leave nothing of it.
     """
     placed = _placed(boxes, pads, picture)
     drawn = any(placed)
@@ -120,17 +121,17 @@ def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> 
 
 
 def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
-    """(frames, 4) float boxes, NaN where missing -> whole pixels, None where there is no mouth in the picture.
+    """Convert float boxes (frames, 4), NaN where missing, to whole pixels, None where the mouth is outside the picture.
 
-    A face that the picture's edge cuts keeps its whole box, as far as it was seen: else all of it would be taken for
-    more of a face than it is, and its mouth for elsewhere.
+    A face cut off by the picture's edge keeps its whole detected box. Clipped to the picture, the box would be taken
+    for a whole face, with the mouth in the wrong place.
     """
     share = picture.width / picture.unshrunk[0]
-    top, bottom, left, right = (round(share * pad) for pad in pads)  # which count in the photo as it is
+    top, bottom, left, right = (round(share * pad) for pad in pads)  # pads are pixels of the original photo
     limits = np.array([picture.width, picture.height])
     lowest, highest = np.minimum(boxes[:, :2], 0), np.maximum(boxes[:, 2:], limits)
     padded = boxes + np.array([-left, -top, right, bottom])
-    padded = np.round(np.clip(padded, np.tile(lowest, 2), np.tile(highest, 2)))  # pads end with the picture
+    padded = np.round(np.clip(padded, np.tile(lowest, 2), np.tile(highest, 2)))  # pads do not reach beyond the picture
     corner, size = padded[:, :2], padded[:, 2:] - padded[:, :2]
     mouth = corner + MOUTH_CENTRE * size
     usable = ((size > 0) & (mouth >= 0) & (mouth < limits)).all(1)  # False for NaN
@@ -139,13 +140,13 @@ def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[
 
 
 def within(box: Box, width: int, height: int) -> Box:
-    """Return the part of a box that lies in a picture."""
+    """Return the part of a box that is inside a picture."""
     x1, y1, x2, y2 = box
     return max(0, x1), max(0, y1), min(width, x2), min(height, y2)
 
 
 def shown_in(frame: np.ndarray, box: Box) -> np.ndarray:
-    """Return what a frame shows in a box, a view of it; if that reaches beyond it, a copy in which its edge goes on."""
+    """Return a view of a frame's pixels in a box; if that reaches beyond the frame, a copy with the edge repeated."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = within(box, width, height)
     inside = frame[y1:y2, x1:x2]
@@ -154,7 +155,7 @@ def shown_in(frame: np.ndarray, box: Box) -> np.ndarray:
 
 
 def put_back(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
-    """Write into a frame what ``shown_in`` has given, and somebody has changed; nothing if it is a view."""
+    """Write a modified crop from ``shown_in`` back into the frame; does nothing for a view."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = inside = within(box, width, height)
     if inside != box:
@@ -162,27 +163,27 @@ def put_back(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
 
 
 def _check_any(faces: bool, whole: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
-    """Raise UserError if ``count`` frames had no ``faces``, or none ``whole``, or nothing is left to be ``drawn``."""
+    """Raise UserError if ``count`` frames had no ``faces``, none with its mouth (``whole``), or none left to draw."""
     if not faces:
         raise no_face(picture, 0, count)
     if not whole:
-        raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of it")
+        raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of the face")
     if not drawn:
         raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
 def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False) -> UserError:
-    """Return what to say where none of ``count`` frames, from ``first`` on, has a face, or one that can be drawn in.
+    """Return the error for ``count`` frames from ``first`` on, none of which has a face that can be drawn in.
 
-    Others may have one.
+    Frames outside this range may have one.
     """
     start = picture.start + first
     seconds = (float(frame / picture.fps) for frame in (start, start + count))
-    where = " from {:.2f} to {:.2f} s, where it was looked for".format(*seconds)
+    where = " from {:.2f} to {:.2f} s, the part that was searched".format(*seconds)
     if picture.is_image:
         where = ""
     elif count == 1:
-        where = " in its first frame, which alone is used"
+        where = " in its first frame, the only one used"
     if in_profile:
         return UserError(
             f"{picture.path} shows the face only in profile, or lying on its side{where}: no mouth can be drawn there; "
@@ -196,7 +197,7 @@ def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False
 
 
 def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", first: int = 0) -> str:
-    """Say which frames have no face, or which seconds do not show ``what``; "" if all do.
+    """Describe which frames have no face, or which seconds do not show ``what``; "" if all do.
 
     ``first`` is the number of the first box's frame.
     """

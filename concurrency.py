@@ -1,4 +1,4 @@
-"""Streams of items that are worked on ahead of whoever takes them."""
+"""Streams whose items are computed ahead of their consumer, in threads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-NAME, PATIENCE = "prefetch", 30.0  # of its threads; seconds
+NAME, PATIENCE = "prefetch", 30.0  # name of the threads; seconds to wait for one another
 _quiet = threading.RLock()
 
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warnings meanwhile, in one thread at a time: before Python 3.14 two would turn them off for ever."""
+    """Suppress warnings, in one thread at a time: before Python 3.14, two would turn them off permanently."""
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -32,7 +32,7 @@ def prefetch(
 ) -> Generator[Item, None, None]:
     """Yield ``items``, computing up to ``depth`` of them ahead in a thread; errors surface here, in order.
 
-    ``stop`` is called when no more are wanted, to end what the thread may be waiting for.
+    ``stop`` is called when the consumer wants no more, to interrupt what the thread may be waiting for.
     """
     iterator = iter(items)
     end = object()
@@ -59,27 +59,27 @@ def prefetch(
 
 
 class _Worker:
-    """A thread that does one thing after another.
+    """A thread that runs one task after another.
 
-    No ``ThreadPoolExecutor``: that takes a lock of the whole process to begin something. If the garbage collector comes
-    just then, and ends a stream that somebody has left, that would wait for the lock in its own thread, for ever.
+    Not a ``ThreadPoolExecutor``, which takes a process-wide lock on every submit. If the garbage collector ran during
+    that and closed an abandoned stream, closing would wait for the lock in the thread that holds it: a deadlock.
     """
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue = queue.SimpleQueue()  # the kind of queue that the collector may use
-        self._over, self._ended = False, threading.Event()  # whether the thread takes no more; and is no more
-        self._resting = threading.RLock()  # held by whoever does the rest
+        self._orders: queue.SimpleQueue = queue.SimpleQueue()  # reentrant, so safe to use during garbage collection
+        self._over, self._ended = False, threading.Event()  # the thread takes no more tasks; the thread has ended
+        self._resting = threading.RLock()  # held while the remaining tasks are run
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         _working.add(self)
         try:
             self._thread.start()
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # including Ctrl-C
             _working.discard(self)
             self.end()
             raise
 
     def begin(self, work: Callable[..., Result], *given: Any) -> Future:
-        """Have some work done, once all before it is; here, if the thread takes no more."""
+        """Queue a task; run it in the calling thread if the worker's takes no more."""
         future: Future = Future()
         self._orders.put((future, work, given))
         if self._over:
@@ -87,10 +87,10 @@ class _Worker:
         return future
 
     def finish(self, last: Callable[[], object] | None) -> None:
-        """Have this done last, if there is something, and wait for the end.
+        """Queue ``last``, if given, as the last task, and wait for the end.
 
-        Not in its own thread, where the collector may come, too; nor in another's for long: who waits there for whom
-        is not known.
+        Does not wait in the worker's own thread, where the garbage collector may call this, and in another worker's
+        only for a limited time, since that one may itself be waited for.
         """
         done = self.begin(last or bool)
         self.end()
@@ -105,29 +105,29 @@ class _Worker:
             done.result()
 
     def end(self) -> None:
-        """Let the thread end, after all that it was given."""
+        """Let the thread end after its queued tasks."""
         self._orders.put(None)
 
     def lose(self) -> None:
-        """Take the thread for ended."""
+        """Mark the thread as ended."""
         self._over = True
         self._ended.set()
 
     def join(self) -> None:
-        """Wait for the end. Not by the thread's own ``join``: interrupted, that takes it for ended (Python 3.11)."""
+        """Wait for the end; an interrupted ``Thread.join`` would mark the thread as ended (Python 3.11)."""
         self._ended.wait()
 
     def _work(self) -> None:
         while order := self._orders.get():
             _fulfil(*order)
-            del order  # while it waits, it keeps nothing
+            del order  # keep no references while waiting
         self._over = True
         self._do_the_rest()
         _working.discard(self)
         self._ended.set()
 
     def _do_the_rest(self) -> None:
-        """Do what came too late for the thread."""
+        """Run the tasks that came too late for the thread."""
         with self._resting, contextlib.suppress(queue.Empty):
             while True:
                 if order := self._orders.get_nowait():
@@ -142,11 +142,11 @@ def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
             future.set_exception(error)
 
 
-_working: set[_Worker] = set()  # those whose threads have not ended
+_working: set[_Worker] = set()  # whose threads have not ended
 
 
 def _forget_all() -> None:
-    """In a process that was forked: its copies of these threads are not there."""
+    """In a forked process, mark all workers as ended, since their threads do not exist there."""
     for worker in _working:
         worker.lose()
     _working.clear()
@@ -158,7 +158,7 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end_all() -> None:
-    """Before Python ends: threads that are at work then may crash it."""
+    """End all threads before the interpreter exits; running ones may crash it."""
     for worker in (working := list(_working)):
         worker.end()
     for worker in working:
@@ -171,9 +171,9 @@ def in_parallel(
     threads: int,
     prepare: Callable[[], object] | None = None,
 ) -> Iterator[Result]:
-    """Yield ``work(item)`` of all items in order; with several threads, one item more than these is taken ahead.
+    """Yield ``work(item)`` for all items in order; with several threads, up to one item more than these is read ahead.
 
-    ``prepare`` is called first in each of several threads.
+    ``prepare`` is called once in each thread, if there are several.
     """
     if threads == 1:
         yield from map(work, items)
@@ -193,9 +193,9 @@ def in_parallel(
 
 
 def _begin(pool: ThreadPoolExecutor, work: Callable[..., Result], *given: Any) -> Future:
-    """Let ``pool`` do some work; where it no longer takes any, do it here.
+    """Submit work to ``pool``; if it accepts none any more, do it here.
 
-    Once the main thread has come to its end, no pool takes work; other threads, which Python waits for, still want it.
+    Pools accept no work once the main thread has ended, but other threads, which Python waits for, may still need it.
     """
     try:
         return pool.submit(work, *given)

@@ -1,4 +1,4 @@
-"""Content Credentials (C2PA): a signed history within a video, of what it was made from and what was done to it."""
+"""Content Credentials (C2PA): a signed record inside a video of what it was made from and how it was changed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import numpy as np
 import files
 from errors import MissingFile, UserError, needs, reason_of
 
-CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's names for how keys sign, by their bits
-SIGNABLE = (".mp4", ".m4v", ".mov")  # of those that are written, the ones that C2PA has a place in
-# IPTC's name for what was filmed, and then changed in part by what learned from pictures
+CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's signature algorithms for elliptic curves, by key size
+SIGNABLE = (".mp4", ".m4v", ".mov")  # output containers that can hold C2PA data
+# IPTC's term for a recording partly altered by trained models
 CHANGED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
 class Credentials:
-    """Whoever vouches for a video: a chain of certificates, the signer's own first, and its private key, both PEM.
+    """The signer of a video: a chain of certificates, the signer's own first, and its private key, both PEM.
 
-    Raises MissingFile, or UserError for files that cannot sign and where c2pa-python is missing.
+    Raises MissingFile, or UserError if the files cannot sign or c2pa-python is not installed.
     """
 
     def __init__(self, certificates: str | Path, key: str | Path) -> None:
         for path in (Path(certificates), Path(key)):
             if not path.is_file():
                 raise MissingFile(
-                    f"{path} does not exist; --credentials takes certificates and their private key (PEM)"
+                    f"{path} does not exist; --credentials needs certificates and their private key (PEM)"
                 )
         with needs("credentials"):
             import c2pa
@@ -45,14 +45,14 @@ class Credentials:
             raise UserError(f"{words}: {reason_of(error)}") from error
 
     def check(self, outfile: Path) -> None:
-        """Raise UserError if such a file has no place for credentials."""
+        """Raise UserError if this kind of file cannot hold credentials."""
         if outfile.suffix.lower() not in SIGNABLE:
-            raise UserError(f"{outfile} has no place for --credentials; name it {' or '.join(SIGNABLE)}")
+            raise UserError(f"{outfile} cannot hold --credentials; name it {' or '.join(SIGNABLE)}")
 
     def sign(self, path: Path, source: Path, title: str, made_by: str) -> None:
-        """Put into the video at ``path`` that it is ``title``, the video or photo ``source`` with lips ``made_by`` us.
+        """Sign the video at ``path`` as ``title``, made from the video or photo ``source`` by the program ``made_by``.
 
-        What credentials the source has of its own become a part of the history.
+        Credentials that the source already has become part of the history.
         """
         try:
             with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
@@ -61,16 +61,16 @@ class Credentials:
             raise RuntimeError(f"{title} could not be signed: {reason_of(error)}") from error
 
     def _try_out(self) -> None:
-        """Sign a black picture: what is wrong with certificates shows only then."""
+        """Sign a black picture, since faulty certificates raise errors only then."""
         picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
         with self._history("black", "nobody") as history:
             history.sign(self._signer, "image/png", io.BytesIO(picture), io.BytesIO())
 
     def _history(self, title: str, made_by: str, source: Path | None = None) -> Any:
-        """Return what begins with the ``source``, where C2PA can tell of such a file, and else with us."""
+        """Return a history that begins with ``source``, or with this program if C2PA does not support such a file."""
         try:
             return self._begin(title, made_by, source)
-        except self._c2pa.C2paError:  # it is of another kind than its name says, or damaged
+        except self._c2pa.C2paError:  # the source is damaged, or not what its suffix says
             return self._begin(title, made_by, None)
 
     def _begin(self, title: str, made_by: str, source: Path | None) -> Any:
@@ -79,11 +79,11 @@ class Credentials:
         action["description"] = "The lips are synthetic."
         assertions = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
         told = {"claim_generator_info": [{"name": "Wav2Lip"}], "title": title, "assertions": assertions}
-        # a file from anywhere may name an address of credentials, which nobody here is to call
+        # do not fetch remote credentials that an untrusted file may point to
         context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
         history = c2pa.Builder(json.dumps(told), context)
         kind = source.suffix.lower().removeprefix(".") if source else ""
-        if source and kind in c2pa.Builder.get_supported_mime_types():  # they are suffixes as well
+        if source and kind in c2pa.Builder.get_supported_mime_types():  # the list includes suffixes
             history.set_intent(c2pa.C2paBuilderIntent.EDIT)
             with open(source, "rb") as file:
                 history.add_ingredient({"title": source.name, "relationship": "parentOf"}, kind, file)
@@ -94,7 +94,7 @@ class Credentials:
 
 
 def _algorithm(key: bytes) -> str:
-    """Return C2PA's name for how such a private key signs."""
+    """Return C2PA's name of the signature algorithm for a private key."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -102,9 +102,9 @@ def _algorithm(key: bytes) -> str:
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.key_size in CURVES:
             return CURVES[loaded.key_size]
-        raise ValueError(f"a curve of {loaded.key_size} bits is not one of C2PA's")
+        raise ValueError(f"C2PA has no curve of {loaded.key_size} bits")
     if isinstance(loaded, rsa.RSAPrivateKey):
         return "ps256"
     if isinstance(loaded, ed25519.Ed25519PrivateKey):
         return "ed25519"
-    raise ValueError(f"a key of the kind {type(loaded).__name__.strip('_')} is not one of C2PA's")
+    raise ValueError(f"a key of type {type(loaded).__name__.strip('_')} is not supported by C2PA")

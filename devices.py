@@ -1,4 +1,4 @@
-"""Which device and precision to compute on, with how many CPU threads, and how much at a time."""
+"""Choose the device, the precision, the number of CPU threads and the size of batches to compute with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from errors import UserError, is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MAX_WORKERS = 8  # network calls at a time; more would only hold more frames
+MAX_WORKERS = 8  # concurrent network calls; more would only hold more frames in memory
 Result = TypeVar("Result")
 _lock = threading.Lock()
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` -> the fastest device here; else the named one. Raises UserError if it is not there."""
+    """Return the named device, or for ``auto`` the fastest; raise UserError if it is not available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -38,13 +38,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def own_device(name: str) -> str:
-    """Under torchrun every process of a machine takes its own GPU."""
+    """Return this process's own GPU under torchrun, otherwise ``name``."""
     local = int(os.environ.get("LOCAL_RANK", 0))
     return f"cuda:{local}" if local and name in ("auto", "cuda") and torch.cuda.is_available() else name
 
 
 def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` -> bf16 autocast where the hardware has it; float16 would need its losses scaled, and is refused."""
+    """Return the named precision, or for ``auto`` bf16 if the hardware has it; fp16 would need loss scaling."""
     if name == "fp16":
         raise UserError("training in fp16 would lose small gradients; use bf16 or fp32")
     if name != "auto":
@@ -54,7 +54,7 @@ def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` -> the fastest that stays within about one grey level of float32 on ``device``; else the named one."""
+    """Return the named precision, or for ``auto`` the fastest on ``device`` within about one grey level of float32."""
     if name != "auto":
         return named_precision(name, device)
     if device.type == "cuda":
@@ -72,7 +72,7 @@ def named_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use: a container or taskset makes them fewer, and torchrun's share them."""
+    """Return the number of CPUs for this process: those that containers or taskset allow, shared under torchrun."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -86,26 +86,27 @@ def cpu_computes(dtype: torch.dtype) -> bool:
 
 
 def cuda_has_bf16(device: torch.device) -> bool:
-    """Whether this GPU computes in bfloat16. ``torch.cuda.is_bf16_supported`` also says yes where it is emulated (T4).
+    """Return whether this GPU computes in bfloat16 in hardware.
 
-    Newer torch can be asked to leave these out, but not 2.4, and not about another GPU than the current one.
+    ``torch.cuda.is_bf16_supported`` also returns True where it is emulated (T4). Newer versions of torch can exclude
+    these, but not 2.4, and only for the current GPU.
     """
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def cpu_has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
-    # torch before 2.12 has no public way to ask, before 2.6 none
+    # torch has a public query from 2.12 on, and a private one from 2.6 on
     return _cpu_has("avx512_bf16", "amx_bf16", "bf16", until="AVX512_CORE_VNNI", private="_is_avx512_bf16_supported")
 
 
 def cpu_has_vnni() -> bool:
-    """Whether this CPU multiplies eight-bit matrices in hardware (elsewhere sums of their products may overflow)."""
+    """Return whether this CPU multiplies 8-bit matrices in hardware (elsewhere sums of their products may overflow)."""
     return _cpu_has("avx512_vnni", "avx_vnni", until="AVX512_CORE", private="_is_vnni_supported")
 
 
 def _cpu_has(*names: str, until: str, private: str) -> bool:
-    """Whether the CPU has one of these instructions, and oneDNN is not limited to a set that comes no further."""
+    """Return whether the CPU has one of these instruction sets, and ONEDNN_MAX_CPU_ISA does not exclude it."""
     sets = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_VNNI")
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in sets[: sets.index(until) + 1]:
         return False
@@ -116,49 +117,49 @@ def _cpu_has(*names: str, until: str, private: str) -> bool:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return how the networks' tensors lie in memory: channels last, but on MPS, whose batch norms fail in that.
+    """Return the memory format of the networks' tensors: channels last, except on MPS.
 
-    Their gradients do, on torch 2.9 to 2.13 at least (its issues 188371 and 175189).
+    There the gradients of batch norms fail with it, on torch 2.9 to 2.13 at least (its issues 188371 and 175189).
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:
-    """Return what ``work`` makes of arrays of one length, or None, at once; or of their halves, if memory lacks."""
+    """Return ``[work(*batches)]``; if memory runs out, split the batches (equally long, or None) in half and retry."""
     count = next(len(batch) for batch in batches if batch is not None)
     try:
         return [work(*batches)]
     except RuntimeError as error:
         if count == 1 or not is_out_of_memory(error):
             raise
-    # only here: inside the block, the error would keep alive whatever filled the memory
+    # not inside the except block, where the error would keep alive whatever filled the memory
     halves = (slice(None, count // 2), slice(count // 2, None))
     parts = ([None if batch is None else batch[half] for batch in batches] for half in halves)
     return [made for part in parts for made in in_halves(work, *part)]
 
 
 def cpu_shares() -> tuple[int, int]:
-    """Return how many calls of the network to run at a time on the CPU, and the threads of each."""
+    """Return how many calls of the network to run in parallel on the CPU, and the threads of each."""
     threads = torch.get_num_threads()
-    share = -(-threads // MAX_WORKERS)  # rounded up: of 12 cores, eight calls with one thread each would leave 4 idle
+    share = -(-threads // MAX_WORKERS)  # rounded up: eight calls with one thread each would leave 4 of 12 cores idle
     return -(-threads // share), share
 
 
 def calls_at_a_time(device: torch.device) -> int:
-    """Return how many calls of the network to run at a time, each in a thread that has called ``take_share``.
+    """Return how many calls of the network to run in parallel, each in a thread that has called ``take_share``.
 
-    Calls side by side, a thread each, need not wait for the slowest core at every layer: the cores are also wanted by
-    the decoder and the encoder. On another device, one call is prepared while another runs.
+    Parallel calls with few threads each need not wait for the slowest core at every layer; the decoder and the encoder
+    compete for the cores. On devices other than the CPU, one call is prepared while another runs.
     """
     return cpu_shares()[0] if device.type == "cpu" else 2
 
 
 def take_share() -> None:
-    """Let this thread, one of ``calls_at_a_time``, compute with its share of the CPU's threads, and no other thread."""
+    """Limit this thread, one of ``calls_at_a_time``, to its share of the CPU's threads; others are not affected."""
     with _lock:
         threads = torch.get_num_threads()
         torch.set_num_threads(cpu_shares()[1])
-        # torch keeps one number for the thread that sets it, and one for threads to come
+        # torch stores one number for the thread that sets it and one for new threads; this restores the latter
         elsewhere = threading.Thread(target=torch.set_num_threads, args=(threads,))
         elsewhere.start()
         elsewhere.join()

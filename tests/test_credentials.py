@@ -162,8 +162,8 @@ def test_credentials_flag_signs_what_is_made(small_checkpoint, talking_clip, spe
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ("outfile", "out.mkv has no place for --credentials; name it .mp4 or .m4v or .mov"),
-    ("missing", "nowhere.pem does not exist; --credentials takes certificates and their private key"),
+    ("outfile", "out.mkv cannot hold --credentials; name it .mp4 or .m4v or .mov"),
+    ("missing", "nowhere.pem does not exist; --credentials needs certificates and their private key"),
     ("swapped", "cannot sign Content Credentials: "),
     ("other key", "cannot sign Content Credentials: "),
 ])  # fmt: skip

@@ -234,7 +234,7 @@ def test_the_same_frames_are_searched_once(program, monkeypatch):
     ((), ("anna.wav",), "'anna.wav' is not NUMBER=SPEECH"),
     ((), ("one=long.wav",), "'one=long.wav' is not NUMBER=SPEECH"),
     ((), ("0=none.wav",), "none.wav does not exist"),
-    ((), ("0=short.wav", "5=long.wav"), "--pair 5=long.wav: --face_index 5, but 2 faces are on view"),
+    ((), ("0=short.wav", "5=long.wav"), "--pair 5=long.wav: --face_index 5, but at most 2 faces are visible"),
     (("--face_index", 0), ("0=long.wav",), "and so does --face_index"),
     (("--speaker", "auto"), ("0=long.wav",), "and so does --speaker"),
     (("--face_like", "x.png"), ("0=long.wav",), "and so does --face_like"),

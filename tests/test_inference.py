@@ -383,7 +383,7 @@ def test_flags_that_do_nothing_are_told(sync, tmp_path, speech, flags, words):
     (("--crop", 200, 100, 0, -1), "leaves nothing"),
     (("--resize_factor", 0), "is not 1 or more"),
     (("--face_index", -1), "--face_index"),
-    (("--face_index", 5), "--face_index 5, but one face is on view at most"),
+    (("--face_index", 5), "--face_index 5, but at most one face is visible at a time"),
     (("--resize_factor", 500), "--resize_factor 500 leaves nothing of the 320x240 picture"),
     (("--lip_delay", "nan"), "'nan' is not a number"),
     (("--lip_delay", "inf"), "'inf' is not a number"),

@@ -384,7 +384,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone[:20] = astronaut[0:240, 60:380]
     write_clip(tmp_path / "gone.mp4", gone)
     with pytest.raises(
-        UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.6[0-9] s, where it was looked for"
+        UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.6[0-9] s, the part that was searched"
     ):
         lips.prepare(tmp_path / "gone.mp4", tone, start=1.2)
     lips.prepare(tmp_path / "gone.mp4", tone, start=0.6).faces[0].filmed.path.known(None)
