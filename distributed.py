@@ -1,4 +1,4 @@
-"""Where a network learns: on which device, in which precision, alone or as one of many processes."""
+"""Where a network trains: on which device, in which precision, alone or as one of several processes."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from errors import UserError
 
 Batch = Sequence[torch.Tensor]
 Network = TypeVar("Network", bound=nn.Module)
-MAX_SEED = 2**63 - 1  # that torch takes
-PATIENCE = datetime.timedelta(hours=2)  # for who lags behind: mels of a large data set may be made on one machine alone
+MAX_SEED = 2**63 - 1  # torch's limit
+PATIENCE = datetime.timedelta(hours=2)  # for slow processes: one machine may first have to compute a large set's mels
 
 
-# by which a process is asked to stop, besides Ctrl-C; all but SIGTERM come when a window is closed, SIGBREAK on Windows
+# signals that ask a process to stop, besides Ctrl-C; all but SIGTERM are sent when a terminal is closed (SIGBREAK on
+# Windows)
 STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}
 
 
 def check_seed(seed: int) -> None:
-    """Raise UserError for what generators of random numbers do not take."""
+    """Raise UserError if random number generators do not accept this seed."""
     if not (isinstance(seed, numbers.Integral) and 0 <= seed <= MAX_SEED):
         raise UserError(f"the seed {seed!r} is not a whole number from 0 to 2^63 - 1")
 
 
 def heeded(names: Set[str]) -> list[int]:
-    """Return those of these signals that there are here, less those that are ignored, as nohup asks."""
+    """Return the numbers of those signals that exist on this platform and are not ignored (as nohup does)."""
     numbers = [getattr(signal, name) for name in names & set(dir(signal))]
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """Where and how to compute: this process's device and place among the others, and the autocast type."""
+    """Where and how to compute: this process's device, its rank among the others, and the autocast type."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -61,35 +62,35 @@ class Distributed:
         return torch.autocast(self.device.type, self.dtype)
 
     def to_device(self, batch: Batch) -> list[torch.Tensor]:
-        waits = self.device.type != "cuda"  # MPS would read on while the batch is thrown away
+        waits = self.device.type != "cuda"  # MPS might still read from the batch after it is freed
         return [part.to(self.device, non_blocking=not waits) for part in batch]
 
     def prepare(self, network: Network) -> Network:
-        """Move ``network`` here; with several processes, share batch-norm statistics between them."""
+        """Move ``network`` to the device; with several processes, share batch-norm statistics between them."""
         if self.world_size > 1:
             network = _share_statistics(network, self.device)
         return self.place(network)
 
     def place(self, network: Network) -> Network:
-        """Move ``network`` here, with channels last in memory where that works."""
+        """Move ``network`` to the device, with channels last in memory where that works."""
         how = memory_format(self.device)
         return network.to(self.device, memory_format=how)  # type: ignore[call-overload]  # stubs lack it
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        """Return the form of ``network`` whose gradients are averaged over all processes."""
+        """Wrap ``network`` so that its gradients are averaged over all processes."""
         if self.world_size == 1:
             return network
         ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=ids)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the rows (N, ...) of all processes, one process after the other; every process must have N."""
+        """Return the rows (N, ...) of all processes, concatenated by rank; every process must have N."""
         if self.world_size == 1:
             return rows
-        # DistributedDataParallel will average gradients over processes, each of which has those of all
-        from torch.distributed.nn import functional  # here: some builds of torch have none of it
+        # gradients flow back to the rows of all processes, and DistributedDataParallel then averages them
+        from torch.distributed.nn import functional  # imported here because some builds of torch lack it
 
-        return torch.cat(functional.all_gather(rows.contiguous(), dist.group.WORLD))  # else that of the first import
+        return torch.cat(functional.all_gather(rows.contiguous(), dist.group.WORLD))  # the default was set at import
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average over all processes, in place."""
@@ -99,48 +100,48 @@ class Distributed:
         return values
 
     def wait(self) -> None:
-        """Wait until all processes have come this far."""
-        self.mean(torch.zeros(1, device=self.device)).item()  # on a GPU, only whoever reads it waits
+        """Wait until all processes have reached this point."""
+        self.mean(torch.zeros(1, device=self.device)).item()  # on a GPU, only item() waits
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """Inside, tensors on ``device`` are computed in their own precision."""
+    """Return a context in which tensors on ``device`` are computed in their own precision."""
     if not torch.amp.autocast_mode.is_autocast_available(device.type):  # MPS before torch 2.5
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
-    """Join the group that ``torchrun`` describes in the environment, or be alone without one.
+    """Join the process group that ``torchrun`` describes in the environment, if there is one.
 
-    Raises UserError if there are more processes than GPUs, or the device is none that processes can share.
+    Raises UserError if there are more processes than GPUs, or the device does not support several processes.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:
         return Distributed(device, dtype)
     if device.type == "mps":
-        raise UserError("several processes cannot train on mps; start one, or say --device cpu")
+        raise UserError("several processes cannot train on mps; start one, or use --device cpu")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         if device.index >= (count := torch.cuda.device_count()):
-            raise UserError(f"every process takes a GPU of its own, and here are {count}: --nproc_per_node={count}")
+            raise UserError(f"every process needs a GPU of its own, and there are {count}: --nproc_per_node={count}")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows
         dist.init_process_group("nccl" if nccl else "gloo", timeout=PATIENCE)
-    # torch 2.13 says so of what has no public successor yet
+    # torch 2.13 deprecates these functions but has no public replacement yet
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)
 
 
 def leave_processes() -> None:
-    """Leave the group, if there is one: Python's end with its threads at work aborts a run that has succeeded."""
+    """Leave the process group, if there is one; if its threads still ran at exit, Python would abort."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Inside, torch's random numbers, of this device too, go on by themselves; others find theirs as they were."""
+    """Return a context that restores torch's random state, also that of ``device``, when it ends."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -152,9 +153,9 @@ def _mean_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, as one would see them; torch's SyncBatchNorm needs GPUs."""
+    """Batch norm over the batches of all processes combined; torch's SyncBatchNorm needs GPUs."""
 
-    # what BatchNorm2d need not have, and our networks' do
+    # optional in BatchNorm2d, but always set in our networks
     momentum: float
     running_mean: torch.Tensor
     running_var: torch.Tensor

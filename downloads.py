@@ -1,4 +1,4 @@
-"""What is published elsewhere: where it is, what it must be, and how it comes into the cache."""
+"""Published weights: their addresses and checksums, and their download into the cache."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HUB = f"{_HUB_HOST}/camenduru/Wav2Lip/resolve/main/checkpoints"
 
 @dataclass(frozen=True)
 class KnownFile:
-    """An official file: where it is published and what it must be."""
+    """An official file: its address and checksum."""
 
     file_name: str
     url: str
-    sha256: str | None  # None: not known here, so what was fetched is reported instead of checked
+    sha256: str | None  # None: unknown, so the downloaded file's hash is reported instead of checked
 
 
 KNOWN = {
@@ -71,7 +71,7 @@ KNOWN = {
 
 
 def cache_folder() -> Path:
-    """Return where downloads and found boxes are kept: $WAV2LIP_CACHE, else the user's cache folder."""
+    """Return the folder for downloads and cached face boxes: $WAV2LIP_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("WAV2LIP_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wav2lip"
@@ -80,17 +80,17 @@ def cache_folder() -> Path:
 def find(
     path_or_name: str | Path, report: Reporter = SILENT, names: Sequence[str] = tuple(KNOWN), here: Sequence[str] = ()
 ) -> Path:
-    """Return the file behind a path or one of the known ``names``, downloading it if it is not here yet.
+    """Return the file for a path or one of the known ``names``, downloading it if necessary.
 
-    It is looked for in ``checkpoints/`` of the working folder and of the repository, then in the cache. Raises
-    MissingFile for another name, which tells these and what is ``here`` besides; RuntimeError when a download fails.
+    Searches ``checkpoints/`` of the working folder and of the repository, then the cache. Raises MissingFile for other
+    names, listing ``names`` and the bundled ones, ``here``, and RuntimeError if a download fails.
     """
     path = Path(path_or_name)
     if path.is_file():
         return path
     if path.name == str(path_or_name) and (kept := _kept_here(path.name)):
         return kept
-    known = KNOWN.get(str(path_or_name))  # also where a folder has that name: wav2lip is one
+    known = KNOWN.get(str(path_or_name))  # even if a folder has that name, as wav2lip/ does
     if known is None and path.exists():
         return path
     if known is None and re.match(r"[A-Za-z]{2,}:/", str(path_or_name)):
@@ -102,7 +102,7 @@ def find(
 
 
 def is_here(name: str) -> bool:
-    """Whether the file of a known name needs no download."""
+    """Return whether the file of a known name needs no download."""
     known = KNOWN[name]
     return bool(_kept_here(known.file_name)) or _is_right(known, cache_folder() / "checkpoints" / known.file_name)
 
@@ -112,26 +112,28 @@ def _is_right(known: KnownFile, path: Path) -> bool:
 
 
 def _kept_here(name: str) -> Path | None:
-    """Return the file of this name in a folder where users put checkpoints, as the reference's did."""
+    """Return the file of this name in a folder where users put checkpoints, as with the reference."""
     folders = (Path("checkpoints"), REPOSITORY / "checkpoints")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def url_of(known: KnownFile) -> str:
-    """Return where to fetch a file: from $HF_ENDPOINT if that names a mirror of huggingface.co, and it is there."""
+    """Return the address of a file; for files on huggingface.co, at the mirror $HF_ENDPOINT if it is set."""
     return known.url.replace(_HUB_HOST, os.environ.get("HF_ENDPOINT", "").rstrip("/") or _HUB_HOST, 1)
 
 
 def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
-    """Download ``known`` into ``folder`` unless it is there already with the right SHA-256; resume what broke off."""
+    """Download ``known`` into ``folder`` unless it is there with the right SHA-256; resume interrupted downloads."""
     import pooch
 
-    pooch.get_logger().setLevel("WARNING")  # what there is to tell, ``report`` is told
+    pooch.get_logger().setLevel("WARNING")  # ``report`` is used instead
     target, url = folder / known.file_name, url_of(known)
-    if _is_right(known, target):  # also where nothing can be written or locked
+    if _is_right(known, target):  # works in a read-only folder, too
         return target
     try:
-        with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # who waited finds the file
+        with files.locked(
+            target.with_name(f".{known.file_name}.lock"), wait=True
+        ):  # a process that waited finds the file
             found = pooch.retrieve(
                 url,
                 known_hash=known.sha256 and f"sha256:{known.sha256}",
@@ -143,22 +145,22 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
         raise RuntimeError(
             f"could not download {url} ({reason_of(error)}); fetch it by other means and put it at {target}"
         ) from error
-    if not known.sha256:  # there was none to check: whoever has it can
+    if not known.sha256:  # so that users can check it themselves
         report.note(f"note: {found} has the SHA-256 {files.digest(Path(found))}")
     return Path(found)
 
 
 def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, Any], None]:
-    """For pooch: collect into ``part``, which outlives a broken connection, and hand it over when it is complete."""
+    """Return a downloader for pooch that collects into ``part``, kept when the connection breaks, until complete."""
 
     def download(url: str, output_file: str, _pooch: Any) -> None:
         import requests
 
         have = part.stat().st_size if part.exists() else 0
-        # packed on the way it would have another length than is told
+        # with compression, the length would differ from Content-Length
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=30) as reply:
-            if reply.status_code == 416:  # nothing left to send: the part is whole, or of another file
+            if reply.status_code == 416:  # nothing left to send: the part is complete, or belongs to another file
                 if reply.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
                     files.replace(part, Path(output_file))
                     return
@@ -166,7 +168,7 @@ def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, An
                 download(url, output_file, _pooch)
                 return
             reply.raise_for_status()
-            if reply.status_code != 206:  # a server that cannot resume starts again
+            if reply.status_code != 206:  # the server cannot resume, and sends the whole file
                 have = 0
             size = have + int(reply.headers.get("Content-Length", 0))
             stage = report.stage(f"Downloading {part.stem}", size or None, "B", have)

@@ -1,4 +1,4 @@
-"""What users did wrong, told apart from what this program does wrong."""
+"""Errors: bad input from the user, as distinct from faults of this program."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from collections.abc import Iterator, Sequence
 
 try:
     import cv2
-except ImportError as error:  # nearly everything stands on it, and on this module
+except ImportError as error:  # checked here because nearly everything imports this module and needs OpenCV
     raise type(error)(
         f"OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, or "
         "pip uninstall opencv-python and pip install opencv-python-headless"
     ) from None
 
-PIP = f"{sys.executable} -m pip"  # of this environment, whatever the one of that name would install into
-SHARING = (32, 33)  # Windows' numbers of what another program keeps to itself
+PIP = f"{sys.executable} -m pip"  # of this environment; a plain "pip" may belong to another one
+SHARING = (32, 33)  # Windows error codes for a file that another program has open
 OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class UserError(ValueError):
-    """Bad input, with one line that says what is wrong and what to do; scripts end with exit code 2.
+    """Bad input, with one line that says what is wrong and what to do; scripts exit with code 2.
 
-    Any other ValueError, of numpy's for example, is a fault of the program.
+    Any other ValueError, such as one from numpy, is a fault of the program.
     """
 
 
 class MissingFile(UserError, FileNotFoundError):
-    """Something that was asked for by name is not there."""
+    """A file that the user named does not exist."""
 
 
 @contextlib.contextmanager
 def about(name: str) -> Iterator[None]:
-    """Around what is done for one of many: put its ``name``, if it has one, before what the user did wrong."""
+    """Prefix UserErrors raised in the block with ``name``, if it is not empty."""
     try:
         yield
     except UserError as problem:
@@ -42,9 +42,9 @@ def about(name: str) -> Iterator[None]:
 
 
 class OneOfMany:
-    """Around what is done for one of many files: what goes wrong with it is ``failure``, and the others go on.
+    """Context manager for the work on one of many files: stores its error as ``failure``, so that others continue.
 
-    A disk that is full or read-only is raised: the next file would meet it too.
+    Errors from a full or read-only disk are raised, since the next file would meet them too.
     """
 
     def __init__(self) -> None:
@@ -56,68 +56,68 @@ class OneOfMany:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         if not isinstance(error, (ValueError, RuntimeError, OSError, cv2.error)) or is_disk_error(error):
             return False
-        # what it happened in, tensors and all, would stay as long as this
+        # the traceback would keep the frames it refers to, tensors included, alive as long as this object
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self.failure = error
         return True
 
     @property
     def reason(self) -> str:
-        """What went wrong, in a line; see ``told``."""
+        """The error in one line; see ``told``."""
         assert self.failure
         return told(self.failure)
 
 
 def told(error: Exception) -> str:
-    """Return what went wrong in a line for the user; what only says where the program is at fault, with its kind."""
+    """Return an error as one line for the user; a fault of the program is prefixed with its type."""
     text = str(error)
-    if "Original Traceback" in text:  # from a loader's worker process, whose last line is the error itself
+    if "Original Traceback" in text:  # from a data loader's worker: the last line is the error itself
         text = text.strip().splitlines()[-1].partition(": ")[2]
     text = " ".join(text.split())
     if is_out_of_memory(error):
         return f"the device ran out of memory ({text}); try a smaller batch, smaller pictures or --device cpu"
     if isinstance(error, OSError) and getattr(error, "winerror", None) in SHARING:
-        name = error.filename2 or error.filename or "a file"  # the second of two is the one that was there
+        name = error.filename2 or error.filename or "a file"  # of two, the second is the existing one
         return f"{name} is open in another program; close it there"
     if isinstance(error, PermissionError) and error.filename:
         return f"{error.filename} may not be read, or written, by this user; change its permissions"
-    if isinstance(error, OSError) and error.strerror:  # without its number
+    if isinstance(error, OSError) and error.strerror:  # leave out the error number
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return f"{type(error).__name__}: {text}" if is_fault(error) else text
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device lacks memory: torch has an error for that, which it does not raise of MPS."""
+    """Return whether a device ran out of memory, for which torch has an error class that it does not use on MPS."""
     return type(error).__name__ == "OutOfMemoryError" or str(error).startswith("MPS backend out of memory")
 
 
 def is_fault(error: Exception) -> bool:
-    """Whether it is the program that is at fault, as far as one can know."""
+    """Return whether an error is probably a fault of the program."""
     return not (isinstance(error, (UserError, RuntimeError, OSError)) and str(error).strip())
 
 
 def is_bad_input(error: Exception) -> bool:
-    """Whether it is what the user gave that is at fault."""
+    """Return whether an error is due to bad input."""
     return isinstance(error, (UserError, PermissionError))
 
 
 def hint_at(name: str, known: Sequence[str], otherwise: str, most: int = 1) -> str:
-    """Ask whether the ``known`` names nearest to one that is not known were meant; ``otherwise`` where none is near."""
+    """Return a question that suggests the ``known`` names nearest to ``name``, or ``otherwise`` if none is near."""
     near = difflib.get_close_matches(name, known, most)
     return f"is it {' or '.join(near)}?" if near else otherwise
 
 
 def is_disk_error(error: Exception) -> bool:
-    """Whether the disk is full or read-only, which the next file would meet too."""
+    """Return whether the disk is full or read-only, so that the next file would fail too."""
     if not isinstance(error, OSError):
         return False
-    return error.errno in OF_DISKS or error.errno is None and "written" in str(error)  # how numpy puts it
+    return error.errno in OF_DISKS or error.errno is None and "written" in str(error)  # numpy's wording
 
 
 def reason_of(error: BaseException) -> str:
-    """Return, in one line, what the first error said: those of requests and urllib3 repeat it with all they know.
+    """Return, in one line, the message of the first error in a chain; requests and urllib3 wrap it at length.
 
-    One of the system's, with words of its own, is what matters: ``mkdir`` meets others on the way.
+    The search stops at an operating system error with a message, since ``mkdir`` meets others on the way.
     """
     while not getattr(error, "strerror", None) and (earlier := error.__cause__ or error.__context__):
         error = earlier
@@ -127,7 +127,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports: where a package is missing, raise UserError that says which ``extra`` of ours brings it."""
+    """Wrap imports: if a package is missing, raise a UserError that names the ``extra`` to install."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""One face through a video, found as far as somebody has asked for it."""
+"""The track of one face through a video, searched only as far as needed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; where the edge of the frame cuts a face, beyond it
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels; reaches beyond the frame if its edge cuts the face
 
 
 class Piece(NamedTuple):
-    """What is certain by now of the next frames. Boxes may come a little later than where they were seen."""
+    """Final results for the next frames. ``boxes`` may lag a little behind ``seen``."""
 
-    boxes: list[Box | None]  # to draw in, padded and smooth; None where there is no face
-    seen: np.ndarray  # where the face was seen, (n, 4) float, NaN where not; neither padded, smoothed nor filled in
-    shot_ends: bool = False  # with these
+    boxes: list[Box | None]  # to draw in, padded and smoothed; None where there is no face
+    seen: np.ndarray  # detected boxes, (n, 4) float, NaN where none; not padded, smoothed or interpolated
+    shot_ends: bool = False  # whether a shot ends with these frames
 
 
 class Reading:
-    """Somebody who follows a face, and may stop waiting for what is not known yet."""
+    """A reader of a face path, which can be told to stop waiting for further results."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -37,43 +37,43 @@ class Reading:
 
 
 class FacePath:
-    """One face, frame by frame, as far as somebody has asked for it: then the search goes on.
+    """The boxes of one face, frame by frame; the search advances only when more are needed.
 
-    ``search`` begins one that yields piece after piece. Threads may share a path.
+    ``search`` starts a new search, which yields pieces. Thread-safe.
     """
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
         self._search, self._lock = search, threading.Lock()
         self._counting = threading.Lock()
-        self._readings: list[Reading] = []  # under way
+        self._readings: list[Reading] = []  # the active ones
         self._begin()
 
     @classmethod
     def of(cls, boxes: list[Box | None], seen: np.ndarray) -> FacePath:
-        """Return a path that is known."""
+        """Return a path whose boxes are already known."""
         return cls(lambda: (piece for piece in [Piece(boxes, seen)]))
 
     @property
     def boxes(self) -> list[Box | None]:
-        """The box in every frame, once the search is over."""
+        """The box in every frame; waits for the end of the search."""
         return self.known(None)
 
     @property
     def seen(self) -> np.ndarray:
-        """Where the face was seen, (frames, 4), once the search is over."""
+        """The detected box in every frame, (frames, 4); waits for the end of the search."""
         self.known(None)
         return np.concatenate(self._seen)
 
     def known(self, count: int | None, reading: Reading | None = None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if there are no more, or it is stopped.
+        """Return the boxes of ``count`` frames or more (None: all); fewer if the video ends or ``reading`` is stopped.
 
-        Raises RuntimeError for whoever waits beside readings that are all stopped: what they wait for is not wanted.
+        Raises RuntimeError if called without a ``reading`` while all active readings are stopped.
         """
         boxes = self._boxes
         while (count is None or len(boxes) < count) and not (reading and reading.stopped) and self._go_on():
-            boxes = self._boxes  # another list, where somebody has closed the path and the search began anew
+            boxes = self._boxes  # a new list if the path was closed and the search restarted
             if not reading and self._is_given_up():
-                raise RuntimeError("whoever followed this face has stopped; ask again")
+                raise RuntimeError("the search for this face was stopped; try again")
         return boxes
 
     def _is_given_up(self) -> bool:
@@ -82,7 +82,7 @@ class FacePath:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Whoever follows the face to its end does so inside; when the last of them leaves, the search ends."""
+        """Register a reader for the duration of the block; when the last one leaves, the search is closed."""
         with self._counting:
             reading = Reading()
             self._readings.append(reading)
@@ -96,26 +96,26 @@ class FacePath:
                 self.close()
 
     def shot(self, index: int) -> int:
-        """Return with which frame the shot begins that a known frame lies in."""
+        """Return the first frame of the shot that contains a known frame."""
         return self._starts[bisect.bisect_right(self._starts, index) - 1]
 
     def begin(self) -> int:
-        """Search until there is a face, or raise for want of one; return the first frame that shows it."""
+        """Search until a face is found, and return its first frame; the search raises if there is none."""
         while not any(self._boxes) and self._go_on():
             pass
         return next(i for i, box in enumerate(self._boxes) if box is not None)
 
     def shot_end(self, shot: int) -> int | None:
-        """Return with which frame the shot is over that starts there, if that is known."""
+        """Return the frame after the last of the shot that starts at ``shot``, or None if not yet known."""
         return next(iter(self._starts[bisect.bisect_right(self._starts, shot) :]), None)
 
     def first_face(self, shot: int) -> int | None:
-        """Return the first frame with a face in the shot that starts there, as far as it is known."""
+        """Return the first frame with a face in the shot that starts at ``shot``, among the known frames."""
         known = enumerate(self._boxes[shot : self.shot_end(shot)], shot)
         return next((i for i, box in known if box is not None), None)
 
     def far_from_gap(self, index: int, most: int) -> int:
-        """Return how far the nearest frame of its shot without a face is from a known frame, or ``most``."""
+        """Return the distance from a known frame to the nearest frame of its shot without a face, at most ``most``."""
         boxes, shot = self._boxes, self.shot(index)
         end = self.shot_end(shot) or len(boxes)
         for far in range(1, most):
@@ -125,12 +125,12 @@ class FacePath:
 
     @property
     def shots(self) -> list[int]:
-        """The frames with which shots begin, once the search is over."""
+        """The first frames of all shots; waits for the end of the search."""
         count = len(self.known(None))
         return [start for start in self._starts if start < count]
 
     def close(self) -> None:
-        """End a search that is not over; whoever asks for more has it begin again."""
+        """Close an unfinished search; if more is needed later, it starts again."""
         with self._lock:
             if not self._over:
                 self._pieces.close()
@@ -153,10 +153,10 @@ class FacePath:
             except StopIteration:
                 self._over = True
                 return False
-            except Exception as error:  # for whoever asks, until ``close``: another search would fail as well
-                self._failed = _bare(error)  # without the traceback, which holds the search
+            except Exception as error:  # raised again until ``close``, since another search would fail as well
+                self._failed = _bare(error)  # the traceback would keep the search alive
                 raise
-            except BaseException:  # somebody wanted it to stop
+            except BaseException:  # an interrupt
                 self._begin()
                 raise
             self._boxes += boxes
@@ -167,8 +167,8 @@ class FacePath:
 
 
 def _bare(error: Exception) -> Exception:
-    """Return a copy of an error without its traceback; of one that cannot be copied, itself."""
+    """Return a copy of an error without its traceback, or the error itself if it cannot be copied."""
     try:
         return copy.copy(error)
-    except Exception:  # whatever its own constructor makes of that
+    except Exception:  # its constructor may raise anything
         return error.with_traceback(None)

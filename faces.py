@@ -1,4 +1,4 @@
-"""The faces in a video: which detector looks for them, the search through the frames, and the memory of it.
+"""Face detection in a video: the choice of the detector, the search through the frames, and its cache.
 
 found = FaceSearch("centerface").find(video.probe("talk.mp4"))
 """
@@ -34,25 +34,25 @@ from face_detection.detectors import (
 from face_detection.search import search
 from reporting import SILENT, Reporter
 
-SAVE_SECONDS = 5.0  # of work between two writings of the cache
+SAVE_SECONDS = 5.0  # between two writes of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
-AUTO_MEANS = BEST, ALWAYS_HERE = ("sfd", "centerface")  # one of them, of "auto"
-PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of weights that are checked, by detector
-AGAIN = 300.0  # seconds after which a download that failed is tried again
-_sfd_lacks: dict[Path, tuple[str, float]] = {}  # why it cannot be had, and since when, by the cache where it would be
+AUTO_MEANS = BEST, ALWAYS_HERE = ("sfd", "centerface")  # "auto" is one of these
+PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of the downloadable weights (``downloads.KNOWN``), by detector
+AGAIN = 300.0  # seconds after which a failed download is retried
+_sfd_lacks: dict[Path, tuple[str, float]] = {}  # by cache folder: why S3FD's weights are missing, and since when
 
 
 @dataclass(frozen=True)
 class FaceSearch:
-    """How to look for faces, and whether to remember where they were."""
+    """How to detect faces, and whether to cache their boxes."""
 
-    detector: str = AUTO  # one of ``NAMES``; auto: S3FD, or where its weights cannot be had CenterFace
-    weights: str | Path | None = None  # of the detector, if not the usual ones
+    detector: str = AUTO  # one of ``NAMES``; auto: S3FD, or CenterFace if S3FD's weights are not available
+    weights: str | Path | None = None  # of the detector; None: its standard ones
     batch_size: int = 16  # pictures per call of the detector
-    cache: bool = True  # remember the boxes of each video, and look there first
-    folder: str | Path | None = None  # where; None: in the user's cache
-    device: torch.device = torch.device("cpu")  # for the detector, if it can use another: set by what searches
+    cache: bool = True  # read and write the cached boxes of each video
+    folder: str | Path | None = None  # for the cache; None: the user's cache folder
+    device: torch.device = torch.device("cpu")  # for detectors that can use others; set by the caller of the search
     dtype: torch.dtype = torch.float32  # likewise
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class FaceSearch:
             raise UserError(f"batch_size must be 1 or more, not {self.batch_size}")
 
     def detector_name(self, report: Reporter = SILENT) -> str:
-        """Return the detector to use: the chosen one, or of "auto" S3FD if its weights can be had, else CenterFace."""
+        """Return the detector's name, resolving "auto" to S3FD if its weights are available, else to CenterFace."""
         if self.detector != AUTO:
             return self.detector
         if self.weights or SFD_WEIGHTS.exists() or sfd_can_be_had(report):
@@ -68,7 +68,7 @@ class FaceSearch:
         return ALWAYS_HERE
 
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
-        """Return the weights file of the detector, downloading those that are known if they are not here."""
+        """Return the weights file of the detector, downloading published ones if necessary."""
         name = self.detector_name(report)
         if self.weights or name not in PUBLISHED:
             return self.weights
@@ -80,38 +80,37 @@ class FaceSearch:
             raise RuntimeError(f"{error}, or use --face_detector centerface, which needs no download") from error
 
     def settled(self, report: Reporter = SILENT) -> FaceSearch:
-        """Return the same search with its detector and weights found, so that other processes need not look again."""
+        """Return the same search with detector and weights resolved, so that other processes need not do so again."""
         return replace(self, detector=self.detector_name(report), weights=self.detector_weights(report))
 
     def on(self, device: torch.device, dtype: torch.dtype = torch.float32) -> FaceSearch:
-        """Return the same search, computed there."""
+        """Return the same search on another device and in another precision."""
         return replace(self, device=device, dtype=dtype)
 
     def open(self, report: Reporter = SILENT) -> Detector:
-        """Return the detector, loaded once for all searches that want the same.
+        """Return the detector, loaded once for all searches with the same settings.
 
-        Raises MissingFile for weights that are not there, UserError for some that are of no use, RuntimeError for a
-        download that fails.
+        Raises MissingFile for missing weights, UserError for unusable ones, RuntimeError if a download fails.
         """
         if self.weights and not Path(self.weights).exists():
             raise MissingFile(f"--face_detector_weights {self.weights} does not exist; give the detector's file")
         if self.weights and self.detector in CPU_DETECTORS:
-            raise UserError(f"--face_detector_weights: {self.detector} brings its own; leave them out")
+            raise UserError(f"--face_detector_weights: {self.detector} has its own weights; leave the flag out")
         name, file = self.detector_name(report), self.detector_weights(report)
         changed = files.stamp(Path(file)) if file else None
         return _opened(name, str(self.device), file, self.dtype, changed)
 
     def find(self, source: video.VideoInfo, wanted: int | None = None, report: Reporter = SILENT) -> Detections:
-        """Return what the detector sees in the first ``wanted`` frames (None: all), remembering it for the next run."""
+        """Return the detections in the first ``wanted`` frames (None: all), and cache them for the next run."""
         *_, found = self.stream(source, wanted, report)
         return found
 
     def stream(
         self, source: video.VideoInfo, wanted: int | None = None, report: Reporter = SILENT
     ) -> Generator[Detections, None, None]:
-        """Yield what ``find`` returns as it grows, each time that there is more of it.
+        """Yield the result of ``find`` as it grows, each time that there are more detections.
 
-        What was seen is kept every ``SAVE_SECONDS``, so that an interrupted search goes on from there.
+        They are cached every ``SAVE_SECONDS``, so that an interrupted search can continue.
         """
         cache = self.cache_of(source, report) if self.cache else None
         found = Detections.load(cache) if cache else Detections()
@@ -119,12 +118,12 @@ class FaceSearch:
         if len(found) < end and not found.complete:
             try:
                 for _ in self._go_on(found, source, wanted, self.open(report), cache, report):
-                    if len(found) >= end:  # more than was wanted, or what is seen would depend on where a search ended
+                    if len(found) >= end:  # may be more: results must not depend on where a search stopped
                         break
                     yield found
                 else:
                     found.complete = True
-            except GeneratorExit:  # enough is known
+            except GeneratorExit:  # the caller needs no more
                 if cache:
                     remember(found, cache, report)
                 raise
@@ -143,7 +142,7 @@ class FaceSearch:
         cache: Path | None,
         report: Reporter,
     ) -> Iterator[int]:
-        """Look through the frames that are left; yield how many were added each time. ``wanted`` tells the progress."""
+        """Search the remaining frames; yield the number added each time. ``wanted`` is for the progress bar."""
         saved, left = time.monotonic(), None if wanted is None else wanted - len(found)
         left = 1 if source.is_image else left
         frames = prefetch(video.read_frames(source, max(0, len(found) - 1)), 4)
@@ -157,7 +156,7 @@ class FaceSearch:
                 yield step
 
     def cache_of(self, source: video.VideoInfo, report: Reporter = SILENT) -> Path:
-        """Return the file that keeps what this detector saw in ``source``."""
+        """Return the cache file of this detector's results for ``source``."""
         seen = (
             source.geometry,
             source.fps,
@@ -170,7 +169,7 @@ class FaceSearch:
             *([source.sample_aspect] if source.pixel_aspect != 1 else []),
         )
         detector, file = self.detector_name(report), self.weights
-        if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # somebody's own, that may be another tomorrow
+        if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # put there by the user, who may replace it
             file = SFD_WEIGHTS
         weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
         if detector == "sfd" and self.dtype != torch.float32:
@@ -182,15 +181,15 @@ class FaceSearch:
 
 @lru_cache(maxsize=2)
 def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype, changed: object) -> Detector:
-    """Return a detector, which stays loaded; ``changed`` tells its file from another that takes its place."""
+    """Return a detector, which stays loaded; ``changed``, the stamp of its file, invalidates it if that is replaced."""
     return telling_eyes(create_detector(name, device, file, dtype))
 
 
 def sfd_can_be_had(report: Reporter = SILENT) -> bool:
-    """Whether the official S3FD's weights are in the cache or can be downloaded to it; if not, say so, once.
+    """Return whether S3FD's official weights are in the cache or can be downloaded to it; if not, warn once.
 
-    A run of many videos asks for each of them, and a host that is down may take half a minute to say so: it is asked
-    again after ``AGAIN`` seconds.
+    A failed download is retried only after ``AGAIN`` seconds, since this is called for each of many videos, and a host
+    that is down may take half a minute to fail.
     """
     folder = downloads.cache_folder()
     lacking, since = _sfd_lacks.get(folder, ("", -math.inf))
@@ -207,16 +206,16 @@ def sfd_can_be_had(report: Reporter = SILENT) -> bool:
 
 
 def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
-    """Keep the boxes; a full or read-only cache costs time, not the result."""
+    """Cache the boxes; if the cache is full or read-only, only warn."""
     try:
         with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
-        _tell_once(f"warning: the boxes could not be kept in {cache.parent} ({error.strerror})", report)
+        _tell_once(f"warning: the face boxes could not be cached in {cache.parent} ({error.strerror})", report)
 
 
 def _tell_once(text: str, report: Reporter) -> None:
-    """Say, to each that listens, once what would come again with every video, or every few seconds of one."""
+    """Note ``text`` only once per reporter; it would otherwise repeat for every video, or every few seconds."""
     if report is not SILENT and text not in (told := vars(report.whole).setdefault("_told", set())):
         told.add(text)
         report.note(text)

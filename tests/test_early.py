@@ -286,7 +286,7 @@ def test_who_waits_for_a_search_can_leave(long_clip):
     assert got == [1] and not path.known(0)  # whoever asks now has it begin again
     with path.reading() as reading:  # somebody who works for it waits likewise, and could not tell what it got
         reading.stop()
-        with pytest.raises(RuntimeError, match="has stopped; ask again"):
+        with pytest.raises(RuntimeError, match="was stopped; try again"):
             path.known(2)
 
 

@@ -394,7 +394,7 @@ def test_a_full_disk_is_told_once(tmp_path, told):
     (tmp_path / "file").write_text("")
     for report in (SILENT, told, told):
         faces.remember(Detections(), tmp_path / "file" / "boxes.npz", report)
-    assert len(told.notes) == 1 and "could not be kept" in told.notes[0]
+    assert len(told.notes) == 1 and "could not be cached" in told.notes[0]
 
 
 def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
@@ -447,7 +447,7 @@ def test_weights_that_are_not_there(talking_clip, tmp_path):
 @pytest.mark.parametrize("name", ["centerface", "haar"])
 def test_weights_for_a_detector_that_takes_none(talking_clip, tmp_path, name):
     (tmp_path / "x.pth").write_bytes(b"weights")
-    with pytest.raises(UserError, match=f"--face_detector_weights: {name} brings its own; leave them out"):
+    with pytest.raises(UserError, match=f"--face_detector_weights: {name} has its own weights; leave the flag out"):
         FaceSearch(name, tmp_path / "x.pth").find(video.probe(talking_clip), 5)
 
 

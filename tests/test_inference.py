@@ -193,7 +193,7 @@ def test_longer_speech_continues_the_search(sync, tmp_path, speech, monkeypatch)
 def test_an_unwritable_cache_costs_only_time(sync, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path / "file/no/folder"))
-    assert sync() == (0, "") and sync.out.count("warning: the boxes could not be kept") == 1
+    assert sync() == (0, "") and sync.out.count("warning: the face boxes could not be cached") == 1
 
 
 def test_lip_sync_is_a_stream(filled):
