@@ -1,4 +1,4 @@
-"""Writing files that nobody ever sees half of."""
+"""Atomic writes, locks, digests and path checks: files are never seen half-written."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ import filelock
 
 from errors import UserError, is_disk_error
 
-LONGEST_NAME = 255  # bytes, of a file on any common system; Windows and macOS count UTF-16's units
-WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; after a colon it would write into a stream that nobody sees
-PATIENCE = (0.1, 0.3, 1.0)  # seconds between tries
+LONGEST_NAME = 255  # bytes in a file name on common systems; UTF-16 code units on Windows and macOS
+WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; with a colon, it would write to a hidden stream of another file
+PATIENCE = (0.1, 0.3, 1.0)  # seconds between attempts
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, keep: bool = False) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to, which replaces ``path`` when the block ends without an error.
+    """Yield a temporary path beside ``path``, which replaces ``path`` if the block ends without an error.
 
-    Where that cannot be replaced, the new one is gone, or if it is to be kept, beside it: see ``appear``. Several
-    processes may do this at a time; makes the folder. What is no file, such as /dev/null or a pipe, is written
-    to as it is: root would replace it by a file, for everybody.
+    If ``path`` cannot be replaced, the new file is deleted, or with ``keep`` left beside it: see ``appear``. Creates
+    the folder; several processes may do this at once. Special files such as /dev/null or a pipe are written to
+    directly, since root would otherwise replace them with a regular file for all users.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
@@ -57,9 +57,9 @@ def atomic_write(path: Path, keep: bool = False) -> Iterator[Path]:
 
 
 def linked(path: Path) -> Path:
-    """Return the file that is written under this name: where it is a link, perhaps to a larger disk, that stays one.
+    """Return the file to write for this name: the target of a symbolic link, so that the link is kept.
 
-    Unless it leads to another kind of file, by its suffix.
+    A link to a file with another suffix is not followed.
     """
     if not path.is_symlink():
         return path
@@ -68,7 +68,7 @@ def linked(path: Path) -> Path:
 
 
 def appear(partial: Path, path: Path) -> None:
-    """Give ``partial`` its name; raise UserError, and keep it beside, where what has that name cannot be replaced."""
+    """Rename ``partial`` to ``path``; if that cannot be replaced, keep it under another name and raise UserError."""
     try:
         replace(partial, path)
     except PermissionError as error:  # as on Windows, where another program has it open
@@ -79,7 +79,7 @@ def appear(partial: Path, path: Path) -> None:
 
 
 def replace(new: Path, old: Path) -> None:
-    """Put ``new`` in the place of ``old``; Windows refuses while others, such as virus scanners, have that open."""
+    """Replace ``old`` with ``new``; retry on Windows, where virus scanners and others may have ``old`` open."""
     for seconds in PATIENCE if sys.platform == "win32" else ():
         try:
             os.replace(new, old)
@@ -91,36 +91,36 @@ def replace(new: Path, old: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the file ``path`` (.NAME.lock), which appears for as long; make its folder.
+    """Hold a lock on the file ``path`` (.NAME.lock), which exists only meanwhile; creates its folder.
 
-    If another process holds it, ``wait`` for that, or raise UserError. However a process ends, its locks end with it.
-    File systems that have none do without.
+    If another process holds it, ``wait`` for that, or raise UserError. A process's locks end with it, however it ends.
+    On file systems without locks, this does nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=-1 if wait else 0)
-        while not path.exists():  # its last holder deleted what was opened here, and others would lock a new one
+        while not path.exists():  # its last holder deleted the file opened here; others would lock a new one
             lock.release()
             lock.acquire(timeout=-1 if wait else 0)
     except NotImplementedError:  # a network file system without locks
         pass
     except filelock.Timeout:
         name = path.name.strip(".").removesuffix(".lock")
-        raise UserError(f"another process is at work on {name}; wait for its end, or stop it") from None
+        raise UserError(f"another process is working on {name}; wait for it to end, or stop it") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes nothing that is open
+        with contextlib.suppress(OSError):  # Windows cannot delete open files
             path.unlink(missing_ok=True)
         lock.release()
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of what is in a file."""
+    """Return the SHA-256 of a file's content."""
     total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -129,13 +129,13 @@ def digest(path: Path) -> str:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Return the size and the date, in ns, of a file: while they stay, so does what is in it."""
+    """Return a file's size and modification time in ns; while they stay the same, so does its content."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def known_digest(path: Path) -> str:
-    """Return the SHA-256 of what is in a file, which is read once while its stamp stays."""
+    """Return the SHA-256 of a file's content, cached until its stamp changes."""
     return _digest_of(path, stamp(path))
 
 
@@ -145,9 +145,9 @@ def _digest_of(path: Path, _: tuple[int, int]) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return what people wrote in an editor of any kind: a byte-order mark is no part of it.
+    """Return the text of a UTF-8 file, without a byte-order mark, which some editors add.
 
-    Raises UserError, which names the file, for one that is not UTF-8.
+    Raises UserError, naming the file, if it is not UTF-8.
     """
     content = path.read_bytes()
     try:
@@ -161,22 +161,22 @@ def read_text(path: Path) -> str:
 
 
 def save(path: Path, content: str | bytes) -> None:
-    """Write a file that appears, or is replaced, only when it is complete; make its folder. See ``appear``."""
+    """Write a file atomically; creates its folder. See ``atomic_write`` and ``appear``."""
     with atomic_write(path, keep=True) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sweep(folder: Path, suffix: str) -> None:
-    """Delete what writers that were killed have left of files with this suffix, if nobody else is at work there."""
+    """Delete temporary files with this suffix that killed writers left; call it only when no other process writes."""
     for path in folder.glob(f".*{suffix}"):
         if re.fullmatch(r"\.[0-9a-f]{12}", path.stem):
             path.unlink(missing_ok=True)
 
 
 def sweep_old(folder: Path, names: re.Pattern[str], seconds: float) -> None:
-    """Delete files and folders right in ``folder`` that are called so and have not changed for so long."""
+    """Delete files and folders directly in ``folder`` that match ``names`` and have not changed for ``seconds``."""
     for path in folder.iterdir():
-        with contextlib.suppress(OSError):  # somebody else has deleted it, or may alone
+        with contextlib.suppress(OSError):  # already deleted, or owned by another user
             if not names.fullmatch(path.name):
                 continue
             if max(part.stat().st_mtime for part in (path, *path.glob("*"))) > time.time() - seconds:
@@ -188,12 +188,12 @@ def sweep_old(folder: Path, names: re.Pattern[str], seconds: float) -> None:
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Write figures as JSON that every reader takes, see ``to_json``."""
+    """Write figures as JSON that every reader accepts; see ``to_json``."""
     save(path, to_json(content, indent=1))
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
-    """Return JSON in which figures that are no number, or not finite, are null: most readers refuse NaN."""
+    """Return JSON in which NaN and infinities are null, since most readers reject them."""
     return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
@@ -206,7 +206,7 @@ def _finite(content: Any) -> Any:
 
 
 def check_name(path: Path) -> None:
-    """Raise UserError if no disk would take a file of this name."""
+    """Raise UserError if no file system accepts this name."""
     in_bytes = sys.platform not in ("win32", "darwin")
     for part in path.parts:
         size = len(os.fsencode(part)) if in_bytes else len(part.encode("utf-16-le", "surrogatepass")) // 2
@@ -216,17 +216,17 @@ def check_name(path: Path) -> None:
         if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
             if re.match("[A-Za-z]{2,}:", part):
                 raise UserError(f"{path} is an address; download it first, and give the file")
-            raise UserError(f"{part} has a {min(found)} in it, which Windows takes in no name; give another")
+            raise UserError(f"{part} has a {min(found)} in it, which Windows does not allow; give another name")
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is one; raise UserError for a name that no disk would take."""
+    """Return whether ``path`` is a folder; raise UserError for a name that no file system accepts."""
     check_name(path)
     return path.is_dir()
 
 
 def check_folder(folder: Path) -> None:
-    """Make ``folder``; raise UserError, before any work is done, if it cannot be made or written to."""
+    """Create ``folder``; raise UserError, before any work is done, if it cannot be created or written to."""
     check_name(folder)
     with _refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,20 +234,20 @@ def check_folder(folder: Path) -> None:
 
 
 def check_room(folder: Path) -> None:
-    """Raise UserError, before any work is done, if ``folder`` cannot be written to, or made; nothing is made."""
+    """Raise UserError, before any work is done, if ``folder`` cannot be written to or created; does not create it."""
     check_name(folder)
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
     if there is None:
-        raise UserError(f"{folder.anchor or folder} is not there; give a folder on a disk that is")
+        raise UserError(f"{folder.anchor or folder} does not exist; give a folder on a disk that does")
     trial = there / f".{secrets.token_hex(6)}"
-    with _refused(folder):  # not by tempfile, which tries again for hours on Windows
+    with _refused(folder):  # not with tempfile, which retries for hours on Windows
         trial.touch(exist_ok=False)
         trial.unlink()
 
 
 @contextlib.contextmanager
 def _refused(folder: Path) -> Iterator[None]:
-    """Say what the disk says of ``folder`` in one sentence."""
+    """Turn OSErrors about ``folder`` into UserErrors."""
     try:
         yield
     except OSError as error:
@@ -257,7 +257,7 @@ def _refused(folder: Path) -> Iterator[None]:
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) -> None:
-    """Raise UserError, before any work is done, for an output, by the flag that names it, that must not be written."""
+    """Raise UserError, before any work is done, if an output (by flag) is also an input, a folder, or not writable."""
     inputs = list(inputs)
     for flag, path in outputs.items():
         if path:
@@ -269,7 +269,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
 
 
 def check_different(outputs: Mapping[str, Path | None]) -> None:
-    """Raise UserError if two of the files to write, by the flags that name them, are one: the last would be left."""
+    """Raise UserError if two outputs (by flag) are the same file, of which only the last would remain."""
     named: dict[Path, str] = {}
     for flag, path in outputs.items():
         if path and (other := named.setdefault(path.resolve(), flag)) != flag:
@@ -277,21 +277,21 @@ def check_different(outputs: Mapping[str, Path | None]) -> None:
 
 
 def as_path(given: Any) -> Path:
-    """Return the path that a caller means; raise UserError for what is none, such as samples or a picture."""
+    """Convert a caller's argument to a path; raise UserError for other objects, such as samples or a picture."""
     try:
         return Path(os.fsdecode(given))
     except TypeError:
         kind = type(given).__name__
-        raise UserError(f"a {kind} is no file's name; save what is in it to a file first, and give its name") from None
+        raise UserError(f"a {kind} is not a file name; save its content to a file first, and give its name") from None
 
 
 def as_paths(given: Any) -> list[Path]:
-    """Return the paths that a caller means: one, or several."""
+    """Convert a caller's argument, one path or several, to a list of paths."""
     return [as_path(given)] if isinstance(given, (str, bytes, os.PathLike)) else [as_path(path) for path in given]
 
 
 def expanded(given: Iterable[Path]) -> list[Path]:
-    """Return the files of patterns such as ``*.mp4``, which the shell of Windows leaves to programs, sorted."""
+    """Expand patterns such as ``*.mp4``, which the shell on Windows does not expand, to sorted files."""
     return [match for path in given for match in _matches(path) or [path]]
 
 
@@ -302,7 +302,7 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
-    """Raise UserError if the file to write, by the flag that names it, is one of those to read."""
+    """Raise UserError if an output (by flag) is one of the inputs."""
     check_name(output)
     for path in inputs:
         check_name(path)

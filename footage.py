@@ -1,4 +1,4 @@
-"""The videos, pictures and sounds in a folder, by name; videos by content too."""
+"""Find videos, pictures and sounds in folders, by name; videos also by content."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SOUND_SUFFIXES = (
     ".aac", ".ac3", ".aif", ".aiff", ".amr", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".oga", ".ogg",
     ".opus", ".w64", ".wav", ".wma",
 )  # fmt: skip
-# what files without a suffix start with when they are MP4 or MOV, Matroska or WebM, AVI, FLV, MPEG
+# first bytes of MP4 or MOV, Matroska or WebM, AVI, FLV and MPEG, for files without a suffix
 VIDEO_STARTS = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI |FLV|\x00\x00\x01\xba", re.DOTALL)
 
 
 def find_videos(roots: Sequence[Path], without: Path | None = None) -> list[Path]:
-    """Return the files among ``roots`` and the videos below its folders, each once.
+    """Return the files among ``roots`` and the videos in its folders, at any depth, each once.
 
-    Of folders, none that is in a folder ``without`` below them. Raises MissingFile if one of them does not exist,
-    UserError if there is no video.
+    The folder ``without`` is skipped if it is below one of them. Raises MissingFile if a root does not exist, UserError
+    if there is no video.
     """
     found: dict[Path, Path] = {}
     for root in roots:
@@ -43,13 +43,10 @@ def find_videos(roots: Sequence[Path], without: Path | None = None) -> list[Path
 
 
 def visible_files(root: Path, without: Path | None = None) -> Iterator[Path]:
-    """Yield the files below ``root`` whose names, and those of their folders, do not start with a dot.
-
-    And none that is in a folder ``without`` below it.
-    """
+    """Yield the files below ``root``, skipping names and folders that start with a dot, and the folder ``without``."""
     seen = {os.path.realpath(without)} - {os.path.realpath(root)} if without else set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen:  # left out; or a link back to a folder above, without an end
+        if (real := os.path.realpath(folder)) in seen:  # excluded, or already visited: links may form a cycle
             subfolders.clear()
             continue
         seen.add(real)
@@ -58,12 +55,12 @@ def visible_files(root: Path, without: Path | None = None) -> Iterator[Path]:
 
 
 def files_in(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
-    """Return the ``wanted`` files right in ``folder``, sorted, but those whose names start with a dot."""
+    """Return the ``wanted`` files directly in ``folder``, sorted, except those whose names start with a dot."""
     return [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path.is_file() and wanted(path)]
 
 
 def is_video(path: Path) -> bool:
-    """Whether the name, or for want of a suffix the first bytes, are those of a video. Unreadable ones are not."""
+    """Return whether a file is a video by its suffix, or without one by its first bytes; unreadable ones are not."""
     if path.suffix or not path.is_file():
         return path.suffix.lower() in VIDEO_SUFFIXES
     try:

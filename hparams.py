@@ -1,4 +1,4 @@
-"""Every number the networks were built around, once, with its unit and where it comes from.
+"""All settings of audio, training and evaluation, in one place, with their units and sources.
 
 Numbers marked (reference) are the values of the original Wav2Lip release; the official checkpoints depend on them.
 """
@@ -17,11 +17,11 @@ import files
 from errors import MissingFile, UserError, hint_at
 
 OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
-FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # installed: of the folder one works in
+FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # when installed: in the working folder
 
-GONE = {"nepochs": "a training ends with --max_steps", "use_lws": "mels are librosa's"}  # of the reference's
+GONE = {"nepochs": "training ends with --max_steps", "use_lws": "mels are always librosa's"}  # hparams of the reference
 FIXED_BY_NETWORKS = {"num_mels", "mel_step_size", "img_size", "syncnet_T"}  # by the shapes of their layers
-# what mels and pictures on disk were made with
+# those that mels and pictures on disk were made with
 FIXED_BY_PREPROCESSING = {
     "sample_rate", "preemphasis", "n_fft", "hop_size", "win_size", "fmin", "fmax", "min_level_db", "ref_level_db",
     "max_abs_value", "fps",
@@ -33,7 +33,7 @@ AT_MOST = {
     "adam_beta1": 0.999,
 }  # fmt: skip
 
-_CHANGING = threading.RLock()  # held while the one, global set of settings is changed
+_CHANGING = threading.RLock()  # held while the global settings are changed
 
 
 @dataclass
@@ -55,12 +55,12 @@ class HParams:
     mel_step_size: int = 16  # mel frames in one network window, 0.2 s
 
     # Pictures (reference)
-    img_size: int = 96  # pixels, square face crops
+    img_size: int = 96  # pixels; face crops are square
     fps: float = 25.0  # frames a second in training data
     syncnet_T: int = 5  # consecutive video frames in one window, 0.2 s at 25 fps
 
     # Training, all networks (paper, section 4; reference)
-    width: float = 1.0  # channels of all three networks against the official ones (ours)
+    width: float = 1.0  # channels of all three networks, relative to the official ones (ours)
     batch_size: int = 16  # windows
     initial_learning_rate: float = 1e-4
     adam_beta1: float = 0.5  # generator and discriminator; the expert keeps Adam's own 0.9
@@ -68,11 +68,11 @@ class HParams:
     checkpoint_interval: int = 3000  # steps
     eval_interval: int = 3000  # steps
     save_optimizer_state: bool = True
-    # steps over which learning rates fall to a hundredth, along a cosine; 0: they stay as they are (reference)
+    # steps over which learning rates decay to a hundredth, along a cosine; 0: constant (reference)
     lr_decay_steps: int = 0
-    ema_decay: float = 0.0  # of a running mean of the weights, which is then evaluated and saved; 0: none (ours)
+    ema_decay: float = 0.0  # of an EMA of the weights, which is then evaluated and saved; 0: none (ours)
 
-    eval_steps: int = 700  # batches in one evaluation, if there are that many windows
+    eval_steps: int = 700  # batches in one evaluation, if there are enough windows
     hq_eval_steps: int = 300  # the same when training with the discriminator
 
     # Expert, SyncNet (reference)
@@ -81,39 +81,43 @@ class HParams:
     syncnet_eval_interval: int = 10000  # steps
     syncnet_checkpoint_interval: int = 10000  # steps
     syncnet_eval_steps: int = 1400  # batches
-    plateau_warn_steps: int = 5000  # steps of guessing after which a warning says what may be wrong (ours)
-    # windows of each clip in a batch whose every face is compared with every voice; 0: one pair a sample (reference)
+    plateau_warn_steps: int = 5000  # steps at chance level after which a warning suggests causes (ours)
+    # windows per clip in batches that compare every face with every voice; 0: one pair per sample (reference)
     windows_per_clip: int = 0
-    negative_distance: int = 1  # frames, at least, between a window and a wrong one; the reference: any other frame
-    augment_mirror: float = 0.0  # the expert's training pictures (ours): probability of left for right
-    augment_shift: float = 0.0  # largest shift each way, share of the face
-    augment_zoom: float = 0.0  # largest zoom in or out, share of the face
-    augment_brightness: float = 0.0  # largest change, share of full scale
-    augment_contrast: float = 0.0  # largest change, share
-    augment_colour: float = 0.0  # largest change of one channel, share
-    augment_blur: float = 0.0  # largest standard deviation, pixels of the 96 pixel face
+    negative_distance: int = 1  # minimum distance of a negative window, in frames; 1: any other frame (reference)
+    augment_mirror: float = 0.0  # augmentation of the expert's training pictures (ours): probability of mirroring
+    augment_shift: float = 0.0  # maximum shift in each direction, as a fraction of the face
+    augment_zoom: float = 0.0  # maximum zoom in or out, as a fraction of the face
+    augment_brightness: float = 0.0  # maximum change, as a fraction of full scale
+    augment_contrast: float = 0.0  # maximum relative change
+    augment_colour: float = 0.0  # maximum relative change of one channel
+    augment_blur: float = 0.0  # maximum standard deviation, in pixels of the 96-pixel face
 
     # Generator and visual-quality discriminator (reference)
-    mel_lead: int = 1  # frames by which a mouth's mel starts before it; 0 is what inference does (--lip_delay 0)
-    mask_top: float = 0.5  # the generator sees what is above this share of a face's height; the reference: half (ours)
-    # of the sync loss; 0: 0.01, with the discriminator 0.03, from the first evaluation on that finds it below 0.75
+    mel_lead: int = 1  # frames by which the mel of a frame starts before it; 0 is what inference does (--lip_delay 0)
+    mask_top: float = 0.5  # the face is masked below this fraction of its height; the reference: half (ours)
+    # weight of the sync loss; 0: 0.01, or 0.03 with the discriminator, once an evaluation finds the loss below 0.75
     syncnet_wt: float = 0.0
-    audio_from_expert: bool = False  # start the generator's audio encoder from the expert's, of the same width (ours)
-    mouth_wt: float = 1.0  # how much more a pixel of the mouth counts in L1 than others; the reference: no more (ours)
-    motion_wt: float = 0.0  # share of L1 of the differences between neighbouring frames (ours)
-    detail_wt: float = 0.0  # share of L1 of how much fine detail there is, which a blur has too little of (ours)
-    feature_wt: float = 0.0  # share of L1 between the expert's own features of generated and real mouths (ours)
-    sync_grey: bool = False  # the expert sees grey faces, so that its gradient changes no colours (ours)
-    frozen_norms: bool = False  # the generator's batch norms keep their statistics: for little or uniform data (ours)
-    twin_reference: bool = True  # clips with twin.txt show the same moment of their twin; false: another moment (ours)
+    audio_from_expert: bool = False  # initialise the generator's audio encoder from the expert, if equally wide (ours)
+    mouth_wt: float = 1.0  # weight of the mouth's pixels in L1, relative to the others; the reference: 1 (ours)
+    motion_wt: float = 0.0  # weight, relative to L1, of the L1 of differences between neighbouring frames (ours)
+    detail_wt: float = 0.0  # likewise, of the L1 of the amount of fine detail, which blur lacks (ours)
+    feature_wt: float = 0.0  # likewise, of the L1 between the expert's features of generated and real mouths (ours)
+    sync_grey: bool = False  # give the expert grey faces, so that its gradient does not change colours (ours)
+    frozen_norms: bool = (
+        False  # freeze the statistics of the generator's batch norms: for little or uniform data (ours)
+    )
+    twin_reference: bool = (
+        True  # for clips with twin.txt, the reference is the twin's same frame, not another one (ours)
+    )
     disc_wt: float = 0.07
-    disc_width: float = 0.0  # of the discriminator, as ``width``; 0: the generator's (ours)
+    disc_width: float = 0.0  # the discriminator's ``width``; 0: the generator's (ours)
     disc_initial_learning_rate: float = 1e-4
 
-    if not TYPE_CHECKING:  # or every name would be one
+    if not TYPE_CHECKING:  # or type checkers would accept any attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Say of those of the reference's that are gone, why."""
+            """Raise AttributeError, with the reason for hparams of the reference that are gone."""
             raise AttributeError(f"hparams has no {name}" + (f": {GONE[name]}" if name in GONE else ""))
 
     @property
@@ -121,7 +125,7 @@ class HParams:
         return self.sample_rate / self.hop_size
 
     def override(self, text: str) -> None:
-        """Apply ``"name=value,name=value"``; raise UserError that names what cannot be set, or not to this value."""
+        """Apply ``"name=value,name=value"``; raise UserError for unknown or fixed names, and for bad values."""
         types = {field.name: type(getattr(self, field.name)) for field in fields(self)}
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))
@@ -132,17 +136,17 @@ class HParams:
             if name in FIXED_BY_PREPROCESSING:
                 raise UserError(
                     f"hparam {name} is part of the data and of every checkpoint; change it in hparams.py, before "
-                    "preprocess.py, and delete mel.npy of clips that are there already"
+                    "preprocess.py, and delete mel.npy of existing clips"
                 )
             setattr(self, name, _parse(name, value, types[name]))
 
     def set_hparam(self, name: str, value: object) -> None:
-        """Set one, as the reference's scripts do; see ``override``."""
+        """Set one hparam, as the reference's scripts do; see ``override``."""
         self.override(f"{name}={value}")
 
     @contextlib.contextmanager
     def changed(self, *texts: str) -> Iterator[None]:
-        """Apply each of ``texts`` as ``override`` does, until the block ends; other threads' blocks wait for that."""
+        """Apply each of ``texts`` as ``override`` does, until the block ends; other threads' blocks wait meanwhile."""
         with _CHANGING:
             before = vars(self).copy()
             try:
@@ -154,7 +158,7 @@ class HParams:
 
 
 def _instead_of(name: str, known: list[str]) -> str:
-    """Say what might have been meant by a name that is not known."""
+    """Return a hint for an unknown name."""
     return GONE.get(name) or hint_at(name, known, f"known: {', '.join(known)}", most=3)
 
 
@@ -167,7 +171,7 @@ def _parse(name: str, text: str, kind: type) -> bool | int | float:
         value = kind(text)
     except ValueError:
         raise UserError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
-    if not 0 <= value < math.inf:  # nor NaN; those below 0 are fixed
+    if not 0 <= value < math.inf:  # also rejects NaN; hparams that may be negative are fixed
         raise UserError(f"hparam {name} takes a number from 0 on, not {text!r}")
     if value > AT_MOST.get(name, math.inf):
         raise UserError(f"hparam {name} takes {AT_MOST[name]} at most, not {text!r}")
@@ -178,9 +182,9 @@ hparams = HParams()
 
 
 def read_list(path: Path) -> list[tuple[int, str]]:
-    """Return the lines of a list that are not blank, stripped, with their numbers, from 1.
+    """Return the non-blank lines of a list, stripped, with their numbers, from 1.
 
-    Raises UserError, which names the file, for one that is not UTF-8.
+    Raises UserError, naming the file, if it is not UTF-8.
     """
     text = files.read_text(path)
     return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -189,24 +193,24 @@ def read_list(path: Path) -> list[tuple[int, str]]:
 def get_image_list(data_root: str | Path, split: str, filelists: Path = FILELISTS) -> list[str]:
     """Return ``data_root/dir/clip`` for every line of ``filelists/<split>.txt``.
 
-    A line is ``dir/clip``; whatever follows the first space or tab is a note, unless a folder is called so. Blank lines
-    are skipped. Raises MissingFile if the list does not exist, UserError if there is nothing in it or it is not UTF-8.
+    A line is ``dir/clip``; text after the first space or tab is a note, unless a folder has that name. Blank lines are
+    skipped. Raises MissingFile if the list does not exist, UserError if it is empty or not UTF-8.
     """
     path = filelists / f"{split}.txt"
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: a line dir/clip for every clip; preprocess.py --split writes it")
     lines = read_list(path)
     if not lines:
-        raise UserError(f"{path} is empty; give it a line dir/clip for every clip, one at least")
+        raise UserError(f"{path} is empty; give it a line dir/clip for every clip, at least one")
     return [_clip_folder(Path(data_root), line) for _, line in lines]
 
 
 def names_in(line: str) -> tuple[str, ...]:
-    """Return what a line of a list may mean by the name of its clip, the longest first; what follows that is a note."""
+    """Return the possible clip names in a line of a list, longest first; the rest of the line is a note."""
     return line, line.split("\t")[0].strip(), line.split()[0]
 
 
 def _clip_folder(root: Path, line: str) -> str:
-    """Return the folder that a line of a list means: up to the first white space, or more where that is a folder."""
+    """Return the clip folder of a line: the longest existing name, else the text up to the first white space."""
     *longer, name = names_in(line)
     return str(next((root / choice for choice in longer if (root / choice).is_dir()), root / name))

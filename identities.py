@@ -1,4 +1,4 @@
-"""Who somebody is: SFace turns a face into a vector, and the vectors of one person point the same way."""
+"""Face recognition with SFace: it embeds faces as vectors, and those of one person have similar directions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from reporting import SILENT, Reporter
 
 Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector
 
-# What SFace sees: eyes 46 % below the upper edge, mouth 82 %. Of the box, eyes 37 % below its upper edge and the chin
-# 97 % (demo.portrait.face_box), that is a square of its height, a tenth above it. Heads are not turned upright.
+# SFace expects the eyes 46 % and the mouth 82 % below the upper edge. In our boxes, the eyes are 37 % and the chin 97 %
+# below it (demo.portrait.face_box), so its crop is a square of the box's height, moved up by a tenth. Heads are not
+# rotated upright.
 SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
 
 
 def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
-    """Return SFace (Zhong et al., 2021) as OpenCV runs it: a file, or ``sface`` to download it."""
+    """Return SFace (Zhong et al., 2021), run by OpenCV, from a file, or downloaded for ``sface``."""
     path = downloads.find(path_or_name, report, ("sface",))
     try:
         network = cv2.FaceRecognizerSF.create("onnx", np.fromfile(path, np.uint8), np.empty(0, np.uint8))
@@ -32,12 +33,12 @@ def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
 
 
 def face_of_sface(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the face in a box as SFace sees it, (112, 112, 3)."""
+    """Return the face in a box, cropped for SFace, (112, 112, 3)."""
     x1, y1, x2, y2 = box
     side = SFACE_REACH * (y2 - y1)
     return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_RISE * side), max(1, int(side)), SFACE_SIDE)
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:
-    """CSIM: the cosine of the angle between two identities, 1 for the same."""
+    """Return CSIM, the cosine similarity of two identities, 1 for equal ones."""
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))

@@ -61,7 +61,7 @@ def test_what_is_no_file_is_told_so(small_checkpoint, talking_clip, sound, tmp_p
         lambda: lips.preview(sound, talking_clip, 0),
         lambda: jobs.Job(talking_clip, sound),
     ):
-        with pytest.raises(UserError, match=f"a {type(sound).__name__} is no file's name; save"):
+        with pytest.raises(UserError, match=f"a {type(sound).__name__} is not a file name; save"):
             call()
 
 

@@ -121,7 +121,7 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
         for second in (np.nan, np.inf, -1.0, "1"):
             with pytest.raises(UserError, match="is no moment of a video"):
                 lips.preview(tmp_path / "pair.mp4", speech, second)
-        with pytest.raises(UserError, match="is no file's name"):
+        with pytest.raises(UserError, match="is not a file name"):
             lips.run(np.zeros(3), speech, tmp_path / "out.mp4")
     with pytest.raises(UserError, match="nobody is given a speech"):
         lips.prepare(tmp_path / "pair.mp4", {None: tmp_path / "short.wav", 0: tmp_path / "short.wav"})

@@ -47,7 +47,7 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
 
 def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     path = tmp_path / "lock"
-    with files.locked(path), pytest.raises(ValueError, match="at work on"), files.locked(path):
+    with files.locked(path), pytest.raises(ValueError, match="working on"), files.locked(path):
         pass
     with files.locked(path):
         assert path.exists()

@@ -80,7 +80,7 @@ def test_what_is_wrong_with_a_list_and_which(tmp_path, content, words):
 
 def test_what_was_meant_is_said():
     settings = HParams()
-    with pytest.raises(AttributeError, match="hparams has no nepochs: a training ends with --max_steps"):
+    with pytest.raises(AttributeError, match="hparams has no nepochs: training ends with --max_steps"):
         _ = HParams().nepochs
     said = {"nepochs": "--max_steps", "eval_intervall": "is it eval_interval", "xyz": "known: adam_beta1"}
     for name, words in said.items():

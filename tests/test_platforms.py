@@ -93,7 +93,7 @@ def test_a_table_that_is_open_elsewhere_is_kept_beside(in_use, tmp_path):
 
 def test_a_drive_that_is_not_there(monkeypatch):
     monkeypatch.setattr(files.Path, "exists", lambda path: False)
-    with pytest.raises(UserError, match="is not there; give a folder on a disk that is"):
+    with pytest.raises(UserError, match="does not exist; give a folder on a disk that does"):
         files.check_room(files.Path("Z:/videos"))
 
 

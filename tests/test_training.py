@@ -1260,7 +1260,7 @@ def test_half_a_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
 @pytest.mark.parametrize("wrong, words", [
     ({"precision": "fp8"}, "precision fp8 is none of"), ({"max_steps": 4.5}, "max_steps 4.5 is no whole number"),
     ({"seed": 2**63}, "is not a whole number from 0"), ({"keep": 2.5}, "keep 2.5 would keep no checkpoint"),
-    ({"filelists": None}, "is no file's name"), ({"settings": "adam_beta1=1"}, "adam_beta1 takes 0.999 at most"),
+    ({"filelists": None}, "is not a file name"), ({"settings": "adam_beta1=1"}, "adam_beta1 takes 0.999 at most"),
 ])  # fmt: skip
 def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
@@ -1477,7 +1477,7 @@ def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
     """A job that was put back into the queue while the first was still saving itself."""
     with files.locked(tmp_path / f".{tmp_path.name}.lock"):
         assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, "--resume")) == 2
-    assert "another process is at work on" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "another process is working on" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------------------------------------------------
