@@ -11,11 +11,11 @@ from reporting import SILENT, Reporter
 
 
 def moment(text: str) -> float:
-    """Return seconds into a video, given as ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``; raise UserError for others."""
+    """Parse a time in a video, ``7.5``, ``MM:SS`` or ``HH:MM:SS.mmm``, to seconds; raise UserError if it is invalid."""
     clock = r"(?:(?:(\d+):(?=[0-5]?\d:))?(\d+):(?=[0-5]?\d(?:\.|$)))?"
     match = re.fullmatch(clock + r"(\d+(?:\.\d*)?|\.\d+)", text.strip(), re.ASCII)
     if not match:
-        raise UserError(f"{text!r} is not a moment; give seconds, MM:SS or HH:MM:SS.mmm")
+        raise UserError(f"{text!r} is not a time; give seconds, MM:SS or HH:MM:SS.mmm")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return 3600 * hours + 60 * minutes + seconds
 
@@ -23,13 +23,13 @@ def moment(text: str) -> float:
 def cut_out(
     source: video.VideoInfo, wanted: int, start: float, end: float | None, report: Reporter = SILENT
 ) -> tuple[video.VideoInfo, int, bool]:
-    """Return the video as if it started at ``start``; how many frames of speech there are; whether others follow.
+    """Return the video from ``start`` on, the number of frames in the part, and whether more follow.
 
-    The part ends after ``wanted`` frames, that is with the speech, if not before: at ``end``, or with the video. Both
-    moments are seconds, of the nearest frame. Raises UserError for a photo, or if they do not lie in the video.
+    The part ends after ``wanted`` frames, the length of the speech, or earlier, at ``end`` or with the video. Both
+    times are seconds, rounded to the nearest frame. Raises UserError for a photo, or if they are not in the video.
     """
     if source.is_image:
-        raise UserError(f"{source.path} is a photo, which has no part to begin at; leave --start and --end out")
+        raise UserError(f"{source.path} is a photo, which has no parts; leave --start and --end out")
     first = round(start * source.fps)
     longest, count, goes_on = _counted(source, first, end, wanted)
     if not count and first > start * source.fps:  # in the second half of the last frame
@@ -51,6 +51,6 @@ def cut_out(
 
 
 def _counted(source: video.VideoInfo, first: int, end: float | None, wanted: int) -> tuple[int | None, int, bool]:
-    """Return how many frames there are to ``end`` if it is given, how many of them there are, and if others follow."""
+    """Return the number of frames up to ``end``, if given, how many of them exist, and whether more follow."""
     longest = None if end is None else max(1, round(end * source.fps) - first)
     return longest, *video.count_frames(replace(source, start=first), longest or wanted)

@@ -1,4 +1,4 @@
-"""From one frame rate to another."""
+"""Conversion from one frame rate to another."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HALF = Fraction(1, 2)
 
 
 def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:
-    """Give a sequence of ``source`` items a second (frames, their boxes, …) the rate ``target``.
+    """Resample items (frames, boxes, …) from ``source`` to ``target`` items a second.
 
-    Each item moves to the nearest place of the new grid, as ffmpeg puts frames there: of several that meet, the last
-    stays, and an empty place repeats the item before it.
+    As in ffmpeg, each item moves to the nearest position of the new grid. If several fall on one position, the last is
+    used; an empty position repeats the item before it.
     """
     held: Item | None = None
     given = count = 0

@@ -1,10 +1,10 @@
-"""The training of the networks, each in one call, with the settings of ``hparams``.
+"""Train each of the networks in one call, with the settings of ``hparams``.
 
     train_expert("lrs2_preprocessed", "checkpoints/expert", TrainingOptions(settings="width=0.5", max_steps=100_000))
     train_generator("lrs2_preprocessed", "checkpoints/generator", "checkpoints/expert/checkpoint_step000100000.pth")
 
-Each of the processes that torchrun started calls the same, and the global batch stays the same. Such a program ends
-with ``distributed.leave_processes()``.
+Under torchrun every process makes the same call, and the global batch size stays the same. Such a program must end with
+``distributed.leave_processes()``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from models import SyncNet_color, weights
 from reporting import SILENT, Reporter
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 
-# settings by the training that reads them; those of several by whether all kinds do
+# hparams by the training that reads them: all, some, or one
 OF_ALL = {"width", "num_workers", "save_optimizer_state", "lr_decay_steps", "ema_decay", "negative_distance"}
-OF_SOME = {"eval_steps", "plateau_warn_steps"}  # without a discriminator; of the expert, and with one
+OF_SOME = {"eval_steps", "plateau_warn_steps"}  # generator without discriminator; expert, and generator with one
 OF_THE_EXPERT = {
     "windows_per_clip", "syncnet_batch_size", "syncnet_lr", "syncnet_eval_interval", "syncnet_checkpoint_interval",
     "syncnet_eval_steps", *(f"augment_{field.name}" for field in dataclasses.fields(Augmentation)),
@@ -48,16 +48,16 @@ OF_THE_DISCRIMINATOR = {"disc_wt", "disc_width", "disc_initial_learning_rate", "
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Where to start, how long to go on, and on what."""
+    """Where to start, how long to train, and on what data and device."""
 
     filelists: str | Path = FILELISTS  # the folder with train.txt and val.txt
-    settings: str = ""  # of hparams.py, "name=value,…", where they are to differ
+    settings: str = ""  # hparams to override, as "name=value,…"
     checkpoint: str | Path | None = None  # to start from
     discriminator_checkpoint: str | Path | None = None  # likewise, of the discriminator
-    resume: bool = False  # go on from the newest checkpoints in the folder for them, if there are some
-    max_steps: int | None = None  # None: until somebody stops it
-    keep: int | None = None  # so many checkpoints, the newest; None: all
-    seed: int = 0  # of the weights and of the order of the data
+    resume: bool = False  # continue from the newest checkpoint in the checkpoint folder, if there is one
+    max_steps: int | None = None  # None: until it is interrupted
+    keep: int | None = None  # number of newest checkpoints to keep; None: all
+    seed: int = 0  # of the weights and the data order
     device: str = "auto"
     precision: str = "auto"
 
@@ -66,7 +66,7 @@ class TrainingOptions:
             raise UserError(f"keep {self.keep!r} would keep no checkpoint; give 1 or more, or None for all")
         check_seed(self.seed)
         if not (self.max_steps is None or isinstance(self.max_steps, numbers.Integral)):
-            raise UserError(f"max_steps {self.max_steps!r} is no whole number")
+            raise UserError(f"max_steps {self.max_steps!r} is not a whole number")
         files.as_path(self.filelists)
 
 
@@ -76,9 +76,9 @@ def train_expert(
     options: TrainingOptions = TrainingOptions(),
     report: Reporter = SILENT,
 ) -> None:
-    """Train the expert on the clips that preprocessing wrote to ``data_root``; checkpoints and logs go to the other.
+    """Train the expert on preprocessed clips in ``data_root``; write checkpoints and logs to ``checkpoint_dir``.
 
-    Raises UserError for input that cannot be used.
+    Raises UserError for unusable input.
     """
     with training_session(options) as group:
         unread = OF_THE_GENERATOR | OF_THE_DISCRIMINATOR | {"eval_steps"}
@@ -105,7 +105,7 @@ def train_expert(
         else:
             task_type = ExpertTask
             train = SyncNetDataset(train_list, options.seed, hp.negative_distance, augmentation=varied)
-        val = SyncNetDataset(val_list)  # the same windows whatever the settings, so that runs compare
+        val = SyncNetDataset(val_list)  # the same windows with all settings, so that runs are comparable
         training.fit(task_type(group, hp, hp.width), train, val, plan, report)
 
 
@@ -118,16 +118,16 @@ def train_generator(
     report: Reporter = SILENT,
     discriminator: bool = False,
 ) -> None:
-    """Train the generator to satisfy the ``expert`` (a file, or ``demo``), and a visual-quality ``discriminator``.
+    """Train the generator with an ``expert`` (a file, or ``demo``) and optionally a visual-quality ``discriminator``.
 
-    ``judge`` is a second expert, never learned from, that scores the evaluations. Otherwise as ``train_expert``.
+    ``judge`` is a second expert that only scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
         unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR | {"plateau_warn_steps"})
         tell_unread(options, unread, report if group.is_main else SILENT)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
-            raise UserError("syncnet_wt and disc_wt leave no weight to L1, which has the rest of 1; see --hparams")
+            raise UserError("syncnet_wt and disc_wt leave no weight to L1; choose them so that they sum to less than 1")
         plan = plan_for(
             data_root,
             checkpoint_dir,
@@ -143,14 +143,14 @@ def train_generator(
         scorer = weights.load_model(judge, SyncNet_color, report) if judge else None
         train_list, val_list = load_filelists(data_root, options)
         train = Wav2LipDataset(train_list, options.seed, hp.negative_distance, twins=hp.twin_reference)
-        val = Wav2LipDataset(val_list)  # the same windows whatever other settings, likewise
+        val = Wav2LipDataset(val_list)  # the same windows with all other settings, likewise
         training.fit(task_type(group, hp, teacher, scorer, hp.width), train, val, plan, report)
 
 
 @contextlib.contextmanager
 def training_session(options: TrainingOptions, discriminator: bool = False) -> Iterator[Distributed]:
-    """Apply the settings until the block ends, join the processes of torchrun, seed; before the first tensor."""
-    # Training fills gigabytes of fresh memory at every step: a fault for every 4 kB of it, or one for every 2 MB.
+    """Apply the settings, join torchrun's processes and seed until the block ends; enter it before the first tensor."""
+    # Training touches gigabytes of new memory at every step; huge pages need a page fault per 2 MB instead of per 4 kB.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if options.discriminator_checkpoint and not discriminator:
         raise UserError("a checkpoint of the discriminator is for training with one; leave it out")
@@ -163,16 +163,16 @@ def training_session(options: TrainingOptions, discriminator: bool = False) -> I
             try:
                 yield group
             except training.Stopped:
-                group.wait()  # torchrun kills those that are left soon after the first has ended
+                group.wait()  # torchrun kills the other processes soon after the first has ended
                 raise
-            group.wait()  # until the last checkpoint is there for whoever goes on with it
+            group.wait()  # so that the last checkpoint exists when any process returns
 
 
 @contextlib.contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Begin with a seed, and leave torch's random numbers and switches to others as they were."""
+    """Seed torch for the duration of the block, and restore its random state and switches afterwards."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True  # shapes stay the same, so looking for the fastest kernels pays
+    torch.backends.cudnn.benchmark = True  # worthwhile, since shapes stay the same
     try:
         with own_random_numbers(device):
             torch.manual_seed(seed)
@@ -182,7 +182,7 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def tell_unread(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
-    """Tell which of the settings that were asked for nobody reads here."""
+    """Note which of the given settings this training does not read."""
     asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
     if names := [name for name in asked if name in unread]:
         near = [near for name in names if (near := f"syncnet_{name}") in OF_THE_EXPERT - unread and near not in asked]
@@ -191,20 +191,20 @@ def tell_unread(options: TrainingOptions, unread: Set[str], report: Reporter) ->
 
 
 def load_filelists(data_root: str | Path, options: TrainingOptions) -> Iterator[list[str]]:
-    """Return the clips to learn from, and those to evaluate on."""
+    """Return the clips to train on, and those to evaluate on."""
     return (get_image_list(Path(data_root), split, Path(options.filelists)) for split in ("train", "val"))
 
 
 def plan_for(
     data_root: str | Path, checkpoint_dir: str | Path, options: TrainingOptions, unread: Set[str], **names: str
 ) -> training.Plan:
-    """Return the plan of a network: ``names`` are those of the hparams that give its batch size and its intervals.
+    """Return the training plan; ``names`` maps its batch size and intervals to the hparams that set them.
 
-    Called before the data are read, which takes long if there are many.
+    Called before the data are read, which may take long.
     """
     files.check_folder(Path(checkpoint_dir))
     for name in names.values():
-        least = 2 if name == "syncnet_batch_size" else 1  # a batch norm of the expert has one value for each window
+        least = 2 if name == "syncnet_batch_size" else 1  # a batch norm of the expert has a single value per window
         if getattr(hp, name) < least:
             raise UserError(f"hparam {name} must be {least} or more, not {getattr(hp, name)}")
     start = {"": options.checkpoint, "disc_": options.discriminator_checkpoint}

@@ -1,4 +1,4 @@
-"""What a stage says while it works: to a terminal, to a page, or to nobody."""
+"""Progress and notes of running work: for a terminal, a page, or nobody."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ Advance = Callable[..., None]  # (steps, figure=…)
 
 
 class Cancelled(BaseException):
-    """Raise it in a Reporter to stop what goes on: nobody takes it for the failure of one of many files."""
+    """Raise this in a Reporter to cancel the work; it is not treated as the failure of one of many files."""
 
 
 class Reporter:
-    """Is told what goes on, and keeps it to itself. Override what you want to hear; ``terminal.Terminal`` prints it.
+    """Receives notes and progress, and ignores them. Override methods as needed; ``terminal.Terminal`` prints them.
 
-    Threads that work for a call tell it too, so calls may come from several, and overlap.
+    Methods may be called from several threads at once.
     """
 
     def note(self, text: str) -> None:
-        """Hear what the user should know, in one line."""
+        """Receive a note for the user, in one line."""
 
     @property
     def whole(self) -> Reporter:
-        """Who hears it in the end."""
+        """The reporter at the end of a chain of ``Named`` ones."""
         return self
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        """Hear that ``done`` of ``total`` (None: nobody knows yet) steps of a stage are done."""
+        """Receive that ``done`` of ``total`` (None: not yet known) steps of a stage are done."""
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
-        """Yield a function that is called with the number of steps (``unit`` each) that have been done since.
+        """Yield a function to call with the number of further steps (of one ``unit`` each) that are done.
 
-        ``done`` are done before; figures of the step, such as a loss, may be told as well.
+        ``done`` steps count as done already. The function also accepts figures of the step, such as a loss.
         """
 
         def advance(steps: int, **figures: float) -> None:
@@ -55,7 +55,7 @@ class Reporter:
 
 
 class Named(Reporter):
-    """Tells another reporter, with every note, which of several it is about."""
+    """Passes everything to another reporter, and prefixes notes with a name."""
 
     def __init__(self, report: Reporter, name: str) -> None:
         self._report, self._name = report, name

@@ -360,8 +360,8 @@ def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
     (("--start", "0.2", "--end", "9"), "--end 9 lies beyond the end of "),
     (("--start", "0.5", "--end", "0.5"), "--end 0.5 does not lie after --start 0.5"),
     (("--end", "0"), "--end 0 does not lie after --start 0"),
-    (("--start", "-1"), "'-1' is not a moment"),
-    (("--start", "1:75"), "'1:75' is not a moment"),
+    (("--start", "-1"), "'-1' is not a time"),
+    (("--start", "1:75"), "'1:75' is not a time"),
     (("--start", "0.2", "--static"), "--static shows one frame throughout"),
     (("--start", "9" * 40), ""),
 ])  # fmt: skip
@@ -375,7 +375,7 @@ def test_what_cannot_be_is_said_in_one_line(small_checkpoint, talking_clip, tone
 
 def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
-    with pytest.raises(UserError, match="is a photo, which has no part to begin at"):
+    with pytest.raises(UserError, match="is a photo, which has no parts"):
         lips.prepare(tmp_path / "photo.png", tone, start=0)
 
 
@@ -412,7 +412,7 @@ def test_moments(text, seconds):
 
 @pytest.mark.parametrize("text", ["1:90", "1:90:05", "5 s", ".", "-1"])
 def test_what_is_no_moment(text):
-    with pytest.raises(UserError, match="is not a moment; give seconds, MM:SS"):
+    with pytest.raises(UserError, match="is not a time; give seconds, MM:SS"):
         parts.moment(text)
 
 

@@ -152,7 +152,7 @@ def test_heic_itself(tmp_path):
 def test_many_pictures_in_one_file(tmp_path):
     pages = [to_pillow(quadrants()).convert("RGB")] * 3
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    with pytest.raises(ValueError, match="holds 3 pictures; save the one that is wanted"):
+    with pytest.raises(ValueError, match="holds 3 pictures; save the one you want"):
         video.probe(tmp_path / "a.tif")
     (tmp_path / "a.avif").write_bytes((24).to_bytes(4, "big") + b"ftypavis\0\0\0\0avifmif1" + bytes(200))
     with pytest.raises(ValueError, match="sequence of AVIF pictures"):
