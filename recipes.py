@@ -127,7 +127,7 @@ def train_generator(
         tell_unread(options, unread, report if group.is_main else SILENT)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
-            raise UserError("syncnet_wt and disc_wt leave no weight to L1; choose them so that they sum to less than 1")
+            raise UserError("syncnet_wt and disc_wt leave no weight to L1, which gets the rest of 1; use smaller ones")
         plan = plan_for(
             data_root,
             checkpoint_dir,

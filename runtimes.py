@@ -1,6 +1,6 @@
-"""Which program computes the generator: torch, or on a CPU OpenVINO, with most of it in eight-bit numbers.
+"""Runtimes for the generator: torch, or OpenVINO on a CPU, with most of the network in int8.
 
-What is gained, and lost, stands in benchmarks/RESULTS.md.
+For gains and losses, see benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from telemetry import silence_openvino
 NAMES = ("torch", "openvino")
 INT8 = "int8"
 PRECISIONS = (*devices.PRECISIONS, INT8)
-KEPT_FLOAT = ".*output_block.*"  # in eight bits the last block ruins the picture
+KEPT_FLOAT = ".*output_block.*"  # in int8, the last block ruins the picture
 CALIBRATION_FACES = Path(weights.__file__).with_name("calibration.jpg")  # a sheet of crops, ``CALIBRATION_ROW`` a row
-CALIBRATION_MELS = Path(weights.__file__).with_name("calibration.npy")  # (N, 80, 16) float16, one for each of them
+CALIBRATION_MELS = Path(weights.__file__).with_name("calibration.npy")  # (N, 80, 16) float16, one per crop
 CALIBRATION_ROW = 8
-CALIBRATION_GAINS = (1, 1, 2, 1, 1, 1, 4, 1)  # of their mouths in turn: ranges without any fail at a ``--mouth_gain``
+CALIBRATION_GAINS = (1, 1, 2, 1, 1, 1, 4, 1)  # mouth gains, cycled over the crops: without, ``--mouth_gain`` overflows
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What computes the generator, and in which precision. Raises UserError for what cannot be."""
+    """The runtime of the generator and its precision. Raises UserError for invalid combinations."""
 
     name: str = "torch"  # one of ``NAMES``
-    precision: str = "auto"  # of ``PRECISIONS``; auto: the fastest that is as good, in OpenVINO int8
+    precision: str = "auto"  # or one of ``PRECISIONS``; auto: the fastest of equal quality, with OpenVINO int8
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -64,17 +64,17 @@ class Runtime:
         if self.precision == "fp16" and self.name == "openvino":
             raise UserError("--runtime openvino computes in int8, bf16 or fp32; for fp16 leave it out")
         if self.name == "openvino":
-            import_openvino()  # what is missing is missed before any work is done
+            import_openvino()  # fail before any work is done
 
     def pick_device(self, name: str) -> torch.device:
         """Return the device of this name, for the other networks as well."""
         device = devices.pick_device("cpu" if (self.name, name) == ("openvino", "auto") else name)
         if self.name == "openvino" and device.type != "cpu":
-            raise UserError(f"--runtime openvino computes on the CPU; leave out --device {name}, or the runtime")
+            raise UserError(f"--runtime openvino computes on the CPU; leave out --device {name}, or --runtime")
         return device
 
     def pick_precision(self, device: torch.device) -> torch.dtype:
-        """Return the precision of whatever torch computes."""
+        """Return the precision of everything that torch computes."""
         return devices.pick_precision("auto" if self.precision == INT8 else self.precision, device)
 
     def open_generator(
@@ -92,7 +92,7 @@ class Runtime:
 
 
 def import_openvino() -> Any:
-    """Return the package, if it and NNCF are here, and keep both from telling others how they are used."""
+    """Import OpenVINO without its telemetry; raise UserError if it or NNCF is missing."""
     silence_openvino()
     with needs("openvino"):
         import openvino
@@ -104,23 +104,25 @@ def import_openvino() -> Any:
 
 @cache
 def core() -> Any:
-    """Return OpenVINO's core, one until the process ends.
+    """Return OpenVINO's core, a single one that lives until the process ends.
 
-    When the last of them ends, so does the stack that it has given to signals: the next one, such as Ctrl-C, would be a
-    segmentation fault.
+    The last core to be destroyed frees the stack that it set up for signal handlers, so that the next signal, such as
+    Ctrl-C, would cause a segmentation fault.
     """
     return import_openvino().Core()
 
 
 class OpenVinoGenerator(nn.Module):
-    """A generator with the interface of ``Wav2Lip``, for single frames; any number of threads may call it.
+    """A generator with the interface of ``Wav2Lip``, for single frames; thread-safe.
 
-    ``dtype`` is what it computes in where it is not quantised, ``drawing`` the quantised part of it, if there is one.
+    ``dtype`` is the precision of the parts that are not quantised, ``drawing`` the quantised part, if there is one.
     """
 
     def __init__(self, checkpoint: weights.Checkpoint, dtype: torch.dtype, drawing: Any = None) -> None:
         super().__init__()
-        self.like = nn.Parameter(torch.empty(0), requires_grad=False)  # says that it takes float32, on the CPU
+        self.like = nn.Parameter(
+            torch.empty(0), requires_grad=False
+        )  # tells callers that inputs are float32 on the CPU
         network = fold_batchnorm(weights.build(checkpoint, Wav2Lip))
         self.mask_top, self.opening = network.mask_top, network.opening
         self.audio_encoder = Compiled(convert(network.audio_encoder, example_mels()), dtype)
@@ -134,7 +136,7 @@ class OpenVinoGenerator(nn.Module):
 
 
 class Compiled(nn.Module):
-    """A network of OpenVINO's that takes and gives tensors of torch, float32 on the CPU."""
+    """A compiled OpenVINO network with torch tensors, float32 on the CPU, as inputs and outputs."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class Compiled(nn.Module):
             "NUM_STREAMS": workers,
             "INFERENCE_NUM_THREADS": workers * share,
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-            "ENABLE_CPU_PINNING": False,  # others want the cores too: the decoder, the encoder, another process
+            "ENABLE_CPU_PINNING": False,  # the decoder, the encoder and other processes need the cores, too
         }
         self._compiled = core().compile_model(model, "CPU", settings)
         self._own = threading.local()
@@ -156,7 +158,7 @@ class Compiled(nn.Module):
 
 
 class Drawing(nn.Module):
-    """``Wav2Lip.draw`` with channels last, as faces lie in memory: faces (N, 96, 96, 6) -> (N, 96, 96, 3)."""
+    """``Wav2Lip.draw`` with channels last, as faces are stored: faces (N, 96, 96, 6) -> (N, 96, 96, 3)."""
 
     def __init__(self, network: Wav2Lip) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ def example_mels() -> torch.Tensor:
 
 
 def convert(network: nn.Module, *example: torch.Tensor) -> Any:
-    """Return a network as OpenVINO's, for batches of any size."""
+    """Convert a network to OpenVINO, for batches of any size."""
     shapes = [(-1, *tensor.shape[1:]) for tensor in example]
     return import_openvino().convert_model(network, example_input=example, input=shapes)
 
@@ -187,9 +189,9 @@ def convert(network: nn.Module, *example: torch.Tensor) -> Any:
 
 
 def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
-    """Return the part of a generator that draws, all but its last block in int8; it is made once, and kept."""
+    """Return the generator without its audio encoder, all but its last block in int8; cached on disk."""
     kept = cache_path(checkpoint)
-    with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, RuntimeError):  # not there, or damaged
+    with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, RuntimeError):  # missing or damaged
         return load_cached(kept)
     report.note("note: quantizing this network to int8 for OpenVINO, once: up to a minute")
     model = quantize(fold_batchnorm(weights.build(checkpoint, Wav2Lip)), devices.cpu_has_vnni())
@@ -201,9 +203,9 @@ def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
 
 
 def quantize(network: Wav2Lip, has_vnni: bool) -> Any:
-    """Return the drawing part of a folded network in int8, with ranges from the calibration data.
+    """Quantise the drawing part of a folded network to int8, with ranges from the calibration data.
 
-    Without VNNI a CPU adds two products of eight-bit numbers in 16 bits, which may overflow: weights have seven then.
+    CPUs without VNNI add two products of 8-bit numbers in 16 bits, which may overflow; weights then have 7 bits.
     """
     import_openvino()
     import nncf
@@ -234,15 +236,15 @@ def calibration(network: Wav2Lip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def calibration_faces() -> np.ndarray:
-    """Return some faces (N, 96, 96, 3) uint8 BGR."""
-    # a file of ours, in a folder of any name: see ``pictures.OPENS_ANY_NAME``
+    """Return the faces of the calibration sheet, (N, 96, 96, 3) uint8 BGR."""
+    # the installation folder may have a non-ASCII name, see ``pictures.OPENS_ANY_NAME``
     sheet: Any = cv2.imdecode(np.fromfile(CALIBRATION_FACES, np.uint8), cv2.IMREAD_COLOR)
     rows = sheet.reshape(-1, hp.img_size, CALIBRATION_ROW, hp.img_size, 3).transpose(0, 2, 1, 3, 4)
     return rows.reshape(-1, hp.img_size, hp.img_size, 3)
 
 
 def cache_path(checkpoint: weights.Checkpoint) -> Path:
-    """Return where this network is kept in int8, under a name that hashes all that decides what it is like."""
+    """Return the cache file of this network in int8; its name hashes everything that the result depends on."""
     parts = [files.digest(path) for path in (checkpoint.path, CALIBRATION_FACES, CALIBRATION_MELS)]
     parts += [importlib.metadata.version("nncf"), str(devices.cpu_has_vnni()), KEPT_FLOAT, str(CALIBRATION_GAINS)]
     return downloads.cache_folder() / "int8" / f"{hashlib.sha256(' '.join(parts).encode()).hexdigest()}.zip"
@@ -252,7 +254,7 @@ def save_cached(model: Any, path: Path) -> None:
     openvino = import_openvino()
     with tempfile.TemporaryDirectory() as folder, files.atomic_write(path) as partial:
         openvino.save_model(model, Path(folder, "model.xml"), compress_to_fp16=False)
-        with zipfile.ZipFile(partial, "w") as archive:  # two files in one, with their checksums
+        with zipfile.ZipFile(partial, "w") as archive:  # both files in one, with checksums
             for name in ("model.xml", "model.bin"):
                 archive.write(Path(folder, name), name)
 

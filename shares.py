@@ -1,11 +1,11 @@
-"""One run in several processes: each takes its share of the work, and the last to finish hears what came of all.
+"""One run in several processes: each does its share of the work, and the last to finish gets all results.
 
     share = Share.begin(folder)
     mine = share.of(everything)
     ...
-    results = share.finish(result)  # of all processes, or None: another will have them
+    results = share.finish(result)  # of all processes, or None: another process will get them
 
-Files in a folder instead of a process group: nobody waits for the slowest, and machines share no more than the folder.
+Uses files in a folder, not a process group: nobody waits for the slowest, and machines only have to share the folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Share:
-    """The part of one of ``world`` processes, as torchrun counts them; each has a file that says how far it is."""
+    """The share of one of ``world`` processes, numbered by torchrun; each has a file with its state."""
 
     folder: Path
     rank: int
@@ -33,12 +33,12 @@ class Share:
 
     @classmethod
     def begin(cls, folder: Path) -> Share:
-        """Begin this process's part of a run whose processes all see ``folder``."""
+        """Begin this process's share of a run; all processes must have access to ``folder``."""
         world = int(os.environ.get("WORLD_SIZE", 1))
         share = cls(folder, int(os.environ.get("RANK", 0)), world, _run_of(world))
         if share.world > 1:
             with files.locked(share._lock, wait=True):
-                if share._entry(share.rank):  # of a run of that name that was stopped: what it left counts for nothing
+                if share._entry(share.rank):  # left by an interrupted run of the same name: discard it
                     share._clear()
                 share._save(None)
         return share
@@ -50,7 +50,7 @@ class Share:
         return items[self.rank :: self.world]
 
     def finish(self, result: Any) -> list[Any] | None:
-        """Leave ``result`` (of JSON, not None) for the others; return those of all, by rank, if all have done so."""
+        """Store ``result`` (JSON-serialisable, not None); return all results, by rank, if this was the last process."""
         if self.world == 1:
             return [result]
         with files.locked(self._lock, wait=True):
@@ -73,7 +73,7 @@ class Share:
         files.save(self._path(self.rank), json.dumps({"run": self.run, "result": result}))
 
     def _entry(self, rank: int) -> dict[str, Any] | None:
-        """What a process of this run has left; None for what others have."""
+        """Return what a process of this run has stored; None if there is nothing, or it is from another run."""
         try:
             entry = json.loads(self._path(rank).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -86,10 +86,10 @@ class Share:
 
 
 def _run_of(world: int) -> str:
-    """Return what tells the run of this process from others in the same folder, as far as torchrun lets one know.
+    """Return an identifier of this run, to tell it from others in the same folder, as far as torchrun allows.
 
-    Without --standalone and --rdzv_id it calls every run "none"; but for all processes of one machine it has a folder,
-    with one below for every attempt and every process.
+    Without --standalone and --rdzv_id, torchrun names every run "none". If all processes are on one machine, its log
+    folder identifies the run; that folder has a subfolder for each attempt, with one for each process.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID", "")
     errors, is_here = os.environ.get("TORCHELASTIC_ERROR_FILE"), os.environ.get("LOCAL_WORLD_SIZE") == str(world)

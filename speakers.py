@@ -1,6 +1,6 @@
-"""Which of several faces, shot by shot: the one whose lips move with the sound, or the one that looks like a picture.
+"""Choose a face in each shot: the one whose lips move with the sound, or the one that looks like a given picture.
 
-The way through: detections -> shots and the faces in them -> a score for each -> the best, if it is good enough.
+Pipeline: detections -> shots and the faces in them -> a score for each face -> the best one, if it is good enough.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ from sync import Expert, Face, Result, Voice, compare, embed_faces
 from sync.embedding import REACH, embed_sound
 from sync.matching import RELATED
 
-# How far lips stand out at the sound's moment from what they reach at any (``Result.contrast``) if they are the
-# speaker's: half of what lies between the own voice, 0.615, and another sentence, 0.336, for the shipped expert and
-# people whom it never saw (benchmarks/RESULTS.md, "Real people")
+# Minimum ``Result.contrast`` (similarity without offset, less its median over all offsets) of a speaker's lips. Half
+# the difference between similarity to the own voice, 0.615, and to another sentence, 0.336, for the included expert and
+# people it was not trained on (benchmarks/RESULTS.md, "Real people").
 SPEAKS = 0.14
-SAME_PERSON = 0.363  # cosine of two identities: what OpenCV gives for SFace
-LOOKS = 5  # frames in which a face is looked at in each shot
+SAME_PERSON = 0.363  # cosine of two identities: OpenCV's threshold for SFace
+LOOKS = 5  # frames in which a face's identity is computed in each shot
 
 
 @dataclass(frozen=True)
 class FacesByShot:
-    """Everybody in a video, shot by shot."""
+    """All faces in a video, shot by shot."""
 
     shots: list[tuple[int, int]]  # first frame, and the one after the last
-    faces: list[np.ndarray]  # (frames, 4) each, as seen, NaN where not: the n-th from the left in every shot
+    faces: list[np.ndarray]  # by position, the n-th from the left in every shot: detected boxes (frames, 4), or NaN
 
     def seen(self) -> np.ndarray:
-        """Return in how many frames of each shot each face is seen, (shots, faces)."""
+        """Return the number of frames of each shot in which each face is detected, (shots, faces)."""
         return np.array([[(~np.isnan(face[a:b, 0])).sum() for face in self.faces] for a, b in self.shots])
 
 
 class FaceCriterion(Protocol):
-    """Tells how well faces are what somebody wants."""
+    """Scores how well faces match what is wanted."""
 
-    WHO: str  # who it is, in words
-    LEAST: float  # score of a face that is
+    WHO: str  # the wanted person, in words
+    LEAST: float  # minimum score of a match
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         """Return a score for each face in each shot, (shots, faces)."""
 
     def refusal(self, best: float) -> str:
-        """Say that nobody is, for the best has this score."""
+        """Return the error message for when no face matches; ``best`` is the highest score."""
 
 
 def follow(
     seen: Iterable[Detections], source: video.VideoInfo, pads: Sequence[int], smooth: bool, criterion: FaceCriterion
 ) -> Generator[Piece, None, None]:
-    """Follow, in every shot, the face that is wanted most; shots in which nobody is good enough have no boxes.
+    """Track the best-scoring face of every shot; shots in which no face scores enough have no boxes.
 
-    ``seen`` is what a detector saw, each time that there is more of it; all of it is waited for. Raises UserError if
-    nobody is good enough anywhere.
+    ``seen`` yields the detections so far, each time that there are more; only the complete ones are used. Raises
+    UserError if no face scores enough in any shot.
     """
     *_, found = seen
     return place(chosen_faces(found, gap_of(source.fps), criterion), source, pads, smooth)
 
 
 def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield where the face that is wanted most was seen, (frames, 4), shot by shot; NaN where it was not."""
+    """Yield the detected boxes of the best-scoring face, (frames, 4), shot by shot; NaN where there is none."""
     everybody = FacesByShot(shots(found), follow_faces(found, gap))
     scores = np.full((len(everybody.shots), 1), -np.inf)
     if everybody.faces:
@@ -87,7 +87,7 @@ def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Itera
 
 
 def lasting_only(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return ``scores`` (shots, faces), -inf for who is ``seen`` much shorter than others: chance favours the brief."""
+    """Set ``scores`` (shots, faces) to -inf for faces ``seen`` much shorter than others, which may score by chance."""
     brief = seen < np.maximum(1, LASTING * seen.max(1, keepdims=True))
     return np.where(brief | np.isnan(scores), -np.inf, scores)
 
@@ -97,16 +97,16 @@ def lasting_only(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 class Speaker:
-    """Wants the face whose lips move with the video's own sound.
+    """Criterion for the face whose lips move with the video's own sound.
 
-    Raises UserError for what has no sound or does not move. Only the first ``frames`` of the video count.
+    Raises UserError for a picture or a video without sound. Only the first ``frames`` of the video count.
     """
 
     WHO, LEAST = "who speaks", SPEAKS
 
     def __init__(self, source: video.VideoInfo, frames: int, expert: Expert) -> None:
         if source.is_image:
-            raise UserError(f"--speaker auto watches lips move, and {source.path} is a picture; try --face_index")
+            raise UserError(f"--speaker auto needs moving lips, and {source.path} is a picture; try --face_index")
         self.source, self.expert = source, expert
         start, seconds = float(source.start / source.fps), float(frames / source.fps) + REACH / hp.fps
         self.voice = hear(source.path, start, seconds, expert)
@@ -121,8 +121,8 @@ class Speaker:
 
     def refusal(self, best: float) -> str:
         return (
-            f"--speaker auto: nobody's lips move with the sound of {self.source.path} (they match by "
-            f"{max(best, 0):.2f}, it takes {SPEAKS}); choose by --face_index or --face_like"
+            f"--speaker auto: nobody's lips move with the sound of {self.source.path} (the best match is "
+            f"{max(best, 0):.2f}, below {SPEAKS}); choose with --face_index or --face_like"
         )
 
 
@@ -131,12 +131,12 @@ def hear(path: Path, start: float, seconds: float, expert: Expert) -> Voice:
     try:
         return embed_sound(between(video.Sound(path, hp.sample_rate), start, seconds), expert, str(path))
     except UserError as problem:
-        reason = str(problem).partition(";")[0]  # what follows is advice on a speech
-        raise UserError(f"--speaker auto goes by the video's own sound: {reason}; choose by --face_index") from None
+        reason = str(problem).partition(";")[0]  # the rest is advice that does not apply here
+        raise UserError(f"--speaker auto needs the video's own sound: {reason}; choose with --face_index") from None
 
 
 def between(sound: Iterable[np.ndarray], start: float, seconds: float) -> Iterator[np.ndarray]:
-    """Yield blocks from ``start`` on, no more than ``seconds`` take."""
+    """Yield the blocks of sound from ``start`` on, for at most ``seconds``."""
     before, left = round(start * hp.sample_rate), math.ceil(seconds * hp.sample_rate)
     for block in sound:
         part = block[before:][:left]
@@ -149,20 +149,20 @@ def between(sound: Iterable[np.ndarray], start: float, seconds: float) -> Iterat
 
 
 def part_of(face: Face, first: int, stop: int) -> Face:
-    """Return a face with only those windows that lie in these frames, at ``hparams.fps``."""
+    """Return a face with only the windows between two frames, at ``hparams.fps``."""
     kept = (face.starts >= first) & (face.starts + hp.syncnet_T <= stop)
     return replace(face, starts=face.starts[kept], vectors=face.vectors[kept])
 
 
 def contrasts(result: Result) -> np.ndarray:
-    """Return ``Result.contrast`` as it would be at every offset, (2·REACH + 1,); NaN where there is too little."""
+    """Return ``Result.contrast`` at every offset, (2·REACH + 1,); NaN where there is too little data."""
     return result.curve if np.isnan(result.curve).all() else result.curve - np.nanmedian(result.curve)
 
 
 def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
-    """Return how many frames the sound is late throughout, 0 unless that is certain: what all shots' best faces say.
+    """Return by how many frames the sound is late overall, from the best faces of all shots; 0 unless it is certain.
 
-    ``curves`` (shots, faces, 2·REACH + 1), ``seen`` (shots, faces) frames.
+    ``curves`` is (shots, faces, 2·REACH + 1), ``seen`` (shots, faces) numbers of frames.
     """
     weights = seen.max(1)[:, None]
     best = np.where(np.isnan(curves), -np.inf, curves).max(1)
@@ -179,9 +179,9 @@ def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
 
 
 class Lookalike:
-    """Wants the face that looks like the one in a picture, which is the largest there.
+    """Criterion for the face that looks like the largest one in a picture.
 
-    Raises UserError if there is none.
+    Raises UserError if the picture shows no face.
     """
 
     WHO, LEAST = "who is in the picture", SAME_PERSON
@@ -212,13 +212,13 @@ class Lookalike:
 
     def refusal(self, best: float) -> str:
         return (
-            f"--face_like {self.picture}: nobody in {self.source.path} looks like that (the nearest by "
-            f"{max(best, -1):.2f}, it takes {SAME_PERSON}); give another picture, or choose by --face_index"
+            f"--face_like {self.picture}: nobody in {self.source.path} looks like that (the best similarity is "
+            f"{max(best, -1):.2f}, below {SAME_PERSON}); give another picture, or choose with --face_index"
         )
 
 
 def looks_at(everybody: FacesByShot) -> dict[int, list[tuple[int, int]]]:
-    """Return, by frame, shot and face of up to ``LOOKS`` looks at every face in every shot, evenly spread."""
+    """Return, by frame, the (shot, face) pairs to embed: up to ``LOOKS`` evenly spaced frames of each face and shot."""
     looks: dict[int, list[tuple[int, int]]] = {}
     pairs = itertools.product(enumerate(everybody.shots), enumerate(everybody.faces))
     for (shot, (first, stop)), (face, boxes) in pairs:

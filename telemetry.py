@@ -1,4 +1,4 @@
-"""Packages that would tell their makers how they are used, kept from it. Only before their import do they listen."""
+"""Disable the telemetry of packages; must be called before they are imported."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def silence_onnxruntime() -> None:
-    """Keep it from telling Microsoft of the machine and of the model's file."""
+    """Keep onnxruntime from sending data about the machine and the model file to Microsoft."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def silence_openvino() -> None:
-    """Keep it and NNCF from telling Google Analytics how they are used."""
+    """Keep OpenVINO and NNCF from sending usage data to Google Analytics."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed

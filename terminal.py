@@ -1,4 +1,4 @@
-"""What a terminal shows of what goes on: notes, and a bar for every stage."""
+"""Reporters for the terminal: notes, and a progress bar for every stage."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from reporting import Advance, Reporter
 
 
 class Notes(Reporter):
-    """Notes on stdout."""
+    """Prints notes to stdout."""
 
     def note(self, text: str) -> None:
         tqdm.write(text)  # above a bar, if there is one
 
 
 class Terminal(Notes):
-    """Notes on stdout, a bar for every stage on stderr; stages that go on at a time have theirs one below the other."""
+    """Prints notes to stdout and a progress bar per stage to stderr; bars of simultaneous stages are stacked."""
 
     def __init__(self) -> None:
         self._bars: list[tqdm] = []
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:
-        # None: quiet when not a terminal
+        # disable=None: no bar if stderr is not a terminal
         how = {"unit": unit, "unit_scale": unit == "B", "initial": done, "disable": None}
         bar = tqdm(desc=name, total=total, **how)
         self._bars.append(bar)
@@ -41,7 +41,7 @@ class Terminal(Notes):
             self._end(bar)
 
     def _end(self, bar: tqdm) -> None:
-        """Leave a bar as it is and move the others up to it; tqdm would leave a copy of each where it was."""
+        """Close a bar, leaving it on screen, and move the others up; tqdm would leave a copy of each where it was."""
         with tqdm.get_lock():
             self._bars.remove(bar)
             for other in self._bars:
@@ -56,5 +56,5 @@ TERMINAL = Terminal()
 
 
 def terminal_of_one() -> Reporter:
-    """Of several processes that torchrun started, the first shows bars: two would be drawn over each other."""
+    """Return ``TERMINAL`` for torchrun's first process; others print no bars, which would overwrite each other."""
     return Notes() if int(os.environ.get("RANK", 0)) else TERMINAL

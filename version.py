@@ -1,4 +1,4 @@
-"""Which version this is."""
+"""The version of this program."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import importlib.metadata
 import re
 from pathlib import Path
 
-PROJECT = Path(__file__).with_name("pyproject.toml")  # not there where it is installed
+PROJECT = Path(__file__).with_name("pyproject.toml")  # does not exist when installed
 
 
 def version() -> str:
-    """Return the version of these files, or of the package that they were installed as; "unknown" without either."""
+    """Return the version in pyproject.toml, or of the installed package; "unknown" without either."""
     with contextlib.suppress(OSError):
         project = PROJECT.read_text(encoding="utf-8")
         if found := re.search(r'^name = "wav2lip"\nversion = "(.+)"', project, re.MULTILINE):

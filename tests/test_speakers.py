@@ -173,12 +173,14 @@ def test_nobody_looks_like_that(program, tmp_path):
     source = video.probe(tmp_path / "pair.mp4")
     identity = lambda face: next(answers, np.array([0.0, 1.0]))  # noqa: E731
     criterion = speakers.Lookalike(source, tmp_path / "red.png", identity, search)
-    with pytest.raises(UserError, match=r"nobody in .*pair.mp4 looks like that \(the nearest by 0.00, it takes 0.363"):
+    with pytest.raises(
+        UserError, match=r"nobody in .*pair.mp4 looks like that \(the best similarity is 0.00, below 0.363"
+    ):
         next(speakers.follow([search.find(source)], source, (0, 0, 0, 0), True, criterion))
 
 
 @pytest.mark.parametrize("flags, words", [
-    (("--speaker", "auto"), "the video's own sound: pair.mp4 has no sound track; choose by --face_index"),
+    (("--speaker", "auto"), "the video's own sound: pair.mp4 has no sound track; choose with --face_index"),
     (("--speaker", "auto", "--static"), "--static shows one frame"),
     (("--speaker", "auto", "--face_index", 0), "--face_index and --speaker both say which face"),
     (("--speaker", "auto", "--face", "red.png"), "red.png is a picture"),

@@ -1,10 +1,10 @@
 """The project as one package, for programs that have an ``audio``, ``video`` or ``models`` of their own.
 
     from wav2lip import LipSync
-    from wav2lip import adaptation, live, recipes, sync  # what else there is
+    from wav2lip import adaptation, live, recipes, sync  # any other module
 
-Its modules are flat: they say ``import audio``, as scripts in one folder do. Here they are parts of this package
-(``wav2lip.audio``), and what they say means their neighbours, whatever else has such a name.
+The project's modules are flat: they ``import audio``, like scripts in one folder. Here they become submodules of this
+package (``wav2lip.audio``), and their imports refer to each other, even if other modules have the same names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Cancelled", "FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
 
 HERE = Path(__file__).resolve().parent
-FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # installed, or in the project's folder
+FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # when installed, or in the project's folder
 FOLDERS = {path.parent.name for path in FLAT.glob("*/__init__.py")} - {__name__}
 OURS = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
 SOURCES = {
@@ -42,7 +42,7 @@ __path__ = [str(HERE), str(FLAT)]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what this package offers when it is first asked for: torch alone takes a second."""
+    """Import the names in ``__all__`` on first use: importing torch alone takes a second."""
     if name == "__version__":
         return importlib.import_module(f"{__name__}.version").version()
     if name not in SOURCES:
@@ -55,13 +55,13 @@ def __dir__() -> list[str]:
 
 
 class Inward(ast.NodeTransformer):
-    """Makes ``import audio`` mean ``from wav2lip import audio``, and ``from audio`` ``from wav2lip.audio``."""
+    """Rewrites ``import audio`` to ``from wav2lip import audio``, and ``from audio`` to ``from wav2lip.audio``."""
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         made = [
             ast.ImportFrom(__name__, [alias], 0) if alias.name in OURS else ast.Import([alias]) for alias in node.names
         ]
-        return [ast.copy_location(one, node) for one in made]  # or tracebacks would name the first line
+        return [ast.copy_location(one, node) for one in made]  # or tracebacks would show the first line
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
         if not node.level and node.module and node.module.partition(".")[0] in OURS:
@@ -71,7 +71,7 @@ class Inward(ast.NodeTransformer):
 
 class Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> Any:
-        """Compile the source, always: bytecode kept beside it is the scripts', with imports of their own."""
+        """Always compile the source: cached bytecode belongs to the scripts, whose imports are not rewritten."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 

@@ -1,4 +1,4 @@
-"""What the commands of pyproject.toml start: the scripts, as they are in the project's folder."""
+"""Entry points of the commands in pyproject.toml: they run the scripts as in the project's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wav2lip import FLAT
 
 
 def run(script: str) -> int:
-    """Run a script's ``main`` in a process of its own, where its neighbours come before whatever has their names."""
+    """Run a script's ``main``, with our modules first on the import path, before others of the same names."""
     sys.path.insert(0, str(FLAT))
     return importlib.import_module(script).main()
 
