@@ -123,7 +123,7 @@ def add_lip_sync_arguments(parser: cli.Parser) -> None:
     _add_face_arguments(parser.add_argument_group("the face"))
     _add_frame_arguments(parser.add_argument_group("the frames"))
     add_mouth_arguments(parser.add_argument_group("the mouth"))
-    _add_file_arguments(parser.add_argument_group("the file that is written"))
+    _add_file_arguments(parser.add_argument_group("the output file"))
 
 
 def _add_network_arguments(parser: Flags) -> None:

@@ -64,7 +64,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 def named_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
-        raise UserError(f"precision {name} is none of auto, {', '.join(PRECISIONS)}")
+        raise UserError(f"precision {name} is not one of auto, {', '.join(PRECISIONS)}")
     dtype = PRECISIONS[name]
     if device.type == "cpu" and not cpu_computes(dtype):
         raise UserError(f"this CPU does not compute in {name}; use --precision auto or fp32")
@@ -78,7 +78,7 @@ def cpu_count() -> int:
 
 
 def cpu_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has convolutions in ``dtype`` for this CPU at all, fast or not."""
+    """Return whether oneDNN has convolutions in ``dtype`` for this CPU at all, fast or not."""
     if dtype == torch.float32 or not torch.backends.mkldnn.is_available():
         return True
     ops = torch.ops.mkldnn
@@ -95,7 +95,7 @@ def cuda_has_bf16(device: torch.device) -> bool:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (elsewhere it is emulated, slower than float32)."""
+    """Return whether this CPU multiplies bfloat16 matrices in hardware (emulation is slower than float32)."""
     # torch has a public query from 2.12 on, and a private one from 2.6 on
     return _cpu_has("avx512_bf16", "amx_bf16", "bf16", until="AVX512_CORE_VNNI", private="_is_avx512_bf16_supported")
 

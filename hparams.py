@@ -165,16 +165,16 @@ def _instead_of(name: str, known: list[str]) -> str:
 def _parse(name: str, text: str, kind: type) -> bool | int | float:
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise UserError(f"hparam {name} takes true or false, not {text!r}")
+            raise UserError(f"hparam {name} must be true or false, not {text!r}")
         return text.lower() == "true"
     try:
         value = kind(text)
     except ValueError:
-        raise UserError(f"hparam {name} takes a number of type {kind.__name__}, not {text!r}") from None
+        raise UserError(f"hparam {name} must be a number of type {kind.__name__}, not {text!r}") from None
     if not 0 <= value < math.inf:  # also rejects NaN; hparams that may be negative are fixed
-        raise UserError(f"hparam {name} takes a number from 0 on, not {text!r}")
+        raise UserError(f"hparam {name} must be a finite number, 0 or above, not {text!r}")
     if value > AT_MOST.get(name, math.inf):
-        raise UserError(f"hparam {name} takes {AT_MOST[name]} at most, not {text!r}")
+        raise UserError(f"hparam {name} must be {AT_MOST[name]} at most, not {text!r}")
     return value
 
 

@@ -51,7 +51,8 @@ def get_parser() -> cli.Parser:
     add(
         "--jobs",
         type=Path,
-        help="Make a video for every row of this table (CSV) with the columns face, audio, outfile, and flags.",
+        help="Make a video for every row of this table (CSV). Its columns are face, audio, outfile, and the names of "
+        "other flags.",
     )
     add("--again", action="store_true", help="In a batch, also remake videos that are already finished.")
     add("--outfile", type=Path, default=OUTFILE, help="The video to write; in a batch, the folder to write to.")

@@ -56,9 +56,9 @@ class Runtime:
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
-            raise UserError(f"--runtime {self.name} is none of {', '.join(NAMES)}")
+            raise UserError(f"--runtime {self.name} is not one of {', '.join(NAMES)}")
         if self.precision not in ("auto", *PRECISIONS):
-            raise UserError(f"--precision {self.precision} is none of auto, {', '.join(PRECISIONS)}")
+            raise UserError(f"--precision {self.precision} is not one of auto, {', '.join(PRECISIONS)}")
         if self.precision == INT8 and self.name == "torch":
             raise UserError("--precision int8 needs --runtime openvino")
         if self.precision == "fp16" and self.name == "openvino":
@@ -120,9 +120,7 @@ class OpenVinoGenerator(nn.Module):
 
     def __init__(self, checkpoint: weights.Checkpoint, dtype: torch.dtype, drawing: Any = None) -> None:
         super().__init__()
-        self.like = nn.Parameter(
-            torch.empty(0), requires_grad=False
-        )  # tells callers that inputs are float32 on the CPU
+        self.like = nn.Parameter(torch.empty(0), requires_grad=False)  # shows callers: float32 inputs, on the CPU
         network = fold_batchnorm(weights.build(checkpoint, Wav2Lip))
         self.mask_top, self.opening = network.mask_top, network.opening
         self.audio_encoder = Compiled(convert(network.audio_encoder, example_mels()), dtype)

@@ -19,12 +19,12 @@ def test_override_keeps_types():
         ("batchsize=3", "batchsize"),
         ("batch_size=x", "batch_size"),
         ("batch_size", "batch_size"),
-        ("syncnet_lr=nan", "syncnet_lr takes a number from 0 on, not 'nan'"),
-        ("disc_wt=inf", "disc_wt takes a number from 0 on"),
-        ("batch_size=-1", "batch_size takes a number from 0 on"),
-        ("augment_mirror=50", "augment_mirror takes 1 at most, not '50'"),
-        ("mel_lead=11", "mel_lead takes 10 at most"),  # of more, inference would know nothing
-        ("ema_decay=1", "ema_decay takes 0.999999 at most"),
+        ("syncnet_lr=nan", "syncnet_lr must be a finite number, 0 or above, not 'nan'"),
+        ("disc_wt=inf", "disc_wt must be a finite number, 0 or above"),
+        ("batch_size=-1", "batch_size must be a finite number, 0 or above"),
+        ("augment_mirror=50", "augment_mirror must be 1 at most, not '50'"),
+        ("mel_lead=11", "mel_lead must be 10 at most"),  # of more, inference would know nothing
+        ("ema_decay=1", "ema_decay must be 0.999999 at most"),
         ("hop_size=160", "hop_size is part of the data"),  # the mels on disk have 80 frames a second
     ],
 )

@@ -74,7 +74,7 @@ def opened(checkpoint, *runtime, report=None):
 @pytest.mark.parametrize("name, precision, said", [
     ("torch", "int8", "--precision int8 needs --runtime openvino"),
     ("openvino", "fp16", "--runtime openvino computes in int8, bf16 or fp32"),
-    ("tensorrt", "auto", "--runtime tensorrt is none of torch, openvino"),
+    ("tensorrt", "auto", "--runtime tensorrt is not one of torch, openvino"),
 ])  # fmt: skip
 def test_what_cannot_be(stub, name, precision, said):
     with pytest.raises(UserError, match=said):
@@ -249,7 +249,7 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
 
 
 def test_an_unknown_precision():
-    with pytest.raises(UserError, match="--precision fp8 is none of auto, fp32"):
+    with pytest.raises(UserError, match="--precision fp8 is not one of auto, fp32"):
         runtimes.Runtime(precision="fp8")
 
 

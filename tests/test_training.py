@@ -1258,9 +1258,9 @@ def test_half_a_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ({"precision": "fp8"}, "precision fp8 is none of"), ({"max_steps": 4.5}, "max_steps 4.5 is not a whole number"),
+    ({"precision": "fp8"}, "precision fp8 is not one of"), ({"max_steps": 4.5}, "max_steps 4.5 is not a whole number"),
     ({"seed": 2**63}, "is not a whole number from 0"), ({"keep": 2.5}, "keep 2.5 would keep no checkpoint"),
-    ({"filelists": None}, "is not a file name"), ({"settings": "adam_beta1=1"}, "adam_beta1 takes 0.999 at most"),
+    ({"filelists": None}, "is not a file name"), ({"settings": "adam_beta1=1"}, "adam_beta1 must be 0.999 at most"),
 ])  # fmt: skip
 def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
