@@ -43,7 +43,16 @@ KEPT_FLOAT = ".*output_block.*"  # in int8, the last block ruins the picture
 CALIBRATION_FACES = Path(weights.__file__).with_name("calibration.jpg")  # a sheet of crops, ``CALIBRATION_ROW`` a row
 CALIBRATION_MELS = Path(weights.__file__).with_name("calibration.npy")  # (N, 80, 16) float16, one per crop
 CALIBRATION_ROW = 8
-CALIBRATION_GAINS = (1, 1, 2, 1, 1, 1, 4, 1)  # mouth gains, cycled over the crops: without, ``--mouth_gain`` overflows
+CALIBRATION_GAINS = (
+    1,
+    1,
+    2,
+    1,
+    1,
+    1,
+    4,
+    1,
+)  # mouth gains, cycled over the crops; else ``--mouth_gain`` exceeds the ranges
 BATCH = 16
 
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
     for index, words in (
         (-1, "not by -1"),
         ("0", "whole numbers from 0 at the left, not by '0'"),
-        (7, "--face_index 7, but 2 faces"),
+        (7, "--face_index 7, but at most 2 faces"),
     ):
         with pytest.raises(UserError, match=words):
             lips.prepare(tmp_path / "pair.mp4", {index: tmp_path / "short.wav"})
