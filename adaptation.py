@@ -275,9 +275,7 @@ def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -
 
 
 def _read(path: Path) -> np.ndarray:
-    picture: Any = cv2.imdecode(
-        np.fromfile(path, np.uint8), cv2.IMREAD_COLOR
-    )  # on Windows, imread cannot open non-ASCII names
+    picture: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # Windows: imread needs ASCII names
     return pictures.resized(picture, hp.img_size)
 
 

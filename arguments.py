@@ -223,12 +223,7 @@ def _add_frame_arguments(parser: Flags) -> None:
         metavar="TIME",
         help="Lip-sync only a part of the video; the speech starts at this time: seconds, MM:SS or HH:MM:SS.mmm.",
     )
-    add(
-        "--end",
-        type=cli.moment,
-        metavar="TIME",
-        help="End that part at this time. Without it, with the speech or the video.",
-    )
+    add("--end", type=cli.moment, metavar="TIME", help="End that part here. Without it, with the speech or the video.")
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
         "--loop",
@@ -267,9 +262,7 @@ def _add_frame_arguments(parser: Flags) -> None:
 
 def _add_file_arguments(parser: Flags) -> None:
     add = parser.add_argument
-    add(
-        "--mix", type=Path, help="The sound of the result, such as voice with music; --audio then only drives the lips."
-    )
+    add("--mix", type=Path, help="The sound of the result, such as voice and music; --audio then only moves the lips.")
     add(
         "--crf",
         type=cli.whole,

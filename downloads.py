@@ -131,9 +131,7 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
     if _is_right(known, target):  # works in a read-only folder, too
         return target
     try:
-        with files.locked(
-            target.with_name(f".{known.file_name}.lock"), wait=True
-        ):  # a process that waited finds the file
+        with files.locked(target.with_name(f".{known.file_name}.lock"), wait=True):  # waiters then find the file
             found = pooch.retrieve(
                 url,
                 known_hash=known.sha256 and f"sha256:{known.sha256}",

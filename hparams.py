@@ -104,12 +104,8 @@ class HParams:
     detail_wt: float = 0.0  # likewise, of the L1 of the amount of fine detail, which blur lacks (ours)
     feature_wt: float = 0.0  # likewise, of the L1 between the expert's features of generated and real mouths (ours)
     sync_grey: bool = False  # give the expert grey faces, so that its gradient does not change colours (ours)
-    frozen_norms: bool = (
-        False  # freeze the statistics of the generator's batch norms: for little or uniform data (ours)
-    )
-    twin_reference: bool = (
-        True  # for clips with twin.txt, the reference is the twin's same frame, not another one (ours)
-    )
+    frozen_norms: bool = False  # freeze the generator's batch-norm statistics: for little or uniform data (ours)
+    twin_reference: bool = True  # clips with twin.txt have the twin's same frame as reference, not another (ours)
     disc_wt: float = 0.07
     disc_width: float = 0.0  # the discriminator's ``width``; 0: the generator's (ours)
     disc_initial_learning_rate: float = 1e-4

@@ -140,9 +140,7 @@ def is_cut_short(content: bytes) -> bool:
     """Return whether a JPEG or PNG is truncated; decoders would fill the missing part with grey."""
     if content.startswith(b"\xff\xd8"):
         at = 2
-        while (
-            content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda"
-        ):  # skip segments, such as a preview with an end marker
+        while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] != b"\xda":  # skip previews with own ends
             filling = content[at + 1 : at + 2] == b"\xff"  # markers may be padded with 0xFF
             at += 1 if filling else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         return content.find(b"\xff\xd9", at) < 0

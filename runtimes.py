@@ -43,16 +43,7 @@ KEPT_FLOAT = ".*output_block.*"  # in int8, the last block ruins the picture
 CALIBRATION_FACES = Path(weights.__file__).with_name("calibration.jpg")  # a sheet of crops, ``CALIBRATION_ROW`` a row
 CALIBRATION_MELS = Path(weights.__file__).with_name("calibration.npy")  # (N, 80, 16) float16, one per crop
 CALIBRATION_ROW = 8
-CALIBRATION_GAINS = (
-    1,
-    1,
-    2,
-    1,
-    1,
-    1,
-    4,
-    1,
-)  # mouth gains, cycled over the crops; else ``--mouth_gain`` exceeds the ranges
+CALIBRATION_GAINS = (1, 1, 2, 1, 1, 1, 4, 1)  # of the mouths, cycled over the crops: ranges must fit ``--mouth_gain``
 BATCH = 16
 
 
