@@ -216,7 +216,7 @@ def check_name(path: Path) -> None:
         if sys.platform == "win32" and part != path.anchor and (found := WINDOWS_FORBIDS & set(part)):
             if re.match("[A-Za-z]{2,}:", part):
                 raise UserError(f"{path} is an address; download it first, and give the file")
-            raise UserError(f"{part} has a {min(found)} in it, which Windows does not allow; give another name")
+            raise UserError(f"{part} has a {min(found)} in it, which Windows does not allow; give another")
 
 
 def is_folder(path: Path) -> bool:
