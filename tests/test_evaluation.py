@@ -156,7 +156,7 @@ def test_which_track_is_scored_is_told(tmp_path, talking, told):
     maps = ("-map", "0", "-map", "0:a", "-c", "copy", "-disposition:a:0", 0, "-disposition:a:1", "default")
     run_ffmpeg("-i", talking, *maps, tmp_path / "two.mkv")
     report = score_files([tmp_path / "two.mkv"], Judge(), report=told)
-    assert "two.mkv has 2 sound tracks; number 2 is taken" in told.notes[-1] and not report.failed
+    assert "two.mkv has 2 sound tracks; number 2 is used" in told.notes[-1] and not report.failed
 
 
 def test_score_lse(tmp_path, talking, talking_clip, monkeypatch, capsys):

@@ -253,7 +253,7 @@ def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, ta
         run_ffmpeg("-i", talking_clip, *sine, *when, "-c:v", "libx264", "-pix_fmt", "yuv420p", tmp_path / f"{n}.ts")
     joined = tmp_path / "tv.ts"
     joined.write_bytes(b"".join((tmp_path / f"{n}.ts").read_bytes() for n in (0, 1)))
-    with pytest.raises(UserError, match="tv.ts changes its channels or its rate on the way; .* convert it first"):
+    with pytest.raises(UserError, match="tv.ts changes its channels or its rate midway; .* convert it first"):
         lips.run(joined, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     lips.run(tmp_path / "1.ts", tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
@@ -267,7 +267,7 @@ def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, talking_cl
     (tmp_path / "list.txt").write_text("file 0.mp4\nfile 1.mp4\n")
     run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "film.mp4")
     monkeypatch.setattr(LipSync, "find_face", lambda *_: 1 / 0)
-    with pytest.raises(UserError, match="film.mp4 changes its channels or its rate on the way"):
+    with pytest.raises(UserError, match="film.mp4 changes its channels or its rate midway"):
         lips.run(tmp_path / "film.mp4", tone, tmp_path / "out.mp4", start=0.2)
 
 
@@ -286,9 +286,9 @@ def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone
     run_ffmpeg("-i", talking_clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")
     film = tmp_path / "strange.mov"
     film.write_bytes((tmp_path / "film.mov").read_bytes().replace(b"ac-3", b"ac-4"))
-    with pytest.raises(UserError, match="strange.mov is of the kind .*, which this ffmpeg cannot decode; convert it"):
+    with pytest.raises(UserError, match="strange.mov is encoded as .*, which this ffmpeg cannot decode; convert it"):
         lips.run(film, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
-    with pytest.raises(UserError, match="strange.mov is of the kind"):
+    with pytest.raises(UserError, match="strange.mov is encoded as"):
         lips.run(talking_clip, film, tmp_path / "out.mp4", box=BOX)
 
 

@@ -225,7 +225,7 @@ def test_a_box_counts_in_the_photo_as_it_is(tmp_path):
 def test_frames_that_no_codec_takes_fail_before_the_search(tmp_path, speech):
     run_ffmpeg("-f", "lavfi", "-i", "color=s=17000x32:r=25:d=0.2", "-c:v", "png", tmp_path / "wide.mkv")
     info = video.probe(tmp_path / "wide.mkv")
-    with pytest.raises(ValueError, match="17000x32, and H.264 ends at 16384 pixels; use --resize_factor 2"):
+    with pytest.raises(ValueError, match="17000x32, but H.264 allows at most 16384 pixels; use --resize_factor 2"):
         video.VideoWriter(tmp_path / "out.mp4", info, speech, 5)
     half = video.probe(tmp_path / "wide.mkv", video.Geometry(resize_factor=2))
     video.check_size(half)

@@ -394,7 +394,7 @@ def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.webm", numbered(3), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")
     monkeypatch.setattr(video.probing, "_has_decoder", lambda name: False)
     info = video.probe(tmp_path / "a.webm")
-    assert not info.transparent and "this ffmpeg does not see" in info.notes[0]
+    assert not info.transparent and "this ffmpeg ignores" in info.notes[0]
     assert len(list(video.read_frames(info))) == 3
 
 
@@ -793,8 +793,8 @@ def test_the_marked_one_of_several_tracks_is_taken(tmp_path, name, marked):
     write_tracks(tmp_path / name, marked)
     sound, info = video.Sound(tmp_path / name, 16000), video.probe(tmp_path / name)
     assert pitch(np.concatenate(list(sound))) == pytest.approx((440, 880)[marked], abs=5)
-    assert sound.notes == [f"{tmp_path / name} has 2 sound tracks; number {marked + 1} is taken"]
-    assert info.notes == (f"{tmp_path / name} has 2 tracks of pictures; number {marked + 1} is taken",)
+    assert sound.notes == [f"{tmp_path / name} has 2 sound tracks; number {marked + 1} is used"]
+    assert info.notes == (f"{tmp_path / name} has 2 video tracks; number {marked + 1} is used",)
     frames = list(video.read_frames(info))
     assert (info.width, round(frames[0].mean() / 255), len(frames)) == ((32, 48)[marked], marked, 25)
     for given in (sound, tmp_path / name):
@@ -1190,7 +1190,7 @@ def test_a_file_whose_end_is_missing_says_so(silence, talking_clip, tmp_path):
 def test_what_may_not_be_read(tmp_path, monkeypatch):
     (tmp_path / "secret.mp4").write_bytes(b"something")
     monkeypatch.setattr("os.access", lambda *_: False)  # root may read all
-    with pytest.raises(ValueError, match="secret.mp4 may not be read by this user"):
+    with pytest.raises(ValueError, match="secret.mp4 is not readable by this user"):
         video.probe(tmp_path / "secret.mp4")
 
 

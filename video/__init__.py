@@ -1,8 +1,8 @@
-"""Media in and out: the only folder that knows ffmpeg.
+"""Read and write media files: the only package of the library that runs ffmpeg.
 
 Frames are uint8 arrays (height, width, 3) in BGR, one at a time, so memory does not grow with the length of a video.
 Frame ``i`` of a stream is what a player shows at time ``i / fps``: variable rates are made constant by timestamps,
-rotation metadata is applied, interlaced frames are deinterlaced, what is transparent becomes white, and a picture that
+rotation metadata is applied, interlaced frames are deinterlaced, transparent areas become white, and a video track that
 starts late is preceded by its first frame. Sound is float32 mono.
 """
 

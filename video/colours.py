@@ -1,11 +1,11 @@
-"""Colour tags: from what ffmpeg prints to what its options take."""
+"""Translate colour tags from what ffmpeg prints to what its options accept."""
 
 from __future__ import annotations
 
 import re
 
-RGB_TAGS = ("bt709", "bt709", "bt709")  # for what was never YUV; without tags, players guess by the height
-# The numbers in ISO 23091-2 of what ffmpeg prints by name: its options take them in every version, unlike the names
+RGB_TAGS = ("bt709", "bt709", "bt709")  # for sources that were never YUV; without tags, players guess by the height
+# ISO 23091-2 numbers of the names that ffmpeg prints: its options accept them in every version, unlike the names
 UNKNOWN = 2
 MATRICES = {
     "bt709": 1, "fcc": 4, "bt470bg": 5, "smpte170m": 6, "smpte240m": 7, "ycgco": 8, "bt2020nc": 9, "bt2020c": 10,
@@ -20,22 +20,22 @@ TRANSFERS = {
     "iec61966-2-4": 11, "bt1361e": 12, "iec61966-2-1": 13, "bt2020-10": 14, "bt2020-12": 15, "smpte2084": 16,
     "smpte428": 17, "arib-std-b67": 18,
 }  # fmt: skip
-# the matrices between YUV and RGB that ffmpeg computes with; others it takes for bt601, as it takes what has no tag
+# the YUV/RGB matrices that ffmpeg implements; it treats others, and untagged video, as bt601
 COMPUTED = {
     "bt709": "bt709", "fcc": "fcc", "bt470bg": "bt601", "smpte170m": "bt601", "smpte240m": "smpte240m",
     "bt2020nc": "bt2020", "bt2020c": "bt2020",
 }  # fmt: skip
-RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # the nearest to it; ffmpeg 9 reads no matrix that it cannot compute with
+RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # the nearest one; ffmpeg 9 rejects matrices that it does not implement
 
 
 def tags_of(stream: str) -> tuple[str, str, str] | None:
-    """The tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None when the file has none and is YUV."""
+    """Return the tags in ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None for YUV without tags."""
     if re.match(r"wrapped_avframe, \w*(?:rgb|bgr|gbr|pal8)", stream):
         return RGB_TAGS
     match = re.search(r", \w+\(((?:[^()]|\([^()]*\))*)\), \d+x\d+", stream)
     for part in match[1].split(", ") if match else ():
         names = part.split("/")
-        if part in MATRICES:  # one name for all three, where they have the same number
+        if part in MATRICES:  # one name for all three, if they have the same number
             names = [_named(table, MATRICES[part]) for table in (MATRICES, PRIMARIES, TRANSFERS)]
         if len(names) == 3:
             return names[0], names[1], names[2]
@@ -47,13 +47,13 @@ def _named(table: dict[str, int], number: int) -> str:
 
 
 def codes(colour: tuple[str, str, str]) -> tuple[int, int, int]:
-    """The numbers of tags; of what has none, or not with every ffmpeg, the one that says so."""
+    """Return the numbers of tags; UNKNOWN for those without one that every ffmpeg accepts."""
     matrix, primaries, transfer = colour
     return MATRICES.get(matrix, UNKNOWN), PRIMARIES.get(primaries, UNKNOWN), TRANSFERS.get(transfer, UNKNOWN)
 
 
 def read_as(colour: tuple[str, str, str] | None) -> int | None:
-    """Return the matrix by which ffmpeg is to make RGB of this, where it would not take the file's own."""
+    """Return the matrix that ffmpeg must use to convert this to RGB, or None to use the file's own."""
     if not colour or colour[0] in ("unknown", "reserved"):
         return None
     return RETAGGED.get(colour[0], None if colour[0] in COMPUTED else UNKNOWN)

@@ -1,7 +1,7 @@
-"""H.264's parameter sets: what pictures are decoded by, kept apart from them in MP4 and Matroska.
+"""Read and add H.264 parameter sets, which decoders need, and which MP4 and Matroska store apart from the pictures.
 
-A set is a few bytes with a number, and pictures name the number. So what two encoders made can follow each other in one
-track if its description has the sets of both, under different numbers (ISO/IEC 14496-15, 5.3.3).
+A set is a few bytes with a number, by which pictures refer to it. So the output of two encoders can share one track if
+its description has the sets of both, under different numbers (ISO/IEC 14496-15, 5.3.3).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SEQUENCE, PICTURE, FROM_SCRATCH = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): two kinds of sets; IDR slices
+SEQUENCE, PICTURE, FROM_SCRATCH = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): SPS, PPS, IDR slice
 START_CODE = re.compile(rb"\x00\x00\x00?\x01")
-NUMBERS = 32  # of sets of sequences; x264 gives the same to the set of pictures that goes with it
-PROFILES = {66: "baseline", 77: "main", 100: "high"}  # 4:2:0 with 8 bits, in x264's words
-# from the top of an MP4 to what describes the pictures of its only track, and how much precedes the boxes within each
+NUMBERS = 32  # that an SPS can have; x264 gives the same one to its PPS
+PROFILES = {66: "baseline", 77: "main", 100: "high"}  # 8-bit 4:2:0 profiles, in x264's terms
+# boxes from the top of an MP4 to the description of its only track, and the bytes in each before its inner boxes
 WAY = ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (b"avc1", 78), (b"avcC", 0))
-LEVEL = 3  # byte of a description, and of a set of sequences
+LEVEL = 3  # byte with the level, in a description and in an SPS
 
 Units = tuple[bytes, ...]
 
@@ -32,13 +32,13 @@ def of_kind(units: Iterable[bytes], kind: int) -> Units:
 
 
 def profile_of(units: Units) -> str | None:
-    """Return what x264 calls the profile of the pictures among which these units are; None if it makes no such."""
+    """Return x264's name for the profile in these units; None if it cannot encode that profile."""
     sequences = of_kind(units, SEQUENCE)
     return PROFILES.get(sequences[0][1]) if sequences else None
 
 
 def free_number(units: Units) -> int | None:
-    """Return a number that none of the sets among the units has; None if there is none, or two have the same."""
+    """Return a number that no set among the units has; None if all are used, or one is used twice."""
     sequences = [_number(unit[4:]) for unit in set(of_kind(units, SEQUENCE))]
     pictures = [_number(unit[1:]) for unit in set(of_kind(units, PICTURE))]
     if len({*sequences}) < len(sequences) or len({*pictures}) < len(pictures):
@@ -47,16 +47,16 @@ def free_number(units: Units) -> int | None:
 
 
 def _number(data: bytes) -> int:
-    """The unsigned Exp-Golomb code at the start (ITU-T H.264, 9.1)."""
+    """Return the unsigned Exp-Golomb code at the start (ITU-T H.264, 9.1)."""
     bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
     zeros = len(bits) - len(bits.lstrip("0"))
     return int(bits[zeros : 2 * zeros + 1] or "1", 2) - 1
 
 
 def add_sets(path: Path, units: Units) -> None:
-    """Add the sets among the units to the description of the pictures in an MP4, all there is in it; index at its end.
+    """Add the sets among the units to an MP4's description of its only track; the index must be at its end.
 
-    Raises ValueError if it is another kind of file.
+    Raises ValueError for any other kind of file.
     """
     with open(path, "r+b") as file:
         at = _offset_of_index(file)
@@ -67,7 +67,7 @@ def add_sets(path: Path, units: Units) -> None:
 
 
 def _offset_of_index(file) -> int:
-    """Step from box to box; what they hold may be larger than memory."""
+    """Return the offset of the index, going from box to box: their contents may be larger than memory."""
     at, end = 0, file.seek(0, 2)
     while at < end:
         file.seek(at)
@@ -76,7 +76,7 @@ def _offset_of_index(file) -> int:
         if kind == b"moov" and at + size == end:
             return at
         at += max(size, 8)
-    raise ValueError("no MP4 with its index at the end")
+    raise ValueError("not an MP4 with its index at the end")
 
 
 def _with_sets(index: bytearray, units: Units) -> bytearray:
@@ -116,7 +116,7 @@ def _description(old: bytes, units: Units) -> bytes:
 
 
 def _counted(data: bytes, count: int) -> tuple[Units, bytes]:
-    """Split off ``count`` units, each after its length; return them and what follows."""
+    """Split off ``count`` units, each preceded by its length; return them and what follows."""
     units = []
     for _ in range(count):
         length = int.from_bytes(data[:2], "big")

@@ -1,4 +1,4 @@
-"""New frames in the midst of a video whose other frames are copied as they are, without being decoded."""
+"""Insert new frames into a video whose other frames are copied without re-encoding."""
 
 from __future__ import annotations
 
@@ -31,22 +31,25 @@ from video.sound import Sound
 from video.splicing import Splice
 from video.writing import Encoding, VideoWriter
 
-# a packet in framecrc's words, when it is shown among them; nothing that would be special, but for a key frame or none
+# framecrc's line on a packet, with its presentation time; no flags or side data except whether it is a key frame
 PACKET = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]+(?:, F=0x0)?")
 TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")
-OFF = 0.25  # of a frame, by which it may come before or after its time
-TICKS = 10000  # a second, at least
-PART, LIST = "part", "list.ffconcat"  # what is made anew, among pieces that are called by numbers; and their list
+OFF = 0.25  # of a frame's duration, by which its timestamp may be off
+TICKS = 10000  # per second, at least
+PART, LIST = (
+    "part",
+    "list.ffconcat",
+)  # names of the re-encoded piece (others are numbered) and of the list of pieces
 
 
 @dataclass(frozen=True)
 class Copied:
-    """What of a video, of ``count`` frames, is copied around those that are ``made``."""
+    """The frames, of ``count`` in a video, that are copied around those that are ``made``."""
 
     info: VideoInfo
     made: range
     count: int
-    sets: h264.Units  # by which its pictures are decoded
+    sets: h264.Units  # the parameter sets of its frames
 
     def __str__(self) -> str:
         start, stop = (float(frame / self.info.fps) for frame in (self.made.start, self.made.stop))
@@ -58,13 +61,13 @@ class Copied:
 def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | None:
     """Return what can be copied around frames ``start`` to ``stop`` (None: to the end); None if nothing can.
 
-    Pictures can be joined where one is decoded from scratch, and none before it is shown after it. They have to be what
-    ``VideoWriter`` makes too: H.264, one for each frame at a constant rate.
+    Pieces can be joined at an IDR frame, unless a packet before it is shown after it. They must be in the format that
+    ``VideoWriter`` makes: H.264, with one packet per frame at a constant rate.
     """
     info = replace(info, start=0)
     plain = not (info.interlaced or info.turned) and info.geometry == Geometry()
     made_alike = info.joinable and info.indexed and plain
-    # ffmpeg before 4.4 cannot set times
+    # ffmpeg before 4.4 cannot set timestamps
     if not made_alike or info.width % 2 or info.height % 2 or not ffmpeg_has("-bsfs", "setts"):
         return None
     if not _counts_in_four_bytes(info):
@@ -74,14 +77,14 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
     if not count or set(shown) != set(range(count)):
         return None
     begun = _frames(info, f"filter_units=pass_types={h264.FROM_SCRATCH}")
-    later = np.minimum.accumulate(shown[::-1])[::-1]  # the first that is shown from here on
+    later = np.minimum.accumulate(shown[::-1])[::-1]  # the earliest frame shown from here on
     joints = np.intersect1d(np.flatnonzero((shown == np.arange(count)) & (later == shown)), begun).tolist()
     first = max((joint for joint in joints if joint <= start), default=0)
     last = min((joint for joint in joints if stop is not None and joint >= stop), default=count)
     if not joints or (first, last) == (0, count):
         return None
     if last == count and count_frames(replace(info, start=count - 1), 1) != (1, False):
-        return None  # a last picture that is shown for longer is several frames, of which only one is there
+        return None  # a last picture that is shown for longer counts as several frames, but is only one packet
     sets = _sets(info)
     if h264.free_number(sets) is None or not h264.profile_of(sets):
         return None
@@ -89,7 +92,7 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
 
 
 def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
-    """Return which frame each packet is, if a bitstream filter lets it pass; nothing if one of them is no frame."""
+    """Return the frame number of each packet that a bitstream filter passes; empty if one is not a frame."""
     listed = input_of(info.path)[info.stream].output("-", format="framecrc", **{"c:v": "copy", "bsf:v": passed})
     code, report = report_of(command_line(listed, *QUIET))
     lines = [line for line in report.splitlines() if not line.startswith("#")]
@@ -102,7 +105,7 @@ def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
 
 
 def _counts_in_four_bytes(info: VideoInfo) -> bool:
-    """Whether the length of each NAL unit is told in four bytes, as ffmpeg writes it: one description serves all."""
+    """Return whether the lengths of NAL units have four bytes, as ffmpeg writes them: all pieces share them."""
     how = {"c:v": "copy", "frames:v": 1, "movflags": "empty_moov"}
     found = input_of(info.path)[info.stream].output("-", format="mp4", **how)
     head = subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout
@@ -111,7 +114,7 @@ def _counts_in_four_bytes(info: VideoInfo) -> bool:
 
 
 def _sets(info: VideoInfo) -> h264.Units:
-    """Return all sets by which its pictures are decoded, each once."""
+    """Return all parameter sets of its frames, each once."""
     passed = f"h264_mp4toannexb,filter_units=pass_types={h264.SEQUENCE}-{h264.PICTURE}"
     found = input_of(info.path)[info.stream].output("-", format="h264", **{"c:v": "copy", "bsf:v": passed})
     return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout)
@@ -126,17 +129,17 @@ def open_writer(
     encoding: Encoding = Encoding(),
     report: Reporter = SILENT,
 ) -> VideoWriter:
-    """Return what joins frames with those that are ``copied``; if none are, a ``VideoWriter`` of all of them."""
+    """Return a writer that joins new frames with the ``copied`` ones, or a ``VideoWriter`` if none are copied."""
     if copied:
         return PartWriter(path, copied, audio, encoding, report)
     return VideoWriter(path, like, audio, count, encoding)
 
 
 class PartWriter(VideoWriter):
-    """Encode the frames between those that are ``copied``, and join them; what else it takes is as for ``VideoWriter``.
+    """Encode the frames between the ``copied`` ones and join them; other arguments are as for ``VideoWriter``.
 
-    The file itself is made when the last frame is encoded, which ``report`` is told: the sound of all of it is encoded
-    then. Until then, pieces lie in a hidden folder beside it.
+    The file is assembled, and all its sound encoded, after the last frame; ``report`` shows the progress. Until then,
+    the pieces are in a hidden folder beside it.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class PartWriter(VideoWriter):
         self._copied, self._report = copied, report
         self._pieces = contextlib.ExitStack()
         rate = copied.info.fps.numerator
-        self._scale = rate * -(-TICKS // rate)  # ticks a second: a frame is a whole number of them
+        self._scale = rate * -(-TICKS // rate)  # ticks per second: a frame is a whole number of them
 
     def _command(self) -> list[str]:
         self._folder = self._pieces.enter_context(TemporaryDirectory(prefix=".wav2lip-part-", dir=self.path.parent))
@@ -169,10 +172,10 @@ class PartWriter(VideoWriter):
         return Path(self._folder, f"{name}.mp4")
 
     def _complete(self) -> None:
-        """Copy what is around into files of their own, and join them all."""
+        """Copy the frames around into files of their own, and join all pieces."""
         copied = self._copied
         cuts = [cut for cut in (copied.made.start, copied.made.stop) if 0 < cut < copied.count]
-        # in their folder, as what makes patterns and lists of names takes some names of folders for more than that
+        # run in their folder, because ffmpeg's patterns and lists give some characters in folder names a meaning
         with Process(self._cut(cuts), folder=self._folder) as cutting:
             self._ended(cutting)
         parts = enumerate(pairwise((0, *cuts, copied.count)))
@@ -191,26 +194,26 @@ class PartWriter(VideoWriter):
             self._ended(joining)
 
     def _cut(self, cuts: list[int]) -> list[str]:
-        """Return the command that cuts the video into pieces, which begin with these packets; that made anew is one."""
+        """Return the command that cuts the video before these packets; one piece is the re-encoded part."""
         source = input_of(self._copied.info.path)[self._copied.info.stream]
         how = {"c:v": "copy", "map_metadata": -1, "segment_frames": ",".join(map(str, cuts))}
-        how["tag:v"] = "avc1"  # with a description of its own, like what is made anew
+        how["tag:v"] = "avc1"  # with its sets in the description, like the re-encoded piece
         alike = f"video_track_timescale={self._scale}"
         how |= {"format": "segment", "segment_format": "mp4", "segment_format_options": alike}
         return command_line(source.output("%d.mp4", **how), *QUIET, "-y")
 
     def _delay(self, name: str, count: int) -> int:
-        """Return by how many frames decoding runs ahead of showing; raise RuntimeError if some are missing."""
+        """Return how many frames decoding runs ahead of display; raise RuntimeError if frames are missing."""
         shown = _frames(self._as_video(name))
         if len(shown) != count:
-            raise RuntimeError(f"cannot write {self.path}: {len(shown)} frames are where {count} should be")
+            raise RuntimeError(f"cannot write {self.path}: {len(shown)} frames, but {count} were expected")
         return int(max(np.arange(count) - shown))
 
     def _as_video(self, name: str) -> VideoInfo:
         return replace(self._copied.info, path=self._piece(name), stream="V:0")
 
     def _joined(self, delay: int) -> list[str]:
-        """Return the command that joins the pieces, each picture at its time."""
+        """Return the command that joins the pieces, with each picture at its time."""
         import ffmpeg
 
         ticks = int(self._scale / self._copied.info.fps)

@@ -1,4 +1,4 @@
-"""Look at a video or picture before its frames are read."""
+"""Probe a video or picture before its frames are read."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from video.process import (
 )
 from video.sources import check_index, existing_file
 
-LONGEST_SIDE = 16384  # pixels, of H.264
-PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone's decoder takes: level 5.1
-MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are copies and show no lip moving
-# what ffmpeg says of a stream or, in showinfo, of a frame of it
+LONGEST_SIDE = 16384  # pixels, the limit of H.264
+PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone decodes: level 5.1
+MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are duplicates without lip movement
+# in ffmpeg's description of a stream or, from showinfo, of a frame
 INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first\b|\bs:\d+x\d+ i:[TB] ")
 TRANSPARENT = re.compile(r"\bfmt:(?:yuva|gbrap|rgba|bgra|argb|abgr|ya8|ya16|yaf|pal8|ayuv|vuya)")
-ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 pass it by
-TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # and no title that says so
-# Elsewhere (MPEG-TS, MPEG-PS, bare streams) ffmpeg begins between keyframes and makes up what is missing until the next
+ALPHA_APART = re.compile(r"^ +alpha_mode +: 1$", re.MULTILINE | re.IGNORECASE)  # ffmpeg's own VP8 and VP9 ignore it
+TURNED = re.compile(r"display ?matrix: rotation of", re.IGNORECASE)  # not a title with these words
+# In others (MPEG-TS, MPEG-PS, raw streams) ffmpeg may start between key frames and conceal missing data until the next
 INDEXED = re.compile(r"^Input #0, (?:mov,|matroska,|avi,|flv,|asf,|ogg,)", re.MULTILINE)
 AS_WRITTEN = re.compile(r"h264 \((?:Constrained Baseline|Baseline|Main|High)\)[^,]*, yuv420p(?!\(pc\b)")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -49,7 +49,7 @@ TURNS = {0: None, 90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROT
 
 @dataclass(frozen=True)
 class Geometry:
-    """What happens to a frame before anything looks at it: shrink, then turn, then cut out."""
+    """What is done to a frame before anything else: shrink, then rotate, then crop."""
 
     resize_factor: float = 1  # both sides are divided by it
     rotate: int = 0  # degrees clockwise, one of ``TURNS``
@@ -87,7 +87,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What ``probe`` found: the frames that ``read_frames`` will give and the tags that an encoder should repeat."""
+    """What ``probe`` found: the frames that ``read_frames`` will yield and the tags that an encoder should repeat."""
 
     path: Path
     width: int  # pixels, as displayed and after ``geometry``
@@ -98,20 +98,20 @@ class VideoInfo:
     stored: tuple[int, int] = (0, 0)  # width and height before ``geometry``
     colour: tuple[str, str, str] | None = None  # matrix, primaries, transfer
     sample_aspect: str = "1:1"
-    turned: bool = False  # by ffmpeg, as metadata say, before anything else
-    notes: tuple[str, ...] = ()  # sentences for the user: what is not taken as it is
-    stream: str = "V:0"  # of the file, in ffmpeg's words
-    interlaced: bool = False  # its frames are made of two moments, unless they say otherwise
-    transparent: bool = False  # in places, perhaps
-    decoder: str | None = None  # if not ffmpeg's usual one
-    indexed: bool = True  # ffmpeg can begin anywhere in it and hit the frame it means
-    joinable: bool = False  # H.264 as we write it: what is encoded could be put between its frames
+    turned: bool = False  # rotated by ffmpeg, following the metadata, before anything else
+    notes: tuple[str, ...] = ()  # sentences for the user about what is not used as it is
+    stream: str = "V:0"  # ffmpeg's specifier of the stream in the file
+    interlaced: bool = False  # its frames consist of two fields, unless marked otherwise
+    transparent: bool = False  # perhaps only in places
+    decoder: str | None = None  # if not ffmpeg's default one
+    indexed: bool = True  # ffmpeg can seek in it and reach the intended frame
+    joinable: bool = False  # H.264 as we write it: new frames can be joined to its own
     start: int = 0  # frame of the file that counts as the first
-    lasts: float | None = None  # seconds, as the file says, if it does
+    lasts: float | None = None  # seconds, if the file declares it
 
     @property
     def pixel_aspect(self) -> float:
-        """Width of a pixel, in its heights; 1 if what the file says of it makes no sense."""
+        """Width of a pixel divided by its height; 1 if the file's value makes no sense."""
         across, down = map(int, self.sample_aspect.split(":"))
         return across / down if down and 0.2 < across / down < 5 else 1.0
 
@@ -122,9 +122,9 @@ class VideoInfo:
 
 
 def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
-    """Look at a video or picture, by content and not by name; its frames will come through ``geometry``.
+    """Inspect a video or picture, by content and not by name; ``geometry`` will be applied to its frames.
 
-    Raises MissingFile or UserError with a sentence for the user when there is no picture in it.
+    Raises MissingFile or UserError with a sentence for the user if it contains no picture.
     """
     path = existing_file(path)
     if pictures.is_picture(path):
@@ -133,7 +133,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
     width, height = map(int, re.findall(r", (\d+)x(\d+)", described.shown)[0])
     aspect = re.search(r"\[SAR (\d+):(\d+) ", described.shown)
     across, down = aspect.groups() if aspect else ("1", "1")
-    colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 tells only of the input's
+    colour = tags_of(described.shown) or tags_of(described.listed)  # ffmpeg 4 reports only the input's
     turned = bool(TURNED.search(described.head))
     decoder = ALPHA_DECODERS.get(described.listed[:3]) if ALPHA_APART.search(described.head) else None
     blind = decoder is not None and not _has_decoder(decoder)
@@ -148,12 +148,12 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         turned=turned,
         notes=tuple(_notes(path, described, colour, blind)),
         stream=described.stream,
-        # of a picture that is turned, the fields would be columns
+        # in a rotated picture the fields would be columns
         interlaced=not turned and any(map(INTERLACED.search, (described.listed, described.shown, described.frame))),
         transparent=bool(TRANSPARENT.search(described.frame)) or (decoder is not None and not blind),
         decoder=None if blind else decoder,
         indexed=bool(INDEXED.search(described.head)),
-        # and shown as it is stored: what a container crops would be cropped twice
+        # and displayed as stored: cropping by the container would be applied twice
         joinable=bool(AS_WRITTEN.match(described.listed)) and f", {width}x{height}" in described.listed,
         lasts=declared[0] if (declared := declared_duration(described.head)) else None,
     )
@@ -161,33 +161,33 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
 
 def _notes(path: Path, described: _Description, colour: tuple[str, str, str] | None, blind: bool) -> Iterator[str]:
     if described.tracks > 1:
-        yield f"{path} has {described.tracks} tracks of pictures; number {described.number} is taken"
+        yield f"{path} has {described.tracks} video tracks; number {described.number} is used"
     if colour and read_as(colour) == UNKNOWN:
-        yield f"{path} has colours of the kind {colour[0]}, which ffmpeg takes for others; save it in BT.709"
+        yield f"{path} has the colour matrix {colour[0]}, which ffmpeg mistakes for another; save it in BT.709"
     if blind:
-        yield f"{path} is transparent in places, which this ffmpeg does not see; what is hidden there is shown"
-    elif TRANSPARENT.search(described.frame) and not described.listed.startswith("gif"):  # of which all seem to be
+        yield f"{path} is transparent in places, which this ffmpeg ignores; what is hidden there is shown"
+    elif TRANSPARENT.search(described.frame) and not described.listed.startswith("gif"):  # all GIFs look so
         yield f"{path} may be transparent in places: they become white, as results are opaque"
 
 
 @dataclass(frozen=True)
 class _Description:
-    """What ffmpeg says of the pictures in a file."""
+    """What ffmpeg reports about the video tracks of a file."""
 
-    stream: str  # which of all, in ffmpeg's words
-    tracks: int  # that have pictures
-    number: int  # of the one that is taken, from 1
-    listed: str  # its line in the description of the file
+    stream: str  # ffmpeg's specifier of the chosen one
+    tracks: int  # number of video tracks
+    number: int  # of the chosen track, from 1
+    listed: str  # its line in the description of the input
     shown: str  # and in that of the output
     frame: str  # showinfo's line on the first frame
-    head: str  # what comes before the output
+    head: str  # the report up to the description of the output
 
 
 @lru_cache(maxsize=256)
 def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description:
-    """Decode a frame of the track that is marked as default, or of the first; raise UserError if there is none.
+    """Decode a frame of the default video track, or else of the first; raise UserError if there is none.
 
-    Remembered as long as the file and who describes it are the same: previews and jobs ask again and again.
+    The result is cached while file and ffmpeg stay the same, because previews and jobs ask repeatedly.
     """
     stream = "V:0"
     code, report = _report_of_first_frame(path, stream)
@@ -197,7 +197,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
     if taken is not tracks[0]:
         stream = str(taken.index)
         code, report = _report_of_first_frame(path, stream)
-    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 ends no line before it, if rotation is odd
+    head, _, tail = report.partition("Output #0, null")  # ffmpeg 5 omits the line break before it if rotation is odd
     shown = re.search(r"^ +Stream #0:0.*?: Video: (.*, \d+x\d+.*)$", tail, re.MULTILINE)
     frame = re.search(r" fmt:.*", report)
     if shown:
@@ -207,7 +207,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
         raise UserError(f"{path} has sound but no picture; give a video or a photo of a face")
     if pictures.is_webp(path):
         raise UserError(f"{path} is animated WebP, which this ffmpeg cannot read; save it as MP4 or GIF")
-    if "Input #0, " in head:  # it was opened; ffmpeg's last words would be about its output
+    if "Input #0, " in head:  # it was opened; ffmpeg's last message would be about the output
         raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
     check_index(path, report)
     raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words(code, report)}")
@@ -218,7 +218,7 @@ def _has_decoder(name: str) -> bool:
 
 
 def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
-    source = input_of(path, threads=1)[stream]  # more of them would each begin a frame
+    source = input_of(path, threads=1)[stream]  # each further thread would decode a frame
     output = source.output("-", format="null", vf="showinfo", **{"frames:v": 1})
     return report_of(command_line(output, "-hide_banner", "-nostdin"))
 
@@ -226,7 +226,7 @@ def _report_of_first_frame(path: Path, stream: str) -> tuple[int, str]:
 def _probe_picture(path: Path, geometry: Geometry) -> VideoInfo:
     height, width = pictures.read(path).shape[:2]
     size = geometry.size_of(width, height)
-    # a video has to be played: photos have several times the pixels that phones can
+    # a video must be playable: photos have several times the pixels that phones can decode
     share = min(1.0, PLAYABLE_SIDE / max(size), math.sqrt(PLAYABLE_PIXELS / (size[0] * size[1])))
     shown = max(1, math.floor(size[0] * share)), max(1, math.floor(size[1] * share))
     notes: tuple[str, ...] = ()
@@ -241,19 +241,19 @@ def check_size(info: VideoInfo) -> None:
     if max(info.width, info.height) > LONGEST_SIDE:
         least = -(-max(info.stored) // LONGEST_SIDE)
         raise UserError(
-            f"{info.path} is {info.width}x{info.height}, and H.264 ends at {LONGEST_SIDE} pixels; use --resize_factor "
-            f"{max(2, least)} or --crop"
+            f"{info.path} is {info.width}x{info.height}, but H.264 allows at most {LONGEST_SIDE} pixels; use "
+            f"--resize_factor {max(2, least)} or --crop"
         )
 
 
 def _frame_rate(stream: str) -> Fraction:
-    """ffmpeg's own choice of a constant rate, from its report; it prints 23.98 for 24000/1001."""
+    """Return ffmpeg's own choice of a constant rate from its report, which has 23.98 for 24000/1001."""
     match = re.search(r", ([\d.]+) fps", stream)
     return rate_of(float(match[1]) if match else 0.0)
 
 
 def rate_of(printed: float) -> Fraction:
-    """Return the rate that is meant by a number of two or three decimals: 29.97 is 30000/1001."""
+    """Return the exact rate for one rounded to two or three decimals: 30000/1001 for 29.97."""
     for nominal in (24, 30, 48, 60, 120):
         if abs(nominal * 1000 / 1001 - printed) < 0.006:
             return Fraction(nominal * 1000, 1001)

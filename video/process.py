@@ -1,4 +1,4 @@
-"""ffmpeg as a process: which one, its command lines, what it says, and its end."""
+"""Run ffmpeg: find it, build its command lines, read its messages, and stop it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-# Static builds crash where they convert names of .ts programmes by the tables of a system that they do not fit
+# Static builds crash when they convert names of .ts programmes with a system's incompatible gconv tables
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
-# and no black windows of a program that has none itself, on Windows
+# on Windows, open no console window if the program has none itself
 AROUND: dict[str, Any] = {"env": ENVIRONMENT, "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
-TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # tells also what it has taken
-TELLING = ("-progress", "pipe:1")  # how far it is, see ``Process.seconds_done``
-# Picture and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg lets time begin with the
-# first stream that it reads, and closes gaps between joined recordings; so each process reads all streams, and puts out
-# pictures and sounds as they are, to nowhere.
+TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # also reports what was chosen
+TELLING = ("-progress", "pipe:1")  # reports progress, see ``Process.seconds_done``
+# Video and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg starts its clock with the
+# first stream that it reads, and closes gaps between joined recordings. So each process reads all streams, and copies
+# video and sound to a null output.
 NOWHERE = ("-c", "copy", "-f", "null", "-")
-WINDOWS_CRASH = 0x80000000  # codes of its own begin here; elsewhere, they are signals below 0
+WINDOWS_CRASH = 0x80000000  # its crash codes begin here; elsewhere, a crash is a signal, below 0
 DISK_ERRORS = {
     "No space left on device": errno.ENOSPC,
     "Disk quota exceeded": errno.EDQUOT,
     "Read-only file system": errno.EROFS,
 }
-INTERRUPTED = 255  # ffmpeg's exit code when somebody else ends it, and where something is not permitted
-SIGNALS = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")  # by which somebody ends it; others tell of a crash
-CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter hole, of the picture alone, is no other clock
+INTERRUPTED = 255  # ffmpeg's exit code when it is stopped from outside, or when something is not permitted
+SIGNALS = ("SIGHUP", "SIGINT", "SIGKILL", "SIGTERM")  # that stop it from outside; others mean a crash
+CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter gap, in the video only, is no change of clock
 
 
 @lru_cache(maxsize=1)
 def ffmpeg_path() -> str:
-    """Return the system's ffmpeg if it can make H.264, as conda's often cannot, else the one of imageio-ffmpeg."""
+    """Return the system's ffmpeg if it can encode H.264 (conda's often cannot), else that of imageio-ffmpeg."""
     if found := shutil.which("ffmpeg"):
         result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, **AROUND)
         if b" libx264 " in result.stdout:
-            return str(Path(found).absolute())  # by whatever PATH it was found, and wherever we go
+            return str(Path(found).absolute())  # PATH may be relative, and the working folder may change
     import imageio_ffmpeg
 
     found = imageio_ffmpeg.get_ffmpeg_exe()
@@ -51,41 +51,41 @@ def ffmpeg_path() -> str:
 
 
 def ffmpeg_has(kind: str, name: str) -> bool:
-    """Whether there is one of this name in what ffmpeg lists for a flag, such as ``-decoders``."""
+    """Return whether ffmpeg lists this name for a flag such as ``-decoders``."""
     return name in report_of([ffmpeg_path(), "-hide_banner", kind])[1].split()
 
 
 def input_of(path: Path, **options: object) -> Any:
-    """Return ffmpeg-python's input of a file; ``input["V:0"]`` is one of its streams."""
-    import ffmpeg  # here: machines that only train have none
+    """Return an ffmpeg-python input for a file; ``input["V:0"]`` is one of its streams."""
+    import ffmpeg  # imported here: machines that only train lack it
 
     # the whitelist keeps a playlist disguised as a video from reaching the network
     return ffmpeg.input(url_of(path), protocol_whitelist="file,pipe", **options)
 
 
 def url_of(path: Path) -> str:
-    """Name a file so that it cannot be taken for an option, another protocol or a pattern.
+    """Return a file's name in a form that cannot be mistaken for an option, another protocol or a pattern.
 
-    ffmpeg-python wants text that is UTF-8, which names need not be: these are bytes, dressed up until ``command_line``.
+    ffmpeg-python needs UTF-8, which file names need not be: their bytes pass as Latin-1 until ``command_line``.
     """
     return os.fsencode(f"file:{path.absolute()}").decode("latin-1")
 
 
 def shared_timeline(number: int = 0, besides: Iterable[int] = ()) -> list[str]:
-    """Return an output that has ffmpeg read all pictures and sounds of an input, ``besides`` some that others read."""
+    """Return a null output for which ffmpeg reads all video and sound of an input, except the streams ``besides``."""
     left_out = ["s?", "d?", "t?", *map(str, besides)]
     maps = [f"{number}:u", *(f"-{number}:{stream}" for stream in left_out)]
     return [part for stream in maps for part in ("-map", stream)] + [*NOWHERE]
 
 
 def command_line(output: Any, *flags: str) -> list[str]:
-    """Return the command line of an output of ffmpeg-python; ``flags`` are for all of ffmpeg, and come first."""
+    """Return the command line of an ffmpeg-python output; ``flags`` are global options, which come first."""
     parts = output.compile(cmd=[ffmpeg_path(), *flags])
     return [os.fsdecode(part.encode("latin-1")) if part.startswith("file:") else part for part in parts]
 
 
 def report_of(command: Sequence[str]) -> tuple[int, str]:
-    """Run ffmpeg, and return its exit code and all that it says."""
+    """Run ffmpeg and return its exit code and all its messages."""
     result = subprocess.run(command, capture_output=True, **AROUND)
     words = _text(result.stdout + result.stderr)
     _check_not_stopped(result.returncode, words)
@@ -97,7 +97,7 @@ def _text(said: bytes) -> str:
 
 
 def declared_duration(report: str) -> tuple[float, float] | None:
-    """Return how long ffmpeg's report says that a file lasts, and when it starts, in seconds; None if it does not."""
+    """Return a file's duration and start in seconds from ffmpeg's report; None if it has no duration."""
     match = re.search(r"Duration: (\d+):(\d+):([\d.]+)(?:, start: ([\d.]+))?", report)
     if not match:
         return None
@@ -110,19 +110,20 @@ def last_words(code: int, report: str) -> str:
         reason = signal.strsignal(-code) if code < 0 else f"0x{code:X}"
         return f"{ffmpeg_path()} crashed ({reason}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]
-    # less the part of ffmpeg that speaks, and the file's name, which whoever raises an error says anyway
+    # without the reporting component of ffmpeg, and the file's name, which error messages name anyway
     return re.sub(r"^(\[[^\]]*\] )+|file:(/|[A-Z]:).*: (?=[A-Z])", "", lines[-1]) if lines else "ffmpeg said nothing"
 
 
 def without_names(report: str, path: Path) -> str:
-    """A report without what others wrote: the file's name and its metadata. What is said of errors may be anywhere in
-    it, even within a line, since ffmpeg 7 speaks with several threads.
+    """Return a report without text from outside: the file's name and its metadata.
+
+    Error messages may be anywhere in it, even within a line, since ffmpeg 7 writes from several threads.
     """
     return re.sub(r"^(\[info\])? +[^:\n]*: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
 
 
 def complaints(report: str) -> str:
-    """The errors in a report that is ``TALKATIVE``."""
+    """Return the errors in a report made with ``TALKATIVE``."""
     return "\n".join(line for line in report.splitlines() if re.match(r"(\[[^\]]*\] )*\[(error|fatal|panic)\] ", line))
 
 
@@ -138,12 +139,12 @@ class Stream:
 
 
 def streams_of(report: str) -> list[Stream]:
-    """The pictures, but for covers, and sounds that ffmpeg's report lists of its input, by their place in the file."""
+    """Return the video (except cover art) and audio streams that ffmpeg lists for its input, in file order."""
     of_input = re.split(r"Output #|Stream mapping:", report)[0]
     lines = re.findall(r"^(?:\[info\])? +Stream #0:(\d+).*?: (Video|Audio): (.*)$", of_input, re.MULTILINE)
     streams = (Stream(int(index), *rest) for index, *rest in lines)
     shown = (stream for stream in streams if not re.search(r"\((attached pic|timed thumbnails)\)", stream.text))
-    return sorted(shown, key=lambda stream: stream.index)  # those of broadcasts are listed by programme
+    return sorted(shown, key=lambda stream: stream.index)  # broadcast streams are listed by programme
 
 
 class Process:
@@ -171,23 +172,23 @@ class Process:
             cwd=self._folder,
             **AROUND,
         )
-        self.stdin: Any = self._popen.stdin  # where it was asked to be a pipe, one of bytes; else None
+        self.stdin: Any = self._popen.stdin  # a binary pipe if one was requested, else None
         self.stdout: Any = self._popen.stdout  # likewise
         return self
 
     def seconds_done(self) -> Iterator[float]:
-        """Yield every now and then how many seconds of its output there are; the command has ``TELLING`` in it."""
+        """Yield the seconds of output written so far, as ffmpeg reports them; the command must include ``TELLING``."""
         for line in self.stdout:
             if found := re.fullmatch(rb"out_time_us=(\d+)\s*", line):
                 yield int(found[1]) / 1e6
 
     def said(self) -> str:
-        """Return ffmpeg's messages so far; none on Windows, where what is being written is not read."""
+        """Return ffmpeg's messages so far; empty on Windows, which has no ``os.pread``."""
         number = self._messages.fileno()
         return _text(os.pread(number, os.fstat(number).st_size, 0)) if hasattr(os, "pread") else ""
 
     def wait(self) -> tuple[int, str]:
-        """Wait for the end and return ffmpeg's exit code and messages; raise RuntimeError if somebody else ended it."""
+        """Wait for the end, return exit code and messages; raise RuntimeError if ffmpeg was stopped from outside."""
         self._close_stdin()
         code = self._popen.wait()
         self._messages.seek(0)
@@ -203,7 +204,7 @@ class Process:
             for sign, number in DISK_ERRORS.items():
                 if error is RuntimeError and sign in words:
                     problem = OSError(str(problem))
-                    problem.errno = number  # by which others know that the next file would fare alike
+                    problem.errno = number  # tells callers that the next file would fail too
             raise problem
         return words
 
@@ -226,12 +227,12 @@ class Process:
 
 
 def _check_not_stopped(code: int, words: str) -> None:
-    """Raise RuntimeError if, by its exit code and messages, it was somebody else who ended ffmpeg."""
+    """Raise RuntimeError if exit code and messages show that ffmpeg was stopped from outside."""
     by_signal = -code in {getattr(signal, name, None) for name in SIGNALS}
     if by_signal or code == INTERRUPTED and "not permitted" not in words:
         raise RuntimeError("ffmpeg was stopped from outside; run it again")
 
 
 def is_broken_pipe(error: OSError) -> bool:
-    """Whether nobody reads any more what is written: Windows has other words for it."""
+    """Return whether the reader of a pipe has gone, which Windows reports as EINVAL."""
     return isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL

@@ -1,4 +1,4 @@
-"""Frames out of a video or picture, once or again and again."""
+"""Read the frames of a video or picture, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from video.process import CLOCK_JUMP, QUIET, Process, command_line, input_of, re
 from video.sources import check_whole
 
 HELD_BYTES = 128 << 20  # frames kept in memory to play a short clip again
-TURNED_BYTES = 512 << 20  # or to play a piece of a long one backwards: each is decoded from a key frame before it
-# seconds decoded before a wanted frame, so that inexact seeking cannot skip it; with an index, enough
+TURNED_BYTES = 512 << 20  # or to play a long one backwards in pieces: each is decoded from the key frame before it
+# seconds decoded before a wanted frame, so that inexact seeking cannot skip it; enough if there is an index
 SEEK_MARGIN = 2.0
-# without, frames are a level darker than they were filmed, and again with every generation
+# without these flags, frames become a level darker, and again with every generation
 EXACT = "bicubic+accurate_rnd+full_chroma_int"
-DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # frames that say so, one for one
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"  # only frames marked as interlaced, one for one
 
 
 def read_frames(info: VideoInfo, start: int = 0, count: int | None = None, every: int = 1) -> Iterator[np.ndarray]:
-    """Yield frames ``start``, ``start + every``, … (``count`` of them, or all), each through ``info.geometry``.
+    """Yield frames ``start``, ``start + every``, … (``count`` of them, or all), with ``info.geometry`` applied.
 
-    Raises UserError if the file breaks off or cannot be decoded. Closing the generator stops ffmpeg.
+    Raises UserError if the file ends early or cannot be decoded. Closing the generator stops ffmpeg.
     """
     if info.is_image:
         yield from [_photo(info)][start:count]
@@ -52,10 +52,10 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     # Time 0 is then a whole number of frames into the file, so a frame's number never depends on seeking.
     skipped = max(0, start - math.ceil(SEEK_MARGIN * info.fps)) if info.indexed else 0
     first = float((start - skipped) / info.fps)
-    filters = [f"fps=fps={info.fps}:start_time={first:.9f}"]  # first: what is not wanted costs no more
+    filters = [f"fps=fps={info.fps}:start_time={first:.9f}"]  # first, so that dropped frames cost no more
     if every > 1:
         filters.append(f"select=not(mod(n\\,{every}))")
-    # of films whose size changes, as of a window or a phone that was turned, all frames have the first size
+    # if the size changes (a recorded window, a phone that is turned), all frames get the first size
     filters.append(f"scale={width}:{height}:flags={EXACT}:force_original_aspect_ratio=decrease")
     filters += [f"pad={width}:{height}:(ow-iw)/2:(oh-ih)/2:eval=frame", "setpts=N"]
     if info.interlaced:
@@ -63,15 +63,15 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     if (matrix := read_as(info.colour)) is not None:
         filters.insert(0, f"setparams=colorspace={matrix}")
     options: dict[str, object] = {}
-    if skipped:  # not accurately, or a picture that is on view for longer than the margin is dropped, being too old
+    if skipped:  # not accurate: a frame displayed for longer than the margin would be dropped as too old
         options = {"ss": f"{float(skipped / info.fps):.6f}", "noaccurate_seek": None}
-    if not (info.turned or info.interlaced):  # whose filters know only one size
-        options["reinit_filter"] = 0  # else a change of size restarts the clock of the filters
+    if not (info.turned or info.interlaced):  # whose filters allow only one size
+        options["reinit_filter"] = 0  # otherwise a change of size restarts the filters' clock
     if info.decoder:
         options["c:v"] = info.decoder
-    # colour by colour: packed, the exact conversion takes three times as long
+    # planar: exact conversion to packed pixels takes three times as long
     raw = {"format": "rawvideo", "pix_fmt": "gbrap" if info.transparent else "gbrp", "vf": ",".join(filters)}
-    # setpts makes ffmpeg 7.0 forget the rate, and then make it 25
+    # setpts makes ffmpeg 7.0 forget the rate and assume 25
     output = input_of(info.path, **options)[info.stream].output("pipe:1", r=str(info.fps), **raw)
     command = [*command_line(output, *QUIET, *CLOCK_JUMP), *shared_timeline()]
     with Process(command, stdout=subprocess.PIPE) as process:
@@ -89,7 +89,7 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
 
 
 def check_ahead(info: VideoInfo, count: int) -> None:
-    """Raise CutShort if the file breaks off within the first ``count`` frames, before any work is done.
+    """Raise CutShort if the file ends within the first ``count`` frames, before any work is done.
 
     Packets are read, but not decoded: an hour takes a second.
     """
@@ -99,7 +99,7 @@ def check_ahead(info: VideoInfo, count: int) -> None:
 
 
 def count_frames(info: VideoInfo, most: int) -> tuple[int, bool]:
-    """Return how many frames there are, up to ``most`` (1 or more), and whether others follow these."""
+    """Return how many frames there are, up to ``most`` (1 or more), and whether more follow."""
     if last := sum(1 for _ in read_frames(info, most - 1, 2)):
         return most, last == 2
     return sum(1 for _ in read_frames(info, 0, most)), False
@@ -117,7 +117,7 @@ def repeat_frames(
 ) -> Iterator[np.ndarray]:
     """Yield ``wanted`` frames: the first ``count`` (or all) of the video, repeated as ``source_index`` orders them.
 
-    The receiver may change those of the first time; later ones are read-only if they are kept in memory.
+    The caller may modify the frames of the first pass; later ones are read-only if they are kept in memory.
     """
     yield from itertools.islice(_endless(info, count, pingpong), wanted)
 
@@ -129,7 +129,7 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.
         yield frame
     if not seen:
         raise UserError(f"{info.path} has no frame that can be decoded")
-    if seen <= _frames_in(HELD_BYTES, info):  # read once more: the others may have been changed
+    if seen <= _frames_in(HELD_BYTES, info):  # decoded again: the caller may have modified the first ones
         kept = list(read_frames(info, 0, seen))
         for frame in kept:
             frame.flags.writeable = False
@@ -141,7 +141,7 @@ def _endless(info: VideoInfo, count: int | None, pingpong: bool) -> Iterator[np.
 
 
 def _read_backwards(info: VideoInfo, count: int) -> Iterator[np.ndarray]:
-    """Yield frames ``count - 2``, …, 1: a piece that fits in memory is read forwards and given backwards."""
+    """Yield frames ``count - 2``, …, 1, in pieces that fit in memory: each is read forwards and yielded backwards."""
     step = _frames_in(TURNED_BYTES, info)
     for stop in range(count - 1, 1, -step):
         start = max(1, stop - step)

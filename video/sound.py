@@ -1,4 +1,4 @@
-"""The sound of any media file."""
+"""Read the sound of any media file."""
 
 from __future__ import annotations
 
@@ -32,48 +32,48 @@ from video.process import (
 )
 from video.sources import check_index, check_whole, existing_file
 
-AUDIO_SECONDS = 30  # of decoded sound given at a time
-LINES_BYTES = 1 << 16  # of text about packets, likewise
-SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of nothing at all
-FAINT = 0.01  # -40 dB: no more than is left where channels cancel each other
-CANCELLED = 10.0  # times as loud as all together is one channel, when they do
-ALONE = 10.0  # times as loud as the other is the one of the channels that somebody speaks in
-# Layouts that have a centre, where films speak: mixed evenly, the voice would be 11 dB softer, and the mouth mumbles
+AUDIO_SECONDS = 30  # of decoded sound per block
+LINES_BYTES = 1 << 16  # of text about packets, read at a time
+SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of digital silence
+FAINT = 0.01  # -40 dB: the most that is left when channels cancel each other
+CANCELLED = 10.0  # one channel is then this many times as loud as the mix
+ALONE = 10.0  # a channel this many times as loud as the others is the only one with speech
+# Layouts with a centre, where films have speech: mixed evenly, it would be 11 dB softer, and the mouth would mumble
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
-FRONT = 3  # channels, the first of these layouts, that are in it
+FRONT = 3  # channels: the first ones of these layouts are in that mix
 THIRD = ("2.1", "6.1(front)")
 FOURTH = ("3.1", "4.1", "5.1", "6.1", "7.1", "7.1(wide)", "7.1(top)")
-LFE = dict.fromkeys(THIRD, 2) | dict.fromkeys(FOURTH, 3)  # which channel is the one for effects
-CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's words, from version 5 on
-# codecs that say in each packet how it is coded, and AAC that may become stereo
+LFE = dict.fromkeys(THIRD, 2) | dict.fromkeys(FOURTH, 3)  # index of the low-frequency effects channel
+CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's message, from version 5 on
+# codecs that declare the format in each packet, and AAC that may become stereo
 CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
 NO_STREAM = ("matches no streams", "does not contain any stream")
-ROUNDED = 0.2, 0.05  # seconds, and share, by which lengths in heads are mistaken; some count what encoders add
-# A track that starts late or has holes keeps its time; stereo becomes mono as the mean, not 3 dB louder. Small holes,
-# as between clips that are joined without encoding, add up: to a frame at 25 fps at most, not to the usual 0.1 s. Less
-# may be how a container rounds times, and filling what is no hole would click.
+ROUNDED = 0.2, 0.05  # seconds, and fraction, by which declared lengths may be wrong; some include encoder padding
+# A track that starts late or has gaps keeps its timing; stereo becomes mono as the mean, not 3 dB louder. Small gaps,
+# as between clips joined without encoding, add up: to a frame at 25 fps at most, not to the default 0.1 s. Smaller
+# ones may be rounding by the container, and filling those would click.
 AUDIO_CLOCK = "aresample=async=1:min_hard_comp=0.04:first_pts=0:rematrix_maxval=1"
-NUMBERS = "s32"  # samples to encode: of those in float, some files have samples that are no numbers, and AAC takes none
+NUMBERS = "s32"  # format of samples to encode: in float, some files contain NaN, which AAC rejects
 
 
 class Sound:
-    """The sound of any media file, to be read any number of times: of several tracks the one that players take.
+    """The sound of a media file, readable any number of times; if it has several tracks, the one that players choose.
 
-    Iterating gives it block by block: float32 mono (samples,) at ``sample_rate`` Hz, not to be changed: if one block is
-    all, it is decoded once. Raises MissingFile or UserError, at the first block if not before, when there is none to
-    be read.
+    Iterating yields blocks of float32 mono (samples,) at ``sample_rate`` Hz, which must not be modified: a sound of a
+    single block is decoded only once. Raises MissingFile or UserError, at the first block at the latest, if no sound
+    can be read.
     """
 
     def __init__(self, path: str | Path, sample_rate: int) -> None:
         self.path, self._sample_rate = existing_file(path), sample_rate
-        self.stream: int | None = None  # of all in the file; known once it has been measured or read
-        self.layout = ""  # of its channels, likewise, as ffmpeg calls it: mono, stereo, 5.1(side), …
-        self.notes: list[str] = []  # sentences for the user, likewise: what is not taken as it is
-        self.voice = ""  # channels that speak, as ffmpeg's pan wants them, known once it has been read; empty: all
-        self._is_chosen = False  # whether that has been settled, by how loud it is
+        self.stream: int | None = None  # index in the file; known once it has been measured or read
+        self.layout = ""  # of its channels, known likewise, in ffmpeg's terms: mono, stereo, 5.1(side), …
+        self.notes: list[str] = []  # sentences for the user about what is not used as it is, known likewise
+        self.voice = ""  # channels with speech, in the syntax of ffmpeg's pan, known once it has been read; empty: all
+        self._is_chosen = False  # whether ``voice`` has been determined
         self._block = int(AUDIO_SECONDS * sample_rate)  # samples
-        self._only: np.ndarray | None = None  # block that there is
+        self._only: np.ndarray | None = None  # the block, if there is only one
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._only is not None:
@@ -81,7 +81,7 @@ class Sound:
             return
         blocks, held = self._decode(), []
         if not self._is_chosen:
-            first = next(blocks)  # then, of a short sound, the layout is known
+            first = next(blocks)  # after this, the layout of a short sound is known
             self._look_for_voice()
             blocks = self._decode() if self.voice else itertools.chain([first], blocks)
         for block in blocks:
@@ -99,13 +99,13 @@ class Sound:
         yield from given
 
     def measure(self, most: float = math.inf) -> int:
-        """Return how many samples there are by the clock of the file, whose packets are read but not decoded.
+        """Return the number of samples by the file's timestamps; packets are read but not decoded.
 
-        An hour takes a second. What decoders leave out at the ends, some milliseconds, counts as well. Of a file that
-        lasts longer than ``most`` seconds, no more is read than it takes to know that.
+        An hour takes a second. The milliseconds that decoders drop at the ends are included. If the file lasts longer
+        than ``most`` seconds, reading stops as soon as that is known.
         """
         with self._read(format="framecrc", **{"c:a": "copy"}, vn=None, sn=None, dn=None) as process:
-            head = end = process.stdout.read(LINES_BYTES)  # a line a packet, of which the last counts
+            head = end = process.stdout.read(LINES_BYTES)  # a line per packet; only the last one matters
             while block := process.stdout.read(LINES_BYTES):
                 end = (end + block)[-LINES_BYTES:]
                 if most < math.inf and (seconds := _end_of(head, end)) > most:
@@ -115,20 +115,20 @@ class Sound:
         return samples
 
     def _track(self) -> Any:
-        """Return the track as a stream of ffmpeg-python, which takes one itself if none is chosen.
+        """Return the track as an ffmpeg-python stream; if none is known yet, ffmpeg chooses it.
 
-        What is marked as default, then what has the most channels, then the first.
+        ffmpeg prefers the default track, then the one with the most channels, then the first.
         """
         source = input_of(self.path)
         return source if self.stream is None else source[str(self.stream)]
 
     def _read(self, **options: object) -> Process:
-        """Have ffmpeg give the track out as these options say."""
+        """Start ffmpeg to output the track with these options."""
         command = command_line(self._track().output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
         return Process([*command, *shared_timeline()], stdout=subprocess.PIPE)
 
     def _end(self, process: Process, samples: int) -> str:
-        """Wait for the end, check what ffmpeg says of the ``samples`` that there were, and return it."""
+        """Wait for the end, check ffmpeg's report after ``samples`` samples, and return it."""
         code, report = process.wait()
         self._check(code, report, samples)
         if self.stream is None:
@@ -140,7 +140,7 @@ class Sound:
         heard = 0
         with self._read(format="f32le", af=f"{only}{AUDIO_CLOCK}", ac=1, ar=self._sample_rate) as process:
             for samples, last in self._blocks(process):
-                # what ffmpeg says of all of it is known before it is given
+                # ffmpeg's report is checked before the last block is yielded
                 said = self._end(process, heard + len(samples)) if last else process.said()
                 if CHANGED in said:
                     break
@@ -163,8 +163,8 @@ class Sound:
     def _decode_in_one_format(self, given: int) -> Iterator[np.ndarray]:
         """Yield the blocks after ``given`` samples of a sound that changes its format.
 
-        Where that happens ffmpeg sets up its filters anew, and the clock would put in as much silence as there was
-        sound before. So one ffmpeg decodes, and another keeps the clock.
+        At a change ffmpeg rebuilds its filters, and ``AUDIO_CLOCK`` would insert as much silence as there was sound
+        before. So one ffmpeg decodes, and another keeps the clock.
         """
         import ffmpeg
 
@@ -202,52 +202,52 @@ class Sound:
             raise UserError(f"the sound track of {self.path} is empty")
 
     def _look_at(self, report: str, seconds: float) -> None:
-        """Learn from ffmpeg's report what it took, and how long it should have been."""
+        """Set stream, layout and notes from ffmpeg's report on a sound of so many ``seconds``."""
         self.stream = _taken(report)
         streams = streams_of(report)
         self.layout = _layout_of(report, self.stream)
-        promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # of several, that of the longest
+        promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # with several, it is that of the longest
         if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
             self.notes.append(
-                f"{self.path} says that it lasts {promised:.1f} s, and ends after {seconds:.1f} s; "
-                "if that is not all, copy or download it again"
+                f"{self.path} says that it lasts {promised:.1f} s, but ends after {seconds:.1f} s; "
+                "if something is missing, copy or download it again"
             )
         tracks = [stream.index for stream in streams if stream.kind == "Audio"]
         if len(tracks) > 1 and self.stream in tracks:
             number = tracks.index(self.stream) + 1
-            self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is taken")
+            self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is used")
 
     def _look_for_voice(self) -> None:
-        """Learn from its beginning which channels speak: the centre of a film, or the one with the microphone."""
+        """Set ``voice`` from the beginning: the centre of a film, or the only channel with speech."""
         if self.layout == "mono":
             return
         layout, levels = self._channel_levels(AUDIO_SECONDS)
         self.layout = self.layout or layout
         if (boom := LFE.get(layout.partition("(side)")[0])) is not None and boom < len(levels):
-            levels[boom] = 0.0  # nobody speaks there
+            levels[boom] = 0.0  # it has no speech
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, ALONE * others[0])
         if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):
             self.voice = VOICE_OF_FILMS
-        elif is_alone:  # of recorders with several microphones, too: their files hardly ever tell what is where
+        elif is_alone:  # also from recorders with several microphones: their files rarely say which channel is which
             self.voice = f"c{levels.index(loudest)}"
 
     def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
-        """Return ``heard``, which is faint, or if that is because channels cancel each other, the loudest of them."""
+        """Return the faint blocks ``heard``, or if their channels cancel each other, those of the loudest channel."""
         mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
         _, channels = self._channel_levels()
         loudest = max(channels, default=0.0)
         if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
             self.voice = f"c{channels.index(loudest)}"
             number = f"number {channels.index(loudest) + 1} of {len(channels)}"
-            self.notes.append(f"the channels of {self.path} cancel each other; {number} is taken for the lips")
+            self.notes.append(f"the channels of {self.path} cancel each other; {number} is used for the lips")
             return self._decode()
         if max(float(np.abs(block).max()) for block in heard) < SILENCE:
             self.notes.append(f"{self.path} is silent from end to end: there is nothing for lips to follow")
         return heard
 
     def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
-        """The layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
+        """Return the layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
         limit = {} if seconds is None else {"t": seconds}
         output = self._track().output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
         _, report = report_of(command_line(output, *TALKATIVE))
@@ -258,9 +258,9 @@ class Sound:
 
 
 def sound_stream(path: Path) -> tuple[int | str, str]:
-    """What ``Sound.stream`` and its ``layout`` will be; raise UserError if it cannot be decoded.
+    """Return what ``Sound.stream`` and ``Sound.layout`` will be; raise UserError if the sound cannot be decoded.
 
-    Where there is none, the name of a stream that ffmpeg will complain of.
+    If there is no sound, the stream is a specifier that ffmpeg will reject.
     """
     report = _report_of_beginning(path)
     taken = _taken(report)
@@ -268,7 +268,7 @@ def sound_stream(path: Path) -> tuple[int | str, str]:
 
 
 def _report_of_beginning(path: Path) -> str:
-    """What ffmpeg says of the track that players take; raise UserError if it cannot be decoded."""
+    """Return ffmpeg's report on the track that players choose; raise UserError if it cannot be decoded."""
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
     _, report = report_of(command_line(output, *TALKATIVE))
     _check_decoder(path, report)
@@ -276,18 +276,18 @@ def _report_of_beginning(path: Path) -> str:
 
 
 def _check_decoder(path: Path, report: str) -> None:
-    """Raise UserError if ffmpeg's report says that it knows no way to decode the sound."""
+    """Raise UserError if ffmpeg's report says that it has no decoder for the sound."""
     if found := re.search(r"no decoder found for: (\S+)|Decoder \(codec (\S+)\) not found", report):
         raise UserError(
-            f"the sound of {path} is of the kind {found[1] or found[2]}, which this ffmpeg cannot decode; convert it"
+            f"the sound of {path} is encoded as {found[1] or found[2]}, which this ffmpeg cannot decode; convert it"
         )
 
 
 @lru_cache(maxsize=64)
 def changes_format(path: Path, _stamp: tuple[int, int]) -> bool:
-    """Whether the track that players take changes its channels or its rate on the way.
+    """Return whether the track that players choose changes its channels or its rate midway.
 
-    All of it is decoded, if its codec can. Raises UserError if that is not possible.
+    If its codec allows that, all of it is decoded. Raises UserError if that is not possible.
     """
     report = _report_of_beginning(path)
     stream = _taken(report)
@@ -298,14 +298,14 @@ def changes_format(path: Path, _stamp: tuple[int, int]) -> bool:
 
 
 def _layout_of(report: str, index: int | None) -> str:
-    """How ffmpeg's report calls the layout of a stream's channels; empty if it does not."""
+    """Return the channel layout of a stream in ffmpeg's report; empty if it is not given."""
     texts = (stream.text for stream in streams_of(report) if stream.index == index)
     found = re.search(r" Hz, ([^,]+),", next(texts, ""))
     return found[1] if found else ""
 
 
 def _end_of(head: bytes, end: bytes) -> Fraction:
-    """Return when the last packet ends, in seconds, by how ffmpeg's framecrc begins and ends."""
+    """Return when the last packet ends, in seconds, from the beginning and end of ffmpeg's framecrc output."""
     unit = re.search(rb"^#tb 0: (\d+)/(\d+)", head, re.MULTILINE)
     packets = re.findall(rb"^0, *-?\d+, *(-?\d+), *(\d+),", end, re.MULTILINE)  # stream, dts, pts, duration, …
     if not unit or not packets:
@@ -314,20 +314,20 @@ def _end_of(head: bytes, end: bytes) -> Fraction:
 
 
 def _promised_seconds(report: str) -> float:
-    """How long the input lasts by what is written in it, less what is before its start; 0 if nothing is."""
+    """Return the input's declared duration in seconds, less the time before its start; 0 if none is declared."""
     declared = declared_duration(report)
     if not declared or "Estimating duration" in report:
         return 0.0
     seconds, start = declared
-    return seconds - (start if "Input #0, matroska" in report else 0.0)  # which alone counts it
+    return seconds - (start if "Input #0, matroska" in report else 0.0)  # only Matroska includes it
 
 
 def _taken(report: str) -> int | None:
-    """The stream of the input that ffmpeg says it gives to the output."""
+    """Return the input stream that ffmpeg reports to be mapped to the output."""
     match = re.search(r"Stream #0:(\d+)\S* -> #0:0 ", report)
     return int(match[1]) if match else None
 
 
 def read_audio(path: str | Path, sample_rate: int) -> np.ndarray:
-    """Return all of the sound of any media file, (samples,), see ``Sound``: 4 MB a minute at 16 kHz."""
+    """Return all the sound of a media file, (samples,), see ``Sound``: 4 MB a minute at 16 kHz."""
     return np.concatenate(list(Sound(path, sample_rate)))

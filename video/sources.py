@@ -1,4 +1,4 @@
-"""The file that is read: whether it is there, can be read twice, and is whole."""
+"""Check an input file: it must exist, be readable twice, and be complete."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pictures
 from errors import MissingFile, UserError
 from video.process import last_words
 
-ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # of two letters or more: not a drive; Path drops a slash
-OPENED = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # by this process, perhaps, and by no other
-START = 4096  # bytes looked at
-LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's own lists and SDP begin, and no video
-ENDED = "ended prematurely"  # ffmpeg's words for a Matroska file, also one that does not say how long it is
-# and for any file that ends before its own table of contents says
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # two letters or more: not a drive; Path drops a slash
+OPENED = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # file descriptors, which other processes cannot open
+START = 4096  # bytes that are examined
+LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's lists and SDP begin, but no video
+ENDED = "ended prematurely"  # ffmpeg's message about a Matroska file, even one that declares no length
+# and about any file that is shorter than its index or header says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", ENDED)
-SEGMENT = b"\x18\x53\x80\x67"  # of Matroska and WebM: all that comes after their head
+SEGMENT = b"\x18\x53\x80\x67"  # the element of Matroska and WebM that holds all that follows the header
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
-STREAMED = 0x7FFF0000  # bytes: who does not know yet how long a WAV or AVI will be writes more than that into its head
-SLACK = 1024  # bytes by which writers of such heads are mistaken
+STREAMED = 0x7FFF0000  # bytes: larger sizes in a WAV or AVI header mean that its length was not known yet
+SLACK = 1024  # bytes by which sizes in such headers may be wrong
 
 
 class CutShort(UserError):
-    """A file that ends before its own table of contents says."""
+    """Raised when a file is shorter than its index or header says."""
 
 
 def existing_file(path: str | Path) -> Path:
@@ -39,9 +39,9 @@ def existing_file(path: str | Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a folder; give one file")
     if not path.is_file() or OPENED.match(str(path)):
-        raise UserError(f"{path} is a pipe or a device, and what comes from it is needed twice; save it to a file")
+        raise UserError(f"{path} is a pipe or a device, but has to be read twice; save it to a file")
     if not os.access(path, os.R_OK):
-        raise UserError(f"{path} may not be read by this user; change its permissions")
+        raise UserError(f"{path} is not readable by this user; change its permissions")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
     if _is_list(path):
@@ -50,9 +50,9 @@ def existing_file(path: str | Path) -> Path:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether ffmpeg might read other files that this one names: playlists, and all that is XML, such as DASH.
+    """Return whether ffmpeg might read other files that this one names: playlists and any XML, such as DASH.
 
-    Whoever sends such a file would see what only this machine should; and for more of a list ffmpeg waits for minutes.
+    Such a file could expose files of this machine to its sender; and ffmpeg waits minutes for a list to continue.
     """
     with open(path, "rb") as file:
         start = file.read(START).lstrip(b"\xef\xbb\xbf \t\r\n\0")
@@ -65,7 +65,7 @@ def starts_with(path: Path, mark: bytes, skip: int = 0) -> bool:
 
 
 def check_whole(path: Path, words: str) -> None:
-    """Raise CutShort if what was read to its end is less than there should be, as ffmpeg or the file's head says."""
+    """Raise CutShort if a file that was read to its end is incomplete, by ffmpeg's messages or the file's header."""
     signs = set(CUT_SHORT) - ({ENDED} if ENDED in words.lower() and _is_recording(path) else set())
     if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in signs)]:
         raise CutShort(f"{path} is cut short or damaged ({last_words(0, told[0])}); copy or download it again")
@@ -76,21 +76,21 @@ def check_whole(path: Path, words: str) -> None:
 
 
 def check_index(path: Path, report: str) -> None:
-    """Raise CutShort if ffmpeg has missed the index of an MP4, or its kin, which may be at its end."""
+    """Raise CutShort if ffmpeg found no index, which may be at the end, in an MP4 or a related format."""
     if "moov atom not found" in report and starts_with(path, b"ftyp", skip=4):
         raise CutShort(f"{path} is cut short (the index at its end is missing); copy or download it again")
 
 
 def _is_recording(path: Path) -> bool:
-    """Whether it is Matroska that does not say how long it is, as browsers record it: it ends where it ends."""
+    """Return whether it is Matroska without a declared length, as browsers record it: it may end anywhere."""
     with open(path, "rb") as file:
         size = file.read(START).partition(SEGMENT)[2][:8]
-    length = 9 - size[0].bit_length() if size and size[0] else 0  # bytes of a number; all its bits are 1: unknown
+    length = 9 - size[0].bit_length() if size and size[0] else 0  # bytes of the size field; all bits 1: unknown
     return bool(length) and int.from_bytes(size[:length], "big") == (1 << 7 * length + 1) - 1
 
 
 def _missing_bytes(path: Path) -> int:
-    """How many bytes a WAV, AVI or AIFF lacks of what its head promises: ffmpeg takes the rest for all of it."""
+    """Return how many bytes of its declared size a WAV, AVI or AIFF lacks: ffmpeg does not report it."""
     with open(path, "rb") as file:
         head = file.read(8)
     order = BYTE_ORDERS.get(head[:4])

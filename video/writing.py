@@ -1,4 +1,4 @@
-"""Frames and sound into one video file."""
+"""Write frames and sound to a video file."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from video.process import CLOCK_JUMP, QUIET, Process, command_line, input_of, la
 from video.sound import AUDIO_CLOCK, NUMBERS, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # those that hold H.264 with AAC on every player
-PICTURES, SOUND = {"c:v": "libx264"}, {"c:a": "aac", "audio_bitrate": "192k"}  # how these are encoded
+CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # in which every player accepts H.264 with AAC
+PICTURES, SOUND = {"c:v": "libx264"}, {"c:a": "aac", "audio_bitrate": "192k"}  # how each is encoded
 # ffmpeg's default conversion from BGR is up to three grey levels off, and again with every generation
 EXACT_COLOUR = "accurate_rnd+bicubic"
-# x264's quickest presets do without the look ahead that lets it spend less on what stays the same: it costs next to
-# nothing and halves the file. So "superfast" makes files almost as small as "veryfast" does, in half the time.
+# x264's fastest presets omit the lookahead that saves bits in static areas, although it costs next to nothing and
+# halves the file. With it, "superfast" makes files almost as small as "veryfast" does, in half the time.
 QUICK_PRESETS = ("ultrafast", "superfast")
 PRESETS = (*QUICK_PRESETS, "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
-LEFT_BY_US = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # where the program was killed
-OLD = 86400.0  # seconds without a change after which nobody is at work on it
-FULL = 1 << 16  # bytes: fewer that are left are none
-UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's words, until version 6 with exit code 0
+LEFT_BY_US = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # by a program that was killed
+OLD = 86400.0  # seconds without a change after which such files are removed
+FULL = 1 << 16  # bytes: with less free space, the disk counts as full
+UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's messages, up to version 6 with exit code 0
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How frames become a file, and what is done to it."""
+    """How frames are encoded, and what is done to the file."""
 
     crf: int = 18  # 0 to 51, lower is better
-    preset: str = "superfast"  # of ``PRESETS``
-    comment: str = ""  # in the field of that name of the container
-    finish: Callable[[Path], None] | None = None  # done to the file before it appears
+    preset: str = "superfast"  # one of ``PRESETS``
+    comment: str = ""  # for the container's field of this name
+    finish: Callable[[Path], None] | None = None  # called with the file before it gets its name
 
 
 class VideoWriter:
     """Encode frames and a sound file into one video, which appears under its name only when it is complete.
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
-    ``like`` gives the size, rate and tags of the frames. The sound is cut or ends with the last of ``count`` frames; it
-    has its own length if nobody knows how many there will be (None).
+    ``like`` gives the size, rate and tags of the frames. The sound ends at the latest with
+    the last of ``count`` frames; it keeps its own length if their number is not known (None).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class VideoWriter:
         return self._with_sound(*self._pictures())
 
     def _pictures(self) -> tuple[Any, dict[str, Any]]:
-        """Return the frames that are written as a stream of ffmpeg-python, and how they are encoded."""
+        """Return the frames that are written as an ffmpeg-python stream, and their encoding options."""
         import ffmpeg
 
         like = self._like
@@ -88,17 +88,17 @@ class VideoWriter:
         return frames, how | self._tags() | (LOOK_AHEAD if preset in QUICK_PRESETS else {})
 
     def _with_sound(self, pictures: Any, how: dict[str, Any]) -> list[str]:
-        """Return the command that makes the file of these pictures and the sound."""
+        """Return the command that writes this video stream and the sound to the file."""
         import ffmpeg
 
         until = {} if self._count is None else {"t": f"{float(self._count / self._like.fps):.6f}"}
         how = how | SOUND | self._sound_options | until
-        how["map_chapters"] = -1  # of an audiobook: they would be a track of their own
+        how["map_chapters"] = -1  # an audiobook's would become a track of their own
         if self._encoding.comment:
             how["metadata"] = f"comment={self._encoding.comment}"
         output = ffmpeg.output(pictures, self._sound, url_of(self._partial), movflags="+faststart", **how)
         command = command_line(output, *QUIET, *CLOCK_JUMP, "-y")
-        # -t counts for the output that follows it: here for what only keeps the clock
+        # -t applies to the next output: here to those that only keep the clock
         limit = ["-t", until["t"]] if until else []
         inputs = [name for flag, name in zip(command, command[1:]) if flag == "-i"]
         for number in range(1, len(inputs)):
@@ -110,8 +110,8 @@ class VideoWriter:
     def _joined_streams(command: list[str], number: int) -> list[int]:
         """Return the streams of a film that are joined with others.
 
-        Where such a stream is also put out as it is, ffmpeg 9 waits for itself for ever, once in ten times or so. Sound
-        files may have nothing else to be put out; with them that was never seen.
+        If such a stream is also copied to another output, ffmpeg 9 deadlocks about once in ten times. Sound files may
+        have no other stream to copy; with them this was never observed.
         """
         graph = command[command.index("-filter_complex") + 1]
         return sorted({int(stream) for stream in re.findall(rf"\[{number}:(\d+)\]", graph)})
@@ -122,13 +122,13 @@ class VideoWriter:
             filters[-1] += f":out_color_matrix={COMPUTED.get(like.colour[0], 'bt601')}:out_range=tv"
             matrix, primaries, transfer = codes(like.colour)
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
-        if like.width % 2 or like.height % 2:  # 4:2:0 wants even sides: an odd one is repeated once
+        if like.width % 2 or like.height % 2:  # 4:2:0 needs even sides: the last row or column is repeated
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
             filters = ["pad=ceil(iw/2)*2:ceil(ih/2)*2", borders, *filters]
         return [*filters, "format=yuv420p", f"setsar={like.sample_aspect.replace(':', '/')}"]
 
     def _tags(self) -> dict[str, str]:
-        """What the filters say of colours once more, for ffmpeg 4, whose filters say nothing of it to the encoder."""
+        """Return the filters' colour tags as options, for ffmpeg 4, whose filters do not pass them to the encoder."""
         if not self._like.colour:
             return {}
         names = ("colorspace", "color_primaries", "color_trc")
@@ -148,7 +148,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError in ffmpeg's words if it cannot go on."""
+        """Encode one frame (height, width, 3) uint8 BGR; raise RuntimeError with ffmpeg's message on failure."""
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
         except OSError as error:
@@ -170,16 +170,16 @@ class VideoWriter:
             self._clear()
 
     def _clear(self) -> None:
-        """Remove what is left besides the result."""
+        """Remove all that was made except the result."""
         self._partial.unlink(missing_ok=True)
         for place in self._made:
-            with contextlib.suppress(OSError):  # the result is in it
+            with contextlib.suppress(OSError):  # it contains the result
                 place.rmdir()
 
     def _ended(self, process: Process) -> None:
-        """Wait for ffmpeg; raise RuntimeError in its words if it has not written what it should.
+        """Wait for ffmpeg; raise RuntimeError with its message if it could not write the file.
 
-        OSError where the disk is full, which ffmpeg may call an invalid argument.
+        Raises OSError if the disk is full, which ffmpeg may call an invalid argument.
         """
         try:
             words = process.finish(RuntimeError, f"cannot write {self.path}")
@@ -191,11 +191,11 @@ class VideoWriter:
             raise
 
     def _complete(self) -> None:
-        """Do what is left to do when all frames are encoded."""
+        """Do what remains to be done when all frames are encoded."""
 
 
 def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
-    """Return it as a stream of ffmpeg-python, and what the output has to be told of it."""
+    """Return the sound as an ffmpeg-python stream, and the output options for it."""
     if isinstance(audio, Splice):
         return audio.joined(), {}
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
@@ -204,7 +204,7 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError, before any work is done, if a video cannot be written there; its folder may be missing yet."""
+    """Raise UserError, before any work is done, if a video cannot be written there; its folder need not exist."""
     files.check_name(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of the video to write")
