@@ -8,7 +8,7 @@ or frame by frame, as they are made:
     take = lips.prepare("talk.mp4", "speech.wav")
     for frame in lips.stream(take): ...  # (height, width, 3) uint8 BGR
 
-The way through: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
+The pipeline: sound -> mel windows; frames -> boxes; crops and mels -> generator -> mouths, pasted and encoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The generator, loaded once, and all that a lip-sync does with it."""
+"""Load the generator once, and lip-sync videos with it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ from sync import Expert, Result, open_expert, score_boxes
 
 Speech = str | Path | Mapping[int, str | Path]  # a file, or one for each of several faces, by number from the left
 Speeches = dict[int | None, Path]
-AHEAD = 256  # frames by which the search for the face may be ahead of them
-FIRST_BATCH = 4  # faces; nobody should wait for more of them to see the first
-FLIGHT_BYTES = 128 << 20  # frames whose faces are being generated; as many wait on either side
+AHEAD = 256  # frames by which the search for the face may be ahead of the generator
+FIRST_BATCH = 4  # faces; few, so that the first frame comes soon
+FLIGHT_BYTES = 128 << 20  # of frames whose faces are being generated; as many wait before and after
 OURS = (
     "network: the included one, free for any use (CC BY 4.0: credit the GRID corpus, by Cooke and others); "
     "the official one, for research: --checkpoint_path wav2lip_gan"
@@ -68,11 +68,11 @@ OURS = (
 class LipSync:
     """A generator, loaded once, that makes lips match speech.
 
-    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the included network), ``expert``
-    another that tells how well face and speech match before, ``restorer`` the file of one that sharpens mouths (see
-    ``restoring``; not live), ``credentials`` the files of certificates and a key that sign what is written (see
-    ``credentials``); devices, precisions and runtimes are those of the command line. What goes on is told to
-    ``report``. Networks are loaded when they are needed first.
+    ``checkpoint`` is a file or a name (``wav2lip``, ``wav2lip_gan``; None: the included network), ``expert`` that of
+    an expert that measures how well face and speech match beforehand, ``restorer`` the file of a network that sharpens
+    mouths (see ``restoring``; not live), ``credentials`` the files of certificates and a key that sign results (see
+    ``credentials``). Devices, precisions and runtimes are those of the command line. Progress and notes go to
+    ``report``. Networks are loaded on first use.
     """
 
     def __init__(
@@ -98,19 +98,19 @@ class LipSync:
         self._checkpoint, self.expert_path = checkpoint, expert
         self.restorer = Path(restorer) if restorer else None
         if credentials and (isinstance(credentials, (str, Path)) or len(credentials) != 2):
-            raise UserError("credentials are two files: of certificates, and of the key")
+            raise UserError("credentials must be two files: the certificates and the key")
         self._credentials = credentials
 
     def load(self, searching: bool = True) -> None:
-        """Load everything now, what finds faces if it is wanted, so that what is missing is missed before any work."""
+        """Load everything now (the face detector only if ``searching``), so that missing files show before any work."""
         if searching:
             self.search.open(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
     def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
-        """Return the same networks, the restorer only if it is wanted, for somebody else.
+        """Return a copy that shares the networks, but has its own face search (with its cache) and reporter.
 
-        They have another memory of faces and hear other reports.
+        It has the restorer only if ``restored``.
         """
         other = copy.copy(self)
         other.search, other.report = search.on(self.device, self.dtype), report
@@ -121,11 +121,11 @@ class LipSync:
     def run(self, face: str | Path, audio: Speech, outfile: str | Path, **options: Any) -> Take:
         """Write ``outfile``: the video or photo ``face`` speaks ``audio`` (any file with sound). ``options``: Options.
 
-        With ``{0: "anna.wav", 1: "ben.wav"}`` several faces speak, the n-th from the left what is at n. What is heard
-        is the sum, and as long as the longest of them; a face whose speech is over is left as it was filmed, or with
-        ``silence="closed"`` shut.
+        With ``{0: "anna.wav", 1: "ben.wav"}`` several faces speak, each by its number from the left. The result's sound
+        is their sum, as long as the longest. A face whose speech is over is left as it was filmed, or with
+        ``silence="closed"`` has its mouth shut.
 
-        Raises UserError, with a sentence for the user, for input that cannot be used; RuntimeError for what fails.
+        Raises UserError, with a sentence for the user, for unusable input; RuntimeError for other failures.
         """
         face, outfile, speeches = files.as_path(face), files.as_path(outfile), _speeches(audio)
         chosen = Options.of(options)
@@ -137,20 +137,20 @@ class LipSync:
         return take
 
     def check_writable(self, outfile: Path) -> None:
-        """Raise UserError if a result cannot be written there, or not signed as it is to be."""
+        """Raise UserError if a result cannot be written there, or not signed as requested."""
         video.check_writable(outfile)
         if self.credentials:
             self.credentials.check(outfile)
 
     def prepare(self, face: str | Path, speech: Speech, seconds: float | None = None, **options: Any) -> Take:
-        """Find the face and listen to the speech; of the result only the first ``seconds``, if they are given."""
-        _ = self.expert  # loaded now: if it is missing, that is told before the work
+        """Find the face and read the speech, for the whole result or only its first ``seconds``."""
+        _ = self.expert  # loaded now, so that a missing file shows before the work
         if seconds is not None and not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
-            raise UserError(f"the first {seconds!r} seconds are none; give a number above 0")
+            raise UserError(f"seconds={seconds!r} is not valid; give a number above 0")
         face, chosen, speeches = files.as_path(face), Options.of(options), _speeches(speech)
         if chosen.is_part:
             for path in (face, *speeches.values()):
-                video.existing_file(path)  # what is cheap to see, first
+                video.existing_file(path)  # cheap checks first
             with self.report.stage("Checking the film's sound"):
                 video.check_joinable(face)
         take = self._open_take(face, speeches, seconds, chosen)
@@ -165,29 +165,29 @@ class LipSync:
         return replace(take, faces=settled, heard=heard)
 
     def _about(self, index: int | None) -> LipSync:
-        """Return the same, which says with every note that it is about this face."""
+        """Return a copy whose notes are prefixed with the face's number."""
         return self.serving(self.search, Named(self.report, f"face {index}"))
 
     def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
-        """Return the frame (height, width, 3) uint8 BGR of the result at this moment, without making those before.
+        """Return the frame (height, width, 3) uint8 BGR of the result at this time, without making those before.
 
-        Before and after a part (``start``, ``end``) that is the frame as it was filmed. The network may be shown
-        another mouth than for all of it.
+        Before and after a part (``start``, ``end``) this is the frame as it was filmed. The network may be shown
+        another reference mouth than in a full run.
         """
         chosen = Options.of(options)
         if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
-            raise UserError(f"second {second!r} is no moment of a video; it counts from its beginning")
+            raise UserError(f"second {second!r} is not a time in the video; give seconds from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
         seconds = max(0.0, into) + AROUND_SECONDS  # a box depends on the frames around it
         with self._open_take(files.as_path(face), speeches, seconds, chosen, None in speeches) as take:
-            into = second - float(take.source.start / take.source.fps)  # the part begins with a frame
+            into = second - float(take.source.start / take.source.fps)  # a part starts at a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
                 return take.filmed_at(second)
             return self.frame_at(take, max(0.0, into))
 
     def frame_at(self, take: Take, second: float) -> np.ndarray:
-        """Return the frame of the result at this moment of a take whose mouth settings are not made yet."""
-        index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 less 0.4 is not quite 0.2
+        """Return the frame of the result at this time of a take that has no mouth settings yet."""
+        index = min(int(second * take.source.fps + 1e-6), len(take) - 1)  # 0.6 - 0.4 is not quite 0.2
         frame = take.faces[0].filmed.frame(index)
         for one in take.faces:
             box = next(itertools.islice(one.boxes(), index, None))
@@ -198,12 +198,12 @@ class LipSync:
     def _open_take(
         self, face: Path, speeches: Speeches, seconds: float | None, chosen: Options, search_all: bool = False
     ) -> Take:
-        """Return a take whose mouth settings are not made yet, nor of several speeches the sum.
+        """Return a take without mouth settings yet and, for several speeches, without their sum.
 
-        Which face of all is followed may be decided long after ``seconds``: with ``search_all`` the search can go on.
+        Which face is followed may be decided long after ``seconds``: with ``search_all`` the search can go on.
         """
         _check_choice(speeches, chosen)
-        _ = self.restore  # loaded now: if it is missing, that is told before the work
+        _ = self.restore  # loaded now, so that a missing file shows before the work
         for note in chosen.without_effect():
             self.report.note(f"note: {note}")
         opened = open_face(face, chosen, self.report)
@@ -213,7 +213,7 @@ class LipSync:
         used = used_for(opened, longest, chosen, self.report, seconds, search_all)
         settled = self.settle(chosen)
         if not settled.box:
-            self.search.detector_name(self.report)  # what it says is about no face of several
+            self.search.detector_name(self.report)  # here, as its note is not about a single face
         with self._searching_once(len(speeches)) as searcher:
             faces = tuple(searcher._speaking_face(used, settled, index, *own, longest) for index, own in sounds.items())
         _ = self.model  # built only when there is a face
@@ -221,7 +221,7 @@ class LipSync:
 
     @contextlib.contextmanager
     def _searching_once(self, faces: int) -> Iterator[LipSync]:
-        """Give what finds several faces in the same frames: without a memory, it would search them once for each."""
+        """Yield a LipSync that searches frames only once for several faces, with a temporary cache if it has none."""
         if faces == 1 or self.search.cache:
             yield self
             return
@@ -231,9 +231,9 @@ class LipSync:
     def _speaking_face(
         self, used: Used, options: Settled, index: int | None, sound: video.Sound, samples: int, longest: int
     ) -> SpeakingFace:
-        """Return the face that speaks a sound of so many samples: that of an index, or if None of the options.
+        """Return the face that speaks ``sound``: the one at ``index``, or if None, that of the options.
 
-        The sound is followed by silence, up to the ``longest`` of all sounds.
+        The sound has ``samples`` samples and is padded with silence to the ``longest`` of all sounds.
         """
         fps, until = float(used.source.fps), used.frames if used.goes_on else None
         if index is None:
@@ -242,27 +242,25 @@ class LipSync:
             options = replace(options, face_index=index)
             with about(f"--pair {index}={sound.path}"):
                 filmed = self._about(index).find_face(used.source, used.searched, options)
-                filmed.path.known(None)  # to its end, so that it is remembered for the next face
+                filmed.path.known(None)  # to its end, so that it is cached for the next face
             if options.silence != "closed" and samples < longest:
                 until = min(audio.frame_count(samples, fps), used.frames)
-        spectrogram = audio.Spectrogram(sound, longest)  # read as far as somebody wants windows of it
+        spectrogram = audio.Spectrogram(sound, longest)  # read as far as windows of it are requested
         windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
         fade = fading(used.frames, options.is_part and used.source.start > 0, until)
         return SpeakingFace(filmed, sound, windows, options, fade)
 
     def settle(self, options: Options) -> Settled:
-        """Return the options with the network's own defaults where they leave that to it."""
+        """Return the options, with the network's own defaults in the place of None."""
         if options.reference == "matching" and self.generator.opening is None:
-            raise UserError(
-                "--reference matching: this network does not tell how far mouths open; use --reference still"
-            )
+            raise UserError("--reference matching: this network cannot tell how far mouths open; use --reference still")
         defaults = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
-        defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # official ones do not tell: as they are
+        defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # unknown for official ones: none
         unsaid = {name: value for name, value in defaults.items() if getattr(options, name) is None}
         return Settled(**vars(options) | unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
-        """Yield the finished frames (height, width, 3) uint8 BGR, some of them ahead; they are the receiver's."""
+        """Yield the finished frames (height, width, 3) uint8 BGR, made somewhat ahead; the caller may modify them."""
         workers, made = calls_at_a_time(self.device), 0
         with contextlib.ExitStack() as opened:
             readings = [opened.enter_context(one.filmed.path.reading()) for one in take.faces]
@@ -282,12 +280,12 @@ class LipSync:
                 frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
             for frame in prefetch(frames, batch_size, stop):
                 made += 1
-                yield frame if frame.flags.writeable else frame.copy()  # those without a face, of a repeated video
+                yield frame if frame.flags.writeable else frame.copy()  # frames without a face in a repeated video
         if made < len(take):
             raise RuntimeError(f"only {made} of {len(take)} frames of {take.source.path} could be made")
 
     def write(self, take: Take, outfile: str | Path) -> None:
-        """Write the video; it appears under its name only when it is complete, and signed if it is to be."""
+        """Write the video; it appears under its name only when it is complete, and signed if requested."""
         outfile, sign = files.as_path(outfile), None
         self.check_writable(outfile)
         files.check_not_read("--outfile", outfile, take.input_files)
@@ -300,9 +298,9 @@ class LipSync:
         if copied:
             self.report.note(f"note: {copied}")
         count = len(take)
-        if take.options.is_part:  # how long the film around it is, nobody knows unless it is copied
+        if take.options.is_part:  # the number of frames around it is known only if they are copied
             count = len(copied.made) if copied else None
-        with (  # if writing fails, or somebody stops it, the frames end now
+        with (  # if writing fails or is interrupted, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
             video.open_writer(outfile, take.source, take.heard_in_all, count, copied, encoding, self.report) as writer,
         ):
@@ -310,7 +308,7 @@ class LipSync:
                 writer.write(frame)
 
     def stream_all(self, take: Take, copied: video.Copied | None = None) -> Generator[np.ndarray, None, None]:
-        """Yield what ``stream`` does, and if that is a part, the other frames of the video before and after it.
+        """Yield the frames of ``stream`` and, if that is a part, the other frames of the video before and after it.
 
         Those that are ``copied`` are left out.
         """
@@ -322,13 +320,13 @@ class LipSync:
             yield from video.read_frames(whole, stop, rest)
 
     def mark(self) -> str:
-        """Say what made the lips, and when."""
+        """Return a sentence that says what made the lips, and when."""
         return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
     def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> FilmedFace:
         """Return the face in the first ``wanted`` frames; with a box, in all of the video.
 
-        Raises UserError if there is no face; the search goes only as far as that takes to know.
+        Raises UserError if there is no face; the search goes only far enough to know that.
         """
         wanted = 1 if options.static else wanted
         filmed = partial(FilmedFace, source, pingpong=options.loop == "pingpong")
@@ -339,7 +337,7 @@ class LipSync:
                 return filmed(FacePath.of([box] * wanted, everywhere), wanted)
             return filmed(FacePath.of([box], everywhere), 1 if options.static else None)
         searched, frames, part = searched_for(source, wanted, options)
-        criterion = self.criterion(searched, frames, options)  # what it lacks should be missed before the search
+        criterion = self.criterion(searched, frames, options)  # before the search: its files may be missing
         path = FacePath(lambda: self._follow(searched, frames, part, options, criterion))
         if options.on_missing_face == "error":
             path.known(None)
@@ -350,7 +348,7 @@ class LipSync:
     def _follow(
         self, source: video.VideoInfo, wanted: int, part: slice, options: Settled, criterion: FaceCriterion | None
     ) -> Generator[Piece, None, None]:
-        """Search and follow at a time, for a ``part`` of the ``wanted`` frames; in the end say which have no face."""
+        """Search and follow at once, for a ``part`` of the ``wanted`` frames; finally report those without a face."""
         known: list[Box | None] = []
         cuts, ended = 0, False
         with contextlib.closing(self.search.stream(source, wanted, self.report)) as seen:
@@ -365,8 +363,8 @@ class LipSync:
                 yield piece
         if options.face_index is not None and cuts:
             self.report.note(
-                f"note: {cuts} {'cut' if cuts == 1 else 'cuts'}: in each shot faces are counted anew from the left; "
-                "--start and --end do one shot alone, and --face_like follows a person"
+                f"note: {cuts} {'cut' if cuts == 1 else 'cuts'}: faces are counted again from the left in each shot; "
+                "use --start and --end for a single shot, or --face_like to follow a person"
             )
         who, first = criterion.WHO if criterion else "", source.start + part.start
         if missing := boxes.describe_missing(known, float(source.fps), who, first):
@@ -375,19 +373,19 @@ class LipSync:
             self.report.note(f"{missing}; they are left as they are")
 
     def criterion(self, source: video.VideoInfo, wanted: int, options: Options) -> FaceCriterion | None:
-        """Return what chooses the face shot by shot, if something does."""
+        """Return the criterion that chooses the face shot by shot, if there is one."""
         if options.speaker:
             expert = self.expert or bundled_expert(self.device, self.dtype)
             return speakers.Speaker(source, wanted, expert)
         if options.face_like:
             picture = Path(options.face_like)
-            video.probe(picture)  # what is wrong with it is said before anything is downloaded
+            video.probe(picture)  # errors in it are reported before anything is downloaded
             identity = identities.open_sface(options.identity, self.report)
             return speakers.Lookalike(source, picture, identity, self.search, self.report)
         return None
 
     def mouth_settings(self, one: SpeakingFace, frames: slice = slice(None)) -> MouthSettings:
-        """Settle, for these frames of a take, how far the lips move and what the network sees of the face."""
+        """Return, for these frames of a take, how far the lips move and what the network is shown of the face."""
         options, first = one.options, frames.start or 0
         closed = (one.windows.silence() if options.silence == "closed" else np.zeros(len(one.windows)))[frames]
         with_references = options.reference != "same" or bool(closed.any())
@@ -398,7 +396,7 @@ class LipSync:
         return replace(settings, strength=lambda index: one.strength(first + index))
 
     def match(self, one: SpeakingFace) -> Result | None:
-        """Tell how well they match, if an expert was asked for; what it cannot say keeps nobody from lip-syncing."""
+        """Return how well face and speech match, if there is an expert; a failed measurement is only reported."""
         if not self.expert:
             return None
         try:
@@ -412,7 +410,7 @@ class LipSync:
 
     @cached_property
     def generator(self) -> weights.Checkpoint:
-        """The checkpoint of the generator: its weights, and how they want to be used."""
+        """The checkpoint of the generator: its weights and its recommended settings."""
         if self._checkpoint is None:
             self.report.note(OURS)
         return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
@@ -435,19 +433,19 @@ class LipSync:
 
 
 def _speeches(given: Speech) -> Speeches:
-    """Return the file of each speech by the number of who speaks it, None where that is left to the options."""
+    """Return the file of each speech by the number of its face, None if the options choose the face."""
     if not isinstance(given, Mapping):
         return {None: files.as_path(given)}
     if not given or None in given:
-        raise UserError("nobody is given a speech; give each face one, such as {0: 'anna.wav', 1: 'ben.wav'}")
+        raise UserError("no face is given a speech; give each one, such as {0: 'anna.wav', 1: 'ben.wav'}")
     for index in given:
         if not isinstance(index, numbers.Integral) or isinstance(index, bool) or index < 0:
-            raise UserError(f"faces are counted by whole numbers from 0 at the left, not by {index!r}")
+            raise UserError(f"face numbers must be whole numbers from 0 (at the left), not {index!r}")
     return {int(index): files.as_path(path) for index, path in given.items()}
 
 
 def _check_choice(speeches: Speeches, options: Options) -> None:
-    """Raise UserError if speeches say which face speaks them, and so do the options."""
+    """Raise UserError if both speeches and options say which face speaks."""
     for name in CHOICES if None not in speeches else ():
         if getattr(options, name) is not None:
             raise UserError(f"--pair says which face speaks what, and so does --{name}; give one of them")
@@ -455,11 +453,11 @@ def _check_choice(speeches: Speeches, options: Options) -> None:
 
 @lru_cache(maxsize=1)
 def bundled_expert(device: torch.device, dtype: torch.dtype) -> Expert:
-    """Return the expert that is included, read once for all the videos in which somebody is looked for."""
+    """Return the included expert, read once for all videos in which it has to choose a face."""
     return open_expert(weights.DEMO, device, dtype)
 
 
 def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:
-    """The largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
+    """Return the largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
     fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // (workers + 1))
     return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)

@@ -1,4 +1,4 @@
-"""What the face looks like in each shot of a video, and how its mouths are made."""
+"""Collect what the face looks like in each shot of a video, and settle how its mouths are made."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from mouths import (
     shut_mouths,
 )
 
-LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot in which mouths to show are looked for, in every fifth frame
-MAX_FACES = 64  # that are kept of them
+LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot that are searched for reference mouths, in every fifth frame
+MAX_FACES = 64  # kept per shot
 
 
 def appearances_of(
     network: LipGenerator, face: FilmedFace, options: Settled, with_references: bool = True, start: int = 0
 ) -> Appearances:
-    """Look at the first shot that shows the face; at others when it is their turn.
+    """Return what the face looks like: in the first shot that shows it, and later in others when they are reached.
 
-    ``with_references`` they have other mouths to show. Frames are counted from the one that is shown at ``start``.
-    Nobody knows the shots of a video that is not searched; and one without an index is not read again and again.
+    ``with_references`` includes reference mouths. Frames are counted from the one that is shown at ``start``. Other
+    shots are skipped in a video that is not searched, whose cuts are unknown, and in one without an index, which would
+    have to be read again and again.
     """
     named = named_reference(face, options.reference) if isinstance(options.reference, int) else None
     if named and not options.keeps_occlusions:
@@ -78,10 +79,10 @@ def settings_for_mouths(
     appearances: Appearances | None,
     restore: Restore | None = None,
 ) -> MouthSettings:
-    """Return how the mouths of some frames are made.
+    """Return the settings by which the mouths of some frames are made.
 
-    By the sound, each moves so far and rests so much, (N,) in [0, 1]: with ``reference`` "same", the network sees that
-    much of a shut mouth. ``restore`` sharpens them.
+    ``movement`` and ``rest`` (N,) in [0, 1] come from the sound: how far each mouth moves and, with ``reference``
+    "same", how much of a shut mouth the network is shown. ``restore`` sharpens the mouths.
     """
     gains = generator.gain * options.mouth_gain * movement
     reference_share = rest if options.reference == "same" else np.ones(len(rest))
@@ -90,7 +91,7 @@ def settings_for_mouths(
 
 
 def named_reference(face: FilmedFace, number: int) -> References:
-    """Return the face in the frame of a number, of the whole video's. Raises UserError if it is none that is used."""
+    """Return the face in a frame, numbered within the whole video; raise UserError if that frame is not used."""
     source = face.source
     index = number - source.start
     if index < 0 or not face.shows(index):
@@ -105,9 +106,9 @@ def named_reference(face: FilmedFace, number: int) -> References:
 
 
 def faces_of(face: FilmedFace, shot: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return some faces of the first seconds of a shot that show one, as far as the search has come.
+    """Return some faces from the first seconds of a shot, as far as the search has come.
 
-    (N, 96, 96, 3), and the same in twice that size.
+    The seconds count from the shot's first face. Shape (N, 96, 96, 3), and the same faces at twice that size.
     """
     path, source = face.path, face.source
     faces, larger = ([np.empty((0, size, size, 3), np.uint8)] for size in (hp.img_size, 2 * hp.img_size))
@@ -122,10 +123,10 @@ def faces_of(face: FilmedFace, shot: int) -> tuple[np.ndarray, np.ndarray]:
         end = path.shot_end(shot)
         return end is not None and index >= end
 
-    frames = prefetch(video.read_frames(source, first, math.ceil(wanted / every), every), 4)  # while the search goes on
+    frames = prefetch(video.read_frames(source, first, math.ceil(wanted / every), every), 4)  # beside the search
     with contextlib.closing(frames):
         for index, frame in zip(itertools.count(first, every), frames):
-            if is_over(index):  # before anybody waits for what comes next
+            if is_over(index):  # before ``shows`` waits for the search
                 break
             if not face.shows(index) or is_over(index):
                 break

@@ -1,4 +1,4 @@
-"""What is heard where several people speak: the sum of their speeches."""
+"""Mix the speeches of several people into one sound."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RATE = 48000  # Hz
 
 
 class Mix(video.Sound):
-    """The first ``seconds`` of the sum of several sounds, mono; all of it softer if it would be clipped.
+    """The first ``seconds`` of the sum of several sounds, mono; softer as a whole if it would clip.
 
-    Its file lasts as long as it does. Raises RuntimeError if there is no room for that.
+    Its temporary file exists as long as the object does. Raises RuntimeError if there is no disk space for it.
     """
 
     def __init__(self, sounds: Sequence[video.Sound], seconds: float) -> None:
@@ -46,18 +46,18 @@ def write_sum(sounds: Sequence[video.Sound], path: Path, seconds: float) -> None
 
     peak = max((float(np.abs(block).max()) for block in mixed() if len(block)), default=0.0)
     try:
-        with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV ends at 4 GB
+        with soundfile.SoundFile(path, "w", RATE, 1, "FLOAT", format="W64") as file:  # a WAV is limited to 4 GB
             for block in mixed():
                 file.write(block / np.float32(max(1.0, peak)))
     except soundfile.LibsndfileError as error:
         raise RuntimeError(
-            f"cannot write the sum of the speeches into {path.parent} ({error}); if that is full, have TMPDIR name "
+            f"cannot write the sum of the speeches into {path.parent} ({error}); if that is full, set TMPDIR to "
             "another folder"
         ) from error
 
 
 def added(sounds: Sequence[Iterable[np.ndarray]]) -> Iterator[np.ndarray]:
-    """Add sounds that come in blocks (samples,) of equal length but for each one's last."""
+    """Add sounds that come in blocks (samples,) of equal length, except for the last of each."""
     for blocks in itertools.zip_longest(*sounds, fillvalue=np.empty(0, np.float32)):
         total = np.zeros(max(map(len, blocks)), np.float32)
         for block in blocks:

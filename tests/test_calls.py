@@ -71,7 +71,7 @@ def test_options_that_are_none_are_told_so():
         Options.of({"pad": (0, 0, 0, 0)})
     with pytest.raises(UserError, match="no option xyz; there are static, fps"):
         jobs.settle(jobs.pair("a.mp4", "a.wav", {"xyz": 1}), "out")
-    with pytest.raises(UserError, match="static is True or False"):
+    with pytest.raises(UserError, match="static must be True or False"):
         Options(static=np.array([1, 0]))
     assert Options(static=np.bool_(True)).static
 

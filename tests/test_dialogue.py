@@ -119,11 +119,11 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     for speech in (tmp_path / "short.wav", {0: tmp_path / "short.wav"}):
         for second in (np.nan, np.inf, -1.0, "1"):
-            with pytest.raises(UserError, match="is no moment of a video"):
+            with pytest.raises(UserError, match="is not a time in the video"):
                 lips.preview(tmp_path / "pair.mp4", speech, second)
         with pytest.raises(UserError, match="is not a file name"):
             lips.run(np.zeros(3), speech, tmp_path / "out.mp4")
-    with pytest.raises(UserError, match="nobody is given a speech"):
+    with pytest.raises(UserError, match="no face is given a speech"):
         lips.prepare(tmp_path / "pair.mp4", {None: tmp_path / "short.wav", 0: tmp_path / "short.wav"})
     for index, words in (
         (-1, "not by -1"),
@@ -146,7 +146,7 @@ def test_cuts_are_told_to_who_counts_faces(program, tmp_path, astronaut, small_c
     ):  # fmt: skip
         told.notes.clear()
         deque(lips.stream(lips.prepare(tmp_path / "cut.mp4", speech, **options)), maxlen=0)
-        assert sum("1 cut: in each shot faces are counted anew from the left" in note for note in told.notes) == notes
+        assert sum("1 cut: faces are counted again from the left in each shot" in note for note in told.notes) == notes
 
 
 def changing(astronaut: np.ndarray, path: Path, fades: bool) -> Path:
@@ -187,7 +187,7 @@ def test_who_is_in_a_part_is_chosen_there(astronaut, tmp_path, small_checkpoint,
 
 
 def test_somebody_has_to_speak(tmp_path):
-    with pytest.raises(UserError, match="nobody is given a speech"):
+    with pytest.raises(UserError, match="no face is given a speech"):
         LipSync().run(tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
 
 

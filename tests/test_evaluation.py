@@ -406,7 +406,7 @@ def test_videos_of_a_list_are_made_as_inference_would(data, capsys):
 def test_a_slip_claims_no_folder(data, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
-    for slip, words in ((("--mouth_gain", "9"), "is not between"), (("--reference", "sme"), "is none of")):
+    for slip, words in ((("--mouth_gain", "9"), "is not between"), (("--reference", "sme"), "is not one of")):
         assert gen_videos_from_filelist.main([*command, *slip]) == 2 and words in capsys.readouterr().err
     assert not (folder / "out").exists() and not calls
     (folder / "list.txt").write_text("missing a\nmissing b\n")

@@ -300,7 +300,7 @@ def test_openings_are_learned_from_what_is_drawn(network):
 
 
 def test_a_network_that_does_not_tell_is_not_asked(small_checkpoint, head):
-    with pytest.raises(UserError, match="does not tell how far mouths open; use --reference still"):
+    with pytest.raises(UserError, match="cannot tell how far mouths open; use --reference still"):
         LipSync(small_checkpoint).prepare(head[0], head[0], reference="matching", box=BOX)
 
 
@@ -385,7 +385,7 @@ def test_a_look_ends_with_its_shot(head):
 @pytest.mark.parametrize("options, words", [
     ({"mouth_gain": -1.0}, "--mouth_gain -1 is not between 0 and 4"),
     ({"mouth_gain": 5.0}, "--mouth_gain 5 is not between 0 and 4"),
-    ({"reference": "sane"}, "--reference sane is none of same, still, matching and no frame's number"),
+    ({"reference": "sane"}, "--reference sane is not one of same, still, matching or a frame number"),
     ({"silence": "close"}, "--silence close is not known; give one of free, closed"),
     ({"blend": "soft"}, "--blend soft is not known; give one of box, feather"),
     ({"loop": "bounce"}, "--loop bounce is not known"),
@@ -405,22 +405,22 @@ def test_a_look_ends_with_its_shot(head):
     ({"pads": 5}, "--pads takes four whole numbers"),
     ({"box": (1, 2, 3)}, "--box takes four numbers .*, not 3"),
     ({"box": (1, 2, 3, float("inf"))}, "--box takes four whole numbers"),
-    ({"mix": 123}, "--mix 123 is no file's name"),
+    ({"mix": 123}, "--mix 123 is not a file name"),
     ({"face_index": "1"}, "--face_index 1 is not a whole number"),
     ({"face_index": 0.5}, "--face_index 0.5 is not a whole number"),
     ({"face_index": float("nan")}, "--face_index nan is not a whole number"),
     ({"face_index": float("inf")}, "--face_index inf is not a whole number"),
     ({"rotate": [90]}, r"--rotate \[90\] is not a turn"),
-    ({"identity": 3}, "--identity 3 is no file's name"),
-    ({"identity": None}, "--identity None is no file's name"),
-    ({"reference": True}, "--reference True is none of same, still, matching and no frame's number"),
-    ({"reference": ["still"]}, r"--reference \['still'\] is none of"),
+    ({"identity": 3}, "--identity 3 is not a file name"),
+    ({"identity": None}, "--identity None is not a file name"),
+    ({"reference": True}, "--reference True is not one of same, still, matching or a frame number"),
+    ({"reference": ["still"]}, r"--reference \['still'\] is not one of"),
     ({"blend": ["box"]}, r"--blend \['box'\] is not known"),
     ({"crf": 18.5}, "--crf 18.5 is not a whole number"),
     ({"crf": 10**400}, "is not a whole number from 0 to 51"),
     ({"rotate": 10**400}, "is not a turn"),
     ({"crf": None}, "--crf None is not a whole number"),
-    ({"static": "no"}, "static is True or False, not 'no'"),
+    ({"static": "no"}, "static must be True or False, not 'no'"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(options, words):
     """In Python too, where no parser looks at it before."""

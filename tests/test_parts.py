@@ -358,8 +358,8 @@ def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
 @pytest.mark.parametrize("flags, words", [
     (("--start", "1.5"), "--start 1.5 lies beyond the end of "),
     (("--start", "0.2", "--end", "9"), "--end 9 lies beyond the end of "),
-    (("--start", "0.5", "--end", "0.5"), "--end 0.5 does not lie after --start 0.5"),
-    (("--end", "0"), "--end 0 does not lie after --start 0"),
+    (("--start", "0.5", "--end", "0.5"), "--end 0.5 is not after --start 0.5"),
+    (("--end", "0"), "--end 0 is not after --start 0"),
     (("--start", "-1"), "'-1' is not a time"),
     (("--start", "1:75"), "'1:75' is not a time"),
     (("--start", "0.2", "--static"), "--static shows one frame throughout"),
@@ -396,7 +396,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
 
 
 def test_negative_starts_and_live(lips, talking_clip, tone):
-    with pytest.raises(UserError, match="--start -1 lies before the video"):
+    with pytest.raises(UserError, match="--start -1 is before the video"):
         lips.prepare(talking_clip, tone, start=-1)
     with pytest.raises(UserError, match="leave start out"):
         live.prepare(lips, talking_clip, start=1)
