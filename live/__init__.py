@@ -1,8 +1,8 @@
-"""A face that speaks while it is spoken to: prepared once, then sound in, finished frames out.
+"""Lip-sync live: prepare a face once, then push sound in and take finished frames out.
 
 face = live.prepare(lips, "talk.mp4")  # face.save("anna"); later live.Face.load("anna")
 with live.Session(lips, face) as session:
-    ...  # session.push(samples) from wherever sound comes
+    ...  # session.push(samples), from any thread
     for frame in session.play():  # at the video's rate
         show(frame.picture)
 """

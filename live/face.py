@@ -1,4 +1,4 @@
-"""A face made ready for live speech, and the folder that keeps it."""
+"""Prepare a face for live speech, and save it in a folder."""
 
 from __future__ import annotations
 
@@ -39,37 +39,37 @@ from mouths import Appearance, References, UnoccludedFace, crop
 from mouths.appearance import REMEMBERED
 from mouths.references import POSTURE
 
-SECONDS = 60.0  # of a video that are used, unless more is wanted
+SECONDS = 60.0  # of a video that are used by default
 FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
 OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos and photos
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
-KEPT = ("resize_factor", "rotate", "crop", "loop", *OF_THE_MOUTH)  # of the options
-MAX_APART = 100.0  # that lips can be, see ``References``: about 1
-WORDS = ("blend", "loop", "occlusion")  # of those that are one of a few
+KEPT = ("resize_factor", "rotate", "crop", "loop", *OF_THE_MOUTH)  # options that are saved
+MAX_APART = 100.0  # limit for ``References.apart``, which is about 1
+WORDS = ("blend", "loop", "occlusion")  # options that accept only a few words
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A video or photo of somebody, its boxes, and what the face looks like."""
+    """A video or photo of a person, the boxes of the face, and what it looks like."""
 
     source: video.VideoInfo
     boxes: list[Box | None]  # of the first frames
-    used: int | None  # so many of them are shown, again and again; None: all of the video, with one box
-    appearances: list[Appearance]  # of shots, one or more
+    used: int | None  # how many of them are shown, repeatedly; None: all of the video, with one box
+    appearances: list[Appearance]  # one or more, of different shots
     options: Settled
 
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
 
     def frames(self) -> Iterator[tuple[np.ndarray, Box | None, float]]:
-        """Yield the frames as they were filmed, each with its box and the strength of its mouth, without end."""
+        """Yield the frames as they were filmed, each with its box and the opacity of its mouth, without end."""
         path = FacePath.of(self.boxes, np.empty((len(self.boxes), 4)))
         filmed = FilmedFace(self.source, path, self.used, self.options.loop == "pingpong")
         return zip(filmed.frames(), filmed.boxes(), map(filmed.strength, itertools.count()))
 
     def save(self, folder: str | Path) -> None:
-        """Keep the face in a folder of its own, with a copy of the video or photo; replace one that is there."""
+        """Save the face in a folder of its own, with a copy of the video or photo; replace any face there."""
         folder = Path(folder)
         check_own(folder)
         digest = files.digest(self.source.path)
@@ -96,23 +96,23 @@ class Face:
 
     @classmethod
     def load(cls, folder: str | Path) -> Face:
-        """Open what ``save`` kept. Raises MissingFile or UserError if there is none, or it is damaged."""
-        folder = Path(folder).absolute()  # wherever the program goes while it speaks
+        """Load a saved face. Raises MissingFile or UserError if there is none, or it is damaged."""
+        folder = Path(folder).absolute()  # the working folder may change meanwhile
         path = folder / NAME
         if not path.is_file():
-            raise MissingFile(f"{folder} has no {NAME}: it is no prepared face; make one with live.prepare and save")
+            raise MissingFile(f"{folder} has no {NAME}: it is not a prepared face; make one with live.prepare and save")
         try:
             return _understood(folder, _read(path))
         except UserError as problem:
             raise UserError(f"{path}: {problem}; prepare the face again") from None
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
-            raise UserError(f"{path} is damaged, or not of a prepared face; prepare the face again") from None
+            raise UserError(f"{path} is damaged, or not a prepared face; prepare the face again") from None
 
 
 def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options: Any) -> Face:
     """Find the face in the first ``seconds`` of a video, or in a photo, and what it looks like in each shot.
 
-    ``options`` as for ``LipSync.run``; the video swings back and forth (``loop="pingpong"``) unless they say otherwise.
+    ``options`` as for ``LipSync.run``; by default the video plays back and forth (``loop="pingpong"``).
     """
     if not (isinstance(seconds, numbers.Real) and 0 < seconds < math.inf):
         raise UserError(f"a face is prepared from the first seconds of a video, not from {seconds!r}")
@@ -140,7 +140,7 @@ def check_own(folder: Path) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Reading, of files that anybody may have made
+# Reading files that anybody may have made
 
 
 def _read(path: Path) -> dict:
@@ -153,7 +153,7 @@ def _read(path: Path) -> dict:
 
 
 def _understood(folder: Path, content: dict) -> Face:
-    """Return the face; raise any common error for what makes no sense."""
+    """Return the face; raise UserError or some common exception for invalid content."""
     options, (numerator, denominator) = _options(content["options"]), content["fps"]
     if not all(map(_whole, (numerator, denominator))) or not MIN_FPS <= numerator / denominator <= MAX_FPS:
         raise ValueError
@@ -169,7 +169,7 @@ def _understood(folder: Path, content: dict) -> Face:
 
 def _packed_appearance(appearance: Appearance) -> dict[str, object]:
     references, unoccluded = appearance.references, appearance.unoccluded
-    assert references is not None  # a face that is made ready has other mouths to show
+    assert references is not None  # a prepared face has reference mouths
     return {
         "postures": _packed(appearance.postures),
         "references": _packed(references.faces),
@@ -214,7 +214,7 @@ def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
 
 
 def _options(values: dict) -> Settled:
-    """Return the options; only values of the kinds that ``Options`` takes."""
+    """Return the options; raise ValueError for values of kinds that ``Options`` does not take."""
     kinds = {
         "reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int),
         "resize_factor": (int, float),
@@ -233,7 +233,7 @@ def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:
     if box is None:
         return None
     x1, y1, x2, y2 = box
-    width, height = picture.width, picture.height  # a face that the edge cuts reaches beyond it, but not far
+    width, height = picture.width, picture.height  # a face cut by the edge reaches beyond it, but not far
     if not all(map(_whole, box)) or not (-width <= x1 < x2 <= 2 * width and -height <= y1 < y2 <= 2 * height):
         raise ValueError
     left, top, right, bottom = within((x1, y1, x2, y2), width, height)

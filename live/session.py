@@ -1,4 +1,4 @@
-"""Sound in, finished frames out, for as long as anybody listens."""
+"""Turn sound into finished frames as it arrives, for as long as a session is open."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ from lipsync import LipSync, Settled, settings_for_mouths
 from live.face import Face
 from mouths import Appearances, MouthSettings, generate, redraw_mouths
 
-AT_ONCE = 4  # frames made together at most: more are hardly faster, and each waits for the last
-AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their most bytes
-PATIENCE = 0.3  # seconds that a mouth waits, as it is, for sound that is late
-REMEMBERED = 60.0  # seconds, to tell speech from noise
-WAITING = 600.0  # seconds of sound that may wait to be shown
-BEHIND_SHUT = 0.27  # seconds that frames may be late in pauses, where nothing is lost: 0.17 cannot be less
+AT_ONCE = 4  # most frames made together: more are hardly faster, and each waits for the last
+AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their size at most
+PATIENCE = 0.3  # seconds for which a mouth holds still when sound is late
+REMEMBERED = 60.0  # seconds of levels, to tell speech from noise
+WAITING = 600.0  # seconds of sound that may wait for frames
+BEHIND_SHUT = 0.27  # seconds that frames may be late in pauses, where skipping loses nothing; 0.17 is the least
 SILENT_MEL = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A finished frame and its place in time."""
+    """A finished frame and its time."""
 
-    picture: np.ndarray  # (height, width, 3) uint8 BGR; yours
+    picture: np.ndarray  # (height, width, 3) uint8 BGR; the caller may modify it
     number: int  # of the session, from 0
     time: float  # seconds from its start, at which the frame is to be shown
-    sound: np.ndarray  # (samples,) float32 at 16 kHz: what is to be heard while it is shown; zeros where nobody speaks
+    sound: np.ndarray  # (samples,) float32 at 16 kHz: to be played while it is shown; zeros where nobody speaks
     moment: float | None  # seconds from the start of the utterance; None where nobody speaks
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a frame is made with."""
+    """The inputs that a frame is made from."""
 
     window: np.ndarray  # (80, 16) mel
     sound: np.ndarray
     gain: float = 1.0  # how much the window moves the mouth, from 0 to 1
-    rest: float = 0.0  # how much the network sees of the face with the shut mouth, from 0 to 1
+    rest: float = 0.0  # how much of the face with the shut mouth the network is shown, from 0 to 1
     moment: float | None = None
 
 
 class Utterance:
-    """Sound from the first push to the end, in parts for frames. In pauses lips close if ``silence`` is "closed"."""
+    """Sound from the first push to the end, one part per frame. In pauses lips close if ``silence`` is "closed"."""
 
     def __init__(self, fps: float, options: Settled, rate: int) -> None:
         import soxr
@@ -66,7 +66,7 @@ class Utterance:
 
     @property
     def waiting(self) -> float:
-        """Seconds of sound that no frame has shown yet."""
+        """Seconds of sound that are in no frame yet."""
         return len(self._samples) / hp.sample_rate
 
     def push(self, samples: np.ndarray, last: bool = False) -> None:
@@ -80,7 +80,7 @@ class Utterance:
         self.windows.end()
 
     def ready(self) -> Iterator[Part]:
-        """Yield the parts of all frames that can be made."""
+        """Yield the parts of all frames that can be made now."""
         fps = self.windows.fps
         for window in self.windows.ready():
             index = self.windows.index - 1
@@ -93,9 +93,9 @@ class Utterance:
 
 
 class Pauses:
-    """Where nobody speaks, as far as can be told from what was heard until now, and from a mel window ahead.
+    """Detect pauses in speech from the sound up to now, including a mel window ahead.
 
-    Speech is told from noise by the loudest and the quietest of the last minute: see ``audio.quiet_of``.
+    Speech is told from noise by the loudest and the quietest levels of the last minute: see ``audio.quiet_of``.
     """
 
     def __init__(self, fps: float) -> None:
@@ -118,27 +118,27 @@ class Pauses:
 
 @dataclass
 class State:
-    """All that a session remembers."""
+    """The changing state of a session."""
 
     shown: int = 0  # frames
     utterances: deque[Utterance] = field(default_factory=deque)  # the first is being spoken
-    last: Part = Part(SILENT_MEL, np.empty(0, np.float32), 0.0, 1.0)  # of the frame before
-    late: int = 0  # frames without sound since some came last
+    last: Part = Part(SILENT_MEL, np.empty(0, np.float32), 0.0, 1.0)  # of the previous frame
+    late: int = 0  # frames without sound since the last push
 
 
 class Session:
-    """One face, live: ``push`` sound as it comes, and take ``frames`` as they are due; ``play`` keeps the time.
+    """One face, live: ``push`` sound as it comes, and take ``frames`` as they are due; ``play`` does the timing.
 
-    Pushing, ``end`` and ``interrupt`` may be called in other threads than the one that takes the frames. Each
-    utterance's frames are those that ``LipSync.stream`` makes of its whole sound, but in pauses and where it is
-    late. Close a session, or use it as a context manager. ``rate`` is that of the sound, in Hz. Of somebody who
-    speaks live, what is older than ``behind`` seconds is passed over, and of pauses in which lips are shut whatever
-    is late, so that frames that were late once are not for ever.
+    ``push``, ``end`` and ``interrupt`` may be called from other threads than the one that takes the frames. Each
+    utterance's frames are those that ``LipSync.stream`` makes of its whole sound, except in pauses and where sound is
+    late. Close a session, or use it as a context manager. ``rate`` is that of the sound, in Hz. For live speakers, set
+    ``behind``: sound older than that many seconds is skipped, and in pauses with shut lips all that is late, so that
+    frames that were late once do not stay late.
     """
 
     def __init__(self, lips: LipSync, face: Face, rate: int = hp.sample_rate, behind: float = math.inf) -> None:
         if not (is_number(rate) and is_number(behind) and 0 < rate < math.inf and behind >= 0):
-            raise UserError(f"rate is a number above 0, and behind one not below, unlike {rate!r} and {behind!r}")
+            raise UserError(f"rate must be a number above 0, and behind one of at least 0, not {rate!r} and {behind!r}")
         self.fps = float(face.source.fps)
         self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
         self._behind_shut = min(behind, BEHIND_SHUT) if math.isfinite(behind) else behind
@@ -152,7 +152,7 @@ class Session:
         self._source: Generator | None = prefetch(self._face.frames(), max(1, min(AHEAD, AHEAD_BYTES // size)))
 
     def _warm_up(self) -> None:
-        """Let libraries load, and the network compile for every number of faces, before anybody waits."""
+        """Load libraries and compile the network for every number of faces, before frames are due."""
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
         for count in range(1, AT_ONCE + 1):
             mels, faces = np.stack([SILENT_MEL] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
@@ -165,14 +165,14 @@ class Session:
     def push(self, samples: np.ndarray) -> None:
         """Append to the utterance, or begin a new one: (samples,) float in [-1, 1], any number of them.
 
-        Once the session is closed, nobody hears them.
+        Once the session is closed, they are dropped.
         """
         samples = checked(samples)
         with self._hearing:
             if not self._source:
                 return
             if self.waiting + len(samples) / self._rate > WAITING:
-                raise UserError(f"at most {WAITING:g} seconds of sound can wait; take frames before more is pushed")
+                raise UserError(f"at most {WAITING:g} seconds of sound can wait; take frames before pushing more")
             utterances = self._state.utterances
             if not utterances or utterances[-1].windows.ended:
                 utterances.append(Utterance(self.fps, self._face.options, self._rate))
@@ -180,7 +180,7 @@ class Session:
             self._state.late = 0
 
     def end(self) -> None:
-        """End the utterance: its last 0.2 seconds can be shown. More sound is a new one, after it."""
+        """End the utterance, so that its last 0.2 seconds can be shown. More sound begins a new one."""
         with self._hearing:
             utterances = self._state.utterances
             if utterances and not utterances[-1].windows.ended:
@@ -193,7 +193,7 @@ class Session:
 
     @property
     def waiting(self) -> float:
-        """Seconds of sound that are not in a frame yet; up to 0.22 of them cannot be before more sound or the end."""
+        """Seconds of sound that are not in a frame yet; up to 0.22 of them wait for more sound or the end."""
         with self._hearing:
             return sum(utterance.waiting for utterance in self._state.utterances)
 
@@ -201,7 +201,7 @@ class Session:
     # Frames out
 
     def frames(self, most: int = AT_ONCE) -> list[Frame]:
-        """Return the next frames in which somebody speaks, at most ``most``; none if there is not sound enough."""
+        """Return the next frames in which somebody speaks, at most ``most``; none if there is not enough sound."""
         with self._making:
             with self._hearing:
                 parts = list(itertools.islice(self._heard(), max(0, min(most, AT_ONCE))))
@@ -217,9 +217,9 @@ class Session:
     def play(
         self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], object] = time.sleep
     ) -> Generator[Frame, None, None]:
-        """Yield frames when they are due, as many a second as the video has, until the session is closed.
+        """Yield frames when they are due, at the video's frame rate, until the session is closed.
 
-        On a machine that is too slow, time itself goes slower.
+        On a machine that is too slow, the clock slows down with it.
         """
         start, given = clock(), 0
         while self._source:
@@ -234,7 +234,7 @@ class Session:
             yield from made
 
     def reset(self) -> None:
-        """Begin again: with the first frame, at time 0, without sound."""
+        """Start again with the first frame, at time 0, without sound."""
         with self._making, self._hearing:
             self.close()
             self._start()
@@ -270,7 +270,7 @@ class Session:
     def _rested(self, number: int) -> Part:
         """Return the part of frame ``number``, in which nobody speaks.
 
-        The mouth closes by and by; where sound is about to come it gets ready, where it is late it waits.
+        The mouth closes gradually. Before an utterance's first frame it gets ready to speak; if sound is late it waits.
         """
         state, gain, rest = self._state, self._state.last.gain, self._state.last.rest
         state.late += 1
@@ -285,9 +285,9 @@ class Session:
         if not (self._source and parts):
             return []
         rows = list(itertools.islice(self._source, len(parts)))
-        if len(rows) < len(parts):  # a face goes on for ever, unless an error, or Ctrl-C, has ended it
+        if len(rows) < len(parts):  # a face's frames are endless, unless an error or Ctrl-C ended them
             self.close()
-            raise RuntimeError("the session has broken off; reset() begins again")
+            raise RuntimeError("the session has broken off; call reset() to start again")
         filmed, boxes, strengths = zip(*rows)
         frames, windows = [frame.copy() for frame in filmed], [part.window for part in parts]
         how = replace(self._mouth_settings(parts), strength=strengths.__getitem__)
@@ -314,16 +314,16 @@ def is_number(value: object) -> bool:
 
 
 def closing_step(fps: float) -> float:
-    """Return how much of their way lips go in a frame when they close or open."""
+    """Return the share of their way that lips move per frame when they close or open."""
     return 1 / (audio.CLOSING * fps)
 
 
 def checked(samples: np.ndarray) -> np.ndarray:
-    """Return sound as the networks take it; raise UserError for what is none."""
+    """Return sound as the networks take it; raise UserError for anything else."""
     try:
         samples = np.asarray(samples)
     except (ValueError, RuntimeError, TypeError) as error:  # rows of several lengths; a tensor on a GPU
-        raise UserError(f"sound is (samples,) float in [-1, 1], one channel; this is no such array ({error})") from None
+        raise UserError(f"sound is (samples,) float in [-1, 1], one channel; this is not an array ({error})") from None
     if samples.ndim != 1 or samples.dtype.kind != "f":
         raise UserError(
             f"sound is (samples,) float in [-1, 1], one channel; this is {samples.dtype} of shape {samples.shape}"
@@ -332,5 +332,5 @@ def checked(samples: np.ndarray) -> np.ndarray:
 
 
 def samples_of(index: int, fps: float) -> int:
-    """Return how many samples of sound frame ``index`` lasts: not always as many, but on the whole."""
+    """Return the length of frame ``index`` in samples: it may vary by one, so that the total is right."""
     return audio.first_sample(index + 1, fps) - audio.first_sample(index, fps)

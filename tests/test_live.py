@@ -393,7 +393,7 @@ def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
     {"rate": 0}, {"rate": -16000}, {"rate": "48000"}, {"behind": -1.0}, {"behind": float("nan")}, {"behind": None},
 ])  # fmt: skip
 def test_sessions_that_cannot_be(lips, face, options):
-    with pytest.raises(UserError, match="rate is a number above 0, and behind one not below"):
+    with pytest.raises(UserError, match="rate must be a number above 0, and behind one of at least 0"):
         live.Session(lips, face, **options)
 
 
@@ -519,7 +519,7 @@ def test_faces_are_prepared_from_some_seconds(seconds, small_checkpoint, tmp_pat
 
 def test_what_is_missing_is_named(kept, tmp_path):
     for folder in (tmp_path / "nobody", tmp_path):
-        with pytest.raises(MissingFile, match="no prepared face"):
+        with pytest.raises(MissingFile, match="not a prepared face"):
             live.Face.load(folder)
     source = next(kept.glob("source-*"))
     source.write_bytes(source.read_bytes() + b"x")
