@@ -1,9 +1,9 @@
-"""Many faces and speeches at once: which with which, written where, and one network for all.
+"""Lip-sync many faces and speeches in one run: pair them, name the results, and load the networks once.
 
     listed = jobs.settle(jobs.pair([Path("faces")], [Path("speech.wav")]), Path("results"))
     outcome = jobs.work_through(listed, LipSync())
 
-One that fails does not stop the others. What is made already, of the same files in the same way, is not made again.
+A job that fails does not stop the others. Results already made from the same files and options are not made again.
 """
 
 from .listing import Job, pair, settle

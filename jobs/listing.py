@@ -1,4 +1,4 @@
-"""Which face speaks which speech, and what the results are called."""
+"""Pair faces with speeches, and name the results."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from footage import files_in, is_picture, is_sound, is_video
 from lipsync import Options
 from reporting import SILENT, Reporter
 
-LONGEST_STEM = 200  # bytes of a name that is made from two: file systems allow 255, with what is put around it
+LONGEST_STEM = 200  # bytes of a name made from two: file systems allow 255, including what is put around it
 
 
 @dataclass(frozen=True)
 class Job:
-    """A face that is to speak."""
+    """A face and the speech for it."""
 
-    face: Path  # of the three files, text is taken as well
+    face: Path  # all three files may also be given as text
     audio: Path
     outfile: Path | None = None  # None: ``settle`` gives it a name
     options: Mapping[str, Any] = field(default_factory=dict)  # of ``LipSync.run``
@@ -44,13 +44,13 @@ class Job:
 
 @dataclass(frozen=True)
 class SettledJob(Job):
-    """One whose result has a name."""
+    """A job whose result has a name."""
 
     outfile: Path
 
     @property
     def record_path(self) -> Path:
-        """Where it is noted what the result was made of."""
+        """The file that records what the result was made from."""
         return self.outfile.with_name(f".{self.outfile.name}.json")
 
 
@@ -64,14 +64,14 @@ def pair(
     options: Mapping[str, Any] = {},
     report: Reporter = SILENT,
 ) -> list[Job]:
-    """Pair files, or what is in folders: one of either with all of the other, in order, or by name.
+    """Pair faces and sounds, files or folders: one with all, in order, or by name.
 
     Folders are paired by the names of their files without suffix; files without a partner are reported. Raises
     UserError if there are no pairs.
     """
     who, what = files.as_paths(faces), files.as_paths(sounds)
     if not who or not what:
-        raise UserError("there are no pairs without a --face and an --audio")
+        raise UserError("give at least one --face and one --audio")
     folders = [path for path in (*who, *what) if files.is_folder(path)]
     shown = [file for path in who for file in (_faces_in(path) if path in folders else [path])]
     heard = [file for path in what for file in (_sounds_in(path) if path in folders else [path])]
@@ -85,7 +85,7 @@ def pair(
         rows = _by_stem(shown, heard, report)
     else:
         raise UserError(
-            f"{len(shown)} faces and {len(heard)} files of --audio make no pairs; give one --audio for all, one for "
+            f"{len(shown)} faces and {len(heard)} files of --audio cannot be paired; give one --audio for all, one for "
             "each --face, or a folder of files named like the faces"
         )
     return [Job(face, sound, None, options) for face, sound in rows]
@@ -96,7 +96,7 @@ def _faces_in(folder: Path) -> list[Path]:
 
 
 def _sounds_in(folder: Path) -> list[Path]:
-    """Sound files, and videos for names that no sound file has."""
+    """Return sound files, and videos for names that no sound file has."""
     sounds = files_in(folder, is_sound)
     named = {_stem(path) for path in sounds}
     sounds += [path for path in files_in(folder, is_video) if _stem(path) not in named]
@@ -104,11 +104,11 @@ def _sounds_in(folder: Path) -> list[Path]:
 
 
 def _nothing(kind: str, folder: Path) -> NoReturn:
-    raise UserError(f"{folder} has no {kind} right in it, by the names of its files")
+    raise UserError(f"{folder} has no {kind} directly in it, judging by file names")
 
 
 def _stem(path: Path) -> str:
-    """Return its name without the suffix, é written in one of two ways: macOS may keep either."""
+    """Return the name without its suffix, in Unicode form NFC: macOS may store é in either of two ways."""
     return unicodedata.normalize("NFC", path.stem)
 
 
@@ -124,7 +124,7 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
     used = {path for row in rows for path in row}
     for path in (*faces, *sounds):
         if path not in used:
-            report.note(f"note: {path} is left out: the other folder has no {path.stem}, by the names that are known")
+            report.note(f"note: {path} is left out: the other folder has no {path.stem} with a known suffix")
     return rows
 
 
@@ -133,10 +133,10 @@ def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) ->
 
 
 def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
-    """Return the jobs, each with a file to write: its own, or one in ``folder`` called after face and speech.
+    """Return the jobs, each with a file to write: its own, or one in ``folder`` named after face and speech.
 
-    Raises UserError, before any work is done, for options that cannot be, for files that cannot be written, are written
-    twice, or are read.
+    Raises UserError, before any work is done, for invalid options, and for outfiles that cannot be written, are used
+    twice, or are also read.
     """
     listed, folder = list(listed), Path(folder)
     taken = _own_names(listed)
@@ -159,7 +159,7 @@ def _own_names(listed: Sequence[Job]) -> dict[str, Job]:
     taken: dict[str, Job] = {}
     for job in listed:
         if job.outfile and (other := taken.setdefault(_place(job.outfile), job)) is not job:
-            raise UserError(f"{other} and {job} have one outfile, {job.outfile}; give two names")
+            raise UserError(f"{other} and {job} have the same outfile, {job.outfile}; give two names")
     return taken
 
 
@@ -177,12 +177,12 @@ def _inputs(job: Job) -> Iterable[Path]:
 
 
 def _place(path: Path) -> str:
-    """What two names of one file have in common where case does not count, as on Windows and macOS."""
+    """Return what two names of a file share where case does not count, as on Windows and macOS."""
     return str(path.resolve()).casefold()
 
 
 def _identity(path: Path) -> object:
-    """What all names of a file have in common, links included."""
+    """Return what all names of a file share, links included."""
     try:
         status = path.stat()
         return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Tables of jobs: CSV as people and spreadsheets write it."""
+"""Read tables of jobs: CSV as people and spreadsheets write it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import files
 from errors import MissingFile, UserError, hint_at
 
-SEPARATORS = ",;\t"  # Excel writes what the user's country has; a tab is what is copied out of it
-EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is none of the table
-# in numbers and moments, of the countries whose tables have a semicolon between cells
+SEPARATORS = ",;\t"  # Excel writes that of the user's country; cells copied from it have tabs
+EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is not part of the table
+# in numbers and times, in countries whose tables have semicolons between cells
 DECIMAL_COMMA = re.compile(r"^([+-]?(?:\d+:){0,2}\d+),(\d+)$")
-LARGEST_CELL = 1 << 16  # letters
+LARGEST_CELL = 1 << 16  # characters
 
 
 class Row(NamedTuple):
@@ -25,9 +25,9 @@ class Row(NamedTuple):
 
 
 def read_table(path: Path, known: Collection[str], needed: Collection[str], shared: Collection[str]) -> list[Row]:
-    """Read a table whose columns are called as in ``known`` and have all that are ``needed``; raise UserError if bad.
+    """Read a table with columns from ``known``, among them all that are ``needed``; raise UserError if it is invalid.
 
-    ``shared`` are flags that cannot differ from row to row, and get a word of their own.
+    ``shared`` are flags that cannot differ from row to row, and get an error message of their own.
     """
     if not path.exists():
         raise MissingFile(f"{path} does not exist")
@@ -44,8 +44,8 @@ def read_table(path: Path, known: Collection[str], needed: Collection[str], shar
 
 
 def _cells(path: Path) -> list[list[str]]:
-    """Return the cells of all lines; what separates them is what the first line has most of."""
-    text = EXCEL_SEPARATOR.sub("\n", files.read_text(path), count=1)  # lines are counted
+    """Return the cells of all lines; the separator is the one that the first line has most of."""
+    text = EXCEL_SEPARATOR.sub("\n", files.read_text(path), count=1)  # keeps line numbers right
     first = text.lstrip().partition("\n")[0]
     separator = max(SEPARATORS, key=first.count)
     limit = csv.field_size_limit(LARGEST_CELL)
@@ -53,9 +53,9 @@ def _cells(path: Path) -> list[list[str]]:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         cells = [[cell.strip() for cell in line] for line in lines]
     except csv.Error as problem:
-        raise UserError(f"{path} is no table ({problem}); save it as CSV") from None
+        raise UserError(f"{path} is not a table ({problem}); save it as CSV") from None
     finally:
-        csv.field_size_limit(limit)  # everybody's in this process
+        csv.field_size_limit(limit)  # it holds for the whole process
     if separator != ";":
         return cells
     return [[DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in line] for line in cells]
@@ -67,12 +67,12 @@ def _check_columns(
     named = [name for name in columns if name]
     for name in named:
         if name == "pair":
-            raise UserError(f"{path}: --pair does not go with tables; run it for each such video")
+            raise UserError(f"{path}: --pair does not work with tables; run it for each such video")
         if name in shared:
             raise UserError(f"{path}: all rows share --{name}; give it on the command line and not as a column")
         if name not in known:
             hint = hint_at(name, [*known], f"columns are {', '.join(needed)}, and flags of --help")
-            raise UserError(f"{path} has a column {name[:40]!r}, which is no flag; {hint}")
+            raise UserError(f"{path} has a column {name[:40]!r}, which is not a flag; {hint}")
         if named.count(name) > 1:
             raise UserError(f"{path} has two columns {name!r}; remove one")
     if missing := [name for name in needed if name not in named]:

@@ -1,4 +1,4 @@
-"""One job after the other: what is made already, what fails, and what came of all."""
+"""Run jobs one after the other: skip results that are made already, and report failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """What came of the jobs of one process, or of all."""
+    """The outcome of the jobs of one process, or of all."""
 
     made: int = 0
     made_before: int = 0
@@ -49,20 +49,20 @@ class Outcome:
         return "\n".join(lines + [f"  {failure.job}: {failure.reason}" for failure in self.failed])
 
     def check(self) -> None:
-        """Raise UserError if something failed that only better input can mend, RuntimeError if another try may."""
+        """Raise UserError if jobs failed, all because of bad input; RuntimeError if another try may help."""
         if self.failed:
             kind = UserError if all(failure.bad_input for failure in self.failed) else RuntimeError
             raise kind(
-                f"{len(self.failed)} of {self.done + len(self.failed)} videos failed, as told above; the same command, "
-                "without --again, makes only these"
+                f"{len(self.failed)} of {self.done + len(self.failed)} videos failed, as reported above; the same "
+                "command, without --again, makes only these"
             )
 
 
 def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False) -> Outcome | None:
-    """Make the videos of settled jobs that are not made yet (``again``: all), and tell what came of them.
+    """Make the videos of settled jobs that are not made yet (``again``: all), and report the outcome.
 
-    Under torchrun every process takes its share, and the last to finish tells and returns what came of all; the others
-    return None. Raises UserError for what would spoil every job.
+    Under torchrun every process takes its share, and the last to finish reports and returns the outcome of all; the
+    others return None. Raises UserError for errors that would make every job fail.
     """
     if not jobs:
         return Outcome()
@@ -86,7 +86,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
         raise
     parts = share.finish(asdict(outcome))
     if parts is None:
-        lips.report.note(f"{share}: {outcome.done} of {len(mine)} videos are made; the last to finish tells of all")
+        lips.report.note(f"{share}: {outcome.done} of {len(mine)} videos are made; the last to finish reports on all")
         return None
     total = sum(map(Outcome.from_json, parts), Outcome())
     lips.report.note(str(total))
@@ -94,7 +94,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
 
 
 def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
-    """Make one video and note what of; count it, or why it failed."""
+    """Make one video and record what it was made from; count it, or note why it failed."""
     own = lips.serving(lips.search, Named(lips.report, job.outfile.name))
     with OneOfMany() as one:
         made_of = record(job, lips)
@@ -109,16 +109,16 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What a result was made of
+# What a result was made from
 
 
 def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
-    """Return all that decides what a result looks like; another network, file or option makes another.
+    """Return all that decides what a result looks like: with another network, file or option it is made again.
 
-    Files go by size and date, the network by its content.
+    Files are identified by size and date, networks by their content.
     """
     options = asdict(Options.of(job.options))
-    for name in FILES:  # by what is in them, as the other files
+    for name in FILES:  # compared as files, like the other inputs
         del options[name]
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
@@ -132,28 +132,28 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
         made_of["identity"] = _content_of(job.options.get("identity", Options.identity))
     if job.options.get("speaker"):
         made_of["expert"] = _content_of(lips.expert_path)
-    if lips.credentials:  # else results of before there were any would be made again
+    if lips.credentials:  # only then: else results made before there were any would be made again
         made_of["credentials"] = files.known_digest(lips.credentials.certificates)
     return json.loads(json.dumps(made_of, default=str))
 
 
 def _detector_of(lips: LipSync) -> list[str | None]:
-    """The detector that "auto" is here and today, and its weights."""
+    """Return the detector that "auto" stands for here and today, and its weights."""
     search = lips.search.settled(lips.report)
     return [search.detector, _content_of(search.weights)]
 
 
 def _content_of(path: str | Path | None) -> str | None:
-    """What is in a file; a name of a network stands for itself."""
+    """Return the digest of a file; the name of a network stands for itself."""
     if not path:
         return None
     return files.known_digest(Path(path)) if Path(path).is_file() else str(path)
 
 
 def is_made(job: SettledJob, lips: LipSync) -> bool:
-    """Whether the result is there, and made of what the job has today."""
+    """Return whether the result exists and was made from the job's present inputs and options."""
     try:
         known = json.loads(job.record_path.read_text(encoding="utf-8"))
         return known == record(job, lips) | {"bytes": job.outfile.stat().st_size}
-    except (OSError, ValueError, RuntimeError):  # without a record; or without the detector, as the job will say
+    except (OSError, ValueError, RuntimeError):  # no record; or no detector, which the job will report
         return False

@@ -233,19 +233,19 @@ GOOD = "a.mp4,voice.wav"
     ("\n \n", "jobs.csv is empty"),
     ("face,audio\n", "no line for a video"),
     ("face\na.mp4\n", "has no column 'audio'"),
-    (f"{GOOD}\n{GOOD}\n", "has a column 'a.mp4', which is no flag; columns are face, audio"),
-    ("face,audio,lip_dealy\na.mp4,voice.wav,3\n", "'lip_dealy', which is no flag; is it lip_delay?"),
+    (f"{GOOD}\n{GOOD}\n", "has a column 'a.mp4', which is not a flag; columns are face, audio"),
+    ("face,audio,lip_dealy\na.mp4,voice.wav,3\n", "'lip_dealy', which is not a flag; is it lip_delay?"),
     ("face,audio,face\na.mp4,voice.wav,b.mp4\n", "two columns 'face'"),
     ("face,audio,checkpoint_path\na.mp4,voice.wav,x\n", "all rows share --checkpoint_path"),
-    ("face,audio,pair\na.mp4,voice.wav,0=voice.wav\n", "--pair does not go with tables"),
+    ("face,audio,pair\na.mp4,voice.wav,0=voice.wav\n", "--pair does not work with tables"),
     ("face,audio,device\na.mp4,voice.wav,cpu\n", "all rows share --device"),
     ("face,audio,face_detector\na.mp4,voice.wav,haar\n", "all rows share --face_detector"),
     ("face,audio,precision\na.mp4,voice.wav,fp32\n", "all rows share --precision"),
     ("face,audio,debug\na.mp4,voice.wav,yes\n", "all rows share --debug"),
     (f"face,audio\n{GOOD}\n\na.mp4,\n", "row 4 of jobs.csv has no audio"),
     (f"face,audio\n{GOOD},b.mp4\n", "row 2 of jobs.csv has 'b.mp4' in a column without a name"),
-    (f"face,audio\n{GOOD}\n\"a.mp4,voice.wav\n", "jobs.csv is no table"),
-    (f"face,audio\n{'a' * 70000},voice.wav\n", "jobs.csv is no table"),
+    (f"face,audio\n{GOOD}\n\"a.mp4,voice.wav\n", "jobs.csv is not a table"),
+    (f"face,audio\n{'a' * 70000},voice.wav\n", "jobs.csv is not a table"),
     (f"face,audio\n{'a' * 300},voice.wav\n", "row 2 of jobs.csv: aaaaaaaaaaaaaaaaaaaa… is a name of more than 255"),
     (f"face,audio,mouth_gain\n{GOOD},\nb.mp4,voice.wav,much\n", "row 3 of jobs.csv: argument --mouth_gain: 'much'"),
     (f"face,audio,mouth_gain\n{GOOD},99\n", "row 2 of jobs.csv: --mouth_gain 99 is not between"),
@@ -288,7 +288,8 @@ def test_what_fails_does_not_stop_the_others(program):
     table = done.out.partition("2 of 4 videos are made, 2 failed\n")[2].splitlines()
     assert len(table) == 2 and "bad_voice.mp4: bad.mp4 is not a video" in table[0] and "missing.mp4 does" in table[1]
     assert (
-        done.err == "error: 2 of 4 videos failed, as told above; the same command, without --again, makes only these\n"
+        done.err
+        == "error: 2 of 4 videos failed, as reported above; the same command, without --again, makes only these\n"
     )
 
 
@@ -442,7 +443,7 @@ def test_processes_take_their_share(program, monkeypatch):
         heard.append(program(*command))
     assert [[call.face.name for call in done.calls] for done in heard] == [["c.mp4"], ["a.mp4", "b.mp4"]]
     assert [done.code for done in heard] == [0, 2]
-    assert "process 1 of 2: 1 of 2 videos are made; the last to finish tells of all" in heard[0].out
+    assert "process 1 of 2: 1 of 2 videos are made; the last to finish reports on all" in heard[0].out
     assert "3 of 4 videos are made, 1 failed" in heard[1].out and "bad_voice.mp4: bad.mp4" in heard[1].out
 
 
