@@ -1,8 +1,8 @@
-"""New mouths: face crops and mels through the generator, and back into the frames.
+"""Draw new mouths: face crops and mels go through the generator and back into the frames.
 
-What is known of a face (``appearance``: other mouths that it may be shown with, ``references``, and what is in front of
-it, ``occlusion``), through the network (``generating``; ``openings``), back into its frame (``drawing``, ``pasting``,
-``restoring``). ``masks`` says where things are.
+``appearance`` keeps what is known of a face: reference mouths for it (``references``), and what is in front of it
+(``occlusion``). ``generating`` runs the network, and ``openings`` estimates how far mouths open. ``drawing``,
+``pasting`` and ``restoring`` put the result back into its frame. ``masks`` locates the parts of a face.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One face aligned with another of the same person, by where its eyes and nose are, or its mouth."""
+"""Align one face with another of the same person, by its eyes and nose, or by its mouth."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ ALL = slice(0, hp.img_size)
 
 
 class Region(NamedTuple):
-    """What two faces of 96 pixels are aligned by."""
+    """The region by which two faces of 96 pixels are aligned."""
 
     middle: tuple[int, int]  # x, y
     size: tuple[int, int]  # width, height
-    farthest: float  # pixels that it moves at most
+    farthest: float  # most pixels that it moves
 
 
 EYES_AND_NOSE, MOUTH = Region((48, 30), (60, 36), 8.0), Region((48, 73), (40, 26), 4.0)
 
 
 def movement(there: np.ndarray, here: np.ndarray, region: Region) -> np.ndarray:
-    """Return by how many pixels, x and y, a region of one face lies elsewhere in another, both (96, 96) grey, uint8.
+    """Return how many pixels, x and y, a region moves from face ``there`` to face ``here``, both (96, 96) grey, uint8.
 
-    0 where that cannot be told, or is farther than a region moves. By optical flow (Lucas, Kanade 1981).
+    Zeros if that cannot be determined, or is more than the region can move. By optical flow (Lucas, Kanade 1981).
     """
     there, here = (_in_the_same_light(face, region) for face in (there, here))
-    middle = np.array([[region.middle]], np.float32)  # one level more, where the window is less than half the picture
+    middle = np.array([[region.middle]], np.float32)  # one more level, if the window is less than half the picture
     found, known, _ = cv2.calcOpticalFlowPyrLK(there, here, middle, middle.copy(), winSize=region.size, maxLevel=1)
     moves = (found - middle)[0, 0]
     return moves if known.all() and np.abs(moves).max() <= region.farthest else np.zeros(2)
@@ -42,9 +42,9 @@ def _in_the_same_light(face: np.ndarray, region: Region) -> np.ndarray:
 
 
 def moved(face: np.ndarray, by: np.ndarray, rows: slice = ALL, columns: slice = ALL) -> np.ndarray:
-    """Return ``rows`` and ``columns`` of a face moved ``by`` so many of 96 pixels; it may have a multiple of these."""
+    """Return ``rows`` and ``columns`` of a face moved ``by`` x, y: pixels of 96, of which it may have a multiple."""
     scale = len(face) // hp.img_size
-    if not by.any():  # most faces are where they should be
+    if not by.any():  # most faces need not be moved
         rows, columns = (slice(scale * part.start, scale * part.stop) for part in (rows, columns))
         return face[rows, columns]
     x, y = scale * (by - (columns.start, rows.start))
@@ -55,6 +55,6 @@ def moved(face: np.ndarray, by: np.ndarray, rows: slice = ALL, columns: slice = 
 
 
 def grey(face: np.ndarray) -> np.ndarray:
-    """Return a face (96, 96, 3) as ``alignment`` takes it."""
+    """Return a face (96, 96, 3) in grey, (96, 96) uint8, for ``movement``."""
     whole = face if face.dtype == np.uint8 else np.clip(np.rint(face), 0, 255).astype(np.uint8)
     return cv2.cvtColor(whole, cv2.COLOR_BGR2GRAY)

@@ -1,4 +1,4 @@
-"""What a face looks like, shot by shot: with nothing in front of it, and with other mouths."""
+"""Keep what a face looks like, shot by shot: unoccluded, and with reference mouths."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mouths.occlusion import UnoccludedFace
 from mouths.references import SAME_SHOT, References, posture
 
 REMEMBERED = 16  # appearances, some megabytes each
-ENOUGH = 12  # faces, from which on another look at the same person would tell nothing more
+ENOUGH = 12  # faces; with so many, another shot of the same person would add nothing
 
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """Somebody in one shot: what other moments of it show."""
+    """What a face looks like in one shot, from several of its frames."""
 
-    postures: np.ndarray  # (N, 12, 24) float32, N > 0: how they are held, see ``references.posture``
+    postures: np.ndarray  # (N, 12, 24) float32, N > 0, see ``references.posture``
     references: References | None = None  # faces whose mouths the network is shown
-    unoccluded: UnoccludedFace | None = None  # then what is in front of it stays there
+    unoccluded: UnoccludedFace | None = None  # if given, what is in front of the face stays there
 
     def distance(self, held: np.ndarray) -> float:
         """Return how far a ``posture`` (12, 24) is from the nearest of these, in grey levels."""
@@ -29,31 +29,31 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Shots:
-    """A video in which more can be seen than is known by now."""
+    """Access to further shots of a video."""
 
-    start_of: Callable[[int], int]  # the shot that a frame lies in
-    look_at: Callable[[int], Appearance | None]  # the shot that starts there
+    start_of: Callable[[int], int]  # first frame of the shot that a frame is in
+    look_at: Callable[[int], Appearance | None]  # examine the shot that starts there; None: it shows no face
 
 
 class Appearances:
-    """The appearances of a face during one pass through its video: at first those ``known`` by first frame of shot.
+    """The appearances of a face during one pass through its video: at first those ``known``, by first frame of shot.
 
-    A shot that begins like one that is remembered is not looked at: it is that one again, as in a dialogue; unless so
-    little is known of that one that this may tell more.
+    A shot that begins like a remembered one counts as that one again, as in a dialogue, and is not examined. If the
+    remembered one has few faces, it is, since it may show more.
     """
 
     def __init__(self, known: dict[int, Appearance], shots: Shots | None = None) -> None:
         self.known, self.shots = known, shots
-        self.remembered = list(known.values())  # the one that was of use last is the last
-        self._seen: dict[int, Appearance | None] = dict(known)  # by the start of the shot that was looked at
+        self.remembered = list(known.values())  # most recently used last
+        self._seen: dict[int, Appearance | None] = dict(known)  # by first frame of the shot that was examined
         self._shot: int | None = None
 
     def anew(self) -> Appearances:
-        """Return the same as it was at first, for another way through the video."""
+        """Return a copy in its initial state, for another pass through the video."""
         return Appearances(self.known, self.shots)
 
     def of(self, face: np.ndarray, index: int) -> Appearance:
-        """Return the one that is most like a face (96, 96, 3), that of frame ``index``; frames come in order."""
+        """Return the appearance nearest to a face (96, 96, 3), that of frame ``index``; frames come in order."""
         held = posture(face)
         if self.shots and (shot := self.shots.start_of(index)) != self._shot:
             self._shot = shot
@@ -64,7 +64,7 @@ class Appearances:
         return nearest
 
     def _enter(self, shots: Shots, shot: int, held: np.ndarray) -> None:
-        """Look at a shot whose face is ``held`` like this, if that may tell something."""
+        """Examine a shot whose face has the posture ``held``, if that may add something."""
         near = self._nearest(held)
         alike, known = near.distance(held) <= SAME_SHOT, len(near.postures)
         if alike and known >= ENOUGH or self._is_remembered(shot):
@@ -74,7 +74,7 @@ class Appearances:
         if seen is None or alike and len(seen.postures) < known:
             return
         if alike:
-            self.remembered.remove(near)  # else it might be nearer, and tells less
+            self.remembered.remove(near)  # otherwise it might be nearer, though it has fewer faces
         self.remembered.append(seen)
 
     def _is_remembered(self, shot: int) -> bool:

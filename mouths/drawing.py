@@ -1,4 +1,4 @@
-"""New mouths, frame by frame: cut, shown to the generator, and put back."""
+"""Draw new mouths frame by frame: crop faces, run the generator, and paste the results."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from mouths.restoring import Restore
 
 @dataclass(frozen=True)
 class MouthSettings:
-    """How mouths move and are put in, beyond what the network does by itself. Arrays have a value for each frame."""
+    """How mouths move and are blended in, beyond the network's own behaviour. Arrays have one value per frame."""
 
     blend: str = "box"  # or "feather", see ``pasting.paste``
-    gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (if None) as the network has it, 2 twice that
-    appearances: Appearances | None = None  # what is known of the face: unoccluded, and with other mouths
-    reference_share: np.ndarray | None = None  # so much is shown of them: 0 the frame's own mouth, 1 one of those
-    restore: Restore | None = None  # what is done to each mouth when it is in its frame
-    # with "feather", so much of the mouth is put into a frame whose box is known: 0 nothing, 1, or if None, all of it
+    gains: np.ndarray | None = None  # of the movement: 0 as in silence, 1 (or None) the network's own, 2 twice that
+    appearances: Appearances | None = None  # what the face looks like: unoccluded, and with reference mouths
+    reference_share: np.ndarray | None = None  # what the network is shown: 0 the frame's own mouth, 1 a reference
+    restore: Restore | None = None  # applied to each mouth after pasting
+    # with "feather", the opacity of the mouth in a frame whose box is known: 0 nothing; 1, or if None, all of it
     strength: Callable[[int], float] | None = None
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
-        """Yield the gain (None: leave the voice as it is) and the share of the reference of each frame, without end."""
+        """Yield the gain (None: the network's own movement) and the reference share of each frame, without end."""
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
         return zip(gains, itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share))
 
 
 class CutFace(NamedTuple):
-    """A face on its way from its frame through the network."""
+    """A face cropped from its frame, and what the network needs for it."""
 
     filmed: np.ndarray  # (96, 96, 3) uint8 BGR
     box: Box  # that it was cut from
     mel: np.ndarray  # (80, 16)
-    gain: float | None  # of the movement; None: as the network has it
-    reference_share: float  # how much is shown of another mouth
-    strength: float  # how much of what is drawn is put in
+    gain: float | None  # factor of the movement; None: the network's own
+    reference_share: float  # how much of a reference mouth the network is shown
+    strength: float  # opacity of the drawn mouth
     appearance: Appearance | None  # what is known of it
 
     def hidden(self) -> np.ndarray | float:
@@ -56,7 +56,7 @@ class CutFace(NamedTuple):
 
     @property
     def references(self) -> References | None:
-        """Faces whose mouths may be shown instead of this one's."""
+        """Faces whose mouths the network may be shown instead of this one's."""
         return self.appearance.references if self.appearance and self.reference_share > 0 else None
 
 
@@ -71,13 +71,13 @@ def redraw_mouths(
     in_place: bool = False,
     first: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield every frame with its mouth moved; frames whose box is None come back as they went in.
+    """Yield every frame with its mouth moved; frames whose box is None are returned unchanged.
 
     ``frames`` (height, width, 3) uint8 BGR are changed only if ``in_place``, and never if they are read-only; ``boxes``
     (x1, y1, x2, y2) in whole pixels, which may reach beyond the frame; ``mels`` (80, 16) windows, see
     ``audio.MelWindows``; ``model`` a ``Wav2Lip``, plain or from ``optimize_for_inference``, which decides the device
-    and precision. ``workers`` is how many batches the model works on at a time; more than one read ahead, see
-    ``devices.calls_at_a_time``. ``first`` is the size of the first batch, if somebody waits for it.
+    and precision. ``workers`` is how many batches the model processes at a time (more than one read ahead), see
+    ``devices.calls_at_a_time``. ``first`` is the size of the first batch, if it is needed soon.
     """
     rows = cut_faces(frames, boxes, mels, settings)
     sizes = itertools.chain([first or batch_size], itertools.repeat(batch_size))
@@ -87,7 +87,7 @@ def redraw_mouths(
         drawn = iter(draw_faces(model, [cut for _, cut in batch if cut]))
         return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
-    waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before others are read or worked on
+    waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before other batches are read or processed
     others = in_parallel(draw, batches, workers, take_share)
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
         if drawn:
@@ -133,7 +133,7 @@ def openings_for(
     mels: np.ndarray,
     gains: np.ndarray | None,
 ) -> np.ndarray:
-    """Return how far open the mouths should be that are shown, (N,); 0 where that makes no difference."""
+    """Return how far open the reference mouths should be, (N,); 0 where that makes no difference."""
     if model.opening is None or all(cut.references is None or cut.references.apart is None for cut in cuts):
         return np.zeros(len(cuts))
     return openings(model, mels, gains, model.opening)
@@ -142,9 +142,9 @@ def openings_for(
 def select_references(
     cuts: Sequence[CutFace], hidden: Sequence[np.ndarray | float], wanted: np.ndarray, faces: np.ndarray
 ) -> list[Reference | None]:
-    """Put what the network is to see instead of each face's own mouth, as far open as is ``wanted``, into ``faces``.
+    """Select a reference for each face, with its mouth as far open as ``wanted``; put them into ``faces``.
 
-    These are ``masked_and_whole``, (N, 96, 96, 6), whose last three planes are changed. Return what was selected.
+    These are ``masked_and_whole``, (N, 96, 96, 6), whose last three planes are changed. Return the references.
     """
     references = [
         cut.references.select(cut.filmed, cut.reference_share, *how) if cut.references else None

@@ -1,4 +1,4 @@
-"""Faces and mels through the generator: what it is shown, and what it draws."""
+"""Prepare the generator's input, and run it on faces and mels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU_BATCH = 16  # faces; larger network calls are no faster on a CPU
 
 
 class LipGenerator(Protocol):
-    """What is needed of a ``Wav2Lip``, or of what stands in for one; its parameters say where it computes, and how."""
+    """The interface of ``Wav2Lip`` and its substitutes; the parameters determine device and precision."""
 
     @property
     def audio_encoder(self) -> torch.nn.Module: ...
@@ -38,7 +38,7 @@ class LipGenerator(Protocol):
 
 
 def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float) -> np.ndarray:
-    """Faces (96, 96, 3) uint8 as a network takes them, (N, 96, 96, 6): black below ``Wav2Lip.mask_top`` ‖ whole."""
+    """Return faces (96, 96, 3) uint8 as a network takes them, (N, 96, 96, 6): black below ``mask_top`` ‖ whole."""
     faces = np.concatenate((filmed, filmed), axis=-1)
     faces[:, round(mask_top * hp.img_size) :, :, :3] = 0
     return faces
@@ -47,8 +47,8 @@ def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float)
 def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
     """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR, or in another ``size``."""
     shown = shown_in(frame, box)
-    # Beyond half, the reference's way looks at some pixels and not at others: of a pattern it made another one. Up to
-    # there nothing is left out, and at half both ways are the same.
+    # Below half size, the reference's interpolation skips pixels, which turns a pattern into another one. Down to half
+    # size it skips none, and at half both methods give the same.
     how = cv2.INTER_AREA if min(shown.shape[:2]) > 2 * size else cv2.INTER_LINEAR
     return cv2.resize(shown, (size, size), interpolation=how)
 
@@ -56,8 +56,8 @@ def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
 def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np.ndarray | None = None) -> np.ndarray:
     """Run the generator on mels (N, 80, 16) and the faces of ``masked_and_whole`` -> faces (N, 96, 96, 3) uint8 BGR.
 
-    ``gains`` (N,) scale how far the mouths are from those of silence. What does not fit in the device's memory is done
-    in halves.
+    ``gains`` (N,) scale how far the mouths are from those of silence. Batches that do not fit in the device's memory
+    are split in half.
     """
     return np.concatenate(in_halves(partial(_generate, model), mels, faces, gains))
 
@@ -76,10 +76,10 @@ def _generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: n
 
 
 def amplified(model: LipGenerator, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:
-    """Embed the mels, each ``gains`` times as far from silence as it is: a straight line that leads through both."""
+    """Embed the mels, each moved to ``gains`` times its distance from silence, on a straight line through both."""
     silence, voices = embedded(model, mels)
     scale = torch.from_numpy(gains).to(voices)[:, None, None, None]
-    return (silence + scale * (voices - silence)).clamp(min=0)  # as all embeddings are
+    return (silence + scale * (voices - silence)).clamp(min=0)  # embeddings are not negative
 
 
 def embedded(model: LipGenerator, mels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Where things are in a face of 96 pixels that looks ahead: soft masks (96, 96) float32 in [0, 1]."""
+"""Soft masks of the parts of a frontal face of 96 pixels: (96, 96) float32 in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from hparams import hparams as hp
 
 @functools.lru_cache(maxsize=1)  # every frame needs each of them
 def lips() -> np.ndarray:
-    """1 on the lips, falling smoothly to 0 around them."""
+    """Return 1 on the lips, falling smoothly to 0 around them."""
     return _ellipse(0.5, 0.76, 0.24, 0.15, 0.5)
 
 
 @functools.lru_cache(maxsize=1)
 def mouth() -> np.ndarray:
-    """1 on lips, chin and the skin between them and the nose, falling smoothly to 0 at nostrils, cheeks and jaw."""
+    """Return 1 on lips, chin and the skin from them to the nose, falling smoothly to 0 at nostrils, cheeks and jaw."""
     return _ellipse(0.5, 0.78, 0.34, 0.24, 0.35)
 
 
 @functools.lru_cache(maxsize=1)
 def around_lips() -> np.ndarray:
-    """Return where the mouth is no lips, (96, 96) bool: the skin that is shown with them."""
+    """Return the mouth without the lips, (96, 96) bool: the skin that is shown with them."""
     return (mouth() > 0.5) & (lips() < 0.05)
 
 
 @functools.lru_cache(maxsize=1)
 def lower_face() -> np.ndarray:
-    """1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge.
+    """Return 1 on the mouth, falling smoothly to 0 at the cheeks, the nose and the box's edge.
 
-    Its lower corners show neck, hair and wall beside the jaw, where a drawn jaw that is wider would be a halo.
+    The box's lower corners show neck, hair and wall beside the jaw, where a wider drawn jaw would be a halo.
     """
     x, y = _places()
     sides = np.minimum(x, 1 - x) / 0.15
@@ -42,7 +42,7 @@ def lower_face() -> np.ndarray:
 
 
 def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return by how many grey levels two faces differ in more than sharpness, (height, width) from 0 on: no mask.
+    """Return by how many grey levels two faces differ in more than sharpness, (height, width), 0 or more: not a mask.
 
     Both, or a part of both, are (height, width, 3) float32.
     """
@@ -51,7 +51,7 @@ def difference(face: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def alike(face: np.ndarray, other: np.ndarray, near: float, far: float) -> np.ndarray:
-    """Tell from 1, at ``near`` grey levels or less, to 0, from ``far`` on, where two faces or parts are alike."""
+    """Return where two faces or parts are alike: from 1, at ``near`` grey levels or less, to 0, from ``far`` on."""
     return falling(cv2.GaussianBlur(difference(face, other), (0, 0), 1), near, far)
 
 
@@ -67,7 +67,7 @@ def smooth_step(ramp: np.ndarray) -> np.ndarray:
 
 
 def _ellipse(x: float, y: float, half_width: float, half_height: float, edge: float) -> np.ndarray:
-    """1 inside an ellipse, in shares of the face; its outer ``edge``, a share of its radius, fades."""
+    """Return 1 inside an ellipse, in shares of the face; its outer ``edge``, a share of its radius, fades."""
     across, down = _places()
     distance = np.hypot((across - x) / half_width, (down - y) / half_height)
     return smooth_step((1 - distance) / edge)

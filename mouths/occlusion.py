@@ -1,7 +1,7 @@
-"""What is in front of a face: a hand, a microphone, a caption. It is no part of any face of the same person.
+"""Detect what is in front of a face: a hand, a microphone, a caption.
 
-Nobody says where it is. But a few seconds of somebody show what is under their eyes when the head is held this way:
-what is like none of that, reaches beyond the lips, and is larger than noise, is something else.
+It is not marked in the video. But a few seconds of a person show what the face below the eyes looks like in a given
+posture. What is unlike all of that, reaches beyond the lips, and is larger than noise, is in front of the face.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 from mouths import masks
 from mouths.references import posture, postures_of
 
-TOP = 36  # first row of a face of 96 pixels that is looked at
+TOP = 36  # first row of a face of 96 pixels that is compared
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
-REACH = 2  # of these pixels: how far things may be moved
-NEIGHBOURS = 10  # faces with which one is compared: those that are held most alike
-PATCH = 3  # pixels: the side of what is compared
-CONTRAST = 36.0  # grey levels: of an ordinary face; paler ones count for more
+REACH = 2  # of these pixels: largest shift in a comparison
+NEIGHBOURS = 10  # faces with which one is compared: those nearest in posture
+PATCH = 3  # pixels: the side of the patches that are compared
+CONTRAST = 36.0  # grey levels: of an ordinary face; in paler ones differences count for more
 KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
-TURNED = 8.0  # grey levels between postures at which twice as much is normal
-POSSIBLE, CERTAIN = 7.0, 12.0  # grey levels from every known face, from which on it may be a thing, and is one
-SKIN = 16.0  # grey levels by which something is nearer to skin than what was there before
+TURNED = 8.0  # grey levels between postures at which twice the difference is normal
+POSSIBLE, CERTAIN = 7.0, 12.0  # grey levels from every known face, from which on it may be an object, and is one
+SKIN = 16.0  # grey levels by which a pixel is nearer to skin than it was before
 CHEEKS = slice(3, 7), slice(10, 22)  # of these pixels: nose and cheeks
-LEAST = 8  # pixels or more, outside the lips
-GROUP = (16.0, 0.04)  # faces are alike where no more than this share of them is so many grey levels apart
-HIDDEN = (0.5, 0.7)  # of the lips: from here to there, less and less of the mouth is made anew
+LEAST = 8  # pixels outside the lips that an object has at least
+GROUP = (16.0, 0.04)  # grey levels, share of pixels: faces are alike if fewer pixels differ by more
+HIDDEN = (0.5, 0.7)  # share of the lips: from the first to the second, less and less of the mouth is redrawn
 
 
 class UnoccludedFace:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; those with something in front of them are left out.
 
-    With ``chosen``, an earlier look has left them out already.
+    With ``chosen``, they have been left out already.
     """
 
     def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:
@@ -56,7 +56,7 @@ class UnoccludedFace:
         known = self._moved[nearest[0], :, self._moved.shape[2] // 2].transpose(1, 2, 0)
         doubt = _skin_is_under(lower, known, SKIN * self._contrast)
         things = _things(distances / self._contrast / (1 + least / TURNED), doubt)
-        if least >= UNKNOWN or not things.any():  # nobody knows, or nothing is there
+        if least >= UNKNOWN or not things.any():  # unknown, or nothing is there
             return mask
         mask[TOP:] = cv2.resize(things, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
         mask = np.clip(1.5 * cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5))), (0, 0), 1.5), 0, 1)
@@ -65,17 +65,17 @@ class UnoccludedFace:
         return mask * np.float32(np.interp(least, (KNOWN, UNKNOWN), (1, 0)))
 
     def _distances(self, lower: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Return by how much patches differ from the nearest of each of these faces, (n, 20, 32), in grey levels."""
+        """Return how much patches differ from the nearest ones of each of these faces, (n, 20, 32), in grey levels."""
         others, here = self._moved[which], lower.transpose(2, 0, 1)[:, None]
         apart = (np.maximum(others, here) - np.minimum(others, here)).max(1)  # uint8 has no signs
-        # as one tall picture; where one meets the next, rows are outside of what is looked at
+        # as one tall picture; rows where two faces meet are outside the masks
         return cv2.blur(apart.reshape(-1, SIZE[0]), (PATCH, PATCH)).reshape(apart.shape).min(1)
 
     def _unoccluded(self, lowers: list[np.ndarray]) -> np.ndarray:
         """Return which faces have nothing in front of them, (N,) bool.
 
-        Lips aside, they are like each other, directly or through others that are like both. Where more faces that are
-        held alike are like each other, but not like this one, there is something in front of this one.
+        Lips aside, such faces are alike, directly or through others that are like both. If a larger group of faces in
+        a similar posture is alike, but unlike this face, there is something in front of this one.
         """
         outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
@@ -87,7 +87,7 @@ class UnoccludedFace:
 
 
 def _reached(alike: np.ndarray, start: int) -> np.ndarray:
-    """Return what can be reached from one in a graph (N, N) bool: (N,) bool."""
+    """Return which nodes of a graph (N, N) bool can be reached from ``start``: (N,) bool."""
     found = alike[start]
     while (more := alike[found].any(0)).sum() > found.sum():
         found = more
@@ -95,7 +95,7 @@ def _reached(alike: np.ndarray, start: int) -> np.ndarray:
 
 
 def _lower(face: np.ndarray) -> np.ndarray:
-    """Return the lower part of a face, small, in other light: (20, 32, 3) uint8; its upper half is always as bright."""
+    """Return the lower part of a face, shrunk, and corrected for the light on its upper half: (20, 32, 3) uint8."""
     soft = cv2.GaussianBlur(face, (0, 0), 1.5)
     light = np.array(cv2.mean(soft[: len(soft) // 2])[:3], np.float32)
     small = cv2.resize(soft[TOP:], SIZE, interpolation=cv2.INTER_AREA)
@@ -103,26 +103,26 @@ def _lower(face: np.ndarray) -> np.ndarray:
 
 
 def _moved(lower: np.ndarray) -> np.ndarray:
-    """Return it moved by up to ``REACH`` pixels each way: (3, shifts, 20, 32)."""
+    """Return ``lower`` moved by up to ``REACH`` pixels each way: (3, shifts, 20, 32)."""
     wide = cv2.copyMakeBorder(lower, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
     views = np.lib.stride_tricks.sliding_window_view(wide, lower.shape[:2], (0, 1))  # (shifts, shifts, 3, 20, 32)
     return views.reshape(-1, 3, *lower.shape[:2]).swapaxes(0, 1)
 
 
 def _skin_is_under(lower: np.ndarray, known: np.ndarray, margin: float) -> np.ndarray:
-    """Return where something was in front of the ``known`` face that is away now: skin shows, (20, 32) bool."""
+    """Return where skin shows because what was in front of the ``known`` face is gone: (20, 32) bool."""
     skin = np.median(lower[CHEEKS].reshape(-1, 3), axis=0)
     here, before = (np.abs(one - skin).max(-1) for one in (lower, known))
-    return (here < before - margin) & _mouth()  # beside it are hair, collar and wall
+    return (here < before - margin) & _mouth()  # beside the mouth are hair, collar and wall
 
 
 def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """Return what of the distances (20, 32) is a thing of its own, where those in ``doubt`` vote against: in [0, 1]."""
+    """Return where the distances (20, 32) form an object, in [0, 1]; pixels in ``doubt`` vote against it."""
     strange = ((distances > POSSIBLE) & _inside()).astype(np.uint8)
     count, labels = cv2.connectedComponents(strange)
     votes = ((distances > CERTAIN) & _outside()) * np.where(doubt, -1, 1)
     sizes = np.bincount(labels.ravel(), votes.ravel(), count)
-    sizes[0] = 0  # the rest
+    sizes[0] = 0  # the background
     things = masks.smooth_step(sizes.astype(np.float32) / LEAST - 1)[labels]
     return cv2.morphologyEx(things, cv2.MORPH_CLOSE, np.ones((3, 3)))
 
@@ -139,7 +139,7 @@ def _inside() -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _outside() -> np.ndarray:
-    """Return where lips do not come: (20, 32) bool."""
+    """Return where the lower face is that lips do not reach: (20, 32) bool."""
     return _inside() & (_small(masks.lips()) < 0.3)
 
 

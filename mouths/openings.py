@@ -1,4 +1,4 @@
-"""How far open mouths are, and will be: told by what the generator changes, and by what it hears."""
+"""Estimate how far open mouths are, from what the generator changes, and will be, from the speech."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from hparams import hparams as hp
 from mouths.generating import CPU_BATCH, LipGenerator, embedded, generate, masked_and_whole
 from mouths.references import References
 
-SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths pass for shut
-WIDE = 95  # percentile of mouths, or of what opens them, that passes for wide open
-# Grey levels between shut and wide from which somebody's lips have moved: 2.4 to 12 in clips of ten people who speak,
-# 0.2 to 0.6 in one frame of each with much grain, 1.0 in a portrait whose head alone moves
+SHUT = 0.2  # of the way from the least open mouth to an open one, up to which mouths count as shut
+WIDE = 95  # percentile of mouths, or of what opens them, that counts as wide open
+# Grey levels between shut and wide from which on lips have moved: 2.4 to 12 in clips of ten people who speak,
+# 0.2 to 0.6 in one frame of each with much grain, 1.0 in a portrait in which only the head moves
 OPENED = 1.5
-MAX_OPEN, RIDGE = 1.5, 10.0  # of what openings are learned from: the most, and the ridge
+MAX_OPEN, RIDGE = 1.5, 10.0  # of the fit: the largest opening, and the ridge
 
 
 def shut_mouths(model: LipGenerator, faces: np.ndarray) -> References:
-    """Return those of somebody's faces (N, 96, 96, 3) whose mouths are shut, as far as any are."""
+    """Return those of a person's faces (N, 96, 96, 3) whose mouths are shut, or nearest to it."""
     apart = open_lips(model, faces)
     return References(faces[apart <= apart.min() + SHUT * (np.percentile(apart, 90) - apart.min())])
 
 
 def all_mouths(model: LipGenerator, faces: np.ndarray, larger: np.ndarray) -> References:
-    """Return somebody's faces (N, 96, 96, 3), how far open their mouths are, and ``larger`` ones, (N, 192, 192, 3)."""
+    """Return a person's faces (N, 96, 96, 3), how far open their mouths are, and ``larger`` ones, (N, 192, 192, 3)."""
     apart = open_lips(model, faces)
     least, most = apart.min(), np.percentile(apart, WIDE)
-    opened = most - least > OPENED  # else what is open and what is not is noise
+    opened = most - least > OPENED  # otherwise the differences are noise
     return References(faces, apart=(apart - least) / (most - least) if opened else np.zeros(len(faces)), larger=larger)
 
 
 def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:
-    """Return by how much the lips of faces (N, 96, 96, 3) are apart, (N,): least for the one that is shut.
+    """Return how far the lips of faces (N, 96, 96, 3) are apart, (N,): least for shut ones.
 
-    It is what the generator changes when it hears silence, in grey levels. On 19 GRID clips of ten speakers its
-    correlation with the distance of the lips that landmarks give is 0.95 in the median.
+    It is what the generator changes when given silence, in grey levels. On 19 GRID clips of ten speakers its
+    correlation with the distance of the lips by landmarks is 0.95 in the median.
     """
     silence = np.full((hp.num_mels, hp.mel_step_size), -hp.max_abs_value, np.float32)
     batches = np.split(faces, range(CPU_BATCH, len(faces), CPU_BATCH))
@@ -60,9 +60,9 @@ def openings(model: LipGenerator, mels: np.ndarray, gains: np.ndarray | None, op
 
 @torch.inference_mode()
 def fit_opening(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gain: float) -> list[float]:
-    """Return ``Wav2Lip.opening``, by what the network does to shut mouths (N, 96, 96, 3) at speech (M, 80, 16).
+    """Fit ``Wav2Lip.opening`` to what the network changes in shut mouths (N, 96, 96, 3) at speech (M, 80, 16).
 
-    1 is what it does at the loudest 5 % of it, with the ``gain`` that it wants. Linear, by ridge regression.
+    1 is the 95th percentile of the changes, with the network's own ``gain``. Linear, by ridge regression.
     """
     batches, targets = np.split(mels, range(CPU_BATCH, len(mels), CPU_BATCH)), []
     voices = np.concatenate([_beyond_silence(model, batch) for batch in batches])
@@ -76,7 +76,7 @@ def fit_opening(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gain: 
 
 
 def _beyond_silence(model: LipGenerator, mels: np.ndarray) -> np.ndarray:
-    """Embed mels (N, 80, 16) and return by what they differ from silence, (N, 512·width) float32."""
+    """Embed mels (N, 80, 16) and return their difference from silence, (N, 512·width) float32."""
     parameter = next(model.parameters())
     silence, voices = embedded(model, torch.from_numpy(mels).to(parameter.device, parameter.dtype)[:, None])
     return (voices.float() - silence.float()).flatten(1).cpu().numpy()

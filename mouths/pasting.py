@@ -1,4 +1,4 @@
-"""A face that the generator drew, put back into the frame that it was cut from."""
+"""Paste a face that the generator drew into the frame that it was cropped from."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from mouths.transfer import COLUMNS, ROWS, transfer_appearance
 
 # Pairs of thresholds are grey levels by which the network's face differs from what was filmed: see ``masks.falling``.
 KEPT = 4.0, 12.0  # up to the first what was filmed is kept, from the second on it is replaced
-SAME_DETAIL = 6.0, 16.0  # up to the first all of the fine detail that was filmed is added, from the second on none
-COLOUR_GRID, COLOUR_SIGMA = (24, 24), 3.0  # pixels to which colours are shrunk; standard deviation of a blur of these
-COLOUR_PRIOR = 0.05  # weight of the mean colour of all the face, in pixels of the grid that are alike
-MAX_COLOUR = 24.0  # grey levels by which colours are corrected at most
-TEETH_CHROMA = 0.3  # of the chroma of skin that teeth have at least, in any light
-OUTLIERS = 2.0  # per cent of a face's pixels that are left out when the extremes of its colours are taken
-# Of what was filmed, the standard deviation of colours of one brightness, in shares of the mean brightness: up to the
-# first a face has no colours of its own, from the second on all. Measured: black and white 0.011, sepia 0.002 to 0.018,
-# clips in colour 0.027 to 0.107.
+SAME_DETAIL = 6.0, 16.0  # up to the first all of the filmed fine detail is added, from the second on none
+COLOUR_GRID, COLOUR_SIGMA = (24, 24), 3.0  # pixels to which colours are shrunk; standard deviation of the blur of these
+COLOUR_PRIOR = 0.05  # weight of the whole face's mean colour, in pixels of the grid that are alike
+MAX_COLOUR = 24.0  # largest correction of colours, in grey levels
+TEETH_CHROMA = 0.3  # least chroma of teeth, as a share of that of skin, in any light
+OUTLIERS = 2.0  # per cent of a face's pixels that are ignored when the extremes of its colours are taken
+# Standard deviation of the filmed colours of one brightness, as a share of the mean brightness: up to the first a face
+# has no colours of its own, from the second on it has all. Measured: black and white 0.011, sepia 0.002 to 0.018, clips
+# in colour 0.027 to 0.107.
 TINTED, COLOURED = 0.014, 0.024
-STEEPEST = 0.25  # change of a tint with brightness; two colours that have nothing to do with it differ by more
-LUMA = (0.114, 0.587, 0.299)  # share of blue, green and red in how bright a pixel is (ITU-R BT.601)
-RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # of a change between the two that leaves a pixel as bright
+STEEPEST = 0.25  # largest change of a tint with brightness; two unrelated colours differ by more
+LUMA = (0.114, 0.587, 0.299)  # share of blue, green and red in a pixel's brightness (ITU-R BT.601)
+RED_OF_GREEN = LUMA[1] / (LUMA[1] + LUMA[2])  # share of red in a change between the two that keeps the brightness
 
 
 class DrawnFace(NamedTuple):
-    """A face that the network drew, and what is known of the place in the frame that it is for."""
+    """A face that the network drew, and what is needed to paste it."""
 
     face: np.ndarray  # (96, 96, 3) uint8 BGR
     filmed: np.ndarray  # what the frame shows there, likewise
@@ -43,13 +43,13 @@ class DrawnFace(NamedTuple):
 
 
 def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = False) -> np.ndarray:
-    """Return ``frame``, or a copy of it unless ``in_place``, with a face stretched over its box.
+    """Return ``frame``, or a copy of it unless ``in_place``, with a face resized to its box.
 
-    A frame that is read-only is copied in any case. ``blend`` "box" replaces all of the box, as the reference does;
-    "feather" the lips and what else the network made otherwise than it was filmed, with soft edges. The rest keeps the
-    sharpness and the grain of the frame; and where what is replaced was much the same, it gets the detail of the frame
-    that a face of 96 pixels is too small to show. "feather" leaves what is hidden as it was filmed, whatever the
-    network drew there, and gives the mouth the colours and the detail of the reference that it was drawn from.
+    A read-only frame is copied in any case. ``blend`` "box" replaces all of the box, as the reference does; "feather"
+    the lips, and what else the network drew differently from what was filmed, with soft edges. The rest keeps the
+    sharpness and grain of the frame. Where what is replaced was nearly the same, it gets the detail of the frame that a
+    face of 96 pixels is too small to show. "feather" leaves what is hidden as it was filmed, whatever the network drew
+    there, and gives the mouth the colours and detail of the reference that it was drawn from.
     """
     x1, y1, x2, y2 = drawn.box
     size = x2 - x1, y2 - y1
@@ -60,7 +60,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
         put_back(whole, drawn.box, target)
         return whole
     *parts, finer = _mixed(drawn)
-    # one kernel for both: in their sum, what is taken away of the frame must fit to the pixel what is kept of it
+    # one kernel for both: what is subtracted of the frame must match what is kept of it to the pixel
     kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts)
     if finer is not None:
         rows, columns = (_stretched(part, side) for part, side in zip((ROWS, COLUMNS), size[::-1]))
@@ -81,9 +81,9 @@ def _stretched(part: slice, side: int) -> slice:
 def _mixed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return how much of the frame is kept, (96, 96, 3) in [0, 1], and what is added to that, in grey levels.
 
-    With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - filmed)). The difference is what the
-    network did not see, as the frame shrank to 96 pixels: hair, pores, grain, edges. And the detail of
-    ``transfer_appearance``, which is added to the rest, m - a.
+    With a mask m, and a share a of detail: (1 - m) frame + m (face + a (frame - filmed)). The difference is what was
+    lost to the network when the frame was shrunk to 96 pixels: hair, pores, grain, edges. The detail of
+    ``transfer_appearance`` is returned as well, weighted by the rest, m (1 - a).
     """
     face, mask, finer = _changed(drawn)
     mask *= 1 - drawn.hidden
@@ -95,34 +95,35 @@ def _mixed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return the face in the colours of what was filmed, where they differ, and the detail of its reference.
+    """Return the face in the colours that were filmed, a mask of where they differ, and the reference's detail.
 
-    Its mouth has the colours of the reference. Where they differ is (96, 96) in [0, 1].
+    The mouth has the colours of the reference. The mask is (96, 96) in [0, 1].
     """
     face, filmed, reference = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.reference
     shown = filmed[_some_of_it()]
     face = _as_coloured(face, filmed)
     apart = filmed - face
-    even = np.median(apart[_beside_lips()], axis=0)  # else all of a face in other light would pass for another
+    even = np.median(apart[_beside_lips()], axis=0)  # otherwise a face in other light would differ everywhere
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
     face, finer = np.clip(face + np.clip(_shift(apart, alike), -MAX_COLOUR, MAX_COLOUR), 0, 255), None
     if reference and reference.mouth:
         face, finer = transfer_appearance(face, reference.face, reference.mouth)
     face = _in_its_light(face, shown)
-    # lips are small: what is new about them may be less than what is left of others for the sake of their skin
+    # lips are always replaced: what is new about them may be less than the difference up to which skin is kept
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer
 
 
 @functools.lru_cache(maxsize=1)
 def _beside_lips() -> np.ndarray:
-    """Return where the lower face is no lips, (96, 96) bool."""
+    """Return the lower face without the lips, (96, 96) bool."""
     return (masks.lower_face() > 0.5) & (masks.lips() == 0)
 
 
 def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """Return by how much the colours of a face are to change, (96, 96, 3), to pass into those that were filmed.
+    """Return the correction of a face's colours, (96, 96, 3), that matches them to those that were filmed.
 
-    Where it is ``alike`` (96, 96), by how far it is ``apart`` there; elsewhere by what that is around, near and far.
+    Where the two are ``alike`` (96, 96), it is their difference ``apart``; elsewhere that of the surroundings, near and
+    far.
     """
     weights = cv2.resize(alike, COLOUR_GRID, interpolation=cv2.INTER_AREA)[..., None]
     sums = cv2.resize(apart * alike[..., None], COLOUR_GRID, interpolation=cv2.INTER_AREA)
@@ -132,9 +133,9 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
 
 
 def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
-    """Return a face that has only the colour of each brightness if what was filmed has no others.
+    """Return a face with a single colour per brightness if what was filmed has no others.
 
-    That is none in black and white, and brown in sepia; networks give lips a red always. Both are (96, 96, 3) float32.
+    This is none in black and white, and brown in sepia; networks always draw lips red. Both are (96, 96, 3) float32.
     """
     seen = cv2.cvtColor(cv2.GaussianBlur(filmed, (0, 0), 1.5)[::2, ::2] / 255, cv2.COLOR_BGR2YCrCb).reshape(-1, 3)
     mean = seen.mean(0)
@@ -149,11 +150,10 @@ def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
 
 
 def _in_its_light(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Return a face, float32, with no mouth that is greener or bluer than teeth in this light, or than what was filmed.
+    """Return a face, float32, whose mouth is no greener or bluer than teeth in this light, or than what was filmed.
 
-    ``shown`` (n, 3) are some pixels of that.
-
-    Networks draw teeth, of which they know little, as the expert likes them: greenish, then cyan.
+    ``shown`` (n, 3) are some of the filmed pixels. Networks know little of teeth, and draw them as the expert prefers
+    them: greenish, then cyan.
     """
     redness = min(_percentiles(shown[:, 2] - shown[:, 1], OUTLIERS))
     blueness = max(_percentiles(shown[:, 0] - shown[:, 1], 100 - OUTLIERS))
@@ -166,20 +166,20 @@ def _in_its_light(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _percentiles(values: np.ndarray, percent: float) -> tuple[float, float]:
-    """Return what teeth have of the usual value, and a percentile."""
+    """Return ``TEETH_CHROMA`` times the median, and a percentile."""
     values = np.sort(values)
     return TEETH_CHROMA * float(values[len(values) // 2]), float(values[round((len(values) - 1) * percent / 100)])
 
 
 @functools.lru_cache(maxsize=1)
 def _some_of_it() -> np.ndarray:
-    """Return some pixels that are surely of the lower face, (96, 96) bool: a quarter tells its colours as well."""
+    """Return some pixels that are surely of the lower face, (96, 96) bool: a quarter is enough for its colours."""
     some = masks.lower_face() > 0.9
     some[1::2] = some[:, 1::2] = False
     return some
 
 
 def _difference(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
-    """Tell from 0 to 1 where two faces differ in more than sharpness, with some room around it."""
+    """Return from 0 to 1 where two faces differ in more than sharpness, with some margin."""
     grey_levels = cv2.GaussianBlur(cv2.dilate(masks.difference(face, filmed), np.ones((5, 5))), (0, 0), 2)
     return 1 - masks.falling(grey_levels, *KEPT)

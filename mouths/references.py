@@ -1,6 +1,6 @@
-"""Mouths that the generator is shown instead of each frame's own: shut, or as far open as the sound will open them.
+"""Select mouths to show to the generator instead of each frame's own: shut, or as far open as the sound will open them.
 
-What the generator sees of a mouth it partly copies: what was said when it was filmed, and the person's own teeth.
+The generator partly copies the mouth that it is shown: what was said when it was filmed, and the person's own teeth.
 """
 
 from __future__ import annotations
@@ -14,68 +14,68 @@ import numpy as np
 from mouths import masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
 
-# Grey levels between postures: nearer is the same person in the same shot, farther is not. Of 96 frames of twelve
-# people, all came within 10 of a face of their own shot, once that was moved to where they were; none within 12.5 of
-# anybody else.
+# Grey levels between postures: up to the first it is the same person in the same shot, from the second on it is not.
+# Of 96 frames of twelve people, all came within 10 of a face of their own shot, once that was aligned with them; none
+# came within 12.5 of anybody else.
 SAME_SHOT, OTHER_SHOT = 8.0, 12.0
-ALIGNED = 4.0  # grey levels between postures up to which a face needs not be moved to lie upon another
-OPENING_COST = 5.0  # of a mouth that is shut where it should be wide open, against one more ``ALIGNED`` of posture
-TEMPERATURE, MAX_MIXED = 0.25, 6  # of the softmax of such costs that gives the faces' shares; most faces in it
-LEAST_SHARE = 0.02  # of a mixture, from which on a mouth in it is moved to where the others are
-OPEN_ALIKE = 0.2, 0.4  # openings apart: up to the first a mouth looks as the wanted one does, from the second on not
-# Share of the pixels around the lips that are more than so many grey levels apart: up to the first the same skin, from
-# the second on there is a caption on one of the two, a collar, or another cheek. Of five clips of people it is 0.03 at
-# most in 98 of 100 faces, of three with captions 0.045 or more in half to three quarters of them.
+ALIGNED = 4.0  # grey levels between postures up to which faces need no alignment
+OPENING_COST = 5.0  # of a mouth that is shut instead of wide open; each ``ALIGNED`` of posture costs 1
+TEMPERATURE, MAX_MIXED = 0.25, 6  # of the softmax of costs that gives the faces' shares; most faces in a mixture
+LEAST_SHARE = 0.02  # of a mixture; faces with no more are left out of it
+OPEN_ALIKE = 0.2, 0.4  # difference in opening: up to the first a mouth looks as wanted, from the second on not
+# Grey levels, and the share of pixels around the lips that differ by more: up to the first share it is the same skin,
+# from the second on one of the two has a caption, a collar or another cheek there. In five clips of people it is 0.03
+# at most in 98 of 100 faces; in three with captions it is 0.045 or more in half to three quarters of them.
 FOREIGN, FOREIGN_SHARE = 60.0, (0.04, 0.065)
 ABOVE, BELOW = slice(0, 80), slice(80, None)  # rows of a face of 96 pixels: down to where lips end, and from there on
-JAW = 6  # rows by which a jaw moves
-# Natural logarithm of how many times as bright a face is: less than the first passes for the same light; up to the
-# first of the others a mouth is taken, made as bright; from the second on none is: in a fade from black, or a flash
+JAW = 6  # most rows by which a jaw moves
+# Natural logarithm of the ratio of two faces' brightness: below SAME_LIGHT it counts as the same light. Up to the first
+# of OTHER_LIGHT a mouth is used, made as bright; from the second on, as in a fade from black or a flash, none is.
 SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
-EVEN = 0.6  # of the usual brightness of somebody's faces: darker ones tell nothing, nor those that are as much brighter
+EVEN = 0.6  # of the usual brightness of a person's faces: darker ones are left out, and those as much brighter
 POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
 class ReferenceMouth(NamedTuple):
-    """What a mouth as far open as is wanted looks like, in more detail than the network sees."""
+    """What a mouth as far open as wanted looks like, in more detail than the network is shown."""
 
     picture: np.ndarray  # (192, 192, 3) uint8 BGR: the face that has it
-    share: float  # in (0, 1]: how far it is as wanted
-    light: np.ndarray  # (3,) by how many grey levels it is to be brighter, to be in the light of the frame
+    share: float  # in (0, 1]: how well it matches what is wanted
+    light: np.ndarray  # (3,) grey levels to add, so that it is in the light of the frame
 
 
 class Reference(NamedTuple):
-    """The face that the network is shown instead of a frame's own: with the mouth of another moment, or of some."""
+    """The face that the network is shown instead of a frame's own: with the mouth of one or more other frames."""
 
     face: np.ndarray  # (96, 96, 3) uint8 BGR
-    mouth: ReferenceMouth | None = None  # that of the one of which most is shown, if it tells how such a mouth looks
+    mouth: ReferenceMouth | None = None  # of the face with the largest share, if it is much as wanted
 
 
 class _Target(NamedTuple):
     """A face for which a reference is selected."""
 
     grey: np.ndarray  # (96, 96) uint8
-    soft: np.ndarray  # (96, 96, 3) uint8, a little blurred
+    soft: np.ndarray  # (96, 96, 3) uint8, slightly blurred
     held: np.ndarray  # its posture
     wanted: float  # how far open its mouth should be
     around: np.ndarray  # (96, 96) bool: the skin around its lips that nothing hides
 
     def foreign(self, other: np.ndarray) -> float:
-        """Return from 0 to 1 how much there is around the lips of another face that is nothing of this one.
+        """Return from 0 to 1 how much around the lips of another face does not belong to this one.
 
-        Where the jaw is elsewhere its edge is, too, and nothing foreign: below the lips, the other is compared with
-        this one moved up or down by what makes them most alike.
+        If the jaw is elsewhere, so is its edge, which is nothing foreign. So below the lips, the other face is compared
+        with this one moved up or down to where they are most alike.
         """
         size, other = np.count_nonzero(self.around), _soft(other)
         if not size:
             return 0.0
         above, below = (self._apart(other[part], part, 0) for part in (ABOVE, BELOW))
-        if (above + below) / size > FOREIGN_SHARE[0]:  # as a rule it is not, and no jaw need be looked for
+        if (above + below) / size > FOREIGN_SHARE[0]:  # rarely; otherwise the jaw need not be searched for
             below = min(self._apart(other[BELOW], BELOW, rows) for rows in range(-JAW, JAW + 1))
         return float(np.interp((above + below) / size, FOREIGN_SHARE, (0, 1)))
 
     def _apart(self, other: np.ndarray, part: slice, down: int) -> int:
-        """Return how many pixels around the lips differ, in some rows of this face moved ``down`` and another's."""
+        """Return how many pixels around the lips differ between rows of this face, moved ``down``, and another's."""
         rows = np.clip(np.arange(len(self.soft)) - down, 0, len(self.soft) - 1)
         here = self.soft[rows[part]]
         return int(np.count_nonzero((cv2.absdiff(here, other).max(-1) > FOREIGN) & self.around[part]))
@@ -85,24 +85,24 @@ class _Candidate(NamedTuple):
     """A face whose mouth may be shown, aligned with the target."""
 
     face: np.ndarray  # (96, 96, 3) uint8
-    distance: float  # of their postures
+    distance: float  # between their postures
     moved_by: np.ndarray  # x, y
     which: int = 0
-    gain: float = 1.0  # by which it was made brighter
+    gain: float = 1.0  # factor by which it was made brighter
     share: float = 0.0
 
 
 class References:
     """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; the mouth of the one in the nearest posture is shown.
 
-    ``apart`` (N,) is how far open each mouth is, 0 shut to 1 wide: then it is one that is also as far open as is
-    wanted, or some that are nearly alike, mixed, so that from frame to frame little changes. ``larger`` (N, 192, 192,
-    3) are the same faces. They tell what such a mouth looks like; if all of ``apart`` is 0, what any mouth of this
-    person does: who smiles in a photo shows teeth.
+    ``apart`` (N,) is how far open each mouth is, 0 shut to 1 wide. With it, the mouth is also as far open as wanted, or
+    a mixture of several that fit about as well, so that little changes from frame to frame. ``larger`` (N, 192, 192, 3)
+    are the same faces. They show what such a mouth looks like; if all of ``apart`` is 0, what any mouth of this person
+    looks like: a person who smiles in a photo shows teeth.
 
-    Those that are held otherwise are moved to where the frame's face is first. The rest stays the frame's own: a jaw or
-    an earring of another moment would be drawn beside that of the frame. Where no face is held alike, all of it stays:
-    it is another shot, or somebody else. A face that is for ``everywhere`` is shown as a whole, whatever the frame.
+    Faces in another posture are first aligned with the frame's face. Only the mouth is replaced: a jaw or an earring of
+    another frame would be drawn beside the frame's own. If no face is in a similar posture, nothing is replaced: it is
+    another shot, or another person. With ``everywhere``, a face is shown as a whole, whatever the frame.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class References:
     def select(
         self, face: np.ndarray, share: float, wanted: float = 0.0, hidden: np.ndarray | float = 0.0
     ) -> Reference:
-        """Return ``face`` (96, 96, 3) with the mouth of the nearest of these: by ``share``, 0 to 1.
+        """Return ``face`` (96, 96, 3) with the mouth of the nearest of these, blended by ``share``, 0 to 1.
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is replaced, too.
         """
@@ -152,20 +152,20 @@ class References:
     def _candidates(self, target: _Target, distances: np.ndarray, gains: np.ndarray) -> list[_Candidate]:
         """Return the faces whose mouths fit, the best first; those in other postures are aligned with the target.
 
-        ``distances`` (N,) are those of the postures, when faces are made ``gains`` (N,) times as bright.
+        ``distances`` (N,) are those between postures, once faces are made ``gains`` (N,) times as bright.
         """
         best = self._costs(np.arange(len(self.faces)), distances, target.wanted).argsort()[:MAX_MIXED]
         aligned = [self._aligned(target, i, float(distances[i]), float(gains[i])) for i in best]
         costs = self._costs(best, np.array([one.distance for one in aligned]), target.wanted)
         costs = costs + OPENING_COST * np.array([target.foreign(one.face) for one in aligned])
         shares = np.exp((costs.min() - costs) / TEMPERATURE)
-        if self.apart is None:  # one that rests
+        if self.apart is None:  # shut mouths: only the best one
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
         return [aligned[i]._replace(which=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
 
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
-        """Return how far some of these faces, at such ``distances``, are from what is wanted."""
+        """Return how far some of these faces, at these ``distances`` of posture, are from what is wanted."""
         if self.apart is None:
             return distances / ALIGNED
         # in another posture, a mouth does not fit, however open it is
@@ -173,7 +173,7 @@ class References:
         return np.maximum(distances / ALIGNED, 1) + OPENING_COST * (np.abs(self.apart[which] - wanted) + misfit)
 
     def _aligned(self, target: _Target, i: int, distance: float, gain: float) -> _Candidate:
-        """Return a face in the other's light; if it is held otherwise, moved to where the other is."""
+        """Return a face in the target's light; if its posture differs, aligned with the target."""
         face = _exposed(self.faces[i], gain)
         as_it_is = _Candidate(face, distance, np.zeros(2), gain=gain)
         otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
@@ -186,9 +186,9 @@ class References:
 
 
 def _upon_each_other(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """Move the mouths that are to be mixed upon each other: else the mixture has double lips and rows of teeth.
+    """Align the mouths that are to be mixed: otherwise the mixture has double lips and rows of teeth.
 
-    To where they are in the mean: where the best of them is changes from frame to frame, and the mouth would jump.
+    They are moved to their mean position: that of the best one changes from frame to frame, and the mouth would jump.
     """
     best, *others = some = [one for one in candidates if one.share > LEAST_SHARE]
     here = grey(best.face)
@@ -198,7 +198,7 @@ def _upon_each_other(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 
 def _mixed(candidates: Sequence[_Candidate]) -> np.ndarray:
-    """Return one face of several (96, 96, 3), each by its share."""
+    """Return the mixture of several faces (96, 96, 3), weighted by their shares."""
     whole = sum(one.share for one in candidates)
     return np.rint(sum(one.share / whole * one.face.astype(np.float32) for one in candidates)).astype(np.uint8)
 
@@ -217,24 +217,24 @@ def brightness(faces: np.ndarray) -> np.ndarray:
 
 
 def evenly_lit(faces: np.ndarray) -> np.ndarray:
-    """Return which of somebody's faces are about as bright as most, (N,) bool: not in the middle of a fade or flash."""
+    """Return which of a person's faces are about as bright as most, (N,) bool: not in the middle of a fade or flash."""
     light = brightness(faces)
-    usual = np.percentile(light, 50, method="nearest")  # that of one of them, which is even whatever the others are
+    usual = np.percentile(light, 50, method="nearest")  # that of one of the faces, so that at least this one is even
     return (light >= EVEN * usual) & (EVEN * light <= usual)
 
 
 def _light(face: np.ndarray) -> np.ndarray:
-    """Return the colour of the upper half of a face, (3,): the light that it is in, whoever's it is."""
+    """Return the mean colour of a face's upper half, (3,), which measures the light that it is in."""
     return np.array(cv2.mean(face[: len(face) // 2])[:3], np.float32)
 
 
 def posture(face: np.ndarray) -> np.ndarray:
-    """Return how a head is held, (12, 24) float32: the upper half of a face, which the jaw does not move."""
+    """Return the posture of a head, (12, 24) float32: the upper half of the face, which the jaw does not move."""
     upper = cv2.cvtColor(face[: len(face) // 2], cv2.COLOR_BGR2GRAY).astype(np.float32)
     small = cv2.resize(cv2.GaussianBlur(upper, (0, 0), 2), POSTURE, interpolation=cv2.INTER_AREA)
-    return small - small.mean()  # light that comes and goes does not count
+    return small - small.mean()  # changes of light do not count
 
 
 def postures_of(faces: Iterable[np.ndarray]) -> np.ndarray:
-    """Return those of one face or more, (N, 12, 24)."""
+    """Return the postures of one face or more, (N, 12, 24)."""
     return np.stack([posture(face) for face in faces])

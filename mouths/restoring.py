@@ -1,4 +1,4 @@
-"""A face restorer after pasting: GFPGAN, RestoreFormer, CodeFormer, or whatever else spandrel makes of a file."""
+"""Run a face restorer after pasting: GFPGAN, RestoreFormer, CodeFormer, or any other that spandrel can load."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from models import weights
 from models.imports import import_beside_torchvision
 from mouths import masks
 
-# Makes the mouth in a box of a frame (height, width, 3) better, in place, but for what is hidden there, see ``paste``
+# Restores the mouth in a box of a frame (height, width, 3) in place, except what is hidden there, see ``paste``
 Restore = Callable[[np.ndarray, Box, np.ndarray | float], None]
 
-# What restorers learned from is FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has
-# them 37 % and 76 % below its upper edge, so they want a square of 1.52 times its height that starts 0.34 above it.
+# Restorers are trained on FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has them
+# 37 % and 76 % below its upper edge, so they need a square of 1.52 times its height that starts 0.34 heights above it.
 SIDE, REACH, RISE = 512, 1.52, 0.34
-SIGNED = ("GFPGAN", "CodeFormer")  # learned from pictures in [-1, 1]; spandrel hands them what it is given
+SIGNED = ("GFPGAN", "CodeFormer")  # trained on pictures in [-1, 1]; spandrel does not convert its input
 
 
 def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Restore:
-    """Return what the network in a file does to a mouth; in float32, as most restorers want it.
+    """Return a function that restores a mouth by the network in a file; in float32, as most restorers need it.
 
-    Raises MissingFile, or UserError for files that are none and where spandrel is missing.
+    Raises MissingFile, or UserError for unusable files and if spandrel is missing.
     """
     if not path.exists():
         raise MissingFile(f"{path} does not exist; a restorer is the file of a network, such as GFPGANv1.4.pth")
@@ -41,11 +41,11 @@ def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Res
     state = _read(path)
     try:
         network = spandrel.ModelLoader(device).load_from_state_dict(spandrel.canonicalize_state_dict(state)).eval()
-    except Exception as error:  # what does not fit shows as anything: UnsupportedModelError, KeyError, RuntimeError, …
+    except Exception as error:  # unsuitable files raise anything: UnsupportedModelError, KeyError, RuntimeError, …
         more = f" (CodeFormer: {PIP} install spandrel_extra_arches)" if "position_emb" in str(state.keys()) else ""
         raise UserError(f"{path} holds no network that spandrel can load{more}") from error
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels != 3:
-        raise UserError(f"{path} holds {network.architecture.name}, which makes no colour picture from another")
+        raise UserError(f"{path} holds {network.architecture.name}, which does not make one colour picture of another")
     return lambda frame, box, hidden: _restore(frame, box, hidden, lambda face: _run(network, face))
 
 
@@ -57,7 +57,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except Exception as error:  # its own, or the system's
-        raise UserError(f"{path} is not a file of safetensors that can be read") from error
+        raise UserError(f"{path} is not a readable safetensors file") from error
 
 
 @torch.inference_mode()
@@ -73,15 +73,15 @@ def _run(network: Any, face: np.ndarray) -> np.ndarray:
 
 
 def _shown(frame: np.ndarray, there: np.ndarray, finer: int) -> np.ndarray:
-    """Return what ``there`` leads to, (SIDE, SIDE, 3): the mean of ``finer`` times as many pixels, across and down."""
+    """Return the frame warped by ``there``, (SIDE, SIDE, 3): the mean of ``finer`` times as many pixels each way."""
     many = finer * there
-    many[:, 2] += (finer - 1) / 2  # pixels are counted from the middle of the first
+    many[:, 2] += (finer - 1) / 2  # coordinates count from the middle of the first pixel
     shown = cv2.warpAffine(frame, many, (finer * SIDE, finer * SIDE), borderMode=cv2.BORDER_REPLICATE)
     return cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Add to the mouth in ``box`` what ``run`` changes about the face: finer detail than 512 pixels show stays."""
+    """Add to the mouth in ``box`` what ``run`` changes in the face: detail finer than 512 pixels can show stays."""
     x1, y1, x2, y2 = box
     height, size = y2 - y1, (x2 - x1, y2 - y1)
     scale = SIDE / (REACH * height)

@@ -1,4 +1,4 @@
-"""Appearance of the filmed mouth that a drawn one was made from: its colours, and the detail that 96 pixels lack."""
+"""Give a drawn mouth the colours of its reference, and the detail that 96 pixels lack."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mouths.alignment import MOUTH, grey, moved, movement
 from mouths.references import ReferenceMouth
 
 ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around the lips, with room for their movements
-# Pairs of thresholds by which the two mouths differ: up to the first all is transferred, from the second on nothing
+# Pairs of thresholds of how much the two mouths differ: up to the first all is transferred, from the second on nothing
 SAME_COLOURS = 15.0, 40.0  # levels of luma
 SAME_DETAIL = 12.0, 28.0  # grey levels
-REACH = range(-6, 7, 2)  # rows by which what a colour is taken from may lie lower
-COUNTS = np.array([1, 0.4, 0.4], np.float32)  # a level of luma, and of either colour
-FAR_OFF = 0.7  # levels that a row counts
-CLOSE = 3.0  # levels: what is less like a pixel by as much has a third of the weight
+REACH = range(-6, 7, 2)  # rows by which the source of a colour may be lower
+COUNTS = np.array([1, 0.4, 0.4], np.float32)  # weights of a level of luma, and of either chroma
+FAR_OFF = 0.7  # levels that a row of distance costs
+CLOSE = 3.0  # levels: a source that differs by so much more has a third of the weight
 
 
 def transfer_appearance(face: np.ndarray, shown: np.ndarray, mouth: ReferenceMouth) -> tuple[np.ndarray, np.ndarray]:
     """Return a drawn face (96, 96, 3), float32, in the colours of its reference, and detail to add to it.
 
-    The two arguments after it are what ``Reference`` has. Only the colours: how bright a pixel is, is the network's, as
-    that is where the sound is, unless a colour is full. The detail is that of ``ROWS`` and ``COLUMNS``, (76, 96, 3)
-    float32 in grey levels, around 0. Both only where the two mouths are much alike.
+    ``shown`` and ``mouth`` are those of the ``Reference``. Only colours change: the brightness of a pixel stays the
+    network's, since it follows the sound, unless a colour saturates. The detail is that of ``ROWS`` and ``COLUMNS``,
+    (76, 96, 3) float32 in grey levels, around 0. Both apply only where the two mouths are much alike.
     """
     here = grey(face)
     seen = _aligned_with(here, shown) + mouth.light
@@ -40,9 +40,9 @@ def transfer_appearance(face: np.ndarray, shown: np.ndarray, mouth: ReferenceMou
 
 
 def _aligned_with(here: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return ``ROWS`` and ``COLUMNS`` of another face, moved so that its mouth lies where that of a grey one does.
+    """Return ``ROWS`` and ``COLUMNS`` of another face, with its mouth moved to where that of the grey face ``here`` is.
 
-    Float32, as large as in ``other``, which has 96 pixels or a multiple.
+    Float32, at the size of ``other``, which is 96 pixels or a multiple.
     """
     small = cv2.resize(other, here.shape[::-1], interpolation=cv2.INTER_AREA)
     return moved(other, movement(grey(small), here, MOUTH), ROWS, COLUMNS).astype(np.float32)
@@ -51,8 +51,8 @@ def _aligned_with(here: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.ndarray:
     """Return a drawn mouth, as bright as it was; by ``share``, with the colours of the filmed one.
 
-    Each pixel has the colour of what is most like it there, above or below: lips that have moved are lips still. In
-    place, the colour of the slit between lips made the lips of silence blue, and that of the chin a lower lip brown.
+    Each pixel gets the colour of the filmed pixel most like it, above or below, because lips move. Taken in place, the
+    colour of the slit between lips made the lips of silence blue, and that of the chin a lower lip brown.
     """
     ours, theirs = (255 * cv2.cvtColor(one / 255, cv2.COLOR_BGR2YCrCb) for one in (drawn, filmed))
     apart = np.abs(cv2.GaussianBlur(ours[..., 0] - theirs[..., 0], (0, 0), 2))
@@ -64,7 +64,7 @@ def _in_colours_of(filmed: np.ndarray, drawn: np.ndarray, share: float) -> np.nd
 
 
 def _colours_like(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Return (height, width, 2) Cr and Cb of what is most like each pixel of ``ours`` in ``theirs``, up or down.
+    """Return Cr and Cb, (height, width, 2), of what in ``theirs``, up or down, is most like each pixel of ``ours``.
 
     Both are (height, width, 3) float32 Y, Cr and Cb of 0 to 255.
     """

@@ -36,10 +36,7 @@ PACKET = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]+(?:, F=0x0)?")
 TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")
 OFF = 0.25  # of a frame's duration, by which its timestamp may be off
 TICKS = 10000  # per second, at least
-PART, LIST = (
-    "part",
-    "list.ffconcat",
-)  # names of the re-encoded piece (others are numbered) and of the list of pieces
+PART, LIST = "part", "list.ffconcat"  # names of the re-encoded piece (others have numbers) and of the list of pieces
 
 
 @dataclass(frozen=True)
