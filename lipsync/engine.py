@@ -440,7 +440,7 @@ def _speeches(given: Speech) -> Speeches:
         raise UserError("no face is given a speech; give each one, such as {0: 'anna.wav', 1: 'ben.wav'}")
     for index in given:
         if not isinstance(index, numbers.Integral) or isinstance(index, bool) or index < 0:
-            raise UserError(f"face numbers must be whole numbers from 0 (at the left), not {index!r}")
+            raise UserError(f"face numbers are whole numbers from 0 at the left, not {index!r}")
     return {int(index): files.as_path(path) for index, path in given.items()}
 
 

@@ -126,8 +126,8 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
     with pytest.raises(UserError, match="no face is given a speech"):
         lips.prepare(tmp_path / "pair.mp4", {None: tmp_path / "short.wav", 0: tmp_path / "short.wav"})
     for index, words in (
-        (-1, "not by -1"),
-        ("0", "whole numbers from 0 at the left, not by '0'"),
+        (-1, "not -1"),
+        ("0", "whole numbers from 0 at the left, not '0'"),
         (7, "--face_index 7, but at most 2 faces"),
     ):
         with pytest.raises(UserError, match=words):

@@ -307,7 +307,7 @@ def test_a_session_that_broke_off_says_so(lips, face, monkeypatch, wav):
     session._source = broken()
     with pytest.raises(KeyboardInterrupt):
         session.idle(1)
-    with pytest.raises(RuntimeError, match="broken off; reset"):
+    with pytest.raises(RuntimeError, match="broken off; call reset"):
         session.idle(1)
     assert list(session.play()) == []  # it is closed
     session.reset()
