@@ -213,7 +213,7 @@ def _part_for(
 def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Options, report: Reporter) -> None:
     if report is SILENT or options.static or source.is_image or source.lasts is None:
         return
-    later = wanted + round(LEFT_OUT * source.fps)  # count: the declared length may be that of the sound
+    later = wanted + round(LEFT_OUT * source.fps)  # counted, as the declared length may be the sound's
     if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
         report.note(
             f"note: {source.path} goes on after the speech, but the result ends with it; --start 0 keeps the "

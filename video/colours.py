@@ -29,7 +29,7 @@ RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # the nearest one; ffmpeg 9 reject
 
 
 def tags_of(stream: str) -> tuple[str, str, str] | None:
-    """Return the tags in ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None for YUV without tags."""
+    """Return the tags in e.g. ``yuv420p(tv, bt470bg/unknown/bt709, progressive)``; None for YUV without tags."""
     if re.match(r"wrapped_avframe, \w*(?:rgb|bgr|gbr|pal8)", stream):
         return RGB_TAGS
     match = re.search(r", \w+\(((?:[^()]|\([^()]*\))*)\), \d+x\d+", stream)
