@@ -145,7 +145,7 @@ def test_as_much_is_hidden_as_the_generator_learned_from(person, expert, beginne
     assert run(*command, minutes=0.01) == 0
     assert weights.load_model(tmp_path / "out.pth").mask_top == 0.375
     assert run(*command, minutes=0.01, hp="mask_top=0.5") == 2
-    assert "learned with mask_top=0.375, this run has 0.5" in capsys.readouterr().err
+    assert "was trained with mask_top=0.375, this run has 0.5" in capsys.readouterr().err
 
 
 def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys):

@@ -551,10 +551,12 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
     recipes.train_generator(corpus, tmp_path / "hq", expert, options=other, report=told, discriminator=True)
     made = tmp_path / "hq/checkpoint_step000000001.pth"
     assert weights.load_model(made).mask_top == 0.375
-    with pytest.raises(UserError, match="learned with mask_top=0.375, this run has 0.5; say --hparams mask_top=0.375"):
+    with pytest.raises(
+        UserError, match="was trained with mask_top=0.375, this run has 0.5; pass --hparams mask_top=0.375"
+    ):
         recipes.train_generator(corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made))
     assert weights.read_checkpoint(made, models.Wav2Lip).mel_lead == 1
-    with pytest.raises(UserError, match="learned with mel_lead=1, this run has 0; say --hparams mel_lead=1"):
+    with pytest.raises(UserError, match="was trained with mel_lead=1, this run has 0; pass --hparams mel_lead=1"):
         settings = f"{other.settings},mel_lead=0"
         recipes.train_generator(
             corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made, settings=settings)
@@ -875,7 +877,7 @@ def test_a_killed_worker_costs_no_steps(corpus, tmp_path):
     assert process.returncode == 1 and words.count("\n") == 1, words
     last = len(losses(tmp_path))
     assert (tmp_path / f"checkpoint_step{last:09d}.pth").exists()
-    assert f"all until step {last} is saved" in words and "--resume" in words
+    assert f"everything up to step {last} is saved" in words and "--resume" in words
 
 
 def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
@@ -1079,9 +1081,9 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
     before = losses(tmp_path)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
-    assert "--resume goes on with it" in capsys.readouterr().err and losses(tmp_path) == before
+    assert "--resume continues it" in capsys.readouterr().err and losses(tmp_path) == before
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3, "--resume")) == 2
-    assert "--resume cannot go on" in capsys.readouterr().err and losses(tmp_path) == before
+    assert "--resume cannot continue" in capsys.readouterr().err and losses(tmp_path) == before
     first = ("--checkpoint_path", tmp_path / "checkpoint_step000000001.pth")
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *first)) == 2
     last = ("--checkpoint_path", tmp_path / "checkpoint_step000000003.pth")
@@ -1137,7 +1139,7 @@ def test_the_best_alone_is_not_written_over(corpus, tmp_path, capsys):
     told, best = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "checkpoint_best.pth").read_bytes()
     for more in ((), ("--resume",)):
         assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, *more, hp=SMALL)) == 2
-        assert "holds a run that has come to step 1" in capsys.readouterr().err
+        assert "holds a run that has reached step 1" in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").read_text() == told
     assert (tmp_path / "checkpoint_best.pth").read_bytes() == best
 
@@ -1145,11 +1147,11 @@ def test_the_best_alone_is_not_written_over(corpus, tmp_path, capsys):
 def test_runs_with_and_without_a_discriminator_are_not_mixed(corpus, tmp_path, capsys):
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, hp=SMALL)) == 0
     assert wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)) == 2
-    assert "go on with hq_wav2lip_train.py" in capsys.readouterr().err
+    assert "continue it with hq_wav2lip_train.py" in capsys.readouterr().err
     shutil.copy(tmp_path / "checkpoint_step000000002.pth", tmp_path / "checkpoint_step000000009.pth")
     arguments = command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)
     assert hq_wav2lip_train.main(arguments) == 2
-    assert "has come to step 9" in capsys.readouterr().err
+    assert "has reached step 9" in capsys.readouterr().err
 
 
 def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path):
@@ -1202,7 +1204,7 @@ def test_weights_that_leave_none_to_l1(corpus, tmp_path, capsys):
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},disc_wt=0.98")) == 2
     assert "leave no weight to L1" in capsys.readouterr().err  # when sync counts, from some evaluation on
     task = HQGeneratorTask(CPU, HParams(disc_wt=0.5), models.SyncNet_color(0.0625), width=0.0625)
-    with pytest.raises(UserError, match="the checkpoint's syncnet_wt 0.6 leaves no weight to L1"):
+    with pytest.raises(UserError, match="the checkpoint's syncnet_wt 0.6 leaves no weight for L1"):
         task.load_extra_state({"syncnet_wt": 0.6, "discriminator": True})
 
 
@@ -1230,7 +1232,8 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     newest.write_bytes(newest.read_bytes()[:1000])
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
     assert (
-        "or delete checkpoint_step000000002.pth: --resume then goes on from the one before" in capsys.readouterr().err
+        "or delete checkpoint_step000000002.pth: --resume then continues from the previous one"
+        in capsys.readouterr().err
     )
     newest.unlink()
     other = command(corpus, tmp_path, "--max_steps", 3, "--resume", hp=f"{SMALL},width=0.25")
@@ -1238,7 +1241,7 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     assert "delete" not in capsys.readouterr().err  # a good one
     (tmp_path / "checkpoint_best.pth").write_bytes(b"junk")
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
-    assert "delete it: the run goes on without" in capsys.readouterr().err
+    assert "delete it: the run continues without it" in capsys.readouterr().err
     (tmp_path / "checkpoint_best.pth").unlink()
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
 
@@ -1305,7 +1308,7 @@ def test_mels_that_cannot_be_kept_are_told(corpus, tmp_path, monkeypatch):
         clip.chmod(0o555)
     monkeypatch.setattr(TERMINAL, "note", told.append)
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
-    assert any(text.startswith("note: the mels of 5 training clips are computed anew each time") for text in told)
+    assert any(text.startswith("note: the mels of 5 training clips are computed in every run") for text in told)
     assert not list(data.glob("s*/*/mel.npy"))
 
 
@@ -1316,7 +1319,7 @@ def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, hp=hp)) == 0
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, "--resume", hp=hp)) == 0
     assert (
-        f"note: {tmp_path / 'checkpoint_step000000001.pth'} has no optimizer in it: its running means begin anew"
+        f"note: {tmp_path / 'checkpoint_step000000001.pth'} has no optimizer state: Adam's moments start from zero"
         in told
     )
 
@@ -1330,7 +1333,9 @@ def test_the_same_command_goes_on_with_resume(corpus, tmp_path, monkeypatch):
     start = "--checkpoint_path", tmp_path / "first/checkpoint_step000000002.pth", "--resume"
     told.clear()
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 3, "--seed", 4)) == 0
-    assert "continuing after step 2" in str(told) and "not the run as it was" not in str(told)  # it is another
+    assert "continuing after step 2" in str(told) and "differs from the one it continues" not in str(
+        told
+    )  # it is another
     assert checkpoints.steps_saved(tmp_path / "new", "") == [3]
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 4, "--seed", 4)) == 0
     assert "continuing after step 3" in str(told)
@@ -1344,7 +1349,7 @@ def test_settings_that_do_nothing_change_nothing(corpus, tmp_path, monkeypatch):
     flags = "--max_steps", 2, "--resume"
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},disc_wt=0.1,mouth_wt=3")) == 0
     assert "disc_wt, mouth_wt of --hparams does nothing in this training" in str(told)
-    assert not [text for text in told if "not the run as it was" in text]
+    assert not [text for text in told if "differs from the one it continues" in text]
 
 
 def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
@@ -1355,14 +1360,14 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     hp = f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
     assert [text for text in told if "warning" in text] == [
-        "warning: this is not the run as it was: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
+        "warning: this run differs from the one it continues: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
     ]
     lists = corpus / "lists", tmp_path / "lists"
     shutil.copytree(*lists)
     (lists[1] / "train.txt").write_text("\n".join((lists[0] / "train.txt").read_text().splitlines()[1:]))
     other = command(corpus, tmp_path, *flags, "--filelists", lists[1], hp=hp)
     assert color_syncnet_train.main(other) == 0
-    assert "warning: this is not the run as it was: another list of training clips" in told
+    assert "warning: this run differs from the one it continues: different list of training clips" in told
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
     assert told[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
 
@@ -1445,7 +1450,7 @@ def test_an_optimizer_that_does_not_fit_gets_one_line(corpus, tmp_path, capsys, 
     flags = ("--max_steps", 1, "--checkpoint_path", tmp_path / "odd.pth")
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *flags)) == 2
     err = capsys.readouterr().err
-    assert "its optimizer is of another network" in err and err.count("\n") == 1
+    assert "its optimizer belongs to another network" in err and err.count("\n") == 1
 
 
 def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):

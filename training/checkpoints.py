@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and goes on from: checkpoints and pictures."""
+"""What a run saves and resumes from: checkpoints, and the sample pictures beside them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.tasks import Figures, Task
 
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
 BEST = "checkpoint_best.pth"
-# hparams that change nothing about what a continued run learns
+# hparams that do not affect what a resumed run learns
 NOT_LEARNED_FROM = {
     "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
 }  # fmt: skip
@@ -31,37 +31,37 @@ NOT_LEARNED_FROM = {
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run, or a checkpoint of it, stands."""
+    """The state of a run, or of one of its checkpoints."""
 
     step: int = 0
-    evaluation_pending: bool = False  # of this step, still to come; it may switch on the sync loss
-    seed: int | None = None  # of the order of the data; None: the file does not say
-    hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, as far as the file says
+    evaluation_pending: bool = False  # this step's evaluation is still to come; it may switch on the sync loss
+    seed: int | None = None  # of the data order; None: not in the file
+    hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, if the file has them
     made_of: dict[str, str] = field(default_factory=dict)  # digests of its clips and networks, likewise
-    resumed: bool = False  # it goes on with the run of its folder
+    resumed: bool = False  # the run of this folder is continued
 
     def changes(self, hp: HParams, seed: int, made_of: dict[str, str], unread: Set[str] = frozenset()) -> str:
-        """Say in words what these change about what is learned and measured, nothing if nothing.
+        """Return in words what these change about training and evaluation; "" if nothing.
 
-        ``unread`` are hparams that nobody reads.
+        ``unread`` are hparams that this training does not read.
         """
-        kept = set() if hp.syncnet_wt else {"syncnet_wt"}  # not set: the weight that there was is kept
+        kept = set() if hp.syncnet_wt else {"syncnet_wt"}  # not set: the checkpoint's weight is kept
         left_out = NOT_LEARNED_FROM | unread | kept
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in left_out}
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed
         words = [f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v]
-        return ", ".join(words + [f"another {name}" for name in different(self.made_of, made_of)])
+        return ", ".join(words + [f"different {name}" for name in different(self.made_of, made_of)])
 
 
 def different(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Return the names of what a run was made of that is another now; what an older version did not note is none."""
+    """Return the names whose digests differ; none if ``then`` is empty, as in files of older versions."""
     return [name for name in now if then and then.get(name) != now[name]]
 
 
 def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, keep: int | None = None) -> None:
-    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep ``keep`` of each, up to this step."""
+    """Write ``checkpoint_step%09d.pth`` (and ``disc_…``) in ``folder``; keep the last ``keep`` of each up to it."""
     step = position.step
     for part in task.parts():
         content = {
@@ -80,14 +80,14 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
                 "steps_in_mean": int(task.ema.n_averaged),
             }
         weights.write(content, folder / checkpoint_name(part.prefix, step))
-    if keep:  # only now: every step that is left has all its parts
+    if keep:  # only now, so that every step on disk has all its parts
         for part in task.parts():
             for old in [s for s in steps_saved(folder, part.prefix) if s <= step][:-keep]:
                 (folder / checkpoint_name(part.prefix, old)).unlink()
 
 
 def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
-    """Return the weights of a network and what it takes to use them."""
+    """Return the weights of a network and what is needed to use them."""
     return {
         "state_dict": network.state_dict(),
         "global_step": step,
@@ -98,22 +98,22 @@ def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
 
 
 def save_best(task: Task, folder: Path, position: Position, figures: Figures) -> None:
-    """Write what was evaluated as ``checkpoint_best.pth``."""
+    """Write the network that was evaluated as ``checkpoint_best.pth``."""
     evaluated = {"figures": figures, "made_of": position.made_of}
     weights.write({**_described(task, task.result, position.step), **evaluated}, folder / BEST)
 
 
 class Best(NamedTuple):
-    """What a folder tells of the best evaluation that there was."""
+    """The best evaluation recorded in a folder."""
 
     step: int = 0
     figures: Figures = {}
     made_of: dict[str, str] = {}
 
     def score_until(self, step: int, made_of: dict[str, str], task: Task) -> float:
-        """Return its score by what ``task`` asks for today, or infinity.
+        """Return its score as ``task`` computes it now, or infinity if it is not comparable.
 
-        That is if it is of a later step, or of other clips, or if another network judged it.
+        Comparable are figures up to ``step``, on the same validation clips, judged by the same network.
         """
         judged_by = "judge" if "judge" in made_of else "expert"
         measured = {name: value for name, value in made_of.items() if name in ("validation clips", judged_by)}
@@ -122,14 +122,14 @@ class Best(NamedTuple):
 
 
 def read_best(folder: Path) -> Best:
-    """Return what ``checkpoint_best.pth`` says, or that there was none."""
+    """Read the figures in ``checkpoint_best.pth``; without that file, return an empty ``Best``."""
     if not (folder / BEST).exists():
         return Best()
     try:
         content = weights.read_state(folder / BEST)
     except weights.Unreadable as problem:
-        raise UserError(f"{problem}, or delete it: the run goes on without") from None
-    # it may be a copy of another, which has no figures
+        raise UserError(f"{problem}, or delete it: the run continues without it") from None
+    # it may be a copy of another checkpoint, which has no figures
     return Best(int(content.get("global_step") or 0), content.get("figures", {}), content.get("made_of", {}))
 
 
@@ -138,7 +138,7 @@ def checkpoint_name(prefix: str, step: int) -> str:
 
 
 def newest_step(folder: Path, prefixes: Sequence[str]) -> int | None:
-    """Return the highest step for which ``folder`` has a checkpoint of every part, None if there is none."""
+    """Return the highest step for which ``folder`` has a checkpoint of every part, or None."""
     return max(set.intersection(*(set(steps_saved(folder, prefix)) for prefix in prefixes)), default=None)
 
 
@@ -151,7 +151,7 @@ def steps_saved(folder: Path, prefix: str) -> list[int]:
 
 
 def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter = SILENT) -> Position:
-    """Continue one part of ``task`` from ``path``, ours or an official one.
+    """Restore one part of ``task`` from the checkpoint ``path``, ours or an official one.
 
     Raises UserError if the file does not fit.
     """
@@ -160,15 +160,15 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
     if checkpoint.width != network.width:
         theirs = checkpoint.width
         raise UserError(
-            f"{path} has width {theirs:g}, this run {network.width:g}; say --hparams {prefix}width={theirs:g}"
+            f"{path} has width {theirs:g}, this run {network.width:g}; pass --hparams {prefix}width={theirs:g}"
         )
     for name in ("mask_top", "mel_lead") if isinstance(network, Wav2Lip) else ():
         theirs, ours = getattr(checkpoint, name), getattr(task.hp, name)
         if theirs not in (ours, None):
             raise UserError(
-                f"{path} learned with {name}={theirs:g}, this run has {ours:g}; say --hparams {name}={theirs:g}"
+                f"{path} was trained with {name}={theirs:g}, this run has {ours:g}; pass --hparams {name}={theirs:g}"
             )
-    # what goes on without a mean goes on from it: it is what was evaluated
+    # without ema_decay, the run continues from the mean weights, which are those that were evaluated
     network.load_state_dict(
         checkpoint.extra.get("training_state_dict", checkpoint.state) if task.ema else checkpoint.state
     )
@@ -181,10 +181,10 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            advice = "save its state_dict alone, and start from that"
-            raise UserError(f"{path}: its optimizer is of another network; {advice}") from None
+            advice = "save only its state_dict, and start from that"
+            raise UserError(f"{path}: its optimizer belongs to another network; {advice}") from None
     else:
-        report.note(f"note: {path} has no optimizer in it: its running means begin anew")
+        report.note(f"note: {path} has no optimizer state: Adam's moments start from zero")
     if not prefix:
         task.load_extra_state(checkpoint.extra)
         if (state := checkpoint.extra.get("random_state")) is not None:
@@ -196,11 +196,11 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take over a saved state; rate and kind are those of this run, the rest and the moments those that were saved."""
+    """Load a saved state, moments included, but keep this run's learning rate, betas and fused."""
     pairs = zip(saved["param_groups"], optimizer.param_groups, strict=True)
     groups = [{**theirs, **{name: ours[name] for name in ("lr", "betas", "fused")}} for theirs, ours in pairs]
     optimizer.load_state_dict({**saved, "param_groups": groups})
-    for parameter, moments in optimizer.state.items():  # those of the reference lie in memory in another order
+    for parameter, moments in optimizer.state.items():  # the reference's have another memory format
         for name in ("exp_avg", "exp_avg_sq"):
             if moments[name].shape != parameter.shape:
                 raise ValueError(f"moments of {tuple(moments[name].shape)} for {tuple(parameter.shape)}")

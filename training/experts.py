@@ -55,7 +55,7 @@ class ExpertTask(Task):
         return {
             "loss": loss,
             "accuracy": ((cosine > 0.5) == matched).float().mean(),
-            # shares of the batch, so that averages over batches stay exact: see Averages
+            # sums and counts, so that means over batches are exact: see Averages
             "matched": _sum_and_count(cosine, matched),
             "mismatched": _sum_and_count(cosine, ~matched),
         }
@@ -71,8 +71,8 @@ class ExpertTask(Task):
         self._warned = True
         return (
             f"the expert still guesses (loss {LN2:.2f} = ln 2) after {step} steps. Likely causes, in order: sound and "
-            "picture are offset in the data (check: python similarity.py --face CLIP --checkpoint_path EXPERT, one "
-            "that is known to work, such as lipsync_expert); the data is not 25 fps, 16 kHz (check: report.json of "
+            "picture are offset in the data (check: python similarity.py --face CLIP --checkpoint_path EXPERT, with "
+            "an expert known to work, such as lipsync_expert); the data is not 25 fps, 16 kHz (check: report.json of "
             "preprocess.py, made again with python preprocess.py); too few clips or speakers "
             "(check: wc -l filelists/train.txt; thousands of clips are usual). The authors saw it leave the plateau "
             "only after 150000 steps on LRS2"
@@ -80,9 +80,10 @@ class ExpertTask(Task):
 
 
 class AllPairsExpertTask(ExpertTask):
-    """The same from batches of MatchedWindows: 64 windows make 64 matched and 4032 mismatched pairs, not 64 in all.
+    """ExpertTask on all pairs of a batch of MatchedWindows.
 
-    Embedding faces and voices is nearly all of a step, comparing them costs nothing. Evaluations stay the same.
+    64 windows make 64 matched and 4032 mismatched pairs, not 64 in all. Nearly all the time of a step is spent on
+    embedding; comparing costs nothing. Evaluations stay the same.
     """
 
     def _learning_figures(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -95,7 +96,7 @@ class AllPairsExpertTask(ExpertTask):
         found = (cosine > 0.5) == matched
         return {
             "loss": loss,
-            # both kinds count alike, as in an evaluation; here there are far more wrong pairs
+            # both kinds count equally, as in an evaluation; here far more pairs are mismatched
             "accuracy": (mean_where(found, matched) + mean_where(found, ~matched)) / 2,
             "matched": _sum_and_count(cosine, matched),
             "mismatched": _sum_and_count(cosine, ~matched),
@@ -103,5 +104,5 @@ class AllPairsExpertTask(ExpertTask):
 
 
 def _sum_and_count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    # values[chosen] would have the program wait for the device, which alone knows how many they are
+    # values[chosen] would wait for the device, as its size depends on the data
     return torch.stack((torch.where(chosen, values, 0).sum(), chosen.sum().to(values.dtype)))

@@ -27,12 +27,13 @@ class Averages:
 
     def add(self, figures: dict[str, torch.Tensor], count: int) -> None:
         for name, value in figures.items():
-            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)  # mps has no more
+            # MPS has no float64
+            value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
             pair = value if value.dim() else torch.stack((value * count, torch.full_like(value, count)))
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def means(self, group: Distributed) -> Figures:
-        """Over all processes. Figures without a single value are left out."""
+        """Return the means over all processes, without figures that have no value."""
         if not self._sums:
             return {}
         table = group.mean(torch.stack(list(self._sums.values())))
@@ -51,7 +52,7 @@ def evaluate(task: Task, loader: Iterable[Batch]) -> Figures:
 
 
 class Log:
-    """metrics.jsonl, one object a line, and TensorBoard scalars and pictures where that package is installed."""
+    """Writes metrics.jsonl, one object per line, and, if TensorBoard is installed, its scalars and images."""
 
     def __init__(self, folder: Path, position: Position, report: Reporter = SILENT) -> None:
         self._path = folder / "metrics.jsonl"
@@ -68,7 +69,7 @@ class Log:
             )
 
     def _forget_after(self, position: Position) -> None:
-        """Drop what a killed run wrote after the checkpoint that we continue from."""
+        """Drop what a killed run wrote after the checkpoint that is resumed."""
         if not self._path.exists():
             return
         kept = []
@@ -80,7 +81,7 @@ class Log:
         files.save(self._path, "".join(f"{line}\n" for line in kept))
 
     def figures(self, step: int, split: str, figures: Figures, seconds: float, waited: float | None = None) -> None:
-        """Write the figures of a step, the seconds that it took, and those that it ``waited`` for its data before."""
+        """Write the figures of a step, the ``seconds`` it took, and those it ``waited`` for its data."""
         record = {
             "step": step,
             "split": split,
@@ -94,7 +95,7 @@ class Log:
                 self._board.add_scalar(f"{name}/{split}", value, step)
 
     def pictures(self, step: int, pictures: np.ndarray) -> None:
-        """Show the first frame of up to eight windows (N, T, H, W, 3) BGR, one below the other."""
+        """Log the first frame of up to eight windows (N, T, H, W, 3) BGR, one below the other."""
         if self._board:
             grid = np.concatenate(pictures[:8, 0])[..., ::-1]
             self._board.add_image("samples", grid, step, dataformats="HWC")

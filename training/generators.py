@@ -27,11 +27,11 @@ from training.losses import (
 from training.tasks import LN2, WATCHED_STEPS, Figures, Part, Task, adam, fingerprint, is_at_chance
 
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
-COLLAPSE = 5.0  # a discriminator or adversarial loss above this for WATCHED_STEPS steps has run away
+COLLAPSE = 5.0  # a discriminator or adversarial loss has diverged if its mean over WATCHED_STEPS is above this
 
 
 class Pictures(NamedTuple):
-    """What went into the generator and came out, (N, 6 or 3, T, H, W) in [0, 1]."""
+    """Input, output and target of the generator, (N, 6 or 3, T, H, W) in [0, 1]."""
 
     x: torch.Tensor  # masked input and reference
     fake: torch.Tensor
@@ -60,11 +60,11 @@ class GeneratorTask(Task):
         self.optimizer = adam(self.generator, hp.initial_learning_rate, hp.adam_beta1)
         teachers = {"expert": expert} | ({"judge": judge} if judge else {})
         self.fingerprints = {name: fingerprint(network) for name, network in teachers.items()}  # as in their files
-        # in eval mode, its batch norms folded: the reference left it in train mode, and its statistics drifted
+        # in eval mode with folded batch norms: the reference left it in train mode, so its statistics drifted
         self.expert, self.judge = self._frozen(expert), self._frozen(judge) if judge else None
         self.sync_weight = hp.syncnet_wt
         self.last: Pictures | None = None  # of the last step
-        # each counts as hparams' NAME_wt says, and is logged under its name
+        # each is weighted by hparams' NAME_wt and logged under its name
         self._added_losses = {"motion": motion_loss, "detail": detail_loss, "feature": self._feature_loss}
         self._weights = mouth_weights(hp.img_size, hp.mouth_wt).to(group.device)
 
@@ -78,11 +78,11 @@ class GeneratorTask(Task):
         return {"syncnet_wt": self.sync_weight, "mask_top": self.hp.mask_top, "mel_lead": self.hp.mel_lead}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        if not self.hp.syncnet_wt:  # else --hparams has asked for one
+        if not self.hp.syncnet_wt:  # else --hparams sets it
             self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
         if self._l1_weight() <= 0:
             raise UserError(
-                f"the checkpoint's syncnet_wt {self.sync_weight:g} leaves no weight to L1; say another by --hparams"
+                f"the checkpoint's syncnet_wt {self.sync_weight:g} leaves no weight for L1; set another by --hparams"
             )
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ class GeneratorTask(Task):
         return figures
 
     def _gradients_of(self, batch: Batch) -> tuple[dict[str, torch.Tensor], Pictures]:
-        """Return the losses of a batch and its pictures; leave gradients to the generator."""
+        """Compute the generator's gradients; return the losses and pictures of a batch."""
         x, frame_mels, mel, real = self.group.to_device(batch)
         with self.group.autocast():
             fake = self.parallel(frame_mels, x).float()
@@ -104,7 +104,7 @@ class GeneratorTask(Task):
     def _losses(
         self, fake: torch.Tensor, mel: torch.Tensor, real: torch.Tensor, evaluating: bool = False
     ) -> dict[str, torch.Tensor]:
-        """Return "loss" and its parts; ``evaluating``, also the sync loss that does not count yet."""
+        """Return "loss" and its parts; if ``evaluating``, also a sync loss whose weight is still 0."""
         figures = {"l1": F.l1_loss(fake, real)}
         if self.sync_weight > 0 or evaluating:
             figures["sync"] = sync_loss(self.expert, mel, self._to_expert(fake))
@@ -114,7 +114,7 @@ class GeneratorTask(Task):
         return {"loss": loss, **figures}
 
     def _drawing_loss(self, fake: torch.Tensor, real: torch.Tensor, figures: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return L1, and what ``hparams`` want beside it, as one loss; note the parts in ``figures``."""
+        """Return L1 plus the losses that ``hparams`` add to it; put the parts into ``figures``."""
         loss = figures["l1"]
         if self.hp.mouth_wt != 1:
             figures["mouth"] = loss = ((fake - real).abs() * self._weights).mean()
@@ -128,7 +128,7 @@ class GeneratorTask(Task):
         return feature_loss(self.expert, self._to_expert(fake), self._to_expert(real))
 
     def _to_expert(self, faces: torch.Tensor) -> torch.Tensor:
-        """Return faces (N, 3, T, H, W) as the expert is shown them."""
+        """Return faces (N, 3, T, H, W) as the expert's input: grey if ``sync_grey`` is set."""
         return faces.mean(1, keepdim=True).expand_as(faces) if self.hp.sync_grey else faces
 
     def _l1_weight(self) -> float:
@@ -148,7 +148,7 @@ class GeneratorTask(Task):
         return figures
 
     def score(self, figures: Figures) -> float:
-        """Weigh L1 against sync as the loss does; lips that please better than real ones are no better for it."""
+        """Weigh L1 and sync as the loss does; a sync loss below that of real faces counts as theirs."""
         by = "judge" if self.judge else "sync"
         weight = self.sync_weight or self.sync_weight_when_on
         return (1 - weight) * figures["l1"] + weight * max(figures[by], figures[f"{by}_of_real"])
@@ -164,8 +164,8 @@ class GeneratorTask(Task):
         if self.sync_weight > 0:
             return None
         return (
-            f"the sync loss does not count until an evaluation finds it below {SYNC_THRESHOLD}; "
-            f"--hparams syncnet_wt={self.sync_weight_when_on} has it count from the start"
+            f"the sync loss is off until an evaluation finds it below {SYNC_THRESHOLD}; "
+            f"--hparams syncnet_wt={self.sync_weight_when_on} turns it on from the start"
         )
 
     def after_evaluation(self, figures: Figures) -> str | None:
@@ -175,7 +175,7 @@ class GeneratorTask(Task):
         return f"the sync loss fell to {figures['sync']:.3f}: from now on it counts with weight {self.sync_weight}"
 
     def collage(self) -> np.ndarray | None:
-        """Reference, masked input, generated and real face side by side, as in the reference; None before a step."""
+        """Return reference, masked input, generated and real face side by side (reference); None before a step."""
         if self.last is None:
             return None
         x, fake, real = self.last
@@ -184,12 +184,12 @@ class GeneratorTask(Task):
 
 
 def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
-    """Let ``generator`` hear from the start what ``expert`` has learned to hear; both of one width.
+    """Copy the audio encoder of ``expert`` into ``generator``, which must have the same width.
 
-    The L1 loss alone takes long to notice that the sound has to do with lips; so does the expert, but once is enough.
+    With L1 alone it takes long to learn that sound and lips are related, which the expert knows already.
     """
     if generator.width != expert.width:
-        raise UserError(f"audio_from_expert takes an expert of width {generator.width:g}, not {expert.width:g}")
+        raise UserError(f"audio_from_expert needs an expert of width {generator.width:g}, not {expert.width:g}")
     blocks, count = list(expert.audio_encoder), len(generator.audio_encoder)
     alike = [*blocks[: count - 2], *blocks[-2:]]  # the expert has one residual block more before the last two
     for mine, theirs in zip(generator.audio_encoder, alike):
@@ -197,10 +197,10 @@ def adopt_audio_encoder(generator: Wav2Lip, expert: SyncNet_color) -> None:
 
 
 class HQGeneratorTask(GeneratorTask):
-    """The same against a visual-quality discriminator (paper, section 3.4).
+    """GeneratorTask with a visual-quality discriminator (paper, section 3.4).
 
-    Both learn from the same pictures, and no weight changes before all gradients are there: until then a step that
-    fails, for lack of memory above all, can be left out.
+    Both learn from the same pictures. No weight changes before all gradients are computed, so a step that fails
+    before that, usually for lack of memory, leaves the networks as they were.
     """
 
     sync_weight_when_on = 0.03  # the reference
@@ -224,7 +224,7 @@ class HQGeneratorTask(GeneratorTask):
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         switched_on = checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on
-        if switched_on and not checkpoint.get("discriminator"):  # before there was one
+        if switched_on and not checkpoint.get("discriminator"):  # of a run without one
             checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
         super().load_extra_state(checkpoint)
 
@@ -259,7 +259,7 @@ class HQGeneratorTask(GeneratorTask):
         return 1 - self.sync_weight - self.hp.disc_wt
 
     def _discriminator_losses(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        # the discriminator gives all clips' first frames, then all second ones, …: each half real, half fake
+        # logits come frame by frame: all clips' first frames, then all second ones, …, each half real, half fake
         real, fake = logits.view(self.hp.syncnet_T, -1).chunk(2, dim=1)
         return {"real": adversarial_loss(real, True), "fake": adversarial_loss(fake, False)}
 
@@ -294,6 +294,6 @@ class HQGeneratorTask(GeneratorTask):
             return None
         return (
             f"the discriminator still guesses (loss {LN2:.2f} = ln 2) after {learned} steps of its own. If the samples "
-            "are not as sharp as real faces, it teaches the generator nothing, which changes faster than the "
-            "discriminator learns: lower --hparams initial_learning_rate, raise disc_initial_learning_rate"
+            "are not as sharp as real faces, it teaches the generator nothing, because the generator changes faster "
+            "than the discriminator learns: lower --hparams initial_learning_rate, raise disc_initial_learning_rate"
         )

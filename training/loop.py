@@ -1,4 +1,4 @@
-"""The one loop for all three networks, on one process or many, that can be stopped and continued at any step."""
+"""The training loop of all three networks, on one process or many; it can be stopped and resumed at any step."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from training.starting import Plan, introduce, made_of_what, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
-NAMED_AT_ONCE = 5  # damaged files
-MIN_RATE = 0.01  # share of a learning rate that is left when it has decayed
+NAMED_AT_ONCE = 5  # damaged files in one note
+MIN_RATE = 0.01  # share of the learning rate that is left at the end of the decay
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was asked to stop and has saved itself."""
+    """The run was asked to stop and has been saved."""
 
 
 def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter = SILENT) -> None:
     """Train ``task`` as planned.
 
-    Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, when all is saved; UserError for a checkpoint that does not fit;
+    Raises Stopped after Ctrl-C, SIGTERM or SIGHUP, once all is saved; UserError for a checkpoint that does not fit;
     RuntimeError for a loss that is not finite.
     """
     group, folder = task.group, plan.checkpoint_dir
     files.check_folder(folder)
-    # two runs would write over each other
+    # two runs would overwrite each other's files
     with files.locked(folder / f".{folder.resolve().name}.lock") if group.is_main else contextlib.nullcontext():
         _fit(task, train, val, plan, report)
 
@@ -63,7 +63,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         if waiting := task.awaits_evaluation:
             report.note(f"note: {waiting}")
         if changes := position.changes(task.hp, train.seed, made_of, plan.unread):
-            report.note(f"warning: this is not the run as it was: {changes}")
+            report.note(f"warning: this run differs from the one it continues: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     share = plan.batch_size // group.world_size
@@ -71,7 +71,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
     common = len(evaluation_windows(windows, share, group.world_size - 1, group.world_size))  # no process has fewer
     pin = group.device.type == "cuda"
     with (
-        # memory is pinned on the current device, which need not be ours, and may be full
+        # memory is pinned on the current device, which may be another than ours, and full
         torch.cuda.device(group.device) if pin else contextlib.nullcontext(),
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
@@ -81,7 +81,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
 
 
 def decay_at(step: int, steps: int) -> float:
-    """Return the share of the learning rate that is left at a step (Loshchilov and Hutter, 2017); 0 ``steps``: all."""
+    """Return the share of the learning rate left at a step (Loshchilov and Hutter, 2017); 1 if ``steps`` is 0."""
     if not steps:
         return 1.0
     return max(MIN_RATE, (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
@@ -94,7 +94,7 @@ class _Trainer:
         self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter, common: int
     ) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
-        self.common = common  # batches of an evaluation that all processes have
+        self.common = common  # evaluation batches that every process has
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
@@ -106,10 +106,10 @@ class _Trainer:
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
         self._saved = self._position
-        self._whole = True  # until a step has changed some weights, and not yet all that belongs to it
-        for part in task.parts():  # memory that runs out before costs nothing
+        self._whole = True  # False while a step has changed some weights, but not yet all that belongs to it
+        for part in task.parts():  # running out of memory before that loses nothing
             part.optimizer.register_step_pre_hook(self._begin_changing)
-        self._told: set[str] = set()  # damaged files that the user has heard of
+        self._told: set[str] = set()  # damaged files that have been reported
 
     def _begin_changing(self, *_: object) -> None:
         self._whole = False
@@ -139,7 +139,7 @@ class _Trainer:
                     self._save(pictures=True)
                 if self.evaluation_pending:
                     self._evaluate(val_loader)
-                if due:  # once more: what an evaluation changes is part of it
+                if due:  # once more, with what the evaluation changed
                     self._save()
                 self._tell(train_loader.damaged | val_loader.damaged)
 
@@ -153,7 +153,7 @@ class _Trainer:
                 self._save()
 
     def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches; stop, all processes after the same step, if one was asked to or has got none."""
+        """Yield the batches; if one process was asked to stop or has no batch, all stop after the same step."""
         batches = iter(loader)
         end = math.inf if self.plan.minutes is None else time.monotonic() + 60 * self.plan.minutes
         while True:
@@ -166,10 +166,10 @@ class _Trainer:
             self._waited = time.perf_counter() - begun
             stop, done = self._any(self._stop or problem is not None, batch is None or time.monotonic() > end)
             if stop:
-                if self._stop or not problem:  # asked to: then a worker may have died of the same signal
+                if self._stop or not problem:  # a worker may have died of the same signal
                     raise self._stopped()
                 if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
-                    what = f"a process that reads the data was killed, perhaps for lack of memory ({problem})"
+                    what = f"a data loader process was killed, perhaps for lack of memory ({problem})"
                     raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
                 raise problem
             if done or batch is None:
@@ -177,13 +177,13 @@ class _Trainer:
             yield batch
 
     def _tell(self, damaged: dict[str, str]) -> None:
-        """Name the files that turned out to be damaged, each once; every process speaks of those that it met."""
+        """Report files found to be damaged, each once; every process reports those it has met."""
         if news := {path: reason for path, reason in damaged.items() if path not in self._told}:
             self._told |= {*news}
             words = [f"{path} {reason}" for path, reason in itertools.islice(news.items(), NAMED_AT_ONCE)]
             more = [f"{len(news) - NAMED_AT_ONCE} more"] if len(news) > NAMED_AT_ONCE else []
             self.report.note(
-                f"warning: step {self.step}: {'; '.join(words + more)}. Other windows take the place of those with it; "
+                f"warning: step {self.step}: {'; '.join(words + more)}. Windows with these files are replaced; "
                 f"{len(self._told)} damaged files so far"
             )
 
@@ -196,7 +196,7 @@ class _Trainer:
         if not self.plan.saves:
             return "the best weights so far are kept"
         where = self.plan.checkpoint_dir
-        return f"all until step {self.step} is saved in {where}: the same command with --resume goes on"
+        return f"everything up to step {self.step} is saved in {where}: the same command with --resume continues"
 
     def _train(self, batch: Batch, advance: Advance) -> None:
         start = time.perf_counter()
@@ -204,7 +204,7 @@ class _Trainer:
             group["lr"] = rate * decay_at(self.step + 1, self.task.hp.lr_decay_steps)
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
-        self._whole = False  # at the latest
+        self._whole = False  # in case no hook has set it
         self.step += 1
         if self.task.ema:
             self.task.ema.update_parameters(self.task.main_network)
@@ -239,22 +239,22 @@ class _Trainer:
                 self.report.note(news)
 
     def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation, and do not wait for its end to stop; all processes stop at the same."""
+        """Yield the batches of an evaluation; if asked to stop, all processes stop at the same batch."""
         for number, batch in enumerate(loader):
             if number < self.common and self._any(self._stop)[0]:
                 raise self._stopped()
             yield batch
 
     def _any(self, *wishes: bool) -> list[bool]:
-        """Whether at least one of the processes has each of these wishes; all have to ask at the same time."""
+        """Return, for each of these flags, whether any process has set it; all processes must call this together."""
         if self.group.world_size == 1:
             return list(wishes)
         here = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
         return (self.group.mean(here) > 0).tolist()
 
     def _save(self, pictures: bool = False) -> None:
-        """Save what is not saved yet, and show the pictures of this step."""
-        if not self.log:  # another process does, or nothing is to be left
+        """Save a checkpoint unless there is one of this position; with ``pictures``, also the samples of this step."""
+        if not self.log:  # another process saves, or nothing is to be saved
             return
         folder = self.plan.checkpoint_dir
         if self._saved != self._position:
@@ -266,12 +266,12 @@ class _Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note Ctrl-C and its like, and finish the step first: half a step cannot be saved."""
+        """On Ctrl-C and the like, stop only after the current step: half a step cannot be saved."""
 
         def ask(*_: object) -> None:
             self._stop = True
 
-        heard = threading.current_thread() is threading.main_thread()  # others hear none, and may not say so
+        heard = threading.current_thread() is threading.main_thread()  # only that one may set handlers
         numbers = heeded({"SIGINT", *STOPPING}) if heard else []
         before = {number: signal.signal(number, ask) for number in numbers}
         try:

@@ -1,4 +1,4 @@
-"""How a run begins: what is planned, what it goes on from, and what is said of both."""
+"""How a run begins: its plan, the checkpoint it starts from, and what is reported about both."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Plan:
     """What to train with and for how long. Intervals are in steps."""
 
     checkpoint_dir: Path
-    data_root: Path  # below which the clips are
+    data_root: Path  # the folders of the clips are below it
     batch_size: int  # of all processes together
     checkpoint_interval: int
     eval_interval: int
     eval_steps: int  # batches in one evaluation, at most
-    evaluate_first: bool = False  # also after step 1
+    evaluate_first: bool = False  # evaluate after step 1, too
     start_from: dict[str, Path | None] = field(default_factory=dict)  # checkpoint of each part of the task, by prefix
-    resume: bool = False  # start from the newest in ``checkpoint_dir`` instead, if there are some
+    resume: bool = False  # start from the newest one in ``checkpoint_dir`` instead, if any
     max_steps: int | None = None
-    minutes: float | None = None  # after which the run ends, as it does after max_steps
-    keep: int | None = None  # checkpoints; None: all
-    saves: bool = True  # or nothing is left of the run but the task
+    minutes: float | None = None  # after which the run ends, as after max_steps
+    keep: int | None = None  # how many checkpoints; None: all
+    saves: bool = True  # False: nothing is saved, the result is only in the task
     num_workers: int = 0
-    unread: Set[str] = frozenset()  # hparams that this training does nothing with
+    unread: Set[str] = frozenset()  # hparams that this training does not read
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "checkpoint_interval", "eval_interval", "eval_steps"):
@@ -50,7 +50,7 @@ class Plan:
 
 
 def made_of_what(task: Task, train: WindowDataset, val: WindowDataset, data_root: Path) -> dict[str, str]:
-    """Return digests of the lists of clips, wherever they lie, and of the networks that it learns or is judged by."""
+    """Return digests of the clip lists, relative to ``data_root``, and of the networks that supervise or judge."""
     lists = {"list of training clips": train, "validation clips": val}
     names = {name: [clip.folder for clip in data.index.clips] for name, data in lists.items()}
     return {name: _digest_of(folders, f"{data_root}{os.sep}") for name, folders in names.items()} | task.fingerprints
@@ -62,13 +62,13 @@ def _digest_of(folders: Iterable[str], root: str) -> str:
 
 
 def restore(task: Task, plan: Plan, report: Reporter) -> Position:
-    """Load what the plan starts from and return where that stands, step 0 without any checkpoint."""
+    """Load the checkpoints that the plan starts from and return their position, step 0 if there are none."""
     prefixes, folder = [part.prefix for part in task.parts()], plan.checkpoint_dir
     start_from = dict(plan.start_from)
     if plan.resume and "disc_" not in prefixes and steps_saved(folder, "disc_"):
         raise UserError(
-            f"{folder} holds a run with a discriminator: go on with hq_wav2lip_train.py, or without it from a "
-            "--checkpoint_path in another --checkpoint_dir"
+            f"{folder} holds a run with a discriminator: continue it with hq_wav2lip_train.py, or without one from "
+            "a --checkpoint_path in another --checkpoint_dir"
         )
     newest = newest_step(folder, prefixes) if plan.resume else None
     if newest is not None:
@@ -78,34 +78,35 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
     except weights.Unreadable as problem:
         if newest is not None:
             name = checkpoint_name("*" if len(prefixes) > 1 else "", newest)
-            raise UserError(f"{problem}, or delete {name}: --resume then goes on from the one before") from None
+            raise UserError(f"{problem}, or delete {name}: --resume then continues from the previous one") from None
         raise
     position = positions.get("", Position())
-    # a part that was saved before a crash came is made again; and what was best may be newer than what was saved last
+    # resuming, a discriminator saved just before a crash is ignored: it is trained again; else the best counts, too,
+    # as it may be newer than the last checkpoint
     resumed = newest is not None
     saved = [step for prefix in ([""] if resumed else prefixes) for step in steps_saved(folder, prefix)]
     latest = max([*saved, 0 if resumed else read_best(folder).step])
-    if newest is not None and latest > newest:  # of which there is half
+    if newest is not None and latest > newest:  # the generator without its discriminator
         lone, missing = checkpoint_name("", latest), checkpoint_name("disc_", latest)
         raise UserError(
-            f"{folder} holds a run that has come to step {latest}, but {missing} is not there; delete {lone}, too, and "
-            "--resume goes on from the one before"
+            f"{folder} holds a run that has reached step {latest}, but {missing} is missing; delete {lone}, too, and "
+            "--resume continues from the previous one"
         )
     if latest > position.step:
-        way_on = "which --resume cannot go on with here" if plan.resume else "and --resume goes on with it"
+        way_on = "which --resume cannot continue here" if plan.resume else "and --resume continues it"
         raise UserError(
-            f"{folder} holds a run that has come to step {latest}, {way_on}; this one would write over it: "
+            f"{folder} holds a run that has reached step {latest}, {way_on}; this one would overwrite it: "
             "choose another --checkpoint_dir"
         )
     _check_agreement(task.group, position.step, folder)
     if resumed:
         return replace(position, resumed=True)
-    pending = position.evaluation_pending or bool(position.step and task.awaits_evaluation)  # official ones do not tell
-    return Position(position.step, pending)  # a run of its own, whatever the other was made of
+    pending = position.evaluation_pending or bool(position.step and task.awaits_evaluation)  # official ones do not say
+    return Position(position.step, pending)  # a new run, whatever the other was made of
 
 
 def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
-    """Raise UserError if the processes have come to different steps."""
+    """Raise UserError if the processes are at different steps."""
     steps = sorted(set(group.gather(torch.tensor([step], device=group.device)).tolist()))
     if len(steps) > 1:
         raise UserError(
@@ -117,7 +118,7 @@ def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
 def introduce(
     train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, hp: HParams, report: Reporter
 ) -> None:
-    """Say what it learns from and is judged by, where it stands, and what is odd about that; list unusable clips."""
+    """Report the clips, the position of the run and anything odd about them; write the list of unusable clips."""
     unusable = train.index.unusable | val.index.unusable
     where = plan.checkpoint_dir / UNUSABLE
     if plan.saves and (unusable or where.exists()):
@@ -134,14 +135,14 @@ def introduce(
     if not position.resumed and 0 < hp.lr_decay_steps <= position.step:
         report.note(
             f"warning: learning rates are a hundredth of what they are set to: lr_decay_steps {hp.lr_decay_steps} "
-            f"counts from step 0, and this goes on from step {position.step}"
+            f"counts from step 0, and this run starts after step {position.step}"
         )
     if plan.max_steps is not None and plan.max_steps <= position.step:
         report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
 
 def _introduce_clips(name: str, index: WindowIndex, listed: str, report: Reporter) -> None:
-    """Say of a list how much of it is used, and what is odd about it."""
+    """Report how much of a clip list is used, and anything odd about it."""
     report.note(f"{name}: {len(index.clips)} clips, {len(index)} windows")
     if index.unusable:
         folder, reason = next(iter(index.unusable.items()))
@@ -149,12 +150,12 @@ def _introduce_clips(name: str, index: WindowIndex, listed: str, report: Reporte
         report.note(f"warning: {count} {name} clips cannot be used, the first: {folder}: {reason}{listed}")
     if held := [clip.mel.nbytes for clip in index.clips if clip.mel is not None]:
         report.note(
-            f"note: the mels of {len(held)} {name} clips are computed anew each time and kept in memory "
-            f"({sum(held) / 1e6:.0f} MB): nothing can be written to their folders"
+            f"note: the mels of {len(held)} {name} clips are computed in every run and kept in memory "
+            f"({sum(held) / 1e6:.0f} MB): their folders cannot be written to"
         )
     if index.doubtful:
         folder, lengths = next(iter(index.doubtful.items()))
         report.note(
-            f"warning: {len(index.doubtful)} {name} clips have much more sound than pictures, the first: "
-            f"{folder}: {lengths}. Unless the face was gone or the voice silent by then, they drift apart"
+            f"warning: {len(index.doubtful)} {name} clips have much more sound than frames, the first: "
+            f"{folder}: {lengths}. Unless the face or the voice is missing at the end, they drift apart"
         )

@@ -1,4 +1,4 @@
-"""What the loop asks of a task: one step, one evaluation, what learns, and what is worth reporting about it."""
+"""The interface of a task to the loop: one step, one evaluation, the trained networks, and what to report."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Figures = dict[str, float]
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 LN2 = math.log(2)
-PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is guessing
+PLATEAU_MARGIN = 0.01  # a loss this close to ln 2 is at chance
 WATCHED_STEPS = 100  # steps averaged before a warning is given
 
 
 class Part(NamedTuple):
-    """Something that learns."""
+    """A network that is trained."""
 
-    prefix: str  # of its checkpoints' names
+    prefix: str  # of the names of its checkpoints
     network: nn.Module
     optimizer: torch.optim.Optimizer
 
@@ -40,13 +40,13 @@ class Task:
 
     def __init__(self, group: Distributed, hp: HParams) -> None:
         self.group, self.hp = group, hp
-        self.fingerprints: dict[str, str] = {}  # of the networks that it learns from, or is judged by, by name
+        self.fingerprints: dict[str, str] = {}  # of the networks that supervise or judge it, by name
 
     @cached_property
     def ema(self) -> AveragedModel | None:
-        """The running mean of the main network, its statistics included, if ``hparams.ema_decay`` asks for one.
+        """The moving average of the main network, batch-norm statistics included, if ``hparams.ema_decay`` is set.
 
-        It is what is evaluated and saved: steadier and mostly better than the weights of any one step.
+        It is evaluated and saved, as it is steadier and mostly better than the weights of any one step.
         """
         if not self.hp.ema_decay:
             return None
@@ -59,12 +59,12 @@ class Task:
 
     @property
     def result(self) -> nn.Module:
-        """What is evaluated and saved: ``ema``, or without one the main network itself."""
+        """The network to evaluate and save: ``ema``, or without one the main network itself."""
         return self.ema.module if self.ema else self.main_network
 
     @contextlib.contextmanager
     def ema_in_place(self) -> Iterator[None]:
-        """Inside, the main network has the weights of ``ema``."""
+        """Give the main network the weights of ``ema`` inside the block."""
         pairs = []
         if self.ema:
             both = (itertools.chain(n.parameters(), n.buffers()) for n in (self.main_network, self.ema.module))
@@ -81,7 +81,7 @@ class Task:
             exchange()
 
     def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Improve the networks once; return "loss" and its parts, each a scalar tensor."""
+        """Update the networks once; return "loss" and its parts, each a scalar tensor or one of (sum, count)."""
         raise NotImplementedError
 
     def evaluate_batch(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -89,29 +89,29 @@ class Task:
         raise NotImplementedError
 
     def parts(self) -> Iterator[Part]:
-        """Yield everything that learns, the main network last."""
+        """Yield every network that is trained, the main one last."""
         raise NotImplementedError
 
     def extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides networks and optimizers."""
+        """Return what a checkpoint must hold besides networks and optimizers."""
         return {}
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        """Take back what ``extra_state`` gave, as far as the checkpoint has it."""
+        """Restore what ``extra_state`` returned, as far as the checkpoint has it."""
 
     def score(self, figures: Figures) -> float:
-        """Return how bad an evaluation is, to tell the best one."""
+        """Return the score of an evaluation; the lowest is the best."""
         raise NotImplementedError
 
     @property
     def awaits_evaluation(self) -> str | None:
-        """What the next evaluation decides, in a sentence, or None; a continued run then begins with one."""
+        """What the next evaluation decides, in a sentence, or None; a continued run then begins with an evaluation."""
 
     def after_evaluation(self, figures: Figures) -> str | None:
         """React to an evaluation; return a sentence for the user if something changed."""
 
     def warning(self, recent: deque[Figures], step: int) -> str | None:
-        """Return what is wrong with the last figures, if anything; asked once a step."""
+        """Return what is wrong with the last figures, if anything; called once per step."""
 
     def collage(self) -> np.ndarray | None:
         """Return pictures (N, T, height, width, 3) uint8 BGR of the last training step, or None."""
@@ -130,7 +130,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Adam:
-    """Return Adam for ``network``, updating it in a single pass over memory where torch has that."""
+    """Return Adam for ``network``, fused into a single pass over memory where torch supports that."""
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     return torch.optim.Adam(network.parameters(), rate, (beta1, 0.999), fused=fused)
 
@@ -138,8 +138,8 @@ def adam(network: nn.Module, rate: float, beta1: float = 0.9) -> torch.optim.Ada
 def _running_mean(decay: float) -> Callable[[Tensors, Tensors, torch.Tensor | int], None]:
     """Return the update of an exponential moving average, its decay growing as min(``decay``, (1 + n) / (10 + n)).
 
-    With 0.99 throughout, the mean of an expert which had learned for 200 steps still guessed: an eighth of it was the
-    random start.
+    With 0.99 throughout, the mean of an expert trained for 200 steps was still at chance: an eighth of it was the
+    random initialisation.
     """
 
     @torch.no_grad()
