@@ -1,10 +1,10 @@
-"""Clips on disk as training samples: an index of the usable windows, and what the expert and the generator see of them.
+"""Clips on disk as training samples: an index of the usable windows, and the samples of the expert and the generator.
 
 A clip is a folder with face crops 0.jpg, 1.jpg, ... at ``hparams.fps``, audio.wav, and mel.npy, float32 (mel frames,
 num_mels). Folders of the reference have no mel.npy; it is made from audio.wav the first time and kept.
 
-Samples are numbered without end. The number, its key, and the data set's seed decide everything about a sample, so a
-run repeats itself whatever the number of workers and processes, and resumes by counting:
+Samples are numbered without end. A sample depends only on this number, its key, and on the data set's seed, so a run
+is reproducible with any number of workers and processes, and resumes by counting:
 
     data = SyncNetDataset(get_image_list(root, "train"), seed=1)
     batches = Batches(data, batch_size=64, start=steps_done)

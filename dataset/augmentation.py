@@ -1,4 +1,4 @@
-"""Pictures of a window varied, all alike."""
+"""Random variation of the pictures of a window, the same for all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much the pictures of a window are varied, all alike. Each value is the largest change; 0 is none."""
+    """How much the pictures of a window are varied, all in the same way. Values are the largest change; 0: none."""
 
-    mirror: float = 0.0  # probability of left for right
+    mirror: float = 0.0  # probability of swapping left and right
     shift: float = 0.0  # share of the face's size, each way
     zoom: float = 0.0  # share of the face's size, in and out
     brightness: float = 0.0  # share of full scale
@@ -29,12 +29,12 @@ class Augmentation:
         blur = rng.uniform(0, self.blur)
         faces = np.stack([_crop(picture, size, (side * zoom, zoom), shift) for picture in pictures])
         faces = cv2.LUT(faces.reshape(-1, size, 3), levels).reshape(faces.shape)
-        if blur > 0.1:  # less cannot be seen
+        if blur > 0.1:  # less is invisible
             faces = np.stack([cv2.GaussianBlur(face, (0, 0), blur) for face in faces])
         return faces
 
     def _levels(self, rng: np.random.Generator) -> np.ndarray:
-        """Return what becomes of each grey level in each channel, (1, 256, 3) uint8."""
+        """Return the lookup table of grey levels for each channel, (1, 256, 3) uint8."""
         gains = 1 + rng.uniform(-self.colour, self.colour, 3)
         contrast = 1 + rng.uniform(-self.contrast, self.contrast)
         brightness = 255 * rng.uniform(-self.brightness, self.brightness)
@@ -43,7 +43,7 @@ class Augmentation:
 
 
 def _crop(picture: np.ndarray, size: int, scale: tuple[float, float], shift: np.ndarray) -> np.ndarray:
-    """Resize ``picture`` to (size, size), seeing ``scale`` (x, y; negative mirrors) of it, ``shift`` off its middle."""
+    """Resize the share ``scale`` (x, y; negative mirrors) of ``picture``, ``shift`` off its centre, to (size, size)."""
     full = np.array(picture.shape[1::-1])  # width, height
     step = full * scale / size  # source pixels per target pixel
     first = full * (0.5 + shift) - 0.5 - step * (size - 1) / 2  # source of target pixel 0, in pixel centres

@@ -15,11 +15,11 @@ from dataset.mels import mel_starts, open_mel
 from errors import MissingFile, UserError
 from hparams import hparams as hp
 
-# of a clip (reference): wrong windows of a shorter one would overlap the right ones
+# of a clip (reference): in a shorter one, wrong windows would overlap the right ones
 MIN_FRAMES = 3 * hp.syncnet_T + 1
 TWIN = "twin.txt"
-LENGTHS_AGREE = 1.05  # of pictures and sound: one is at most so many times as long as the other
-SHORT, LONG = 0.12, 0.5  # seconds more that pictures, and that the sound, may go on alone
+LENGTHS_AGREE = 1.05  # largest ratio of the lengths of frames and sound
+SHORT, LONG = 0.12, 0.5  # seconds by which frames, and sound, may exceed this ratio
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -27,22 +27,22 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 class Clip:
     """A usable clip folder."""
 
-    folder: str  # as it was given; serves as the clip's name
-    number: int  # the place of its folder among those given: of one that is given twice, the first
+    folder: str  # as given; also the clip's name
+    number: int  # index of its folder among those given, the first if it is given twice
     windows: np.ndarray  # ids of the frames that begin a window of consecutive frames, ascending
-    starts: np.ndarray  # those that a sample may be about: all their sound is there, and so is a wrong window
+    starts: np.ndarray  # those that a sample may use: they have all their sound, and there is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
-    mel: np.ndarray | None = None  # (mel frames, num_mels), only where the folder could not be written to
+    mel: np.ndarray | None = None  # (mel frames, num_mels), only if the folder could not be written to
     doubt: str | None = None  # why its pictures may not belong to its sound
-    twin: str | None = None  # folder of the same head, moving alike and saying something else, frame by frame
+    twin: str | None = None  # folder of the same head with the same movement, frame by frame, but other speech
 
 
 @dataclass(frozen=True)
 class WindowRules:
     """What makes a window usable. Mel spans and distances are in video frames."""
 
-    first_mel: int = 0  # the earliest mel window of a sample starts this long after its first frame (or before it)
-    last_mel: int = 0  # and the latest
+    first_mel: int = 0  # start of a sample's earliest mel window, counted from its first frame
+    last_mel: int = 0  # and of its latest
     nearest_negative: int = 1
 
     def __post_init__(self) -> None:
@@ -51,9 +51,9 @@ class WindowRules:
 
 
 class WindowIndex:
-    """The usable clips among ``folders``, each with its usable windows; made once, nothing is retried later.
+    """The usable clips among ``folders``, each with its usable windows; built once, nothing is retried later.
 
-    ``clips`` are in the order given, ``unusable`` says for every other folder why. Raises UserError if there is no
+    ``clips`` are in the order given; ``unusable`` has the reasons of the others. Raises UserError if there is no
     usable window at all.
     """
 
@@ -75,7 +75,7 @@ class WindowIndex:
 
     @property
     def doubtful(self) -> dict[str, str]:
-        """What is odd about clips that are used all the same, by folder."""
+        """What is odd about clips that are used anyway, by folder."""
         return {clip.folder: clip.doubt for clip in self.clips if clip.doubt}
 
     def _nothing_usable(self) -> str:
@@ -112,22 +112,22 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
 
 
 def _compare_lengths(folder: str, ids: np.ndarray, mel_frames: int) -> str | None:
-    """Say what is odd if the sound goes on long after the pictures; raise UserError where pictures go on without sound.
+    """Return what is odd if the sound is much longer than the frames; raise UserError if the frames are longer.
 
-    Pictures at another rate than ``hparams.fps`` drift away from the sound, and nothing else shows it. Frames without
-    a face leave holes, also at the end; sound that goes on may be just that, or silence.
+    Frames at another rate than ``hparams.fps`` drift away from the sound, and nothing else shows it. Frames without a
+    face leave gaps, also at the end, so longer sound may mean just that, or silence.
     """
-    if Path(folder, "clip.json").exists():  # preprocess.py has seen to the rate
+    if Path(folder, "clip.json").exists():  # preprocess.py has taken care of the rate
         return None
     pictures, sound = (ids[-1] + 1) / hp.fps, mel_frames / hp.mel_frames_per_second
-    lengths = f"{pictures:.1f} s of pictures, at {hp.fps:g} a second, and {sound:.1f} s of sound"
+    lengths = f"{pictures:.1f} s of frames, at {hp.fps:g} fps, and {sound:.1f} s of sound"
     if pictures > sound * LENGTHS_AGREE + SHORT:
-        raise UserError(f"{lengths}; its pictures are of another rate, or its sound broke off: prepare it again")
+        raise UserError(f"{lengths}; its frames have another rate, or its sound is cut off: preprocess it again")
     return lengths if sound > pictures * LENGTHS_AGREE + LONG else None
 
 
 def _find_twin(folder: str, ids: np.ndarray) -> str | None:
-    """Return the folder beside this one that its twin.txt names, if that has every one of its frames."""
+    """Return the folder beside this one that its twin.txt names, if it has all the same frames."""
     try:
         twin = Path(folder).with_name(Path(folder, TWIN).read_text(encoding="utf-8").strip())
         return str(twin) if np.isin(ids, frame_ids(twin)).all() else None
@@ -136,14 +136,14 @@ def _find_twin(folder: str, ids: np.ndarray) -> str | None:
 
 
 def frame_ids(folder: str | Path) -> np.ndarray:
-    """Return the frame numbers of a folder, ascending, less empty files (left by a full disk or a killed run)."""
+    """Return the frame numbers of a folder, ascending, without empty files (left by a full disk or a killed run)."""
     with os.scandir(folder) as entries:
         names = [entry.name[:-4] for entry in entries if entry.name.endswith(".jpg") and entry.stat().st_size]
     return np.array(sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name), np.int64)
 
 
 def _pictures_of_other_names(folder: str) -> list[str]:
-    """Return the pictures that ``frame_ids`` passes by: 00000.jpg, 0.JPG, 0.png, frame_0.jpg."""
+    """Return the pictures that ``frame_ids`` ignores: 00000.jpg, 0.JPG, 0.png, frame_0.jpg."""
     pictures = [path.name for path in Path(folder).iterdir() if path.name.lower().endswith(PICTURES)]
     return sorted(name for name in pictures if not re.fullmatch(r"(0|[1-9]\d*)\.jpg", name))
 

@@ -1,4 +1,4 @@
-"""Samples in batches, in an order that repeats itself, read ahead by processes."""
+"""Batches of samples in a reproducible order, prefetched by processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from errors import UserError
 
 
 class Batches:
-    """The keys of batch after batch of a run, without end, from batch ``start`` on: a batch sampler for a DataLoader.
+    """The endless keys of a run's batches, from batch ``start`` on: a batch sampler for a DataLoader.
 
-    Batch b of all processes together is the keys b * batch_size to (b + 1) * batch_size - 1; of them each of
-    ``world_size`` processes gets an equal, contiguous share, the one of its ``rank``.
+    Batch b of all processes together is the keys b * batch_size to (b + 1) * batch_size - 1. Each of the
+    ``world_size`` processes gets an equal, contiguous share, in the order of ``rank``.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Batches:
         return list(range(first, first + self.share))
 
     def clips_of(self, batch: int) -> list[str]:
-        """Return the clip folders of this process's samples of a batch, in their order."""
+        """Return the clip folders of this process's samples of a batch, in order."""
         return [self.dataset.clip_of(key) for key in self.keys(batch)]
 
     def epoch_of(self, batch: int) -> int:
@@ -69,10 +69,10 @@ def evaluation_windows(count: int, batch_size: int, rank: int = 0, world_size: i
 
 
 class Loader:
-    """The samples of ``batches``, stacked, read ahead by ``num_workers`` processes.
+    """The samples of ``batches``, stacked, prefetched by ``num_workers`` processes.
 
-    It leaves torch's global random state alone. ``damaged`` says which files could not be read so far, and why; other
-    windows take the place of theirs. ``close`` ends the processes; a program that raises ends them too.
+    It leaves torch's global random state alone. ``damaged`` has the files that could not be read so far, and why;
+    their windows are replaced by others. ``close`` ends the processes, as does the end of the program.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Loader:
         pin_memory: bool = False,
     ) -> None:
         self.damaged: dict[str, str] = {}
-        self._sigchld: Any = None  # whoever heard of children before
+        self._sigchld: Any = None  # the handler before ours
         self._loader = DataLoader(
             _Reading(dataset),
             batch_sampler=batches,
@@ -92,7 +92,7 @@ class Loader:
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else it takes a number from the global one, and resuming shifts that
+            generator=torch.Generator(),  # else it draws from the global one, which resuming would shift
         )
         _LOADERS.add(self)
 
@@ -100,8 +100,8 @@ class Loader:
         batches = iter(self._loader)
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self._loader.num_workers and in_main_thread and hasattr(signal, "SIGCHLD"):
-            # torch would raise wherever the main thread is, in the middle of a step, that a worker has died; whoever
-            # waits for the next batch hears of it, too
+            # when a worker dies, torch would raise in the main thread, even in the middle of a step; the wait for the
+            # next batch raises as well
             before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._sigchld = before if self._sigchld is None else self._sigchld
         for batch, damaged in batches:
@@ -109,29 +109,29 @@ class Loader:
             yield batch
 
     def close(self) -> None:
-        """End the processes, which nothing else does: they ignore signals, and Python would wait for them."""
+        """End the processes; nothing else does, as they ignore signals, and Python would wait for them."""
         if self._sigchld is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, self._sigchld)
             self._sigchld = None
         iterator: Any = self._loader._iterator
         self._loader._iterator = None
         if iterator is not None:
-            iterator._shutdown_workers()  # torch's own, called when the iterator is forgotten; errors remember it
+            iterator._shutdown_workers()  # torch calls it when the iterator is deleted; tracebacks keep it alive
             for worker in iterator._workers:
-                worker.kill()  # one that hangs in a read has not heard
+                worker.kill()  # one that hangs in a read does not react
 
 
 _LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()
 
 
-@atexit.register  # after multiprocessing's own, so it comes before that waits for the processes
+@atexit.register  # registered after multiprocessing's own, so it runs before that waits for the processes
 def _close_loaders() -> None:
     for loader in list(_LOADERS):
         loader.close()
 
 
 class _Reading(Dataset):
-    """What a loader's processes see of a data set: samples, and with them what was damaged."""
+    """A data set for a loader's processes: samples, and with them the damaged files."""
 
     def __init__(self, dataset: WindowDataset) -> None:
         self.dataset = dataset

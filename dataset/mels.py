@@ -1,4 +1,4 @@
-"""Mels of clip folders: made once, kept, and where in them a frame's sound begins."""
+"""Mels of clip folders, computed once and kept, and where in them the sound of a frame starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_mel(folder: str | Path) -> np.ndarray:
         raise MissingFile("neither mel.npy nor audio.wav")
     try:
         wav = audio.load_wav(path)
-    except Exception as error:  # librosa's second reader has an exception of its own that only it can name
+    except Exception as error:  # librosa's fallback reader has an exception type of its own
         raise UserError(f"audio.wav cannot be read ({str(error) or type(error).__name__})") from error
     mel = np.ascontiguousarray(audio.melspectrogram(wav).T)
     save_mel(folder, mel)
@@ -35,7 +35,7 @@ def make_mel(folder: str | Path) -> np.ndarray:
 
 def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
     """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all; say whether it was written."""
-    if not Path(folder).stat().st_mode & WRITABLE:  # root could write all the same, but was asked not to
+    if not Path(folder).stat().st_mode & WRITABLE:  # root could still write, but the permissions say not to
         return False
     try:
         with files.atomic_write(Path(folder, "mel.npy")) as partial:
@@ -46,7 +46,7 @@ def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
 
 
 def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
-    """Return the clip's mel and the bytes before it in mel.npy, or None instead if there can be no such file."""
+    """Return the clip's mel and its offset in mel.npy in bytes, None if that file cannot be written."""
     path = Path(folder, "mel.npy")
     if not path.is_file():
         mel = make_mel(folder)
@@ -55,10 +55,10 @@ def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
-        raise UserError(f"mel.npy cannot be read ({error}); delete it to have it made again") from error
+        raise UserError(f"mel.npy cannot be read ({error}); delete it to have it computed again") from error
     in_rows = mapped.ndim == 2 and mapped.shape[1] == hp.num_mels and mapped.flags.c_contiguous
     if not in_rows or mapped.dtype != np.float32:
-        raise UserError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in rows")
+        raise UserError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in C order")
     return mapped, mapped.offset
 
 

@@ -1,4 +1,4 @@
-"""What the expert and the generator see of windows, by number."""
+"""The samples of the expert and the generator, by number."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dataset.mels import mel_starts
 from errors import UserError
 from hparams import hparams as hp
 
-ORDER, SAMPLE, AUGMENT = range(3)  # first word of every seed, so that the three never share a stream of numbers
-TRIES_PER_CLIP = 10  # windows of one clip that may be damaged before the next clip takes its place
-MAX_TRIES = 200  # damaged windows in a row after which it is not a few files that are at fault
+ORDER, SAMPLE, AUGMENT = range(3)  # first element of every seed, so that the three never share a random stream
+TRIES_PER_CLIP = 10  # damaged windows of one clip before the next clip takes its place
+MAX_TRIES = 200  # damaged windows in a row, too many for a few bad files
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 Sample = tuple[torch.Tensor, ...]
 
@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 
 
 class WindowDataset(Dataset):
-    """What the data sets share: keys, draws, and reading windows.
+    """The base of all data sets: keys, draws, and reading windows.
 
     An epoch, ``len`` keys, draws every clip ``windows_per_clip`` times in a row.
     """
@@ -56,7 +56,7 @@ class WindowDataset(Dataset):
         self.index = WindowIndex(folders, rules)
         self.rules = rules
         self.seed = seed
-        self.hp = dataclasses.replace(hp)  # a copy: loader workers that are fresh processes have not seen --hparams
+        self.hp = dataclasses.replace(hp)  # a copy: spawned loader workers do not know --hparams
 
     def __len__(self) -> int:
         return len(self.index.clips) * self.windows_per_clip
@@ -65,9 +65,9 @@ class WindowDataset(Dataset):
         return self.read(key)[0]
 
     def read(self, key: int) -> tuple[Sample, dict[str, str]]:
-        """Return the sample ``key``, or what takes its place where files are damaged; and these, with the reason.
+        """Return the sample ``key``, or a replacement if files are damaged, and the damaged files with the reason.
 
-        What takes its place is drawn by the key as well, so a run over the same files repeats itself. Raises UserError
+        The replacement is drawn from the key as well, so a run over the same files is reproducible. Raises UserError
         if ``MAX_TRIES`` windows are damaged, which is more than a few bad files.
         """
         damaged: dict[str, str] = {}
@@ -77,16 +77,16 @@ class WindowDataset(Dataset):
             except Damaged as problem:
                 damaged[problem.path] = problem.reason
         path, reason = damaged.popitem()
-        raise UserError(f"{path} {reason}, like everything else that was tried; look at the disk, or prepare it again")
+        raise UserError(f"{path} {reason}, like everything else that was tried; check the disk, or preprocess it again")
 
     def _drawn(self, draw: Draw, key: int) -> Sample:
         """Return the sample of a draw; raise Damaged."""
         raise NotImplementedError
 
     def draw(self, key: int, attempt: int = 0) -> Draw:
-        """Choose the sample ``key`` (0 or more; from ``len`` on they belong to later epochs).
+        """Choose the sample ``key`` (0 or more; those from ``len`` on belong to later epochs).
 
-        ``attempt`` 1 or more is what takes its place after so many that were damaged: at first from the same clip.
+        ``attempt`` above 0 chooses the replacement after this many damaged windows, at first from the same clip.
         """
         clips = self.index.clips
         epoch, position = divmod(key // self.windows_per_clip, len(clips))
@@ -128,7 +128,7 @@ class WindowDataset(Dataset):
         skip = clip.mel_offset + start * bands * np.float32().itemsize
         path = f"{clip.folder}/mel.npy"
         try:
-            # one small read: cheaper than np.load, and no open files pile up as memory maps of many clips would
+            # one small read: cheaper than np.load, and leaves no files open, as memory maps of many clips would
             values = np.fromfile(path, np.float32, (stop - start) * bands, offset=skip)
         except OSError as error:
             raise Damaged(path, f"cannot be read ({error.strerror})") from error
@@ -143,7 +143,7 @@ class SyncNetDataset(WindowDataset):
     x (15, 48, 96): the lower half of 5 consecutive frames in [0, 1], channels BGR of the first, of the second, ...;
     mel (1, 80, 16): the sound of the drawn window; y (1,): 1 if x is that window, 0 if x is another one of the clip.
 
-    ``negative_distance`` is how far away, in frames, that other one is at least; ``augmentation`` varies the pictures.
+    ``negative_distance`` is the least distance of that other window, in frames; ``augmentation`` varies the pictures.
     The index and its errors are those of WindowIndex.
     """
 
@@ -177,8 +177,8 @@ class MatchedWindows(SyncNetDataset):
     """Windows in sync, for an expert that compares every face of a batch with every voice in it.
 
     ``dataset[key]`` is ``x, mel, place``: x and mel as in SyncNetDataset, always of the same window; place (2,) int64
-    says which one, by the number of its clip and its first frame. Raises UserError for fewer ``windows_per_clip`` than
-    1, and as SyncNetDataset does.
+    is the number of its clip and its first frame. Raises UserError if ``windows_per_clip`` is below 1, and as
+    SyncNetDataset does.
     """
 
     def __init__(
@@ -207,11 +207,11 @@ class Wav2LipDataset(WindowDataset):
 
     x (6, 5, 96, 96): 5 consecutive frames, black below ``mask_top`` of their height, then 5 others of the clip, whole;
     indiv_mels (5, 1, 80, 16): the sound of each frame, ``mel_lead`` frames early; mel (1, 80, 16): of the whole window;
-    y (3, 5, 96, 96): the 5 frames, whole. What is None is as ``hparams`` has it. The other arguments and the errors
-    are as in SyncNetDataset.
+    y (3, 5, 96, 96): the 5 frames, whole. Arguments that are None are taken from ``hparams``; the others and the
+    errors are as in SyncNetDataset.
 
-    With ``twins``, a clip whose twin.txt names the clip beside it (demo/talking_portrait.py writes them) shows the same
-    5 frames of that one instead of others of its own: the same head at the same place, with another mouth. So does
+    With ``twins``, the reference of a clip whose twin.txt names the clip beside it (demo/talking_portrait.py writes
+    them) is the same 5 frames of that clip: the same head in the same place, with another mouth. This resembles
     inference, where both pictures are of one frame.
     """
 
@@ -228,8 +228,8 @@ class Wav2LipDataset(WindowDataset):
         mask_top = hp.mask_top if mask_top is None else mask_top
         self.twins, self.first_hidden = twins, round(mask_top * hp.img_size)
         if not 0 < self.first_hidden < hp.img_size:
-            raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}: else nothing, or all, is hidden")
-        self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # of each picture, counted from the first
+            raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}: else nothing, or all, is masked")
+        self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # where each picture's mel starts
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
 
@@ -250,24 +250,24 @@ class Wav2LipDataset(WindowDataset):
         return x, mels[1:], mels[0], y
 
 
-@lru_cache(maxsize=4)  # a batch may lie in two epochs, and there are data sets for training and for evaluation
+@lru_cache(maxsize=4)  # a batch may span two epochs, and training and validation have their own data sets
 def _order(seed: int, epoch: int, clips: int) -> np.ndarray:
     """Return the order in which an epoch draws the clips."""
     return np.random.default_rng((ORDER, seed, epoch)).permutation(clips)
 
 
 def _read_picture(path: str) -> np.ndarray:
-    """Read a picture (height, width, 3) BGR; raise Damaged if it is missing or not whole."""
+    """Read a picture (height, width, 3) BGR; raise Damaged if it is missing or damaged."""
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
         raise Damaged(path, f"cannot be read ({error.strerror})") from error
-    # OpenCV fills up with grey what is missing at the end; a killed machine may leave zeros there
+    # OpenCV fills the missing end of a JPEG with grey; after a power failure, zeros may follow
     if content.startswith(JPEG_START) and not content.rstrip(b"\0").endswith(JPEG_END):
-        raise Damaged(path, "is only the beginning of a picture")
+        raise Damaged(path, "is a truncated picture")
     picture = None
-    with contextlib.suppress(cv2.error):  # nothing, or a header that promises billions of pixels
+    with contextlib.suppress(cv2.error):  # an empty file, or a header that claims billions of pixels
         picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:
         raise Damaged(path, "is not a picture that can be decoded")
@@ -275,5 +275,5 @@ def _read_picture(path: str) -> np.ndarray:
 
 
 def to_unit(planes: list[np.ndarray]) -> torch.Tensor:
-    """Stack uint8 colour planes (height, width) as float32 in [0, 1]; put in order while bytes, which is faster."""
+    """Stack uint8 colour planes (height, width) as float32 in [0, 1]; stacking bytes is faster."""
     return torch.from_numpy(np.stack(planes)).float().div_(255)

@@ -285,7 +285,7 @@ def spoil(folder, how):
         return "(80, 200), not float32 (mel frames, 80)"
     if how == "30 fps":  # 60 pictures in 2 s
         np.save(mel, np.zeros((161, 80), np.float32))
-        return "2.4 s of pictures, at 25 a second, and 2.0 s of sound; its pictures are of another rate"
+        return "2.4 s of frames, at 25 fps, and 2.0 s of sound; its frames have another rate"
     if how == "little sound":
         np.save(mel, np.zeros((15, 80), np.float32))
         return "with their sound (15 mel frames)"
