@@ -1,4 +1,4 @@
-"""What the networks share: convolution blocks, the audio encoder, and how to make them fast once training is over."""
+"""What the networks share: convolution blocks, the audio encoder, and their optimisation for inference."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Conv2dTranspose(nn.Module):
 class PlainConv2d(nn.Module):
     """Convolution and leaky ReLU without normalisation: the discriminator's block.
 
-    It starts with weights that keep the size of signals (He et al., 2015). With torch's own, as there, each block
-    shrinks them, and 13 in a row leave nothing: logits of different faces differed by 1e-7.
+    Its initial weights preserve the scale of signals (He et al., 2015). With torch's own, as in the reference, each
+    block shrinks them, and 13 in a row leave nothing: logits of different faces differed by 1e-7.
     """
 
     slope = 0.01  # of the leaky ReLU
@@ -65,7 +65,7 @@ class PlainConv2d(nn.Module):
         return F.leaky_relu(self.conv_block(x), self.slope, inplace=True)
 
 
-nonorm_Conv2d = PlainConv2d  # its name there
+nonorm_Conv2d = PlainConv2d  # its name in the reference
 
 
 def audio_encoder(width: float, residual_at_3x3: int) -> nn.Sequential:
@@ -107,7 +107,7 @@ class OneDnnConv2d(nn.Module):
 def fold_batchnorm(network: Network) -> Network:
     """Merge every batch norm into the convolution before it, in place; return ``network`` in eval mode.
 
-    Same function up to rounding, fewer passes over memory. The network can no longer be trained afterwards.
+    The function stays the same up to rounding, with fewer passes over memory. The network can no longer be trained.
     """
     network.eval()
     for block in network.modules():

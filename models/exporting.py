@@ -1,4 +1,4 @@
-"""Networks as ONNX files, for programs that are not Python."""
+"""Networks as ONNX files, for programs in other languages than Python."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .syncnet import SyncNet_color
 from .wav2lip import Wav2Lip
 from .weights import INFERENCE_SETTINGS, Checkpoint, build, find, names_of, network_of, read_checkpoint, read_state
 
-TOLERANCE = 1e-3  # of what onnxruntime says against what torch says; pictures and embeddings lie in [0, 1]
+TOLERANCE = 1e-3  # difference between onnxruntime's and torch's results, which are all in [0, 1]
 OPSET = 17
-TRIED = 3  # rows in a batch that the written file is tried with; it was written with another number
-# names of the inputs and outputs, and the shapes of the inputs less their batch
+TRIED = 3  # batch size with which the written file is tested; it was exported with another
+# names of the inputs and outputs, and the shapes of the inputs without their batch
 FACES = (6, 96, 96)  # BGR in [0, 1]: three planes black below ``Wav2Lip.mask_top``, three of the reference
 MOUTHS = (15, 48, 96)  # the lower halves of five faces, BGR in [0, 1]
 MELS = (1, 80, 16)
@@ -35,19 +35,19 @@ OUTPUTS = {Wav2Lip: ["pictures"], SyncNet_color: ["voices", "lips"]}
 def read_exportable(
     path_or_name: str | Path, network: type[nn.Module] | None = None, report: Reporter = SILENT
 ) -> tuple[Checkpoint, type[nn.Module]]:
-    """Return a checkpoint of a generator or an expert, and which it is; ``network`` if a name is that of several."""
+    """Return a checkpoint of a generator or expert, and its class; ``network`` decides if a name stands for several."""
     if network is None:
         named = next((kind for kind in INPUTS if str(path_or_name) in names_of(kind)), Wav2Lip)
         found = network_of(read_state(find(path_or_name, named, report)))
-        network = found if found in INPUTS else named  # whose checkpoint says what is wrong with others
+        network = found if found in INPUTS else named  # whose reading says what is wrong with others
     return read_checkpoint(path_or_name, network, report), network
 
 
 def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> float:
-    """Write ``path`` and return by how much onnxruntime's result differs from torch's, at most, for any batch.
+    """Write ``path``, for any batch size, and return the largest difference between onnxruntime's and torch's results.
 
-    The file takes float32 and says how the generator wants to be used (``INFERENCE_SETTINGS``). Raises RuntimeError,
-    and leaves nothing, if the difference is above ``TOLERANCE``.
+    The file takes float32 and has the generator's inference settings (``INFERENCE_SETTINGS``). Raises RuntimeError,
+    and leaves no file, if the difference is above ``TOLERANCE``.
     """
     with needs("onnx"):
         import onnx  # noqa: F401  # torch has another word for it
@@ -67,7 +67,7 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
 
 @torch.inference_mode()
 def compare(model: nn.Module, network: type[nn.Module], path: Path) -> float:
-    """Return the largest difference between torch's and onnxruntime's results for a batch that is made up."""
+    """Return the largest difference between torch's and onnxruntime's results for a random batch."""
     import onnxruntime
 
     inputs = _batch(network, TRIED)
@@ -88,7 +88,7 @@ def _batch(network: type[nn.Module], size: int) -> list[torch.Tensor]:
 def _export(model: nn.Module, network: type[nn.Module], path: Path) -> None:
     names, outputs = list(INPUTS[network]), OUTPUTS[network]
     free = {name: {0: "batch"} for name in (*names, *outputs)}
-    with without_warnings():  # torch prefers its newer exporter, which needs another package and says the same
+    with without_warnings():  # torch prefers its newer exporter, which needs another package and gives the same
         torch.onnx.export(
             model, tuple(_batch(network, 2)), str(path), input_names=names, output_names=outputs, dynamic_axes=free,
             opset_version=OPSET, dynamo=False,
@@ -96,7 +96,7 @@ def _export(model: nn.Module, network: type[nn.Module], path: Path) -> None:
 
 
 def _sign(path: Path, checkpoint: Checkpoint) -> None:
-    """Note in the file what a generator says of its use."""
+    """Store a generator's inference settings in the file."""
     import onnx
 
     graph = onnx.load(str(path))

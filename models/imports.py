@@ -1,4 +1,4 @@
-"""Packages that stand on torchvision."""
+"""Importing packages that depend on torchvision."""
 
 from __future__ import annotations
 

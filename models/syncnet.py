@@ -1,4 +1,4 @@
-"""Do these lips and this voice belong together? The expert that supervises training, and the judge behind LSE.
+"""Networks that rate whether lips and voice match: the expert that supervises training, and the judge behind LSE.
 
 ``SyncNet_color`` is the expert of the paper (section 3.2). ``SyncNet_v2`` is the independent network of Chung and
 Zisserman ("Out of time", 2016) whose distances are the LSE-D and LSE-C scores. Module names and order are those of
@@ -46,16 +46,16 @@ class SyncNet_color(nn.Module):
         """Return (audio, video) embeddings of unit length, (N, 512·width) float32 each.
 
         Mels (N, 1, 80, 16), and mouths (N, 15, 48, 96): five lower halves stacked, BGR in [0, 1]. The last ReLU
-        keeps embeddings non-negative, so their cosine lies in [0, 1] up to rounding. Names are the reference's.
+        keeps embeddings non-negative, so their cosine lies in [0, 1] up to rounding. Names are those of the reference.
         """
         return self.embed_audio(audio_sequences), self.embed_video(face_sequences)
 
     def embed_audio(self, mels: torch.Tensor) -> torch.Tensor:
-        """The first half of ``forward``, for those who compare one voice with many faces."""
+        """Return the audio half of ``forward``, to compare one voice with many faces."""
         return F.normalize(self.audio_encoder(mels).flatten(1).float())
 
     def embed_video(self, mouths: torch.Tensor) -> torch.Tensor:
-        """The second half of ``forward``."""
+        """Return the video half of ``forward``."""
         return F.normalize(self.face_encoder(mouths).flatten(1).float())
 
 

@@ -1,7 +1,7 @@
-"""Pickled content that torch leaves to others: the tensors of TorchScript, and numpy's numbers. Nothing is ever called.
+"""Read the tensors of TorchScript files, and numpy scalars, without running code from the file.
 
 ``torch.jit.load`` runs the ``__setstate__`` of every class that a TorchScript file defines, and ``torch.load`` takes
-numpy's numbers for code. Here, names in a file stand for nothing but the few stand-ins below.
+numpy scalars for code. Here, names in a file resolve only to the few stand-ins below.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a TorchScript file under the names that its state dict has, running nothing of it.
+    """Return the tensors of a TorchScript file under their state-dict names, running none of its code.
 
-    Raises pickle.UnpicklingError for a file that names anything but modules and tensors, and whatever damage raises.
+    Raises pickle.UnpicklingError for a file that names anything but modules and tensors; damage can raise anything.
     """
     with zipfile.ZipFile(path) as archive:
         name = next(name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl")
@@ -55,21 +55,21 @@ def _tensors_of(module: Any, prefix: str = "") -> Iterator[tuple[str, torch.Tens
 
 
 class _Attributes:
-    """A module of a TorchScript file, less its code."""
+    """A module of a TorchScript file, without its code."""
 
     def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):  # which only the class itself would know how to read
+        if not isinstance(state, dict):  # only the class itself could read it
             raise pickle.UnpicklingError("global __setstate__")
         vars(self).update(state)
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Makes modules of nothing but attributes, and tensors; every other name is refused."""
+    """Builds only tensors and modules that are mere attributes; every other name is refused."""
 
     def __init__(self, file: IO[bytes], archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(file)
         self._archive, self._folder = archive, folder
-        self._module = type("Module", (_Attributes,), {})  # of this file alone, which may set what it likes on it
+        self._module = type("Module", (_Attributes,), {})  # for this file only, which may set any attribute on it
         self._storages: dict[str, torch.Tensor] = {}  # (elements,), by key: tensors may share one
 
     def find_class(self, module: str, name: str) -> Any:
@@ -100,22 +100,22 @@ class _ScriptUnpickler(pickle.Unpickler):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Numbers that were numpy's: a step, a learning rate, the best loss so far
+# Numpy scalars: a step, a learning rate, the best loss so far
 
 
 class _NumberType:
-    """Stands for ``numpy.dtype``."""
+    """Stand-in for ``numpy.dtype``."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
         self.order: Any = "="  # one of those that numpy's stubs list
 
     def __setstate__(self, state: tuple) -> None:
-        self.order = state[1].replace("|", "=")  # "|": of one byte, so that there is no order
+        self.order = state[1].replace("|", "=")  # "|": one byte has no order
 
 
 def _number(kind: _NumberType, content: bytes) -> int | float | complex | bool:
-    """Stands for numpy's ``scalar``, whose place is another since numpy 2."""
+    """Stand-in for numpy's ``scalar``, which numpy 2 moved to another module."""
     dtype = np.dtype(kind.code)
     if dtype.kind not in "biufc":
         raise pickle.UnpicklingError(f"global numpy.{dtype.name}")
@@ -130,7 +130,7 @@ def _stand_in(thing: Any, full_name: str) -> Any:
 
 @contextlib.contextmanager
 def numpy_numbers() -> Iterator[None]:
-    """Let ``torch.load(…, weights_only=True)`` read numpy's numbers, as Python's, while the block lasts."""
+    """Let ``torch.load(…, weights_only=True)`` read numpy scalars, as Python numbers, inside the block."""
     with _one_at_a_time:  # torch has one list for all threads
         before = torch.serialization.get_safe_globals()
         torch.serialization.add_safe_globals([

@@ -64,15 +64,15 @@ class Wav2Lip(nn.Module):
     ``width`` scales the channels of every layer; 1.0 is the official network.
     """
 
-    # how its pictures are best cut and put back, unless the user says; a checkpoint may know better than the reference
+    # inference settings, unless the user gives others; a checkpoint may have better ones than the reference
     pads = (0, 10, 0, 0)  # pixels added to the detector's box: top, bottom, left, right
     blend = "box"  # or "feather"
-    gain = 1.0  # of what it makes mouths move by itself
-    mask_top = 0.5  # of the face it is to draw it sees only what is above: a share of the height
-    # frames by which a mouth's sound started before it in training, and lips come early; None: the checkpoint is silent
+    gain = 1.0  # factor on the mouth movement that it generates
+    mask_top = 0.5  # share of the height below which the input face is masked
+    # frames by which a mouth's sound started before it in training, so that lips come early; None: unknown
     mel_lead: int | None = None
-    # what it is shown of a face: "same", the frame itself; "still", a mouth like it that is shut; or "matching", one as
-    # far open as the sound will open it: (its embedding - that of silence) · opening, 0 shut to 1 wide
+    # reference face: "same", the frame itself; "still", a similar one whose mouth is shut; or "matching", one whose
+    # mouth is as open as the sound will open it: (the sound's embedding - silence's) · opening, 0 shut to 1 wide
     reference = "same"
     opening: list[float] | None = None
 
@@ -93,18 +93,18 @@ class Wav2Lip(nn.Module):
         Mels (N, 1, 80, 16) with faces (N, 6, 96, 96) give (N, 3, 96, 96). Windows of T frames, mels
         (N, T, 1, 80, 16) with faces (N, 6, T, 96, 96), give (N, 3, T, 96, 96).
         """
-        mels, faces = audio_sequences, face_sequences  # the names are the reference's, for those who give them
+        mels, faces = audio_sequences, face_sequences  # the reference's names, for calls by keyword
         if faces.dim() == 4:
             return self._single(mels, faces)
         n, _, t = faces.shape[:3]
-        out = self._single(mels.flatten(0, 1), faces.transpose(1, 2).flatten(0, 1))  # frames of a window side by side
+        out = self._single(mels.flatten(0, 1), faces.transpose(1, 2).flatten(0, 1))  # frames become rows of the batch
         return out.unflatten(0, (n, t)).transpose(1, 2)
 
     def _single(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
         return self.draw(self.audio_encoder(mels), faces)
 
     def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
-        """Return what ``forward`` does, of single frames, for embeddings of the audio encoder (N, 512·width, 1, 1)."""
+        """Return what ``forward`` does for single frames, given audio embeddings (N, 512·width, 1, 1)."""
         features = []
         x = faces
         for block in self.face_encoder_blocks:
@@ -117,7 +117,7 @@ class Wav2Lip(nn.Module):
 
 
 class Wav2Lip_disc_qual(nn.Module):
-    """The visual-quality discriminator: is the lower half of this face real? Looks at single frames."""
+    """The visual-quality discriminator: whether the lower half of a face is real, judged by single frames."""
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
@@ -137,9 +137,9 @@ class Wav2Lip_disc_qual(nn.Module):
         self.binary_pred = nn.Sequential(nn.Conv2d(c512, 1, 1, 1, 0), nn.Sigmoid())
 
     def forward(self, faces: torch.Tensor, logits: bool = False) -> torch.Tensor:
-        """(N, 3, T, 96, 96) -> probability of being real, (T·N, 1), the N clips of each frame side by side.
+        """Return the probability that faces (N, 3, T, 96, 96) are real, (T·N, 1), all clips' first frames first.
 
-        With ``logits`` the value before the sigmoid, for losses that do not fade when the network is sure.
+        With ``logits``, return the value before the sigmoid, so that gradients do not vanish when the network is sure.
         """
         x = faces.permute(2, 0, 1, 3, 4).flatten(0, 1)  # (T·N, 3, 96, 96), frame by frame as in the reference
         x = x[:, :, x.shape[2] // 2 :]
@@ -148,6 +148,6 @@ class Wav2Lip_disc_qual(nn.Module):
         return (self.binary_pred[0](x) if logits else self.binary_pred(x)).flatten(1)
 
     def perceptual_forward(self, false_face_sequences: torch.Tensor) -> torch.Tensor:
-        """Return how badly generated faces (N, 3, T, 96, 96) pass for real: the loss that the reference asks it for."""
+        """Return the adversarial loss of generated faces (N, 3, T, 96, 96), as the reference calls it."""
         logits = self(false_face_sequences, logits=True)
         return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))

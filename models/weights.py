@@ -1,4 +1,4 @@
-"""Find, verify and load checkpoints, never running code that a file brings along."""
+"""Find, verify and load checkpoints, never running code from a file."""
 
 from __future__ import annotations
 
@@ -31,52 +31,52 @@ from .wav2lip import Wav2Lip, Wav2Lip_disc_qual
 
 NETWORKS = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual, SyncNet_v2)
 WIDEST = 4.0  # times the official width
-CODE_BYTES = 1 << 26  # that TorchScript's code may have, which is compressed; tensors are not
+CODE_BYTES = 1 << 26  # at most, of TorchScript's code, which is compressed; tensors are not
 SCALABLE = (Wav2Lip, SyncNet_color, Wav2Lip_disc_qual)
 
 
-# how archives begin that people put checkpoints into; zips are looked into
+# first bytes of archives that people put checkpoints into; zips are inspected
 ARCHIVES = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a rar archive"}
 BLENDS = ("box", "feather")  # see ``mouths.paste``
 REFERENCES = ("same", "still", "matching")  # see Wav2Lip
 MAX_LEAD = 10  # frames by which a mouth's sound may start before it
-MAX_GAIN = 4.0  # by which mouths move farther than a generator has them by itself
-# what a checkpoint may say of its use at inference, see Wav2Lip
+MAX_GAIN = 4.0  # largest factor on a generator's mouth movement
+# inference settings that a checkpoint may have, see Wav2Lip
 INFERENCE_SETTINGS = ("pads", "blend", "reference", "gain", "opening", "mask_top", "mel_lead")
 
-# the small networks that come with this repository, by name: of demo, the network decides which
+# the small networks that come with this repository, by name; "demo" names one of each class
 DEMO, JUDGE = "demo", "demo_judge"
 _HERE = REPOSITORY / "demo" / "checkpoints"
 SHIPPED = {
     Wav2Lip: {DEMO: _HERE / "generator.pth"},
     SyncNet_color: {DEMO: _HERE / "expert.pth", JUDGE: _HERE / "judge.pth"},
 }
-WRAPPED = ("model", "net", "network", "generator", "params", "params_ema", "weights")  # names of state dicts elsewhere
+WRAPPED = ("model", "net", "network", "generator", "params", "params_ema", "weights")  # state dicts in others' files
 STAGES = re.compile(r"face_encoder_blocks\.(\d+)\.")
 
 
 class Unreadable(UserError):
-    """A file that may have been a checkpoint, and is damaged."""
+    """A file that may be a checkpoint, but is damaged."""
 
 
-# names of what is published, by network; others are asked for by what they are for
+# names of published checkpoints, by network; other networks are named by their purpose
 PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_expert",), SyncNet_v2: ("syncnet_v2",)}
 
 
 def names_of(network: type[nn.Module]) -> tuple[str, ...]:
-    """Return the names that stand for files of a ``network``."""
+    """Return the known names of checkpoints of ``network``."""
     return *SHIPPED.get(network, {}), *PUBLISHED.get(network, ())  # type: ignore[call-overload]  # likewise
 
 
 def find(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Path:
-    """Return the file behind a path or a name that a ``network`` has, downloading it if it is not here yet.
+    """Return the file of a path or a known name of a ``network``, downloading it if it is not here yet.
 
-    Those in ``SHIPPED`` come with this repository; the others are published. Raises as ``downloads.find``.
+    Names in ``SHIPPED`` come with this repository; the others are published. Raises as ``downloads.find``.
     """
     path = Path(path_or_name)
     here = SHIPPED.get(network, {})  # type: ignore[call-overload]  # classes can be hashed
     if str(path_or_name) in here and not path.is_file():
-        return here[str(path_or_name)]  # also where a folder has that name, as in the repository
+        return here[str(path_or_name)]  # even if a folder has that name, as in the repository
     try:
         return downloads.find(path_or_name, report, PUBLISHED.get(network, ()), [*here])
     except MissingFile:
@@ -101,7 +101,7 @@ class Checkpoint:
 
     @property
     def pads(self) -> tuple[int, int, int, int]:
-        """See ``Wav2Lip``; what a file says is believed if it makes sense."""
+        """See ``Wav2Lip``; the file's value is used only if it is valid."""
         value = self.extra.get("pads")
         if isinstance(value, (list, tuple)) and len(value) == 4 and all(type(pad) is int for pad in value):
             top, bottom, left, right = value
@@ -154,7 +154,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     holder = _holder_of(content)
     state = content.pop(holder) if holder else None
     extra = content if state is not None else {}
-    if isinstance(extra.get("hparams"), dict):  # all that stages of training said of it until 2026-11
+    if isinstance(extra.get("hparams"), dict):  # the only place it had in training checkpoints until 2026-11
         extra = {"mel_lead": extra["hparams"].get("mel_lead"), **extra}
     state = content if state is None else state
     if not all(isinstance(key, str) for key in state):
@@ -164,7 +164,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     width = extra.get("width", 1.0)
     if not isinstance(width, (int, float)) or not 0 < width <= WIDEST:
         shown = f"{width:g}" if isinstance(width, (int, float)) else width
-        raise UserError(f"{_describe(path)} is of width {shown}, which no network is")
+        raise UserError(f"{_describe(path)} has width {shown}, which no network has")
     if problem := _difference(_shapes(network, width), state):  # type: ignore[arg-type]  # classes can be hashed
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     if any(value.untyped_storage().nbytes() < value.numel() * value.element_size() for value in state.values()):
@@ -184,9 +184,9 @@ def build(checkpoint: Checkpoint, network: type[Network]) -> Network:
 
 
 def export(checkpoint: Checkpoint, path: Path, **settings: object) -> None:
-    """Write only what is needed to use a network, at half its size: float16 but for the small, touchy vectors.
+    """Write only what inference needs, at half the size: float16 except for vectors, which are small and sensitive.
 
-    ``settings``, or else those that the checkpoint has, say how it wants to be used: see ``Wav2Lip``.
+    ``settings`` are inference settings that replace the checkpoint's own: see ``Wav2Lip``.
     """
     settings = {name: checkpoint.extra[name] for name in INFERENCE_SETTINGS if name in checkpoint.extra} | settings
     halves = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in checkpoint.state.items()}
@@ -194,23 +194,23 @@ def export(checkpoint: Checkpoint, path: Path, **settings: object) -> None:
 
 
 def write(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, which appears only when all of it is on the disk. Raises OSError if that is full."""
+    """Write a checkpoint, which appears only when complete. Raises OSError if the disk is full."""
     with files.atomic_write(path) as partial, open(partial, "wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch says where in its own code it met it
+            if isinstance(error.__context__, OSError):  # torch's own error only says where in its code
                 raise error.__context__ from None
             raise
         file.flush()
         if partial.is_file():
-            os.fsync(file.fileno())  # its name may be there before its content, where the power goes
+            os.fsync(file.fileno())  # else a power failure may leave the name without the content
 
 
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """Return the mean of several stages of one training run, which is steadier than any (Izmailov et al., UAI 2018).
+    """Return the mean of several stages of one training run, steadier than each (Izmailov et al., UAI 2018).
 
-    Raises UserError if they are not of one width, mask and lead.
+    Raises UserError if they differ in width, ``mask_top`` or ``mel_lead``.
     """
     if len({checkpoint.width for checkpoint in checkpoints}) > 1:
         raise UserError("only checkpoints of the same width can be averaged: stages of one training run")
@@ -228,12 +228,12 @@ def load_model(
     network: type[Network] = Wav2Lip,  # type: ignore[assignment]  # one of those that it may be
     report: Reporter = SILENT,
 ) -> Network:
-    """``read_checkpoint`` and ``build`` in one call."""
+    """Read a checkpoint and build its network in one call."""
     return build(read_checkpoint(path_or_name, network, report), network)
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the content of any checkpoint file, tensors only; raise UserError if it is none, or wants to run code."""
+    """Read any checkpoint file, tensors and plain data only; raise UserError if it is not one, or would run code."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a checkpoint file")
     if packed := _packed(path):
@@ -241,17 +241,17 @@ def read_state(path: Path) -> dict[str, Any]:
     if _inflates(path):
         raise UserError(f"{_describe(path)} is compressed, which checkpoints are not; fetch it again")
     try:
-        with without_warnings():  # of torch, on the age of these formats: not the user's concern
+        with without_warnings():  # torch's, about the age of these formats: not the user's concern
             if is_torchscript(path):
                 return read_torchscript(path)
             with numpy_numbers():
-                # a file that is mapped can be replaced by a newer one, but not on Windows
+                # a memory-mapped file can be replaced by a newer one, except on Windows
                 mapped = zipfile.is_zipfile(path) and sys.platform != "win32"
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise Unreadable(f"{_describe(path)} {_why_unreadable(path, error)}") from None
-    except Exception as error:  # damage shows as anything: BadZipFile, IndexError, struct.error, …
-        words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's go on for a paragraph
+    except Exception as error:  # damage can raise anything: BadZipFile, IndexError, struct.error, …
+        words = re.split(r"\. |\n", str(error))[0] or type(error).__name__  # torch's are whole paragraphs
         raise Unreadable(f"{_describe(path)} is not a checkpoint that can be read ({words}); fetch it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{_describe(path)} holds a {type(content).__name__}, not a checkpoint")
@@ -259,7 +259,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _inflates(path: Path) -> bool:
-    """Whether what is in a file is much larger than the file, and might fill all memory; code alone may be."""
+    """Whether a file unpacks to much more than its size, and might fill all memory; only code may."""
     try:
         with zipfile.ZipFile(path) as archive:
             return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size + CODE_BYTES
@@ -268,7 +268,7 @@ def _inflates(path: Path) -> bool:
 
 
 def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
-    """Return the network, of any width, that a checkpoint file's content is of; None if it is none of ours."""
+    """Return the network, of any width, whose weights a checkpoint file holds; None if it is none of ours."""
     holder = _holder_of(content)
     state = content[holder] if holder else content
     keys = {key.removeprefix("module.") for key in state if isinstance(key, str)}
@@ -277,13 +277,13 @@ def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
 
 
 def _counters_of(state: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Return what batch norms have counted: nothing, as torch has it where old or converted files lack that."""
+    """Return batch-norm counters of 0, torch's default, for old or converted files that lack them."""
     ends = ".running_mean", ".num_batches_tracked"
     return {f"{name.removesuffix(ends[0])}{ends[1]}": torch.tensor(0) for name in state if name.endswith(ends[0])}
 
 
 def _holder_of(content: dict[str, Any]) -> str | None:
-    """Return the entry of a file's content that is a state dict; None where the content itself is one."""
+    """Return the key of the state dict in a file's content; None if the content itself is one."""
     return next((name for name in ("state_dict", *WRAPPED) if isinstance(content.get(name), dict)), None)
 
 
@@ -300,7 +300,7 @@ def _shapes(network: type[nn.Module], width: float = 1.0) -> dict[str, torch.Siz
 
 
 def _packed(path: Path) -> str | None:
-    """Say what kind of archive of files ``path`` is; None for a checkpoint, though most of these are zips as well."""
+    """Return which kind of archive ``path`` is; None for a checkpoint, though most of these are zips as well."""
     with open(path, "rb") as file:
         start = file.read(512)
     for mark, kind in ARCHIVES.items():
@@ -323,9 +323,9 @@ def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"version https://git-lfs")):
         return "is a web page or a link, not a checkpoint: the download went wrong; fetch it again"
     is_pickle = start.startswith((b"\x80", b"PK"))
-    if is_pickle and re.search("global|operand|reduce", str(error), re.IGNORECASE):  # torch met more than tensors
+    if is_pickle and re.search("global|operand|reduce", str(error), re.IGNORECASE):  # torch found more than tensors
         return (
-            "wants to run code when it is loaded, so it was not; get the weights from a source you trust, or if it is "
+            "would run code when loaded, so it was not; get the weights from a source you trust, or if it is "
             "a model of yours, save its state_dict()"
         )
     if path.suffix.lower() == ".onnx":
@@ -338,19 +338,19 @@ def _describe(path: Path) -> str:
 
 
 def _stages_of(state: Iterable[str]) -> int:
-    """Return by how many stages a generator shrinks faces, each of which halves them; 0 for other networks."""
+    """Return how many stages a generator's face encoder has, more for larger faces; 0 for other networks."""
     return 1 + max((int(found[1]) for found in map(STAGES.match, state) if found), default=-1)
 
 
 def _difference(expected: dict[str, torch.Size], found: dict[str, Any]) -> str | None:
-    """Say in words how ``found`` differs from ``expected``; None if it fits."""
+    """Describe how ``found`` differs from ``expected``; None if it fits."""
     missing = [key for key in expected if key not in found]
     surplus = [key for key in found if key not in expected]
     if missing or surplus:
         if not found:
-            return "it holds none; TorchScript that is frozen has lost them: export it again without torch.jit.freeze"
+            return "it holds none; frozen TorchScript has lost them: export it again without torch.jit.freeze"
         if (stages := _stages_of(found)) > (usual := _stages_of(expected)) > 0:
-            return f"its pictures are larger: it has {stages} stages where this network, of 96 pixels, has {usual}"
+            return f"its faces are larger: it has {stages} stages where this network, of 96 pixels, has {usual}"
         if other := network_of(found):
             return f"it holds {other.__name__} weights"
         example = f"e.g. {(missing or surplus)[0]} is {'missing' if missing else 'not part of it'}"
