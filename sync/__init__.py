@@ -1,4 +1,4 @@
-"""How well do face and voice belong together? The expert's cosine similarity, window by window.
+"""How well a face and a voice match: the expert's cosine similarity, window by window.
 
 expert = open_expert("expert.pth")
 result = score("talk.mp4", expert)

@@ -18,7 +18,7 @@ from .matching import Result, compare
 
 
 def score_clip(folder: str | Path, expert: Expert) -> Result:
-    """Return how well the face in 0.jpg, 1.jpg, … (numbers that are not there show none) matches audio.wav.
+    """Return how well the face in 0.jpg, 1.jpg, … (a missing number is a frame without a face) matches audio.wav.
 
     Raises UserError for a picture or sound that cannot be read, or that is too short.
     """
@@ -39,7 +39,7 @@ def _mouths(folder: Path, last: int) -> Iterator[list[np.ndarray | None]]:
         if not path.exists():
             yield [None]
             continue
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread knows few names on Windows
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)  # imread opens few names on Windows
         if picture is None:
             raise UserError(f"{path} is not a picture that can be decoded")
         yield [cv2.resize(picture, (hp.img_size, hp.img_size))[hp.img_size // 2 :]]

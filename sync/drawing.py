@@ -22,7 +22,7 @@ from .matching import Result
 from .matrix import Measurement, SimilarityMatrix
 
 ENVELOPE_RATE = 50  # values a second of a drawn waveform
-SHOWN_SECONDS = 1.0  # single windows jump about; what is shown is their mean over this long
+SHOWN_SECONDS = 1.0  # single windows vary a lot, so their mean over this time is drawn
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 
 
@@ -38,7 +38,7 @@ def smoothed(result: Result, frames: int) -> np.ndarray:
 
 
 def draw(path: Path, matrix: SimilarityMatrix, sounds: Sequence[Path]) -> None:
-    """Draw for every voice, one file each, its waveform, the similarity of each face, and the offset curves."""
+    """Draw the waveform of every voice (``sounds``), the similarity of each face, and the offset curves."""
     with needs("eval"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ def envelope(sound: Path) -> np.ndarray:
 
 
 def _draw_matrix(part: Any, matrix: SimilarityMatrix) -> None:
-    """Thumbnails of the faces, and how each matches each voice."""
+    """Draw thumbnails of the faces and how well each matches each voice."""
     axes = part.subplots(1, len(matrix.faces), squeeze=False)[0]
     for face, (axis, shown) in enumerate(zip(axes, matrix.faces)):
         if shown.thumbnail is not None:
@@ -98,7 +98,7 @@ def _draw_voice(part: Any, matrix: SimilarityMatrix, voice: int, sound: Path) ->
 
 
 def write_overlay(path: Path, measured: Measurement, sound: Path, report: Reporter = SILENT) -> None:
-    """Write the video with a box around every face, from red (similarity 0) to green (1), by its best voice."""
+    """Write the video with a box around every face, from red (similarity 0) to green (1) with its best voice."""
     source, tracks, matrix = measured.source, measured.tracks, measured.matrix
     voices = [matrix.best_voice(face) for face in range(len(matrix.faces))]
     values = [smoothed(matrix.results[face][voice], len(matrix.faces[face].boxes)) for face, voice in enumerate(voices)]
@@ -114,7 +114,7 @@ def write_overlay(path: Path, measured: Measurement, sound: Path, report: Report
 
 
 def _draw_box(frame: np.ndarray, box: np.ndarray, similarity: float, label: str) -> None:
-    """Draw in place; grey where the similarity is not known."""
+    """Draw a box in place, grey if the similarity is not known."""
     known = not math.isnan(similarity)
     share = min(1.0, max(0.0, similarity)) if known else 0.0
     colour = (0, round(255 * min(1, 2 * share)), round(255 * min(1, 2 - 2 * share))) if known else (160, 160, 160)

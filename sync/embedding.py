@@ -1,6 +1,6 @@
-"""Faces and voices as the expert's vectors, one for every window of five frames.
+"""Faces and voices as embeddings of the expert, one for every window of five frames.
 
-The way through: frames -> faces -> windows of five mouths; sound -> mel windows; both -> expert -> unit vectors.
+The pipeline: frames -> faces -> windows of five mouths; sound -> mel windows; both -> expert -> unit vectors.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from models import SyncNet_color, optimize_for_inference, weights
 from rates import resample
 from reporting import SILENT, Reporter
 
-Expert = SyncNet_color  # what finds a face and a voice alike
+Expert = SyncNet_color  # the network that embeds faces and voices
 REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
-TRIM_BATCHES = 32  # between two times that free memory is given back
+TRIM_BATCHES = 32  # between two calls of ``trim_memory``
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Face:
 
     boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 in the picture, NaN where it is not seen
     starts: np.ndarray  # (k,) first frame of every window of 5 frames that all show the face
-    vectors: np.ndarray  # (k, D) float16, the embedding of each, of unit length
-    thumbnail: np.ndarray | None  # (96, 96, 3) uint8 BGR, at first sight
+    vectors: np.ndarray  # (k, D) float16, the unit-length embedding of each
+    thumbnail: np.ndarray | None  # (96, 96, 3) uint8 BGR, from the first frame with the face
 
 
 @dataclass(frozen=True)
 class Voice:
-    """One voice, in windows of sound that start with each video frame."""
+    """One voice, in windows of sound that start at each video frame."""
 
     vectors: np.ndarray  # (n, D) float16, the embedding of each
-    heard: np.ndarray | None = None  # (n,) bool: whether somebody is heard in it; None: in all
-    notes: tuple[str, ...] = ()  # sentences for the user on the sound
+    heard: np.ndarray | None = None  # (n,) bool: whether it has speech; None: all have
+    notes: tuple[str, ...] = ()  # sentences for the user about the sound
     silent: bool = False  # from end to end
 
     @property
@@ -69,10 +69,10 @@ def open_expert(
     dtype: torch.dtype = torch.float32,
     report: Reporter = SILENT,
 ) -> Expert:
-    """Return the expert of a checkpoint (a file or known name, official or ours, any width), made fast.
+    """Load the expert of a checkpoint (a file or known name, official or ours, any width), ready to run fast.
 
-    On the fastest device here, unless one is given. Raises UserError (not an expert, no such device) or RuntimeError
-    (download).
+    It runs on the fastest device here, unless one is given. Raises UserError (not an expert, no such device) or
+    RuntimeError (download).
     """
     device = pick_device(str(device or "auto"))
     return optimize_for_inference(weights.load_model(path_or_name, SyncNet_color, report), device, dtype)
@@ -84,7 +84,7 @@ def open_video(path: Path) -> video.VideoInfo:
 
 def check_moving(source: video.VideoInfo) -> video.VideoInfo:
     if source.is_image:
-        raise UserError(f"{source.path} is a picture; a match can only be measured in a video, {window_length()}")
+        raise UserError(f"{source.path} is a picture; a match can only be measured in a video of {window_length()}")
     return source
 
 
@@ -99,7 +99,7 @@ def find_tracks(
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
 ) -> list[np.ndarray]:
-    """Return the boxes of every face as far as ``frames`` of sound can be about them; see ``follow_faces``.
+    """Return the boxes of every face in the frames that ``frames`` of sound can match; see ``follow_faces``.
 
     Raises UserError if there is no face.
     """
@@ -116,7 +116,7 @@ def find_tracks(
 def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: Expert) -> list[Face]:
     """Embed every window of the faces whose boxes in each frame of ``source`` are ``tracks``, (frames, 4) each.
 
-    Tracks may go on after the last frame of ``source``.
+    Tracks may be longer than ``source``.
     """
     rows = zip(video.read_frames(source, 0, len(tracks[0])), zip(*tracks))
     thumbnails: list[np.ndarray | None] = [None] * len(tracks)
@@ -138,8 +138,8 @@ def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: E
 
 
 def resample_boxes(boxes: np.ndarray, source: Fraction, target: Fraction) -> np.ndarray:
-    """Give the boxes (frames, 4) of a video the rate that ``resample`` gives its frames."""
-    kept = list(resample(boxes, source, target))  # none, of one frame at 60
+    """Resample the boxes (frames, 4) of a video like ``resample`` its frames."""
+    kept = list(resample(boxes, source, target))  # none, for one frame at 60 fps
     return np.array(kept).reshape(-1, 4)
 
 
@@ -151,7 +151,7 @@ def face_of(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:
 
 
 def windows_of(pictures: Iterable[Sequence[np.ndarray | None]]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (row, first frame, window) for every 5 frames in a row whose pictures of a row are all there.
+    """Yield (row, first frame, window) for every 5 consecutive frames that all have a picture in that row.
 
     ``pictures`` has for each frame one picture (height, width, 3) or None per row; a window is (5, height, width, 3).
     """
@@ -196,7 +196,7 @@ def trim_memory() -> None:
     """Give free memory back to the system.
 
     glibc before 2.38 hardly reuses the aligned blocks that torch frees (its bug 14581): after 20 minutes of video they
-    were 1.5 GB. Other systems have no malloc_trim and do not need it.
+    took 1.5 GB. Other systems have no malloc_trim and do not need it.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -204,7 +204,7 @@ def trim_memory() -> None:
 
 @torch.inference_mode()
 def embed_mouths(expert: Expert, windows: np.ndarray) -> np.ndarray:
-    """Windows of mouths (N, 5, 48, 96, 3) uint8 BGR -> (N, D) float16: an hour takes 90 MB, and cosines err by 1e-4."""
+    """Embed windows of mouths (N, 5, 48, 96, 3) uint8 BGR as (N, D) float16: 90 MB an hour, cosines err by 1e-4."""
     parameter = next(expert.parameters())
     x = torch.from_numpy(windows).to(parameter.device).permute(0, 1, 4, 2, 3).flatten(1, 2)  # (N, 15, 48, 96)
     x = (x.float() / 255).to(parameter.dtype, memory_format=memory_format(parameter.device))
@@ -212,21 +212,21 @@ def embed_mouths(expert: Expert, windows: np.ndarray) -> np.ndarray:
 
 
 def embed_speech(path: Path, expert: Expert) -> Voice:
-    """Embed the voice in any file; raise UserError if it does not fill one window."""
+    """Embed the voice in any file; raise UserError if it is shorter than one window."""
     sound = video.Sound(path, hp.sample_rate)
     return replace(embed_sound(sound, expert, str(path)), notes=tuple(sound.notes))
 
 
 @torch.inference_mode()
 def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the sound") -> Voice:
-    """Embed the window of sound that starts with each video frame; ``sound`` comes in blocks (samples,).
+    """Embed the window of sound that starts at each video frame; ``sound`` comes in blocks (samples,).
 
-    Raises UserError, which calls it ``name``, if it does not fill one window.
+    Raises UserError, with ``name`` for the sound, if it is shorter than one window.
     """
     parameter = next(expert.parameters())
     mel, samples = audio.spectrogram_of(sound)
     if samples < hp.mel_step_size * hp.hop_size:
-        raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it takes {window_length()}")
+        raise UserError(f"{name} has {samples / hp.sample_rate:.2f} s of sound; it needs {window_length()}")
     count = audio.frame_count(samples, hp.fps) - hp.syncnet_T + 1
     windows = audio.MelWindows(mel, hp.fps, count)
     vectors, silent, coming = [], True, iter(windows)

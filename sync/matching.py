@@ -13,35 +13,35 @@ from hparams import hparams as hp
 
 from .embedding import REACH, Face, Voice
 
-MIN_SHARE = 0.5  # of the windows with speech: an offset at which fewer are seen is not considered
-PEAK = 3  # frames: offsets nearer to the best one are no rivals, they are part of its peak
-RELATED = 0.2  # confidence from which on face and voice belong together: see benchmarks/sync.py
-IN_SYNC = 1  # frames off that nobody notices
-# windows with speech from which on there is a verdict, 1.2 s: the included expert finds a stranger's voice related to a
-# face in 47 % of 5 to 9 windows, 22 % of 10 to 14, 11 % of 20 to 24, 4 % from 35 on (80 clips of people it never saw)
+MIN_SHARE = 0.5  # of the windows with speech: offsets with fewer windows are ignored
+PEAK = 3  # frames: offsets within this distance of the best one are no rivals, but part of its peak
+RELATED = 0.2  # least confidence at which face and voice belong together: see benchmarks/sync.py
+IN_SYNC = 1  # an offset, in frames, that nobody notices
+# windows with speech that a verdict needs, 1.2 s: the included expert finds a stranger's voice related to a face in
+# 47 % of 5 to 9 windows, 22 % of 10 to 14, 11 % of 20 to 24, 4 % from 35 on (80 clips of people not in its training)
 MIN_WINDOWS = 25
-RELATED_IN_PLACE = 0.1  # the same where there is no offset: of 31, chance hits those by 3, and less proof is enough
+RELATED_IN_PLACE = 0.1  # the same without an offset: chance hits only 3 of 31 there, so less evidence is enough
 BLOCK = 4096  # windows compared at a time
-UNRELATED, OFF = "unrelated", "off by"  # verdicts, or how they begin
+UNRELATED, OFF = "unrelated", "off by"  # verdicts, or their first words
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """How well one face and one voice match."""
 
-    fps: float  # that frames are counted in
-    frames: int  # as long as there are both picture and sound
-    windows: np.ndarray  # (nobs,) first frame of every window that is both seen and heard
-    similarity: np.ndarray  # (nobs,) cosine of each, without any offset
-    # (2·REACH + 1,) mean cosine of what is heard with what is seen when the sound is taken -REACH … REACH frames later;
-    # NaN: too few. Pauses do not count: a mouth at rest fits to silence at any offset, and would level the curve.
+    fps: float  # at which frames are counted
+    frames: int  # that have both a picture and sound
+    windows: np.ndarray  # (nobs,) first frame of every window with both face and sound
+    similarity: np.ndarray  # (nobs,) cosine of each at offset 0
+    # (2·REACH + 1,) mean cosine of face and sound when the sound is taken -REACH … REACH frames later; NaN: too few
+    # windows. Pauses do not count: a mouth at rest matches silence at any offset, which would flatten the curve.
     curve: np.ndarray
-    spoken: int  # windows that count in it, without any offset
-    silent: bool = False  # nothing is heard
+    spoken: int  # windows in the curve at offset 0
+    silent: bool = False  # the sound is silent throughout
 
     @property
     def missing(self) -> int:
-        """Windows that are left out because a frame does not show the face."""
+        """How many windows are left out because a frame does not show the face."""
         return max(0, self.frames - hp.syncnet_T + 1) - len(self.similarity)
 
     @property
@@ -55,37 +55,37 @@ class Result:
 
     @property
     def offset_frames(self) -> int:
-        """How many frames the sound comes late (below 0: early)."""
+        """By how many frames the sound is late (below 0: early)."""
         return 0 if self._peak is None else self._peak - REACH
 
     @property
     def confidence(self) -> float:
-        """How far the best offset stands above the best that is no part of its peak; 0 if there is none to compare.
+        """How far the best offset is above the best one outside its peak; 0 if there is none to compare.
 
-        Any pair is more similar at some offset than at most: it takes a peak without a rival to tell that they belong
-        together. On this scale experts of any level, and clips of any length, share one threshold.
+        Any pair is more similar at some offset than at most others: only a peak without a rival tells that they
+        belong together. On this scale, experts of any quality and clips of any length share one threshold.
         """
         rivals = self._rivals
         return float(self.curve[self._peak] - rivals.max()) if len(rivals) else 0.0
 
     @property
     def _rivals(self) -> np.ndarray:
-        """The values of the curve that are no part of its highest peak."""
+        """The values of the curve outside its highest peak."""
         known = ~np.isnan(self.curve)
         return self.curve[known & (np.abs(np.arange(len(self.curve)) - (self._peak or 0)) > PEAK)]
 
     @property
     def contrast(self) -> float:
-        """How far the curve stands, without any offset, above its median; -inf where they never meet.
+        """How far the curve at offset 0 is above its median; -inf if face and voice never occur together.
 
-        Faces that the expert does not know well are more, or less, similar to any voice; this level cancels here.
+        Faces that are unusual for the expert are more, or less, similar to any voice; this level cancels out here.
         """
         now = self.curve[REACH]
         return -math.inf if np.isnan(now) else float(now - np.nanmedian(self.curve))
 
     @property
     def evidence(self) -> float:
-        """The confidence, as a share of what it takes to say that face and voice belong together; 0 if too short."""
+        """The confidence as a share of what a verdict that face and voice belong together needs; 0 if too short."""
         return self.confidence / (RELATED_IN_PLACE if self._in_place else RELATED) if self._tells else 0.0
 
     @property
@@ -112,7 +112,7 @@ class Result:
         return "in sync" if self._in_place else f"{OFF} {self.offset_frames} frames"
 
     def describe(self) -> Any:
-        """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN what so few windows cannot tell."""
+        """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN for what needs more windows."""
         from scipy import stats  # here: it takes as long to import as everything else
 
         with without_warnings():  # on few or equal values
@@ -122,15 +122,15 @@ class Result:
     def __str__(self) -> str:
         milliseconds = abs(self.offset_frames) / self.fps * 1000
         meaning = {
-            "silent": "nothing is heard that a face could match",
-            "too short to tell": f"it takes {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of a face and speech",
+            "silent": "there is no sound that a face could match",
+            "too short to tell": f"this needs {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of face and speech",
             UNRELATED: f"no offset within {REACH} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
-        }.get(self.verdict, f"the sound comes {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
+        }.get(self.verdict, f"the sound is {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
         lines = [str(self.describe()), f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"]
         if self.missing:
             lines.append(
-                f"{self.missing} of {self.missing + len(self.similarity)} windows lack the face and do not count"
+                f"{self.missing} of {self.missing + len(self.similarity)} windows do not show the face and are left out"
             )
         return "\n".join(lines)
 
@@ -153,12 +153,12 @@ class Result:
 
 
 def says_out_of_sync(verdict: str) -> bool:
-    """Whether ``Result.verdict`` says that face and voice do not match, or not when they should."""
+    """Whether ``Result.verdict`` says that face and voice do not match, or match only at an offset."""
     return verdict == UNRELATED or verdict.startswith(OFF)
 
 
 def cosines(face: Face, voice: Voice) -> np.ndarray:
-    """Return (windows of the face, 2·REACH + 1): its cosine with the voice -REACH … REACH frames later, else NaN."""
+    """Return each face window's cosine with the voice -REACH … REACH frames later, (windows, 2·REACH + 1), else NaN."""
     table = np.full((len(face.starts), 2 * REACH + 1), np.nan, np.float32)
     for column in range(2 * REACH + 1):
         partners = face.starts + column - REACH
@@ -171,7 +171,7 @@ def cosines(face: Face, voice: Voice) -> np.ndarray:
 
 
 def compare(face: Face, voice: Voice) -> Result:
-    """Return how well ``face`` and ``voice`` match; its ``similarity`` is empty where they never meet."""
+    """Return how well ``face`` and ``voice`` match; ``similarity`` is empty if they never occur together."""
     table = cosines(face, voice)
     now = ~np.isnan(table[:, REACH])
     spoken = ~np.isnan(table) & _heard(face, voice)
@@ -183,9 +183,9 @@ def compare(face: Face, voice: Voice) -> Result:
 
 
 def _heard(face: Face, voice: Voice) -> np.ndarray:
-    """Return (windows of the face, 2·REACH + 1): whether the voice is heard -REACH … REACH frames later."""
+    """Return whether each face window has speech -REACH … REACH frames later, (windows, 2·REACH + 1)."""
     if voice.heard is None or not voice.heard.any():
         return np.ones((len(face.starts), 2 * REACH + 1), bool)
-    around = np.pad(voice.heard, REACH)  # of a window that is longer than the sound, nothing is asked
+    around = np.pad(voice.heard, REACH)  # past the end of the sound the value does not matter
     partners = face.starts[:, None] + np.arange(2 * REACH + 1)
     return around[np.minimum(partners, len(around) - 1)]

@@ -1,4 +1,4 @@
-"""Every face of a video with every voice: who is speaking."""
+"""Compare every face of a video with every voice: who is speaking."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from .matching import Result, compare
 
 
 class SimilarityMatrix:
-    """Every face with every voice: ``results[face][voice]``.
+    """The results of every face with every voice: ``results[face][voice]``.
 
-    Raises UserError if no face ever meets a voice.
+    Raises UserError if no face and voice ever occur together.
     """
 
     def __init__(self, names: Sequence[str], faces: Sequence[Face], voices: Sequence[Voice]) -> None:
         self.names, self.faces, self.voices = names, faces, voices
         self.results = [[compare(face, voice) for voice in voices] for face in faces]
         if not any(len(result.similarity) for row in self.results for result in row):
-            raise UserError(f"face and voice are never there at once: it takes {window_length()} of both")
+            raise UserError(f"face and voice never occur together; a match needs {window_length()} of both")
 
     @property
     def means(self) -> np.ndarray:
-        """(faces, voices) mean similarity, NaN where they never meet."""
+        """(faces, voices) mean similarity, NaN if they never occur together."""
         return np.array([[result.mean for result in row] for row in self.results])
 
     def best_face(self, voice: int) -> int:
@@ -76,7 +76,7 @@ class SimilarityMatrix:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The figures of the first voice with its best face; with several faces or voices also those of every pair."""
+        """Return the figures of the first voice with its best face, and of every pair if there are several."""
         content = self.best(0).to_json()
         if len(self.faces) == len(self.voices) == 1:
             return content
@@ -93,13 +93,13 @@ class SimilarityMatrix:
         return {**content, "tracks": tracks, "voices": voices, "matrix": matrix, "pairs": self._pairs()}
 
     def _pairs(self) -> list[dict[str, Any]]:
-        """What is said of every face with every voice; both are counted from 1, as in the text and in the table."""
+        """Return the figures of every face with every voice, both counted from 1, as in the text and the table."""
         told = ("mean", "verdict", "confidence", "offset_frames", "offset_ms")
         figures = ((f, v, result.to_json()) for f, row in enumerate(self.results) for v, result in enumerate(row))
         return [{"face": f + 1, "voice": v + 1, **{name: found[name] for name in told}} for f, v, found in figures]
 
     def to_csv(self) -> str:
-        """One line per window of every pair, its time and box those of the window's first frame."""
+        """Return one line per window of every pair, with the time and box of the window's first frame."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(("time", "similarity", "x1", "y1", "x2", "y2", "face", "voice"))
@@ -112,16 +112,16 @@ class SimilarityMatrix:
 
 
 def _best(results: Sequence[Result]) -> int:
-    """Return the one with the most evidence; of those without any, as short clips have none, the one of most contrast.
+    """Return the index of the result with the most evidence; if none has any, as in short clips, the most contrast.
 
-    Contrast alone knows only the moment as it is: where the sound is late, it tells nothing.
+    Contrast only compares at offset 0: if the sound is late, it tells nothing.
     """
     return max(range(len(results)), key=lambda i: (results[i].evidence, results[i].contrast))
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Every face of a video with every voice, and where the faces are."""
+    """The results of every face of a video with every voice, and where the faces are."""
 
     source: VideoInfo
     tracks: list[np.ndarray]  # the boxes of each face in each frame, (frames, 4), NaN where it is not seen
@@ -137,7 +137,7 @@ def measure(
 ) -> Measurement:
     """Compare every face in the video ``face`` with the voice in each of ``sounds`` (none: with the video's own).
 
-    ``expert`` is from ``open_expert``. Raises UserError for files that cannot be compared, and says why.
+    ``expert`` is from ``open_expert``. Raises UserError, with the reason, for files that cannot be compared.
     """
     if isinstance(expert, (str, Path)):
         raise UserError(f"open the expert first: sync.open_expert({str(expert)!r})")
@@ -158,9 +158,9 @@ def score(
     search: FaceSearch = FaceSearch(),
     report: Reporter = SILENT,
 ) -> Result:
-    """Return how well ``sound`` (None: the video's own) matches the face in ``face``, of several the best-matching one.
+    """Return how well ``sound`` (None: the video's own) matches the face in ``face``, or the best of its faces.
 
-    As ``measure``.
+    Arguments and errors are as in ``measure``.
     """
     return measure(face, [] if sound is None else [sound], expert, search, report).matrix.best(0)
 

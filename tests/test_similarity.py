@@ -329,4 +329,4 @@ def test_a_second_of_a_face_is_too_little_to_tell(windows, verdict):
     curve = np.full(2 * REACH + 1, 0.1)
     curve[REACH] = 0.9
     result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve, windows)
-    assert result.verdict == verdict and ("it takes 1.2 s" in str(result)) == (windows < 25)
+    assert result.verdict == verdict and ("needs 1.2 s" in str(result)) == (windows < 25)
