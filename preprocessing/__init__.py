@@ -3,7 +3,7 @@
     summary = preprocess("VIDEOS", "DATA", PreprocessingOptions(FaceSearch("centerface")))
     write_filelists(summary.kept, (0.9, 0.05, 0.05), 0, Path("filelists"))
 
-The way through: video -> frames at 25 fps -> boxes of a face -> pieces of one shot -> numbered crops; its sound ->
+The pipeline: video -> frames at 25 fps -> boxes of a face -> pieces of one shot -> numbered crops; its sound ->
 audio.wav -> mel.npy; both -> an expert's verdict.
 """
 

@@ -1,4 +1,4 @@
-"""Clips: which videos there are, what each is called, and what became of it."""
+"""Clips: which videos there are, their names, and their outcome."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hparams import hparams as hp
 
 PIECE = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
-DROPPING = 1  # raised when more can be used than before: then all that was dropped is tried again
+DROPPING = 1  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One video and the folder that it becomes, or several with this name and numbers: see ``piece_name``."""
+    """One video and the folder that it becomes, or several with this name and a number: see ``piece_name``."""
 
     source: str  # path relative to data_root, with forward slashes
     name: str  # dir/clip relative to preprocessed_root, without white space
@@ -32,7 +32,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Kept:
-    """A finished clip, a video or a piece of it; also its clip.json, by which a later run knows that it is finished."""
+    """A finished clip, a video or a piece of it; also its clip.json, which tells later runs that it is finished."""
 
     clip: str  # dir/clip
     source: str
@@ -43,20 +43,20 @@ class Kept:
     frames_with_face: int
     seconds: float  # of sound
     detector_seconds: float  # for all of the source
-    modified: int | None = None  # when the source was, in ns; None: an older version did not note it
-    sha256: str | None = None  # of the source: another file under its name is cut anew
+    modified: int | None = None  # date of the source, in ns; None: not noted by an older version
+    sha256: str | None = None  # of the source: another file under its name is cut again
     first: int = 0  # frame of the source, at 25 fps, that it begins with
-    pieces: int = 1  # that the source became
-    source_frames: int | None = None  # of the source, at 25 fps; None: an older version did not note it
-    left_out: dict[str, int] = field(default_factory=dict)  # frames of the source in pieces of no use, by the reason
-    expert: str | None = None  # that has looked at it: see ``syncing``
+    pieces: int = 1  # how many the source became
+    source_frames: int | None = None  # of the source, at 25 fps; None: not noted by an older version
+    left_out: dict[str, int] = field(default_factory=dict)  # frames of the source in unusable pieces, by reason
+    expert: str | None = None  # that checked it: see ``syncing``
     verdict: str | None = None
     offset_frames: int | None = None
     confidence: float | None = None
-    shifted: int = 0  # frames by which the sound was late, and no longer is
+    shifted: int = 0  # frames by which the sound was late before its correction
 
     def is_of(self, source: Path) -> bool:
-        """Whether it was cut from what is in ``source``, which is only read if that is not clear without."""
+        """Whether it was cut from ``source``, which is only read if size and date do not decide."""
         status = source.stat()
         if self.bytes != status.st_size:
             return False
@@ -76,7 +76,7 @@ class Dropped:
 
 
 class Unusable(ValueError):
-    """A clip turns out to be of no use."""
+    """A clip turns out to be unusable."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -98,37 +98,37 @@ def find_clips(data_root: Path) -> list[Clip]:
         )
     taken: dict[str, Clip] = {}
     for path in videos:
-        # Files right in data_root are named after it, as the reference named clips after the folder they lie in.
-        # Folders of folders become one level, because a line of a filelist is dir/clip.
+        # Files directly in data_root are named after it, as the reference named clips after their folder.
+        # Nested folders become one level, because a line of a filelist is dir/clip.
         folder = "__".join(path.parent.parts) or data_root.resolve().name or "clips"
         choices = itertools.chain((path.stem, path.name), (f"{path.name}.{n}" for n in itertools.count(2)))
         names = (_clean(f"{folder}/{choice}") for choice in choices)
         name = next(name for name in names if name.casefold() not in taken)
-        taken[name.casefold()] = Clip(path.as_posix(), name)  # on many disks, a.mp4 and A.mp4 would have one folder
+        taken[name.casefold()] = Clip(path.as_posix(), name)  # on many disks, a.mp4 and A.mp4 would share a folder
     return sorted(taken.values(), key=lambda clip: clip.source)
 
 
 def piece_name(name: str, number: int) -> str:
-    """Return the name of a piece, from 1 on, of a clip; no clip has such a name of its own."""
+    """Return the name of a clip's piece, numbered from 1; no whole clip has such a name."""
     return f"{name}@{number}"
 
 
 def whole_name(name: str) -> str:
-    """Return the name of the clip that all of a piece's video would be; of another clip, its own."""
+    """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
     return PIECE.sub("", name)
 
 
 def note_kept(folder: Path, kept: Kept) -> None:
-    """Note in a clip's folder that it is finished, and what it is."""
+    """Note in a clip's folder, as clip.json, that it is finished, and what it is."""
     files.save_json(folder / NOTE, asdict(kept))
 
 
 def find_finished(
     clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO, seconds: float | None = None
 ) -> list[Kept]:
-    """Return what an earlier run noted of ``clip``, piece by piece, if it finished all and would cut the same again.
+    """Return an earlier run's notes of ``clip``, piece by piece, if all are finished and would be cut the same again.
 
-    Where ``seconds`` are given, longer clips are not what is wanted.
+    If ``seconds`` are given, longer clips do not count.
     """
     whole = _noted(preprocessed_root, clip.name)
     first = whole or _noted(preprocessed_root, piece_name(clip.name, 1))
@@ -154,7 +154,7 @@ def _is_whole(folder: Path, kept: Kept) -> bool:
 
 
 def is_of_another(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
-    """Whether an earlier run finished a clip of this name, of another video."""
+    """Whether an earlier run finished a clip of this name from another video."""
     known = _noted(preprocessed_root, clip.name) or _noted(preprocessed_root, piece_name(clip.name, 1))
     try:
         return known is not None and not known.is_of(data_root / clip.source)
@@ -163,7 +163,7 @@ def is_of_another(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
 
 
 def _noted(preprocessed_root: Path, name: str) -> Kept | None:
-    """Return what is noted in the folder of a clip of this name."""
+    """Return the clip.json of a clip of this name, if it has a valid one."""
     try:
         kept = Kept(**json.loads((preprocessed_root / name / NOTE).read_text()))
         return kept if kept.clip == name else None
@@ -172,13 +172,13 @@ def _noted(preprocessed_root: Path, name: str) -> Kept | None:
 
 
 def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
-    """Note that a clip cannot be used, so that a later run need not search all of it again to find that out."""
+    """Note that a clip cannot be used, so that a later run need not search all of it again to find out."""
     noted = {"seen": DROPPING, "stamp": files.stamp(data_root / clip.source), "face_detector": detector}
     files.save_json(_dropped_path(clip, preprocessed_root), noted | {"dropped": asdict(dropped)})
 
 
 def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Dropped | None:
-    """Return what an earlier run noted of ``clip`` if that could not be used, nor can it now."""
+    """Return what an earlier run noted of ``clip`` if it was unusable and still is."""
     try:
         noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
         dropped = Dropped(**noted["dropped"])
@@ -200,23 +200,23 @@ def _dropped_path(clip: Clip, preprocessed_root: Path) -> Path:
 
 
 def printable(text: str) -> str:
-    """``text`` as UTF-8 can have it: file names need not be valid, screens and JSON insist."""
+    """Return ``text`` as valid UTF-8, which file names need not be but terminals and JSON require."""
     return text.encode(errors="replace").decode()
 
 
 def _mp4_first(path: Path) -> tuple[bool, str]:
-    """Of videos that differ only in their suffix, the MP4 keeps the name that the reference gave it."""
+    """Return a sort key: of videos that differ only in their suffix, the MP4 keeps the reference's name."""
     return path.suffix.lower() != ".mp4", str(path)
 
 
 def _clean(name: str) -> str:
-    """A name that can stand in a filelist, whose lines end at the first space and are UTF-8, and on a disk."""
+    """Return a name that is valid on a disk and in a filelist, which is UTF-8 and ends names at the first space."""
     clean = PIECE.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
     return "/".join(map(_short, clean.split("/")))
 
 
 def _short(name: str) -> str:
-    """``name``, or if a disk would not take it with .NAME.partial around it, its beginning and a digest of it all."""
+    """Return ``name``, or its beginning and a digest of it if .NAME.partial would be too long for a disk."""
     whole = name.encode()
     if len(whole) <= LONGEST_NAME:
         return name

@@ -1,4 +1,4 @@
-"""One video -> a folder for each of its clips: numbered crops of a face, audio.wav, mel.npy and clip.json."""
+"""Cut a video into a folder per clip: numbered crops of a face, audio.wav, mel.npy and clip.json."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ from .pieces import divide, join_interrupted
 from .sound import check_sound, write_sound
 from .syncing import Recording, SyncCheck, check_sync
 
-OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json|\..*|Thumbs\.db|desktop\.ini")  # or systems' own
+OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json|\..*|Thumbs\.db|desktop\.ini")  # or the system's own
 IN_THE_WAY = "in the way"
-HOLE = 50  # numbers of pieces that may be missing before others
+HOLE = 50  # missing numbers in a row that end the search for pieces
 
 
 @dataclass(frozen=True)
@@ -54,32 +54,32 @@ class Job:
 
     data_root: Path
     preprocessed_root: Path
-    search: FaceSearch  # settled, if anything is to be cut
-    seconds: float | None = None  # that a clip lasts at most
+    search: FaceSearch  # with its detector chosen, if anything is to be cut
+    seconds: float | None = None  # longest clip
     sync: SyncCheck | None = None
-    wanted: str = AUTO  # the detector that was asked for: clips that another has cut are finished, if none was
-    cutting: bool = True  # anything: else the sync of what is finished is looked at, and no detector is needed
+    wanted: str = AUTO  # the detector asked for; if none, clips cut with any detector are finished
+    cutting: bool = True  # False: only the sync of finished clips is checked, which needs no detector
 
 
 @dataclass(frozen=True)
 class Talk:
-    """A video as training wants it: one person in it, at 25 frames a second, and its sound."""
+    """A video as training needs it: one person at 25 frames a second, and the sound."""
 
     info: video.VideoInfo  # at its own rate
     sound: np.ndarray  # (samples,) at hparams.sample_rate
     boxes: np.ndarray  # (frames, 4) x1, y1, x2, y2 of the person, NaN where there is no face
     shots: list[tuple[int, int]]  # first frame, and frame after the last
-    search_seconds: float  # that finding the boxes took
+    search_seconds: float  # for finding the boxes
     bytes: int  # of the file
-    modified: int  # when it was, in ns
+    modified: int  # date of the file, in ns
     sha256: str
 
     def frames(self) -> Generator[np.ndarray, None, None]:
-        """Decode its frames (height, width, 3) BGR, some of them ahead."""
+        """Decode its frames (height, width, 3) BGR, prefetching a few."""
         return prefetch(video.read_frames(at_25(self.info)), 4)
 
     def recording_of(self, piece: range) -> Recording:
-        """Return the sound around these frames; that of a whole video may be longer than its pictures."""
+        """Return the sound around these frames; for a whole video, it may be longer than the frames."""
         return Recording(self.sound, piece.start, None if len(piece) == len(self.boxes) else len(piece))
 
     def sound_of(self, piece: range) -> np.ndarray:
@@ -87,9 +87,9 @@ class Talk:
 
 
 def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
-    """Write the folders of a video, complete or not at all; raise only what would hit every video: no space, for one.
+    """Write the folders of a video, complete or not at all; raise only what affects every video, e.g. a full disk.
 
-    Where they are finished already, only what ``job`` wants to know of them is done.
+    If they are finished already, only check their sync as far as ``job`` asks for it.
     """
     source, folder = job.data_root / clip.source, job.preprocessed_root / clip.name
     where = clip, job.data_root, job.preprocessed_root
@@ -105,24 +105,24 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
         return write_clips(source, folder, clip, job)
     if isinstance(one.failure, Unusable):
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
-        if dropped.reason != IN_THE_WAY:  # which has nothing to do with the video
+        if dropped.reason != IN_THE_WAY:  # not the video's fault
             with contextlib.suppress(OSError):
                 note_dropped(*where, job.search.detector, dropped)
         return dropped
     if job.search.device.type == "cuda":
-        # if the GPU has failed, it fails here, and so would all that follows
+        # raises if the GPU has failed, and with it all that follows
         torch.cuda.synchronize(job.search.device)
     return _dropped(clip, source, "failed", one.reason)
 
 
 def _checked(clip: Clip, kept: Kept, job: Job) -> Kept:
-    """Return what is known of a finished piece of a clip with what ``job`` wants to know of its sync."""
+    """Return ``kept``, a finished piece of a clip, after the sync check that ``job`` asks for."""
     folder = job.preprocessed_root / kept.clip
     if job.sync is None or job.sync.is_done([kept]):
         return kept
     if job.sync.action != "correct":
         return check_sync(folder, kept, job.sync, job.search.device)
-    with partial_folder(job.preprocessed_root / clip.name) as partial:  # nobody should see half of what is changed
+    with partial_folder(job.preprocessed_root / clip.name) as partial:  # a half-changed folder must never be seen
         copy = partial / "1"
         shutil.copytree(folder, copy)
         kept = check_sync(copy, kept, job.sync, job.search.device)
@@ -135,15 +135,15 @@ def _dropped(clip: Clip, source: Path, reason: str, detail: str) -> Dropped:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise Unusable unless what ``folder``, and those of pieces beside it, hold is only what preprocessing writes."""
+    """Raise Unusable if ``folder``, or those of pieces beside it, hold files that preprocessing does not write."""
     for old in (folder, *pieces_beside(folder)):
         contents = () if not old.exists() else old.iterdir() if old.is_dir() else [old]
         if strange := [file for file in contents if not OUR_FILES.fullmatch(file.name)]:
-            raise Unusable(IN_THE_WAY, f"{strange[0]} is not a file of preprocessing and would be lost; move it away")
+            raise Unusable(IN_THE_WAY, f"{strange[0]} was not written by preprocessing and would be lost; move it away")
 
 
 def pieces_beside(folder: Path) -> list[Path]:
-    """Return the folders that are there for pieces of the video of ``folder``, past some that are missing."""
+    """Return the existing folders of pieces of ``folder``'s video, skipping fewer than ``HOLE`` missing numbers."""
     found, number, last = list[Path](), 0, 0
     while number < last + HOLE:
         number += 1
@@ -155,7 +155,7 @@ def pieces_beside(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``folder`` to fill, which is gone when the block ends."""
+    """Yield an empty folder beside ``folder`` to fill; it is deleted when the block ends."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     partial.mkdir()
@@ -173,7 +173,7 @@ def _take_the_place(new: Path, folder: Path) -> None:
 def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
     """Write a folder for every piece of a video that training can use; raise Unusable if there is none.
 
-    A video of one piece becomes ``folder``, another ``folder``@1, @2, and so on.
+    A video of one piece becomes ``folder``, one of several ``folder``@1, @2, and so on.
     """
     talk = read_talk(source, job.search)
     pieces = divide(talk.shots, job.seconds)
@@ -189,7 +189,7 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
             else:
                 note_kept(new, known)
             kept.append(known)
-        for old in (*reversed(pieces_beside(folder)), folder):  # of another file, or cut in another way
+        for old in (*reversed(pieces_beside(folder)), folder):  # from another file, or cut in another way
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):
             _take_the_place(new, job.preprocessed_root / name)
@@ -202,7 +202,7 @@ def _write_pieces(
 ) -> tuple[list[tuple[range, list[bool], Path]], dict[str, int]]:
     """Write a folder below ``partial`` for every piece that can be used.
 
-    Return which, whether each frame shows a face, and where; and how many frames were left out, by the reason.
+    Return each with whether its frames show a face and its folder, and how many frames were left out, by reason.
     """
     made, unusable, position = [], None, 0
     left_out: Counter[str] = Counter()
@@ -220,15 +220,15 @@ def _write_pieces(
             position = piece.stop
     if not made:
         assert unusable, "a video has at least one shot"
-        among = f"in none of its {len(pieces)} pieces, e.g. the first: " if len(pieces) > 1 else ""
+        among = f"none of its {len(pieces)} pieces is usable, e.g. the first: " if len(pieces) > 1 else ""
         raise Unusable(unusable.reason, f"{among}{unusable.detail}")
     return made, dict(left_out)
 
 
 def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Kept:
-    """Fill ``folder`` with all of a video, whatever its shots; raise Unusable if training cannot use it.
+    """Write a whole video to ``folder`` as one clip, whatever its shots; raise Unusable if training cannot use it.
 
-    ``clip`` says under which names all this is noted.
+    ``clip`` has the names that clip.json records.
     """
     talk = read_talk(source, search)
     whole = range(len(talk.boxes))
@@ -240,7 +240,7 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Ke
 
 
 def read_talk(source: Path, search: FaceSearch) -> Talk:
-    """Find the person in a video, and read its sound; raise Unusable for what is none for training."""
+    """Find the person in a video, and read its sound; raise Unusable if training cannot use it."""
     with unusable_if_it_fails("unreadable"):
         info = video.probe(source)
     check_source(info)
@@ -250,7 +250,7 @@ def read_talk(source: Path, search: FaceSearch) -> Talk:
     began = time.monotonic()
     with unusable_if_it_fails("unreadable"):
         found = replace(search, cache=False).find(at_25(info))
-    # neither smoothed nor filled in where a face was looked for and missed
+    # not smoothed, and not filled in where the detector missed a face
     boxes = follow_face(found, gap_of(hp.fps), smooth=False, fill=False)
     whole_shots, boxes = join_interrupted(shots(found), boxes)
     found_in, status = time.monotonic() - began, source.stat()
@@ -303,16 +303,16 @@ def check_source(info: video.VideoInfo) -> None:
     if info.is_image:
         raise Unusable("unreadable", f"{info.path} is a picture, not a video")
     if info.fps < video.MIN_FPS:
-        seen = f"{float(info.fps):g} frames a second show too little of the lips"
-        raise Unusable("rate", f"{seen}; least: {video.MIN_FPS:g}")
+        seen = f"{float(info.fps):g} fps is too low to show lip movement"
+        raise Unusable("rate", f"{seen}; the minimum is {video.MIN_FPS:g}")
 
 
 def cut_faces(frames: Iterable[np.ndarray], boxes: np.ndarray, folder: Path) -> list[bool]:
-    """Write what is in the box of each frame as <frame number>.jpg; return for each whether that is a face."""
+    """Write the box of each frame as <frame number>.jpg; return for each frame whether it has a face."""
     shown: list[bool] = []
-    for box, frame in zip(boxes, frames):  # in this order, no frame is taken that belongs to the next piece
+    for box, frame in zip(boxes, frames):  # in this order, zip takes no frame of the next piece
         face = frame[:0, :0] if np.isnan(box[0]) else cut_out(frame, box)
-        if face.size:  # a frame without one leaves a hole in the numbers, so that they stay true to time
+        if face.size:  # a frame without one leaves a gap, so that numbers stay true to time
             (folder / f"{len(shown)}.jpg").write_bytes(cv2.imencode(".jpg", face)[1].tobytes())
         shown.append(face.size > 0)
     return shown

@@ -1,4 +1,4 @@
-"""Which frames of a video become a clip: those of one shot, in pieces none of which is too long."""
+"""Which frames of a video become a clip: those of one shot, divided if it is too long."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from face_detection.tracking import gap_of
 from hparams import hparams as hp
 
 MAX_SECONDS = 30.0  # of a clip, unless asked otherwise; those of LRS2, GRID and VoxCeleb are shorter
-MIN_PIECE_SECONDS = 2.0  # of which a half, as a shot that is a little longer gives, can be trained on
+MIN_PIECE_SECONDS = 2.0  # half of it, as a slightly longer shot gives, is enough to train on
 
 
 def divide(shots: Sequence[tuple[int, int]], seconds: float | None = None) -> list[range]:
     """Return the frames of every clip, ascending, for shots given as first frame and frame after the last.
 
-    What follows a cut shows another head, often of somebody else: as a reference, or as the face that a voice does not
-    belong to, it teaches nothing about lips. A shot that is too long is divided evenly.
+    After a cut there is another head, often of somebody else: as a reference, or as a mismatched face, it teaches
+    nothing about lips. A shot that is too long is divided evenly.
     """
     most = (seconds or MAX_SECONDS) * hp.fps
     pieces = []
@@ -32,10 +32,10 @@ def divide(shots: Sequence[tuple[int, int]], seconds: float | None = None) -> li
 
 
 def join_interrupted(shots: Sequence[tuple[int, int]], boxes: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Return the shots, those as one that only a moment lies between: a flash, or a few lost frames; and the boxes.
+    """Join shots that are only briefly interrupted, by a flash or a few lost frames; return shots and boxes.
 
-    ``boxes`` (frames, 4) are where the face is, NaN where it is not. It has to be in the same place before and after,
-    and in such a moment if it is seen; there the boxes are NaN then, as it might be somebody else.
+    ``boxes`` (frames, 4) are those of the face, NaN where there is none. The face must be in the same place before,
+    after and, if detected, during the interruption. There, the boxes become NaN, as it might be somebody else.
     """
     joined, waiting, boxes = [shots[0]], None, boxes.copy()
     for first, stop in shots[1:]:

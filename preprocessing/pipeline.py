@@ -28,11 +28,11 @@ def preprocess(
     """Cut every video below ``data_root`` that is not finished yet; write ``preprocessed_root``/report.json.
 
     Under torchrun every process takes its share of the clips. The last one to finish writes and returns the summary,
-    the others return None. Raises UserError if there is no video that can be used; RuntimeError for what fails.
+    the others return None. Raises UserError if no video can be used; RuntimeError for other failures.
     """
     data_root, root = Path(data_root), Path(preprocessed_root)
     if data_root.resolve() == root.resolve():
-        raise UserError(f"{root} holds the videos; give another folder for what is cut out of them")
+        raise UserError(f"{root} holds the videos; give another folder for the clips")
     files.check_folder(root)
     began = time.monotonic()
     share = Share.begin(root)
@@ -54,7 +54,7 @@ def preprocess(
 def cut_unfinished(
     clips: Sequence[Clip], data_root: Path, root: Path, options: PreprocessingOptions, report: Reporter
 ) -> Tally:
-    """Cut the clips that no earlier run has finished, or found to be of no use; look at the sync of the others."""
+    """Cut the clips that no earlier run has finished, or found unusable; check the sync of the finished ones."""
     tally, todo, finished = Tally(), [], set()
     for clip in clips:
         kept = find_finished(clip, data_root, root, options.search.detector, options.seconds)
@@ -68,12 +68,12 @@ def cut_unfinished(
     anew = [clip for clip in todo if clip.source not in finished]
     if others := [clip.name for clip in anew if is_of_another(clip, data_root, root)]:
         report.note(
-            f"note: {len(others)} clips of other videos had these names, and are cut anew, the first: {others[0]}; "
-            "another data set takes another --preprocessed_root"
+            f"note: {len(others)} clips of other videos had these names, and are replaced, the first: {others[0]}; "
+            "give another data set another --preprocessed_root"
         )
     cutting = bool(anew)
     jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
-    if jobs and options.sync:  # if it cannot be had, nobody should have to wait to hear of it
+    if jobs and options.sync:  # if it cannot be loaded, fail now rather than later
         open_expert(options.sync.expert, jobs[0].search.device)
     try:
         with contextlib.closing(cut_clips(todo, jobs)) as outcomes:
@@ -84,5 +84,5 @@ def cut_unfinished(
                 else:
                     tally.add(outcome, options.sync, outcome[0].source in finished)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; finished clips are kept, and the same command goes on from there") from None
+        raise KeyboardInterrupt("stopped; finished clips are kept, and the same command continues from there") from None
     return tally

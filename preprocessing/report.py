@@ -1,4 +1,4 @@
-"""What became of the clips: counted in every process, added up, and written as report.json."""
+"""The outcome of the clips: counted in every process, added up, and written as report.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .syncing import SyncCheck
 
 @dataclass
 class Tally:
-    """What became of the clips of one process, or of all."""
+    """The outcome of the clips of one process, or of all."""
 
     kept: list[Kept] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Tally:
     seconds: float = 0.0
 
     def add(self, pieces: Sequence[Kept], sync: SyncCheck | None, finished_before: bool) -> None:
-        """Count what a video became, now or in an earlier run, less what is out of sync if that is to be left out."""
+        """Count the pieces of a video, cut now or in an earlier run; ``sync`` may drop those out of sync."""
         good, bad = sync.sort_out(pieces) if sync else (pieces, [])
         self.kept += good
         self.dropped += bad
@@ -45,7 +45,7 @@ class Tally:
         return cls(**{**part, "kept": kept, "dropped": dropped})
 
     def __add__(self, other: Tally) -> Tally:
-        """Processes work at the same time, so ``seconds`` is that of the slower one."""
+        """Add two tallies; processes work in parallel, so ``seconds`` is that of the slower one."""
         return Tally(
             kept=self.kept + other.kept,
             dropped=self.dropped + other.dropped,
@@ -69,8 +69,8 @@ class Summary:
     frames_with_face: int
     detector_frames_per_second: float | None  # of one worker; None if nothing was left to do
     seconds: float
-    left_out: dict[str, int]  # frames in pieces of no use, of videos that were kept, by the reason
-    verdicts: dict[str, int]  # on the sync of those kept, if that was looked at
+    left_out: dict[str, int]  # frames in unusable pieces of videos that were kept, by reason
+    verdicts: dict[str, int]  # on the sync of those kept, if it was checked
     kept: list[Kept]
     dropped: list[Dropped]
 
@@ -87,7 +87,7 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
     speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
     return Summary(
         data_root=printable(str(data_root)),
-        # if no clip was left to cut, nobody had to know
+        # if no clip was left to cut, no detector was chosen
         face_detector=search.detector_name() if speed else search.detector,
         finished_before=total.finished_before,
         dropped_by_reason=dict(Counter(clip.reason for clip in dropped).most_common()),
@@ -104,11 +104,11 @@ def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
 
 
 def check_kept(summary: Summary, data_root: Path, path: Path) -> None:
-    """Raise UserError if no clip can be used; ``path`` is where the summary lies."""
+    """Raise UserError if no clip can be used; ``path`` is the file of the summary."""
     if not summary.kept:
-        doubt = "; is the expert one that has learned?" if summary.reasons.startswith(OUT_OF_SYNC) else ""
+        doubt = "; is the expert a trained one?" if summary.reasons.startswith(OUT_OF_SYNC) else ""
         first, count = summary.dropped[0], len({clip.source for clip in summary.dropped})
         raise UserError(
             f"none of the {count} videos in {data_root} can be used ({summary.reasons}); "
-            f"e.g. {first.source}: {first.detail}; {path} names them all{doubt}"
+            f"e.g. {first.source}: {first.detail}; {path} lists them all{doubt}"
         )

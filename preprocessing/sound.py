@@ -1,4 +1,4 @@
-"""The sound of a clip: what of it can be trained on, and the files that it becomes."""
+"""The sound of a clip: whether it can be trained on, and the files that it becomes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_sound(wav: np.ndarray) -> None:
 
 def write_sound(wav: np.ndarray, folder: Path) -> None:
     """Write ``wav`` (samples,) as audio.wav, 16 kHz mono 16 bit, and its mel as mel.npy, (mel frames, 80) float32."""
-    # Not audio.save_wav: it raises the volume, and the mels of the reference are those of the sound as it is.
+    # Not audio.save_wav, which changes the volume: the reference's mels are those of the unchanged sound.
     samples = np.clip(np.round(wav * 32768), -32768, 32767).astype(np.int16)
     wavfile.write(folder / "audio.wav", hp.sample_rate, samples)
     heard = samples.astype(np.float32) / 32768  # what audio.load_wav will read back

@@ -13,18 +13,18 @@ from hparams import names_in, read_list
 from .clips import Kept, whole_name
 
 SPLITS = ("train", "val", "test")
-AT_MOST = 4.0  # times its share that a list of whole folders may get; else there are too few of them
+AT_MOST = 4.0  # times its share that a list of whole folders may get; above it, there are too few folders
 
 
 def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: str | Path) -> str:
     """Write train.txt, val.txt and test.txt; return a sentence about them.
 
-    No top-level folder is in two of them, unless the ``shares`` cannot be had otherwise: then no folder in these, else
-    no video. What the lists in ``folder`` have already stays where it is: who goes on with a run does not validate on
-    what it has learned from.
+    No top-level folder is in two of them, unless the ``shares`` cannot be met otherwise: then no sub-folder is, else
+    no video. Clips stay in the lists that ``folder`` has already, so that a continued run does not validate on clips
+    that it was trained on.
     """
     if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f"the shares of {', '.join(SPLITS)} are three numbers that sum to 1, not {shares}")
+        raise UserError(f"the shares of {', '.join(SPLITS)} must be three numbers that sum to 1, not {shares}")
     folder = Path(folder)
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
     lines = _lines_in(folder)
@@ -36,12 +36,12 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
         known = {name: splits.pop() for name, splits in listed.items() if splits}
     elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
-        note += "; the lists that were there had other clips, and are replaced"
+        note += "; the existing lists had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     if before:
         stay = sum(clip in lists[before[clip]] for clip in before)
-        moved = f", {len(before) - stay} of them do not, as the shares are" if stay < len(before) else ""
-        note += f"; {stay} stay in the lists that they were in{moved}, delete the lists to split all anew"
+        moved = f", {len(before) - stay} of them do not, because of the shares" if stay < len(before) else ""
+        note += f"; {stay} stay in the lists that they were in{moved}, delete the lists to split all again"
     written = {name: line for _, line in lines for name in names_in(line)}  # with its note
     for split, clips in lists.items():
         files.save(folder / f"{split}.txt", "".join(f"{written.get(clip, clip)}\n" for clip in sorted(clips)))
@@ -56,13 +56,13 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
 
 
 def _place(clip: Kept) -> tuple[str, ...]:
-    """Return where a clip belongs: the folders that its video lies in, the video, and the clip."""
+    """Return the place of a clip: the folders of its video, the video, and the clip."""
     *folders, video = PurePosixPath(clip.source).parts
     return *(folders or ["."]), video, clip.clip
 
 
 def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, list[str]]:
-    """Return the clips together that have so much of their place in common."""
+    """Group the clips that have the first ``depth`` parts of their place in common."""
     groups: dict[str, list[str]] = {}
     for clip, place in places.items():
         groups.setdefault("/".join(place[:depth]), []).append(clip)
@@ -70,9 +70,9 @@ def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, lis
 
 
 def _fitting(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int) -> tuple[int, str]:
-    """Return how much of their place the largest groups have in common that can be dealt out in these shares.
+    """Return the depth of the largest groups that can be split into these shares.
 
-    And a note if they are no top-level folders.
+    Also return a note if they are not top-level folders, which have depth 1.
     """
     top, depth = len(_grouped(places, 1)), 1
     deepest = max(map(len, places.values()), default=1)
@@ -84,11 +84,11 @@ def _fitting(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], see
     kind = "clip" if below <= 0 else "video" if below == 1 else "sub-folder"
     few = "there is only one top-level folder" if top == 1 else f"{top} top-level folders do not give these shares"
     who = "may be" if kind == "sub-folder" else "is"
-    return depth, f"; {few}, so the split is by {kind} and the same speaker {who} on every side"
+    return depth, f"; {few}, so the split is by {kind} and the same speaker {who} in every list"
 
 
 def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
-    """Whether every list has some of what it is to have, and what is not for training hardly more than that."""
+    """Whether every list with a share has clips, and val and test have at most ``AT_MOST`` times theirs."""
     total = sum(map(len, lists.values()))
     most = {split: max(1, AT_MOST * share * total) for split, share in zip(SPLITS[1:], shares[1:])}
     return all(lists[split] for split, share in zip(SPLITS, shares) if share) and all(
@@ -105,7 +105,7 @@ def _lines_in(folder: Path) -> list[tuple[str, str]]:
 def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, str]:
     """Return the split of those clips that are in a list.
 
-    Pieces of a video are where all of it was, and the other way round, unless it was in several lists.
+    Pieces of a video belong where the whole of it was, and the other way round, unless it was in several lists.
     """
     listed: dict[str, set[str]] = {}
     for split, line in lines:
@@ -117,7 +117,7 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
 
 
 def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str], depth: int) -> dict[str, list[str]]:
-    """Return the largest groups of which each has been in one list only, as far as it was in any, from a depth on."""
+    """Return the largest groups, from ``depth`` on, whose clips have been in no more than one list each."""
     groups, rest = {}, dict(places)
     for deeper in range(depth, max(map(len, places.values())) + 1):
         for name, clips in _grouped(rest, deeper).items():
@@ -131,10 +131,10 @@ def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, st
 def split_groups(
     groups: Mapping[str, Sequence[str]], shares: Sequence[float], seed: int, known: Mapping[str, str] | None = None
 ) -> dict[str, list[str]]:
-    """Deal whole groups of clips out to ``SPLITS`` so that the number of clips comes as close to ``shares`` as it can.
+    """Assign whole groups of clips to ``SPLITS`` so that the numbers of clips are as close to ``shares`` as possible.
 
-    Every split with a share gets a group as long as there are enough, small ones going to val and test. Those whose
-    split is ``known`` stay there, if that has a share.
+    Every split with a share gets a group as long as there are enough, with small ones for val and test. Groups whose
+    split is ``known`` stay there, if it has a share.
     """
     total = sum(map(len, groups.values()))
     wanted = {split: share * total for split, share in zip(SPLITS, shares)}

@@ -1,4 +1,4 @@
-"""Whether sound and lips of a finished clip belong together, as an expert finds, and the sound set right."""
+"""Whether sound and lips of a finished clip match, according to an expert, and correction of the sound."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
-SAMPLES = hp.sample_rate // round(hp.fps)  # of a frame
+SAMPLES = hp.sample_rate // round(hp.fps)  # in a frame
 
 
 @dataclass(frozen=True)
 class SyncCheck:
-    """Which expert looks at every clip, and what to do with those whose lips and sound do not match."""
+    """Which expert checks every clip, and what to do with clips whose lips and sound do not match."""
 
     action: str = "report"  # one of ``ACTIONS``
     expert: str | Path = weights.DEMO  # a file, lipsync_expert or demo
@@ -39,11 +39,11 @@ class SyncCheck:
 
     @cached_property
     def name(self) -> str:
-        """What tells its expert from others, also from another that has come to its place."""
+        """The expert's path or name and a digest, which changes if its file is replaced."""
         return f"{self.expert} {files.digest(weights.find(self.expert, SyncNet_color))[:16]}"
 
     def is_done(self, clips: Sequence[Kept]) -> bool:
-        """Whether all these clips have been looked at, by this expert, and set right if they are to be."""
+        """Whether this expert has checked all these clips, and corrected those that can be if asked to."""
         looked_at = all(clip.expert == self.name for clip in clips)
         return looked_at and not (self.action == "correct" and any(map(can_be_corrected, clips)))
 
@@ -63,7 +63,7 @@ def is_out_of_sync(clip: Kept) -> bool:
 
 
 def can_be_corrected(clip: Kept) -> bool:
-    """Whether its sound is early or late, and has not been moved before."""
+    """Whether its sound is early or late, and has not been shifted before."""
     return is_out_of_sync(clip) and clip.verdict != sync.UNRELATED and not clip.shifted
 
 
@@ -75,10 +75,10 @@ def open_expert(path_or_name: str | Path, device: torch.device) -> sync.Expert:
 def check_sync(
     folder: Path, kept: Kept, check: SyncCheck, device: torch.device, recording: Recording | None = None
 ) -> Kept:
-    """Note in a clip's folder how well sound and lips match, and if that is wanted and can be, set the sound right.
+    """Note in a clip's folder how well sound and lips match; correct the sound if that is wanted and possible.
 
-    From all of the ``recording`` that the clip is a piece of, if it is at hand. A folder that is in use must not be
-    given with ``correct``: it is changed file by file.
+    The new sound is cut from the whole ``recording`` that the clip is a piece of, if given. With "correct", the folder
+    must not be in use: it is changed file by file.
     """
     expert = open_expert(check.expert, device)
     kept = _looked_at(folder, kept, expert, check.name)
@@ -90,7 +90,7 @@ def check_sync(
         if len(heard) >= MIN_FRAMES:
             write_sound(sound, folder)
             for number in numbers:
-                if number < silent:  # a hole in their numbers
+                if number < silent:  # leaves a gap in their numbers
                     (folder / f"{number}.jpg").unlink()
             kept = replace(_looked_at(folder, kept, expert, check.name), shifted=late)
             seconds = round(len(sound) / hp.sample_rate, 3)
@@ -104,16 +104,16 @@ class Recording:
     """The sound around a clip."""
 
     sound: np.ndarray  # (samples,) float32 in [-1, 1], all there is
-    first: int = 0  # frame with which the clip begins in it
+    first: int = 0  # frame of it at which the clip begins
     frames: int | None = None  # of the clip; None: to the end
 
     @classmethod
     def of(cls, folder: Path) -> Recording:
-        """Return the sound of a clip alone."""
+        """Return only the sound of the clip itself."""
         return cls(audio.load_wav(folder / "audio.wav"))
 
     def moved(self, late: int) -> tuple[np.ndarray, int]:
-        """Return the sound of the clip that comes ``late`` frames later, and with how many silent frames it begins."""
+        """Return the clip's sound from ``late`` frames later, and how many silent frames it begins with."""
         first = self.first + late
         stop = None if self.frames is None else max(0, (first + self.frames) * SAMPLES)
         silent = np.zeros(max(0, -first) * SAMPLES, np.float32)

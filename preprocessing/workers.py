@@ -1,4 +1,4 @@
-"""Worker processes: how many, on which devices, and that they end when they should."""
+"""Worker processes: how many, on which devices, and how they end."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from .syncing import SyncCheck
 
 @dataclass(frozen=True)
 class PreprocessingOptions:
-    """What looks for the faces, and on what; how long clips are, and whether their sync is looked at."""
+    """How faces are searched, and on which devices; how long clips are, and whether their sync is checked."""
 
     search: FaceSearch = FaceSearch(batch_size=32)
     device: str = "auto"
     precision: str = "auto"
     gpus: int = 1  # to use, each with its own processes
-    workers: int | None = None  # videos at a time, per GPU; None: 1, for detectors that need none one per CPU core
-    seconds: float | None = None  # that a clip lasts at most; None: 30, and finished ones as they are
+    workers: int | None = None  # videos at a time, per GPU; None: 1, or one per CPU core if the detector needs no GPU
+    seconds: float | None = None  # longest clip; None: 30, and finished ones stay as they are
     sync: SyncCheck | None = None
 
     def __post_init__(self) -> None:
         check_seconds(self.seconds)
         if self.gpus < 1 or (self.workers is not None and self.workers < 1):
-            raise UserError("the numbers of GPUs and of workers are 1 or more")
+            raise UserError("the numbers of GPUs and of workers must be 1 or more")
 
 
 def plan_workers(
@@ -56,9 +56,9 @@ def plan_workers(
     report: Reporter = SILENT,
     cutting: bool = True,
 ) -> list[Job]:
-    """One job per worker process, at most one per clip; if none is to be cut, no detector is looked for.
+    """Return a job per worker process, at most one per clip; without ``cutting``, no detector is chosen.
 
-    Raises UserError for devices that are not there.
+    Raises UserError for devices that do not exist.
     """
     devices, workers = pick_devices(options), options.workers or 1
     search = options.search.settled(report) if cutting else options.search
@@ -79,7 +79,7 @@ def plan_workers(
 
 
 def pick_devices(options: PreprocessingOptions) -> list[str]:
-    """The devices of this process: under torchrun every process of a machine takes GPUs of its own."""
+    """Return the devices of this process; under torchrun, every process of a machine has GPUs of its own."""
     if options.search.detector in CPU_DETECTORS:
         return ["cpu"]
     device = pick_device(options.device)
@@ -93,7 +93,7 @@ def pick_devices(options: PreprocessingOptions) -> list[str]:
 
 
 def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept] | Dropped, None, None]:
-    """Cut all clips, here or in one process per job; yield what became of each as it is known."""
+    """Cut all clips, here or in one process per job; yield each outcome as soon as it is known."""
     if len(jobs) < 2:
         yield from (cut_clip(clip, job) for job in jobs for clip in clips)
         return
@@ -111,22 +111,22 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
         with ignore_sigint():
             for pool, job in zip(pools, jobs):
                 go_on(pool, job)
-        while working:  # who is done takes the next clip, however long the others take
-            # with an end, as on Windows Ctrl-C is not heard in a wait without
+        while working:  # a worker that is done gets the next clip, however long the others take
+            # with a timeout, as on Windows Ctrl-C does not interrupt a wait without one
             for future in wait(working, timeout=1, return_when=FIRST_COMPLETED).done:
                 pool, job, clip = working.pop(future)
                 outcome = future.result()
                 go_on(pool, job)
                 yield outcome
     except BaseException as error:
-        for pool in pools:  # as its ``terminate_workers``, from Python 3.14 on; the program may have other processes
+        for pool in pools:  # like ``terminate_workers`` of Python 3.14; the program may have other processes
             for process in list((pool._processes or {}).values()):
                 process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise RuntimeError(
                 f"the worker process that cut {clip.source if clip else 'a clip'} was killed, perhaps for lack of "
-                "memory; the same command, best with fewer --workers, goes on from there (a program of your own has to "
-                'say if __name__ == "__main__" before it calls this)'
+                "memory; the same command, best with fewer --workers, continues from there (a program of your own must "
+                'check if __name__ == "__main__" before it calls this)'
             ) from error
         raise
     finally:
@@ -136,7 +136,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
 
 @contextlib.contextmanager
 def ignore_sigint() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C: this one does, stops them, and is the only one to speak."""
+    """Have processes started inside ignore Ctrl-C: this process handles it, stops them, and reports it once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -148,8 +148,8 @@ def ignore_sigint() -> Iterator[None]:
 
 
 def start_worker(threads: int) -> None:
-    """Share the CPU with the other workers, and do not outlive the process that gives out the clips."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it was told so when it was started, but not on Windows
+    """Share the CPU with the other workers, and do not outlive the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from the main process, but not on Windows
     cv2.setNumThreads(threads)
     torch.set_num_threads(threads)
     if parent := multiprocessing.parent_process():

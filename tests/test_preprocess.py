@@ -654,11 +654,11 @@ def test_what_the_lists_are_is_said_each_time(tmp_path):
     names = [f"s{speaker}/{take}.mp4" for speaker in range(2) for take in range(10)]
     for more in ([], ["s1/10.mp4"]):
         said = write_filelists(finished(*names, *more), (0.6, 0.2, 0.2), 0, tmp_path)
-        assert "the same speaker is on every side" in said
+        assert "the same speaker is in every list" in said
     counts = {split: len(clips) for split, clips in read_lists(tmp_path).items()}
     said = write_filelists(finished(*names, *more), (1, 0, 0), 0, tmp_path)
     stay = counts["train"]
-    assert f"{stay} stay in the lists that they were in, {21 - stay} of them do not, as the shares are" in said
+    assert f"{stay} stay in the lists that they were in, {21 - stay} of them do not, because of the shares" in said
 
 
 def test_notes_in_lists_are_no_names(tmp_path):
@@ -692,7 +692,7 @@ def test_a_folder_that_was_alone_stays_as_it_was_split(tmp_path):
 def test_split_replaces_lists_of_other_clips(tmp_path):
     (tmp_path / "train.txt").write_text("a/1\na/2\n")
     said = write_filelists(finished(*(f"s{n}/x.mp4" for n in range(10))), (0.8, 0.1, 0.1), 0, tmp_path)
-    assert said.endswith("the lists that were there had other clips, and are replaced")
+    assert said.endswith("the existing lists had other clips, and are replaced")
     assert [len(clips) for clips in read_lists(tmp_path).values()] == [8, 1, 1]
     write_filelists(finished(*(f"s{n}/x.mp4" for n in range(10))), (1, 0, 0), 0, tmp_path)
     assert [len(clips) for clips in read_lists(tmp_path).values()] == [10, 0, 0]
@@ -1058,7 +1058,7 @@ def test_clips_of_another_data_set_are_told(roots, heads, capsys):
     for name in ("late", "early"):
         put(next(heads.glob(f"{name}.*")), roots, "s/a.mkv")
         assert run(roots) == 0
-    assert "1 clips of other videos had these names, and are cut anew, the first: s/a;" in capsys.readouterr().out
+    assert "1 clips of other videos had these names, and are replaced, the first: s/a;" in capsys.readouterr().out
 
 
 def test_an_expert_that_is_none_is_missed_before_any_work(roots, clip, capsys):
