@@ -138,7 +138,7 @@ def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: E
 
 
 def resample_boxes(boxes: np.ndarray, source: Fraction, target: Fraction) -> np.ndarray:
-    """Resample the boxes (frames, 4) of a video like ``resample`` its frames."""
+    """Resample the boxes (frames, 4) of a video as ``resample`` does its frames."""
     kept = list(resample(boxes, source, target))  # none, for one frame at 60 fps
     return np.array(kept).reshape(-1, 4)
 
