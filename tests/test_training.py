@@ -968,7 +968,7 @@ def test_who_goes_on_is_evaluated_at_once(corpus, tmp_path, capsys):
         folder = tmp_path / train.__name__
         assert train.main(command(corpus, folder, *flags, hp=f"{SMALL},width=0.125")) == 0
         assert [r["step"] for r in losses(folder, "val")] == [700]
-        assert f"--hparams syncnet_wt={weight} has it count from the start" in capsys.readouterr().out
+        assert f"--hparams syncnet_wt={weight} turns it on from the start" in capsys.readouterr().out
 
 
 def test_the_reference_s_names_are_taken():
