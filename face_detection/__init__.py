@@ -1,4 +1,4 @@
-"""From frames to one face box per frame: detect, keep what was seen, follow one person."""
+"""From frames to one face box per frame: detect, cache the detections, follow one person."""
 
 from .api import FaceAlignment, LandmarksType, NetworkSize
 

@@ -1,4 +1,4 @@
-"""``FaceAlignment`` as users of the reference call it. Our own scripts use the detectors directly."""
+"""``FaceAlignment`` with the reference's interface. This project's own scripts use the detectors directly."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class NetworkSize(Enum):
 
 
 class FaceAlignment:
-    """Finds the best face of each frame. Landmarks were never computed; the argument only keeps old calls working.
+    """Finds the best face of each frame. It computes no landmarks; ``landmarks_type`` only keeps old calls working.
 
-    S3FD's weights are downloaded where they are not given, nor where releases of the reference kept them.
+    S3FD's weights are downloaded unless they are given or are where releases of the reference kept them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a detector saw, frame by frame, and how to keep it so that a video is searched only once."""
+"""A detector's results, frame by frame, and how they are saved so that a video is searched only once."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from .detector import Detector
 
 THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
 PADDING_GREY = 110  # outside the picture
-# Of the file; 1 could not say that nobody looked, 2 not when somebody looked at a whole frame, 3 not where eyes are.
+# Of the file. Format 1 could not mark frames as not searched, 2 did not record when a whole frame was last searched,
+# 3 did not store the distance of the eyes.
 FORMAT = 4
 
 
 @dataclass
 class Detections:
-    """Everything seen in the first ``len(self)`` frames of a video."""
+    """All detections in the first ``len(self)`` frames of a video."""
 
-    # per frame (k, 5 or 6), see ``Detector``; empty: nothing was found; None: nobody looked
+    # per frame (k, 5 or 6), see ``Detector``; empty: nothing was found; None: the frame was not searched
     boxes: list[np.ndarray | None] = field(default_factory=list)
     change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
     complete: bool = False  # the video has no more frames
     thumbnail: np.ndarray | None = None  # of the last frame
-    clocks: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and as it is
+    clocks: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and at full size
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def first(self, count: int) -> Detections:
-        """Return what was seen in the first ``count`` frames, and on to the next one that was looked at."""
+        """Return the detections in the first ``count`` frames, and on to the next frame that was searched."""
         while count < len(self) and self.boxes[count - 1] is None:
             count += 1
         return Detections(self.boxes[:count], self.change[:count])
 
     def extend(self, frames: Iterable[np.ndarray], detector: Detector, batch_size: int = 16) -> None:
-        """Search more frames (height, width, 3) BGR, following those already searched: each one, and all of it.
+        """Search the next frames (height, width, 3) BGR exhaustively: every frame, and the whole of it.
 
-        The plain way, dozens of times slower than ``search``.
+        Dozens of times slower than ``search``.
         """
         iterator = iter(frames)
         while batch := list(itertools.islice(iterator, batch_size)):
@@ -68,7 +69,7 @@ class Detections:
 
     @classmethod
     def load(cls, path: Path) -> Detections:
-        """Read what ``save`` wrote; anything missing, unreadable or of an older format counts as nothing seen yet."""
+        """Read what ``save`` wrote; return empty detections if it is missing, unreadable or of an older format."""
         try:
             with np.load(path) as file:
                 if file["format"] != FORMAT:
@@ -93,7 +94,7 @@ def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
-    """Cut a square out of a frame, grey where it reaches beyond, and resize it to (size, size, 3)."""
+    """Cut a square out of a frame, grey where it extends beyond it, and resize it to (size, size, 3)."""
     height, width = frame.shape[:2]
     margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
     inside = frame[max(0, top) : top + side, max(0, left) : left + side]
@@ -102,7 +103,7 @@ def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> 
 
 
 def shrink(frame: np.ndarray) -> np.ndarray:
-    """Return the thumbnail by which frames are compared. Of a large picture, fewer pixels tell as much."""
+    """Return the thumbnail by which frames are compared. Large pictures are subsampled first, which is as reliable."""
     step = max(1, min(frame.shape[:2]) // 180)
     return cv2.resize(np.ascontiguousarray(frame[::step, ::step]), THUMBNAIL, interpolation=cv2.INTER_AREA)
 

@@ -1,4 +1,4 @@
-"""What a face detector is, and what those have in common that see one picture at a time."""
+"""The interface of face detectors, and a base class for those that process one picture at a time."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 
 
 class Detector(Protocol):
-    """Finds faces, for several threads at a time; one that is open serves every video."""
+    """Finds faces. Safe to call from several threads; one instance serves any number of videos."""
 
     FACE_SIDE: int  # pixels, longer side of a box at which the detector is at its best
-    CERTAIN: float  # score of what is surely a face; a lower one is enough for a face that is known already
-    KEY_SECONDS: float  # longest time between two looks at a face that moves evenly: long if a look is dear and exact
+    CERTAIN: float  # score from which a new detection is surely a face; known faces are followed at lower scores
+    KEY_SECONDS: float  # longest time between key frames while faces move evenly: long if detection is slow and exact
 
     def detect(self, frames: list[np.ndarray]) -> list[np.ndarray]:
         """BGR frames of one size -> for each frame (k, 5 or 6) float32: x1, y1, x2, y2 in pixels, score; best first.
 
-        A sixth column tells how far the left eye is from the right one, in shares of the width of CenterFace's box:
-        below 0 where it is left of it in the picture, NaN if unknown. Detectors that cannot tell return five columns.
+        A sixth column is the distance from the right eye to the left, as a fraction of the width of CenterFace's box:
+        negative if the left eye is left of the right one in the picture, NaN if unknown. Detectors that do not locate
+        eyes return five columns.
         """
 
 
 class FrameByFrame:
-    """A detector that sees one picture at a time: OpenCV's keep it, and what they found, between their calls."""
+    """A detector that processes one picture at a time, under a lock because OpenCV's networks are stateful."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""Face detectors behind one call: BGR frames in, boxes with scores out, best first.
+"""Face detectors with one interface: BGR frames in, boxes with scores out, best first.
 
 All return S3FD's framing (forehead to just below the chin), because the official generator was trained on it.
-Those with weights to download come from the face-alignment library, which is imported only when one is used.
+Those whose weights are downloaded come from the face-alignment library, which is imported only when one is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .geometry import SAME_PLACE, overlaps, scaled, unscaled
 
 NO_BOXES = np.empty((0, 5), np.float32)
 LIBRARY_DETECTORS = ("yunet", "scrfd", "retinaface", "blazeface")
-CPU_DETECTORS = ("centerface", "haar")  # nothing to download, no use for a GPU
+CPU_DETECTORS = ("centerface", "haar")  # nothing to download; these do not use a GPU
 DETECTORS = ("sfd", *CPU_DETECTORS, *LIBRARY_DETECTORS)
 # Where releases of the reference kept the file; used before anything is downloaded.
 SFD_WEIGHTS = Path(__file__).resolve().parent / "detection" / "sfd" / "s3fd.pth"
@@ -35,7 +35,7 @@ def create_detector(
 ) -> Detector:
     """Return the detector called ``name`` (one of ``DETECTORS``).
 
-    ``weights`` is a file for those outside ``CPU_DETECTORS``; without it ``sfd`` looks at ``SFD_WEIGHTS`` and the
+    ``weights`` is a file, for detectors not in ``CPU_DETECTORS``; without it ``sfd`` reads ``SFD_WEIGHTS`` and the
     others download theirs. ``dtype`` is the precision of ``sfd``. Raises UserError, MissingFile or RuntimeError
     (download).
     """
@@ -51,12 +51,12 @@ def create_detector(
 
 
 def in_square_pixels(detector: Detector, aspect: float) -> Detector:
-    """Return a detector for pictures whose pixels are ``aspect`` times as wide as high: it sees what people see."""
+    """Return a detector for pictures whose pixels are ``aspect`` times as wide as high; it sees them undistorted."""
     return detector if aspect == 1 else SquarePixels(detector, aspect)
 
 
 class DetectorWrapper:
-    """Wraps another detector and takes over its constants."""
+    """Wraps another detector and copies its constants."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -64,7 +64,7 @@ class DetectorWrapper:
 
 
 class SquarePixels(DetectorWrapper):
-    """A detector that sees pictures stretched: it frames faces as they are, and not as anamorphic video stores them."""
+    """A detector that stretches anamorphic pictures to square pixels before it searches them."""
 
     def __init__(self, detector: Detector, aspect: float) -> None:
         super().__init__(detector)
@@ -80,14 +80,14 @@ class SquarePixels(DetectorWrapper):
 
 
 def telling_eyes(detector: Detector) -> Detector:
-    """Return a detector that knows how far apart the eyes are: CenterFace is one, and helps the others."""
+    """Return a detector that also gives the distance of the eyes; all but CenterFace are wrapped in ``WithEyes``."""
     return detector if isinstance(detector, CenterFace) else WithEyes(detector)
 
 
 class WithEyes(DetectorWrapper):
-    """A detector beside which CenterFace looks for the eyes of the faces that it finds."""
+    """A detector whose faces CenterFace supplements with the distance of the eyes."""
 
-    SIDE = 64  # pixels, the longer side of the smallest face, to which pictures are shrunk for that
+    SIDE = 64  # pixels; pictures are shrunk until the longer side of the smallest face is this long
 
     def __init__(self, detector: Detector) -> None:
         super().__init__(detector)
@@ -117,8 +117,8 @@ class SFD:
     VARIANCES = (0.1, 0.2)  # of the box encoding
     BGR_MEAN = (104.0, 117.0, 123.0)
     NORMS = ("conv3_3_norm", "conv4_3_norm", "conv5_3_norm")  # before the heads of strides 4, 8 and 16
-    LEAST = 32  # pixels of a side, which the network halves five times
-    PIXELS_PER_CALL = 1 << 20  # on a CPU; activations take about 600 bytes a pixel
+    LEAST = 32  # pixels, shorter side; the network halves it five times
+    PIXELS_PER_CALL = 1 << 20  # on a CPU; activations need about 600 bytes a pixel
 
     def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         from face_alignment.detection.sfd.net_s3fd import s3fd
@@ -133,7 +133,7 @@ class SFD:
                 f"{weights} does not exist; S3FD needs its weights there, or give another place: FaceAlignment takes "
                 "path_to_detector. inference.py downloads them into its cache"
             ) from None
-        except Exception as error:  # whatever torch makes of a wrong file, the user needs its name
+        except Exception as error:  # whatever torch raises on a wrong file, the user needs to know which file it was
             raise UserError(f"{weights} does not hold S3FD weights ({str(error).splitlines()[0]})") from error
         for name in self.NORMS:
             setattr(self.network, name, WideNorm(getattr(self.network, name).weight))
@@ -153,7 +153,7 @@ class SFD:
         return found
 
     def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
-        """Detect in frames (N, height, width, 3); in halves if they do not fit in the device's memory."""
+        """Detect in frames (N, height, width, 3); batches that do not fit in the device's memory are split in half."""
         parts = in_halves(lambda some: self._decode(self._maps(some), len(some)), frames)
         return list(itertools.chain.from_iterable(parts))
 
@@ -164,7 +164,7 @@ class SFD:
         if self.device.type == "cuda":
             x = x.pin_memory().to(self.device, non_blocking=True)
         x = x.to(self.device).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
-        # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results rest
+        # Kept quirk: the reference fed RGB frames, yet subtracted the means in BGR order. The official results depend
         # on it, so the frames are flipped to RGB and the means are not.
         x = x.flip(1).to(torch.float32) - torch.tensor(self.BGR_MEAN, device=self.device).view(1, 3, 1, 1)
         maps = self.network(x.to(self.dtype, memory_format=memory_format(self.device)))
@@ -191,10 +191,10 @@ class SFD:
 
 
 class WideNorm(torch.nn.Module):
-    """S3FD's scaled L2 norm over channels, in float32 whatever the rest computes in.
+    """S3FD's scaled L2 norm over channels, in float32 whatever the precision of the rest.
 
-    The library's squares in float16, where what is above 255 overflows: all that is divided by it becomes 0, and the
-    heads for small faces see nothing.
+    The library squares in float16, where activations above 255 overflow: everything divided by the norm becomes 0, and
+    the heads for small faces find nothing.
     """
 
     def __init__(self, weight: torch.nn.Parameter) -> None:
@@ -207,14 +207,14 @@ class WideNorm(torch.nn.Module):
 
 
 class Haar(FrameByFrame):
-    """OpenCV's bundled frontal cascade: nothing to download, fast on a CPU, for faces that look at the camera.
+    """OpenCV's bundled frontal cascade: nothing to download, fast on a CPU, for faces turned to the camera.
 
     "alt" finds as many faces as the other bundled cascades on real footage, with far fewer false alarms.
     """
 
     FACE_SIDE, KEY_SECONDS, CERTAIN = 120, 0.2, 0.0
     DETECT_SIDE = 360  # pixels; the shorter side of larger frames is shrunk to this
-    STEP = 1.05  # between the sizes searched; 1.1 takes half the time and moves boxes by three times as much
+    STEP = 1.05  # factor between the sizes searched; 1.1 takes half the time, and boxes jitter three times as much
     MIN_FACE = 0.1  # of the shorter side
     # S3FD's left, top, right, bottom within a Haar square, measured on GRID frames
     FRAMING = np.array([0.02, -0.01, 0.94, 1.11], np.float32)
@@ -223,7 +223,7 @@ class Haar(FrameByFrame):
         super().__init__()
         self.cascade = cv2.CascadeClassifier()
         described = Path(cv2.__file__).with_name("data") / "haarcascade_frontalface_alt.xml"
-        # not by its name: on Windows OpenCV opens none that is not ASCII, such as a folder's of somebody called Jürgen
+        # not by its path: on Windows OpenCV opens only ASCII paths, and a user's folder may be called Jürgen
         how = cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY
         storage = cv2.FileStorage(described.read_text(encoding="utf-8"), how)
         self.cascade.read(storage.getFirstTopLevelNode())
@@ -250,7 +250,7 @@ class LibraryDetector(FrameByFrame):
 
     def __init__(self, name: str, device: str, weights: str | Path | None) -> None:
         super().__init__()
-        silence_onnxruntime()  # by which scrfd computes
+        silence_onnxruntime()  # used by scrfd
         try:
             module = importlib.import_module(f"face_alignment.detection.{name}")
             paths = {"path_to_detector": str(weights)} if weights else {}
@@ -261,14 +261,14 @@ class LibraryDetector(FrameByFrame):
             raise RuntimeError(f"the face detector {name} needs another package: {error}") from error
         except OSError as error:  # URLError is one
             raise RuntimeError(
-                f"the weights of the face detector {name} could not be had ({error}); "
+                f"the weights of the face detector {name} could not be downloaded ({error}); "
                 "give them with --face_detector_weights, or use --face_detector centerface, which needs none"
             ) from error
-        except Exception as error:  # whatever the packages behind it make of a wrong file, the user needs its name
+        except Exception as error:  # whatever the packages raise on a wrong file, the user needs to know which it was
             if not weights:
                 raise
             words = " ".join(str(error).split())[:200]
-            raise UserError(f"{weights} cannot be taken for the weights of {name} ({words})") from error
+            raise UserError(f"{weights} does not hold weights of {name} ({words})") from error
 
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         found = self.detector.detect_from_image(np.ascontiguousarray(frame[..., ::-1]))  # the library's order is RGB

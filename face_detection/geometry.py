@@ -1,4 +1,4 @@
-"""How much boxes have in common, and where they are in a picture of another scale."""
+"""Overlap of boxes, and scaling of pictures and boxes."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ SAME_PLACE = 0.3  # intersection over union
 
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes x1, y1, x2, y2."""
+    """Return the intersection over union of two boxes x1, y1, x2, y2."""
     return float(overlaps(a, b[None])[0])
 
 
 def is_same_place(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes are as much in one place as those of a face that has hardly moved."""
+    """Whether two boxes overlap as much as those of a face that has hardly moved."""
     return intersection_over_union(a, b) > SAME_PLACE
 
 
 def scaled(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Return a picture ``scale`` times as large, which is 1 at most; contiguous."""
+    """Return a picture resized by ``scale``, at most 1; contiguous."""
     if scale == 1:
         return np.ascontiguousarray(picture)
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def unscaled(boxes: np.ndarray, scale: float | tuple[float, float]) -> np.ndarray:
-    """Return boxes (n, 4 or more) of a picture that was scaled, across and down, where they are in the one before."""
+    """Map boxes (n, 4 or more) in a picture scaled by ``scale``, one factor or (across, down), to the original."""
     factors = np.ones(boxes.shape[1], np.float32)
     factors[:4] = np.tile(np.broadcast_to(scale, 2), 2)
     return boxes / factors
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of a box with each of ``others`` (n, 4 or more); 0 for two without any area."""
+    """Return the intersection over union of a box with each of ``others`` (n, 4 or more); 0 if neither has an area."""
     width, height = np.maximum(0, np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])).T
     area, areas = (np.prod(b[..., 2:4] - b[..., :2], axis=-1) for b in (box, others))
     both = width * height

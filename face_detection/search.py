@@ -1,11 +1,11 @@
-"""Search a video for faces, looking only where and when it must.
+"""Search a video for faces, running the detector only where and when it is needed.
 
 A whole frame is searched at the start of every shot, when a face is lost, while there is none, and every few seconds
-for newcomers: at a reduced scale, which shows where to look closer, and at first unreduced as well. In between, the
-detector looks at crops around the known faces, on key frames. Every box comes from such a crop, so none jumps when a
-whole frame was searched. Between two key frames a face is followed by comparing pictures, which costs next to nothing;
-where they cannot tell, the detector looks there and the interval is split. A face that moves evenly is left to
-``tracking`` to interpolate.
+for newcomers: at a reduced scale, which shows where to look closer, and in the first frame of a shot at full size as
+well. On the key frames in between, the detector is run on crops around the known faces. Every box comes from such a
+crop, so none jumps when a whole frame is searched. Between two key frames a face is followed by template matching,
+which costs next to nothing; where that is inconclusive, the detector is run and the interval is split. A face that
+moves evenly is left to ``tracking`` to interpolate.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .detectors import NO_BOXES
 from .geometry import intersection_over_union, scaled, unscaled
 from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
 
-HELD_BYTES = 240 << 20  # frames between two key frames
+HELD_BYTES = 240 << 20  # of frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
 NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
-CONTEXT = 2.6  # side of a crop, in sides of the face: less, and the border of the crop moves the box
-SMALLEST = 4  # pixels, sides of a box that is worth a look
-FADED = 0.3  # half octaves of a face's side, around a step of the scale, within which it is looked at before and after
-CELL = 32  # pixels: crops lie on the grid of the network's strides, as they would in the whole frame
-PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are compared, and how far it may have moved
-EVENLY = 0.02  # of the face's side: nearer to the interpolated place, the face need not be followed
-DISCORD = 0.06  # of the face's side: if two comparisons differ by more, the detector has to look
-GROWTH = 1.15  # between key frames; more, and comparing pictures of one size says nothing
-LIKENESS = 0.5  # correlation; less, and the comparison says nothing
-AGREEMENT = 0.9  # intersection over union of found and interpolated box that needs no further look
+CONTEXT = 2.6  # side of a crop, in sides of the face; with less, the border of the crop shifts the box
+SMALLEST = 4  # pixels, shorter side of a box; smaller ones are ignored
+FADED = 0.3  # half octaves of a face's side around a step of the scale, within which it is searched at both scales
+CELL = 32  # pixels: crops are aligned to the grid of the network's strides, as if in the whole frame
+PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are matched, and how far it may have moved
+EVENLY = 0.02  # of the face's side: if the face is nearer than this to its interpolated place, interpolation will do
+DISCORD = 0.06  # of the face's side: if two matches differ by more, the detector is run
+GROWTH = 1.15  # between key frames; if the face grows or shrinks more, matching at one size is unreliable
+LIKENESS = 0.5  # correlation below which there is no match
+AGREEMENT = 0.9  # intersection over union of found and interpolated box above which the interval is not split again
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Stretch:
 def search(
     found: Detections, frames: Iterable[np.ndarray], detector: Detector, fps: float, batch_size: int = 16
 ) -> Iterator[int]:
-    """Search ``frames`` (height, width, 3) BGR, the last of those in ``found`` and all after it.
+    """Search ``frames`` (height, width, 3) BGR: the last frame that ``found`` covers, if any, and all after it.
 
-    Yield how many were added each time. Then ``found`` is complete up to there and may be saved: whoever goes on from
-    there later finds the same. ``batch_size`` is the largest number of crops in one call of the detector. Memory holds
-    ``HELD_BYTES`` of frames, or ten of them, and ten more that tell where the next cut is.
+    Yields the number of frames added each time. At that point ``found`` may be saved; a search resumed from it gives
+    the same results. ``batch_size`` is the largest number of crops in one call of the detector. Memory holds
+    ``HELD_BYTES`` of frames, or ten frames if those are larger, and ten more to know where the next cut is.
     """
     searcher = Searcher(detector, fps, batch_size, *found.clocks)
     frames = iter(frames)
@@ -72,12 +72,12 @@ def search(
         found.boxes += seen
         found.change += stretch.change
         found.thumbnail, found.clocks = stretch.thumbnail, (searcher.since_newcomers, searcher.since_native)
-        del stretch  # or its frames would be kept until the next ones are all there
+        del stretch  # or its frames would be kept until the next stretch is complete
         yield len(seen)
 
 
 def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> Iterator[Stretch]:
-    """Cut ``frames`` into stretches of at most ``longest``, where ``find_cuts`` will cut them when all are known."""
+    """Split ``frames`` into stretches of at most ``longest`` and at the cuts ``find_cuts`` finds in the whole video."""
     before = found.change[-CUT_NEIGHBOURS - 1 :]  # one more, because the first value of a video is not a difference
     thumbnail, starts_shot = found.thumbnail, not found.boxes
     held: list[tuple[np.ndarray, np.ndarray, float]] = []
@@ -102,18 +102,18 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
 
 
 class Look(NamedTuple):
-    """A face that is looked for at one scale."""
+    """A crop, at one scale, in which a face is expected."""
 
-    number: int  # of the request
-    place: int  # of the box in it
-    box: np.ndarray  # (5,) where it is expected
-    weight: float  # of what is found, beside other scales
+    number: int  # index of the request
+    place: int  # index of the box in the request
+    box: np.ndarray  # (5 or 6,) where the face is expected
+    weight: float  # of the result, against those at other scales
     scale: float
-    picture: np.ndarray  # at that scale
-    corner: np.ndarray  # x, y of the picture in the frame
+    picture: np.ndarray  # the crop, at that scale
+    corner: np.ndarray  # x, y of the crop in the frame
 
     def found(self, boxes: np.ndarray) -> np.ndarray | None:
-        """Return the best of the boxes (k, 6) in the picture that is about where it was expected, in the frame."""
+        """Return the best of the boxes (k, 6) near the expected place, in the frame's coordinates, or None."""
         boxes = unscaled(boxes, self.scale).astype(float)
         boxes[:, :4] += np.tile(self.corner, 2)
         near = (box for box in boxes if intersection_over_union(box[:4], self.box[:4]) >= MIN_OVERLAP)
@@ -122,18 +122,18 @@ class Look(NamedTuple):
 
 @dataclass
 class Searcher:
-    """Looks at frames of one video with one detector."""
+    """Searches the frames of one video with one detector."""
 
     detector: Detector
     fps: float
     batch_size: int
     since_newcomers: float  # frames since a whole frame was searched
-    since_native: float  # frames since one was searched unreduced
+    since_native: float  # frames since one was searched at full size
 
     def search_stretch(self, frames: list[np.ndarray], known: np.ndarray | None) -> list[np.ndarray | None]:
-        """Return for every frame of one shot the boxes (k, 6), or None where nobody looked.
+        """Return for every frame of one shot the boxes (k, 6), or None for frames that were not searched.
 
-        ``known`` are the boxes in the first frame, None if it has not been searched; the last one always is.
+        ``known`` are the boxes in the first frame, None if it has not been searched. The last frame is always searched.
         """
         if known is None:
             self.since_native = math.inf
@@ -159,27 +159,27 @@ class Searcher:
         return self.search_whole(frame, known) if len(boxes) < len(known) or not len(boxes) else boxes
 
     def search_whole(self, frame: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Return the boxes (k, 6) in a frame: at ``known`` places, and wherever a search of all of it finds one."""
+        """Return the boxes (k, 6) in a frame: near the ``known`` ones, and those that a search of the whole finds."""
         self.since_newcomers = 0
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         new = [box for box in new if not any(is_same_face(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
-        # a false alarm would cost looks for as long as it comes and goes
+        # an uncertain newcomer may be a false alarm, which would cost extra detections whenever it comes and goes
         boxes = [*old, *self._seen_again(frame, certain)] or new
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return _distinct(boxes)
 
     def _seen_again(self, frame: np.ndarray, boxes: list[np.ndarray]) -> list[np.ndarray]:
-        """Return boxes that were found in crops by how large faces are in the whole frame, by how large they are there.
+        """Detect again in crops sized by ``boxes``, which came from crops sized by a search of the whole frame.
 
-        At another scale a box is up to 5 % larger; what follows will look at the same one.
+        Boxes differ by up to 5 % between scales, and the next key frames use the scale that follows from these.
         """
         again = list(self._detect_in([(frame, np.array(boxes))])[0]) if boxes else boxes
         return again if len(again) == len(boxes) else boxes
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
-        """Detect in the whole frame at a reduced scale, and if ``native`` unreduced as well: (k, 6)."""
+        """Detect in the whole frame at a reduced scale, and if ``native`` at full size as well: (k, 6)."""
         reduced = min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
         if native:
             self.since_native = 0
@@ -196,7 +196,7 @@ class Searcher:
     # Between two key frames
 
     def _refine(self, frames: list[np.ndarray], seen: dict[int, np.ndarray], first: int, last: int) -> None:
-        """Fill ``seen`` between two key frames where interpolation will not do."""
+        """Fill ``seen`` between two key frames where interpolation is not good enough."""
         intervals = [(first, last, False)]
         while intervals:
             requests = []
@@ -215,10 +215,10 @@ class Searcher:
                 intervals += [(a, frame, sure), (frame, b, sure)]
 
     # ----------------------------------------------------------------------------------------------------------------
-    # One look
+    # Detecting in crops
 
     def _detect_in(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-        """Frames with boxes (k, 6) where faces are expected -> the boxes (m, 6) found there, at most one for each."""
+        """Frames with boxes (k, 6) where faces are expected -> the boxes (m, 6) found there, at most one per face."""
         looks = [
             Look(number, place, box, weight, scale, *self._crop(frame, box, scale))
             for number, (frame, boxes) in enumerate(requests)
@@ -226,7 +226,7 @@ class Searcher:
             for scale, weight in self._scales(max(box[2] - box[0], box[3] - box[1]))
         ]
         seen: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
-        looks.sort(key=lambda look: look.picture.shape)  # one call takes pictures of one size
+        looks.sort(key=lambda look: look.picture.shape)  # all pictures in one call must have the same size
         for _, same in itertools.groupby(looks, key=lambda look: look.picture.shape):
             while batch := list(itertools.islice(same, self.batch_size)):
                 for look, boxes in zip(batch, self.detector.detect([look.picture for look in batch])):
@@ -238,10 +238,11 @@ class Searcher:
         return [_distinct(boxes) for boxes in results]
 
     def _scales(self, side: float) -> list[tuple[float, float]]:
-        """Return at which scales to look at a face of this side, and what each counts: it is ``FACE_SIDE`` or larger.
+        """Return the scales, at most 1, and weights that bring a face of this side to ``FACE_SIDE`` or a bit above.
 
-        In steps, as boxes are steadier so; but at two scales they differ by up to 5 %, so where one step ends, both are
-        asked: else the box of a face that comes closer would jump, and that of one which stays there to and fro.
+        Scales are in steps of half an octave, which keeps boxes steady. But boxes differ by up to 5 % between two
+        scales, so near a step both are used. Otherwise the box of an approaching face would jump, and that of a face
+        whose size stays near the step would jump to and fro.
         """
         steps = 2 * math.log2(self.detector.FACE_SIDE / side)  # half octaves
         edge = round(steps)
@@ -251,7 +252,7 @@ class Searcher:
         return [(2 ** ((edge + 1) / 2), larger), (2 ** (edge / 2), 1 - larger)]
 
     def _crop(self, frame: np.ndarray, box: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the surroundings of a face at this scale, and their corner in the frame."""
+        """Return a crop around a face at this scale, and the x, y of its corner in the frame."""
         side = max(box[2] - box[0], box[3] - box[1])
         reach = max(3, np.ceil(CONTEXT * side * scale / CELL)) * CELL / scale
         middle = (box[:2] + box[2:4]) / 2
@@ -262,7 +263,7 @@ class Searcher:
 
 
 def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:
-    """Of boxes of one face, the best; best first."""
+    """Return the boxes, best first, keeping only the best of each face."""
     kept: list[np.ndarray] = []
     for box in sorted(boxes, key=lambda box: -box[4]):
         if not any(is_same_face(box, other) for other in kept):
@@ -271,7 +272,7 @@ def _distinct(boxes: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def is_same_face(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes are of one face: one has its middle in the other, and no face is part of another."""
+    """Whether two boxes are of one face: the middle of one is inside the other, and faces do not contain faces."""
 
     def within(inner: np.ndarray, outer: np.ndarray) -> bool:
         middle = (inner[:2] + inner[2:4]) / 2
@@ -281,7 +282,7 @@ def is_same_face(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
-    """Return which box (row) of ``a`` is which of ``b``, some frames later; best match first."""
+    """Match the boxes (rows) of ``a`` to those of ``b``, some frames later; return index pairs, best match first."""
     scores = {(i, j): match_score(x[:4], y[:4], 2) for i, x in enumerate(a) for j, y in enumerate(b)}
     pairs: list[tuple[int, int]] = []
     for (i, j), score in sorted(scores.items(), key=lambda item: -item[1]):
@@ -295,7 +296,7 @@ def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
-    """Return the boxes (k, 6) at ``share`` of the way from ``a`` to ``b``; who is in only one of them stands still."""
+    """Interpolate boxes (k, 6) at ``share`` of the way from ``a`` to ``b``; a face in only one of them stands still."""
     pairs = pair(a, b)
     between = [(1 - share) * a[i] + share * b[j] for i, j in pairs]
     alone = [box for n, box in enumerate(a) if n not in dict(pairs)]
@@ -304,7 +305,7 @@ def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
 
 
 def _mean(weights: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Return the weighted mean of looks (n, 5 or 6) at one face; its last column, of those that know it."""
+    """Return the weighted mean of boxes (n, 5 or 6) of one face; the last column over those where it is not NaN."""
     mean = np.average(boxes, axis=0, weights=weights)
     known = ~np.isnan(boxes[:, -1])
     if known.any():
@@ -317,7 +318,7 @@ def _rows(boxes: list[np.ndarray]) -> np.ndarray:
 
 
 def agree(expected: np.ndarray, found: np.ndarray) -> bool:
-    """Whether every expected face was found, at its place."""
+    """Whether every expected face was found at its place."""
     best = [max((intersection_over_union(e[:4], f[:4]) for f in found), default=0.0) for e in expected]
     return all(overlap >= AGREEMENT for overlap in best)
 
@@ -325,10 +326,10 @@ def agree(expected: np.ndarray, found: np.ndarray) -> bool:
 def between(
     frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray
 ) -> tuple[list[np.ndarray] | None, int | None]:
-    """Follow the faces that are at ``first`` (k, 6) in the first frame and at ``last`` in the last through the others.
+    """Follow faces from ``first`` (k, 6), in the first frame, to ``last``, in the last, through the frames between.
 
-    Return the boxes in each of these, None if interpolating does as well or nothing can be said; and which of these
-    frames the detector most needs to look at, None if none.
+    Return the boxes in each frame between, or None if interpolation does as well or they cannot be determined; and
+    the index of the frame between that the detector most needs to search, or None if it need not search any.
     """
     count = len(frames) - 2
     if count < 1 or not (len(first) or len(last)):
@@ -349,10 +350,10 @@ def between(
 
 
 def _compare(frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compare a face, in every frame but the outer two, with how it looks in these.
+    """Match a face, in every frame but the outer two, with its patches in those two.
 
-    Return (n, 2) by how many pixels it is off its interpolated place, and (n,) the doubt in that: by how much the two
-    comparisons differ, in sides of the face; 1 if the face is like neither.
+    Return (n, 2) its distance from the interpolated place in pixels, and (n,) the doubt in that: by how much the two
+    matches differ, in sides of the face; 1 if neither patch matches.
     """
     ends = _patch(frames[0], first, 0), _patch(frames[-1], last, 0)
     count = len(frames) - 2
@@ -374,7 +375,7 @@ def _compare(frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray) 
 
 
 def _place(window: np.ndarray, patch: np.ndarray) -> np.ndarray | None:
-    """Return how far right and down of the middle of ``window`` a patch is, in its pixels; None if it is not there."""
+    """Return how far right of and below the middle of ``window`` a patch is, in pixels; None if it does not match."""
     correlation = cv2.matchTemplate(window, patch, cv2.TM_CCOEFF_NORMED)
     _, likeness, _, (x, y) = cv2.minMaxLoc(correlation)
     if likeness < LIKENESS or not (0 < x < 2 * MARGIN and 0 < y < 2 * MARGIN):
@@ -384,14 +385,14 @@ def _place(window: np.ndarray, patch: np.ndarray) -> np.ndarray | None:
 
 
 def _peak(values: np.ndarray) -> float:
-    """Where the parabola through three values, the highest in the middle, has its peak: -0.5 to 0.5."""
+    """Return where the parabola through three values, the highest in the middle, has its peak: -0.5 to 0.5."""
     left, middle, right = map(float, values)
     bend = left - 2 * middle + right
     return 0.5 * (left - right) / bend if bend < 0 else 0.0
 
 
 def _patch(frame: np.ndarray, box: np.ndarray, margin: int) -> np.ndarray:
-    """Cut out a box and a margin; the box itself becomes ``PATCH`` pixels wide and high. Grey."""
+    """Crop a box and a margin in grey, resized so that the box itself is ``PATCH`` pixels wide and high."""
     reach = (box[2:] - box[:2]) * margin / PATCH
     (x1, y1), (x2, y2) = np.round([box[:2] - reach, box[2:] + reach]).astype(int)
     height, width = frame.shape[:2]

@@ -1,6 +1,6 @@
 """From many detections to one steady box per frame: find cuts, link tracks, choose a person, fill gaps, smooth.
 
-All of it goes on as the search does: a box is given away once nothing that may still be seen can change it.
+All of this keeps pace with the search: a box is returned as soon as no later detection can change it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from .geometry import intersection_over_union, is_same_place
 
 CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
 CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
-CUT_NEIGHBOURS = 8  # frames looked at on each side
-MOVING = 2  # so many of them that differ at all from the one before show that something moves
+CUT_NEIGHBOURS = 8  # frames compared on each side
+MOVING = 2  # if this many of them differ at all from the frame before, something moves
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
-MAX_SEARCH = 0.7  # after a gap: distance of centres in box sizes that still links
-MIN_DETECTIONS = 3  # fewer are taken for a false alarm
+MAX_SEARCH = 0.7  # after a gap: largest distance of centres, in box sizes, that links
+MIN_DETECTIONS = 3  # tracks with fewer are false alarms
 LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
-BRIEF = 0.1  # of the longest track: what lasts longer is no false alarm, however short
+BRIEF = 0.1  # of the longest track: longer tracks are not false alarms, however short
 GAP_SECONDS = 0.5  # of video
-SURE_GAPS = 6  # such gaps, 3 s: who is there so long, with nobody else in question, is whom the shot is about
-# Distances of the eyes, see ``Detector``, at which a face turns to profile, and turns back again. In profile
-# it shows half a mouth, and whoever draws a whole one draws on the cheek. Measured: facing the camera 0.39 to 0.5,
-# three-quarter 0.2 to 0.4, near profile 0.11 to 0.19 (small faces the most), profile to 0.05; looks differ by 0.03.
+SURE_GAPS = 6  # such gaps, 3 s: a person visible this long, without a rival, is the one to follow in the shot
+# Distances of the eyes, see ``Detector``, at which a face turns to profile, and turns back again. In profile only
+# half the mouth is visible, and a whole mouth would be drawn on the cheek. Measured: facing the camera 0.39 to 0.5,
+# three-quarter 0.2 to 0.4, near profile 0.11 to 0.19 (highest in small faces), profile up to 0.05; detections of the
+# same face differ by 0.03.
 PROFILE, TURNED_BACK = 0.18, 0.21
-GROWN = 1.8  # times as wide, or narrow: nobody comes nearer by so much within a gap
+GROWN = 1.8  # ratio of widths: no face grows or shrinks by so much within a gap
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
 def gap_of(fps: Fraction | float) -> int:
-    """Return how many frames a person may be unseen: who is seen after more may be somebody else."""
+    """Return how many frames a person may be out of sight; a face seen after a longer gap may be somebody else."""
     return round(GAP_SECONDS * fps)
 
 
@@ -48,10 +49,10 @@ class Track:
     frames: list[int] = field(default_factory=list)
     boxes: list[np.ndarray] = field(default_factory=list)  # x1, y1, x2, y2
     facing: list[bool] = field(default_factory=list)  # not in profile, as far as is known
-    eyes: float = math.nan  # how far apart they were when that was known last, see ``Detector``
+    eyes: float = math.nan  # last known distance of the eyes, see ``Detector``
 
     def add(self, frame: int, box: np.ndarray, eyes: float) -> None:
-        """Add the next frame that shows it; where nobody knows the ``eyes``, NaN, they are as they were."""
+        """Add the next frame that shows the face; if ``eyes`` is NaN (unknown), the last known value is kept."""
         self.eyes = self.eyes if math.isnan(eyes) else eyes
         faced = not self.facing or self.facing[-1]
         turned = self.eyes < PROFILE if faced else not self.eyes > TURNED_BACK
@@ -65,7 +66,7 @@ class Track:
         return float(np.median([(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in self.boxes]))
 
     def shown(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the frames from ``start`` to before ``stop`` that show it, but not in profile, and the boxes there."""
+        """Return the frames in ``start`` to ``stop`` (exclusive) that show the face, not in profile, and its boxes."""
         part = slice(*(bisect_left(self.frames, frame) for frame in (start, stop)))
         facing = np.array(self.facing[part], bool)
         return np.array(self.frames[part], int)[facing], np.reshape(self.boxes[part], (-1, 4))[facing]
@@ -76,11 +77,11 @@ def follow_face(
 ) -> np.ndarray:
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face, or one in profile.
 
-    In every shot the largest face is followed, or with ``face_index`` the one that stands at this place from left to
-    right when the faces of the shot are first seen. Without it, who was there for ``SURE_GAPS`` times ``max_gap``
-    frames with nobody else in question is followed to the end of the shot, whoever comes later. Frames that were not
-    searched are interpolated, however many; ``fill`` also fills gaps in which a face was looked for and missed, up to
-    ``max_gap`` frames. ``smooth`` averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
+    In every shot the largest face is followed, or with ``face_index`` the one at this place from left to right when
+    the faces of the shot first appear. Without ``face_index``, a person visible for ``SURE_GAPS`` times ``max_gap``
+    frames without a rival is followed to the end of the shot, even if a larger face comes later. Frames that were not
+    searched are interpolated, however many; ``fill`` also fills gaps of up to ``max_gap`` searched frames in which
+    the face was missed. ``smooth`` averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
     """
     steady = Steadying(max_gap, smooth, fill)
     pieces = (steady.add(*piece) for piece in settle([found], max_gap, face_index))
@@ -90,10 +91,10 @@ def follow_face(
 def settle(
     seen: Iterable[Detections], max_gap: int, face_index: int | None = None
 ) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield where the person of ``follow_face`` was seen in the next n frames, (n, 4), as soon as that is certain.
+    """Yield the boxes (n, 4) of the person of ``follow_face`` in the next n frames as soon as they are certain.
 
-    With them comes whether a shot ends there. ``seen`` is what was detected, each time that there is more of it; in how
-    many pieces it comes makes no difference.
+    Each comes with whether a shot ends there. ``seen`` yields the detections so far each time there are more; the
+    result does not depend on how many pieces they come in.
     """
     found, shot, start = Detections(), Shot(max_gap, face_index), 0
     for found, stop in _up_to_where_cuts_are_known(seen):
@@ -108,7 +109,7 @@ def settle(
 
 
 def _up_to_where_cuts_are_known(seen: Iterable[Detections]) -> Iterator[tuple[Detections, int]]:
-    """Yield what was detected, and the number of frames of which later ones cannot change whether they start a shot."""
+    """Yield the detections, and the number of frames in which the cuts are final, whatever frames follow."""
     found = Detections()
     for found in seen:
         yield found, max(0, len(found) - CUT_NEIGHBOURS)
@@ -117,16 +118,16 @@ def _up_to_where_cuts_are_known(seen: Iterable[Detections]) -> Iterator[tuple[De
 
 @dataclass
 class Steadying:
-    """Fills gaps and smooths boxes that come bit by bit, holding back those that the next may change."""
+    """Fills gaps and smooths boxes that arrive in pieces, holding back those that later ones may change."""
 
     max_gap: int
     smooth: bool = True
     fill: bool = True
-    held: np.ndarray = field(default_factory=lambda: np.empty((0, 4)), init=False)  # as seen, of one shot
-    given: int = field(default=0, init=False)  # rows of ``held`` that are there only for those that follow
+    held: np.ndarray = field(default_factory=lambda: np.empty((0, 4)), init=False)  # as detected, of one shot
+    given: int = field(default=0, init=False)  # rows of ``held`` already returned, kept as context for later ones
 
     def add(self, rows: np.ndarray, shot_ends: bool) -> np.ndarray:
-        """Take more boxes (n, 4), NaN where there is no face; return those that are ready, (m, 4)."""
+        """Add boxes (n, 4), NaN where there is no face; return those that are final, (m, 4)."""
         self.held = np.concatenate((self.held, rows))
         boxes = self.held.copy()
         if self.fill:
@@ -148,12 +149,11 @@ class Steadying:
 
 
 def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
-    """Return every face as the detector saw it: (frames, 4) x1, y1, x2, y2 each, NaN where it is not, or in profile.
+    """Return the detected boxes of every face, each (frames, 4) x1, y1, x2, y2, NaN where it is absent or in profile.
 
-    They stand in order from left to right at first sight; whoever is in profile throughout is left out. Nothing is
-    filled in or smoothed. Who is who after a cut cannot be known: the n-th face of a shot continues the n-th of the
-    shot before. Tracks shorter than ``max_gap`` frames are left out as false alarms, unless the longest is hardly
-    longer.
+    Faces are ordered from left to right as they first appear; faces in profile throughout are left out. Nothing is
+    filled in or smoothed. Faces are not recognised across cuts: the n-th face of a shot continues the n-th of the shot
+    before. Tracks shorter than ``max_gap`` frames and ``BRIEF`` of the longest are left out as false alarms.
     """
     per_shot = [(first, link_tracks(found.boxes[first:stop], max_gap)) for first, stop in shots(found)]
     longest = max((len(track.frames) for _, tracks in per_shot for track in tracks), default=0)
@@ -174,12 +174,12 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
 
 
 def most_together(found: Detections, max_gap: int) -> int:
-    """Return how many faces are on view at a time, at most: every ``face_index`` below finds one."""
+    """Return the largest number of faces visible at a time; every ``face_index`` below it selects one."""
     return max((len(_at_first_sight(link_tracks(found.boxes[a:b], max_gap))) for a, b in shots(found)), default=0)
 
 
 def shows_profiles(found: Detections) -> bool:
-    """Whether a face was seen in profile."""
+    """Whether any face was detected in profile."""
     return any((boxes[:, 5:] < PROFILE).any() for boxes in found.boxes if boxes is not None)
 
 
@@ -199,13 +199,13 @@ def cuts_between(change: list[float], start: int, stop: int) -> list[int]:
 def find_cuts(change: np.ndarray) -> list[int]:
     """Return the frames that start a new shot: those that differ from the one before far more than their neighbours.
 
-    Where frames are shown several times, as those of a slow video are at a higher rate, only the first time counts.
+    If frames are repeated, as in a slow video at a higher rate, only the first of each counts.
     """
     cuts = []
     for i in np.flatnonzero(change > CUT_CHANGE):
         around = np.concatenate((change[max(1, i - CUT_NEIGHBOURS) : i], change[i + 1 : i + 1 + CUT_NEIGHBOURS]))
         moving = around[around > 0]
-        around = moving if len(moving) >= MOVING else around  # else slides, each of which is a shot
+        around = moving if len(moving) >= MOVING else around  # otherwise a slide show, in which each slide is a shot
         if i > 0 and (around.size == 0 or change[i] > CUT_RATIO * np.median(around)):
             cuts.append(int(i))
     return cuts
@@ -223,13 +223,13 @@ def link_tracks(boxes: list[np.ndarray | None], max_gap: int) -> list[Track]:
 class Linking:
     """Links the detections of one shot, frame by frame, nearest first, into tracks in order of appearance.
 
-    A detection continues a track that it overlaps; one that was out of sight for a while may have moved. Where nobody
-    looked in between (None), the track is interpolated.
+    A detection continues a track that it overlaps; after a gap the face may have moved. Frames in between that were
+    not searched (None) are interpolated.
     """
 
     max_gap: int
     tracks: list[Track] = field(default_factory=list, init=False)
-    frames: int = field(default=0, init=False)  # so many have been added
+    frames: int = field(default=0, init=False)  # number of frames added
     looked: int = field(default=-1, init=False)  # the last of them that was searched
     _alive: list[Track] = field(default_factory=list, init=False)  # tracks that may go on; the others never will
 
@@ -269,12 +269,12 @@ class Linking:
         return self._goes_on(track, self.frames)
 
     def faces(self) -> list[Track]:
-        """Return the tracks that are no false alarms."""
+        """Return the tracks that are not false alarms."""
         return [track for track in self.tracks if len(track.frames) >= min(MIN_DETECTIONS, self.frames)]
 
 
 def _continue_track(track: Track, frame: int, box: np.ndarray, eyes: float, unbroken: bool) -> None:
-    """Append a box; if ``unbroken``, also the frames before it, interpolated."""
+    """Append a box; if ``unbroken``, also the frames skipped before it, interpolated."""
     old_frame, old_box, old_eyes = track.frames[-1], track.boxes[-1], track.eyes
     for between in range(old_frame + 1, frame) if unbroken else ():
         share = (between - old_frame) / (frame - old_frame)
@@ -283,7 +283,7 @@ def _continue_track(track: Track, frame: int, box: np.ndarray, eyes: float, unbr
 
 
 def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
-    """How well box ``new`` continues ``old`` after ``gap`` frames; 0 or less means not at all."""
+    """Return how well box ``new`` continues ``old`` after ``gap`` frames; 0 or less means not at all."""
     overlap = intersection_over_union(old, new)
     if overlap >= MIN_OVERLAP or gap == 1:
         return overlap if overlap >= MIN_OVERLAP else 0.0
@@ -295,7 +295,7 @@ def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
 def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
     """Return the tracks of one person in a shot: the chosen one, and later or earlier ones that never coexist with it.
 
-    Whoever is seen together with the chosen face is somebody else, and stays so.
+    A face that was visible together with the chosen one is always treated as somebody else.
     """
     if not tracks:
         return []
@@ -305,7 +305,7 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
     else:
         seen_first = _at_first_sight(tracks)
         if face_index >= len(seen_first):
-            return []  # this shot does not show the person; better nobody than the wrong one
+            return []  # this shot does not show the person; better no face than the wrong one
         chosen = seen_first[face_index]
     person = [chosen]
     others = [track for track in tracks if track is not chosen and _coexist(track, chosen)]
@@ -316,19 +316,20 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
 
 
 class Shot:
-    """The faces in one shot, as far as it has been seen, and which of them is followed.
+    """The faces in one shot, as far as it has been searched, and which of them is followed.
 
-    Tracks join the person one by one, the longest first, as ``choose_person`` would have them at the end of the shot: a
-    track that is over, or ``SURE_GAPS`` long, once whoever else could have its place is certain to be shorter.
+    Tracks are added to the person one by one, the longest first, as ``choose_person`` would at the end of the shot. A
+    track is added once it has ended or lasts ``SURE_GAPS``, and every track that could take its place is certain to be
+    shorter.
     """
 
     def __init__(self, max_gap: int, face_index: int | None) -> None:
         self._linking, self._index = Linking(max_gap), face_index
         self._sure = SURE_GAPS * max(max_gap, 1)  # frames
         self._person: list[Track] = []  # the chosen one first
-        self._others: list[Track] = []  # who is seen together with that one
-        self._open: list[Track] = []  # whoever may still become the person
-        self._given = 0  # frames
+        self._others: list[Track] = []  # tracks that coexist with the chosen one
+        self._open: list[Track] = []  # tracks that may still be added to the person
+        self._given = 0  # frames returned so far
 
     def add(self, boxes: list[np.ndarray | None]) -> None:
         """Add the detections in the next frames."""
@@ -340,13 +341,13 @@ class Shot:
                 self._decide()
 
     def settled(self) -> np.ndarray:
-        """Return where the person was seen, (n, 4), in those of the next frames of which that is certain."""
+        """Return the person's boxes (n, 4) in the next frames, as far as they are certain."""
         starts = [track.frames[0] for track in self._open]
         ends = [track.frames[-1] + 1 for track in self._person if self._linking.may_go_on(track)]
         return self._rows(min([self._linking.frames, *starts, *ends]))
 
     def rest(self) -> np.ndarray:
-        """Return where the person was seen in all that are left: the shot is over."""
+        """Return the person's boxes in all remaining frames; the shot is over."""
         if self._person:
             self._join(over=True)
         else:
@@ -363,7 +364,7 @@ class Shot:
 
     def _decide(self) -> None:
         if not self._person:
-            # a false alarm that is over can be nobody, and of many each look would take longer than the one before
+            # drop false alarms that have ended; otherwise this would get slower with every one of them
             self._open = [
                 track for track in self._open if len(track.frames) >= MIN_DETECTIONS or self._linking.may_go_on(track)
             ]
@@ -376,7 +377,7 @@ class Shot:
             self._join(over=False)
 
     def _in_question(self, longest: Track) -> bool:
-        """Whether two faces are there at a time that both last, so that the larger one would have to be chosen."""
+        """Whether two lasting faces coexist, or may yet, so that the larger one would have to be chosen."""
         lasting = len(longest.frames) * LASTING
         asked = [track for track in self._open if self._linking.may_go_on(track) or len(track.frames) >= lasting]
         return any(self._may_meet(a, b) for a, b in itertools.combinations(asked, 2))
@@ -385,7 +386,7 @@ class Shot:
         return _coexist(a, b) or (self._linking.may_go_on(a) and self._linking.may_go_on(b))
 
     def _join(self, over: bool) -> None:
-        """Decide about every track in question, the longest first; of a shot that is not ``over``, those one can."""
+        """Decide about the open tracks, the longest first; if the shot is not ``over``, only where it is certain."""
         self._others += [track for track in self._open if _coexist(track, self._person[0])]
         for track in sorted(self._open, key=lambda track: -len(track.frames)):
             is_free = not any(_coexist(track, other) for other in self._person)
@@ -407,7 +408,7 @@ class Shot:
 
 
 def _at_first_sight(tracks: list[Track]) -> list[Track]:
-    """The faces on view together soonest, in the largest number that the shot ever shows, from left to right."""
+    """Return the largest set of faces visible together, the earliest if there are several, from left to right."""
     most: list[Track] = []
     for track in tracks:
         together = [t for t in tracks if t.frames[0] <= track.frames[0] <= t.frames[-1]]
@@ -434,7 +435,7 @@ def fill_gaps(boxes: np.ndarray, max_gap: int) -> None:
 
 
 def _continues(before: np.ndarray, after: np.ndarray, gap: int) -> bool:
-    """Whether a box seen after a gap may be the same face; between two people there is nobody."""
+    """Whether a box after a gap may be of the same face; gaps between two people are not filled."""
     widths = before[2] - before[0], after[2] - after[0]
     return max(widths) < GROWN * min(widths) and match_score(before, after, gap) > 0
 

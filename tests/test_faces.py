@@ -280,7 +280,7 @@ def test_wrong_weights_are_named(tmp_path):
     with pytest.raises(ValueError, match="x.pth does not hold S3FD"):
         detectors.create_detector("sfd", weights=tmp_path / "x.pth")
     for name in ("yunet", "blazeface"):
-        with pytest.raises(UserError, match=f"x.pth cannot be taken for the weights of {name}"):
+        with pytest.raises(UserError, match=f"x.pth does not hold weights of {name}"):
             detectors.create_detector(name, weights=tmp_path / "x.pth")
     with pytest.raises(ValueError, match="unknown face detector"):
         detectors.create_detector("dlib2")
