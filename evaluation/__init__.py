@@ -1,1 +1,1 @@
-"""The paper's evaluation: LSE-D and LSE-C, FID, pairs of audio and video, videos for them, one table."""
+"""The paper's evaluation: lists of audio and video pairs, the videos made from them, LSE-D, LSE-C, FID, one table."""

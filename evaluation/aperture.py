@@ -1,7 +1,7 @@
-"""How lips follow a mouth whose movement is known: that of a talking head or portrait that was made from it.
+"""How well lips follow a mouth whose movement is known, because the talking head or portrait was made from it.
 
-``known`` and ``seen`` are how far the lips are apart, (frames,). The one is the truth about the speaker who is heard;
-the other is read in generated frames, by landmarks or by ``opening_reader``.
+``known`` and ``seen`` are mouth openings, (frames,). ``known`` is the ground truth of the speaker whose voice is used;
+``seen`` is measured in generated frames, by landmarks or by ``opening_reader``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 import video
 
 REACH = 3  # frames searched each way
-CLOSED, OPEN = 0.1, 0.5  # of the widest: below the one lips are closed, from the other on open
+CLOSED, OPEN = 0.1, 0.5  # of the widest opening: lips are closed up to the first and open from the second
 PHASES = ("closed", "opening", "open", "closing")
-CROP_SIZE = (32, 24)  # pixels, width and height, of the crops that an opening is read from
+CROP_SIZE = (32, 24)  # pixels, width and height, of the crops from which openings are estimated
 COMPONENTS = 12  # principal components of those crops
 
 Reader = Callable[[np.ndarray], np.ndarray]  # crops (frames, pixels) -> openings (frames,)
@@ -27,7 +27,7 @@ Reader = Callable[[np.ndarray], np.ndarray]  # crops (frames, pixels) -> opening
 
 @dataclass(frozen=True)
 class Phase:
-    """What lips do while those that are heard are closed, opening, open or closing; as far apart as seen and known."""
+    """Known and seen openings in one phase of the speaker's lips: closed, opening, open or closing."""
 
     frames: int
     known: float  # mean
@@ -37,16 +37,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Following:
-    """How well lips follow. ``lag`` is by how many frames they are late at best, below 0 early; phases are at that."""
+    """How well lips follow. ``lag`` is the delay in frames at which they fit best, negative if they are early."""
 
-    r: float  # Pearson's, at that lag
+    r: float  # Pearson's, at ``lag``
     lag: int
     by_lag: dict[int, float]  # Pearson's r
-    phases: dict[str, Phase]  # those that there are
+    phases: dict[str, Phase]  # at ``lag``; only phases that occur
 
 
 def follow(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> Following | None:
-    """Compare over all lags; None where there is too little to compare, or one of them never moves."""
+    """Compare over all lags; return None if there are too few frames, or if either mouth does not move."""
     count = min(len(seen), len(known))
     if count < 2 * reach + 3:
         return None
@@ -61,7 +61,7 @@ def follow(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> Following
 
 
 def phases_of(known: np.ndarray) -> np.ndarray:
-    """Name what the lips do in each frame, (frames,); between closed and open, by the slope of their movement."""
+    """Return the name of the phase of each frame, (frames,); between closed and open, the slope decides."""
     between = np.where(np.gradient(known) >= 0, "opening", "closing")
     widest = known.max()
     return np.where(known <= CLOSED * widest, "closed", np.where(known >= OPEN * widest, "open", between))
@@ -82,11 +82,11 @@ def _by_phase(seen: np.ndarray, known: np.ndarray, phase: np.ndarray) -> dict[st
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Drawn heads, whose pictures tell it
+# Drawn heads, whose openings are estimated from pictures
 
 
 def truth_of(path: Path) -> dict | None:
-    """Return what is known about a video that demo.talking_head made of one head: it stands beside it, as JSON."""
+    """Return the ground truth of a video of one head by demo.talking_head, from the JSON file beside it, or None."""
     try:
         truth = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -97,9 +97,9 @@ def truth_of(path: Path) -> dict | None:
 
 
 def follow_head(made: Path, filmed: Path, speaker: Path) -> Following | None:
-    """Compare a lip-synced drawn head with the aperture of the ``speaker`` whose sound it has; None if not known.
+    """Compare a lip-synced drawn head with the apertures of the ``speaker`` whose sound it has; None if not known.
 
-    What an open mouth of this head looks like is learned from the frames as ``filmed``, whose apertures are known.
+    How an open mouth of this head looks is learned from its ``filmed`` frames, whose apertures are known.
     """
     truth, said = truth_of(filmed), truth_of(speaker)
     if not truth or not said:
@@ -109,7 +109,7 @@ def follow_head(made: Path, filmed: Path, speaker: Path) -> Following | None:
 
 
 def mouths(path: Path, boxes: list) -> np.ndarray:
-    """Crops of the mouth (frames, pixels) float64, where a truth's ``boxes`` say that the face is."""
+    """Return crops of the mouth, (frames, pixels) float64, located by the face ``boxes`` of the ground truth."""
     rows = []
     for frame, ((x1, y1, x2, y2),) in zip(video.read_frames(video.probe(path)), boxes):
         top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)

@@ -1,4 +1,4 @@
-"""Likeness of many lip-synced videos, each beside the one that it was made from."""
+"""Comparisons of many lip-synced videos, each with its source."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FIGURES = [field.name for field in fields(Quality) if field.name not in ("file",
 
 @dataclass
 class Comparisons(Report[Quality]):
-    """How each of many videos looks beside its source."""
+    """How many videos compare with their sources."""
 
     KIND = Quality
     judges: Judges = Judges()
 
     def __str__(self) -> str:
-        """A line a video with the figures that were measured, then what was not."""
+        """Return one line per video with the figures that were measured, then those that were not."""
         lines = []
         if self.scores:
             widths = {name: max(8, len(name) + 2) for name in FIGURES if getattr(self.scores[0], name) is not None}
@@ -49,7 +49,7 @@ class Comparisons(Report[Quality]):
         return {"mean": self.means(), **super().to_json()}
 
     def check_some(self) -> Comparisons:
-        """Return these; raise UserError with all reasons if there is not a single figure."""
+        """Return ``self``; raise UserError with all reasons if no video could be compared."""
         if not self.scores:
             raise UserError("; ".join(f"{path}: {reason}" for path, reason in self.failed.items()))
         return self
@@ -64,7 +64,7 @@ def compare_files(
     name: str = "Comparing",
     face_index: int | None = None,
 ) -> Comparisons:
-    """Compare every (video, source) as ``quality.score_file`` does; a bad one is noted and does not stop the others."""
+    """Compare every (video, source) with ``quality.score_file``; failures are recorded and do not stop the others."""
     found = Comparisons(judges=judges)
 
     def compare(made: Path, source: Path) -> list[Quality]:
@@ -76,34 +76,34 @@ def compare_files(
 
 
 def folders_below(videos: Sequence[Path]) -> list[Path]:
-    """Return the folder of each video, below the one that holds all of them: lists such as LRS2's reuse names.
+    """Return the folder of each video, relative to their common one: datasets such as LRS2 reuse file names.
 
-    Raises UserError if what is made of two videos would have one name.
+    Raises UserError if the results of two videos would have the same name.
     """
     places = [path.resolve().parent for path in videos]
     root = os.path.commonpath(places)
     below = [place.relative_to(root) for place in places]
     if len({(place, path.stem) for place, path in zip(below, videos)}) < len(videos):
-        raise UserError("two of the videos have one name; give them in two runs, with a --results_dir each")
+        raise UserError("two of the videos have the same name; give them in two runs, with a --results_dir each")
     return below
 
 
 def compare_silent(
     videos: Sequence[Path], folder: Path, lips: LipSync, judges: Judges = Judges(), **options: Any
 ) -> Comparisons:
-    """Lip-sync every video to silence, into ``folder``, and compare it with its source; ``options``: ``LipSync.run``'s.
+    """Lip-sync every video to silence, into ``folder``, and compare it with its source.
 
-    How much mouths move nevertheless is what leaks: ``motion``, and with landmarks ``leak``. Raises UserError for two
-    videos of one name.
+    Mouth movement that remains is leakage: ``motion``, and with landmarks ``leak``. ``options`` are those of
+    ``LipSync.run``. Raises UserError for two videos with the same name.
     """
     places = [folder / place for place in folders_below(videos)]
-    lips.load()  # what would spoil every video fails here, before any work is done
+    lips.load()  # what would make every video fail fails here, before any work is done
     found, how = Comparisons(judges=judges), lips.settle(Options.of(options))
 
     def compare(path: Path, place: Path) -> list[Quality]:
         made = silent_take(lips, path, place, **options)
         return [score_file(made, path, lips.search, lips.report, judges, how.pads, face_index=how.face_index)]
 
-    for path, place in lips.report.track(list(zip(videos, places)), "Listening to nothing", len(videos), "video"):
+    for path, place in lips.report.track(list(zip(videos, places)), "Lip-syncing to silence", len(videos), "video"):
         found.attempt(path, partial(compare, path, place))
     return found

@@ -1,6 +1,6 @@
-"""FID: how far apart the pictures of two sets are (Heusel et al., 2017, equation 6), by pytorch-fid's network.
+"""FID, the distance between two sets of pictures (Heusel et al., 2017, equation 6), with pytorch-fid's network.
 
-Frames are streamed into a mean and a covariance, so that sets of any size fit.
+Frames are streamed into a mean and a covariance, so sets may be of any size.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Embed = Callable[[np.ndarray], np.ndarray]  # pictures (N, H, W, 3) uint8 BGR ->
 
 
 class Statistics:
-    """Mean and covariance of features that come batch by batch."""
+    """Mean and covariance of features that arrive in batches."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sum = np.zeros(1)  # (D,) as soon as there are features
         self.products = np.zeros((1, 1))  # (D, D)
-        self.failed: dict[str, str] = {}  # why a file does not count, or only the pictures before its fault
+        self.failed: dict[str, str] = {}  # by file, why it could not be read; pictures before the fault count
 
     def add(self, features: np.ndarray) -> None:
         features = features.astype(np.float64)
@@ -55,7 +55,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Distance:
-    """FID between two sets, of how many pictures each, and why some files do not count."""
+    """FID between two sets, the number of pictures in each, and why some files could not be read."""
 
     fid: float
     real: int
@@ -75,13 +75,13 @@ class Distance:
         return "\n".join([self.summary, *(f"skipped: {reason}" for reason in self.failed.values())])
 
     def check(self) -> None:
-        """Raise RuntimeError if some files do not count."""
+        """Raise RuntimeError if some files could not be read."""
         if self.failed:
-            raise RuntimeError(f"{len(self.failed)} files could not be read to their end; they are named above")
+            raise RuntimeError(f"{len(self.failed)} files could not be read to the end; they are named above")
 
 
 def compare(real: Sequence[Path], generated: Sequence[Path], embed: Embed, every: int = 1) -> Distance:
-    """Return how far apart the pictures of two sets are, see ``statistics_of``."""
+    """Return the FID between two sets of videos and pictures, see ``statistics_of``."""
     here, there = (statistics_of(roots, embed, every) for roots in (real, generated))
     return Distance(distance(here, there), here.count, there.count, here.failed | there.failed)
 
@@ -90,8 +90,8 @@ def distance(a: Statistics, b: Statistics) -> float:
     """Return the Fréchet distance between two sets; raise UserError if one has fewer than two pictures."""
     if min(a.count, b.count) < 2:
         raise UserError(f"FID compares sets of at least two pictures, not {a.count} with {b.count}")
-    # The trace of sqrt(A·B) by way of sqrt(√A·B·√A), which has the same one and is symmetric. pytorch-fid's own way
-    # takes an option of scipy's sqrtm that scipy 1.18 no longer has, and gets complex numbers from small sets.
+    # The trace of sqrt(A·B) is that of sqrt(√A·B·√A), which is symmetric. pytorch-fid's own code uses an option of
+    # scipy's sqrtm that scipy 1.18 no longer has, and gets complex numbers from small sets.
     values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(values.clip(0)) @ vectors.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(0)).sum()
@@ -102,7 +102,7 @@ def distance(a: Statistics, b: Statistics) -> float:
 def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statistics:
     """Return the statistics of every ``every``-th frame of the videos, and of all pictures, in files and folders.
 
-    A file that cannot be read is noted and does not stop the others.
+    A file that cannot be read is recorded and does not stop the others.
     """
     statistics = Statistics()
     for pictures in batches(frames_of(roots, every, statistics.failed)):
@@ -114,7 +114,7 @@ def statistics_of(roots: Sequence[Path], embed: Embed, every: int = 1) -> Statis
 
 
 def frames_of(roots: Sequence[Path], every: int, failed: dict[str, str]) -> Iterator[np.ndarray]:
-    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; put into ``failed`` what cannot be read."""
+    """Yield pictures (H, W, 3) uint8 BGR, in the order of their names; add unreadable files to ``failed``."""
     for root in roots:
         if not root.exists():
             raise MissingFile(f"{root} does not exist")
@@ -141,7 +141,7 @@ def open_inception(path_or_name: str | Path, device: torch.device, report: Repor
     path = downloads.find(path_or_name, report)
     state = weights.read_state(path)
     download = inception.load_state_dict_from_url
-    inception.load_state_dict_from_url = lambda *_, **__: state  # the library knows no other way to give it weights
+    inception.load_state_dict_from_url = lambda *_, **__: state  # the library has no other way to pass weights
     try:
         network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).eval().to(device)
     except (RuntimeError, TypeError) as error:

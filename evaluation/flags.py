@@ -1,4 +1,4 @@
-"""Flags that several scripts of the evaluation have, and what they ask for."""
+"""Flags shared by several scripts of the evaluation, and what is made from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from terminal import TERMINAL, terminal_of_one
 
 
 def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
-    """What scripts take that make videos, with the defaults that each of the reference's has."""
+    """Add the flags of scripts that make videos; ``pads`` is the default of the reference's script."""
     add = parser.add_argument
     add("--data_root", required=True, type=Path, help="The folder that the names of the list are relative to.")
     add("--results_dir", required=True, type=Path, help="The folder for the videos; finished ones in it are kept.")
@@ -25,7 +25,7 @@ def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] 
         "--checkpoint_path",
         type=cli.file_or_name,
         required=True,
-        help="The generator: a file, demo (the included), wav2lip or wav2lip_gan.",
+        help="The generator: a file, demo (the included one), wav2lip or wav2lip_gan.",
     )
     add(
         "--pads",
@@ -41,7 +41,7 @@ def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] 
 
 
 def open_generator(args: argparse.Namespace) -> LipSync:
-    """Return the generator that they ask for, on this process's own device."""
+    """Return the generator that the flags select, on this process's own device."""
     if not args.data_root.is_dir():
         raise MissingFile(f"--data_root {args.data_root} is not a folder")
     return LipSync(
@@ -55,7 +55,7 @@ def open_generator(args: argparse.Namespace) -> LipSync:
 
 
 def generator_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how each video is made, as ``LipSync.run`` takes it; raise UserError for what cannot be."""
+    """Return the options that the flags give, for ``LipSync.run``; raise UserError if they are invalid."""
     options = {"pads": args.pads, **arguments.mouth_options(args)}
     Options.of(options)
     return options
@@ -72,7 +72,7 @@ def add_judge_arguments(parser: cli.Parser) -> None:
 
 
 def judge_weights(args: argparse.Namespace) -> dict[str, str | None]:
-    """Return the weights that ``add_judge_arguments`` asked for, by judge."""
+    """Return the values of the flags of ``add_judge_arguments``, by judge."""
     return {name: getattr(args, name) for name in NETWORKS}
 
 
@@ -86,9 +86,9 @@ def add_table_arguments(parser: cli.Parser) -> None:
 
 
 def check_tables(args: argparse.Namespace, read: list[Path]) -> None:
-    """Raise UserError, before any work is done, if ``add_table_arguments`` named what is read or cannot be written.
+    """Raise UserError, before any work is done, if a table would overwrite an input or cannot be written.
 
-    Networks that the command line names are read as well.
+    The inputs are ``read`` and all other paths on the command line, such as networks.
     """
     others = {name: value for name, value in vars(args).items() if name not in ("json", "csv")}
     read = [*read, *(Path(value) for value in others.values() if value and isinstance(value, (str, Path)))]

@@ -3,7 +3,7 @@
     python evaluation/gen_videos_from_filelist.py --filelist lrs2.txt --data_root LRS2 --results_dir OUT \
         --checkpoint_path wav2lip_gan
 
-Under torchrun every process takes its share. Stopped, it goes on where it was when started again.
+Under torchrun the processes share the work. If it is stopped, the same command continues where it was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evaluation import flags, pairs
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Lip-sync every pair of a list: two names a line, sound first, without .mp4.")
+    parser = cli.Parser("Lip-sync every pair of a list: two names per line, sound first, without .mp4.")
     parser.add_argument("--filelist", required=True, type=Path, help="The list of pairs.")
     flags.add_generator_arguments(parser)
     return parser

@@ -1,6 +1,6 @@
-"""Networks that look at faces for ``quality``: landmarks, likeness as people see it, identity. Each is optional.
+"""Networks that judge faces for ``quality``: landmarks, perceptual distance, identity. Each is optional.
 
-Each is a plain function of pictures, so that any other can take its place.
+Each is a plain function of pictures, so it can be replaced by any other.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from reporting import SILENT, Reporter
 Landmarks = Callable[[np.ndarray], np.ndarray]  # a frame (H, W, 3) uint8 BGR with one face -> (68, 2) pixels in it
 Distance = Callable[[np.ndarray, np.ndarray], float]  # between two faces (H, W, 3) uint8 BGR
 
-# What 2D-FAN sees of a face, by its box in S3FD's framing: a square of 200/195 of its width and height together, whose
-# middle is 12 % of the height above that of the box (Bulat and Tzimiropoulos, 2017; face_alignment.utils).
+# 2D-FAN's crop of a face, from its box in S3FD's framing: a square whose side is 200/195 of width plus height, and
+# whose centre is 12 % of the height above that of the box (Bulat and Tzimiropoulos, 2017; face_alignment.utils).
 FAN_SIDE, FAN_REACH, FAN_RISE, FAN_CELL = 256, 200 / 195, 0.12, 4
 LPIPS_SIDE = 256
 
 
 @dataclass(frozen=True)
 class Judges:
-    """Those that are asked; what the others would tell is not measured."""
+    """The networks in use; figures that need one that is None are not measured."""
 
     landmarks: Landmarks | None = None
     lpips: Distance | None = None
@@ -43,7 +43,7 @@ class Judges:
 
 
 def face_of_fan(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the face in a box as 2D-FAN sees it, (256, 256, 3)."""
+    """Return 2D-FAN's crop of the face in a box, (256, 256, 3)."""
     x1, y1, x2, y2 = box
     side = FAN_REACH * (x2 - x1 + y2 - y1)
     left, top = (x1 + x2 - side) / 2, (y1 + y2 - side) / 2 - FAN_RISE * (y2 - y1)
@@ -55,20 +55,20 @@ def open_fan(
 ) -> Landmarks:
     """Return face-alignment's 2D-FAN with the weights of a file, or ``2dfan4`` to download them.
 
-    It takes a face as ``face_of_fan`` cuts it out. Raises MissingFile, or UserError where it cannot be.
+    Its input is a crop of ``face_of_fan``. Raises MissingFile, or UserError if it cannot be opened.
     """
     try:
         from face_alignment.models import FAN
         from face_alignment.utils import get_preds_fromhm
     except ImportError as error:
-        raise UserError(f"landmarks take face-alignment 1.5 or newer: {PIP} install -U face-alignment") from error
+        raise UserError(f"landmarks need face-alignment 1.5 or newer: {PIP} install -U face-alignment") from error
     network = _filled(FAN(4), downloads.find(path_or_name, report, ("2dfan4",)), "2D-FAN").to(device)
 
     @torch.inference_mode()
     def landmarks(frame: np.ndarray) -> np.ndarray:
         if frame.shape != (FAN_SIDE, FAN_SIDE, 3):
-            raise ValueError(f"2D-FAN takes a face of {FAN_SIDE}x{FAN_SIDE} pixels, not {frame.shape}")
-        heat = network(_rgb(frame).to(device))[-1].float().cpu().numpy()  # of its four stages the last
+            raise ValueError(f"2D-FAN needs a face of {FAN_SIDE}x{FAN_SIDE} pixels, not {frame.shape}")
+        heat = network(_rgb(frame).to(device))[-1].float().cpu().numpy()  # the last of its four stages
         points, *_ = get_preds_fromhm(heat)
         return points.reshape(POINTS, 2) * FAN_CELL
 
@@ -80,13 +80,13 @@ def open_lpips(
 ) -> Distance:
     """Return LPIPS (Zhang et al., 2018) on torchvision's AlexNet: a file, or ``alexnet`` to download it.
 
-    What was learned on top of it comes with the package lpips.
+    The linear layers on top of it come with the package lpips.
     """
     try:
         lpips = import_beside_torchvision("lpips")
     except ImportError as error:
-        raise UserError(f"LPIPS takes the package lpips: {PIP} install lpips") from error
-    with without_warnings():  # of torchvision, on how lpips asks it for a network
+        raise UserError(f"LPIPS needs the package lpips: {PIP} install lpips") from error
+    with without_warnings():  # from torchvision, about how lpips calls it
         network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
     path = downloads.find(path_or_name, report, ("alexnet",))
     given = {key.removeprefix("features."): value for key, value in weights.read_state(path).items()}
@@ -107,15 +107,15 @@ def open_lpips(
 class JudgeNetwork(NamedTuple):
     """One of ``Judges``."""
 
-    figures: tuple[str, ...]  # that it takes part in
-    how: str  # to have its weights
+    figures: tuple[str, ...]  # that need it
+    how: str  # to get its weights
     open: Callable[..., Any]  # of a path, a device and a reporter
 
 
 NETWORKS = {
     "landmarks": JudgeNetwork(("lmd", "leak", "lip_motion"), "2D-FAN: 2dfan4 to download it, or a file", open_fan),
     "lpips": JudgeNetwork(
-        ("lpips",), "AlexNet: alexnet to download it, or a file; takes pip install lpips", open_lpips
+        ("lpips",), "AlexNet: alexnet to download it, or a file; needs pip install lpips", open_lpips
     ),
     "identity": JudgeNetwork(
         ("csim",), "SFace: sface to download it, or a file", lambda path, _, report: open_sface(path, report)
@@ -148,7 +148,7 @@ def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -
 
 
 def not_asked(judges: Judges) -> list[str]:
-    """Say, a line each, which figures were not measured, and how to have them."""
+    """Return a line for each missing judge: which figures were not measured, and how to get them."""
     missing = {name: kind for name, kind in NETWORKS.items() if getattr(judges, name) is None}
     return [f"not measured: {', '.join(kind.figures)}; --{name} {kind.how}" for name, kind in missing.items()]
 

@@ -1,4 +1,4 @@
-"""What lips do when nothing is said: videos lip-synced to silence."""
+"""Leakage of the source's lip movement: videos lip-synced to silence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lipsync import LipSync
 
 
 def write_silence(clip: Path, path: Path) -> Path:
-    """Write to ``path``, a wav with the date of ``clip``, as much silence as that lasts, unless it is there."""
+    """Write silence as long as ``clip`` to ``path``, a wav with the date of ``clip``, unless it is there already."""
     date = clip.stat().st_mtime_ns if clip.exists() else None
     if path.exists() and date in (None, path.stat().st_mtime_ns):
         return path
@@ -35,10 +35,10 @@ def write_silence(clip: Path, path: Path) -> Path:
 def silent_take(lips: LipSync, clip: Path, folder: Path, **options: Any) -> Path:
     """Write ``folder``/<clip>.mp4, the video ``clip`` lip-synced to silence; ``options`` are those of ``LipSync.run``.
 
-    How much its mouth moves nevertheless is what ``quality.score_file`` tells: ``motion``, with landmarks ``leak``.
+    ``quality.score_file`` measures how much its mouth still moves: ``motion``, and with landmarks ``leak``.
     """
     outfile, silence = folder / f"{clip.stem}.mp4", folder / "silence" / f"{clip.stem}.wav"
     if outfile.exists() and not silence.exists():
-        raise UserError(f"{outfile} is there already, and was not made here; give another --results_dir")
+        raise UserError(f"{outfile} already exists, and was not made by this script; give another --results_dir")
     lips.run(clip, write_silence(clip, silence), outfile, **options)
     return outfile

@@ -30,7 +30,7 @@ def get_parser() -> cli.Parser:
     )
     add("--sounds", action="store_true", help="Pair with the sound files in --data_root, not with other videos.")
     add("--count", type=cli.positive(int), help="Number of pairs to draw; without it, one for every video.")
-    add("--seed", type=cli.seed, default=0, help="Another seed gives other pairs.")
+    add("--seed", type=cli.seed, default=0, help="Random seed; another gives other pairs.")
     return parser
 
 

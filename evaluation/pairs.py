@@ -1,7 +1,7 @@
 """Pairs of a sound and a video: lists of them, and a lip-synced video for each.
 
-A list has two names a line, relative to a data folder. Those of LRS2, LRS3 and LRW put the sound first and leave the
-``.mp4`` out, those of ReSyncED put the video first. Videos are named after the line's number, from 0.
+A list has two names per line, relative to a data folder. Lists of LRS2, LRS3 and LRW put the sound first and omit
+``.mp4``; lists of ReSyncED put the video first. The videos made are named after the line's number, from 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lipsync import LipSync, Options, Settled
 from shares import Share
 
 OPTIONS = "options.json"  # in a folder of results: how its videos are made
-MODES = ("random", "dubbed", "tts")  # of ReSyncED: the voice of another, a dubbed film's own, a synthetic one
+MODES = ("random", "dubbed", "tts")  # of ReSyncED: another speaker's voice, a dubbed film's own, a synthetic one
 
 
 class Pair(NamedTuple):
@@ -38,14 +38,14 @@ class Pair(NamedTuple):
 def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None, seed: int) -> list[tuple[str, str]]:
     """Return ``count`` (None: all) videos in random order as (sound, video), each with the sound of another one.
 
-    Sounds are dealt like cards, so none comes twice before all have come once. Raises UserError if there are fewer
-    than ``count`` videos, or no other sound to choose from.
+    Sounds are drawn without replacement, so none is used twice before all have been used once. Raises UserError if
+    there are fewer than ``count`` videos, or no other sound to choose from.
     """
     if count is not None and count > len(videos):
         raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
     spoken = {_whose(name) for name in sounds}
     if not videos or any(not spoken - {_whose(name)} for name in videos):
-        raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; it takes two different ones")
+        raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; two different ones are needed")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
     chosen = draw.sample(sorted(videos), count or len(videos))
@@ -62,13 +62,13 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
 
 
 def _whose(name: str) -> str:
-    """The name of a video, and of its sound beside it, without their suffixes."""
+    """Return a name without its suffix, the same for a video and for its sound beside it."""
     return str(PurePosixPath(name).with_suffix(""))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pairs that were drawn from a folder, (sound, video) relative to it, and from how many."""
+    """Pairs drawn from a folder, (sound, video) relative to it, and the numbers of files they were drawn from."""
 
     pairs: list[tuple[str, str]]
     videos: int
@@ -77,7 +77,7 @@ class Drawn:
 
     @property
     def note(self) -> str:
-        """What the user should know of it; empty if nothing."""
+        """A note for the user, or an empty string."""
         if not self.left_out:
             return ""
         names = ", ".join(map(repr, self.left_out))
@@ -89,7 +89,7 @@ def draw(
 ) -> Drawn:
     """Pair every video (or ``count``) below ``data_root`` with the sound of another, or with a sound file there.
 
-    What is in the folder ``without`` is none of them.
+    Videos in the folder ``without`` are ignored.
     """
     if not data_root.is_dir():
         raise MissingFile(f"--data_root {data_root} is not a folder")
@@ -101,18 +101,18 @@ def draw(
 def write_filelist(path: Path, drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> None:
     """Write (sound, video) pairs, sound first as in lists of LRS2, LRS3 and LRW, or video first as in ReSyncED's."""
     if is_video(path) or is_sound(path):
-        raise UserError(f"{path} is the name of a video or a sound; give the list another, such as pairs.txt")
+        raise UserError(f"{path} is the name of a video or a sound; give the list another name, such as pairs.txt")
     files.save(path, filelist(drawn, audio_first))
 
 
 def filelist(drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> str:
-    """Return the lines of such a list; between names with spaces stands a tab."""
+    """Return the text of such a list; names with spaces are separated by a tab."""
     order = [(_without_mp4(sound), _without_mp4(name)) if audio_first else (name, sound) for sound, name in drawn]
     return "".join(("\t" if " " in "".join(names) else " ").join(names) + "\n" for names in order)
 
 
 def _without_mp4(name: str) -> str:
-    """The names in lists of LRS2, LRS3 and LRW have no suffix; other kinds of files keep theirs."""
+    """Remove ``.mp4``, as in the lists of LRS2, LRS3 and LRW; other kinds of files keep their suffix."""
     bare = str(PurePosixPath(name).with_suffix(""))
     return bare if name.endswith(".mp4") and not (is_video(Path(bare)) or is_sound(Path(bare))) else name
 
@@ -120,7 +120,7 @@ def _without_mp4(name: str) -> str:
 def list_names(root: Path, wanted: Callable[[Path], bool], without: Path | None = None) -> tuple[list[str], list[str]]:
     """Return the ``wanted`` files below ``root``, relative to it and sorted: those that a list can hold, and others.
 
-    Those in a folder ``without`` below it are not wanted.
+    Files in the folder ``without`` below it are ignored.
     """
     names = sorted(path.relative_to(root).as_posix() for path in visible_files(root, without) if wanted(path))
     others = [name for name in names if "\t" in name or name.splitlines() != [name.strip()]]
@@ -128,7 +128,7 @@ def list_names(root: Path, wanted: Callable[[Path], bool], without: Path | None 
 
 
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
-    """Read a list; names without a suffix are those of videos. Raises MissingFile or UserError if it is bad."""
+    """Read a list; names without a suffix are videos. Raises MissingFile or UserError if the list is unusable."""
     if not path.is_file():
         raise MissingFile(f"--filelist {path} does not exist")
     pairs = []
@@ -142,17 +142,17 @@ def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:
         first, second = (_with_suffix(data_root, name.strip()) for name in names)
         pairs.append(Pair(first, second) if audio_first else Pair(second, first))
     if not pairs:
-        raise UserError(f"{path} is empty; it should have two names a line")
+        raise UserError(f"{path} is empty; it should have two names per line")
     return pairs
 
 
 def resynced(mode: str, data_root: Path, filelist: Path | None = None, without: Path | None = None) -> list[Pair]:
-    """Return ReSyncED's pairs: those of a list, video first, or of ``dubbed`` films every one with its own sound.
+    """Return ReSyncED's pairs: those of a list, video first, or for ``dubbed`` every film with its own sound.
 
-    What is in the folder ``without`` is no film.
+    Films in the folder ``without`` are ignored.
     """
     if (filelist is None) != (mode == "dubbed"):
-        raise UserError("--mode random and tts need a --filelist, and dubbed takes none")
+        raise UserError("--mode random and tts need a --filelist, and dubbed does not accept one")
     if filelist is None:
         return [Pair(path, path) for path in find_videos([data_root], without)]
     return read_filelist(filelist, data_root, audio_first=False)
@@ -171,14 +171,14 @@ def _with_suffix(root: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Made:
-    """The videos of a list that are in a folder, and why others are not."""
+    """The finished videos of a list in a folder, and why other pairs were skipped."""
 
     pairs: Sequence[Pair]
     folder: Path
 
     @cached_property
     def finished(self) -> dict[int, Path]:
-        """The finished videos by number; not those that were made of other files, which are kept."""
+        """The finished videos by number, without those of skipped pairs, which may be left from other inputs."""
         made = self._of_pairs(numbered_videos(self.folder))
         return {number: path for number, path in made.items() if number not in self.skipped}
 
@@ -189,12 +189,12 @@ class Made:
         return {number: note.read_text(encoding="utf-8").strip() for number, note in notes.items()}
 
     def _of_pairs(self, paths: Sequence[Path]) -> dict[int, Path]:
-        """Return files by the number that is their name, as far as the list has one of that number."""
+        """Return files by the number in their name, ignoring numbers that the list does not have."""
         by_number = sorted((int(path.stem), path) for path in paths)
         return {number: path for number, path in by_number if number < len(self.pairs)}
 
     def __str__(self) -> str:
-        """In words what there is, and every skipped pair with its reason."""
+        """Return how many videos there are, and every skipped pair with its reason."""
         lines = [
             f"{len(self.finished)} of {len(self.pairs)} videos in {self.folder}, {len(self.skipped)} pairs skipped"
         ]
@@ -210,7 +210,7 @@ class Made:
 
 
 def numbered_videos(folder: Path) -> list[Path]:
-    """Return what may be the videos of a list, of whatever length."""
+    """Return the files named like videos of a list, whatever its length."""
     return _called_by_number(folder, ".mp4")
 
 
@@ -227,12 +227,12 @@ def generate(
 ) -> Made | None:
     """Write ``results_dir``/<number>.mp4 for every pair of this process; return what all processes made.
 
-    None: others are still at work, and the last one to finish returns it. Finished videos are kept, if they were made
-    of these files. Why a pair was skipped stands in ``results_dir``/skipped/<number>.txt; the next run tries it again.
-    With ``sizes``, videos are shrunk first; ``options`` are those of ``LipSync.run``. Raises UserError for what would
-    spoil every pair, and if the folder holds videos that were made otherwise.
+    Returns None while other processes are still running; the last one to finish returns the result. Finished videos
+    are kept if they were made from the same files. ``results_dir``/skipped/<number>.txt says why a pair was skipped;
+    the next run tries it again. With ``sizes``, videos are shrunk first; ``options`` are those of ``LipSync.run``.
+    Raises UserError if every pair would fail, or if the folder holds videos made with other inputs or options.
     """
-    lips.load()  # what is missing is missed here, before any work is done
+    lips.load()  # fails here, before any work is done, if a file is missing
     claim(results_dir, records_of(pairs, lips, sizes, options))
     share = Share.begin(results_dir)
     mine = share.of(list(enumerate(pairs)))
@@ -240,7 +240,7 @@ def generate(
         make_all(mine, results_dir, lips, sizes, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped; what is finished stays in {results_dir}, and the same command goes on from there"
+            f"stopped; finished videos stay in {results_dir}, and the same command goes on from there"
         ) from None
     return Made(pairs, results_dir) if share.finish(len(mine)) is not None else None
 
@@ -248,9 +248,9 @@ def generate(
 def make_all(
     numbered: Sequence[tuple[int, Pair]], results_dir: Path, lips: LipSync, sizes: Sizes | None, **options: Any
 ) -> None:
-    """Write the video of every pair that has none, or had other files, or why it cannot be.
+    """Write the video of every pair that has none or whose files changed, or the reason why it cannot be made.
 
-    What is there stays until another takes its place: the files may be on a disk that is not here today.
+    An old video stays until a new one replaces it: its input files may be on a disk that is not mounted now.
     """
     for number, pair in lips.report.track(numbered, "Lip-syncing", len(numbered), "video"):
         note = results_dir / "skipped" / f"{number}.txt"
@@ -269,17 +269,17 @@ def make_all(
 
 
 def _bytes_of(pair: Pair) -> list[int]:
-    """By what another file of the same name is told; its date is another where all were copied."""
+    """Return the sizes by which changed files are recognised; dates would change when all files are copied."""
     return [path.stat().st_size if path.exists() else 0 for path in pair]
 
 
 def records_of(
     pairs: Sequence[Pair], lips: LipSync, sizes: Sizes | None, options: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    """Return what decides how videos come out, by the file that notes it, and how to say that theirs was another."""
+    """Return what determines the videos, as {record file: (words for a message if it differs, text)}."""
     how, usual = (_plain(asdict(one)) for one in (lips.settle(Options.of(options)), Settled()))
-    differs = {name: value for name, value in how.items() if value != usual[name]}  # others may be added some day
-    if lips.runtime.precision != "auto":  # which differs from machine to machine, by less than anybody sees
+    differs = {name: value for name, value in how.items() if value != usual[name]}  # options may be added later
+    if lips.runtime.precision != "auto":  # auto differs between machines, with no visible effect
         differs["precision"] = lips.runtime.precision
     differs["detector"] = [lips.search.detector, str(lips.search.weights or "")]
     if sizes:
@@ -299,21 +299,21 @@ def _differing(known: str, text: str) -> str:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options as a file gives them back."""
+    """Return options as they are after a round trip through JSON."""
     return json.loads(json.dumps(options, default=str))
 
 
 def claim(results_dir: Path, records: Mapping[str, tuple[str, str]]) -> None:
-    """Note how the videos in ``results_dir`` are made; raise UserError if they were begun otherwise."""
+    """Record how the videos in ``results_dir`` are made; raise UserError if existing ones were made differently."""
     files.check_folder(results_dir)
-    with files.locked(results_dir / ".claim.lock", wait=True):  # somebody else may begin now
+    with files.locked(results_dir / ".claim.lock", wait=True):  # another process may start at the same time
         begun = bool(numbered_videos(results_dir))
         for name, (which, text) in records.items():
             record = results_dir / name
             known = record.read_text(encoding="utf-8") if record.exists() else None
             if begun and known is None:
                 raise UserError(
-                    f"{results_dir} holds videos, and no {name} that tells of them; give another --results_dir"
+                    f"{results_dir} holds videos, but no {name} that describes them; give another --results_dir"
                 )
             if known not in (None, text):
                 flags = f" ({_differing(known, text)})" if name == OPTIONS else ""

@@ -1,7 +1,7 @@
 """The paper's evaluation as one call: list, videos, scores, one table beside the paper's.
 
-Every video is lip-synced to the voice of another (``generated``); if asked also to its own (``matched``) and to silence
-(``silent``), for what only these can tell.
+Every video is lip-synced to the voice of another (``generated``). If requested, it is also lip-synced to its own voice
+(``matched``) and to silence (``silent``), for the figures that need these takes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from lipsync import LipSync, Options, Settled
 from models import SyncNet_v2
 from reporting import Reporter
 
-TAKES = (MATCHED, SILENT)  # besides the one that there always is
+TAKES = (MATCHED, SILENT)  # the optional ones
 REAL = "real videos"
-NO_FVD = "not measured: FVD; no package for it is kept up (docs/measuring.md)"
+NO_FVD = "not measured: FVD; no package for it is maintained (docs/measuring.md)"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """All networks that judge."""
+    """All networks that score the videos."""
 
     lse: SyncNet_v2
     fid: fid.Embed | None = None  # None: FID is left out
@@ -59,7 +59,7 @@ def open_panel(
 
 @dataclass
 class Evaluation:
-    """What was made and what it is worth; ``str`` is the table, and what is missing in it."""
+    """The videos made and their figures; ``str`` is the table, followed by what is missing from it."""
 
     folder: Path
     made: dict[str, Made]  # by take
@@ -67,7 +67,7 @@ class Evaluation:
     rows: dict[str, table.Row] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)  # what could not be scored, and why
     likeness: dict[str, Comparisons] = field(default_factory=dict)  # by take
-    notes: list[str] = field(default_factory=list)  # what should be known of the figures
+    notes: list[str] = field(default_factory=list)  # about the figures
 
     def __str__(self) -> str:
         lines = []
@@ -80,7 +80,7 @@ class Evaluation:
         return "\n".join(lines + [str(made) for made in self.made.values()])
 
     def save(self) -> None:
-        """Write scores.json, scores.csv (a line for each row) and videos.csv (a line for each video)."""
+        """Write scores.json, scores.csv (one line per row) and videos.csv (one line per video)."""
         if self.rows:
             skipped = {take: made.skipped for take, made in self.made.items() if made.skipped}
             scores = {**self.rows, "not scored": self.failed, "skipped": skipped}
@@ -89,7 +89,7 @@ class Evaluation:
             files.save(self.folder / "videos.csv", table.to_csv(self.videos(), "file"))
 
     def videos(self) -> dict[str, table.Row]:
-        """The figures of each video by its file: those that its take tells."""
+        """Return the figures of each video by its file, as far as its take determines them."""
         rows = {}
         for take, likeness in self.likeness.items():
             speeches = {str(path): str(self.made[take].pairs[n].audio) for n, path in self.made[take].finished.items()}
@@ -104,7 +104,7 @@ class Evaluation:
             made.check()
         if self.failed:
             raise RuntimeError(
-                f"{len(self.failed)} videos could not be scored, and their pairs do not count; they are named above"
+                f"{len(self.failed)} videos could not be scored, and their pairs are left out; they are named above"
             )
 
 
@@ -119,14 +119,14 @@ def evaluate(
 ) -> Evaluation | None:
     """Lip-sync the pairs of all takes (see ``list_takes``) into ``results_dir``, and measure everything.
 
-    Videos that are there are used again. ``crop_faces`` has LSE follow and crop faces first, as real videos need it.
-    ``options`` are those of ``LipSync.run``, but boxes are as detected, as in the reference's evaluation, unless they
-    say otherwise. Of several processes the last to finish measures, and tells ``report`` (None: that of ``lips``) how
-    it gets on; the others return None.
+    Existing videos are reused. With ``crop_faces``, LSE tracks and crops faces first, as real videos need.
+    ``options`` are those of ``LipSync.run``, except that ``pads`` are 0 by default, as in the reference's evaluation.
+    If there are several processes, the last to finish measures, with its progress in ``report`` (None: that of
+    ``lips``); the others return None.
     """
     options.setdefault("pads", (0, 0, 0, 0))
     made = None
-    for take, listed in takes.items():  # in one order everywhere: whoever ends the last take ends all of them
+    for take, listed in takes.items():  # in the same order everywhere: the last take to end is the end of all
         made = pairs.generate(listed, folder_of(results_dir, take), lips, **options)
     if not made:
         return None
@@ -149,13 +149,13 @@ def list_takes(
     takes: Collection[str] = (),
     report: Reporter = reporting.SILENT,
 ) -> dict[str, list[Pair]]:
-    """Return the pairs to lip-sync, by take: the list's, and each video of it once with its own sound and with none.
+    """Return the pairs to lip-sync, by take: those of the list, and each of its videos with its own sound and silence.
 
-    Without a list, ``count`` pairs (None: as many as videos) are drawn and written into ``results_dir``. Raises
-    UserError if that holds videos of another list.
+    Without a list, ``count`` pairs (None: one per video) are drawn and written into ``results_dir``. Raises UserError
+    if that holds videos of another list.
     """
     if results_dir.resolve() == data_root.resolve():
-        raise UserError("--results_dir is --data_root, and videos would mix; give another")
+        raise UserError("--results_dir is the same folder as --data_root, so videos would mix; give another")
     if not filelist:
         filelist = results_dir / "filelist.txt"
         _write_drawn(filelist, pairs.draw(data_root, count, seed, without=results_dir), report)
@@ -168,13 +168,13 @@ def list_takes(
         silence = folder_of(results_dir, SILENT) / "sound"
         listed[SILENT] = [Pair(silence / f"{number}.wav", path) for number, path in enumerate(videos)]
         for pair in listed[SILENT]:
-            with contextlib.suppress(UserError):  # what cannot be read is told when it is lip-synced
+            with contextlib.suppress(UserError):  # unreadable videos are reported when they are lip-synced
                 write_silence(pair.video, pair.audio)
     return listed
 
 
 def _write_drawn(path: Path, drawn: pairs.Drawn, report: Reporter) -> None:
-    """Write the list, but not over another one that says which videos these are."""
+    """Write the list, but not over another one whose videos are in the folder."""
     if drawn.note:
         report.note(drawn.note)
     text = pairs.filelist(drawn.pairs)
@@ -197,7 +197,8 @@ def folder_of(results_dir: Path, take: str) -> Path:
 def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, report: Reporter) -> None:
     """Add LSE, FID, success rates and discrepancy.
 
-    Only pairs count of which all can be scored: the real video, lip-synced to another voice, and to its own if asked.
+    A pair counts only if all its videos can be scored: the real one, the one lip-synced to another voice and, if
+    requested, the one lip-synced to its own.
     """
     generated = found.made[GENERATED]
     sides = {REAL: {n: generated.pairs[n].video for n in generated.finished}, GENERATED: generated.finished}
@@ -228,10 +229,10 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
 
 
 def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, report: Reporter) -> None:
-    """Compare every video of every take with its source, but for those that could not be scored.
+    """Compare every video of every take with its source, except those that could not be scored.
 
-    The means are over the sources that could be compared in all takes, if there are any: others may be sharper. Each
-    counts as often as in the list of pairs.
+    The means are over the sources that could be compared in all takes, if there are any, so that takes are comparable:
+    other sources may be sharper. Each counts as often as in the list of pairs.
     """
     bad = set(found.failed)
     for take, made in found.made.items():
@@ -252,7 +253,7 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, re
 
 
 def follow_heads(found: Evaluation) -> None:
-    """Add how lips follow the known ones in every video whose mouth, and its speaker's, is known."""
+    """Add how well lips follow the known ones, over the videos whose apertures and speaker's apertures are known."""
     made, fits = found.made[GENERATED], []
     for n, path in made.finished.items():
         try:

@@ -1,9 +1,9 @@
-"""How a lip-synced video looks beside the video that it was made from, frame by frame.
+"""Comparison of a lip-synced video with its source, frame by frame.
 
-Lip-synced to its own sound, it should be that video again (psnr, ssim, lpips, lmd). Lip-synced to silence, its mouth
-should not move (motion, leak). Whatever it says, it should be as sharp as it was, of the same person (csim), and
-nothing should change outside the mouth (flicker, upper_flicker) or show where it was put in (seam, jitter). What takes
-a network is measured only if ``Judges`` has it. docs/measuring.md tells where each comes from.
+Lip-synced to its own sound, it should equal the source (psnr, ssim, lpips, lmd). Lip-synced to silence, its mouth
+should not move (motion, leak). With any speech, it should be as sharp as the source and show the same person (csim).
+Nothing should change outside the mouth (flicker, upper_flicker) or show where the mouth was blended in (seam, jitter).
+Figures that need a network are measured only if ``Judges`` has it. docs/measuring.md gives the origin of each figure.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from faces import FaceSearch
 from identities import alike, face_of_sface
 from reporting import SILENT, Reporter
 
-SIDE = 96  # pixels of a face when it is compared: what the networks draw
+SIDE = 96  # pixels of a face when it is compared: the size that the networks generate
 MIN_FRAMES = 2
-PATCH = 0.06  # of the box's height: the side of the patches inside and outside its border that a seam is seen by
-CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker")  # figures about neighbours
+PATCH = 0.06  # of the box's height: side of the patches inside and outside its border whose step is the seam
+CHANGES = ("motion_made", "motion_real", "flicker", "upper_flicker")  # figures that need the frame before
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One lip-synced video against its source; means over the frames that show the face. None: no judge was asked."""
+    """One lip-synced video against its source; means over the frames that show the face. None: there was no judge."""
 
     file: str
     source: str
     frames: int
-    psnr: float  # dB, of the face; inf where it is the same
+    psnr: float  # dB, of the face; inf if it is the same
     ssim: float  # of the face, structural similarity (Wang et al., 2004)
-    sharpness: float  # of the lower face: variance of the Laplacian, of the source's
-    motion: float  # of the lower face: mean square of the difference of neighbouring frames, of the source's
-    flicker: float  # outside the face: by how many grey levels neighbours differ from how they differ in the source
-    upper_flicker: float  # the same, of the upper half of the face
-    seam: float  # grey levels of the step across the border of what was put in, that the source does not have
+    sharpness: float  # of the lower face: variance of the Laplacian, relative to the source
+    motion: float  # of the lower face: mean square of the difference of neighbouring frames, relative to the source
+    flicker: float  # outside the face: grey levels by which changes between frames differ from those in the source
+    upper_flicker: float  # the same, in the upper half of the face
+    seam: float  # grey levels of the step across the border of the drawn box that the source does not have
     jitter: float  # grey levels by which that step changes from one frame to the next
-    lmd: float | None = None  # eye distances between the mouth's landmarks and the source's
-    leak: float | None = None  # share of frames with open lips, see ``lips.leak``: of a video that hears silence
-    lip_motion: float | None = None  # how far landmarks of the lips move, of the source's
-    lpips: float | None = None  # distance of the faces as people see it
-    csim: float | None = None  # cosine between the identities of the faces
+    lmd: float | None = None  # distance between the mouth's landmarks and the source's, in eye distances
+    leak: float | None = None  # share of frames with open lips, see ``lips.leak``; for videos lip-synced to silence
+    lip_motion: float | None = None  # movement of the lips' landmarks, relative to the source
+    lpips: float | None = None  # perceptual distance of the faces
+    csim: float | None = None  # cosine between the identity embeddings of the faces
 
 
 def score_file(
@@ -66,22 +66,22 @@ def score_file(
     drawn: Sequence[Box | None] | None = None,
     face_index: int | None = None,
 ) -> Quality:
-    """Compare a video with the one that it was made from, as far as both last; ``pads`` are those it was made with.
+    """Compare a video with its source, up to the end of the shorter; ``pads`` are those it was made with.
 
-    The face is the one of ``face_index`` (see ``lipsync.Options``) in what was used of the source.
-    ``drawn``, one for each frame, is where its mouths were put in, if that is not the face with these pads: seam and
-    jitter are looked for there, and all else stays comparable. Raises UserError for files that cannot be compared: of
-    other sizes, without a face, too short.
+    The face is the one of ``face_index`` (see ``lipsync.Options``) in the part of the source that was used.
+    ``drawn``, one box per frame, is where the mouths were drawn, if that is not the face with these pads. Seam and
+    jitter are measured there; all other figures stay comparable. Raises UserError for files that cannot be compared:
+    of different sizes, without a face, or too short.
     """
     made = video.probe(generated)
     if made.is_image:
         raise UserError(f"{generated} is a picture; give the video that was made")
-    real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it where the rate is another
+    real = replace(video.probe(source), fps=made.fps)  # as ``lipsync.open_face`` reads it at another frame rate
     if (made.width, made.height) != (_even(real.width), _even(real.height)):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
-        raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of one size")
-    used = sum(1 for _ in video.read_frames(made))  # later, another face might be the largest
-    found, gap = search.find(real, used, report), gap_of(real.fps)  # of a photo once
+        raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of the same size")
+    used = sum(1 for _ in video.read_frames(made))  # in later frames, another face might be the largest
+    found, gap = search.find(real, used, report), gap_of(real.fps)  # for a photo, a single frame
     if face_index is not None:
         check_face_index(face_index, most_together(found, gap))
     seen = follow_face(found, gap, face_index)
@@ -94,13 +94,13 @@ def score_file(
     compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, made.path.name, len(faces)) if figures]
     if len(rows) < MIN_FRAMES:
-        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, it takes {MIN_FRAMES}")
+        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, {MIN_FRAMES} are needed")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Quality(str(generated), str(source), len(rows), **_of_pixels(table), **_of_judges(table))
 
 
 def _even(side: int) -> int:
-    """As files hold it: odd sides are written with a pixel more."""
+    """Return a side as video files store it: odd sides are padded by a pixel."""
     return side + side % 2
 
 
@@ -129,19 +129,19 @@ def _of_judges(table: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _share(made: np.ndarray, real: np.ndarray) -> float:
-    """The mean of one over the mean of the other; NaN where there is nothing to compare with."""
+    """Return the mean of ``made`` over the mean of ``real``; NaN if the latter is 0."""
     whole = finite_mean(real)
     return finite_mean(made) / whole if whole else float("nan")
 
 
 def mean_figures(found: Sequence[Quality], names: Iterable[str]) -> dict[str, float]:
-    """Return the mean of each of these figures that was measured, over the videos that have one."""
+    """Return the mean of each of the figures in ``names`` that was measured, over the videos with a finite value."""
     measured = {name: [getattr(one, name) for one in found] for name in names}
     return {name: finite_mean(values) for name, values in measured.items() if values and None not in values}
 
 
 def finite_mean(values: Sequence[float] | np.ndarray) -> float:
-    """The mean of those that are finite; NaN without any."""
+    """Return the mean of the finite values; NaN if there are none."""
     known = np.asarray(values)[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
 
@@ -155,10 +155,10 @@ def _compare(
     judges: Judges,
     cuts: Collection[int] = (),
 ) -> Iterator[dict]:
-    """Yield the figures of each frame, none without a face; those about neighbours are NaN where there is none before.
+    """Yield the figures of each frame, an empty dict without a face.
 
-    ``faces`` are compared, ``drawn`` is where mouths were put in, ``seen`` (frames, 4) where the faces are unpadded. At
-    ``cuts``, the frames that begin a shot, there is none before.
+    Figures that need the frame before are NaN if there is none, also at ``cuts``, the first frames of shots. ``faces``
+    are the boxes to compare, ``drawn`` those where mouths were drawn, ``seen`` (frames, 4) the unpadded faces.
     """
     before: list[np.ndarray] | None = None
     for number, (new, old, face, box, unpadded) in enumerate(zip(made, real, faces, drawn, seen)):
@@ -176,7 +176,7 @@ def _compare(
 
 
 def _place(box: Box) -> tuple[slice, slice]:
-    """Return the rows and columns of a box; it may reach beyond the picture."""
+    """Return the rows and columns of a box, which may extend beyond the picture."""
     x1, y1, x2, y2 = box
     return slice(max(0, y1), y2), slice(max(0, x1), x2)
 
@@ -191,16 +191,16 @@ def _likeness(greys: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[s
 def _steps(
     now: Sequence[np.ndarray], before: Sequence[np.ndarray] | None, border: tuple[slice, slice]
 ) -> dict[str, float]:
-    """What is seen of the border of what was put in, and how it changes."""
+    """Return how visible the border of the drawn box is, and how that changes."""
     new = now[0] - now[1]
     return {"seam": _step(new, border), "jitter": _step(new - (before[0] - before[1]), border) if before else np.nan}
 
 
 def _changes(now: Sequence[np.ndarray], before: Sequence[np.ndarray], place: tuple[slice, slice]) -> dict[str, float]:
-    """What has changed since the frame before: within one box, so that its own movement does not count."""
+    """Return the changes since the frame before, within one fixed box so that the box's movement does not count."""
     lower = [_face(new, place)[SIDE // 2 :] - _face(old, place)[SIDE // 2 :] for new, old in zip(now, before)]
-    motion = [float(np.square(change).mean()) for change in lower]  # energy: grain counts little beside lips
-    unlike = (now[0] - before[0]) - (now[1] - before[1])  # as much as the source does not change
+    motion = [float(np.square(change).mean()) for change in lower]  # energy: grain counts little against lips
+    unlike = (now[0] - before[0]) - (now[1] - before[1])  # change that the source does not have
     rows, columns = place
     outside = np.ones(unlike.shape, bool)
     outside[place] = False
@@ -226,9 +226,9 @@ def _face(grey: np.ndarray, place: tuple[slice, slice]) -> np.ndarray:
 
 
 def _step(difference: np.ndarray, place: tuple[slice, slice]) -> float:
-    """Mean step across the border of the box: between patches just inside and outside, in which grain averages out.
+    """Return the mean step across the border of a box, between patches just inside and outside, which average grain.
 
-    Sides at the edge of the picture have no outside and do not count; NaN without any.
+    Sides at the edge of the picture have no outside and do not count; NaN if there are no others.
     """
     rows, columns = place
     half = max(1, round(PATCH * (rows.stop - rows.start) / 2))
@@ -247,6 +247,6 @@ def _step(difference: np.ndarray, place: tuple[slice, slice]) -> float:
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     with needs("eval"):
-        from skimage.metrics import structural_similarity  # here: it takes a second to import
+        from skimage.metrics import structural_similarity  # imported here because it takes a second
 
     return float(structural_similarity(a, b, data_range=255.0))

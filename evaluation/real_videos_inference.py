@@ -41,13 +41,13 @@ def get_parser() -> cli.Parser:
         "--min_frame_res",
         type=cli.positive(int),
         default=Sizes.least,
-        help="Do not shrink its shorter side below this.",
+        help="Do not shrink the video's shorter side below this.",
     )
     add(
         "--max_frame_res",
         type=cli.positive(int),
         default=Sizes.most,
-        help="Shrink it first until its shorter side is no longer than this.",
+        help="First shrink the video until its shorter side is no longer than this.",
     )
     return parser
 

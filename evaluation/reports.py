@@ -1,4 +1,4 @@
-"""The figures of many files, and why some have none."""
+"""The figures of many files, and the reasons for those without."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Report(Generic[Row]):
     tried: int = 0  # files
 
     def attempt(self, path: Path, work: Callable[[], Iterable[Row]]) -> None:
-        """Add the rows that ``work`` returns of a file; if it cannot be done, note why, so that others go on."""
+        """Add the rows that ``work`` returns for a file; if it fails, record why, so that other files go on."""
         self.tried += 1
         with OneOfMany() as one:
             self.scores += work()
@@ -36,7 +36,7 @@ class Report(Generic[Row]):
             self.failed[str(path)] = one.reason.removeprefix(str(path)).strip(": ")
 
     def skipped(self) -> list[str]:
-        """Say, a line each, which files have no figures."""
+        """Return one line for each file without figures."""
         return [f"skipped: {path}: {reason}" for path, reason in self.failed.items()]
 
     def check(self) -> None:
@@ -48,7 +48,7 @@ class Report(Generic[Row]):
         return {"scores": [asdict(score) for score in self.scores], "failed": self.failed}
 
     def to_csv(self) -> str:
-        """One line a row, below the names of the figures."""
+        """Return one line per row, below a header with the names of the figures."""
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(self.KIND)])
         writer.writeheader()

@@ -2,8 +2,8 @@
 
     python evaluation/run_all.py --data_root VIDEOS --results_dir OUT --checkpoint_path wav2lip_gan
 
-Everything it makes is kept in the results folder and used again by the next run. ``--takes matched silent`` also
-lip-syncs every video to its own sound and to silence, for what only these can tell.
+Everything it makes is kept in the results folder and reused by the next run. ``--takes matched silent`` also lip-syncs
+every video to its own sound and to silence, for the figures that need these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def get_parser() -> cli.Parser:
     flags.add_generator_arguments(parser)
     add("--filelist", type=Path, help="The list of pairs, sound first; without it, they are drawn at random.")
     add("--count", type=cli.positive(int), help="Number of pairs to draw; without it, one for every video.")
-    add("--seed", type=cli.seed, default=0, help="The seed of the pairs.")
+    add("--seed", type=cli.seed, default=0, help="Random seed of the pairs.")
     add(
         "--takes",
         nargs="*",
@@ -45,7 +45,7 @@ def get_parser() -> cli.Parser:
     add("--fid_weights", default="fid_inception", help="The judge of FID: a file, or fid_inception to download it.")
     add("--no_fid", action="store_true", help="Leave FID out.")
     flags.add_judge_arguments(parser)
-    add("--crop_faces", action="store_true", help="Follow and crop faces first, as LSE of real videos needs it.")
+    add("--crop_faces", action="store_true", help="Track and crop faces first, as LSE of real videos needs.")
     return parser
 
 
@@ -55,13 +55,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     lips, options = flags.open_generator(args), flags.generator_options(args)
-    # what is wrong with the list is said before anything is downloaded
+    # errors in the list are reported before anything is downloaded
     takes = list_takes(args.data_root, args.results_dir, args.filelist, args.count, args.seed, args.takes, lips.report)
     fid_weights = None if args.no_fid else args.fid_weights
     panel = open_panel(lips.device, lips.report, args.lse_checkpoint_path, fid_weights, **flags.judge_weights(args))
     found = evaluate(lips, takes, args.results_dir, panel, args.crop_faces, TERMINAL, **options)
     if not found:
-        print("the other processes are still at work; the last one scores")
+        print("other processes are still running; the last one to finish scores the videos")
         return
     found.save()
     print(found)

@@ -1,4 +1,4 @@
-"""Lip-sync videos to silence, and tell how much their mouths move nevertheless: what leaks from the source.
+"""Lip-sync videos to silence, and measure how much their mouths still move: what leaks from the source.
 
 python evaluation/score_leakage.py --face TALK.mp4 --results_dir OUT [--checkpoint_path wav2lip_gan]
 """
@@ -23,7 +23,7 @@ from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Lip-sync videos to silence, and tell how much their mouths move nevertheless.")
+    parser = cli.Parser("Lip-sync videos to silence, and measure how much their mouths still move.")
     add = parser.add_argument
     add("--face", required=True, nargs="+", type=Path, help="Videos of people who speak, or folders with them.")
     add("--results_dir", required=True, type=Path, help="The folder for the silent videos.")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     videos = find_videos(args.face, without=args.results_dir)
-    folders_below(videos)  # what cannot be told apart is said before anything is loaded
+    folders_below(videos)  # videos of the same name are reported before anything is loaded
     flags.check_tables(args, videos)
     files.check_folder(args.results_dir)
     judges, search = flags.judges_of(args), arguments.face_search(args)

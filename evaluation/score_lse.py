@@ -35,7 +35,7 @@ def get_parser() -> cli.Parser:
     add(
         "--crop_faces",
         action="store_true",
-        help="Follow and crop faces first, as in real videos. Without it, frames are taken for faces.",
+        help="Track and crop faces first, as real videos need. Without it, whole frames are scored as faces.",
     )
     flags.add_table_arguments(parser)
     arguments.add_search_arguments(parser)

@@ -1,8 +1,8 @@
-"""Compare lip-synced videos with the videos that they were made from: likeness, sharpness, motion, flicker, seam.
+"""Compare lip-synced videos with their sources: likeness, sharpness, motion, flicker, seam.
 
 python evaluation/score_quality.py --generated OUT.mp4 --source TALK.mp4
 
-With --landmarks also the mouth's landmarks (LMD, leakage), with --lpips and --identity likeness as people see it.
+--landmarks adds LMD, leakage and lip motion, --lpips perceptual distance, --identity whether it is the same person.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from terminal import TERMINAL
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser("Compare lip-synced videos with the videos that they were made from.")
+    parser = cli.Parser("Compare lip-synced videos with the videos they were made from.")
     add = parser.add_argument
     add("--generated", required=True, nargs="+", type=Path, help="The lip-synced videos.")
-    add("--source", required=True, nargs="+", type=Path, help="The video that each was made from, in the same order.")
-    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="The pads that they were made with.")
-    add("--face_index", type=int, help="The face that they were made with; without it, the largest.")
+    add("--source", required=True, nargs="+", type=Path, help="The video each was made from, in the same order.")
+    add("--pads", nargs=4, type=int, default=[0, 0, 0, 0], help="The --pads they were made with.")
+    add("--face_index", type=int, help="The --face_index they were made with; without it, the largest face.")
     flags.add_judge_arguments(parser)
     flags.add_table_arguments(parser)
     arguments.add_search_arguments(parser)

@@ -19,7 +19,7 @@ from reporting import SILENT, Reporter
 
 IN_SYNC = 1  # frames
 SURE = 3.0  # LSE-C
-LARGEST_FACE, WIDEST_FACE = 320, 1.3  # pixels of a side, and width by height, that videos of nothing but faces have
+LARGEST_FACE, WIDEST_FACE = 320, 1.3  # largest side in pixels, and aspect ratio, of videos of cropped faces
 
 
 class Scores(Report[Score]):
@@ -28,13 +28,13 @@ class Scores(Report[Score]):
     KIND = Score
 
     def mean(self, name: str) -> float:
-        """Over all faces; NaN without any."""
+        """Return the mean of a score over all faces; NaN if there are none."""
         return float(np.mean([getattr(score, name) for score in self.scores])) if self.scores else float("nan")
 
     def in_sync(self) -> int:
-        """How many files have a face in sync: its offset is found, surely, and is a frame at most.
+        """Return how many files have a face in sync: a confident offset of at most one frame.
 
-        So sure are all videos that LatentSync (Li et al., 2024) trains on, after its own cleaning.
+        LatentSync (Li et al., 2024) requires the same confidence of its training videos.
         """
         found = {s.file for s in self.scores if abs(s.offset) <= IN_SYNC and s.lse_c >= SURE}
         return len(found)
@@ -54,14 +54,14 @@ class Scores(Report[Score]):
 
 
 def warn_of_whole_frames(paths: Iterable[Path], report: Reporter) -> None:
-    """Say so if the first video looks as if its frames showed more than a face, which they are taken for."""
+    """Warn if the first readable video seems to show more than a face, since its whole frames are scored as faces."""
     for path in paths:
-        with contextlib.suppress(UserError):  # which is told when it is scored
+        with contextlib.suppress(UserError):  # reported when the video is scored
             info = video.probe(path)
             if max(info.width, info.height) > LARGEST_FACE or info.width > WIDEST_FACE * info.height:
                 report.note(
-                    f"warning: {path} is {info.width}x{info.height}, and all of that is taken for a face, as in LRS2; "
-                    "if it shows more, these scores of sync mean nothing: add --crop_faces"
+                    f"warning: {path} is {info.width}x{info.height}, and its whole frames are scored as faces, as in "
+                    "LRS2; if they show more than a face, these sync scores mean nothing: add --crop_faces"
                 )
             return
 
@@ -73,7 +73,7 @@ def score_files(
     report: Reporter = SILENT,
     name: str = "Scoring",
 ) -> Scores:
-    """Score every file as ``lse.score_file`` does; a bad one is noted and does not stop the others."""
+    """Score every file with ``lse.score_file``; failures are recorded and do not stop the others."""
     total = Scores()
     listed = list(paths)
     if not search:

@@ -1,4 +1,4 @@
-"""How large faces and pictures are, where the paper's ReSyncED benchmark shrinks real videos."""
+"""The sizes to which the paper's ReSyncED benchmark shrinks real videos."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Sizes:
 
     face: int = 180  # longer side
     least: int = 480  # the picture's shorter side
-    most: int = 720  # likewise
+    most: int = 720  # of the picture's shorter side
 
     def shrink_factor(self, lips: LipSync, path: Path) -> float:
-        """Return by what to shrink a video: to the largest picture, then by a whole number towards this face."""
+        """Return the factor to shrink a video by: to ``most``, then by a whole number to be closest to ``face``."""
         source = video.probe(path)
         short = min(source.width, source.height)
         first = max(1.0, short / self.most)

@@ -13,43 +13,43 @@ from evaluation import lse, scores
 from evaluation.aperture import PHASES, Following
 from evaluation.quality import Quality, finite_mean, mean_figures
 
-Row = dict[str, Any]  # figures, and in rows of videos their names
+Row = dict[str, Any]  # figures; in rows of videos also names
 
-GENERATED, MATCHED, SILENT = "generated", "matched", "silent"  # takes: to another voice, its own, and none
+GENERATED, MATCHED, SILENT = "generated", "matched", "silent"  # takes: to another voice, its own, and silence
 
 PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
     "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
 }
-IN_PHASES = {"seen": "how far apart lips are", "known": "and should be", "error": "root mean square"}  # of ``Phase``
+IN_PHASES = {"seen": "mean opening of the lips", "known": "mean true opening", "error": "RMS error"}  # of ``Phase``
 SYNC = ("LSE-D", "LSE-C", "FID", "success", "r", "lag")
-ALWAYS = {  # figures of ``Quality`` by what they mean
-    "sharpness": "of the lower face, of the source's; 1 is as sharp",
+ALWAYS = {  # figures of ``Quality``, with their meaning
+    "sharpness": "of the lower face, relative to the source; 1 is as sharp",
     "csim": "cosine of the identities; 1 is the same person",
     "flicker": "grey levels outside the face, beyond the source's; 0 is best",
-    "upper_flicker": "the same, of the upper half of the face",
-    "seam": "grey levels of the step across the border of what was put in; 0 is best",
-    "jitter": "grey levels by which that changes between frames; 0 is best",
+    "upper_flicker": "the same, in the upper half of the face",
+    "seam": "grey levels of the step across the border of the drawn box; 0 is best",
+    "jitter": "grey levels by which that step changes between frames; 0 is best",
 }
 LIKENESS = {
     "psnr": "dB, of the face; larger is better",
     "ssim": "of the face; 1 is the same",
     "lpips": "of the face; 0 is the same",
-    "lmd": "eye distances between the mouth's landmarks; 0 is the same",
+    "lmd": "distance of the mouth's landmarks, in eye distances; 0 is the same",
 }
 LEAKAGE = {
-    "motion": "of the lower face, of the source's; smaller leaks less",
-    "lip_motion": "of the lips' landmarks, of the source's; smaller leaks less",
+    "motion": "of the lower face, relative to the source; smaller leaks less",
+    "lip_motion": "of the lips' landmarks, relative to the source; smaller leaks less",
     "leak": "share of frames with open lips; 0 is best",
 }
 LSE = {"LSE-D": "lse_d", "LSE-C": "lse_c"}
 FIGURES = {**LIKENESS, **LEAKAGE, **ALWAYS}
-# what is told of each take: against another voice a face is not meant to look as filmed, and only silence asks for rest
+# figures of each take: with another voice the face is not meant to look as filmed, and only in silence must lips rest
 TOLD = {GENERATED: ALWAYS, MATCHED: LIKENESS | ALWAYS, SILENT: LEAKAGE | ALWAYS}
 
 
 def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:
-    """Return the mean scores of ``videos``, each the mean of its faces; one that is named twice counts twice."""
+    """Return the mean scores of ``videos``, each the mean of its faces; a video named twice counts twice."""
     by_file: dict[str, list[lse.Score]] = {}
     for score in report.scores:
         by_file.setdefault(score.file, []).append(score)
@@ -59,7 +59,7 @@ def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:
 
 
 def discrepancy(generated: Row, matched: Row) -> Row:
-    """By how much lips fit better where the sound is the video's own; above 0, the video's own lips shine through.
+    """Return how much better lips fit if the sound is the video's own; above 0, the source's lip movement leaks.
 
     After Yaman et al., "Assessing identity leakage in talking face generation", 2025.
     """
@@ -70,18 +70,18 @@ def discrepancy(generated: Row, matched: Row) -> Row:
 
 
 def quality_row(take: str, found: Sequence[Quality]) -> Row:
-    """Return the means of what is told of a take and was measured, over the videos that have such a figure.
+    """Return the means of the figures of a take that were measured, each over the videos that have one.
 
-    A still source, say, has no movement to share, and a face that fills the picture no border.
+    A still source has no movement to compare with, for example, and a face that fills the picture has no border.
     """
     return {"videos": len(found), **mean_figures(found, TOLD[take])} if found else {}
 
 
 def aperture_row(fits: Sequence[Following]) -> Row:
-    """Return how well lips follow the known ones, and what they do in each phase.
+    """Return how well lips follow the known ones, over all and in each phase.
 
-    ``r`` is the mean at the ``lag``, in frames, at which that is largest, one for all videos: if each had its own,
-    movements that have nothing to do with each other would reach 0.17.
+    ``r`` is the mean correlation at the ``lag``, in frames, where it is largest. One lag is used for all videos: if
+    each had its own, unrelated movements would reach 0.17.
     """
     if not fits:
         return {}
@@ -91,7 +91,7 @@ def aperture_row(fits: Sequence[Following]) -> Row:
 
 
 def phase_row(fits: Sequence[Following]) -> Row:
-    """Return, by phase of the lips that are heard, how far apart lips are seen and known to be, and the error."""
+    """Return the mean seen and known openings and the error, by phase of the speaker's lips."""
     rows = {phase: [fit.phases[phase] for fit in fits if phase in fit.phases] for phase in PHASES}
     return {
         f"{name}_{phase}": float(np.mean([getattr(one, name) for one in some]))
@@ -102,7 +102,7 @@ def phase_row(fits: Sequence[Following]) -> Row:
 
 
 def text(rows: Mapping[str, Row]) -> str:
-    """Two tables: sync, beside the paper's figures; then pictures, a line a figure and a column a take."""
+    """Return two tables: sync, beside the paper's figures; then pictures, one line per figure and column per take."""
     lines = [f"{'':28}" + "".join(f"{name:>9}" for name in SYNC)]
     for name, row in {**rows, **{name: dict(zip(SYNC, figures)) for name, figures in PAPER.items()}}.items():
         if row.keys() & set(SYNC):
@@ -110,7 +110,7 @@ def text(rows: Mapping[str, Row]) -> str:
     for take, row in rows.items():
         if not any(f"known_{phase}" in row for phase in PHASES):
             continue
-        lines += ["", f"{take}: lips are to be", f"{'':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
+        lines += ["", f"{take}: true phase", f"{'':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
         for name, meaning in IN_PHASES.items():
             cells = "".join(f"{_cell(row, f'{name}_{phase}'):>11}" for phase in PHASES)
             lines.append(f"{name:14}{cells}  {meaning}")
@@ -130,7 +130,7 @@ def _cell(row: Row, column: str) -> str:
 
 
 def to_csv(rows: Mapping[str, Row], first: str = "row") -> str:
-    """One line a row, whose name is in the ``first`` column; what a row lacks is empty."""
+    """Return one line per row, with its name in the ``first`` column; missing figures are empty."""
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [first, *columns])

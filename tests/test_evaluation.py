@@ -265,7 +265,7 @@ def test_pairs_never_join_a_video_with_itself():
     assert all(sound != name for sound, name in drawn)
     assert drawn == pairs.random_pairs(names, names, None, 1) != pairs.random_pairs(names, names, None, 2)
     assert len(pairs.random_pairs(["a.wav"], names, 7, 0)) == 7
-    with pytest.raises(ValueError, match="it takes two"):
+    with pytest.raises(ValueError, match="two different ones"):
         pairs.random_pairs(["a"], ["a"], None, 0)
 
 
@@ -428,7 +428,7 @@ def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoin
     with pytest.raises(UserError, match=r"made with other flags \(precision\)"):
         pairs.generate(listed, out, precise, pads=(0, 0, 0, 0))
     (out / "options.json").unlink()
-    with pytest.raises(UserError, match="no options.json that tells of them"):
+    with pytest.raises(UserError, match="no options.json that describes them"):
         pairs.generate(listed, out, lips, pads=(0, 0, 0, 0))
 
 
@@ -655,7 +655,7 @@ def test_run_all_asks_every_judge(judged_pair, capsys, monkeypatch):
     assert {"lmd", "lpips"} < rows["matched"].keys() and {"leak", "lip_motion"} < rows["silent"].keys()
     assert all(rows[take]["csim"] < -0.9 for take in ("generated", "matched", "silent"))  # of opposite greys
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
-    assert missing == ["not measured: FVD; no package for it is kept up (docs/measuring.md)"]
+    assert missing == ["not measured: FVD; no package for it is maintained (docs/measuring.md)"]
 
 
 def test_run_all_tells_why_a_take_is_missing(judged, capsys):
@@ -826,7 +826,7 @@ def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):
 def test_clip_without_a_lasting_face(tmp_path, speech):
     write_clip(tmp_path / "grey.mp4", np.full((15, 96, 128, 3), 90, np.uint8))
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
-    with pytest.raises(ValueError, match="no face is on view for 10 frames"):
+    with pytest.raises(ValueError, match="no face is visible for 10 frames"):
         lse.score_file(tmp_path / "grey sound.mp4", Judge(), FaceSearch("centerface"))
 
 
