@@ -1,7 +1,7 @@
-"""What a mouth does while it speaks: phones in, smooth movements of jaw, lips and tongue out.
+"""Articulation: phones in, smooth movements of jaw, lips and tongue out.
 
-Voice and picture are both made from these movements, so what is seen and what is heard belong together by
-construction, and the truth about every frame is known.
+Voice and picture are both made from these movements, so they match by construction, and the ground truth of every
+frame is known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLOSURE_SECONDS = 0.008  # lips close and open faster than the jaw moves
 
 @dataclass(frozen=True)
 class Phone:
-    """Targets of one speech sound. Shares are of the largest movement; noise is (centre Hz, bandwidth Hz, level)."""
+    """Targets of one phone, as fractions of the largest movement; noise is (centre Hz, bandwidth Hz, level)."""
 
     jaw: float  # 0 closed … 1 wide open
     spread: float = 0.0  # -1 rounded and narrow … 1 drawn wide
@@ -66,7 +66,7 @@ PAUSE = Phone(0.0, closure=1.0, seconds=0.3)
 
 @dataclass(frozen=True)
 class Movements:
-    """Movements of one utterance, each an array of values at ``RATE`` a second; see ``Phone`` for what they mean."""
+    """Movements of one utterance, each an array of ``RATE`` values a second; see ``Phone`` for their meaning."""
 
     jaw: np.ndarray
     spread: np.ndarray
@@ -82,7 +82,7 @@ class Movements:
 
     @property
     def aperture(self) -> np.ndarray:
-        """How far the lips are apart, 0 to about 1: the jaw's share that neither closure nor tuck takes away."""
+        """How far the lips are apart, 0 to about 1: the jaw's opening, reduced by closure and tuck."""
         return self.jaw * (1 - self.closure) * (1 - 0.8 * self.tuck)
 
     @property
@@ -97,14 +97,14 @@ class Movements:
         return Movements(**{item.name: getattr(self, item.name)[chosen] for item in fields(self)})
 
     def at(self, seconds: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what a camera sees at the given times: jaw, tongue, closure, tuck, aperture and width."""
+        """Return what is visible at the given times: jaw, tongue, closure, tuck, aperture and width."""
         times = np.arange(len(self)) / RATE
         names = ("jaw", "tongue", "closure", "tuck", "aperture", "width")
         return {name: np.interp(seconds, times, getattr(self, name)) for name in names}
 
 
 def speak(seconds: float, rng: np.random.Generator) -> Movements:
-    """Make up an utterance of ``seconds``: words of one to four syllables with pauses between, silent at both ends."""
+    """Generate an utterance of ``seconds``: words of one to four syllables with pauses between, silent at both ends."""
     tempo = rng.uniform(0.8, 1.2)
     phones: list[tuple[Phone, float, float]] = [(PAUSE, rng.uniform(0.05, 0.25), 1.0)]  # with seconds and stress
     spoken = phones[0][1]
@@ -119,12 +119,12 @@ def speak(seconds: float, rng: np.random.Generator) -> Movements:
 
 
 def silence(seconds: float) -> Movements:
-    """A closed mouth that says nothing."""
+    """Return the movements of a closed mouth that says nothing."""
     return _move([(PAUSE, seconds, 1.0)], seconds, seconds)
 
 
 def _word(rng: np.random.Generator) -> list[tuple[Phone, float]]:
-    """A word as (phone, stress): stressed syllables are longer, louder and opened wider."""
+    """Return a word as (phone, stress): stressed syllables are longer, louder and opened wider."""
     vowels, consonants = list(VOWELS.values()), list(CONSONANTS.values())
     word = []
     count = rng.integers(1, 5)
@@ -138,7 +138,7 @@ def _word(rng: np.random.Generator) -> list[tuple[Phone, float]]:
 
 
 def _move(phones: list[tuple[Phone, float, float]], seconds: float, speech_end: float) -> Movements:
-    """Hold every phone's targets for its time, then smooth: each movement at its own speed."""
+    """Hold every phone's targets for its duration, then smooth each movement with its own deviation."""
     count = round(seconds * RATE)
     ends = np.minimum(np.cumsum([duration for _, duration, _ in phones]), speech_end)
     index = np.searchsorted(ends, (np.arange(count) + 0.5) / RATE)
@@ -168,7 +168,7 @@ def _move(phones: list[tuple[Phone, float, float]], seconds: float, speech_end: 
 
 
 def _when(phones: list[tuple[Phone, float, float]], ends: np.ndarray, count: int) -> np.ndarray:
-    """Return (count,) in [0, 1]: when a phone's noise sounds. Of a stop only the last moment, its burst."""
+    """Return (count,) in [0, 1], 1 where a phone's noise sounds; for a stop only at its end, the burst."""
     sounds = np.ones(count)
     for (phone, *_), start, end in zip(phones, np.concatenate(([0.0], ends)), ends):
         if phone.burst:

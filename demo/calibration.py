@@ -1,9 +1,9 @@
-"""Make the faces and the speech by which the generator's numbers are fitted into eight bits: models/calibration.*.
+"""Make the calibration data for quantizing the generator to int8: models/calibration.*.
 
 python -m demo.calibration
 
-It is NASA's portrait of Eileen Collins (public domain) and a drawn head, as ``make demo`` films them, with the sentence
-that they are given there: calibration.jpg holds their crops, calibration.npy the mel windows that go with them.
+The data are NASA's portrait of Eileen Collins (public domain) and a drawn head, made and given the same sentence as in
+``make demo``. calibration.jpg holds face crops, calibration.npy the mel windows that belong to them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lipsync import LipSync, Take
 from mouths import crop
 from runtimes import CALIBRATION_FACES, CALIBRATION_MELS, CALIBRATION_ROW
 
-COUNT, STEP = 32, 4  # faces of each, and frames from one to the next
+COUNT, STEP = 32, 4  # number of faces of each, and frames from one to the next
 QUALITY = 95
 
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         lips = LipSync(search=run_demo.SEARCH, device="cpu")
         takes = [lips.prepare(face, speech) for face in (portrait, head)]
         faces, mels = map(np.concatenate, zip(*map(chosen, takes)))
-    rows = faces.reshape(-1, CALIBRATION_ROW, *faces.shape[1:])  # as a sheet that people can look at, too
+    rows = faces.reshape(-1, CALIBRATION_ROW, *faces.shape[1:])  # a contact sheet, so that people can check it
     sheet = rows.transpose(0, 2, 1, 3, 4).reshape(-1, CALIBRATION_ROW * faces.shape[2], 3)
     cv2.imwrite(str(CALIBRATION_FACES), sheet, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     np.save(CALIBRATION_MELS, mels.astype(np.float16))

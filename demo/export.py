@@ -1,4 +1,4 @@
-"""Turn training checkpoints into one to use: their mean, half the precision, no optimizer.
+"""Turn training checkpoints into one for inference: their mean in half precision, without the optimizer.
 
 python -m demo.export generator GENERATOR/checkpoint_step00000[89]*.pth demo/checkpoints/generator.pth
 """
@@ -19,7 +19,7 @@ from errors import UserError
 from lipsync import VALUES, read_speech
 from models import SyncNet_color, Wav2Lip, weights
 
-FACES, EVERY = 4, 2  # shut mouths to look at; of 25 mels a second, one in so many is heard
+FACES, EVERY = 4, 2  # number of faces with shut mouths; stride through the 25 mel windows a second
 NETWORKS = {"expert": SyncNet_color, "generator": Wav2Lip}
 
 
@@ -28,21 +28,19 @@ def get_parser() -> cli.Parser:
     parser.add_argument("network", choices=NETWORKS, help="What the checkpoints hold.")
     parser.add_argument("sources", nargs="+", type=Path, help="The last checkpoints of a training run, or only one.")
     parser.add_argument("target", type=Path, help="The file to write.")
-    parser.add_argument(
-        "--pads", nargs=4, type=int, help="Unless told otherwise, inference.py uses these --pads with it."
-    )
-    parser.add_argument("--blend", choices=VALUES["blend"], help="Likewise this --blend.")
-    parser.add_argument("--reference", choices=weights.REFERENCES, help="Likewise this --reference.")
+    parser.add_argument("--pads", nargs=4, type=int, help="The default of inference.py's --pads with this checkpoint.")
+    parser.add_argument("--blend", choices=VALUES["blend"], help="The default of --blend.")
+    parser.add_argument("--reference", choices=weights.REFERENCES, help="The default of --reference.")
     parser.add_argument(
         "--gain",
         type=cli.positive(float),
-        help="Scale the movement of its mouths by this factor; --mouth_gain multiplies it.",
+        help="Scale the movement of its mouths by this factor, in addition to --mouth_gain.",
     )
     parser.add_argument(
         "--speech",
         nargs="+",
         type=Path,
-        help="Learn from these sounds how far it opens mouths, for --reference matching.",
+        help="Fit from these sounds how far it opens mouths, for --reference matching.",
     )
     return parser
 
@@ -62,13 +60,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise UserError if a training's checkpoint would be written over, as when no target is given after ``*.pth``."""
+    """Raise UserError if a training checkpoint would be overwritten, as when no target is given after ``*.pth``."""
     if path.exists() and "global_step" in weights.read_state(path):
-        raise UserError(f"{path} is a checkpoint of a training, which would be written over; give another target, last")
+        raise UserError(f"{path} is a training checkpoint and would be overwritten; give another target, last")
 
 
 def learn_opening(checkpoint: weights.Checkpoint, speech: list[Path], gain: float) -> list[float]:
-    """Let the generator hear speech, and see how far it opens some shut mouths: see ``Wav2Lip.opening``."""
+    """Fit how far the generator opens shut mouths as a function of the speech: see ``Wav2Lip.opening``."""
     model = weights.build(checkpoint, Wav2Lip)
     faces = runtimes.calibration_faces()
     faces = faces[mouths.open_lips(model, faces).argsort()[:FACES]]

@@ -1,7 +1,7 @@
-"""Heads that can be drawn talking: hundreds of identities, each a lit height map with eyes and a mouth that move.
+"""Drawn talking heads: hundreds of identities, each a lit height map with moving eyes and mouth.
 
-Lengths are in units: a head is about 240 units high, its middle lies at (0, 0) between nose and eyes, x to the right,
-y down. A ``Head`` is drawn on a canvas of its own and put into a picture by ``demo.scene``. Colours are BGR.
+Lengths are in units: a head is about 240 units high, its middle is at (0, 0) between nose and eyes, x to the right,
+y down. A ``Head`` is drawn on its own canvas, which ``demo.scene`` composites into a frame. Colours are BGR.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ MOUTH_Y = 62.0
 CHIN_Y = 112.0
 JAW_DROP = 24.0  # units by which the chin sinks when the jaw is open
 OPENING = 32.0  # units between the lips at aperture 1
-FACE_BOX = np.array([-78.0, -95.0, 78.0, 122.0])  # what S3FD would frame, at rest
-SUBPIXEL = 4  # bits of a coordinate behind the point, for OpenCV
+FACE_BOX = np.array([-78.0, -95.0, 78.0, 122.0])  # the box that S3FD would find, at rest
+SUBPIXEL = 4  # fractional bits of a coordinate, for OpenCV
 SKINS = np.array(
     [[180, 205, 240], [150, 180, 225], [120, 155, 205], [90, 125, 180], [62, 90, 140], [42, 62, 100]], float
 )
@@ -28,23 +28,23 @@ IRISES = np.array([[40, 60, 90], [150, 120, 70], [80, 120, 80], [60, 80, 110]], 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a face somebody's."""
+    """The appearance of one person's head."""
 
     skin: np.ndarray
     lips: np.ndarray
     hair: np.ndarray
     iris: np.ndarray
     face_width: float  # half, units
-    taper: float  # of the jaw towards the chin, share
+    taper: float  # of the jaw towards the chin, as a fraction
     eye_size: float
     eye_distance: float  # from the middle, units
     brow: tuple[float, float, float]  # thickness, height above the eye, tilt
     nose: tuple[float, float]  # half width, height of its ridge
     mouth_width: float  # half, units
     lip_heights: tuple[float, float]  # upper, lower, units
-    hairline: float  # y of the forehead's end
+    hairline: float  # y of the top of the forehead
     hair_volume: float
-    hair_length: float  # y where it ends at the sides
+    hair_length: float  # y where the hair ends at the sides
     beard: float  # 0 none … 1 full
     moustache: float
     glasses: bool
@@ -85,7 +85,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Pose:
-    """One moment of a face. The first six are what ``Movements.at`` gives."""
+    """A face at one moment. The first six fields are those that ``Movements.at`` returns."""
 
     jaw: float = 0.0
     tongue: float = 0.0
@@ -95,8 +95,8 @@ class Pose:
     width: float = 0.5
     eyelids: float = 1.0  # 1 open … 0 shut
     gaze: tuple[float, float] = (0.0, 0.0)  # units
-    yaw: float = 0.0  # how far the head is turned to the right and down, small
-    pitch: float = 0.0
+    yaw: float = 0.0  # turn of the head to the right, small
+    pitch: float = 0.0  # and down
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Head:
         self.relief = self._relief()
         self.shade = self._shade()
         self.rest = self._paint()
-        # how much of the jaw's drop each row follows: none above the mouth, all at the chin, none at the neck
+        # the fraction of the jaw's drop by which each row moves: 0 above the mouth, 1 at the chin, 0 at the neck
         self._follow = (_step(y, MOUTH_Y, MOUTH_Y + 40) * (1 - _step(y, CHIN_Y + 14, CHIN_Y + 64))).astype(np.float32)
 
     def draw(self, pose: Pose) -> np.ndarray:
@@ -140,7 +140,7 @@ class Head:
         return self._bump(-x, y, width, height) + self._bump(x, y, width, height)
 
     def _relief(self) -> np.ndarray:
-        """Height of the face towards the camera, in units."""
+        """Return the height of the face towards the camera, in units."""
         who = self.identity
         skull = np.sqrt(np.clip(1.15 - (self._x / (who.face_width + 8)) ** 2 - (self._y / 130) ** 2, 0, None)) * 60
         eye = who.eye_distance
@@ -159,7 +159,7 @@ class Head:
         ).astype(np.float32)
 
     def _shade(self) -> np.ndarray:
-        """Brightness of the relief under the identity's light, around 1."""
+        """Return the brightness of the relief under the identity's light, around 1."""
         smooth = cv2.GaussianBlur(self.relief, (0, 0), 1.5 * self.scale)
         dy, dx = np.gradient(smooth, 1 / self.scale)
         light = self.identity.light
@@ -170,7 +170,7 @@ class Head:
         return shade.astype(np.float32)
 
     def _outline(self) -> np.ndarray:
-        """The face without hair, as a mask in [0, 1]."""
+        """Return the face without hair, as a mask in [0, 1]."""
         angle = np.linspace(0, 2 * np.pi, 90)
         down = np.clip(np.sin(angle), 0, 1)
         x = self.identity.face_width * np.cos(angle) * (1 - self.identity.taper * down**2.5)
@@ -178,7 +178,7 @@ class Head:
         return self._filled(np.stack((x, y), 1), soft=1.2)
 
     def _paint(self) -> np.ndarray:
-        """Neck, ears, skin, beard, brows, nostrils and hair, from back to front."""
+        """Paint neck, ears, skin, beard, brows, nostrils and hair, from back to front."""
         who, face = self.identity, self._outline()
         rng = np.random.default_rng(who.texture_seed)
         grain = 1 + 0.02 * self._noise(rng, 7, 7) + 0.02 * self._noise(rng, 0.8, 0.8)
@@ -226,7 +226,7 @@ class Head:
         return (whole * np.maximum(above, beside)).astype(np.float32)
 
     def _draw_beard(self, canvas: np.ndarray, face: np.ndarray, rng: np.random.Generator) -> None:
-        """Paint beard and moustache, as far as there are any."""
+        """Paint beard and moustache, if there are any."""
         who = self.identity
         around = _step(np.hypot(self._x / 70, (self._y - 20) / 66), 0.85, 1.1) * _step(self._y, 10, 40)
         beard = who.beard * around * face * (1 - 0.9 * self._bump(0, MOUTH_Y, 34, 17))
@@ -244,7 +244,7 @@ class Head:
         canvas += np.clip(brow, 0, 1)[..., None] * (np.minimum(who.hair * 0.6, who.skin * 0.5) - canvas)
 
     def _noise(self, rng: np.random.Generator, width: float, height: float) -> np.ndarray:
-        """Random grain of unit deviation, ``width`` by ``height`` units fine."""
+        """Return random grain of unit deviation, blurred by ``width`` and ``height`` units."""
         grain = rng.standard_normal(self._x.shape).astype(np.float32)
         grain = cv2.GaussianBlur(grain, (0, 0), max(0.3, width * self.scale), sigmaY=max(0.3, height * self.scale))
         return grain / (grain.std() + 1e-6)
@@ -260,7 +260,7 @@ class Head:
         return canvas
 
     def _turn(self, canvas: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
-        """Shift every pixel by its height: the parallax of a small turn."""
+        """Shift every pixel in proportion to its height: the parallax of a small turn."""
         columns = self._columns - np.float32(yaw * self.scale) * self.relief
         rows = self._rows - np.float32(pitch * self.scale) * self.relief
         return cv2.remap(canvas, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -295,7 +295,7 @@ class Head:
         patch.line(np.array([[26 - eye, -3], [0, -6], [eye - 26, -3]]), frame, 2.6)
 
     def _draw_mouth(self, canvas: np.ndarray, pose: Pose) -> None:
-        """Shadow, lips, then what is between them: teeth and tongue in a dark cavity."""
+        """Draw the shadow, the lips, and between them teeth and tongue in a dark cavity."""
         who = self.identity
         upper, lower = lip_lines(who, pose)
         patch = self._patch(canvas, np.array([0.0, MOUTH_Y]), 50, 54)
@@ -383,12 +383,12 @@ class Patch:
         return canvas[self.where]
 
     def filled(self, colour: np.ndarray) -> Patch:
-        """Return a patch of one colour (or one colour a pixel) to draw on."""
+        """Return a patch of one colour (or one colour per pixel) to draw on."""
         pixels = np.broadcast_to(colour, self.pixels.shape).astype(np.float32)
         return Patch(pixels.copy(), self.origin, self.scale, self.where)
 
     def put(self, mask: np.ndarray, colour: np.ndarray) -> None:
-        """Cover with one colour (or one a pixel) where ``mask`` is 1; for float patches."""
+        """Cover with one colour (or one per pixel) where ``mask`` is 1; for float patches."""
         self.pixels += mask[..., None] * (colour - self.pixels)
 
     def blend(self, mask: np.ndarray, pixels: np.ndarray) -> None:
@@ -408,7 +408,7 @@ class Patch:
         return self.mask(middle + radius * np.stack((np.cos(angle), flat * np.sin(angle)), 1), soft)
 
     def line(self, points: np.ndarray, colour: np.ndarray, width: float) -> None:
-        """Draw a line ``width`` units wide; thinner than a pixel, it gets fainter."""
+        """Draw a line ``width`` units wide; lines thinner than a pixel are drawn fainter."""
         pixels = width * self.scale
         if pixels < 0.05:
             return
@@ -421,13 +421,13 @@ class Patch:
 
 
 def _mix(palette: np.ndarray, position: float) -> np.ndarray:
-    """The colour at ``position``, 0 the first … 1 the last of a palette, mixed from its neighbours."""
+    """Return the colour at ``position`` of a palette, 0 the first … 1 the last, interpolated between neighbours."""
     places = np.linspace(0, 1, len(palette))
     return np.array([np.interp(position, places, channel) for channel in palette.T])
 
 
 def _over(mask: np.ndarray, colour: np.ndarray, canvas: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Put a layer over a canvas that may be transparent; colours are not multiplied by alpha (Porter, Duff 1984)."""
+    """Composite a layer over a canvas with transparency; alpha is not premultiplied (Porter, Duff 1984)."""
     under = alpha * (1 - mask)
     both = mask + under
     mixed = mask[..., None] * colour + under[..., None] * canvas
@@ -435,6 +435,6 @@ def _over(mask: np.ndarray, colour: np.ndarray, canvas: np.ndarray, alpha: np.nd
 
 
 def _step(x: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """0 before ``start``, 1 after ``stop``, smooth between."""
+    """Return a smooth step: 0 before ``start``, 1 after ``stop``."""
     t = np.clip((x - start) / (stop - start), 0, 1)
     return t * t * (3 - 2 * t)

@@ -1,16 +1,16 @@
-"""Find the landmarks of faces in photographs or videos, for demo/talking_portrait.py: train on your own people.
+"""Find the landmarks of faces in photographs or videos, so that demo/talking_portrait.py can use your own people.
 
     python3 -m venv mediapipe && mediapipe/bin/pip install mediapipe==0.10.21
     mediapipe/bin/python demo/landmarks.py PHOTOS
     mediapipe/bin/python demo/landmarks.py VIDEOS
 
-It runs in an environment of its own and imports nothing of this repository: 0.10.21 is the last mediapipe that brings
-its models, and it wants numpy below 2. PHOTOS holds pictures, VIDEOS holds <speaker>/<clip>.mp4, .mov and others of 25
-frames a second; landmarks.npz is written into the folder, in pixels times 16, int32:
+It runs in its own environment and imports nothing from this repository: 0.10.21 is the last mediapipe that includes
+its models, and it needs numpy below 2. PHOTOS holds pictures; VIDEOS holds <speaker>/<clip>.mp4, .mov and others at 25
+frames a second. landmarks.npz is written into the folder, in pixels times 16, int32:
 
 photos   ``names`` (N,), ``landmarks`` (N, 478, 2)
-videos   ``index`` (478,) and for each ``<speaker>/<clip>`` the first frame, then differences, (frames, 478, 2). Where
-         no face is found all points are 0. Older files are int16, and differences may wrap around
+videos   ``index`` (478,) and for each ``<speaker>/<clip>`` the first frame, then differences, (frames, 478, 2). If no
+         face is found, all points are 0. Older files are int16, and differences may wrap around
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {folder} holds neither photos nor <speaker>/<clip> videos", file=sys.stderr)
         return 2
     if len({path.with_suffix("") for path in videos}) < len(videos):
-        print(f"error: {folder} has videos that differ in their suffix alone, and would share a name", file=sys.stderr)
+        print(f"error: {folder} has videos that differ only in their suffix; rename them", file=sys.stderr)
         return 2
     found: dict[str, Any] = of_photos(photos) if photos else {"index": np.arange(POINTS)}
     try:
         for path in [] if photos else videos:
             found |= of_video(path)
     except KeyboardInterrupt:
-        print("stopped; what was found until then is written", file=sys.stderr)
+        print("stopped; the landmarks found so far are written", file=sys.stderr)
         return 130
     finally:
         np.savez_compressed(folder / "landmarks.npz", **found)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
-    """Return the names of the photos that show a face, and its landmarks."""
+    """Return the names of the photos that show a face, and their landmarks."""
     found = {}
     with open_mesh(static=True) as mesh:
         for path in paths:
@@ -67,7 +67,7 @@ def of_photos(paths: list[Path]) -> dict[str, np.ndarray]:
 
 
 def of_video(path: Path) -> dict[str, np.ndarray]:
-    """Return the landmarks of every frame of a video by its name, as the docstring of this file says; none if none."""
+    """Return {name: landmarks of every frame}, as described at the top of this file; empty if no face is found."""
     capture, points = cv2.VideoCapture(str(path)), []
     with open_mesh(static=False) as mesh:
         while (frame := capture.read()[1]) is not None:
@@ -86,7 +86,7 @@ def open_mesh(static: bool):
 
 
 def landmarks_in(mesh, picture: np.ndarray) -> np.ndarray:
-    """Return the landmarks of the face in a BGR picture, (478, 2) int32 in 1/16 pixel; zeros without a face."""
+    """Return the landmarks of the face in a BGR picture, (478, 2) int32 in 1/16 pixel; zeros if there is no face."""
     faces = mesh.process(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)).multi_face_landmarks
     if not faces:
         return np.zeros((POINTS, 2), np.int32)

@@ -1,7 +1,7 @@
-"""What shows between the lips of a photograph that speaks: the teeth of its smile, the speaker's tongue.
+"""The inside of a speaking photograph's mouth: the teeth of its smile, the speaker's tongue.
 
-The speakers' own teeth are small, blurred and grey; a network that sees no others draws grey bars. Upper teeth belong
-to the skull: they stay where they are when the jaw drops, and lips uncover more or less of them.
+The speakers' own teeth are small, blurred and grey; a network trained on them alone draws grey bars. Upper teeth belong
+to the skull: they do not move when the jaw drops, and the lips uncover more or less of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 
 from demo.portrait import INNER, PLACE, Portrait, Speaker, cheek_colour, lip_distance, moved, places
 
-OPEN = 0.012  # eye distances between the lips from which something shows between them
-SMILES = 0.06  # eye distances between the lips from which a photograph shows teeth, if it is
-BRIGHT = 0.7  # of the cheeks' brightness there, at least: else the mouth just stands open
-TEETH = np.array([1.26, 1.34, 1.4], np.float32)  # BGR of teeth in white light, against what light from above leaves
-CAVITY = np.array([0.48, 0.5, 0.68], np.float32)  # BGR of what is behind a photograph's teeth, against the speaker's
-COLOURFUL = 0.1  # a photograph that is less so is grey
-SHADE = 0.55  # of the light that is left at the lips' edge; in the middle of a wide mouth all of it
+OPEN = 0.012  # eye distances between the lips from which the mouth counts as open
+SMILES = 0.06  # eye distances between the lips from which a photograph may show teeth
+BRIGHT = 0.7  # least brightness between the lips, of the cheeks', for teeth; a darker mouth is just open
+TEETH = np.array([1.26, 1.34, 1.4], np.float32)  # BGR of teeth in white light, relative to those lit from above
+CAVITY = np.array([0.48, 0.5, 0.68], np.float32)  # BGR of the cavity behind a photograph's teeth, of the speaker's
+COLOURFUL = 0.1  # photographs at or below this are grey
+SHADE = 0.55  # fraction of the light at the lips' edge; in the middle of a wide mouth it is 1
 NOSE = PLACE[5]
 
 
@@ -28,14 +28,14 @@ class Teeth:
     """The upper teeth of a photograph."""
 
     picture: np.ndarray  # (height, width, 3) uint8 BGR
-    mask: np.ndarray  # (height, width) float32: 1 where they show
+    mask: np.ndarray  # (height, width) float32: 1 where they are visible
     middle: np.ndarray  # (2,) of the lips if they were shut, pixels
     eyes: complex  # from one eye to the other, pixels
-    height: float  # of what shows, pixels
+    height: float  # of the visible part, pixels
 
     @classmethod
     def of(cls, portrait: Portrait) -> Teeth | None:
-        """Return those of a photograph, if it shows them."""
+        """Return the teeth of a photograph, or None if it shows none."""
         if lip_distance(portrait.landmarks) < SMILES:
             return None
         mask = _between(portrait.landmarks[INNER], portrait.picture.shape[:2])
@@ -47,9 +47,9 @@ class Teeth:
         return cls(portrait.picture, soft, _middle(portrait), _eyes(portrait), height)
 
     def onto(self, portrait: Portrait, points: np.ndarray, raised: float) -> np.ndarray:
-        """Return the (2, 3) map from this photograph to another, or to itself, whose mesh is at ``points``.
+        """Return the (2, 3) map from this photograph to ``portrait``, maybe the same, whose mesh is at ``points``.
 
-        The teeth are ``raised`` by a share of their height: lips that do not smile cover more of them.
+        The teeth are ``raised`` by this fraction of their height: lips that do not smile cover more of them.
         """
         turn = _eyes(portrait) / self.eyes
         matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
@@ -58,7 +58,7 @@ class Teeth:
         return np.column_stack((matrix, target - matrix @ (self.middle + [0, raised * self.height])))
 
     def laid_into(self, mouth: np.ndarray, mask: np.ndarray, matrix: np.ndarray, colourful: float) -> np.ndarray:
-        """Return a mouth (height, width, 3) float32 BGR with these teeth in it, by a (2, 3) map.
+        """Return a mouth (height, width, 3) float32 BGR with these teeth in it, placed by the (2, 3) ``matrix``.
 
         ``mask`` (height, width) is 1 between the lips; ``colourful`` is 0 for a grey photograph.
         """
@@ -92,8 +92,8 @@ def render(
 ) -> np.ndarray:
     """Return the photograph with its mesh at ``points``, seen by a camera, (size, size, 3) uint8 BGR.
 
-    ``camera`` (2, 3) takes pixels of the photograph to those of the result. What shows between the lips is taken from
-    ``frame`` of the speaker, as bright as the lips around it suggest; before it are ``teeth``, ``raised`` as in
+    ``camera`` (2, 3) maps pixels of the photograph to those of the result. The inside of the mouth is taken from
+    ``frame`` of the speaker, with its brightness matched to the lips; in front of it are ``teeth``, ``raised`` as in
     ``Teeth.onto``.
     """
     picture = portrait.draw(points, camera, size)
@@ -106,7 +106,7 @@ def render(
 
 
 def as_photographed(portrait: Portrait, turn: tuple[float, float], camera: np.ndarray, size: int) -> np.ndarray:
-    """Return the photograph with its own mouth, and its head turned as in ``Portrait.posed``: (size, size, 3) uint8."""
+    """Return the photograph with its own mouth and its head turned as in ``Portrait.posed``: (size, size, 3) uint8."""
     points = portrait.turned(portrait.points, turn)
     picture, lips = portrait.draw(points, camera, size), points[places(INNER)]
     shift = np.column_stack((np.eye(2), (lips - portrait.landmarks[INNER]).mean(0)))
@@ -117,12 +117,12 @@ def as_photographed(portrait: Portrait, turn: tuple[float, float], camera: np.nd
 
 
 def composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the (2, 3) map that does what two others do, one after the other."""
+    """Return the (2, 3) map that applies ``first``, then ``second``."""
     return np.column_stack((second[:, :2] @ first[:, :2], moved(first[:, 2], second)))
 
 
 def _between(lips: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a picture (height, width) uint8 that is 255 between ``lips`` (20, 2), pixels, with smooth edges."""
+    """Return a mask (height, width) uint8 that is 255 between ``lips`` (20, 2), pixels, with smooth edges."""
     mask = np.zeros(shape, np.uint8)
     cv2.fillPoly(mask, [np.round(lips * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     return mask
@@ -136,9 +136,9 @@ def _fill_mouth(
     colourful: float,
     teeth: tuple[Teeth, np.ndarray] | None,
 ) -> None:
-    """Lay what shows between the speaker's lips in a ``frame`` between ``lips`` (20, 2) of ``picture``, in place.
+    """Warp the inside of the speaker's mouth in ``frame`` between ``lips`` (20, 2) of ``picture``, in place.
 
-    ``teeth`` are laid before it, with the (2, 3) map that takes their photograph to ``picture``.
+    ``teeth``, with the (2, 3) map from their photograph to ``picture``, are drawn in front of it.
     """
     theirs = speaker.landmarks[frame][INNER]
     matrix, _ = cv2.estimateAffine2D(theirs.astype(np.float32), lips.astype(np.float32), method=cv2.LMEDS)
@@ -156,7 +156,7 @@ def _fill_mouth(
     here = picture[y1:y2, x1:x2].astype(np.float32)
     around = cv2.dilate(mask, np.ones((7, 7))) - mask
     levels = [(layer.mean(2) * around).sum() / (around.sum() + 1e-6) + 4 for layer in (here, inside)]
-    gain = np.clip((levels[0] / levels[1]) ** 0.8, 0.5, 1.8)  # of the lips around it; teeth differ less than lips
+    gain = np.clip((levels[0] / levels[1]) ** 0.8, 0.5, 1.8)  # from the lips around; teeth differ less than lips
     inside = np.clip(inside * gain, 0, 255).astype(np.float32)
     if teeth:
         inside = teeth[0].laid_into(inside, mask, teeth[1] - [[0, 0, x1], [0, 0, y1]], colourful)
@@ -165,9 +165,9 @@ def _fill_mouth(
 
 
 def _in_white_light(picture: np.ndarray, cast: np.ndarray, colourful: float) -> np.ndarray:
-    """Take the ``cast`` (3,) of its light out of a picture, and all colour if ``colourful`` is 0.
+    """Remove the colour ``cast`` (3,) from a picture, and all colour if ``colourful`` is 0.
 
-    The cast of skin is not quite that of teeth: what is not red is taken for them, and made white.
+    The cast measured on skin is not exact for teeth: pixels that are not red count as teeth and are made white.
     """
     neutral = picture / cast.astype(np.float32)
     grey = neutral.mean(2, keepdims=True)

@@ -1,8 +1,8 @@
 """A photograph that speaks: its mesh of landmarks follows the mouth of a filmed speaker.
 
-Points are those of MediaPipe's face mesh (468 and 10 of the irises), in pixels. A speaker's frames are aligned with the
-photograph by points that the jaw does not move; what is left of their movement, against the speaker's own shut mouth,
-moves the photograph's points against its own mouth, shut. Where the lips are open, the speaker's teeth and tongue show.
+Points are those of MediaPipe's face mesh (468 and 10 of the irises), in pixels. A speaker's frames are aligned by
+points that the jaw does not move. The remaining movement, relative to the speaker's own shut mouth, is applied to the
+photograph's points, relative to its own mouth, shut. Between open lips, the speaker's teeth and tongue are visible.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ BELOW_LIPS = [57, 43, 106, 182, 83, 18, 313, 406, 335, 273, 287, 212, 432, 202, 
 CHIN = [199, 208, 428, 175, 171, 396, 140, 369, 32, 262, 214, 434, 192, 416, 213, 433, 187, 411, 147, 376, 123, 352]
 FIXED = [4, 5, 195, 6, 168, 19, 129, 358, 33, 133, 362, 263, 50, 280, 101, 330, 9, 151, 159, 145, 386, 374]
 MESH = list(dict.fromkeys([*INNER, *OUTER, *ABOVE_LIPS, *BELOW_LIPS, *CHIN, *FIXED, *OVAL]))
-PLACE = {point: i for i, point in enumerate(MESH)}  # of a landmark in the mesh
+PLACE = {point: i for i, point in enumerate(MESH)}  # index in the mesh, by landmark
 CHEEKS = [50, 280, 207, 427, 187, 411]
-SKIN = np.array([104.0, 130.0, 186.0])  # BGR of skin in white light, between light and dark: what a cast is told by
+SKIN = np.array([104.0, 130.0, 186.0])  # BGR of average skin in white light, to which colour casts are relative
 
 
 def places(points: list[int]) -> np.ndarray:
@@ -44,7 +44,7 @@ def places(points: list[int]) -> np.ndarray:
 
 
 def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the (2, 3) turn, scale and shift that best takes points (N, 2) to others, by least squares (Umeyama)."""
+    """Return the (2, 3) similarity that best maps points (N, 2) to others, by least squares (Umeyama)."""
     a, b = source - source.mean(0), target - target.mean(0)
     u, sizes, v = np.linalg.svd(b.T @ a)
     signs = np.array([1, np.sign(np.linalg.det(u @ v))])
@@ -58,29 +58,29 @@ def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def eye_distance(points: np.ndarray) -> np.ndarray:
-    """Distance of the outer corners of the eyes, pixels, for landmarks (..., 478, 2)."""
+    """Return the distance between the outer corners of the eyes, pixels, for landmarks (..., 478, 2)."""
     return np.linalg.norm(points[..., 33, :] - points[..., 263, :], axis=-1)
 
 
 def lip_distance(points: np.ndarray) -> np.ndarray:
-    """Distance of the lips in their middle, in eye distances, for landmarks (..., 478, 2)."""
+    """Return the distance of the lips in the middle, in eye distances, for landmarks (..., 478, 2)."""
     return np.linalg.norm(points[..., 13, :] - points[..., 14, :], axis=-1) / eye_distance(points)
 
 
 def absolute(steps: np.ndarray) -> np.ndarray:
-    """Return the landmarks of a video, (frames, points, 2) in pixels, from what demo/landmarks.py has written."""
+    """Return the landmarks of a video, (frames, points, 2) in pixels, from the differences of demo/landmarks.py."""
     return np.cumsum(steps, axis=0, dtype=steps.dtype) / 16  # differences wrap around, so the type stays
 
 
 def without_holes(points: np.ndarray) -> np.ndarray:
-    """Points (N, P, 2) in pixels; where they were not found, and lie all in one place, those between the neighbours.
+    """Interpolate points (N, P, 2), pixels, over frames without a face, in which they are all in one place.
 
-    Raises UserError if they were found nowhere.
+    Raises UserError if no frame has a face.
     """
     spread = points.std(1).sum(1)
     found = spread > 0
     if not found.any():
-        raise UserError("no frame has landmarks; leave this video out")
+        raise UserError("no frame has landmarks; exclude this video")
     good = np.flatnonzero(spread > 0.5 * np.median(spread[found]))
     places = np.clip(np.arange(len(points)), good[0], good[-1])
     return (
@@ -89,10 +89,10 @@ def without_holes(points: np.ndarray) -> np.ndarray:
 
 
 def face_box(points: np.ndarray) -> np.ndarray:
-    """The box that S3FD would give this face, (4,) x1, y1, x2, y2: its forehead to just below the chin.
+    """Return the box that S3FD would find, (4,) x1, y1, x2, y2: from the forehead to just below the chin.
 
-    ``points`` (478, 2), or the median of a clip's, so that the box does not follow the jaw. The shares were measured
-    with Haar's boxes, framed like S3FD's, on 292 portraits and 48 GRID clips: they vary by 5 % of the face.
+    ``points`` are (478, 2), or the median over a clip, so that the box does not follow the jaw. The factors were
+    measured with Haar's boxes, framed like S3FD's, on 292 portraits and 48 GRID clips: they vary by 5 % of the face.
     """
     eyes = points[[33, 133, 362, 263]].mean(0)
     size = np.linalg.norm(points[152] - eyes)  # from the eyes to the chin
@@ -100,7 +100,7 @@ def face_box(points: np.ndarray) -> np.ndarray:
 
 
 def cheek_colour(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the median colour (3,) BGR of the cheeks, the brighter one where light comes from a side."""
+    """Return the median colour (3,) BGR of the brighter cheek, in case light comes from a side."""
     x, y = np.clip(np.round(points[CHEEKS]).astype(int), 2, np.array(picture.shape[1::-1]) - 3).T
     patches = np.stack([picture[b - 2 : b + 3, a - 2 : a + 3].reshape(-1, 3) for a, b in zip(x, y)])
     sides = [np.median(patches[side::2].reshape(-1, 3), 0) for side in (0, 1)]
@@ -108,25 +108,25 @@ def cheek_colour(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Who moves
+# The speaker
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A filmed sentence: pictures, landmarks of each, and nothing of the sound, which is the caller's."""
+    """The frames of a filmed sentence and their landmarks; the sound is handled elsewhere."""
 
     frames: np.ndarray  # (N, height, width, 3) uint8 BGR
-    landmarks: np.ndarray  # (N, 478, 2) float, pixels; points that nobody needs may be anything finite
+    landmarks: np.ndarray  # (N, 478, 2) float, pixels; points that are not used may be anything finite
 
     @cached_property
     def rest(self) -> np.ndarray:
-        """The shut mouth: (478, 2) in a frame of reference of its own, that of ``aligned``."""
+        """The landmarks with the mouth shut: (478, 2) in the coordinates of ``aligned``."""
         distances = lip_distance(self.landmarks)
         return self.aligned[np.argsort(distances, kind="stable")[: max(3, len(distances) // 12)]].mean(0)
 
     @cached_property
     def cast(self) -> np.ndarray:
-        """The colour of the light, (3,) BGR, 1 on average: what of the cheeks' colour is not skin's own."""
+        """The colour of the light, (3,) BGR, 1 on average: the cheeks' colour relative to ``SKIN``."""
         middle = len(self.frames) // 2
         cast = cheek_colour(self.frames[middle], self.landmarks[middle]) / SKIN
         return cast / cast.mean()
@@ -140,7 +140,7 @@ class Speaker:
         return np.stack([moved(points, matrix) for points, matrix in zip(self.landmarks, maps)])
 
     def movement(self, moment: float) -> np.ndarray:
-        """How far the points are from rest at a (fractional) frame, in eye distances: (478, 2)."""
+        """Return the offsets of the points from rest at a (fractional) frame, in eye distances: (478, 2)."""
         first = int(np.clip(np.floor(moment), 0, len(self.aligned) - 1))
         second = min(first + 1, len(self.aligned) - 1)
         share = np.clip(moment - first, 0, 1)
@@ -151,7 +151,7 @@ class Speaker:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Who is moved
+# The photograph
 
 
 class Portrait:
@@ -164,7 +164,7 @@ class Portrait:
         self.picture, self.landmarks = picture, landmarks.astype(float)
         self.unit = float(eye_distance(self.landmarks))
         self.points = self.landmarks[MESH]
-        # a ring of points that never move takes up the slack
+        # a ring of fixed points around the mesh absorbs its movement
         middle = self.points[places(OVAL)].mean(0)
         height, width = picture.shape[:2]
         self.ring = middle + (self.points[places(OVAL)] - middle) * 1.5
@@ -178,13 +178,13 @@ class Portrait:
         self.colourful = float(np.clip(2 * (cheeks[2] - cheeks[0]) / cheeks[2], 0, 1))  # 0: a grey photograph
 
     def _triangulate(self) -> np.ndarray:
-        """Triangles (T, 3) between the points of mesh and ring, none of them across the open mouth."""
+        """Return triangles (T, 3) between the points of mesh and ring, none of them across the open mouth."""
         triangles = Delaunay(np.vstack((self.points, self.ring))).simplices
         inner = set(places(INNER).tolist())
         return np.array([triangle for triangle in triangles if not inner.issuperset(triangle.tolist())])
 
     def _weights(self) -> np.ndarray:
-        """How much of the speaker's movement each point of the mesh makes: all at the mouth, nothing at the eyes."""
+        """Return how much of the speaker's movement is applied to each mesh point: 1 at the mouth, 0 at the eyes."""
         top, mouth = self.landmarks[5, 1], self.landmarks[13, 1]
         weights = np.clip((self.points[:, 1] - top) / (mouth - top), 0, 1)
         side = np.abs(self.points[:, 0] - self.landmarks[13, 0]) / self.unit
@@ -195,7 +195,7 @@ class Portrait:
         return weights
 
     def _shut(self) -> np.ndarray:
-        """The points of the mesh with the mouth shut: most of the way is the lower lip's, and the chin follows."""
+        """Return the mesh points with the mouth shut: mostly the lower lip moves, and the chin follows it."""
         shut = self.points.copy()
         gaps = self.landmarks[LOWER_INNER] - self.landmarks[UPPER_INNER]
         gaps[gaps[:, 1] < 0] = 0
@@ -210,7 +210,7 @@ class Portrait:
         return shut
 
     def _depth(self) -> np.ndarray:
-        """How far each point of the mesh is before the ears, in eye distances: roughly, for small turns of the head."""
+        """Return how far each mesh point is in front of the ears, in eye distances; rough, for small head turns."""
         middle = (self.landmarks[168] + self.landmarks[152]) / 2
         across = np.abs(self.points[:, 0] - middle[0]) / (0.85 * self.unit)
         down = np.abs(self.points[:, 1] - middle[1]) / (1.3 * self.unit)
@@ -220,9 +220,9 @@ class Portrait:
         return depth
 
     def relaxed(self, rest: np.ndarray, share: float) -> np.ndarray:
-        """Return ``shut`` with its lips, so far as ``share`` says, in the shape of a speaker's (478, 2) ``rest``.
+        """Return ``shut`` with its lips moved by ``share`` towards the shape of a speaker's (478, 2) ``rest``.
 
-        Somebody who smiles on the photograph would else smile through every sound.
+        Otherwise a face that smiles in the photograph would smile through every sound.
         """
         theirs = moved(rest, similarity_between(rest[STABLE], self.landmarks[STABLE]))[MESH]
         lips = places([*INNER, *OUTER])
@@ -232,10 +232,10 @@ class Portrait:
         return self.shut + (share * self.weights * np.exp(-((distance / 0.5) ** 2)))[:, None] * difference
 
     def posed(self, shut: np.ndarray, movement: np.ndarray, amplitude: float, turn: tuple[float, float]) -> np.ndarray:
-        """Return the points of the mesh (M, 2), pixels of the photograph, with the speaker's ``movement`` (478, 2).
+        """Return the mesh points (M, 2), pixels of the photograph, with the speaker's ``movement`` (478, 2).
 
-        ``shut`` is where they are at rest, see ``relaxed``; ``turn`` is how far the head looks to the side and up,
-        radians, a tenth or so at most.
+        ``shut`` are the points at rest, see ``relaxed``; ``turn`` is how far the head is turned to the side and up, in
+        radians, about a tenth at most.
         """
         points = shut + self.weights[:, None] * movement[MESH] * (amplitude * self.unit)
         upper, lower = places(UPPER_INNER), places(LOWER_INNER)
@@ -244,7 +244,7 @@ class Portrait:
         return self.turned(points, turn)
 
     def turned(self, points: np.ndarray, turn: tuple[float, float]) -> np.ndarray:
-        """Return points of the mesh as they move when the head turns: what is nearer moves further."""
+        """Return mesh points moved by a turn of the head: nearer points move further."""
         return points + self.depth[:, None] * np.array(turn) * self.unit
 
     def draw(self, points: np.ndarray, camera: np.ndarray, size: int) -> np.ndarray:
@@ -253,7 +253,7 @@ class Portrait:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The picture
+# Drawing
 
 
 def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
@@ -262,7 +262,7 @@ def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
     corners = target[portrait.triangles]
     inside = ((corners > -1).any(1) & (corners < size).any(1)).all(1)
     source, corners = source[inside], corners[inside]
-    # triangles that turned over or vanished show nothing
+    # triangles that flipped or vanished are not drawn
     edges = corners[:, 1:] - corners[:, :1]
     area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
     was = source[:, 1:] - source[:, :1]
@@ -278,5 +278,5 @@ def _warp(portrait: Portrait, target: np.ndarray, size: int) -> np.ndarray:
     y, x = np.divmod(np.arange(size * size, dtype=np.float32), np.float32(size))
     where = maps[:, 0] * x[:, None] + maps[:, 1] * y[:, None] + maps[:, 2]
     where = where.reshape(size, size, 2)
-    no_other: Any = None  # OpenCV's stubs want a second map, even if the first has both coordinates
+    no_other: Any = None  # OpenCV's stubs require a second map, even if the first has both coordinates
     return cv2.remap(portrait.picture, where, no_other, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)

@@ -1,7 +1,7 @@
-"""Lip-sync two faces end to end with nothing but what this repository holds: ``make demo``.
+"""Lip-sync two faces end to end with only what this repository holds: ``make demo``.
 
-NASA's portrait of Eileen Collins, made to move its head, and a drawn head are given a sentence that they never said;
-the expert tells how well face and voice match before and after.
+NASA's portrait of Eileen Collins, animated to move its head, and a drawn head are lip-synced to a sentence they never
+said; the expert measures how well face and voice match before and after.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sync import Result, open_expert, score
 from sync.drawing import smoothed
 from terminal import TERMINAL
 
-HEAD = Recipe(seed=2020, seconds=6.0, size=(640, 480))  # the networks' own corpus has other seeds
+HEAD = Recipe(seed=2020, seconds=6.0, size=(640, 480))  # the training corpus has other seeds
 LANDMARKS = Path(__file__).with_name("collins.npy")  # of scikit-image's photo, by demo/landmarks.py
-ZOOM, SIZE = 1.5, 512  # of that photo; pixels of the video
+ZOOM, SIZE = 1.5, 512  # of the photo; pixels of the video
 SWAY = (0.1, 0.05)  # eye distances by which the nose moves sideways and up
 FRAMES_SHOWN = 8
 SEARCH = FaceSearch("centerface", cache=False)
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def film_portrait(path: Path, speech: Path, scale: float = 1.0) -> None:
-    """Write a video of the portrait: the head sways a little, the mouth keeps its smile."""
+    """Write a video of the portrait in which the head sways a little and the mouth keeps its smile."""
     from skimage import data
 
     photo = np.ascontiguousarray(data.astronaut()[..., ::-1])
@@ -115,7 +115,7 @@ def print_summary(folder: Path, results: dict[str, Result]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The picture
+# demo.png
 
 
 def draw(path: Path, strips: dict[str, Path], speech: Path, aperture: np.ndarray, results: dict[str, Result]) -> None:
@@ -135,19 +135,19 @@ def draw(path: Path, strips: dict[str, Path], speech: Path, aperture: np.ndarray
     charts[0].plot(np.arange(len(wav)) / rate, wav, linewidth=0.4, color="0.3")
     charts[0].set(ylabel="the speech")
     charts[1].fill_between((np.arange(len(aperture)) + 0.5) / HEAD.fps, aperture, color="tab:red", alpha=0.5)
-    charts[1].set(ylabel="its true aperture", ylim=(0, 1))
+    charts[1].set(ylabel="true aperture", ylim=(0, 1))
     for name, result in results.items():
         values = smoothed(result, result.frames)
         charts[2].plot(np.arange(len(values)) / result.fps, values, label=f"{name} {result.mean:.2f}")
     charts[2].set(ylabel="similarity", ylim=(0, 1), xlabel="seconds")
-    charts[2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncol=len(results))  # below: lines are everywhere
+    charts[2].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncol=len(results))  # below the lines
     for axis in charts:
         axis.set_xlim(0, seconds)
     figure.savefig(path, dpi=90)
 
 
 def strip(clip: Path, count: int) -> np.ndarray:
-    """Return ``count`` frames of a video side by side, their middles evenly spread over its time."""
+    """Return ``count`` frames of a video side by side, evenly spread over its duration."""
     info = video.probe(clip, video.Geometry(resize_factor=2))
     times = ((np.arange(count) + 0.5) / count * HEAD.frames).astype(int)
     frames = [frame for i, frame in enumerate(video.read_frames(info, 0, HEAD.frames)) if i in times]

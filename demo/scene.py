@@ -1,4 +1,4 @@
-"""Scenes with talking heads: who stands where, how heads move, what is behind them, and what the camera adds."""
+"""Scenes with talking heads: positions and movements of heads, background, and camera effects."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ BLINK_SECONDS = 0.22
 SHOULDER = np.array(  # outline from the neck down, in units
     [(-50, 128), (50, 128), (95, 150), (150, 190), (170, 420), (-170, 420), (-150, 190), (-95, 150)], float
 )
-AWAY = 1.3  # turn at which only hair is seen
+AWAY = 1.3  # turn above which the head is drawn from behind
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A head in a scene, and what it says."""
+    """A head in a scene, and its mouth's movements."""
 
     identity: Identity
     movements: Movements
-    place: float  # of its middle, share of the frame's width
-    size: float  # of the head, share of the frame's height
-    seed: int  # of how it moves
+    place: float  # of its middle, as a fraction of the frame's width
+    size: float  # of the head, as a fraction of the frame's height
+    seed: int  # of the head's movements
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Heads before a background, from one camera."""
+    """Heads in front of a background, from one camera."""
 
     actors: tuple[Actor, ...]
     seed: int  # of background and camera
@@ -56,7 +56,7 @@ def film(
 
 
 class Performance:
-    """An actor's movements through time, and the drawing of them."""
+    """An actor's movements over time, and how they are drawn."""
 
     def __init__(self, actor: Actor, size: tuple[int, int], fps: float, count: int, away: tuple[int, int]) -> None:
         rng = np.random.default_rng(actor.seed)
@@ -102,7 +102,7 @@ class Performance:
         return np.tile(middle, 2) + box * self.unit * zoom
 
     def _from_behind(self) -> np.ndarray:
-        """A head seen from behind is its own hair, or skin where it has none."""
+        """Return the head from behind: hair only, or skin if it is bald."""
         who = self.head.identity
         canvas = self.head.rest.copy()
         colour = who.skin if who.hair_volume < 0 else who.hair
@@ -122,7 +122,7 @@ class Performance:
 
 
 class Camera:
-    """The background, and what lens and sensor do to a picture."""
+    """The background, and the effects of lens and sensor."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
         self.size = size
@@ -139,7 +139,7 @@ class Camera:
         self.rng = rng
 
     def background(self, seconds: float) -> np.ndarray:
-        """Return what is behind everybody, (height, width, 3) float32."""
+        """Return the background, (height, width, 3) float32."""
         width, height = self.size
         shift = np.clip(self.drift * seconds, -self.margin + 1, self.margin - 1)
         corner = self.margin + shift
@@ -147,7 +147,7 @@ class Camera:
         return cv2.getRectSubPix(self.wall, self.size, tuple(map(float, middle)))
 
     def expose(self, frame: np.ndarray) -> np.ndarray:
-        """Blur, tint and grain; return (height, width, 3) uint8."""
+        """Apply blur, tint and grain; return (height, width, 3) uint8."""
         if self.blur > 0.3:
             frame = cv2.GaussianBlur(frame, (0, 0), self.blur)
         y, x = self.rng.integers(64, size=2)
@@ -156,7 +156,7 @@ class Camera:
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A wall with light from one side and blurred things before it."""
+    """Return a wall lit from one side, with blurred rectangles in front of it."""
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     slope = rng.uniform(-0.3, 0.3, 2)
     wall = (rng.uniform(30, 220, 3) * (1 + slope[0] * x + slope[1] * y)[..., None]).astype(np.float32)
@@ -169,14 +169,14 @@ def _background(rng: np.random.Generator, width: int, height: int) -> np.ndarray
 
 
 def wander(rng: np.random.Generator, count: int, fps: float) -> np.ndarray:
-    """A smooth aimless movement within about [-1, 1]."""
+    """Return a smooth random movement within about [-1, 1]."""
     seconds = np.arange(count) / fps
     rates, phases, sizes = rng.uniform(0.1, 0.7, 4), rng.random(4), rng.dirichlet(np.ones(4))
     return (np.sin(2 * np.pi * (seconds[:, None] * rates + phases)) * sizes).sum(1)
 
 
 def _blinks(rng: np.random.Generator, count: int, fps: float) -> np.ndarray:
-    """Eyelids over time, 1 open, 0 shut, with a blink every few seconds."""
+    """Return eyelids over time, 1 open, 0 shut, with a blink every few seconds."""
     seconds = np.arange(count) / fps
     eyelids = np.ones(count)
     moment = rng.uniform(0, 3)
@@ -187,7 +187,7 @@ def _blinks(rng: np.random.Generator, count: int, fps: float) -> np.ndarray:
 
 
 def _put(frame: np.ndarray, canvas: np.ndarray, matrix: np.ndarray) -> None:
-    """Lay a BGRA canvas over a float32 frame through an affine map, touching only the part it covers."""
+    """Composite a BGRA canvas over a float32 frame through an affine map, touching only the part it covers."""
     height, width = canvas.shape[:2]
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ matrix.T
     x1, y1 = np.maximum(np.floor(corners.min(0)).astype(int), 0)

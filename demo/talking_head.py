@@ -1,11 +1,12 @@
-"""Make a corpus of talking heads, with the truth about every mouth beside each clip.
+"""Make a corpus of talking heads, with the ground truth of every mouth beside each clip.
 
     python -m demo.talking_head --out VIDEOS --clips 100 --seed 1
 
 writes VIDEOS/<head>/<clip>.mp4, the layout that preprocess.py expects, and <clip>.json: per frame the ``aperture`` of
 the lips (0 closed, about 1 wide open), the ``width`` of the mouth (0 rounded, 1 spread) and the ``boxes`` of all faces
-(null while turned away); for the clip ``fps``, ``offset`` (frames by which the sound is late), ``speaker`` (which face,
-from the left, is heard), ``cuts`` (frames that start a new shot), ``away`` (first and last + 1 frame without a face).
+(null while turned away); for the clip ``fps``, ``offset`` (frames by which the sound is late), ``speaker`` (index, from
+the left, of the face that is heard), ``cuts`` (frames that start a new shot), ``away`` (first and last + 1 frame
+without a face).
 The same arguments always make the same clips.
 """
 
@@ -38,13 +39,13 @@ from preprocessing.workers import ignore_sigint, start_worker
 from terminal import TERMINAL
 
 VARIANTS = ("plain", "silent", "two", "cut", "away")
-HEAD, CLIP = range(2)  # first words of seeds, so that heads and clips never share a stream of numbers
-HEAD_RATIO = 1.3  # height of a head over its width, with room around it
+HEAD, CLIP = range(2)  # first elements of seeds, so that heads and clips never share a random stream
+HEAD_RATIO = 1.3  # height of a head over its width, with a margin
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a clip is like; with the same recipe and number it is the same clip."""
+    """Everything that determines a clip: the same recipe and number always give the same clip."""
 
     seed: int = 0
     seconds: float = 3.0
@@ -60,12 +61,12 @@ class Recipe:
 
 
 def get_parser() -> cli.Parser:
-    parser = cli.Parser(description="Make videos of talking heads, with the truth about every mouth.")
+    parser = cli.Parser(description="Make videos of talking heads, with the ground truth of every mouth.")
     add, usual = parser.add_argument, Recipe()
     add("--out", required=True, type=Path, help="Write <head>/<clip>.mp4 and .json into this folder.")
     add("--clips", type=cli.positive(int), default=10, help="Number of clips to make.")
-    add("--seed", type=cli.seed, default=usual.seed, help="Other seeds make other heads and other speech.")
-    add("--seconds", type=cli.positive(float), default=usual.seconds, help="The seconds of a clip.")
+    add("--seed", type=cli.seed, default=usual.seed, help="Random seed of heads and speech.")
+    add("--seconds", type=cli.positive(float), default=usual.seconds, help="Length of a clip in seconds.")
     add(
         "--size",
         type=picture_size,
@@ -78,7 +79,7 @@ def get_parser() -> cli.Parser:
         "--variant",
         choices=VARIANTS,
         default=usual.variant,
-        help="Show two people (two), two shots (cut), a head that turns away (away), or somebody silent.",
+        help="Show two people (two), two shots (cut), a head that turns away (away), or a silent head (silent).",
     )
     add("--offset", type=int, default=usual.offset, help="Delay the sound by this many frames; below 0, it is early.")
     add(
@@ -87,7 +88,7 @@ def get_parser() -> cli.Parser:
         default=usual.clips_per_head,
         help="Number of utterances of each head.",
     )
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made at a time.")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made in parallel.")
     return parser
 
 
@@ -112,11 +113,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_clips(make: Callable[[int], Path], count: int, workers: int) -> Iterator[Path]:
-    """Yield the paths of clips 0 to ``count`` - 1 in order, made by so many processes."""
+    """Yield the paths of clips 0 to ``count`` - 1 in order, made by ``workers`` processes."""
     if workers == 1:
         yield from map(make, range(count))
         return
-    fresh = multiprocessing.get_context("spawn")  # a fork of a process that has threads may wait for ever
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process with threads may deadlock
     with ProcessPoolExecutor(workers, fresh, start_worker, (1,)) as pool:
         try:
             with ignore_sigint():
@@ -132,12 +133,12 @@ def make_clips(make: Callable[[int], Path], count: int, workers: int) -> Iterato
 
 
 def make_clip(folder: Path, recipe: Recipe, number: int) -> Path:
-    """Write clip ``number`` of a corpus below ``folder`` unless it is there, and return its path.
+    """Write clip ``number`` of a corpus below ``folder`` unless it exists, and return its path.
 
-    Raises UserError if the one that is there was made by another recipe.
+    Raises UserError if the existing one was made by another recipe.
     """
     path = folder / f"head{number // recipe.clips_per_head:05d}" / f"clip{number:05d}.mp4"
-    if not path.with_suffix(".json").exists():  # written last: the clip is whole
+    if not path.with_suffix(".json").exists():  # written last, when the clip is complete
         write_clip(path, recipe, number)
     elif json.loads(path.with_suffix(".json").read_text())["recipe"] != json.loads(json.dumps(asdict(recipe))):
         raise UserError(f"{path} was made with other settings; give another folder, or delete this one")
@@ -145,7 +146,7 @@ def make_clip(folder: Path, recipe: Recipe, number: int) -> Path:
 
 
 def write_clip(path: Path, recipe: Recipe, number: int = 0) -> dict[str, object]:
-    """Film clip ``number`` of ``recipe`` into ``path``, write the truth beside it, and return it."""
+    """Write clip ``number`` of ``recipe`` to ``path`` and the ground truth beside it; return the latter."""
     rng = np.random.default_rng((CLIP, recipe.seed, number))
     heads = [_cast(recipe, number, place) for place in range(2 if recipe.variant == "two" else 1)]
     utterances = [_utter(recipe, rng) for _ in heads]
@@ -186,20 +187,20 @@ def write_speech(path: Path, recipe: Recipe, number: int = 0) -> np.ndarray:
 
 
 def write_sound(path: Path, sound: np.ndarray) -> None:
-    """Write float32 mono as 16-bit wav, at the loudness it has."""
+    """Write float32 mono as 16-bit wav, at its own loudness."""
     from scipy.io import wavfile
 
     wavfile.write(path, SAMPLE_RATE, np.round(sound * 32767).astype(np.int16))
 
 
 def _cast(recipe: Recipe, number: int, place: int) -> tuple[Identity, Voice]:
-    """The head and voice of a clip: one person speaks ``clips_per_head`` times."""
+    """Return the head and voice of a clip: one person speaks ``clips_per_head`` times."""
     rng = np.random.default_rng((HEAD, recipe.seed, number // recipe.clips_per_head, place))
     return Identity.random(rng), Voice.random(rng)
 
 
 def _margin(recipe: Recipe) -> float:
-    """Seconds spoken before and after what is seen, so that sound can be early or late without a gap."""
+    """Return the seconds of speech before and after the visible part, so that sound can be shifted without a gap."""
     return abs(recipe.offset) / recipe.fps
 
 

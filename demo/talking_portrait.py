@@ -1,18 +1,19 @@
-"""Make a corpus of photographs that speak with real voices, in true sync, ready for training.
+"""Make a training corpus of photographs that speak with real voices, in exact sync.
 
     python -m demo.talking_portrait --portraits PHOTOS --speakers VIDEOS --out DATA --clips 4000
 
-PHOTOS holds pictures of faces, VIDEOS holds <speaker>/<clip>.mp4; each folder has a landmarks.npz (demo/landmarks.py
-writes it). DATA gets the folders that preprocess.py writes, <portrait>/<clip>/{0,1,2…}.jpg, audio.wav and mel.npy, and
+PHOTOS holds pictures of faces, VIDEOS holds <speaker>/<clip>.mp4; each folder has a landmarks.npz written by
+demo/landmarks.py. DATA gets folders as preprocess.py writes them, <portrait>/<clip>/{0,1,2…}.jpg, audio.wav and
+mel.npy, and
 
-twin.txt    the clip beside it in which the same head moves alike and says something else, so that each frame of it is a
-            picture of the same moment with another mouth (see Wav2LipDataset); for a third of them a folder of the
-            photograph itself, as it will be given to inference.py
-truth.json  what moved it, and for each frame the distance of the lips in eye distances
+twin.txt    the name of a clip beside it in which the same head moves in the same way and says something else, so that
+            each of its frames shows the same moment with another mouth (see Wav2LipDataset); for a third of the pairs,
+            the name of a folder with the photograph itself, as inference.py will be given it
+truth.json  the name of the sentence, and for each frame the distance of the lips in eye distances
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
-``--heads N`` clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo`` and ``--follow_jaw`` are there to
-be measured (benchmarks/RESULTS.md).
+``--heads N`` adds clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo`` and ``--follow_jaw`` exist
+for experiments (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -50,17 +51,17 @@ from footage import VIDEO_SUFFIXES
 from hparams import hparams as hp
 from terminal import TERMINAL
 
-SIZE = 112  # pixels of the crops: a little more than the networks see
+SIZE = 112  # pixels of the crops: a little more than the networks' input
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
-PAIR, UTTERANCE, REAL, HEAD = range(4)  # first words of seeds
-RAISED = 0.5  # of the teeth's height are they raised behind lips that do not smile at all
-DONORS = 8  # photographs that are asked for teeth, if one has none of its own
-LARGEST_SHARE = 0.35  # of one speaker, or one voice is all that is learned
+PAIR, UTTERANCE, REAL, HEAD = range(4)  # first elements of seeds
+RAISED = 0.5  # fraction of the teeth's height by which they are raised behind lips that do not smile at all
+DONORS = 8  # photographs that are tried for teeth, if one shows none of its own
+LARGEST_SHARE = 0.35  # of one speaker; otherwise one voice would dominate training
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Everything that decides what the clips are like."""
+    """Everything that determines the clips."""
 
     portraits: Path | None
     speakers: tuple[Path, ...]
@@ -69,12 +70,12 @@ class Corpus:
     choice: tuple[int, int] = (0, sys.maxsize)  # first and last + 1 of the photographs
     without: tuple[str, ...] = ()  # speakers, or clips as speaker/clip
     only: tuple[str, ...] = ()
-    silence: float = 0.25  # share of the portraits' clips that begin with silence
-    photo: float = 0.33  # share of the portraits' pairs whose twin is the photograph with its own mouth
-    follow_jaw: bool = False  # boxes grow when a mouth opens, as those of many detectors do
+    silence: float = 0.25  # fraction of the portraits' clips that begin with silence
+    photo: float = 0.33  # fraction of the portraits' pairs whose twin is the photograph with its own mouth
+    follow_jaw: bool = False  # boxes grow when a mouth opens, as with many detectors
 
     def has(self, folder: Path) -> bool:
-        """Whether a clip is there and whole; raise UserError if other settings made it."""
+        """Whether a clip exists and is complete; raise UserError if it was made with other settings."""
         truth = folder / "truth.json"
         if not truth.exists():
             return False
@@ -84,7 +85,7 @@ class Corpus:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What two clips of one number may differ in; the sentences and photographs to choose from are a digest."""
+        """The settings that determine a clip of a given number; sentences and photographs are given as a digest."""
         own = {name: getattr(self, name) for name in ("seed", "silence", "photo", "follow_jaw")}
         return own | {"chosen_from": _names_in(self)}
 
@@ -97,27 +98,27 @@ def get_parser() -> cli.Parser:
         "--speakers", type=Path, nargs="+", required=True, help="Folders with <speaker>/<clip>.mp4 and a landmarks.npz."
     )
     add("--out", required=True, type=Path, help="Write the clips into this folder.")
-    add("--clips", type=amount, default=0, help="Number of clips of portraits, two of each scene.")
+    add("--clips", type=amount, default=0, help="Number of clips of portraits, two per scene.")
     add("--real", type=amount, default=0, help="Number of variations of each clip of the speakers themselves.")
-    add("--heads", type=amount, default=0, help="Number of clips of drawn heads, two of each scene.")
-    add("--seed", type=cli.seed, default=0, help="Other seeds make other clips.")
+    add("--heads", type=amount, default=0, help="Number of clips of drawn heads, two per scene.")
+    add("--seed", type=cli.seed, default=0, help="Random seed of the clips.")
     add(
         "--choice",
         type=span,
         metavar="FIRST:LAST",
         help="Use these photographs, by number; without it, all.",
     )
-    add("--without", nargs="*", default=[], help="Leave out these speakers, or clips as speaker/clip.")
-    add("--only", nargs="*", default=[], help="Use these and no others; without it, all.")
+    add("--without", nargs="*", default=[], help="Exclude these speakers, or clips as speaker/clip.")
+    add("--only", nargs="*", default=[], help="Use only these speakers or clips; without it, all.")
     add(
         "--photo",
         type=share,
         default=Corpus.photo,
-        help="The photograph itself is the reference for this share of the pairs.",
+        help="Use the photograph itself as the reference of this fraction of the pairs.",
     )
-    add("--silence", type=share, default=Corpus.silence, help="This share of the clips begins with silence.")
+    add("--silence", type=share, default=Corpus.silence, help="Begin this fraction of the clips with silence.")
     add("--follow_jaw", action="store_true", help="Let boxes grow when mouths open; without it, they keep one size.")
-    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made at a time.")
+    add("--workers", type=cli.positive(int), default=cpu_count(), help="Number of clips made in parallel.")
     return parser
 
 
@@ -136,7 +137,7 @@ def amount(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1."""
+    """Parse a number from 0 to 1."""
     if not 0 <= (value := cli.finite(text)) <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
     return value
@@ -152,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
         tuple(args.only), args.silence, args.photo, args.follow_jaw,
     )  # fmt: skip
     if args.clips and not args.portraits:
-        raise UserError("--clips needs --portraits, the photographs that are to speak")
+        raise UserError("--clips needs --portraits, the folder with the photographs")
     sentences = list_sentences(corpus)
     makers = [
         (partial(make_portrait_clip, corpus), -(-args.clips // 2) * 2),
@@ -160,9 +161,9 @@ def run(args: argparse.Namespace) -> None:
         (partial(make_head_clip, corpus), -(-args.heads // 2) * 2),
     ]
     if not any(count for _, count in makers):
-        raise UserError("nothing to make; say how many with --clips, --real or --heads")
+        raise UserError("nothing to make; give a number with --clips, --real or --heads")
     if before := next(corpus.out.glob("*/*/truth.json"), None):
-        corpus.has(before.parent)  # or two runs would be one corpus
+        corpus.has(before.parent)  # fails if the corpus was begun with other settings
     for make, count in makers:
         if count:
             made = make_clips(make, count, args.workers)
@@ -171,12 +172,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What there is
+# Sentences and photographs
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A clip of somebody who speaks."""
+    """A filmed clip of a speaker."""
 
     path: Path
     name: str  # speaker/clip
@@ -198,13 +199,13 @@ def list_sentences(corpus: Corpus) -> list[Sentence]:
         found += [Sentence(path, name) for path, name in zip(paths, wanted) if path]
     if not found:
         where = ", ".join(map(str, corpus.speakers))
-        raise UserError(f"no clip in {where} has landmarks, is wanted, and is there as a video")
+        raise UserError(f"no clip in {where} has landmarks and a video and is selected by --only and --without")
     return found
 
 
 @lru_cache(maxsize=4)
 def _names_in(corpus: Corpus) -> str:
-    """Return a digest of the names of all clips of speakers, and of all photographs, that may be chosen."""
+    """Return a digest of the names of all sentences and photographs that may be chosen."""
     names = [sentence.name for sentence in list_sentences(corpus)]
     if corpus.portraits:
         names += [str(name) for name in _photographs(corpus)]
@@ -226,10 +227,10 @@ def _landmark_file(folder: Path) -> np.lib.npyio.NpzFile:
 
 @lru_cache(maxsize=64)
 def open_speaker(sentence: Sentence) -> Speaker:
-    """Read a clip's pictures and landmarks."""
+    """Read a clip's frames and landmarks."""
     data = _landmark_file(sentence.path.parent.parent)
     points = without_holes(absolute(data[sentence.name]))
-    landmarks = np.full((len(points), 478, 2), points.mean((0, 1)))  # those that nobody has stay where they are
+    landmarks = np.full((len(points), 478, 2), points.mean((0, 1)))  # points that the file lacks stay constant
     landmarks[:, data["index"]] = points
     frames = _read_all(sentence.path)
     count = min(len(frames), len(landmarks))
@@ -260,7 +261,7 @@ def read_sound(sentence: Sentence) -> np.ndarray:
 @lru_cache(maxsize=64)
 def open_portrait(corpus: Corpus, number: int) -> Portrait:
     data = _landmark_file(corpus.portraits)
-    assert corpus.portraits  # who has none asks for none
+    assert corpus.portraits  # checked in ``run``
     path = corpus.portraits / str(data["names"][number])
     picture = cv2.imread(str(path))
     if picture is None:
@@ -274,11 +275,11 @@ def count_portraits(corpus: Corpus) -> int:
 
 @lru_cache(maxsize=4)
 def _photographs(corpus: Corpus) -> np.ndarray:
-    """Return the names of those to choose from; raise UserError if there is none."""
-    assert corpus.portraits  # who has none asks for none
+    """Return the names of the photographs to choose from; raise UserError if there are none."""
+    assert corpus.portraits  # checked in ``run``
     data, (first, last) = _landmark_file(corpus.portraits), corpus.choice
     if "names" not in data.files:
-        raise UserError(f"{corpus.portraits} holds videos; --portraits wants a folder of photographs")
+        raise UserError(f"{corpus.portraits} holds videos; --portraits needs a folder of photographs")
     if not len(names := data["names"][first:last]):
         raise UserError(f"--choice {first}:{last} leaves none of the {len(data['names'])} photographs")
     return names
@@ -300,7 +301,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         return folder
     portrait = open_portrait(corpus, which)
     silence = int(scene.integers(8, 26)) if scene.random() < corpus.silence else 0  # frames before the sentence
-    photo = scene.random() < corpus.photo  # the reference is the photograph, which then says how much it smiles
+    photo = scene.random() < corpus.photo  # the reference is the photograph, so its smile may be relaxed only a little
     relax, amplitude = scene.uniform(0, 0.3 if photo else 0.8), scene.uniform(0.9, 1.6)
     teeth = find_teeth(corpus, which, scene)
     lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
@@ -329,7 +330,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
 
 
 def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | None:
-    """Return the teeth of a photograph, or if it does not show them those of another; None: none of some shows them."""
+    """Return the teeth of a photograph, or of one of ``DONORS`` others if it shows none; None if no donor does."""
     others = rng.integers(count_portraits(corpus), size=DONORS) + corpus.choice[0]
     found = (Teeth.of(open_portrait(corpus, int(number))) for number in (which, *others))
     return next(filter(None, found), None)
@@ -337,7 +338,7 @@ def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | 
 
 @dataclass(frozen=True)
 class Line:
-    """A sentence as it is said in a clip: faster or slower than it was, perhaps after a silence."""
+    """A sentence as spoken in a clip: faster or slower than the original, maybe after a silence."""
 
     sentence: Sentence
     speed: float
@@ -355,11 +356,11 @@ class Line:
         return cls(sentence, speed, silence, (UTTERANCE, corpus.seed, number, 1), silence + spoken)
 
     def moment(self, i: int) -> float:
-        """The frame of the speaker's clip that is shown at frame ``i``, fractional, below 0 in the silence."""
+        """Return the frame of the speaker's clip at frame ``i``, fractional, below 0 in the silence."""
         return (i - self.silence + 0.5) * self.speed - 0.5
 
     def movement(self, speaker: Speaker, i: int) -> np.ndarray:
-        early = max(0, self.silence - i)  # frames until the sentence begins: the lips are shut, then get ready
+        early = max(0, self.silence - i)  # frames until the sentence begins; in the last few, lips start to move
         return speaker.movement(max(0.0, self.moment(i))) * max(0.0, 1 - early / 4)
 
     def frame(self, speaker: Speaker, i: int) -> int:
@@ -375,9 +376,9 @@ class Line:
 
 @lru_cache(maxsize=4)
 def _shares(speakers: Sequence[str]) -> np.ndarray:
-    """How often each clip is drawn: speakers by the root of their number of clips, larger ones less often.
+    """Return the probability of each clip; a speaker's is proportional to the root of their number of clips.
 
-    Before shares are made to sum up to 1, none is above ``LARGEST_SHARE``.
+    A speaker's share is limited to ``LARGEST_SHARE`` before shares are normalized to sum to 1.
     """
     names, place, counts = np.unique(speakers, return_inverse=True, return_counts=True)
     weights = np.sqrt(counts) / np.sqrt(counts).sum()
@@ -391,7 +392,7 @@ def _shares(speakers: Sequence[str]) -> np.ndarray:
 
 
 def make_real_clip(corpus: Corpus, number: int) -> Path:
-    """Write a clip of a speaker as it was filmed, but for the camera: every clip once, then all again."""
+    """Write clip ``number`` of the speakers as filmed, with a varied camera: every clip once, then all again."""
     sentences = list_sentences(corpus)
     sentence = sentences[number % len(sentences)]
     folder = corpus.out / f"real_{sentence.who}" / f"{sentence.path.stem}_{number // len(sentences)}"
@@ -405,7 +406,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     path = uniform_filter1d(eyes, 5, axis=0, mode="nearest") - np.median(eyes, 0)
     boxes = face_box(still) + np.tile(path, 2)
     faces = []
-    light = speaker.cast ** rng.uniform(0, 1)  # GRID's colours are those of old tapes: skin green, teeth yellow
+    light = speaker.cast ** rng.uniform(0, 1)  # GRID has the colours of old tapes: green skin, yellow teeth
     for i, (frame, box) in enumerate(zip(speaker.frames, boxes)):
         picture = cv2.warpAffine(frame, camera.matrix(box, SIZE, i), (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
         faces.append(np.clip(picture / light, 0, 255).astype(np.uint8))
@@ -417,7 +418,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
 
 
 def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
-    """Write a clip of a drawn head with a made-up voice. Clips 2k and 2k + 1 are twins."""
+    """Write a clip of a drawn head with a synthetic voice. Clips 2k and 2k + 1 are twins."""
     folder, twin = (corpus.out / f"head{number // 2:05d}" / f"{n:06d}" for n in (number, number ^ 1))
     if corpus.has(folder):
         return folder
@@ -441,13 +442,13 @@ def make_head_clip(corpus: Corpus, number: int, seconds: float = 2.4) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# A prepared clip
+# Writing clips
 
 
 def write_clip(
     corpus: Corpus, folder: Path, faces: list[np.ndarray], wav: np.ndarray, twin: Path | None, truth: dict
 ) -> None:
-    """Write what preprocess.py would, and the truth last: then the clip is whole."""
+    """Write a clip as preprocess.py does; truth.json comes last, when the clip is complete."""
     write_frames(folder, faces)
     write_sound(folder / "audio.wav", wav)
     heard = np.round(wav * 32767).astype(np.int16).astype(np.float32) / 32768
@@ -465,7 +466,7 @@ def write_frames(folder: Path, faces: Iterable[np.ndarray]) -> None:
 
 
 def clips_of(data: Path) -> Iterator[str]:
-    """Yield dir/clip of every finished clip below ``data``, sorted."""
+    """Yield folder/clip of every finished clip below ``data``, sorted."""
     yield from (f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(data.glob("*/*/truth.json")))
 
 

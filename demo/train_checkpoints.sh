@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Trains the networks in demo/checkpoints from nothing:
+# Trains the networks in demo/checkpoints from scratch:
 #
 #     make demo-checkpoints PORTRAITS=photos SPEAKERS=videos [WORK=folder]
 #
 # PORTRAITS holds photographs, SPEAKERS holds <speaker>/<clip>.mp4 of the GRID corpus, both with the landmarks.npz of
-# demo/landmarks.py. WORK gets everything on the way (5 GB) and can be deleted afterwards; whatever is finished there is
-# not done again. On one H200 with 16 cores it takes about 15 minutes, on two CPU cores days.
-# demo/splits says who is for what; photographs from 800 on and held_out.txt are for nobody.
+# demo/landmarks.py. WORK gets all intermediate files (5 GB) and can be deleted afterwards; steps finished there are not
+# repeated. On one H200 with 16 cores it takes about 15 minutes, on two CPU cores days.
+# demo/splits lists the speakers of each corpus; photographs from 800 on and held_out.txt are used for no training.
 #
-# SHARE=0.01 OUT=folder does a hundredth of it, in another WORK, to see that all of it runs: those networks know nothing.
+# SHARE=0.01 OUT=folder does a hundredth of it, in another WORK, to check that all of it runs; its networks are useless.
 set -euo pipefail
 portraits=$1 speakers=$2 work=$3 python=${PYTHON:-.venv/bin/python}
 splits=demo/splits workers=${WORKERS:-$(nproc)} out=${OUT:-demo/checkpoints}
 
 if [ -n "${SHARE:-}" ] && [ -z "${OUT:-}" ]; then
-    echo "error: SHARE makes networks that know nothing; say with OUT where they go" >&2
+    echo "error: SHARE makes useless networks; give a folder for them with OUT" >&2
     exit 2
 fi
 
-of() { # so many clips or steps, or the share that is wanted of them
+of() { # a number of clips or steps, or the SHARE of it
     awk -v all="$1" -v share="${SHARE:-1}" 'BEGIN { some = int(all * share + 0.5); print some ? some : 1 }'
 }
 
@@ -33,7 +33,7 @@ corpus learned 1 0:600 $splits/expert.txt 5000 --real "$(of 2)" --heads "$(of 30
 corpus judged 500 600:800 $splits/judge.txt 1600 --real "$(of 2)"
 corpus held_out 900 800:879 $splits/held_out.txt 160 --real 1
 
-# One root and two lists: what one network learns from, and what none does.
+# One root and two lists: clips to train one network on, and clips that no network is trained on.
 lists() { # name
     mkdir -p "$work/lists/$1" "$work/faces"
     for split in "$1" held_out; do
@@ -48,7 +48,7 @@ lists learned
 lists judged
 newest() { ls "$work/$1"/checkpoint_step*.pth | tail -1; }
 
-# Batches in which every face is compared with every voice. It guesses for the first 500 steps or so.
+# Every face in a batch is compared with every voice. The expert stays at chance for the first 500 steps or so.
 expert() { # name, corpus, seed, width, batch, last step, learning rate
     $python color_syncnet_train.py --data_root "$work/faces" --filelists "$work/lists/$2" --checkpoint_dir "$work/$1" \
         --seed "$3" --resume --keep 2 --max_steps "$(of "$6")" --hparams "width=$4,syncnet_batch_size=$5,windows_per_clip=8,\
@@ -58,12 +58,12 @@ syncnet_eval_interval=$(of 500),syncnet_checkpoint_interval=$(of 500)"
 }
 expert expert learned 1 0.5 128 5000 5e-4
 expert expert learned 1 0.5 128 6000 1e-4
-expert judge judged 3 0.25 64 3500 5e-4 # never used as a loss: it only scores what the generator learns from the other
+expert judge judged 3 0.25 64 3500 5e-4 # never used as a loss: it only scores the generator, which is trained with the other
 expert judge judged 3 0.25 64 4500 1.5e-4
 
-# The generator first learns to draw, then against the discriminator. Its pictures of reference show the same moment with
-# another mouth (twin.txt), its mels start where inference's do (mel_lead=0), and mouths, their motion and what the
-# expert sees of them count more than the rest.
+# The generator is first trained without, then with the discriminator. Its reference pictures show the same moment with
+# another mouth (twin.txt), its mel windows start where those of inference do (mel_lead=0), and the losses of the mouth,
+# its motion and the expert's features have extra weight.
 generator() { # script, folder, last step, settings, further arguments
     local script=$1 folder=$2 steps=$3 settings=$4
     shift 4
@@ -73,7 +73,7 @@ generator() { # script, folder, last step, settings, further arguments
 audio_from_expert=true,ema_decay=0.998,eval_interval=$(of 500),checkpoint_interval=$(of 500),eval_steps=8,hq_eval_steps=8,$settings" \
         "$@"
 }
-from() { # where a folder's run goes on, or begins
+from() { # the flag that resumes a folder's run, or starts it from a checkpoint
     if ls "$work/$1"/checkpoint_step*.pth > /dev/null 2>&1; then echo --resume; else echo --checkpoint_path "$2"; fi
 }
 generator wav2lip_train.py drawing 3300 "initial_learning_rate=4e-4,syncnet_wt=0.01" --resume
@@ -82,7 +82,7 @@ generator hq_wav2lip_train.py generator 5900 "initial_learning_rate=2e-4,disc_in
 syncnet_wt=0.02" $(from generator "$(newest drawing)")
 generator hq_wav2lip_train.py generator 6400 "initial_learning_rate=5e-5,disc_initial_learning_rate=1e-4,disc_wt=0.04,\
 syncnet_wt=0.02" --resume
-# At last its teeth, against a new and narrower discriminator: the expert sees no colours, and asks for less.
+# Finally the teeth, with a new and narrower discriminator: the expert sees grey pictures, and its loss weighs less.
 # shellcheck disable=SC2046
 generator hq_wav2lip_train.py teeth 10000 "initial_learning_rate=1e-4,disc_initial_learning_rate=2e-4,disc_wt=0.07,disc_width=0.25,\
 syncnet_wt=0.012,sync_grey=true,motion_wt=0,feature_wt=0,frozen_norms=true,batch_size=4,ema_decay=0.995" $(from teeth "$(newest generator)")
@@ -90,7 +90,7 @@ syncnet_wt=0.012,sync_grey=true,motion_wt=0,feature_wt=0,frozen_norms=true,batch
 mkdir -p "$work/speech" "$out"
 $python -m demo.export expert "$(newest expert)" "$out/expert.pth"
 $python -m demo.export expert "$(newest judge)" "$out/judge.pth"
-# What tells how far it opens mouths, learned from a few of the voices that it knows.
+# Fit how far it opens mouths, from a few of the voices that it was trained on.
 for voice in $(shuf --random-source=<(yes) -n 40 "$work/lists/learned/train.txt"); do
     ln -sfn "$(realpath "$work/faces/$voice/audio.wav")" "$work/speech/${voice//\//_}.wav"
 done

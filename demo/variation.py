@@ -1,7 +1,7 @@
-"""What footage varies: how a camera sees a face, light, colour, damage, things before the mouth; and the voice.
+"""Variation of clips: camera, head movement, light, colour, degradation, occlusion of the mouth; and of the voice.
 
-Everything about a clip is drawn once, from its seed, so that two clips with the same seed differ in nothing but what
-is said: each can be the other's reference picture.
+Everything about a clip is drawn once, from its seed, so that two clips with the same seed differ only in what is said:
+frames of each can be reference pictures for the other.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from demo.scene import wander
 from hparams import hparams as hp
 from video.process import QUIET, command_line
 
-EXACT = "scale=flags=accurate_rnd+full_chroma_int"  # else colours come back two levels darker
+EXACT = "scale=flags=accurate_rnd+full_chroma_int"  # otherwise colours come back two levels darker
 GREY = np.array([0.114, 0.587, 0.299], np.float32)  # BGR
 
 
 class Camera:
-    """Where a face lies in its crop, and how the head moves, over ``count`` frames."""
+    """The position of a face in its crop, and the movement of the head, over ``count`` frames."""
 
     def __init__(self, rng: np.random.Generator, count: int, fps: float) -> None:
         self.zoom = np.exp(rng.normal(0, 0.045)) * (1 + wander(rng, count, fps) * rng.uniform(0, 0.02))
@@ -36,7 +36,7 @@ class Camera:
         self.mirror = rng.random() < 0.5
 
     def matrix(self, box: np.ndarray, size: int, i: int) -> np.ndarray:
-        """Return what takes pixels of the picture to those of the crop (size, size) at frame ``i``: (2, 3)."""
+        """Return the (2, 3) map from pixels of the picture to those of the crop (size, size) at frame ``i``."""
         middle = (box[:2] + box[2:]) / 2
         scale = size / (box[2:] - box[:2]) * self.zoom[i] * [self.stretch, 1 / self.stretch]
         cosine, sine = np.cos(self.roll[i]), np.sin(self.roll[i])
@@ -54,20 +54,20 @@ class Film:
         self.levels = _levels(rng)
         self.grey = rng.random() < 0.04
         self.shade = _shade(rng, size)
-        self.blur = abs(rng.normal(0, 0.35))  # pixels of a face of 96
-        self.scale = rng.uniform(0.6, 1) if rng.random() < 0.25 else 1.0  # of a face that was smaller when filmed
+        self.blur = abs(rng.normal(0, 0.35))  # in pixels of a face of 96
+        self.scale = rng.uniform(0.6, 1) if rng.random() < 0.25 else 1.0  # below 1, as if filmed at a lower resolution
         self.noise = abs(rng.normal(0, 2.0))
         self.quality = int(rng.uniform(35, 96)) if rng.random() < 0.6 else 96
         self.occluder = Occluder(rng, size) if rng.random() < 0.06 else None
         self.crf = int(rng.uniform(22, 37)) if rng.random() < 0.4 else None  # of H.264
 
     def develop(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return crops (size, size, 3) uint8, one after the other, as this film shows them."""
+        """Return consecutive crops (size, size, 3) uint8 with all effects applied."""
         exposed = [self.expose(picture, i) for i, picture in enumerate(pictures)]
         return exposed if self.crf is None else through_h264(exposed, self.crf)
 
     def expose(self, picture: np.ndarray, i: int) -> np.ndarray:
-        """Return a crop (size, size, 3) uint8 as this film shows it."""
+        """Return a crop (size, size, 3) uint8 with all effects but H.264 applied."""
         size = picture.shape[0]
         if self.occluder:
             picture = self.occluder.cover(picture, i)
@@ -87,7 +87,7 @@ class Film:
 
 
 def through_h264(pictures: Sequence[np.ndarray], crf: int) -> list[np.ndarray]:
-    """Return pictures (height, width, 3) uint8 BGR, both sides even, as an H.264 video shows them."""
+    """Return pictures (height, width, 3) uint8 BGR, both sides even, after H.264 encoding and decoding."""
     height, width, _ = pictures[0].shape
     raw = {"format": "rawvideo", "pix_fmt": "bgr24"}
     written = ffmpeg.input("pipe:", s=f"{width}x{height}", r=hp.fps, **raw).output(
@@ -101,7 +101,7 @@ def through_h264(pictures: Sequence[np.ndarray], crf: int) -> list[np.ndarray]:
 
 
 def _levels(rng: np.random.Generator) -> np.ndarray:
-    """What becomes of each grey level in each channel, (1, 256, 3) uint8."""
+    """Return a random lookup table of levels for each channel, (1, 256, 3) uint8."""
     gamma, gains = np.exp(rng.normal(0, 0.18)), np.exp(rng.normal(0, 0.07, 3))
     contrast, brightness = np.exp(rng.normal(0, 0.12)), rng.normal(-4, 12)
     values = 255 * (np.arange(256) / 255) ** gamma
@@ -110,14 +110,14 @@ def _levels(rng: np.random.Generator) -> np.ndarray:
 
 
 def _shade(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Light that falls off to one side, (size, size, 1) float32."""
+    """Return a gain for light that falls off to one side, (size, size, 1) float32."""
     y, x = np.meshgrid(np.linspace(-1, 1, size), np.linspace(-1, 1, size), indexing="ij")
     slope = rng.normal(0, 0.12, 2)
     return np.clip(1 + slope[0] * x + slope[1] * y, 0.3, 1.6).astype(np.float32)[..., None]
 
 
 class Occluder:
-    """A microphone, or something skin-coloured, that stays before a part of the mouth."""
+    """A microphone, or something skin-coloured, that covers a part of the mouth."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         self.size = size
@@ -143,9 +143,10 @@ class Occluder:
 
 
 def vary_voice(wav: np.ndarray, speed: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the sound ``speed`` times as fast, its pitch and formants as much higher, through another room and line.
+    """Return the sound ``speed`` times as fast, with pitch and formants raised alike, and with another room and line.
 
-    ``wav`` (samples,) float32 at ``hparams.sample_rate``, ``speed`` of two digits; 1 / speed as many come back.
+    ``wav`` is (samples,) float32 at ``hparams.sample_rate``; ``speed`` has two decimals. The result has 1 / ``speed``
+    times as many samples.
     """
     wav = signal.resample_poly(wav, 100, round(100 * speed)).astype(np.float32)
     if rng.random() < 0.5:
@@ -159,7 +160,7 @@ def vary_voice(wav: np.ndarray, speed: float, rng: np.random.Generator) -> np.nd
 
 
 def _equalized(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Three peaks or dips, and now and then a telephone's band (Bristow-Johnson's peaking filter)."""
+    """Apply three peaks or dips (Bristow-Johnson's peaking filter), and sometimes a telephone's band."""
     for _ in range(3):
         frequency, gain, width = np.exp(rng.uniform(np.log(120), np.log(6500))), rng.normal(0, 5), rng.uniform(0.5, 2)
         w, a = 2 * np.pi * frequency / hp.sample_rate, 10 ** (gain / 40)
@@ -182,7 +183,7 @@ def _in_a_room(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Hiss or hum, of power 1."""
+    """Return hiss or hum of power 1."""
     noise = rng.standard_normal(count)
     noise = signal.lfilter([1], [1, -rng.uniform(0, 0.97)], noise)
     return (noise / (noise.std() + 1e-9)).astype(np.float32)

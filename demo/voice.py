@@ -1,6 +1,6 @@
-"""A voice made from the movements of a mouth: glottal pulses and noise through the resonances of a vocal tract.
+"""Speech synthesis from mouth movements: glottal pulses and noise through the resonances of a vocal tract.
 
-Source and filter after Fant (1960); resonators in cascade after Klatt (1980).
+Source-filter model after Fant (1960); cascaded resonators after Klatt (1980).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from scipy import signal
 from demo.articulation import RATE, Movements
 
 SAMPLE_RATE = 16000  # Hz
-STEP = 2  # control values for which the filters stand still
+STEP = 2  # control values per update of the filters
 BLOCK = STEP * SAMPLE_RATE // RATE  # the same in samples
 TINY = 1e-9
 
 
 @dataclass(frozen=True)
 class Voice:
-    """What makes a speaker's voice their own."""
+    """The parameters of a speaker's voice."""
 
     pitch: float  # Hz
-    liveliness: float  # share by which the pitch moves
+    liveliness: float  # relative variation of the pitch
     tract: float  # scale of all resonances: about 1 for men, 1.2 for children
     breath: float  # noise in the voice
     tilt: float  # 0 bright … 0.9 dull
@@ -59,7 +59,7 @@ def synthesize(movements: Movements, voice: Voice, rng: np.random.Generator) -> 
 
 
 def _glottis(movements: Movements, voice: Voice, control: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Airflow through the vocal folds: Rosenberg pulses at a moving pitch, and breath."""
+    """Return the airflow through the vocal folds: Rosenberg pulses at a varying pitch, and breath."""
     count = len(control)
     seconds = np.arange(len(movements)) / RATE
     melody = sum(
@@ -68,19 +68,19 @@ def _glottis(movements: Movements, voice: Voice, control: np.ndarray, rng: np.ra
     jitter = signal.lfilter([0.02], [1, -0.98], rng.standard_normal(len(movements))) * 0.1
     pitch = voice.pitch * (1 + voice.liveliness * melody + jitter)
     phase = np.cumsum(np.maximum(pitch, 50.0)[control]) / SAMPLE_RATE % 1.0
-    opening, closing = 0.4, 0.16  # shares of a period
+    opening, closing = 0.4, 0.16  # fractions of a period
     flow = np.where(
         phase < opening,
         0.5 * (1 - np.cos(np.pi * phase / opening)),
         np.where(phase < opening + closing, np.cos(np.pi / 2 * (phase - opening) / closing), 0.0),
     )
-    source = np.diff(flow, prepend=0.0)  # lips radiate the change of the flow
+    source = np.diff(flow, prepend=0.0)  # lips radiate the derivative of the flow
     source = signal.lfilter([1 - voice.tilt], [1, -voice.tilt], source)
     return source + voice.breath * 0.3 * rng.standard_normal(count) * flow
 
 
 def _resonances(movements: Movements, voice: Voice) -> np.ndarray:
-    """Formants (blocks, 4, 2) in Hz, frequency and bandwidth: the jaw moves the first, tongue and lips the second."""
+    """Return formants (blocks, 4, 2), frequency and bandwidth in Hz: the jaw moves the first, tongue and lips others."""
     jaw, spread, tongue = movements.jaw, movements.spread, movements.tongue
     rounded = np.clip(-spread, 0, 1)
     first = (260 + 540 * jaw) * (1 - movements.nasal) + 260 * movements.nasal
@@ -93,9 +93,9 @@ def _resonances(movements: Movements, voice: Voice) -> np.ndarray:
 
 
 def _resonate(source: np.ndarray, resonances: np.ndarray, zero_at_ends: bool = False) -> np.ndarray:
-    """Send ``source`` through resonators in cascade, (blocks, resonators, 2) of frequency and bandwidth in Hz.
+    """Filter ``source`` with cascaded resonators, (blocks, resonators, 2) frequency and bandwidth in Hz.
 
-    ``zero_at_ends`` takes away the lowest and the highest frequencies, which turns a resonance into a pass band.
+    ``zero_at_ends`` removes the lowest and the highest frequencies, which turns a resonance into a band pass.
     """
     radius = np.exp(-np.pi * resonances[..., 1] / SAMPLE_RATE)
     angle = 2 * np.pi * np.minimum(resonances[..., 0], 0.47 * SAMPLE_RATE) / SAMPLE_RATE

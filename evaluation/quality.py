@@ -94,7 +94,7 @@ def score_file(
     compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts)
     rows = [figures for figures in report.track(compared, made.path.name, len(faces)) if figures]
     if len(rows) < MIN_FRAMES:
-        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)}, {MIN_FRAMES} are needed")
+        raise UserError(f"{source} shows a face in too few frames to compare: {len(rows)} of at least {MIN_FRAMES}")
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Quality(str(generated), str(source), len(rows), **_of_pixels(table), **_of_judges(table))
 

@@ -85,7 +85,7 @@ def test_an_export_spares_checkpoints_of_a_training(small_checkpoint, tmp_path, 
     torch.save(torch.load(small_checkpoint) | {"global_step": 12, "optimizer": {}}, newest)
     before = newest.read_bytes()
     assert export.main(["generator", str(small_checkpoint), str(newest)]) == 2
-    assert "is a checkpoint of a training, which would be written over" in capsys.readouterr().err
+    assert "is a training checkpoint and would be overwritten" in capsys.readouterr().err
     assert newest.read_bytes() == before
     for _ in range(2):  # what was exported may be exported again
         assert export.main(["generator", str(newest), str(tmp_path / "small.pth")]) == 0

@@ -284,7 +284,7 @@ def test_pairs_never_join_a_video_with_its_sound_in_another_file(sounds):
     for seed in range(20):
         drawn = pairs.random_pairs(sounds, videos, None, seed)
         assert all(Path(sound).stem != Path(name).stem for sound, name in drawn) and len(drawn) == 3
-    with pytest.raises(ValueError, match="it takes two"):
+    with pytest.raises(ValueError, match="two different ones"):
         pairs.random_pairs(["a.wav", "a.mp3"], videos, None, 0)
 
 
@@ -486,7 +486,7 @@ def test_who_stops_it_is_told_what_is_kept(data, monkeypatch, capsys):
 
     monkeypatch.setattr(LipSync, "run", run)
     assert gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common]) == 130
-    assert "what is finished stays in" in capsys.readouterr().err and (folder / "out/0.mp4").exists()
+    assert "finished videos stay in" in capsys.readouterr().err and (folder / "out/0.mp4").exists()
 
 
 def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, capsys):

@@ -292,7 +292,7 @@ def test_silent_takes_leave_what_is_there(talk, tmp_path, capsys):
     for name in ("source.mkv", "source.wav", "made.mp4", "source.mp4"):
         (tmp_path / name).write_bytes((talk / "source.mkv").read_bytes() if name == "source.mkv" else b"mine")
     command = ["--face", str(tmp_path / "source.mkv"), "--results_dir", str(tmp_path), *DETECTOR]
-    assert score_leakage.main(command) == 2 and "was not made here" in capsys.readouterr().err
+    assert score_leakage.main(command) == 2 and "was not made by this script" in capsys.readouterr().err
     assert (tmp_path / "source.wav").read_bytes() == b"mine" == (tmp_path / "source.mp4").read_bytes()
 
 

@@ -349,8 +349,8 @@ def test_clips_of_other_people_are_not_mixed(corpus, tmp_path, capsys):
 @pytest.mark.parametrize("flags, words", [
     (("--clips", 2, "--choice", "5000:6000"), "--choice 5000:6000 leaves none of the"),
     (("--clips", -4), "'-4' is not a number of clips"),
-    ((), "nothing to make; say how many with --clips, --real or --heads"),
-    (("--clips", 2, "--portraits", "SPEAKERS"), "holds videos; --portraits wants a folder of photographs"),
+    ((), "nothing to make; give a number with --clips, --real or --heads"),
+    (("--clips", 2, "--portraits", "SPEAKERS"), "holds videos; --portraits needs a folder of photographs"),
 ])  # fmt: skip
 def test_what_cannot_be_made(corpus, tmp_path, capsys, flags, words):
     flags = [corpus[1] if flag == "SPEAKERS" else flag for flag in flags]
@@ -452,9 +452,9 @@ def test_landmarks_that_were_found_are_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(landmarks, "open_mesh", open_mesh)
     assert landmarks.main([str(tmp_path)]) == 130
     assert sorted(np.load(tmp_path / "landmarks.npz").files) == ["index", "sue/a", "sue/b"]
-    assert capsys.readouterr().err == "stopped; what was found until then is written\n"
+    assert capsys.readouterr().err == "stopped; the landmarks found so far are written\n"
     (tmp_path / "sue/a.mkv").write_bytes(b"")
-    assert landmarks.main([str(tmp_path)]) == 2 and "suffix alone" in capsys.readouterr().err
+    assert landmarks.main([str(tmp_path)]) == 2 and "only in their suffix" in capsys.readouterr().err
     (tmp_path / "sue/a.mkv").unlink()
     (tmp_path / "sue/b.mp4").write_bytes(b"junk")
     assert landmarks.main([str(tmp_path)]) == 0

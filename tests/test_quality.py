@@ -148,7 +148,7 @@ def test_odd_sides_are_a_pixel_longer_in_the_file(frames, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "count", "words"),
-    [((120, 160), 25, "compare videos of the same size"), ((240, 320), 1, "to compare: 1, 2 are needed")],
+    [((120, 160), 25, "compare videos of the same size"), ((240, 320), 1, "to compare: 1 of at least 2")],
 )
 def test_what_cannot_be_compared(frames, source, tmp_path, size, count, words):
     small = np.stack([cv2.resize(frame, size[::-1]) for frame in frames[:count]])
