@@ -80,7 +80,7 @@ def _glottis(movements: Movements, voice: Voice, control: np.ndarray, rng: np.ra
 
 
 def _resonances(movements: Movements, voice: Voice) -> np.ndarray:
-    """Return formants (blocks, 4, 2), frequency and bandwidth in Hz: the jaw moves the first, tongue and lips others."""
+    """Return formants (blocks, 4, 2) as frequency, bandwidth in Hz: jaw moves the first, tongue and lips the rest."""
     jaw, spread, tongue = movements.jaw, movements.spread, movements.tongue
     rounded = np.clip(-spread, 0, 1)
     first = (260 + 540 * jaw) * (1 - movements.nasal) + 260 * movements.nasal
