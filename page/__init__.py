@@ -1,1 +1,1 @@
-"""The page of app.py: what its buttons do (``actions``), for whom (``sessions``), how it looks (``layout``)."""
+"""The page of app.py: what its buttons do (``actions``), visitors' sessions (``sessions``), its looks (``layout``)."""

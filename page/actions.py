@@ -1,4 +1,4 @@
-"""What the page's buttons do: files in, files out, without a word of Gradio."""
+"""What the page's buttons do: files in, files out, independent of Gradio."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from page.settings import Settings
 from reporting import Reporter
 from sync import Expert, SimilarityMatrix, measure, open_expert
 
-LOOKED_AT = 2.0  # seconds of a video in which the page looks for faces to choose from
+LOOKED_AT = 2.0  # seconds of a video that are searched for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
-MAX_PIXELS = 50_000_000  # of a photo or a frame: anybody may send some, and three bytes each are only the beginning
+MAX_PIXELS = 50_000_000  # of a photo or a frame: anybody may upload one, and it needs far more than 3 bytes per pixel
 LIVE_SECONDS = 15.0  # of a video
-LIVE_SIDE = 720  # pixels of the longer side of what speaks live: it has to be drawn, sent and shown in time
+LIVE_SIDE = 720  # pixels, longer side of live frames: they have to be drawn, sent and shown in time
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """A face that can be clicked on: where it was seen first, whatever size and rate frames get later."""
+    """A face that can be clicked on: where it first appears, independent of frame size and rate."""
 
     second: float
-    box: tuple[float, ...]  # x1, y1, x2, y2 in widths and heights of the frame
+    box: tuple[float, ...]  # x1, y1, x2, y2 as fractions of the frame's width and height
     picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
@@ -62,7 +62,7 @@ class Actions:
         self._loading = threading.Lock()
 
     def warm_up(self) -> None:
-        """Load what every visitor needs, before one of them waits for it."""
+        """Load what every visitor needs before the first one has to wait for it."""
         lips = self.lips(None, self.settings.report)
         lips.search.open(lips.report)
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
@@ -94,7 +94,7 @@ class Actions:
     def lips(
         self, session: Session | None, report: Reporter, checkpoint: str | None = None, restored: bool = False
     ) -> LipSync:
-        """Return a lip-sync of this session: its own memory and report, everybody's network."""
+        """Return a ``LipSync`` for this session, with its own search cache and report, and the shared network."""
         with self._loading:
             opened = self._generator(checkpoint or self.settings.checkpoint)
         return opened.serving(self.search(session), report, restored)
@@ -112,15 +112,15 @@ class Actions:
         tracks = follow_faces(found, gap_of(source.fps))
         if not tracks:
             if source.is_image:
-                raise UserError("no face was found; try another photo, on which one is seen from the front")
+                raise UserError("no face was found; try another photo, with a face seen from the front")
             raise UserError("no face was found at the start; --rotate if it lies on its side, or try another video")
         return [_first_sight(source, track) for track in tracks]
 
     def preview(
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
-        """Return one frame of the result (height, width, 3) uint8 RGB, of a moment."""
-        # a face has its number from when it is first seen
+        """Return the frame of the result at ``second``, (height, width, 3) uint8 RGB."""
+        # faces are numbered as they first appear, so later frames need not be searched
         seen = max(0.0, second - (options.get("start") or 0)) + AROUND_SECONDS
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
@@ -130,14 +130,14 @@ class Actions:
         """Return the file of the result."""
         seconds = self._seconds(speech)
         if options.get("start") is not None or options.get("end") is not None:
-            check_film(Path(face), self.settings.max_seconds)  # all of it is written again
+            check_film(Path(face), self.settings.max_seconds)  # the whole video is written again
         outfile = session.new_file(".mp4")
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         lips.run(face, spoken, outfile, **options)
         return outfile
 
     def _seconds(self, speech: Speech) -> float:
-        """How long it is, or the longest of several; raise UserError if that is too long."""
+        """Return the length of the speech, of several the longest; raise UserError if it is too long."""
         paths = [speech] if isinstance(speech, str) else [path for _, path in speech]
         return max(seconds_of(path, self.settings.max_seconds) for path in paths)
 
@@ -150,11 +150,11 @@ class Actions:
         report: Reporter,
         options: dict[str, Any],
     ) -> tuple[LipSync, Any, dict[str, Any]]:
-        """Return the network, the speech (or of each face by its number) and the ``Options`` that were chosen.
+        """Return the network, the speech (or speeches by the number of their face) and the ``Options``.
 
-        "chosen" is the Sighting of the face that was clicked on: its number counts all faces of the video, not only
-        those that were on view when the choice was made. In a part that begins later, it is whoever is at its place
-        then. "network" is a checkpoint, "sharp" whether mouths are restored.
+        In ``options``, "chosen" is the Sighting of the face that was clicked on. Its number counts all faces of the
+        video, not only those visible when it was chosen. If only a part is used that begins later, the face at its
+        place then is chosen. "network" is a checkpoint, "sharp" whether mouths are restored.
         """
         check_pixels(face)
         if like := options.get("face_like"):
@@ -164,23 +164,23 @@ class Actions:
         if not isinstance(speech, str):
             numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options.of(options))
             if None in numbers or len({*numbers}) < len(numbers):
-                raise UserError("a face that was given a speech is lost in the video; give the faces fewer speeches")
+                raise UserError("a face that was given a speech is lost in the video; give fewer faces a speech")
             if chosen:
-                report.note("the click on a face does not count: each speech says whose it is")
+                report.note("the click on a face is ignored, because each speech already belongs to a face")
             return lips, dict(zip(numbers, (path for _, path in speech))), options
         if chosen:
             (options["face_index"],) = self._numbers(lips, face, [chosen], seconds, Options.of(options))
-            if options["face_index"] is None:  # else it would be the largest, whoever that is
+            if options["face_index"] is None:  # which would select the largest face
                 raise UserError(
-                    "the face that was clicked on is not where it was in what is used of the video; click on another, "
-                    "or on a later moment"
+                    "in the used part of the video, the face that was clicked on is not where it was; click on another "
+                    "face, or let the part begin at another moment"
                 )
         return lips, speech, options
 
     def _numbers(
         self, lips: LipSync, face: str, seen: list[Sighting], seconds: float, how: Options
     ) -> list[int | None]:
-        """Return the numbers of faces, see ``number_of``, among all that are searched for a speech of ``seconds``."""
+        """Return the numbers of faces, see ``number_of``, among all in the frames used by a speech of ``seconds``."""
         source = open_face(Path(face), how)
         used = used_for(source, round(seconds * hp.sample_rate), how)
         searched = searched_for(used.source, 1 if source.is_image else used.searched, how)
@@ -191,7 +191,7 @@ class Actions:
     # The other tabs
 
     def measure(self, session: Session, face: str, sounds: list[str], report: Reporter) -> tuple[str, Path]:
-        """Say how well faces and voices match, and draw it."""
+        """Return how well faces and voices match, in words and as a plot."""
         from sync.drawing import draw
 
         check_pixels(face)
@@ -206,11 +206,11 @@ class Actions:
         return "\n".join(verdicts(matrix)), plot
 
     def adapt(self, session: Session, face: str, minutes: float, report: Learning) -> tuple[Path, Path, str]:
-        """Learn a person; return the checkpoint, the contact sheet, and what was won."""
+        """Adapt the network to a person; return the checkpoint, the contact sheet, and the improvement in words."""
         check_pixels(face)
         seconds_of(face, self.settings.max_seconds)
-        check_film(Path(face), self.settings.max_seconds)  # whose pictures may go on without sound
-        outfile = session.new_file(".pth", Path(face).stem[:60])  # to be told from those of other people
+        check_film(Path(face), self.settings.max_seconds)  # its pictures may last longer than its sound
+        outfile = session.new_file(".pth", Path(face).stem[:60])  # named after the video, so that people can be told
         options = adaptation.AdaptationOptions(
             min(minutes, self.settings.max_minutes),
             self.settings.checkpoint or weights.DEMO,
@@ -219,11 +219,11 @@ class Actions:
         )
         adapted = adaptation.adapt(face, outfile, options, report)
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
-        won = f"Difference to the real mouth, on a part it did not learn from: {before:.4f} before, {after:.4f} after."
-        return outfile, adapted.sheet, won if adapted.is_better else f"{won} It learned nothing; use the old network."
+        won = f"Difference from the real mouth, on a held-out part: {before:.4f} before, {after:.4f} after."
+        return outfile, adapted.sheet, won if adapted.is_better else f"{won} It did not improve; use the old network."
 
     def prepare_live(self, session: Session, face: str, report: Reporter) -> live.Face:
-        """Make a face ready to speak live; of a video, its first seconds, back and forth."""
+        """Prepare a face for live speech; of a video, the first ``LIVE_SECONDS`` are used, back and forth."""
         check_pixels(face)
         source = open_face(Path(face), Options())
         shrink = -(-max(source.stored) // LIVE_SIDE)
@@ -232,7 +232,7 @@ class Actions:
 
 
 def seconds_of(path: str | Path, most: float) -> float:
-    """How long the sound of a file lasts; raise UserError if that is too long."""
+    """Return how long the sound of a file lasts; raise UserError if that is too long."""
     seconds = video.Sound(path, hp.sample_rate).measure(most) / hp.sample_rate
     check_length(seconds, most)
     return seconds
@@ -246,7 +246,7 @@ def check_film(path: Path, most: float) -> None:
 
 
 def check_pixels(path: str) -> None:
-    """Raise UserError for a photo or a video that would take too much memory."""
+    """Raise UserError for a photo or a video that would need too much memory."""
     if (pixels := pixels_of(path)) > MAX_PIXELS:
         raise UserError(
             f"this has {pixels / 1e6:.0f} million pixels or more, and the page takes {MAX_PIXELS / 1e6:.0f} million; "
@@ -254,35 +254,35 @@ def check_pixels(path: str) -> None:
         )
 
 
-@functools.lru_cache(maxsize=256)  # the page names files by their contents
+@functools.lru_cache(maxsize=256)  # Gradio names uploads by their contents
 def pixels_of(path: str) -> int:
-    """How many pixels a photo or a frame has, at least; of a photo, its head says so."""
+    """Return how many pixels a photo (by its header) or a frame has, at least."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
-    with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow knows no videos, and not all pictures
+    with contextlib.suppress(OSError), warnings.catch_warnings():  # Pillow reads no videos, and not all pictures
         warnings.simplefilter("ignore")
         try:
             with PIL.Image.open(path) as picture:
                 return math.prod(picture.size)
-        except PIL.Image.DecompressionBombError:  # it does not even say how large
+        except PIL.Image.DecompressionBombError:  # raised before the size is known
             return 2 * PIL.Image.MAX_IMAGE_PIXELS  # type: ignore[operator]  # with None, nothing is a bomb
-    if pictures.is_picture(Path(path)):  # whose head nobody here reads
-        raise UserError("this kind of picture is not taken here; save it as JPEG or PNG")
+    if pictures.is_picture(Path(path)):  # with a header that Pillow cannot read
+        raise UserError("this kind of picture is not supported; save it as JPEG or PNG")
     return math.prod(video.probe(path).stored)
 
 
 def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
-    """Say of each voice how well it matches, and with several faces whose it is."""
+    """Yield for each voice how well it matches and, if there are several faces, which one speaks."""
     for voice, name in enumerate(matrix.names):
         result, face = matrix.best(voice), matrix.best_face(voice) + 1
         does = "speaks" if result.related else "is nearest"
         speaker = f"face {face} {does}, " if len(matrix.faces) > 1 else ""
-        _, *words = str(result).splitlines()  # after a row of figures
+        _, *words = str(result).splitlines()  # the first line is a row of figures
         yield f"{Path(name).name}: {speaker}mean similarity {result.mean:.2f}, {'; '.join(words)}"
 
 
 def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
-    """Return the number, as ``--face_index`` counts, of the face that was seen at that place; None if none was."""
+    """Return the number (as in ``--face_index``) of the face at the place of ``chosen``; None if there is none."""
     frame, gap = round(chosen.second * source.fps), gap_of(source.fps)
     at = min(max(0, frame - source.start), len(found) - 1)
     there = np.array(chosen.box) * ((source.width, source.height) * 2)
@@ -292,13 +292,13 @@ def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> i
 
 
 def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:
-    """Show a face where it is seen first, square and with some room around it."""
+    """Return a face where it first appears, in a square picture with some context."""
     first = int(np.flatnonzero(~np.isnan(track[:, 0]))[0])
     frame = next(video.read_frames(source, first, 1))
     x1, y1, x2, y2 = track[first]
     middle, reach = np.array([x1 + x2, y1 + y2]) / 2, 0.65 * max(x2 - x1, y2 - y1)
     picture = cut_out(frame, np.concatenate((middle - reach, middle + reach)))
-    side = max(picture.shape[:2])  # at the edge of the frame there is less
+    side = max(picture.shape[:2])  # at the edge of the frame the crop is not square
     down, right = side - picture.shape[0], side - picture.shape[1]
     picture = cv2.copyMakeBorder(picture, down // 2, -(-down // 2), right // 2, -(-right // 2), cv2.BORDER_REPLICATE)
     sides = np.array((source.width, source.height) * 2)

@@ -25,65 +25,65 @@ from parts import moment
 if TYPE_CHECKING:
     from page.actions import Actions  # not in what Gradio calls: it looks the names up
 
-LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
+LOG = logging.getLogger("wav2lip.page")  # for the server; visitors see one sentence
 LOOPS = {"from its start": "loop", "back and forth": "pingpong"}
 REFERENCES = {
     "automatic": None,
     "each frame itself": "same",
-    "a frame like it with a shut mouth": "still",
-    "mouths as far open as the sound": "matching",
+    "a similar frame with a shut mouth": "still",
+    "a frame whose mouth fits the sound": "matching",
 }
-BLENDS = {"automatic": None, "softly, only what changes": "feather", "the whole box": "box"}
-VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, where several speak
-FILES = ("film", "photo", "speech", "filmed", *VOICES, "face_like", "mix", "network")  # among what is on the first tab
-LABELS = {  # what the page calls flags, which nobody knows who has never seen the command line
+BLENDS = {"automatic": None, "only what changes, with soft edges": "feather", "the whole box": "box"}
+VOICES = ("voice1", "voice2", "voice3", "voice4")  # of the first faces from the left, if several speak
+FILES = ("film", "photo", "speech", "filmed", *VOICES, "face_like", "mix", "network")  # the files on the first tab
+LABELS = {  # the page's names for flags, for visitors who do not know the command line
     "silence": "Close the lips in pauses",
-    "mouth_gain": "Movement of the mouth",
-    "loop": "A video that is too short",
-    "blend": "How the mouth is put in",
+    "mouth_gain": "Mouth movement",
+    "loop": "If the video is too short",
+    "blend": "How the mouth is blended in",
     "occlusion": "Keep what is in front of the mouth",
-    "mix": "Heard instead of the speech: music and all",
+    "mix": "Sound of the result: the speech with music, for example",
     "crf": "Compression (CRF); lower: better, and a larger file",
-    "reference": "What the network is shown",
+    "reference": "Reference frame for the network",
     "lip_delay": "Delay the lips by (milliseconds)",
     "pads": "Pixels around the face's box",
-    "resize_factor": "Frames are shrunk by",
+    "resize_factor": "Shrink frames by",
     "fps": "Frames a second; 0: the video's",
     "speaker": "Whoever speaks, shot by shot",
-    "face_like": "Whoever looks like the one in this picture",
+    "face_like": "The person in this picture",
     "start": "Only from this moment of the video",
     "end": "to this one; empty: to the end of the speech",
     "static": "Use only the first frame",
     "rotate": "The video lies on its side: turn it clockwise",
 }
 ALONE = ("speaker", "face_like")  # settings about one face
-PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # what it calls other flags
+PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # its phrases for other flags
 FLAGS = re.compile(r"--([a-z_]+)")
-NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # faces, from 0
-FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a name
+NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # numbers of faces, from 0
+FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a file name
 DONE = "**Done.**"
-Values = dict[Any, Any]  # of what is on the page, by component or by name
+Values = dict[Any, Any]  # of the page's components, by component or by name
 
 
 class Buttons:
-    """Everything that can be pressed, and by whom it was."""
+    """The callbacks of the page's buttons, and the sessions they act for."""
 
     def __init__(self, settings: Settings) -> None:
         self.uploads = Path(get_upload_folder()).resolve()
         self.stage = Stage(settings.live)
         self.sessions = Sessions(self.stage.leave)
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
-        self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` knows
+        self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` uses
 
     def wait_until_loaded(self) -> None:
-        """Wait until all is loaded; raise what went wrong."""
+        """Wait until everything is loaded; raise any error from loading."""
         while wait([self._loaded], timeout=1).not_done:
-            pass  # on Windows, Ctrl-C does not end a wait without an end
+            pass  # on Windows, Ctrl-C does not interrupt a wait without a timeout
         self._loaded.result()
 
     @property
     def actions(self) -> Actions:
-        """Everything that computes; whoever comes early waits until it is loaded."""
+        """The actions; blocks until they are loaded."""
         return self._loaded.result()
 
     @contextlib.contextmanager
@@ -95,18 +95,18 @@ class Buttons:
         tab: str = LIP_SYNC,
         report: Callable[..., Progress] = Progress,
     ) -> Iterator[tuple[Session, Any]]:
-        """Give a session, its files in use, and its progress to an action; what goes wrong is said in one sentence.
+        """Provide an action with its session and progress, keep its files, and report errors in one sentence.
 
-        Of all files on this machine, visitors may name those that were given to the page; Gradio does not always ask.
+        Visitors may name only files that were uploaded to the page; Gradio does not always check.
         """
         problem = session = None
         try:
             for file in filter(None, files):
                 if self.uploads not in Path(file).resolve().parents:
                     raise UserError(f"this page was not given {Path(file).name}; give it now")
-                if not Path(file).exists():  # of whoever waited, or did nothing, for that long
+                if not Path(file).exists():  # the visitor waited, or did nothing, for that long
                     raise UserError(
-                        f"after {KEPT_SECONDS / 60:.0f} minutes all is deleted, {Path(file).name} too; give it again"
+                        f"after {KEPT_SECONDS / 60:.0f} minutes files are deleted, {Path(file).name} too; give it again"
                     )
             session = self.sessions.of(request.session_hash)
             with session.using(*files):
@@ -116,40 +116,38 @@ class Buttons:
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
-            problem = gr.Error(sentence(error), duration=None, print_exception=False)  # until it is read
+            problem = gr.Error(sentence(error), duration=None, print_exception=False)  # shown until it is closed
         except Exception as error:
             LOG.exception("an action of the page failed")
             said = (
-                ""
-                if isinstance(error, (RuntimeError, OSError))
-                else f"A fault of the program, {type(error).__name__}: "
+                "" if isinstance(error, (RuntimeError, OSError)) else f"A bug in the program, {type(error).__name__}: "
             )
             problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
         finally:
             if session and session.gone.is_set():
-                session.delete()  # what was still at work may have made it anew
-        if problem:  # not inside the except, or it would keep alive all that the other was in the middle of
+                session.delete()  # the running action may have created the folder again
+        if problem:  # not raised inside the except, or its context would keep alive the objects of the failed action
             raise problem
 
     def find_faces(
         self, face: str | None, rotate: bool, request: gr.Request, progress: gr.Progress = gr.Progress()
     ) -> tuple[Any, ...]:
-        """Show the faces of a video or photo; several are there to be clicked on, with room for a speech of each."""
-        if not face:  # it was taken back, and ``forget`` has been there
+        """Show the faces of a video or photo; of several, one can be clicked on, or each be given a speech."""
+        if not face:  # the file was removed, and ``forget`` has already run
             return (gr.skip(),) * (4 + len(VOICES))
         with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
         words = (
             "One face was found."
             if len(seen) == 1
-            else f"{len(seen)} faces were found: **who is to speak?** (Without a click, the largest.)"
+            else f"{len(seen)} faces were found: **who should speak?** (Without a click, the largest.)"
         )
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
         return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *rooms(len(seen))
 
     def forget(self, face: str | None) -> tuple[Any, ...]:
-        """What was known of the video or photo before this one; it takes the place of the other kind."""
+        """Reset what was shown for the previous video or photo; a new file also replaces one of the other kind."""
         return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *rooms(0)
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
@@ -205,14 +203,14 @@ class Buttons:
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, str]:
-        """Make a face ready; return its token, and that it is."""
+        """Prepare a face; return its token, and a message that it is ready."""
         with self._working(request, progress, film, photo, tab=LIVE) as (session, report):
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
             prepared = self.actions.prepare_live(session, face, report)
-            self.stage.leave(session.token)  # only now: if this one fails, the last is still ready
+            self.stage.leave(session.token)  # only now: if preparing fails, the previous face is still ready
             session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
-            if session.gone.is_set():  # meanwhile: nobody would ever leave
+            if session.gone.is_set():  # the visitor left meanwhile, so nobody else would remove the face
                 self.stage.leave(session.token)
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
 
@@ -224,7 +222,7 @@ class Buttons:
 
 
 def load(settings: Settings) -> Actions:
-    """Import and load what takes seconds; the page is there before."""
+    """Import and load what takes seconds; the page is shown before that is done."""
     from page.actions import Actions
 
     actions = Actions(settings)
@@ -233,9 +231,9 @@ def load(settings: Settings) -> Actions:
 
 
 def sentence(error: object) -> str:
-    """Say it in one sentence, without the folders of this machine, in the words of the page."""
+    """Return an error as one sentence, without the folders of this machine, in the words of the page."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if text.partition(" ")[0].isalpha():  # and not a file's folder or name
+    if text.partition(" ")[0].isalpha():  # a word, not the name of a file or folder
         text = text[0].upper() + text[1:]
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
@@ -245,7 +243,7 @@ def sentence(error: object) -> str:
 
 
 def advised(text: str) -> str:
-    """Return a sentence without what it advises to do with flags that the page does not have."""
+    """Return a sentence without advice about flags that the page does not have."""
     statement, mark, advice = text.partition("; ")
     parts = advice.split(", ")
     kept = [part for part in parts if set(FLAGS.findall(part)) <= LABELS.keys() | PHRASES.keys()]
@@ -256,7 +254,7 @@ def advised(text: str) -> str:
 
 
 def named(flag: re.Match[str]) -> str:
-    """Return what the page calls a flag, as far as its label goes without an explanation."""
+    """Return the page's name for a flag: its label, up to any explanation."""
     if phrase := PHRASES.get(flag[1]):
         return phrase
     label = LABELS.get(flag[1])
@@ -264,13 +262,13 @@ def named(flag: re.Match[str]) -> str:
 
 
 def rooms(faces: int) -> list[Any]:
-    """Return the updates of what asks for a speech of each of so many faces: the whole of it, and every one."""
+    """Return the updates of the inputs for a speech of each face: of their accordion, and of each of them."""
     several = min(faces, len(VOICES)) if faces > 1 else 0
     return [gr.Accordion(visible=several > 0), *(gr.Audio(None, visible=i < several) for i in range(len(VOICES)))]
 
 
 def taken(values: Values) -> tuple[str, Any, Values]:
-    """Return the face, the speech and the rest, as ``Actions`` takes them; raise UserError for what is missing."""
+    """Return the face, the speech and the options for ``Actions``; raise UserError if something is missing."""
     face = values["film"] or values["photo"]
     if not face:
         raise UserError("give a video or a photo of a face first")
@@ -279,7 +277,7 @@ def taken(values: Values) -> tuple[str, Any, Values]:
         "speaker": "auto" if values["speaker"] else None,
         "face_like": values["face_like"] and Path(values["face_like"]),
         "sharp": values["sharp"],
-        "start": moment(values["start"]) if values["start"] else None,  # "" once the box has been seen
+        "start": moment(values["start"]) if values["start"] else None,  # "" once the text box has been shown
         "end": moment(values["end"]) if values["end"] else None,
         "occlusion": "keep" if values["occlusion"] else "ignore",
         "network": values["network"],
@@ -300,31 +298,31 @@ def taken(values: Values) -> tuple[str, Any, Values]:
 
 
 def spoken(values: Values) -> Any:
-    """Return the speech, or a list of faces and the speech of each; raise UserError if that cannot be."""
+    """Return the speech, or a list of faces and the speech of each; raise UserError for invalid combinations."""
     one = values["speech"] or values["filmed"]
     each = [(face, file) for face, file in zip(values["seen"], map(values.get, VOICES)) if file]
     if one and each:
-        raise UserError("a speech for one face was given and some for several; take one or the others back")
+        raise UserError("a speech for one face was given and some for several; remove one or the others")
     if not (one or each):
         raise UserError("give a speech first: any file with sound, or record one")
     for name in ALONE:
         if each and values[name]:
-            raise UserError(f'"{LABELS[name]}" is for one face; take it back, or the speeches of several')
+            raise UserError(f'"{LABELS[name]}" is for one face; remove it, or the speeches of several')
     if values["speaker"] and values["face_like"]:
-        raise UserError("whoever speaks and whoever looks like a picture cannot both be chosen; take one back")
+        raise UserError("whoever speaks and the person in a picture cannot both be chosen; remove one of the two")
     return one or each
 
 
 def milliseconds(text: str | None) -> float | None:
-    """Return the number in a line, None for an empty one: a number's own box turns nothing into 0 when it is shown."""
+    """Return the number in a text box, None if it is empty: a hidden gr.Number turns None into 0 when it is shown."""
     try:
         return float(text) if text and text.strip() else None
     except ValueError:
-        raise UserError(f"lips are delayed by a number of milliseconds, such as 40, not {text!r}") from None
+        raise UserError(f"the delay of the lips must be a number of milliseconds, such as 40, not {text!r}") from None
 
 
 def numbers(text: str | None, what: str) -> tuple[int, ...] | None:
-    """Return the four whole numbers in a line; None for an empty one."""
+    """Return the four whole numbers in a text box; None if it is empty."""
     if not (words := (text or "").replace(",", " ").split()):
         return None
     try:

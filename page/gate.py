@@ -1,4 +1,4 @@
-"""What of Gradio's server anybody may ask for: what the page itself needs, and no bodies without an end."""
+"""A gate before Gradio's server: only requests that the page itself needs pass, with bodies of limited size."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 
 from starlette.formparsers import MultiPartException
 
-# Gradio would also take screen recordings to ffmpeg, keep the values of a session for a link to it, and fetch URLs. By
-# ``app_id`` a tab whose connection was away finds back.
+# Gradio would also pass screen recordings to ffmpeg, store a session's values for a link to it, and fetch URLs. A tab
+# uses ``app_id`` to reconnect after its connection was lost.
 OPEN = re.compile(
     r"/(?:$|(?:assets|static|svelte|live)/|(?:config|favicon\.ico|theme\.css|manifest\.json|robots\.txt)/?$"
     r"|gradio_api/(?:(?:upload|upload_progress|queue/join|queue/data|cancel|reset|startup-events|info|app_id|theme\.css)/?$"
     r"|(?:file=|heartbeat/)))"
 )
-ELSEWHERE = re.compile(r"/gradio_api/file=\w{2,}:")  # another server's file, or ours as a file:
+ELSEWHERE = re.compile(r"/gradio_api/file=\w{2,}:")  # a file of another server, or one of ours as a file: URL
 UPLOAD = "/gradio_api/upload"
-MESSAGE_BYTES = 1 << 20  # of what is no upload: choices, and sound of somebody who speaks live
-AROUND_FILES = 1 << 16  # bytes of a form around its files
+MESSAGE_BYTES = 1 << 20  # largest body of other requests: values of components, and live sound
+AROUND_FILES = 1 << 16  # bytes of a form besides its files
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -32,17 +32,17 @@ FULL = HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour.
 
 
 class NoRoom(MultiPartException):
-    """The disk is full; whoever reads the form deletes what came of it, as of one that makes no sense."""
+    """The disk is full. As a MultiPartException, it makes the form parser delete what it has already written."""
 
 
 class Gate:
-    """Middleware that refuses at once what Gradio would refuse late, or not at all."""
+    """Middleware that refuses early what Gradio would refuse late, or not at all."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], uploads: Path, largest: int) -> None:
         self.app, self.uploads, self.largest = app, uploads, largest
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
-        scope.setdefault("state", {})["pressed"] = time.monotonic()  # when it came
+        scope.setdefault("state", {})["pressed"] = time.monotonic()  # time of arrival
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None and not _is_upload(scope):
             await self.app(scope, receive, send)
@@ -61,11 +61,11 @@ class Gate:
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
         headers = dict(scope["headers"])
-        if headers.get(b"sec-fetch-site") == b"cross-site":  # a form on a page of somebody else's
-            return HTTPStatus.FORBIDDEN, "Only this page may ask for that."
+        if headers.get(b"sec-fetch-site") == b"cross-site":  # a form on another site
+            return HTTPStatus.FORBIDDEN, "Only this page may send this request."
         length = headers.get(b"content-length", b"")
-        if not length.isdigit() or b"transfer-encoding" in headers:  # which the server would obey, whatever the length
-            return HTTPStatus.LENGTH_REQUIRED, "Say how long it is."
+        if not length.isdigit() or b"transfer-encoding" in headers:  # which would override the length
+            return HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing."
         if not path.startswith(UPLOAD):
             too_large = int(length) > MESSAGE_BYTES
         elif self._is_full():
@@ -79,7 +79,7 @@ class Gate:
 
 
 class _Upload:
-    """What comes is let in while there is room, from however many at a time: what is only announced takes none."""
+    """Checks the free disk space at every chunk: many uploads may run, and announced sizes reserve no space."""
 
     def __init__(self, receive: Receive, send: Send, is_full: Callable[[], bool]) -> None:
         self._receive, self._send, self._is_full = receive, send, is_full
@@ -93,7 +93,7 @@ class _Upload:
         return message
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Answer, unless the gate will."""
+        """Send the app's answer, unless the gate sends its own."""
         if not self.is_refused:
             await self._send(message)
 

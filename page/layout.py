@@ -1,4 +1,4 @@
-"""How the page looks, and which button does what."""
+"""The page's layout, and which button calls what."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from page.sessions import COMPARE, LEARN, LIP_SYNC, LIVE
 from page.settings import Settings
 
 TITLE = "Wav2Lip: lips for any speech"
-component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside each file with components: this one
+component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside files with components, such as this
 
-WAITING = 50  # visitors in a line
+WAITING = 50  # visitors in a queue
 HEIGHT = 300  # pixels of pictures
-SAVE: list[Any] = ["fullscreen", "download"]  # what may be done with one; Gradio's third way is to publish it elsewhere
-BEGIN = f"(said) => said && said.startsWith('{DONE}') ? '' : said"  # what was said of the last result goes; it stays
-STAGE = '<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words">Here it will speak.</p>'
+SAVE: list[Any] = ["fullscreen", "download"]  # buttons of a picture; Gradio's third would publish it elsewhere
+BEGIN = f"(said) => said && said.startsWith('{DONE}') ? '' : said"  # clears the note on the last result
+STAGE = '<canvas id="live-picture" width="480" height="360"></canvas><p id="live-words">It will speak here.</p>'
 CSS = """
 .gradio-container {max-width: 1120px !important; margin: auto}
 #faces .grid-container {grid-template-columns: repeat(auto-fill, minmax(110px, 150px)) !important}
@@ -48,27 +48,27 @@ button[role=tab]:focus-visible {outline-offset: -3px}
 }
 """
 
-NARROW = "@media (max-width: 640px) {.gradio-container .main {padding: 16px 12px !important}}"  # beyond CSS's reach
+NARROW = "@media (max-width: 640px) {.gradio-container .main {padding: 16px 12px !important}}"  # css= cannot style this
 
 
 def theme() -> gr.themes.Base:
-    """Return plain colours and the fonts of the visitor's machine: none are fetched from elsewhere."""
+    """Return plain colours and the fonts of the visitor's machine, so that none are fetched from elsewhere."""
     fonts = ("system-ui", "sans-serif")
     plain = gr.themes.Soft(font=fonts, font_mono=("ui-monospace", "monospace"))
-    return plain.set(  # what can be filled in has an edge, and small print can be read
+    return plain.set(  # inputs have visible borders, and small print is legible
         body_text_color_subdued="*neutral_500", checkbox_border_color="*neutral_400",
         checkbox_border_color_dark="*neutral_500", input_border_width="1px", input_border_color="*neutral_300",
-        input_border_color_dark="*neutral_600", background_fill_primary="*neutral_50",  # else forgotten by ``set``
+        input_border_color_dark="*neutral_600", background_fill_primary="*neutral_50",  # otherwise reset by ``set``
     )  # fmt: skip
 
 
 def head() -> str:
-    """Return what runs in the browser, and how what Gradio puts around the page looks."""
+    """Return the script for the browser, and the style of Gradio's elements around the page."""
     return f"<style>{NARROW}</style><script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>"
 
 
 class Page:
-    """The page, and what its buttons know."""
+    """The page and its buttons."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.buttons = settings, Buttons(settings)
@@ -92,7 +92,7 @@ class Page:
         return blocks.queue(max_size=WAITING)
 
     def server(self, uploads: Path, largest: int) -> dict[str, Any]:
-        """Return what FastAPI is to be made with; ``largest`` bytes may be uploaded at once, and nothing fetched."""
+        """Return FastAPI's arguments; uploads of up to ``largest`` bytes are accepted, and no URLs are fetched."""
         processing_utils.async_ssrf_protected_download = _fetch_nothing
         return {
             "routes": self.buttons.stage.routes(),
@@ -100,7 +100,7 @@ class Page:
         }
 
     def start(self, uploads: Path, over: threading.Event) -> None:
-        """Begin to delete what is old, until the page is ``over``."""
+        """Start deleting old files, until the page is ``over``."""
         threading.Thread(target=self.buttons.sessions.sweep_always, args=(uploads, over), daemon=True).start()
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -114,11 +114,11 @@ class Page:
                 speech, filmed = _speech("2. A speech")
         said, seen, chosen = gr.Markdown(elem_id="said"), gr.State([]), gr.State(None)
         faces = gr.Gallery(
-            label="Who is to speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
+            label="Who should speak?", columns=6, height=200, visible=False, elem_id="faces", allow_preview=False,
             object_fit="contain", interactive=False, show_label=False, buttons=[],
         )  # fmt: skip
         with gr.Accordion("Several of them speak", open=False, visible=False, elem_id="several") as several:
-            gr.Markdown("Instead of one speech, give each of these a speech of their own. They speak at the same time.")
+            gr.Markdown("Instead of one speech, give each of these faces its own. They speak at the same time.")
             with gr.Row():
                 voices = {name: _voice(i + 1) for i, name in enumerate(VOICES)}
         options = _options(bool(self.settings.restorer))
@@ -148,7 +148,7 @@ class Page:
                 event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._brief())
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
         look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
-        start.click(None, said, said, js=BEGIN, api_visibility="private")  # first, or it waits for what the next says
+        start.click(None, said, said, js=BEGIN, api_visibility="private")  # first, or it would wait for the next
         start.click(
             self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
         )
@@ -176,7 +176,7 @@ class Page:
         most = self.settings.max_minutes
         gr.Markdown(
             "Let the network learn one person from a video in which they speak: five seconds at least, a minute is "
-            "better. Then give the file that comes out under Lip-sync, More."
+            "better. Then use the resulting file under Lip-sync, More."
         )
         film = gr.Video(label="A video of one person who speaks", elem_id="person", **_given())
         minutes = gr.Slider(min(0.5, most), most, min(10.0, most), step=0.5, label="Minutes of learning")
@@ -193,7 +193,7 @@ class Page:
 
     def _live_tab(self) -> None:
         gr.Markdown(
-            "Prepare a face, then talk: its lips follow your voice within half a second. Put headphones on to hear it."
+            "Prepare a face, then talk: its lips follow your voice within half a second. Use headphones to hear it."
         )
         with gr.Row():
             with gr.Column():
@@ -213,10 +213,10 @@ class Page:
         self._cancels(stop, LIVE)
 
     # ----------------------------------------------------------------------------------------------------------------
-    # Lines to stand in; no way in but the page
+    # Queues; events can only be called from the page
 
     def _brief(self) -> dict[str, Any]:
-        """What takes a second need not wait for what takes minutes."""
+        """Return the settings of events that take a second, so that they do not wait for those that take minutes."""
         return self._line("brief", 2)
 
     def _long(self) -> dict[str, Any]:
@@ -233,12 +233,12 @@ class Page:
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:
-    """In the place of Gradio's download: addresses are taken for visitors, to wherever this machine can reach."""
+    """Replace Gradio's download, which would fetch URLs for visitors from anywhere this machine can reach."""
     raise gr.Error("Give a file, not an address.", print_exception=False)
 
 
 def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
-    """A video or a photo; whoever gives one takes the other back."""
+    """Return the inputs for a video and for a photo."""
     with gr.Tab("Video"):
         film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
     with gr.Tab("Photo"):
@@ -247,16 +247,16 @@ def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
 
 
 class Picture(gr.Image):
-    """A picture that is given, as the file that it is: pictures.py says what cannot be read, and reads more."""
+    """A picture input that passes on the file itself: pictures.py reads more formats and explains failures."""
 
-    is_template = True  # to the browser it is Gradio's own
+    is_template = True  # the browser treats it as Gradio's own component
 
     def preprocess(self, payload: Any) -> str | None:
         return payload.path if payload else None
 
 
 class Film(gr.Video):
-    """A video to look at, as the file that it is: Gradio would encode all of it anew where there is an ffmpeg."""
+    """A video output that shows the file itself: Gradio would re-encode it if there is an ffmpeg."""
 
     is_template = True
 
@@ -269,7 +269,7 @@ def _shown(label: str, name: str, **how: Any) -> Film:
 
 
 def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
-    """A sound or a video with one; whoever gives one takes the other back."""
+    """Return the inputs for a sound and for a video with sound."""
     with gr.Tab("Sound"):
         sound = gr.Audio(
             label=label, type="filepath", sources=["upload", "microphone"], elem_id="speech", buttons=SAVE[1:]
@@ -292,7 +292,7 @@ def _takes_the_place(*components: Any) -> None:
 
 
 def _given_to(component: Any) -> list[Any]:
-    """The events of a file that is given, taken back, or recorded, of which Gradio's videos and sounds say less."""
+    """Return the events of a file being given, removed or recorded; recording does not trigger ``input``."""
     return [component.input, *([component.stop_recording] if hasattr(component, "stop_recording") else [])]
 
 
@@ -306,14 +306,14 @@ def _given() -> dict[str, Any]:
 
 
 def _options(can_restore: bool) -> dict[str, Any]:
-    """Ask for how to lip-sync: the most wanted, and the rest folded away. Names are those of ``buttons.taken``."""
+    """Return the inputs for options: the most common, and the rest folded. Names are those of ``buttons.taken``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
-            "silence": gr.Checkbox(True, label=LABELS["silence"], info="otherwise that is left to the network"),
+            "silence": gr.Checkbox(True, label=LABELS["silence"], info="otherwise the network decides"),
             "mouth_gain": gr.Slider(
                 0.0, 3.0, 1.0, step=0.1, label=LABELS["mouth_gain"], info="1: as the network moves it"
             ),
-            "loop": gr.Radio(list(LOOPS), label=LABELS["loop"], value="from its start", info="is repeated"),
+            "loop": gr.Radio(list(LOOPS), label=LABELS["loop"], value="from its start", info="repeat it"),
         }
     with gr.Accordion("More", open=False):
         with gr.Row(elem_classes="options"):
@@ -332,7 +332,7 @@ def _options(can_restore: bool) -> dict[str, Any]:
         with gr.Row(elem_classes="options"):
             options |= {
                 "speaker": gr.Checkbox(
-                    False, label=LABELS["speaker"], info="by the video's own sound; a click on a face does not count"
+                    False, label=LABELS["speaker"], info="by the video's own sound; a click on a face is ignored"
                 ),
                 "occlusion": gr.Checkbox(True, label=LABELS["occlusion"], info="a hand, a microphone, a caption"),
             }

@@ -1,14 +1,14 @@
-// Sends the microphone's sound to /live/TOKEN and shows what comes back: see page/stage.py.
+// Sends the microphone's sound to /live/TOKEN and shows the frames that come back: see page/stage.py.
 const live = (() => {
-  const HEAD = 16; // bytes of a frame's head
+  const HEAD = 16; // bytes of a frame's header
   const AHEAD = 0.08, MOST_AHEAD = 0.3; // seconds between a frame's arrival and its sound
   const MOST_HEARD = 180; // blocks of 128 samples that may wait to be sent: half a second
   const LISTENER = `registerProcessor("listener", class extends AudioWorkletProcessor {
     process(inputs) { if (inputs[0][0]) this.port.postMessage(inputs[0][0].slice()); return true; }
   });`;
-  const times = []; // of the last frames
-  let taken = 0; // frames that have come
-  let stopping = null; // what ends the talk that goes on
+  const times = []; // when the last frames were shown
+  let taken = 0; // frames received
+  let stopping = null; // ends the current talk
 
   const say = (words) => { document.getElementById("live-words").textContent = words; };
 
@@ -22,7 +22,7 @@ const live = (() => {
   async function talk(token, hear) {
     stop("");
     if (!token) return say("Prepare a face first.");
-    if (!navigator.mediaDevices) return say("Browsers give pages the microphone only over https, or on this machine.");
+    if (!navigator.mediaDevices) return say("Browsers allow the microphone only over https, or on the machine itself.");
     const ended = new AbortController(), sound = new AudioContext();
     let microphone = null;
     stopping = () => {
@@ -34,16 +34,16 @@ const live = (() => {
     try {
       say("Opening the microphone…");
       microphone = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true } });
-      if (ended.signal.aborted) return microphone.getTracks().forEach((track) => track.stop()); // Stop came first
+      if (ended.signal.aborted) return microphone.getTracks().forEach((track) => track.stop()); // Stop was pressed meanwhile
       const url = `live/${token}`;
       const answer = await fetch(`${url}?rate=${sound.sampleRate}`, { signal: ended.signal });
       if (!answer.ok) throw new Error(await answer.text());
       taken = 0;
       await listen(sound, microphone, url, ended.signal);
       await show(answer.body.getReader(), sound, hear, ended.signal);
-      if (stopping === mine) stop("The talk is over.");
+      if (stopping === mine) stop("The session has ended.");
     } catch (problem) {
-      if (stopping === mine) stop(problem.name === "NotAllowedError" ? "The microphone was not allowed." : problem.message);
+      if (stopping === mine) stop(problem.name === "NotAllowedError" ? "Access to the microphone was denied." : problem.message);
     }
   }
 
@@ -55,7 +55,7 @@ const live = (() => {
     listener.port.onmessage = async ({ data }) => {
       heard.push(data);
       if (heard.length > MOST_HEARD) heard.shift();
-      if (sending || heard.length < 8) return; // 20 ms at a time; what comes meanwhile goes with the next
+      if (sending || heard.length < 8) return; // 20 ms at a time; blocks that come meanwhile are sent next
       sending = true;
       const body = new Blob(heard);
       heard = [];
@@ -65,13 +65,13 @@ const live = (() => {
   }
 
   async function show(reader, sound, hear, signal) {
-    const waiting = []; // frames that came and are not shown yet
+    const waiting = []; // frames received but not yet shown
     let start = null, drawing = null; // the sound card's time of the session's first frame
     for await (const { time, picture, samples } of frames(reader)) {
       if (signal.aborted) return;
       taken += 1;
       if (start === null || start + time < sound.currentTime) start = sound.currentTime + AHEAD - time;
-      if (hear && start + time > sound.currentTime + MOST_AHEAD) { // many came at once: it would be late for ever
+      if (hear && start + time > sound.currentTime + MOST_AHEAD) { // many came at once, and would delay all later ones
         start -= samples.length / 16000;
         continue;
       }
@@ -81,7 +81,7 @@ const live = (() => {
     }
   }
 
-  // Shows what waits, each when it is due; passes over what is late, so that a slow machine shows less, but in time.
+  // Shows the waiting frames when they are due; skips late ones, so that a slow machine shows fewer, but in time.
   async function draw(waiting, sound, signal) {
     const canvas = document.getElementById("live-picture"), brush = canvas.getContext("2d");
     while (waiting.length && !signal.aborted) {
@@ -99,7 +99,7 @@ const live = (() => {
     }
   }
 
-  // Says how many frames a second are shown.
+  // Shows the frame rate.
   function count() {
     times.push(performance.now());
     if (times.length > 50) times.shift();
@@ -139,9 +139,9 @@ const live = (() => {
   return { talk, stop };
 })();
 
-// A video that the browser cannot play is no error: it is read all the same, or refused in one sentence of ours. Of a file
-// of another kind Gradio names fifteen that would do, and not where this one goes.
-const ANOTHER_KIND = "This kind of file goes elsewhere: a video under Video, a picture or GIF under Photo, a sound under Sound.";
+// A video that the browser cannot play is not an error: the server reads it, or refuses it in one sentence. For a file of
+// the wrong kind, Gradio lists fifteen accepted types, but not where the file belongs.
+const ANOTHER_KIND = "This kind of file belongs elsewhere: a video under Video, a picture or GIF under Photo, a sound under Sound.";
 new MutationObserver(() => {
   for (const told of document.querySelectorAll(".toast-body")) {
     const all = [...told.querySelectorAll(".toast-message-item")];

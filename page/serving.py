@@ -1,4 +1,4 @@
-"""The page on its server, for as long as somebody wants it."""
+"""Start and stop the page's server."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def serving(
     share: bool = False,
     max_megabytes: int = 500,
 ) -> Iterator[tuple[str, Page]]:
-    """Serve the page inside of the ``with`` block; yield its address, and the page.
+    """Serve the page inside the ``with`` block; yield its address and the page.
 
-    Files of up to ``max_megabytes`` are let in; ``share`` lets anybody in, through Gradio's tunnel. Raises UserError if
-    Gradio is missing or the port is taken.
+    Files of up to ``max_megabytes`` are accepted; ``share`` makes the page public through Gradio's tunnel. Raises
+    UserError if Gradio is missing or the port is taken.
     """
     with (
         tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads,
-        # before Gradio is imported; it asks nobody for anything
+        # set before Gradio is imported, so that it contacts no other machine
         environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1"),
     ):
         layout = import_layout()
@@ -53,7 +53,7 @@ def serving(
 
 @contextlib.contextmanager
 def environment(**changes: str) -> Iterator[None]:
-    """Change the environment inside of the block."""
+    """Change the environment inside the block."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ |= changes
     try:
@@ -69,11 +69,11 @@ def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, 
     try:
         socket.create_server((server_name, 0)).close()
     except OSError as error:
-        raise UserError(f"--server_name {server_name} is no address of this machine ({error})") from error
+        raise UserError(f"--server_name {server_name} is not an address of this machine ({error})") from error
     try:
         socket.create_server((server_name, server_port)).close()
     except OSError as error:
-        raise UserError(f"port {server_port} cannot be had ({error.strerror}); give another --server_port") from error
+        raise UserError(f"port {server_port} cannot be used ({error.strerror}); give another --server_port") from error
     try:
         blocks.launch(
             server_name=server_name,
@@ -93,10 +93,10 @@ def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, 
 
 
 def import_layout() -> ModuleType:
-    """Import what needs Gradio, which the rest of the project does without."""
+    """Import the layout, which needs Gradio; the rest of the project does not."""
     try:
         with needs("app"):
             from . import layout
-    except ImportError as error:  # it is there, but beside what does not fit it
-        raise UserError(f"the page's packages do not fit together ({error}); install them anew") from error
+    except ImportError as error:  # Gradio is installed, but with incompatible packages
+        raise UserError(f"the page's packages do not fit together ({error}); reinstall them") from error
     return layout

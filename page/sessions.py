@@ -1,4 +1,4 @@
-"""One session for each open page: a private folder, and when it was last asked to stop what is running."""
+"""One session per open page: a private folder, and the times of its last requests to stop."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pathlib import Path
 from errors import UserError
 from reporting import Advance, Reporter
 
-LOG = logging.getLogger("wav2lip.page")  # of the server; visitors are told in one sentence
-LIP_SYNC, COMPARE, LEARN, LIVE = "lip-sync", "compare", "learn", "live"  # the tabs: each has a Cancel of its own
-KEPT_SECONDS = 3000.0  # of what is made or uploaded; with the time until the next sweep, less than an hour
+LOG = logging.getLogger("wav2lip.page")  # for the server; visitors see one sentence
+LIP_SYNC, COMPARE, LEARN, LIVE = "lip-sync", "compare", "learn", "live"  # the tabs, each with its own Cancel
+KEPT_SECONDS = 3000.0  # for uploads and results; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
 
 
 class Stopped(Exception):
-    """The user has asked to stop, or is gone."""
+    """The visitor asked to stop, or left."""
 
 
 @dataclass
@@ -37,19 +37,19 @@ class Session:
     stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
     used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
-    files: tuple[str, ...] = ()  # that were uploaded and in use last
-    held: list[tuple[str, ...]] = field(default_factory=list)  # those of actions that are running
+    files: tuple[str, ...] = ()  # uploads used last
+    held: list[tuple[str, ...]] = field(default_factory=list)  # uploads used by running actions
 
     def new_file(self, suffix: str, name: str = "result") -> Path:
-        """Name a file that is not there yet; the page has each result copied before the next is made."""
+        """Return the path of a new file; Gradio copies each result before the next is made."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}{suffix}"
 
     def delete(self) -> None:
-        """Delete all that it has made."""
+        """Delete all files that the session has made."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def use(self, *files: str | None) -> None:
-        """Say that it and these uploads, or those of the last time, are in use: they are kept for another while."""
+        """Mark the session and these uploads, or else the last ones, as in use, so that they are kept longer."""
         self.files = tuple(filter(None, files)) or self.files
         self.used = time.monotonic()
         for file in {*self.files, *itertools.chain.from_iterable(self.held)}:
@@ -58,7 +58,7 @@ class Session:
 
     @contextlib.contextmanager
     def using(self, *files: str | None) -> Iterator[None]:
-        """Keep these uploads until the block ends, whatever else is asked for meanwhile."""
+        """Keep these uploads until the block ends, whatever other actions run meanwhile."""
         held = tuple(filter(None, files))
         self.held.append(held)
         try:
@@ -68,10 +68,9 @@ class Session:
             self.held.remove(held)
 
     def go_on(self, pressed: float, tab: str = LIP_SYNC) -> None:
-        """Say that it is in use, for what was asked for at a time; raise Stopped if that should not go on.
+        """Mark the session as in use; raise Stopped if the action requested at time ``pressed`` should stop.
 
-        A wish to stop is about all that was asked for before on one of the tabs, running or waiting, and nothing that
-        is asked for later.
+        A Cancel stops all actions requested before it on the same tab, running or waiting, and none requested later.
         """
         self.use()
         if self.gone.is_set() or self.stopped.get(tab, -math.inf) > pressed:
@@ -79,7 +78,7 @@ class Session:
 
 
 class Sessions:
-    """All open pages, by what Gradio calls them, if they say; ``leave`` is told the token of each that is no more."""
+    """All open pages, by Gradio's session hash; ``leave`` is called with the token of each that is closed."""
 
     def __init__(self, leave: Callable[[str | None], object] = lambda token: None) -> None:
         self._leave = leave
@@ -89,8 +88,8 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, name: str | None) -> Session:
-        """Return the session of this name, a new one if there is none; raise UserError for whoever gives no name."""
-        if not name:  # or all of these would share one
+        """Return the session of this name, a new one if there is none; raise UserError if there is no name."""
+        if not name:  # all clients without a name would share one session
             raise UserError("only the page in a browser can be used")
         with self._lock:
             if name not in self._open:
@@ -100,20 +99,20 @@ class Sessions:
             return session
 
     def close(self, name: str | None) -> None:
-        """Stop what a session runs and delete all it has made."""
+        """Stop all actions of a session and delete all files it has made."""
         with self._lock:
             session = self._open.pop(name or "", None)
         self._discard(session)
 
     def stop(self, name: str | None, tab: str = LIP_SYNC) -> None:
-        """Stop what a session has asked for on a tab, also what still waits: there may be nothing else of it yet."""
+        """Stop a session's actions on a tab, including those still waiting, before which it may not yet exist."""
         if name:
             self.of(name).stopped[tab] = time.monotonic()
 
     def sweep(self, uploads: Path) -> None:
-        """Forget the sessions that nobody has used, and delete what was uploaded or shown, ``KEPT_SECONDS`` ago.
+        """Close sessions not used for ``KEPT_SECONDS``, and delete uploads and results of that age.
 
-        That includes what a server has left that was killed.
+        This includes the files of servers that were killed.
         """
         with self._lock:
             unused = [name for name, session in self._open.items() if time.monotonic() - session.used > KEPT_SECONDS]
@@ -134,7 +133,7 @@ class Sessions:
                 return
 
     def _discard(self, session: Session | None) -> None:
-        """End a session; not under the lock, as this waits for the frame that is being drawn."""
+        """End a session; not under the lock, because this waits for the frame that is being drawn."""
         if session:
             session.gone.set()
             self._leave(session.token)
@@ -142,15 +141,15 @@ class Sessions:
 
 
 def delete_old(folder: Path, seconds: float) -> None:
-    """Delete files that were last written so long ago, those of uploads that broke off among them.
+    """Delete files last written more than ``seconds`` ago, including those of aborted uploads.
 
-    Nothing of other people's, whom a shared folder for temporary files may belong to as well, and nothing behind links.
+    Folders of other users, which may be in a shared folder for temporary files, are skipped, and links not followed.
     """
     if not _is_ours(folder):
         return
-    for place, _, names in os.walk(folder):  # follows no links, and passes over what is gone meanwhile
+    for place, _, names in os.walk(folder):  # follows no links, and ignores files deleted meanwhile
         for path in (Path(place, name) for name in names):
-            with contextlib.suppress(OSError):  # it is gone already, or open on Windows: the next time
+            with contextlib.suppress(OSError):  # already gone, or open on Windows: left for the next time
                 if time.time() - path.lstat().st_mtime > seconds:
                     path.unlink()
                     if path.parent != folder:
@@ -164,14 +163,14 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-Show = Callable[[float | None, str], object]  # a share from 0 to 1, or None, and words
+Show = Callable[[float | None, str], object]  # a fraction from 0 to 1, or None, and a text
 
 
 class Progress(Reporter):
-    """Shows what goes on to one session, with its rate and the time that is left, until that asks to stop.
+    """Shows the progress of an action to its session, with rate and remaining time, until the session asks to stop.
 
-    Of stages that go on at a time, the one that began last is shown.
-    ``show`` takes what Gradio's progress bars do; ``pressed`` is when it was asked for (None: now).
+    If several stages run at the same time, the one that began last is shown. ``show`` updates Gradio's progress bar;
+    ``pressed`` is the time of the request (None: now).
     """
 
     def __init__(self, session: Session, show: Show, pressed: float | None = None, tab: str = LIP_SYNC) -> None:
@@ -191,7 +190,7 @@ class Progress(Reporter):
             self._going_on.remove(name)
 
     def go_on(self) -> None:
-        """Raise Stopped if that was asked for."""
+        """Raise Stopped if the visitor asked to stop."""
         self._session.go_on(self._pressed, self._tab)
 
     def note(self, text: str) -> None:
@@ -212,7 +211,7 @@ class Progress(Reporter):
 
 
 def describe(stage: str, done: int, total: int | None, seconds: float, before: int = 0) -> str:
-    """Say how far a stage is, e.g. ``Lip-syncing: 50 of 200, 25 a second, 6 s left``; ``before`` were done already."""
+    """Return how far a stage is, e.g. ``Lip-syncing: 50 of 200, 25 a second, 6 s left``; ``before``: done at start."""
     words = [f"{stage}: {done}" + (f" of {total}" if total else "")]
     if done > before and seconds > 0:
         rate = (done - before) / seconds
@@ -233,7 +232,7 @@ def check_length(seconds: float, most: float) -> None:
 
 
 class Learning(Progress):
-    """Shows how much of the time is over that learning may take."""
+    """Shows how much of the time for learning has passed."""
 
     def __init__(
         self, session: Session, show: Show, pressed: float | None = None, tab: str = LEARN, *, minutes: float

@@ -1,4 +1,4 @@
-"""What whoever runs the page decides for all visitors."""
+"""Settings of the page for all visitors, chosen by its operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Settings:
     expert: str = "demo"
     detector: str = "auto"
     identity: str = "sface"
-    restorer: Path | None = None  # sharpens mouths for visitors who want that
+    restorer: Path | None = None  # sharpens mouths for visitors who choose it
     credentials: tuple[Path, Path] | None = None  # certificates and key that sign every result
     device: str = "auto"
     precision: str = "auto"
@@ -24,6 +24,6 @@ class Settings:
     batch_size: int = 128
     max_seconds: float = 600.0  # of speech, or of a video that is measured or learned from
     max_minutes: float = 15.0  # of learning
-    runs: int = 1  # at the same time
-    live: int = 1  # who speak live at the same time
-    report: Reporter = SILENT  # hears what goes on before there are visitors
+    runs: int = 1  # concurrent ones
+    live: int = 1  # visitors who speak live at the same time
+    report: Reporter = SILENT  # for the work before there are visitors

@@ -1,9 +1,9 @@
-"""Who speaks live: sound comes in by the page's microphone, and pictures go out, over plain HTTP.
+"""Live speech: sound comes in from the page's microphone, and frames go out, over plain HTTP.
 
-    GET  /live/TOKEN?rate=48000   frames without end, each a head (``HEAD``), the picture as JPEG, the sound
-    POST /live/TOKEN?taken=25     sound: float32 little-endian, one channel, of that rate; so many frames have come
+    GET  /live/TOKEN?rate=48000   endless frames, each a header (``HEAD``), the picture as JPEG, and the sound
+    POST /live/TOKEN?taken=25     sound: float32 little-endian, one channel, at that rate; taken: frames received so far
 
-A token is given to whoever has prepared a face, and to nobody else.
+Only the visitor who has prepared a face gets its token.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from starlette.routing import Route
 
 from errors import UserError
 
-if TYPE_CHECKING:  # torch and all
+if TYPE_CHECKING:  # these import torch
     import live
     from lipsync import LipSync
 
 HEAD = struct.Struct("<dII")  # seconds from the start, bytes of the picture, of the sound (int16 at 16 kHz)
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
-BEHIND = 0.45  # seconds of sound that may wait; what is older was said too long ago
+BEHIND = 0.45  # seconds of sound that may wait; older sound is dropped
 RATES = range(8000, 192001)  # Hz
 MAX_DIGITS = 12
-ON_THE_WAY = 8  # frames that may be, to whoever says how many have come; others are passed over
-MAX_SECONDS = 1800.0  # that one visitor may keep the stage
-STANDSTILL = 20.0  # seconds without a frame that is taken, after which the stage is free for somebody else
+ON_THE_WAY = 8  # frames that may be in transit to a visitor who reports those received; further ones are skipped
+MAX_SECONDS = 1800.0  # longest time that one visitor may speak
+STANDSTILL = 20.0  # seconds without a frame being received, after which the session ends
 
 
 @dataclass
 class Act:
-    """A face that is ready, and who is to speak."""
+    """A prepared face, and its live session if it is speaking."""
 
     lips: LipSync
     face: live.Face
-    use: Callable[[], object]  # called as long as somebody speaks
-    session: live.Session | None = None  # while frames are taken
+    use: Callable[[], object]  # called for every frame
+    session: live.Session | None = None  # while it is speaking
     sent: int = 0  # frames of this session
-    taken: int | None = None  # of these, as far as is known
-    is_on_stage: bool = False  # with somebody who speaks, or is about to
-    gone: bool = False  # nobody is to speak any more
+    taken: int | None = None  # frames received, as last reported
+    is_on_stage: bool = False  # it is speaking, or about to
+    gone: bool = False  # it must not speak any more
 
     @property
     def is_behind(self) -> bool:
-        """Whether the way to whoever looks is too slow: more frames would wait there, each longer than the last."""
+        """Whether the connection is too slow, so that further frames would queue up with a growing delay."""
         return self.taken is not None and self.sent - self.taken >= ON_THE_WAY
 
 
 class Stage:
-    """All faces that are ready to speak, at most ``room`` of them speaking."""
+    """All prepared faces, of which at most ``room`` speak at the same time."""
 
     def __init__(self, room: int) -> None:
         self._room, self._speaking = room, 0
@@ -68,19 +68,19 @@ class Stage:
         self._lock = threading.Lock()
 
     def enter(self, lips: LipSync, face: live.Face, use: Callable[[], object] = lambda: None) -> str:
-        """Return the token by which this face is reached; ``use`` is called for every frame of it."""
+        """Add a face and return its token; ``use`` is called for every frame of it."""
         token = secrets.token_urlsafe(24)
         with self._lock:
             self._acts[token] = Act(lips, face, use)
         return token
 
     def leave(self, token: str | None) -> None:
-        """Forget a face; if it is speaking, it stops."""
+        """Remove a face; if it is speaking, it stops."""
         with self._lock:
             act = self._acts.pop(token or "", None)
             session = act.session if act else None
             if act:
-                act.gone = True  # also if it is just being opened
+                act.gone = True  # its session may just be opening
         if session:
             session.close()
 
@@ -103,7 +103,7 @@ class Stage:
         try:
             act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
             if act.gone:
-                act.session.close()  # its frames end before the first
+                act.session.close()  # so that it yields no frames
         except BaseException:
             self._end(act)
             raise
@@ -113,13 +113,13 @@ class Stage:
         with self._lock:
             self._speaking -= 1
         if act.session:
-            threading.Thread(target=act.session.close).start()  # it waits for the frame that is being made
+            threading.Thread(target=act.session.close).start()  # close() waits for the current frame
         act.session, act.is_on_stage = None, False
 
     async def _sound(self, request: Request) -> Response:
         act = self._acts.get(request.path_params["token"])
         if act is None or (session := act.session) is None:
-            return PlainTextResponse("Nobody is listening.", 404)
+            return PlainTextResponse("No session is open.", 404)
         body, taken = await request.body(), request.query_params.get("taken", "")
         if (count := number(taken)) is not None:
             act.taken = count
@@ -135,7 +135,7 @@ class Stage:
 
 
 class Show(StreamingResponse):
-    """The frames of an act when they are due, until whoever takes them is gone; ``end`` is called in any case."""
+    """Streams the frames of an act as they are due, until the visitor is gone; ``end`` is always called."""
 
     def __init__(self, act: Act, end: Callable[[Act], None]) -> None:
         super().__init__(self._played(act), media_type="application/octet-stream")
@@ -147,11 +147,11 @@ class Show(StreamingResponse):
                 tasks.start_soon(self._watch, tasks.cancel_scope)
                 await super().__call__(*connection)
                 tasks.cancel_scope.cancel()
-        finally:  # not where frames are made: who leaves before the first one is served begins none
+        finally:  # not in ``_played``, which never starts if the visitor leaves before the first frame
             self._end(self._act)
 
     async def _watch(self, show: anyio.CancelScope) -> None:
-        """End a show that nobody takes, or may take, any more: what is sent waits for a connection that stays open."""
+        """End the stream if the face is removed or no frame is received: sending would block on an open connection."""
         while not self._act.gone and time.monotonic() - self._moved < STANDSTILL:
             await anyio.sleep(1)
         show.cancel()
@@ -165,7 +165,7 @@ class Show(StreamingResponse):
 
 
 def number(text: str) -> int | None:
-    """Return the whole number that a visitor sent, None if it is none, or has digits without end."""
+    """Return the whole number that a visitor sent, None if it is not one or has too many digits."""
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
@@ -177,8 +177,8 @@ def open_session(act: Act, rate: int) -> live.Session:
 
 
 def messages(act: Act) -> Iterator[bytes]:
-    """Yield the frames of a session as they are sent, when they are due; nothing for those that are passed over."""
-    assert act.session  # until they are taken, or whoever takes them is gone
+    """Yield the encoded frames of a session as they are due; b"" for those that are skipped."""
+    assert act.session
     for frame in act.session.play():
         if frame.time > MAX_SECONDS:
             return

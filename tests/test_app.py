@@ -700,7 +700,7 @@ def test_addresses_and_ports_that_cannot_be_are_named(capsys):
         assert app.main(["--server_port", port]) == 2
         assert "is not a port, a whole number from 1 to 65535" in capsys.readouterr().err
     with (
-        pytest.raises(UserError, match="--server_name 192.0.2.1 is no address of this machine"),
+        pytest.raises(UserError, match="--server_name 192.0.2.1 is not an address of this machine"),
         serving(Settings(detector="centerface"), "192.0.2.1", free_port()),
     ):
         pass
@@ -722,7 +722,7 @@ def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronau
     for path in (tmp_path / "private.png", tmp_path / "uploads/a/given.png"):
         cv2.imwrite(str(path), astronaut)
     (tmp_path / "uploads/link.png").symlink_to(tmp_path / "private.png")
-    with pytest.raises(gradio.Error, match="After 50 minutes all is deleted, gone.png too; give it again"):
+    with pytest.raises(gradio.Error, match="After 50 minutes files are deleted, gone.png too; give it again"):
         buttons.find_faces(str(tmp_path / "uploads/a/gone.png"), False, request)  # of somebody who stood in line
     for path in ("private.png", "uploads/../private.png", "uploads/link.png"):
         with pytest.raises(gradio.Error, match="This page was not given "):
