@@ -18,7 +18,7 @@ from hparams import hparams as hp
 
 PIECE = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
-DROPPING = 1  # increased when more videos become usable, so that dropped ones are tried again
+DROPPING = 2  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 

@@ -23,6 +23,7 @@ from .sound import write_sound
 
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
+VERDICT_RULES = 2  # increased when ``sync`` decides differently, so that finished clips are checked again
 SAMPLES = hp.sample_rate // round(hp.fps)  # in a frame
 
 
@@ -39,8 +40,9 @@ class SyncCheck:
 
     @cached_property
     def name(self) -> str:
-        """The expert's path or name and a digest, which changes if its file is replaced."""
-        return f"{self.expert} {files.digest(weights.find(self.expert, SyncNet_color))[:16]}"
+        """The expert's path or name, a digest, which changes if its file is replaced, and the rules of the verdict."""
+        digest = files.digest(weights.find(self.expert, SyncNet_color))
+        return f"{self.expert} {digest[:16]} rules {VERDICT_RULES}"
 
     def is_done(self, clips: Sequence[Kept]) -> bool:
         """Whether this expert has checked all these clips, and corrected those that can be if asked to."""

@@ -1036,6 +1036,18 @@ def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch,
     assert (kept.shifted, kept.seconds, kept.frames_with_face) == (late, len(heard) / 16000, 40 - silent)
 
 
+def test_verdicts_of_earlier_rules_are_reached_again(roots, clip, monkeypatch):
+    """Clips that were unrelated because of their pauses stayed so, and were dropped, when pauses no longer counted."""
+    put(clip, roots, "s/a.mp4")
+    checked, score = [], syncing.sync.score_clip
+    monkeypatch.setattr(syncing.sync, "score_clip", lambda folder, expert: checked.append(folder) or score(folder, expert))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(syncing, "VERDICT_RULES", 1)
+        assert run(roots, "--sync", "report") == run(roots, "--sync", "report") == 0 and len(checked) == 1
+    assert run(roots, "--sync", "report") == run(roots, "--sync", "report") == 0 and len(checked) == 2
+    assert report(roots)["kept"][0]["expert"].endswith("rules 2")
+
+
 def test_whoever_is_out_of_sync_after_all_is_told(roots):
     """What was moved once was never called so again."""
     moved = dataclasses.replace(finished("a/1.mp4")[0], verdict="off by 8 frames", shifted=3, offset_frames=8)
