@@ -34,7 +34,7 @@ def test_one_file_is_a_list_of_one():
     """A name was taken letter by letter."""
     assert [(job.face, job.audio) for job in jobs.pair("a.mp4", "a.wav")] == [(Path("a.mp4"), Path("a.wav"))]
     assert len(jobs.pair(["a.mp4", "b.mp4"], Path("a.wav"))) == 2
-    with pytest.raises(UserError, match="no pairs"):
+    with pytest.raises(UserError, match="give at least one --face"):
         jobs.pair([], "a.wav")
     with pytest.raises(UserError, match="nowhere.mp4 does not exist"):
         sync.measure("nowhere.mp4", "nowhere.wav", None)

@@ -472,5 +472,5 @@ def test_letters_with_accents_are_the_same_however_they_are_written(tmp_path):
 
 def test_faces_without_sounds_are_no_pairs(room):
     for films, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
-        with pytest.raises(UserError, match="no pairs"):
+        with pytest.raises(UserError, match="give at least one --face"):
             jobs.pair(films, sounds)

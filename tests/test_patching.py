@@ -258,7 +258,7 @@ def test_sets_are_added_once(talking_clip, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\x08free", b"\0\0\0\x10moov\0\0\0\x08trak", b"\0" * 40])
 def test_no_file_to_add_sets_to(tmp_path, content):
     (tmp_path / "no.mp4").write_bytes(content)
-    with pytest.raises(ValueError, match="no "):
+    with pytest.raises(ValueError, match="no |not an MP4"):
         h264.add_sets(tmp_path / "no.mp4", ())
     assert (tmp_path / "no.mp4").read_bytes() == content
 
