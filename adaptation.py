@@ -24,7 +24,7 @@ import pictures
 import training
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
-from distributed import Distributed, check_seed, own_random_numbers
+from distributed import Distributed, check_seed, preserve_rng
 from errors import MissingFile, UserError
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -36,13 +36,13 @@ from training import Figures, GeneratorTask
 MIN_SECONDS = 5.0
 CHECKPOINTS = (".pth", ".pt", ".ckpt")
 HELD_OUT = 0.1  # share of the frames, the last ones
-EVALUATED = 8  # held-out batches, at most
+MAX_EVAL_BATCHES = 8  # held-out batches, at most
 SHEET_WINDOWS = 8
 POSE_SIDE = 32  # pixels to which faces are shrunk to compare poses
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 98]
-MIN_KEPT = 5  # held-out windows
-COMPARED = 3000  # candidate frames for a twin, at most
-ALIKE = 4  # frames with the most similar poses, of which one is chosen at random
+MIN_HELD_OUT = 5  # held-out windows
+MAX_CANDIDATES = 3000  # candidate frames for a twin, at most
+NEAREST_POSES = 4  # frames with the most similar poses, of which one is chosen at random
 REFERENCE_LEAD = 1  # mel_lead of checkpoints that do not store it: the official ones, and those trained the same way
 SETTINGS = (  # with an EMA of the weights, since a single video is little data
     "detail_wt=2,syncnet_wt=0.01,ema_decay=0.99,negative_distance=5,batch_size=8,initial_learning_rate=5e-5,eval_interval=50,"
@@ -74,8 +74,8 @@ class AdaptationOptions:
 class Adapted:
     """The result of an adaptation, measured on held-out frames."""
 
-    before: Examination
-    after: Examination
+    before: Evaluation
+    after: Evaluation
     sheet: Path  # a picture: as filmed, before, after
     is_better: bool = True  # False: training brought no improvement, and the original weights were kept
     stopped: bool = False  # early, by Ctrl-C
@@ -94,12 +94,12 @@ def adapt(
     lead = REFERENCE_LEAD if start.mel_lead is None else start.mel_lead
     group = open_group(options)
     settings = SETTINGS, f"mask_top={start.mask_top},mel_lead={lead}", options.settings
-    with hp.changed(*settings), own_random_numbers(group.device):
+    with hp.changed(*settings), preserve_rng(group.device):
         task = open_task(group, start.width, options, report)
         try:
-            before, after, stopped = learn(task, start, face, options, report)
+            before, after, stopped = fine_tune(task, start, face, options, report)
         except BaseException:  # an error or a second Ctrl-C: save the progress made so far
-            if task.won:
+            if task.improved:
                 write_checkpoint(outfile, task, start)
             raise
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png might be the user's picture of Anna
@@ -118,7 +118,7 @@ def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: R
         raise UserError(f"--outfile {outfile} must end in one of {', '.join(CHECKPOINTS)}, as checkpoints do")
     networks = (Wav2Lip, options.checkpoint), (SyncNet_color, options.expert), (SyncNet_color, options.judge)
     paths = [weights.find(path, network, report) for network, path in networks]
-    files.check_not_read("--outfile", outfile, (face, *paths))
+    files.check_not_input("--outfile", outfile, (face, *paths))
     files.check_folder(outfile.parent)
 
 
@@ -126,7 +126,7 @@ class PersonTask(GeneratorTask):
     """Generator training that ends with the weights that scored best on held-out frames."""
 
     lowest = float("inf")
-    won = False  # whether any weights have scored better than the original ones
+    improved = False  # whether any weights have scored better than the original ones
 
     def train_mode(self, on: bool) -> None:
         """Set the mode of all but the audio encoder, which stays frozen.
@@ -140,18 +140,18 @@ class PersonTask(GeneratorTask):
         """Return how far the output is from the filmed frames: L1 alone would favour blur, which detail penalises."""
         return figures["l1"] + self.hp.detail_wt * figures.get("detail", 0.0)
 
-    def remember(self, figures: Figures) -> None:
+    def keep_if_best(self, figures: Figures) -> None:
         """Keep a copy of the weights if their ``figures`` are the best so far."""
         if (score := self.score(figures)) < self.lowest:
-            self.won = self.lowest < float("inf")
+            self.improved = self.lowest < float("inf")
             self.lowest = score
             self.best = {name: value.clone() for name, value in self.result.state_dict().items()}
 
-    def recall(self) -> None:
+    def restore_best(self) -> None:
         self.result.load_state_dict(self.best)
 
     def after_evaluation(self, figures: Figures) -> str | None:
-        self.remember(figures)
+        self.keep_if_best(figures)
         return super().after_evaluation(figures)
 
 
@@ -168,10 +168,10 @@ def open_task(group: Distributed, width: float, options: AdaptationOptions, repo
     return task
 
 
-def learn(
+def fine_tune(
     task: PersonTask, start: weights.Checkpoint, face: Path, options: AdaptationOptions, report: Reporter
-) -> tuple[Examination, Examination, bool]:
-    """Train ``task`` from ``start``; return its examination before and after, and whether Ctrl-C stopped it.
+) -> tuple[Evaluation, Evaluation, bool]:
+    """Train ``task`` from ``start``; return its evaluation before and after, and whether Ctrl-C stopped it.
 
     Either way, ``task`` ends with the best weights so far.
     """
@@ -182,7 +182,7 @@ def learn(
             hp.batch_size,
             checkpoint_interval=1 << 30,  # no samples are needed
             eval_interval=hp.eval_interval,
-            eval_steps=EVALUATED,
+            eval_steps=MAX_EVAL_BATCHES,
             minutes=options.minutes,
             saves=False,
             num_workers=min(hp.num_workers, cpu_count()),
@@ -191,16 +191,16 @@ def learn(
         train = Wav2LipDataset([learned], options.seed, hp.negative_distance, twins=hp.twin_reference)
         held_out = Wav2LipDataset([kept])
         training.load_checkpoint(task, start.path)
-        before = examine(task, held_out)
-        task.remember(before.figures)
+        before = evaluate(task, held_out)
+        task.keep_if_best(before.figures)
         stopped = False
         try:
             training.fit(task, train, held_out, plan, report)
-            task.remember(examine(task, held_out).figures)  # a slow machine may not have reached any evaluation
+            task.keep_if_best(evaluate(task, held_out).figures)  # a slow machine may not have reached any evaluation
         except training.Stopped:
             stopped = True
-        task.recall()
-        return before, examine(task, held_out), stopped
+        task.restore_best()
+        return before, evaluate(task, held_out), stopped
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def _first_kept(shown: Sequence[int], face: Path) -> int:
     begin = [frame for frame, last in zip(shown, shown[together:]) if last - frame == together]
     kept = begin[round(len(begin) * (1 - HELD_OUT)) :]
     apart = shown.index(kept[0]) if kept else 0
-    if len(kept) < MIN_KEPT or min(apart, len(shown) - apart) < MIN_FRAMES:
+    if len(kept) < MIN_HELD_OUT or min(apart, len(shown) - apart) < MIN_FRAMES:
         raise UserError(
             f"{face} shows a face for {hp.syncnet_T} frames in a row only {len(begin)} times, too few to learn from "
             "and to evaluate; give a longer video, or one in which the face is always visible"
@@ -263,13 +263,13 @@ def write_twins(clip: Path, others: Sequence[Path], report: Reporter = SILENT) -
     twin.mkdir()
     (clip / TWIN).write_text(twin.name, encoding="utf-8")
     own = [i for i, path in enumerate(paths) if path.parent == clip]
-    few = np.arange(0, len(paths), -(-len(paths) // COMPARED))  # bounds the cost for long videos
+    few = np.arange(0, len(paths), -(-len(paths) // MAX_CANDIDATES))  # bounds the cost for long videos
     candidates, when = poses[few], times[few]
     sizes = np.square(candidates).sum(1)
     for i in report.track(own, "Comparing poses", len(own)):
         unlike = sizes - 2 * candidates @ poses[i]  # squared distance, up to a constant
         unlike[np.abs(when - times[i]) < hp.negative_distance] = np.inf  # too near in time: the same mouth
-        chosen = paths[few[rng.choice(np.argsort(unlike)[:ALIKE])]]
+        chosen = paths[few[rng.choice(np.argsort(unlike)[:NEAREST_POSES])]]
         picture = _aligned(_read(chosen), _read(paths[i]))
         files.save(twin / f"{times[i]}.jpg", cv2.imencode(".jpg", picture, QUALITY)[1].tobytes())
 
@@ -306,7 +306,7 @@ def _aligned(face: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Examination:
+class Evaluation:
     """A generator's figures and samples on held-out windows."""
 
     figures: Figures
@@ -315,9 +315,9 @@ class Examination:
 
 
 @torch.no_grad()
-def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
+def evaluate(task: GeneratorTask, held_out: Wav2LipDataset) -> Evaluation:
     """Evaluate the EMA of the task's weights on held-out windows, and keep samples of some."""
-    count = min(len(held_out.index), EVALUATED * hp.batch_size)
+    count = min(len(held_out.index), MAX_EVAL_BATCHES * hp.batch_size)
     loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
     with task.ema_in_place():
         figures = training.evaluate(task, loader)
@@ -326,7 +326,7 @@ def examine(task: GeneratorTask, held_out: Wav2LipDataset) -> Examination:
         with task.group.autocast():
             fake = task.generator(mels, x).float()
         task.train_mode(True)
-    return Examination(figures, *(_middle(faces) for faces in (fake, real)))
+    return Evaluation(figures, *(_middle(faces) for faces in (fake, real)))
 
 
 def _middle(faces: torch.Tensor) -> np.ndarray:
@@ -341,7 +341,7 @@ def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) ->
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **settings)
 
 
-def write_sheet(path: Path, before: Examination, after: Examination) -> None:
+def write_sheet(path: Path, before: Evaluation, after: Evaluation) -> None:
     """Draw three rows of faces: as filmed, before, after."""
     rows = [np.hstack(list(faces)) for faces in (after.real, before.shown, after.shown)]
     picture = cv2.resize(np.vstack(rows), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)

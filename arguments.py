@@ -15,7 +15,7 @@ from devices import PRECISIONS, own_device
 from faces import FaceSearch
 from hparams import FILELISTS
 from lipsync import OF_THE_MOUTH, VALUES, LipSync, Options
-from terminal import terminal_of_one
+from terminal import terminal_for_rank
 
 if TYPE_CHECKING:
     from recipes import TrainingOptions
@@ -362,5 +362,5 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         precision=args.precision,
         runtime=args.runtime,
         batch_size=args.wav2lip_batch_size,
-        report=terminal_of_one(),
+        report=terminal_for_rank(),
     )

@@ -25,7 +25,7 @@ SILENCE = -hp.max_abs_value  # digital silence in a mel
 # A pause: sound that for PAUSE seconds stays LEVEL dB below the loud parts of what stands out from the noise, or within
 # ABOVE_NOISE dB of the noise. LOUD and NOISE are percentiles of the levels.
 LEVEL, LOUD, NOISE, ABOVE_NOISE, PAUSE = 30.0, 95, 10, 6.0, 0.3  # dB, percentile, percentile, dB, seconds
-FEWEST = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
+MIN_LOUD_FRAMES = 20  # mel frames (0.25 s) that must stand out from the noise; fewer may be a click
 CLOSING = 0.16  # seconds that lips take to close or to open
 # Malcolm Slaney, Auditory Toolbox (1998): mels are linear up to 1000 Hz, 15 of them, then 27 to a factor of 6.4
 LINEAR_HERTZ, LINEAR_MELS, LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
@@ -37,10 +37,10 @@ def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
     import librosa  # imported here because machines that only train on prepared mels do not need it
 
     wav = librosa.load(path, sr=sr)[0]
-    return wav if len(wav) else librosa.load(_measured(path), sr=sr)[0]
+    return wav if len(wav) else librosa.load(_fix_wav_header(path), sr=sr)[0]
 
 
-def _measured(path: str | Path) -> str | Path | io.BytesIO:
+def _fix_wav_header(path: str | Path) -> str | Path | io.BytesIO:
     """Return ``path``, or for a wav its content with the lengths in the header set to the maximum.
 
     A wav that was written to a pipe has no length in its header.
@@ -197,9 +197,10 @@ def quiet_of(levels: np.ndarray) -> np.ndarray:
     Frames ``LEVEL`` dB quieter than speech are silent, and so is noise from which speech stands out.
     """
     noise = np.percentile(levels, NOISE)
-    told = levels[levels > noise + ABOVE_NOISE]  # or for a short speech in a long pause, the pause would count as loud
-    told = told if len(told) >= FEWEST else levels
-    loud = min(np.percentile(told, LOUD), np.median(told) + LEVEL / 2)  # the median guards against knocks
+    # else, for a short speech in a long pause, the pause would count as loud
+    above_noise = levels[levels > noise + ABOVE_NOISE]
+    above_noise = above_noise if len(above_noise) >= MIN_LOUD_FRAMES else levels
+    loud = min(np.percentile(above_noise, LOUD), np.median(above_noise) + LEVEL / 2)  # the median guards against knocks
     if noise < loud - LEVEL / 2:
         return levels < max(loud - LEVEL, noise + ABOVE_NOISE)
     return np.full(levels.shape, loud <= hp.min_level_db + LEVEL)  # uniform sound: all speech, or all silence
@@ -306,7 +307,7 @@ class MelWindows:
         """Return the first mel frame of a window."""
         return int(min(self._moment(index), len(self.spectrogram) - hp.mel_step_size))
 
-    def heard(self) -> np.ndarray:
+    def speech_mask(self) -> np.ndarray:
         """Return a mask of the windows that contain speech, (frames,) bool; see ``quiet_of``."""
         quiet = quiet_of(levels_of(self.spectrogram.up_to(len(self.spectrogram))))
         starts = map(self._start, range(self.count))

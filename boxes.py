@@ -72,7 +72,7 @@ def place(
     _check_any(faces, seen_whole, drawn, pads, picture, count)
 
 
-def only(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
+def restrict(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
     """Yield only the boxes in ``part`` of the frames; raise UserError, at the end, if the face is in none of them."""
     passed, looked_at, drawn = 0, 0, False
     for boxes, seen, shot_ends in pieces:
@@ -145,7 +145,7 @@ def within(box: Box, width: int, height: int) -> Box:
     return max(0, x1), max(0, y1), min(width, x2), min(height, y2)
 
 
-def shown_in(frame: np.ndarray, box: Box) -> np.ndarray:
+def crop_with_border(frame: np.ndarray, box: Box) -> np.ndarray:
     """Return a view of a frame's pixels in a box; if that reaches beyond the frame, a copy with the edge repeated."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = within(box, width, height)
@@ -154,8 +154,8 @@ def shown_in(frame: np.ndarray, box: Box) -> np.ndarray:
     return cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_REPLICATE) if any(beyond) else inside
 
 
-def put_back(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
-    """Write a modified crop from ``shown_in`` back into the frame; does nothing for a view."""
+def write_crop(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
+    """Write a modified crop from ``crop_with_border`` back into the frame; does nothing for a view."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = inside = within(box, width, height)
     if inside != box:

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-collects = gc.isenabled()
+gc_was_enabled = gc.isenabled()
 gc.disable()  # imports leave no garbage; collecting during them, and once more at exit, took half a second
-stops = signal.getsignal(signal.SIGINT)
-if quits := stops is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+old_handler = signal.getsignal(signal.SIGINT)
+if replaced := old_handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during imports ends the process without a traceback
 
 # OpenMP threads spin for milliseconds while they wait for each other, which takes cores from others such as ffmpeg. If
@@ -31,12 +31,12 @@ except ImportError as problem:
     raise SystemExit(f"error: {problem}") from None
 
 import parts
-from distributed import MAX_SEED, STOPPING, heeded, leave_processes
-from errors import UserError, is_bad_input, is_fault, told
+from distributed import MAX_SEED, STOP_SIGNALS, active_signals, leave_processes
+from errors import UserError, describe_error, is_bad_input, is_fault
 from version import version
 
 gc.freeze()
-if collects:
+if gc_was_enabled:
     gc.enable()
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -99,21 +99,21 @@ def _is_a_script() -> bool:
     return is_command or main.resolve().parent in (HERE, *(HERE / name for name in FOLDERS))
 
 
-def heed_interrupts() -> None:
+def restore_interrupts() -> None:
     """Make Ctrl-C raise KeyboardInterrupt again."""
-    if quits and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, stops)
+    if replaced and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, old_handler)
 
 
 if not _is_a_script():  # scripts have more to import, and call this in run()
-    heed_interrupts()
+    restore_interrupts()
 
 
 def run(parser: Parser, work: Callable[[argparse.Namespace], None], argv: list[str] | None = None) -> int:
     """Parse ``argv``, do the work, and turn any error into one line on stderr and an exit code."""
     if threading.current_thread() is threading.main_thread():
-        heed_interrupts()
-        for number in heeded(STOPPING):  # so that a terminated run cleans up like an interrupted one
+        restore_interrupts()
+        for number in active_signals(STOP_SIGNALS):  # so that a terminated run cleans up like an interrupted one
             signal.signal(number, _stop)
     if sys.stderr is None:  # closed, as some background launchers do
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -143,7 +143,7 @@ def _stop(*_: object) -> NoReturn:
 
 def _one_line(error: Exception) -> str:
     blame = "; this is a fault of the program, run again with --debug and report it" if is_fault(error) else ""
-    return f"{told(error)}{blame}"
+    return f"{describe_error(error)}{blame}"
 
 
 def _report(text: str, code: int) -> int:

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-NAME, PATIENCE = "prefetch", 30.0  # name of the threads; seconds to wait for one another
-_quiet = threading.RLock()
+NAME, TIMEOUT = "prefetch", 30.0  # name of the threads; seconds to wait for one another
+_warnings_lock = threading.RLock()
 
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
     """Suppress warnings, in one thread at a time: before Python 3.14, two would turn them off permanently."""
-    with _quiet, warnings.catch_warnings():
+    with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -66,9 +66,9 @@ class _Worker:
     """
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue = queue.SimpleQueue()  # reentrant, so safe to use during garbage collection
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()  # reentrant, so safe to use during garbage collection
         self._over, self._ended = False, threading.Event()  # the thread takes no more tasks; the thread has ended
-        self._resting = threading.RLock()  # held while the remaining tasks are run
+        self._draining = threading.RLock()  # held while the remaining tasks are run
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         _working.add(self)
         try:
@@ -81,9 +81,9 @@ class _Worker:
     def begin(self, work: Callable[..., Result], *given: Any) -> Future:
         """Queue a task; run it in the calling thread if the worker's takes no more."""
         future: Future = Future()
-        self._orders.put((future, work, given))
+        self._tasks.put((future, work, given))
         if self._over:
-            self._do_the_rest()
+            self._drain()
         return future
 
     def finish(self, last: Callable[[], object] | None) -> None:
@@ -98,7 +98,7 @@ class _Worker:
         if current is self._thread:
             return
         if current.name == NAME:
-            wait([done], PATIENCE)
+            wait([done], TIMEOUT)
         else:
             self.join()
         if done.done():
@@ -106,9 +106,9 @@ class _Worker:
 
     def end(self) -> None:
         """Let the thread end after its queued tasks."""
-        self._orders.put(None)
+        self._tasks.put(None)
 
-    def lose(self) -> None:
+    def mark_ended(self) -> None:
         """Mark the thread as ended."""
         self._over = True
         self._ended.set()
@@ -118,20 +118,20 @@ class _Worker:
         self._ended.wait()
 
     def _work(self) -> None:
-        while order := self._orders.get():
-            _fulfil(*order)
-            del order  # keep no references while waiting
+        while task := self._tasks.get():
+            _fulfil(*task)
+            del task  # keep no references while waiting
         self._over = True
-        self._do_the_rest()
+        self._drain()
         _working.discard(self)
         self._ended.set()
 
-    def _do_the_rest(self) -> None:
+    def _drain(self) -> None:
         """Run the tasks that came too late for the thread."""
-        with self._resting, contextlib.suppress(queue.Empty):
+        with self._draining, contextlib.suppress(queue.Empty):
             while True:
-                if order := self._orders.get_nowait():
-                    _fulfil(*order)
+                if task := self._tasks.get_nowait():
+                    _fulfil(*task)
 
 
 def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
@@ -145,15 +145,15 @@ def _fulfil(future: Future, work: Callable[..., Result], given: tuple) -> None:
 _working: set[_Worker] = set()  # whose threads have not ended
 
 
-def _forget_all() -> None:
+def _reset_after_fork() -> None:
     """In a forked process, mark all workers as ended, since their threads do not exist there."""
     for worker in _working:
-        worker.lose()
+        worker.mark_ended()
     _working.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @atexit.register

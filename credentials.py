@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 import files
-from errors import MissingFile, UserError, needs, reason_of
+from errors import MissingFile, UserError, needs, root_message
 
 CURVES = {256: "es256", 384: "es384", 521: "es512"}  # C2PA's signature algorithms for elliptic curves, by key size
 SIGNABLE = (".mp4", ".m4v", ".mov")  # output containers that can hold C2PA data
@@ -40,48 +40,48 @@ class Credentials:
         try:
             content = self.certificates.read_bytes(), Path(key).read_bytes()
             self._signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(_algorithm(content[1]), *content, None))
-            self._try_out()
+            self._test_signature()
         except (ValueError, TypeError, UnsupportedAlgorithm, c2pa.C2paError) as error:
-            raise UserError(f"{words}: {reason_of(error)}") from error
+            raise UserError(f"{words}: {root_message(error)}") from error
 
     def check(self, outfile: Path) -> None:
         """Raise UserError if this kind of file cannot hold credentials."""
         if outfile.suffix.lower() not in SIGNABLE:
             raise UserError(f"{outfile} cannot hold --credentials; name it {' or '.join(SIGNABLE)}")
 
-    def sign(self, path: Path, source: Path, title: str, made_by: str) -> None:
-        """Sign the video at ``path`` as ``title``, made from the video or photo ``source`` by the program ``made_by``.
+    def sign(self, path: Path, source: Path, title: str, software: str) -> None:
+        """Sign the video at ``path`` as ``title``, made from the video or photo ``source`` by the program ``software``.
 
         Credentials that the source already has become part of the history.
         """
         try:
-            with files.atomic_write(path) as signed, self._history(title, made_by, source) as history:
+            with files.atomic_write(path) as signed, self._history(title, software, source) as history:
                 history.sign_file(path, signed, self._signer)
         except self._c2pa.C2paError as error:
-            raise RuntimeError(f"{title} could not be signed: {reason_of(error)}") from error
+            raise RuntimeError(f"{title} could not be signed: {root_message(error)}") from error
 
-    def _try_out(self) -> None:
+    def _test_signature(self) -> None:
         """Sign a black picture, since faulty certificates raise errors only then."""
         picture = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
         with self._history("black", "nobody") as history:
             history.sign(self._signer, "image/png", io.BytesIO(picture), io.BytesIO())
 
-    def _history(self, title: str, made_by: str, source: Path | None = None) -> Any:
+    def _history(self, title: str, software: str, source: Path | None = None) -> Any:
         """Return a history that begins with ``source``, or with this program if C2PA does not support such a file."""
         try:
-            return self._begin(title, made_by, source)
+            return self._begin(title, software, source)
         except self._c2pa.C2paError:  # the source is damaged, or not what its suffix says
-            return self._begin(title, made_by, None)
+            return self._begin(title, software, None)
 
-    def _begin(self, title: str, made_by: str, source: Path | None) -> Any:
+    def _begin(self, title: str, software: str, source: Path | None) -> Any:
         c2pa = self._c2pa
-        action = {"action": "c2pa.edited", "softwareAgent": {"name": made_by}, "digitalSourceType": CHANGED}
+        action = {"action": "c2pa.edited", "softwareAgent": {"name": software}, "digitalSourceType": CHANGED}
         action["description"] = "The lips are synthetic."
         assertions = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
-        told = {"claim_generator_info": [{"name": "Wav2Lip"}], "title": title, "assertions": assertions}
+        manifest = {"claim_generator_info": [{"name": "Wav2Lip"}], "title": title, "assertions": assertions}
         # do not fetch remote credentials that an untrusted file may point to
         context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
-        history = c2pa.Builder(json.dumps(told), context)
+        history = c2pa.Builder(json.dumps(manifest), context)
         kind = source.suffix.lower().removeprefix(".") if source else ""
         if source and kind in c2pa.Builder.get_supported_mime_types():  # the list includes suffixes
             history.set_intent(c2pa.C2paBuilderIntent.EDIT)

@@ -124,7 +124,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:
+def split_on_oom(work: Callable[..., Result], *batches: np.ndarray | None) -> list[Result]:
     """Return ``[work(*batches)]``; if memory runs out, split the batches (equally long, or None) in half and retry."""
     count = next(len(batch) for batch in batches if batch is not None)
     try:
@@ -135,10 +135,10 @@ def in_halves(work: Callable[..., Result], *batches: np.ndarray | None) -> list[
     # not inside the except block, where the error would keep alive whatever filled the memory
     halves = (slice(None, count // 2), slice(count // 2, None))
     parts = ([None if batch is None else batch[half] for batch in batches] for half in halves)
-    return [made for part in parts for made in in_halves(work, *part)]
+    return [made for part in parts for made in split_on_oom(work, *part)]
 
 
-def cpu_shares() -> tuple[int, int]:
+def cpu_calls_and_threads() -> tuple[int, int]:
     """Return how many calls of the network to run in parallel on the CPU, and the threads of each."""
     threads = torch.get_num_threads()
     share = -(-threads // MAX_WORKERS)  # rounded up: eight calls with one thread each would leave 4 of 12 cores idle
@@ -146,19 +146,19 @@ def cpu_shares() -> tuple[int, int]:
 
 
 def calls_at_a_time(device: torch.device) -> int:
-    """Return how many calls of the network to run in parallel, each in a thread that has called ``take_share``.
+    """Return how many calls of the network to run in parallel, each in a thread that has called ``limit_threads``.
 
     Parallel calls with few threads each need not wait for the slowest core at every layer; the decoder and the encoder
     compete for the cores. On devices other than the CPU, one call is prepared while another runs.
     """
-    return cpu_shares()[0] if device.type == "cpu" else 2
+    return cpu_calls_and_threads()[0] if device.type == "cpu" else 2
 
 
-def take_share() -> None:
+def limit_threads() -> None:
     """Limit this thread, one of ``calls_at_a_time``, to its share of the CPU's threads; others are not affected."""
     with _lock:
         threads = torch.get_num_threads()
-        torch.set_num_threads(cpu_shares()[1])
+        torch.set_num_threads(cpu_calls_and_threads()[1])
         # torch stores one number for the thread that sets it and one for new threads; this restores the latter
         elsewhere = threading.Thread(target=torch.set_num_threads, args=(threads,))
         elsewhere.start()

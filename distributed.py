@@ -23,12 +23,12 @@ from errors import UserError
 Batch = Sequence[torch.Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 MAX_SEED = 2**63 - 1  # torch's limit
-PATIENCE = datetime.timedelta(hours=2)  # for slow processes: one machine may first have to compute a large set's mels
+TIMEOUT = datetime.timedelta(hours=2)  # for slow processes: one machine may first have to compute a large set's mels
 
 
 # signals that ask a process to stop, besides Ctrl-C; all but SIGTERM are sent when a terminal is closed (SIGBREAK on
 # Windows)
-STOPPING = {"SIGTERM", "SIGHUP", "SIGBREAK"}
+STOP_SIGNALS = {"SIGTERM", "SIGHUP", "SIGBREAK"}
 
 
 def check_seed(seed: int) -> None:
@@ -37,7 +37,7 @@ def check_seed(seed: int) -> None:
         raise UserError(f"the seed {seed!r} is not a whole number from 0 to 2^63 - 1")
 
 
-def heeded(names: Set[str]) -> list[int]:
+def active_signals(names: Set[str]) -> list[int]:
     """Return the numbers of those signals that exist on this platform and are not ignored (as nohup does)."""
     numbers = [getattr(signal, name) for name in names & set(dir(signal))]
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
@@ -128,7 +128,7 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows
-        dist.init_process_group("nccl" if nccl else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if nccl else "gloo", timeout=TIMEOUT)
     # torch 2.13 deprecates these functions but has no public replacement yet
     warnings.filterwarnings("ignore", r"torch\.distributed\.nn\.functional\..* is deprecated")
     return Distributed(device, dtype, dist.get_rank(), world_size)
@@ -140,7 +140,7 @@ def leave_processes() -> None:
         dist.destroy_process_group()
 
 
-def own_random_numbers(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def preserve_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Return a context that restores torch's random state, also that of ``device``, when it ends."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 

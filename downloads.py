@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import files
-from errors import MissingFile, reason_of
+from errors import MissingFile, root_message
 from reporting import SILENT, Reporter
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -88,7 +88,7 @@ def find(
     path = Path(path_or_name)
     if path.is_file():
         return path
-    if path.name == str(path_or_name) and (kept := _kept_here(path.name)):
+    if path.name == str(path_or_name) and (kept := _local_file(path.name)):
         return kept
     known = KNOWN.get(str(path_or_name))  # even if a folder has that name, as wav2lip/ does
     if known is None and path.exists():
@@ -98,20 +98,20 @@ def find(
     if known is None or str(path_or_name) not in names:
         what = f"{path_or_name} is another kind of network" if known else f"{path} does not exist"
         raise MissingFile(f"{what}; give a file or one of the names {', '.join((*here, *names))}")
-    return _kept_here(known.file_name) or fetch(known, cache_folder() / "checkpoints", report)
+    return _local_file(known.file_name) or fetch(known, cache_folder() / "checkpoints", report)
 
 
-def is_here(name: str) -> bool:
+def is_local(name: str) -> bool:
     """Return whether the file of a known name needs no download."""
     known = KNOWN[name]
-    return bool(_kept_here(known.file_name)) or _is_right(known, cache_folder() / "checkpoints" / known.file_name)
+    return bool(_local_file(known.file_name)) or _is_right(known, cache_folder() / "checkpoints" / known.file_name)
 
 
 def _is_right(known: KnownFile, path: Path) -> bool:
-    return path.is_file() and (not known.sha256 or files.known_digest(path) == known.sha256)
+    return path.is_file() and (not known.sha256 or files.cached_digest(path) == known.sha256)
 
 
-def _kept_here(name: str) -> Path | None:
+def _local_file(name: str) -> Path | None:
     """Return the file of this name in a folder where users put checkpoints, as with the reference."""
     folders = (Path("checkpoints"), REPOSITORY / "checkpoints")
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
@@ -141,7 +141,7 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
         raise RuntimeError(
-            f"could not download {url} ({reason_of(error)}); fetch it by other means and put it at {target}"
+            f"could not download {url} ({root_message(error)}); fetch it by other means and put it at {target}"
         ) from error
     if not known.sha256:  # so that users can check it themselves
         report.note(f"note: {found} has the SHA-256 {files.digest(Path(found))}")

@@ -18,7 +18,7 @@ except ImportError as error:  # checked here because nearly everything imports t
 
 PIP = f"{sys.executable} -m pip"  # of this environment; a plain "pip" may belong to another one
 SHARING = (32, 33)  # Windows error codes for a file that another program has open
-OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -33,7 +33,7 @@ class MissingFile(UserError, FileNotFoundError):
 
 
 @contextlib.contextmanager
-def about(name: str) -> Iterator[None]:
+def prefix_errors(name: str) -> Iterator[None]:
     """Prefix UserErrors raised in the block with ``name``, if it is not empty."""
     try:
         yield
@@ -41,7 +41,7 @@ def about(name: str) -> Iterator[None]:
         raise UserError(f"{name}: {problem}" if name else problem) from None
 
 
-class OneOfMany:
+class CatchFailure:
     """Context manager for the work on one of many files: stores its error as ``failure``, so that others continue.
 
     Errors from a full or read-only disk are raised, since the next file would meet them too.
@@ -50,7 +50,7 @@ class OneOfMany:
     def __init__(self) -> None:
         self.failure: Exception | None = None
 
-    def __enter__(self) -> OneOfMany:
+    def __enter__(self) -> CatchFailure:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
@@ -63,12 +63,12 @@ class OneOfMany:
 
     @property
     def reason(self) -> str:
-        """The error in one line; see ``told``."""
+        """The error in one line; see ``describe_error``."""
         assert self.failure
-        return told(self.failure)
+        return describe_error(self.failure)
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return an error as one line for the user; a fault of the program is prefixed with its type."""
     text = str(error)
     if "Original Traceback" in text:  # from a data loader's worker: the last line is the error itself
@@ -101,7 +101,7 @@ def is_bad_input(error: Exception) -> bool:
     return isinstance(error, (UserError, PermissionError))
 
 
-def hint_at(name: str, known: Sequence[str], otherwise: str, most: int = 1) -> str:
+def suggest(name: str, known: Sequence[str], otherwise: str, most: int = 1) -> str:
     """Return a question that suggests the ``known`` names nearest to ``name``, or ``otherwise`` if none is near."""
     near = difflib.get_close_matches(name, known, most)
     return f"is it {' or '.join(near)}?" if near else otherwise
@@ -111,10 +111,10 @@ def is_disk_error(error: Exception) -> bool:
     """Return whether the disk is full or read-only, so that the next file would fail too."""
     if not isinstance(error, OSError):
         return False
-    return error.errno in OF_DISKS or error.errno is None and "written" in str(error)  # numpy's wording
+    return error.errno in DISK_ERRNOS or error.errno is None and "written" in str(error)  # numpy's wording
 
 
-def reason_of(error: BaseException) -> str:
+def root_message(error: BaseException) -> str:
     """Return, in one line, the message of the first error in a chain; requests and urllib3 wrap it at length.
 
     The search stops at an operating system error with a message, since ``mkdir`` meets others on the way.

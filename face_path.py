@@ -22,7 +22,7 @@ class Piece(NamedTuple):
     shot_ends: bool = False  # whether a shot ends with these frames
 
 
-class Reading:
+class Reader:
     """A reader of a face path, which can be told to stop waiting for further results."""
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class FacePath:
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
         self._search, self._lock = search, threading.Lock()
-        self._counting = threading.Lock()
-        self._readings: list[Reading] = []  # the active ones
+        self._readers_lock = threading.Lock()
+        self._readers: list[Reader] = []  # the active ones
         self._begin()
 
     @classmethod
@@ -64,34 +64,34 @@ class FacePath:
         self.known(None)
         return np.concatenate(self._seen)
 
-    def known(self, count: int | None, reading: Reading | None = None) -> list[Box | None]:
-        """Return the boxes of ``count`` frames or more (None: all); fewer if the video ends or ``reading`` is stopped.
+    def known(self, count: int | None, reader: Reader | None = None) -> list[Box | None]:
+        """Return the boxes of ``count`` frames or more (None: all); fewer if the video ends or ``reader`` is stopped.
 
-        Raises RuntimeError if called without a ``reading`` while all active readings are stopped.
+        Raises RuntimeError if called without a ``reader`` while all active readers are stopped.
         """
         boxes = self._boxes
-        while (count is None or len(boxes) < count) and not (reading and reading.stopped) and self._go_on():
+        while (count is None or len(boxes) < count) and not (reader and reader.stopped) and self._go_on():
             boxes = self._boxes  # a new list if the path was closed and the search restarted
-            if not reading and self._is_given_up():
+            if not reader and self._is_given_up():
                 raise RuntimeError("the search for this face was stopped; try again")
         return boxes
 
     def _is_given_up(self) -> bool:
-        with self._counting:
-            return bool(self._readings) and all(reading.stopped for reading in self._readings)
+        with self._readers_lock:
+            return bool(self._readers) and all(reader.stopped for reader in self._readers)
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Reading]:
+    def reader(self) -> Iterator[Reader]:
         """Register a reader for the duration of the block; when the last one leaves, the search is closed."""
-        with self._counting:
-            reading = Reading()
-            self._readings.append(reading)
+        with self._readers_lock:
+            reader = Reader()
+            self._readers.append(reader)
         try:
-            yield reading
+            yield reader
         finally:
-            with self._counting:
-                self._readings.remove(reading)
-                nobody_else = not self._readings
+            with self._readers_lock:
+                self._readers.remove(reader)
+                nobody_else = not self._readers
             if nobody_else:
                 self.close()
 
@@ -114,7 +114,7 @@ class FacePath:
         known = enumerate(self._boxes[shot : self.shot_end(shot)], shot)
         return next((i for i, box in known if box is not None), None)
 
-    def far_from_gap(self, index: int, most: int) -> int:
+    def distance_to_gap(self, index: int, most: int) -> int:
         """Return the distance from a known frame to the nearest frame of its shot without a face, at most ``most``."""
         boxes, shot = self._boxes, self.shot(index)
         end = self.shot_end(shot) or len(boxes)
@@ -147,14 +147,14 @@ class FacePath:
         """Wait for the next piece; return False if there is none."""
         with self._lock:
             if self._failed:
-                raise _bare(self._failed)
+                raise _without_traceback(self._failed)
             try:
                 boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
                 self._over = True
                 return False
             except Exception as error:  # raised again until ``close``, since another search would fail as well
-                self._failed = _bare(error)  # the traceback would keep the search alive
+                self._failed = _without_traceback(error)  # the traceback would keep the search alive
                 raise
             except BaseException:  # an interrupt
                 self._begin()
@@ -166,7 +166,7 @@ class FacePath:
             return True
 
 
-def _bare(error: Exception) -> Exception:
+def _without_traceback(error: Exception) -> Exception:
     """Return a copy of an error without its traceback, or the error itself if it cannot be copied."""
     try:
         return copy.copy(error)

@@ -37,10 +37,10 @@ from reporting import SILENT, Reporter
 SAVE_SECONDS = 5.0  # between two writes of the cache
 AUTO = "auto"
 NAMES = (AUTO, *DETECTORS)
-AUTO_MEANS = BEST, ALWAYS_HERE = ("sfd", "centerface")  # "auto" is one of these
+AUTO_CHOICES = BEST, FALLBACK = ("sfd", "centerface")  # "auto" is one of these
 PUBLISHED = {"sfd": "s3fd", "yunet": "yunet"}  # names of the downloadable weights (``downloads.KNOWN``), by detector
-AGAIN = 300.0  # seconds after which a failed download is retried
-_sfd_lacks: dict[Path, tuple[str, float]] = {}  # by cache folder: why S3FD's weights are missing, and since when
+RETRY_SECONDS = 300.0  # seconds after which a failed download is retried
+_sfd_failures: dict[Path, tuple[str, float]] = {}  # by cache folder: why S3FD's weights are missing, and since when
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class FaceSearch:
         """Return the detector's name, resolving "auto" to S3FD if its weights are available, else to CenterFace."""
         if self.detector != AUTO:
             return self.detector
-        if self.weights or SFD_WEIGHTS.exists() or sfd_can_be_had(report):
+        if self.weights or SFD_WEIGHTS.exists() or sfd_is_available(report):
             return BEST
-        return ALWAYS_HERE
+        return FALLBACK
 
     def detector_weights(self, report: Reporter = SILENT) -> str | Path | None:
         """Return the weights file of the detector, downloading published ones if necessary."""
@@ -125,10 +125,10 @@ class FaceSearch:
                     found.complete = True
             except GeneratorExit:  # the caller needs no more
                 if cache:
-                    remember(found, cache, report)
+                    save_cache(found, cache, report)
                 raise
             if cache:
-                remember(found, cache, report)
+                save_cache(found, cache, report)
         if not len(found):
             raise UserError(f"{source.path} has no frame that can be decoded")
         yield found if wanted is None else found.first(wanted)
@@ -151,7 +151,7 @@ class FaceSearch:
             for step in search(found, frames, seeing, float(source.fps), self.batch_size):
                 advance(step if wanted is None else max(0, min(step, wanted - len(found) + step)))
                 if cache and time.monotonic() - saved > SAVE_SECONDS:
-                    remember(found, cache, report)
+                    save_cache(found, cache, report)
                     saved = time.monotonic()
                 yield step
 
@@ -171,10 +171,10 @@ class FaceSearch:
         detector, file = self.detector_name(report), self.weights
         if detector == "sfd" and not file and SFD_WEIGHTS.exists():  # put there by the user, who may replace it
             file = SFD_WEIGHTS
-        weights_content = file and Path(file).is_file() and files.known_digest(Path(file))
+        weights_content = file and Path(file).is_file() and files.cached_digest(Path(file))
         if detector == "sfd" and self.dtype != torch.float32:
             seen = (*seen, self.dtype)
-        known = repr((files.known_digest(source.path), detector, weights_content, *seen))
+        known = repr((files.cached_digest(source.path), detector, weights_content, *seen))
         name = hashlib.sha256(known.encode()).hexdigest()[:32]
         return Path(self.folder or downloads.cache_folder() / "boxes") / f"{name}.npz"
 
@@ -185,37 +185,37 @@ def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype,
     return telling_eyes(create_detector(name, device, file, dtype))
 
 
-def sfd_can_be_had(report: Reporter = SILENT) -> bool:
+def sfd_is_available(report: Reporter = SILENT) -> bool:
     """Return whether S3FD's official weights are in the cache or can be downloaded to it; if not, warn once.
 
-    A failed download is retried only after ``AGAIN`` seconds, since this is called for each of many videos, and a host
-    that is down may take half a minute to fail.
+    A failed download is retried only after ``RETRY_SECONDS``, since this is called for each of many videos, and a
+    host that is down may take half a minute to fail.
     """
     folder = downloads.cache_folder()
-    lacking, since = _sfd_lacks.get(folder, ("", -math.inf))
-    if time.monotonic() - since > AGAIN or downloads.is_here("s3fd"):
+    reason, since = _sfd_failures.get(folder, ("", -math.inf))
+    if time.monotonic() - since > RETRY_SECONDS or downloads.is_local("s3fd"):
         try:
             downloads.find("s3fd", report)
-            _sfd_lacks.pop(folder, None)
+            _sfd_failures.pop(folder, None)
             return True
         except RuntimeError as error:
-            lacking = str(error)
-            _sfd_lacks[folder] = lacking, time.monotonic()
-    _tell_once(f"warning: {lacking}; until then faces are found by centerface instead of sfd", report)
+            reason = str(error)
+            _sfd_failures[folder] = reason, time.monotonic()
+    _note_once(f"warning: {reason}; until then faces are found by centerface instead of sfd", report)
     return False
 
 
-def remember(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
+def save_cache(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
     """Cache the boxes; if the cache is full or read-only, only warn."""
     try:
         with files.atomic_write(cache) as partial:
             found.save(partial)
     except OSError as error:
-        _tell_once(f"warning: the face boxes could not be cached in {cache.parent} ({error.strerror})", report)
+        _note_once(f"warning: the face boxes could not be cached in {cache.parent} ({error.strerror})", report)
 
 
-def _tell_once(text: str, report: Reporter) -> None:
+def _note_once(text: str, report: Reporter) -> None:
     """Note ``text`` only once per reporter; it would otherwise repeat for every video, or every few seconds."""
-    if report is not SILENT and text not in (told := vars(report.whole).setdefault("_told", set())):
-        told.add(text)
+    if report is not SILENT and text not in (noted := vars(report.root).setdefault("_noted", set())):
+        noted.add(text)
         report.note(text)

@@ -26,7 +26,7 @@ from errors import UserError, is_disk_error
 
 LONGEST_NAME = 255  # bytes in a file name on common systems; UTF-16 code units on Windows and macOS
 WINDOWS_FORBIDS = frozenset('<>:"|?*')  # in names; with a colon, it would write to a hidden stream of another file
-PATIENCE = (0.1, 0.3, 1.0)  # seconds between attempts
+RETRY_DELAYS = (0.1, 0.3, 1.0)  # seconds between attempts
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -34,19 +34,19 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def atomic_write(path: Path, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, which replaces ``path`` if the block ends without an error.
 
-    If ``path`` cannot be replaced, the new file is deleted, or with ``keep`` left beside it: see ``appear``. Creates
+    If ``path`` cannot be replaced, the new file is deleted, or with ``keep`` left beside it: see ``publish``. Creates
     the folder; several processes may do this at once. Special files such as /dev/null or a pipe are written to
     directly, since root would otherwise replace them with a regular file for all users.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
-    path = linked(path)
+    path = resolve_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
     try:
         yield partial
-        (appear if keep else replace)(partial, path)
+        (publish if keep else replace)(partial, path)
     except OSError as error:
         if not is_disk_error(error) or str(partial) not in (error.filename or str(partial), error.filename2):
             raise
@@ -56,7 +56,7 @@ def atomic_write(path: Path, keep: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def linked(path: Path) -> Path:
+def resolve_link(path: Path) -> Path:
     """Return the file to write for this name: the target of a symbolic link, so that the link is kept.
 
     A link to a file with another suffix is not followed.
@@ -67,7 +67,7 @@ def linked(path: Path) -> Path:
     return target if target.suffix == path.suffix else path
 
 
-def appear(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
     """Rename ``partial`` to ``path``; if that cannot be replaced, keep it under another name and raise UserError."""
     try:
         replace(partial, path)
@@ -80,7 +80,7 @@ def appear(partial: Path, path: Path) -> None:
 
 def replace(new: Path, old: Path) -> None:
     """Replace ``old`` with ``new``; retry on Windows, where virus scanners and others may have ``old`` open."""
-    for seconds in PATIENCE if sys.platform == "win32" else ():
+    for seconds in RETRY_DELAYS if sys.platform == "win32" else ():
         try:
             os.replace(new, old)
             return
@@ -134,7 +134,7 @@ def stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def known_digest(path: Path) -> str:
+def cached_digest(path: Path) -> str:
     """Return the SHA-256 of a file's content, cached until its stamp changes."""
     return _digest_of(path, stamp(path))
 
@@ -161,19 +161,19 @@ def read_text(path: Path) -> str:
 
 
 def save(path: Path, content: str | bytes) -> None:
-    """Write a file atomically; creates its folder. See ``atomic_write`` and ``appear``."""
+    """Write a file atomically; creates its folder. See ``atomic_write`` and ``publish``."""
     with atomic_write(path, keep=True) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def sweep(folder: Path, suffix: str) -> None:
+def remove_leftovers(folder: Path, suffix: str) -> None:
     """Delete temporary files with this suffix that killed writers left; call it only when no other process writes."""
     for path in folder.glob(f".*{suffix}"):
         if re.fullmatch(r"\.[0-9a-f]{12}", path.stem):
             path.unlink(missing_ok=True)
 
 
-def sweep_old(folder: Path, names: re.Pattern[str], seconds: float) -> None:
+def remove_old(folder: Path, names: re.Pattern[str], seconds: float) -> None:
     """Delete files and folders directly in ``folder`` that match ``names`` and have not changed for ``seconds``."""
     for path in folder.iterdir():
         with contextlib.suppress(OSError):  # already deleted, or owned by another user
@@ -230,10 +230,10 @@ def check_folder(folder: Path) -> None:
     check_name(folder)
     with _refused(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder)
+    check_writable_folder(folder)
 
 
-def check_room(folder: Path) -> None:
+def check_writable_folder(folder: Path) -> None:
     """Raise UserError, before any work is done, if ``folder`` cannot be written to or created; does not create it."""
     check_name(folder)
     there = next((place for place in (folder, *folder.parents) if place.exists()), None)
@@ -261,7 +261,7 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[Path]) ->
     inputs = list(inputs)
     for flag, path in outputs.items():
         if path:
-            check_not_read(flag, path, inputs)
+            check_not_input(flag, path, inputs)
             if path.is_dir():
                 raise UserError(f"{flag} {path} is a folder; give the name of the file to write")
             check_folder(path.parent)
@@ -301,7 +301,7 @@ def _matches(pattern: Path) -> list[Path]:
     return sorted(map(Path, glob.glob(str(pattern))))
 
 
-def check_not_read(flag: str, output: Path, inputs: Iterable[Path]) -> None:
+def check_not_input(flag: str, output: Path, inputs: Iterable[Path]) -> None:
     """Raise UserError if an output (by flag) is one of the inputs."""
     check_name(output)
     for path in inputs:

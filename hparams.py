@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import files
-from errors import MissingFile, UserError, hint_at
+from errors import MissingFile, UserError, suggest
 
-OUR_FILELISTS = Path(__file__).resolve().parent / "filelists"
-FILELISTS = OUR_FILELISTS if OUR_FILELISTS.is_dir() else Path("filelists")  # when installed: in the working folder
+BUNDLED_FILELISTS = Path(__file__).resolve().parent / "filelists"
+# when installed: in the working folder
+FILELISTS = BUNDLED_FILELISTS if BUNDLED_FILELISTS.is_dir() else Path("filelists")
 
-GONE = {"nepochs": "training ends with --max_steps", "use_lws": "mels are always librosa's"}  # hparams of the reference
+# hparams of the reference that do not exist here
+REMOVED = {"nepochs": "training ends with --max_steps", "use_lws": "mels are always librosa's"}
 FIXED_BY_NETWORKS = {"num_mels", "mel_step_size", "img_size", "syncnet_T"}  # by the shapes of their layers
 # those that mels and pictures on disk were made with
 FIXED_BY_PREPROCESSING = {
@@ -114,7 +116,7 @@ class HParams:
 
         def __getattr__(self, name: str) -> Any:
             """Raise AttributeError, with the reason for hparams of the reference that are gone."""
-            raise AttributeError(f"hparams has no {name}" + (f": {GONE[name]}" if name in GONE else ""))
+            raise AttributeError(f"hparams has no {name}" + (f": {REMOVED[name]}" if name in REMOVED else ""))
 
     @property
     def mel_frames_per_second(self) -> float:
@@ -126,7 +128,7 @@ class HParams:
         for item in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = (piece.strip() for piece in item.partition("="))
             if name not in types:
-                raise UserError(f"unknown hparam {name!r}; {_instead_of(name, sorted(types))}")
+                raise UserError(f"unknown hparam {name!r}; {_suggest_name(name, sorted(types))}")
             if name in FIXED_BY_NETWORKS:
                 raise UserError(f"hparam {name} cannot be changed: the networks are built for {getattr(self, name)}")
             if name in FIXED_BY_PREPROCESSING:
@@ -153,9 +155,9 @@ class HParams:
                 vars(self).update(before)
 
 
-def _instead_of(name: str, known: list[str]) -> str:
+def _suggest_name(name: str, known: list[str]) -> str:
     """Return a hint for an unknown name."""
-    return GONE.get(name) or hint_at(name, known, f"known: {', '.join(known)}", most=3)
+    return REMOVED.get(name) or suggest(name, known, f"known: {', '.join(known)}", most=3)
 
 
 def _parse(name: str, text: str, kind: type) -> bool | int | float:

@@ -18,7 +18,7 @@ Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR 
 # SFace expects the eyes 46 % and the mouth 82 % below the upper edge. In our boxes, the eyes are 37 % and the chin 97 %
 # below it (demo.portrait.face_box), so its crop is a square of the box's height, moved up by a tenth. Heads are not
 # rotated upright.
-SFACE_SIDE, SFACE_REACH, SFACE_RISE = 112, 1.0, 0.1
+SFACE_SIDE, SFACE_SCALE, SFACE_SHIFT = 112, 1.0, 0.1
 
 
 def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
@@ -35,10 +35,10 @@ def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
 def face_of_sface(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Return the face in a box, cropped for SFace, (112, 112, 3)."""
     x1, y1, x2, y2 = box
-    side = SFACE_REACH * (y2 - y1)
-    return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_RISE * side), max(1, int(side)), SFACE_SIDE)
+    side = SFACE_SCALE * (y2 - y1)
+    return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_SHIFT * side), max(1, int(side)), SFACE_SIDE)
 
 
-def alike(a: np.ndarray, b: np.ndarray) -> float:
+def cosine_similarity(a: np.ndarray, b: np.ndarray) -> float:
     """Return CSIM, the cosine similarity of two identities, 1 for equal ones."""
     return float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))

@@ -21,12 +21,13 @@ import cli
 import files
 import jobs
 import video
-from errors import UserError, about
+from errors import UserError, prefix_errors
 from terminal import TERMINAL
 
 OUTFILE = Path("results/result_voice.mp4")
 FILES = ("face", "audio", "outfile")
-OF_ONE = (*FILES, *arguments.FLAGS_OF_OPTIONS)  # columns that --jobs may have; other flags are the same for all rows
+# columns that --jobs may have; other flags are the same for all rows
+JOB_COLUMNS = (*FILES, *arguments.FLAGS_OF_OPTIONS)
 
 
 def get_parser() -> cli.Parser:
@@ -112,11 +113,11 @@ def read_jobs(args: argparse.Namespace) -> list[jobs.Job]:
     if args.face or args.audio:
         raise UserError("--jobs already names the faces and speeches; leave --face and --audio out")
     parser = get_parser()
-    others = {name for name in vars(args) if name not in OF_ONE}
+    others = {name for name in vars(args) if name not in JOB_COLUMNS}
     shared = argparse.Namespace(**{**vars(args), "outfile": None})
     listed = []
-    for row in jobs.read_table(args.jobs, OF_ONE, FILES[:2], others):
-        with about(row.name):
+    for row in jobs.read_table(args.jobs, JOB_COLUMNS, FILES[:2], others):
+        with prefix_errors(row.name):
             own = parser.parse_cells(row.cells, shared, args.jobs.parent)
         listed.append(jobs.Job(own.face[0], own.audio[0], own.outfile, arguments.lip_sync_options(own), row.name))
     return listed

@@ -23,8 +23,8 @@ HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF, AVIF_SEQUENCE = b"avif", b"avis"
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-FILMS = (".mjpeg", ".mjpg")  # of cameras: concatenated JPEGs, of which OpenCV would decode only the first
-GROUND = 255  # white, the background of transparent pictures
+MJPEG_SUFFIXES = (".mjpeg", ".mjpg")  # of cameras: concatenated JPEGs, of which OpenCV would decode only the first
+BACKGROUND = 255  # white, the background of transparent pictures
 # the eight EXIF orientations
 TURNS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda x: x, lambda x: x[:, ::-1], lambda x: x[::-1, ::-1], lambda x: x[::-1],
@@ -47,7 +47,7 @@ def is_picture(path: Path) -> bool:
         if not _reads_heif():  # ffmpeg before 7 does not support HEIC, and later versions decode only its first tile
             raise UserError(f"{path} is HEIC; export it as JPEG (or {PIP} install pillow-heif)")
         return True
-    if _moves(start) or path.suffix.lower() in FILMS:
+    if _is_animated(start) or path.suffix.lower() in MJPEG_SUFFIXES:
         return False
     count = _count(path, start)
     if count > 1 and start.startswith(TIFF):
@@ -76,21 +76,21 @@ def read(path: Path) -> np.ndarray:
         raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
     if is_cut_short(content.tobytes()):
         raise UserError(f"{path} is cut short; copy or download it again")
-    colour = np.rot90(colour, _quarters(content))
+    colour = np.rot90(colour, _avif_quarter_turns(content))
     whole: Any = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, but may not rotate
     if whole is None or whole.ndim < 3 or whole.shape[2] < 4:
         return np.ascontiguousarray(colour)
     full = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else 1.0
     whole = np.round(whole * (255 / full)).clip(0, 255).astype(np.uint8) if whole.dtype != np.uint8 else whole
-    return on_plain_ground(colour, _turned_like(whole, colour)[..., 3])
+    return on_background(colour, _turned_like(whole, colour)[..., 3])
 
 
-def on_plain_ground(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Blend ``colour`` (height, width, 3) over ``GROUND`` by ``alpha`` (height, width), 0 to 255."""
+def on_background(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blend ``colour`` (height, width, 3) over ``BACKGROUND`` by ``alpha`` (height, width), 0 to 255."""
     if alpha.min() == 255:
         return np.ascontiguousarray(colour)
     share = alpha[..., None].astype(np.uint16)
-    return ((colour * share + GROUND * (255 - share) + 127) // 255).astype(np.uint8)
+    return ((colour * share + BACKGROUND * (255 - share) + 127) // 255).astype(np.uint8)
 
 
 def _turned_like(picture: np.ndarray, colour: np.ndarray) -> np.ndarray:
@@ -116,14 +116,14 @@ def _is_heic(brands: list[bytes]) -> bool:
     return bool(brands) and brands[0] in HEIC and AVIF not in brands
 
 
-def _quarters(content: np.ndarray) -> int:
+def _avif_quarter_turns(content: np.ndarray) -> int:
     """Return how many times to rotate an AVIF by 90 degrees counterclockwise, which OpenCV does not do."""
     start = content[:START].tobytes()
     box = start.find(b"irot") if AVIF in _brands(start) else -1
     return start[box + 4] & 3 if box >= 0 else 0
 
 
-def _moves(start: bytes) -> bool:
+def _is_animated(start: bytes) -> bool:
     """Return whether this is an animated WebP or PNG, which older OpenCV versions take for a still picture."""
     if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
         return bool(start[20] & 2)
@@ -161,7 +161,7 @@ def _read_heic(path: Path) -> np.ndarray:
     except Exception as error:  # the decoder has exception types of its own
         raise UserError(f"{path} is HEIC that cannot be decoded ({error}); export it as JPEG") from None
     colour = cv2.cvtColor(np.ascontiguousarray(image[..., :3]), cv2.COLOR_RGB2BGR)
-    return on_plain_ground(colour, image[..., 3]) if image.shape[2] == 4 else colour
+    return on_background(colour, image[..., 3]) if image.shape[2] == 4 else colour
 
 
 def resized(picture: np.ndarray, side: int) -> np.ndarray:

@@ -23,7 +23,7 @@ import files
 import training
 from dataset import Augmentation, MatchedWindows, SyncNetDataset, Wav2LipDataset
 from devices import cpu_count, pick_device, pick_training_precision
-from distributed import Distributed, check_seed, join_processes, own_random_numbers
+from distributed import Distributed, check_seed, join_processes, preserve_rng
 from errors import UserError
 from hparams import FILELISTS, get_image_list
 from hparams import hparams as hp
@@ -32,18 +32,18 @@ from reporting import SILENT, Reporter
 from training import AllPairsExpertTask, ExpertTask, GeneratorTask, HQGeneratorTask
 
 # hparams by the training that reads them: all, some, or one
-OF_ALL = {"width", "num_workers", "save_optimizer_state", "lr_decay_steps", "ema_decay", "negative_distance"}
-OF_SOME = {"eval_steps", "plateau_warn_steps"}  # generator without discriminator; expert, and generator with one
-OF_THE_EXPERT = {
+SHARED_HPARAMS = {"width", "num_workers", "save_optimizer_state", "lr_decay_steps", "ema_decay", "negative_distance"}
+PARTLY_SHARED = {"eval_steps", "plateau_warn_steps"}  # generator without discriminator; expert, and generator with one
+EXPERT_HPARAMS = {
     "windows_per_clip", "syncnet_batch_size", "syncnet_lr", "syncnet_eval_interval", "syncnet_checkpoint_interval",
     "syncnet_eval_steps", *(f"augment_{field.name}" for field in dataclasses.fields(Augmentation)),
 }  # fmt: skip
-OF_THE_GENERATOR = {
+GENERATOR_HPARAMS = {
     "batch_size", "initial_learning_rate", "adam_beta1", "checkpoint_interval", "eval_interval", "mel_lead", "mask_top",
     "syncnet_wt", "audio_from_expert", "mouth_wt", "motion_wt", "detail_wt", "feature_wt", "sync_grey", "frozen_norms",
     "twin_reference",
 }  # fmt: skip
-OF_THE_DISCRIMINATOR = {"disc_wt", "disc_width", "disc_initial_learning_rate", "hq_eval_steps"}
+DISCRIMINATOR_HPARAMS = {"disc_wt", "disc_width", "disc_initial_learning_rate", "hq_eval_steps"}
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def train_expert(
     Raises UserError for unusable input.
     """
     with training_session(options) as group:
-        unread = OF_THE_GENERATOR | OF_THE_DISCRIMINATOR | {"eval_steps"}
-        tell_unread(options, unread, report if group.is_main else SILENT)
+        unread = GENERATOR_HPARAMS | DISCRIMINATOR_HPARAMS | {"eval_steps"}
+        warn_unread(options, unread, report if group.is_main else SILENT)
         names = [field.name for field in dataclasses.fields(Augmentation)]
         augmentation = Augmentation(**{name: getattr(hp, f"augment_{name}") for name in names})
         varied = augmentation if augmentation != Augmentation() else None
@@ -123,8 +123,8 @@ def train_generator(
     ``judge`` is a second expert that only scores the evaluations. Otherwise as ``train_expert``.
     """
     with training_session(options, discriminator) as group:
-        unread = OF_THE_EXPERT | ({"eval_steps"} if discriminator else OF_THE_DISCRIMINATOR | {"plateau_warn_steps"})
-        tell_unread(options, unread, report if group.is_main else SILENT)
+        unread = EXPERT_HPARAMS | ({"eval_steps"} if discriminator else DISCRIMINATOR_HPARAMS | {"plateau_warn_steps"})
+        warn_unread(options, unread, report if group.is_main else SILENT)
         task_type = HQGeneratorTask if discriminator else GeneratorTask
         if (hp.syncnet_wt or task_type.sync_weight_when_on) + (hp.disc_wt if discriminator else 0) >= 1:
             raise UserError("syncnet_wt and disc_wt leave no weight to L1, which gets the rest of 1; use smaller ones")
@@ -174,18 +174,18 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # worthwhile, since shapes stay the same
     try:
-        with own_random_numbers(device):
+        with preserve_rng(device):
             torch.manual_seed(seed)
             yield
     finally:
         torch.backends.cudnn.benchmark = before
 
 
-def tell_unread(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
+def warn_unread(options: TrainingOptions, unread: Set[str], report: Reporter) -> None:
     """Note which of the given settings this training does not read."""
     asked = [part.partition("=")[0].strip() for part in options.settings.split(",")]
     if names := [name for name in asked if name in unread]:
-        near = [near for name in names if (near := f"syncnet_{name}") in OF_THE_EXPERT - unread and near not in asked]
+        near = [near for name in names if (near := f"syncnet_{name}") in EXPERT_HPARAMS - unread and near not in asked]
         hint = f"; is it {', '.join(near)}?" if near else ""
         report.note(f"note: {', '.join(names)} of --hparams does nothing in this training{hint}")
 

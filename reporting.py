@@ -24,8 +24,8 @@ class Reporter:
         """Receive a note for the user, in one line."""
 
     @property
-    def whole(self) -> Reporter:
-        """The reporter at the end of a chain of ``Named`` ones."""
+    def root(self) -> Reporter:
+        """The reporter at the end of a chain of ``PrefixedReporter`` ones."""
         return self
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
@@ -54,7 +54,7 @@ class Reporter:
                 advance(1)
 
 
-class Named(Reporter):
+class PrefixedReporter(Reporter):
     """Passes everything to another reporter, and prefixes notes with a name."""
 
     def __init__(self, report: Reporter, name: str) -> None:
@@ -64,8 +64,8 @@ class Named(Reporter):
         self._report.note(f"{self._name}: {text}")
 
     @property
-    def whole(self) -> Reporter:
-        return self._report.whole
+    def root(self) -> Reporter:
+        return self._report.root
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, unit: str = "frame", done: int = 0) -> Iterator[Advance]:

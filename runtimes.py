@@ -138,7 +138,7 @@ class Compiled(nn.Module):
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         super().__init__()
-        workers, share = devices.cpu_shares()
+        workers, share = devices.cpu_calls_and_threads()
         settings = {
             "NUM_STREAMS": workers,
             "INFERENCE_NUM_THREADS": workers * share,

@@ -29,13 +29,13 @@ class Share:
     folder: Path
     rank: int
     world: int
-    run: str = ""  # see ``_run_of``
+    run: str = ""  # see ``_run_id``
 
     @classmethod
     def begin(cls, folder: Path) -> Share:
         """Begin this process's share of a run; all processes must have access to ``folder``."""
         world = int(os.environ.get("WORLD_SIZE", 1))
-        share = cls(folder, int(os.environ.get("RANK", 0)), world, _run_of(world))
+        share = cls(folder, int(os.environ.get("RANK", 0)), world, _run_id(world))
         if share.world > 1:
             with files.locked(share._lock, wait=True):
                 if share._entry(share.rank):  # left by an interrupted run of the same name: discard it
@@ -85,7 +85,7 @@ class Share:
             self._path(rank).unlink(missing_ok=True)
 
 
-def _run_of(world: int) -> str:
+def _run_id(world: int) -> str:
     """Return an identifier of this run, to tell it from others in the same folder, as far as torchrun allows.
 
     Without --standalone and --rdzv_id, torchrun names every run "none". If all processes are on one machine, its log

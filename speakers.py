@@ -22,7 +22,7 @@ from face_detection.tracking import LASTING, follow_face, follow_faces, gap_of, 
 from face_path import Piece
 from faces import FaceSearch
 from hparams import hparams as hp
-from identities import Identity, alike, face_of_sface
+from identities import Identity, cosine_similarity, face_of_sface
 from reporting import SILENT, Reporter
 from sync import Expert, Face, Result, Voice, compare, embed_faces
 from sync.embedding import REACH, embed_sound
@@ -31,9 +31,9 @@ from sync.matching import RELATED
 # Minimum ``Result.contrast`` (similarity without offset, less its median over all offsets) of a speaker's lips. Half
 # the difference between similarity to the own voice, 0.615, and to another sentence, 0.336, for the included expert and
 # people it was not trained on (benchmarks/RESULTS.md, "Real people").
-SPEAKS = 0.14
+MIN_CONTRAST = 0.14
 SAME_PERSON = 0.363  # cosine of two identities: OpenCV's threshold for SFace
-LOOKS = 5  # frames in which a face's identity is computed in each shot
+SAMPLES_PER_FACE = 5  # frames in which a face's identity is computed in each shot
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class FacesByShot:
 class FaceCriterion(Protocol):
     """Scores how well faces match what is wanted."""
 
-    WHO: str  # the wanted person, in words
-    LEAST: float  # minimum score of a match
+    DESCRIPTION: str  # the wanted person, in words
+    THRESHOLD: float  # minimum score of a match
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         """Return a score for each face in each shot, (shots, faces)."""
 
-    def refusal(self, best: float) -> str:
+    def no_match_message(self, best: float) -> str:
         """Return the error message for when no face matches; ``best`` is the highest score."""
 
 
@@ -78,15 +78,15 @@ def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Itera
     everybody = FacesByShot(shots(found), follow_faces(found, gap))
     scores = np.full((len(everybody.shots), 1), -np.inf)
     if everybody.faces:
-        scores = lasting_only(criterion.scores(everybody), everybody.seen())
-    if everybody.faces and not scores.max() >= criterion.LEAST:
-        raise UserError(criterion.refusal(float(scores.max())))
+        scores = without_brief_faces(criterion.scores(everybody), everybody.seen())
+    if everybody.faces and not scores.max() >= criterion.THRESHOLD:
+        raise UserError(criterion.no_match_message(float(scores.max())))
     for (first, stop), row in zip(everybody.shots, scores):
-        good = row.max() >= criterion.LEAST
+        good = row.max() >= criterion.THRESHOLD
         yield everybody.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True
 
 
-def lasting_only(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def without_brief_faces(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Set ``scores`` (shots, faces) to -inf for faces ``seen`` much shorter than others, which may score by chance."""
     brief = seen < np.maximum(1, LASTING * seen.max(1, keepdims=True))
     return np.where(brief | np.isnan(scores), -np.inf, scores)
@@ -102,14 +102,14 @@ class Speaker:
     Raises UserError for a picture or a video without sound. Only the first ``frames`` of the video count.
     """
 
-    WHO, LEAST = "who speaks", SPEAKS
+    DESCRIPTION, THRESHOLD = "who speaks", MIN_CONTRAST
 
     def __init__(self, source: video.VideoInfo, frames: int, expert: Expert) -> None:
         if source.is_image:
             raise UserError(f"--speaker auto needs moving lips, and {source.path} is a picture; try --face_index")
         self.source, self.expert = source, expert
         start, seconds = float(source.start / source.fps), float(frames / source.fps) + REACH / hp.fps
-        self.voice = hear(source.path, start, seconds, expert)
+        self.voice = embed_own_sound(source.path, start, seconds, expert)
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         faces = embed_faces(self.source, everybody.faces, self.expert)
@@ -119,14 +119,14 @@ class Speaker:
         curves = np.array([[contrasts(result) for result in row] for row in results])
         return curves[..., REACH + usual_offset(curves, everybody.seen())]
 
-    def refusal(self, best: float) -> str:
+    def no_match_message(self, best: float) -> str:
         return (
             f"--speaker auto: nobody's lips move with the sound of {self.source.path} (the best match is "
-            f"{max(best, 0):.2f}, below {SPEAKS}); choose with --face_index or --face_like"
+            f"{max(best, 0):.2f}, below {MIN_CONTRAST}); choose with --face_index or --face_like"
         )
 
 
-def hear(path: Path, start: float, seconds: float, expert: Expert) -> Voice:
+def embed_own_sound(path: Path, start: float, seconds: float, expert: Expert) -> Voice:
     """Embed ``seconds`` of a video's own sound."""
     try:
         return embed_sound(between(video.Sound(path, hp.sample_rate), start, seconds), expert, str(path))
@@ -166,10 +166,10 @@ def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
     """
     weights = seen.max(1)[:, None]
     best = np.where(np.isnan(curves), -np.inf, curves).max(1)
-    told = np.isfinite(best)
-    pooled = np.where(told, best, 0) * weights
+    known = np.isfinite(best)
+    pooled = np.where(known, best, 0) * weights
     with np.errstate(invalid="ignore", divide="ignore"):
-        curve = pooled.sum(0) / (told * weights).sum(0)
+        curve = pooled.sum(0) / (known * weights).sum(0)
     together = Result(hp.fps, 0, np.empty(0, int), np.empty(0), curve, 0)
     return together.offset_frames if together.confidence >= RELATED else 0
 
@@ -184,7 +184,7 @@ class Lookalike:
     Raises UserError if the picture shows no face.
     """
 
-    WHO, LEAST = "who is in the picture", SAME_PERSON
+    DESCRIPTION, THRESHOLD = "who is in the picture", SAME_PERSON
 
     def __init__(
         self,
@@ -203,26 +203,26 @@ class Lookalike:
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         found: list[list[list[float]]] = [[[] for _ in everybody.faces] for _ in everybody.shots]
-        looks = looks_at(everybody)
-        for i, frame in enumerate(video.read_frames(self.source, 0, max(looks) + 1)):
-            for shot, face in looks.get(i, ()):
+        sampled = sampled_frames(everybody)
+        for i, frame in enumerate(video.read_frames(self.source, 0, max(sampled) + 1)):
+            for shot, face in sampled.get(i, ()):
                 someone = self.identity(face_of_sface(frame, everybody.faces[face][i]))
-                found[shot][face].append(alike(self.wanted, someone))
+                found[shot][face].append(cosine_similarity(self.wanted, someone))
         return np.array([[np.mean(values) if values else np.nan for values in row] for row in found])
 
-    def refusal(self, best: float) -> str:
+    def no_match_message(self, best: float) -> str:
         return (
             f"--face_like {self.picture}: nobody in {self.source.path} looks like that (the best similarity is "
             f"{max(best, -1):.2f}, below {SAME_PERSON}); give another picture, or choose with --face_index"
         )
 
 
-def looks_at(everybody: FacesByShot) -> dict[int, list[tuple[int, int]]]:
-    """Return, by frame, the (shot, face) pairs to embed: up to ``LOOKS`` evenly spaced frames of each face and shot."""
-    looks: dict[int, list[tuple[int, int]]] = {}
+def sampled_frames(everybody: FacesByShot) -> dict[int, list[tuple[int, int]]]:
+    """Return, by frame, the (shot, face) pairs to embed: ``SAMPLES_PER_FACE`` evenly spaced frames of each, at most."""
+    sampled: dict[int, list[tuple[int, int]]] = {}
     pairs = itertools.product(enumerate(everybody.shots), enumerate(everybody.faces))
     for (shot, (first, stop)), (face, boxes) in pairs:
         seen = first + np.flatnonzero(~np.isnan(boxes[first:stop, 0]))
-        for i in np.unique(np.linspace(0, len(seen) - 1, LOOKS).round().astype(int)) if len(seen) else ():
-            looks.setdefault(int(seen[i]), []).append((shot, face))
-    return looks
+        for i in np.unique(np.linspace(0, len(seen) - 1, SAMPLES_PER_FACE).round().astype(int)) if len(seen) else ():
+            sampled.setdefault(int(seen[i]), []).append((shot, face))
+    return sampled

@@ -55,6 +55,6 @@ class Terminal(Notes):
 TERMINAL = Terminal()
 
 
-def terminal_of_one() -> Reporter:
+def terminal_for_rank() -> Reporter:
     """Return ``TERMINAL`` for torchrun's first process; others print no bars, which would overwrite each other."""
     return Notes() if int(os.environ.get("RANK", 0)) else TERMINAL

@@ -13,7 +13,7 @@ from devices import own_device, pick_device
 from errors import MissingFile
 from evaluation.judges import NETWORKS, Judges, open_judges
 from lipsync import LipSync, Options
-from terminal import TERMINAL, terminal_of_one
+from terminal import TERMINAL, terminal_for_rank
 
 
 def add_generator_arguments(parser: cli.Parser, pads: tuple[int, int, int, int] = (0, 0, 0, 0)) -> None:
@@ -50,7 +50,7 @@ def open_generator(args: argparse.Namespace) -> LipSync:
         device=own_device(args.device),
         precision=args.precision,
         batch_size=args.wav2lip_batch_size,
-        report=terminal_of_one(),
+        report=terminal_for_rank(),
     )
 
 

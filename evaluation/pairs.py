@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import files
-from errors import MissingFile, OneOfMany, UserError
+from errors import CatchFailure, MissingFile, UserError
 from evaluation.sizes import Sizes
 from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, find_videos, is_sound, is_video, visible_files
 from hparams import read_list
@@ -259,7 +259,7 @@ def make_all(
         if target.exists() and (not record.exists() or record.read_text(encoding="utf-8") == made_of):
             note.unlink(missing_ok=True)
             continue
-        with OneOfMany() as one:
+        with CatchFailure() as one:
             shrunk = {"resize_factor": sizes.shrink_factor(lips, pair.video)} if sizes else {}
             lips.run(pair.video, pair.audio, target, **options | shrunk)
             files.save(record, made_of)

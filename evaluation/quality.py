@@ -25,7 +25,7 @@ from evaluation.judges import Judges, face_of_fan
 from face_detection.tracking import follow_face, gap_of, most_together, shots
 from face_path import Box
 from faces import FaceSearch
-from identities import alike, face_of_sface
+from identities import cosine_similarity, face_of_sface
 from reporting import SILENT, Reporter
 
 SIDE = 96  # pixels of a face when it is compared: the size that the networks generate
@@ -217,7 +217,7 @@ def _judge(judges: Judges, frames: Sequence[np.ndarray], face: np.ndarray, place
     if judges.lpips:
         figures["lpips"] = judges.lpips(*(frame[place] for frame in frames))
     if judges.identity:
-        figures["csim"] = alike(*(judges.identity(face_of_sface(frame, face)) for frame in frames))
+        figures["csim"] = cosine_similarity(*(judges.identity(face_of_sface(frame, face)) for frame in frames))
     return figures
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import files
-from errors import OneOfMany
+from errors import CatchFailure
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,7 +30,7 @@ class Report(Generic[Row]):
     def attempt(self, path: Path, work: Callable[[], Iterable[Row]]) -> None:
         """Add the rows that ``work`` returns for a file; if it fails, record why, so that other files go on."""
         self.tried += 1
-        with OneOfMany() as one:
+        with CatchFailure() as one:
             self.scores += work()
         if one.failure:
             self.failed[str(path)] = one.reason.removeprefix(str(path)).strip(": ")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from devices import in_halves, memory_format
+from devices import memory_format, split_on_oom
 from errors import MissingFile, UserError
 from telemetry import silence_onnxruntime
 
@@ -154,7 +154,7 @@ class SFD:
 
     def _detect(self, frames: np.ndarray) -> list[np.ndarray]:
         """Detect in frames (N, height, width, 3); batches that do not fit in the device's memory are split in half."""
-        parts = in_halves(lambda some: self._decode(self._maps(some), len(some)), frames)
+        parts = split_on_oom(lambda some: self._decode(self._maps(some), len(some)), frames)
         return list(itertools.chain.from_iterable(parts))
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import files
 import video
-from errors import UserError, about
+from errors import UserError, prefix_errors
 from footage import files_in, is_picture, is_sound, is_video
 from lipsync import Options
 from reporting import SILENT, Reporter
@@ -147,7 +147,7 @@ def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
         settled.append(SettledJob(job.face, job.audio, outfile, job.options, job.name))
     read = {_identity(path) for job in settled for path in _inputs(job)}
     for job in settled:
-        with about(job.name):
+        with prefix_errors(job.name):
             video.check_writable(job.outfile)
             files.check_name(job.record_path)
             if _identity(job.outfile) in read:
@@ -170,7 +170,7 @@ def _free_name(job: Job, folder: Path, taken: Mapping[str, Job]) -> Path:
 
 
 def _inputs(job: Job) -> Iterable[Path]:
-    with about(job.name):
+    with prefix_errors(job.name):
         for path in job.inputs().values():
             files.check_name(path)
             yield path

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import files
-from errors import MissingFile, UserError, hint_at
+from errors import MissingFile, UserError, suggest
 
 SEPARATORS = ",;\t"  # Excel writes that of the user's country; cells copied from it have tabs
 EXCEL_SEPARATOR = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # a first line that is not part of the table
@@ -71,7 +71,7 @@ def _check_columns(
         if name in shared:
             raise UserError(f"{path}: all rows share --{name}; give it on the command line and not as a column")
         if name not in known:
-            hint = hint_at(name, [*known], f"columns are {', '.join(needed)}, and flags of --help")
+            hint = suggest(name, [*known], f"columns are {', '.join(needed)}, and flags of --help")
             raise UserError(f"{path} has a column {name[:40]!r}, which is not a flag; {hint}")
         if named.count(name) > 1:
             raise UserError(f"{path} has two columns {name!r}; remove one")

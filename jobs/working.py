@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import files
-from errors import OneOfMany, UserError, is_bad_input, is_disk_error, told
+from errors import CatchFailure, UserError, describe_error, is_bad_input, is_disk_error
 from lipsync import LipSync, Options
 from lipsync.options import FILES
-from reporting import Named
+from reporting import PrefixedReporter
 from shares import Share
 
 from .listing import SettledJob
@@ -82,7 +82,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
         if isinstance(end, KeyboardInterrupt):
             raise KeyboardInterrupt(f"stopped; {so_far}, and {go_on}") from None
         if is_disk_error(end):
-            raise OSError(end.errno, f"{told(end)}; {so_far}; make room, and {go_on}") from None
+            raise OSError(end.errno, f"{describe_error(end)}; {so_far}; make room, and {go_on}") from None
         raise
     parts = share.finish(asdict(outcome))
     if parts is None:
@@ -95,8 +95,8 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
 
 def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
     """Make one video and record what it was made from; count it, or note why it failed."""
-    own = lips.serving(lips.search, Named(lips.report, job.outfile.name))
-    with OneOfMany() as one:
+    own = lips.serving(lips.search, PrefixedReporter(lips.report, job.outfile.name))
+    with CatchFailure() as one:
         made_of = record(job, lips)
         take = own.run(job.face, job.audio, job.outfile, **job.options)
         files.save(job.record_path, json.dumps(made_of | {"bytes": job.outfile.stat().st_size}))
@@ -123,8 +123,8 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
         "options": options,
-        "checkpoint": files.known_digest(lips.generator.path),
-        "restorer": lips.restorer and files.known_digest(lips.restorer),
+        "checkpoint": files.cached_digest(lips.generator.path),
+        "restorer": lips.restorer and files.cached_digest(lips.restorer),
         "face_detector": None if job.options.get("box") else _detector_of(lips),
         "precision": [lips.runtime.name, lips.runtime.precision, lips.dtype],
     }
@@ -133,7 +133,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     if job.options.get("speaker"):
         made_of["expert"] = _content_of(lips.expert_path)
     if lips.credentials:  # only then: else results made before there were any would be made again
-        made_of["credentials"] = files.known_digest(lips.credentials.certificates)
+        made_of["credentials"] = files.cached_digest(lips.credentials.certificates)
     return json.loads(json.dumps(made_of, default=str))
 
 
@@ -147,7 +147,7 @@ def _content_of(path: str | Path | None) -> str | None:
     """Return the digest of a file; the name of a network stands for itself."""
     if not path:
         return None
-    return files.known_digest(Path(path)) if Path(path).is_file() else str(path)
+    return files.cached_digest(Path(path)) if Path(path).is_file() else str(path)
 
 
 def is_made(job: SettledJob, lips: LipSync) -> bool:

@@ -27,7 +27,7 @@ import video
 from concurrency import prefetch
 from credentials import Credentials
 from devices import calls_at_a_time
-from errors import UserError, about
+from errors import UserError, prefix_errors
 from face_path import Box, FacePath, Piece
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -49,7 +49,7 @@ from lipsync.take import (
 )
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
-from reporting import SILENT, Named, Reporter
+from reporting import SILENT, PrefixedReporter, Reporter
 from runtimes import Runtime
 from speakers import FaceCriterion
 from sync import Expert, Result, open_expert, score_boxes
@@ -131,7 +131,7 @@ class LipSync:
         chosen = Options.of(options)
         self.check_writable(outfile)
         inputs = [face, *speeches.values(), *chosen.input_files.values()]
-        files.check_not_read("--outfile", outfile, inputs)  # before the work
+        files.check_not_input("--outfile", outfile, inputs)  # before the work
         take = self.prepare(face, audio, **options)
         self.write(take, outfile)
         return take
@@ -166,7 +166,7 @@ class LipSync:
 
     def _about(self, index: int | None) -> LipSync:
         """Return a copy whose notes are prefixed with the face's number."""
-        return self.serving(self.search, Named(self.report, f"face {index}"))
+        return self.serving(self.search, PrefixedReporter(self.report, f"face {index}"))
 
     def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this time, without making those before.
@@ -240,7 +240,7 @@ class LipSync:
             filmed = self.find_face(used.source, used.searched, options)
         else:
             options = replace(options, face_index=index)
-            with about(f"--pair {index}={sound.path}"):
+            with prefix_errors(f"--pair {index}={sound.path}"):
                 filmed = self._about(index).find_face(used.source, used.searched, options)
                 filmed.path.known(None)  # to its end, so that it is cached for the next face
             if options.silence != "closed" and samples < longest:
@@ -263,19 +263,19 @@ class LipSync:
         """Yield the finished frames (height, width, 3) uint8 BGR, made somewhat ahead; the caller may modify them."""
         workers, made = calls_at_a_time(self.device), 0
         with contextlib.ExitStack() as opened:
-            readings = [opened.enter_context(one.filmed.path.reading()) for one in take.faces]
+            readers = [opened.enter_context(one.filmed.path.reader()) for one in take.faces]
             for one in take.faces:
                 opened.enter_context(contextlib.closing(one.windows.spectrogram))
 
             def stop() -> None:
-                for reading in readings:
-                    reading.stop()
+                for reader in readers:
+                    reader.stop()
 
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
-            for one, reading in zip(take.faces, readings):
-                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reading), AHEAD)))
+            for one, reader in zip(take.faces, readers):
+                known = opened.enter_context(contextlib.closing(prefetch(one.boxes(reader), AHEAD)))
                 how = batch_size, one.mouth_settings, workers
                 frames = redraw_mouths(frames, known, one.windows, self.model, *how, in_place=True, first=first)
             for frame in prefetch(frames, batch_size, stop):
@@ -288,10 +288,10 @@ class LipSync:
         """Write the video; it appears under its name only when it is complete, and signed if requested."""
         outfile, sign = files.as_path(outfile), None
         self.check_writable(outfile)
-        files.check_not_read("--outfile", outfile, take.input_files)
+        files.check_not_input("--outfile", outfile, take.input_files)
         if self.credentials:
-            made_by = f"Wav2Lip ({self.generator.path.name})"
-            sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, made_by=made_by)
+            software = f"Wav2Lip ({self.generator.path.name})"
+            sign = partial(self.credentials.sign, source=take.source.path, title=outfile.name, software=software)
         comment = self.mark() if take.options.mark else ""
         encoding = video.Encoding(take.options.crf, take.options.preset, comment, sign)
         copied = take.copied()
@@ -356,7 +356,7 @@ class LipSync:
                 pieces = speakers.follow(seen, source, options.pads, options.smooth, criterion)
             else:
                 pieces = boxes.follow(seen, source, options.pads, options.face_index, options.smooth)
-            for piece in boxes.only(pieces, part, source):
+            for piece in boxes.restrict(pieces, part, source):
                 cuts += ended and bool(piece.boxes)
                 known += piece.boxes
                 ended = bool(known) and (piece.shot_ends or ended and not piece.boxes)
@@ -366,7 +366,7 @@ class LipSync:
                 f"note: {cuts} {'cut' if cuts == 1 else 'cuts'}: faces are counted again from the left in each shot; "
                 "use --start and --end for a single shot, or --face_like to follow a person"
             )
-        who, first = criterion.WHO if criterion else "", source.start + part.start
+        who, first = criterion.DESCRIPTION if criterion else "", source.start + part.start
         if missing := boxes.describe_missing(known, float(source.fps), who, first):
             if options.on_missing_face == "error":
                 raise UserError(f"{missing}; --on_missing_face keep leaves them as they are")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import video
-from face_path import Box, FacePath, Reading
+from face_path import Box, FacePath, Reader
 
 FADE = 3  # frames in which a mouth fades in or out next to those that stay as they were filmed
 
@@ -34,14 +34,14 @@ class FilmedFace:
             return next(itertools.islice(self.frames(), index, None))
         return next(video.read_frames(self.source, self.number(index), 1))
 
-    def boxes(self, count: int = sys.maxsize, reading: Reading | None = None) -> Iterator[Box | None]:
+    def boxes(self, count: int = sys.maxsize, reader: Reader | None = None) -> Iterator[Box | None]:
         """Yield the box in each of the first ``count`` frames as soon as it and its strength are known.
 
-        The last comes when the search is over. Once ``reading`` is stopped, no more follow.
+        The last comes when the search is over. Once ``reader`` is stopped, no more follow.
         """
         for index in range(count):
-            known = self.path.known(index + 1 + FADE if index + 1 < count else None, reading)
-            if reading and reading.stopped:
+            known = self.path.known(index + 1 + FADE if index + 1 < count else None, reader)
+            if reader and reader.stopped:
                 return
             yield known[video.source_index(index, len(known), self.pingpong)]
 
@@ -50,7 +50,7 @@ class FilmedFace:
 
         It does not fade where a shot begins or ends, because there the face comes and goes with the picture.
         """
-        return self.path.far_from_gap(self.number(index), FADE + 1) / (FADE + 1)
+        return self.path.distance_to_gap(self.number(index), FADE + 1) / (FADE + 1)
 
     def number(self, index: int) -> int:
         """Return which of the searched frames of the video is shown at this index."""

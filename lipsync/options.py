@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import video
-from errors import UserError, hint_at
+from errors import UserError, suggest
 from models import Wav2Lip, weights
 from models.weights import BLENDS, REFERENCES
 
@@ -141,7 +141,7 @@ class Options:
         """Return the options with these values; raise UserError for unknown names and invalid values."""
         names = [field.name for field in fields(cls)]
         if unknown := sorted(given.keys() - names):
-            hint = hint_at(unknown[0], names, f"there are {', '.join(names)}")
+            hint = suggest(unknown[0], names, f"there are {', '.join(names)}")
             raise UserError(f"there is no option {unknown[0]}; {hint}")
         return cls(**given)
 

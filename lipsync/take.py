@@ -14,7 +14,7 @@ import numpy as np
 import audio
 import parts
 import video
-from face_path import Box, Reading
+from face_path import Box, Reader
 from hparams import hparams as hp
 from lipsync.filmed import FADE, FilmedFace
 from lipsync.options import Options, Settled
@@ -41,9 +41,9 @@ class SpeakingFace:
     mouth_settings: MouthSettings = MouthSettings()
     match: Result | None = None  # how well the speech matches the face as it was filmed
 
-    def boxes(self, reading: Reading | None = None) -> Iterator[Box | None]:
+    def boxes(self, reader: Reader | None = None) -> Iterator[Box | None]:
         """Yield its box in each frame of the result, None if that gets no mouth; see ``FilmedFace.boxes``."""
-        boxes = self.filmed.boxes(len(self.windows), reading)
+        boxes = self.filmed.boxes(len(self.windows), reader)
         return boxes if self.fade is None else (box if share else None for box, share in zip(boxes, self.fade))
 
     def strength(self, index: int) -> float:

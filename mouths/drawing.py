@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from concurrency import in_parallel
-from devices import take_share
+from devices import limit_threads
 from face_path import Box
 from mouths.appearance import Appearance, Appearances
 from mouths.generating import CPU_BATCH, LipGenerator, crop, generate, masked_and_whole
@@ -88,7 +88,7 @@ def redraw_mouths(
         return [(frame, next(drawn) if cut else None) for frame, cut in batch]
 
     waited_for = map(draw, itertools.islice(batches, 1 if first else 0))  # before other batches are read or processed
-    others = in_parallel(draw, batches, workers, take_share)
+    others = in_parallel(draw, batches, workers, limit_threads)
     for frame, drawn in itertools.chain.from_iterable(itertools.chain(waited_for, others)):
         if drawn:
             frame = paste(frame, drawn, settings.blend, in_place)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import shown_in
-from devices import in_halves
+from boxes import crop_with_border
+from devices import split_on_oom
 from face_path import Box
 from hparams import hparams as hp
 
@@ -46,7 +46,7 @@ def masked_and_whole(filmed: Sequence[np.ndarray] | np.ndarray, mask_top: float)
 
 def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
     """Return the face in a box as the network sees it, (96, 96, 3) uint8 BGR, or in another ``size``."""
-    shown = shown_in(frame, box)
+    shown = crop_with_border(frame, box)
     # Below half size, the reference's interpolation skips pixels, which turns a pattern into another one. Down to half
     # size it skips none, and at half both methods give the same.
     how = cv2.INTER_AREA if min(shown.shape[:2]) > 2 * size else cv2.INTER_LINEAR
@@ -59,7 +59,7 @@ def generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: np
     ``gains`` (N,) scale how far the mouths are from those of silence. Batches that do not fit in the device's memory
     are split in half.
     """
-    return np.concatenate(in_halves(partial(_generate, model), mels, faces, gains))
+    return np.concatenate(split_on_oom(partial(_generate, model), mels, faces, gains))
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from boxes import put_back, shown_in
+from boxes import crop_with_border, write_crop
 from face_path import Box
 from hparams import hparams as hp
 from mouths import masks
@@ -54,10 +54,10 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
     x1, y1, x2, y2 = drawn.box
     size = x2 - x1, y2 - y1
     whole = frame if in_place and frame.flags.writeable else frame.copy()
-    target = shown_in(whole, drawn.box)
+    target = crop_with_border(whole, drawn.box)
     if blend == "box":  # kept quirk: the whole box is replaced, its unmasked upper half included
         target[:] = cv2.resize(drawn.face, size)
-        put_back(whole, drawn.box, target)
+        write_crop(whole, drawn.box, target)
         return whole
     *parts, finer = _mixed(drawn)
     # one kernel for both: what is subtracted of the frame must match what is kept of it to the pixel
@@ -69,7 +69,7 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
             how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
             cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=how), place)
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
-    put_back(whole, drawn.box, target)
+    write_crop(whole, drawn.box, target)
     return whole
 
 

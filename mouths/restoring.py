@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from boxes import put_back, shown_in
+from boxes import crop_with_border, write_crop
 from errors import PIP, MissingFile, UserError, needs
 from face_path import Box
 from models import weights
@@ -94,7 +94,7 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
     back[:, 2] += (larger - 1) / 2
     change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    target = shown_in(frame, box)
+    target = crop_with_border(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
     cv2.add(target, change * mask, target, dtype=cv2.CV_8U)
-    put_back(frame, box, target)
+    write_crop(frame, box, target)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import files
 from errors import UserError
-from faces import AUTO, AUTO_MEANS
+from faces import AUTO, AUTO_CHOICES
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
@@ -184,7 +184,7 @@ def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector:
         dropped = Dropped(**noted["dropped"])
         same = noted["seen"] == DROPPING and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
         same = same and dropped.source == printable(clip.source)
-        same = same and noted["face_detector"] in ((*AUTO_MEANS, AUTO) if detector == AUTO else (detector,))
+        same = same and noted["face_detector"] in ((*AUTO_CHOICES, AUTO) if detector == AUTO else (detector,))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return dropped if same else None

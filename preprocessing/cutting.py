@@ -21,7 +21,7 @@ import files
 import video
 from concurrency import prefetch
 from dataset import MIN_FRAMES
-from errors import OneOfMany, UserError
+from errors import CatchFailure, UserError
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face, gap_of, shots
 from faces import AUTO, FaceSearch
@@ -96,9 +96,9 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
     if job.cutting:
         job.search.open()
     lock = files.locked(folder.with_name(f".{folder.name}.lock"), wait=True)  # another run may be cutting it
-    with OneOfMany() as one, lock:
+    with CatchFailure() as one, lock:
         kept = find_finished(*where, job.wanted, job.seconds)
-        with OneOfMany():  # a finished folder may have been damaged since
+        with CatchFailure():  # a finished folder may have been damaged since
             if kept:
                 return [_checked(clip, known, job) for known in kept]
         check_replaceable(folder)

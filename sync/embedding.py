@@ -234,4 +234,4 @@ def embed_sound(sound: Iterable[np.ndarray], expert: Expert, name: str = "the so
         mels = torch.from_numpy(np.stack(batch))[:, None].to(parameter.device, parameter.dtype)  # (N, 1, 80, 16)
         vectors.append(expert.embed_audio(mels).half().cpu().numpy())
         silent &= all((window <= audio.SILENCE).all() for window in batch)
-    return Voice(np.concatenate(vectors), windows.heard(), silent=silent)
+    return Voice(np.concatenate(vectors), windows.speech_mask(), silent=silent)

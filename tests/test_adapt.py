@@ -67,7 +67,7 @@ def a_step_takes_half_a_second(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def one_batch_tells_what_was_won(monkeypatch):
-    monkeypatch.setattr(adaptation, "EVALUATED", 1)
+    monkeypatch.setattr(adaptation, "MAX_EVAL_BATCHES", 1)
 
 
 @pytest.mark.parametrize("minutes", [float("nan"), float("inf"), 0.0, -1.0])
@@ -97,8 +97,8 @@ def test_the_best_is_kept_with_or_without_a_mean_of_the_weights(decay):
     with torch.no_grad():
         for level, l1 in ((1.0, 0.5), (2.0, 0.2), (3.0, 0.4)):
             weight.fill_(level)
-            task.remember({"l1": l1})
-    task.recall()
+            task.keep_if_best({"l1": l1})
+    task.restore_best()
     assert (weight == 2.0).all()
 
 
@@ -272,7 +272,7 @@ def test_what_was_won_until_a_fault_is_not_lost(person, expert, beginner, tmp_pa
     """As where the process that reads the pictures is killed."""
 
     def breaks(task, *_):
-        task.remember({"l1": 0.0})
+        task.keep_if_best({"l1": 0.0})
         raise RuntimeError("a worker was killed")
 
     monkeypatch.setattr(training, "fit", breaks)

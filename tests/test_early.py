@@ -277,15 +277,15 @@ def test_who_waits_for_a_search_can_leave(long_clip):
             yield face_path.Piece([], np.zeros((0, 4)))
 
     path, got = face_path.FacePath(search), []
-    with path.reading() as reading:
-        thread = threading.Thread(target=lambda: got.append(len(path.known(2, reading))))
+    with path.reader() as reader:
+        thread = threading.Thread(target=lambda: got.append(len(path.known(2, reader))))
         thread.start()
         waiting.wait()
-        reading.stop()
+        reader.stop()
         thread.join()
     assert got == [1] and not path.known(0)  # whoever asks now has it begin again
-    with path.reading() as reading:  # somebody who works for it waits likewise, and could not tell what it got
-        reading.stop()
+    with path.reader() as reader:  # somebody who works for it waits likewise, and could not tell what it got
+        reader.stop()
         with pytest.raises(RuntimeError, match="was stopped; try again"):
             path.known(2)
 
@@ -301,7 +301,7 @@ def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_
     assert len(rest) + 1 == len(take) and (first[0] == first[1]).all()
     with lips.prepare(long_clip, long_speech) as other:
         ended = other.faces[0].filmed.path
-    assert not ended._readings and not ended._boxes  # nothing is under way
+    assert not ended._readers and not ended._boxes  # nothing is under way
 
 
 def test_frames_that_are_missing_are_missed(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
@@ -429,10 +429,10 @@ def test_what_reaches_beyond_the_picture_comes_back_in_it():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     for box in ((1, 1, 5, 4), (-2, -1, 3, 4), (4, 2, 11, 9)):
         changed = frame.copy()
-        shown = boxes.shown_in(changed, box)
+        shown = boxes.crop_with_border(changed, box)
         assert shown.shape[:2] == (box[3] - box[1], box[2] - box[0])
         shown += 100
-        boxes.put_back(changed, box, shown)
+        boxes.write_crop(changed, box, shown)
         x1, y1, x2, y2 = boxes.within(box, 8, 6)
         expected = frame.copy()
         expected[y1:y2, x1:x2] += 100

@@ -9,7 +9,7 @@ import weakref
 import cv2
 import pytest
 
-from errors import OneOfMany, UserError
+from errors import CatchFailure, UserError
 
 
 @pytest.mark.parametrize("problem, reason", [
@@ -19,21 +19,21 @@ from errors import OneOfMany, UserError
     (RuntimeError(), "RuntimeError: "),
 ])  # fmt: skip
 def test_what_goes_wrong_with_one_of_many_is_told(problem, reason):
-    with OneOfMany() as one:
+    with CatchFailure() as one:
         raise problem
     assert one.failure is problem and one.reason == reason
 
 
 def test_opencvs_errors_count_as_well():
     """They are no RuntimeErrors: one odd picture ended an evaluation of days."""
-    with OneOfMany() as one:
+    with CatchFailure() as one:
         cv2.resize(cv2.UMat(), (0, 0))
     assert isinstance(one.failure, cv2.error) and one.reason.startswith("error: OpenCV")
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), MemoryError(), KeyError("x")])
 def test_what_the_next_would_meet_too_is_raised(problem):
-    with pytest.raises(type(problem)), OneOfMany():
+    with pytest.raises(type(problem)), CatchFailure():
         raise problem
 
 
@@ -49,7 +49,7 @@ def test_what_failed_is_let_go():
     def attempt():
         frames = Frames()
         alive.append(weakref.ref(frames))
-        with OneOfMany() as one:
+        with CatchFailure() as one:
             fail(frames)
         kept.append(one.failure)
 
@@ -63,6 +63,6 @@ def test_what_failed_is_let_go():
 
 
 def test_nothing_goes_wrong():
-    with OneOfMany() as one:
+    with CatchFailure() as one:
         pass
     assert one.failure is None

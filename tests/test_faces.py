@@ -36,7 +36,7 @@ from face_detection.tracking import (
     smooth_boxes,
 )
 from faces import FaceSearch
-from reporting import SILENT, Named
+from reporting import SILENT, PrefixedReporter
 
 
 def box(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> list[float]:
@@ -379,13 +379,13 @@ def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
     class Unhashable(Told):
         notes: list[str]
 
-    for report in (told, Named(told, "a.mp4"), other, Unhashable([])):
+    for report in (told, PrefixedReporter(told, "a.mp4"), other, Unhashable([])):
         assert FaceSearch().detector_name(report) == "centerface"
     assert downloads == ["s3fd"] and len(told.notes) == len(other.notes) == 1
-    monkeypatch.setattr(faces, "AGAIN", 0.0)
+    monkeypatch.setattr(faces, "RETRY_SECONDS", 0.0)
     assert FaceSearch().detector_name(told) == "centerface" and downloads == ["s3fd"] * 2
-    monkeypatch.setattr(faces, "AGAIN", 300.0)
-    monkeypatch.setattr(faces.downloads, "is_here", lambda name: True)
+    monkeypatch.setattr(faces, "RETRY_SECONDS", 300.0)
+    monkeypatch.setattr(faces.downloads, "is_local", lambda name: True)
     monkeypatch.setattr(faces.downloads, "find", lambda *_: "s3fd.pth")
     assert FaceSearch().detector_name(told) == "sfd"
 
@@ -393,7 +393,7 @@ def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
 def test_a_full_disk_is_told_once(tmp_path, told):
     (tmp_path / "file").write_text("")
     for report in (SILENT, told, told):
-        faces.remember(Detections(), tmp_path / "file" / "boxes.npz", report)
+        faces.save_cache(Detections(), tmp_path / "file" / "boxes.npz", report)
     assert len(told.notes) == 1 and "could not be cached" in told.notes[0]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import files
 import video
-from errors import UserError, is_disk_error, told
+from errors import UserError, describe_error, is_disk_error
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -128,7 +128,9 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, problem):
     """Not "[Errno 28] No space left on device", of whatever."""
     with pytest.raises(OSError) as raised, files.atomic_write(tmp_path / "x.json") as partial:
         raise problem(partial)
-    assert told(raised.value) == f"{tmp_path / 'x.json'}: No space left on device" and is_disk_error(raised.value)
+    assert describe_error(raised.value) == f"{tmp_path / 'x.json'}: No space left on device" and is_disk_error(
+        raised.value
+    )
 
 
 def test_half_an_array_is_a_full_disk():

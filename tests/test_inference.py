@@ -241,7 +241,7 @@ def test_only_running_out_of_memory_halves_the_batch():
 def test_no_core_is_idle(monkeypatch, threads):
     """Of 12 cores 4 were, of 15 and of 31 seven; and no more threads wait than one call has."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    calls, share = devices.cpu_shares()
+    calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(torch.device("cpu")) <= devices.MAX_WORKERS
     assert threads <= calls * share < threads + share
 
@@ -259,7 +259,7 @@ def test_only_those_who_compute_take_a_share_of_the_threads():
         with devices._lock:  # which may begin while another takes its share, and have as many
             return torch.get_num_threads(), fresh()
 
-    seen = in_parallel(here_and_in_a_new_thread, range(8), 4, devices.take_share)
+    seen = in_parallel(here_and_in_a_new_thread, range(8), 4, devices.limit_threads)
     assert (next(seen), here_and_in_a_new_thread()) == ((1, 4), (4, 4))
     assert list(seen) == [(1, 4)] * 7 and here_and_in_a_new_thread() == (4, 4)
     torch.set_num_threads(before)

@@ -67,7 +67,7 @@ def program(room, small_checkpoint, monkeypatch, capsys):
 
     monkeypatch.setattr(LipSync, "run", run)
     monkeypatch.setattr(LipSync, "load", lambda self, searching: self.generator)
-    monkeypatch.setattr(faces, "sfd_can_be_had", lambda report: False)
+    monkeypatch.setattr(faces, "sfd_is_available", lambda report: False)
 
     def play(*flags):
         capsys.readouterr()
@@ -352,7 +352,7 @@ def test_another_network_or_sound_makes_all_again(program, room, small_checkpoin
     assert program(*command, "--checkpoint_path", "same.pth").calls == []
     os.utime("c.mp4", ns=(0, 1))
     assert len(program(*command).calls) == 2
-    monkeypatch.setattr(jobs.working.files, "known_digest", lambda path: "another")
+    monkeypatch.setattr(jobs.working.files, "cached_digest", lambda path: "another")
     assert len(program(*command).calls) == 2
 
 

@@ -221,7 +221,7 @@ def test_sface_reads_colours_in_its_order(tmp_path):
     (tmp_path / "sface.onnx").write_bytes(MEANS)
     identity = identities.open_sface(tmp_path / "sface.onnx")
     assert identity(np.full((112, 112, 3), (10, 20, 30), np.uint8)) == pytest.approx([30, 20, 10])
-    assert identities.alike(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
+    assert identities.cosine_similarity(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
 
 
 def test_lpips_is_the_librarys(tmp_path):

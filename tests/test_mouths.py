@@ -186,7 +186,7 @@ def test_a_short_speech_in_a_long_pause_is_heard(hiss):
     sound = hiss * rng.standard_normal(60 * rate).astype(np.float32)
     sound[30 * rate : 32 * rate] += 0.1 * rng.standard_normal(2 * rate).astype(np.float32)
     windows = audio.MelWindows(audio.melspectrogram(sound), 25, 60 * 25)
-    silent, heard = windows.silence(), windows.heard()
+    silent, heard = windows.silence(), windows.speech_mask()
     assert (silent[30 * 25 : 32 * 25] == 0).all() and (silent[: 29 * 25] == 1).all() and (silent[33 * 25 :] == 1).all()
     assert heard[30 * 25 : 32 * 25].all() and not heard[: 30 * 25 - 7].any() and not heard[32 * 25 + 2 :].any()
 

@@ -155,9 +155,9 @@ INWARD = """
 import importlib, multiprocessing, sys, wav2lip
 
 if __name__ == "__main__":
-    for name in sorted(wav2lip.OURS):
+    for name in sorted(wav2lip.MODULES):
         importlib.import_module(f"wav2lip.{name}")
-    print(sorted(wav2lip.OURS & set(sys.modules)))
+    print(sorted(wav2lip.MODULES & set(sys.modules)))
     from wav2lip.errors import UserError
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # such a process finds by name what it is sent
         print(repr(pool.apply(UserError, ["sent"])), UserError.__module__)

@@ -56,7 +56,7 @@ def in_use(windows, monkeypatch):
 
 def test_a_scanner_holds_a_file_for_a_moment(in_use, tmp_path):
     files.save(tmp_path / "a", "old")
-    in_use(tmp_path / "a", len(files.PATIENCE))
+    in_use(tmp_path / "a", len(files.RETRY_DELAYS))
     files.save(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
@@ -94,7 +94,7 @@ def test_a_table_that_is_open_elsewhere_is_kept_beside(in_use, tmp_path):
 def test_a_drive_that_is_not_there(monkeypatch):
     monkeypatch.setattr(files.Path, "exists", lambda path: False)
     with pytest.raises(UserError, match="does not exist; give a folder on a disk that does"):
-        files.check_room(files.Path("Z:/videos"))
+        files.check_writable_folder(files.Path("Z:/videos"))
 
 
 def test_addresses_are_no_strange_names(monkeypatch):
@@ -113,8 +113,8 @@ def test_mps_lacks_memory_in_words_of_its_own():
             raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
         return batch
 
-    assert len(devices.in_halves(work, np.zeros(4))) == 4 and sizes == [4, 2, 1, 1, 2, 1, 1]
-    assert "ran out of memory" in errors.told(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert len(devices.split_on_oom(work, np.zeros(4))) == 4 and sizes == [4, 2, 1, 1, 2, 1, 1]
+    assert "ran out of memory" in errors.describe_error(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
     assert devices.memory_format(torch.device("mps")) == torch.contiguous_format
 
 
@@ -226,8 +226,8 @@ def test_only_our_scripts_keep_silent_until_all_is_imported(monkeypatch, main, i
 
 
 def test_interrupts_are_heard_when_a_script_begins(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "quits", True)
-    monkeypatch.setattr(cli, "stops", signal.default_int_handler)
+    monkeypatch.setattr(cli, "replaced", True)
+    monkeypatch.setattr(cli, "old_handler", signal.default_int_handler)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         assert cli.run(cli.Parser("x"), lambda _: signal.raise_signal(signal.SIGINT), []) == 130

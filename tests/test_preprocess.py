@@ -500,7 +500,7 @@ def test_what_one_detector_did_not_see_another_may(roots, clip, monkeypatch):
     assert run(roots, "--face_detector", "haar") == 2
     monkeypatch.undo()
     assert run(roots, "--face_detector", "haar") == 2  # known
-    monkeypatch.setattr(faces, "sfd_can_be_had", lambda *_: False)
+    monkeypatch.setattr(faces, "sfd_is_available", lambda *_: False)
     assert run(roots, "--face_detector", "auto") == 0 and kept(roots) == ["s/a"]
     assert names(roots.data / "s") == {"a"}
 
@@ -1040,7 +1040,9 @@ def test_verdicts_of_earlier_rules_are_reached_again(roots, clip, monkeypatch):
     """Clips that were unrelated because of their pauses stayed so, and were dropped, when pauses no longer counted."""
     put(clip, roots, "s/a.mp4")
     checked, score = [], syncing.sync.score_clip
-    monkeypatch.setattr(syncing.sync, "score_clip", lambda folder, expert: checked.append(folder) or score(folder, expert))
+    monkeypatch.setattr(
+        syncing.sync, "score_clip", lambda folder, expert: checked.append(folder) or score(folder, expert)
+    )
     with monkeypatch.context() as earlier:
         earlier.setattr(syncing, "VERDICT_RULES", 1)
         assert run(roots, "--sync", "report") == run(roots, "--sync", "report") == 0 and len(checked) == 1

@@ -130,7 +130,7 @@ def test_which_cpus_have_vnni(monkeypatch, isa, capable, expected):
 
 
 def test_shares_are_those_of_the_workers():
-    calls, share = devices.cpu_shares()
+    calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(CPU) and calls * share >= torch.get_num_threads()
 
 

@@ -33,7 +33,7 @@ def seen_in(*shots: list[list[int]]) -> Detections:
 class Table:
     """Wishes for what a table says."""
 
-    WHO, LEAST = "who is wanted", 0.5
+    DESCRIPTION, THRESHOLD = "who is wanted", 0.5
 
     def __init__(self, *rows: list[float]) -> None:
         self.rows = np.array(rows)
@@ -41,7 +41,7 @@ class Table:
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         return self.rows
 
-    def refusal(self, best: float) -> str:
+    def no_match_message(self, best: float) -> str:
         return f"nobody: {best:.1f}"
 
 
@@ -64,7 +64,7 @@ def test_the_best_of_each_shot_is_followed_if_good_enough():
 
 def test_who_is_seen_for_a_moment_is_not_chosen():
     """Of 40 and 9 windows, chance makes the few match better."""
-    scores = speakers.lasting_only(np.array([[0.2, 0.9, np.nan]]), np.array([[40, 9, 40]]))
+    scores = speakers.without_brief_faces(np.array([[0.2, 0.9, np.nan]]), np.array([[40, 9, 40]]))
     assert scores.tolist() == [[0.2, -np.inf, -np.inf]]
 
 

@@ -1272,11 +1272,11 @@ def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
 
 def test_of_every_setting_it_is_known_which_training_reads_it():
     kinds = [
-        recipes.OF_ALL,
-        recipes.OF_SOME,
-        recipes.OF_THE_EXPERT,
-        recipes.OF_THE_GENERATOR,
-        recipes.OF_THE_DISCRIMINATOR,
+        recipes.SHARED_HPARAMS,
+        recipes.PARTLY_SHARED,
+        recipes.EXPERT_HPARAMS,
+        recipes.GENERATOR_HPARAMS,
+        recipes.DISCRIMINATOR_HPARAMS,
     ]
     every = {field.name for field in dataclasses.fields(HParams)} - FIXED_BY_NETWORKS - FIXED_BY_PREPROCESSING
     assert set.union(*kinds) == every and sum(map(len, kinds)) == len(every)

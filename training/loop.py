@@ -18,7 +18,7 @@ import torch
 
 import files
 from dataset import Batches, Loader, WindowDataset, evaluation_windows
-from distributed import STOPPING, Batch, heeded
+from distributed import STOP_SIGNALS, Batch, active_signals
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
     Best,
@@ -58,7 +58,7 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
     group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
     made_of = made_of_what(task, train, val, plan.data_root)
     if group.is_main:
-        files.sweep(plan.checkpoint_dir, ".pth")
+        files.remove_leftovers(plan.checkpoint_dir, ".pth")
         introduce(train, val, plan, position, task.hp, report)
         if waiting := task.awaits_evaluation:
             report.note(f"note: {waiting}")
@@ -272,7 +272,7 @@ class _Trainer:
             self._stop = True
 
         heard = threading.current_thread() is threading.main_thread()  # only that one may set handlers
-        numbers = heeded({"SIGINT", *STOPPING}) if heard else []
+        numbers = active_signals({"SIGINT", *STOP_SIGNALS}) if heard else []
         before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield

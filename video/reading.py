@@ -83,7 +83,7 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
                 break
             green, blue, red, *alpha = planes
             frame = cv2.merge((blue, green, red))
-            yield pictures.on_plain_ground(frame, alpha[0]) if alpha else frame
+            yield pictures.on_background(frame, alpha[0]) if alpha else frame
         words = process.finish(UserError, f"cannot read {info.path}")
     check_whole(info.path, words)
 

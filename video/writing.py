@@ -65,7 +65,7 @@ class VideoWriter:
         count: int | None,
         encoding: Encoding = Encoding(),
     ) -> None:
-        self.path = files.linked(Path(path))
+        self.path = files.resolve_link(Path(path))
         self._sound, self._sound_options = _sound_of(audio)
         self._film = f"file:{audio.whole.absolute()}" if isinstance(audio, Splice) else ""
         self._like, self._count, self._encoding = like, count, encoding
@@ -139,7 +139,7 @@ class VideoWriter:
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             files.check_folder(folder)
-            files.sweep_old(folder, LEFT_BY_US, OLD)
+            files.remove_old(folder, LEFT_BY_US, OLD)
             self._process = Process(self._command(), stdin=subprocess.PIPE)
             self._process.__enter__()
         except BaseException:
@@ -164,7 +164,7 @@ class VideoWriter:
                 self._complete()
                 if self._encoding.finish:
                     self._encoding.finish(self._partial)
-                files.appear(self._partial, self.path)
+                files.publish(self._partial, self.path)
         finally:
             self._process.__exit__(kind, *rest)
             self._clear()
@@ -212,4 +212,4 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path} must end in one of {', '.join(CONTAINERS)}")
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is a device or a pipe; give the name of the video to write")
-    files.check_room(path.parent)
+    files.check_writable_folder(path.parent)

@@ -29,7 +29,7 @@ __all__ = ["Cancelled", "FaceSearch", "LipSync", "Options", "Reporter", "UserErr
 HERE = Path(__file__).resolve().parent
 FLAT = HERE / "flat" if (HERE / "flat").is_dir() else HERE.parent  # when installed, or in the project's folder
 FOLDERS = {path.parent.name for path in FLAT.glob("*/__init__.py")} - {__name__}
-OURS = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
+MODULES = {path.stem for path in FLAT.glob("*.py")} | FOLDERS
 SOURCES = {
     "Cancelled": "reporting",
     "FaceSearch": "faces",
@@ -51,20 +51,21 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *SOURCES, *OURS})
+    return sorted({*globals(), *SOURCES, *MODULES})
 
 
-class Inward(ast.NodeTransformer):
+class ImportRewriter(ast.NodeTransformer):
     """Rewrites ``import audio`` to ``from wav2lip import audio``, and ``from audio`` to ``from wav2lip.audio``."""
 
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         made = [
-            ast.ImportFrom(__name__, [alias], 0) if alias.name in OURS else ast.Import([alias]) for alias in node.names
+            ast.ImportFrom(__name__, [alias], 0) if alias.name in MODULES else ast.Import([alias])
+            for alias in node.names
         ]
         return [ast.copy_location(one, node) for one in made]  # or tracebacks would show the first line
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom:
-        if not node.level and node.module and node.module.partition(".")[0] in OURS:
+        if not node.level and node.module and node.module.partition(".")[0] in MODULES:
             node.module = f"{__name__}.{node.module}"
         return node
 
@@ -76,7 +77,9 @@ class Loader(SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
     def source_to_code(self, data: Any, path: Any, **options: Any) -> Any:  # type: ignore[override]
-        return super().source_to_code(ast.fix_missing_locations(Inward().visit(ast.parse(data))), path, **options)
+        return super().source_to_code(
+            ast.fix_missing_locations(ImportRewriter().visit(ast.parse(data))), path, **options
+        )
 
 
 class Finder(MetaPathFinder):
