@@ -14,7 +14,7 @@ import runtimes
 from devices import PRECISIONS, own_device
 from faces import FaceSearch
 from hparams import FILELISTS
-from lipsync import OF_THE_MOUTH, VALUES, LipSync, Options
+from lipsync import MOUTH_OPTIONS, OPTION_CHOICES, LipSync, Options
 from terminal import terminal_for_rank
 
 if TYPE_CHECKING:
@@ -178,14 +178,14 @@ def _add_face_arguments(parser: Flags) -> None:
     )
     add(
         "--speaker",
-        choices=VALUES["speaker"],
+        choices=OPTION_CHOICES["speaker"],
         help="In each shot, use the face whose lips move with the sound of --face; leave shots without one as filmed.",
     )
     add("--face_like", type=Path, help="In each shot, use the face that looks like the one in this picture.")
     add_identity_argument(parser)
     add(
         "--on_missing_face",
-        choices=VALUES["on_missing_face"],
+        choices=OPTION_CHOICES["on_missing_face"],
         default=Options.on_missing_face,
         help="Keep frames without a face as they are (keep), or stop with an error (error).",
     )
@@ -227,7 +227,7 @@ def _add_frame_arguments(parser: Flags) -> None:
     add("--static", nargs="?", const=True, default=False, type=cli.boolean, help="Use only the first frame.")
     add(
         "--loop",
-        choices=VALUES["loop"],
+        choices=OPTION_CHOICES["loop"],
         default=Options.loop,
         help="Repeat a video that is shorter than the speech from its start (loop), or back and forth (pingpong).",
     )
@@ -272,7 +272,7 @@ def _add_file_arguments(parser: Flags) -> None:
     )
     add(
         "--preset",
-        choices=VALUES["preset"],
+        choices=OPTION_CHOICES["preset"],
         default=Options.preset,
         help="Encoder effort (x264): slower presets make smaller files.",
     )
@@ -301,7 +301,7 @@ def add_mouth_arguments(parser: Flags) -> None:
     )
     add(
         "--silence",
-        choices=VALUES["silence"],
+        choices=OPTION_CHOICES["silence"],
         default=Options.silence,
         help="In pauses of the speech, keep the lips shut (closed), or as the network draws them (free).",
     )
@@ -321,13 +321,13 @@ def add_mouth_arguments(parser: Flags) -> None:
     )
     add(
         "--blend",
-        choices=VALUES["blend"],
+        choices=OPTION_CHOICES["blend"],
         help="Paste the whole box (box), or only what changes, with soft edges (feather). Without it, the network's "
         "own setting.",
     )
     add(
         "--occlusion",
-        choices=VALUES["occlusion"],
+        choices=OPTION_CHOICES["occlusion"],
         default=Options.occlusion,
         help="Keep what is in front of the mouth, such as hands, microphones and captions (keep; needs --blend "
         "feather), or draw over it (ignore).",
@@ -347,7 +347,7 @@ def lip_sync_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def mouth_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options from ``add_mouth_arguments``, likewise."""
-    return {name: getattr(args, name) for name in OF_THE_MOUTH}
+    return {name: getattr(args, name) for name in MOUTH_OPTIONS}
 
 
 def open_lips(args: argparse.Namespace) -> LipSync:

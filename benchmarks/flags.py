@@ -57,7 +57,7 @@ from face_detection.tracking import follow_face
 from face_path import Box
 from faces import FaceSearch
 from footage import find_videos
-from lipsync import LipSync, Options, Settled, Take, open_face
+from lipsync import LipSync, Options, ResolvedOptions, Take, open_face
 from models import SyncNet_v2, Wav2Lip, weights
 from rates import resample
 from sync import Expert, Result, open_expert, score_boxes
@@ -301,11 +301,11 @@ def value_of(word: str) -> int | float | str:
     return word
 
 
-def settle(network: dict[str, Any], flags: str) -> tuple[Settled, torch.dtype, str, Path | None]:
+def settle(network: dict[str, Any], flags: str) -> tuple[ResolvedOptions, torch.dtype, str, Path | None]:
     """Return the settings with which a network runs under these flags."""
     changed, options = read(flags)
     lips = LipSync(**network | changed)
-    return lips.settle(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
+    return lips.resolve(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
 def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:

@@ -145,7 +145,7 @@ def film(lips: LipSync, clip: Path, kind: str | None, folder: Path) -> tuple[Pat
     """Write a clip with an object in front of it; return the file, the object's share of each pixel, and the boxes."""
     source = open_face(clip, Way())
     frames = list(video.read_frames(source, 0, round(SECONDS * source.fps)))
-    face = lips.find_face(source, len(frames), lips.settle(Way()))
+    face = lips.find_face(source, len(frames), lips.resolve(Way()))
     boxes = [box for box in face.path.boxes[: len(frames)] if box]
     if len(boxes) < len(frames):
         raise UserError(f"{clip} does not show a face in every frame; leave it out")

@@ -16,7 +16,7 @@ import cli
 import mouths
 import runtimes
 from errors import UserError
-from lipsync import VALUES, read_speech
+from lipsync import OPTION_CHOICES, read_speech
 from models import SyncNet_color, Wav2Lip, weights
 
 FACES, EVERY = 4, 2  # number of faces with shut mouths; stride through the 25 mel windows a second
@@ -29,7 +29,7 @@ def get_parser() -> cli.Parser:
     parser.add_argument("sources", nargs="+", type=Path, help="The last checkpoints of a training run, or only one.")
     parser.add_argument("target", type=Path, help="The file to write.")
     parser.add_argument("--pads", nargs=4, type=int, help="The default of inference.py's --pads with this checkpoint.")
-    parser.add_argument("--blend", choices=VALUES["blend"], help="The default of --blend.")
+    parser.add_argument("--blend", choices=OPTION_CHOICES["blend"], help="The default of --blend.")
     parser.add_argument("--reference", choices=weights.REFERENCES, help="The default of --reference.")
     parser.add_argument(
         "--gain",

@@ -98,7 +98,7 @@ def compare_silent(
     """
     places = [folder / place for place in folders_below(videos)]
     lips.load()  # what would make every video fail fails here, before any work is done
-    found, how = Comparisons(judges=judges), lips.settle(Options.of(options))
+    found, how = Comparisons(judges=judges), lips.resolve(Options.of(options))
 
     def compare(path: Path, place: Path) -> list[Quality]:
         made = silent_take(lips, path, place, **options)

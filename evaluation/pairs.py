@@ -19,7 +19,7 @@ from errors import CatchFailure, MissingFile, UserError
 from evaluation.sizes import Sizes
 from footage import SOUND_SUFFIXES, VIDEO_SUFFIXES, find_videos, is_sound, is_video, visible_files
 from hparams import read_list
-from lipsync import LipSync, Options, Settled
+from lipsync import LipSync, Options, ResolvedOptions
 from shares import Share
 
 OPTIONS = "options.json"  # in a folder of results: how its videos are made
@@ -277,7 +277,7 @@ def records_of(
     pairs: Sequence[Pair], lips: LipSync, sizes: Sizes | None, options: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
     """Return what determines the videos, as {record file: (words for a message if it differs, text)}."""
-    how, usual = (_plain(asdict(one)) for one in (lips.settle(Options.of(options)), Settled()))
+    how, usual = (_plain(asdict(one)) for one in (lips.resolve(Options.of(options)), ResolvedOptions()))
     differs = {name: value for name, value in how.items() if value != usual[name]}  # options may be added later
     if lips.runtime.precision != "auto":  # auto differs between machines, with no visible effect
         differs["precision"] = lips.runtime.precision

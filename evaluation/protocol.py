@@ -26,7 +26,7 @@ from evaluation.pairs import Made, Pair, numbered_videos
 from evaluation.scores import score_files
 from evaluation.table import GENERATED, MATCHED, SILENT
 from faces import FaceSearch
-from lipsync import LipSync, Options, Settled
+from lipsync import LipSync, Options, ResolvedOptions
 from models import SyncNet_v2
 from reporting import Reporter
 
@@ -135,7 +135,7 @@ def evaluate(
     if all_made[GENERATED].finished:
         report = report or lips.report
         compare_sync(found, panel, lips.search if crop_faces else None, report)
-        compare_pictures(found, lips.search, lips.settle(Options.of(options)), report)
+        compare_pictures(found, lips.search, lips.resolve(Options.of(options)), report)
         follow_heads(found)
     return found
 
@@ -228,7 +228,7 @@ def compare_sync(found: Evaluation, panel: Panel, search: FaceSearch | None, rep
         found.rows["discrepancy"] = table.discrepancy(found.rows[GENERATED], found.rows[MATCHED])
 
 
-def compare_pictures(found: Evaluation, search: FaceSearch, options: Settled, report: Reporter) -> None:
+def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOptions, report: Reporter) -> None:
     """Compare every video of every take with its source, except those that could not be scored.
 
     The means are over the sources that could be compared in all takes, if there are any, so that takes are comparable:

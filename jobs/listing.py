@@ -143,14 +143,14 @@ def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
     settled = []
     for job in listed:
         outfile = job.outfile or _free_name(job, folder, taken)
-        taken.setdefault(_place(outfile), job)
+        taken.setdefault(_path_key(outfile), job)
         settled.append(SettledJob(job.face, job.audio, outfile, job.options, job.name))
-    read = {_identity(path) for job in settled for path in _inputs(job)}
+    read = {_file_id(path) for job in settled for path in _inputs(job)}
     for job in settled:
         with prefix_errors(job.name):
             video.check_writable(job.outfile)
             files.check_name(job.record_path)
-            if _identity(job.outfile) in read:
+            if _file_id(job.outfile) in read:
                 raise UserError(f"outfile {job.outfile} is one of the files to read; choose another name")
     return settled
 
@@ -158,7 +158,7 @@ def settle(listed: Iterable[Job], folder: str | Path) -> list[SettledJob]:
 def _own_names(listed: Sequence[Job]) -> dict[str, Job]:
     taken: dict[str, Job] = {}
     for job in listed:
-        if job.outfile and (other := taken.setdefault(_place(job.outfile), job)) is not job:
+        if job.outfile and (other := taken.setdefault(_path_key(job.outfile), job)) is not job:
             raise UserError(f"{other} and {job} have the same outfile, {job.outfile}; give two names")
     return taken
 
@@ -166,7 +166,7 @@ def _own_names(listed: Sequence[Job]) -> dict[str, Job]:
 def _free_name(job: Job, folder: Path, taken: Mapping[str, Job]) -> Path:
     stem = os.fsencode(f"{job.face.stem}_{job.audio.stem}")[:LONGEST_STEM].decode(errors="ignore")
     names = itertools.chain((f"{stem}.mp4",), (f"{stem}_{number}.mp4" for number in itertools.count(2)))
-    return next(folder / name for name in names if _place(folder / name) not in taken)
+    return next(folder / name for name in names if _path_key(folder / name) not in taken)
 
 
 def _inputs(job: Job) -> Iterable[Path]:
@@ -176,12 +176,12 @@ def _inputs(job: Job) -> Iterable[Path]:
             yield path
 
 
-def _place(path: Path) -> str:
+def _path_key(path: Path) -> str:
     """Return what two names of a file share where case does not count, as on Windows and macOS."""
     return str(path.resolve()).casefold()
 
 
-def _identity(path: Path) -> object:
+def _file_id(path: Path) -> object:
     """Return what all names of a file share, links included."""
     try:
         status = path.stat()

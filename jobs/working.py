@@ -10,7 +10,7 @@ from pathlib import Path
 import files
 from errors import CatchFailure, UserError, describe_error, is_bad_input, is_disk_error
 from lipsync import LipSync, Options
-from lipsync.options import FILES
+from lipsync.options import FILE_OPTIONS
 from reporting import PrefixedReporter
 from shares import Share
 
@@ -95,7 +95,7 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
 
 def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
     """Make one video and record what it was made from; count it, or note why it failed."""
-    own = lips.serving(lips.search, PrefixedReporter(lips.report, job.outfile.name))
+    own = lips.copy_with(lips.search, PrefixedReporter(lips.report, job.outfile.name))
     with CatchFailure() as one:
         made_of = record(job, lips)
         take = own.run(job.face, job.audio, job.outfile, **job.options)
@@ -118,7 +118,7 @@ def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     Files are identified by size and date, networks by their content.
     """
     options = asdict(Options.of(job.options))
-    for name in FILES:  # compared as files, like the other inputs
+    for name in FILE_OPTIONS:  # compared as files, like the other inputs
         del options[name]
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},

@@ -16,11 +16,11 @@ from __future__ import annotations
 from lipsync.engine import LipSync, pick_batch_size
 from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
-from lipsync.options import MAX_FPS, MIN_FPS, OF_THE_MOUTH, VALUES, Options, Settled
-from lipsync.take import AROUND_SECONDS, SpeakingFace, Take, open_face, read_speech, searched_for, used_for
+from lipsync.options import MAX_FPS, MIN_FPS, MOUTH_OPTIONS, OPTION_CHOICES, Options, ResolvedOptions
+from lipsync.take import SEARCH_MARGIN_SECONDS, SpeakingFace, Take, open_face, read_speech, search_range, segment_for
 
 __all__ = [
-    "AROUND_SECONDS", "MIN_FPS", "MAX_FPS", "OF_THE_MOUTH", "VALUES", "FilmedFace", "LipSync", "Options", "Settled",
-    "SpeakingFace", "Take", "appearances_of", "open_face", "pick_batch_size", "read_speech", "searched_for",
-    "settings_for_mouths", "used_for",
+    "MAX_FPS", "MIN_FPS", "MOUTH_OPTIONS", "OPTION_CHOICES", "SEARCH_MARGIN_SECONDS", "FilmedFace", "LipSync",
+    "Options", "ResolvedOptions", "SpeakingFace", "Take", "appearances_of", "open_face", "pick_batch_size",
+    "read_speech", "search_range", "segment_for", "settings_for_mouths",
 ]  # fmt: skip

@@ -34,18 +34,18 @@ from hparams import hparams as hp
 from lipsync.filmed import FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.mixing import Mix
-from lipsync.options import CHOICES, Options, Settled
+from lipsync.options import FACE_SELECTORS, Options, ResolvedOptions
 from lipsync.take import (
-    AROUND_SECONDS,
+    SEARCH_MARGIN_SECONDS,
+    Segment,
     SpeakingFace,
     Take,
-    Used,
     fading,
     open_face,
     open_mix,
     open_sound,
-    searched_for,
-    used_for,
+    search_range,
+    segment_for,
 )
 from models import Wav2Lip, weights
 from mouths import CPU_BATCH, LipGenerator, MouthSettings, Restore, open_restorer, redraw_mouths
@@ -59,7 +59,7 @@ Speeches = dict[int | None, Path]
 AHEAD = 256  # frames by which the search for the face may be ahead of the generator
 FIRST_BATCH = 4  # faces; few, so that the first frame comes soon
 FLIGHT_BYTES = 128 << 20  # of frames whose faces are being generated; as many wait before and after
-OURS = (
+INCLUDED_NETWORK_NOTE = (
     "network: the included one, free for any use (CC BY 4.0: credit the GRID corpus, by Cooke and others); "
     "the official one, for research: --checkpoint_path wav2lip_gan"
 )
@@ -107,7 +107,7 @@ class LipSync:
             self.search.open(self.report)
         _ = self.model, self.expert, self.restore, self.credentials
 
-    def serving(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
+    def copy_with(self, search: FaceSearch, report: Reporter, restored: bool = True) -> LipSync:
         """Return a copy that shares the networks, but has its own face search (with its cache) and reporter.
 
         It has the restorer only if ``restored``.
@@ -154,19 +154,19 @@ class LipSync:
             with self.report.stage("Checking the film's sound"):
                 video.check_joinable(face)
         take = self._open_take(face, speeches, seconds, chosen)
-        heard, several = take.heard, len(take.faces) > 1
+        heard, several = take.sound, len(take.faces) > 1
         if several and not take.options.mix:
             heard = Mix([one.speech for one in take.faces], take.seconds)
-        own = [self._about(one.options.face_index) if several else self for one in take.faces]
-        settled = tuple(
+        own = [self._for_face(one.options.face_index) if several else self for one in take.faces]
+        resolved = tuple(
             replace(one, mouth_settings=self.mouth_settings(one), match=its.match(one))
             for one, its in zip(take.faces, own)
         )
-        return replace(take, faces=settled, heard=heard)
+        return replace(take, faces=resolved, sound=heard)
 
-    def _about(self, index: int | None) -> LipSync:
+    def _for_face(self, index: int | None) -> LipSync:
         """Return a copy whose notes are prefixed with the face's number."""
-        return self.serving(self.search, PrefixedReporter(self.report, f"face {index}"))
+        return self.copy_with(self.search, PrefixedReporter(self.report, f"face {index}"))
 
     def preview(self, face: str | Path, speech: Speech, second: float, **options: Any) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 BGR of the result at this time, without making those before.
@@ -178,7 +178,7 @@ class LipSync:
         if not (isinstance(second, numbers.Real) and 0 <= second < math.inf):
             raise UserError(f"second {second!r} is not a time in the video; give seconds from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
-        seconds = max(0.0, into) + AROUND_SECONDS  # a box depends on the frames around it
+        seconds = max(0.0, into) + SEARCH_MARGIN_SECONDS  # a box depends on the frames around it
         with self._open_take(files.as_path(face), speeches, seconds, chosen, None in speeches) as take:
             into = second - float(take.source.start / take.source.fps)  # a part starts at a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
@@ -210,14 +210,16 @@ class LipSync:
         sounds = {index: open_sound(path, self.report) for index, path in speeches.items()}
         sound, longest = max(sounds.values(), key=lambda one: one[1])
         heard = open_mix(Path(chosen.mix), longest, self.report) if chosen.mix else sound
-        used = used_for(opened, longest, chosen, self.report, seconds, search_all)
-        settled = self.settle(chosen)
-        if not settled.box:
+        segment = segment_for(opened, longest, chosen, self.report, seconds, search_all)
+        resolved = self.resolve(chosen)
+        if not resolved.box:
             self.search.detector_name(self.report)  # here, as its note is not about a single face
         with self._searching_once(len(speeches)) as searcher:
-            faces = tuple(searcher._speaking_face(used, settled, index, *own, longest) for index, own in sounds.items())
+            faces = tuple(
+                searcher._speaking_face(segment, resolved, index, *own, longest) for index, own in sounds.items()
+            )
         _ = self.model  # built only when there is a face
-        return Take(used.source, faces, heard, settled, used.goes_on)
+        return Take(segment.source, faces, heard, resolved, segment.goes_on)
 
     @contextlib.contextmanager
     def _searching_once(self, faces: int) -> Iterator[LipSync]:
@@ -226,38 +228,44 @@ class LipSync:
             yield self
             return
         with tempfile.TemporaryDirectory() as folder:
-            yield self.serving(replace(self.search, cache=True, folder=Path(folder)), self.report)
+            yield self.copy_with(replace(self.search, cache=True, folder=Path(folder)), self.report)
 
     def _speaking_face(
-        self, used: Used, options: Settled, index: int | None, sound: video.Sound, samples: int, longest: int
+        self,
+        segment: Segment,
+        options: ResolvedOptions,
+        index: int | None,
+        sound: video.Sound,
+        samples: int,
+        longest: int,
     ) -> SpeakingFace:
         """Return the face that speaks ``sound``: the one at ``index``, or if None, that of the options.
 
         The sound has ``samples`` samples and is padded with silence to the ``longest`` of all sounds.
         """
-        fps, until = float(used.source.fps), used.frames if used.goes_on else None
+        fps, until = float(segment.source.fps), segment.frames if segment.goes_on else None
         if index is None:
-            filmed = self.find_face(used.source, used.searched, options)
+            filmed = self.find_face(segment.source, segment.searched, options)
         else:
             options = replace(options, face_index=index)
             with prefix_errors(f"--pair {index}={sound.path}"):
-                filmed = self._about(index).find_face(used.source, used.searched, options)
+                filmed = self._for_face(index).find_face(segment.source, segment.searched, options)
                 filmed.path.known(None)  # to its end, so that it is cached for the next face
             if options.silence != "closed" and samples < longest:
-                until = min(audio.frame_count(samples, fps), used.frames)
+                until = min(audio.frame_count(samples, fps), segment.frames)
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as windows of it are requested
-        windows = audio.MelWindows(spectrogram, fps, used.frames, options.lip_delay / 1000)
-        fade = fading(used.frames, options.is_part and used.source.start > 0, until)
+        windows = audio.MelWindows(spectrogram, fps, segment.frames, options.lip_delay / 1000)
+        fade = fading(segment.frames, options.is_part and segment.source.start > 0, until)
         return SpeakingFace(filmed, sound, windows, options, fade)
 
-    def settle(self, options: Options) -> Settled:
+    def resolve(self, options: Options) -> ResolvedOptions:
         """Return the options, with the network's own defaults in the place of None."""
         if options.reference == "matching" and self.generator.opening is None:
             raise UserError("--reference matching: this network cannot tell how far mouths open; use --reference still")
         defaults = {name: getattr(self.generator, name) for name in ("pads", "blend", "reference")}
         defaults["lip_delay"] = 1000 / hp.fps * (self.generator.mel_lead or 0)  # unknown for official ones: none
         unsaid = {name: value for name, value in defaults.items() if getattr(options, name) is None}
-        return Settled(**vars(options) | unsaid)
+        return ResolvedOptions(**vars(options) | unsaid)
 
     def stream(self, take: Take) -> Generator[np.ndarray, None, None]:
         """Yield the finished frames (height, width, 3) uint8 BGR, made somewhat ahead; the caller may modify them."""
@@ -299,10 +307,10 @@ class LipSync:
             self.report.note(f"note: {copied}")
         count = len(take)
         if take.options.is_part:  # the number of frames around it is known only if they are copied
-            count = len(copied.made) if copied else None
+            count = len(copied.replaced) if copied else None
         with (  # if writing fails or is interrupted, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
-            video.open_writer(outfile, take.source, take.heard_in_all, count, copied, encoding, self.report) as writer,
+            video.open_writer(outfile, take.source, take.output_sound, count, copied, encoding, self.report) as writer,
         ):
             for frame in self.report.track(frames, "Lip-syncing", count):
                 writer.write(frame)
@@ -313,7 +321,7 @@ class LipSync:
         Those that are ``copied`` are left out.
         """
         whole, start, stop = replace(take.source, start=0), take.source.start, take.source.start + len(take)
-        first, rest = (copied.made.start, copied.made.stop - stop) if copied else (0, None)
+        first, rest = (copied.replaced.start, copied.replaced.stop - stop) if copied else (0, None)
         yield from video.read_frames(whole, first, start - first)
         yield from self.stream(take)
         if take.goes_on:
@@ -323,7 +331,7 @@ class LipSync:
         """Return a sentence that says what made the lips, and when."""
         return f"The lips in this video are synthetic: made by Wav2Lip ({self.generator.path.name}) on {date.today()}"
 
-    def find_face(self, source: video.VideoInfo, wanted: int, options: Settled) -> FilmedFace:
+    def find_face(self, source: video.VideoInfo, wanted: int, options: ResolvedOptions) -> FilmedFace:
         """Return the face in the first ``wanted`` frames; with a box, in all of the video.
 
         Raises UserError if there is no face; the search goes only far enough to know that.
@@ -336,7 +344,7 @@ class LipSync:
             if options.is_part:
                 return filmed(FacePath.of([box] * wanted, everywhere), wanted)
             return filmed(FacePath.of([box], everywhere), 1 if options.static else None)
-        searched, frames, part = searched_for(source, wanted, options)
+        searched, frames, part = search_range(source, wanted, options)
         criterion = self.criterion(searched, frames, options)  # before the search: its files may be missing
         path = FacePath(lambda: self._follow(searched, frames, part, options, criterion))
         if options.on_missing_face == "error":
@@ -346,7 +354,12 @@ class LipSync:
         return filmed(path, wanted)
 
     def _follow(
-        self, source: video.VideoInfo, wanted: int, part: slice, options: Settled, criterion: FaceCriterion | None
+        self,
+        source: video.VideoInfo,
+        wanted: int,
+        part: slice,
+        options: ResolvedOptions,
+        criterion: FaceCriterion | None,
     ) -> Generator[Piece, None, None]:
         """Search and follow at once, for a ``part`` of the ``wanted`` frames; finally report those without a face."""
         known: list[Box | None] = []
@@ -412,7 +425,7 @@ class LipSync:
     def generator(self) -> weights.Checkpoint:
         """The checkpoint of the generator: its weights and its recommended settings."""
         if self._checkpoint is None:
-            self.report.note(OURS)
+            self.report.note(INCLUDED_NETWORK_NOTE)
         return weights.read_checkpoint(self._checkpoint or weights.DEMO, Wav2Lip, self.report)
 
     @cached_property
@@ -446,7 +459,7 @@ def _speeches(given: Speech) -> Speeches:
 
 def _check_choice(speeches: Speeches, options: Options) -> None:
     """Raise UserError if both speeches and options say which face speaks."""
-    for name in CHOICES if None not in speeches else ():
+    for name in FACE_SELECTORS if None not in speeches else ():
         if getattr(options, name) is not None:
             raise UserError(f"--pair says which face speaks what, and so does --{name}; give one of them")
 

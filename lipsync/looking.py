@@ -13,7 +13,7 @@ from concurrency import prefetch
 from errors import UserError
 from hparams import hparams as hp
 from lipsync.filmed import FilmedFace
-from lipsync.options import Settled
+from lipsync.options import ResolvedOptions
 from models import weights
 from mouths import (
     Appearance,
@@ -27,16 +27,16 @@ from mouths import (
     all_mouths,
     crop,
     evenly_lit,
-    postures_of,
+    poses_of,
     shut_mouths,
 )
 
-LOOKED_AT, LOOK_EVERY = 6.0, 5  # seconds of a shot that are searched for reference mouths, in every fifth frame
+REFERENCE_SECONDS, REFERENCE_STEP = 6.0, 5  # seconds of a shot searched for reference mouths, in every fifth frame
 MAX_FACES = 64  # kept per shot
 
 
 def appearances_of(
-    network: LipGenerator, face: FilmedFace, options: Settled, with_references: bool = True, start: int = 0
+    network: LipGenerator, face: FilmedFace, options: ResolvedOptions, with_references: bool = True, start: int = 0
 ) -> Appearances:
     """Return what the face looks like: in the first shot that shows it, and later in others when they are reached.
 
@@ -46,9 +46,9 @@ def appearances_of(
     """
     named = named_reference(face, options.reference) if isinstance(options.reference, int) else None
     if named and not options.keeps_occlusions:
-        return Appearances({0: Appearance(postures_of(named.faces), named)})
+        return Appearances({0: Appearance(poses_of(named.faces), named)})
 
-    def look(shot: int) -> Appearance | None:
+    def analyse(shot: int) -> Appearance | None:
         faces, larger = faces_of(face, shot)
         if not len(faces):
             return None
@@ -60,20 +60,20 @@ def appearances_of(
             references = all_mouths(network, faces[free], larger[free])
         else:
             references = shut_mouths(network, faces[free])
-        return Appearance(postures_of(faces), references, unoccluded)
+        return Appearance(poses_of(faces), references, unoccluded)
 
     path, source = face.path, face.source
     first = path.shot(path.begin())
-    if not (known := look(first)):
+    if not (known := analyse(first)):
         raise UserError(f"the frames of {source.path} that show the face cannot be read; convert it")
     searched = face.used is not None and source.indexed and not source.is_image
-    shots = Shots(lambda index: path.shot(face.number(start + index)), look)
+    shots = Shots(lambda index: path.shot(face.number(start + index)), analyse)
     return Appearances({first: known}, shots if searched else None)
 
 
 def settings_for_mouths(
     generator: weights.Checkpoint,
-    options: Settled,
+    options: ResolvedOptions,
     movement: np.ndarray,
     rest: np.ndarray,
     appearances: Appearances | None,
@@ -102,7 +102,7 @@ def named_reference(face: FilmedFace, number: int) -> References:
     if box is None or frame is None:
         lack = "face in that frame" if box is None else "such frame"
         raise UserError(f"--reference {number}: {source.path} has no {lack}; name another")
-    return References(crop(frame, box)[None], everywhere=True)
+    return References(crop(frame, box)[None], whole_face=True)
 
 
 def faces_of(face: FilmedFace, shot: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,10 +114,10 @@ def faces_of(face: FilmedFace, shot: int) -> tuple[np.ndarray, np.ndarray]:
     faces, larger = ([np.empty((0, size, size, 3), np.uint8)] for size in (hp.img_size, 2 * hp.img_size))
     if (first := path.first_face(shot)) is None:
         return faces[0], larger[0]
-    wanted = math.ceil(LOOKED_AT * source.fps)
+    wanted = math.ceil(REFERENCE_SECONDS * source.fps)
     if face.used is not None:
         wanted = min(wanted, face.used - first)
-    every = max(LOOK_EVERY, math.ceil(wanted / MAX_FACES))
+    every = max(REFERENCE_STEP, math.ceil(wanted / MAX_FACES))
 
     def is_over(index: int) -> bool:
         end = path.shot_end(shot)

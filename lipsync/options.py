@@ -20,7 +20,7 @@ from models.weights import BLENDS, REFERENCES
 MIN_FPS, MAX_FPS = 1, 240  # of the result
 MAX_PIXELS = 1 << 20  # the most that is plausible
 MAX_DELAY = 10_000.0  # milliseconds, likewise
-VALUES = {  # of options that accept only these words
+OPTION_CHOICES = {  # of options that accept only these words
     "speaker": ("auto",),
     "on_missing_face": ("keep", "error"),
     "loop": ("loop", "pingpong"),
@@ -29,12 +29,12 @@ VALUES = {  # of options that accept only these words
     "occlusion": ("keep", "ignore"),
     "preset": video.PRESETS,
 }
-NUMBERS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
-SIDES = ("pads", "crop", "box")  # of four pixels each
-SWITCHES = ("static", "smooth", "mark")
-FILES = ("face_like", "mix")  # that are read
-OF_THE_MOUTH = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # how the mouth is drawn
-CHOICES = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
+NUMBER_OPTIONS = ("fps", "lip_delay", "mouth_gain", "start", "end", "resize_factor")
+FOUR_SIDED_OPTIONS = ("pads", "crop", "box")  # of four pixels each
+BOOLEAN_OPTIONS = ("static", "smooth", "mark")
+FILE_OPTIONS = ("face_like", "mix")  # that are read
+MOUTH_OPTIONS = ("lip_delay", "silence", "reference", "mouth_gain", "blend", "occlusion")  # how the mouth is drawn
+FACE_SELECTORS = ("box", "face_index", "speaker", "face_like")  # ways to say which face; one at a time
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Options:
     preset: str = video.Encoding.preset  # of the encoder
 
     def __post_init__(self) -> None:
-        for name in SIDES:
+        for name in FOUR_SIDED_OPTIONS:
             if (sides := getattr(self, name)) is not None or name == "crop":
                 object.__setattr__(self, name, _four_pixels(name, sides))
-        self._check_kinds()
+        self._check_types()
         if self.face_index is not None and self.face_index < 0:
             raise UserError(f"--face_index counts from 0 at the left, so it cannot be {self.face_index}")
-        chosen = [name for name in CHOICES if getattr(self, name) is not None]
+        chosen = [name for name in FACE_SELECTORS if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise UserError(f"--{chosen[0]} and --{chosen[1]} both say which face; give one of them")
         if self.rotate is not True and not (_is_whole(self.rotate) and self.rotate in video.TURNS):
@@ -103,22 +103,22 @@ class Options:
         if self.fps is not None and not MIN_FPS <= self.fps <= MAX_FPS:
             raise UserError(f"--fps {self.fps:g} is not between {MIN_FPS} and {MAX_FPS}")
 
-    def _check_kinds(self) -> None:
+    def _check_types(self) -> None:
         """Raise UserError for unknown words and for values of a wrong type or out of range."""
-        for name, known in VALUES.items():
+        for name, known in OPTION_CHOICES.items():
             if (value := getattr(self, name)) is not getattr(Options, name) and not _is_one_of(value, known):
                 raise UserError(f"--{name} {value} is not known; give one of {', '.join(known)}")
-        for name in NUMBERS:
+        for name in NUMBER_OPTIONS:
             given = (value := getattr(self, name)) is not getattr(Options, name)
             if given and not _is_finite(value):
                 raise UserError(f"--{name} {value} is not a number")
             if given:  # JSON and Fraction do not accept numpy's
                 object.__setattr__(self, name, float(value))
-        for name in SWITCHES:
+        for name in BOOLEAN_OPTIONS:
             value = getattr(self, name)
             if not (np.ndim(value) == 0 and value in (True, False)):
                 raise UserError(f"{name} must be True or False, not {value!r}")
-        for name in (*FILES, "identity"):
+        for name in (*FILE_OPTIONS, "identity"):
             value = getattr(self, name)
             if value is not getattr(Options, name) and not isinstance(value, (str, os.PathLike)):
                 raise UserError(f"--{name} {value} is not a file name")
@@ -158,7 +158,7 @@ class Options:
     @property
     def input_files(self) -> dict[str, Path]:
         """The files that are read besides the face and the speech, by the option that names them."""
-        return {name: Path(path) for name in FILES if (path := getattr(self, name)) is not None}
+        return {name: Path(path) for name in FILE_OPTIONS if (path := getattr(self, name)) is not None}
 
     @property
     def is_part(self) -> bool:
@@ -198,7 +198,7 @@ def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Settled(Options):
+class ResolvedOptions(Options):
     """Options without None: the network's own defaults are in its place."""
 
     pads: Sequence[int] = Wav2Lip.pads

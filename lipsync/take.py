@@ -17,14 +17,14 @@ import video
 from face_path import Box, Reader
 from hparams import hparams as hp
 from lipsync.filmed import FADE, FilmedFace
-from lipsync.options import Options, Settled
+from lipsync.options import Options, ResolvedOptions
 from mouths import MouthSettings
 from reporting import SILENT, Reporter
 from sync import Result
 
-AROUND_SECONDS = 0.5  # seconds that are searched around a part or a single frame
-LONG = 250  # frames; with fewer, little work is lost if the video ends early
-LEFT_OUT = 1.0  # seconds of a video after the speech that the user might miss
+SEARCH_MARGIN_SECONDS = 0.5  # seconds that are searched around a part or a single frame
+MIN_FRAMES_TO_CHECK = 250  # frames; with fewer, little work is lost if the video ends early
+UNUSED_SECONDS = 1.0  # seconds of a video after the speech that the user might miss
 MIX_SHORTER = 0.2  # seconds by which a --mix may be shorter than the speech that it replaces
 
 
@@ -35,7 +35,7 @@ class SpeakingFace:
     filmed: FilmedFace  # searched far enough to begin; its video starts where the part does that is lip-synced
     speech: video.Sound
     windows: audio.MelWindows  # one for each frame of the result
-    options: Settled
+    options: ResolvedOptions
     # opacity of the mouth in each frame: 0 leaves the frame as it was filmed; None: 1 everywhere
     fade: np.ndarray | None = None
     mouth_settings: MouthSettings = MouthSettings()
@@ -61,8 +61,8 @@ class Take:
 
     source: video.VideoInfo  # starts where the part does
     faces: tuple[SpeakingFace, ...]  # one or more
-    heard: video.Sound  # in the result: the speech, the sum of the speeches, or the mix that contains them
-    options: Settled
+    sound: video.Sound  # in the result: the speech, the sum of the speeches, or the mix that contains them
+    options: ResolvedOptions
     goes_on: bool = False  # whether the video continues after the part
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Take:
     def input_files(self) -> list[Path]:
         """The files that the result is made of."""
         speeches = (one.speech.path for one in self.faces)
-        return [self.source.path, *speeches, self.heard.path, *self.options.input_files.values()]
+        return [self.source.path, *speeches, self.sound.path, *self.options.input_files.values()]
 
     def close(self) -> None:
         """Stop the search and the reading that are still going on for frames."""
@@ -106,12 +106,12 @@ class Take:
         return float(len(self) / self.source.fps)
 
     @property
-    def heard_in_all(self) -> video.Sound | video.Splice:
+    def output_sound(self) -> video.Sound | video.Splice:
         """The sound of the written video."""
         if not self.options.is_part:
-            return self.heard
+            return self.sound
         start, seconds = float(self.source.start / self.source.fps), self.seconds
-        return video.Splice(self.source.path, self.heard, start, seconds, self.goes_on)
+        return video.Splice(self.source.path, self.sound, start, seconds, self.goes_on)
 
     def copied(self) -> video.Copied | None:
         """Return what of the video can be copied unchanged around the part."""
@@ -162,7 +162,7 @@ def open_face(path: Path, options: Options, report: Reporter = SILENT) -> video.
     return info
 
 
-class Used(NamedTuple):
+class Segment(NamedTuple):
     """What is used of a video for a speech."""
 
     source: video.VideoInfo  # starts where that does
@@ -171,14 +171,14 @@ class Used(NamedTuple):
     goes_on: bool  # whether the video continues after a part
 
 
-def used_for(
+def segment_for(
     source: video.VideoInfo,
     samples: int,
     options: Options,
     report: Reporter = SILENT,
     seconds: float | None = None,
     search_all: bool = False,
-) -> Used:
+) -> Segment:
     """Return what is used of a video for a speech of ``samples`` samples, or only for its first ``seconds``.
 
     With ``seconds``, the face is searched for only there, or with ``search_all`` in all that the whole speech needs.
@@ -187,17 +187,17 @@ def used_for(
     begun = samples if seconds is None else min(samples, math.ceil(seconds * hp.sample_rate))
     part, frames, goes_on = _part_for(source, begun, options, report if seconds is None else SILENT)
     if options.static:
-        return Used(part, frames, 1, goes_on)
-    if frames > LONG and not part.is_image:
+        return Segment(part, frames, 1, goes_on)
+    if frames > MIN_FRAMES_TO_CHECK and not part.is_image:
         video.check_ahead(part, frames)
     searched = frames
     if search_all or isinstance(options.reference, int):
         searched = frames if begun == samples else _part_for(source, samples, options)[1]
     if isinstance(options.reference, int) and not search_all:
         # the reference frame may come later, if it is used at all; its box depends on the frames around it
-        reached = options.reference - part.start + 1 + math.ceil(AROUND_SECONDS * part.fps)
+        reached = options.reference - part.start + 1 + math.ceil(SEARCH_MARGIN_SECONDS * part.fps)
         searched = min(searched, max(frames, reached))
-    return Used(part, frames, searched, goes_on)
+    return Segment(part, frames, searched, goes_on)
 
 
 def _part_for(
@@ -205,15 +205,15 @@ def _part_for(
 ) -> tuple[video.VideoInfo, int, bool]:
     wanted = audio.frame_count(samples, float(source.fps))
     if not options.is_part:
-        _tell_what_is_left_out(source, wanted, options, report)
+        _report_unused_end(source, wanted, options, report)
         return source, wanted, False
     return parts.cut_out(source, wanted, options.start or 0, options.end, report)
 
 
-def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Options, report: Reporter) -> None:
+def _report_unused_end(source: video.VideoInfo, wanted: int, options: Options, report: Reporter) -> None:
     if report is SILENT or options.static or source.is_image or source.lasts is None:
         return
-    later = wanted + round(LEFT_OUT * source.fps)  # counted, as the declared length may be the sound's
+    later = wanted + round(UNUSED_SECONDS * source.fps)  # counted, as the declared length may be the sound's
     if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
         report.note(
             f"note: {source.path} goes on after the speech, but the result ends with it; --start 0 keeps the "
@@ -221,7 +221,7 @@ def _tell_what_is_left_out(source: video.VideoInfo, wanted: int, options: Option
         )
 
 
-class Searched(NamedTuple):
+class SearchRange(NamedTuple):
     """Where a face is searched for."""
 
     source: video.VideoInfo  # starts where the search does
@@ -229,16 +229,16 @@ class Searched(NamedTuple):
     wanted: slice  # of these frames, those whose boxes are wanted
 
 
-def searched_for(source: video.VideoInfo, wanted: int, options: Options) -> Searched:
+def search_range(source: video.VideoInfo, wanted: int, options: Options) -> SearchRange:
     """Return where the face in the first ``wanted`` frames is searched for.
 
     Some frames before and after a part are searched as well, but only to tell who speaks in it: otherwise, somebody
     who is no longer in the part might be followed.
     """
-    around = round(AROUND_SECONDS * source.fps) if options.is_part and options.speaker else 0
+    around = round(SEARCH_MARGIN_SECONDS * source.fps) if options.is_part and options.speaker else 0
     before = min(around, source.start)
     part = slice(before, before + wanted)
-    return Searched(replace(source, start=source.start - before), part.stop + around, part)
+    return SearchRange(replace(source, start=source.start - before), part.stop + around, part)
 
 
 def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:

@@ -26,27 +26,27 @@ from hparams import hparams as hp
 from lipsync import (
     MAX_FPS,
     MIN_FPS,
-    OF_THE_MOUTH,
-    VALUES,
+    MOUTH_OPTIONS,
+    OPTION_CHOICES,
     FilmedFace,
     LipSync,
     Options,
-    Settled,
+    ResolvedOptions,
     appearances_of,
     open_face,
 )
 from mouths import Appearance, References, UnoccludedFace, crop
-from mouths.appearance import REMEMBERED
-from mouths.references import POSTURE
+from mouths.appearance import MAX_APPEARANCES
+from mouths.references import POSE_SIZE
 
 SECONDS = 60.0  # of a video that are used by default
 FORMAT = "wav2lip live face 6"
 NAME, SOURCE = "face.json", "source-"
-OURS = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos and photos
+SOURCE_COPY = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos and photos
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
-KEPT = ("resize_factor", "rotate", "crop", "loop", *OF_THE_MOUTH)  # options that are saved
-MAX_APART = 100.0  # limit for ``References.apart``, which is about 1
-WORDS = ("blend", "loop", "occlusion")  # options that accept only a few words
+SAVED_OPTIONS = ("resize_factor", "rotate", "crop", "loop", *MOUTH_OPTIONS)  # options that are saved
+MAX_OPENING = 100.0  # limit for ``References.openings``, which is about 1
+CHOICE_OPTIONS = ("blend", "loop", "occlusion")  # options that accept only a few words
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Face:
     boxes: list[Box | None]  # of the first frames
     used: int | None  # how many of them are shown, repeatedly; None: all of the video, with one box
     appearances: list[Appearance]  # one or more, of different shots
-    options: Settled
+    options: ResolvedOptions
 
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
@@ -79,7 +79,7 @@ class Face:
                 shutil.copyfile(self.source.path, partial)
         files.save(folder / NAME, json.dumps(self._described(copy.name, digest)))
         for old in folder.iterdir():
-            if OURS.fullmatch(old.name) and old != copy:
+            if SOURCE_COPY.fullmatch(old.name) and old != copy:
                 old.unlink()
 
     def _described(self, name: str, digest: str) -> dict[str, object]:
@@ -89,7 +89,7 @@ class Face:
             "sha256": digest,
             "fps": self.source.fps.as_integer_ratio(),
             "used": self.used,
-            "options": {name: getattr(self.options, name) for name in KEPT},
+            "options": {name: getattr(self.options, name) for name in SAVED_OPTIONS},
             "appearances": [_packed_appearance(one) for one in self.appearances],
             "boxes": self.boxes,
         }
@@ -102,7 +102,7 @@ class Face:
         if not path.is_file():
             raise MissingFile(f"{folder} has no {NAME}: it is not a prepared face; make one with live.prepare and save")
         try:
-            return _understood(folder, _read(path))
+            return _parse(folder, _read(path))
         except UserError as problem:
             raise UserError(f"{path}: {problem}; prepare the face again") from None
         except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError):
@@ -120,7 +120,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
     if given := [name for name in ("start", "end", "mix") if getattr(chosen, name) is not None]:
         raise UserError(f"a face is prepared from the first seconds of a video; leave {' and '.join(given)} out")
     source = open_face(files.as_path(face).absolute(), chosen, lips.report)
-    chosen = lips.settle(chosen)
+    chosen = lips.resolve(chosen)
     filmed = lips.find_face(source, math.ceil(seconds * source.fps), chosen)
     appearances, path = appearances_of(lips.model, filmed, chosen), filmed.path
     for shot in path.shots if appearances.shots else ():
@@ -134,7 +134,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
 def check_own(folder: Path) -> None:
     """Make the folder of a face; raise UserError if something else is in it."""
     files.check_folder(folder)
-    others = (path for path in folder.iterdir() if not (path.name.startswith(".") or OURS.fullmatch(path.name)))
+    others = (path for path in folder.iterdir() if not (path.name.startswith(".") or SOURCE_COPY.fullmatch(path.name)))
     if not (folder / NAME).is_file() and any(others):
         raise UserError(f"{folder} holds other files; give a new name for the prepared face")
 
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict:
     return content
 
 
-def _understood(folder: Path, content: dict) -> Face:
+def _parse(folder: Path, content: dict) -> Face:
     """Return the face; raise UserError or some common exception for invalid content."""
     options, (numerator, denominator) = _options(content["options"]), content["fps"]
     if not all(map(_whole, (numerator, denominator))) or not MIN_FPS <= numerator / denominator <= MAX_FPS:
@@ -162,7 +162,7 @@ def _understood(folder: Path, content: dict) -> Face:
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
     appearances = [_appearance(one, options) for one in content["appearances"]]
-    if not 0 < len(appearances) <= REMEMBERED:
+    if not 0 < len(appearances) <= MAX_APPEARANCES:
         raise ValueError
     return Face(source, boxes, content["used"], appearances, options)
 
@@ -171,27 +171,27 @@ def _packed_appearance(appearance: Appearance) -> dict[str, object]:
     references, unoccluded = appearance.references, appearance.unoccluded
     assert references is not None  # a prepared face has reference mouths
     return {
-        "postures": _packed(appearance.postures),
+        "postures": _packed(appearance.poses),
         "references": _packed(references.faces),
-        "apart": None if references.apart is None else references.apart.tolist(),
+        "apart": None if references.openings is None else references.openings.tolist(),
         "larger": None if references.larger is None else _packed(references.larger),
         "bare": _packed(unoccluded.faces) if unoccluded else None,
     }
 
 
-def _appearance(content: dict, options: Settled) -> Appearance:
-    postures = np.frombuffer(base64.b64decode(content["postures"]), np.float32).reshape(-1, *POSTURE[::-1])
+def _appearance(content: dict, options: ResolvedOptions) -> Appearance:
+    poses = np.frombuffer(base64.b64decode(content["postures"]), np.float32).reshape(-1, *POSE_SIZE[::-1])
     faces = _unpacked(content["references"])
-    apart = None if content["apart"] is None else np.array(content["apart"], float)
+    openings = None if content["apart"] is None else np.array(content["apart"], float)
     larger = None if content["larger"] is None else _unpacked(content["larger"], 2 * hp.img_size)
-    if apart is not None and (apart.shape != faces.shape[:1] or not (np.abs(apart) < MAX_APART).all()):
+    if openings is not None and (openings.shape != faces.shape[:1] or not (np.abs(openings) < MAX_OPENING).all()):
         raise ValueError
     if larger is not None and len(larger) != len(faces):
         raise ValueError
-    if options.keeps_occlusions != (content["bare"] is not None) or not (len(postures) and np.isfinite(postures).all()):
+    if options.keeps_occlusions != (content["bare"] is not None) or not (len(poses) and np.isfinite(poses).all()):
         raise ValueError
     unoccluded = UnoccludedFace(_unpacked(content["bare"]), chosen=True) if options.keeps_occlusions else None
-    return Appearance(postures, References(faces, isinstance(options.reference, int), apart, larger), unoccluded)
+    return Appearance(poses, References(faces, isinstance(options.reference, int), openings, larger), unoccluded)
 
 
 def _packed(values: np.ndarray) -> str:
@@ -203,7 +203,7 @@ def _unpacked(text: str, size: int = hp.img_size) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, size, size, 3)
 
 
-def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
+def _source(folder: Path, content: dict, options: ResolvedOptions) -> video.VideoInfo:
     name = content["source"]
     if Path(name).name != name or not name.startswith(SOURCE):
         raise ValueError
@@ -213,20 +213,20 @@ def _source(folder: Path, content: dict, options: Settled) -> video.VideoInfo:
     return video.probe(path, video.Geometry(options.resize_factor, options.rotate, tuple(options.crop)))
 
 
-def _options(values: dict) -> Settled:
+def _options(values: dict) -> ResolvedOptions:
     """Return the options; raise ValueError for values of kinds that ``Options`` does not take."""
     kinds = {
         "reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int),
         "resize_factor": (int, float),
     }  # fmt: skip
     usual = Options()
-    if set(values) != set(KEPT) or any(values[name] not in VALUES[name] for name in WORDS):
+    if set(values) != set(SAVED_OPTIONS) or any(values[name] not in OPTION_CHOICES[name] for name in CHOICE_OPTIONS):
         raise ValueError
     if not all(type(value) in kinds.get(name, (type(getattr(usual, name)),)) for name, value in values.items()):
         raise ValueError
     if not all(map(_whole, values["crop"])) or values["resize_factor"] < 1:
         raise ValueError
-    return Settled(**values | {"crop": tuple(values["crop"])})
+    return ResolvedOptions(**values | {"crop": tuple(values["crop"])})
 
 
 def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:

@@ -18,16 +18,16 @@ from concurrency import prefetch
 from devices import calls_at_a_time
 from errors import UserError
 from hparams import hparams as hp
-from lipsync import LipSync, Settled, settings_for_mouths
+from lipsync import LipSync, ResolvedOptions, settings_for_mouths
 from live.face import Face
 from mouths import Appearances, MouthSettings, generate, redraw_mouths
 
-AT_ONCE = 4  # most frames made together: more are hardly faster, and each waits for the last
+MAX_BATCH = 4  # most frames made together: more are hardly faster, and each waits for the last
 AHEAD, AHEAD_BYTES = 16, 64 << 20  # source frames decoded ahead, and their size at most
-PATIENCE = 0.3  # seconds for which a mouth holds still when sound is late
-REMEMBERED = 60.0  # seconds of levels, to tell speech from noise
-WAITING = 600.0  # seconds of sound that may wait for frames
-BEHIND_SHUT = 0.27  # seconds that frames may be late in pauses, where skipping loses nothing; 0.17 is the least
+LATE_SOUND_SECONDS = 0.3  # seconds for which a mouth holds still when sound is late
+LEVEL_HISTORY_SECONDS = 60.0  # seconds of levels, to tell speech from noise
+MAX_WAITING_SECONDS = 600.0  # seconds of sound that may wait for frames
+MAX_DELAY_IN_PAUSES = 0.27  # seconds that frames may be late in pauses, where skipping loses nothing; 0.17 is the least
 SILENT_MEL = np.full((hp.num_mels, hp.mel_step_size), audio.SILENCE, np.float32)
 
 
@@ -56,7 +56,7 @@ class Part:
 class Utterance:
     """Sound from the first push to the end, one part per frame. In pauses lips close if ``silence`` is "closed"."""
 
-    def __init__(self, fps: float, options: Settled, rate: int) -> None:
+    def __init__(self, fps: float, options: ResolvedOptions, rate: int) -> None:
         import soxr
 
         self.windows = audio.WindowStream(fps, options.lip_delay / 1000)
@@ -99,7 +99,7 @@ class Pauses:
     """
 
     def __init__(self, fps: float) -> None:
-        self._levels: deque[float] = deque(maxlen=round(REMEMBERED * hp.mel_frames_per_second))
+        self._levels: deque[float] = deque(maxlen=round(LEVEL_HISTORY_SECONDS * hp.mel_frames_per_second))
         self._heard = 0  # mel frames
         self._closed, self._step = 0.0, closing_step(fps)
 
@@ -140,9 +140,9 @@ class Session:
         if not (is_number(rate) and is_number(behind) and 0 < rate < math.inf and behind >= 0):
             raise UserError(f"rate must be a number above 0, and behind one of at least 0, not {rate!r} and {behind!r}")
         self.fps = float(face.source.fps)
-        self._lips, self._face, self._rate, self._behind = lips, face, rate, behind
-        self._behind_shut = min(behind, BEHIND_SHUT) if math.isfinite(behind) else behind
-        self._hearing, self._making = threading.RLock(), threading.RLock()  # the state; source, network and state
+        self._lips, self._face, self._rate, self._max_delay = lips, face, rate, behind
+        self._max_delay_in_pauses = min(behind, MAX_DELAY_IN_PAUSES) if math.isfinite(behind) else behind
+        self._state_lock, self._draw_lock = threading.RLock(), threading.RLock()  # the state; source, network and state
         self._warm_up()
         self._start()
 
@@ -154,7 +154,7 @@ class Session:
     def _warm_up(self) -> None:
         """Load libraries and compile the network for every number of faces, before frames are due."""
         audio.melspectrogram(np.zeros(hp.sample_rate, np.float32))
-        for count in range(1, AT_ONCE + 1):
+        for count in range(1, MAX_BATCH + 1):
             mels, faces = np.stack([SILENT_MEL] * count), np.zeros((count, hp.img_size, hp.img_size, 6), np.uint8)
             for gains in (None, np.zeros(count)):
                 generate(self._lips.model, mels, faces, gains)
@@ -168,11 +168,13 @@ class Session:
         Once the session is closed, they are dropped.
         """
         samples = checked(samples)
-        with self._hearing:
+        with self._state_lock:
             if not self._source:
                 return
-            if self.waiting + len(samples) / self._rate > WAITING:
-                raise UserError(f"at most {WAITING:g} seconds of sound can wait; take frames before pushing more")
+            if self.waiting + len(samples) / self._rate > MAX_WAITING_SECONDS:
+                raise UserError(
+                    f"at most {MAX_WAITING_SECONDS:g} seconds of sound can wait; take frames before pushing more"
+                )
             utterances = self._state.utterances
             if not utterances or utterances[-1].windows.ended:
                 utterances.append(Utterance(self.fps, self._face.options, self._rate))
@@ -181,37 +183,37 @@ class Session:
 
     def end(self) -> None:
         """End the utterance, so that its last 0.2 seconds can be shown. More sound begins a new one."""
-        with self._hearing:
+        with self._state_lock:
             utterances = self._state.utterances
             if utterances and not utterances[-1].windows.ended:
                 utterances[-1].end()
 
     def interrupt(self) -> None:
         """Drop all sound that is not in a frame yet; the mouth closes."""
-        with self._hearing:
+        with self._state_lock:
             self._state.utterances.clear()
 
     @property
     def waiting(self) -> float:
         """Seconds of sound that are not in a frame yet; up to 0.22 of them wait for more sound or the end."""
-        with self._hearing:
+        with self._state_lock:
             return sum(utterance.waiting for utterance in self._state.utterances)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Frames out
 
-    def frames(self, most: int = AT_ONCE) -> list[Frame]:
+    def frames(self, most: int = MAX_BATCH) -> list[Frame]:
         """Return the next frames in which somebody speaks, at most ``most``; none if there is not enough sound."""
-        with self._making:
-            with self._hearing:
-                parts = list(itertools.islice(self._heard(), max(0, min(most, AT_ONCE))))
+        with self._draw_lock:
+            with self._state_lock:
+                parts = list(itertools.islice(self._speech_parts(), max(0, min(most, MAX_BATCH))))
             return self._draw(parts)
 
     def idle(self, count: int = 1) -> list[Frame]:
         """Return the next ``count`` frames, in which nobody speaks: the video goes on, and the mouth closes."""
-        with self._making:
-            with self._hearing:
-                parts = [self._rested(self._state.shown + i) for i in range(count)]
+        with self._draw_lock:
+            with self._state_lock:
+                parts = [self._idle_part(self._state.shown + i) for i in range(count)]
             return self._draw(parts)
 
     def play(
@@ -224,8 +226,8 @@ class Session:
         start, given = clock(), 0
         while self._source:
             due = math.floor((clock() - start) * self.fps) + 1 - given
-            if due > AT_ONCE:
-                start, due = start + (due - AT_ONCE) / self.fps, AT_ONCE
+            if due > MAX_BATCH:
+                start, due = start + (due - MAX_BATCH) / self.fps, MAX_BATCH
             if due <= 0:
                 sleep(max(0.0, start + given / self.fps - clock()))
                 continue
@@ -235,13 +237,13 @@ class Session:
 
     def reset(self) -> None:
         """Start again with the first frame, at time 0, without sound."""
-        with self._making, self._hearing:
+        with self._draw_lock, self._state_lock:
             self.close()
             self._start()
 
     def close(self) -> None:
         """Stop reading the video; there are no more frames."""
-        with self._making:
+        with self._draw_lock:
             if self._source:
                 self._source.close()
             self._source = None
@@ -254,30 +256,30 @@ class Session:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _heard(self) -> Iterator[Part]:
+    def _speech_parts(self) -> Iterator[Part]:
         """Yield the part of each frame in which somebody speaks, as far as there is sound."""
         state = self._state
         while state.utterances:
             speaker = state.utterances[0]
             for part in speaker.ready():
-                if speaker.waiting <= (self._behind if part.rest < 1 else self._behind_shut):
+                if speaker.waiting <= (self._max_delay if part.rest < 1 else self._max_delay_in_pauses):
                     state.last = part
                     yield part
             if not speaker.windows.ended:
                 return
             state.utterances.popleft()
 
-    def _rested(self, number: int) -> Part:
+    def _idle_part(self, number: int) -> Part:
         """Return the part of frame ``number``, in which nobody speaks.
 
         The mouth closes gradually. Before an utterance's first frame it gets ready to speak; if sound is late it waits.
         """
         state, gain, rest = self._state, self._state.last.gain, self._state.last.rest
         state.late += 1
-        hoped = bool(state.utterances) and state.late <= PATIENCE * self.fps
-        if not (hoped and state.utterances[0].windows.index):
+        expects_sound = bool(state.utterances) and state.late <= LATE_SOUND_SECONDS * self.fps
+        if not (expects_sound and state.utterances[0].windows.index):
             step = closing_step(self.fps)
-            gain, rest = max(0.0, gain - step), max(0.0, rest - step) if hoped else min(1.0, rest + step)
+            gain, rest = max(0.0, gain - step), max(0.0, rest - step) if expects_sound else min(1.0, rest + step)
         state.last = Part(state.last.window, np.zeros(samples_of(number, self.fps), np.float32), gain, rest)
         return state.last
 

@@ -12,11 +12,11 @@ from mouths.drawing import MouthSettings, redraw_mouths
 from mouths.generating import CPU_BATCH, LipGenerator, amplified, crop, generate, masked_and_whole
 from mouths.occlusion import UnoccludedFace
 from mouths.openings import all_mouths, fit_opening, open_lips, shut_mouths
-from mouths.references import References, evenly_lit, postures_of
+from mouths.references import References, evenly_lit, poses_of
 from mouths.restoring import Restore, open_restorer
 
 __all__ = [
-    "CPU_BATCH", "Appearance", "Appearances", "LipGenerator", "MouthSettings", "References", "Restore",
-    "Shots", "UnoccludedFace", "all_mouths", "amplified", "crop", "evenly_lit", "fit_opening", "generate",
-    "masked_and_whole", "open_lips", "open_restorer", "postures_of", "redraw_mouths", "shut_mouths",
+    "CPU_BATCH", "Appearance", "Appearances", "LipGenerator", "MouthSettings", "References", "Restore", "Shots",
+    "UnoccludedFace", "all_mouths", "amplified", "crop", "evenly_lit", "fit_opening", "generate", "masked_and_whole",
+    "open_lips", "open_restorer", "poses_of", "redraw_mouths", "shut_mouths",
 ]  # fmt: skip

@@ -28,14 +28,14 @@ def movement(there: np.ndarray, here: np.ndarray, region: Region) -> np.ndarray:
 
     Zeros if that cannot be determined, or is more than the region can move. By optical flow (Lucas, Kanade 1981).
     """
-    there, here = (_in_the_same_light(face, region) for face in (there, here))
+    there, here = (_normalise_brightness(face, region) for face in (there, here))
     middle = np.array([[region.middle]], np.float32)  # one more level, if the window is less than half the picture
     found, known, _ = cv2.calcOpticalFlowPyrLK(there, here, middle, middle.copy(), winSize=region.size, maxLevel=1)
     moves = (found - middle)[0, 0]
     return moves if known.all() and np.abs(moves).max() <= region.farthest else np.zeros(2)
 
 
-def _in_the_same_light(face: np.ndarray, region: Region) -> np.ndarray:
+def _normalise_brightness(face: np.ndarray, region: Region) -> np.ndarray:
     (x, y), (width, height) = region.middle, region.size
     part = face[y - height // 2 : y + height // 2, x - width // 2 : x + width // 2]
     return cv2.addWeighted(face, 1, face, 0, 128 - float(part.mean()))

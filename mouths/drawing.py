@@ -101,7 +101,7 @@ def cut_faces(
     frames: Iterable[np.ndarray], boxes: Iterable[Box | None], mels: Iterable[np.ndarray], settings: MouthSettings
 ) -> Iterator[tuple[np.ndarray, CutFace | None]]:
     """Yield each frame and what the network needs of the face in it, if there is one."""
-    appearances = settings.appearances.anew() if settings.appearances else None
+    appearances = settings.appearances.restarted() if settings.appearances else None
     for index, (frame, box, mel, how) in enumerate(zip(frames, boxes, mels, settings.of_frames())):
         if box:
             filmed = crop(frame, box)
@@ -134,7 +134,7 @@ def openings_for(
     gains: np.ndarray | None,
 ) -> np.ndarray:
     """Return how far open the reference mouths should be, (N,); 0 where that makes no difference."""
-    if model.opening is None or all(cut.references is None or cut.references.apart is None for cut in cuts):
+    if model.opening is None or all(cut.references is None or cut.references.openings is None for cut in cuts):
         return np.zeros(len(cuts))
     return openings(model, mels, gains, model.opening)
 

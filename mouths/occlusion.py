@@ -1,7 +1,7 @@
 """Detect what is in front of a face: a hand, a microphone, a caption.
 
 It is not marked in the video. But a few seconds of a person show what the face below the eyes looks like in a given
-posture. What is unlike all of that, reaches beyond the lips, and is larger than noise, is in front of the face.
+pose. What is unlike all of that, reaches beyond the lips, and is larger than noise, is in front of the face.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import cv2
 import numpy as np
 
 from mouths import masks
-from mouths.references import posture, postures_of
+from mouths.references import pose_of, poses_of
 
 TOP = 36  # first row of a face of 96 pixels that is compared
 SIZE = (32, 20)  # pixels, width and height, to which the rows below are shrunk
 REACH = 2  # of these pixels: largest shift in a comparison
-NEIGHBOURS = 10  # faces with which one is compared: those nearest in posture
+NEIGHBOURS = 10  # faces with which one is compared: those nearest in pose
 PATCH = 3  # pixels: the side of the patches that are compared
 CONTRAST = 36.0  # grey levels: of an ordinary face; in paler ones differences count for more
-KNOWN, UNKNOWN = 12.0, 16.0  # grey levels between postures: nearer can be compared, farther cannot
-TURNED = 8.0  # grey levels between postures at which twice the difference is normal
+NEAR_POSE, FAR_POSE = 12.0, 16.0  # grey levels between poses: nearer can be compared, farther cannot
+POSE_SCALE = 8.0  # grey levels between poses at which twice the difference is normal
 POSSIBLE, CERTAIN = 7.0, 12.0  # grey levels from every known face, from which on it may be an object, and is one
 SKIN = 16.0  # grey levels by which a pixel is nearer to skin than it was before
 CHEEKS = slice(3, 7), slice(10, 22)  # of these pixels: nose and cheeks
-LEAST = 8  # pixels outside the lips that an object has at least
+MIN_PIXELS = 8  # pixels outside the lips that an object has at least
 GROUP = (16.0, 0.04)  # grey levels, share of pixels: faces are alike if fewer pixels differ by more
 HIDDEN = (0.5, 0.7)  # share of the lips: from the first to the second, less and less of the mouth is redrawn
 
@@ -37,32 +37,32 @@ class UnoccludedFace:
     """
 
     def __init__(self, faces: np.ndarray, chosen: bool = False) -> None:
-        self._postures = postures_of(faces)
+        self._poses = poses_of(faces)
         lowers = [_lower(face) for face in faces]
         self._moved = np.stack([_moved(lower) for lower in lowers])  # (N, 3, shifts, 20, 32)
         contrast = float(np.median([cv2.cvtColor(face, cv2.COLOR_BGR2GRAY).std() for face in faces]))
         self._contrast = max(contrast, CONTRAST / 2) / CONTRAST
         self.chosen = np.ones(len(faces), bool) if chosen else self._unoccluded(lowers)
         self.faces = faces[self.chosen]
-        self._postures, self._moved = self._postures[self.chosen], self._moved[self.chosen]
+        self._poses, self._moved = self._poses[self.chosen], self._moved[self.chosen]
 
     def hidden(self, face: np.ndarray) -> np.ndarray:
         """Return where something is in front of a face (96, 96, 3): (96, 96) float32 in [0, 1]."""
         mask, lower = np.zeros(face.shape[:2], np.float32), _lower(face)
-        turned = np.abs(self._postures - posture(face)).mean((1, 2))
-        nearest = turned.argsort()[:NEIGHBOURS]
-        least = float(turned[nearest[0]])
+        pose_distances = np.abs(self._poses - pose_of(face)).mean((1, 2))
+        nearest = pose_distances.argsort()[:NEIGHBOURS]
+        least = float(pose_distances[nearest[0]])
         distances = self._distances(lower, nearest).min(0)
         known = self._moved[nearest[0], :, self._moved.shape[2] // 2].transpose(1, 2, 0)
-        doubt = _skin_is_under(lower, known, SKIN * self._contrast)
-        things = _things(distances / self._contrast / (1 + least / TURNED), doubt)
-        if least >= UNKNOWN or not things.any():  # unknown, or nothing is there
+        uncovered = _uncovered_skin(lower, known, SKIN * self._contrast)
+        objects = _objects(distances / self._contrast / (1 + least / POSE_SCALE), uncovered)
+        if least >= FAR_POSE or not objects.any():  # unknown, or nothing is there
             return mask
-        mask[TOP:] = cv2.resize(things, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
+        mask[TOP:] = cv2.resize(objects, (face.shape[1], face.shape[0] - TOP), interpolation=cv2.INTER_LINEAR)
         mask = np.clip(1.5 * cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5))), (0, 0), 1.5), 0, 1)
         covered = (mask * masks.lips()).sum() / masks.lips().sum()
         mask = np.maximum(mask, 1 - masks.falling(covered, *HIDDEN))
-        return mask * np.float32(np.interp(least, (KNOWN, UNKNOWN), (1, 0)))
+        return mask * np.float32(np.interp(least, (NEAR_POSE, FAR_POSE), (1, 0)))
 
     def _distances(self, lower: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Return how much patches differ from the nearest ones of each of these faces, (n, 20, 32), in grey levels."""
@@ -75,14 +75,14 @@ class UnoccludedFace:
         """Return which faces have nothing in front of them, (N,) bool.
 
         Lips aside, such faces are alike, directly or through others that are like both. If a larger group of faces in
-        a similar posture is alike, but unlike this face, there is something in front of this one.
+        a similar pose is alike, but unlike this face, there is something in front of this one.
         """
         outside, everybody = _outside(), np.arange(len(lowers))
         far = [(self._distances(one, everybody)[:, outside] > GROUP[0] * self._contrast).mean(1) for one in lowers]
         alike = np.maximum(far, np.transpose(far)) < GROUP[1]
         sizes = np.array([_reached(alike, i).sum() for i in range(len(lowers))])
-        turned = np.stack([np.abs(self._postures - one).mean((1, 2)) for one in self._postures])
-        beside = (turned < UNKNOWN) & (sizes > sizes[:, None])
+        pose_distances = np.stack([np.abs(self._poses - one).mean((1, 2)) for one in self._poses])
+        beside = (pose_distances < FAR_POSE) & (sizes > sizes[:, None])
         return np.logical_not(beside.any(1))
 
 
@@ -109,22 +109,22 @@ def _moved(lower: np.ndarray) -> np.ndarray:
     return views.reshape(-1, 3, *lower.shape[:2]).swapaxes(0, 1)
 
 
-def _skin_is_under(lower: np.ndarray, known: np.ndarray, margin: float) -> np.ndarray:
+def _uncovered_skin(lower: np.ndarray, known: np.ndarray, margin: float) -> np.ndarray:
     """Return where skin shows because what was in front of the ``known`` face is gone: (20, 32) bool."""
     skin = np.median(lower[CHEEKS].reshape(-1, 3), axis=0)
     here, before = (np.abs(one - skin).max(-1) for one in (lower, known))
     return (here < before - margin) & _mouth()  # beside the mouth are hair, collar and wall
 
 
-def _things(distances: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """Return where the distances (20, 32) form an object, in [0, 1]; pixels in ``doubt`` vote against it."""
+def _objects(distances: np.ndarray, uncovered: np.ndarray) -> np.ndarray:
+    """Return where the distances (20, 32) form an object, in [0, 1]; pixels in ``uncovered`` vote against it."""
     strange = ((distances > POSSIBLE) & _inside()).astype(np.uint8)
     count, labels = cv2.connectedComponents(strange)
-    votes = ((distances > CERTAIN) & _outside()) * np.where(doubt, -1, 1)
+    votes = ((distances > CERTAIN) & _outside()) * np.where(uncovered, -1, 1)
     sizes = np.bincount(labels.ravel(), votes.ravel(), count)
     sizes[0] = 0  # the background
-    things = masks.smooth_step(sizes.astype(np.float32) / LEAST - 1)[labels]
-    return cv2.morphologyEx(things, cv2.MORPH_CLOSE, np.ones((3, 3)))
+    objects = masks.smooth_step(sizes.astype(np.float32) / MIN_PIXELS - 1)[labels]
+    return cv2.morphologyEx(objects, cv2.MORPH_CLOSE, np.ones((3, 3)))
 
 
 @functools.lru_cache(maxsize=1)  # every frame needs each of them

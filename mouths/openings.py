@@ -30,7 +30,9 @@ def all_mouths(model: LipGenerator, faces: np.ndarray, larger: np.ndarray) -> Re
     apart = open_lips(model, faces)
     least, most = apart.min(), np.percentile(apart, WIDE)
     opened = most - least > OPENED  # otherwise the differences are noise
-    return References(faces, apart=(apart - least) / (most - least) if opened else np.zeros(len(faces)), larger=larger)
+    return References(
+        faces, openings=(apart - least) / (most - least) if opened else np.zeros(len(faces)), larger=larger
+    )
 
 
 def open_lips(model: LipGenerator, faces: np.ndarray) -> np.ndarray:

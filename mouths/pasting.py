@@ -100,15 +100,15 @@ def _changed(drawn: DrawnFace) -> tuple[np.ndarray, np.ndarray, np.ndarray | Non
     The mouth has the colours of the reference. The mask is (96, 96) in [0, 1].
     """
     face, filmed, reference = drawn.face.astype(np.float32), drawn.filmed.astype(np.float32), drawn.reference
-    shown = filmed[_some_of_it()]
-    face = _as_coloured(face, filmed)
+    shown = filmed[_sample_mask()]
+    face = _match_tint(face, filmed)
     apart = filmed - face
     even = np.median(apart[_beside_lips()], axis=0)  # otherwise a face in other light would differ everywhere
     alike = masks.lower_face() * (1 - _difference(face + even, filmed)) + 1e-3  # if nowhere, all of it counts
-    face, finer = np.clip(face + np.clip(_shift(apart, alike), -MAX_COLOUR, MAX_COLOUR), 0, 255), None
+    face, finer = np.clip(face + np.clip(_colour_correction(apart, alike), -MAX_COLOUR, MAX_COLOUR), 0, 255), None
     if reference and reference.mouth:
         face, finer = transfer_appearance(face, reference.face, reference.mouth)
-    face = _in_its_light(face, shown)
+    face = _limit_mouth_tint(face, shown)
     # lips are always replaced: what is new about them may be less than the difference up to which skin is kept
     return face, masks.lower_face() * np.maximum(_difference(face, filmed), masks.lips()), finer
 
@@ -119,7 +119,7 @@ def _beside_lips() -> np.ndarray:
     return (masks.lower_face() > 0.5) & (masks.lips() == 0)
 
 
-def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
+def _colour_correction(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
     """Return the correction of a face's colours, (96, 96, 3), that matches them to those that were filmed.
 
     Where the two are ``alike`` (96, 96), it is their difference ``apart``; elsewhere that of the surroundings, near and
@@ -132,7 +132,7 @@ def _shift(apart: np.ndarray, alike: np.ndarray) -> np.ndarray:
     return mean + cv2.resize(near / (total[..., None] + COLOUR_PRIOR), alike.shape, interpolation=cv2.INTER_LINEAR)
 
 
-def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+def _match_tint(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Return a face with a single colour per brightness if what was filmed has no others.
 
     This is none in black and white, and brown in sepia; networks always draw lips red. Both are (96, 96, 3) float32.
@@ -149,7 +149,7 @@ def _as_coloured(face: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     return np.clip(255 * cv2.cvtColor(ours, cv2.COLOR_YCrCb2BGR), 0, 255)
 
 
-def _in_its_light(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
+def _limit_mouth_tint(face: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Return a face, float32, whose mouth is no greener or bluer than teeth in this light, or than what was filmed.
 
     ``shown`` (n, 3) are some of the filmed pixels. Networks know little of teeth, and draw them as the expert prefers
@@ -172,7 +172,7 @@ def _percentiles(values: np.ndarray, percent: float) -> tuple[float, float]:
 
 
 @functools.lru_cache(maxsize=1)
-def _some_of_it() -> np.ndarray:
+def _sample_mask() -> np.ndarray:
     """Return some pixels that are surely of the lower face, (96, 96) bool: a quarter is enough for its colours."""
     some = masks.lower_face() > 0.9
     some[1::2] = some[:, 1::2] = False

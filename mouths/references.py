@@ -14,12 +14,12 @@ import numpy as np
 from mouths import masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
 
-# Grey levels between postures: up to the first it is the same person in the same shot, from the second on it is not.
+# Grey levels between poses: up to the first it is the same person in the same shot, from the second on it is not.
 # Of 96 frames of twelve people, all came within 10 of a face of their own shot, once that was aligned with them; none
 # came within 12.5 of anybody else.
 SAME_SHOT, OTHER_SHOT = 8.0, 12.0
-ALIGNED = 4.0  # grey levels between postures up to which faces need no alignment
-OPENING_COST = 5.0  # of a mouth that is shut instead of wide open; each ``ALIGNED`` of posture costs 1
+ALIGNED = 4.0  # grey levels between poses up to which faces need no alignment
+OPENING_COST = 5.0  # of a mouth that is shut instead of wide open; each ``ALIGNED`` of pose costs 1
 TEMPERATURE, MAX_MIXED = 0.25, 6  # of the softmax of costs that gives the faces' shares; most faces in a mixture
 LEAST_SHARE = 0.02  # of a mixture; faces with no more are left out of it
 OPEN_ALIKE = 0.2, 0.4  # difference in opening: up to the first a mouth looks as wanted, from the second on not
@@ -33,7 +33,7 @@ JAW = 6  # most rows by which a jaw moves
 # of OTHER_LIGHT a mouth is used, made as bright; from the second on, as in a fade from black or a flash, none is.
 SAME_LIGHT, OTHER_LIGHT = 0.1, (0.7, 1.4)
 EVEN = 0.6  # of the usual brightness of a person's faces: darker ones are left out, and those as much brighter
-POSTURE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
+POSE_SIZE = (24, 12)  # pixels, width and height, to which the upper half of a face is shrunk to compare it
 
 
 class ReferenceMouth(NamedTuple):
@@ -56,7 +56,7 @@ class _Target(NamedTuple):
 
     grey: np.ndarray  # (96, 96) uint8
     soft: np.ndarray  # (96, 96, 3) uint8, slightly blurred
-    held: np.ndarray  # its posture
+    pose: np.ndarray  # see ``pose_of``
     wanted: float  # how far open its mouth should be
     around: np.ndarray  # (96, 96) bool: the skin around its lips that nothing hides
 
@@ -85,35 +85,35 @@ class _Candidate(NamedTuple):
     """A face whose mouth may be shown, aligned with the target."""
 
     face: np.ndarray  # (96, 96, 3) uint8
-    distance: float  # between their postures
+    distance: float  # between their poses
     moved_by: np.ndarray  # x, y
-    which: int = 0
+    number: int = 0
     gain: float = 1.0  # factor by which it was made brighter
     share: float = 0.0
 
 
 class References:
-    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; the mouth of the one in the nearest posture is shown.
+    """Faces of one person (N, 96, 96, 3) uint8 BGR, N > 0; the mouth of the one in the nearest pose is shown.
 
-    ``apart`` (N,) is how far open each mouth is, 0 shut to 1 wide. With it, the mouth is also as far open as wanted, or
+    ``openings`` (N,): how far open each mouth is, 0 shut, 1 wide. With it, the mouth is also as far open as wanted, or
     a mixture of several that fit about as well, so that little changes from frame to frame. ``larger`` (N, 192, 192, 3)
-    are the same faces. They show what such a mouth looks like; if all of ``apart`` is 0, what any mouth of this person
+    are the same faces. They show what such a mouth looks like; if all ``openings`` are 0, what any mouth of this person
     looks like: a person who smiles in a photo shows teeth.
 
-    Faces in another posture are first aligned with the frame's face. Only the mouth is replaced: a jaw or an earring of
-    another frame would be drawn beside the frame's own. If no face is in a similar posture, nothing is replaced: it is
-    another shot, or another person. With ``everywhere``, a face is shown as a whole, whatever the frame.
+    Faces in another pose are first aligned with the frame's face. Only the mouth is replaced: a jaw or an earring of
+    another frame would be drawn beside the frame's own. If no face is in a similar pose, nothing is replaced: it is
+    another shot, or another person. With ``whole_face``, a face is shown as a whole, whatever the frame.
     """
 
     def __init__(
         self,
         faces: np.ndarray,
-        everywhere: bool = False,
-        apart: np.ndarray | None = None,
+        whole_face: bool = False,
+        openings: np.ndarray | None = None,
         larger: np.ndarray | None = None,
     ) -> None:
-        self.faces, self.everywhere, self.apart, self.larger = faces, everywhere, apart, larger
-        self._postures = postures_of(faces)
+        self.faces, self.whole_face, self.openings, self.larger = faces, whole_face, openings, larger
+        self._poses = poses_of(faces)
         self._greys = [grey(one) for one in faces]
         self._lights = brightness(faces)
 
@@ -124,56 +124,56 @@ class References:
 
         ``wanted`` is how far open the mouth should be. What is ``hidden`` (96, 96) behind something is replaced, too.
         """
-        held, brighter = posture(face), np.log((float(_light(face).mean()) + 1) / (self._lights + 1))
+        pose, brighter = pose_of(face), np.log((float(_light(face).mean()) + 1) / (self._lights + 1))
         gains = np.exp(np.sign(brighter) * np.maximum(np.abs(brighter) - SAME_LIGHT, 0))
-        distances = np.abs(gains[:, None, None] * self._postures - held).mean((1, 2))
-        if self.everywhere:
+        distances = np.abs(gains[:, None, None] * self._poses - pose).mean((1, 2))
+        if self.whole_face:
             return Reference(cv2.addWeighted(face, 1 - share, self.faces[distances.argmin()], share, 0))
         around = masks.around_lips() & (np.asarray(hidden) < 0.5)
-        target = _Target(grey(face), _soft(face), held, wanted, around)
+        target = _Target(grey(face), _soft(face), pose, wanted, around)
         candidates = self._candidates(target, distances, gains)
-        share *= float(np.interp(abs(brighter[candidates[0].which]), OTHER_LIGHT, (1, 0)))
+        share *= float(np.interp(abs(brighter[candidates[0].number]), OTHER_LIGHT, (1, 0)))
         distance = sum(one.share * one.distance for one in candidates)
         share *= float(np.interp(distance, (SAME_SHOT, OTHER_SHOT), (1, 0)))
-        mixed = _mixed(_upon_each_other(candidates))
+        mixed = _mixed(_align_mouths(candidates))
         share *= 1 - target.foreign(mixed)
         mask = share * np.maximum(masks.mouth(), hidden)
         shown = cv2.blendLinear(mixed, face, mask, 1 - mask)
-        if self.apart is None or self.larger is None:
+        if self.openings is None or self.larger is None:
             return Reference(shown)
         first = candidates[0]
-        otherwise = abs(float(self.apart[first.which]) - wanted) if self.apart.any() else 0.0
+        otherwise = abs(float(self.openings[first.number]) - wanted) if self.openings.any() else 0.0
         telling = share * float(np.interp(otherwise, OPEN_ALIKE, (1, 0)))
         if telling == 0:
             return Reference(shown)
-        picture = moved(_exposed(self.larger[first.which], first.gain), first.moved_by)
+        picture = moved(_exposed(self.larger[first.number], first.gain), first.moved_by)
         return Reference(shown, ReferenceMouth(picture, telling, _light(face) - _light(mixed)))
 
     def _candidates(self, target: _Target, distances: np.ndarray, gains: np.ndarray) -> list[_Candidate]:
-        """Return the faces whose mouths fit, the best first; those in other postures are aligned with the target.
+        """Return the faces whose mouths fit, the best first; those in other poses are aligned with the target.
 
-        ``distances`` (N,) are those between postures, once faces are made ``gains`` (N,) times as bright.
+        ``distances`` (N,) are those between poses, once faces are made ``gains`` (N,) times as bright.
         """
         best = self._costs(np.arange(len(self.faces)), distances, target.wanted).argsort()[:MAX_MIXED]
         aligned = [self._aligned(target, i, float(distances[i]), float(gains[i])) for i in best]
         costs = self._costs(best, np.array([one.distance for one in aligned]), target.wanted)
         costs = costs + OPENING_COST * np.array([target.foreign(one.face) for one in aligned])
         shares = np.exp((costs.min() - costs) / TEMPERATURE)
-        if self.apart is None:  # shut mouths: only the best one
+        if self.openings is None:  # shut mouths: only the best one
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
-        return [aligned[i]._replace(which=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
+        return [aligned[i]._replace(number=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
 
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
-        """Return how far some of these faces, at these ``distances`` of posture, are from what is wanted."""
-        if self.apart is None:
+        """Return how far some of these faces, at these ``distances`` of pose, are from what is wanted."""
+        if self.openings is None:
             return distances / ALIGNED
-        # in another posture, a mouth does not fit, however open it is
+        # in another pose, a mouth does not fit, however open it is
         misfit = np.maximum(distances - SAME_SHOT, 0) / (OTHER_SHOT - SAME_SHOT)
-        return np.maximum(distances / ALIGNED, 1) + OPENING_COST * (np.abs(self.apart[which] - wanted) + misfit)
+        return np.maximum(distances / ALIGNED, 1) + OPENING_COST * (np.abs(self.openings[which] - wanted) + misfit)
 
     def _aligned(self, target: _Target, i: int, distance: float, gain: float) -> _Candidate:
-        """Return a face in the target's light; if its posture differs, aligned with the target."""
+        """Return a face in the target's light; if its pose differs, aligned with the target."""
         face = _exposed(self.faces[i], gain)
         as_it_is = _Candidate(face, distance, np.zeros(2), gain=gain)
         otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
@@ -181,11 +181,11 @@ class References:
             return as_it_is
         moved_by = otherwise * movement(_exposed(self._greys[i], gain), target.grey, EYES_AND_NOSE)
         closer = moved(face, moved_by)
-        left = float(np.abs(posture(closer) - target.held).mean())
+        left = float(np.abs(pose_of(closer) - target.pose).mean())
         return _Candidate(closer, left, moved_by, gain=gain) if left < distance else as_it_is
 
 
-def _upon_each_other(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+def _align_mouths(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Align the mouths that are to be mixed: otherwise the mixture has double lips and rows of teeth.
 
     They are moved to their mean position: that of the best one changes from frame to frame, and the mouth would jump.
@@ -228,13 +228,13 @@ def _light(face: np.ndarray) -> np.ndarray:
     return np.array(cv2.mean(face[: len(face) // 2])[:3], np.float32)
 
 
-def posture(face: np.ndarray) -> np.ndarray:
-    """Return the posture of a head, (12, 24) float32: the upper half of the face, which the jaw does not move."""
+def pose_of(face: np.ndarray) -> np.ndarray:
+    """Return the pose of a head, (12, 24) float32: the upper half of the face, which the jaw does not move."""
     upper = cv2.cvtColor(face[: len(face) // 2], cv2.COLOR_BGR2GRAY).astype(np.float32)
-    small = cv2.resize(cv2.GaussianBlur(upper, (0, 0), 2), POSTURE, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(cv2.GaussianBlur(upper, (0, 0), 2), POSE_SIZE, interpolation=cv2.INTER_AREA)
     return small - small.mean()  # changes of light do not count
 
 
-def postures_of(faces: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the postures of one face or more, (N, 12, 24)."""
-    return np.stack([posture(face) for face in faces])
+def poses_of(faces: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the poses of one face or more, (N, 12, 24)."""
+    return np.stack([pose_of(face) for face in faces])

@@ -23,8 +23,8 @@ Restore = Callable[[np.ndarray, Box, np.ndarray | float], None]
 
 # Restorers are trained on FFHQ (Karras et al., 2019): 512 pixels with eyes at 240, mouth at 371. A face's box has them
 # 37 % and 76 % below its upper edge, so they need a square of 1.52 times its height that starts 0.34 heights above it.
-SIDE, REACH, RISE = 512, 1.52, 0.34
-SIGNED = ("GFPGAN", "CodeFormer")  # trained on pictures in [-1, 1]; spandrel does not convert its input
+SIDE, CROP_SCALE, CROP_OFFSET = 512, 1.52, 0.34
+SIGNED_INPUT = ("GFPGAN", "CodeFormer")  # trained on pictures in [-1, 1]; spandrel does not convert its input
 
 
 def open_restorer(path: Path, device: torch.device = torch.device("cpu")) -> Restore:
@@ -65,16 +65,16 @@ def _run(network: Any, face: np.ndarray) -> np.ndarray:
     """Restore a face (512, 512, 3) uint8 BGR -> (512 n, 512 n, 3) float32, n the scale of the network."""
     rgb = torch.from_numpy(np.ascontiguousarray(face[..., ::-1])).to(network.device)
     x = rgb.permute(2, 0, 1)[None].float() / 255
-    if network.architecture.id in SIGNED:  # with the same noise for every frame
+    if network.architecture.id in SIGNED_INPUT:  # with the same noise for every frame
         x = (network.model(2 * x - 1, randomize_noise=False)[0] + 1) / 2
     else:
         x = network(x)
     return np.ascontiguousarray(255 * x[0].clamp(0, 1).permute(1, 2, 0).cpu().numpy()[..., ::-1])
 
 
-def _shown(frame: np.ndarray, there: np.ndarray, finer: int) -> np.ndarray:
-    """Return the frame warped by ``there``, (SIDE, SIDE, 3): the mean of ``finer`` times as many pixels each way."""
-    many = finer * there
+def _shown(frame: np.ndarray, to_face: np.ndarray, finer: int) -> np.ndarray:
+    """Return the frame warped by ``to_face``, (SIDE, SIDE, 3): the mean of ``finer`` times as many pixels each way."""
+    many = finer * to_face
     many[:, 2] += (finer - 1) / 2  # coordinates count from the middle of the first pixel
     shown = cv2.warpAffine(frame, many, (finer * SIDE, finer * SIDE), borderMode=cv2.BORDER_REPLICATE)
     return cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -84,10 +84,10 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     """Add to the mouth in ``box`` what ``run`` changes in the face: detail finer than 512 pixels can show stays."""
     x1, y1, x2, y2 = box
     height, size = y2 - y1, (x2 - x1, y2 - y1)
-    scale = SIDE / (REACH * height)
-    left, top = (x1 + x2 - REACH * height) / 2, y1 - RISE * height
-    there = np.array([[scale, 0, -scale * left], [0, scale, -scale * top]])
-    face = _shown(frame, there, max(1, round(1 / scale)))
+    scale = SIDE / (CROP_SCALE * height)
+    left, top = (x1 + x2 - CROP_SCALE * height) / 2, y1 - CROP_OFFSET * height
+    to_face = np.array([[scale, 0, -scale * left], [0, scale, -scale * top]])
+    face = _shown(frame, to_face, max(1, round(1 / scale)))
     restored = run(face)
     larger = restored.shape[0] / SIDE
     change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)

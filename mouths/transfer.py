@@ -14,9 +14,9 @@ ROWS, COLUMNS = slice(54, 92), slice(24, 72)  # of a face of 96 pixels: around t
 SAME_COLOURS = 15.0, 40.0  # levels of luma
 SAME_DETAIL = 12.0, 28.0  # grey levels
 REACH = range(-6, 7, 2)  # rows by which the source of a colour may be lower
-COUNTS = np.array([1, 0.4, 0.4], np.float32)  # weights of a level of luma, and of either chroma
-FAR_OFF = 0.7  # levels that a row of distance costs
-CLOSE = 3.0  # levels: a source that differs by so much more has a third of the weight
+CHANNEL_WEIGHTS = np.array([1, 0.4, 0.4], np.float32)  # weights of a level of luma, and of either chroma
+ROW_COST = 0.7  # levels that a row of distance costs
+TEMPERATURE = 3.0  # levels: a source that differs by so much more has a third of the weight
 
 
 def transfer_appearance(face: np.ndarray, shown: np.ndarray, mouth: ReferenceMouth) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +72,9 @@ def _colours_like(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     rows = np.arange(len(ours))
     places = [np.clip(rows + down, 0, rows[-1]) for down in REACH]
     unlike = [
-        cv2.GaussianBlur(np.abs(soft - others[place]) @ COUNTS, (0, 0), 1.2) + FAR_OFF * abs(down)
+        cv2.GaussianBlur(np.abs(soft - others[place]) @ CHANNEL_WEIGHTS, (0, 0), 1.2) + ROW_COST * abs(down)
         for place, down in zip(places, REACH)
     ]
-    weights = np.exp((np.min(unlike, axis=0) - unlike) / CLOSE)
+    weights = np.exp((np.min(unlike, axis=0) - unlike) / TEMPERATURE)
     weights /= weights.sum(0)
     return np.einsum("phw,phwc->hwc", weights, np.stack([theirs[place, :, 1:] for place in places]))

@@ -28,7 +28,7 @@ from face_detection.geometry import intersection_over_union
 from face_detection.tracking import follow_face, follow_faces, gap_of, most_together
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import AROUND_SECONDS, LipSync, Options, open_face, searched_for, used_for
+from lipsync import SEARCH_MARGIN_SECONDS, LipSync, Options, open_face, search_range, segment_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -97,7 +97,7 @@ class Actions:
         """Return a ``LipSync`` for this session, with its own search cache and report, and the shared network."""
         with self._loading:
             opened = self._generator(checkpoint or self.settings.checkpoint)
-        return opened.serving(self.search(session), report, restored)
+        return opened.copy_with(self.search(session), report, restored)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Lip-sync
@@ -121,7 +121,7 @@ class Actions:
     ) -> np.ndarray:
         """Return the frame of the result at ``second``, (height, width, 3) uint8 RGB."""
         # faces are numbered as they first appear, so later frames need not be searched
-        seen = max(0.0, second - (options.get("start") or 0)) + AROUND_SECONDS
+        seen = max(0.0, second - (options.get("start") or 0)) + SEARCH_MARGIN_SECONDS
         seconds = min(self._seconds(speech), seen)
         lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
         return lips.preview(face, spoken, second, **options)[..., ::-1]
@@ -182,8 +182,8 @@ class Actions:
     ) -> list[int | None]:
         """Return the numbers of faces, see ``number_of``, among all in the frames used by a speech of ``seconds``."""
         source = open_face(Path(face), how)
-        used = used_for(source, round(seconds * hp.sample_rate), how)
-        searched = searched_for(used.source, 1 if source.is_image else used.searched, how)
+        segment = segment_for(source, round(seconds * hp.sample_rate), how)
+        searched = search_range(segment.source, 1 if source.is_image else segment.searched, how)
         found = lips.search.find(searched.source, searched.frames, lips.report)
         return [number_of(one, found, searched.source) for one in seen]
 

@@ -8,7 +8,7 @@ import pytest
 
 from mouths import References, crop, masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
-from mouths.references import ALIGNED, SAME_SHOT, _Target, posture
+from mouths.references import ALIGNED, SAME_SHOT, _Target, pose_of
 
 SIDE = 192  # of the astronaut's face; a pixel of 96 is two of these
 CORNER = (150, 20)
@@ -52,7 +52,7 @@ def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut)
     references = References(face_at(painted)[None])
     for place in ((0, 0), (4, -3), (-5, 2)):
         face, wanted = face_at(astronaut, *place), face_at(painted, *place)
-        distance = np.abs(posture(face) - posture(references.faces[0])).mean()
+        distance = np.abs(pose_of(face) - pose_of(references.faces[0])).mean()
         assert distance == 0 if place == (0, 0) else distance > SAME_SHOT > ALIGNED
         shown = references.select(face, 1.0).face.astype(float)
         mouth = masks.mouth() == 1
@@ -65,8 +65,8 @@ def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
     for left in range(13):  # half a pixel each
         x1, y1 = CORNER[0] - left, CORNER[1]
         face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
-        distance = float(np.abs(references._postures - posture(face)).mean())
-        target = _Target(grey(face), face, posture(face), 0.0, masks.around_lips())
+        distance = float(np.abs(references._poses - pose_of(face)).mean())
+        target = _Target(grey(face), face, pose_of(face), 0.0, masks.around_lips())
         candidates = references._candidates(target, np.array([distance]), np.ones(1))
         seen.append((left / 2, distance, candidates[0].moved_by[0]))
     partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]

@@ -15,8 +15,8 @@ from conftest import write_clip as write_frames
 from demo.talking_head import Recipe, write_clip
 from faces import FaceSearch
 from lipsync import LipSync
-from mouths import Appearance, Appearances, Shots, crop, postures_of
-from mouths.appearance import ENOUGH, REMEMBERED
+from mouths import Appearance, Appearances, Shots, crop, poses_of
+from mouths.appearance import ENOUGH_FACES, MAX_APPEARANCES
 from mouths.references import OTHER_SHOT
 
 SHOT = 30  # frames
@@ -33,13 +33,13 @@ def turned(degrees: float) -> np.ndarray:
 HERE, THERE, ELSEWHERE, BEHIND = (turned(degrees) for degrees in (0, 45, 90, 135))
 
 
-def known(*faces: np.ndarray, times: int = ENOUGH) -> Appearance:
-    return Appearance(postures_of(faces * times))
+def known(*faces: np.ndarray, times: int = ENOUGH_FACES) -> Appearance:
+    return Appearance(poses_of(faces * times))
 
 
 def test_these_are_held_otherwise():
     """What the tests below stand on."""
-    held = postures_of([HERE, THERE, ELSEWHERE, BEHIND])
+    held = poses_of([HERE, THERE, ELSEWHERE, BEHIND])
     assert min(np.abs(one - other).mean() for one, other in itertools.combinations(held, 2)) > OTHER_SHOT
 
 
@@ -63,7 +63,7 @@ def test_a_shot_is_looked_at_when_it_begins_unless_it_is_one_that_was():
         elsewhere
     ] * 10
     assert list(looks) == [20]
-    again = appearances.anew()
+    again = appearances.restarted()
     assert again.of(HERE, 0) is here and again.of(THERE, 1) is here  # another time, as much is known as the first
 
 
@@ -92,7 +92,7 @@ def test_a_shot_is_not_looked_at_twice():
 
 def test_what_was_of_no_use_for_longest_is_forgotten():
     here, there = known(HERE), known(THERE)
-    others = [known(ELSEWHERE) for _ in range(REMEMBERED - 2)]
+    others = [known(ELSEWHERE) for _ in range(MAX_APPEARANCES - 2)]
     appearances = Appearances(dict(enumerate([there, here, *others], -50)), every(1, {1: known(BEHIND)}))
     assert appearances.of(THERE, 0) is there  # so it is not the one that is of no use for longest
     appearances.of(BEHIND, 1)
@@ -106,7 +106,7 @@ def test_no_more_is_held_in_memory_than_is_remembered():
     appearances = Appearances({0: known(HERE)}, Shots(int, lambda shot: known(unlike[shot])))
     for shot, face in enumerate(unlike):
         appearances.of(face, shot)
-    assert len(appearances.remembered) == REMEMBERED and len(appearances._seen) <= REMEMBERED + 1
+    assert len(appearances.remembered) == MAX_APPEARANCES and len(appearances._analysed) <= MAX_APPEARANCES + 1
 
 
 @pytest.fixture(scope="module")
@@ -148,5 +148,5 @@ def test_a_live_face_knows_all_shots(shots, modest_checkpoint, tmp_path):
     assert len(face.appearances) == 2
     face.save(tmp_path / "anna")
     again = live.Face.load(tmp_path / "anna").appearances
-    assert all((one.postures == other.postures).all() for one, other in zip(again, face.appearances, strict=True))
+    assert all((one.poses == other.poses).all() for one, other in zip(again, face.appearances, strict=True))
     assert len(live.prepare(lips, shots, box=(60, 180, 40, 150)).appearances) == 1

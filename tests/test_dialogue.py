@@ -108,7 +108,7 @@ def test_the_sum_is_there_as_long_as_the_take(program, tmp_path, small_checkpoin
     lips.write(take, tmp_path / "again.mp4")
     first, second = (video.read_audio(tmp_path / name, 16000) for name in ("out.mp4", "again.mp4"))
     assert np.array_equal(first, second)
-    folder = take.heard.path.parent
+    folder = take.sound.path.parent
     assert folder.is_dir()
     del take
     gc.collect()

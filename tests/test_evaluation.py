@@ -42,7 +42,7 @@ from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY
 from faces import FaceSearch
 from footage import find_videos
-from lipsync import LipSync, Settled
+from lipsync import LipSync, ResolvedOptions
 from models import weights
 from reporting import SILENT
 
@@ -605,7 +605,7 @@ def test_pictures_are_compared_on_the_face_that_was_lip_synced(data, monkeypatch
     asked = []
     monkeypatch.setattr(protocol, "compare_files", lambda *given: asked.append(given[4:]) or Comparisons())
     found = protocol.Evaluation(tmp_path, {"matched": pairs.Made([], tmp_path)})
-    protocol.compare_pictures(found, FaceSearch(), Settled(face_index=1, pads=(1, 2, 3, 4)), SILENT)
+    protocol.compare_pictures(found, FaceSearch(), ResolvedOptions(face_index=1, pads=(1, 2, 3, 4)), SILENT)
     assert [(pads, face_index) for pads, _, face_index in asked] == [((1, 2, 3, 4), 1)]
 
 

@@ -515,8 +515,8 @@ def test_a_network_trained_with_early_sound_has_its_lips_set_right(small_checkpo
     for saved, delay in (({"mel_lead": 1}, 40), ({"mel_lead": 0}, 0), ({}, 0), ({"hparams": {"mel_lead": 1}}, 40)):
         torch.save(content | saved, tmp_path / "own.pth")
         lips = LipSync(tmp_path / "own.pth")
-        assert lips.settle(Options()).lip_delay == delay
-        assert lips.settle(Options(lip_delay=-8.0)).lip_delay == -8
+        assert lips.resolve(Options()).lip_delay == delay
+        assert lips.resolve(Options(lip_delay=-8.0)).lip_delay == -8
 
 
 @pytest.mark.parametrize(

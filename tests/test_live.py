@@ -236,7 +236,7 @@ def test_sound_is_checked(session, monkeypatch):
     session.push(np.full(8000, np.nan))
     session.push([0.0, 9.0])
     assert all(np.isfinite(frame.sound).all() and np.abs(frame.sound).max() <= 1 for frame in all_of(session))
-    monkeypatch.setattr(live.session, "WAITING", 1.0)
+    monkeypatch.setattr(live.session, "MAX_WAITING_SECONDS", 1.0)
     with pytest.raises(UserError, match="take frames"):
         session.push(np.zeros(16001, np.float32))
 
@@ -352,13 +352,13 @@ def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
     face = live.prepare(LipSync(search=live_search()), talking_clip, box=BOX)
     face.save(tmp_path / "kept")
     again, before = (each.appearances[0].references for each in (live.Face.load(tmp_path / "kept"), face))
-    assert (again.faces == before.faces).all() and (again.apart == before.apart).all()
-    assert len(again.apart) == len(again.faces) and again.apart.min() == 0
+    assert (again.faces == before.faces).all() and (again.openings == before.openings).all()
+    assert len(again.openings) == len(again.faces) and again.openings.min() == 0
     same = np.stack([cv2.resize(face, (192, 192)) for face in before.faces])
     told = replace(
         face,
         appearances=[
-            replace(face.appearances[0], references=References(before.faces, apart=before.apart, larger=same))
+            replace(face.appearances[0], references=References(before.faces, openings=before.openings, larger=same))
         ],
     )
     told.save(tmp_path / "told")

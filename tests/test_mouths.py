@@ -37,13 +37,13 @@ from mouths import (
     generate,
     masks,
     open_lips,
-    postures_of,
+    poses_of,
     redraw_mouths,
     shut_mouths,
 )
 from mouths.openings import openings
-from mouths.pasting import DrawnFace, _as_coloured, paste
-from mouths.references import OTHER_SHOT, posture
+from mouths.pasting import DrawnFace, _match_tint, paste
+from mouths.references import OTHER_SHOT, pose_of
 
 BOX = [40, 178, 46, 143]  # of that head: top, bottom, left, right
 MEL = np.random.default_rng(0).uniform(-4, 4, (6, 80, 16)).astype(np.float32)
@@ -211,8 +211,8 @@ def test_a_still_reference_is_all_that_is_seen_of_a_mouth(network):
     other = whole.copy()
     other[:, LOWER] = 255 - other[:, LOWER]
     for reference_share, same in ((np.ones(6), True), (np.zeros(6), False)):
-        references = References(faces(2)[:1], everywhere=True)
-        known = Appearances({0: Appearance(postures_of(faces(2)[:1]), references)})
+        references = References(faces(2)[:1], whole_face=True)
+        known = Appearances({0: Appearance(poses_of(faces(2)[:1]), references)})
         settings = MouthSettings(appearances=known, reference_share=reference_share)
         assert (drawn(network, whole, MEL, settings) == drawn(network, other, MEL, settings)).all() == same
 
@@ -272,7 +272,7 @@ def test_a_mouth_as_far_open_as_is_wanted_is_lent(astronaut):
     view = crop(astronaut, (150, 20, 300, 200))
     levels = np.linspace(0, 1, 5)
     views = np.stack([np.where(masks.lips()[..., None] >= 0.05, round(200 - 100 * level), view) for level in levels])
-    references, lips = References(views.astype(np.uint8), apart=levels), masks.lips() == 1
+    references, lips = References(views.astype(np.uint8), openings=levels), masks.lips() == 1
     shown = [references.select(view, 1.0, wanted).face[lips].mean() for wanted in np.linspace(0, 1, 9)]
     assert np.allclose(shown[::2], 200 - 100 * levels, atol=1)
     assert (np.diff(shown) < 0).all()  # and between them mixtures
@@ -308,7 +308,7 @@ def test_nobody_else_takes_a_place(astronaut, photo_of_another):
     """In another shot, or of somebody else, the frame keeps its own face; unless a frame was named."""
     face = crop(astronaut, (150, 20, 300, 200))
     assert (References(face[None]).select(photo_of_another, 1.0).face == photo_of_another).all()
-    assert (References(face[None], everywhere=True).select(photo_of_another, 1.0).face == face).all()
+    assert (References(face[None], whole_face=True).select(photo_of_another, 1.0).face == face).all()
 
 
 def test_mouths_that_are_mixed_lie_upon_each_other(astronaut):
@@ -316,7 +316,7 @@ def test_mouths_that_are_mixed_lie_upon_each_other(astronaut):
     face = crop(astronaut, (150, 20, 300, 200))
     higher, lower = face.copy(), face.copy()
     higher[58:90], lower[58:90] = face[60:92], face[56:88]
-    shown = References(np.stack([higher, lower]), apart=np.full(2, 0.5)).select(face, 1.0, 0.5).face
+    shown = References(np.stack([higher, lower]), openings=np.full(2, 0.5)).select(face, 1.0, 0.5).face
 
     def detail(picture: np.ndarray) -> float:
         return float(np.abs(cv2.Laplacian(picture[62:86, 30:66].astype(np.float32), cv2.CV_32F)).mean())
@@ -498,7 +498,7 @@ def test_captions_stay_where_they_are_and_go_nowhere_else(astronaut):
     cv2.putText(words, "THIS IS IT", (10, 86), cv2.FONT_HERSHEY_PLAIN, 0.9, (255, 255, 255), 2)
     assert np.abs(References(words[None]).select(face, 1.0).face.astype(int) - face).max() == 0
     assert np.abs(References(smile[None]).select(words, 1.0).face.astype(int) - words).max() == 0
-    both = References(np.stack([words, smile]), apart=np.zeros(2))
+    both = References(np.stack([words, smile]), openings=np.zeros(2))
     shown = both.select(face, 1.0).face.astype(int)  # the one without
     assert np.abs(shown - face).max() <= 3 and np.abs(shown - face)[72, 48].min() >= 1
 
@@ -509,8 +509,8 @@ def test_no_mouth_of_another_posture_is_lent_however_open_it_is(astronaut, narro
     face = crop(astronaut, (166, 35, 296, 180))
     matrix = np.array([[narrower, 0, 48 * (1 - narrower)], [0, 1, 0]])
     turned = cv2.warpAffine(face, matrix, (96, 96), borderMode=cv2.BORDER_REPLICATE)
-    assert np.abs(posture(turned) - posture(face)).mean() > OTHER_SHOT
-    references = References(np.stack([cv2.convertScaleAbs(face, beta=1), turned]), apart=np.array([0.0, 1.0]))
+    assert np.abs(pose_of(turned) - pose_of(face)).mean() > OTHER_SHOT
+    references = References(np.stack([cv2.convertScaleAbs(face, beta=1), turned]), openings=np.array([0.0, 1.0]))
     for wanted in np.linspace(0, 1, 11):
         assert np.abs(references.select(face, 1.0, wanted).face.astype(int) - face).max() <= 1
 
@@ -558,10 +558,10 @@ def test_in_sepia_lips_are_brown(astronaut):
     filmed = cv2.transform(face // 2 + 40, brown)  # no part of it so bright that a colour is full
     drawn = filmed.copy()
     cv2.ellipse(drawn, (48, 73), (14, 8), 0, 0, 360, (40, 40, 110), -1)
-    coloured = _as_coloured(drawn.astype(np.float32), filmed.astype(np.float32))[73, 48]
+    coloured = _match_tint(drawn.astype(np.float32), filmed.astype(np.float32))[73, 48]
     around = filmed.reshape(-1, 3)[np.abs(filmed.mean(-1).ravel() - coloured.mean()) < 3].astype(float)
     assert np.abs(coloured - around.mean(0)).max() < 6
-    kept = _as_coloured(drawn.astype(np.float32), face.astype(np.float32))
+    kept = _match_tint(drawn.astype(np.float32), face.astype(np.float32))
     np.testing.assert_array_equal(kept, drawn)  # in a film with colours it has its own
 
 

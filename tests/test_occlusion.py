@@ -11,7 +11,7 @@ import video
 from demo.talking_head import Recipe, write_clip
 from errors import UserError
 from lipsync import Options
-from mouths import Appearance, Appearances, MouthSettings, UnoccludedFace, crop, postures_of, redraw_mouths
+from mouths import Appearance, Appearances, MouthSettings, UnoccludedFace, crop, poses_of, redraw_mouths
 from mouths.pasting import DrawnFace, paste
 
 WHOLE = (0, 0, 96, 96)
@@ -84,7 +84,7 @@ def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
     network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
 
     def made(shown: np.ndarray, unoccluded: UnoccludedFace | None) -> np.ndarray:
-        known = Appearances({0: Appearance(postures_of(shown), unoccluded=unoccluded)})
+        known = Appearances({0: Appearance(poses_of(shown), unoccluded=unoccluded)})
         settings = MouthSettings("feather", appearances=known)
         return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, settings)))
 

@@ -99,7 +99,7 @@ def test_a_last_frame_that_lasts_longer_is_no_fault(lips, film, speech, tmp_path
     stretch = "setts=duration=if(eq(N\\,24)\\,3*DURATION\\,DURATION)"
     run_ffmpeg("-i", whole, "-c", "copy", "-bsf:v", stretch, cut)
     info = video.probe(cut)
-    assert video.count_frames(info, 99)[0] == 27 and video.copied_around(info, 10, 14).made == range(8, 16)
+    assert video.count_frames(info, 99)[0] == 27 and video.copied_around(info, 10, 14).replaced == range(8, 16)
     lips.run(cut, speech, tmp_path / "out.mp4", start=0.92, box=BOX)
     assert len(frames_of(tmp_path / "out.mp4")) == 27
 
@@ -160,7 +160,7 @@ def test_other_videos_are_encoded_anew(film, name, options):
     info = video.probe(film(name, *options))
     copied = video.copied_around(info, 10, 14)
     if name == "leading frames.mp4":  # the first group has none
-        assert copied is None or copied.made.stop == copied.count
+        assert copied is None or copied.replaced.stop == copied.count
     else:
         assert copied is None
 
@@ -184,10 +184,10 @@ def test_what_players_turn_or_crop_is_encoded_anew(film, tmp_path):
 
 def test_changed_frames_are_encoded_anew(film):
     info = video.probe(film("film.mp4"))
-    assert video.copied_around(info, 10, 14).made == range(8, 16)
-    assert video.copied_around(info, 10, None).made == range(8, 25)
-    assert video.copied_around(info, 10, 25).made == range(8, 25)
-    assert video.copied_around(info, 3, 20).made == range(0, 24)
+    assert video.copied_around(info, 10, 14).replaced == range(8, 16)
+    assert video.copied_around(info, 10, None).replaced == range(8, 25)
+    assert video.copied_around(info, 10, 25).replaced == range(8, 25)
+    assert video.copied_around(info, 3, 20).replaced == range(0, 24)
     assert video.copied_around(info, 3, None) is None
     assert video.copied_around(replace(info, fps=Fraction(50)), 20, 28) is None
     for changed in (video.Geometry(2), video.Geometry(rotate=180), video.Geometry(crop=(0, 200, 0, -1))):
@@ -226,7 +226,7 @@ def test_numbers_of_sets(talking_clip, tmp_path, number):
     """As x264 was told to number them."""
     run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 1, "-x264-params", f"sps-id={number}", tmp_path / "one.h264")
     units = h264.units_of((tmp_path / "one.h264").read_bytes())
-    assert [len(h264.of_kind(units, kind)) for kind in (h264.SEQUENCE, h264.PICTURE, h264.FROM_SCRATCH)] == [1, 1, 1]
+    assert [len(h264.of_kind(units, kind)) for kind in (h264.SEQUENCE, h264.PICTURE, h264.IDR)] == [1, 1, 1]
     assert h264.free_number(units) == (30 if number == 31 else 31)
     assert h264.profile_of(units) == "high"
 

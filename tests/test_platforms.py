@@ -153,12 +153,12 @@ def test_pictures_may_have_any_name(tmp_path):
     (0xC0000005, "crashed (0xC0000005)"), (-signal.SIGSEGV, "crashed (Segmentation fault)"), (1, "No space left"),
 ])  # fmt: skip
 def test_a_crash_is_called_one(code, words):
-    assert words in process.last_words(code, "No space left\n")
+    assert words in process.failure_reason(code, "No space left\n")
 
 
 def test_a_drive_is_part_of_the_name():
     report = r"[mov @ 0x1] file:C:\films\a.mp4: Invalid data found when processing input"
-    assert process.last_words(1, report) == "Invalid data found when processing input"
+    assert process.failure_reason(1, report) == "Invalid data found when processing input"
 
 
 def test_lines_end_as_they_do_there(tmp_path):

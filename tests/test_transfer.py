@@ -17,11 +17,11 @@ from mouths import (
     crop,
     drawing,
     masks,
-    postures_of,
+    poses_of,
     redraw_mouths,
 )
 from mouths.pasting import DrawnFace, paste
-from mouths.references import Reference, ReferenceMouth, posture
+from mouths.references import Reference, ReferenceMouth, pose_of
 from mouths.transfer import COLUMNS, ROWS, _in_colours_of, transfer_appearance
 
 LIPS = masks.lips() == 1
@@ -132,7 +132,7 @@ def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face
     """A reference whose whole picture is bluer: lips that are drawn as they look now stay so."""
     bluer = np.clip(larger.astype(float) * [1.2, 1.0, 0.85], 0, 255).astype(np.uint8)
     references = References(
-        cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], apart=np.zeros(1), larger=bluer[None]
+        cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], openings=np.zeros(1), larger=bluer[None]
     )
     shown, mouth = references.select(face, 1.0)
     assert mouth.share == 1 and mouth.light[0] < -5 < 5 < mouth.light[2]
@@ -143,7 +143,7 @@ def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face
 
 
 def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larger):
-    references = References(face[None], apart=np.zeros(1), larger=larger[None])
+    references = References(face[None], openings=np.zeros(1), larger=larger[None])
     left, top, right, bottom = BOX
     x, y = 7, 6  # pixels of the photo
     elsewhere = crop(astronaut, (left - x, top - y, right - x, bottom - y), 192)
@@ -162,8 +162,8 @@ def test_what_is_lent_comes_into_the_frame(face, larger, filled, monkeypatch):
     frames, mels = np.stack([filmed] * 3), np.zeros((3, 80, 16), np.float32)
     made = []
     for more in (None, np.clip(larger + grain, 0, 255).astype(np.uint8)[None]):
-        references = References(face[None], apart=np.zeros(1), larger=more)
-        known = Appearances({0: Appearance(postures_of(face[None]), references)})
+        references = References(face[None], openings=np.zeros(1), larger=more)
+        known = Appearances({0: Appearance(poses_of(face[None]), references)})
         settings = MouthSettings("feather", appearances=known, reference_share=np.ones(3))
         made.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
     without, transferred = (
@@ -178,14 +178,14 @@ def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
     grain = np.random.default_rng(0).normal(0, 4, (12, 96, 96, 3))
     still = np.clip(face + grain, 0, 255).astype(np.uint8)
     references = all_mouths(network, still, np.stack([larger] * 12))
-    assert not references.apart.any()
+    assert not references.openings.any()
     mouths = [references.select(face, 1.0, wanted).mouth for wanted in (0.0, 0.5, 1.0)]
     assert all((mouth.picture == larger).all() and mouth.share == 1 for mouth in mouths)
 
 
 def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
     faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.95)])
-    told = References(faces, apart=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
+    told = References(faces, openings=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
     assert told.select(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
     assert (
         told.select(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.select(face, 0.5, 0.1).mouth.share == 0.5
@@ -193,8 +193,8 @@ def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
     assert told.select(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
     assert told.select(face, 1.0, 0.5).mouth is None
     other = cv2.flip(face, 0)
-    assert np.abs(posture(other) - posture(face)).mean() > 12 and told.select(other, 1.0, 0.0).mouth is None
-    assert References(faces, apart=np.array([0.0, 1.0])).select(face, 1.0, 0.0).mouth is None
+    assert np.abs(pose_of(other) - pose_of(face)).mean() > 12 and told.select(other, 1.0, 0.0).mouth is None
+    assert References(faces, openings=np.array([0.0, 1.0])).select(face, 1.0, 0.0).mouth is None
     assert References(faces, larger=np.stack([larger, larger])).select(face, 1.0, 0.0).mouth is None  # how far open?
 
 

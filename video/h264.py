@@ -11,12 +11,21 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-SEQUENCE, PICTURE, FROM_SCRATCH = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): SPS, PPS, IDR slice
+SEQUENCE, PICTURE, IDR = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): SPS, PPS, IDR slice
 START_CODE = re.compile(rb"\x00\x00\x00?\x01")
 NUMBERS = 32  # that an SPS can have; x264 gives the same one to its PPS
 PROFILES = {66: "baseline", 77: "main", 100: "high"}  # 8-bit 4:2:0 profiles, in x264's terms
 # boxes from the top of an MP4 to the description of its only track, and the bytes in each before its inner boxes
-WAY = ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (b"avc1", 78), (b"avcC", 0))
+BOX_PATH = (
+    (b"moov", 0),
+    (b"trak", 0),
+    (b"mdia", 0),
+    (b"minf", 0),
+    (b"stbl", 0),
+    (b"stsd", 8),
+    (b"avc1", 78),
+    (b"avcC", 0),
+)
 LEVEL = 3  # byte with the level, in a description and in an SPS
 
 Units = tuple[bytes, ...]
@@ -39,14 +48,14 @@ def profile_of(units: Units) -> str | None:
 
 def free_number(units: Units) -> int | None:
     """Return a number that no set among the units has; None if all are used, or one is used twice."""
-    sequences = [_number(unit[4:]) for unit in set(of_kind(units, SEQUENCE))]
-    pictures = [_number(unit[1:]) for unit in set(of_kind(units, PICTURE))]
+    sequences = [_read_exp_golomb(unit[4:]) for unit in set(of_kind(units, SEQUENCE))]
+    pictures = [_read_exp_golomb(unit[1:]) for unit in set(of_kind(units, PICTURE))]
     if len({*sequences}) < len(sequences) or len({*pictures}) < len(pictures):
         return None
     return max(set(range(NUMBERS)) - {*sequences, *pictures}, default=None)
 
 
-def _number(data: bytes) -> int:
+def _read_exp_golomb(data: bytes) -> int:
     """Return the unsigned Exp-Golomb code at the start (ITU-T H.264, 9.1)."""
     bits = f"{int.from_bytes(data[:8].ljust(8, bytes(1)), 'big'):064b}"
     zeros = len(bits) - len(bits.lstrip("0"))
@@ -81,7 +90,7 @@ def _offset_of_index(file) -> int:
 
 def _with_sets(index: bytearray, units: Units) -> bytearray:
     passed, start, stop = [], 0, len(index)
-    for kind, skipped in WAY:
+    for kind, skipped in BOX_PATH:
         at, stop = next(((at, end) for name, at, end in _boxes(index, start, stop) if name == kind), (None, 0))
         if at is None:
             raise ValueError(f"no {kind.decode()} in the index")
@@ -105,17 +114,17 @@ def _boxes(data: bytearray, start: int, stop: int) -> Iterator[tuple[bytes, int,
 
 def _description(old: bytes, units: Units) -> bytes:
     """Return an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1.2) with more sets, and the highest level."""
-    sequences, rest = _counted(old[6:], old[5] & 31)
-    pictures, rest = _counted(rest[1:], rest[0])
+    sequences, rest = _split_units(old[6:], old[5] & 31)
+    pictures, rest = _split_units(rest[1:], rest[0])
     sequences = tuple(dict.fromkeys((*sequences, *of_kind(units, SEQUENCE))))
     pictures = tuple(dict.fromkeys((*pictures, *of_kind(units, PICTURE))))
     head = bytearray(old[:6])
     head[LEVEL] = max(unit[LEVEL] for unit in sequences)
     head[5] = head[5] & ~31 | len(sequences)
-    return bytes(head) + _packed(sequences) + bytes([len(pictures)]) + _packed(pictures) + rest
+    return bytes(head) + _join_units(sequences) + bytes([len(pictures)]) + _join_units(pictures) + rest
 
 
-def _counted(data: bytes, count: int) -> tuple[Units, bytes]:
+def _split_units(data: bytes, count: int) -> tuple[Units, bytes]:
     """Split off ``count`` units, each preceded by its length; return them and what follows."""
     units = []
     for _ in range(count):
@@ -125,5 +134,5 @@ def _counted(data: bytes, count: int) -> tuple[Units, bytes]:
     return tuple(units), data
 
 
-def _packed(units: Units) -> bytes:
+def _join_units(units: Units) -> bytes:
     return b"".join(struct.pack(">H", len(unit)) + unit for unit in units)

@@ -16,9 +16,9 @@ from reporting import SILENT, Reporter
 from video import h264
 from video.probing import Geometry, VideoInfo
 from video.process import (
-    AROUND,
+    POPEN_OPTIONS,
+    PROGRESS,
     QUIET,
-    TELLING,
     Process,
     command_line,
     ffmpeg_has,
@@ -34,24 +34,24 @@ from video.writing import Encoding, VideoWriter
 # framecrc's line on a packet, with its presentation time; no flags or side data except whether it is a key frame
 PACKET = re.compile(r"0, +-?\d+, +(-?\d+), +\d+, +\d+, 0x[0-9a-f]+(?:, F=0x0)?")
 TIME_BASE = re.compile(r"#tb 0: (\d+)/(\d+)")
-OFF = 0.25  # of a frame's duration, by which its timestamp may be off
+TIMING_TOLERANCE = 0.25  # of a frame's duration, by which its timestamp may be off
 TICKS = 10000  # per second, at least
 PART, LIST = "part", "list.ffconcat"  # names of the re-encoded piece (others have numbers) and of the list of pieces
 
 
 @dataclass(frozen=True)
 class Copied:
-    """The frames, of ``count`` in a video, that are copied around those that are ``made``."""
+    """The frames, of ``count`` in a video, that are copied around those that are ``replaced``."""
 
     info: VideoInfo
-    made: range
+    replaced: range
     count: int
     sets: h264.Units  # the parameter sets of its frames
 
     def __str__(self) -> str:
-        start, stop = (float(frame / self.info.fps) for frame in (self.made.start, self.made.stop))
-        before = [f"before {start:.2f} s"] if self.made.start else []
-        after = [f"from {stop:.2f} s on"] if self.made.stop < self.count else []
+        start, stop = (float(frame / self.info.fps) for frame in (self.replaced.start, self.replaced.stop))
+        before = [f"before {start:.2f} s"] if self.replaced.start else []
+        after = [f"from {stop:.2f} s on"] if self.replaced.stop < self.count else []
         return f"frames {' and '.join(before + after)} are copied as they are"
 
 
@@ -73,7 +73,7 @@ def copied_around(info: VideoInfo, start: int, stop: int | None) -> Copied | Non
     count = len(shown)
     if not count or set(shown) != set(range(count)):
         return None
-    begun = _frames(info, f"filter_units=pass_types={h264.FROM_SCRATCH}")
+    begun = _frames(info, f"filter_units=pass_types={h264.IDR}")
     later = np.minimum.accumulate(shown[::-1])[::-1]  # the earliest frame shown from here on
     joints = np.intersect1d(np.flatnonzero((shown == np.arange(count)) & (later == shown)), begun).tolist()
     first = max((joint for joint in joints if joint <= start), default=0)
@@ -98,14 +98,14 @@ def _frames(info: VideoInfo, passed: str = "null") -> np.ndarray:
         return np.zeros(0, int)
     times = np.array([int(packet[1]) for packet in found if packet]) * (int(base[1]) / int(base[2]) * float(info.fps))
     shown = np.round(times).astype(int)
-    return shown if np.abs(times - shown).max(initial=0) <= OFF else shown[:0]
+    return shown if np.abs(times - shown).max(initial=0) <= TIMING_TOLERANCE else shown[:0]
 
 
 def _counts_in_four_bytes(info: VideoInfo) -> bool:
     """Return whether the lengths of NAL units have four bytes, as ffmpeg writes them: all pieces share them."""
     how = {"c:v": "copy", "frames:v": 1, "movflags": "empty_moov"}
     found = input_of(info.path)[info.stream].output("-", format="mp4", **how)
-    head = subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout
+    head = subprocess.run(command_line(found, *QUIET), capture_output=True, **POPEN_OPTIONS).stdout
     _, described, record = head.partition(b"avcC")
     return bool(described) and record[4] & 3 == 3
 
@@ -114,7 +114,7 @@ def _sets(info: VideoInfo) -> h264.Units:
     """Return all parameter sets of its frames, each once."""
     passed = f"h264_mp4toannexb,filter_units=pass_types={h264.SEQUENCE}-{h264.PICTURE}"
     found = input_of(info.path)[info.stream].output("-", format="h264", **{"c:v": "copy", "bsf:v": passed})
-    return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, **AROUND).stdout)
+    return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, **POPEN_OPTIONS).stdout)
 
 
 def open_writer(
@@ -171,12 +171,14 @@ class PartWriter(VideoWriter):
     def _complete(self) -> None:
         """Copy the frames around into files of their own, and join all pieces."""
         copied = self._copied
-        cuts = [cut for cut in (copied.made.start, copied.made.stop) if 0 < cut < copied.count]
+        cuts = [cut for cut in (copied.replaced.start, copied.replaced.stop) if 0 < cut < copied.count]
         # run in their folder, because ffmpeg's patterns and lists give some characters in folder names a meaning
         with Process(self._cut(cuts), folder=self._folder) as cutting:
-            self._ended(cutting)
+            self._wait_for(cutting)
         parts = enumerate(pairwise((0, *cuts, copied.count)))
-        pieces = {PART if start == copied.made.start else str(number): stop - start for number, (start, stop) in parts}
+        pieces = {
+            PART if start == copied.replaced.start else str(number): stop - start for number, (start, stop) in parts
+        }
         delay = max(self._delay(name, count) for name, count in pieces.items())
         h264.add_sets(self._piece(next(iter(pieces))), copied.sets + _sets(self._as_video(PART)))
         listed = [f"file {name}.mp4\nduration {float(count / copied.info.fps):.6f}" for name, count in pieces.items()]
@@ -188,7 +190,7 @@ class PartWriter(VideoWriter):
             for done in map(int, joining.seconds_done()):
                 advance(done - told)
                 told = done
-            self._ended(joining)
+            self._wait_for(joining)
 
     def _cut(self, cuts: list[int]) -> list[str]:
         """Return the command that cuts the video before these packets; one piece is the re-encoded part."""
@@ -218,4 +220,4 @@ class PartWriter(VideoWriter):
         times = f"setts=pts=round(PTS/{ticks})*{ticks}:dts=(N-{delay})*{ticks}"
         how = {"c:v": "copy", "bsf:v": times, "video_track_timescale": self._scale}
         program, *rest = self._with_sound(pictures, how)
-        return [program, *TELLING, *rest]
+        return [program, *PROGRESS, *rest]

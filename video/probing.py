@@ -21,10 +21,10 @@ from video.process import (
     Stream,
     command_line,
     declared_duration,
+    failure_reason,
     ffmpeg_has,
     ffmpeg_path,
     input_of,
-    last_words,
     report_of,
     streams_of,
 )
@@ -67,7 +67,7 @@ class Geometry:
         return np.ascontiguousarray(frame)
 
     @property
-    def lies(self) -> bool:
+    def swaps_sides(self) -> bool:
         """Whether rows become columns."""
         return self.rotate in (90, 270)
 
@@ -76,7 +76,7 @@ class Geometry:
         if self.resize_factor > min(width, height):
             raise UserError(f"--resize_factor {self.resize_factor:g} leaves nothing of the {width}x{height} picture")
         width, height = int(width / self.resize_factor), int(height / self.resize_factor)
-        if self.lies:
+        if self.swaps_sides:
             width, height = height, width
         top, bottom, left, right = self.crop
         bottom, right = height if bottom == -1 else bottom, width if right == -1 else right
@@ -144,7 +144,7 @@ def probe(path: str | Path, geometry: Geometry = Geometry()) -> VideoInfo:
         geometry=geometry,
         stored=(width, height),
         colour=colour,
-        sample_aspect=f"{down}:{across}" if geometry.lies else f"{across}:{down}",
+        sample_aspect=f"{down}:{across}" if geometry.swaps_sides else f"{across}:{down}",
         turned=turned,
         notes=tuple(_notes(path, described, colour, blind)),
         stream=described.stream,
@@ -210,7 +210,7 @@ def _describe(path: Path, _ffmpeg: str, _stamp: tuple[int, int]) -> _Description
     if "Input #0, " in head:  # it was opened; ffmpeg's last message would be about the output
         raise UserError(f"{path} has neither picture nor sound that ffmpeg can find; it may be cut short")
     check_index(path, report)
-    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {last_words(code, report)}")
+    raise UserError(f"{path} is not a video or picture that ffmpeg can read: {failure_reason(code, report)}")
 
 
 def _has_decoder(name: str) -> bool:

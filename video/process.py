@@ -18,14 +18,14 @@ from typing import Any
 # Static builds crash when they convert names of .ts programmes with a system's incompatible gconv tables
 ENVIRONMENT = {**os.environ, "GCONV_PATH": os.devnull}
 # on Windows, open no console window if the program has none itself
-AROUND: dict[str, Any] = {"env": ENVIRONMENT, "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+POPEN_OPTIONS: dict[str, Any] = {"env": ENVIRONMENT, "creationflags": getattr(subprocess, "CREATE_NO_WINDOW", 0)}
 QUIET = ("-hide_banner", "-nostdin", "-loglevel", "error")
-TALKATIVE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # also reports what was chosen
-TELLING = ("-progress", "pipe:1")  # reports progress, see ``Process.seconds_done``
+VERBOSE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")  # also reports what was chosen
+PROGRESS = ("-progress", "pipe:1")  # reports progress, see ``Process.seconds_done``
 # Video and sound are read by different processes. In broadcast files (.ts, .mpg, …) ffmpeg starts its clock with the
 # first stream that it reads, and closes gaps between joined recordings. So each process reads all streams, and copies
 # video and sound to a null output.
-NOWHERE = ("-c", "copy", "-f", "null", "-")
+NULL_OUTPUT = ("-c", "copy", "-f", "null", "-")
 WINDOWS_CRASH = 0x80000000  # its crash codes begin here; elsewhere, a crash is a signal, below 0
 DISK_ERRORS = {
     "No space left on device": errno.ENOSPC,
@@ -41,7 +41,7 @@ CLOCK_JUMP = ("-dts_delta_threshold", "60")  # seconds; a shorter gap, in the vi
 def ffmpeg_path() -> str:
     """Return the system's ffmpeg if it can encode H.264 (conda's often cannot), else that of imageio-ffmpeg."""
     if found := shutil.which("ffmpeg"):
-        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, **AROUND)
+        result = subprocess.run([found, "-hide_banner", "-encoders"], capture_output=True, **POPEN_OPTIONS)
         if b" libx264 " in result.stdout:
             return str(Path(found).absolute())  # PATH may be relative, and the working folder may change
     import imageio_ffmpeg
@@ -75,7 +75,7 @@ def shared_timeline(number: int = 0, besides: Iterable[int] = ()) -> list[str]:
     """Return a null output for which ffmpeg reads all video and sound of an input, except the streams ``besides``."""
     left_out = ["s?", "d?", "t?", *map(str, besides)]
     maps = [f"{number}:u", *(f"-{number}:{stream}" for stream in left_out)]
-    return [part for stream in maps for part in ("-map", stream)] + [*NOWHERE]
+    return [part for stream in maps for part in ("-map", stream)] + [*NULL_OUTPUT]
 
 
 def command_line(output: Any, *flags: str) -> list[str]:
@@ -86,7 +86,7 @@ def command_line(output: Any, *flags: str) -> list[str]:
 
 def report_of(command: Sequence[str]) -> tuple[int, str]:
     """Run ffmpeg and return its exit code and all its messages."""
-    result = subprocess.run(command, capture_output=True, **AROUND)
+    result = subprocess.run(command, capture_output=True, **POPEN_OPTIONS)
     words = _text(result.stdout + result.stderr)
     _check_not_stopped(result.returncode, words)
     return result.returncode, words
@@ -105,7 +105,7 @@ def declared_duration(report: str) -> tuple[float, float] | None:
     return 3600 * hours + 60 * minutes + seconds, start
 
 
-def last_words(code: int, report: str) -> str:
+def failure_reason(code: int, report: str) -> str:
     if code < 0 or code >= WINDOWS_CRASH:
         reason = signal.strsignal(-code) if code < 0 else f"0x{code:X}"
         return f"{ffmpeg_path()} crashed ({reason}); if it does so again, install another ffmpeg"
@@ -122,8 +122,8 @@ def without_names(report: str, path: Path) -> str:
     return re.sub(r"^(\[info\])? +[^:\n]*: .*$", "", report.replace(str(path.absolute()), ""), flags=re.MULTILINE)
 
 
-def complaints(report: str) -> str:
-    """Return the errors in a report made with ``TALKATIVE``."""
+def error_lines(report: str) -> str:
+    """Return the errors in a report made with ``VERBOSE``."""
     return "\n".join(line for line in report.splitlines() if re.match(r"(\[[^\]]*\] )*\[(error|fatal|panic)\] ", line))
 
 
@@ -170,14 +170,14 @@ class Process:
             stdout=self._stdout,
             stderr=self._messages,
             cwd=self._folder,
-            **AROUND,
+            **POPEN_OPTIONS,
         )
         self.stdin: Any = self._popen.stdin  # a binary pipe if one was requested, else None
         self.stdout: Any = self._popen.stdout  # likewise
         return self
 
     def seconds_done(self) -> Iterator[float]:
-        """Yield the seconds of output written so far, as ffmpeg reports them; the command must include ``TELLING``."""
+        """Yield the seconds of output written so far, as ffmpeg reports them; the command must include ``PROGRESS``."""
         for line in self.stdout:
             if found := re.fullmatch(rb"out_time_us=(\d+)\s*", line):
                 yield int(found[1]) / 1e6
@@ -200,7 +200,7 @@ class Process:
         """Wait for the end and return ffmpeg's messages; raise ``error`` with them if it failed."""
         code, words = self.wait()
         if code != 0:
-            problem = error(f"{what}: {last_words(code, words)}")
+            problem = error(f"{what}: {failure_reason(code, words)}")
             for sign, number in DISK_ERRORS.items():
                 if error is RuntimeError and sign in words:
                     problem = OSError(str(problem))

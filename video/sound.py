@@ -18,13 +18,13 @@ from errors import UserError
 from video.process import (
     CLOCK_JUMP,
     QUIET,
-    TALKATIVE,
+    VERBOSE,
     Process,
     command_line,
-    complaints,
     declared_duration,
+    error_lines,
+    failure_reason,
     input_of,
-    last_words,
     report_of,
     shared_timeline,
     streams_of,
@@ -37,7 +37,7 @@ LINES_BYTES = 1 << 16  # of text about packets, read at a time
 SILENCE = 1e-4  # full scale is 1: -80 dB, what encoders make of digital silence
 FAINT = 0.01  # -40 dB: the most that is left when channels cancel each other
 CANCELLED = 10.0  # one channel is then this many times as loud as the mix
-ALONE = 10.0  # a channel this many times as loud as the others is the only one with speech
+DOMINANT = 10.0  # a channel this many times as loud as the others is the only one with speech
 # Layouts with a centre, where films have speech: mixed evenly, it would be 11 dB softer, and the mouth would mumble
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
@@ -49,12 +49,12 @@ CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's message, from v
 # codecs that declare the format in each packet, and AAC that may become stereo
 CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
 NO_STREAM = ("matches no streams", "does not contain any stream")
-ROUNDED = 0.2, 0.05  # seconds, and fraction, by which declared lengths may be wrong; some include encoder padding
+DURATION_TOLERANCE = 0.2, 0.05  # seconds, and fraction, by which declared lengths may be wrong, as by encoder padding
 # A track that starts late or has gaps keeps its timing; stereo becomes mono as the mean, not 3 dB louder. Small gaps,
 # as between clips joined without encoding, add up: to a frame at 25 fps at most, not to the default 0.1 s. Smaller
 # ones may be rounding by the container, and filling those would click.
 AUDIO_CLOCK = "aresample=async=1:min_hard_comp=0.04:first_pts=0:rematrix_maxval=1"
-NUMBERS = "s32"  # format of samples to encode: in float, some files contain NaN, which AAC rejects
+SAMPLE_FORMAT = "s32"  # format of samples to encode: in float, some files contain NaN, which AAC rejects
 
 
 class Sound:
@@ -73,28 +73,28 @@ class Sound:
         self.voice = ""  # channels with speech, in the syntax of ffmpeg's pan, known once it has been read; empty: all
         self._is_chosen = False  # whether ``voice`` has been determined
         self._block = int(AUDIO_SECONDS * sample_rate)  # samples
-        self._only: np.ndarray | None = None  # the block, if there is only one
+        self._single_block: np.ndarray | None = None  # the block, if there is only one
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        if self._only is not None:
-            yield self._only
+        if self._single_block is not None:
+            yield self._single_block
             return
         blocks, held = self._decode(), []
         if not self._is_chosen:
             first = next(blocks)  # after this, the layout of a short sound is known
-            self._look_for_voice()
+            self._find_voice()
             blocks = self._decode() if self.voice else itertools.chain([first], blocks)
         for block in blocks:
             held.append(block)
             if self._is_chosen or np.abs(block).max() >= FAINT:
                 break
         else:
-            held = self._listen_closer(held)
+            held = self._check_cancelling(held)
         self._is_chosen = True
         given = itertools.chain(held, blocks)
         first = next(given)
         if len(first) < self._block:
-            self._only = first
+            self._single_block = first
         yield first
         yield from given
 
@@ -124,7 +124,7 @@ class Sound:
 
     def _read(self, **options: object) -> Process:
         """Start ffmpeg to output the track with these options."""
-        command = command_line(self._track().output("pipe:1", **options), *TALKATIVE, *CLOCK_JUMP)
+        command = command_line(self._track().output("pipe:1", **options), *VERBOSE, *CLOCK_JUMP)
         return Process([*command, *shared_timeline()], stdout=subprocess.PIPE)
 
     def _end(self, process: Process, samples: int) -> str:
@@ -132,7 +132,7 @@ class Sound:
         code, report = process.wait()
         self._check(code, report, samples)
         if self.stream is None:
-            self._look_at(report, samples / self._sample_rate)
+            self._read_report(report, samples / self._sample_rate)
         return report
 
     def _decode(self) -> Iterator[np.ndarray]:
@@ -195,19 +195,19 @@ class Sound:
         _check_decoder(self.path, report)
         if code != 0:
             check_index(self.path, report)
-            words = last_words(code, complaints(report))
+            words = failure_reason(code, error_lines(report))
             raise UserError(f"{self.path} is not a sound file that ffmpeg can read: {words}")
         check_whole(self.path, without_names(report, self.path))
         if not heard:
             raise UserError(f"the sound track of {self.path} is empty")
 
-    def _look_at(self, report: str, seconds: float) -> None:
+    def _read_report(self, report: str, seconds: float) -> None:
         """Set stream, layout and notes from ffmpeg's report on a sound of so many ``seconds``."""
-        self.stream = _taken(report)
+        self.stream = _mapped_stream(report)
         streams = streams_of(report)
         self.layout = _layout_of(report, self.stream)
         promised = _promised_seconds(report) if len(streams) == 1 else 0.0  # with several, it is that of the longest
-        if promised - seconds > max(ROUNDED[0], ROUNDED[1] * promised):
+        if promised - seconds > max(DURATION_TOLERANCE[0], DURATION_TOLERANCE[1] * promised):
             self.notes.append(
                 f"{self.path} says that it lasts {promised:.1f} s, but ends after {seconds:.1f} s; "
                 "if something is missing, copy or download it again"
@@ -217,7 +217,7 @@ class Sound:
             number = tracks.index(self.stream) + 1
             self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is used")
 
-    def _look_for_voice(self) -> None:
+    def _find_voice(self) -> None:
         """Set ``voice`` from the beginning: the centre of a film, or the only channel with speech."""
         if self.layout == "mono":
             return
@@ -226,13 +226,13 @@ class Sound:
         if (boom := LFE.get(layout.partition("(side)")[0])) is not None and boom < len(levels):
             levels[boom] = 0.0  # it has no speech
         loudest, *others = sorted(levels, reverse=True) or [0.0]
-        is_alone = bool(others) and loudest > max(FAINT, ALONE * others[0])
+        is_alone = bool(others) and loudest > max(FAINT, DOMINANT * others[0])
         if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):
             self.voice = VOICE_OF_FILMS
         elif is_alone:  # also from recorders with several microphones: their files rarely say which channel is which
             self.voice = f"c{levels.index(loudest)}"
 
-    def _listen_closer(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
+    def _check_cancelling(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
         """Return the faint blocks ``heard``, or if their channels cancel each other, those of the loudest channel."""
         mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
         _, channels = self._channel_levels()
@@ -250,11 +250,11 @@ class Sound:
         """Return the layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
         limit = {} if seconds is None else {"t": seconds}
         output = self._track().output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
-        _, report = report_of(command_line(output, *TALKATIVE))
+        _, report = report_of(command_line(output, *VERBOSE))
         of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
         decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
         levels = [10 ** (float(level[1]) / 20) if level else 0.0 for level in decibels]
-        return _layout_of(report, _taken(report)), levels
+        return _layout_of(report, _mapped_stream(report)), levels
 
 
 def sound_stream(path: Path) -> tuple[int | str, str]:
@@ -263,14 +263,14 @@ def sound_stream(path: Path) -> tuple[int | str, str]:
     If there is no sound, the stream is a specifier that ffmpeg will reject.
     """
     report = _report_of_beginning(path)
-    taken = _taken(report)
+    taken = _mapped_stream(report)
     return "a:0" if taken is None else taken, _layout_of(report, taken)
 
 
 def _report_of_beginning(path: Path) -> str:
     """Return ffmpeg's report on the track that players choose; raise UserError if it cannot be decoded."""
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
-    _, report = report_of(command_line(output, *TALKATIVE))
+    _, report = report_of(command_line(output, *VERBOSE))
     _check_decoder(path, report)
     return report
 
@@ -290,11 +290,11 @@ def changes_format(path: Path, _stamp: tuple[int, int]) -> bool:
     If its codec allows that, all of it is decoded. Raises UserError if that is not possible.
     """
     report = _report_of_beginning(path)
-    stream = _taken(report)
+    stream = _mapped_stream(report)
     if not any(CHANGING.match(one.text) for one in streams_of(report) if one.index == stream):
         return False
     output = input_of(path)[str(stream)].output("-", format="null")
-    return CHANGED in report_of(command_line(output, *TALKATIVE))[1]
+    return CHANGED in report_of(command_line(output, *VERBOSE))[1]
 
 
 def _layout_of(report: str, index: int | None) -> str:
@@ -322,7 +322,7 @@ def _promised_seconds(report: str) -> float:
     return seconds - (start if "Input #0, matroska" in report else 0.0)  # only Matroska includes it
 
 
-def _taken(report: str) -> int | None:
+def _mapped_stream(report: str) -> int | None:
     """Return the input stream that ffmpeg reports to be mapped to the output."""
     match = re.search(r"Stream #0:(\d+)\S* -> #0:0 ", report)
     return int(match[1]) if match else None

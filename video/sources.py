@@ -10,10 +10,10 @@ from typing import Literal
 import files
 import pictures
 from errors import MissingFile, UserError
-from video.process import last_words
+from video.process import failure_reason
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # two letters or more: not a drive; Path drops a slash
-OPENED = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # file descriptors, which other processes cannot open
+DESCRIPTOR_PATH = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # file descriptors, which other processes cannot open
 START = 4096  # bytes that are examined
 LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's lists and SDP begin, but no video
 ENDED = "ended prematurely"  # ffmpeg's message about a Matroska file, even one that declares no length
@@ -38,7 +38,7 @@ def existing_file(path: str | Path) -> Path:
         raise MissingFile(f"{path} does not exist")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give one file")
-    if not path.is_file() or OPENED.match(str(path)):
+    if not path.is_file() or DESCRIPTOR_PATH.match(str(path)):
         raise UserError(f"{path} is a pipe or a device, but has to be read twice; save it to a file")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path} is not readable by this user; change its permissions")
@@ -68,7 +68,7 @@ def check_whole(path: Path, words: str) -> None:
     """Raise CutShort if a file that was read to its end is incomplete, by ffmpeg's messages or the file's header."""
     signs = set(CUT_SHORT) - ({ENDED} if ENDED in words.lower() and _is_recording(path) else set())
     if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in signs)]:
-        raise CutShort(f"{path} is cut short or damaged ({last_words(0, told[0])}); copy or download it again")
+        raise CutShort(f"{path} is cut short or damaged ({failure_reason(0, told[0])}); copy or download it again")
     if missing := _missing_bytes(path):
         raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
     if starts_with(path, pictures.PNG) and pictures.is_cut_short(path.read_bytes()):

@@ -9,7 +9,7 @@ from typing import Any
 import files
 from errors import UserError
 from video.process import input_of
-from video.sound import AUDIO_CLOCK, NUMBERS, Sound, changes_format, sound_stream
+from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, changes_format, sound_stream
 from video.sources import existing_file
 
 AAC_LAYOUTS = "mono|stereo|5.1|7.1"  # channel layouts; others are mixed to the nearest of these
@@ -48,10 +48,10 @@ class Splice:
         import ffmpeg
 
         new, *old = self._sources(2 if self.goes_on else 1)
-        pieces = [_up_to(old[0], self.start), _rising(_up_to(new, self.seconds))]
+        pieces = [_up_to(old[0], self.start), _fade_in(_up_to(new, self.seconds))]
         if self.goes_on:
             rest = old[1].filter("atrim", start=self.start + self.seconds)
-            pieces += [_rising(rest.filter("asetpts", "PTS-STARTPTS"))]
+            pieces += [_fade_in(rest.filter("asetpts", "PTS-STARTPTS"))]
         return ffmpeg.concat(*pieces, v=0, a=1).filter("aformat", channel_layouts=AAC_LAYOUTS)
 
     def _sources(self, pieces: int) -> list[Any]:
@@ -60,8 +60,8 @@ class Splice:
         if not isinstance(own, int):
             new, *old = _copies(_clocked(part), 1 + pieces)
             return [new, *(copy.filter("volume", 0) for copy in old)]
-        files = {self.part.path.absolute(), self.whole.absolute()}
-        if len(files) == 1 and str(self.part.stream) == str(own):  # ffmpeg-python treats the two as one
+        paths = {self.part.path.absolute(), self.whole.absolute()}
+        if len(paths) == 1 and str(self.part.stream) == str(own):  # ffmpeg-python treats the two as one
             return _copies(_clocked(part), 1 + pieces)
         few = layout in ("mono", "stereo")
         if self.part.voice and few:  # otherwise the silent channels would make it softer
@@ -77,7 +77,7 @@ class Splice:
 
 
 def _clocked(sound: Any) -> Any:
-    return sound.filter("aformat", NUMBERS).filter("aresample", RATE, **CLOCK)
+    return sound.filter("aformat", SAMPLE_FORMAT).filter("aresample", RATE, **CLOCK)
 
 
 def _copies(sound: Any, count: int) -> list[Any]:
@@ -91,5 +91,5 @@ def _up_to(sound: Any, stop: float) -> Any:
     return sound.filter("apad").filter("atrim", end=stop).filter("afade", **fade)
 
 
-def _rising(sound: Any) -> Any:
+def _fade_in(sound: Any) -> Any:
     return sound.filter("afade", t="in", d=FADE)

@@ -20,8 +20,8 @@ from errors import UserError
 from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
-from video.process import CLOCK_JUMP, QUIET, Process, command_line, input_of, last_words, shared_timeline, url_of
-from video.sound import AUDIO_CLOCK, NUMBERS, Sound, sound_stream
+from video.process import CLOCK_JUMP, QUIET, Process, command_line, failure_reason, input_of, shared_timeline, url_of
+from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
 CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv")  # in which every player accepts H.264 with AAC
@@ -33,9 +33,9 @@ EXACT_COLOUR = "accurate_rnd+bicubic"
 QUICK_PRESETS = ("ultrafast", "superfast")
 PRESETS = (*QUICK_PRESETS, "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 LOOK_AHEAD = {"x264-params": "mbtree=1:rc-lookahead=10"}
-LEFT_BY_US = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # by a program that was killed
-OLD = 86400.0  # seconds without a change after which such files are removed
-FULL = 1 << 16  # bytes: with less free space, the disk counts as full
+LEFTOVERS = re.compile(r"\.wav2lip-[0-9a-f]{12}\.\w+|\.wav2lip-part-\w+")  # by a program that was killed
+LEFTOVER_SECONDS = 86400.0  # seconds without a change after which such files are removed
+MIN_FREE_BYTES = 1 << 16  # bytes: with less free space, the disk counts as full
 UNFINISHED = ("Error writing trailer", "Error closing file")  # ffmpeg's messages, up to version 6 with exit code 0
 
 
@@ -139,7 +139,7 @@ class VideoWriter:
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         try:
             files.check_folder(folder)
-            files.remove_old(folder, LEFT_BY_US, OLD)
+            files.remove_old(folder, LEFTOVERS, LEFTOVER_SECONDS)
             self._process = Process(self._command(), stdin=subprocess.PIPE)
             self._process.__enter__()
         except BaseException:
@@ -160,7 +160,7 @@ class VideoWriter:
     def __exit__(self, kind: type | None, *rest: object) -> None:
         try:
             if kind is None:
-                self._ended(self._process)
+                self._wait_for(self._process)
                 self._complete()
                 if self._encoding.finish:
                     self._encoding.finish(self._partial)
@@ -176,7 +176,7 @@ class VideoWriter:
             with contextlib.suppress(OSError):  # it contains the result
                 place.rmdir()
 
-    def _ended(self, process: Process) -> None:
+    def _wait_for(self, process: Process) -> None:
         """Wait for ffmpeg; raise RuntimeError with its message if it could not write the file.
 
         Raises OSError if the disk is full, which ffmpeg may call an invalid argument.
@@ -184,9 +184,9 @@ class VideoWriter:
         try:
             words = process.finish(RuntimeError, f"cannot write {self.path}")
             if any(sign in words for sign in UNFINISHED):
-                raise RuntimeError(f"cannot write {self.path}: {last_words(0, words)}")
+                raise RuntimeError(f"cannot write {self.path}: {failure_reason(0, words)}")
         except RuntimeError:
-            if shutil.disk_usage(self.path.parent).free < FULL:
+            if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
                 raise OSError(errno.ENOSPC, "the disk is full", str(self.path)) from None
             raise
 
@@ -200,7 +200,9 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
         return audio.joined(), {}
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
     stream = sound_stream(path)[0] if known is None else known
-    return input_of(path)[str(stream)], {"af": f"aformat={NUMBERS},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"}
+    return input_of(path)[str(stream)], {
+        "af": f"aformat={SAMPLE_FORMAT},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"
+    }
 
 
 def check_writable(path: Path) -> None:
