@@ -319,7 +319,7 @@ def evaluate(task: GeneratorTask, held_out: Wav2LipDataset) -> Evaluation:
     """Evaluate the EMA of the task's weights on held-out windows, and keep samples of some."""
     count = min(len(held_out.index), MAX_EVAL_BATCHES * hp.batch_size)
     loader = Loader(held_out, evaluation_windows(count, hp.batch_size))
-    with task.ema_in_place():
+    with task.swap_in_ema():
         figures = training.evaluate(task, loader)
         task.train_mode(False)
         x, mels, _, real = task.group.to_device(next(iter(loader)))

@@ -25,8 +25,8 @@ from hparams import hparams as hp
 from identities import Identity, cosine_similarity, face_of_sface
 from reporting import SILENT, Reporter
 from sync import Expert, Face, Result, Voice, compare, embed_faces
-from sync.embedding import REACH, embed_sound
-from sync.matching import RELATED
+from sync.embedding import MAX_OFFSET, embed_sound
+from sync.matching import MIN_CONFIDENCE
 
 # Minimum ``Result.contrast`` (similarity without offset, less its median over all offsets) of a speaker's lips. Half
 # the difference between similarity to the own voice, 0.615, and to another sentence, 0.336, for the included expert and
@@ -108,7 +108,7 @@ class Speaker:
         if source.is_image:
             raise UserError(f"--speaker auto needs moving lips, and {source.path} is a picture; try --face_index")
         self.source, self.expert = source, expert
-        start, seconds = float(source.start / source.fps), float(frames / source.fps) + REACH / hp.fps
+        start, seconds = float(source.start / source.fps), float(frames / source.fps) + MAX_OFFSET / hp.fps
         self.voice = embed_own_sound(source.path, start, seconds, expert)
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
@@ -117,7 +117,7 @@ class Speaker:
         spans = [(math.ceil(first * rate), math.floor(stop * rate)) for first, stop in everybody.shots]
         results = [[compare(part_of(face, *span), self.voice) for face in faces] for span in spans]
         curves = np.array([[contrasts(result) for result in row] for row in results])
-        return curves[..., REACH + usual_offset(curves, everybody.seen())]
+        return curves[..., MAX_OFFSET + usual_offset(curves, everybody.seen())]
 
     def no_match_message(self, best: float) -> str:
         return (
@@ -155,14 +155,14 @@ def part_of(face: Face, first: int, stop: int) -> Face:
 
 
 def contrasts(result: Result) -> np.ndarray:
-    """Return ``Result.contrast`` at every offset, (2·REACH + 1,); NaN where there is too little data."""
+    """Return ``Result.contrast`` at every offset, (2·MAX_OFFSET + 1,); NaN where there is too little data."""
     return result.curve if np.isnan(result.curve).all() else result.curve - np.nanmedian(result.curve)
 
 
 def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
     """Return by how many frames the sound is late overall, from the best faces of all shots; 0 unless it is certain.
 
-    ``curves`` is (shots, faces, 2·REACH + 1), ``seen`` (shots, faces) numbers of frames.
+    ``curves`` is (shots, faces, 2·MAX_OFFSET + 1), ``seen`` (shots, faces) numbers of frames.
     """
     weights = seen.max(1)[:, None]
     best = np.where(np.isnan(curves), -np.inf, curves).max(1)
@@ -171,7 +171,7 @@ def usual_offset(curves: np.ndarray, seen: np.ndarray) -> int:
     with np.errstate(invalid="ignore", divide="ignore"):
         curve = pooled.sum(0) / (known * weights).sum(0)
     together = Result(hp.fps, 0, np.empty(0, int), np.empty(0), curve, 0)
-    return together.offset_frames if together.confidence >= RELATED else 0
+    return together.offset_frames if together.confidence >= MIN_CONFIDENCE else 0
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from lipsync import LipSync
 from models import weights
 from sync import Expert, Face, Voice, measure, open_expert, score
 from sync import compare as compare_pair
-from sync.embedding import REACH
+from sync.embedding import MAX_OFFSET
 
 CLIPS = Recipe(seed=100, seconds=4.0)
 OFFSETS = range(-5, 6)
@@ -127,7 +127,7 @@ def compare(
     return {
         **dict(zip(("matched", "mismatched", "lip_synced"), (float(m.mean()) for m in means))),
         # where a generator trained as in the reference scores best: its lips are a frame early at inference
-        "lip_synced_sound_1_late": float(np.mean([result.curve[REACH + 1] for result in synced])),
+        "lip_synced_sound_1_late": float(np.mean([result.curve[MAX_OFFSET + 1] for result in synced])),
         "auc": auc(means[0], means[1]),
         "auc_lip_synced": auc(means[2], means[1]),
         "own_offset_right": float(np.mean([abs(result.offset_frames) <= 1 for result in own])),

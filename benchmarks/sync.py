@@ -43,7 +43,7 @@ from sync import (
     open_expert,
 )
 from sync.embedding import embed_sound, open_video
-from sync.matching import RELATED
+from sync.matching import MIN_CONFIDENCE
 from terminal import TERMINAL
 
 SHIFTS = range(-10, 11)  # frames
@@ -184,9 +184,9 @@ def measure_verdict(related: Sequence[Result], strangers: Sequence[Result]) -> d
         "auc": auc(own, other),
         "best_threshold": float(candidates[best]),
         "right_at_best": float(right[best]),
-        "threshold": RELATED,
-        "own_related": float((own >= RELATED).mean()),
-        "other_unrelated": float((other < RELATED).mean()),
+        "threshold": MIN_CONFIDENCE,
+        "own_related": float((own >= MIN_CONFIDENCE).mean()),
+        "other_unrelated": float((other < MIN_CONFIDENCE).mean()),
     }
 
 

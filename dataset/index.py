@@ -18,8 +18,8 @@ from hparams import hparams as hp
 # of a clip (reference): in a shorter one, wrong windows would overlap the right ones
 MIN_FRAMES = 3 * hp.syncnet_T + 1
 TWIN = "twin.txt"
-LENGTHS_AGREE = 1.05  # largest ratio of the lengths of frames and sound
-SHORT, LONG = 0.12, 0.5  # seconds by which frames, and sound, may exceed this ratio
+MAX_LENGTH_RATIO = 1.05  # of the lengths of frames and sound
+FRAMES_SLACK, SOUND_SLACK = 0.12, 0.5  # seconds by which frames, and sound, may exceed this ratio
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -33,7 +33,7 @@ class Clip:
     starts: np.ndarray  # those that a sample may use: they have all their sound, and there is a wrong window
     mel_offset: int  # bytes before the first number in mel.npy
     mel: np.ndarray | None = None  # (mel frames, num_mels), only if the folder could not be written to
-    doubt: str | None = None  # why its pictures may not belong to its sound
+    length_warning: str | None = None  # why its pictures may not belong to its sound
     twin: str | None = None  # folder of the same head with the same movement, frame by frame, but other speech
 
 
@@ -74,9 +74,9 @@ class WindowIndex:
         return sum(len(clip.starts) for clip in self.clips)
 
     @property
-    def doubtful(self) -> dict[str, str]:
+    def length_warnings(self) -> dict[str, str]:
         """What is odd about clips that are used anyway, by folder."""
-        return {clip.folder: clip.doubt for clip in self.clips if clip.doubt}
+        return {clip.folder: clip.length_warning for clip in self.clips if clip.length_warning}
 
     def _nothing_usable(self) -> str:
         looked_for = f"clip folders with 0.jpg, 1.jpg, ... and audio.wav or mel.npy, {hp.syncnet_T} frames in a row"
@@ -107,8 +107,8 @@ def _read_clip(folder: str, number: int, rules: WindowRules) -> Clip:
     starts = starts[before + len(windows) - after > 0]
     if not len(starts):
         raise UserError(f"no two windows at least {rules.nearest_negative} frames apart")
-    doubt, twin = _compare_lengths(folder, ids, len(mel)), _find_twin(folder, ids)
-    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, doubt, twin)
+    length_warning, twin = _compare_lengths(folder, ids, len(mel)), _find_twin(folder, ids)
+    return Clip(folder, number, windows, starts, offset or 0, mel if offset is None else None, length_warning, twin)
 
 
 def _compare_lengths(folder: str, ids: np.ndarray, mel_frames: int) -> str | None:
@@ -121,9 +121,9 @@ def _compare_lengths(folder: str, ids: np.ndarray, mel_frames: int) -> str | Non
         return None
     pictures, sound = (ids[-1] + 1) / hp.fps, mel_frames / hp.mel_frames_per_second
     lengths = f"{pictures:.1f} s of frames, at {hp.fps:g} fps, and {sound:.1f} s of sound"
-    if pictures > sound * LENGTHS_AGREE + SHORT:
+    if pictures > sound * MAX_LENGTH_RATIO + FRAMES_SLACK:
         raise UserError(f"{lengths}; its frames have another rate, or its sound is cut off: preprocess it again")
-    return lengths if sound > pictures * LENGTHS_AGREE + LONG else None
+    return lengths if sound > pictures * MAX_LENGTH_RATIO + SOUND_SLACK else None
 
 
 def _find_twin(folder: str, ids: np.ndarray) -> str | None:

@@ -85,10 +85,10 @@ class Loader:
         self.damaged: dict[str, str] = {}
         self._sigchld: Any = None  # the handler before ours
         self._loader = DataLoader(
-            _Reading(dataset),
+            _LoaderDataset(dataset),
             batch_sampler=batches,
             num_workers=num_workers,
-            collate_fn=_stack,
+            collate_fn=_collate,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             worker_init_fn=_start_worker,
@@ -130,7 +130,7 @@ def _close_loaders() -> None:
         loader.close()
 
 
-class _Reading(Dataset):
+class _LoaderDataset(Dataset):
     """A data set for a loader's processes: samples, and with them the damaged files."""
 
     def __init__(self, dataset: WindowDataset) -> None:
@@ -140,7 +140,7 @@ class _Reading(Dataset):
         return self.dataset.read(key)
 
 
-def _stack(samples: list[tuple[Sample, dict[str, str]]]) -> tuple[list[torch.Tensor], dict[str, str]]:
+def _collate(samples: list[tuple[Sample, dict[str, str]]]) -> tuple[list[torch.Tensor], dict[str, str]]:
     damaged: dict[str, str] = {}
     for _, found in samples:
         damaged |= found

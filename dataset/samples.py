@@ -73,13 +73,13 @@ class WindowDataset(Dataset):
         damaged: dict[str, str] = {}
         for attempt in range(MAX_TRIES):
             try:
-                return self._drawn(self.draw(key, attempt), key), damaged
+                return self._make_sample(self.draw(key, attempt), key), damaged
             except Damaged as problem:
                 damaged[problem.path] = problem.reason
         path, reason = damaged.popitem()
         raise UserError(f"{path} {reason}, like everything else that was tried; check the disk, or preprocess it again")
 
-    def _drawn(self, draw: Draw, key: int) -> Sample:
+    def _make_sample(self, draw: Draw, key: int) -> Sample:
         """Return the sample of a draw; raise Damaged."""
         raise NotImplementedError
 
@@ -157,7 +157,7 @@ class SyncNetDataset(WindowDataset):
         super().__init__(folders, WindowRules(nearest_negative=negative_distance), seed)
         self.augmentation = augmentation
 
-    def _drawn(self, draw: Draw, key: int) -> Sample:
+    def _make_sample(self, draw: Draw, key: int) -> Sample:
         return self.sample(draw, np.random.default_rng((AUGMENT, self.seed, key)))
 
     def sample(
@@ -226,14 +226,14 @@ class Wav2LipDataset(WindowDataset):
     ) -> None:
         mel_lead = hp.mel_lead if mel_lead is None else mel_lead
         mask_top = hp.mask_top if mask_top is None else mask_top
-        self.twins, self.first_hidden = twins, round(mask_top * hp.img_size)
-        if not 0 < self.first_hidden < hp.img_size:
+        self.twins, self.mask_start = twins, round(mask_top * hp.img_size)
+        if not 0 < self.mask_start < hp.img_size:
             raise UserError(f"mask_top must lie between 0 and 1, not {mask_top:g}: else nothing, or all, is masked")
         self.mel_frames = range(-mel_lead, hp.syncnet_T - mel_lead)  # where each picture's mel starts
         rules = WindowRules(min(0, self.mel_frames[0]), max(0, self.mel_frames[-1]), negative_distance)
         super().__init__(folders, rules, seed)
 
-    def _drawn(self, draw: Draw, key: int) -> Sample:
+    def _make_sample(self, draw: Draw, key: int) -> Sample:
         return self.sample(draw)
 
     def sample(self, draw: Draw) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -245,7 +245,7 @@ class Wav2LipDataset(WindowDataset):
         x = to_unit([plane for column in columns for plane in cv2.split(column)])  # (6, 480, 96)
         x = x.unflatten(1, (self.hp.syncnet_T, -1))  # (6, 5, 96, 96)
         y = x[:3].clone()
-        x[:3, :, self.first_hidden :] = 0
+        x[:3, :, self.mask_start :] = 0
         mels = self._mels(draw.clip, [draw.frame, *(draw.frame + i for i in self.mel_frames)])
         return x, mels[1:], mels[0], y
 

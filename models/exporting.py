@@ -20,7 +20,7 @@ from .weights import INFERENCE_SETTINGS, Checkpoint, build, find, names_of, netw
 
 TOLERANCE = 1e-3  # difference between onnxruntime's and torch's results, which are all in [0, 1]
 OPSET = 17
-TRIED = 3  # batch size with which the written file is tested; it was exported with another
+TEST_BATCH = 3  # batch size with which the written file is tested; it was exported with another
 # names of the inputs and outputs, and the shapes of the inputs without their batch
 FACES = (6, 96, 96)  # BGR in [0, 1]: three planes black below ``Wav2Lip.mask_top``, three of the reference
 MOUTHS = (15, 48, 96)  # the lower halves of five faces, BGR in [0, 1]
@@ -58,7 +58,7 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
     with files.atomic_write(path) as partial:
         _export(model, network, partial)
         if network is Wav2Lip:
-            _sign(partial, checkpoint)
+            _write_settings(partial, checkpoint)
         difference = compare(model, network, partial)
         if not difference <= TOLERANCE:
             raise RuntimeError(f"onnxruntime differs from torch by {difference:.2g}; nothing was written")
@@ -70,7 +70,7 @@ def compare(model: nn.Module, network: type[nn.Module], path: Path) -> float:
     """Return the largest difference between torch's and onnxruntime's results for a random batch."""
     import onnxruntime
 
-    inputs = _batch(network, TRIED)
+    inputs = _batch(network, TEST_BATCH)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     theirs = session.run(None, {name: tensor.numpy() for name, tensor in zip(INPUTS[network], inputs)})
     ours = model(*inputs)
@@ -95,7 +95,7 @@ def _export(model: nn.Module, network: type[nn.Module], path: Path) -> None:
         )  # fmt: skip
 
 
-def _sign(path: Path, checkpoint: Checkpoint) -> None:
+def _write_settings(path: Path, checkpoint: Checkpoint) -> None:
     """Store a generator's inference settings in the file."""
     import onnx
 

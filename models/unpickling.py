@@ -82,7 +82,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):  # the hooks of a tensor
             return dict
         if module == "torch.jit._pickle" and name in (*LISTS, "restore_type_tag"):
-            return self._as_it_is
+            return self._identity
         raise pickle.UnpicklingError(f"global {module}.{name}")
 
     def persistent_load(self, key: tuple[str, torch.dtype, str, str, int]) -> torch.Tensor:
@@ -95,7 +95,7 @@ class _ScriptUnpickler(pickle.Unpickler):
     def _tensor(self, storage: torch.Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> torch.Tensor:
         return storage.as_strided(size, stride, offset)
 
-    def _as_it_is(self, value: Any, *_: object) -> Any:
+    def _identity(self, value: Any, *_: object) -> Any:
         return value
 
 
@@ -103,7 +103,7 @@ class _ScriptUnpickler(pickle.Unpickler):
 # Numpy scalars: a step, a learning rate, the best loss so far
 
 
-class _NumberType:
+class _DtypeStandIn:
     """Stand-in for ``numpy.dtype``."""
 
     def __init__(self, code: str, *_: object) -> None:
@@ -114,7 +114,7 @@ class _NumberType:
         self.order = state[1].replace("|", "=")  # "|": one byte has no order
 
 
-def _number(kind: _NumberType, content: bytes) -> int | float | complex | bool:
+def _scalar(kind: _DtypeStandIn, content: bytes) -> int | float | complex | bool:
     """Stand-in for numpy's ``scalar``, which numpy 2 moved to another module."""
     dtype = np.dtype(kind.code)
     if dtype.kind not in "biufc":
@@ -134,9 +134,9 @@ def numpy_numbers() -> Iterator[None]:
     with _one_at_a_time:  # torch has one list for all threads
         before = torch.serialization.get_safe_globals()
         torch.serialization.add_safe_globals([
-            _stand_in(type("dtype", (_NumberType,), {}), "numpy.dtype"),
-            _stand_in(lambda *given: _number(*given), "numpy.core.multiarray.scalar"),
-            _stand_in(lambda *given: _number(*given), "numpy._core.multiarray.scalar"),
+            _stand_in(type("dtype", (_DtypeStandIn,), {}), "numpy.dtype"),
+            _stand_in(lambda *given: _scalar(*given), "numpy.core.multiarray.scalar"),
+            _stand_in(lambda *given: _scalar(*given), "numpy._core.multiarray.scalar"),
         ])  # fmt: skip
         try:
             yield

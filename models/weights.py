@@ -51,7 +51,8 @@ SHIPPED = {
     Wav2Lip: {DEMO: _HERE / "generator.pth"},
     SyncNet_color: {DEMO: _HERE / "expert.pth", JUDGE: _HERE / "judge.pth"},
 }
-WRAPPED = ("model", "net", "network", "generator", "params", "params_ema", "weights")  # state dicts in others' files
+# keys of state dicts in others' files, besides state_dict
+STATE_DICT_KEYS = ("model", "net", "network", "generator", "params", "params_ema", "weights")
 STAGES = re.compile(r"face_encoder_blocks\.(\d+)\.")
 
 
@@ -151,7 +152,7 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
     """
     path = find(path_or_name, network, report)
     content = read_state(path)
-    holder = _holder_of(content)
+    holder = _state_dict_key(content)
     state = content.pop(holder) if holder else None
     extra = content if state is not None else {}
     if isinstance(extra.get("hparams"), dict):  # the only place it had in training checkpoints until 2026-11
@@ -236,9 +237,9 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read any checkpoint file, tensors and plain data only; raise UserError if it is not one, or would run code."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give a checkpoint file")
-    if packed := _packed(path):
-        raise UserError(f"{_describe(path)} is {packed}, not a checkpoint; unpack it and give the file that is in it")
-    if _inflates(path):
+    if kind := _archive_kind(path):
+        raise UserError(f"{_describe(path)} is {kind}, not a checkpoint; unpack it and give the file that is in it")
+    if _is_compressed(path):
         raise UserError(f"{_describe(path)} is compressed, which checkpoints are not; fetch it again")
     try:
         with without_warnings():  # torch's, about the age of these formats: not the user's concern
@@ -258,7 +259,7 @@ def read_state(path: Path) -> dict[str, Any]:
     return content
 
 
-def _inflates(path: Path) -> bool:
+def _is_compressed(path: Path) -> bool:
     """Whether a file unpacks to much more than its size, and might fill all memory; only code may."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -269,7 +270,7 @@ def _inflates(path: Path) -> bool:
 
 def network_of(content: dict[str, Any]) -> type[nn.Module] | None:
     """Return the network, of any width, whose weights a checkpoint file holds; None if it is none of ours."""
-    holder = _holder_of(content)
+    holder = _state_dict_key(content)
     state = content[holder] if holder else content
     keys = {key.removeprefix("module.") for key in state if isinstance(key, str)}
     keys |= _counters_of(keys).keys()
@@ -282,9 +283,9 @@ def _counters_of(state: Iterable[str]) -> dict[str, torch.Tensor]:
     return {f"{name.removesuffix(ends[0])}{ends[1]}": torch.tensor(0) for name in state if name.endswith(ends[0])}
 
 
-def _holder_of(content: dict[str, Any]) -> str | None:
+def _state_dict_key(content: dict[str, Any]) -> str | None:
     """Return the key of the state dict in a file's content; None if the content itself is one."""
-    return next((name for name in ("state_dict", *WRAPPED) if isinstance(content.get(name), dict)), None)
+    return next((name for name in ("state_dict", *STATE_DICT_KEYS) if isinstance(content.get(name), dict)), None)
 
 
 def _empty(network: type[Network], width: float = 1.0) -> Network:
@@ -299,7 +300,7 @@ def _shapes(network: type[nn.Module], width: float = 1.0) -> dict[str, torch.Siz
     return {name: tensor.shape for name, tensor in _empty(network, width).state_dict().items()}
 
 
-def _packed(path: Path) -> str | None:
+def _archive_kind(path: Path) -> str | None:
     """Return which kind of archive ``path`` is; None for a checkpoint, though most of these are zips as well."""
     with open(path, "rb") as file:
         start = file.read(512)

@@ -16,9 +16,9 @@ from faces import AUTO, AUTO_CHOICES
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
-PIECE = re.compile(r"@(\d+)$")  # the end of a piece's name
+PIECE_SUFFIX = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
-DROPPING = 2  # increased when more videos become usable, so that dropped ones are tried again
+DROPPED_VERSION = 2  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
@@ -55,7 +55,7 @@ class Kept:
     confidence: float | None = None
     shifted: int = 0  # frames by which the sound was late before its correction
 
-    def is_of(self, source: Path) -> bool:
+    def is_from(self, source: Path) -> bool:
         """Whether it was cut from ``source``, which is only read if size and date do not decide."""
         status = source.stat()
         if self.bytes != status.st_size:
@@ -115,7 +115,7 @@ def piece_name(name: str, number: int) -> str:
 
 def whole_name(name: str) -> str:
     """Return the name that a piece's whole video would have as a clip; other names are unchanged."""
-    return PIECE.sub("", name)
+    return PIECE_SUFFIX.sub("", name)
 
 
 def note_kept(folder: Path, kept: Kept) -> None:
@@ -130,14 +130,14 @@ def find_finished(
 
     If ``seconds`` are given, longer clips do not count.
     """
-    whole = _noted(preprocessed_root, clip.name)
-    first = whole or _noted(preprocessed_root, piece_name(clip.name, 1))
+    whole = _read_note(preprocessed_root, clip.name)
+    first = whole or _read_note(preprocessed_root, piece_name(clip.name, 1))
     if not first:
         return []
-    others = (_noted(preprocessed_root, piece_name(clip.name, n)) for n in range(2, first.pieces + 1))
+    others = (_read_note(preprocessed_root, piece_name(clip.name, n)) for n in range(2, first.pieces + 1))
     kept = [first, *(other for other in others if other)]
     try:
-        same = len(kept) == first.pieces and first.is_of(data_root / clip.source)
+        same = len(kept) == first.pieces and first.is_from(data_root / clip.source)
         same = same and all(_is_whole(preprocessed_root / one.clip, one) for one in kept)
     except OSError:
         return []
@@ -153,16 +153,16 @@ def _is_whole(folder: Path, kept: Kept) -> bool:
     return pictures >= kept.frames_with_face and bool(names & {"audio.wav", "mel.npy"})
 
 
-def is_of_another(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
+def is_from_another_video(clip: Clip, data_root: Path, preprocessed_root: Path) -> bool:
     """Whether an earlier run finished a clip of this name from another video."""
-    known = _noted(preprocessed_root, clip.name) or _noted(preprocessed_root, piece_name(clip.name, 1))
+    known = _read_note(preprocessed_root, clip.name) or _read_note(preprocessed_root, piece_name(clip.name, 1))
     try:
-        return known is not None and not known.is_of(data_root / clip.source)
+        return known is not None and not known.is_from(data_root / clip.source)
     except OSError:
         return False
 
 
-def _noted(preprocessed_root: Path, name: str) -> Kept | None:
+def _read_note(preprocessed_root: Path, name: str) -> Kept | None:
     """Return the clip.json of a clip of this name, if it has a valid one."""
     try:
         kept = Kept(**json.loads((preprocessed_root / name / NOTE).read_text()))
@@ -173,7 +173,7 @@ def _noted(preprocessed_root: Path, name: str) -> Kept | None:
 
 def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
     """Note that a clip cannot be used, so that a later run need not search all of it again to find out."""
-    noted = {"seen": DROPPING, "stamp": files.stamp(data_root / clip.source), "face_detector": detector}
+    noted = {"seen": DROPPED_VERSION, "stamp": files.stamp(data_root / clip.source), "face_detector": detector}
     files.save_json(_dropped_path(clip, preprocessed_root), noted | {"dropped": asdict(dropped)})
 
 
@@ -182,7 +182,7 @@ def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector:
     try:
         noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
         dropped = Dropped(**noted["dropped"])
-        same = noted["seen"] == DROPPING and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
+        same = noted["seen"] == DROPPED_VERSION and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
         same = same and dropped.source == printable(clip.source)
         same = same and noted["face_detector"] in ((*AUTO_CHOICES, AUTO) if detector == AUTO else (detector,))
     except (OSError, ValueError, TypeError, KeyError):
@@ -211,7 +211,7 @@ def _mp4_first(path: Path) -> tuple[bool, str]:
 
 def _clean(name: str) -> str:
     """Return a name that is valid on a disk and in a filelist, which is UTF-8 and ends names at the first space."""
-    clean = PIECE.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
+    clean = PIECE_SUFFIX.sub(r"_\1", printable(re.sub(r"\s", "_", name)).replace("?", "_"))
     return "/".join(map(_short, clean.split("/")))
 
 

@@ -45,7 +45,7 @@ from .syncing import Recording, SyncCheck, check_sync
 
 OUR_FILES = re.compile(r"\d+\.jpg|audio\.wav|mel\.npy|clip\.json|\..*|Thumbs\.db|desktop\.ini")  # or the system's own
 IN_THE_WAY = "in the way"
-HOLE = 50  # missing numbers in a row that end the search for pieces
+MAX_MISSING_PIECES = 50  # missing numbers in a row that end the search for pieces
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Job:
     search: FaceSearch  # with its detector chosen, if anything is to be cut
     seconds: float | None = None  # longest clip
     sync: SyncCheck | None = None
-    wanted: str = AUTO  # the detector asked for; if none, clips cut with any detector are finished
+    requested_detector: str = AUTO  # the detector asked for; if none, clips cut with any detector are finished
     cutting: bool = True  # False: only the sync of finished clips is checked, which needs no detector
 
 
 @dataclass(frozen=True)
-class Talk:
+class SpeakerVideo:
     """A video as training needs it: one person at 25 frames a second, and the sound."""
 
     info: video.VideoInfo  # at its own rate
@@ -97,7 +97,7 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
         job.search.open()
     lock = files.locked(folder.with_name(f".{folder.name}.lock"), wait=True)  # another run may be cutting it
     with CatchFailure() as one, lock:
-        kept = find_finished(*where, job.wanted, job.seconds)
+        kept = find_finished(*where, job.requested_detector, job.seconds)
         with CatchFailure():  # a finished folder may have been damaged since
             if kept:
                 return [_checked(clip, known, job) for known in kept]
@@ -126,7 +126,7 @@ def _checked(clip: Clip, kept: Kept, job: Job) -> Kept:
         copy = partial / "1"
         shutil.copytree(folder, copy)
         kept = check_sync(copy, kept, job.sync, job.search.device)
-        _take_the_place(copy, folder)
+        _replace_folder(copy, folder)
     return kept
 
 
@@ -143,9 +143,9 @@ def check_replaceable(folder: Path) -> None:
 
 
 def pieces_beside(folder: Path) -> list[Path]:
-    """Return the existing folders of pieces of ``folder``'s video, skipping fewer than ``HOLE`` missing numbers."""
+    """Return the existing folders of pieces of a video; ``MAX_MISSING_PIECES`` missing in a row end the search."""
     found, number, last = list[Path](), 0, 0
-    while number < last + HOLE:
+    while number < last + MAX_MISSING_PIECES:
         number += 1
         if (piece := folder.with_name(piece_name(folder.name, number))).exists():
             found.append(piece)
@@ -165,7 +165,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _take_the_place(new: Path, folder: Path) -> None:
+def _replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     files.replace(new, folder)
 
@@ -175,30 +175,30 @@ def write_clips(source: Path, folder: Path, clip: Clip, job: Job) -> list[Kept]:
 
     A video of one piece becomes ``folder``, one of several ``folder``@1, @2, and so on.
     """
-    talk = read_talk(source, job.search)
-    pieces = divide(talk.shots, job.seconds)
+    speaker = read_speaker(source, job.search)
+    pieces = divide(speaker.shots, job.seconds)
     with partial_folder(folder) as partial:
-        made, left_out = _write_pieces(talk, pieces, partial)
+        made, left_out = _write_pieces(speaker, pieces, partial)
         names = [clip.name] if len(pieces) == 1 else [piece_name(clip.name, n) for n in range(1, len(made) + 1)]
         kept = []
         for name, (piece, shown, new) in zip(names, made):
-            known = describe(clip, talk, piece, shown, job.search)
+            known = describe(clip, speaker, piece, shown, job.search)
             known = replace(known, clip=name, pieces=len(made), left_out=left_out)
             if job.sync:
-                known = check_sync(new, known, job.sync, job.search.device, talk.recording_of(piece))
+                known = check_sync(new, known, job.sync, job.search.device, speaker.recording_of(piece))
             else:
                 note_kept(new, known)
             kept.append(known)
         for old in (*reversed(pieces_beside(folder)), folder):  # from another file, or cut in another way
             shutil.rmtree(old, ignore_errors=True)
         for name, (*_, new) in zip(names, made):
-            _take_the_place(new, job.preprocessed_root / name)
+            _replace_folder(new, job.preprocessed_root / name)
     forget_dropped(clip, job.preprocessed_root)
     return kept
 
 
 def _write_pieces(
-    talk: Talk, pieces: Sequence[range], partial: Path
+    speaker: SpeakerVideo, pieces: Sequence[range], partial: Path
 ) -> tuple[list[tuple[range, list[bool], Path]], dict[str, int]]:
     """Write a folder below ``partial`` for every piece that can be used.
 
@@ -206,13 +206,13 @@ def _write_pieces(
     """
     made, unusable, position = [], None, 0
     left_out: Counter[str] = Counter()
-    with contextlib.closing(talk.frames()) as frames:
+    with contextlib.closing(speaker.frames()) as frames:
         for number, piece in enumerate(pieces, 1):
             new = partial / str(number)
             new.mkdir()
             try:
                 between = itertools.islice(frames, piece.start - position, piece.stop - position)
-                made.append((piece, write_piece(talk, piece, between, new), new))
+                made.append((piece, write_piece(speaker, piece, between, new), new))
             except Unusable as problem:
                 shutil.rmtree(new)
                 unusable = unusable or problem
@@ -230,16 +230,16 @@ def write_clip(source: Path, folder: Path, clip: Clip, search: FaceSearch) -> Ke
 
     ``clip`` has the names that clip.json records.
     """
-    talk = read_talk(source, search)
-    whole = range(len(talk.boxes))
-    with contextlib.closing(talk.frames()) as frames:
-        shown = write_piece(talk, whole, frames, folder)
-    kept = describe(clip, talk, whole, shown, search)
+    speaker = read_speaker(source, search)
+    whole = range(len(speaker.boxes))
+    with contextlib.closing(speaker.frames()) as frames:
+        shown = write_piece(speaker, whole, frames, folder)
+    kept = describe(clip, speaker, whole, shown, search)
     note_kept(folder, kept)
     return kept
 
 
-def read_talk(source: Path, search: FaceSearch) -> Talk:
+def read_speaker(source: Path, search: FaceSearch) -> SpeakerVideo:
     """Find the person in a video, and read its sound; raise Unusable if training cannot use it."""
     with unusable_if_it_fails("unreadable"):
         info = video.probe(source)
@@ -255,39 +255,39 @@ def read_talk(source: Path, search: FaceSearch) -> Talk:
     whole_shots, boxes = join_interrupted(shots(found), boxes)
     found_in, status = time.monotonic() - began, source.stat()
     stamps = status.st_size, status.st_mtime_ns, files.digest(source)
-    return Talk(info, sound, boxes, whole_shots, found_in, *stamps)
+    return SpeakerVideo(info, sound, boxes, whole_shots, found_in, *stamps)
 
 
 def at_25(info: video.VideoInfo) -> video.VideoInfo:
     return replace(info, fps=Fraction(hp.fps))
 
 
-def write_piece(talk: Talk, piece: range, frames: Iterable[np.ndarray], folder: Path) -> list[bool]:
+def write_piece(speaker: SpeakerVideo, piece: range, frames: Iterable[np.ndarray], folder: Path) -> list[bool]:
     """Fill ``folder`` with crops and sound of these frames of a video; return for each whether it shows a face."""
     with unusable_if_it_fails("unreadable"):
-        shown = cut_faces(frames, talk.boxes[piece.start : piece.stop], folder)
+        shown = cut_faces(frames, speaker.boxes[piece.start : piece.stop], folder)
     check_faces(shown)
-    sound = talk.sound_of(piece)
+    sound = speaker.sound_of(piece)
     check_sound(sound)
     write_sound(sound, folder)
     return shown
 
 
-def describe(clip: Clip, talk: Talk, piece: range, shown: Sequence[bool], search: FaceSearch) -> Kept:
+def describe(clip: Clip, speaker: SpeakerVideo, piece: range, shown: Sequence[bool], search: FaceSearch) -> Kept:
     return Kept(
         clip=clip.name,
         source=clip.source,
-        bytes=talk.bytes,
+        bytes=speaker.bytes,
         face_detector=search.detector_name(),
-        fps=round(float(talk.info.fps), 3),
+        fps=round(float(speaker.info.fps), 3),
         frames=len(shown),
         frames_with_face=sum(shown),
-        seconds=round(len(talk.sound_of(piece)) / hp.sample_rate, 3),
-        detector_seconds=round(talk.search_seconds, 3),
-        modified=talk.modified,
-        sha256=talk.sha256,
+        seconds=round(len(speaker.sound_of(piece)) / hp.sample_rate, 3),
+        detector_seconds=round(speaker.search_seconds, 3),
+        modified=speaker.modified,
+        sha256=speaker.sha256,
         first=piece.start,
-        source_frames=len(talk.boxes),
+        source_frames=len(speaker.boxes),
     )
 
 

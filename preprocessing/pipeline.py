@@ -13,7 +13,7 @@ from errors import UserError
 from reporting import SILENT, Reporter
 from shares import Share
 
-from .clips import Clip, Dropped, find_clips, find_dropped, find_finished, is_of_another
+from .clips import Clip, Dropped, find_clips, find_dropped, find_finished, is_from_another_video
 from .report import Summary, Tally, check_kept, summarize
 from .syncing import open_expert
 from .workers import PreprocessingOptions, cut_clips, plan_workers
@@ -65,13 +65,13 @@ def cut_unfinished(
         else:
             todo.append(clip)
             finished |= {clip.source} if kept else set()
-    anew = [clip for clip in todo if clip.source not in finished]
-    if others := [clip.name for clip in anew if is_of_another(clip, data_root, root)]:
+    uncut = [clip for clip in todo if clip.source not in finished]
+    if others := [clip.name for clip in uncut if is_from_another_video(clip, data_root, root)]:
         report.note(
             f"note: {len(others)} clips of other videos had these names, and are replaced, the first: {others[0]}; "
             "give another data set another --preprocessed_root"
         )
-    cutting = bool(anew)
+    cutting = bool(uncut)
     jobs = plan_workers(data_root, root, options, len(todo), report, cutting) if todo else []
     if jobs and options.sync:  # if it cannot be loaded, fail now rather than later
         open_expert(options.sync.expert, jobs[0].search.device)

@@ -30,7 +30,7 @@ class Tally:
 
     def add(self, pieces: Sequence[Kept], sync: SyncCheck | None, finished_before: bool) -> None:
         """Count the pieces of a video, cut now or in an earlier run; ``sync`` may drop those out of sync."""
-        good, bad = sync.sort_out(pieces) if sync else (pieces, [])
+        good, bad = sync.partition(pieces) if sync else (pieces, [])
         self.kept += good
         self.dropped += bad
         if finished_before:

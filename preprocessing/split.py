@@ -13,7 +13,7 @@ from hparams import names_in, read_list
 from .clips import Kept, whole_name
 
 SPLITS = ("train", "val", "test")
-AT_MOST = 4.0  # times its share that a list of whole folders may get; above it, there are too few folders
+MAX_SHARE_FACTOR = 4.0  # times its share that a list of whole folders may get; above it, there are too few folders
 
 
 def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, folder: str | Path) -> str:
@@ -29,10 +29,10 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
     places = {clip.clip: _place(clip) for clip in sorted(kept, key=lambda clip: clip.clip)}
     lines = _lines_in(folder)
     before = _lists_in(lines, {*places})
-    depth, note = _fitting(places, shares, seed)
-    groups, known = _grouped(places, depth), dict[str, str]()
+    depth, note = _find_depth(places, shares, seed)
+    groups, known = _group_by_depth(places, depth), dict[str, str]()
     if before:
-        groups = _as_they_were(places, before, depth)
+        groups = _group_by_old_lists(places, before, depth)
         listed = {name: {before[clip] for clip in clips if clip in before} for name, clips in groups.items()}
         known = {name: splits.pop() for name, splits in listed.items() if splits}
     elif any((folder / f"{split}.txt").is_file() for split in SPLITS):
@@ -61,7 +61,7 @@ def _place(clip: Kept) -> tuple[str, ...]:
     return *(folders or ["."]), video, clip.clip
 
 
-def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, list[str]]:
+def _group_by_depth(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, list[str]]:
     """Group the clips that have the first ``depth`` parts of their place in common."""
     groups: dict[str, list[str]] = {}
     for clip, place in places.items():
@@ -69,14 +69,14 @@ def _grouped(places: Mapping[str, tuple[str, ...]], depth: int) -> dict[str, lis
     return groups
 
 
-def _fitting(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int) -> tuple[int, str]:
+def _find_depth(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], seed: int) -> tuple[int, str]:
     """Return the depth of the largest groups that can be split into these shares.
 
     Also return a note if they are not top-level folders, which have depth 1.
     """
-    top, depth = len(_grouped(places, 1)), 1
+    top, depth = len(_group_by_depth(places, 1)), 1
     deepest = max(map(len, places.values()), default=1)
-    while depth < deepest and not _fits(split_groups(_grouped(places, depth), shares, seed), shares):
+    while depth < deepest and not _fits(split_groups(_group_by_depth(places, depth), shares, seed), shares):
         depth += 1
     if depth == 1:
         return depth, ""
@@ -88,9 +88,9 @@ def _fitting(places: Mapping[str, tuple[str, ...]], shares: Sequence[float], see
 
 
 def _fits(lists: Mapping[str, Sequence[str]], shares: Sequence[float]) -> bool:
-    """Whether every list with a share has clips, and val and test have at most ``AT_MOST`` times theirs."""
+    """Whether every list with a share has clips, and val and test have at most ``MAX_SHARE_FACTOR`` times theirs."""
     total = sum(map(len, lists.values()))
-    most = {split: max(1, AT_MOST * share * total) for split, share in zip(SPLITS[1:], shares[1:])}
+    most = {split: max(1, MAX_SHARE_FACTOR * share * total) for split, share in zip(SPLITS[1:], shares[1:])}
     return all(lists[split] for split, share in zip(SPLITS, shares) if share) and all(
         len(lists[split]) <= count for split, count in most.items()
     )
@@ -116,11 +116,13 @@ def _lists_in(lines: Sequence[tuple[str, str]], clips: Set[str]) -> dict[str, st
     return {clip: min(splits) for clip, splits in found.items() if len(splits) == 1}
 
 
-def _as_they_were(places: Mapping[str, tuple[str, ...]], before: Mapping[str, str], depth: int) -> dict[str, list[str]]:
+def _group_by_old_lists(
+    places: Mapping[str, tuple[str, ...]], before: Mapping[str, str], depth: int
+) -> dict[str, list[str]]:
     """Return the largest groups, from ``depth`` on, whose clips have been in no more than one list each."""
     groups, rest = {}, dict(places)
     for deeper in range(depth, max(map(len, places.values())) + 1):
-        for name, clips in _grouped(rest, deeper).items():
+        for name, clips in _group_by_depth(rest, deeper).items():
             if len({before[clip] for clip in clips if clip in before}) <= 1:
                 groups[name] = clips
         done = {clip for clips in groups.values() for clip in clips}

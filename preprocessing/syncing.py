@@ -24,7 +24,7 @@ from .sound import write_sound
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
 VERDICT_RULES = 2  # increased when ``sync`` decides differently, so that finished clips are checked again
-SAMPLES = hp.sample_rate // round(hp.fps)  # in a frame
+SAMPLES_PER_FRAME = hp.sample_rate // round(hp.fps)
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class SyncCheck:
 
     def is_done(self, clips: Sequence[Kept]) -> bool:
         """Whether this expert has checked all these clips, and corrected those that can be if asked to."""
-        looked_at = all(clip.expert == self.name for clip in clips)
-        return looked_at and not (self.action == "correct" and any(map(can_be_corrected, clips)))
+        checked = all(clip.expert == self.name for clip in clips)
+        return checked and not (self.action == "correct" and any(map(can_be_corrected, clips)))
 
-    def sort_out(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
+    def partition(self, clips: Sequence[Kept]) -> tuple[list[Kept], list[Dropped]]:
         """Return the clips to train on, and those to leave out."""
         bad = [clip for clip in clips if is_out_of_sync(clip) and self.action != "report"]
         dropped = [Dropped(clip.source, OUT_OF_SYNC, _describe(clip)) for clip in bad]
@@ -83,18 +83,18 @@ def check_sync(
     must not be in use: it is changed file by file.
     """
     expert = open_expert(check.expert, device)
-    kept = _looked_at(folder, kept, expert, check.name)
+    kept = _with_verdict(folder, kept, expert, check.name)
     late = kept.offset_frames or 0
     if check.action == "correct" and can_be_corrected(kept):
         sound, silent = (recording or Recording.of(folder)).moved(late)
         numbers = frame_ids(folder).tolist()
-        heard = [number for number in numbers if silent <= number < len(sound) / SAMPLES]
+        heard = [number for number in numbers if silent <= number < len(sound) / SAMPLES_PER_FRAME]
         if len(heard) >= MIN_FRAMES:
             write_sound(sound, folder)
             for number in numbers:
                 if number < silent:  # leaves a gap in their numbers
                     (folder / f"{number}.jpg").unlink()
-            kept = replace(_looked_at(folder, kept, expert, check.name), shifted=late)
+            kept = replace(_with_verdict(folder, kept, expert, check.name), shifted=late)
             seconds = round(len(sound) / hp.sample_rate, 3)
             kept = replace(kept, frames_with_face=sum(number >= silent for number in numbers), seconds=seconds)
     note_kept(folder, kept)
@@ -117,12 +117,12 @@ class Recording:
     def moved(self, late: int) -> tuple[np.ndarray, int]:
         """Return the clip's sound from ``late`` frames later, and how many silent frames it begins with."""
         first = self.first + late
-        stop = None if self.frames is None else max(0, (first + self.frames) * SAMPLES)
-        silent = np.zeros(max(0, -first) * SAMPLES, np.float32)
-        return np.concatenate((silent, self.sound[max(0, first) * SAMPLES : stop])), max(0, -first)
+        stop = None if self.frames is None else max(0, (first + self.frames) * SAMPLES_PER_FRAME)
+        silent = np.zeros(max(0, -first) * SAMPLES_PER_FRAME, np.float32)
+        return np.concatenate((silent, self.sound[max(0, first) * SAMPLES_PER_FRAME : stop])), max(0, -first)
 
 
-def _looked_at(folder: Path, kept: Kept, expert: sync.Expert, name: str) -> Kept:
+def _with_verdict(folder: Path, kept: Kept, expert: sync.Expert, name: str) -> Kept:
     result = sync.score_clip(folder, expert)
     confidence = round(result.confidence, CONFIDENCE_DIGITS)
     return replace(kept, expert=name, verdict=result.verdict, offset_frames=result.offset_frames, confidence=confidence)

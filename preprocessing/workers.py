@@ -71,7 +71,7 @@ def plan_workers(
         search,
         seconds=options.seconds,
         sync=options.sync,
-        wanted=options.search.detector,
+        requested_detector=options.search.detector,
         cutting=cutting,
     )
     jobs = [replace(job, search=search.on(torch.device(name), precision)) for name in devices]
@@ -102,7 +102,7 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
     pools = [ProcessPoolExecutor(1, context, start_worker, (threads,)) for _ in jobs]
     waiting, working = iter(clips), dict[Future, tuple[ProcessPoolExecutor, Job, Clip]]()
 
-    def go_on(pool: ProcessPoolExecutor, job: Job) -> None:
+    def submit_next(pool: ProcessPoolExecutor, job: Job) -> None:
         for clip in itertools.islice(waiting, 1):
             working[pool.submit(cut_clip, clip, job)] = pool, job, clip
 
@@ -110,13 +110,13 @@ def cut_clips(clips: Sequence[Clip], jobs: Sequence[Job]) -> Generator[list[Kept
     try:
         with ignore_sigint():
             for pool, job in zip(pools, jobs):
-                go_on(pool, job)
+                submit_next(pool, job)
         while working:  # a worker that is done gets the next clip, however long the others take
             # with a timeout, as on Windows Ctrl-C does not interrupt a wait without one
             for future in wait(working, timeout=1, return_when=FIRST_COMPLETED).done:
                 pool, job, clip = working.pop(future)
                 outcome = future.result()
-                go_on(pool, job)
+                submit_next(pool, job)
                 yield outcome
     except BaseException as error:
         for pool in pools:  # like ``terminate_workers`` of Python 3.14; the program may have other processes
@@ -153,9 +153,9 @@ def start_worker(threads: int) -> None:
     cv2.setNumThreads(threads)
     torch.set_num_threads(threads)
     if parent := multiprocessing.parent_process():
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: BaseProcess) -> None:
+def _exit_with_parent(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)

@@ -17,7 +17,7 @@ from errors import needs
 from hparams import hparams as hp
 from reporting import SILENT, Reporter
 
-from .embedding import REACH
+from .embedding import MAX_OFFSET
 from .matching import Result
 from .matrix import Measurement, SimilarityMatrix
 
@@ -88,7 +88,7 @@ def _draw_voice(part: Any, matrix: SimilarityMatrix, voice: int, sound: Path) ->
         time.plot(result.windows / result.fps, result.similarity, ".", color=colour, markersize=2, alpha=0.4)
         values = smoothed(result, result.frames)
         time.plot(np.arange(len(values)) / result.fps, values, color=colour, label=f"face {face + 1}")
-        curve.plot(range(-REACH, REACH + 1), result.curve, color=colour)
+        curve.plot(range(-MAX_OFFSET, MAX_OFFSET + 1), result.curve, color=colour)
     best = matrix.best(voice)
     curve.axvline(best.offset_frames, color="0.6", linestyle=":")
     time.set(ylim=(0, 1), xlabel="seconds", ylabel="cosine similarity")

@@ -33,7 +33,7 @@ from rates import resample
 from reporting import SILENT, Reporter
 
 Expert = SyncNet_color  # the network that embeds faces and voices
-REACH = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
+MAX_OFFSET = 15  # frames searched each way for the offset (Chung and Zisserman, 2016)
 BATCH = {"cpu": 32, "cuda": 256}  # windows per network call
 TRIM_BATCHES = 32  # between two calls of ``trim_memory``
 
@@ -53,7 +53,7 @@ class Voice:
     """One voice, in windows of sound that start at each video frame."""
 
     vectors: np.ndarray  # (n, D) float16, the embedding of each
-    heard: np.ndarray | None = None  # (n,) bool: whether it has speech; None: all have
+    has_speech: np.ndarray | None = None  # (n,) bool; None: all have
     notes: tuple[str, ...] = ()  # sentences for the user about the sound
     silent: bool = False  # from end to end
 
@@ -103,7 +103,7 @@ def find_tracks(
 
     Raises UserError if there is no face.
     """
-    wanted = math.ceil((frames + REACH) * source.fps / Fraction(hp.fps)) + 1
+    wanted = math.ceil((frames + MAX_OFFSET) * source.fps / Fraction(hp.fps)) + 1
     parameter = next(expert.parameters())
     found = search.on(parameter.device, parameter.dtype).find(source, wanted, report)
     tracks = follow_faces(found, gap_of(source.fps))

@@ -11,16 +11,16 @@ import numpy as np
 from concurrency import without_warnings
 from hparams import hparams as hp
 
-from .embedding import REACH, Face, Voice
+from .embedding import MAX_OFFSET, Face, Voice
 
 MIN_SHARE = 0.5  # of the windows with speech: offsets with fewer windows are ignored
 PEAK = 3  # frames: offsets within this distance of the best one are no rivals, but part of its peak
-RELATED = 0.2  # least confidence at which face and voice belong together: see benchmarks/sync.py
+MIN_CONFIDENCE = 0.2  # at which face and voice belong together: see benchmarks/sync.py
 IN_SYNC = 1  # an offset, in frames, that nobody notices
 # windows with speech that a verdict needs, 1.2 s: the included expert finds a stranger's voice related to a face in
 # 47 % of 5 to 9 windows, 22 % of 10 to 14, 11 % of 20 to 24, 4 % from 35 on (80 clips of people not in its training)
 MIN_WINDOWS = 25
-RELATED_IN_PLACE = 0.1  # the same without an offset: chance hits only 3 of 31 there, so less evidence is enough
+MIN_CONFIDENCE_IN_SYNC = 0.1  # the same without an offset: chance hits only 3 of 31 there, so less evidence is enough
 BLOCK = 4096  # windows compared at a time
 UNRELATED, OFF = "unrelated", "off by"  # verdicts, or their first words
 
@@ -33,7 +33,7 @@ class Result:
     frames: int  # that have both a picture and sound
     windows: np.ndarray  # (nobs,) first frame of every window with both face and sound
     similarity: np.ndarray  # (nobs,) cosine of each at offset 0
-    # (2·REACH + 1,) mean cosine of face and sound when the sound is taken -REACH … REACH frames later; NaN: too few
+    # (2·MAX_OFFSET + 1,) mean cosine when the sound is taken -MAX_OFFSET … MAX_OFFSET frames later; NaN: too few
     # windows. Pauses do not count: a mouth at rest matches silence at any offset, which would flatten the curve.
     curve: np.ndarray
     spoken: int  # windows in the curve at offset 0
@@ -56,7 +56,7 @@ class Result:
     @property
     def offset_frames(self) -> int:
         """By how many frames the sound is late (below 0: early)."""
-        return 0 if self._peak is None else self._peak - REACH
+        return 0 if self._peak is None else self._peak - MAX_OFFSET
 
     @property
     def confidence(self) -> float:
@@ -80,20 +80,24 @@ class Result:
 
         Faces that are unusual for the expert are more, or less, similar to any voice; this level cancels out here.
         """
-        now = self.curve[REACH]
+        now = self.curve[MAX_OFFSET]
         return -math.inf if np.isnan(now) else float(now - np.nanmedian(self.curve))
 
     @property
     def evidence(self) -> float:
         """The confidence as a share of what a verdict that face and voice belong together needs; 0 if too short."""
-        return self.confidence / (RELATED_IN_PLACE if self._in_place else RELATED) if self._tells else 0.0
+        return (
+            self.confidence / (MIN_CONFIDENCE_IN_SYNC if self._near_zero_offset else MIN_CONFIDENCE)
+            if self._long_enough
+            else 0.0
+        )
 
     @property
-    def _tells(self) -> bool:
+    def _long_enough(self) -> bool:
         return self.spoken >= MIN_WINDOWS and len(self._rivals) > 0
 
     @property
-    def _in_place(self) -> bool:
+    def _near_zero_offset(self) -> bool:
         return abs(self.offset_frames) <= IN_SYNC
 
     @property
@@ -105,11 +109,11 @@ class Result:
     def verdict(self) -> str:
         if self.silent:
             return "silent"
-        if not self._tells:
+        if not self._long_enough:
             return "too short to tell"
         if not self.related:
             return UNRELATED
-        return "in sync" if self._in_place else f"{OFF} {self.offset_frames} frames"
+        return "in sync" if self._near_zero_offset else f"{OFF} {self.offset_frames} frames"
 
     def describe(self) -> Any:
         """Return ``scipy.stats.describe`` of the similarity, in plain numbers; NaN for what needs more windows."""
@@ -124,7 +128,7 @@ class Result:
         meaning = {
             "silent": "there is no sound that a face could match",
             "too short to tell": f"this needs {(MIN_WINDOWS + hp.syncnet_T - 1) / hp.fps:.1f} s of face and speech",
-            UNRELATED: f"no offset within {REACH} frames makes face and voice match",
+            UNRELATED: f"no offset within {MAX_OFFSET} frames makes face and voice match",
             "in sync": f"best offset {self.offset_frames:+d} frames",
         }.get(self.verdict, f"the sound is {milliseconds:.0f} ms {'late' if self.offset_frames > 0 else 'early'}")
         lines = [str(self.describe()), f"{self.verdict}: {meaning}; confidence {self.confidence:.2f}"]
@@ -158,13 +162,13 @@ def says_out_of_sync(verdict: str) -> bool:
 
 
 def cosines(face: Face, voice: Voice) -> np.ndarray:
-    """Return each face window's cosine with the voice -REACH … REACH frames later, (windows, 2·REACH + 1), else NaN."""
-    table = np.full((len(face.starts), 2 * REACH + 1), np.nan, np.float32)
-    for column in range(2 * REACH + 1):
-        partners = face.starts + column - REACH
-        heard = np.flatnonzero((partners >= 0) & (partners < len(voice.vectors)))
-        for first in range(0, len(heard), BLOCK):
-            rows = heard[first : first + BLOCK]
+    """Return each face window's cosine with the voice at every offset, (windows, 2·MAX_OFFSET + 1), else NaN."""
+    table = np.full((len(face.starts), 2 * MAX_OFFSET + 1), np.nan, np.float32)
+    for column in range(2 * MAX_OFFSET + 1):
+        partners = face.starts + column - MAX_OFFSET
+        inside = np.flatnonzero((partners >= 0) & (partners < len(voice.vectors)))
+        for first in range(0, len(inside), BLOCK):
+            rows = inside[first : first + BLOCK]
             pairs = face.vectors[rows], voice.vectors[partners[rows]]
             table[rows, column] = np.einsum("nd,nd->n", *pairs, dtype=np.float32)
     return table
@@ -173,19 +177,19 @@ def cosines(face: Face, voice: Voice) -> np.ndarray:
 def compare(face: Face, voice: Voice) -> Result:
     """Return how well ``face`` and ``voice`` match; ``similarity`` is empty if they never occur together."""
     table = cosines(face, voice)
-    now = ~np.isnan(table[:, REACH])
-    spoken = ~np.isnan(table) & _heard(face, voice)
+    now = ~np.isnan(table[:, MAX_OFFSET])
+    spoken = ~np.isnan(table) & _speech_at_offsets(face, voice)
     counts = spoken.sum(0)
-    enough = counts >= max(1, MIN_SHARE * counts[REACH])
+    enough = counts >= max(1, MIN_SHARE * counts[MAX_OFFSET])
     curve = np.where(enough, np.where(spoken, table, 0).sum(0) / np.maximum(counts, 1), np.nan).astype(np.float32)
     seen = min(len(face.boxes), voice.frames)
-    return Result(hp.fps, seen, face.starts[now], table[now, REACH], curve, int(counts[REACH]), voice.silent)
+    return Result(hp.fps, seen, face.starts[now], table[now, MAX_OFFSET], curve, int(counts[MAX_OFFSET]), voice.silent)
 
 
-def _heard(face: Face, voice: Voice) -> np.ndarray:
-    """Return whether each face window has speech -REACH … REACH frames later, (windows, 2·REACH + 1)."""
-    if voice.heard is None or not voice.heard.any():
-        return np.ones((len(face.starts), 2 * REACH + 1), bool)
-    around = np.pad(voice.heard, REACH)  # past the end of the sound the value does not matter
-    partners = face.starts[:, None] + np.arange(2 * REACH + 1)
+def _speech_at_offsets(face: Face, voice: Voice) -> np.ndarray:
+    """Return whether each face window has speech -MAX_OFFSET … MAX_OFFSET frames later, (windows, 2·MAX_OFFSET + 1)."""
+    if voice.has_speech is None or not voice.has_speech.any():
+        return np.ones((len(face.starts), 2 * MAX_OFFSET + 1), bool)
+    around = np.pad(voice.has_speech, MAX_OFFSET)  # past the end of the sound the value does not matter
+    partners = face.starts[:, None] + np.arange(2 * MAX_OFFSET + 1)
     return around[np.minimum(partners, len(around) - 1)]

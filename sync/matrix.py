@@ -94,9 +94,9 @@ class SimilarityMatrix:
 
     def _pairs(self) -> list[dict[str, Any]]:
         """Return the figures of every face with every voice, both counted from 1, as in the text and the table."""
-        told = ("mean", "verdict", "confidence", "offset_frames", "offset_ms")
+        fields = ("mean", "verdict", "confidence", "offset_frames", "offset_ms")
         figures = ((f, v, result.to_json()) for f, row in enumerate(self.results) for v, result in enumerate(row))
-        return [{"face": f + 1, "voice": v + 1, **{name: found[name] for name in told}} for f, v, found in figures]
+        return [{"face": f + 1, "voice": v + 1, **{name: found[name] for name in fields}} for f, v, found in figures]
 
     def to_csv(self) -> str:
         """Return one line per window of every pair, with the time and box of the window's first frame."""

@@ -261,7 +261,7 @@ def test_gaps_where_frames_are_kept_aside(tmp_path, monkeypatch):
     (tmp_path / "some").mkdir()
     learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "some", options)
     assert len(Wav2LipDataset([kept]).index) >= 14 and len(Wav2LipDataset([learned]).index) > 100
-    assert not Wav2LipDataset([kept]).index.doubtful
+    assert not Wav2LipDataset([kept]).index.length_warnings
     shown = [i for i in range(250) if i % 4]
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="shows a face for 5 frames in a row only 0 times"):

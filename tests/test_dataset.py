@@ -310,7 +310,7 @@ def test_unusable_clips_are_named_with_the_reason(tmp_path, clips, how):
 def test_sound_that_goes_on_is_told(tmp_path, mel_frames, doubtful):
     """2.4 s of pictures with 2.29, 2.41, 2.99 and 3.25 s of sound: the last may be of 20 frames a second."""
     index = SyncNetDataset([write_clip(tmp_path / "c", mel_frames=mel_frames)]).index
-    assert list(index.doubtful) == [str(tmp_path / "c")] * doubtful
+    assert list(index.length_warnings) == [str(tmp_path / "c")] * doubtful
 
 
 def test_holes_are_not_taken_for_another_rate(tmp_path):
@@ -319,7 +319,7 @@ def test_holes_are_not_taken_for_another_rate(tmp_path):
     ours = write_clip(tmp_path / "ours", mel_frames=120)
     (ours / "clip.json").write_text("{}")
     index = SyncNetDataset([holes, ours]).index
-    assert len(index.clips) == 2 and not index.doubtful
+    assert len(index.clips) == 2 and not index.length_warnings
 
 
 def test_nothing_usable(tmp_path):
@@ -622,8 +622,8 @@ def test_samples_are_as_the_settings_have_them(tmp_path):
     usual = Wav2LipDataset([clip])
     with hp.changed("mel_lead=0,mask_top=0.25"):
         changed, named = Wav2LipDataset([clip]), Wav2LipDataset([clip], mel_lead=1, mask_top=0.5)
-    assert changed.mel_frames == range(5) and changed.first_hidden == 24
-    assert usual.mel_frames == named.mel_frames == range(-1, 4) and usual.first_hidden == named.first_hidden == 48
+    assert changed.mel_frames == range(5) and changed.mask_start == 24
+    assert usual.mel_frames == named.mel_frames == range(-1, 4) and usual.mask_start == named.mask_start == 48
 
 
 @pytest.mark.parametrize("text", ["", "nobody", "../..", "short"])

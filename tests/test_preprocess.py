@@ -148,7 +148,7 @@ def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
     run(roots, "--batch_size", "4", "--face_detector", "haar")
     frames = list(video.read_frames(video.probe(clip)))
-    boxes = cutting.read_talk(clip, FaceSearch("haar", batch_size=4)).boxes
+    boxes = cutting.read_speaker(clip, FaceSearch("haar", batch_size=4)).boxes
     searched_whole = FaceAlignment(device="cpu", face_detector="haar").get_detections_for_batch(np.stack(frames))
     assert min(map(intersection_over_union, boxes, np.array(searched_whole))) > 0.9
     for i, (frame, (x1, y1, x2, y2)) in enumerate(zip(frames, boxes.astype(int))):
@@ -179,7 +179,7 @@ def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch, tmp_pat
     monkeypatch.setattr(faces, "search", search)
     write_clip(tmp_path / "v.mp4", np.zeros((12, 120, 240, 3), np.uint8))
     run_ffmpeg("-i", tmp_path / "v.mp4", "-i", speech, "-c:v", "copy", tmp_path / "two.mp4")
-    boxes = cutting.read_talk(tmp_path / "two.mp4", FaceSearch("haar", batch_size=4)).boxes
+    boxes = cutting.read_speaker(tmp_path / "two.mp4", FaceSearch("haar", batch_size=4)).boxes
     np.testing.assert_array_equal(boxes, [large] * 12)
 
 
@@ -1021,7 +1021,7 @@ def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch,
     """Of each piece as much was lost as its sound was late, though the next has it."""
     verdicts = iter(["off by 8 frames", "in sync"])
     told = lambda _, kept, *__: dataclasses.replace(kept, verdict=next(verdicts), offset_frames=late)  # noqa: E731
-    monkeypatch.setattr(syncing, "_looked_at", told)
+    monkeypatch.setattr(syncing, "_with_verdict", told)
     whole = np.linspace(-0.5, 0.5, 100 * 640, dtype=np.float32)
     for name in ("cover", "007", *range(40)):
         (tmp_path / f"{name}.jpg").write_bytes(b"x")
@@ -1053,7 +1053,7 @@ def test_verdicts_of_earlier_rules_are_reached_again(roots, clip, monkeypatch):
 def test_whoever_is_out_of_sync_after_all_is_told(roots):
     """What was moved once was never called so again."""
     moved = dataclasses.replace(finished("a/1.mp4")[0], verdict="off by 8 frames", shifted=3, offset_frames=8)
-    assert preprocessing.SyncCheck("correct").sort_out([moved])[0] == []
+    assert preprocessing.SyncCheck("correct").partition([moved])[0] == []
 
 
 def test_a_finished_clip_that_was_damaged_is_cut_anew(roots, heads):

@@ -26,7 +26,7 @@ from face_detection.tracking import follow_faces
 from faces import FaceSearch
 from rates import resample
 from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
-from sync.embedding import REACH, embed_mouths, embed_sound, embed_windows, face_of, windows_of
+from sync.embedding import MAX_OFFSET, embed_mouths, embed_sound, embed_windows, face_of, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ def test_pauses_do_not_level_the_curve():
 @pytest.mark.parametrize("windows, verdict", [(24, "too short to tell"), (25, "in sync")])
 def test_a_second_of_a_face_is_too_little_to_tell(windows, verdict):
     """Of strangers, every other one was found to belong together in half a second."""
-    curve = np.full(2 * REACH + 1, 0.1)
-    curve[REACH] = 0.9
+    curve = np.full(2 * MAX_OFFSET + 1, 0.1)
+    curve[MAX_OFFSET] = 0.9
     result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve, windows)
     assert result.verdict == verdict and ("needs 1.2 s" in str(result)) == (windows < 25)

@@ -18,7 +18,7 @@ from face_detection.detections import Detections
 from face_path import FacePath
 from faces import FaceSearch
 from lipsync import LipSync, Options
-from speakers import REACH, FacesByShot
+from speakers import MAX_OFFSET, FacesByShot
 
 SAID = Recipe(seed=2020, seconds=2.4)
 LEFT, RIGHT = [10, 10, 60, 60], [110, 10, 160, 60]
@@ -69,8 +69,8 @@ def test_who_is_seen_for_a_moment_is_not_chosen():
 
 
 def curve(peak: int, height: float) -> np.ndarray:
-    values = np.zeros(2 * REACH + 1)
-    values[REACH + peak] = height
+    values = np.zeros(2 * MAX_OFFSET + 1)
+    values[MAX_OFFSET + peak] = height
     return values
 
 
@@ -79,7 +79,7 @@ def test_sound_that_is_late_throughout_is_compared_where_it_belongs():
     late = np.array([[curve(4, 0.6), curve(0, 0.1)], [curve(-9, 0.2), curve(4, 0.5)]])
     assert speakers.usual_offset(late, frames) == 4
     assert speakers.usual_offset(0.3 * late, frames) == 0  # too little to be certain
-    assert speakers.usual_offset(np.full((2, 2, 2 * REACH + 1), np.nan), frames) == 0
+    assert speakers.usual_offset(np.full((2, 2, 2 * MAX_OFFSET + 1), np.nan), frames) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -186,7 +186,7 @@ def test_a_step_is_all_on_its_device(kind):
     assert all(value.is_meta for value in figures.values())
     task.train_mode(False)
     batch = expert_batch() if kind is AllPairsExpertTask else batch
-    with torch.no_grad(), task.ema_in_place():
+    with torch.no_grad(), task.swap_in_ema():
         assert all(value.is_meta for value in task.evaluate_batch(batch).values())
 
 
@@ -886,12 +886,12 @@ def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
             return (rows + 1) / 2  # the other was asked to
 
     trainer = object.__new__(loop._Trainer)
-    trainer.group, trainer.common, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
+    trainer.group, trainer.shared_batches, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
     trainer._stop = False
     with pytest.raises(training.Stopped):
-        next(trainer._until_asked([0]))
-    trainer.common = 0  # a batch that the other does not have
-    assert next(trainer._until_asked([0])) == 0
+        next(trainer._stoppable([0]))
+    trainer.shared_batches = 0  # a batch that the other does not have
+    assert next(trainer._stoppable([0])) == 0
 
 
 def test_two_processes_equal_one(corpus, tmp_path):

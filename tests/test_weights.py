@@ -250,7 +250,7 @@ def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
     assert not (tmp_path / "PWNED").exists()
 
 
-@pytest.mark.parametrize("name", weights.WRAPPED)
+@pytest.mark.parametrize("name", weights.STATE_DICT_KEYS)
 def test_state_dicts_have_many_names(tmp_path, state, name):
     torch.save({name: dict(state), "width": WIDTH, "epoch": 3}, tmp_path / "c.pth")
     checkpoint = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip)

@@ -24,7 +24,7 @@ from training.tasks import Figures, Task
 STEP_DIGITS = 9  # in the names of checkpoints (reference)
 BEST = "checkpoint_best.pth"
 # hparams that do not affect what a resumed run learns
-NOT_LEARNED_FROM = {
+IGNORED_HPARAMS = {
     "num_workers", "checkpoint_interval", "syncnet_checkpoint_interval", "plateau_warn_steps", "audio_from_expert",
 }  # fmt: skip
 
@@ -37,25 +37,25 @@ class Position:
     evaluation_pending: bool = False  # this step's evaluation is still to come; it may switch on the sync loss
     seed: int | None = None  # of the data order; None: not in the file
     hparams: dict[str, Any] = field(default_factory=dict)  # of the run that wrote it, if the file has them
-    made_of: dict[str, str] = field(default_factory=dict)  # digests of its clips and networks, likewise
+    input_digests: dict[str, str] = field(default_factory=dict)  # of its clips and networks, likewise
     resumed: bool = False  # the run of this folder is continued
 
-    def changes(self, hp: HParams, seed: int, made_of: dict[str, str], unread: Set[str] = frozenset()) -> str:
+    def changes(self, hp: HParams, seed: int, input_digests: dict[str, str], unread: Set[str] = frozenset()) -> str:
         """Return in words what these change about training and evaluation; "" if nothing.
 
         ``unread`` are hparams that this training does not read.
         """
         kept = set() if hp.syncnet_wt else {"syncnet_wt"}  # not set: the checkpoint's weight is kept
-        left_out = NOT_LEARNED_FROM | unread | kept
+        left_out = IGNORED_HPARAMS | unread | kept
         now = {name: value for name, value in dataclasses.asdict(hp).items() if name not in left_out}
         then = dict(self.hparams)
         if self.seed is not None:
             now["seed"], then["seed"] = seed, self.seed
         words = [f"{n} {v} -> {now[n]}" for n, v in then.items() if n in now and now[n] != v]
-        return ", ".join(words + [f"different {name}" for name in different(self.made_of, made_of)])
+        return ", ".join(words + [f"different {name}" for name in changed_names(self.input_digests, input_digests)])
 
 
-def different(then: dict[str, str], now: dict[str, str]) -> list[str]:
+def changed_names(then: dict[str, str], now: dict[str, str]) -> list[str]:
     """Return the names whose digests differ; none if ``then`` is empty, as in files of older versions."""
     return [name for name in now if then and then.get(name) != now[name]]
 
@@ -65,12 +65,12 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
     step = position.step
     for part in task.parts():
         content = {
-            **_described(task, part.network, step),
+            **_base_content(task, part.network, step),
             "optimizer": part.optimizer.state_dict() if task.hp.save_optimizer_state else None,
             "global_epoch": epoch,
             "evaluation_pending": position.evaluation_pending,
             "seed": position.seed,
-            "made_of": position.made_of,
+            "made_of": position.input_digests,
             "random_state": torch.get_rng_state(),
         }
         if not part.prefix and task.ema:
@@ -86,7 +86,7 @@ def save_checkpoint(task: Task, folder: Path, position: Position, epoch: int, ke
                 (folder / checkpoint_name(part.prefix, old)).unlink()
 
 
-def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
+def _base_content(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
     """Return the weights of a network and what is needed to use them."""
     return {
         "state_dict": network.state_dict(),
@@ -99,8 +99,8 @@ def _described(task: Task, network: nn.Module, step: int) -> dict[str, Any]:
 
 def save_best(task: Task, folder: Path, position: Position, figures: Figures) -> None:
     """Write the network that was evaluated as ``checkpoint_best.pth``."""
-    evaluated = {"figures": figures, "made_of": position.made_of}
-    weights.write({**_described(task, task.result, position.step), **evaluated}, folder / BEST)
+    evaluated = {"figures": figures, "made_of": position.input_digests}
+    weights.write({**_base_content(task, task.result, position.step), **evaluated}, folder / BEST)
 
 
 class Best(NamedTuple):
@@ -108,16 +108,16 @@ class Best(NamedTuple):
 
     step: int = 0
     figures: Figures = {}
-    made_of: dict[str, str] = {}
+    input_digests: dict[str, str] = {}
 
-    def score_until(self, step: int, made_of: dict[str, str], task: Task) -> float:
+    def score_until(self, step: int, input_digests: dict[str, str], task: Task) -> float:
         """Return its score as ``task`` computes it now, or infinity if it is not comparable.
 
         Comparable are figures up to ``step``, on the same validation clips, judged by the same network.
         """
-        judged_by = "judge" if "judge" in made_of else "expert"
-        measured = {name: value for name, value in made_of.items() if name in ("validation clips", judged_by)}
-        comparable = self.figures and self.step <= step and not different(self.made_of, measured)
+        judged_by = "judge" if "judge" in input_digests else "expert"
+        measured = {name: value for name, value in input_digests.items() if name in ("validation clips", judged_by)}
+        comparable = self.figures and self.step <= step and not changed_names(self.input_digests, measured)
         return task.score(self.figures) if comparable else math.inf
 
 

@@ -29,7 +29,7 @@ from training.checkpoints import (
     save_collage,
 )
 from training.figures import Averages, Log, evaluate
-from training.starting import Plan, introduce, made_of_what, restore
+from training.starting import Plan, digest_inputs, report_start, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
@@ -56,19 +56,20 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
 
 def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
     group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
-    made_of = made_of_what(task, train, val, plan.data_root)
+    input_digests = digest_inputs(task, train, val, plan.data_root)
     if group.is_main:
         files.remove_leftovers(plan.checkpoint_dir, ".pth")
-        introduce(train, val, plan, position, task.hp, report)
+        report_start(train, val, plan, position, task.hp, report)
         if waiting := task.awaits_evaluation:
             report.note(f"note: {waiting}")
-        if changes := position.changes(task.hp, train.seed, made_of, plan.unread):
+        if changes := position.changes(task.hp, train.seed, input_digests, plan.unread):
             report.note(f"warning: this run differs from the one it continues: {changes}")
     batches = Batches(train, plan.batch_size, position.step, group.rank, group.world_size)
     windows = max(group.world_size, min(plan.eval_steps * plan.batch_size, len(val.index)))
     share = plan.batch_size // group.world_size
     evaluation = evaluation_windows(windows, share, group.rank, group.world_size)
-    common = len(evaluation_windows(windows, share, group.world_size - 1, group.world_size))  # no process has fewer
+    # no process has fewer
+    shared_batches = len(evaluation_windows(windows, share, group.world_size - 1, group.world_size))
     pin = group.device.type == "cuda"
     with (
         # memory is pinned on the current device, which may be another than ours, and full
@@ -76,8 +77,8 @@ def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, repor
         contextlib.closing(Loader(train, batches, plan.num_workers, pin)) as train_loader,
         contextlib.closing(Loader(val, evaluation, plan.num_workers, pin)) as val_loader,
     ):
-        position = replace(position, made_of=made_of)
-        _Trainer(task, plan, position, batches, report, common).run(train_loader, val_loader)
+        position = replace(position, input_digests=input_digests)
+        _Trainer(task, plan, position, batches, report, shared_batches).run(train_loader, val_loader)
 
 
 def decay_at(step: int, steps: int) -> float:
@@ -91,40 +92,45 @@ class _Trainer:
     """The loop of ``fit``: state that changes from step to step."""
 
     def __init__(
-        self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter, common: int
+        self, task: Task, plan: Plan, position: Position, batches: Batches, report: Reporter, shared_batches: int
     ) -> None:
         self.task, self.plan, self.batches, self.report = task, plan, batches, report
-        self.common = common  # evaluation batches that every process has
+        self.shared_batches = shared_batches  # evaluation batches that every process has
         self.step, self.evaluation_pending = position.step, position.evaluation_pending
         self.group = task.group
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
         self.rates = [(group, group["lr"]) for part in task.parts() for group in part.optimizer.param_groups]
-        self.made_of = position.made_of
+        self.input_digests = position.input_digests
         best = read_best(plan.checkpoint_dir) if position.resumed else Best()
-        self.best = best.score_until(position.step, self.made_of, task)
+        self.best = best.score_until(position.step, self.input_digests, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
         self._saved = self._position
-        self._whole = True  # False while a step has changed some weights, but not yet all that belongs to it
+        self._step_complete = True  # False while a step has changed some weights, but not yet all that belongs to it
         for part in task.parts():  # running out of memory before that loses nothing
-            part.optimizer.register_step_pre_hook(self._begin_changing)
-        self._told: set[str] = set()  # damaged files that have been reported
+            part.optimizer.register_step_pre_hook(self._mark_step_incomplete)
+        self._reported: set[str] = set()  # damaged files that have been reported
 
-    def _begin_changing(self, *_: object) -> None:
-        self._whole = False
+    def _mark_step_incomplete(self, *_: object) -> None:
+        self._step_complete = False
 
     @property
     def _position(self) -> Position:
-        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed, made_of=self.made_of)
+        return Position(self.step, self.evaluation_pending, self.batches.dataset.seed, input_digests=self.input_digests)
 
     def run(self, train_loader: Loader, val_loader: Loader) -> None:
         plan = self.plan
         self.task.train_mode(True)
         remaining = None if plan.max_steps is None else max(0, plan.max_steps - self.step)
-        told = self.report if self.group.is_main else SILENT
+        main_report = self.report if self.group.is_main else SILENT
         log = contextlib.closing(self.log) if self.log else contextlib.nullcontext()
-        with log, self._signals(), self._saving(), told.stage("Training", plan.max_steps, "step", self.step) as advance:
+        with (
+            log,
+            self._signals(),
+            self._saving(),
+            main_report.stage("Training", plan.max_steps, "step", self.step) as advance,
+        ):
             if self.evaluation_pending:
                 self._evaluate(val_loader)
             for batch in self._fetch(itertools.islice(train_loader, remaining)):
@@ -141,7 +147,7 @@ class _Trainer:
                     self._evaluate(val_loader)
                 if due:  # once more, with what the evaluation changed
                     self._save()
-                self._tell(train_loader.damaged | val_loader.damaged)
+                self._report_damaged(train_loader.damaged | val_loader.damaged)
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -149,7 +155,7 @@ class _Trainer:
         try:
             yield
         finally:
-            if self._whole:
+            if self._step_complete:
                 self._save()
 
     def _fetch(self, loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -164,7 +170,7 @@ class _Trainer:
             except Exception as error:
                 problem = error
             self._waited = time.perf_counter() - begun
-            stop, done = self._any(self._stop or problem is not None, batch is None or time.monotonic() > end)
+            stop, done = self._any_process(self._stop or problem is not None, batch is None or time.monotonic() > end)
             if stop:
                 if self._stop or not problem:  # a worker may have died of the same signal
                     raise self._stopped()
@@ -176,15 +182,15 @@ class _Trainer:
                 return
             yield batch
 
-    def _tell(self, damaged: dict[str, str]) -> None:
+    def _report_damaged(self, damaged: dict[str, str]) -> None:
         """Report files found to be damaged, each once; every process reports those it has met."""
-        if news := {path: reason for path, reason in damaged.items() if path not in self._told}:
-            self._told |= {*news}
+        if news := {path: reason for path, reason in damaged.items() if path not in self._reported}:
+            self._reported |= {*news}
             words = [f"{path} {reason}" for path, reason in itertools.islice(news.items(), NAMED_AT_ONCE)]
             more = [f"{len(news) - NAMED_AT_ONCE} more"] if len(news) > NAMED_AT_ONCE else []
             self.report.note(
                 f"warning: step {self.step}: {'; '.join(words + more)}. Windows with these files are replaced; "
-                f"{len(self._told)} damaged files so far"
+                f"{len(self._reported)} damaged files so far"
             )
 
     def _stopped(self) -> Stopped:
@@ -204,7 +210,7 @@ class _Trainer:
             group["lr"] = rate * decay_at(self.step + 1, self.task.hp.lr_decay_steps)
         averages = Averages()
         averages.add(self.task.train_step(batch), len(batch[0]))
-        self._whole = False  # in case no hook has set it
+        self._step_complete = False  # in case no hook has set it
         self.step += 1
         if self.task.ema:
             self.task.ema.update_parameters(self.task.main_network)
@@ -219,12 +225,12 @@ class _Trainer:
         advance(1, **{name: np.mean([f[name] for f in self.recent if name in f]) for name in figures})
         if (text := self.task.warning(self.recent, self.step)) and self.group.is_main:
             self.report.note(f"warning: {text}")
-        self._whole = True
+        self._step_complete = True
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
-        with self.task.ema_in_place():
-            figures = evaluate(self.task, self._until_asked(loader))
+        with self.task.swap_in_ema():
+            figures = evaluate(self.task, self._stoppable(loader))
         news = self.task.after_evaluation(figures)
         self.evaluation_pending = False
         if self.log and (score := self.task.score(figures)) < self.best:
@@ -238,18 +244,18 @@ class _Trainer:
             if news:
                 self.report.note(news)
 
-    def _until_asked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+    def _stoppable(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches of an evaluation; if asked to stop, all processes stop at the same batch."""
         for number, batch in enumerate(loader):
-            if number < self.common and self._any(self._stop)[0]:
+            if number < self.shared_batches and self._any_process(self._stop)[0]:
                 raise self._stopped()
             yield batch
 
-    def _any(self, *wishes: bool) -> list[bool]:
+    def _any_process(self, *flags: bool) -> list[bool]:
         """Return, for each of these flags, whether any process has set it; all processes must call this together."""
         if self.group.world_size == 1:
-            return list(wishes)
-        here = torch.tensor(wishes, dtype=torch.float32, device=self.group.device)
+            return list(flags)
+        here = torch.tensor(flags, dtype=torch.float32, device=self.group.device)
         return (self.group.mean(here) > 0).tolist()
 
     def _save(self, pictures: bool = False) -> None:
@@ -271,8 +277,8 @@ class _Trainer:
         def ask(*_: object) -> None:
             self._stop = True
 
-        heard = threading.current_thread() is threading.main_thread()  # only that one may set handlers
-        numbers = active_signals({"SIGINT", *STOP_SIGNALS}) if heard else []
+        in_main_thread = threading.current_thread() is threading.main_thread()  # only that one may set handlers
+        numbers = active_signals({"SIGINT", *STOP_SIGNALS}) if in_main_thread else []
         before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield

@@ -9,7 +9,7 @@ from distributed import without_autocast
 from models import SyncNet_color
 
 MOUTH_AREA = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right as shares of a face crop; wide, for heads that turn
-DETAIL_PLACE = 8  # pixels each way: how far lips are off even in good results
+DETAIL_POOL = 8  # pixels each way: how far lips are off even in good results
 FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
 EDGE = 1e-4  # nearer to 0 or 1, the loss continues with the slope it has here
 
@@ -96,10 +96,10 @@ def detail_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def _detail(faces: torch.Tensor) -> torch.Tensor:
-    """Return how far greys are from those around them, averaged over squares of ``DETAIL_PLACE``, (N·T, 1, h, w)."""
+    """Return how far greys are from those around them, averaged over squares of ``DETAIL_POOL``, (N·T, 1, h, w)."""
     greys = faces.mean(1).flatten(0, 1)[:, None]
     fine = greys - F.avg_pool2d(greys, 3, 1, 1, count_include_pad=False)
-    return F.avg_pool2d(fine.abs(), DETAIL_PLACE, DETAIL_PLACE // 2)
+    return F.avg_pool2d(fine.abs(), DETAIL_POOL, DETAIL_POOL // 2)
 
 
 def feature_loss(expert: SyncNet_color, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ class Plan:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}; see --hparams")
 
 
-def made_of_what(task: Task, train: WindowDataset, val: WindowDataset, data_root: Path) -> dict[str, str]:
+def digest_inputs(task: Task, train: WindowDataset, val: WindowDataset, data_root: Path) -> dict[str, str]:
     """Return digests of the clip lists, relative to ``data_root``, and of the networks that supervise or judge."""
     lists = {"list of training clips": train, "validation clips": val}
     names = {name: [clip.folder for clip in data.index.clips] for name, data in lists.items()}
@@ -115,7 +115,7 @@ def _check_agreement(group: Distributed, step: int, folder: Path) -> None:
         )
 
 
-def introduce(
+def report_start(
     train: WindowDataset, val: WindowDataset, plan: Plan, position: Position, hp: HParams, report: Reporter
 ) -> None:
     """Report the clips, the position of the run and anything odd about them; write the list of unusable clips."""
@@ -124,7 +124,7 @@ def introduce(
     if plan.saves and (unusable or where.exists()):
         files.save(where, "".join(f"{folder}: {reason}\n" for folder, reason in unusable.items()))
     for name, data in (("training", train), ("validation", val)):
-        _introduce_clips(name, data.index, f"; {where} names all" if plan.saves else "", report)
+        _report_clips(name, data.index, f"; {where} names all" if plan.saves else "", report)
     if both := {clip.folder for clip in train.index.clips} & {clip.folder for clip in val.index.clips}:
         report.note(
             f"warning: {len(both)} validation clips are training clips as well, the first: {min(both)}: validation "
@@ -141,7 +141,7 @@ def introduce(
         report.note(f"warning: --max_steps {plan.max_steps} has been reached already; there is nothing left to train")
 
 
-def _introduce_clips(name: str, index: WindowIndex, listed: str, report: Reporter) -> None:
+def _report_clips(name: str, index: WindowIndex, listed: str, report: Reporter) -> None:
     """Report how much of a clip list is used, and anything odd about it."""
     report.note(f"{name}: {len(index.clips)} clips, {len(index)} windows")
     if index.unusable:
@@ -153,9 +153,9 @@ def _introduce_clips(name: str, index: WindowIndex, listed: str, report: Reporte
             f"note: the mels of {len(held)} {name} clips are computed in every run and kept in memory "
             f"({sum(held) / 1e6:.0f} MB): their folders cannot be written to"
         )
-    if index.doubtful:
-        folder, lengths = next(iter(index.doubtful.items()))
+    if index.length_warnings:
+        folder, lengths = next(iter(index.length_warnings.items()))
         report.note(
-            f"warning: {len(index.doubtful)} {name} clips have much more sound than frames, the first: "
+            f"warning: {len(index.length_warnings)} {name} clips have much more sound than frames, the first: "
             f"{folder}: {lengths}. Unless the face or the voice is missing at the end, they drift apart"
         )

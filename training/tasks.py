@@ -63,7 +63,7 @@ class Task:
         return self.ema.module if self.ema else self.main_network
 
     @contextlib.contextmanager
-    def ema_in_place(self) -> Iterator[None]:
+    def swap_in_ema(self) -> Iterator[None]:
         """Give the main network the weights of ``ema`` inside the block."""
         pairs = []
         if self.ema:
