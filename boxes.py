@@ -10,7 +10,7 @@ import numpy as np
 
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import Steadying, gap_of, most_together, settle, shows_profiles
+from face_detection.tracking import BoxSmoother, gap_of, max_simultaneous_faces, settle, shows_profiles
 from face_path import Box, Piece
 from video import VideoInfo
 
@@ -48,7 +48,7 @@ def _checked(
         faces = faces or not np.isnan(rows).all()
         yield rows, shot_ends
     if face_index is not None and not faces:
-        check_face_index(face_index, most_together(found, gap))
+        check_face_index(face_index, max_simultaneous_faces(found, gap))
     if not faces and shows_profiles(found):
         raise no_face(picture, 0, len(found), in_profile=True)
 
@@ -61,7 +61,7 @@ def place(
     ``rows`` are pieces of them, (n, 4), NaN where there are none, each with whether a shot ends there. Raises
     UserError, at the end, if there are none at all, or the pads leave nothing of the face.
     """
-    steady, faces, drawn, seen_whole, count = Steadying(gap_of(picture.fps), smooth), False, False, False, 0
+    steady, faces, drawn, seen_whole, count = BoxSmoother(gap_of(picture.fps), smooth), False, False, False, 0
     for seen, shot_ends in rows:
         count += len(seen)
         followed = steady.add(seen, shot_ends)

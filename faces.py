@@ -29,7 +29,7 @@ from face_detection.detectors import (
     SFD_WEIGHTS,
     create_detector,
     in_square_pixels,
-    telling_eyes,
+    with_eye_distance,
 )
 from face_detection.search import search
 from reporting import SILENT, Reporter
@@ -182,7 +182,7 @@ class FaceSearch:
 @lru_cache(maxsize=2)
 def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype, changed: object) -> Detector:
     """Return a detector, which stays loaded; ``changed``, the stamp of its file, invalidates it if that is replaced."""
-    return telling_eyes(create_detector(name, device, file, dtype))
+    return with_eye_distance(create_detector(name, device, file, dtype))
 
 
 def sfd_is_available(report: Reporter = SILENT) -> bool:

@@ -18,7 +18,7 @@ import video
 from boxes import place
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import LASTING, follow_face, follow_faces, gap_of, shots
+from face_detection.tracking import MIN_TRACK_SHARE, follow_face, follow_faces, gap_of, shots
 from face_path import Piece
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -88,7 +88,7 @@ def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Itera
 
 def without_brief_faces(scores: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Set ``scores`` (shots, faces) to -inf for faces ``seen`` much shorter than others, which may score by chance."""
-    brief = seen < np.maximum(1, LASTING * seen.max(1, keepdims=True))
+    brief = seen < np.maximum(1, MIN_TRACK_SHARE * seen.max(1, keepdims=True))
     return np.where(brief | np.isnan(scores), -np.inf, scores)
 
 

@@ -46,7 +46,7 @@ from lipsync import LipSync
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 48000  # Hz, of the file that the microphone plays
 SPOKEN, PERIOD = 0.5, 2.537  # seconds: speech in each period, and the period, no multiple of a frame
-LOUD, QUIET = 0.02, 0.4  # as in browser.js
+LOUD = 0.02  # peak amplitude, as in browser.js
 MOVED = 0.3  # grey levels; a mouth that changes by more has moved
 WAIT = 120.0  # seconds, the longest wait for the page
 
@@ -101,15 +101,15 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder)
-        face, sound = given(args, kept)
-        with served(kept) as (address, server), opened(args, sound) as browser:
+        face, sound = prepare_inputs(args, kept)
+        with serve_page(kept) as (address, server), open_browser(args, sound) as browser:
             tab = browser.new_page()
             tab.add_init_script(path=Path(__file__).with_suffix(".js"))
             tab.goto(address)
             begin(tab, face, args)
             seen = watch_onsets(tab, args.onsets) if args.what == "latency" else watch(tab, args.minutes, server, kept)
             tab.close()
-            report("closed", settled(server, kept))
+            report("closed", state_after_closing(server, kept))
         notes = [json.loads(line) for line in Path(kept, "notes").read_text().splitlines()]
     if args.notes:
         args.notes.write_text(json.dumps({"browser": seen, "server": notes}))
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 # The page and the browser
 
 
-def given(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+def prepare_inputs(args: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
     """Return the photo or video, and the sound file for the microphone."""
     face, speech = args.face, args.audio or folder / "speech.wav"
     if face is None:
@@ -148,7 +148,7 @@ def bursts(sound: np.ndarray) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[tuple[str, int]]:
+def serve_page(folder: Path) -> Iterator[tuple[str, int]]:
     """Serve the page within the ``with`` block, its files in ``folder``/disk; yield its address and process ID."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -159,7 +159,7 @@ def served(folder: Path) -> Iterator[tuple[str, int]]:
     server = subprocess.Popen([*map(str, command)], cwd=ROOT, env={**os.environ, "TMPDIR": str(disk)})
     address = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: answers(address))
+        wait_until(lambda: answers(address))
         yield address, server.pid
     finally:
         server.terminate()  # not SIGINT, which background jobs ignore
@@ -172,16 +172,16 @@ def answers(address: str) -> bool:
     return False
 
 
-def until(true: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     start = time.monotonic()
-    while not true():
+    while not condition():
         if time.monotonic() - start > WAIT:
             raise RuntimeError(f"the page did not answer within {WAIT:.0f} s")
         time.sleep(0.2)
 
 
 @contextlib.contextmanager
-def opened(args: argparse.Namespace, sound: Path) -> Iterator[Any]:
+def open_browser(args: argparse.Namespace, sound: Path) -> Iterator[Any]:
     """Open a browser with a microphone that plays ``sound``."""
     from playwright.sync_api import sync_playwright
 
@@ -233,7 +233,7 @@ def mouth_of(face: Path) -> list[float]:
 # Recording
 
 
-def taken(tab: Any) -> dict[str, list]:
+def read_recorded(tab: Any) -> dict[str, list]:
     """Return what the page has recorded since the last call, and clear it."""
     return tab.evaluate("() => Object.fromEntries(Object.entries(measured).map(([key, all]) => [key, all.splice(0)]))")
 
@@ -242,7 +242,7 @@ def watch_onsets(tab: Any, count: int) -> dict[str, list]:
     seen: dict[str, list] = {}
     while len(seen.get("onsets", [])) < count + 1:
         time.sleep(2.0)
-        for key, values in taken(tab).items():
+        for key, values in read_recorded(tab).items():
             seen.setdefault(key, []).extend(values)
     return seen
 
@@ -253,7 +253,7 @@ def watch(tab: Any, minutes: float, server: int, folder: Path) -> dict[str, list
     start = time.monotonic()
     for minute in range(1, math.ceil(minutes) + 1):
         time.sleep(max(0.0, start + 60 * minute - time.monotonic()))
-        for key, values in taken(tab).items():
+        for key, values in read_recorded(tab).items():
             seen.setdefault(key, []).extend(values)
         state = state_of(server, folder)
         seen["states"].append({"time": time.time(), **state})
@@ -288,7 +288,7 @@ def children_of(process: int) -> list[int]:
     return found
 
 
-def settled(server: int, folder: Path) -> dict[str, float]:
+def state_after_closing(server: int, folder: Path) -> dict[str, float]:
     """Return the server's state ten seconds after the page was closed."""
     time.sleep(10.0)
     return state_of(server, folder)
@@ -309,16 +309,16 @@ class Timeline:
         self.drawn = np.array(seen["drawn"])  # time, change of the mouth, time on screen, session time
 
     def latencies(self) -> Iterator[tuple[str, dict[str, float]]]:
-        rows = np.array([row for onset in self.onsets[1:] if (row := self._way(onset))])
-        moved, *way = rows.T
+        rows = np.array([row for onset in self.onsets[1:] if (row := self._onset_delays(onset))])
+        moved, *delays = rows.T
         yield "mouth moves", {"onsets": len(rows), **spread(moved)}
-        yield "own frame on the screen", spread(np.sum(way, axis=0))
+        yield "own frame on the screen", spread(np.sum(delays, axis=0))
         names = ("heard to pushed", "waiting for sound ahead", "generating", "to the browser", "drawing", "to screen")
-        for name, seconds in zip(names, way):
+        for name, seconds in zip(names, delays):
             yield name, spread(seconds)
         yield "frames", {"a second": (len(self.drawn) - 1) / np.ptp(self.drawn[:, 0])}
 
-    def _way(self, onset: float) -> tuple[float, ...] | None:
+    def _onset_delays(self, onset: float) -> tuple[float, ...] | None:
         """Return the seconds from an onset to the first change of the mouth, and those of each stage of its frame."""
         pushed = first(self.heard, (self.heard[:, 0] > onset - 0.05) & (self.heard[:, 2] > LOUD))
         moved = first(self.drawn, (self.drawn[:, 2] > onset) & (self.drawn[:, 1] > MOVED))

@@ -29,7 +29,7 @@ import video
 from benchmarks import auc, print_machine, report
 from demo.talking_head import Recipe, make_clip
 from errors import UserError
-from evaluation.aperture import follow_head
+from evaluation.aperture import compare_head
 from evaluation.table import phase_row
 from faces import FaceSearch
 from lipsync import LipSync
@@ -154,7 +154,7 @@ def find_offsets(args: argparse.Namespace, network: Expert) -> dict[str, float]:
 def follow_aperture(originals: Sequence[Path], generated: Sequence[Path], partners: Sequence[int]) -> dict[str, float]:
     """Return the correlation of the aperture in generated frames with the true one of the driving speech."""
     rows = zip(generated, originals, partners)
-    fits = [follow_head(made, clip, originals[partner]) for made, clip, partner in rows]
+    fits = [compare_head(made, clip, originals[partner]) for made, clip, partner in rows]
     fits = [fit for fit in fits if fit]
     mean = {lag: float(np.mean([fit.by_lag[lag] for fit in fits])) for lag in fits[0].by_lag}
     best = max(mean, key=mean.__getitem__)

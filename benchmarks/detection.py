@@ -25,7 +25,7 @@ import arguments
 import cli
 import video
 from benchmarks import open_machine, report
-from benchmarks.scene import SIZES, Counted, write_scene
+from benchmarks.scene import SIZES, CountingDetector, write_scene
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import search
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     device, dtype = open_machine(args)
-    detector = Counted(arguments.face_search(args).on(device, dtype).open())
+    detector = CountingDetector(arguments.face_search(args).on(device, dtype).open())
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for name, clip in pictures(args, Path(folder)):
@@ -76,7 +76,7 @@ def pictures(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path
             yield scene.stem, scene
 
 
-def compare(source: video.VideoInfo, detector: Counted, every: int) -> dict[str, float]:
+def compare(source: video.VideoInfo, detector: CountingDetector, every: int) -> dict[str, float]:
     """Search a video both ways; see the top of this file for the figures."""
     detector.pixels, detector.seconds = 0, 0.0
     found = Detections()

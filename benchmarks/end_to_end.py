@@ -28,7 +28,7 @@ import video
 from benchmarks import lip_sync_as_a_user, matrix_peak, open_machine, report, timed, write_video
 from benchmarks.first_frame import measure_loaded
 from benchmarks.inference import REFERENCE_BATCH, generate_plainly
-from benchmarks.scene import SIZES, Counted, write_scene
+from benchmarks.scene import SIZES, CountingDetector, write_scene
 from concurrency import prefetch
 from demo.talking_head import Recipe, write_speech
 from devices import calls_at_a_time
@@ -101,7 +101,7 @@ def measure_stages(
     count = len(windows)
     figures["decode_s"] = timed(lambda: sum(1 for _ in video.repeat_frames(source, count)))
 
-    detector = Counted(arguments.face_search(args).on(device, dtype).open())
+    detector = CountingDetector(arguments.face_search(args).on(device, dtype).open())
     found = Detections()
     frames = prefetch(video.read_frames(source, 0, count), 4)
     figures["search_s"] = timed(lambda: sum(search(found, frames, detector, float(source.fps))))

@@ -76,9 +76,9 @@ SWITCHES = {field.name for field in fields(Options) if isinstance(field.default,
 SIDES = ("pads", "crop", "box")  # options with several numbers
 NETWORK = ("restorer", "precision", "runtime", "batch_size")  # arguments of ``LipSync`` that a row may change
 OWN, OTHER, SILENT = "own", "other", "silent"
-TOLD = {  # figures of ``Quality``, by the driving sound
+FIGURES_BY_SOUND = {  # figures of ``Quality``, by the driving sound
     OWN: (*table.LIKENESS, "sharpness"),
-    OTHER: tuple(name for name in table.ALWAYS if name != "sharpness"),
+    OTHER: tuple(name for name in table.COMMON_FIGURES if name != "sharpness"),
     SILENT: tuple(table.LEAKAGE),
 }
 GEOMETRY = ("psnr", "ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter")  # what is measured with a mirror
@@ -90,7 +90,7 @@ Figures = dict[str, list[float]]  # by measure, one figure per clip
 
 
 @dataclass(frozen=True)
-class Made:
+class SyncedVideo:
     """A lip-synced video."""
 
     path: Path
@@ -102,7 +102,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Setup:
     """What all rows share: clips, networks and judges."""
 
     folder: Path
@@ -163,25 +163,25 @@ def run(args: argparse.Namespace) -> None:
         "precision": args.precision,
     }
     chosen = tuple(args.flags or FLAGS)
-    settled = {flags: settle(network, flags) for flags in (DEFAULTS, *chosen)}  # wrong flags fail before any work
-    bench = open_bench(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
+    settled = {flags: settings_of(network, flags) for flags in (DEFAULTS, *chosen)}  # wrong flags fail before any work
+    setup = open_setup(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
     rows: dict[str, Figures] = {}
-    sheets: dict[str, list[Made]] = {}
+    sheets: dict[str, list[SyncedVideo]] = {}
     for flags in (FILMED, DEFAULTS, *chosen):
         name = f"--{flags}" if flags in chosen else flags
         if flags in chosen and settled[flags] == settled[DEFAULTS]:
             print(f"{name} is the network's default")
             continue
-        made = make_all(bench, flags)
-        rows[name], sheets[name] = measure(bench, flags, made), made[OTHER]
+        made = make_all(setup, flags)
+        rows[name], sheets[name] = measure(setup, flags, made), made[OTHER]
         save(args, rows)  # if the run is stopped, these are kept
     print(text(rows))
-    print("\n".join(missing(bench)))
+    print("\n".join(missing(setup)))
     for place in (0, -1):
         sheet = sheet_of({name: made[place] for name, made in sheets.items()})
-        files.save(args.folder / f"{bench.clips[place].stem}.png", cv2.imencode(".png", sheet)[1].tobytes())
+        files.save(args.folder / f"{setup.clips[place].stem}.png", cv2.imencode(".png", sheet)[1].tobytes())
 
 
 def check(args: argparse.Namespace) -> list[Path]:
@@ -205,15 +205,15 @@ def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
         files.save(args.csv, table.to_csv({name: means(figures) for name, figures in rows.items()}))
 
 
-def open_bench(
+def open_setup(
     args: argparse.Namespace, videos: list[Path], network: dict[str, Any], pads: Sequence[int], geometry_only: bool
-) -> Bench:
+) -> Setup:
     lse_network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
     asked = open_expert(args.expert), open_expert(args.judge), lse_network, judges_of(args)
     clips = [shortened(args.folder, path, number, args.seconds) for number, path in enumerate(videos)]
     heard = list_sounds(args.folder, clips, geometry_only)
     real = find_landmarks(args.mediapipe, args.folder, clips, "filmed") if args.mediapipe else []
-    return Bench(args.folder, network, clips, heard, pads, *asked, args.mediapipe, real)
+    return Setup(args.folder, network, clips, heard, pads, *asked, args.mediapipe, real)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def list_sounds(folder: Path, clips: list[Path], geometry_only: bool) -> dict[st
     return heard if geometry_only else {OWN: clips, **heard}
 
 
-def read(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str, Any]]:
+def parse_flags(flags: str, middle: str = "0 1 0 1") -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a row's arguments for ``LipSync`` and for ``LipSync.run``, with ``middle`` in place of ``MIDDLE``."""
     network: dict[str, Any] = {}
     options: dict[str, Any] = {}
@@ -301,22 +301,22 @@ def value_of(word: str) -> int | float | str:
     return word
 
 
-def settle(network: dict[str, Any], flags: str) -> tuple[ResolvedOptions, torch.dtype, str, Path | None]:
+def settings_of(network: dict[str, Any], flags: str) -> tuple[ResolvedOptions, torch.dtype, str, Path | None]:
     """Return the settings with which a network runs under these flags."""
-    changed, options = read(flags)
+    changed, options = parse_flags(flags)
     lips = LipSync(**network | changed)
     return lips.resolve(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
-def make_all(bench: Bench, flags: str) -> dict[str, list[Made]]:
+def make_all(setup: Setup, flags: str) -> dict[str, list[SyncedVideo]]:
     """Lip-sync every clip with these flags; return the results by driving sound."""
-    lips = LipSync(**bench.network | read(flags)[0])
-    lips.preview(bench.clips[0], bench.clips[0], 0)  # loads libraries now, so that this is not timed
-    made: dict[str, list[Made]] = {take: [] for take in bench.heard}
-    for take, clip, sound in [(take, *row) for take, sounds in bench.heard.items() for row in zip(bench.clips, sounds)]:
+    lips = LipSync(**setup.network | parse_flags(flags)[0])
+    lips.preview(setup.clips[0], setup.clips[0], 0)  # loads libraries now, so that this is not timed
+    made: dict[str, list[SyncedVideo]] = {take: [] for take in setup.heard}
+    for take, clip, sound in [(take, *row) for take, sounds in setup.heard.items() for row in zip(setup.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
-        _, options = read(flags, middle) if middle else read(flags)
-        outfile = bench.folder / folder_of(flags, take) / clip.name
+        _, options = parse_flags(flags, middle) if middle else parse_flags(flags)
+        outfile = setup.folder / folder_of(flags, take) / clip.name
         made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
     return made
 
@@ -325,7 +325,7 @@ def folder_of(flags: str, take: str) -> str:
     return f"{flags.replace(' ', '_').replace('/', '_')}/{take}"
 
 
-def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> Made:
+def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> SyncedVideo:
     """Write ``outfile``: the clip lip-synced or, if ``as_it_is``, only re-encoded."""
     source = open_face(clip, Options.of(options))
     lips.search.find(source)  # now, so that it is not timed
@@ -341,7 +341,7 @@ def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bo
         encode(clip, source, sound, None, crf=0)
     cost = math.nan if as_it_is else 1000 * seconds / len(take)
     (one,) = take.faces
-    return Made(outfile, clip, sound, list(one.boxes()), one.filmed.path.seen, cost)
+    return SyncedVideo(outfile, clip, sound, list(one.boxes()), one.filmed.path.seen, cost)
 
 
 def middle_of(found: Detections) -> str:
@@ -354,69 +354,69 @@ def middle_of(found: Detections) -> str:
 # Figures
 
 
-def measure(bench: Bench, flags: str, made: dict[str, list[Made]]) -> Figures:
+def measure(setup: Setup, flags: str, made: dict[str, list[SyncedVideo]]) -> Figures:
     """Return all figures of the clips that were made with these flags."""
     figures: Figures = {}
     for take, clips in made.items():
-        scores = [compare_pictures(bench, clip) for clip in clips]
-        told = GEOMETRY if OWN not in made and take == OTHER else TOLD[take]
+        scores = [compare_pictures(setup, clip) for clip in clips]
+        told = GEOMETRY if OWN not in made and take == OTHER else FIGURES_BY_SOUND[take]
         figures |= {name: [getattr(one, name) for one in scores] for name in told}
-    figures |= compare_sync(bench, made) if OWN in made else {}
-    figures |= compare_lips(bench, bench.mediapipe, flags, made) if bench.mediapipe else {}
+    figures |= compare_sync(setup, made) if OWN in made else {}
+    figures |= compare_lips(setup, setup.mediapipe, flags, made) if setup.mediapipe else {}
     figures["cpu_ms"] = [clip.cpu_ms for clip in made[OTHER]]
     return {name: row for name, row in figures.items() if None not in row}
 
 
-def compare_pictures(bench: Bench, clip: Made) -> Quality:
-    return score_file(clip.path, clip.source, bench.search, judges=bench.judges, pads=bench.pads, drawn=clip.boxes)
+def compare_pictures(setup: Setup, clip: SyncedVideo) -> Quality:
+    return score_file(clip.path, clip.source, setup.search, judges=setup.judges, pads=setup.pads, drawn=clip.boxes)
 
 
-def compare_sync(bench: Bench, made: dict[str, list[Made]]) -> Figures:
+def compare_sync(setup: Setup, made: dict[str, list[SyncedVideo]]) -> Figures:
     """Return how well lips fit the speech, by expert and judge and, for drawn heads, by the known aperture."""
-    own, other = ([similarity(bench.judge, clip) for clip in made[take]] for take in (OWN, OTHER))
+    own, other = ([similarity(setup.judge, clip) for clip in made[take]] for take in (OWN, OTHER))
     figures = {
-        "expert": [similarity(bench.expert, clip).mean for clip in made[OTHER]],
+        "expert": [similarity(setup.expert, clip).mean for clip in made[OTHER]],
         "judge": [result.mean for result in other],
         "judge_own": [result.mean for result in own],
         "discrepancy": [a.mean - b.mean for a, b in zip(own, other)],
         "in_sync": [float(result.verdict == "in sync") for result in other],
     }
-    fits = [aperture.follow_head(clip.path, clip.source, clip.heard) for clip in made[OTHER]]
+    fits = [aperture.compare_head(clip.path, clip.source, clip.heard) for clip in made[OTHER]]
     figures |= {"aperture": [fit.by_lag[0] if fit else math.nan for fit in fits]} if any(fits) else {}
-    return figures | (compare_lse(bench, bench.lse, made[OTHER]) if bench.lse else {})
+    return figures | (compare_lse(setup, setup.lse, made[OTHER]) if setup.lse else {})
 
 
-def compare_lse(bench: Bench, network: SyncNet_v2, clips: Sequence[Made]) -> Figures:
-    scores = [lse.score_file(clip.path, network, bench.search) for clip in clips]
+def compare_lse(setup: Setup, network: SyncNet_v2, clips: Sequence[SyncedVideo]) -> Figures:
+    scores = [lse.score_file(clip.path, network, setup.search) for clip in clips]
     return {
         "LSE-D": [float(np.mean([score.lse_d for score in found])) for found in scores],
         "LSE-C": [float(np.mean([score.lse_c for score in found])) for found in scores],
     }
 
 
-def similarity(expert: Expert, clip: Made) -> Result:
+def similarity(expert: Expert, clip: SyncedVideo) -> Result:
     return score_boxes(video.probe(clip.path), clip.seen, clip.heard, expert)
 
 
-def compare_lips(bench: Bench, mediapipe: Path, flags: str, made: dict[str, list[Made]]) -> Figures:
+def compare_lips(setup: Setup, mediapipe: Path, flags: str, made: dict[str, list[SyncedVideo]]) -> Figures:
     """Return the figures that need landmarks; see the functions in ``evaluation.lips``."""
     found = {
-        take: find_landmarks(mediapipe, bench.folder, [clip.path for clip in clips], folder_of(flags, take))
+        take: find_landmarks(mediapipe, setup.folder, [clip.path for clip in clips], folder_of(flags, take))
         for take, clips in made.items()
     }
-    filmed, quiet = bench.real, found[SILENT]
+    filmed, quiet = setup.real, found[SILENT]
     apart, still = ([lip_distance(points) for points in some] for some in (filmed, quiet))
     figures = {
-        "rest": [float(lips.way_open(*pair)[1]) for pair in zip(still, apart)],
+        "rest": [float(lips.opening_share(*pair)[1]) for pair in zip(still, apart)],
         "leak": [lips.leak(*(lips.aspect(lips.of_mesh(one)) for one in pair)) for pair in zip(quiet, filmed)],
     }
     if OWN not in made:
         return figures
-    figures["lmd"] = [likeness_of_lips(*row) for row in zip(made[OWN], found[OWN], filmed)]
+    figures["lmd"] = [lip_landmark_distance(*row) for row in zip(made[OWN], found[OWN], filmed)]
     return figures | compare_movement(made[OTHER], [lip_distance(points) for points in found[OTHER]], apart)
 
 
-def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
+def lip_landmark_distance(clip: SyncedVideo, made: np.ndarray, filmed: np.ndarray) -> float:
     """Return ``lips.landmark_distance`` of landmarks (frames, 478, 2) that may differ in size, length and rate."""
     source, result = video.probe(clip.heard), video.probe(clip.path)
     made = source.width / result.width * np.array(list(resample(made, result.fps, source.fps)))
@@ -424,11 +424,11 @@ def likeness_of_lips(clip: Made, made: np.ndarray, filmed: np.ndarray) -> float:
     return lips.landmark_distance(lips.of_mesh(made[:count]), lips.of_mesh(filmed[:count]))
 
 
-def compare_movement(clips: Sequence[Made], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
+def compare_movement(clips: Sequence[SyncedVideo], moved: Sequence[np.ndarray], apart: Sequence[np.ndarray]) -> Figures:
     """Return how lips move, relative to those of the speaker who is heard."""
     said = [*apart[1:], *apart[:1]]
     rates = [(video.probe(clip.heard).fps, video.probe(clip.path).fps) for clip in clips]
-    fits = [aperture.follow(a, np.array(list(resample(b, *fps)))) for a, b, fps in zip(moved, said, rates)]
+    fits = [aperture.compare_apertures(a, np.array(list(resample(b, *fps)))) for a, b, fps in zip(moved, said, rates)]
     return {
         "movement": [lips.movement(*pair) for pair in zip(moved, said)],
         "r": [fit.by_lag[0] if fit else math.nan for fit in fits],
@@ -440,12 +440,12 @@ def means(figures: Figures) -> dict[str, float]:
     return {name: float(np.nanmean(row)) for name, row in figures.items() if not np.isnan(row).all()}
 
 
-def missing(bench: Bench) -> list[str]:
+def missing(setup: Setup) -> list[str]:
     """Return a line for each group of figures that was not measured, with the flag for it."""
-    sync = [] if bench.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
-    if not bench.mediapipe:
-        return [*sync, "not measured: rest, leak, lmd, movement, r; --mediapipe", *judges.not_asked(bench.judges)]
-    return [*sync, *(line for line in judges.not_asked(bench.judges) if "lmd" not in line)]
+    sync = [] if setup.lse else ["not measured: LSE-D, LSE-C; --lse_checkpoint_path takes syncnet_v2"]
+    if not setup.mediapipe:
+        return [*sync, "not measured: rest, leak, lmd, movement, r; --mediapipe", *judges.missing_judges(setup.judges)]
+    return [*sync, *(line for line in judges.missing_judges(setup.judges) if "lmd" not in line)]
 
 
 def differs(row: Sequence[float], usual: Sequence[float]) -> bool:
@@ -478,7 +478,7 @@ def text(rows: Mapping[str, Figures]) -> str:
 # Pictures
 
 
-def sheet_of(rows: Mapping[str, Made]) -> np.ndarray:
+def sheet_of(rows: Mapping[str, SyncedVideo]) -> np.ndarray:
     """Return the face of one clip at the same moments, a row for each way in which it was lip-synced."""
     strips = []
     for name, made in rows.items():

@@ -30,10 +30,10 @@ from hparams import hparams as hp
 from hparams import read_list
 
 SPLITS = Path(__file__).resolve().parent.parent / "demo" / "splits"
-AROUND = (0, hp.mel_step_size)  # mel frames added before the generator's window, and after it
+EXTRA_FRAMES = (0, hp.mel_step_size)  # mel frames added before the generator's window, and after it
 EPOCHS, BATCH, RATE = 12, 256, 1e-3
 CHANNELS, DROPPED = 64, 0.6
-MOST = 60  # clips per speaker, so that no voice dominates
+MAX_CLIPS = 60  # clips per speaker, so that no voice dominates
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,18 +47,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     print_machine(torch.device("cpu"), torch.float32)
-    learned = few_of_each(sentences_of(args.speakers, "expert.txt", "judge.txt"))
-    known = {one.who for one in learned}
-    asked = [one for one in sentences_of(args.speakers, "held_out.txt") if one.who not in known]
-    if not asked:
+    training_clips = limit_per_speaker(sentences_of(args.speakers, "expert.txt", "judge.txt"))
+    training_speakers = {one.who for one in training_clips}
+    test_clips = [one for one in sentences_of(args.speakers, "held_out.txt") if one.who not in training_speakers]
+    if not test_clips:
         raise UserError(f"{args.speakers} has no speaker who was not trained on; add some of demo/splits/held_out.txt")
-    lips = {one.name: lips_of(one) for one in (*learned, *asked)}
-    for around in AROUND:
+    lips = {one.name: lips_of(one) for one in (*training_clips, *test_clips)}
+    for extra in EXTRA_FRAMES:
         torch.manual_seed(args.seed)
-        heard = {one.name: windows_of(one, len(lips[one.name]), around) for one in (*learned, *asked)}
-        network = learn(*(np.concatenate([table[one.name] for one in learned]) for table in (heard, lips)))
-        found = {one.name: correlation(network, heard[one.name], lips[one.name]) for one in asked}
-        report(f"{(hp.mel_step_size + 2 * around) / hp.mel_frames_per_second:.1f} s", by_speaker(found))
+        heard = {one.name: windows_of(one, len(lips[one.name]), extra) for one in (*training_clips, *test_clips)}
+        network = learn(*(np.concatenate([table[one.name] for one in training_clips]) for table in (heard, lips)))
+        found = {one.name: correlation(network, heard[one.name], lips[one.name]) for one in test_clips}
+        report(f"{(hp.mel_step_size + 2 * extra) / hp.mel_frames_per_second:.1f} s", by_speaker(found))
 
 
 def sentences_of(speakers: Path, *splits: str) -> list[Sentence]:
@@ -66,9 +66,9 @@ def sentences_of(speakers: Path, *splits: str) -> list[Sentence]:
     return list_sentences(Corpus(None, (speakers,), Path(), only=tuple(only)))
 
 
-def few_of_each(sentences: Sequence[Sentence]) -> list[Sentence]:
+def limit_per_speaker(sentences: Sequence[Sentence]) -> list[Sentence]:
     groups = {one.who: [other for other in sentences if other.who == one.who] for one in sentences}
-    return [one for group in groups.values() for one in group[:: -(-len(group) // MOST)]]
+    return [one for group in groups.values() for one in group[:: -(-len(group) // MAX_CLIPS)]]
 
 
 def lips_of(sentence: Sentence) -> np.ndarray:
@@ -77,12 +77,12 @@ def lips_of(sentence: Sentence) -> np.ndarray:
     return ((apart - apart.mean()) / apart.std()).astype(np.float32)
 
 
-def windows_of(sentence: Sentence, frames: int, around: int) -> np.ndarray:
-    """Return the mel window of each frame, (frames, 80, 16 + 2 around) float32."""
+def windows_of(sentence: Sentence, frames: int, extra: int) -> np.ndarray:
+    """Return the mel window of each frame, (frames, 80, 16 + 2 extra) float32."""
     mel = audio.melspectrogram(read_sound(sentence))
-    mel = np.pad(mel, ((0, 0), (around, around + hp.mel_step_size)), mode="edge").astype(np.float32)
-    starts = np.minimum(mel_starts(np.arange(frames), hp), mel.shape[1] - hp.mel_step_size - 2 * around)
-    return np.stack([mel[:, start : start + hp.mel_step_size + 2 * around] for start in starts])
+    mel = np.pad(mel, ((0, 0), (extra, extra + hp.mel_step_size)), mode="edge").astype(np.float32)
+    starts = np.minimum(mel_starts(np.arange(frames), hp), mel.shape[1] - hp.mel_step_size - 2 * extra)
+    return np.stack([mel[:, start : start + hp.mel_step_size + 2 * extra] for start in starts])
 
 
 def learn(heard: np.ndarray, lips: np.ndarray) -> nn.Module:

@@ -36,12 +36,12 @@ from errors import UserError
 from face_path import Box
 from footage import find_videos
 from lipsync import LipSync, open_face
-from lipsync import Options as Way
+from lipsync import Options as LipSyncOptions
 from models import weights
 
 SECONDS = 3.0  # of each clip
-FIRST, LAST, RISE = 0.3, 0.8, 0.12  # of its length: an object appears, is gone, and takes to move in or out
-ALIKE, OTHERWISE = 8, 4  # grey levels
+FIRST, LAST, TRANSITION = 0.3, 0.8, 0.12  # of its length: an object appears, is gone, and takes to move in or out
+KEPT_DIFFERENCE, WRONG_DIFFERENCE = 8, 4  # grey levels
 TILE, COLUMNS = (120, 140), 10  # of the contact sheets
 # each object's first offset and its final place: shares of the box's height, from the middle (x) and top (y) of the box
 PLACES = {
@@ -88,14 +88,14 @@ def measure(
     lips: LipSync, clip: Path, speech: Path, kind: str | None, folder: Path
 ) -> tuple[dict[str, float], np.ndarray]:
     """Return the figures of one clip with one object in front of it (None: nothing), and its rows of the sheet."""
-    path, shares, boxes = film(lips, clip, kind, folder)
+    path, shares, boxes = write_occluded(lips, clip, kind, folder)
     made = {}
     for way in ("keep", "ignore"):
         take = lips.prepare(path, speech, seconds=len(shares) / float(video.probe(path).fps), occlusion=way)
         made[way] = list(lips.stream(take))
     filmed = list(take.frames())
     rows = list(zip(filmed, made["ignore"], made["keep"], shares, boxes))
-    figures = {"away": float(np.mean([away(*row[1:]) for row in rows]))}
+    figures = {"away": float(np.mean([wrong_share(*row[1:]) for row in rows]))}
     if kind:
         figures |= {name: kept(filmed, frames, shares, boxes) for name, frames in made.items()}
         figures |= {f"flicker_{name}": flicker(filmed, frames, shares, boxes) for name, frames in made.items()}
@@ -117,7 +117,7 @@ def kept(filmed: Sequence, made: Sequence, shares: Sequence, boxes: Sequence[Box
     for old, new, share, box in zip(filmed, made, shares, boxes):
         thing = share[lower(box)] > 0.9
         apart = cv2.absdiff(old, new)[lower(box)].max(-1)
-        alike, count = alike + int((apart[thing] <= ALIKE).sum()), count + int(thing.sum())
+        alike, count = alike + int((apart[thing] <= KEPT_DIFFERENCE).sum()), count + int(thing.sum())
     return alike / max(count, 1)
 
 
@@ -131,21 +131,23 @@ def flicker(filmed: Sequence, made: Sequence, shares: Sequence, boxes: Sequence[
     return float(np.concatenate(changes).mean())
 
 
-def away(ignore: np.ndarray, keep: np.ndarray, share: np.ndarray, box: Box) -> float:
+def wrong_share(ignore: np.ndarray, keep: np.ndarray, share: np.ndarray, box: Box) -> float:
     if share.max() > 0:
         return 0.0
-    return float((cv2.absdiff(ignore, keep)[lower(box)].max(-1) > OTHERWISE).mean())
+    return float((cv2.absdiff(ignore, keep)[lower(box)].max(-1) > WRONG_DIFFERENCE).mean())
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Objects
 
 
-def film(lips: LipSync, clip: Path, kind: str | None, folder: Path) -> tuple[Path, list[np.ndarray], list[Box]]:
+def write_occluded(
+    lips: LipSync, clip: Path, kind: str | None, folder: Path
+) -> tuple[Path, list[np.ndarray], list[Box]]:
     """Write a clip with an object in front of it; return the file, the object's share of each pixel, and the boxes."""
-    source = open_face(clip, Way())
+    source = open_face(clip, LipSyncOptions())
     frames = list(video.read_frames(source, 0, round(SECONDS * source.fps)))
-    face = lips.find_face(source, len(frames), lips.resolve(Way()))
+    face = lips.find_face(source, len(frames), lips.resolve(LipSyncOptions()))
     boxes = [box for box in face.path.boxes[: len(frames)] if box]
     if len(boxes) < len(frames):
         raise UserError(f"{clip} does not show a face in every frame; leave it out")
@@ -167,7 +169,7 @@ def cover(frame: np.ndarray, box: Box, kind: str, time: float, skin: np.ndarray)
         return frame, share
     x1, y1, x2, y2 = box
     side, start = y2 - y1, np.array([(x1 + x2) / 2, y1])
-    come = min(1.0, (time - FIRST) / RISE, (LAST - time) / RISE)
+    come = min(1.0, (time - FIRST) / TRANSITION, (LAST - time) / TRANSITION)
     (far, near), sway = PLACES[kind], 0.03 * np.sin([40 * time, 30 * time]) * (kind != "caption")
     middle = start + side * (np.array(near) + np.array(far) * (1 - come) ** 2 + sway)
     mask, colour = DRAWN[kind](frame.shape[:2], middle, side, skin)
@@ -175,7 +177,7 @@ def cover(frame: np.ndarray, box: Box, kind: str, time: float, skin: np.ndarray)
     return cv2.convertScaleAbs(frame * (1 - share[..., None]) + colour * share[..., None]), share
 
 
-def rods(size: tuple[int, int], ends: Sequence[tuple[np.ndarray, np.ndarray]], width: float) -> np.ndarray:
+def draw_lines(size: tuple[int, int], ends: Sequence[tuple[np.ndarray, np.ndarray]], width: float) -> np.ndarray:
     mask = np.zeros(size, np.uint8)
     for ends_of_one in ends:
         start, end = (np.round(16 * point).astype(int).tolist() for point in ends_of_one)
@@ -186,8 +188,8 @@ def rods(size: tuple[int, int], ends: Sequence[tuple[np.ndarray, np.ndarray]], w
 def fingers(
     size: tuple[int, int], ends: Sequence[tuple[np.ndarray, np.ndarray]], width: float, skin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return rods in the colour of skin, darker at their edges."""
-    masks = [rods(size, [one], width) for one in ends]
+    """Return lines in the colour of skin, darker at their edges."""
+    masks = [draw_lines(size, [one], width) for one in ends]
     depth = np.max([cv2.distanceTransform(mask // 128, cv2.DIST_L2, 3) for mask in masks], axis=0) / (width / 2)
     return np.max(masks, axis=0), skin * (0.7 + 0.35 * np.clip(depth, 0, 1))[..., None]
 
@@ -207,7 +209,7 @@ def finger(size: tuple[int, int], middle: np.ndarray, side: float, skin: np.ndar
 def microphone(
     size: tuple[int, int], middle: np.ndarray, side: float, skin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    mask = rods(size, [(middle, middle + side * np.array([0.1, 1.2]))], 0.1 * side)
+    mask = draw_lines(size, [(middle, middle + side * np.array([0.1, 1.2]))], 0.1 * side)
     centre, axes = middle.round().astype(int), (side * np.array([0.11, 0.14])).round().astype(int)
     cv2.ellipse(mask, centre.tolist(), axes.tolist(), 0, 0, 360, 255, -1, cv2.LINE_AA)
     return mask, np.array([30.0, 28.0, 28.0])

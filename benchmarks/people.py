@@ -41,9 +41,9 @@ from benchmarks import print_machine, report
 from benchmarks.demo_networks import SEARCH, compare, lip_sync
 from demo.portrait import absolute, lip_distance, without_holes
 from errors import UserError
-from evaluation.aperture import follow
+from evaluation.aperture import compare_apertures
 from evaluation.leakage import write_silence
-from evaluation.lips import movement, way_open
+from evaluation.lips import movement, opening_share
 from evaluation.table import phase_row
 from face_detection.detections import cut_out
 from face_detection.tracking import follow_face
@@ -203,7 +203,7 @@ def compare_movement(
     real: Sequence[np.ndarray], made: Sequence[np.ndarray], silent: Sequence[np.ndarray], partners: Sequence[int]
 ) -> dict[str, float]:
     ratios = np.array([movement(lips, real[j]) for lips, j in zip(made, partners)])
-    shares = [way_open(quiet, lips) for quiet, lips in zip(silent, real)]
+    shares = [opening_share(quiet, lips) for quiet, lips in zip(silent, real)]
     middle, largest = np.median(shares, axis=0)
     return {
         "ratio": float(np.median(ratios)),
@@ -226,8 +226,8 @@ def follow_known_lips(
     """
     truths = [_known_lips(clip) for clip in originals]
     heard = [truths[j] for j in partners]
-    fits = [follow(lips, truth) for lips, truth in zip(made, heard) if truth is not None]
-    filmed = [follow(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
+    fits = [compare_apertures(lips, truth) for lips, truth in zip(made, heard) if truth is not None]
+    filmed = [compare_apertures(lips, truth) for lips, truth in zip(real, truths) if truth is not None]
     rs, as_filmed = ([fit.by_lag[0] for fit in some if fit] for some in (fits, filmed))
     means = {"r": np.mean(rs), "r_median": np.median(rs), "r_worst_clip": min(rs), "r_as_filmed": np.mean(as_filmed)}
     lag = np.median([fit.lag for fit in fits if fit])

@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
                 f"the video or the speech is too short; give {2 * CALIBRATED * args.batch_size} frames of both, "
                 "or a smaller --batch_size"
             )
-        ways = build_all(checkpoint, folder, batches[:CALIBRATED])
-        measure(ways, batches[CALIBRATED:], args.rounds)
+        variants = build_all(checkpoint, folder, batches[:CALIBRATED])
+        measure(variants, batches[CALIBRATED:], args.rounds)
 
 
 def open_generator(path: str, folder: Path) -> weights.Checkpoint:
@@ -123,16 +123,19 @@ def build_all(checkpoint: weights.Checkpoint, folder: Path, calibration: list[In
     quantize(plain, int8, calibration, KEPT_FLOAT)
     quantize(plain, whole_int8, calibration, ())
     quantize_dynamically(plain, dynamic)
-    ways = {"torch float32": in_ours(checkpoint, Runtime("torch", "fp32"))}
+    variants = {"torch float32": in_ours(checkpoint, Runtime("torch", "fp32"))}
     if cpu_has_bf16():
-        ways["torch bf16"] = in_ours(checkpoint, Runtime("torch", "bf16"))
-    ways |= {"onnxruntime float32": in_onnxruntime(plain), "onnxruntime int8": in_onnxruntime(int8)}
-    ways |= {"onnxruntime int8, all": in_onnxruntime(whole_int8), "onnxruntime int8, dynamic": in_onnxruntime(dynamic)}
-    ways |= {"openvino float32": in_openvino(plain, "f32"), "openvino int8": in_openvino(int8, "f32")}
+        variants["torch bf16"] = in_ours(checkpoint, Runtime("torch", "bf16"))
+    variants |= {"onnxruntime float32": in_onnxruntime(plain), "onnxruntime int8": in_onnxruntime(int8)}
+    variants |= {
+        "onnxruntime int8, all": in_onnxruntime(whole_int8),
+        "onnxruntime int8, dynamic": in_onnxruntime(dynamic),
+    }
+    variants |= {"openvino float32": in_openvino(plain, "f32"), "openvino int8": in_openvino(int8, "f32")}
     if cpu_has_bf16():
-        ways["openvino bf16"] = in_openvino(plain, "bf16")
-    ways["openvino int8, ours"] = in_ours(checkpoint, Runtime("openvino", "int8"))
-    return ways
+        variants["openvino bf16"] = in_openvino(plain, "bf16")
+    variants["openvino int8, ours"] = in_ours(checkpoint, Runtime("openvino", "int8"))
+    return variants
 
 
 def in_ours(checkpoint: weights.Checkpoint, runtime: Runtime) -> Run:
@@ -199,13 +202,13 @@ def quantize_dynamically(plain: Path, path: Path) -> None:
 # Figures
 
 
-def measure(ways: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
-    """Print each way's speed relative to the first in the same round, and the difference of its pictures."""
-    pictures = {name: np.concatenate([work(batch) for batch in batches]) for name, work in ways.items()}  # warms up
+def measure(variants: dict[str, Run], batches: list[Inputs], rounds: int) -> None:
+    """Print each variant's speed relative to the first in the same round, and the difference of its pictures."""
+    pictures = {name: np.concatenate([work(batch) for batch in batches]) for name, work in variants.items()}  # warms up
     size, inputs = len(batches[0][0]), itertools.islice(itertools.cycle(batches), rounds)
-    seconds = [{name: timed(partial(work, batch)) for name, work in ways.items()} for batch in inputs]
-    first = next(iter(ways))
-    for name in ways:
+    seconds = [{name: timed(partial(work, batch)) for name, work in variants.items()} for batch in inputs]
+    first = next(iter(variants))
+    for name in variants:
         difference = 255 * np.abs(pictures[name] - pictures[first])
         ratio = statistics.median(row[first] / row[name] for row in seconds)
         fps = size / statistics.median(row[name] for row in seconds)
@@ -219,12 +222,12 @@ def measure_files(args: argparse.Namespace, checkpoint: Path, folder: Path) -> N
     write_scene(clip, args.seconds, SIZES["720p"], args.face)
     if not args.audio:
         write_speech(speech, Recipe(seed=8, seconds=args.seconds))
-    ways = [("openvino", "int8"), ("torch", "fp32"), ("openvino", "fp32")]
-    ways += [("torch", "bf16"), ("openvino", "bf16")] if cpu_has_bf16() else []
+    variants = [("openvino", "int8"), ("torch", "fp32"), ("openvino", "fp32")]
+    variants += [("torch", "bf16"), ("openvino", "bf16")] if cpu_has_bf16() else []
     flags = ("--checkpoint_path", checkpoint, "--face", clip, "--audio", speech.resolve())
     flags += ("--outfile", folder / "out.mp4", "--face_detector", "centerface", "--no_cache", "--device", "cpu")
     for round in range(3):
-        for runtime, precision in ways if round else ways[:1]:
+        for runtime, precision in variants if round else variants[:1]:
             figures = run_inference(*flags, "--runtime", runtime, "--precision", precision)
             report(f"{runtime} {precision}, {round or 'first'}", figures)
 

@@ -52,7 +52,7 @@ def _sway(
             writer.write(picture)
 
 
-class Counted:
+class CountingDetector:
     """A detector that counts the pictures and pixels it processes, and its seconds."""
 
     def __init__(self, detector: Detector) -> None:

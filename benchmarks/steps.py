@@ -31,7 +31,7 @@ from mouths.pasting import DrawnFace, paste
 from mouths.references import Reference
 
 SIDES = (96, 150, 256, 512)  # pixels of the faces of ``measure_paste``
-TIMES = 50  # that each is pasted
+REPETITIONS = 50  # that each is pasted
 
 
 def get_parser() -> cli.Parser:
@@ -132,7 +132,7 @@ def measure_paste() -> dict[str, float]:
         face = cv2.GaussianBlur(filmed, (0, 0), 2)
         face[60:90, 30:66] = 40
         work = partial(paste, frame, DrawnFace(face, filmed, box), blend, in_place=True)
-        figures[f"{blend}_{side}_ms"] = 1000 * cpu_timed(lambda: [work() for _ in range(TIMES)]) / TIMES  # noqa: B023
+        figures[f"{blend}_{side}_ms"] = 1000 * cpu_timed(lambda: [work() for _ in range(REPETITIONS)]) / REPETITIONS  # noqa: B023
     return figures
 
 

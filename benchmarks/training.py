@@ -30,7 +30,7 @@ from training import ExpertTask, GeneratorTask, HQGeneratorTask, Task
 
 ROUNDS = 3
 TASKS = ("expert", "generator", "hq")
-WAYS = ("fast", "plain")
+VARIANTS = ("fast", "plain")
 _prepared: tuple[Task, list[torch.Tensor]]  # set by ``prepare``, in a process of its own
 
 
@@ -56,20 +56,20 @@ def run(args: argparse.Namespace) -> None:
 
 def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, float]:
     """Return median seconds per step both ways, from equal weights and data; a process each, for torch's allocator."""
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     losses: dict[str, float] = {}
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         processes = {
-            way: stack.enter_context(ProcessPoolExecutor(1, context, prepare, (way, kind, device, dtype)))
-            for way in WAYS
+            variant: stack.enter_context(ProcessPoolExecutor(1, context, prepare, (variant, kind, device, dtype)))
+            for variant in VARIANTS
         }
         for round_number in range(rounds + 1):
-            for way, process in processes.items():
-                taken, losses[way] = process.submit(step).result()
+            for variant, process in processes.items():
+                taken, losses[variant] = process.submit(step).result()
                 if round_number:  # the first is a warm-up
-                    seconds[way].append(taken)
-    fast, plain = (statistics.median(seconds[way]) for way in WAYS)
+                    seconds[variant].append(taken)
+    fast, plain = (statistics.median(seconds[variant]) for variant in VARIANTS)
     return {
         "ratio": plain / fast,
         "seconds": fast,
@@ -79,13 +79,13 @@ def measure(kind: str, device: torch.device, dtype: torch.dtype, rounds: int) ->
     }
 
 
-def prepare(way: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
+def prepare(variant: str, kind: str, device: torch.device, dtype: torch.dtype) -> None:
     global _prepared
-    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(way == "fast"))  # as in recipes.training_session
-    torch.backends.cudnn.benchmark = way == "fast"  # likewise
-    task = make_task(kind, Distributed(device, dtype)) if way == "fast" else make_plain(kind, device)
+    os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(variant == "fast"))  # as in recipes.training_session
+    torch.backends.cudnn.benchmark = variant == "fast"  # likewise
+    task = make_task(kind, Distributed(device, dtype)) if variant == "fast" else make_plain(kind, device)
     batch = make_batch(kind)
-    if way == "fast" and device.type == "cuda":
+    if variant == "fast" and device.type == "cuda":
         batch = [part.pin_memory() for part in batch]  # as dataset.Loader does
     _prepared = task, batch
 

@@ -86,7 +86,9 @@ def run(args: argparse.Namespace) -> None:
             for shots in TERMINAL.track(films, kind, len(films), "video"):
                 path = Path(folder, "film.mp4")
                 write_film(path, shots)
-                found += [(shot.place, place) for shot, place in zip(shots, places(path, len(shots), expert, search))]
+                found += [
+                    (shot.place, place) for shot, place in zip(shots, chosen_sides(path, len(shots), expert, search))
+                ]
             for name, some in (
                 ("seen", [f for f in found if f[0] is not None]),
                 ("unseen", [f for f in found if f[0] is None]),
@@ -102,7 +104,7 @@ def clips_of(folder: Path, without: Sequence[str]) -> list[Path]:
     return found
 
 
-def couples(clips: Sequence[list[Path]]) -> Iterator[tuple[int, list[Path], list[Path], list[Path]]]:
+def rounds(clips: Sequence[list[Path]]) -> Iterator[tuple[int, list[Path], list[Path], list[Path]]]:
     """Yield the number of a round, the clips of two people, and those of a third."""
     for turn, n in itertools.product(range(ROUNDS), range(len(clips))):
         a, b, c = (clips[(n + k) % len(clips)] for k in range(3))
@@ -110,12 +112,12 @@ def couples(clips: Sequence[list[Path]]) -> Iterator[tuple[int, list[Path], list
 
 
 def together(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
-    for turn, a, b, _ in couples(clips):
+    for turn, a, b, _ in rounds(clips):
         yield [Shot(a[turn], b[turn], (a, b)[turn % 2][turn])]
 
 
 def cuts(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
-    for turn, a, b, _ in couples(clips):
+    for turn, a, b, _ in rounds(clips):
         last = (a[turn + 2], b[turn + 3])
         yield [
             Shot(a[turn], b[turn + 1], a[turn]),
@@ -125,7 +127,7 @@ def cuts(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
 
 
 def absent(clips: Sequence[list[Path]]) -> Iterator[list[Shot]]:
-    for turn, a, b, c in couples(clips):
+    for turn, a, b, c in rounds(clips):
         yield [Shot(a[turn], b[turn], a[turn]), Shot(b[turn + 1], a[turn + 1], c[turn])]
 
 
@@ -149,7 +151,7 @@ def write_film(path: Path, shots: Sequence[Shot]) -> None:
     subprocess.run(command, check=True)
 
 
-def places(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[int | None]:
+def chosen_sides(path: Path, shots: int, expert: Expert, search: FaceSearch) -> list[int | None]:
     """Return who is chosen in the middle of each shot, 0 or 1 from the left; None for nobody."""
     source = video.probe(path)
     found = search.find(source)

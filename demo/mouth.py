@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from demo.portrait import INNER, PLACE, Portrait, Speaker, cheek_colour, lip_distance, moved, places
+from demo.portrait import INNER, MESH_INDEX, Portrait, Speaker, cheek_colour, lip_distance, mesh_indices, transform
 
 OPEN = 0.012  # eye distances between the lips from which the mouth counts as open
 SMILES = 0.06  # eye distances between the lips from which a photograph may show teeth
@@ -20,7 +20,7 @@ TEETH = np.array([1.26, 1.34, 1.4], np.float32)  # BGR of teeth in white light, 
 CAVITY = np.array([0.48, 0.5, 0.68], np.float32)  # BGR of the cavity behind a photograph's teeth, of the speaker's
 COLOURFUL = 0.1  # photographs at or below this are grey
 SHADE = 0.55  # fraction of the light at the lips' edge; in the middle of a wide mouth it is 1
-NOSE = PLACE[5]
+NOSE = MESH_INDEX[5]
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Teeth:
         height = float(portrait.landmarks[14, 1] - portrait.landmarks[13, 1])
         return cls(portrait.picture, soft, _middle(portrait), _eyes(portrait), height)
 
-    def onto(self, portrait: Portrait, points: np.ndarray, raised: float) -> np.ndarray:
+    def map_to(self, portrait: Portrait, points: np.ndarray, raised: float) -> np.ndarray:
         """Return the (2, 3) map from this photograph to ``portrait``, maybe the same, whose mesh is at ``points``.
 
         The teeth are ``raised`` by this fraction of their height: lips that do not smile cover more of them.
         """
         turn = _eyes(portrait) / self.eyes
         matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-        nearer = portrait.depth[places(INNER)].mean() / portrait.depth[NOSE]  # to the camera, when the head turns
+        nearer = portrait.depth[mesh_indices(INNER)].mean() / portrait.depth[NOSE]  # to the camera, when the head turns
         target = _middle(portrait) + nearer * (points[NOSE] - portrait.points[NOSE])
         return np.column_stack((matrix, target - matrix @ (self.middle + [0, raised * self.height])))
 
-    def laid_into(self, mouth: np.ndarray, mask: np.ndarray, matrix: np.ndarray, colourful: float) -> np.ndarray:
+    def drawn_in(self, mouth: np.ndarray, mask: np.ndarray, matrix: np.ndarray, colourful: float) -> np.ndarray:
         """Return a mouth (height, width, 3) float32 BGR with these teeth in it, placed by the (2, 3) ``matrix``.
 
         ``mask`` (height, width) is 1 between the lips; ``colourful`` is 0 for a grey photograph.
@@ -73,7 +73,7 @@ class Teeth:
 
 
 def _middle(portrait: Portrait) -> np.ndarray:
-    return portrait.shut[places(INNER)].mean(0)
+    return portrait.shut[mesh_indices(INNER)].mean(0)
 
 
 def _eyes(portrait: Portrait) -> complex:
@@ -94,13 +94,13 @@ def render(
 
     ``camera`` (2, 3) maps pixels of the photograph to those of the result. The inside of the mouth is taken from
     ``frame`` of the speaker, with its brightness matched to the lips; in front of it are ``teeth``, ``raised`` as in
-    ``Teeth.onto``.
+    ``Teeth.map_to``.
     """
     picture = portrait.draw(points, camera, size)
-    opening = np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit
+    opening = np.linalg.norm(points[MESH_INDEX[13]] - points[MESH_INDEX[14]]) / portrait.unit
     if opening > OPEN:
-        lips = moved(points[places(INNER)], camera)
-        shown = (teeth, composed(camera, teeth.onto(portrait, points, raised))) if teeth else None
+        lips = transform(points[mesh_indices(INNER)], camera)
+        shown = (teeth, composed(camera, teeth.map_to(portrait, points, raised))) if teeth else None
         _fill_mouth(picture, lips, speaker, frame, portrait.colourful, shown)
     return picture
 
@@ -108,17 +108,17 @@ def render(
 def as_photographed(portrait: Portrait, turn: tuple[float, float], camera: np.ndarray, size: int) -> np.ndarray:
     """Return the photograph with its own mouth and its head turned as in ``Portrait.posed``: (size, size, 3) uint8."""
     points = portrait.turned(portrait.points, turn)
-    picture, lips = portrait.draw(points, camera, size), points[places(INNER)]
+    picture, lips = portrait.draw(points, camera, size), points[mesh_indices(INNER)]
     shift = np.column_stack((np.eye(2), (lips - portrait.landmarks[INNER]).mean(0)))
     inside = cv2.warpAffine(portrait.picture, composed(camera, shift), (size, size), borderMode=cv2.BORDER_REFLECT)
-    mask = _between(moved(lips, camera), (size, size))
+    mask = _between(transform(lips, camera), (size, size))
     mask = cv2.GaussianBlur(cv2.dilate(mask, np.ones((3, 3))), (0, 0), 0.7).astype(np.float32) / 255
     return cv2.blendLinear(inside, picture, mask, 1 - mask)
 
 
 def composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Return the (2, 3) map that applies ``first``, then ``second``."""
-    return np.column_stack((second[:, :2] @ first[:, :2], moved(first[:, 2], second)))
+    return np.column_stack((second[:, :2] @ first[:, :2], transform(first[:, 2], second)))
 
 
 def _between(lips: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -159,7 +159,7 @@ def _fill_mouth(
     gain = np.clip((levels[0] / levels[1]) ** 0.8, 0.5, 1.8)  # from the lips around; teeth differ less than lips
     inside = np.clip(inside * gain, 0, 255).astype(np.float32)
     if teeth:
-        inside = teeth[0].laid_into(inside, mask, teeth[1] - [[0, 0, x1], [0, 0, y1]], colourful)
+        inside = teeth[0].drawn_in(inside, mask, teeth[1] - [[0, 0, x1], [0, 0, y1]], colourful)
     mask = mask[..., None]
     picture[y1:y2, x1:x2] = np.round(here * (1 - mask) + inside * mask).astype(np.uint8)
 

@@ -34,13 +34,13 @@ BELOW_LIPS = [57, 43, 106, 182, 83, 18, 313, 406, 335, 273, 287, 212, 432, 202, 
 CHIN = [199, 208, 428, 175, 171, 396, 140, 369, 32, 262, 214, 434, 192, 416, 213, 433, 187, 411, 147, 376, 123, 352]
 FIXED = [4, 5, 195, 6, 168, 19, 129, 358, 33, 133, 362, 263, 50, 280, 101, 330, 9, 151, 159, 145, 386, 374]
 MESH = list(dict.fromkeys([*INNER, *OUTER, *ABOVE_LIPS, *BELOW_LIPS, *CHIN, *FIXED, *OVAL]))
-PLACE = {point: i for i, point in enumerate(MESH)}  # index in the mesh, by landmark
+MESH_INDEX = {point: i for i, point in enumerate(MESH)}  # index in the mesh, by landmark
 CHEEKS = [50, 280, 207, 427, 187, 411]
 SKIN = np.array([104.0, 130.0, 186.0])  # BGR of average skin in white light, to which colour casts are relative
 
 
-def places(points: list[int]) -> np.ndarray:
-    return np.array([PLACE[point] for point in points])
+def mesh_indices(points: list[int]) -> np.ndarray:
+    return np.array([MESH_INDEX[point] for point in points])
 
 
 def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -52,7 +52,7 @@ def similarity_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack((turn, target.mean(0) - turn @ source.mean(0)))
 
 
-def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Apply a (2, 3) affine map to points (..., 2)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
@@ -137,7 +137,7 @@ class Speaker:
         target = np.median(self.landmarks, 0)
         target = (target - target[STABLE].mean(0)) / eye_distance(target)
         maps = (similarity_between(points[STABLE], target[STABLE]) for points in self.landmarks)
-        return np.stack([moved(points, matrix) for points, matrix in zip(self.landmarks, maps)])
+        return np.stack([transform(points, matrix) for points, matrix in zip(self.landmarks, maps)])
 
     def movement(self, moment: float) -> np.ndarray:
         """Return the offsets of the points from rest at a (fractional) frame, in eye distances: (478, 2)."""
@@ -165,9 +165,9 @@ class Portrait:
         self.unit = float(eye_distance(self.landmarks))
         self.points = self.landmarks[MESH]
         # a ring of fixed points around the mesh absorbs its movement
-        middle = self.points[places(OVAL)].mean(0)
+        middle = self.points[mesh_indices(OVAL)].mean(0)
         height, width = picture.shape[:2]
-        self.ring = middle + (self.points[places(OVAL)] - middle) * 1.5
+        self.ring = middle + (self.points[mesh_indices(OVAL)] - middle) * 1.5
         corners = np.array([[-1, -1], [0.5, -1], [2, -1], [-1, 0.5], [2, 0.5], [-1, 2], [0.5, 2], [2, 2]])
         self.ring = np.vstack((self.ring, corners * [width, height]))
         self.triangles = self._triangulate()
@@ -180,7 +180,7 @@ class Portrait:
     def _triangulate(self) -> np.ndarray:
         """Return triangles (T, 3) between the points of mesh and ring, none of them across the open mouth."""
         triangles = Delaunay(np.vstack((self.points, self.ring))).simplices
-        inner = set(places(INNER).tolist())
+        inner = set(mesh_indices(INNER).tolist())
         return np.array([triangle for triangle in triangles if not inner.issuperset(triangle.tolist())])
 
     def _weights(self) -> np.ndarray:
@@ -189,9 +189,9 @@ class Portrait:
         weights = np.clip((self.points[:, 1] - top) / (mouth - top), 0, 1)
         side = np.abs(self.points[:, 0] - self.landmarks[13, 0]) / self.unit
         weights *= np.clip(1.6 - 1.1 * side, 0.35, 1)
-        weights[places(FIXED)] = 0
-        above_ears = self.points[places(OVAL), 1] < mouth
-        weights[places(OVAL)[above_ears]] = 0
+        weights[mesh_indices(FIXED)] = 0
+        above_ears = self.points[mesh_indices(OVAL), 1] < mouth
+        weights[mesh_indices(OVAL)[above_ears]] = 0
         return weights
 
     def _shut(self) -> np.ndarray:
@@ -200,13 +200,13 @@ class Portrait:
         gaps = self.landmarks[LOWER_INNER] - self.landmarks[UPPER_INNER]
         gaps[gaps[:, 1] < 0] = 0
         for lips, share in ((UPPER_INNER, 0.3), (LOWER_INNER, -0.7), (UPPER_OUTER, 0.24), (LOWER_OUTER, -0.63)):
-            shut[places(lips)] += share * gaps
+            shut[mesh_indices(lips)] += share * gaps
         gap = gaps[len(gaps) // 2]
         length = max(1.0, self.landmarks[152, 1] - self.landmarks[17, 1])
         for point in (*BELOW_LIPS, *CHIN, *(p for p in OVAL if self.landmarks[p, 1] > self.landmarks[17, 1])):
             below = np.clip((self.landmarks[point, 1] - self.landmarks[13, 1]) / length, 0, 1)
             side = np.clip(1.4 - np.abs(self.landmarks[point, 0] - self.landmarks[13, 0]) / self.unit, 0, 1)
-            shut[PLACE[point]] -= 0.65 * gap * below * side
+            shut[MESH_INDEX[point]] -= 0.65 * gap * below * side
         return shut
 
     def _depth(self) -> np.ndarray:
@@ -216,7 +216,7 @@ class Portrait:
         down = np.abs(self.points[:, 1] - middle[1]) / (1.3 * self.unit)
         depth = 0.75 * np.sqrt(np.clip(1 - 0.9 * across**2 - 0.25 * down**2, 0, 1))
         for point, more in ((4, 0.28), (5, 0.22), (195, 0.14), (19, 0.2), (2, 0.1), (97, 0.06), (326, 0.06)):
-            depth[PLACE[point]] += more
+            depth[MESH_INDEX[point]] += more
         return depth
 
     def relaxed(self, rest: np.ndarray, share: float) -> np.ndarray:
@@ -224,8 +224,8 @@ class Portrait:
 
         Otherwise a face that smiles in the photograph would smile through every sound.
         """
-        theirs = moved(rest, similarity_between(rest[STABLE], self.landmarks[STABLE]))[MESH]
-        lips = places([*INNER, *OUTER])
+        theirs = transform(rest, similarity_between(rest[STABLE], self.landmarks[STABLE]))[MESH]
+        lips = mesh_indices([*INNER, *OUTER])
         difference = theirs - self.shut
         difference -= difference[lips].mean(0)  # the shape, not the place
         distance = np.linalg.norm(self.shut - self.shut[lips].mean(0), axis=1) / self.unit
@@ -238,7 +238,7 @@ class Portrait:
         radians, about a tenth at most.
         """
         points = shut + self.weights[:, None] * movement[MESH] * (amplitude * self.unit)
-        upper, lower = places(UPPER_INNER), places(LOWER_INNER)
+        upper, lower = mesh_indices(UPPER_INNER), mesh_indices(LOWER_INNER)
         crossed = points[upper, 1] > points[lower, 1]
         points[upper[crossed]] = points[lower[crossed]] = (points[upper[crossed]] + points[lower[crossed]]) / 2
         return self.turned(points, turn)
@@ -249,7 +249,7 @@ class Portrait:
 
     def draw(self, points: np.ndarray, camera: np.ndarray, size: int) -> np.ndarray:
         """Return the photograph with its mesh at ``points``, seen by ``camera``: (size, size, 3) uint8 BGR."""
-        return _warp(self, moved(np.vstack((points, self.ring)), camera), size)
+        return _warp(self, transform(np.vstack((points, self.ring)), camera), size)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -40,10 +40,10 @@ from dataset import TWIN, save_mel
 from demo.articulation import speak
 from demo.head import Identity
 from demo.mouth import Teeth, as_photographed, render
-from demo.portrait import PLACE, Portrait, Speaker, absolute, eye_distance, face_box, without_holes
+from demo.portrait import MESH_INDEX, Portrait, Speaker, absolute, eye_distance, face_box, without_holes
 from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
-from demo.variation import Camera, Film, vary_voice
+from demo.variation import Camera, Degradation, vary_voice
 from demo.voice import Voice, synthesize
 from devices import cpu_count
 from errors import MissingFile, UserError
@@ -304,28 +304,28 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     photo = scene.random() < corpus.photo  # the reference is the photograph, so its smile may be relaxed only a little
     relax, amplitude = scene.uniform(0, 0.3 if photo else 0.8), scene.uniform(0.9, 1.6)
     teeth = find_teeth(corpus, which, scene)
-    lines = [Line.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
-    count = min(line.count for line in lines)
-    camera, film, box = Camera(scene, count, hp.fps), Film(scene, SIZE), face_box(portrait.landmarks)
-    said, speaker = lines[0], open_speaker(lines[0].sentence)
+    utterances = [Utterance.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
+    count = min(utterance.count for utterance in utterances)
+    camera, degradation, box = Camera(scene, count, hp.fps), Degradation(scene, SIZE), face_box(portrait.landmarks)
+    utterance, speaker = utterances[0], open_speaker(utterances[0].sentence)
     shut = portrait.relaxed(speaker.rest, relax)
 
     faces, opening, matrices = [], [], []
     for i in range(count):
-        points = portrait.posed(shut, said.movement(speaker, i), amplitude, camera.turn[i])
-        opening.append(float(np.linalg.norm(points[PLACE[13]] - points[PLACE[14]]) / portrait.unit))
-        chin = (points - portrait.turned(shut, camera.turn[i]))[PLACE[152], 1] if corpus.follow_jaw else 0.0
+        points = portrait.posed(shut, utterance.movement(speaker, i), amplitude, camera.turn[i])
+        opening.append(float(np.linalg.norm(points[MESH_INDEX[13]] - points[MESH_INDEX[14]]) / portrait.unit))
+        chin = (points - portrait.turned(shut, camera.turn[i]))[MESH_INDEX[152], 1] if corpus.follow_jaw else 0.0
         matrices.append(camera.matrix(box + [0, 0, 0, chin], SIZE, i))
-        frame = said.frame(speaker, i)
+        frame = utterance.frame(speaker, i)
         faces.append(render(portrait, points, matrices[i], SIZE, speaker, frame, teeth, RAISED * relax))
-    faces = film.develop(faces)
+    faces = degradation.apply(faces)
     if photo:
         twin = twin.with_name(f"{number & ~1:06d}_photo")
         if number % 2 == 0:
             still = [as_photographed(portrait, camera.turn[i], matrices[i], SIZE) for i in range(count)]
-            write_frames(twin, film.develop(still))
-    truth = {"sentence": said.sentence.name, "opening": opening}
-    write_clip(corpus, folder, faces, said.sound(count), twin, truth)
+            write_frames(twin, degradation.apply(still))
+    truth = {"sentence": utterance.sentence.name, "opening": opening}
+    write_clip(corpus, folder, faces, utterance.sound(count), twin, truth)
     return folder
 
 
@@ -337,7 +337,7 @@ def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | 
 
 
 @dataclass(frozen=True)
-class Line:
+class Utterance:
     """A sentence as spoken in a clip: faster or slower than the original, maybe after a silence."""
 
     sentence: Sentence
@@ -347,7 +347,7 @@ class Line:
     count: int  # frames
 
     @classmethod
-    def draw(cls, corpus: Corpus, number: int, silence: int) -> Line:
+    def draw(cls, corpus: Corpus, number: int, silence: int) -> Utterance:
         rng = np.random.default_rng((UTTERANCE, corpus.seed, number))
         sentences = list_sentences(corpus)
         sentence = sentences[rng.choice(len(sentences), p=_shares(tuple(s.who for s in sentences)))]
@@ -400,7 +400,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
         return folder
     rng = np.random.default_rng((REAL, corpus.seed, number))
     speaker = open_speaker(sentence)
-    camera, film = Camera(rng, len(speaker.frames), hp.fps), Film(rng, SIZE)
+    camera, degradation = Camera(rng, len(speaker.frames), hp.fps), Degradation(rng, SIZE)
     still = np.median(speaker.landmarks, 0)
     eyes = speaker.landmarks[:, [33, 133, 362, 263]].mean(1)
     path = uniform_filter1d(eyes, 5, axis=0, mode="nearest") - np.median(eyes, 0)
@@ -413,7 +413,7 @@ def make_real_clip(corpus: Corpus, number: int) -> Path:
     lips = np.linalg.norm(speaker.landmarks[:, 13] - speaker.landmarks[:, 14], axis=1) / eye_distance(still)
     sound = vary_voice(read_sound(sentence), 1.0, rng)
     truth = {"sentence": sentence.name, "opening": lips.tolist()}
-    write_clip(corpus, folder, film.develop(faces), sound, None, truth)
+    write_clip(corpus, folder, degradation.apply(faces), sound, None, truth)
     return folder
 
 

@@ -46,7 +46,7 @@ class Camera:
         return np.column_stack((turn, size * (0.5 + self.shift[i]) - turn @ middle))
 
 
-class Film:
+class Degradation:
     """Light, colour, lens, sensor and codec of a clip."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
@@ -61,12 +61,12 @@ class Film:
         self.occluder = Occluder(rng, size) if rng.random() < 0.06 else None
         self.crf = int(rng.uniform(22, 37)) if rng.random() < 0.4 else None  # of H.264
 
-    def develop(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def apply(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return consecutive crops (size, size, 3) uint8 with all effects applied."""
-        exposed = [self.expose(picture, i) for i, picture in enumerate(pictures)]
-        return exposed if self.crf is None else through_h264(exposed, self.crf)
+        degraded = [self.apply_to(picture, i) for i, picture in enumerate(pictures)]
+        return degraded if self.crf is None else through_h264(degraded, self.crf)
 
-    def expose(self, picture: np.ndarray, i: int) -> np.ndarray:
+    def apply_to(self, picture: np.ndarray, i: int) -> np.ndarray:
         """Return a crop (size, size, 3) uint8 with all effects but H.264 applied."""
         size = picture.shape[0]
         if self.occluder:

@@ -36,7 +36,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Following:
+class ApertureFit:
     """How well lips follow. ``lag`` is the delay in frames at which they fit best, negative if they are early."""
 
     r: float  # Pearson's, at ``lag``
@@ -45,7 +45,7 @@ class Following:
     phases: dict[str, Phase]  # at ``lag``; only phases that occur
 
 
-def follow(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> Following | None:
+def compare_apertures(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> ApertureFit | None:
     """Compare over all lags; return None if there are too few frames, or if either mouth does not move."""
     count = min(len(seen), len(known))
     if count < 2 * reach + 3:
@@ -57,7 +57,7 @@ def follow(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> Following
     by_lag = {lag: float(np.corrcoef(some, middle)[0, 1]) for lag, some in moved.items()}
     best = max(by_lag, key=by_lag.__getitem__)
     phase = phases_of(known)[reach : count - reach]
-    return Following(by_lag[best], best, by_lag, _by_phase(moved[best], middle, phase))
+    return ApertureFit(by_lag[best], best, by_lag, _by_phase(moved[best], middle, phase))
 
 
 def phases_of(known: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def truth_of(path: Path) -> dict | None:
     return truth if all(len(found) == 1 and found[0] for found in truth["boxes"]) else None
 
 
-def follow_head(made: Path, filmed: Path, speaker: Path) -> Following | None:
+def compare_head(made: Path, filmed: Path, speaker: Path) -> ApertureFit | None:
     """Compare a lip-synced drawn head with the apertures of the ``speaker`` whose sound it has; None if not known.
 
     How an open mouth of this head looks is learned from its ``filmed`` frames, whose apertures are known.
@@ -105,7 +105,7 @@ def follow_head(made: Path, filmed: Path, speaker: Path) -> Following | None:
     if not truth or not said:
         return None
     read = opening_reader(mouths(filmed, truth["boxes"]), np.array(truth["aperture"]))
-    return follow(read(mouths(made, truth["boxes"])), np.array(said["aperture"]))
+    return compare_apertures(read(mouths(made, truth["boxes"])), np.array(said["aperture"]))
 
 
 def mouths(path: Path, boxes: list) -> np.ndarray:

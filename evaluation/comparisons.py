@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import UserError
-from evaluation.judges import Judges, not_asked
+from evaluation.judges import Judges, missing_judges
 from evaluation.leakage import silent_take
 from evaluation.quality import Quality, mean_figures, score_file
 from evaluation.reports import Report
@@ -40,7 +40,7 @@ class Comparisons(Report[Quality]):
             if len(self.scores) > 1:
                 means = "".join(f"{value:{widths[name]}.3f}" for name, value in self.means().items())
                 lines.append(f"{means}          mean of {len(self.scores)}")
-        return "\n".join(lines + not_asked(self.judges) + self.skipped())
+        return "\n".join(lines + missing_judges(self.judges) + self.skipped())
 
     def means(self) -> dict[str, float]:
         return mean_figures(self.scores, FIGURES)

@@ -147,7 +147,7 @@ def _open(name: str, path: str | Path, device: torch.device, report: Reporter) -
         raise type(error)(f"--{name}: {error}") from error
 
 
-def not_asked(judges: Judges) -> list[str]:
+def missing_judges(judges: Judges) -> list[str]:
     """Return a line for each missing judge: which figures were not measured, and how to get them."""
     missing = {name: kind for name, kind in NETWORKS.items() if getattr(judges, name) is None}
     return [f"not measured: {', '.join(kind.figures)}; --{name} {kind.how}" for name, kind in missing.items()]

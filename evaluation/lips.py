@@ -15,7 +15,7 @@ UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # of the inner lips, opposite each ot
 SHUT, OPEN = 5, 95  # percentiles of a speaker's mouth openings
 # Of the mouth's width, above the opening of the speaker's shut mouth. On 400 GRID clips of a speaker whose lips rest
 # together, they are further apart in 51 % of the frames in mid-sentence, and in 8 % of the first six, silent frames.
-GAPE = 0.1
+OPEN_MARGIN = 0.1
 
 # 300-W points -> MediaPipe's points at the same places: corners of the eyes, outer and inner lips
 MESH = {36: 33, 45: 263} | dict(
@@ -57,9 +57,9 @@ def leak(quiet: np.ndarray, filmed: np.ndarray) -> float:
     """Return the share of frames with open lips in a video lip-synced to silence.
 
     LipLeak of KeySync (Bigata et al., 2025). ``quiet`` and ``filmed`` are aspects, (frames,). Many speakers' lips rest
-    apart, so lips count as open if they are ``GAPE`` wider than the speaker's own shut mouth.
+    apart, so lips count as open if they are ``OPEN_MARGIN`` wider than the speaker's own shut mouth.
     """
-    return float((quiet > np.percentile(filmed, SHUT) + GAPE).mean())
+    return float((quiet > np.percentile(filmed, SHUT) + OPEN_MARGIN).mean())
 
 
 def movement(made: np.ndarray, filmed: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def movement(made: np.ndarray, filmed: np.ndarray) -> float:
     return float(made.std()) / spread if spread else float("nan")
 
 
-def way_open(quiet: np.ndarray, filmed: np.ndarray) -> np.ndarray:
+def opening_share(quiet: np.ndarray, filmed: np.ndarray) -> np.ndarray:
     """Return the median and the widest opening, (2,), as shares of the speaker's range from shut to open."""
     shut, wide = np.percentile(filmed, [SHUT, OPEN])
     return (np.percentile(quiet, [50, OPEN]) - shut) / (wide - shut)

@@ -43,8 +43,8 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
     """
     if count is not None and count > len(videos):
         raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
-    spoken = {_whose(name) for name in sounds}
-    if not videos or any(not spoken - {_whose(name)} for name in videos):
+    spoken = {_stem(name) for name in sounds}
+    if not videos or any(not spoken - {_stem(name)} for name in videos):
         raise UserError(f"{len(videos)} videos and {len(sounds)} sounds make no pairs; two different ones are needed")
     draw = random.Random(seed)
     dealt = draw.sample(sorted(sounds), len(sounds))
@@ -54,14 +54,14 @@ def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None
         return [(next_to[name], name) for name in chosen]
     pairs, waiting = [], list[str]()
     for name in chosen:
-        if all(_whose(sound) == _whose(name) for sound in waiting):
+        if all(_stem(sound) == _stem(name) for sound in waiting):
             waiting += dealt
-        pairs.append((next(sound for sound in waiting if _whose(sound) != _whose(name)), name))
+        pairs.append((next(sound for sound in waiting if _stem(sound) != _stem(name)), name))
         waiting.remove(pairs[-1][0])
     return pairs
 
 
-def _whose(name: str) -> str:
+def _stem(name: str) -> str:
     """Return a name without its suffix, the same for a video and for its sound beside it."""
     return str(PurePosixPath(name).with_suffix(""))
 
@@ -185,7 +185,7 @@ class Made:
     @cached_property
     def skipped(self) -> dict[int, str]:
         """Why pairs were skipped, by number."""
-        notes = self._of_pairs(_called_by_number(self.folder / "skipped", ".txt"))
+        notes = self._of_pairs(_numbered_files(self.folder / "skipped", ".txt"))
         return {number: note.read_text(encoding="utf-8").strip() for number, note in notes.items()}
 
     def _of_pairs(self, paths: Sequence[Path]) -> dict[int, Path]:
@@ -211,10 +211,10 @@ class Made:
 
 def numbered_videos(folder: Path) -> list[Path]:
     """Return the files named like videos of a list, whatever its length."""
-    return _called_by_number(folder, ".mp4")
+    return _numbered_files(folder, ".mp4")
 
 
-def _called_by_number(folder: Path, suffix: str) -> list[Path]:
+def _numbered_files(folder: Path, suffix: str) -> list[Path]:
     return [path for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
 
 

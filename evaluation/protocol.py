@@ -20,7 +20,7 @@ import reporting
 from errors import UserError
 from evaluation import aperture, fid, lse, pairs, table
 from evaluation.comparisons import Comparisons, compare_files
-from evaluation.judges import Judges, not_asked, open_judges
+from evaluation.judges import Judges, missing_judges, open_judges
 from evaluation.leakage import write_silence
 from evaluation.pairs import Made, Pair, numbered_videos
 from evaluation.scores import score_files
@@ -72,9 +72,9 @@ class Evaluation:
     def __str__(self) -> str:
         lines = []
         if self.rows:
-            lines += [table.text(self.rows), *self.notes, *not_asked(self.judges), NO_FVD]
+            lines += [table.text(self.rows), *self.notes, *missing_judges(self.judges), NO_FVD]
             for take in sorted(set(TAKES) - self.made.keys()):
-                figures = ", ".join(name for name in table.TOLD[take] if name not in table.ALWAYS)
+                figures = ", ".join(name for name in table.FIGURES_BY_TAKE[take] if name not in table.COMMON_FIGURES)
                 lines.append(f"not measured: {figures}; --takes {take}")
             lines += [f"not scored: {path}: {reason}" for path, reason in self.failed.items()]
         return "\n".join(lines + [str(made) for made in self.made.values()])
@@ -94,7 +94,9 @@ class Evaluation:
         for take, likeness in self.likeness.items():
             speeches = {str(path): str(self.made[take].pairs[n].audio) for n, path in self.made[take].finished.items()}
             for one in likeness.scores:
-                told = {name: getattr(one, name) for name in table.TOLD[take] if getattr(one, name) is not None}
+                told = {
+                    name: getattr(one, name) for name in table.FIGURES_BY_TAKE[take] if getattr(one, name) is not None
+                }
                 rows[one.file] = {"take": take, "source": one.source, "speech": speeches[one.file], **told}
         return rows
 
@@ -136,7 +138,7 @@ def evaluate(
         report = report or lips.report
         compare_sync(found, panel, lips.search if crop_faces else None, report)
         compare_pictures(found, lips.search, lips.resolve(Options.of(options)), report)
-        follow_heads(found)
+        compare_heads(found)
     return found
 
 
@@ -252,12 +254,12 @@ def compare_pictures(found: Evaluation, search: FaceSearch, options: ResolvedOpt
         found.rows.setdefault(take, {}).update(table.quality_row(take, some))
 
 
-def follow_heads(found: Evaluation) -> None:
+def compare_heads(found: Evaluation) -> None:
     """Add how well lips follow the known ones, over the videos whose apertures and speaker's apertures are known."""
     made, fits = found.made[GENERATED], []
     for n, path in made.finished.items():
         try:
-            fits.append(aperture.follow_head(path, made.pairs[n].video, made.pairs[n].audio))
+            fits.append(aperture.compare_head(path, made.pairs[n].video, made.pairs[n].audio))
         except UserError as problem:
             found.failed.setdefault(str(path), str(problem))
     found.rows[GENERATED] |= table.aperture_row([fit for fit in fits if fit])

@@ -22,7 +22,7 @@ from boxes import check_face_index, padded_boxes
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
-from face_detection.tracking import follow_face, gap_of, most_together, shots
+from face_detection.tracking import follow_face, gap_of, max_simultaneous_faces, shots
 from face_path import Box
 from faces import FaceSearch
 from identities import cosine_similarity, face_of_sface
@@ -83,7 +83,7 @@ def score_file(
     used = sum(1 for _ in video.read_frames(made))  # in later frames, another face might be the largest
     found, gap = search.find(real, used, report), gap_of(real.fps)  # for a photo, a single frame
     if face_index is not None:
-        check_face_index(face_index, most_together(found, gap))
+        check_face_index(face_index, max_simultaneous_faces(found, gap))
     seen = follow_face(found, gap, face_index)
     originals = video.read_frames(real)
     if real.is_image:

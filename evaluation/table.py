@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evaluation import lse, scores
-from evaluation.aperture import PHASES, Following
+from evaluation.aperture import PHASES, ApertureFit
 from evaluation.quality import Quality, finite_mean, mean_figures
 
 Row = dict[str, Any]  # figures; in rows of videos also names
@@ -21,9 +21,9 @@ PAPER = {  # LSE-D, LSE-C, FID
     "paper, LRS2, Wav2Lip": (6.386, 7.789, 4.887),
     "paper, LRS2, Wav2Lip + GAN": (6.469, 7.781, 4.446),
 }
-IN_PHASES = {"seen": "mean opening of the lips", "known": "mean true opening", "error": "RMS error"}  # of ``Phase``
+PHASE_FIGURES = {"seen": "mean opening of the lips", "known": "mean true opening", "error": "RMS error"}  # of ``Phase``
 SYNC = ("LSE-D", "LSE-C", "FID", "success", "r", "lag")
-ALWAYS = {  # figures of ``Quality``, with their meaning
+COMMON_FIGURES = {  # figures of ``Quality``, with their meaning
     "sharpness": "of the lower face, relative to the source; 1 is as sharp",
     "csim": "cosine of the identities; 1 is the same person",
     "flicker": "grey levels outside the face, beyond the source's; 0 is best",
@@ -43,9 +43,9 @@ LEAKAGE = {
     "leak": "share of frames with open lips; 0 is best",
 }
 LSE = {"LSE-D": "lse_d", "LSE-C": "lse_c"}
-FIGURES = {**LIKENESS, **LEAKAGE, **ALWAYS}
+FIGURES = {**LIKENESS, **LEAKAGE, **COMMON_FIGURES}
 # figures of each take: with another voice the face is not meant to look as filmed, and only in silence must lips rest
-TOLD = {GENERATED: ALWAYS, MATCHED: LIKENESS | ALWAYS, SILENT: LEAKAGE | ALWAYS}
+FIGURES_BY_TAKE = {GENERATED: COMMON_FIGURES, MATCHED: LIKENESS | COMMON_FIGURES, SILENT: LEAKAGE | COMMON_FIGURES}
 
 
 def lse_row(report: scores.Scores, videos: Sequence[str]) -> Row:
@@ -74,10 +74,10 @@ def quality_row(take: str, found: Sequence[Quality]) -> Row:
 
     A still source has no movement to compare with, for example, and a face that fills the picture has no border.
     """
-    return {"videos": len(found), **mean_figures(found, TOLD[take])} if found else {}
+    return {"videos": len(found), **mean_figures(found, FIGURES_BY_TAKE[take])} if found else {}
 
 
-def aperture_row(fits: Sequence[Following]) -> Row:
+def aperture_row(fits: Sequence[ApertureFit]) -> Row:
     """Return how well lips follow the known ones, over all and in each phase.
 
     ``r`` is the mean correlation at the ``lag``, in frames, where it is largest. One lag is used for all videos: if
@@ -90,13 +90,13 @@ def aperture_row(fits: Sequence[Following]) -> Row:
     return {"r": by_lag[best], "lag": float(best)} | phase_row(fits)
 
 
-def phase_row(fits: Sequence[Following]) -> Row:
+def phase_row(fits: Sequence[ApertureFit]) -> Row:
     """Return the mean seen and known openings and the error, by phase of the speaker's lips."""
     rows = {phase: [fit.phases[phase] for fit in fits if phase in fit.phases] for phase in PHASES}
     return {
         f"{name}_{phase}": float(np.mean([getattr(one, name) for one in some]))
         for phase, some in rows.items()
-        for name in IN_PHASES
+        for name in PHASE_FIGURES
         if some
     }
 
@@ -111,10 +111,10 @@ def text(rows: Mapping[str, Row]) -> str:
         if not any(f"known_{phase}" in row for phase in PHASES):
             continue
         lines += ["", f"{take}: true phase", f"{'':14}" + "".join(f"{phase:>11}" for phase in PHASES)]
-        for name, meaning in IN_PHASES.items():
+        for name, meaning in PHASE_FIGURES.items():
             cells = "".join(f"{_cell(row, f'{name}_{phase}'):>11}" for phase in PHASES)
             lines.append(f"{name:14}{cells}  {meaning}")
-    takes = [name for name in TOLD if name in rows]
+    takes = [name for name in FIGURES_BY_TAKE if name in rows]
     lines += ["", f"{'':14}" + "".join(f"{name:>11}" for name in takes)]
     lines.append(f"{'videos':14}" + "".join(f"{rows[take].get('videos', 0):11.0f}" for take in takes))
     for figure, meaning in FIGURES.items():

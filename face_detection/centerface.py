@@ -23,7 +23,7 @@ class CenterFace(FrameByFrame):
     FACE_SIDE, KEY_SECONDS, CERTAIN = 130, 0.5, 0.6
     DETECT_SIDE = 720  # pixels; the shorter side of larger frames is shrunk to this: 36 pixels in 1080p become 24
     STRIDE = 32  # pixels; the network needs sides that are multiples of it
-    LEAST = 64  # pixels; in pictures of 32 x 32 the network finds faces whatever they show
+    MIN_SIDE = 64  # pixels; in pictures of 32 x 32 the network finds faces whatever they show
     CELL = 4  # pixels
     THRESHOLD = 0.4  # on the score; 93 % of faces 24 pixels high reach it, 99 % of those 32 pixels high
     OVERLAP = 0.3  # intersection over union; cells whose boxes overlap more belong to the same face
@@ -41,7 +41,7 @@ class CenterFace(FrameByFrame):
     def _detect(self, frame: np.ndarray) -> np.ndarray:
         scale = min(1.0, self.DETECT_SIDE / min(frame.shape[:2]))
         frame = scaled(frame, scale)
-        below, beside = (max(-side % self.STRIDE, self.LEAST - side) for side in frame.shape[:2])
+        below, beside = (max(-side % self.STRIDE, self.MIN_SIDE - side) for side in frame.shape[:2])
         frame = cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_CONSTANT)
         self.network.setInput(cv2.dnn.blobFromImage(frame, swapRB=True))
         faces = self._merge(self._frame(*self.network.forward(self.network.getUnconnectedOutLayersNames())))

@@ -30,7 +30,7 @@ class Detections:
     change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
     complete: bool = False  # the video has no more frames
     thumbnail: np.ndarray | None = None  # of the last frame
-    clocks: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and at full size
+    since_search: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and at full size
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -64,7 +64,7 @@ class Detections:
             change=np.array(self.change, float),
             complete=self.complete,
             thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
-            clocks=self.clocks,
+            clocks=self.since_search,
         )
 
     @classmethod

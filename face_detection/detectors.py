@@ -79,12 +79,12 @@ class SquarePixels(DetectorWrapper):
         return [unscaled(boxes, (size[0] / width, 1)) for boxes in found]
 
 
-def telling_eyes(detector: Detector) -> Detector:
-    """Return a detector that also gives the distance of the eyes; all but CenterFace are wrapped in ``WithEyes``."""
-    return detector if isinstance(detector, CenterFace) else WithEyes(detector)
+def with_eye_distance(detector: Detector) -> Detector:
+    """Return a detector that also gives the distance of the eyes; all but CenterFace are wrapped in ``EyeDistance``."""
+    return detector if isinstance(detector, CenterFace) else EyeDistance(detector)
 
 
-class WithEyes(DetectorWrapper):
+class EyeDistance(DetectorWrapper):
     """A detector whose faces CenterFace supplements with the distance of the eyes."""
 
     SIDE = 64  # pixels; pictures are shrunk until the longer side of the smallest face is this long
@@ -117,7 +117,7 @@ class SFD:
     VARIANCES = (0.1, 0.2)  # of the box encoding
     BGR_MEAN = (104.0, 117.0, 123.0)
     NORMS = ("conv3_3_norm", "conv4_3_norm", "conv5_3_norm")  # before the heads of strides 4, 8 and 16
-    LEAST = 32  # pixels, shorter side; the network halves it five times
+    MIN_SIDE = 32  # pixels, shorter side; the network halves it five times
     PIXELS_PER_CALL = 1 << 20  # on a CPU; activations need about 600 bytes a pixel
 
     def __init__(self, weights: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -143,8 +143,8 @@ class SFD:
         if not frames:
             return []
         height, width = frames[0].shape[:2]
-        if min(height, width) < self.LEAST:
-            below, beside = (max(0, self.LEAST - side) for side in (height, width))
+        if min(height, width) < self.MIN_SIDE:
+            below, beside = (max(0, self.MIN_SIDE - side) for side in (height, width))
             frames = [cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_CONSTANT) for frame in frames]
         step = max(1, self.PIXELS_PER_CALL // (height * width)) if self.device.type == "cpu" else len(frames)
         found: list[np.ndarray] = []

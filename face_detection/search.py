@@ -31,13 +31,13 @@ NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face; with less, the border of the crop shifts the box
 SMALLEST = 4  # pixels, shorter side of a box; smaller ones are ignored
-FADED = 0.3  # half octaves of a face's side around a step of the scale, within which it is searched at both scales
+SCALE_BLEND = 0.3  # half octaves of a face's side around a step of the scale, in which it is searched at both scales
 CELL = 32  # pixels: crops are aligned to the grid of the network's strides, as if in the whole frame
 PATCH, MARGIN = 32, 8  # pixels: size at which pictures of a face are matched, and how far it may have moved
-EVENLY = 0.02  # of the face's side: if the face is nearer than this to its interpolated place, interpolation will do
-DISCORD = 0.06  # of the face's side: if two matches differ by more, the detector is run
+MAX_DEVIATION = 0.02  # of the face's side: if it is nearer than this to its interpolated place, interpolation will do
+MAX_DISAGREEMENT = 0.06  # of the face's side: if two matches differ by more, the detector is run
 GROWTH = 1.15  # between key frames; if the face grows or shrinks more, matching at one size is unreliable
-LIKENESS = 0.5  # correlation below which there is no match
+MIN_CORRELATION = 0.5  # correlation below which there is no match
 AGREEMENT = 0.9  # intersection over union of found and interpolated box above which the interval is not split again
 
 
@@ -60,7 +60,7 @@ def search(
     the same results. ``batch_size`` is the largest number of crops in one call of the detector. Memory holds
     ``HELD_BYTES`` of frames, or ten frames if those are larger, and ten more to know where the next cut is.
     """
-    searcher = Searcher(detector, fps, batch_size, *found.clocks)
+    searcher = Searcher(detector, fps, batch_size, *found.since_search)
     frames = iter(frames)
     last = next(frames, None) if found.boxes else None
     for stretch in stretches(found, frames, round(detector.KEY_SECONDS * fps)):
@@ -71,7 +71,7 @@ def search(
         last = stretch.frames[-1]
         found.boxes += seen
         found.change += stretch.change
-        found.thumbnail, found.clocks = stretch.thumbnail, (searcher.since_newcomers, searcher.since_native)
+        found.thumbnail, found.since_search = stretch.thumbnail, (searcher.since_newcomers, searcher.since_native)
         del stretch  # or its frames would be kept until the next stretch is complete
         yield len(seen)
 
@@ -101,7 +101,7 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
         del held[:stop]
 
 
-class Look(NamedTuple):
+class FaceCrop(NamedTuple):
     """A crop, at one scale, in which a face is expected."""
 
     number: int  # index of the request
@@ -112,7 +112,7 @@ class Look(NamedTuple):
     picture: np.ndarray  # the crop, at that scale
     corner: np.ndarray  # x, y of the crop in the frame
 
-    def found(self, boxes: np.ndarray) -> np.ndarray | None:
+    def best_match(self, boxes: np.ndarray) -> np.ndarray | None:
         """Return the best of the boxes (k, 6) near the expected place, in the frame's coordinates, or None."""
         boxes = unscaled(boxes, self.scale).astype(float)
         boxes[:, :4] += np.tile(self.corner, 2)
@@ -165,12 +165,12 @@ class Searcher:
         new = [box for box in new if not any(is_same_face(box, other) for other in old)]
         certain = [box for box in new if box[4] >= self.detector.CERTAIN]
         # an uncertain newcomer may be a false alarm, which would cost extra detections whenever it comes and goes
-        boxes = [*old, *self._seen_again(frame, certain)] or new
+        boxes = [*old, *self._redetect(frame, certain)] or new
         if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
             boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return _distinct(boxes)
 
-    def _seen_again(self, frame: np.ndarray, boxes: list[np.ndarray]) -> list[np.ndarray]:
+    def _redetect(self, frame: np.ndarray, boxes: list[np.ndarray]) -> list[np.ndarray]:
         """Detect again in crops sized by ``boxes``, which came from crops sized by a search of the whole frame.
 
         Boxes differ by up to 5 % between scales, and the next key frames use the scale that follows from these.
@@ -201,15 +201,15 @@ class Searcher:
         while intervals:
             requests = []
             for a, b, sure in intervals:
-                boxes, doubt = between(frames[a : b + 1], seen[a], seen[b])
+                boxes, doubt = follow_between(frames[a : b + 1], seen[a], seen[b])
                 if doubt is None or (sure and boxes is not None):
                     seen.update(zip(range(a + 1, b), boxes or ()))
                 else:
                     guess = boxes[doubt] if boxes else expect(seen[a], seen[b], (doubt + 1) / (b - a))
                     requests.append((a, a + 1 + doubt, b, guess))
-            looks = self._detect_in([(frames[frame], guess) for _, frame, _, guess in requests])
+            results = self._detect_in([(frames[frame], guess) for _, frame, _, guess in requests])
             intervals = []
-            for (a, frame, b, guess), boxes in zip(requests, looks):
+            for (a, frame, b, guess), boxes in zip(requests, results):
                 seen[frame] = boxes
                 sure = agree(guess, boxes)
                 intervals += [(a, frame, sure), (frame, b, sure)]
@@ -219,19 +219,19 @@ class Searcher:
 
     def _detect_in(self, requests: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         """Frames with boxes (k, 6) where faces are expected -> the boxes (m, 6) found there, at most one per face."""
-        looks = [
-            Look(number, place, box, weight, scale, *self._crop(frame, box, scale))
+        crops = [
+            FaceCrop(number, place, box, weight, scale, *self._crop(frame, box, scale))
             for number, (frame, boxes) in enumerate(requests)
             for place, box in enumerate(boxes)
             for scale, weight in self._scales(max(box[2] - box[0], box[3] - box[1]))
         ]
         seen: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
-        looks.sort(key=lambda look: look.picture.shape)  # all pictures in one call must have the same size
-        for _, same in itertools.groupby(looks, key=lambda look: look.picture.shape):
+        crops.sort(key=lambda crop: crop.picture.shape)  # all pictures in one call must have the same size
+        for _, same in itertools.groupby(crops, key=lambda crop: crop.picture.shape):
             while batch := list(itertools.islice(same, self.batch_size)):
-                for look, boxes in zip(batch, self.detector.detect([look.picture for look in batch])):
-                    if (box := look.found(boxes)) is not None:
-                        seen.setdefault((look.number, look.place), []).append((look.weight, box))
+                for crop, boxes in zip(batch, self.detector.detect([crop.picture for crop in batch])):
+                    if (box := crop.best_match(boxes)) is not None:
+                        seen.setdefault((crop.number, crop.place), []).append((crop.weight, box))
         results: list[list[np.ndarray]] = [[] for _ in requests]
         for (number, _), found in seen.items():
             results[number].append(_mean(*map(np.array, zip(*found))))
@@ -246,9 +246,9 @@ class Searcher:
         """
         steps = 2 * math.log2(self.detector.FACE_SIDE / side)  # half octaves
         edge = round(steps)
-        if edge >= 0 or abs(steps - edge) >= FADED / 2:
+        if edge >= 0 or abs(steps - edge) >= SCALE_BLEND / 2:
             return [(2 ** (min(0, math.ceil(steps)) / 2), 1.0)]
-        larger = (steps - edge) / FADED + 0.5
+        larger = (steps - edge) / SCALE_BLEND + 0.5
         return [(2 ** ((edge + 1) / 2), larger), (2 ** (edge / 2), 1 - larger)]
 
     def _crop(self, frame: np.ndarray, box: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -323,7 +323,7 @@ def agree(expected: np.ndarray, found: np.ndarray) -> bool:
     return all(overlap >= AGREEMENT for overlap in best)
 
 
-def between(
+def follow_between(
     frames: Sequence[np.ndarray], first: np.ndarray, last: np.ndarray
 ) -> tuple[list[np.ndarray] | None, int | None]:
     """Follow faces from ``first`` (k, 6), in the first frame, to ``last``, in the last, through the frames between.
@@ -339,8 +339,8 @@ def between(
     pairs = [(first[i], last[j]) for i, j in pair(first, last)]
     moves, doubts = zip(*(_compare(frames, a[:4], b[:4]) for a, b in pairs))
     doubt = np.max(doubts, axis=0)
-    unsure = int(doubt.argmax()) if doubt.max() > DISCORD else None
-    if max(max(np.hypot(*move.T) / max(a[2:4] - a[:2])) for move, (a, _) in zip(moves, pairs)) < EVENLY:
+    unsure = int(doubt.argmax()) if doubt.max() > MAX_DISAGREEMENT else None
+    if max(max(np.hypot(*move.T) / max(a[2:4] - a[:2])) for move, (a, _) in zip(moves, pairs)) < MAX_DEVIATION:
         return None, unsure
     shares = (np.arange(count) + 1)[:, None] / (count + 1)
     tracks = [(1 - shares) * a + shares * b for a, b in pairs]
@@ -378,7 +378,7 @@ def _place(window: np.ndarray, patch: np.ndarray) -> np.ndarray | None:
     """Return how far right of and below the middle of ``window`` a patch is, in pixels; None if it does not match."""
     correlation = cv2.matchTemplate(window, patch, cv2.TM_CCOEFF_NORMED)
     _, likeness, _, (x, y) = cv2.minMaxLoc(correlation)
-    if likeness < LIKENESS or not (0 < x < 2 * MARGIN and 0 < y < 2 * MARGIN):
+    if likeness < MIN_CORRELATION or not (0 < x < 2 * MARGIN and 0 < y < 2 * MARGIN):
         return None
     across, down = correlation[y, x - 1 : x + 2], correlation[y - 1 : y + 2, x]
     return np.array([x + _peak(across), y + _peak(down)]) - MARGIN

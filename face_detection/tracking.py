@@ -24,16 +24,16 @@ MOVING = 2  # if this many of them differ at all from the frame before, somethin
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: largest distance of centres, in box sizes, that links
 MIN_DETECTIONS = 3  # tracks with fewer are false alarms
-LASTING = 0.25  # of the longest track: shorter ones are not chosen, however large
-BRIEF = 0.1  # of the longest track: longer tracks are not false alarms, however short
+MIN_TRACK_SHARE = 0.25  # of the longest track: shorter ones are not chosen, however large
+MIN_FACE_SHARE = 0.1  # of the longest track: longer tracks are not false alarms, however short
 GAP_SECONDS = 0.5  # of video
-SURE_GAPS = 6  # such gaps, 3 s: a person visible this long, without a rival, is the one to follow in the shot
+DECISION_GAPS = 6  # such gaps, 3 s: a person visible this long, without a rival, is the one to follow in the shot
 # Distances of the eyes, see ``Detector``, at which a face turns to profile, and turns back again. In profile only
 # half the mouth is visible, and a whole mouth would be drawn on the cheek. Measured: facing the camera 0.39 to 0.5,
 # three-quarter 0.2 to 0.4, near profile 0.11 to 0.19 (highest in small faces), profile up to 0.05; detections of the
 # same face differ by 0.03.
 PROFILE, TURNED_BACK = 0.18, 0.21
-GROWN = 1.8  # ratio of widths: no face grows or shrinks by so much within a gap
+MAX_GROWTH = 1.8  # ratio of widths: no face grows or shrinks by so much within a gap
 SMOOTHING = 5  # frames in the moving average, as in the reference
 
 
@@ -78,12 +78,12 @@ def follow_face(
     """Return (frames, 4) float64 x1, y1, x2, y2 of one person, NaN where there is no face, or one in profile.
 
     In every shot the largest face is followed, or with ``face_index`` the one at this place from left to right when
-    the faces of the shot first appear. Without ``face_index``, a person visible for ``SURE_GAPS`` times ``max_gap``
+    the faces of the shot first appear. Without ``face_index``, a person visible for ``DECISION_GAPS`` times ``max_gap``
     frames without a rival is followed to the end of the shot, even if a larger face comes later. Frames that were not
     searched are interpolated, however many; ``fill`` also fills gaps of up to ``max_gap`` searched frames in which
     the face was missed. ``smooth`` averages over ``SMOOTHING`` frames, centred, never across cuts or gaps.
     """
-    steady = Steadying(max_gap, smooth, fill)
+    steady = BoxSmoother(max_gap, smooth, fill)
     pieces = (steady.add(*piece) for piece in settle([found], max_gap, face_index))
     return np.concatenate([np.empty((0, 4)), *pieces])
 
@@ -117,34 +117,34 @@ def _up_to_where_cuts_are_known(seen: Iterable[Detections]) -> Iterator[tuple[De
 
 
 @dataclass
-class Steadying:
+class BoxSmoother:
     """Fills gaps and smooths boxes that arrive in pieces, holding back those that later ones may change."""
 
     max_gap: int
     smooth: bool = True
     fill: bool = True
-    held: np.ndarray = field(default_factory=lambda: np.empty((0, 4)), init=False)  # as detected, of one shot
-    given: int = field(default=0, init=False)  # rows of ``held`` already returned, kept as context for later ones
+    buffer: np.ndarray = field(default_factory=lambda: np.empty((0, 4)), init=False)  # as detected, of one shot
+    returned: int = field(default=0, init=False)  # rows of ``buffer`` already returned, kept as context for later ones
 
     def add(self, rows: np.ndarray, shot_ends: bool) -> np.ndarray:
         """Add boxes (n, 4), NaN where there is no face; return those that are final, (m, 4)."""
-        self.held = np.concatenate((self.held, rows))
-        boxes = self.held.copy()
+        self.buffer = np.concatenate((self.buffer, rows))
+        boxes = self.buffer.copy()
         if self.fill:
             fill_gaps(boxes, self.max_gap)
         if self.smooth:
             smooth_boxes(boxes)
-        stop = len(boxes) if shot_ends else max(self.given, self._certain())
-        ready = boxes[self.given : stop]
+        stop = len(boxes) if shot_ends else max(self.returned, self._certain())
+        ready = boxes[self.returned : stop]
         first = len(boxes) if shot_ends else max(0, stop - self.max_gap - SMOOTHING)
-        self.held, self.given = self.held[first:], stop - first
+        self.buffer, self.returned = self.buffer[first:], stop - first
         return ready
 
     def _certain(self) -> int:
-        """Return how many rows of ``held`` stay as they are, whatever follows in this shot."""
-        known = np.flatnonzero(~np.isnan(self.held[:, 0]))
-        if not len(known) or len(self.held) - known[-1] - 1 > self.max_gap:
-            return len(self.held)
+        """Return how many rows of ``buffer`` stay as they are, whatever follows in this shot."""
+        known = np.flatnonzero(~np.isnan(self.buffer[:, 0]))
+        if not len(known) or len(self.buffer) - known[-1] - 1 > self.max_gap:
+            return len(self.buffer)
         return int(known[-1]) + 1 - SMOOTHING // 2
 
 
@@ -153,13 +153,13 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
 
     Faces are ordered from left to right as they first appear; faces in profile throughout are left out. Nothing is
     filled in or smoothed. Faces are not recognised across cuts: the n-th face of a shot continues the n-th of the shot
-    before. Tracks shorter than ``max_gap`` frames and ``BRIEF`` of the longest are left out as false alarms.
+    before. Tracks shorter than ``max_gap`` frames and ``MIN_FACE_SHARE`` of the longest are left out as false alarms.
     """
     per_shot = [(first, link_tracks(found.boxes[first:stop], max_gap)) for first, stop in shots(found)]
     longest = max((len(track.frames) for _, tracks in per_shot for track in tracks), default=0)
     faces: list[np.ndarray] = []
     for first, tracks in per_shot:
-        tracks = [track for track in tracks if len(track.frames) >= min(max_gap, BRIEF * longest)]
+        tracks = [track for track in tracks if len(track.frames) >= min(max_gap, MIN_FACE_SHARE * longest)]
         for n in itertools.count():
             if not tracks:
                 break
@@ -173,9 +173,9 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     return [face for face in faces if not np.isnan(face).all()]
 
 
-def most_together(found: Detections, max_gap: int) -> int:
+def max_simultaneous_faces(found: Detections, max_gap: int) -> int:
     """Return the largest number of faces visible at a time; every ``face_index`` below it selects one."""
-    return max((len(_at_first_sight(link_tracks(found.boxes[a:b], max_gap))) for a, b in shots(found)), default=0)
+    return max((len(_largest_group(link_tracks(found.boxes[a:b], max_gap))) for a, b in shots(found)), default=0)
 
 
 def shows_profiles(found: Detections) -> bool:
@@ -230,7 +230,7 @@ class Linking:
     max_gap: int
     tracks: list[Track] = field(default_factory=list, init=False)
     frames: int = field(default=0, init=False)  # number of frames added
-    looked: int = field(default=-1, init=False)  # the last of them that was searched
+    last_searched: int = field(default=-1, init=False)  # the last of them that was searched
     _alive: list[Track] = field(default_factory=list, init=False)  # tracks that may go on; the others never will
 
     def add(self, detections: np.ndarray | None) -> None:
@@ -250,7 +250,7 @@ class Linking:
         taken: set[int] = set()
         for score, d, box, track in sorted(candidates, key=lambda c: -c[0]):
             if score > 0 and d not in taken and track.frames[-1] < frame:
-                _continue_track(track, frame, box, float(eyes[d]), track.frames[-1] == self.looked)
+                _continue_track(track, frame, box, float(eyes[d]), track.frames[-1] == self.last_searched)
                 taken.add(d)
         for d, box in enumerate(boxes):
             if d not in taken:
@@ -258,11 +258,11 @@ class Linking:
                 track.add(frame, box, float(eyes[d]))
                 self.tracks.append(track)
                 self._alive.append(track)
-        self.looked = frame
+        self.last_searched = frame
 
     def _goes_on(self, track: Track, frame: int) -> bool:
         gap = frame - track.frames[-1]
-        return track.frames[-1] == self.looked or gap <= max(self.max_gap, 1) * 2
+        return track.frames[-1] == self.last_searched or gap <= max(self.max_gap, 1) * 2
 
     def may_go_on(self, track: Track) -> bool:
         """Whether a detection in the next frame could continue the track."""
@@ -300,10 +300,10 @@ def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
     if not tracks:
         return []
     if face_index is None:
-        lasting = max(len(track.frames) for track in tracks) * LASTING
+        lasting = max(len(track.frames) for track in tracks) * MIN_TRACK_SHARE
         chosen = max((track for track in tracks if len(track.frames) >= lasting), key=lambda track: track.area)
     else:
-        seen_first = _at_first_sight(tracks)
+        seen_first = _largest_group(tracks)
         if face_index >= len(seen_first):
             return []  # this shot does not show the person; better no face than the wrong one
         chosen = seen_first[face_index]
@@ -319,30 +319,30 @@ class Shot:
     """The faces in one shot, as far as it has been searched, and which of them is followed.
 
     Tracks are added to the person one by one, the longest first, as ``choose_person`` would at the end of the shot. A
-    track is added once it has ended or lasts ``SURE_GAPS``, and every track that could take its place is certain to be
-    shorter.
+    track is added once it has ended or lasts ``DECISION_GAPS``, and every track that could take its place is certain to
+    be shorter.
     """
 
     def __init__(self, max_gap: int, face_index: int | None) -> None:
         self._linking, self._index = Linking(max_gap), face_index
-        self._sure = SURE_GAPS * max(max_gap, 1)  # frames
+        self._decision_frames = DECISION_GAPS * max(max_gap, 1)  # frames
         self._person: list[Track] = []  # the chosen one first
         self._others: list[Track] = []  # tracks that coexist with the chosen one
-        self._open: list[Track] = []  # tracks that may still be added to the person
-        self._given = 0  # frames returned so far
+        self._pending: list[Track] = []  # tracks that may still be added to the person
+        self._returned = 0  # frames returned so far
 
     def add(self, boxes: list[np.ndarray | None]) -> None:
         """Add the detections in the next frames."""
         for detections in boxes:
             known = len(self._linking.tracks)
             self._linking.add(detections)
-            self._open += self._linking.tracks[known:]
+            self._pending += self._linking.tracks[known:]
             if detections is not None and self._index is None:
                 self._decide()
 
     def settled(self) -> np.ndarray:
         """Return the person's boxes (n, 4) in the next frames, as far as they are certain."""
-        starts = [track.frames[0] for track in self._open]
+        starts = [track.frames[0] for track in self._pending]
         ends = [track.frames[-1] + 1 for track in self._person if self._linking.may_go_on(track)]
         return self._rows(min([self._linking.frames, *starts, *ends]))
 
@@ -355,59 +355,61 @@ class Shot:
         return self._rows(self._linking.frames)
 
     def _rows(self, stop: int) -> np.ndarray:
-        rows = np.full((stop - self._given, 4), np.nan)
+        rows = np.full((stop - self._returned, 4), np.nan)
         for track in self._person:
-            frames, boxes = track.shown(self._given, stop)
-            rows[frames - self._given] = boxes
-        self._given = stop
+            frames, boxes = track.shown(self._returned, stop)
+            rows[frames - self._returned] = boxes
+        self._returned = stop
         return rows
 
     def _decide(self) -> None:
         if not self._person:
             # drop false alarms that have ended; otherwise this would get slower with every one of them
-            self._open = [
-                track for track in self._open if len(track.frames) >= MIN_DETECTIONS or self._linking.may_go_on(track)
+            self._pending = [
+                track
+                for track in self._pending
+                if len(track.frames) >= MIN_DETECTIONS or self._linking.may_go_on(track)
             ]
-        if not self._person and self._open:
-            longest = max(self._open, key=lambda track: len(track.frames))
-            if len(longest.frames) >= self._sure and not self._in_question(longest):
+        if not self._person and self._pending:
+            longest = max(self._pending, key=lambda track: len(track.frames))
+            if len(longest.frames) >= self._decision_frames and not self._has_rivals(longest):
                 self._person = [longest]
-                self._open = [track for track in self._open if track is not longest]
+                self._pending = [track for track in self._pending if track is not longest]
         if self._person:
             self._join(over=False)
 
-    def _in_question(self, longest: Track) -> bool:
+    def _has_rivals(self, longest: Track) -> bool:
         """Whether two lasting faces coexist, or may yet, so that the larger one would have to be chosen."""
-        lasting = len(longest.frames) * LASTING
-        asked = [track for track in self._open if self._linking.may_go_on(track) or len(track.frames) >= lasting]
+        lasting = len(longest.frames) * MIN_TRACK_SHARE
+        asked = [track for track in self._pending if self._linking.may_go_on(track) or len(track.frames) >= lasting]
         return any(self._may_meet(a, b) for a, b in itertools.combinations(asked, 2))
 
     def _may_meet(self, a: Track, b: Track) -> bool:
         return _coexist(a, b) or (self._linking.may_go_on(a) and self._linking.may_go_on(b))
 
     def _join(self, over: bool) -> None:
-        """Decide about the open tracks, the longest first; if the shot is not ``over``, only where it is certain."""
-        self._others += [track for track in self._open if _coexist(track, self._person[0])]
-        for track in sorted(self._open, key=lambda track: -len(track.frames)):
+        """Decide about the pending tracks, the longest first; if the shot is not ``over``, only where it is certain."""
+        self._others += [track for track in self._pending if _coexist(track, self._person[0])]
+        for track in sorted(self._pending, key=lambda track: -len(track.frames)):
             is_free = not any(_coexist(track, other) for other in self._person)
             if is_free and not over and self._undecided(track):
                 continue
             if is_free and len(track.frames) >= MIN_DETECTIONS and not self._is_another(track):
                 self._person.append(track)
-            self._open = [other for other in self._open if other is not track]
+            self._pending = [other for other in self._pending if other is not track]
 
     def _undecided(self, track: Track) -> bool:
         going_on = self._linking.may_go_on
-        if going_on(track) and (len(track.frames) < self._sure or any(map(going_on, self._person))):
+        if going_on(track) and (len(track.frames) < self._decision_frames or any(map(going_on, self._person))):
             return True
-        rivals = [other for other in self._open if other is not track and self._may_meet(track, other)]
+        rivals = [other for other in self._pending if other is not track and self._may_meet(track, other)]
         return any(going_on(other) or len(other.frames) > len(track.frames) for other in rivals)
 
     def _is_another(self, track: Track) -> bool:
         return any(_same_place(track, other) for other in self._others if len(other.frames) >= MIN_DETECTIONS)
 
 
-def _at_first_sight(tracks: list[Track]) -> list[Track]:
+def _largest_group(tracks: list[Track]) -> list[Track]:
     """Return the largest set of faces visible together, the earliest if there are several, from left to right."""
     most: list[Track] = []
     for track in tracks:
@@ -437,7 +439,7 @@ def fill_gaps(boxes: np.ndarray, max_gap: int) -> None:
 def _continues(before: np.ndarray, after: np.ndarray, gap: int) -> bool:
     """Whether a box after a gap may be of the same face; gaps between two people are not filled."""
     widths = before[2] - before[0], after[2] - after[0]
-    return max(widths) < GROWN * min(widths) and match_score(before, after, gap) > 0
+    return max(widths) < MAX_GROWTH * min(widths) and match_score(before, after, gap) > 0
 
 
 def smooth_boxes(boxes: np.ndarray) -> None:

@@ -25,7 +25,7 @@ import video
 from errors import UserError
 from face_detection.detections import Detections, cut_out
 from face_detection.geometry import intersection_over_union
-from face_detection.tracking import follow_face, follow_faces, gap_of, most_together
+from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces
 from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import SEARCH_MARGIN_SECONDS, LipSync, Options, open_face, search_range, segment_for
@@ -35,7 +35,7 @@ from page.settings import Settings
 from reporting import Reporter
 from sync import Expert, SimilarityMatrix, measure, open_expert
 
-LOOKED_AT = 2.0  # seconds of a video that are searched for faces to choose from
+SEARCHED_SECONDS = 2.0  # seconds of a video that are searched for faces to choose from
 FACE_SIDE = 160  # pixels of a face to click on
 MAX_PIXELS = 50_000_000  # of a photo or a frame: anybody may upload one, and it needs far more than 3 bytes per pixel
 LIVE_SECONDS = 15.0  # of a video
@@ -43,7 +43,7 @@ LIVE_SIDE = 720  # pixels, longer side of live frames: they have to be drawn, se
 
 
 @dataclass(frozen=True)
-class Sighting:
+class FoundFace:
     """A face that can be clicked on: where it first appears, independent of frame size and rate."""
 
     second: float
@@ -51,7 +51,7 @@ class Sighting:
     picture: np.ndarray  # (side, side, 3) uint8 RGB
 
 
-Speech = str | list[tuple[Sighting, str]]  # a file, or one for each of several faces
+Speech = str | list[tuple[FoundFace, str]]  # a file, or one for each of several faces
 
 
 class Actions:
@@ -102,19 +102,19 @@ class Actions:
     # ----------------------------------------------------------------------------------------------------------------
     # Lip-sync
 
-    def find_faces(self, session: Session, face: str, report: Reporter, rotate: int = 0) -> list[Sighting]:
+    def find_faces(self, session: Session, face: str, report: Reporter, rotate: int = 0) -> list[FoundFace]:
         """Return the faces at the start of a video or photo, from left to right."""
         check_pixels(face)
         lips = self.lips(session, report)
         source = open_face(Path(face), Options(rotate=rotate))
-        wanted = 1 if source.is_image else max(1, round(LOOKED_AT * source.fps))
+        wanted = 1 if source.is_image else max(1, round(SEARCHED_SECONDS * source.fps))
         found = lips.search.find(source, wanted, report)
         tracks = follow_faces(found, gap_of(source.fps))
         if not tracks:
             if source.is_image:
                 raise UserError("no face was found; try another photo, with a face seen from the front")
             raise UserError("no face was found at the start; --rotate if it lies on its side, or try another video")
-        return [_first_sight(source, track) for track in tracks]
+        return [_first_appearance(source, track) for track in tracks]
 
     def preview(
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
@@ -152,7 +152,7 @@ class Actions:
     ) -> tuple[LipSync, Any, dict[str, Any]]:
         """Return the network, the speech (or speeches by the number of their face) and the ``Options``.
 
-        In ``options``, "chosen" is the Sighting of the face that was clicked on. Its number counts all faces of the
+        In ``options``, "chosen" is the FoundFace of the face that was clicked on. Its number counts all faces of the
         video, not only those visible when it was chosen. If only a part is used that begins later, the face at its
         place then is chosen. "network" is a checkpoint, "sharp" whether mouths are restored.
         """
@@ -162,7 +162,7 @@ class Actions:
         lips = self.lips(session, report, options.pop("network", None), options.pop("sharp", False))
         chosen, options = options.pop("chosen", None), options | {"identity": self.settings.identity}
         if not isinstance(speech, str):
-            numbers = self._numbers(lips, face, [sighting for sighting, _ in speech], seconds, Options.of(options))
+            numbers = self._numbers(lips, face, [found_face for found_face, _ in speech], seconds, Options.of(options))
             if None in numbers or len({*numbers}) < len(numbers):
                 raise UserError("a face that was given a speech is lost in the video; give fewer faces a speech")
             if chosen:
@@ -178,7 +178,7 @@ class Actions:
         return lips, speech, options
 
     def _numbers(
-        self, lips: LipSync, face: str, seen: list[Sighting], seconds: float, how: Options
+        self, lips: LipSync, face: str, seen: list[FoundFace], seconds: float, how: Options
     ) -> list[int | None]:
         """Return the numbers of faces, see ``number_of``, among all in the frames used by a speech of ``seconds``."""
         source = open_face(Path(face), how)
@@ -281,17 +281,17 @@ def verdicts(matrix: SimilarityMatrix) -> Iterator[str]:
         yield f"{Path(name).name}: {speaker}mean similarity {result.mean:.2f}, {'; '.join(words)}"
 
 
-def number_of(chosen: Sighting, found: Detections, source: video.VideoInfo) -> int | None:
+def number_of(chosen: FoundFace, found: Detections, source: video.VideoInfo) -> int | None:
     """Return the number (as in ``--face_index``) of the face at the place of ``chosen``; None if there is none."""
     frame, gap = round(chosen.second * source.fps), gap_of(source.fps)
     at = min(max(0, frame - source.start), len(found) - 1)
     there = np.array(chosen.box) * ((source.width, source.height) * 2)
-    boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(most_together(found, gap))]
+    boxes = [follow_face(found, gap, index, smooth=False)[at] for index in range(max_simultaneous_faces(found, gap))]
     overlaps = [0.0 if np.isnan(box).any() else intersection_over_union(box, there) for box in boxes]
     return int(np.argmax(overlaps)) if any(overlaps) else None
 
 
-def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:
+def _first_appearance(source: video.VideoInfo, track: np.ndarray) -> FoundFace:
     """Return a face where it first appears, in a square picture with some context."""
     first = int(np.flatnonzero(~np.isnan(track[:, 0]))[0])
     frame = next(video.read_frames(source, first, 1))
@@ -303,4 +303,4 @@ def _first_sight(source: video.VideoInfo, track: np.ndarray) -> Sighting:
     picture = cv2.copyMakeBorder(picture, down // 2, -(-down // 2), right // 2, -(-right // 2), cv2.BORDER_REPLICATE)
     sides = np.array((source.width, source.height) * 2)
     shown = cv2.resize(picture, (FACE_SIDE, FACE_SIDE))[..., ::-1]
-    return Sighting(float(first / source.fps), tuple(map(float, track[first] / sides)), shown)
+    return FoundFace(float(first / source.fps), tuple(map(float, track[first] / sides)), shown)

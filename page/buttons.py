@@ -19,7 +19,7 @@ from gradio.utils import get_upload_folder
 from errors import UserError
 from page.sessions import COMPARE, KEPT_SECONDS, LEARN, LIP_SYNC, LIVE, Learning, Progress, Session, Sessions, Stopped
 from page.settings import Settings
-from page.stage import Stage
+from page.stage import LiveFaces
 from parts import moment
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ class Buttons:
 
     def __init__(self, settings: Settings) -> None:
         self.uploads = Path(get_upload_folder()).resolve()
-        self.stage = Stage(settings.live)
-        self.sessions = Sessions(self.stage.leave)
+        self.live_faces = LiveFaces(settings.live)
+        self.sessions = Sessions(self.live_faces.remove)
         self._loaded = ThreadPoolExecutor(1).submit(load, settings)
-        self.on_page: dict[str, Any] = {}  # the components of the first tab, by the names that ``taken`` uses
+        self.components: dict[str, Any] = {}  # the components of the first tab, by the names that ``job_of`` uses
 
     def wait_until_loaded(self) -> None:
         """Wait until everything is loaded; raise any error from loading."""
@@ -110,9 +110,11 @@ class Buttons:
                     )
             session = self.sessions.of(request.session_hash)
             with session.using(*files):
-                told = report(session, lambda share, words: progress(share, desc=words), request.state.pressed, tab)
-                told.go_on()
-                yield session, told
+                reporter = report(
+                    session, lambda share, words: progress(share, desc=words), request.state.requested, tab
+                )
+                reporter.raise_if_stopped()
+                yield session, reporter
         except Stopped:
             problem = gr.Error("Stopped; nothing was kept.", duration=5, print_exception=False)
         except UserError as error:
@@ -124,7 +126,7 @@ class Buttons:
             )
             problem = gr.Error(f"{said}{sentence(error)}"[:300], print_exception=False)
         finally:
-            if session and session.gone.is_set():
+            if session and session.closed.is_set():
                 session.delete()  # the running action may have created the folder again
         if problem:  # not raised inside the except, or its context would keep alive the objects of the failed action
             raise problem
@@ -144,11 +146,11 @@ class Buttons:
         )
         pictures = [(face.picture, f"face {i + 1}") for i, face in enumerate(seen)]
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
-        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *rooms(len(seen))
+        return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *speech_inputs(len(seen))
 
     def forget(self, face: str | None) -> tuple[Any, ...]:
         """Reset what was shown for the previous video or photo; a new file also replaces one of the other kind."""
-        return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *rooms(0)
+        return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *speech_inputs(0)
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:
         return seen[event.index], f"Face {event.index + 1} from the left will speak."
@@ -157,7 +159,7 @@ class Buttons:
         """Show one frame in the place of the original."""
         values = self._by_name(given)
         with self._working(request, progress, *map(values.get, FILES)) as (session, report):
-            face, speech, options = taken(values)
+            face, speech, options = job_of(values)
             picture = self.actions.preview(session, face, speech, values["second"] or 0.0, report, **options)
         return gr.Image(picture, label="Preview", visible=True), gr.Video(visible=False)
 
@@ -167,7 +169,7 @@ class Buttons:
         """Show the result beside the original."""
         values = self._by_name(given)
         with self._working(request, progress, *map(values.get, FILES)) as (session, report):
-            face, speech, options = taken(values)
+            face, speech, options = job_of(values)
             made = self.actions.lip_sync(session, face, speech, report, **options)
         is_film = face == values["film"]
         original = gr.Video(face, visible=True) if is_film else gr.Video(visible=False)
@@ -175,7 +177,7 @@ class Buttons:
         return made, picture, original, " ".join([DONE, *map(sentence, report.notes)])
 
     def _by_name(self, given: Values) -> Values:
-        return {name: given[component] for name, component in self.on_page.items()}
+        return {name: given[component] for name, component in self.components.items()}
 
     def measure(
         self, film: str | None, sounds: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()
@@ -208,10 +210,12 @@ class Buttons:
             if not (face := film or photo):
                 raise UserError("give a video or a photo of a face first")
             prepared = self.actions.prepare_live(session, face, report)
-            self.stage.leave(session.token)  # only now: if preparing fails, the previous face is still ready
-            session.token = self.stage.enter(self.actions.lips(session, report), prepared, partial(session.use, face))
-            if session.gone.is_set():  # the visitor left meanwhile, so nobody else would remove the face
-                self.stage.leave(session.token)
+            self.live_faces.remove(session.token)  # only now: if preparing fails, the previous face is still ready
+            session.token = self.live_faces.add(
+                self.actions.lips(session, report), prepared, partial(session.use, face)
+            )
+            if session.closed.is_set():  # the visitor left meanwhile, so nobody else would remove the face
+                self.live_faces.remove(session.token)
         return session.token, "**Ready.** Press Talk, and let the page use the microphone."
 
     def leave(self, request: gr.Request) -> None:
@@ -238,7 +242,7 @@ def sentence(error: object) -> str:
     for root in map(str, (Path.cwd(), Path.home(), tempfile.gettempdir())):  # whose names may have spaces
         text = text.replace(root.rstrip("/\\") + os.sep, os.sep)
     text = NUMBERED.sub(lambda face: f"{face[1]}{int(face[2]) + 1}", FOLDERS.sub("", text))
-    text = FLAGS.sub(named, advised(text))
+    text = FLAGS.sub(label_of, advised(text))
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
@@ -253,7 +257,7 @@ def advised(text: str) -> str:
     return f"{statement}{mark}{begin}{', '.join(kept)}" if kept else statement
 
 
-def named(flag: re.Match[str]) -> str:
+def label_of(flag: re.Match[str]) -> str:
     """Return the page's name for a flag: its label, up to any explanation."""
     if phrase := PHRASES.get(flag[1]):
         return phrase
@@ -261,18 +265,18 @@ def named(flag: re.Match[str]) -> str:
     return f'"{re.split("[:;]", label)[0]}"' if label else flag[1].replace("_", " ")
 
 
-def rooms(faces: int) -> list[Any]:
+def speech_inputs(faces: int) -> list[Any]:
     """Return the updates of the inputs for a speech of each face: of their accordion, and of each of them."""
     several = min(faces, len(VOICES)) if faces > 1 else 0
     return [gr.Accordion(visible=several > 0), *(gr.Audio(None, visible=i < several) for i in range(len(VOICES)))]
 
 
-def taken(values: Values) -> tuple[str, Any, Values]:
+def job_of(values: Values) -> tuple[str, Any, Values]:
     """Return the face, the speech and the options for ``Actions``; raise UserError if something is missing."""
     face = values["film"] or values["photo"]
     if not face:
         raise UserError("give a video or a photo of a face first")
-    return face, spoken(values), {
+    return face, speech_of(values), {
         "chosen": None if values["speaker"] or values["face_like"] else values["chosen"],
         "speaker": "auto" if values["speaker"] else None,
         "face_like": values["face_like"] and Path(values["face_like"]),
@@ -297,7 +301,7 @@ def taken(values: Values) -> tuple[str, Any, Values]:
     }  # fmt: skip
 
 
-def spoken(values: Values) -> Any:
+def speech_of(values: Values) -> Any:
     """Return the speech, or a list of faces and the speech of each; raise UserError for invalid combinations."""
     one = values["speech"] or values["filmed"]
     each = [(face, file) for face, file in zip(values["seen"], map(values.get, VOICES)) if file]

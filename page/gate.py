@@ -15,23 +15,23 @@ from starlette.formparsers import MultiPartException
 
 # Gradio would also pass screen recordings to ffmpeg, store a session's values for a link to it, and fetch URLs. A tab
 # uses ``app_id`` to reconnect after its connection was lost.
-OPEN = re.compile(
+ALLOWED_PATHS = re.compile(
     r"/(?:$|(?:assets|static|svelte|live)/|(?:config|favicon\.ico|theme\.css|manifest\.json|robots\.txt)/?$"
     r"|gradio_api/(?:(?:upload|upload_progress|queue/join|queue/data|cancel|reset|startup-events|info|app_id|theme\.css)/?$"
     r"|(?:file=|heartbeat/)))"
 )
-ELSEWHERE = re.compile(r"/gradio_api/file=\w{2,}:")  # a file of another server, or one of ours as a file: URL
+FOREIGN_FILE_PATHS = re.compile(r"/gradio_api/file=\w{2,}:")  # a file of another server, or one of ours as a file: URL
 UPLOAD = "/gradio_api/upload"
 MESSAGE_BYTES = 1 << 20  # largest body of other requests: values of components, and live sound
-AROUND_FILES = 1 << 16  # bytes of a form besides its files
+FORM_OVERHEAD_BYTES = 1 << 16  # bytes of a form besides its files
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-FULL = HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
+DISK_FULL = HTTPStatus.INSUFFICIENT_STORAGE, "The disk is full; try again in an hour."
 
 
-class NoRoom(MultiPartException):
+class DiskFull(MultiPartException):
     """The disk is full. As a MultiPartException, it makes the form parser delete what it has already written."""
 
 
@@ -42,21 +42,21 @@ class Gate:
         self.app, self.uploads, self.largest = app, uploads, largest
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Send) -> None:
-        scope.setdefault("state", {})["pressed"] = time.monotonic()  # time of arrival
+        scope.setdefault("state", {})["requested"] = time.monotonic()  # time of arrival
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None and not _is_upload(scope):
             await self.app(scope, receive, send)
         elif refusal is None:
             upload = _Upload(receive, send, self._is_full)
-            with contextlib.suppress(NoRoom):
+            with contextlib.suppress(DiskFull):
                 await self.app(scope, upload.receive, upload.send)
-            refusal = FULL if upload.is_refused else None
+            refusal = DISK_FULL if upload.is_refused else None
         if refusal:
             await _refuse(send, *refusal)
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         path, method = scope["path"], scope["method"]
-        if not OPEN.match(path) or ELSEWHERE.match(path):
+        if not ALLOWED_PATHS.match(path) or FOREIGN_FILE_PATHS.match(path):
             return HTTPStatus.NOT_FOUND, "There is nothing here."
         if method in ("GET", "HEAD", "OPTIONS"):
             return None
@@ -69,9 +69,9 @@ class Gate:
         if not path.startswith(UPLOAD):
             too_large = int(length) > MESSAGE_BYTES
         elif self._is_full():
-            return FULL
+            return DISK_FULL
         else:
-            too_large = int(length) > self.largest + AROUND_FILES
+            too_large = int(length) > self.largest + FORM_OVERHEAD_BYTES
         return (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "This is too large.") if too_large else None
 
     def _is_full(self) -> bool:
@@ -89,7 +89,7 @@ class _Upload:
         message = await self._receive()
         if self._is_full():
             self.is_refused = True
-            raise NoRoom("the disk is full")
+            raise DiskFull("the disk is full")
         return message
 
     async def send(self, message: dict[str, Any]) -> None:

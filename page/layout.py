@@ -95,7 +95,7 @@ class Page:
         """Return FastAPI's arguments; uploads of up to ``largest`` bytes are accepted, and no URLs are fetched."""
         processing_utils.async_ssrf_protected_download = _fetch_nothing
         return {
-            "routes": self.buttons.stage.routes(),
+            "routes": self.buttons.live_faces.routes(),
             "middleware": [Middleware(Gate, uploads=uploads, largest=largest)],
         }
 
@@ -136,21 +136,27 @@ class Page:
                 result = _shown("Result", "result", autoplay=True)
 
         given = {"film": film, "photo": photo, "speech": speech, "filmed": filmed}
-        on_page = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
-        self.buttons.on_page, inputs = on_page, set(on_page.values())
-        _takes_the_place(speech, filmed)
-        rooms, rotate = [several, *voices.values()], options["rotate"]
-        turned = rotate.input(lambda: None, None, chosen, **self._at_once())
+        components = {**given, **voices, "seen": seen, "chosen": chosen, "second": second, **options}
+        self.buttons.components, inputs = components, set(components.values())
+        _replace_each_other(speech, filmed)
+        speech_inputs, rotate = [several, *voices.values()], options["rotate"]
+        turned = rotate.input(lambda: None, None, chosen, **self._no_queue())
         for source, other in ((film, photo), (photo, film)):
-            before, found = [faces, said, seen, chosen, other, *rooms], [faces, said, seen, *rooms]
-            gone = gr.on(_given_to(source), self.buttons.forget, source, before, **self._at_once())
+            before, found = [faces, said, seen, chosen, other, *speech_inputs], [faces, said, seen, *speech_inputs]
+            gone = gr.on(_input_events(source), self.buttons.forget, source, before, **self._no_queue())
             for event in (gone, turned):
-                event.then(self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._brief())
+                event.then(
+                    self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._short_queue()
+                )
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
-        look.click(self.buttons.preview, inputs, [shown, original], **self._brief())
+        look.click(self.buttons.preview, inputs, [shown, original], **self._short_queue())
         start.click(None, said, said, js=BEGIN, api_visibility="private")  # first, or it would wait for the next
         start.click(
-            self.buttons.lip_sync, inputs, [result, shown, original, said], show_progress_on=result, **self._long()
+            self.buttons.lip_sync,
+            inputs,
+            [result, shown, original, said],
+            show_progress_on=result,
+            **self._long_queue(),
         )
         self._cancels(cancel, LIP_SYNC)
 
@@ -158,7 +164,7 @@ class Page:
         gr.Markdown("How well does every face match every voice, and how late is the sound?")
         with gr.Row():
             film = gr.Video(
-                label="A video of people who speak", elem_id="pair_film", **_given() | {"sources": ["upload"]}
+                label="A video of people who speak", elem_id="pair_film", **_input_options() | {"sources": ["upload"]}
             )
             sounds = gr.File(
                 label="Voices, if not the video's own", file_count="multiple", elem_id="voices",
@@ -169,7 +175,7 @@ class Page:
             cancel = gr.Button("Cancel", variant="stop")
         words = gr.Textbox(label="Verdict", lines=3, interactive=False, elem_id="verdict")
         plot = gr.Image(label="Over time", interactive=False, elem_id="plot", buttons=SAVE)
-        start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long())
+        start.click(self.buttons.measure, [film, sounds], [words, plot], show_progress_on=plot, **self._long_queue())
         self._cancels(cancel, COMPARE)
 
     def _adapt_tab(self) -> None:
@@ -178,7 +184,7 @@ class Page:
             "Let the network learn one person from a video in which they speak: five seconds at least, a minute is "
             "better. Then use the resulting file under Lip-sync, More."
         )
-        film = gr.Video(label="A video of one person who speaks", elem_id="person", **_given())
+        film = gr.Video(label="A video of one person who speaks", elem_id="person", **_input_options())
         minutes = gr.Slider(min(0.5, most), most, min(10.0, most), step=0.5, label="Minutes of learning")
         with gr.Row():
             start = gr.Button("Learn", variant="primary", elem_id="learn")
@@ -187,7 +193,7 @@ class Page:
         network = gr.File(label="The network", interactive=False, elem_id="network")
         sheet = gr.Image(label="As filmed, before, after", interactive=False, elem_id="sheet", buttons=SAVE)
         start.click(
-            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._line("learn")
+            self.buttons.adapt, [film, minutes], [network, sheet, words], show_progress_on=sheet, **self._queue("learn")
         )
         self._cancels(cancel, LEARN)
 
@@ -206,8 +212,10 @@ class Page:
             stop = gr.Button("Stop", variant="stop", elem_id="hush")
             hear = gr.Checkbox(False, label="Hear it (before Talk)", elem_id="hear")
         said, token = gr.Markdown(elem_id="live_said"), gr.Textbox(visible=False)
-        _takes_the_place(film, photo)
-        prepare.click(self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long())
+        _replace_each_other(film, photo)
+        prepare.click(
+            self.buttons.prepare_live, [film, photo], [token, said], show_progress_on=said, **self._long_queue()
+        )
         talk.click(None, [token, hear], None, js="(token, hear) => live.talk(token, hear)", api_visibility="private")
         stop.click(None, None, None, js="() => live.stop('')", api_visibility="private")
         self._cancels(stop, LIVE)
@@ -215,21 +223,21 @@ class Page:
     # ----------------------------------------------------------------------------------------------------------------
     # Queues; events can only be called from the page
 
-    def _brief(self) -> dict[str, Any]:
+    def _short_queue(self) -> dict[str, Any]:
         """Return the settings of events that take a second, so that they do not wait for those that take minutes."""
-        return self._line("brief", 2)
+        return self._queue("brief", 2)
 
-    def _long(self) -> dict[str, Any]:
-        return self._line("long", self.settings.runs)
+    def _long_queue(self) -> dict[str, Any]:
+        return self._queue("long", self.settings.runs)
 
-    def _line(self, name: str, at_once: int | None = 1) -> dict[str, Any]:
-        return {"concurrency_limit": at_once, "concurrency_id": name, "api_visibility": "private"}
+    def _queue(self, name: str, limit: int | None = 1) -> dict[str, Any]:
+        return {"concurrency_limit": limit, "concurrency_id": name, "api_visibility": "private"}
 
-    def _at_once(self) -> dict[str, Any]:
-        return {"show_progress": "hidden", **self._line("at once", None)}
+    def _no_queue(self) -> dict[str, Any]:
+        return {"show_progress": "hidden", **self._queue("at once", None)}
 
     def _cancels(self, button: gr.Button, tab: str) -> None:
-        button.click(self.buttons.cancel, gr.State(tab), None, **self._at_once())
+        button.click(self.buttons.cancel, gr.State(tab), None, **self._no_queue())
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:
@@ -240,9 +248,9 @@ async def _fetch_nothing(url: str, cache_dir: str) -> str:
 def _face(label: str, prefix: str = "") -> tuple[gr.Video, gr.Image]:
     """Return the inputs for a video and for a photo."""
     with gr.Tab("Video"):
-        film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_given())
+        film = gr.Video(label=f"{label}: a video", elem_id=f"{prefix}film", **_input_options())
     with gr.Tab("Photo"):
-        photo = Picture(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_given())
+        photo = Picture(label=f"{label}: a photo", elem_id=f"{prefix}photo", **_input_options())
     return film, photo
 
 
@@ -275,7 +283,9 @@ def _speech(label: str) -> tuple[gr.Audio, gr.Video]:
             label=label, type="filepath", sources=["upload", "microphone"], elem_id="speech", buttons=SAVE[1:]
         )
     with gr.Tab("Video"):
-        film = gr.Video(label=f"{label}: a video's", elem_id="filmed_speech", **_given() | {"sources": ["upload"]})
+        film = gr.Video(
+            label=f"{label}: a video's", elem_id="filmed_speech", **_input_options() | {"sources": ["upload"]}
+        )
     return sound, film
 
 
@@ -286,17 +296,17 @@ def _voice(number: int) -> gr.Audio:
     )  # fmt: skip
 
 
-def _takes_the_place(*components: Any) -> None:
+def _replace_each_other(*components: Any) -> None:
     for new, old in itertools.permutations(components):
-        gr.on(_given_to(new), lambda: None, None, old, show_progress="hidden", api_visibility="private")
+        gr.on(_input_events(new), lambda: None, None, old, show_progress="hidden", api_visibility="private")
 
 
-def _given_to(component: Any) -> list[Any]:
+def _input_events(component: Any) -> list[Any]:
     """Return the events of a file being given, removed or recorded; recording does not trigger ``input``."""
     return [component.input, *([component.stop_recording] if hasattr(component, "stop_recording") else [])]
 
 
-def _given() -> dict[str, Any]:
+def _input_options() -> dict[str, Any]:
     # not mirrored: for that Gradio needs an ffmpeg that the machine may not have
     as_filmed = gr.WebcamOptions(mirror=False)
     return {
@@ -306,7 +316,7 @@ def _given() -> dict[str, Any]:
 
 
 def _options(can_restore: bool) -> dict[str, Any]:
-    """Return the inputs for options: the most common, and the rest folded. Names are those of ``buttons.taken``."""
+    """Return the inputs for options: the most common, and the rest folded. Names are those of ``buttons.job_of``."""
     with gr.Row(elem_classes="options"):
         options: dict[str, Any] = {
             "silence": gr.Checkbox(True, label=LABELS["silence"], info="otherwise the network decides"),

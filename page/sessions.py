@@ -33,12 +33,12 @@ class Session:
     """One open page."""
 
     folder: Path
-    gone: threading.Event = field(default_factory=threading.Event)  # the page is closed
-    stopped: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
-    used: float = field(default_factory=time.monotonic)
+    closed: threading.Event = field(default_factory=threading.Event)  # the page is closed
+    cancelled_at: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
+    last_used: float = field(default_factory=time.monotonic)
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # uploads used last
-    held: list[tuple[str, ...]] = field(default_factory=list)  # uploads used by running actions
+    files_in_use: list[tuple[str, ...]] = field(default_factory=list)  # uploads used by running actions
 
     def new_file(self, suffix: str, name: str = "result") -> Path:
         """Return the path of a new file; Gradio copies each result before the next is made."""
@@ -51,29 +51,29 @@ class Session:
     def use(self, *files: str | None) -> None:
         """Mark the session and these uploads, or else the last ones, as in use, so that they are kept longer."""
         self.files = tuple(filter(None, files)) or self.files
-        self.used = time.monotonic()
-        for file in {*self.files, *itertools.chain.from_iterable(self.held)}:
+        self.last_used = time.monotonic()
+        for file in {*self.files, *itertools.chain.from_iterable(self.files_in_use)}:
             with contextlib.suppress(OSError):
                 os.utime(file)
 
     @contextlib.contextmanager
     def using(self, *files: str | None) -> Iterator[None]:
         """Keep these uploads until the block ends, whatever other actions run meanwhile."""
-        held = tuple(filter(None, files))
-        self.held.append(held)
+        in_use = tuple(filter(None, files))
+        self.files_in_use.append(in_use)
         try:
-            self.use(*held)
+            self.use(*in_use)
             yield
         finally:
-            self.held.remove(held)
+            self.files_in_use.remove(in_use)
 
-    def go_on(self, pressed: float, tab: str = LIP_SYNC) -> None:
-        """Mark the session as in use; raise Stopped if the action requested at time ``pressed`` should stop.
+    def raise_if_stopped(self, requested: float, tab: str = LIP_SYNC) -> None:
+        """Mark the session as in use; raise Stopped if the action requested at time ``requested`` should stop.
 
         A Cancel stops all actions requested before it on the same tab, running or waiting, and none requested later.
         """
         self.use()
-        if self.gone.is_set() or self.stopped.get(tab, -math.inf) > pressed:
+        if self.closed.is_set() or self.cancelled_at.get(tab, -math.inf) > requested:
             raise Stopped
 
 
@@ -95,7 +95,7 @@ class Sessions:
             if name not in self._open:
                 self._open[name] = Session(Path(tempfile.mkdtemp(dir=self.folder)))
             session = self._open[name]
-            session.used = time.monotonic()
+            session.last_used = time.monotonic()
             return session
 
     def close(self, name: str | None) -> None:
@@ -107,7 +107,7 @@ class Sessions:
     def stop(self, name: str | None, tab: str = LIP_SYNC) -> None:
         """Stop a session's actions on a tab, including those still waiting, before which it may not yet exist."""
         if name:
-            self.of(name).stopped[tab] = time.monotonic()
+            self.of(name).cancelled_at[tab] = time.monotonic()
 
     def sweep(self, uploads: Path) -> None:
         """Close sessions not used for ``KEPT_SECONDS``, and delete uploads and results of that age.
@@ -115,7 +115,9 @@ class Sessions:
         This includes the files of servers that were killed.
         """
         with self._lock:
-            unused = [name for name, session in self._open.items() if time.monotonic() - session.used > KEPT_SECONDS]
+            unused = [
+                name for name, session in self._open.items() if time.monotonic() - session.last_used > KEPT_SECONDS
+            ]
             discarded = [self._open.pop(name) for name in unused]
         for session in discarded:
             self._discard(session)
@@ -135,7 +137,7 @@ class Sessions:
     def _discard(self, session: Session | None) -> None:
         """End a session; not under the lock, because this waits for the frame that is being drawn."""
         if session:
-            session.gone.set()
+            session.closed.set()
             self._leave(session.token)
             session.delete()
 
@@ -170,13 +172,13 @@ class Progress(Reporter):
     """Shows the progress of an action to its session, with rate and remaining time, until the session asks to stop.
 
     If several stages run at the same time, the one that began last is shown. ``show`` updates Gradio's progress bar;
-    ``pressed`` is the time of the request (None: now).
+    ``requested`` is the time of the request (None: now).
     """
 
-    def __init__(self, session: Session, show: Show, pressed: float | None = None, tab: str = LIP_SYNC) -> None:
+    def __init__(self, session: Session, show: Show, requested: float | None = None, tab: str = LIP_SYNC) -> None:
         self.notes: list[str] = []
         self._session, self._show, self._tab = session, show, tab
-        self._pressed = time.monotonic() if pressed is None else pressed
+        self._requested = time.monotonic() if requested is None else requested
         self._stage, self._since, self._before, self._shown = "", 0.0, 0, 0.0
         self._going_on: list[str] = []
 
@@ -189,16 +191,16 @@ class Progress(Reporter):
         finally:
             self._going_on.remove(name)
 
-    def go_on(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise Stopped if the visitor asked to stop."""
-        self._session.go_on(self._pressed, self._tab)
+        self._session.raise_if_stopped(self._requested, self._tab)
 
     def note(self, text: str) -> None:
-        self.go_on()
+        self.raise_if_stopped()
         self.notes.append(text.removeprefix("note: "))
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
-        self.go_on()
+        self.raise_if_stopped()
         if self._going_on and stage != self._going_on[-1]:
             return
         now = time.monotonic()
@@ -235,15 +237,15 @@ class Learning(Progress):
     """Shows how much of the time for learning has passed."""
 
     def __init__(
-        self, session: Session, show: Show, pressed: float | None = None, tab: str = LEARN, *, minutes: float
+        self, session: Session, show: Show, requested: float | None = None, tab: str = LEARN, *, minutes: float
     ) -> None:
-        super().__init__(session, show, pressed, tab)
+        super().__init__(session, show, requested, tab)
         self._minutes = minutes
 
     def progress(self, stage: str, done: int, total: int | None) -> None:
         if stage != "Training":
             return super().progress(stage, done, total)
-        self.go_on()
+        self.raise_if_stopped()
         if stage != self._stage:
             self._stage, self._since = stage, time.monotonic()
         left = max(0.0, 60 * self._minutes - (time.monotonic() - self._since))

@@ -35,52 +35,52 @@ QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
 BEHIND = 0.45  # seconds of sound that may wait; older sound is dropped
 RATES = range(8000, 192001)  # Hz
 MAX_DIGITS = 12
-ON_THE_WAY = 8  # frames that may be in transit to a visitor who reports those received; further ones are skipped
+MAX_IN_FLIGHT = 8  # frames that may be in transit to a visitor who reports those received; further ones are skipped
 MAX_SECONDS = 1800.0  # longest time that one visitor may speak
-STANDSTILL = 20.0  # seconds without a frame being received, after which the session ends
+IDLE_SECONDS = 20.0  # seconds without a frame being received, after which the session ends
 
 
 @dataclass
-class Act:
+class LiveFace:
     """A prepared face, and its live session if it is speaking."""
 
     lips: LipSync
     face: live.Face
-    use: Callable[[], object]  # called for every frame
+    on_frame: Callable[[], object]  # called for every frame
     session: live.Session | None = None  # while it is speaking
     sent: int = 0  # frames of this session
-    taken: int | None = None  # frames received, as last reported
-    is_on_stage: bool = False  # it is speaking, or about to
-    gone: bool = False  # it must not speak any more
+    received: int | None = None  # frames received, as last reported
+    is_live: bool = False  # it is speaking, or about to
+    removed: bool = False  # it must not speak any more
 
     @property
     def is_behind(self) -> bool:
         """Whether the connection is too slow, so that further frames would queue up with a growing delay."""
-        return self.taken is not None and self.sent - self.taken >= ON_THE_WAY
+        return self.received is not None and self.sent - self.received >= MAX_IN_FLIGHT
 
 
-class Stage:
-    """All prepared faces, of which at most ``room`` speak at the same time."""
+class LiveFaces:
+    """All prepared faces, of which at most ``limit`` speak at the same time."""
 
-    def __init__(self, room: int) -> None:
-        self._room, self._speaking = room, 0
-        self._acts: dict[str, Act] = {}
+    def __init__(self, limit: int) -> None:
+        self._limit, self._speaking = limit, 0
+        self._faces: dict[str, LiveFace] = {}
         self._lock = threading.Lock()
 
-    def enter(self, lips: LipSync, face: live.Face, use: Callable[[], object] = lambda: None) -> str:
-        """Add a face and return its token; ``use`` is called for every frame of it."""
+    def add(self, lips: LipSync, face: live.Face, on_frame: Callable[[], object] = lambda: None) -> str:
+        """Add a face and return its token; ``on_frame`` is called for every frame of it."""
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._acts[token] = Act(lips, face, use)
+            self._faces[token] = LiveFace(lips, face, on_frame)
         return token
 
-    def leave(self, token: str | None) -> None:
+    def remove(self, token: str | None) -> None:
         """Remove a face; if it is speaking, it stops."""
         with self._lock:
-            act = self._acts.pop(token or "", None)
-            session = act.session if act else None
-            if act:
-                act.gone = True  # its session may just be opening
+            live_face = self._faces.pop(token or "", None)
+            session = live_face.session if live_face else None
+            if live_face:
+                live_face.removed = True  # its session may just be opening
         if session:
             session.close()
 
@@ -91,38 +91,38 @@ class Stage:
         ]
 
     async def _frames(self, request: Request) -> Response:
-        act = self._acts.get(request.path_params["token"])
+        live_face = self._faces.get(request.path_params["token"])
         rate = request.query_params.get("rate", "")
-        if act is None or not act.face.source.path.is_file() or number(rate) not in RATES:
+        if live_face is None or not live_face.face.source.path.is_file() or number(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
-            if act.is_on_stage or self._speaking >= self._room:
+            if live_face.is_live or self._speaking >= self._limit:
                 return PlainTextResponse("Somebody else is speaking now; try again in a while.", 503)
             self._speaking += 1
-            act.is_on_stage = True
+            live_face.is_live = True
         try:
-            act.session = await anyio.to_thread.run_sync(open_session, act, int(rate))
-            if act.gone:
-                act.session.close()  # so that it yields no frames
+            live_face.session = await anyio.to_thread.run_sync(open_session, live_face, int(rate))
+            if live_face.removed:
+                live_face.session.close()  # so that it yields no frames
         except BaseException:
-            self._end(act)
+            self._end(live_face)
             raise
-        return Show(act, self._end)
+        return FrameStream(live_face, self._end)
 
-    def _end(self, act: Act) -> None:
+    def _end(self, live_face: LiveFace) -> None:
         with self._lock:
             self._speaking -= 1
-        if act.session:
-            threading.Thread(target=act.session.close).start()  # close() waits for the current frame
-        act.session, act.is_on_stage = None, False
+        if live_face.session:
+            threading.Thread(target=live_face.session.close).start()  # close() waits for the current frame
+        live_face.session, live_face.is_live = None, False
 
     async def _sound(self, request: Request) -> Response:
-        act = self._acts.get(request.path_params["token"])
-        if act is None or (session := act.session) is None:
+        live_face = self._faces.get(request.path_params["token"])
+        if live_face is None or (session := live_face.session) is None:
             return PlainTextResponse("No session is open.", 404)
         body, taken = await request.body(), request.query_params.get("taken", "")
         if (count := number(taken)) is not None:
-            act.taken = count
+            live_face.received = count
         try:
             heard = np.frombuffer(body[: len(body) // 4 * 4], "<f4").astype(np.float32)
             if len(heard):
@@ -134,12 +134,12 @@ class Stage:
         return Response(status_code=204)
 
 
-class Show(StreamingResponse):
-    """Streams the frames of an act as they are due, until the visitor is gone; ``end`` is always called."""
+class FrameStream(StreamingResponse):
+    """Streams the frames of a face as they are due, until the visitor is gone; ``end`` is always called."""
 
-    def __init__(self, act: Act, end: Callable[[Act], None]) -> None:
-        super().__init__(self._played(act), media_type="application/octet-stream")
-        self._act, self._end, self._moved = act, end, time.monotonic()
+    def __init__(self, live_face: LiveFace, end: Callable[[LiveFace], None]) -> None:
+        super().__init__(self._played(live_face), media_type="application/octet-stream")
+        self._face, self._end, self._last_sent = live_face, end, time.monotonic()
 
     async def __call__(self, *connection: Any) -> None:
         try:
@@ -148,19 +148,19 @@ class Show(StreamingResponse):
                 await super().__call__(*connection)
                 tasks.cancel_scope.cancel()
         finally:  # not in ``_played``, which never starts if the visitor leaves before the first frame
-            self._end(self._act)
+            self._end(self._face)
 
-    async def _watch(self, show: anyio.CancelScope) -> None:
+    async def _watch(self, stream: anyio.CancelScope) -> None:
         """End the stream if the face is removed or no frame is received: sending would block on an open connection."""
-        while not self._act.gone and time.monotonic() - self._moved < STANDSTILL:
+        while not self._face.removed and time.monotonic() - self._last_sent < IDLE_SECONDS:
             await anyio.sleep(1)
-        show.cancel()
+        stream.cancel()
 
-    async def _played(self, act: Act) -> AsyncIterator[bytes]:
-        frames = messages(act)
+    async def _played(self, live_face: LiveFace) -> AsyncIterator[bytes]:
+        frames = messages(live_face)
         while (message := await anyio.to_thread.run_sync(next, frames, None)) is not None:
             if message:
-                self._moved = time.monotonic()
+                self._last_sent = time.monotonic()
                 yield message
 
 
@@ -169,24 +169,24 @@ def number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
 
 
-def open_session(act: Act, rate: int) -> live.Session:
+def open_session(live_face: LiveFace, rate: int) -> live.Session:
     import live
 
-    act.sent, act.taken = 0, None
-    return live.Session(act.lips, act.face, rate, BEHIND)
+    live_face.sent, live_face.received = 0, None
+    return live.Session(live_face.lips, live_face.face, rate, BEHIND)
 
 
-def messages(act: Act) -> Iterator[bytes]:
+def messages(live_face: LiveFace) -> Iterator[bytes]:
     """Yield the encoded frames of a session as they are due; b"" for those that are skipped."""
-    assert act.session
-    for frame in act.session.play():
+    assert live_face.session
+    for frame in live_face.session.play():
         if frame.time > MAX_SECONDS:
             return
-        act.use()
-        if act.is_behind:
+        live_face.on_frame()
+        if live_face.is_behind:
             yield b""
             continue
         picture = cv2.imencode(".jpg", frame.picture, QUALITY)[1].tobytes()
         sound = (frame.sound * 32767).astype("<i2").tobytes()
-        act.sent += 1
+        live_face.sent += 1
         yield HEAD.pack(frame.time, len(picture), len(sound)) + picture + sound

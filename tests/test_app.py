@@ -34,13 +34,13 @@ from conftest import ROOT, assert_alike, free_port, run_ffmpeg, write_clip
 from errors import UserError
 from face_detection.detections import Detections
 from page import sessions
-from page.actions import Actions, Sighting, number_of, pixels_of
-from page.buttons import ALONE, VOICES, Buttons, milliseconds, numbers, sentence, spoken
+from page.actions import Actions, FoundFace, number_of, pixels_of
+from page.buttons import ALONE, VOICES, Buttons, milliseconds, numbers, sentence, speech_of
 from page.gate import Gate
 from page.serving import import_layout, serving
 from page.sessions import LEARN, Learning, Progress, Sessions, Stopped, check_length, describe
 from page.settings import Settings
-from page.stage import HEAD, Stage, messages
+from page.stage import HEAD, LiveFaces, messages
 from page.stage import number as number_of_a_visitor
 from reporting import SILENT
 
@@ -92,7 +92,7 @@ def test_whoever_leaves_stops_and_leaves_nothing(opened):
     a = opened.of("a")
     a.new_file(".mp4").write_text("a")
     opened.close("a")
-    assert not a.folder.exists() and a.gone.is_set()
+    assert not a.folder.exists() and a.closed.is_set()
     opened.close("a")  # twice, or never there
     opened.stop("never there")
 
@@ -138,7 +138,7 @@ def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
         path.write_text("x")
     opened.sweep(here)
     assert a.folder.exists() and old.exists() and left.exists()
-    a.used -= sessions.KEPT_SECONDS + 1
+    a.last_used -= sessions.KEPT_SECONDS + 1
     for path in (old, left):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     opened.sweep(here)
@@ -158,7 +158,7 @@ def test_what_runs_is_in_use(opened, session, tmp_path):
     for path in (used, other):
         path.write_text("x")
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
-    session.used -= sessions.KEPT_SECONDS + 1
+    session.last_used -= sessions.KEPT_SECONDS + 1
     Progress(session, lambda *_: None).progress("Working", 1, 2)
     opened.sweep(tmp_path)
     assert session.folder.exists() and used.exists() and not other.exists()
@@ -195,7 +195,7 @@ def test_whoever_is_forgotten_leaves_the_stage(tmp_path):
     opened = Sessions(left.append)
     opened.of("a").token, opened.of("b").token = "a's", "b's"
     opened.close("a")
-    opened.of("b").used -= sessions.KEPT_SECONDS + 1
+    opened.of("b").last_used -= sessions.KEPT_SECONDS + 1
     opened.sweep(tmp_path)
     assert left == ["a's", "b's"]
 
@@ -213,11 +213,11 @@ def test_what_runs_stops_when_it_is_asked_to(opened, session):
 
 def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
     """And what runs, whatever is asked for after that, which goes on."""
-    running, pressed = Progress(session, lambda *_: None), time.monotonic()
+    running, requested = Progress(session, lambda *_: None), time.monotonic()
     opened.stop("somebody")
     with pytest.raises(Stopped):
-        session.go_on(pressed)
-    session.go_on(time.monotonic())
+        session.raise_if_stopped(requested)
+    session.raise_if_stopped(time.monotonic())
     with pytest.raises(Stopped):
         running.progress("Working", 1, 2)
     Progress(session, lambda *_: None).progress("Working", 1, 2)
@@ -227,9 +227,9 @@ def test_a_wish_to_stop_is_about_one_tab(opened, session):
     """Cancel under Lip-sync threw away what had been learned for ten minutes."""
     learning, other = Learning(session, lambda *_: None, minutes=1), Progress(session, lambda *_: None)
     opened.stop("somebody")
-    learning.go_on()
+    learning.raise_if_stopped()
     with pytest.raises(Stopped):
-        other.go_on()
+        other.raise_if_stopped()
     opened.stop("somebody", LEARN)
     with pytest.raises(Stopped):
         learning.progress("Training", 1, 2)
@@ -237,10 +237,10 @@ def test_a_wish_to_stop_is_about_one_tab(opened, session):
 
 def test_what_stands_in_line_before_there_is_a_session_stops(opened):
     """Its session had begun with its turn, and the wish to stop was nobody's."""
-    pressed = time.monotonic()
+    requested = time.monotonic()
     opened.stop("new")
     with pytest.raises(Stopped):
-        opened.of("new").go_on(pressed)
+        opened.of("new").raise_if_stopped(requested)
     opened.stop(None)
 
 
@@ -307,7 +307,7 @@ def test_who_was_clicked_on_speaks_whoever_comes_later():
     found = Detections([np.array([left, right] + [late] * (i >= 30), np.float32) for i in range(60)], [0.0] * 60)
     source = video.VideoInfo(Path("x.mp4"), 400, 200, Fraction(25))
     boxes = [np.array(box[:4]) / (400, 200, 400, 200) for box in (left, right, [200, 150, 220, 170])]
-    chosen = [Sighting(0.0, tuple(box), np.zeros(0)) for box in boxes]
+    chosen = [FoundFace(0.0, tuple(box), np.zeros(0)) for box in boxes]
     assert [number_of(face, found, source) for face in chosen] == [1, 2, None]
 
 
@@ -392,8 +392,8 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
 def test_who_is_to_say_what_has_to_be_clear(given, words):
     nothing = dict.fromkeys(("speech", "filmed", *VOICES, *ALONE))
     with pytest.raises(ValueError, match=words):
-        spoken(nothing | {"seen": [1, 2]} | given)
-    assert spoken(nothing | {"seen": [1, 2], "voice2": "b.wav"}) == [(2, "b.wav")]
+        speech_of(nothing | {"seen": [1, 2]} | given)
+    assert speech_of(nothing | {"seen": [1, 2], "voice2": "b.wav"}) == [(2, "b.wav")]
 
 
 def test_a_likeness_is_told_by_the_network_of_whoever_runs_the_page(session, pair, tmp_path):
@@ -479,8 +479,8 @@ def test_four_numbers_are_four_numbers():
 def act(actions, session, pair):
     """(stage with room for one, token) of the face on the video."""
     prepared = actions.prepare_live(session, str(pair[0]), SILENT)
-    stage = Stage(1)
-    return stage, stage.enter(actions.lips(session, SILENT), prepared, session.use)
+    stage = LiveFaces(1)
+    return stage, stage.add(actions.lips(session, SILENT), prepared, session.use)
 
 
 def asked(stage):
@@ -493,17 +493,17 @@ def test_nobody_speaks_without_a_token(act):
     assert client.get("/live/nobody?rate=16000").status_code == 404
     assert client.get(f"/live/{token}").status_code == 404 == client.get(f"/live/{token}?rate=5").status_code
     assert client.post(f"/live/{token}", content=b"1234").status_code == 404  # nobody takes frames yet
-    stage.leave(token)
+    stage.remove(token)
     assert client.get(f"/live/{token}?rate=16000").status_code == 404
 
 
 def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
     """The first half second in which nobody has said anything yet, as the page gets it; meanwhile it is in use."""
     stage, token = act
-    session.used = 0.0
+    session.last_used = 0.0
     monkeypatch.setattr("page.stage.MAX_SECONDS", 0.5)
     body = asked(stage).get(f"/live/{token}?rate=16000").content
-    assert session.used
+    assert session.last_used
     times, at = [], 0
     while at < len(body):
         moment, picture, sound = HEAD.unpack_from(body, at)
@@ -534,7 +534,7 @@ def test_whoever_leaves_before_the_first_frame_gives_the_stage_back(act):
 
     with pytest.raises(Exception):  # noqa: B017  # whatever starlette makes of it
         asyncio.run(visit())
-    assert stage._speaking == 0 and not stage._acts[token].is_on_stage
+    assert stage._speaking == 0 and not stage._faces[token].is_live
 
 
 @pytest.mark.parametrize("how", ["asleep", "closed", "behind"])
@@ -542,24 +542,24 @@ def test_whoever_takes_no_more_frames_leaves_the_stage(act, monkeypatch, how):
     """A page that was put to sleep kept it from everybody, also when its session was long over."""
     stage, token = act
     closed = how == "closed"
-    monkeypatch.setattr("page.stage.STANDSTILL", 60.0 if closed else 0.5)
+    monkeypatch.setattr("page.stage.IDLE_SECONDS", 60.0 if closed else 0.5)
     scope = {"type": "http", "method": "GET", "path": f"/live/{token}", "query_string": b"rate=16000"}
     scope |= {"headers": [], "path_params": {"token": token}}
 
     async def send(message):
         if closed:
-            stage.leave(token)
+            stage.remove(token)
         if how == "behind":  # it has said how many have come, and then no more: others are passed over
-            act_of_it.taken = 0
+            act_of_it.received = 0
             return
         await asyncio.Event().wait()  # as where nobody reads
 
     async def visit():
         await (await stage._frames(Request(scope)))(scope, asyncio.Event().wait, send)
 
-    act_of_it = stage._acts[token]
+    act_of_it = stage._faces[token]
     asyncio.run(asyncio.wait_for(visit(), 30))
-    assert stage._speaking == 0 and not act_of_it.is_on_stage
+    assert stage._speaking == 0 and not act_of_it.is_live
 
 
 def test_the_stage_has_room_for_so_many(act):
@@ -571,7 +571,7 @@ def test_the_stage_has_room_for_so_many(act):
 
 def test_who_comes_while_a_face_is_opened_does_not_open_it_too(act, monkeypatch):
     stage, token = act
-    stage._room, statuses = 2, []
+    stage._limit, statuses = 2, []
 
     def opened_late(act, rate):
         statuses.append(asked(stage).get(f"/live/{token}?rate=16000").status_code)
@@ -580,14 +580,14 @@ def test_who_comes_while_a_face_is_opened_does_not_open_it_too(act, monkeypatch)
     monkeypatch.setattr("page.stage.open_session", opened_late)
     with pytest.raises(RuntimeError, match="not to be opened"):
         asked(stage).get(f"/live/{token}?rate=16000")
-    assert statuses == [503] and stage._speaking == 0 and not stage._acts[token].is_on_stage
+    assert statuses == [503] and stage._speaking == 0 and not stage._faces[token].is_live
 
 
 def test_a_slow_way_gets_less_and_not_later(act):
     """Frames are sent again when some have come; whoever does not say so gets all."""
     stage, token = act
     frame = live.Frame(np.zeros((8, 8, 3), np.uint8), 0, 0.0, np.zeros(640, np.float32), None)
-    speaking = stage._acts[token]
+    speaking = stage._faces[token]
     speaking.session = SimpleNamespace(play=lambda: itertools.repeat(frame), push=lambda sound: None)
     sent = messages(speaking)
     assert all(next(sent) for _ in range(20))
@@ -716,7 +716,7 @@ def test_numbers_of_visitors_have_an_end(digits):
 def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronaut):
     """Whoever speaks to the server without the page may name any file; the photo's field hands it on as it is."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    request = SimpleNamespace(session_hash="somebody", state=SimpleNamespace(pressed=time.monotonic()))
+    request = SimpleNamespace(session_hash="somebody", state=SimpleNamespace(requested=time.monotonic()))
     buttons = Buttons(Settings(detector="centerface"))
     (tmp_path / "uploads/a").mkdir(parents=True)
     for path in (tmp_path / "private.png", tmp_path / "uploads/a/given.png"):

@@ -18,7 +18,7 @@ import video
 from conftest import run_ffmpeg, write_clip
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import Steadying, follow_face, settle
+from face_detection.tracking import BoxSmoother, follow_face, settle
 from faces import FaceSearch
 from lipsync import LipSync
 from reporting import SILENT
@@ -45,7 +45,7 @@ def growing(found: Detections, steps: list[int]):
 
 
 def in_pieces(found: Detections, steps: list[int], index: int | None = None, **options: bool) -> list[np.ndarray]:
-    steady = Steadying(GAP, **options)
+    steady = BoxSmoother(GAP, **options)
     return [steady.add(*piece) for piece in settle(growing(found, steps), GAP, index)]
 
 

@@ -31,7 +31,7 @@ from face_detection.tracking import (
     follow_face,
     follow_faces,
     link_tracks,
-    most_together,
+    max_simultaneous_faces,
     shows_profiles,
     smooth_boxes,
 )
@@ -114,12 +114,12 @@ def test_centerface_tells_how_a_head_is_turned(centerface, astronaut):
 
 def test_centerface_looks_for_the_eyes_that_others_do_not_tell(centerface, astronaut):
     nothing = np.zeros_like(astronaut)
-    found, none = detectors.telling_eyes(detectors.Haar()).detect([astronaut, nothing])
+    found, none = detectors.with_eye_distance(detectors.Haar()).detect([astronaut, nothing])
     assert np.array_equal(found[:, :5], detectors.Haar().detect([astronaut])[0]) and found.dtype == np.float32
     assert found[0, 5] == pytest.approx(centerface.detect([astronaut])[0][0, 5], abs=0.05) and none.shape == (0, 6)
-    assert detectors.telling_eyes(centerface) is centerface
+    assert detectors.with_eye_distance(centerface) is centerface
     somewhere = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1, detect=lambda _: [np.array([[0, 0, 9, 9, 1.0]])])
-    assert np.isnan(detectors.telling_eyes(somewhere).detect([astronaut])[0][0, 5])
+    assert np.isnan(detectors.with_eye_distance(somewhere).detect([astronaut])[0][0, 5])
 
 
 def test_centerface_moves_with_the_face_by_parts_of_its_cells(centerface, astronaut):
@@ -639,7 +639,7 @@ def test_a_look_that_knows_nothing_changes_nothing():
 def test_whoever_is_in_profile_throughout_is_no_face_to_choose():
     found = with_eyes(*[0.05] * 20)
     (only,) = follow_faces(found, 5)
-    assert (only[:, 0] == 200).all() and most_together(found, 5) == 2
+    assert (only[:, 0] == 200).all() and max_simultaneous_faces(found, 5) == 2
     for boxes in found.boxes:
         boxes[:, 5] = 0.05
     assert follow_faces(found, 5) == []

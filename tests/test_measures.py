@@ -66,8 +66,8 @@ def test_leak_is_the_share_of_frames_beyond_the_speakers_shut_mouth():
 
 def test_way_open_runs_from_shut_to_open():
     filmed = np.linspace(0, 1, 101)
-    assert lips.way_open(np.full(9, 0.05), filmed) == pytest.approx([0, 0], abs=1e-9)
-    assert lips.way_open(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
+    assert lips.opening_share(np.full(9, 0.05), filmed) == pytest.approx([0, 0], abs=1e-9)
+    assert lips.opening_share(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def known(frames: int = 100) -> np.ndarray:
 
 @pytest.mark.parametrize("lag", [-2, 0, 3])
 def test_lag_is_found_whatever_the_unit(lag):
-    fit = aperture.follow(0.3 * np.roll(known(), lag) + 4, known())
+    fit = aperture.compare_apertures(0.3 * np.roll(known(), lag) + 4, known())
     assert fit.lag == lag and fit.r == pytest.approx(1) and fit.by_lag[lag] == fit.r and len(fit.by_lag) == 7
 
 
@@ -123,7 +123,7 @@ def test_phases_of_a_wave():
 def test_errors_by_phase():
     """Lips that rest a fifth open, and else are right, are wrong only where they should be closed."""
     seen = np.where(aperture.phases_of(known()) == "closed", 0.2, known())
-    fit = aperture.follow(seen, known())
+    fit = aperture.compare_apertures(seen, known())
     assert fit.lag == 0 and list(fit.phases) == list(aperture.PHASES)
     assert fit.phases["closed"].seen == pytest.approx(0.2) and fit.phases["closed"].error == pytest.approx(0.2)
     assert all(fit.phases[name].error == 0 for name in ("opening", "open", "closing"))
@@ -132,16 +132,16 @@ def test_errors_by_phase():
 
 @pytest.mark.parametrize("seen", [np.zeros(100), known(8), np.zeros(0)])
 def test_lips_that_cannot_be_compared(seen):
-    assert aperture.follow(seen, known()) is None
+    assert aperture.compare_apertures(seen, known()) is None
 
 
 def test_a_drawn_head_follows_itself(tmp_path):
     recipe = Recipe(seed=3, seconds=2.0, size=(128, 128))
     clips = [make_clip(tmp_path, recipe, number) for number in (0, 1)]  # one head, two utterances
-    own, other = (aperture.follow_head(clips[0], clips[0], speaker) for speaker in clips)
+    own, other = (aperture.compare_head(clips[0], clips[0], speaker) for speaker in clips)
     assert own.r > 0.9 and own.lag == 0 and other.r < 0.7
     clips[1].with_suffix(".json").write_text("{")
-    assert aperture.follow_head(*clips[:1] * 2, clips[1]) is None
+    assert aperture.compare_head(*clips[:1] * 2, clips[1]) is None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -353,12 +353,12 @@ def test_movements_that_have_nothing_to_do_with_each_other_reach_no_r():
     rng = np.random.default_rng(0)
     some, others = (np.cumsum(rng.standard_normal((60, 75)), 1) for _ in range(2))
     smooth = [one - np.convolve(one, np.ones(15) / 15, "same") for one in (*some, *others)]
-    fits = [aperture.follow(a, b) for a, b in zip(smooth[:60], smooth[60:])]
+    fits = [aperture.compare_apertures(a, b) for a, b in zip(smooth[:60], smooth[60:])]
     assert np.mean([fit.r for fit in fits]) > 0.1 > abs(table.aperture_row(fits)["r"])
 
 
 def test_aperture_row():
-    fits = [aperture.follow(np.roll(known(), lag), known()) for lag in (1, 1, 2)]
+    fits = [aperture.compare_apertures(np.roll(known(), lag), known()) for lag in (1, 1, 2)]
     row = table.aperture_row(fits)
     assert row["r"] == pytest.approx((2 + fits[2].by_lag[1]) / 3) and row["lag"] == 1  # one for all
     assert row["error_closed"] == pytest.approx(0, abs=1e-9)

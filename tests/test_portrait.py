@@ -18,20 +18,20 @@ from demo.mouth import Teeth, as_photographed, render
 from demo.portrait import (
     INNER,
     MESH,
-    PLACE,
+    MESH_INDEX,
     Portrait,
     Speaker,
     absolute,
     face_box,
     lip_distance,
-    moved,
-    places,
+    mesh_indices,
     similarity_between,
+    transform,
     without_holes,
 )
 from demo.run_demo import LANDMARKS
 from demo.talking_head import write_sound
-from demo.variation import Camera, Film, through_h264, vary_voice
+from demo.variation import Camera, Degradation, through_h264, vary_voice
 from errors import UserError
 from hparams import hparams as hp
 
@@ -64,7 +64,7 @@ def speaker(photo):
 
 
 def lips_of(points):
-    return np.linalg.norm(points[PLACE[13]] - points[PLACE[14]])
+    return np.linalg.norm(points[MESH_INDEX[13]] - points[MESH_INDEX[14]])
 
 
 def camera_on(portrait, size):
@@ -76,7 +76,7 @@ def camera_on(portrait, size):
 def test_similarity_finds_the_map_that_made_the_points():
     points = np.random.default_rng(0).random((7, 2))
     matrix = np.array([[0.6, -0.8, 3.0], [0.8, 0.6, -2.0]]) * [[1.5, 1.5, 1], [1.5, 1.5, 1]]
-    assert np.allclose(similarity_between(points, moved(points, matrix)), matrix)
+    assert np.allclose(similarity_between(points, transform(points, matrix)), matrix)
 
 
 def test_the_box_frames_the_face(photo):
@@ -103,14 +103,14 @@ def test_lips_open_as_far_as_the_speakers_and_twice_as_far_with_twice_the_amplit
 
 def test_lips_never_cross(portrait, speaker):
     points = portrait.posed(portrait.shut, -speaker.movement(7), 3.0, (0, 0))
-    upper, lower = (points[[PLACE[p] for p in INNER[s]], 1] for s in (slice(1, 10), slice(11, 20)))
+    upper, lower = (points[[MESH_INDEX[p] for p in INNER[s]], 1] for s in (slice(1, 10), slice(11, 20)))
     assert (upper <= lower[::-1] + 1e-9).all()
 
 
 def test_the_heads_own_movement_does_not_count(photo, speaker):
     """A speaker who turns and comes closer says the same."""
     turn = np.array([[1.2 * np.cos(0.1), -1.2 * np.sin(0.1), 5], [1.2 * np.sin(0.1), 1.2 * np.cos(0.1), -9]])
-    other = Speaker(speaker.frames, np.concatenate((speaker.landmarks[:10], moved(speaker.landmarks[10:], turn))))
+    other = Speaker(speaker.frames, np.concatenate((speaker.landmarks[:10], transform(speaker.landmarks[10:], turn))))
     same = [np.abs(a.movement(14)[[13, 14, 17]] - b.movement(14)[[13, 14, 17]]).max() for a, b in [(speaker, other)]]
     assert same[0] < 0.01
 
@@ -146,7 +146,10 @@ def test_teeth_stay_with_the_skull_when_the_jaw_drops(portrait, speaker):
     points = [portrait.posed(portrait.shut, speaker.movement(i), 1.5, (0, 0)) for i in (4, 7)]
     shown = [render(portrait, one, camera, 224, speaker, 7, teeth).astype(float).mean(2) for one in points]
     photograph = cv2.warpAffine(portrait.picture, camera, (224, 224)).astype(float).mean(2)
-    both = [cv2.fillPoly(np.zeros((224, 224)), [moved(one[places(INNER)], camera).astype(int)], 1) for one in points]
+    both = [
+        cv2.fillPoly(np.zeros((224, 224)), [transform(one[mesh_indices(INNER)], camera).astype(int)], 1)
+        for one in points
+    ]
     both.append(cv2.warpAffine(teeth.mask, camera, (224, 224)) > 0.9)
     inside = cv2.erode(np.prod(both, 0), np.ones((3, 3))) > 0
     assert inside.sum() > 100
@@ -160,13 +163,13 @@ def test_teeth_stay_with_the_skull_when_the_jaw_drops(portrait, speaker):
 def test_teeth_of_others_come_as_large_as_the_face_and_where_the_lips_meet(photo, portrait):
     """Those of the same photograph, smaller and turned, lie where its own do."""
     turn = np.array([[0.5, -0.2, 120.0], [0.2, 0.5, 30.0]])
-    other = Portrait(cv2.warpAffine(photo[0], turn, (512, 512)), moved(photo[1], turn))
-    own, lent = (teeth.onto(portrait, portrait.points, 0.0) for teeth in (Teeth.of(portrait), Teeth.of(other)))
+    other = Portrait(cv2.warpAffine(photo[0], turn, (512, 512)), transform(photo[1], turn))
+    own, lent = (teeth.map_to(portrait, portrait.points, 0.0) for teeth in (Teeth.of(portrait), Teeth.of(other)))
     assert np.allclose(own, [[1, 0, 0], [0, 1, 0]], atol=1e-6)
     corners = portrait.landmarks[[78, 308, 13, 14]]
-    assert np.abs(moved(moved(corners, turn), lent) - corners).max() < 1.5
+    assert np.abs(transform(transform(corners, turn), lent) - corners).max() < 1.5
     height = portrait.landmarks[14, 1] - portrait.landmarks[13, 1]
-    raised = Teeth.of(portrait).onto(portrait, portrait.points, 0.5)
+    raised = Teeth.of(portrait).map_to(portrait, portrait.points, 0.5)
     assert np.allclose(own - raised, [[0, 0, 0], [0, 0, height / 2]])
 
 
@@ -213,9 +216,9 @@ def test_voices_become_as_much_shorter_as_faster_and_as_much_higher():
 
 def test_the_same_film_twice_is_the_same_but_for_what_it_shows():
     picture = np.full((112, 112, 3), 90, np.uint8)
-    shown = [Film(np.random.default_rng(3), 112).expose(picture, 0) for _ in range(2)]
+    shown = [Degradation(np.random.default_rng(3), 112).apply_to(picture, 0) for _ in range(2)]
     assert np.array_equal(*shown)
-    other = Film(np.random.default_rng(4), 112).expose(picture, 0)
+    other = Degradation(np.random.default_rng(4), 112).apply_to(picture, 0)
     assert not np.array_equal(shown[0], other)
 
 
@@ -238,11 +241,11 @@ def test_videos_are_as_light_as_what_they_show(photo):
 
 def test_films_are_seen_through_their_codec(photo):
     pictures = [cv2.resize(photo[0], (112, 112))] * 3
-    films = [Film(np.random.default_rng(seed), 112) for seed in range(12)]
+    films = [Degradation(np.random.default_rng(seed), 112) for seed in range(12)]
     assert {film.crf is None for film in films} == {True, False}
-    for film, again in zip(films, (Film(np.random.default_rng(seed), 112) for seed in range(12))):
-        exposed = np.stack([film.expose(picture, i) for i, picture in enumerate(pictures)])
-        assert (np.stack(again.develop(pictures)) == exposed).all() == (film.crf is None)
+    for film, again in zip(films, (Degradation(np.random.default_rng(seed), 112) for seed in range(12))):
+        degraded = np.stack([film.apply_to(picture, i) for i, picture in enumerate(pictures)])
+        assert (np.stack(again.apply(pictures)) == degraded).all() == (film.crf is None)
 
 
 def test_the_camera_keeps_the_face_in_its_middle():
@@ -493,5 +496,5 @@ def test_what_is_drawn_is_as_fast_as_what_is_heard(corpus, tmp_path):
     """The picture was up to half a frame elsewhere at the end of a sentence."""
     made = talking_portrait.Corpus(corpus[0], (corpus[1],), tmp_path)
     for number in range(20):
-        speed = talking_portrait.Line.draw(made, number, 0).speed
+        speed = talking_portrait.Utterance.draw(made, number, 0).speed
         assert len(vary_voice(np.zeros(16000, np.float32), speed, np.random.default_rng(0))) == math.ceil(16000 / speed)
