@@ -124,7 +124,7 @@ def join_processes(device: torch.device, dtype: torch.dtype) -> Distributed:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         if device.index >= (count := torch.cuda.device_count()):
-            raise UserError(f"every process needs a GPU of its own, and there are {count}: --nproc_per_node={count}")
+            raise UserError(f"every process needs its own GPU; use --nproc_per_node={count}, the number of GPUs")
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         nccl = device.type == "cuda" and dist.is_nccl_available()  # not on Windows

@@ -260,8 +260,8 @@ def read_sound(sentence: Sentence) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def open_portrait(corpus: Corpus, number: int) -> Portrait:
-    data = _landmark_file(corpus.portraits)
     assert corpus.portraits  # checked in ``run``
+    data = _landmark_file(corpus.portraits)
     path = corpus.portraits / str(data["names"][number])
     picture = cv2.imread(str(path))
     if picture is None:

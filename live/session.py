@@ -203,7 +203,10 @@ class Session:
     # Frames out
 
     def frames(self, most: int = MAX_BATCH) -> list[Frame]:
-        """Return the next frames in which somebody speaks, at most ``most``; none if there is not enough sound."""
+        """Return the next frames in which somebody speaks, at most ``most`` and never more than ``MAX_BATCH``.
+
+        The list is empty if there is not enough sound.
+        """
         with self._draw_lock:
             with self._state_lock:
                 parts = list(itertools.islice(self._speech_parts(), max(0, min(most, MAX_BATCH))))

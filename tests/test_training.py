@@ -213,7 +213,8 @@ def test_only_gpus_copy_while_the_batch_goes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "rank", "words"), [("cuda", "1", "here are 1: --nproc_per_node=1"), ("mps", "0", "cannot train on mps")]
+    ("device", "rank", "words"),
+    [("cuda", "1", "use --nproc_per_node=1, the number of GPUs"), ("mps", "0", "cannot train on mps")],
 )
 def test_processes_without_a_device_of_their_own(monkeypatch, device, rank, words):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -20,12 +20,12 @@ TRANSFERS = {
     "iec61966-2-4": 11, "bt1361e": 12, "iec61966-2-1": 13, "bt2020-10": 14, "bt2020-12": 15, "smpte2084": 16,
     "smpte428": 17, "arib-std-b67": 18,
 }  # fmt: skip
-# the YUV/RGB matrices that ffmpeg implements; it treats others, and untagged video, as bt601
+# the YUV/RGB matrices that ffmpeg implements (bt2020c: the nearest); it treats others, and untagged video, as bt601
 COMPUTED = {
     "bt709": "bt709", "fcc": "fcc", "bt470bg": "bt601", "smpte170m": "bt601", "smpte240m": "smpte240m",
     "bt2020nc": "bt2020", "bt2020c": "bt2020",
 }  # fmt: skip
-RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # the nearest one; ffmpeg 9 rejects matrices that it does not implement
+RETAGGED = {"bt2020c": MATRICES["bt2020nc"]}  # because ffmpeg 9 rejects matrices that it does not implement
 
 
 def tags_of(stream: str) -> tuple[str, str, str] | None:
