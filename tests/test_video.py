@@ -1,4 +1,4 @@
-"""Frames and sound in, one file out, on files made here so that the right answer is known."""
+"""Frames and sound in, one file out: on files made here, so that the right answer is known."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from concurrency import prefetch
 from conftest import X264, run_ffmpeg, write_clip
 from errors import UserError
 
-# as cameras and libx264's usual preset have it: some frames are shown later than they are stored
+# as from cameras and libx264's usual preset: frames are stored out of display order
 REORDERED = (*X264, "-preset", "medium")
 
 
 def numbered(count: int, height: int = 64, width: int = 96) -> np.ndarray:
-    """Frames whose grey level tells their number: 8 levels a step."""
+    """Frames whose grey level is 8 times their number."""
     return np.stack([np.full((height, width, 3), 8 * i, np.uint8) for i in range(count)])
 
 
@@ -46,7 +46,7 @@ def test_probe(clip):
     assert (clip.width, clip.height, clip.fps, clip.is_image) == (96, 64, 25, False)
 
 
-def test_a_video_is_looked_at_again_only_when_it_has_changed(clip, monkeypatch):
+def test_probe_is_cached_until_the_video_changes(clip, monkeypatch):
     run, started = subprocess.run, []
     monkeypatch.setattr(subprocess, "run", lambda *a, **options: started.append(1) or run(*a, **options))
     assert video.probe(clip.path) == clip and video.probe(clip.path, video.Geometry(2)).width == 48 and not started
@@ -55,7 +55,7 @@ def test_a_video_is_looked_at_again_only_when_it_has_changed(clip, monkeypatch):
     assert video.probe(clip.path).width == 112 and started
 
 
-def test_read_all_and_from_anywhere(clip):
+def test_reading_starts_at_any_frame(clip):
     assert numbers(video.read_frames(clip)) == list(range(30))
     for start, count in ((0, 3), (7, 5), (28, 10), (29, 1), (5, 0)):
         assert numbers(video.read_frames(clip, start, count)) == list(range(30))[start : start + count]
@@ -77,11 +77,11 @@ def test_seeking_far_gives_the_same_frames(tmp_path, name, rate):
 
 
 @pytest.mark.parametrize("name", ["held.mkv", "held.mp4"])
-def test_a_picture_stays_until_the_next_wherever_reading_begins(tmp_path, name):
-    """Of a page that somebody had on view for long, the next one was shown, seconds too early."""
+def test_long_frame_stays_until_the_next_wherever_reading_starts(tmp_path, name):
+    """Reading from within a frame on view for long used to show the next one, seconds too early."""
     write_clip(tmp_path / "all.mp4", np.stack([np.full((32, 32, 3), 2 * i, np.uint8) for i in range(100)]), "25")
-    held = ("-vf", "setpts=PTS+gte(N\\,50)*8/TB", "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", 0)
-    run_ffmpeg("-i", tmp_path / "all.mp4", *held, tmp_path / name)
+    stretch = ("-vf", "setpts=PTS+gte(N\\,50)*8/TB", "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", 0)
+    run_ffmpeg("-i", tmp_path / "all.mp4", *stretch, tmp_path / name)
     info = video.probe(tmp_path / name)
     whole = list(video.read_frames(info))
     assert len(whole) == 300 and (whole[249] == whole[60]).all() and (whole[250] != whole[249]).any()
@@ -93,8 +93,8 @@ def test_a_picture_stays_until_the_next_wherever_reading_begins(tmp_path, name):
     ("long.ts", ("-c:v", "libx264", "-g", 150)), ("long.mpg", ("-c:v", "mpeg2video", "-g", 150)),
     ("long.h264", ("-c:v", "libx264", "-g", 150)),
 ])  # fmt: skip
-def test_what_has_no_index_is_read_from_its_beginning(tmp_path, name, codec):
-    """ffmpeg began in the middle and showed the keyframe after it, or nothing: keyframes are six seconds apart."""
+def test_files_without_an_index_are_read_from_the_start(tmp_path, name, codec):
+    """ffmpeg began in the middle and gave the next keyframe, or nothing: keyframes are six seconds apart."""
     frames = np.stack([np.full((32, 32, 3), i, np.uint8) for i in range(200)])
     write_clip(tmp_path / name, frames, "25", *codec)
     info = video.probe(tmp_path / name)
@@ -105,8 +105,8 @@ def test_what_has_no_index_is_read_from_its_beginning(tmp_path, name, codec):
         assert len(part) == 4 and all((a == b).all() for a, b in zip(part, whole[start:]))
 
 
-def test_what_others_write_is_not_what_ffmpeg_says(tmp_path):
-    """A description of several lines, and a title about rotation, are no faults and no turns."""
+def test_metadata_is_not_taken_for_ffmpeg_messages(tmp_path):
+    """A comment about truncation is no error, and a title about rotation turns nothing."""
     words = "First line\nthe intro was truncated by the host"
     tone = ("-f", "lavfi", "-i", "sine=d=0.5:r=16000")
     run_ffmpeg(*tone, "-metadata", f"comment={words}", tmp_path / "a.m4a")
@@ -116,8 +116,8 @@ def test_what_others_write_is_not_what_ffmpeg_says(tmp_path):
     assert not video.probe(tmp_path / "a.mp4").turned
 
 
-def test_recordings_of_browsers_end_where_they_end(tmp_path):
-    """They are written as they come, and say nowhere how long they are; other files do, and are cut short."""
+def test_browser_recordings_may_end_anywhere(tmp_path):
+    """They are streamed, and declare no duration; other files do, and are refused when cut short."""
     write_clip(tmp_path / "whole.webm", numbered(20), "25", "-c:v", "libvpx")
     command = [
         video.ffmpeg_path(),
@@ -133,15 +133,15 @@ def test_recordings_of_browsers_end_where_they_end(tmp_path):
         "1",
         "-",
     ]
-    live = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True).stdout
-    (tmp_path / "live.webm").write_bytes(live[:-20])
+    streamed = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, check=True).stdout
+    (tmp_path / "live.webm").write_bytes(streamed[:-20])
     assert len(list(video.read_frames(video.probe(tmp_path / "live.webm")))) >= 18
     (tmp_path / "cut.webm").write_bytes((tmp_path / "whole.webm").read_bytes()[:-200])
     with pytest.raises(ValueError, match="cut short"):
         list(video.read_frames(video.probe(tmp_path / "cut.webm")))
 
 
-def test_chapters_of_a_speech_stay_there(tmp_path):
+def test_chapters_of_a_speech_are_not_copied(tmp_path):
     (tmp_path / "chapters.txt").write_text(";FFMETADATA1\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=300\ntitle=one\n")
     tone = ("-f", "lavfi", "-i", "sine=d=0.5:r=16000")
     run_ffmpeg(*tone, "-i", tmp_path / "chapters.txt", "-map_chapters", 1, tmp_path / "book.m4a")
@@ -149,8 +149,8 @@ def test_chapters_of_a_speech_stay_there(tmp_path):
     with video.VideoWriter(tmp_path / "out.mp4", info, tmp_path / "book.m4a", 10) as writer:
         for _ in range(10):
             writer.write(np.zeros((32, 32, 3), np.uint8))
-    told = subprocess.run([video.ffmpeg_path(), "-i", tmp_path / "out.mp4"], capture_output=True, text=True).stderr
-    assert "Chapter" not in told and told.count("Stream #0:") == 2
+    report = subprocess.run([video.ffmpeg_path(), "-i", tmp_path / "out.mp4"], capture_output=True, text=True).stderr
+    assert "Chapter" not in report and report.count("Stream #0:") == 2
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_broadcast_rates_are_exact(printed, exact):
 
 
 def test_variable_rate_is_made_constant_by_timestamps(tmp_path):
-    """Ten frames at 30 fps, of which 3 to 6 are dropped but keep their time on screen."""
+    """Ten frames at 30 fps, of which 3 to 6 are dropped and their time is left to frame 2."""
     write_clip(tmp_path / "cfr.mp4", numbered(10), "30")
     select = "select='lt(n,3)+gt(n,6)'"
     run_ffmpeg("-i", tmp_path / "cfr.mp4", "-vf", select, "-fps_mode", "vfr", "-crf", 10, tmp_path / "vfr.mp4")
@@ -172,17 +172,17 @@ def test_variable_rate_is_made_constant_by_timestamps(tmp_path):
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
-def test_late_picture_starts_with_its_first_frame(tmp_path, speech, container):
-    """In .ts, time began with the picture for the frames, and with the sound for the sound."""
+def test_first_frame_is_shown_until_a_late_picture_starts(tmp_path, speech, container):
+    """In .ts, frames were timed from the first picture, and sound from the first sound."""
     both = tmp_path / f"both.{container}"
     write_clip(tmp_path / "late.mp4", numbered(10), "25", *REORDERED)
     run_ffmpeg("-itsoffset", "0.2", "-i", tmp_path / "late.mp4", "-i", speech, "-c:v", "copy", both)
-    late = 6 if container == "ts" else 5  # .ts does not know of the encoder's delay, and plays it as sound
+    late = 6 if container == "ts" else 5  # .ts does not record the encoder's delay, and plays it as sound
     assert numbers(video.read_frames(video.probe(both)))[: late + 10] == [0] * late + list(range(10))
 
 
-def test_joined_recordings_play_on(tmp_path, speech):
-    """Each .ts of a joined file has a clock of its own: 0, then hours later, then 0 again."""
+def test_joined_ts_recordings_are_read_to_the_end(tmp_path, speech):
+    """Each .ts in a joined file has its own clock: 0, then hours later, then 0 again."""
     write_clip(tmp_path / "clip.mp4", numbered(10), "25", *REORDERED)
     for name, clock in (("early.ts", 0), ("late.ts", 9000)):
         both = ("-i", tmp_path / "clip.mp4", "-i", speech, "-shortest", "-c:v", "copy")
@@ -193,8 +193,8 @@ def test_joined_recordings_play_on(tmp_path, speech):
     assert [number for number, _ in itertools.groupby(frames)] == [*range(10)] * 3 and len(frames) <= 33
 
 
-def test_hole_in_the_picture_keeps_its_length(tmp_path):
-    """ffmpeg takes a jump of ten seconds for another clock, of which the sound, in its own process, knows nothing."""
+def test_gap_in_the_picture_keeps_its_length(tmp_path):
+    """ffmpeg takes a jump of ten seconds for a new clock, unknown to the other process, which reads the sound."""
     source = ("-f", "lavfi", "-i", "testsrc=d=20:s=64x64:r=5", "-f", "lavfi", "-i", "sine=d=20")
     run_ffmpeg(*source, "-vf", "select='not(between(t,4,16))'", "-fps_mode", "passthrough", tmp_path / "hole.ts")
     info = video.probe(tmp_path / "hole.ts")
@@ -203,7 +203,7 @@ def test_hole_in_the_picture_keeps_its_length(tmp_path):
 
 
 def silence_pid(path, pid):
-    """Make null packets of an elementary stream's, which stays listed, as broadcasters do."""
+    """Turn an elementary stream's packets into null packets; it stays listed, as in broadcasts."""
     content = bytearray(path.read_bytes())
     for at in range(0, len(content), 188):
         if int.from_bytes(content[at + 1 : at + 3], "big") & 0x1FFF == pid:
@@ -212,7 +212,7 @@ def silence_pid(path, pid):
 
 
 @pytest.mark.parametrize("kind", ["a", "v"])
-def test_listed_streams_without_a_packet_do_not_matter(tmp_path, speech, kind):
+def test_listed_streams_without_packets_are_ignored(tmp_path, speech, kind):
     write_clip(tmp_path / "v.mp4", numbered(10))
     maps = ("-map", "0:v", "-map", "1:a", "-map", "1:a" if kind == "a" else "0:v", "-c:v", "copy")
     run_ffmpeg("-i", tmp_path / "v.mp4", "-i", speech, *maps, tmp_path / "x.ts")
@@ -226,13 +226,13 @@ def test_listed_streams_without_a_packet_do_not_matter(tmp_path, speech, kind):
 
 
 def write_song(folder, speech):
-    """Write song.mp3, which has a cover."""
+    """Write song.mp3, with a cover image."""
     (folder / "cover.jpg").write_bytes(cv2.imencode(".jpg", numbered(9)[8])[1].tobytes())
     song = ("-i", speech, "-i", folder / "cover.jpg", "-map", "0:a", "-map", "1:v", "-c:v", "copy")
     run_ffmpeg(*song, "-disposition:v", "attached_pic", folder / "song.mp3")
 
 
-def test_damaged_cover_does_not_matter(tmp_path, speech):
+def test_damaged_cover_is_ignored(tmp_path, speech):
     write_song(tmp_path, speech)
     content = (tmp_path / "song.mp3").read_bytes()
     picture = content.index(b"\xff\xd8\xff")
@@ -248,8 +248,8 @@ def write_sizes(folder, sizes):
     run_ffmpeg("-f", "concat", "-i", folder / "list.txt", "-c", "copy", folder / "all.mkv")
 
 
-def test_change_of_size_of_a_turned_video(tmp_path):
-    """ffmpeg turns frames with what it set up for the first size, and would read beyond the smaller ones."""
+def test_size_may_change_in_a_turned_video(tmp_path):
+    """ffmpeg turns all frames as it set up for the first size, and would read beyond smaller ones."""
     write_sizes(tmp_path, [(176, 320), (88, 160)])
     run_ffmpeg("-display_rotation", 90, "-i", tmp_path / "all.mkv", "-c", "copy", tmp_path / "turned.mov")
     info = video.probe(tmp_path / "turned.mov")
@@ -257,23 +257,23 @@ def test_change_of_size_of_a_turned_video(tmp_path):
     assert {(round(frame.mean() / 10), round(frame.std())) for frame in video.read_frames(info)} == {(4, 0), (9, 0)}
 
 
-def test_change_of_size_keeps_the_clock(tmp_path):
-    """As in recordings of video calls: frames take the size of the first, at the time when they are shown."""
+def test_size_change_keeps_the_timing(tmp_path):
+    """As in recordings of video calls: frames are scaled to the first one's size, and keep their times."""
     write_sizes(tmp_path, [(64, 96), (32, 48), (48, 64), (64, 96)])
     frames = list(video.read_frames(video.probe(tmp_path / "all.mkv")))
     assert {frame.shape for frame in frames} == {(64, 96, 3)}
     assert [round((float(frame.mean()) - 40) / 50) for frame in frames] == [0] * 10 + [1] * 10 + [2] * 10 + [3] * 10
 
 
-def test_change_of_shape_squeezes_nobody(tmp_path):
-    """As where a window, or a phone in a call, was turned: what is wider has borders above and below."""
+def test_aspect_change_adds_borders(tmp_path):
+    """As when a window is resized, or a phone turned in a call: wider frames get borders above and below."""
     write_sizes(tmp_path, [(64, 64), (32, 128)])
     last = list(video.read_frames(video.probe(tmp_path / "all.mkv")))[-1].mean((1, 2))
     assert np.abs(last[25:39] - 90).max() < 2 and (last[:22] < 2).all() and (last[42:] < 2).all()
 
 
-def turned(tmp_path, width, degrees):
-    """A video 64 pixels high whose left half is white, and that is to be turned when it is shown."""
+def turned_clip(tmp_path, width, degrees):
+    """A video 64 pixels high, its left half white, that players are to turn."""
     frames = np.zeros((5, 64, width, 3), np.uint8)
     frames[:, :, : width // 2] = 255
     write_clip(tmp_path / "flat.mp4", frames)
@@ -282,15 +282,15 @@ def turned(tmp_path, width, degrees):
 
 
 def test_rotation_metadata_is_applied(tmp_path):
-    info = turned(tmp_path, 96, 90)
+    info = turned_clip(tmp_path, 96, 90)
     frame = next(video.read_frames(info))
     assert (info.width, info.height) == (64, 96) and frame.shape == (96, 64, 3)
     assert sorted([frame[:40].mean() > 200, frame[56:].mean() > 200]) == [False, True]
 
 
 def test_odd_rotation_is_applied(tmp_path):
-    """ffmpeg 5 speaks of it without ending the line, and the words after it went unread."""
-    info = turned(tmp_path, 64, 45)
+    """ffmpeg 5 prints it without ending the line, and what followed went unread."""
+    info = turned_clip(tmp_path, 64, 45)
     frame = next(video.read_frames(info)).mean(axis=2)
     assert info.turned and frame.shape == (info.height, info.width)
     middle = frame[info.height // 2 - 16 :, info.width // 2 - 16 :][:32, :32]
@@ -299,7 +299,7 @@ def test_odd_rotation_is_applied(tmp_path):
 
 
 def write_interlaced(path, order, *codec, count=20, rate=50):
-    """Write a white bar that moves by 6 pixels a field over black, two fields a frame, 25 frames a second."""
+    """Write a white bar that moves by 5 pixels a field over black, two fields a frame, 25 frames a second."""
     fields = np.zeros((2 * count, 96, 256, 3), np.uint8)
     for i, field in enumerate(fields):
         field[:, 6 + 5 * i : 36 + 5 * i] = 255
@@ -310,8 +310,8 @@ def write_interlaced(path, order, *codec, count=20, rate=50):
     return fields
 
 
-def combs(frame):
-    """How much more rows differ from their neighbours than from those one further, in grey levels."""
+def combing(frame):
+    """How far rows are from the mean of their neighbours, in grey levels."""
     grey = frame[4:-4].astype(float).mean(axis=2)
     return np.abs(grey[1:-1] - (grey[:-2] + grey[2:]) / 2).mean()
 
@@ -326,13 +326,13 @@ FIELDS = ("-flags", "+ildct+ilme", "-pix_fmt", "yuv420p")
     ("i.avi", "tff", ("-c:v", "mpeg4", "-q:v", 2, *FIELDS)),
     ("i.mov", "bff", ("-c:v", "prores_ks", "-flags", "+ildct")),
 ])  # fmt: skip
-def test_interlaced_frames_lose_their_combs(tmp_path, speech, name, order, codec):
-    """Two moments in one frame stayed so, in files that are marked as progressive: nobody could mend them later."""
+def test_interlaced_frames_are_deinterlaced(tmp_path, speech, name, order, codec):
+    """Results marked progressive kept two moments in one frame, which nothing could repair later."""
     write_interlaced(tmp_path / name, order, *codec)
     info = video.probe(tmp_path / name)
     frames = list(video.read_frames(info))
     assert info.interlaced and info.fps == 25 and 20 <= len(frames) <= 21  # .ts repeats its first
-    assert max(map(combs, frames)) < 3
+    assert max(map(combing, frames)) < 3
     for i, frame in enumerate(frames[-20:]):  # the bar is where it is in the first field or the second
         edge = np.abs(np.diff(frame[48].astype(float).mean(axis=1))).argmax()
         assert min(abs(edge - 5 - 10 * i), abs(edge - 35 - 10 * i)) <= 6
@@ -345,13 +345,13 @@ def test_interlaced_frames_lose_their_combs(tmp_path, speech, name, order, codec
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_interlaced_frames(tmp_path, count):
+def test_short_interlaced_videos_keep_all_frames(tmp_path, count):
     write_interlaced(tmp_path / "i.mkv", "tff", "-c:v", "ffv1", count=count)
     info = video.probe(tmp_path / "i.mkv")
     assert info.interlaced and len(list(video.read_frames(info))) == count
 
 
-def test_progressive_frames_go_through_no_more_filters(clip, monkeypatch):
+def test_progressive_frames_get_no_extra_filters(clip, monkeypatch):
     commands, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda c, **options: commands.append(c) or popen(c, **options))
     assert not clip.interlaced and len(list(video.read_frames(clip))) == 30
@@ -369,8 +369,8 @@ def test_progressive_frames_go_through_no_more_filters(clip, monkeypatch):
     ("a.gif", ("-filter_complex", "split[a][b];[a]palettegen[p];[b][p]paletteuse")),
     ("a.webp", ("-c:v", "libwebp_anim", "-lossless", 1)),
 ])  # fmt: skip
-def test_what_is_transparent_in_a_video_is_white(tmp_path, name, codec):
-    """Hidden colours, of what was cut away around a person, came to light."""
+def test_transparent_parts_of_a_video_become_white(tmp_path, name, codec):
+    """Hidden colours came to light, such as the background cut away around a person."""
     picture = np.zeros((64, 96, 4), np.uint8)
     picture[:, :48], picture[:, 48:] = (200, 60, 160, 0), (60, 160, 40, 255)
     frames = np.stack([picture] * 5)
@@ -390,7 +390,7 @@ def test_what_is_transparent_in_a_video_is_white(tmp_path, name, codec):
     assert [round(float(frame[44:46].mean()) / 20) for frame in shown[:5]] == [0, 1, 2, 3, 4]
 
 
-def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
+def test_transparency_that_ffmpeg_ignores_is_reported(tmp_path, monkeypatch):
     write_clip(tmp_path / "a.webm", numbered(3), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuva420p")
     monkeypatch.setattr(video.probing, "_has_decoder", lambda name: False)
     info = video.probe(tmp_path / "a.webm")
@@ -398,8 +398,8 @@ def test_transparency_that_ffmpeg_does_not_see_is_told(tmp_path, monkeypatch):
     assert len(list(video.read_frames(info))) == 3
 
 
-def test_small_holes_in_a_sound_do_not_add_up(tmp_path):
-    """Where clips were joined without encoding, each sound a little shorter than its picture: 0.1 s early at last."""
+def test_small_gaps_in_sound_do_not_add_up(tmp_path):
+    """Of clips joined as they are, each with sound a little shorter than its picture, the last was 0.1 s early."""
     for n in range(8):
         sound = ("-f", "lavfi", "-t", "0.978", "-i", f"sine={400 + 100 * n}:sample_rate=16000")
         write_clip(tmp_path / "v.mkv", numbered(25))
@@ -419,14 +419,14 @@ def _is_tone(samples: np.ndarray, hertz: int) -> bool:
     return len(samples) == 400 and abs(samples @ wave) > 0.9 * 200 * np.abs(samples).max() > 0
 
 
-def test_transparency_that_is_lost_is_told(tmp_path):
+def test_lost_transparency_is_reported(tmp_path):
     write_clip(tmp_path / "a.mov", numbered(3), "25", "-c:v", "qtrle", "-pix_fmt", "argb")
     write_clip(tmp_path / "b.gif", numbered(3), "25", "-c:v", "gif")
     assert "become white" in video.probe(tmp_path / "a.mov").notes[0] and not video.probe(tmp_path / "b.gif").notes
     assert video.probe(tmp_path / "a.mov").lasts == pytest.approx(0.12, abs=0.01)
 
 
-def test_opaque_frames_come_without_transparency(clip, tmp_path):
+def test_opaque_videos_are_not_marked_transparent(clip, tmp_path):
     assert not clip.transparent and clip.decoder is None
     write_clip(tmp_path / "a.webm", numbered(5), "25", "-c:v", "libvpx-vp9", "-pix_fmt", "yuv420p")
     info = video.probe(tmp_path / "a.webm")
@@ -446,7 +446,7 @@ def test_pixel_formats_and_odd_sizes(tmp_path, codec, pixels, size):
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "v1.2/face.jpeg", "no suffix", "photo%03d.webp", "half.mp4"])
-def test_images_are_known_by_content(tmp_path, name):
+def test_images_are_recognised_by_content(tmp_path, name):
     """The reference split the path at dots."""
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -458,18 +458,18 @@ def test_images_are_known_by_content(tmp_path, name):
 
 
 @pytest.mark.parametrize("pingpong", [False, True])
-@pytest.mark.parametrize("held", [1, 1 << 30])
-def test_repetition(clip, monkeypatch, pingpong, held):
-    """The same order whether the clip fits in memory or is read again."""
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_repetition(clip, monkeypatch, pingpong, memory):
+    """The order is the same whether the clip fits in memory or is read again."""
     for name in ("HELD_BYTES", "TURNED_BYTES"):
-        monkeypatch.setattr(video.reading, name, held)
-    got = numbers(video.repeat_frames(clip, 70, 20, pingpong))
-    assert got == [video.source_index(i, 20, pingpong) for i in range(70)]
-    assert got[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])
+        monkeypatch.setattr(video.reading, name, memory)
+    repeated = numbers(video.repeat_frames(clip, 70, 20, pingpong))
+    assert repeated == [video.source_index(i, 20, pingpong) for i in range(70)]
+    assert repeated[19:23] == ([19, 18, 17, 16] if pingpong else [19, 0, 1, 2])
 
 
-def test_what_is_shown_again_cannot_be_changed_by_mistake(clip):
-    """Frames of the first time may be drawn on, and come back as they were filmed."""
+def test_repeated_frames_are_read_only(clip):
+    """Frames of the first pass may be drawn on; the later passes show them as filmed."""
     filmed, shown = next(video.read_frames(clip)), []
     for frame in video.repeat_frames(clip, 25, 10):
         shown.append(frame.copy())
@@ -482,8 +482,8 @@ def test_source_index_of_a_single_frame():
     assert [video.source_index(i, 1, p) for p in (True, False) for i in range(3)] == [0] * 6
 
 
-def test_shrinking_looks_at_all_pixels():
-    """A GIF's dither became a coarser pattern over all of the picture."""
+def test_shrinking_averages_all_pixels():
+    """A GIF's dither used to become a coarse pattern all over the picture."""
     frame = np.indices((300, 300)).sum(0) % 2 * 255
     shrunk = video.Geometry(resize_factor=3)(np.repeat(frame[..., None], 3, 2).astype(np.uint8))
     assert shrunk.shape == (100, 100, 3) and np.abs(shrunk.astype(int) - 127).max() < 20
@@ -505,7 +505,7 @@ def test_frames_are_turned_clockwise(clip, degrees):
     assert frame.shape == (info.height, info.width, 3) and (frame == np.rot90(plain, -degrees // 90)).all()
 
 
-def test_turned_pixels_are_as_high_as_they_were_wide(tmp_path):
+def test_turning_inverts_the_pixel_aspect(tmp_path):
     write_clip(tmp_path / "pal.mp4", numbered(3), "25", "-vf", "setsar=16/15")
     assert video.probe(tmp_path / "pal.mp4").sample_aspect == "16:15"
     assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=270)).sample_aspect == "15:16"
@@ -513,7 +513,7 @@ def test_turned_pixels_are_as_high_as_they_were_wide(tmp_path):
 
 
 @pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])
-def test_geometry_that_leaves_nothing(clip, crop):
+def test_geometry_that_leaves_nothing_is_refused(clip, crop):
     with pytest.raises(ValueError, match="leaves nothing"):
         video.probe(clip.path, video.Geometry(crop=crop))
 
@@ -524,10 +524,10 @@ def test_written_file(tmp_path, speech, height, width):
     with video.VideoWriter(tmp_path / "new folder/out.mp4", info, speech, 30) as writer:
         for frame in numbered(30, height, width):
             writer.write(frame)
-    made = video.probe(tmp_path / "new folder/out.mp4")
-    assert (made.width, made.height, made.fps) == (width + width % 2, height + height % 2, 25)
-    assert numbers(video.read_frames(made)) == list(range(30))
-    assert abs(len(video.read_audio(made.path, 16000)) / 16000 - 1.2) <= 1 / 25
+    written = video.probe(tmp_path / "new folder/out.mp4")
+    assert (written.width, written.height, written.fps) == (width + width % 2, height + height % 2, 25)
+    assert numbers(video.read_frames(written)) == list(range(30))
+    assert abs(len(video.read_audio(written.path, 16000)) / 16000 - 1.2) <= 1 / 25
     assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["out.mp4"]
 
 
@@ -542,12 +542,12 @@ def test_colours_survive_with_their_tags(tmp_path, speech):
     with video.VideoWriter(tmp_path / "out.mp4", source, speech, 5, video.Encoding(crf=5)) as writer:
         for frame in frames:
             writer.write(frame)
-    made = video.probe(tmp_path / "out.mp4")
-    assert made.colour == source.colour
-    assert np.abs(next(video.read_frames(made)).astype(int) - frames[0]).mean() < 2
+    written = video.probe(tmp_path / "out.mp4")
+    assert written.colour == source.colour
+    assert np.abs(next(video.read_frames(written)).astype(int) - frames[0]).mean() < 2
 
 
-@pytest.mark.parametrize("matrix, primaries, transfer, kept", [
+@pytest.mark.parametrize("matrix, primaries, transfer, expected", [
     (6, 6, 5, ("smpte170m", "smpte170m", "bt470bg")),
     (1, 1, 4, ("bt709", "bt709", "bt470m")),
     (5, 5, 5, ("bt470bg", "bt470bg", "bt470bg")),
@@ -560,8 +560,8 @@ def test_colours_survive_with_their_tags(tmp_path, speech):
     (14, 9, 16, ("ictcp", "bt2020", "smpte2084")),
     (15, 1, 1, ("unknown", "bt709", "bt709")),
 ])  # fmt: skip
-def test_every_colour_tag_is_read_and_written(tmp_path, speech, matrix, primaries, transfer, kept):
-    """ffmpeg's options do not know all the names that it prints, and said so after the whole search."""
+def test_every_colour_tag_is_read_and_written(tmp_path, speech, matrix, primaries, transfer, expected):
+    """ffmpeg rejects some of the names that it prints: writing failed after the whole search."""
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:, :32], picture[:, 32:64], picture[:, 64:] = (200, 60, 30), (40, 180, 60), (60, 60, 220)
     write_clip(tmp_path / "plain.mp4", picture[None].repeat(3, 0))
@@ -571,21 +571,21 @@ def test_every_colour_tag_is_read_and_written(tmp_path, speech, matrix, primarie
         source = video.probe(tmp_path / "tagged.mp4")
     except ValueError as error:
         pytest.skip(f"ffmpeg 7 reads no reserved matrix: {error}")
-    assert bool(source.notes) == (matrix in (8, 14) or matrix == 15 and bool(source.notes))  # old ones know no 15
+    assert bool(source.notes) == (matrix in (8, 14) or matrix == 15 and bool(source.notes))  # older ffmpeg knows no 15
     frames = list(video.read_frames(source))
-    if matrix in (3, 5, 6, 8, 14, 15):  # computed with as without a tag
+    if matrix in (3, 5, 6, 8, 14, 15):  # decoded as if untagged
         assert np.abs(frames[0].astype(int) - picture).mean() < 6
     with video.VideoWriter(tmp_path / "out.mp4", source, speech, 3, video.Encoding(crf=5)) as writer:
         for frame in frames:
             writer.write(frame)
-    made = video.probe(tmp_path / "out.mp4")
-    assert made.colour == kept
-    assert np.abs(next(video.read_frames(made)).astype(int) - frames[0]).mean() < 3
+    written = video.probe(tmp_path / "out.mp4")
+    assert written.colour == expected
+    assert np.abs(next(video.read_frames(written)).astype(int) - frames[0]).mean() < 3
 
 
 @pytest.mark.parametrize("colour", [("bt470bg",) * 3, ("bt709", "bt470m", "bt470m"), ("reserved", "smpte428", "new")])
-def test_colour_tags_are_numbers_for_ffmpeg(tmp_path, speech, colour):
-    """``-color_trc bt470bg`` is no option of ffmpeg 4 to 7, nor are names of later ones."""
+def test_colour_tags_are_passed_to_ffmpeg_as_numbers(tmp_path, speech, colour):
+    """ffmpeg 4 to 7 reject ``-color_trc bt470bg``, and any names added later."""
     info = video.VideoInfo(tmp_path, 32, 32, Fraction(25), colour=colour)
     command = video.VideoWriter(tmp_path / "out.mp4", info, speech, 1)._command()
     values = [command[command.index(name) + 1] for name in ("-colorspace", "-color_primaries", "-color_trc")]
@@ -595,21 +595,21 @@ def test_colour_tags_are_numbers_for_ffmpeg(tmp_path, speech, colour):
     assert [option.partition("=")[2] for option in named] == values
 
 
-def test_photos_get_tags_too(tmp_path, speech):
-    """Without any, players take a large one for BT.709, which it was not."""
+def test_photos_get_colour_tags_too(tmp_path, speech):
+    """Untagged, large ones were played as BT.709, which they were not."""
     picture = np.full((64, 96, 3), (30, 40, 230), np.uint8)
     cv2.imwrite(str(tmp_path / "photo.png"), picture)
     write_clip(tmp_path / "screen.mov", picture[None].repeat(2, 0), "25", "-c:v", "qtrle", "-pix_fmt", "rgb24")
     for source in map(video.probe, (tmp_path / "photo.png", tmp_path / "screen.mov")):
         with video.VideoWriter(tmp_path / "out.mp4", source, speech, 1, video.Encoding(crf=5)) as writer:
             writer.write(picture)
-        made = video.probe(tmp_path / "out.mp4")
-        assert made.colour == ("bt709", "bt709", "bt709")
-        assert np.abs(next(video.read_frames(made)).astype(int) - picture).max() <= 3
+        written = video.probe(tmp_path / "out.mp4")
+        assert written.colour == ("bt709", "bt709", "bt709")
+        assert np.abs(next(video.read_frames(written)).astype(int) - picture).max() <= 3
 
 
-def test_the_quick_default_makes_no_large_files(tmp_path, speech):
-    """x264's own superfast makes files of twice the size of veryfast's."""
+def test_fast_default_preset_keeps_files_small(tmp_path, speech):
+    """x264's own superfast makes files twice as large as veryfast does."""
     scene = np.random.default_rng(0).normal(120, 40, (18, 32, 3))
     scene = cv2.resize(np.clip(scene, 0, 255).astype(np.uint8), (640, 360), interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(1).integers(0, 6, (12, 240, 320, 3), np.uint8)
@@ -632,7 +632,7 @@ def test_failed_write_leaves_nothing_and_keeps_the_old_result(tmp_path, speech):
     assert (tmp_path / "out.mp4").read_bytes() == b"the old result"
 
 
-def test_ffmpegs_own_words_are_passed_on(tmp_path):
+def test_ffmpeg_error_messages_are_passed_on(tmp_path):
     (tmp_path / "noise.wav").write_bytes(b"not sound")
     info = video.VideoInfo(tmp_path, 32, 32, Fraction(25))
     with (
@@ -664,17 +664,17 @@ def test_audio_of_a_video_starts_where_the_picture_does(tmp_path, speech):
         ("hole.mka", ("-af", "aselect=not(between(t\\,0.3\\,0.8))", "-c:a", "pcm_s16le")),
     ],
 )
-def test_a_sound_is_measured_as_long_as_it_is_heard(tmp_path, speech, name, options):
+def test_measured_length_is_that_of_the_decoded_sound(tmp_path, speech, name, options):
     run_ffmpeg("-i", speech, *options, tmp_path / name)
     measured, heard = (video.Sound(tmp_path / name, 16000) for _ in range(2))
     samples = measured.measure()
     assert abs(samples - len(np.concatenate(list(heard)))) < 16000 / 25
     assert (measured.stream, measured.notes) == (heard.stream, heard.notes)
-    assert abs(samples - len(np.concatenate(list(measured)))) < 16000 / 25  # measured or not, it sounds the same
+    assert abs(samples - len(np.concatenate(list(measured)))) < 16000 / 25  # measuring changes nothing
 
 
-def test_no_more_is_read_of_a_sound_than_is_wanted(tmp_path, monkeypatch):
-    """20 hours of silence, 8 MB, took 16 s, in which nobody else was served."""
+def test_measuring_stops_at_the_limit(tmp_path, monkeypatch):
+    """Measuring 20 hours of silence, 8 MB, took 16 s, and blocked all other requests."""
     run_ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono:d=7200", tmp_path / "long.flac")
     monkeypatch.setattr(video.Sound, "_end", lambda *_: pytest.fail("all of it was read"))
     assert 600 < video.Sound(tmp_path / "long.flac", 16000).measure(600.0) / 16000 < 7000
@@ -682,8 +682,8 @@ def test_no_more_is_read_of_a_sound_than_is_wanted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["av.mp4", "av.ts", "av.mkv"])
 @pytest.mark.parametrize("fps", ["25", "0.5"])
-def test_a_longer_picture_or_another_track_is_not_measured(tmp_path, speech, name, fps):
-    """Three tracks: a picture of 6 s, the sound of 1.2 s that is taken, and another of 3 s."""
+def test_only_the_used_sound_track_is_measured(tmp_path, speech, name, fps):
+    """Of three tracks: a picture of 6 s, the sound of 1.2 s that is used, and another of 3 s."""
     if name == "av.ts" and fps == "0.5":
         pytest.skip("MPEG-TS has no such rate")
     picture = ("-f", "lavfi", "-i", f"color=c=red:s=64x64:r={fps}:d=6")
@@ -695,7 +695,7 @@ def test_a_longer_picture_or_another_track_is_not_measured(tmp_path, speech, nam
     assert 1.1 < sound.measure() / 16000 < 1.3
 
 
-def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
+def test_streamed_blocks_add_up_to_the_whole_sound(monkeypatch, speech):
     whole = video.read_audio(speech, 16000)
     monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)
     blocks = list(video.Sound(speech, 16000))
@@ -703,7 +703,7 @@ def test_streamed_audio_is_the_whole_in_blocks(monkeypatch, speech):
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
-def test_audio_equals_the_file(tmp_path, speech):
+def test_read_audio_equals_load_wav(tmp_path, speech):
     import audio
 
     np.testing.assert_allclose(video.read_audio(speech, 16000), audio.load_wav(speech), atol=1e-4)
@@ -719,13 +719,13 @@ def test_audio_equals_the_file(tmp_path, speech):
     ("5.1(side)", [0, 0, 0.5, 0, 0, 0]),
     ("7.1", [0, 0, 0.5, 0, 0, 0, 0, 0]),
     ("5.1", [0.5, 0.5, 0, 0, 0, 0]),  # or on both sides of it
-    ("4.0", [0.01, 0.01, 0, 0.5]),  # a recorder's microphones, of which nobody knows what is where
+    ("4.0", [0.01, 0.01, 0, 0.5]),  # a recorder's microphones, placed anywhere
     ("5.1", [0.01, 0.01, 0, 0, 0.5, 0]),
     ("quad", [0, 0.5, 0, 0.02]),
-    ("5.1", [0.02, 0.02, 0.48, 0.5, 0, 0]),  # what booms is no voice
+    ("5.1", [0.02, 0.02, 0.48, 0.5, 0, 0]),  # bass is no voice
 ])  # fmt: skip
-def test_a_voice_is_as_loud_in_whatever_channels_it_comes(tmp_path, layout, levels):
-    """In one of two it was half as loud, in the centre of a film a quarter, and the mouth opened less."""
+def test_voice_is_as_loud_in_any_channel_layout(tmp_path, layout, levels):
+    """In one of two channels it was half as loud, in a film's centre a quarter, and the mouth opened less."""
     sine = "|".join(f"{level}*sin(2*PI*300*t)" for level in levels)
     run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c={layout}", "-c:a", "flac", tmp_path / "s.mka")
     sound = video.Sound(tmp_path / "s.mka", 16000)
@@ -734,7 +734,7 @@ def test_a_voice_is_as_loud_in_whatever_channels_it_comes(tmp_path, layout, leve
     assert sound.layout == layout
 
 
-def test_a_sound_without_a_centre_is_mixed_evenly(tmp_path):
+def test_layout_without_a_centre_is_mixed_evenly(tmp_path):
     sine = "|".join(["0.5*sin(2*PI*300*t)"] * 3)
     run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c=2.1", "-c:a", "flac", tmp_path / "s.mka")
     assert 0.24 < np.abs(video.read_audio(tmp_path / "s.mka", 16000)).max() < 0.51
@@ -746,7 +746,7 @@ def test_a_sound_without_a_centre_is_mixed_evenly(tmp_path):
     (" V....D libopenh264          OpenH264 H.264 (codec h264)", False),
     ("", False),  # one that does not start
 ])  # fmt: skip
-def test_an_ffmpeg_without_h264_is_passed_by(tmp_path, monkeypatch, encoders, used):
+def test_ffmpeg_without_libx264_is_not_used(tmp_path, monkeypatch, encoders, used):
     stand_in = tmp_path / "ffmpeg"
     stand_in.write_text(f"#!/bin/sh\necho '{encoders}'\n")
     stand_in.chmod(0o755)
@@ -788,8 +788,8 @@ def pitch(sound):
 
 @pytest.mark.parametrize("name", ["two.mkv", "two.mp4"])
 @pytest.mark.parametrize("marked", [0, 1])
-def test_the_marked_one_of_several_tracks_is_taken(tmp_path, name, marked):
-    """As players do. The first was taken: that of another language, or of silence."""
+def test_default_track_of_several_is_used(tmp_path, name, marked):
+    """As in players. The first was used, even if silent or in another language."""
     write_tracks(tmp_path / name, marked)
     sound, info = video.Sound(tmp_path / name, 16000), video.probe(tmp_path / name)
     assert pitch(np.concatenate(list(sound))) == pytest.approx((440, 880)[marked], abs=5)
@@ -804,16 +804,16 @@ def test_the_marked_one_of_several_tracks_is_taken(tmp_path, name, marked):
         assert pitch(video.read_audio(tmp_path / "out.mp4", 16000)) == pytest.approx((440, 880)[marked], abs=5)
 
 
-def test_a_single_track_needs_no_word(tmp_path, talking_clip, speech):
-    """A cover is no track of pictures."""
+def test_single_track_gets_no_note(tmp_path, talking_clip, speech):
+    """A cover image is not counted as a video track."""
     write_song(tmp_path, speech)
     for path in (speech, tmp_path / "song.mp3"):
         sound = video.Sound(path, 16000)
         assert len(list(sound)) and sound.notes == [] and video.probe(talking_clip).notes == ()
 
 
-def tone(path, *channels, seconds=1.0, codec=()):
-    """Write a 440 Hz tone whose amplitude in every channel is given; below 0 is upside down."""
+def write_tone(path, *channels, seconds=1.0, codec=()):
+    """Write a 440 Hz tone of the given amplitude in each channel; below 0 it is inverted."""
     values = "|".join(f"{amplitude}*sin(2*PI*440*t)" for amplitude in channels)
     layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(channels)]
     run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={values}:d={seconds}:s=16000:c={layout}", *codec, path)
@@ -821,15 +821,15 @@ def tone(path, *channels, seconds=1.0, codec=()):
 
 @pytest.mark.parametrize("channels, codec", [
     ((0.4, -0.4), ("-c:a", "pcm_s16le")),
-    ((-0.4, 0.41), ("-c:a", "pcm_s16le")),  # all but
+    ((-0.4, 0.41), ("-c:a", "pcm_s16le")),  # almost
     ((0.4, -0.4), ("-c:a", "aac", "-b:a", "64k")),
     ((0, 0, 0, 0, 0.4, -0.4), ("-c:a", "flac")),
 ])  # fmt: skip
-def test_channels_that_cancel_are_heard(tmp_path, channels, codec):
-    """A microphone wired the wrong way round: people hear it, and the network heard nothing."""
-    tone(tmp_path / "anti.mkv", *channels, seconds=0.5 + video.sound.AUDIO_SECONDS, codec=codec)
+def test_channels_that_cancel_out_are_heard(tmp_path, channels, codec):
+    """From a microphone wired the wrong way round, people hear a voice, and the network heard nothing."""
+    write_tone(tmp_path / "anti.mkv", *channels, seconds=0.5 + video.sound.AUDIO_SECONDS, codec=codec)
     sound = video.Sound(tmp_path / "anti.mkv", 16000)
-    for _ in range(2):  # the second time, all is known
+    for _ in range(2):  # the second time, the channels are known
         wav = np.concatenate(list(sound))
         assert np.abs(wav[1600:-1600]).max() == pytest.approx(0.4, abs=0.03) and pitch(wav) == pytest.approx(440, abs=5)
         assert len(wav) / 16000 == pytest.approx(0.5 + video.sound.AUDIO_SECONDS, abs=0.1)
@@ -840,11 +840,11 @@ def test_channels_that_cancel_are_heard(tmp_path, channels, codec):
     ((0, 0), "silent from end to end"), ((0,), "silent from end to end"), ((0.00005,), "silent"),
     ((0.005,), None), ((0.005, 0.005), None), ((0.4, 0.1), None), ((0, 0.003), None),
 ])  # fmt: skip
-def test_silence_is_told_and_faint_sound_is_left_alone(tmp_path, channels, note):
-    tone(tmp_path / "x.wav", *channels, codec=("-c:a", "pcm_f32le"))
+def test_silence_is_reported_and_faint_sound_left_alone(tmp_path, channels, note):
+    write_tone(tmp_path / "x.wav", *channels, codec=("-c:a", "pcm_f32le"))
     sound = video.Sound(tmp_path / "x.wav", 16000)
     wav = np.concatenate(list(sound))
-    assert [note in told for told in sound.notes] == ([True] if note else [])
+    assert [note in text for text in sound.notes] == ([True] if note else [])
     assert np.abs(wav).max() == pytest.approx(np.mean(channels), rel=0.05, abs=1e-6)
 
 
@@ -863,17 +863,17 @@ def test_short_sound_is_decoded_once(tmp_path, seconds):
         assert all((a == b).all() for a, b in zip(first, sound, strict=True))
 
 
-@pytest.mark.parametrize("channels, count", [((0.4,), 1), ((0.4, 0.3), 2)])  # whose levels are asked for
-def test_a_loud_sound_is_read_once(tmp_path, monkeypatch, channels, count):
-    tone(tmp_path / "x.wav", *channels)
+@pytest.mark.parametrize("channels, count", [((0.4,), 1), ((0.4, 0.3), 2)])  # one more for the levels
+def test_loud_sound_is_decoded_once(tmp_path, monkeypatch, channels, count):
+    write_tone(tmp_path / "x.wav", *channels)
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(1) or popen(*a, **options))
     assert len(video.read_audio(tmp_path / "x.wav", 16000)) == 16000 and len(started) == count
 
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="what ffmpeg says is read when it is over")
-def test_sound_that_changes_its_format_has_no_hole(tmp_path, monkeypatch):
-    """As broadcasts do, and joined files: as much silence was put in as there was sound before."""
+def test_format_change_leaves_no_gap_in_sound(tmp_path, monkeypatch):
+    """As in broadcasts and joined files: as much silence was inserted as there was sound before."""
     for n, (hertz, channels) in enumerate([(400, 1), (800, 2)]):
         sine = ("-f", "lavfi", "-i", f"sine=f={hertz}:d=2:r=44100")
         run_ffmpeg(*sine, "-ac", channels, "-write_xing", 0, tmp_path / f"{n}.mp3")
@@ -881,13 +881,13 @@ def test_sound_that_changes_its_format_has_no_hole(tmp_path, monkeypatch):
     write_clip(tmp_path / "v.mp4", np.zeros((100, 32, 32, 3), np.uint8))
     late = ("-itsoffset", 0.5, "-i", tmp_path / "j.mp3")
     run_ffmpeg("-i", tmp_path / "v.mp4", *late, "-map", "0:v", "-map", "1:a", "-c", "copy", tmp_path / "late.mkv")
-    for name, begins in (("j.mp3", 0.0), ("late.mkv", 0.5)):
+    for name, start in (("j.mp3", 0.0), ("late.mkv", 0.5)):
         whole = video.read_audio(tmp_path / name, 16000)
-        assert abs(len(whole) / 16000 - begins - 4.05) < 0.1
+        assert abs(len(whole) / 16000 - start - 4.05) < 0.1
         for second, hertz in ((0.5, 400), (1.5, 400), (2.5, 800), (3.5, 800)):
-            part = whole[int((begins + second) * 16000) :][:4000]
+            part = whole[int((start + second) * 16000) :][:4000]
             assert np.abs(part).max() > 0.05 and np.abs(np.fft.rfft(part)).argmax() * 4 == hertz
-        assert np.abs(whole[: max(0, int(begins * 16000) - 400)]).max(initial=0) == 0
+        assert np.abs(whole[: max(0, int(start * 16000) - 400)]).max(initial=0) == 0
         monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 1)
         blocks = list(video.Sound(tmp_path / name, 16000))
         monkeypatch.undo()
@@ -896,8 +896,8 @@ def test_sound_that_changes_its_format_has_no_hole(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "pread"), reason="what ffmpeg says is read when it is over")
-def test_one_channel_s_voice_goes_on_when_the_format_changes(tmp_path):
-    """It was silent from there on, unless somebody had measured it."""
+def test_voice_in_one_channel_survives_a_format_change(tmp_path):
+    """It was silent from there on, unless the sound had been measured."""
     for n, sine in enumerate(["0|0.5*sin(2*PI*300*t)", "0.5*sin(2*PI*300*t)"]):
         run_ffmpeg(
             "-f", "lavfi", "-i", f"aevalsrc={sine}:d={36 - 28 * n}:s=48000", "-c:a", "ac3", tmp_path / f"{n}.ac3"
@@ -919,27 +919,27 @@ def test_prefetch_keeps_order_and_surfaces_errors():
         yield from range(5)
         raise RuntimeError("in the thread")
 
-    got = prefetch(items())
-    assert list(itertools.islice(got, 5)) == [0, 1, 2, 3, 4]
+    fetched = prefetch(items())
+    assert list(itertools.islice(fetched, 5)) == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="in the thread"):
-        next(got)
+        next(fetched)
 
 
-def test_prefetch_tells_what_it_waits_for_that_nobody_waits_any_more():
-    wanted = threading.Event()
+def test_closing_prefetch_calls_stop():
+    stopped = threading.Event()
 
     def items():
         yield 1
-        wanted.wait()  # for ever, but for ``stop``
+        stopped.wait()  # for ever, but for ``stop``
 
-    got = prefetch(items(), stop=wanted.set)
-    assert next(got) == 1
-    got.close()
-    assert wanted.is_set()
+    fetched = prefetch(items(), stop=stopped.set)
+    assert next(fetched) == 1
+    fetched.close()
+    assert stopped.is_set()
 
 
-def test_prefetch_ends_where_the_garbage_collector_finds_it():
-    """As part of a ring, such as an error and its traceback make, with its worker."""
+def test_prefetch_ends_when_garbage_collected():
+    """In a reference cycle with its worker, such as an error and its traceback make."""
     closed = threading.Event()
 
     def items():
@@ -948,18 +948,18 @@ def test_prefetch_ends_where_the_garbage_collector_finds_it():
         finally:
             closed.set()
 
-    got = prefetch(items())
-    next(got)
-    ring: list = [got]
-    ring.append(ring)
-    del got, ring
+    fetched = prefetch(items())
+    next(fetched)
+    cycle: list = [fetched]
+    cycle.append(cycle)
+    del fetched, cycle
     collecting = threading.Thread(target=gc.collect, daemon=True)
     collecting.start()
     collecting.join(10)
-    assert closed.wait(10) and not collecting.is_alive()  # another thread may have been collecting already, and do it
+    assert closed.wait(10) and not collecting.is_alive()  # another thread may do it instead
 
 
-def test_prefetch_closes_what_it_reads():
+def test_prefetch_closes_its_source():
     closed = []
 
     def items():
@@ -968,13 +968,13 @@ def test_prefetch_closes_what_it_reads():
         finally:
             closed.append(True)
 
-    got = prefetch(items())
-    assert next(got) == 0
-    got.close()
+    fetched = prefetch(items())
+    assert next(fetched) == 0
+    fetched.close()
     assert closed == [True]
 
 
-def test_reading_stops_ffmpeg_when_abandoned(clip, monkeypatch):
+def test_abandoned_reading_stops_ffmpeg(clip, monkeypatch):
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(popen(*a, **options)) or started[-1])
     frames = video.read_frames(clip)
@@ -983,7 +983,7 @@ def test_reading_stops_ffmpeg_when_abandoned(clip, monkeypatch):
     assert [process.poll() is not None for process in started] == [True]
 
 
-def test_truncated_file(tmp_path):
+def test_truncated_mp4_is_refused(tmp_path):
     write_clip(tmp_path / "whole.mp4", np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8))
     run_ffmpeg("-i", tmp_path / "whole.mp4", "-c", "copy", "-movflags", "+faststart", tmp_path / "fast.mp4")
     content = (tmp_path / "fast.mp4").read_bytes()
@@ -992,33 +992,33 @@ def test_truncated_file(tmp_path):
         list(video.read_frames(video.probe(tmp_path / "cut.mp4")))
 
 
-def cut(path):
-    """Leave the first half of a file."""
+def halve(path):
+    """Keep only the first half of a file."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 4 * 2])
 
 
 @pytest.mark.parametrize("name", ["s.m4a", "s.mka", "s.webm", "s.wav", "s.aiff", "s.avi"])
 def test_sound_cut_short_is_refused(tmp_path, name):
-    """A download that broke off was used as if it were all that was said."""
+    """A partial download was used as if it were the whole speech."""
     noise = ("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1")
     run_ffmpeg(*noise, "-movflags", "+faststart", tmp_path / name)
     assert len(video.read_audio(tmp_path / name, 16000)) == pytest.approx(80000, abs=2000)
-    cut(tmp_path / name)
-    told = r"(partial file|ended prematurely|\d+ bytes are missing)"
-    with pytest.raises(ValueError, match=rf"{name} is cut short or damaged \(.*{told}.*\); copy or download it again"):
+    halve(tmp_path / name)
+    cause = r"(partial file|ended prematurely|\d+ bytes are missing)"
+    with pytest.raises(ValueError, match=rf"{name} is cut short or damaged \(.*{cause}.*\); copy or download it again"):
         video.read_audio(tmp_path / name, 16000)
     with pytest.raises(video.CutShort):
         video.Sound(tmp_path / name, 16000).measure()
 
 
-def test_names_and_titles_are_no_complaints(tmp_path, speech):
+def test_names_and_titles_are_not_taken_for_errors(tmp_path, speech):
     title = ("-metadata", "title=a partial file", "-metadata", "comment=truncated, it ended prematurely")
     run_ffmpeg("-i", speech, *title, tmp_path / "truncated, partial file.mka")
     assert len(video.read_audio(tmp_path / "truncated, partial file.mka", 16000)) > 16000
 
 
-def test_complaints_within_another_line_are_heard(tmp_path):
+def test_errors_printed_within_another_line_are_found(tmp_path):
     report = "[info] Output #0, f32le, to 'pipe:1':\n[info]   Stream #0:0File ended prematurely\n: Audio: pcm_f32le\n"
     (tmp_path / "x").touch()
     with pytest.raises(video.CutShort, match="ended prematurely"):
@@ -1026,11 +1026,11 @@ def test_complaints_within_another_line_are_heard(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s.flac", "s.mp3", "s.au"])
-def test_sound_shorter_than_its_head_says_is_told(tmp_path, name):
+def test_sound_shorter_than_its_header_says_is_reported(tmp_path, name):
     run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1", tmp_path / name)
     whole = video.Sound(tmp_path / name, 16000)
     assert len(list(whole)) and whole.notes == []
-    cut(tmp_path / name)
+    halve(tmp_path / name)
     half = video.Sound(tmp_path / name, 16000)
     seconds = sum(map(len, half)) / 16000
     assert 2 < seconds < 3 and len(half.notes) == 1
@@ -1040,8 +1040,8 @@ def test_sound_shorter_than_its_head_says_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_sound_that_was_streamed_has_no_size(tmp_path, speech, size):
-    """Who writes a WAV into a pipe cannot know its size, and does not write it."""
+def test_wav_without_a_size_is_read_to_its_end(tmp_path, speech, size):
+    """A program that writes a WAV into a pipe cannot know its size, and leaves it out."""
     content = bytearray(speech.read_bytes())
     data = content.index(b"data")
     content[4:8] = content[data + 4 : data + 8] = size.to_bytes(4, "little")
@@ -1055,18 +1055,18 @@ def test_sound_that_was_streamed_has_no_size(tmp_path, speech, size):
     ("v.mkv", "libx264"), ("v.webm", "libvpx"), ("v.avi", "mpeg4"), ("v.mp4", "libx264"), ("v.png", "apng"),
 ])  # fmt: skip
 def test_video_cut_short_is_refused(tmp_path, name, codec):
-    """Where the file ended, the result jumped back to the first frame."""
+    """Where the file ended, the result used to jump back to the first frame."""
     noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)
     form = ("-f", "apng") if codec == "apng" else ()
     write_clip(tmp_path / name, noise, "25", "-c:v", codec, "-movflags", "+faststart", *form)
     assert len(list(video.read_frames(video.probe(tmp_path / name)))) == 50
-    cut(tmp_path / name)
+    halve(tmp_path / name)
     with pytest.raises(ValueError, match="cut short or damaged .*; copy or download it again"):
         list(video.read_frames(video.probe(tmp_path / name)))
 
 
 @pytest.mark.parametrize("left", [20, 200])
-def test_video_without_most_of_its_table_of_contents(tmp_path, left):
+def test_video_without_most_of_its_index_is_refused(tmp_path, left):
     """Cameras and browsers write it last."""
     write_clip(tmp_path / "v.mp4", np.zeros((5, 64, 64, 3), np.uint8))
     content = (tmp_path / "v.mp4").read_bytes()
@@ -1081,14 +1081,14 @@ def test_video_without_most_of_its_table_of_contents(tmp_path, left):
     ("list.m3u8", b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "playlist"),
     ("noise.mp4", bytes(range(256)) * 64, "not a video"),
 ])  # fmt: skip
-def test_what_is_not_a_video(tmp_path, name, content, words):
+def test_files_other_than_videos_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=words):
         video.probe(tmp_path / name)
 
 
-def test_name_that_is_not_utf8(tmp_path):
-    """As old archives have them. OpenCV ends the process, without an exception, when asked about such a file."""
+def test_file_name_may_be_other_than_utf8(tmp_path):
+    """As in old archives. OpenCV ends the process, without an exception, when asked about such a file."""
     path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
     write_clip(tmp_path / "clip.mp4", numbered(5))
     try:
@@ -1100,13 +1100,13 @@ def test_name_that_is_not_utf8(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipe_is_refused(tmp_path):
-    """Sound is read three times: the second time waited for ever."""
+    """Sound is read three times, and the second reading used to wait for ever."""
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(ValueError, match="save it to a file"):
         video.read_audio(tmp_path / "pipe.wav", 16000)
 
 
-def test_sound_is_not_a_face_and_silence_is_not_speech(tmp_path, speech):
+def test_missing_picture_or_sound_track_is_refused(tmp_path, speech):
     write_clip(tmp_path / "mute.mp4", numbered(5))
     write_song(tmp_path, speech)
     with pytest.raises(ValueError, match="no picture"):
@@ -1122,8 +1122,8 @@ def test_sound_is_not_a_face_and_silence_is_not_speech(tmp_path, speech):
         video.probe(tmp_path / "nowhere.mp4")
 
 
-def test_colours_stay_from_generation_to_generation(tmp_path, astronaut, speech):
-    """ffmpeg's usual way to RGB is a level darker each time; an encoder that loses nothing tells of that alone."""
+def test_repeated_encoding_keeps_colours(tmp_path, astronaut, speech):
+    """ffmpeg's usual conversion to RGB is a level darker each time; a lossless encoder shows that alone."""
     write_clip(tmp_path / "0.mp4", np.stack([astronaut[:256]] * 3))
     first = np.stack(list(video.read_frames(video.probe(tmp_path / "0.mp4"))))
     for generation in range(3):
@@ -1135,22 +1135,22 @@ def test_colours_stay_from_generation_to_generation(tmp_path, astronaut, speech)
     assert np.abs((last.astype(float) - first).mean((0, 1, 2))).max() < 0.1
 
 
-def test_nothing_reads_what_another_file_names(tmp_path, talking_clip):
-    """A DASH manifest is XML that names videos anywhere on the machine; ffmpeg would show them."""
+def test_manifests_that_name_other_files_are_refused(tmp_path, talking_clip):
+    """A DASH manifest is XML that may name any video on the machine; ffmpeg would show it."""
     manifest = f"""<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"
         mediaPresentationDuration="PT1S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>
         <AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1" codecs="avc1.64001f" width="320"
         height="240"><BaseURL>{talking_clip}</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"""
     for name, start in (("a.mp4", ""), ("b.mpd", "\ufeff\n ")):
         (tmp_path / name).write_text(start + manifest, encoding="utf-8")
-        for look in (video.probe, lambda path: next(iter(video.Sound(path, 16000)))):
+        for read in (video.probe, lambda path: next(iter(video.Sound(path, 16000)))):
             with pytest.raises(ValueError, match="is a playlist or a web page, not a video"):
-                look(tmp_path / name)
+                read(tmp_path / name)
 
 
 @pytest.fixture
 def reading(talking_clip, monkeypatch):
-    """(frames that are being read, more than a pipe holds; the ffmpeg that gives them)."""
+    """(frames being read, more than a pipe holds; the ffmpeg process that decodes them)."""
     started, popen = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
     frames = video.read_frames(replace(video.probe(talking_clip), fps=Fraction(240)))
@@ -1158,7 +1158,7 @@ def reading(talking_clip, monkeypatch):
     return frames, started[-1]
 
 
-def test_a_crash_of_ffmpeg_is_not_said_to_be_a_stop(reading):
+def test_ffmpeg_crash_is_not_reported_as_stopped(reading):
     frames, ffmpeg = reading
     ffmpeg.send_signal(signal.SIGABRT)
     with pytest.raises(ValueError, match="crashed" if os.name != "nt" else ""):
@@ -1166,7 +1166,7 @@ def test_a_crash_of_ffmpeg_is_not_said_to_be_a_stop(reading):
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(reading, how):
+def test_stopped_ffmpeg_is_not_blamed_on_the_video(reading, how):
     if not hasattr(signal, how):
         pytest.skip("this system has no such signal")
     frames, ffmpeg = reading
@@ -1175,35 +1175,35 @@ def test_ffmpeg_that_is_stopped_is_no_fault_of_the_video(reading, how):
         list(frames)
 
 
-def test_a_file_whose_end_is_missing_says_so(silence, talking_clip, tmp_path):
-    """That of MP4 has the index; "Invalid data" tells nobody to download it again."""
-    for source, opened in (
+def test_missing_end_of_an_mp4_is_reported(silence, talking_clip, tmp_path):
+    """An MP4's end holds the index; "Invalid data" does not say to download it again."""
+    for source, open_file in (
         (talking_clip, video.probe),
         (talking_clip, lambda path: video.Sound(path, 16000).measure()),
     ):
         cut = tmp_path / "cut.mp4"
         cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
         with pytest.raises(video.CutShort, match=r"cut\.mp4 is cut short .*; copy or download it again"):
-            opened(cut)
+            open_file(cut)
 
 
-def test_what_may_not_be_read(tmp_path, monkeypatch):
+def test_file_without_read_permission_is_refused(tmp_path, monkeypatch):
     (tmp_path / "secret.mp4").write_bytes(b"something")
     monkeypatch.setattr("os.access", lambda *_: False)  # root may read all
     with pytest.raises(ValueError, match="secret.mp4 is not readable by this user"):
         video.probe(tmp_path / "secret.mp4")
 
 
-@pytest.mark.parametrize("said, meant", [
+@pytest.mark.parametrize("given, exact", [
     (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (23.98, Fraction(24000, 1001)), (25, Fraction(25)),
     (59.94, Fraction(60000, 1001)), (12.5, Fraction(25, 2)), (30, Fraction(30)), (30000 / 1001, Fraction(30000, 1001)),
 ])  # fmt: skip
-def test_rates_are_those_that_are_meant(said, meant):
-    assert video.rate_of(said) == meant
+def test_rounded_rates_become_exact(given, exact):
+    assert video.rate_of(given) == exact
 
 
-def test_folders_that_stay_empty_are_removed(talking_clip, speech, tmp_path):
-    """And none that was there, or has anything in it."""
+def test_new_folders_left_empty_are_removed(talking_clip, speech, tmp_path):
+    """But not one that was there before."""
     info = video.probe(talking_clip)
     (tmp_path / "old").mkdir()
     for path in (tmp_path / "new/folder/out.mp4", tmp_path / "old/out.mp4"):
@@ -1212,26 +1212,26 @@ def test_folders_that_stay_empty_are_removed(talking_clip, speech, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["old"] and not list((tmp_path / "old").iterdir())
 
 
-def test_no_stream_of_a_film_is_joined_and_put_out_as_it_is(tmp_path, talking_clip, speech):
-    """ffmpeg then waited for itself for ever, once in ten times: by hand, 37 of 60 runs three at a time."""
+def test_spliced_streams_are_not_also_mapped(tmp_path, talking_clip, speech):
+    """ffmpeg then hung in one run of ten; with three at a time, in 37 of 60."""
     run_ffmpeg("-i", talking_clip, "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "film.mp4")
     film, part = video.probe(tmp_path / "film.mp4"), video.Sound(speech, 16000)
     part.measure()
-    for whole, heard in ((film.path, part), (talking_clip, part), (film.path, video.Sound(film.path, 16000))):
-        heard.measure()
-        splice = video.Splice(whole, heard, 0.2, 0.4, True)
+    for whole, sound in ((film.path, part), (talking_clip, part), (film.path, video.Sound(film.path, 16000))):
+        sound.measure()
+        splice = video.Splice(whole, sound, 0.2, 0.4, True)
         command = video.VideoWriter(tmp_path / "out.mp4", film, splice, 25)._command()
         inputs = [Path(name.removeprefix("file:")) for flag, name in zip(command, command[1:]) if flag == "-i"]
         joined = set(re.findall(r"\[(\d+:\d+)\]", command[command.index("-filter_complex") + 1]))
         maps = [name for flag, name in zip(command, command[1:]) if flag == "-map"]
         for number, path in enumerate(inputs[1:], 1):
-            mine = {stream for stream in joined if stream.startswith(f"{number}:")}
-            assert f"{number}:u" in maps and mine
-            assert path != film.path or all(f"-{stream}" in maps for stream in mine)
+            own = {stream for stream in joined if stream.startswith(f"{number}:")}
+            assert f"{number}:u" in maps and own
+            assert path != film.path or all(f"-{stream}" in maps for stream in own)
 
 
-def test_samples_that_are_no_numbers_are_written(tmp_path, talking_clip):
-    """AAC takes none, and what was read of such a file had been mended."""
+def test_sound_with_nan_samples_can_be_written(tmp_path, talking_clip):
+    """AAC takes no such samples, and only the copy for the network had been repaired."""
     samples = np.sin(np.arange(16000) / 10).astype(np.float32) / 4
     samples[[3000, 9000]] = np.nan, np.inf
     wavfile.write(tmp_path / "speech.wav", 16000, samples)
@@ -1246,12 +1246,12 @@ def test_samples_that_are_no_numbers_are_written(tmp_path, talking_clip):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="finds open files in Linux's /proc")
-def test_a_file_that_only_this_process_has_open_is_none(talking_clip):
+def test_own_file_descriptor_is_refused(talking_clip):
     with open(talking_clip, "rb") as file, pytest.raises(UserError, match="is a pipe or a device"):
         video.probe(Path(f"/proc/self/fd/{file.fileno()}"))
 
 
-def test_what_cannot_begin_leaves_no_folder(talking_clip, speech, tmp_path, monkeypatch):
+def test_writer_that_cannot_start_leaves_no_folder(talking_clip, speech, tmp_path, monkeypatch):
     info = video.probe(talking_clip)
 
     def missing(*_, **__):
@@ -1263,17 +1263,17 @@ def test_what_cannot_begin_leaves_no_folder(talking_clip, speech, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_runs_left_is_swept(talking_clip, speech, tmp_path):
-    """After a day without a change, and nothing that is not ours."""
+def test_leftovers_of_killed_runs_are_removed(talking_clip, speech, tmp_path):
+    """But only our own, and after a day without a change."""
     info = video.probe(talking_clip)
-    gone = [tmp_path / ".wav2lip-0123456789ab.mp4", tmp_path / ".wav2lip-part-abc_1"]
-    stays = [tmp_path / ".wav2lip-ba9876543210.mp4", tmp_path / ".wav2lip-notes.mp4", tmp_path / ".wav2lip-part-new"]
-    for path in (*gone, *stays):
+    stale = [tmp_path / ".wav2lip-0123456789ab.mp4", tmp_path / ".wav2lip-part-abc_1"]
+    others = [tmp_path / ".wav2lip-ba9876543210.mp4", tmp_path / ".wav2lip-notes.mp4", tmp_path / ".wav2lip-part-new"]
+    for path in (*stale, *others):
         path.mkdir() if "part" in path.name else path.write_bytes(b"half")
-    (stays[2] / "part.mp4").write_bytes(b"half")  # being written
-    for path in (*gone, *stays[1:]):
+    (others[2] / "part.mp4").write_bytes(b"half")  # being written
+    for path in (*stale, *others[1:]):
         os.utime(path, (0, 0))
     with video.VideoWriter(tmp_path / "out.mp4", info, speech, 3) as writer:
         for frame in video.read_frames(info, 0, 3):
             writer.write(frame)
-    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", *(path.name for path in stays)}
+    assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", *(path.name for path in others)}
