@@ -1,4 +1,4 @@
-"""Only a part of a video is made anew: --start and --end."""
+"""Only a part of a video is redrawn: --start and --end."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def tone(tmp_path):
     (2, True, 2, [0.25, 0.25]),
     (1, False, 1, [0.25]),
 ])  # fmt: skip
-def test_mouths_come_and_go_by_and_by(frames, begins, until, strength):
+def test_fading_ramps_up_and_down(frames, begins, until, strength):
     assert (
         (fading(frames, begins, until) is None)
         if strength is None
@@ -67,29 +67,29 @@ def test_mouths_come_and_go_by_and_by(frames, begins, until, strength):
     )
 
 
-def test_a_mouth_comes_and_goes_by_and_by_with_its_face():
-    """It was there from one frame to the next where a man turned to profile; at a cut all of the picture is."""
+def test_mouth_fades_in_and_out_with_its_face():
+    """It used to vanish at once when a man turned to profile; at a cut, all of the picture changes at once."""
     box = (0, 0, 9, 9)
     shown = [box] * 6 + [None] * 3 + [box] * 3
     pieces = [Piece(shown, np.empty((12, 4)), True), Piece([None] * 2 + [box] * 4, np.empty((6, 4)))]
     path = FacePath(lambda: (piece for piece in pieces))
     filmed = FilmedFace(video.VideoInfo, path, 18)
     assert [one is None for one in filmed.boxes(18)] == [not one for one in (*shown, None, None, box, box, box, box)]
-    made = [filmed.strength(index) for index in (*range(6), *range(9, 12), *range(14, 18))]
-    assert made == [1, 1, 1, 0.75, 0.5, 0.25, 0.25, 0.5, 0.75, 0.25, 0.5, 0.75, 1]
+    strengths = [filmed.strength(index) for index in (*range(6), *range(9, 12), *range(14, 18))]
+    assert strengths == [1, 1, 1, 0.75, 0.5, 0.25, 0.25, 0.5, 0.75, 0.25, 0.5, 0.75, 1]
 
 
-def test_a_part_passes_into_what_was_filmed(modest_checkpoint, talking_clip, tone, filmed):
-    """Its mouths were there from one frame to the next."""
+def test_part_blends_into_the_filmed_video(modest_checkpoint, talking_clip, tone, filmed):
+    """Its mouths used to appear from one frame to the next."""
     lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
     take = lips.prepare(talking_clip, tone, start=0.2, blend="feather")
     assert take.goes_on and take.faces[0].fade.tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
-    changed = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(take), filmed[5:15])]
+    changed = [np.abs(drawn - before.astype(int)).mean() for drawn, before in zip(lips.stream(take), filmed[5:15])]
     whole = replace(
         take, faces=(replace(take.faces[0], mouth_settings=replace(take.faces[0].mouth_settings, strength=None)),)
     )
-    changed_whole = [np.abs(made - before.astype(int)).mean() for made, before in zip(lips.stream(whole), filmed[5:15])]
-    shares = np.array(changed) / changed_whole
+    unfaded = [np.abs(drawn - before.astype(int)).mean() for drawn, before in zip(lips.stream(whole), filmed[5:15])]
+    shares = np.array(changed) / unfaded
     assert shares[3:7] == pytest.approx(1) and shares[[0, 9]] == pytest.approx(0.25, abs=0.12)
     assert lips.prepare(talking_clip, tone, start=0.0, blend="feather").faces[0].fade.tolist()[:7] == [1] * 7
     assert lips.prepare(talking_clip, tone).faces[0].fade is None
@@ -112,8 +112,8 @@ def channels_of(path, tmp_path, count: int) -> np.ndarray:
 # Pictures
 
 
-def test_frames_outside_go_on_as_they_were(lips, talking_clip, filmed, tone):
-    """Before they are encoded they are equal to the last bit; those inside hear the speech from its beginning."""
+def test_frames_outside_a_part_are_unchanged(lips, talking_clip, filmed, tone):
+    """Before encoding they are equal to the last bit; those inside follow the speech from its beginning."""
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX)
     made = np.stack(list(lips.stream_all(take)))
     assert (take.source.start, len(take), take.seconds, len(made)) == (5, 10, 0.4, 25)
@@ -123,8 +123,8 @@ def test_frames_outside_go_on_as_they_were(lips, talking_clip, filmed, tone):
     assert (made[5:15] != filmed[5:15]).any(axis=(1, 2, 3)).all()
 
 
-def test_a_face_is_looked_for_in_the_part_alone(lips, talking_clip, tone, monkeypatch):
-    """It is found where it is, and remembered apart from that of the whole video."""
+def test_only_the_part_is_searched_for_faces(lips, talking_clip, tone, monkeypatch):
+    """What is found there is cached apart from that of the whole video."""
     read = []
     real = video.read_frames
     monkeypatch.setattr(video, "read_frames", lambda info, *a: (read.append((info.start, *a)), real(info, *a))[1])
@@ -141,7 +141,7 @@ def test_a_face_is_looked_for_in_the_part_alone(lips, talking_clip, tone, monkey
 @pytest.mark.parametrize("options", [
     {"fps": 50, "face_index": 0}, {"box": BOX, "fps": 10, "reference": "still"}, {"silence": "closed"},
 ])  # fmt: skip
-def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, options, tmp_path):
+def test_other_options_work_in_a_part(lips, talking_clip, tone, options, tmp_path):
     take = lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, **options)
     rate = options.get("fps", 25)
     made = video.probe(tmp_path / "out.mp4")
@@ -149,7 +149,7 @@ def test_other_options_mean_what_they_do_elsewhere(lips, talking_clip, tone, opt
     assert (made.fps, sum(1 for _ in video.read_frames(made))) == (rate, rate)
 
 
-def test_reference_frames_are_those_of_the_whole_video(lips, talking_clip, filmed, tone):
+def test_reference_frames_count_from_the_start_of_the_video(lips, talking_clip, filmed, tone):
     take = lips.prepare(talking_clip, tone, start=0.2, box=BOX, reference=7)
     assert (
         take.faces[0].mouth_settings.appearances.known[0].references.faces == crop(filmed[7], (100, 60, 210, 200))
@@ -167,22 +167,22 @@ def test_preview_counts_from_the_start_of_the_video(lips, talking_clip, tone):
 
 
 @pytest.mark.parametrize("second", [0.05, 0.65, 0.9])
-def test_a_preview_around_a_part_is_what_was_filmed(lips, talking_clip, tone, filmed, second):
-    """There, it showed a frame of the part."""
+def test_preview_outside_a_part_is_the_filmed_frame(lips, talking_clip, tone, filmed, second):
+    """It used to show a frame of the part."""
     shown = lips.preview(talking_clip, tone, second, start=0.2, end=0.6, box=BOX)
     assert (shown == filmed[int(second * 25 + 1e-6)]).all()
 
 
-def test_a_preview_counts_from_the_frame_that_a_part_begins_with(lips, talking_clip, tone):
-    """At 0.51 s of 25 frames a second that is the 13th; it was drawn a frame off."""
+def test_preview_counts_from_the_first_frame_of_a_part(lips, talking_clip, tone):
+    """At 25 frames a second, 0.51 s is frame 13; previews were a frame off."""
     made = list(lips.stream_all(lips.prepare(talking_clip, tone, start=0.21, box=BOX)))
     for second in (0.2, 0.24, 0.56):
         shown = lips.preview(talking_clip, tone, second, start=0.21, box=BOX)
         assert np.abs(shown.astype(int) - made[round(second * 25)]).max() <= 1
 
 
-def test_frames_are_counted_wherever_one_starts(talking_clip, tmp_path):
-    """Also where they last differently long."""
+def test_frames_are_counted_from_any_start(talking_clip, tmp_path):
+    """Also if they differ in duration."""
     uneven = tmp_path / "uneven.mp4"
     run_ffmpeg("-i", talking_clip, "-vf", "setpts=PTS+mod(N\\,3)*0.01/TB", "-fps_mode", "passthrough", uneven)
     for path in (talking_clip, uneven):
@@ -199,8 +199,8 @@ def test_frames_are_counted_wherever_one_starts(talking_clip, tmp_path):
 # Sound
 
 
-def test_the_own_sound_stays_around(lips, humming_clip, tone, tmp_path):
-    """Stereo stays so, and mono in it is as loud as it was; at the joints nothing jumps."""
+def test_own_sound_is_kept_around_a_part(lips, humming_clip, tone, tmp_path):
+    """Stereo stays stereo, mono speech keeps its level in it, and nothing jumps at the joints."""
     lips.run(humming_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     sound = channels_of(tmp_path / "out.mp4", tmp_path, 2)
     assert abs(sound.shape[1] / 48000 - 1) < 0.03
@@ -216,8 +216,8 @@ def test_the_own_sound_stays_around(lips, humming_clip, tone, tmp_path):
     ("5.1(side)", "ac3", "mono"), ("5.1(side)", "ac3", "stereo"), ("5.1(side)", "flac", "5.1"), ("5.1", "flac", "5.1"),
     ("stereo", "flac", "5.1"), ("mono", "flac", "5.1"), ("stereo", "flac", "mono"),
 ])  # fmt: skip
-def test_a_film_keeps_its_channels_and_its_level_around_a_part(lips, talking_clip, tmp_path, own, codec, voice):
-    """DVDs and broadcasts have 5.1(side), which AAC has not: all of the film became stereo, 11 dB softer."""
+def test_film_keeps_its_channels_and_level_around_a_part(lips, talking_clip, tmp_path, own, codec, voice):
+    """DVDs and broadcasts have 5.1(side), which AAC lacks: the whole film became stereo, 11 dB softer."""
     counts = {"mono": 1, "stereo": 2, "5.1": 6, "5.1(side)": 6}
 
     def tones(layout, frequency):
@@ -237,16 +237,16 @@ def test_a_film_keeps_its_channels_and_its_level_around_a_part(lips, talking_cli
     assert loudest == pytest.approx(0.2, abs=0.02)
 
 
-def test_what_was_made_anew_is_said(small_checkpoint, talking_clip, tone, tmp_path, capsys):
-    """The written video is longer than that."""
+def test_summary_names_the_redrawn_part(small_checkpoint, talking_clip, tone, tmp_path, capsys):
+    """The written video is longer."""
     command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", "--start=0.2"]
     assert inference.main([*command, f"--outfile={tmp_path / 'out.mp4'}", "--box", "60", "200", "100", "210"]) == 0
-    said = "out.mp4: 10 frames, 0.40 s from 0.20 to 0.60 s; the others as they were filmed"
-    assert said in capsys.readouterr().out
+    summary = "out.mp4: 10 frames, 0.40 s from 0.20 to 0.60 s; the others as they were filmed"
+    assert summary in capsys.readouterr().out
 
 
-def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, talking_clip, tone, tmp_path):
-    """As broadcasts do: ffmpeg waited for ever to join it."""
+def test_own_sound_with_changing_channels_is_refused_before_the_work(lips, talking_clip, tone, tmp_path):
+    """As in broadcasts. ffmpeg waited for ever while joining it."""
     for n, channels in enumerate((2, 6)):
         sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
         when = ("-ac", channels, "-c:a", "ac3", "-output_ts_offset", n)
@@ -259,7 +259,7 @@ def test_own_sound_that_changes_its_channels_is_refused_before_the_work(lips, ta
 
 
 def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, talking_clip, tone, tmp_path, monkeypatch):
-    """Clips that were joined as they are, one with a microphone and one with two."""
+    """Clips joined without encoding, one with mono and one with stereo sound."""
     for n, channels in enumerate((1, 2)):
         sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
         how = ("-ac", channels, "-c:a", "aac", "-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -272,8 +272,8 @@ def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, talking_cl
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes have names there")
-def test_what_is_no_film_is_told_before_anybody_reads_it(lips, tone, tmp_path):
-    """ffmpeg waited for ever for a pipe, and for the rest of a list."""
+def test_pipes_and_playlists_are_refused_unread(lips, tone, tmp_path):
+    """ffmpeg waited for ever for a pipe, and for the rest of a playlist."""
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "live.m3u8").write_text("#EXTM3U\n#EXTINF:9,\nfilm.ts\n")
     for name, words in (("pipe.mp4", "is a pipe"), ("live.m3u8", "is a playlist")):
@@ -281,8 +281,8 @@ def test_what_is_no_film_is_told_before_anybody_reads_it(lips, tone, tmp_path):
             lips.run(tmp_path / name, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
-def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone, tmp_path):
-    """Around the part all was silent, and nobody was told."""
+def test_undecodable_own_sound_is_refused(lips, talking_clip, tone, tmp_path):
+    """All around the part was silent, without a word."""
     run_ffmpeg("-i", talking_clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")
     film = tmp_path / "strange.mov"
     film.write_bytes((tmp_path / "film.mov").read_bytes().replace(b"ac-3", b"ac-4"))
@@ -292,7 +292,7 @@ def test_own_sound_that_cannot_be_decoded_is_no_silence(lips, talking_clip, tone
         lips.run(talking_clip, film, tmp_path / "out.mp4", box=BOX)
 
 
-def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_path):
+def test_video_without_sound_is_silent_around_a_part(lips, talking_clip, tone, tmp_path):
     lips.run(talking_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)
     assert level(sound, 0.22, 0.57, 900) == pytest.approx(0.2, abs=0.01)
@@ -304,7 +304,7 @@ def test_a_video_without_sound_is_silent_around(lips, talking_clip, tone, tmp_pa
     (0.5, 0.5, False, [(0.05, 0.47, 300), (0.53, 0.87, 900)]),
 ])  # fmt: skip
 def test_parts_at_either_end(humming_clip, tone, tmp_path, start, seconds, goes_on, tones):
-    """A sound that is shorter than its place is followed by silence, not by what was there."""
+    """A sound shorter than its place is followed by silence, not by the original sound."""
     info, heard = video.probe(humming_clip), video.Sound(tone, 16000)
     assert sum(map(len, heard)) == 6400
     splice = video.Splice(humming_clip, heard, start, seconds, goes_on)
@@ -317,7 +317,7 @@ def test_parts_at_either_end(humming_clip, tone, tmp_path, start, seconds, goes_
         assert np.abs(left[round(0.93 * 48000) :]).max() < 0.01
 
 
-def test_mix_is_what_is_heard(lips, humming_clip, tone, speech, tmp_path):
+def test_mix_replaces_the_speech_in_a_part(lips, humming_clip, tone, speech, tmp_path):
     lips.run(humming_clip, speech, tmp_path / "out.mp4", start=0.2, end=0.6, box=BOX, mix=tone)
     left = channels_of(tmp_path / "out.mp4", tmp_path, 2)[0]
     assert level(left, 0.22, 0.57, 900) == pytest.approx(0.2, abs=0.01)
@@ -329,8 +329,8 @@ def test_mix_is_what_is_heard(lips, humming_clip, tone, speech, tmp_path):
 
 @pytest.mark.parametrize("whole", ["hum.mkv", "mono.mkv"])
 @pytest.mark.parametrize("as_mix", [True, False])
-def test_its_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, whole, as_mix):
-    """Under the part, which starts at 0.2 s, it begins anew."""
+def test_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, whole, as_mix):
+    """It starts from its beginning with the part, at 0.2 s."""
     run_ffmpeg("-i", humming_clip, "-c:v", "copy", "-c:a", "flac", "-ac", 1, tmp_path / "mono.mkv")
     whole = tmp_path / whole
     options = {"mix": whole} if as_mix else {"end": 0.6}
@@ -349,7 +349,7 @@ def test_its_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, wh
     (0.2, 0.8, 10, (5, 10, True), "the speech ends at 0.60 s; from there to --end the video stays as it was filmed"),
     (0.8, None, 10, (20, 5, False), "of 0.40 s of speech the first 0.20 s are used, then the video ends"),
 ])  # fmt: skip
-def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
+def test_part_ends_at_whichever_end_comes_first(talking_clip, told, start, end, wanted, frames, note):
     source, count, goes_on = parts.cut_out(video.probe(talking_clip), wanted, start, end, told)
     assert (source.start, count, goes_on) == frames
     assert told.notes == ([f"note: {note}"] if note else [])
@@ -365,12 +365,12 @@ def test_what_ends_first(talking_clip, told, start, end, wanted, frames, note):
     (("--start", "0.2", "--static"), "--static shows one frame throughout"),
     (("--start", "9" * 40), ""),
 ])  # fmt: skip
-def test_what_cannot_be_is_said_in_one_line(small_checkpoint, talking_clip, tone, tmp_path, capsys, flags, words):
+def test_impossible_parts_are_refused_in_one_line(small_checkpoint, talking_clip, tone, tmp_path, capsys, flags, words):
     out = tmp_path / "out.mp4"
     command = [f"--checkpoint_path={small_checkpoint}", f"--face={talking_clip}", f"--audio={tone}", f"--outfile={out}"]
     assert inference.main([*command, "--face_detector", "centerface", *flags]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1 and words in said and not out.exists()
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and words in error and not out.exists()
 
 
 def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
@@ -379,7 +379,7 @@ def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
         lips.prepare(tmp_path / "photo.png", tone, start=0)
 
 
-def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
+def test_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone = np.full((50, 240, 320, 3), 60, np.uint8)
     gone[:20] = astronaut[0:240, 60:380]
     write_clip(tmp_path / "gone.mp4", gone)
@@ -395,7 +395,7 @@ def test_a_part_without_a_face(lips, astronaut, tone, tmp_path):
         lips.prepare(tmp_path / "gone.mp4", tone, start=0.6, reference=22)
 
 
-def test_negative_starts_and_live(lips, talking_clip, tone):
+def test_negative_starts_and_live_parts_are_refused(lips, talking_clip, tone):
     with pytest.raises(UserError, match="--start -1 is before the video"):
         lips.prepare(talking_clip, tone, start=-1)
     with pytest.raises(UserError, match="leave start out"):
@@ -411,13 +411,13 @@ def test_moments(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["1:90", "1:90:05", "5 s", ".", "-1"])
-def test_what_is_no_moment(text):
+def test_invalid_moments_are_refused(text):
     with pytest.raises(UserError, match="is not a time; give seconds, MM:SS"):
         parts.moment(text)
 
 
-def test_a_part_may_begin_in_the_last_frame(talking_clip):
-    """Which shows 0.96 to 1 s; the nearest frame to 0.99 s would be the one after it."""
+def test_part_may_begin_in_the_last_frame(talking_clip):
+    """It shows 0.96 to 1 s; the frame nearest to 0.99 s would be the one after it."""
     part, count, goes_on = parts.cut_out(video.probe(talking_clip), 10, 0.99, None)
     assert (part.start, count, goes_on) == (24, 1, False)
     with pytest.raises(UserError, match="--end 3 lies beyond the end of .*, which lasts 1.00 s"):
@@ -426,7 +426,7 @@ def test_a_part_may_begin_in_the_last_frame(talking_clip):
         parts.cut_out(video.probe(talking_clip), 10, 1.01, None)
 
 
-def test_a_preview_may_have_a_later_frame_as_its_reference(lips, talking_clip, tone):
+def test_preview_may_use_a_later_reference_frame(lips, talking_clip, tone):
     run_ffmpeg("-stream_loop", 3, "-i", tone, tone.with_name("long.wav"))
     for options in ({"reference": 22}, {"reference": 22, "start": 0.2}):
         take = lips.prepare(talking_clip, tone.with_name("long.wav"), **options)

@@ -1,4 +1,4 @@
-"""A part of a video is made anew, and all that can be is copied around it, without being decoded."""
+"""A part of a video is redrawn, and as much as possible around it is copied without decoding."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ GROUPS = (*X264, "-g", 8, "-bf", 3, "-x264-params", "scenecut=0:b-adapt=0")  # k
 
 @pytest.fixture
 def film(talking_clip, tmp_path):
-    """``film(name, *options)``: a second of that clip, with a title and a tone, encoded with them."""
+    """``film(name, *options)``: a second of talking_clip, with a title and a tone, encoded as given."""
 
-    def made(name: str, *options: object):
+    def make(name: str, *options: object):
         tone = ("-f", "lavfi", "-i", "sine=300:d=1")
         run_ffmpeg("-i", talking_clip, *tone, *(options or GROUPS), "-metadata", "title=secret", tmp_path / name)
         return tmp_path / name
 
-    return made
+    return make
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def frames_of(path) -> np.ndarray:
 
 
 def packets_of(path, tmp_path) -> list[list[str]]:
-    """Size and digest of each packet of pictures, and when it is shown, in seconds."""
+    """Size, digest and display time in seconds of each video packet."""
     run_ffmpeg("-i", path, "-map", "0:v", "-c", "copy", "-f", "framecrc", tmp_path / "packets.txt")
     lines = (tmp_path / "packets.txt").read_text().splitlines()
     (base,) = (Fraction(line.split()[-1]) for line in lines if line.startswith("#tb"))
@@ -64,11 +64,11 @@ def packets_of(path, tmp_path) -> list[list[str]]:
     ("film.mp4", "out.mp4", ()),
     ("film.mkv", "out.mkv", ()),
     ("film.mov", "out.mp4", (*X264, "-g", 8, "-profile:v", "baseline", "-x264-params", "scenecut=0")),
-    ("film.mp4", "out.mp4", (*GROUPS, "-tag:v", "avc3")),  # which has no description of its pictures apart from them
+    ("film.mp4", "out.mp4", (*GROUPS, "-tag:v", "avc3")),  # parameter sets in the stream alone
     ("film.mp4", "out.mov", (*X264, "-g", 8, "-r", "30000/1001", "-colorspace", "bt709", "-x264-params", "scenecut=0")),
 ])  # fmt: skip
-def test_frames_around_are_copied(lips, film, speech, tmp_path, told, source, result, options):
-    """All but those from a key frame before to one after the part; and those are one video for every player."""
+def test_frames_around_a_part_are_copied(lips, film, speech, tmp_path, told, source, result, options):
+    """All but those from the key frame before the part to the one after it; players see one video."""
     film, out = film(source, *options), tmp_path / result
     rate = float(video.probe(film).fps)
     lips.run(film, speech, out, start=10 / rate, box=BOX)
@@ -85,15 +85,15 @@ def test_frames_around_are_copied(lips, film, speech, tmp_path, told, source, re
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders have no such names there")
-def test_folders_of_any_name(lips, film, speech, tmp_path):
-    """ffmpeg took them for a pattern, or an address: told when all of the work was done."""
+def test_folders_may_have_any_name(lips, film, speech, tmp_path):
+    """ffmpeg took them for a pattern or a URL, and failed when all of the work was done."""
     out = tmp_path / "100% of #3?\n" / "out.mp4"
     lips.run(film("film.mp4"), speech, out, start=0.4, box=BOX)
     assert len(frames_of(out)) == 25
 
 
-def test_a_last_frame_that_lasts_longer_is_no_fault(lips, film, speech, tmp_path):
-    """Of packets there is one, of frames are two: told when all of the work was done."""
+def test_last_frame_may_last_longer(lips, film, speech, tmp_path):
+    """One packet then gives several frames, which failed when all of the work was done."""
     long = (*X264, "-g", 8, "-bf", 0, "-vf", "setpts=PTS", "-fps_mode", "passthrough", "-enc_time_base", "1/25", "-an")
     whole, cut = film("whole.mp4", *long), tmp_path / "film.mp4"
     stretch = "setts=duration=if(eq(N\\,24)\\,3*DURATION\\,DURATION)"
@@ -104,8 +104,8 @@ def test_a_last_frame_that_lasts_longer_is_no_fault(lips, film, speech, tmp_path
     assert len(frames_of(tmp_path / "out.mp4")) == 27
 
 
-def test_what_is_around_is_encoded_nearly_as_it_was(lips, film, speech, tmp_path):
-    """Frames of the part's groups that lie outside of it, in the right place: the picture drifts by 2 pixels each."""
+def test_reencoded_frames_around_a_part_look_alike(lips, film, speech, tmp_path):
+    """Those between its key frames stay in the right place: the picture drifts by 2 pixels a frame."""
     film, out = film("film.mp4"), tmp_path / "out.mp4"
     lips.run(film, speech, out, start=0.4, box=BOX)
     before, after = frames_of(film), frames_of(out)
@@ -114,16 +114,16 @@ def test_what_is_around_is_encoded_nearly_as_it_was(lips, film, speech, tmp_path
         assert np.argmin(difference) == index and difference[index] < 2
 
 
-def test_joining_tells_how_far_it_is(lips, film, speech, tmp_path, monkeypatch):
-    """The sound of all of it is encoded then: 40 s of a film of 15 minutes, without a word."""
-    heard = []
-    monkeypatch.setattr(lips.report, "progress", lambda stage, *done: heard.append((stage, *done)))
+def test_joining_reports_its_progress(lips, film, speech, tmp_path, monkeypatch):
+    """All of the sound is encoded then: for a film of 15 minutes, that took 40 s without a word."""
+    reports = []
+    monkeypatch.setattr(lips.report, "progress", lambda stage, *done: reports.append((stage, *done)))
     lips.run(film("film.mp4"), speech, tmp_path / "out.mp4", start=0.4, box=BOX)
-    joining = [(done, total) for stage, done, total in heard if stage == "Joining"]
-    assert joining[0] == (0, 1) and joining == sorted(joining) and heard[-1][0] == "Joining"
+    joining = [(done, total) for stage, done, total in reports if stage == "Joining"]
+    assert joining[0] == (0, 1) and joining == sorted(joining) and reports[-1][0] == "Joining"
 
 
-def test_who_stops_while_it_is_joined_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
+def test_interrupted_joining_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
     def stop(stage, *_):
         if stage == "Joining":
             raise KeyboardInterrupt
@@ -135,14 +135,14 @@ def test_who_stops_while_it_is_joined_leaves_nothing(lips, film, speech, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "start, end, made", [(0.0, 0.1, range(0, 8)), (0.9, 0.99, range(16, 25)), (0.7, 0.8, range(16, 24))]
+    "start, end, replaced", [(0.0, 0.1, range(0, 8)), (0.9, 0.99, range(16, 25)), (0.7, 0.8, range(16, 24))]
 )
-def test_at_either_end(lips, film, speech, tmp_path, start, end, made):
+def test_parts_at_either_end_are_patched(lips, film, speech, tmp_path, start, end, replaced):
     film, out = film("film.mp4"), tmp_path / "out.mp4"
     lips.run(film, speech, out, start=start, end=end, box=BOX)
     before, after = frames_of(film), frames_of(out)
-    kept = [index for index in range(25) if index not in made]
-    assert len(after) == 25 and (before[kept] == after[kept]).all()
+    copied = [index for index in range(25) if index not in replaced]
+    assert len(after) == 25 and (before[copied] == after[copied]).all()
     assert packets_of(out, tmp_path)[-1][-1] in ("0.96", "0.92")
 
 
@@ -156,7 +156,7 @@ def test_at_either_end(lips, film, speech, tmp_path, start, end, made):
     ("old.mp4", ("-c:v", "mpeg4", "-g", 8)),
     ("broadcast.ts", GROUPS),
 ])  # fmt: skip
-def test_other_videos_are_encoded_anew(film, name, options):
+def test_other_videos_are_encoded_whole(film, name, options):
     info = video.probe(film(name, *options))
     copied = video.copied_around(info, 10, 14)
     if name == "leading frames.mp4":  # the first group has none
@@ -165,8 +165,8 @@ def test_other_videos_are_encoded_anew(film, name, options):
         assert copied is None
 
 
-def test_what_players_turn_or_crop_is_encoded_anew(film, tmp_path):
-    """A part of a phone's video lay on its side: what was made anew is upright already, and was turned once more."""
+def test_turned_or_cropped_videos_are_encoded_whole(film, tmp_path):
+    """A part of a phone's video lay on its side: redrawn frames are upright already, and were turned once more."""
     colours = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709,setsar=1"
     upright = film("film.mp4", *GROUPS, "-vf", colours)
     run_ffmpeg("-display_rotation", 180, "-i", upright, "-c", "copy", tmp_path / "turned.mp4")
@@ -178,11 +178,11 @@ def test_what_players_turn_or_crop_is_encoded_anew(film, tmp_path):
     clap += struct.pack(">I4s", room - 40, b"free").ljust(room - 40, b"\0")
     (tmp_path / "cropped.mp4").write_bytes(content[:begin] + clap + content[begin + room :])
     cropped = video.probe(tmp_path / "cropped.mp4")
-    if (cropped.width, cropped.height) == (280, 200):  # ffmpeg before 7.1 passes it over
+    if (cropped.width, cropped.height) == (280, 200):  # ffmpeg before 7.1 ignores it
         assert video.copied_around(cropped, 10, 14) is None
 
 
-def test_changed_frames_are_encoded_anew(film):
+def test_only_groups_with_changed_frames_are_encoded(film):
     info = video.probe(film("film.mp4"))
     assert video.copied_around(info, 10, 14).replaced == range(8, 16)
     assert video.copied_around(info, 10, None).replaced == range(8, 25)
@@ -194,8 +194,8 @@ def test_changed_frames_are_encoded_anew(film):
         assert video.copied_around(video.probe(info.path, changed), 10, 14) is None
 
 
-def test_a_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
-    """And what was there stays."""
+def test_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
+    """And an older result stays."""
     out = tmp_path / "out.mp4"
     out.write_bytes(b"before")
     monkeypatch.setattr("video.patching.h264.add_sets", lambda *_: 1 / 0)
@@ -207,8 +207,8 @@ def test_a_failure_leaves_nothing(lips, film, speech, tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_is_called_so(lips, film, speech, tmp_path, monkeypatch):
-    """ffmpeg called it an invalid argument, and of many videos the next one was tried."""
+def test_full_disk_is_reported_as_such(lips, film, speech, tmp_path, monkeypatch):
+    """ffmpeg called it an invalid argument, and a batch went on to the next video."""
     film = film("film.mp4")
     monkeypatch.setattr("video.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     monkeypatch.setattr("video.patching.PartWriter._cut", lambda *_: [video.ffmpeg_path(), "-i", "nothing.mp4"])
@@ -222,8 +222,8 @@ def test_a_full_disk_is_called_so(lips, film, speech, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [0, 5, 31])
-def test_numbers_of_sets(talking_clip, tmp_path, number):
-    """As x264 was told to number them."""
+def test_free_number_for_parameter_sets(talking_clip, tmp_path, number):
+    """x264 is told which number to use."""
     run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 1, "-x264-params", f"sps-id={number}", tmp_path / "one.h264")
     units = h264.units_of((tmp_path / "one.h264").read_bytes())
     assert [len(h264.of_kind(units, kind)) for kind in (h264.SEQUENCE, h264.PICTURE, h264.IDR)] == [1, 1, 1]
@@ -231,8 +231,8 @@ def test_numbers_of_sets(talking_clip, tmp_path, number):
     assert h264.profile_of(units) == "high"
 
 
-def test_numbers_given_twice(talking_clip, tmp_path):
-    """After a change of quantisation two sets of pictures have number 0, and one description cannot have both."""
+def test_conflicting_parameter_sets_leave_no_free_number(talking_clip, tmp_path):
+    """After a change of quantisation, two picture sets have number 0, and one header cannot hold both."""
     for name, quantiser in (("a", 20), ("b", 40)):
         options = (*X264, "-frames:v", 1, "-qp", quantiser)
         run_ffmpeg("-i", talking_clip, *options, tmp_path / f"{name}.h264")
@@ -241,8 +241,8 @@ def test_numbers_given_twice(talking_clip, tmp_path):
     assert h264.free_number(units[0] + units[1]) is None
 
 
-def test_sets_are_added_once(talking_clip, tmp_path):
-    """The description has both, the file is as readable as before, and the same again changes nothing."""
+def test_parameter_sets_are_added_once(talking_clip, tmp_path):
+    """The header then has both, the file is as readable as before, and adding them again changes nothing."""
     run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 5, tmp_path / "own.mp4")
     run_ffmpeg("-i", talking_clip, *X264, "-frames:v", 1, "-x264-params", "sps-id=9", tmp_path / "other.h264")
     before = frames_of(tmp_path / "own.mp4")
@@ -256,16 +256,16 @@ def test_sets_are_added_once(talking_clip, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0\x08free", b"\0\0\0\x10moov\0\0\0\x08trak", b"\0" * 40])
-def test_no_file_to_add_sets_to(tmp_path, content):
+def test_parameter_sets_are_added_to_mp4_files_only(tmp_path, content):
     (tmp_path / "no.mp4").write_bytes(content)
     with pytest.raises(ValueError, match="no |not an MP4"):
         h264.add_sets(tmp_path / "no.mp4", ())
     assert (tmp_path / "no.mp4").read_bytes() == content
 
 
-def test_every_set_is_found_by_decoders(film, lips, speech, tmp_path):
-    """What the result's description lacks, strict decoders could not show: ffmpeg says nothing of a missing set."""
+def test_decoders_find_every_parameter_set(film, lips, speech, tmp_path):
+    """Decoders cannot show frames whose set the header lacks: here ffmpeg has nothing to complain of."""
     lips.run(film("film.mp4"), speech, tmp_path / "out.mp4", start=0.4, box=BOX)
     command = [video.ffmpeg_path(), "-v", "warning", "-xerror", "-i", str(tmp_path / "out.mp4"), "-f", "null", "-"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    decoded = subprocess.run(command, capture_output=True, text=True)
+    assert (decoded.returncode, decoded.stderr) == (0, "")
