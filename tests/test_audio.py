@@ -35,8 +35,8 @@ def test_mel_of_speech(shared):
 
 
 @pytest.mark.parametrize("samples", [2, 150, 400, 401, 900, 1001, 32000, 31999])
-def test_the_ends_are_mirrored(samples):
-    """By definition: a magnitude of every frame of the mirrored signal, one at a time."""
+def test_ends_of_the_sound_are_mirrored(samples):
+    """By definition: the magnitudes of each frame of the mirrored signal."""
     import librosa
 
     wav = synthetic()[:samples]
@@ -76,8 +76,8 @@ def test_sound_in_blocks_has_the_mel_of_the_whole(sizes):
     assert (mel == audio.melspectrogram(synthetic())).all()
 
 
-def test_sound_is_read_as_far_as_its_windows_are_wanted(monkeypatch):
-    """Whoever waits for the first frame of an hour need not wait for its spectrogram."""
+def test_sound_is_read_only_as_far_as_windows_need_it(monkeypatch):
+    """The first frame of an hour need not wait for the whole spectrogram."""
     monkeypatch.setattr(audio, "BLOCK_FRAMES", 10)  # 0.125 s
     wav, read = synthetic(), []
 
@@ -96,7 +96,7 @@ def test_sound_is_read_as_far_as_its_windows_are_wanted(monkeypatch):
     assert np.array_equal(windows.silence(), whole.silence())
 
 
-def test_sound_that_is_let_go_of_can_be_read_again():
+def test_closed_spectrogram_can_read_its_sound_again():
     class Sound:
         opened = closed = 0
 
@@ -120,7 +120,7 @@ def test_sound_that_is_let_go_of_can_be_read_again():
     assert (sound.opened, sound.closed) == (2, 2)
 
 
-def test_sound_that_ends_before_it_should_is_followed_by_silence():
+def test_sound_shorter_than_declared_is_followed_by_silence():
     spectrogram = audio.Spectrogram([synthetic()[:16000]], 32000)
     mel = spectrogram.up_to(161)
     assert mel.shape == (80, 161) and (mel[:, 81:] == audio.SILENCE).all()
@@ -148,13 +148,13 @@ def test_last_windows_end_with_the_sound():
 
 
 def test_delayed_windows_are_those_of_earlier_frames():
-    """Lips are a frame early if the network was trained with mels that start a frame earlier, as was the reference."""
+    """Networks trained with mels that start a frame early, as in the reference, move lips a frame early."""
     mel = np.tile(np.arange(800, dtype=np.float32), (80, 1))
     usual, late, early = (audio.MelWindows(mel, 25, 240, delay) for delay in (0.0, 0.04, -0.08))
     for frame in range(1, 230):
         assert (late[frame] == usual[frame - 1]).all() and (early[frame] == usual[frame + 2]).all()
     assert late[0][0, 0] == 0 and len(list(early)) == 240
-    for delay, first in ((1e307, 0), (-1e307, 800 - 16)):  # times 25 fps, more than a float can say
+    for delay, first in ((1e307, 0), (-1e307, 800 - 16)):  # times 25 fps, more than a float holds
         assert audio.MelWindows(mel, 25, 240, delay)[5][0, 0] == first
 
 
@@ -191,8 +191,8 @@ def test_windows_of_sound_in_pieces_are_those_of_the_whole(samples, most, fps, d
     assert np.array_equal(windows, list(whole))
 
 
-def test_a_window_is_there_as_soon_as_its_sound_is():
-    """The sixteenth mel frame of the first window is about sample 3000, and sees 400 to either side."""
+def test_window_is_ready_as_soon_as_its_sound_is():
+    """The last mel frame of the first window is centred on sample 3000, and sees 400 to either side."""
     stream = audio.WindowStream(25)
     stream.push(synthetic()[:3399])
     assert not list(stream.ready())
@@ -200,7 +200,7 @@ def test_a_window_is_there_as_soon_as_its_sound_is():
     assert len(list(stream.ready())) == 1
 
 
-def test_an_hour_of_windows_takes_no_more_room_than_a_second():
+def test_window_stream_takes_bounded_memory():
     stream, second = audio.WindowStream(25), synthetic(16000)
     for _ in range(3600):
         stream.push(second)
@@ -217,8 +217,8 @@ def test_save_wav_scales_the_peak_and_leaves_its_input(tmp_path):
 
 
 @pytest.mark.parametrize("promised", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
-def test_a_wav_that_came_through_a_pipe(tmp_path, promised):
-    """Its writer could not go back to say how long it is: training heard nothing in it."""
+def test_wav_written_to_a_pipe_is_read_whole(tmp_path, promised):
+    """Its header does not say how long it is: training used to hear nothing in it."""
     audio.save_wav(synthetic(), tmp_path / "x.wav")
     content = bytearray((tmp_path / "x.wav").read_bytes())
     size = content.index(b"data") + 4
@@ -229,8 +229,8 @@ def test_a_wav_that_came_through_a_pipe(tmp_path, promised):
     assert len(audio.load_wav(tmp_path / "empty.wav")) == 0
 
 
-def test_a_sound_that_starts_late_is_whole(tmp_path):
-    """It was said to be cut short, by as much."""
+def test_sound_that_starts_late_is_not_cut_short(tmp_path):
+    """It was said to be cut short, by the delay."""
     run_ffmpeg("-itsoffset", 0.5, "-f", "lavfi", "-i", "sine=300:d=2", "-c:a", "aac", tmp_path / "late.mka")
     sound = video.Sound(tmp_path / "late.mka", 16000)
     assert 1.9 < sound.measure() / 16000 < 2.6 and not sound.notes

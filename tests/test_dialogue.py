@@ -1,4 +1,4 @@
-"""Several faces in one video, each with a speech of its own: what is seen, what is heard, and what cannot be."""
+"""Several faces in one video, each with its own speech: the picture, the sound, and what is refused."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hparams import hparams as hp
 from lipsync import LipSync, engine, mixing
 from runtimes import Runtime
 
-HALF = 320  # pixels: the width of either's part of the picture
+HALF = 320  # pixels: the width of each face's half of the picture
 
 
 @pytest.fixture
 def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
-    """``program("--flag", value)`` makes two faces speak, 0.6 and 1.2 s, unless told otherwise."""
+    """``program("--flag", value)`` makes two faces speak, for 0.6 and 1.2 s by default."""
     monkeypatch.chdir(tmp_path)
     face = astronaut[:240, 60:380]
     write_clip(tmp_path / "pair.mp4", np.stack([np.concatenate((face, face[:, ::-1]), axis=1)] * 25))
@@ -55,8 +55,8 @@ def test_each_face_speaks_as_long_as_its_speech(program, tmp_path):
     assert len(left) == 30 and (left[:15] > 5).all() and (left[15:] < 3).all() and (right > 5).all()
 
 
-def test_who_has_spoken_may_shut_up(program, tmp_path, small_checkpoint):
-    """Of a speech that ends in a word, the mouth stayed as it was then."""
+def test_mouth_may_close_after_its_speech(program, tmp_path, small_checkpoint):
+    """After a speech that ends within a word, the mouth stayed as it was then."""
     assert program("--silence", "closed") == (0, "")
     assert (changes(tmp_path) > 5).all()
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
@@ -66,7 +66,7 @@ def test_who_has_spoken_may_shut_up(program, tmp_path, small_checkpoint):
     assert (short.windows[29] == short.windows[28]).all() and (short.windows[29] == -hp.max_abs_value).all()
 
 
-def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
+def test_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
     """The other's mouth is drawn in the same frames, and changes nothing about this one."""
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
@@ -78,8 +78,8 @@ def test_a_face_speaks_as_it_would_alone(program, tmp_path, small_checkpoint):
 
 
 @pytest.mark.parametrize("second", [0.2, 0.8, 9.0])
-def test_a_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint, second):
-    """While both speak, when one has ended, and after the end: the last."""
+def test_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint, second):
+    """While both speak, when one has ended, and after the end, where it is the last frame."""
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
     frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches)))
@@ -87,8 +87,8 @@ def test_a_preview_is_a_frame_of_the_result(program, tmp_path, small_checkpoint,
     assert_alike(shown, frames[min(int(second * 25 + 1e-6), len(frames) - 1)])
 
 
-def test_several_speak_in_a_part(program, tmp_path, small_checkpoint):
-    """--pair knew whole videos only. The part is as long as the longest speech, or ends before."""
+def test_several_faces_speak_in_a_part(program, tmp_path, small_checkpoint):
+    """--pair used to need the whole video. A part lasts as long as the longest speech, if it can."""
     assert program("--start", 0.2, "--end", 0.6) == (0, "")
     left, right = changes(tmp_path).T
     assert len(left) == 25 and all((part[5:15] > 5).all() for part in (left, right))
@@ -100,8 +100,8 @@ def test_several_speak_in_a_part(program, tmp_path, small_checkpoint):
     assert_alike(lips.preview(tmp_path / "pair.mp4", speeches, 0.48, start=0.2), frames[7])
 
 
-def test_the_sum_is_there_as_long_as_the_take(program, tmp_path, small_checkpoint):
-    """It was gone with ``run``, and a take that ``run`` returns could not be written again."""
+def test_mixed_sound_is_kept_as_long_as_the_take(program, tmp_path, small_checkpoint):
+    """It was deleted after ``run``, so that the take that ``run`` returns could not be written again."""
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
     take = lips.run(tmp_path / "pair.mp4", speeches, tmp_path / "out.mp4")
@@ -115,7 +115,7 @@ def test_the_sum_is_there_as_long_as_the_take(program, tmp_path, small_checkpoin
     assert not folder.exists()
 
 
-def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_path, small_checkpoint):
+def test_bad_arguments_are_refused_for_one_face_and_for_several(program, tmp_path, small_checkpoint):
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     for speech in (tmp_path / "short.wav", {0: tmp_path / "short.wav"}):
         for second in (np.nan, np.inf, -1.0, "1"):
@@ -134,8 +134,8 @@ def test_what_cannot_be_a_moment_is_refused_for_several_as_for_one(program, tmp_
             lips.prepare(tmp_path / "pair.mp4", {index: tmp_path / "short.wav"})
 
 
-def test_cuts_are_told_to_who_counts_faces(program, tmp_path, astronaut, small_checkpoint, told):
-    """In a reverse shot the right one is another: Anna's voice moved Ben's lips, and nobody was told."""
+def test_cuts_are_reported_if_faces_are_counted(program, tmp_path, astronaut, small_checkpoint, told):
+    """In a reverse shot the right face is another: Anna's voice moved Ben's lips, without a word."""
     face = astronaut[:240, 60:380]
     first = np.concatenate((face, face[:, ::-1]), axis=1)
     write_clip(tmp_path / "cut.mp4", np.stack([first] * 15 + [first[:, ::-1] // 3] * 15))
@@ -150,7 +150,7 @@ def test_cuts_are_told_to_who_counts_faces(program, tmp_path, astronaut, small_c
 
 
 def changing(astronaut: np.ndarray, path: Path, fades: bool) -> Path:
-    """Two people for three seconds: the right one comes nearer; the left one stays, or ``fades`` in half a second."""
+    """Two people for three seconds: the right one comes nearer, the left one stays or ``fades`` in half a second."""
     face, frames = astronaut[:240, 60:380], []
     for number in range(75):
         frame = np.zeros((300, 2 * HALF, 3), np.uint8)
@@ -162,8 +162,8 @@ def changing(astronaut: np.ndarray, path: Path, fades: bool) -> Path:
     return path
 
 
-def test_a_preview_shows_who_is_followed_in_the_end(astronaut, tmp_path, small_checkpoint, speech):
-    """From the first half second alone it is the other one."""
+def test_preview_follows_the_same_face_as_the_result(astronaut, tmp_path, small_checkpoint, speech):
+    """The first half second alone would choose the other face."""
     film, lips = (
         changing(astronaut, tmp_path / "x.mp4", False),
         LipSync(small_checkpoint, search=FaceSearch("centerface")),
@@ -175,8 +175,8 @@ def test_a_preview_shows_who_is_followed_in_the_end(astronaut, tmp_path, small_c
     assert_alike(lips.preview(film, tmp_path / "long.wav", 0.2), frames[5])
 
 
-def test_who_is_in_a_part_is_chosen_there(astronaut, tmp_path, small_checkpoint, speech):
-    """Whoever was gone by then was followed, or nobody."""
+def test_face_of_a_part_is_chosen_within_the_part(astronaut, tmp_path, small_checkpoint, speech):
+    """A face that was gone by then used to be followed, or none."""
     film, lips = (
         changing(astronaut, tmp_path / "x.mp4", True),
         LipSync(small_checkpoint, search=FaceSearch("centerface")),
@@ -186,13 +186,13 @@ def test_who_is_in_a_part_is_chosen_there(astronaut, tmp_path, small_checkpoint,
         assert all(box and box[0] >= HALF for box in path.boxes)
 
 
-def test_somebody_has_to_speak(tmp_path):
+def test_run_without_speeches_is_refused(tmp_path):
     with pytest.raises(UserError, match="no face is given a speech"):
         LipSync().run(tmp_path / "pair.mp4", {}, tmp_path / "out.mp4")
 
 
-def test_what_is_heard_is_the_sum(tmp_path):
-    """Of samples, before anything is encoded; the second lasts longer than a block, and both are too loud: softer."""
+def test_speeches_are_summed(tmp_path):
+    """Before encoding; the second is longer than a block, and their sum is too loud and made softer."""
     rng = np.random.default_rng(0)
     first, second = (rng.uniform(-0.9, 0.9, count).astype(np.float32) for count in (mixing.RATE, 31 * mixing.RATE))
     for name, wav in (("a.wav", first), ("b.wav", second)):
@@ -206,20 +206,20 @@ def test_what_is_heard_is_the_sum(tmp_path):
     assert rate == mixing.RATE and peak > 1  # or what is encoded would be clipped
     np.testing.assert_allclose(mixed, expected / peak, atol=1e-6)
     mixing.write_sum(sounds, tmp_path / "mix.w64", 30.5)
-    begun, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
-    peak = np.abs(expected[: len(begun)]).max()
-    assert len(begun) == 30.5 * rate
-    np.testing.assert_allclose(begun, expected[: len(begun)] / peak, atol=1e-6)
+    cut, rate = soundfile.read(tmp_path / "mix.w64", dtype="float32")
+    peak = np.abs(expected[: len(cut)]).max()
+    assert len(cut) == 30.5 * rate
+    np.testing.assert_allclose(cut, expected[: len(cut)] / peak, atol=1e-6)
 
 
-def test_another_mix_is_heard_instead(program, tmp_path):
+def test_mix_replaces_the_sum_of_the_speeches(program, tmp_path):
     assert program("--mix", "long.wav") == (0, "")
     heard, long = (video.read_audio(tmp_path / name, 16000) for name in ("out.mp4", "long.wav"))
     count = min(len(heard), len(long))
     assert np.corrcoef(heard[:count], long[:count])[0, 1] > 0.99
 
 
-def test_the_same_frames_are_searched_once(program, monkeypatch):
+def test_frames_are_searched_once_for_all_faces(program, monkeypatch):
     searched = []
     real = FaceSearch.open
     monkeypatch.setattr(FaceSearch, "open", lambda *a: (searched.append(1), real(*a))[1])
@@ -240,13 +240,13 @@ def test_the_same_frames_are_searched_once(program, monkeypatch):
     (("--face_like", "x.png"), ("0=long.wav",), "and so does --face_like"),
     (("--box", 1, 2, 3, 4), ("0=long.wav",), "and so does --box"),
 ])  # fmt: skip
-def test_pairs_that_cannot_be(program, tmp_path, flags, pairs, words):
+def test_impossible_pairs_are_refused(program, tmp_path, flags, pairs, words):
     code, error = program(*flags, pairs=pairs)
     assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_speech_is_not_written_over(program, tmp_path):
+def test_speech_is_not_overwritten(program, tmp_path):
     run_ffmpeg("-i", "long.wav", "-c:a", "aac", "speech.mp4")
     before = (tmp_path / "speech.mp4").read_bytes()
     code, error = program(pairs=("0=speech.mp4",), outfile="speech.mp4")
@@ -263,7 +263,7 @@ def test_networks_are_loaded_once_for_all_faces(program, tmp_path, small_checkpo
     assert len(opened) == len(restorers) == 1
 
 
-def test_a_preview_may_have_a_later_frame_as_its_reference(program, tmp_path, small_checkpoint):
+def test_preview_may_use_a_later_reference_frame(program, tmp_path, small_checkpoint):
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"))
     speeches = {0: tmp_path / "short.wav", 1: tmp_path / "long.wav"}
     frames = list(lips.stream(lips.prepare(tmp_path / "pair.mp4", speeches, reference=22)))

@@ -1,4 +1,4 @@
-"""Still pictures of every kind: what is seen in them, and what is said of those that cannot be used."""
+"""Still pictures of every kind: how they are read, and what is said of those that cannot be used."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def exif(orientation: int) -> pillow.Exif:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.tif", "sixteen bits.png", "palette.png"])
-def test_what_is_transparent_is_white(tmp_path, name):
-    """Its hidden colour was shown: of a portrait cut out of its background, that background."""
+def test_transparent_parts_become_white(tmp_path, name):
+    """Hidden colours used to show: behind a portrait that was cut out, its background."""
     picture = quadrants((255, 0, 255, 0))
     if name == "sixteen bits.png":
         cv2.imwrite(str(tmp_path / name), picture.astype(np.uint16) * 257)
@@ -56,7 +56,7 @@ def test_what_is_transparent_is_white(tmp_path, name):
     assert seen.shape == (40, 60, 3) and np.abs(seen.astype(int) - expected).max() <= 1
 
 
-def test_half_transparent_is_half_white(tmp_path):
+def test_half_transparent_parts_become_half_white(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), quadrants((51, 102, 153, 204)))
     seen = pictures.read(tmp_path / "a.png").astype(float)
     assert np.abs(seen[30, 50] - (90 * 0.8 + 255 * 0.2)).max() <= 0.5
@@ -76,8 +76,8 @@ def test_transparency_turns_with_its_picture(tmp_path, orientation):
 
 @pytest.mark.parametrize("orientation, corner", [(1, 0), (3, 2), (6, 1), (8, 3)])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif"])
-def test_pictures_stand_as_they_say(tmp_path, name, orientation, corner):
-    """``corner``: where the red of the upper left has gone, counted clockwise."""
+def test_exif_orientation_is_applied(tmp_path, name, orientation, corner):
+    """``corner``: where the red of the upper left ends up, counted clockwise."""
     try:
         to_pillow(quadrants()).convert("RGB").save(tmp_path / name, exif=exif(orientation))
     except (KeyError, ValueError, OSError) as error:
@@ -90,8 +90,8 @@ def test_pictures_stand_as_they_say(tmp_path, name, orientation, corner):
     assert corners[corner][2] > 150 and corners[corner][:2].max() < 60
 
 
-def test_a_photo_is_cut_out_before_it_is_shrunk(tmp_path):
-    """48 megapixels took 5.6 GB, and made a video that no phone plays."""
+def test_large_photo_is_cropped_before_it_is_shrunk(tmp_path):
+    """48 megapixels took 5.6 GB, and gave a video that no phone plays."""
     picture = np.zeros((4000, 6000, 3), np.uint8)
     picture[:, 3000:] = 200
     cv2.imwrite(str(tmp_path / "large.png"), picture)
@@ -118,7 +118,7 @@ def heic_start() -> bytes:
 
 @pytest.mark.parametrize("name", ["a.heic", "a.jpg"])
 def test_heic_needs_a_reader_or_another_format(tmp_path, monkeypatch, name):
-    """ffmpeg 9 took one tile of it for a video of one frame a second, and ffmpeg 5 had no word for it."""
+    """ffmpeg 9 took one tile of it for a video of one frame a second, and ffmpeg 5 could not name it."""
     (tmp_path / name).write_bytes(heic_start())
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_heic_needs_a_reader_or_another_format(tmp_path, monkeypatch, name):
         video.probe(tmp_path / name)
 
 
-def test_heic_itself(tmp_path):
+def test_heic_is_read(tmp_path):
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(to_pillow(quadrants()).convert("RGB").resize((1200, 800))).save(tmp_path / "a.jpg")
     info = video.probe(tmp_path / "a.jpg")
@@ -149,7 +149,7 @@ def test_heic_itself(tmp_path):
     assert (info.width, info.height) == (1200, 800) and frame[50, 50, 2] > 150 and frame[50, 50, :2].max() < 60
 
 
-def test_many_pictures_in_one_file(tmp_path):
+def test_several_pictures_in_one_file_are_refused(tmp_path):
     pages = [to_pillow(quadrants()).convert("RGB")] * 3
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(ValueError, match="holds 3 pictures; save the one you want"):
@@ -160,8 +160,8 @@ def test_many_pictures_in_one_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
-def test_pictures_that_move_are_videos(tmp_path, name):
-    """Older OpenCV takes the first for all; older ffmpeg cannot read a WebP that moves."""
+def test_animated_pictures_are_videos(tmp_path, name):
+    """Older OpenCV sees only the first frame; older ffmpeg cannot read an animated WebP."""
     moving = [to_pillow(quadrants()).convert("RGB").rotate(90 * i) for i in range(3)]
     moving[0].save(tmp_path / name, save_all=True, append_images=moving[1:], duration=100)
     assert not pictures.is_picture(tmp_path / name)
@@ -174,12 +174,12 @@ def test_pictures_that_move_are_videos(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "progressive.jpg", "a.png"])
-def test_pictures_cut_short(tmp_path, name):
-    """Decoders make up the rest of them in grey."""
+def test_pictures_cut_short_are_refused(tmp_path, name):
+    """Decoders fill in the rest with grey."""
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     preview = cv2.imencode(".jpg", noise[:8, :8])[1].tobytes()
     content = cv2.imencode(name[-4:], noise, [cv2.IMWRITE_JPEG_PROGRESSIVE, int("prog" in name)])[1].tobytes()
-    if "jpg" in name:  # a preview in the head, which has an end of its own; markers may begin with more bytes than one
+    if "jpg" in name:  # a preview in the header, with an end marker of its own; markers may have fill bytes
         content = content[:2] + b"\xff\xff\xff\xe1" + (len(preview) + 2).to_bytes(2, "big") + preview + content[2:]
     (tmp_path / name).write_bytes(content + b"trailing bytes, as cameras leave them")
     assert pictures.read(tmp_path / name).shape == (80, 80, 3)
@@ -202,15 +202,15 @@ def test_names_that_opencv_cannot_open_on_windows(tmp_path, monkeypatch, talking
     assert opened == [str(tmp_path / "plain.png")]
 
 
-def test_a_camera_s_stream_of_jpegs_is_no_photo(tmp_path):
-    pictures_of = [np.full((32, 48, 3), level, np.uint8) for level in (0, 90, 180)]
-    (tmp_path / "a.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in pictures_of))
+def test_mjpeg_stream_is_a_video(tmp_path):
+    frames = [np.full((32, 48, 3), level, np.uint8) for level in (0, 90, 180)]
+    (tmp_path / "a.mjpeg").write_bytes(b"".join(cv2.imencode(".jpg", one)[1].tobytes() for one in frames))
     info = video.probe(tmp_path / "a.mjpeg")
     assert not info.is_image and len(list(video.read_frames(info))) == 3
 
 
-def test_a_box_counts_in_the_photo_as_it_is(tmp_path):
-    """Of a photo that is shrunk to what players can show, it marks the same part."""
+def test_boxes_and_pads_count_in_the_full_size_photo(tmp_path):
+    """When a photo is shrunk for players, they still mark the same part."""
     cv2.imwrite(str(tmp_path / "large.png"), np.zeros((4500, 4500), np.uint8))
     info = video.probe(tmp_path / "large.png")
     box = np.array(fixed_box((1500, 3000, 900, 4500), info))
@@ -222,7 +222,7 @@ def test_a_box_counts_in_the_photo_as_it_is(tmp_path):
         fixed_box((0, 10, 0, 4501), info)
 
 
-def test_frames_that_no_codec_takes_fail_before_the_search(tmp_path, speech):
+def test_frames_too_large_for_h264_fail_before_the_search(tmp_path, speech):
     run_ffmpeg("-f", "lavfi", "-i", "color=s=17000x32:r=25:d=0.2", "-c:v", "png", tmp_path / "wide.mkv")
     info = video.probe(tmp_path / "wide.mkv")
     with pytest.raises(ValueError, match="17000x32, but H.264 allows at most 16384 pixels; use --resize_factor 2"):
