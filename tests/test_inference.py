@@ -1,4 +1,4 @@
-"""inference.py as a user runs it: flags, files with any name, and everything that can be wrong with them."""
+"""inference.py as users run it: flags, files of any name, and all that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def leftovers(folder):
 # What should work
 
 
-def test_a_video_is_redrawn_where_the_face_is_for_as_long_as_the_speech(sync, tmp_path, talking_clip):
+def test_face_is_redrawn_for_as_long_as_the_speech(sync, tmp_path, talking_clip):
     assert sync() == (0, "")
-    made = video.probe(tmp_path / "out.mp4")
+    written = video.probe(tmp_path / "out.mp4")
     source = list(video.repeat_frames(video.probe(talking_clip), 30))
-    frames = list(video.read_frames(made))
-    assert (made.width, made.height, made.fps, len(frames)) == (320, 240, 25, 30)
-    assert abs(len(video.read_audio(made.path, 16000)) / 16000 - 1.2) <= 0.04
+    frames = list(video.read_frames(written))
+    assert (written.width, written.height, written.fps, len(frames)) == (320, 240, 25, 30)
+    assert abs(len(video.read_audio(written.path, 16000)) / 16000 - 1.2) <= 0.04
     difference = np.mean([np.abs(a.astype(int) - b).mean(axis=2) for a, b in zip(frames, source)], axis=0)
     assert difference[60:130, 40:130].mean() > 10  # where the face is
     assert difference[:, 250:].mean() < 3  # where it is not
@@ -68,13 +68,13 @@ def test_a_video_is_redrawn_where_the_face_is_for_as_long_as_the_speech(sync, tm
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "v1.2 x/my.face.JPEG", "face"])
-def test_a_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, astronaut, name):
+def test_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, astronaut, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(cv2.imencode(".png", astronaut)[1].tobytes())
     assert sync("--fps", 30, face=path) == (0, "")
-    made = video.probe(tmp_path / "out.mp4")
-    assert (made.fps, made.width) == (30, 512) and sum(1 for _ in video.read_frames(made)) == 36
+    written = video.probe(tmp_path / "out.mp4")
+    assert (written.fps, written.width) == (30, 512) and sum(1 for _ in video.read_frames(written)) == 36
 
 
 @pytest.mark.parametrize("name", [
@@ -104,14 +104,14 @@ def test_static_means_what_it_says(sync, tmp_path, value, expected):
     ("1/5", (), 25), ("10", (), 25), ("5", ("--fps", 6), 6), ("25", ("--fps", 30), 30), ("15", (), 15),
 ])  # fmt: skip
 def test_rate_of_the_result(sync, tmp_path, astronaut, rate, flags, expected):
-    """Slides gave one mouth per slide, and a still picture for five seconds."""
+    """Slides used to get one mouth per slide, a still picture for five seconds."""
     write_clip(tmp_path / "slides.mp4", np.stack([astronaut[0:240, 60:380]] * 3), rate)
     assert sync(*flags, face=tmp_path / "slides.mp4") == (0, "")
-    made = video.probe(tmp_path / "out.mp4")
-    assert made.fps == expected and sum(1 for _ in video.read_frames(made)) == round(1.2 * expected)
+    written = video.probe(tmp_path / "out.mp4")
+    assert written.fps == expected and sum(1 for _ in video.read_frames(written)) == round(1.2 * expected)
 
 
-def test_boxes_are_remembered_by_rate(sync, tmp_path, monkeypatch):
+def test_boxes_are_cached_by_rate(sync, tmp_path, monkeypatch):
     searched = []
     real = FaceSearch.open
     monkeypatch.setattr(FaceSearch, "open", lambda *a: (searched.append(1), real(*a))[1])
@@ -121,8 +121,8 @@ def test_boxes_are_remembered_by_rate(sync, tmp_path, monkeypatch):
 
 def test_geometry_flags(sync, tmp_path):
     assert sync("--resize_factor", 2, "--rotate", "--crop", 10, 150, 0, 100, "--box", 10, 90, 10, 90)[0] == 0
-    made = video.probe(tmp_path / "out.mp4")
-    assert (made.width, made.height) == (100, 140)
+    written = video.probe(tmp_path / "out.mp4")
+    assert (written.width, written.height) == (100, 140)
 
 
 def test_audio_of_a_video(sync, tmp_path, talking_clip, speech):
@@ -150,8 +150,8 @@ def test_speech_longer_than_the_video(sync, tmp_path, talking_clip, loop):
         assert np.abs(frames[i][:, 250:].astype(int) - expected[:, 250:]).mean() < 3
 
 
-def test_what_is_left_of_the_video_is_told(sync, tmp_path, talking_clip):
-    """Whoever dubs two seconds of five wants the five, and did not know how."""
+def test_unused_end_of_the_video_is_reported(sync, tmp_path, talking_clip):
+    """Users who dubbed two seconds of five wanted all five, and did not know how."""
     run_ffmpeg("-stream_loop", 3, "-i", talking_clip, "-c", "copy", tmp_path / "long.mp4")  # 4 s
     assert sync(face=tmp_path / "long.mp4") == (0, "")
     assert "long.mp4 goes on after the speech" in sync.out and "--start 0 keeps the rest" in sync.out
@@ -164,13 +164,13 @@ def test_frames_without_a_face_pass_through(sync, tmp_path, astronaut):
     write_clip(tmp_path / "gone.mp4", frames)
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=1.6:s=16000", tmp_path / "s.wav")
     assert sync(face=tmp_path / "gone.mp4", audio=tmp_path / "s.wav") == (0, "")
-    made = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
-    assert len(made) == 40 and np.abs(made[30].astype(int) - 60).mean() < 2
+    frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
+    assert len(frames) == 40 and np.abs(frames[30].astype(int) - 60).mean() < 2
     code, words = sync("--on_missing_face", "error", face=tmp_path / "gone.mp4", audio=tmp_path / "s.wav")
     assert code == 2 and "20-39" in words
 
 
-def test_boxes_are_remembered(sync, private_cache, monkeypatch, tmp_path):
+def test_boxes_are_cached(sync, private_cache, monkeypatch, tmp_path):
     assert sync()[0] == 0
     first = (tmp_path / "out.mp4").read_bytes()
     monkeypatch.setattr(FaceSearch, "open", lambda *_: pytest.fail("searched again"))
@@ -187,29 +187,29 @@ def test_longer_speech_continues_the_search(sync, tmp_path, speech, monkeypatch)
     monkeypatch.setattr(video, "read_frames", lambda *a, **k: (searched.append(a[1:3]), real(*a, **k))[1])
     sync(audio=tmp_path / "short.wav")
     sync()
-    assert (0,) in searched and (11,) in searched  # half a second at a time, the last frame of which is looked at again
+    assert (0,) in searched and (11,) in searched  # half a second at a time; its last frame is read again
 
 
-def test_an_unwritable_cache_costs_only_time(sync, tmp_path, monkeypatch):
+def test_unwritable_cache_costs_only_time(sync, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path / "file/no/folder"))
     assert sync() == (0, "") and sync.out.count("warning: the face boxes could not be cached") == 1
 
 
-def test_lip_sync_is_a_stream(filled):
-    """Frames come out before all have gone in, in order, and the last batch may be short."""
-    given = []
+def test_mouths_are_redrawn_as_a_stream(filled):
+    """Frames come out in order, before all have gone in, and the last batch may be short."""
+    taken = []
 
     def frames():
         for i in range(7):
-            given.append(i)
+            taken.append(i)
             yield np.full((120, 120, 3), 10 * i, np.uint8)
 
     boxes = [(10, 10, 100, 110)] * 3 + [None] + [(10, 10, 100, 110)] * 3
     mels = [np.zeros((80, 16), np.float32)] * 7
     finished = redraw_mouths(frames(), boxes, mels, filled(models.Wav2Lip, 0.125), batch_size=3)
     first = next(finished)
-    assert given == [0, 1, 2] and (first[:10] == 0).all() and (first[10:110, 10:100] != 0).any()
+    assert taken == [0, 1, 2] and (first[:10] == 0).all() and (first[10:110, 10:100] != 0).any()
     rest = list(finished)
     assert [f[0, 0, 0] for f in rest] == [10, 20, 30, 40, 50, 60] and (rest[2] == 30).all()
 
@@ -221,7 +221,7 @@ def test_only_running_out_of_memory_halves_the_batch():
             self.weight, self.kind, self.sizes = torch.nn.Parameter(torch.zeros(1)), kind, []
 
         def forward(self, mels, faces):
-            assert not self.sizes or self.failed() is None  # what filled the memory is gone
+            assert not self.sizes or self.failed() is None  # what filled the memory is freed
             activations = faces.clone()
             self.failed = weakref.ref(activations)
             self.sizes.append(len(mels))
@@ -239,15 +239,15 @@ def test_only_running_out_of_memory_halves_the_batch():
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 15, 16, 31, 64])
 def test_no_core_is_idle(monkeypatch, threads):
-    """Of 12 cores 4 were, of 15 and of 31 seven; and no more threads wait than one call has."""
+    """4 of 12 cores used to be, and 7 of 15 and of 31. Nor do a whole call's threads have to wait."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(torch.device("cpu")) <= devices.MAX_WORKERS
     assert threads <= calls * share < threads + share
 
 
-def test_only_those_who_compute_take_a_share_of_the_threads():
-    """Whoever began a stream was left with one thread if another closed it, as servers do, and all threads to come."""
+def test_only_workers_are_limited_to_a_share_of_the_threads():
+    """If another thread closed a stream, as in servers, its opener and all new threads were left with one each."""
     before = torch.get_num_threads()
     torch.set_num_threads(4)
 
@@ -256,7 +256,7 @@ def test_only_those_who_compute_take_a_share_of_the_threads():
             return thread.submit(torch.get_num_threads).result()
 
     def here_and_in_a_new_thread(*_):
-        with devices._lock:  # which may begin while another takes its share, and have as many
+        with devices._lock:  # else a new thread may begin with the share that a worker sets
             return torch.get_num_threads(), fresh()
 
     seen = in_parallel(here_and_in_a_new_thread, range(8), 4, devices.limit_threads)
@@ -265,13 +265,13 @@ def test_only_those_who_compute_take_a_share_of_the_threads():
     torch.set_num_threads(before)
 
 
-def test_what_fails_leaves_no_folder(sync, tmp_path):
+def test_failure_leaves_no_new_folder(sync, tmp_path):
     assert sync(audio=tmp_path / "missing.wav", outfile="new/folder/out.mp4")[0] == 2
     assert not (tmp_path / "new").exists()
     assert sync(outfile="new/folder/out.mp4") == (0, "") and (tmp_path / "new/folder/out.mp4").exists()
 
 
-def test_the_mark_can_be_left_out(sync, tmp_path):
+def test_mark_can_be_left_out(sync, tmp_path):
     for flags, is_marked in ((), True), (("--no_mark",), False):
         assert sync(*flags, outfile="out.mp4") == (0, "")
         assert (b"lips in this video are synthetic" in (tmp_path / "out.mp4").read_bytes()) == is_marked
@@ -281,7 +281,7 @@ def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, talkin
     runs = {"a.mp4": (), "b.mp4": ("--nosmooth",)}
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
     alone = {name: (tmp_path / name).read_bytes() for name in runs}
-    assert alone["a.mp4"] != alone["b.mp4"]  # boxes as they were seen are not those that are smoothed
+    assert alone["a.mp4"] != alone["b.mp4"]  # boxes differ without smoothing
     command = [sys.executable, ROOT / "inference.py", "--checkpoint_path", small_checkpoint, "--face", talking_clip]
     command += ["--audio", speech, "--face_detector", "centerface"]
     both = [subprocess.Popen([*command, "--outfile", name, *runs[name]], cwd=tmp_path) for name in runs]
@@ -309,7 +309,7 @@ def damage(kind: str, folder, clip):
 
 @pytest.fixture
 def fails(sync, tmp_path):
-    """Run with an old result in place; return stderr after checking everything that every failure must keep."""
+    """Run with an old result in place, check what holds for every failure, and return stderr."""
 
     def run(*flags, expected=2, **files):
         (tmp_path / "out.mp4").write_bytes(b"the old result")
@@ -326,7 +326,7 @@ def test_addresses_are_not_files(fails, role):
     assert "https://example.com/a.mp4 is an address; download it first" in fails(**{role: "https://example.com/a.mp4"})
 
 
-def test_names_too_long(sync):
+def test_names_that_are_too_long_are_refused(sync):
     for names in ({"outfile": f"{'x' * 252}.mp4"}, {"outfile": f"{'x' * 256}/o.mp4"}, {"face": f"{'é' * 128}.mp4"}):
         code, words = sync(**names)
         assert code == 2 and "more than 255 bytes; give a shorter one" in words and words.count("\n") == 1
@@ -370,7 +370,7 @@ def test_malicious_checkpoint(fails, tmp_path):
     (("--identity", "x.onnx"), "--identity is for --face_like"),
     (("--mix", "short.wav"), "--mix short.wav lasts 0.5 s, the speech 1.2 s: the rest of it is silent"),
 ])  # fmt: skip
-def test_flags_that_do_nothing_are_told(sync, tmp_path, speech, flags, words):
+def test_flags_that_do_nothing_are_reported(sync, tmp_path, speech, flags, words):
     run_ffmpeg("-i", speech, "-t", 0.5, tmp_path / "short.wav")
     assert sync("--box", 10, 60, 200, 260, *flags) == (0, "") and words in sync.out
 
@@ -429,7 +429,7 @@ def test_full_disk(sync, tmp_path, small_checkpoint, talking_clip, silence):
         (disk / "out.mp4").write_bytes(b"the old result")
         code, words = sync(outfile=disk / "out.mp4")
         assert code == 1 and "No space left" in words and words.count("\n") == 1
-        with pytest.raises(OSError, match="No space left") as problem:  # by which a batch knows that it had better stop
+        with pytest.raises(OSError, match="No space left") as problem:  # at which a batch stops
             LipSync(small_checkpoint).run(talking_clip, silence, disk / "out.mp4", box=(20, 120, 20, 120))
         assert is_disk_error(problem.value)
         assert [p.name for p in disk.iterdir()] == ["out.mp4"] and (disk / "out.mp4").read_bytes() == b"the old result"
@@ -455,15 +455,17 @@ def test_bundled_footage_with_every_speech_format(sync, shared, tmp_path, small_
         flags = ("--resize_factor", 2) if "1080" in clip.name else ()
         code, words = sync(*flags, face=clip, audio=sound)
         assert (code, words) == (0, ""), clip.name
-        source, made = video.probe(clip), video.probe(tmp_path / "out.mp4")
+        source, written = video.probe(clip), video.probe(tmp_path / "out.mp4")
         seconds = len(video.read_audio(sound, 16000)) / 16000
-        frames = sum(1 for _ in video.read_frames(made))
-        assert made.fps == source.fps and abs(frames - seconds * made.fps) < 1
-        assert frames == audio.frame_count(video.Sound(sound, 16000).measure(), float(made.fps))
-        assert abs(len(video.read_audio(made.path, 16000)) / 16000 - seconds) <= 1 / made.fps
+        frames = sum(1 for _ in video.read_frames(written))
+        assert written.fps == source.fps and abs(frames - seconds * written.fps) < 1
+        assert frames == audio.frame_count(video.Sound(sound, 16000).measure(), float(written.fps))
+        assert abs(len(video.read_audio(written.path, 16000)) / 16000 - seconds) <= 1 / written.fps
 
 
-def test_silence_and_the_choice_of_a_track_are_said(small_checkpoint, talking_clip, silence, speech, told, tmp_path):
+def test_silence_and_the_choice_of_a_track_are_reported(
+    small_checkpoint, talking_clip, silence, speech, told, tmp_path
+):
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
     lips.prepare(talking_clip, silence)
     assert any("is silent from" in note for note in told.notes)
@@ -492,7 +494,7 @@ def photo(tmp_path, astronaut):
 BOX = ("--box", 60, 200, 100, 210)
 
 
-def test_the_network_that_comes_along_is_named_and_so_is_the_official_one(photo, tmp_path, speech, capsys):
+def test_bundled_network_is_credited_and_the_official_one_named(photo, tmp_path, speech, capsys):
     command = [f"--face={photo}", f"--audio={speech}", f"--outfile={tmp_path / 'out.mp4'}"]
     assert inference.main([*command, *map(str, BOX)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("network:")]
@@ -500,7 +502,7 @@ def test_the_network_that_comes_along_is_named_and_so_is_the_official_one(photo,
 
 
 def test_lip_delay_moves_the_mouths(sync, photo, tmp_path):
-    """Of a still face, each frame is what the one before would be without it."""
+    """On a still face, 80 ms give the same frames two frames later."""
     assert sync(*BOX, "--crf", 0, face=photo) == (0, "")
     usual = frames_of(tmp_path / "out.mp4")
     assert sync(*BOX, "--crf", 0, "--lip_delay", 80, face=photo) == (0, "")
@@ -509,8 +511,8 @@ def test_lip_delay_moves_the_mouths(sync, photo, tmp_path):
     assert np.abs(late[:20] - usual[:20]).max() > 2
 
 
-def test_a_network_trained_with_early_sound_has_its_lips_set_right(small_checkpoint, tmp_path):
-    """A frame, 40 ms, unless the user says otherwise; official ones do not tell, and are left as they are."""
+def test_lips_are_delayed_if_the_network_was_trained_with_a_mel_lead(small_checkpoint, tmp_path):
+    """By a frame, 40 ms, unless the user says otherwise; official ones declare no lead, and get no delay."""
     content = torch.load(small_checkpoint, weights_only=True)
     for saved, delay in (({"mel_lead": 1}, 40), ({"mel_lead": 0}, 0), ({}, 0), ({"hparams": {"mel_lead": 1}}, 40)):
         torch.save(content | saved, tmp_path / "own.pth")
@@ -520,11 +522,11 @@ def test_a_network_trained_with_early_sound_has_its_lips_set_right(small_checkpo
 
 
 @pytest.mark.parametrize(
-    "said, degrees",
+    "flags, degrees",
     [((), 0), (("--rotate",), 90), (("--rotate", "180"), 180), (("--rotate=270",), 270), (("--rotate", "no"), 0)],
 )
-def test_frames_are_turned_as_the_reference_does_or_farther(said, degrees):
-    args = inference.get_parser().parse_args(["--face", "x.mp4", "--audio", "x.wav", *said, "--nosmooth"])
+def test_rotate_takes_degrees_or_no_value_as_in_the_reference(flags, degrees):
+    args = inference.get_parser().parse_args(["--face", "x.mp4", "--audio", "x.wav", *flags, "--nosmooth"])
     assert args.rotate == degrees and args.nosmooth
     assert Options(rotate=True).rotate == 90 and Options(rotate=False).rotate == 0
     with pytest.raises(UserError, match="--rotate 45 is not a turn"):
@@ -546,13 +548,11 @@ def drawn(monkeypatch):
 
 @pytest.mark.parametrize("flags, sizes, dtype", [
     (("--wav2lip_batch_size", 1), {1}, None),
-    (("--wav2lip_batch_size", 7), {4, 7, 5}, None),  # nobody waits for more than four, and 30 frames end with 5
+    (("--wav2lip_batch_size", 7), {4, 7, 5}, None),  # the first batch is small, and 30 frames end with 5
     (("--precision", "fp32"), {4, mouths.CPU_BATCH, 10}, torch.float32),
     pytest.param(("--precision", "bf16"), {4, mouths.CPU_BATCH, 10}, torch.bfloat16, marks=needs_bf16),
 ])  # fmt: skip
-def test_batches_and_precision_are_as_asked_and_change_next_to_nothing(
-    sync, photo, tmp_path, drawn, flags, sizes, dtype
-):
+def test_batch_size_and_precision_barely_change_the_result(sync, photo, tmp_path, drawn, flags, sizes, dtype):
     common = (*BOX, "--crf", 0, "--reference", "same")
     assert sync(*common, face=photo) == (0, "")
     usual, before = frames_of(tmp_path / "out.mp4"), drawn.copy()
@@ -563,15 +563,15 @@ def test_batches_and_precision_are_as_asked_and_change_next_to_nothing(
     assert difference.mean() < 0.1 and np.percentile(difference, 99.9) <= 4
 
 
-def test_the_encoder_is_told(sync, photo, tmp_path):
-    """x264 writes its settings into what it makes; subme is 1 in superfast and 8 in slow."""
+def test_preset_and_crf_reach_the_encoder(sync, photo, tmp_path):
+    """x264 writes its settings into its output; subme is 1 in superfast and 8 in slow."""
     for flags, written in (((), b"subme=1 "), (("--preset", "slow"), b"subme=8 "), (("--crf", 31), b"crf=31.0")):
         assert sync(*BOX, *flags, face=photo) == (0, "")
         assert written in (tmp_path / "out.mp4").read_bytes()
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_chosen_one_of_two_faces_speaks(sync, tmp_path, astronaut, speech, index):
+def test_face_index_chooses_which_face_speaks(sync, tmp_path, astronaut, speech, index):
     face = astronaut[:240, 60:380]
     pair = np.concatenate((face, face[:, ::-1]), axis=1)
     write_clip(tmp_path / "pair.mp4", np.stack([pair] * 25))

@@ -1,4 +1,4 @@
-"""Many at once: pairs, tables, what is made already, what fails, and several processes."""
+"""Batches: pairs, tables, results that are made already, failures, and several processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def room(tmp_path, monkeypatch, clip, speech):
-    """A folder to be in, with a.mp4, b.mp4, c.mp4, bad.mp4, voice.wav."""
+    """The current folder, with a.mp4, b.mp4, c.mp4, bad.mp4 and voice.wav."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         shutil.copy(clip, tmp_path / name)
@@ -52,9 +52,9 @@ def room(tmp_path, monkeypatch, clip, speech):
 
 @pytest.fixture
 def program(room, small_checkpoint, monkeypatch, capsys):
-    """``program("--flag", …)`` runs inference.py, whose ``LipSync.run`` only copies and notes what it was asked for.
+    """``program("--flag", …)`` runs inference.py, whose ``LipSync.run`` only copies the face and records its arguments.
 
-    Gives the exit code, stdout, stderr, and the calls of this run.
+    Returns the exit code, stdout, stderr, and the calls of this run.
     """
     calls: list[SimpleNamespace] = []
 
@@ -69,13 +69,13 @@ def program(room, small_checkpoint, monkeypatch, capsys):
     monkeypatch.setattr(LipSync, "load", lambda self, searching: self.generator)
     monkeypatch.setattr(faces, "sfd_is_available", lambda report: False)
 
-    def play(*flags):
+    def run_program(*flags):
         capsys.readouterr()
         calls.clear()
         code = inference.main([f"--checkpoint_path={small_checkpoint}", *map(str, flags)])
         return SimpleNamespace(code=code, calls=list(calls), **capsys.readouterr()._asdict())
 
-    return play
+    return run_program
 
 
 class FakeTake:
@@ -93,7 +93,7 @@ def trios(done):
 
 
 def refused(done) -> str:
-    """The one line of a command that was refused before any work."""
+    """Return the one line with which a command was refused before any work."""
     assert done.code == 2 and not done.calls and done.err.startswith("error: ") and done.err.count("\n") == 1
     return done.err
 
@@ -102,15 +102,15 @@ def refused(done) -> str:
 # Files and folders
 
 
-def test_one_face_and_one_speech_are_as_they_were(program, room):
+def test_one_face_and_one_speech_are_no_batch(program, room):
     done = program("--face", "a.mp4", "--audio", "voice.wav", "--outfile", "out.mp4")
     assert trios(done) == [("a.mp4", "voice.wav", "out.mp4")] and done.out == "out.mp4: 30 frames, 1.20 s\n"
     assert sorted(path.name for path in room.glob("*out*")) == ["out.mp4"]  # and no note beside it
 
 
-def test_patterns_that_the_shell_of_windows_leaves_are_files(room, monkeypatch):
+def test_patterns_are_expanded_on_windows(room, monkeypatch):
     given = [Path("[ab].mp4"), Path("no*.mp4"), Path("c.mp4"), Path(f"{300 * 'x'}*")]
-    assert files.expanded(given) == given  # another shell has done it, and left what is not there
+    assert files.expanded(given) == given  # other shells have expanded those that match
     monkeypatch.setattr(files.sys, "platform", "win32")
     assert files.expanded(given) == [Path("a.mp4"), Path("b.mp4"), *given[1:]]
 
@@ -149,14 +149,14 @@ def test_folders_are_paired_by_name(program, room):
     ]
 
 
-def test_results_of_one_name_are_numbered(program, room):
+def test_results_of_the_same_name_are_numbered(program, room):
     (room / "other").mkdir()
     shutil.copy("a.mp4", "other/A.mp4")
     done = program("--face", "a.mp4", "other/A.mp4", "--audio", "voice.wav")
     assert [name for *_, name in trios(done)] == ["results/a_voice.mp4", "results/A_voice_2.mp4"]
 
 
-def test_names_that_are_too_long_together_are_cut(program, room):
+def test_names_that_are_too_long_together_are_shortened(program, room):
     face, sound = (f"{letter * 120}" for letter in "éx")
     shutil.copy("a.mp4", f"{face}.mp4")
     shutil.copy("voice.wav", f"{sound}.wav")
@@ -178,7 +178,7 @@ def test_names_that_are_too_long_together_are_cut(program, room):
     (["--jobs", "none.csv"], "none.csv does not exist"),
     (["--jobs", "empty"], "is not a file"),
 ])  # fmt: skip
-def test_what_cannot_be_paired(program, room, flags, words):
+def test_impossible_pairs_are_refused(program, room, flags, words):
     (room / "empty").mkdir()
     (room / "other").mkdir()
     shutil.copy("voice.wav", "other/z.wav")
@@ -210,8 +210,8 @@ def test_table(program, room, separator, encoding, end):
         ("b, c.mp4", "voice.wav", "lists/own/b.mp4"),
         ("c.mp4", "voice.wav", "made/c_voice.mp4"),
     ]
-    told = [(c.mouth_gain, c.lip_delay, c.static, c.pads, c.rotate, c.box, c.reference) for c in done.calls]
-    assert told == [
+    options = [(c.mouth_gain, c.lip_delay, c.static, c.pads, c.rotate, c.box, c.reference) for c in done.calls]
+    assert options == [
         (0.5, None, False, None, 90, None, None),
         (1.3, -40.0, False, [0, -5, 0, 0], 0, None, 7),
         (0.5, None, True, None, 90, [1, 2, 3, 4], "still"),
@@ -220,7 +220,7 @@ def test_table(program, room, separator, encoding, end):
 
 
 def test_decimal_commas(program, room):
-    """Where Excel separates cells by semicolons, it writes them."""
+    """Excel writes them wherever it separates cells by semicolons."""
     (room / "jobs.csv").write_text("face;audio;lip_delay\na.mp4;voice.wav;-12,5\n")
     assert program("--jobs", "jobs.csv").calls[0].lip_delay == -12.5
 
@@ -262,7 +262,7 @@ GOOD = "a.mp4,voice.wav"
     (f"face,audio,outfile\n{GOOD},x.mp4\nx.mp4,voice.wav,\n", "row 2 of jobs.csv: outfile x.mp4 is one of the files"),
     (f"face,audio,outfile,mix\n{GOOD},c.mp4,c.mp4\n", "row 2 of jobs.csv: outfile c.mp4 is one of the files"),
 ])  # fmt: skip
-def test_hostile_tables(program, room, text, words):
+def test_bad_tables_are_refused(program, room, text, words):
     os.link("b.mp4", "link.mp4")
     (room / "jobs.csv").write_text(text)
     assert words in refused(program("--jobs", "jobs.csv"))
@@ -273,16 +273,16 @@ def test_hostile_tables(program, room, text, words):
     ("face,audio\na.mp4,voice.wav\n".encode("utf-16"), "jobs.csv is not UTF-8 but UTF-16"),
     (b"face,audio\na\0.mp4,voice.wav\n", "jobs.csv is not UTF-8 text"),
 ])  # fmt: skip
-def test_tables_that_are_no_text(program, room, content, words):
+def test_tables_that_are_not_utf8_are_refused(program, room, content, words):
     (room / "jobs.csv").write_bytes(content)
     assert words in refused(program("--jobs", "jobs.csv"))
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What fails, and going on
+# Failures, and how a batch goes on
 
 
-def test_what_fails_does_not_stop_the_others(program):
+def test_failures_do_not_stop_the_other_videos(program):
     done = program("--face", "bad.mp4", "a.mp4", "missing.mp4", "b.mp4", "--audio", "voice.wav")
     assert done.code == 2 and [call.face.name for call in done.calls] == ["a.mp4", "b.mp4"]
     table = done.out.partition("2 of 4 videos are made, 2 failed\n")[2].splitlines()
@@ -297,7 +297,7 @@ def test_what_fails_does_not_stop_the_others(program):
     "error, code",
     [(RuntimeError("the encoder\nbroke"), 1), (OSError(5, "the disk broke"), 1), (cv2.error("OpenCV broke"), 1)],
 )
-def test_failures_that_are_not_the_users(program, monkeypatch, error, code):
+def test_failures_beyond_the_users_control(program, monkeypatch, error, code):
     real = LipSync.run
 
     def run(self, face, *rest, **options):
@@ -312,7 +312,7 @@ def test_failures_that_are_not_the_users(program, monkeypatch, error, code):
 
 
 @pytest.mark.parametrize("error, code", [(OSError(28, "No space left on device"), 1), (KeyError("x"), 1)])
-def test_what_would_hit_every_video_stops_all(program, monkeypatch, error, code):
+def test_failure_that_would_hit_every_video_stops_the_batch(program, monkeypatch, error, code):
     def run(*_, **__):
         raise error
 
@@ -321,30 +321,30 @@ def test_what_would_hit_every_video_stops_all(program, monkeypatch, error, code)
     assert done.code == code and "videos are made" not in done.out and done.err.count("\n") == 1
 
 
-def test_only_what_is_not_made_is_made(program, room):
+def test_only_missing_or_outdated_results_are_made(program, room):
     command = ["--face", "a.mp4", "bad.mp4", "b.mp4", "--audio", "voice.wav"]
 
-    def made(*more):
+    def remade(*more):
         return [call.face.name for call in program(*command, *more).calls]
 
-    assert made() == ["a.mp4", "b.mp4"] and made() == []
+    assert remade() == ["a.mp4", "b.mp4"] and remade() == []
     assert "2 of 3 videos are made (2 of them before), 1 failed" in program(*command).out
-    assert made("--again") == ["a.mp4", "b.mp4"] and made() == []
-    assert made("--mouth_gain", 1.2) == ["a.mp4", "b.mp4"] and made("--mouth_gain", 1.2) == []
-    assert made() == ["a.mp4", "b.mp4"]
+    assert remade("--again") == ["a.mp4", "b.mp4"] and remade() == []
+    assert remade("--mouth_gain", 1.2) == ["a.mp4", "b.mp4"] and remade("--mouth_gain", 1.2) == []
+    assert remade() == ["a.mp4", "b.mp4"]
     (room / "results/a_voice.mp4").unlink()
     (room / "results/b_voice.mp4").write_bytes(b"somebody else's")
-    assert made() == ["a.mp4", "b.mp4"]
+    assert remade() == ["a.mp4", "b.mp4"]
     (room / "results/.a_voice.mp4.json").write_text("{")
     shutil.copy("a.mp4", "b.mp4")
     os.utime("b.mp4", ns=(0, 1))
-    assert made() == ["a.mp4", "b.mp4"] and made() == []
+    assert remade() == ["a.mp4", "b.mp4"] and remade() == []
     (room / "bad.mp4").unlink()
     shutil.copy("a.mp4", "bad.mp4")
-    assert made() == ["bad.mp4"]
+    assert remade() == ["bad.mp4"]
 
 
-def test_another_network_or_sound_makes_all_again(program, room, small_checkpoint, monkeypatch):
+def test_another_network_or_mix_makes_all_again(program, room, small_checkpoint, monkeypatch):
     command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--mix", "c.mp4"]
     assert [len(program(*command).calls) for _ in range(2)] == [2, 0]
     content = bytearray(small_checkpoint.read_bytes())
@@ -357,7 +357,7 @@ def test_another_network_or_sound_makes_all_again(program, room, small_checkpoin
 
 
 def test_another_detector_makes_all_again(program, room, monkeypatch):
-    """Offline, "auto" is CenterFace; when S3FD had come, a batch stayed half of the one, half of the other."""
+    """Offline, "auto" is CenterFace; once S3FD was downloaded, batches used to end up half and half."""
     command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
     boxed = [*command, *BOX, "--outfile", "boxed"]
     assert [len(program(*each).calls) for each in (command, boxed)] == [2, 2]
@@ -368,27 +368,27 @@ def test_another_detector_makes_all_again(program, room, monkeypatch):
     assert [len(program(*each).calls) for each in (command, boxed)] == [2, 0]
 
 
-def test_another_expert_may_choose_another_speaker(program):
+def test_another_expert_makes_all_again_with_speaker_auto_only(program):
     command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
     for flags, counts in ((("--speaker", "auto"), [2, 0, 2]), (("--mouth_gain", "2"), [2, 0, 0])):
         experts = ("demo", "demo", "lipsync_expert")
-        made = [len(program(*command, *flags, "--syncnet_checkpoint_path", name).calls) for name in experts]
-        assert made == counts
+        calls = [len(program(*command, *flags, "--syncnet_checkpoint_path", name).calls) for name in experts]
+        assert calls == counts
 
 
-def test_what_is_made_can_be_noted(program, room):
-    """A name that the disk takes, but not with what is put around it for the note."""
+def test_outfile_names_must_leave_room_for_the_note(program, room):
+    """The disk takes this name, but not with what the note's name adds to it."""
     (room / "jobs.csv").write_text(f"face,audio,outfile\na.mp4,voice.wav,{'x' * 247}.mp4\n")
     done = program("--jobs", "jobs.csv")
     assert done.code == 2 and not done.calls and "give a shorter one" in done.err
 
 
-def test_nothing_to_do_is_done(small_checkpoint):
+def test_empty_batch_succeeds(small_checkpoint):
     assert jobs.work_through([], LipSync(small_checkpoint)) == jobs.Outcome()
 
 
-def test_notes_say_whose_they_are(room, small_checkpoint, silence, monkeypatch):
-    """Where all faces have boxes, no detector is asked for."""
+def test_notes_name_their_video(room, small_checkpoint, silence, monkeypatch):
+    """And no detector is asked for, as all faces have boxes."""
     told = Told()
     monkeypatch.setattr(FaceSearch, "detector_weights", None)
     lips = LipSync(small_checkpoint, search=FaceSearch("sfd"), report=told)
@@ -398,7 +398,7 @@ def test_notes_say_whose_they_are(room, small_checkpoint, silence, monkeypatch):
     assert any(note.startswith("a_silence.mp4: note: ") and "silent" in note for note in told.notes)
 
 
-def test_a_full_disk_ends_it_and_tells_how_to_go_on(program, monkeypatch):
+def test_full_disk_stops_the_batch_and_says_how_to_go_on(program, monkeypatch):
     real, count = LipSync.run, itertools.count()
 
     def run(*args, **options):
@@ -414,7 +414,7 @@ def test_a_full_disk_ends_it_and_tells_how_to_go_on(program, monkeypatch):
     )
 
 
-def test_interrupted_and_continued(program, monkeypatch):
+def test_interrupted_batch_can_be_continued(program, monkeypatch):
     real, count = LipSync.run, itertools.count()
 
     def run(*args, **options):
@@ -434,17 +434,17 @@ def test_interrupted_and_continued(program, monkeypatch):
 # For real, in several processes
 
 
-def test_processes_take_their_share(program, monkeypatch):
+def test_processes_share_the_work(program, monkeypatch):
     command = ("--face", "a.mp4", "bad.mp4", "b.mp4", "c.mp4", "--audio", "voice.wav")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    heard = []
+    results = []
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
-        heard.append(program(*command))
-    assert [[call.face.name for call in done.calls] for done in heard] == [["c.mp4"], ["a.mp4", "b.mp4"]]
-    assert [done.code for done in heard] == [0, 2]
-    assert "process 1 of 2: 1 of 2 videos are made; the last to finish reports on all" in heard[0].out
-    assert "3 of 4 videos are made, 1 failed" in heard[1].out and "bad_voice.mp4: bad.mp4" in heard[1].out
+        results.append(program(*command))
+    assert [[call.face.name for call in done.calls] for done in results] == [["c.mp4"], ["a.mp4", "b.mp4"]]
+    assert [done.code for done in results] == [0, 2]
+    assert "process 1 of 2: 1 of 2 videos are made; the last to finish reports on all" in results[0].out
+    assert "3 of 4 videos are made, 1 failed" in results[1].out and "bad_voice.mp4: bad.mp4" in results[1].out
 
 
 def test_torchrun(room, small_checkpoint):
@@ -457,12 +457,12 @@ def test_torchrun(room, small_checkpoint):
     assert done.stdout.count("3 of 3 videos are made, 0 failed\n") == 1
     frames = [list(video.read_frames(video.probe(path))) for path in sorted((room / "results").glob("*.mp4"))]
     assert [len(one) for one in frames] == [30, 30, 30]
-    assert all(np.array_equal(one, frames[0]) for one in frames)  # as the three faces are one
+    assert all(np.array_equal(one, frames[0]) for one in frames)  # the three faces are the same
     assert sorted(path.name for path in (room / "results").glob(".*")) == [f".{x}_voice.mp4.json" for x in "abc"]
 
 
-def test_letters_with_accents_are_the_same_however_they_are_written(tmp_path):
-    """macOS may keep either; both look alike."""
+def test_accented_names_match_in_either_unicode_form(tmp_path):
+    """macOS may store either; both look alike."""
     for folder, name in (("faces", "Ren\u00e9.mp4"), ("sounds", "Rene\u0301.wav")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(b"x")
@@ -470,7 +470,7 @@ def test_letters_with_accents_are_the_same_however_they_are_written(tmp_path):
     assert face.suffix == ".mp4" and sound.suffix == ".wav"
 
 
-def test_faces_without_sounds_are_no_pairs(room):
+def test_faces_without_sounds_are_refused(room):
     for films, sounds in (([room / "a.mp4"], []), ([], [room / "voice.wav"])):
         with pytest.raises(UserError, match="give at least one --face"):
             jobs.pair(films, sounds)
