@@ -239,7 +239,7 @@ def test_only_running_out_of_memory_halves_the_batch():
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 8, 9, 12, 15, 16, 31, 64])
 def test_no_core_is_idle(monkeypatch, threads):
-    """4 of 12 cores used to be, and 7 of 15 and of 31. Nor do a whole call's threads have to wait."""
+    """4 of 12 cores used to be, 7 of 15 and of 31; and fewer threads are in excess than one call has."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(torch.device("cpu")) <= devices.MAX_WORKERS

@@ -368,7 +368,7 @@ def test_another_detector_makes_all_again(program, room, monkeypatch):
     assert [len(program(*each).calls) for each in (command, boxed)] == [2, 0]
 
 
-def test_another_expert_makes_all_again_with_speaker_auto_only(program):
+def test_another_expert_makes_all_again_only_with_speaker_auto(program):
     command = ["--face", "a.mp4", "b.mp4", "--audio", "voice.wav"]
     for flags, counts in ((("--speaker", "auto"), [2, 0, 2]), (("--mouth_gain", "2"), [2, 0, 0])):
         experts = ("demo", "demo", "lipsync_expert")

@@ -104,8 +104,8 @@ def test_last_frame_may_last_longer(lips, film, speech, tmp_path):
     assert len(frames_of(tmp_path / "out.mp4")) == 27
 
 
-def test_reencoded_frames_around_a_part_look_alike(lips, film, speech, tmp_path):
-    """Those between its key frames stay in the right place: the picture drifts by 2 pixels a frame."""
+def test_reencoded_frames_around_a_part_barely_change(lips, film, speech, tmp_path):
+    """And they stay in the right place: the picture drifts by 2 pixels a frame."""
     film, out = film("film.mp4"), tmp_path / "out.mp4"
     lips.run(film, speech, out, start=0.4, box=BOX)
     before, after = frames_of(film), frames_of(out)
