@@ -1,4 +1,4 @@
-"""Detectors on real photos, tracking on made-up detections whose right answer is known."""
+"""Detectors on real photos, and tracking on made-up detections with known results."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_haar_finds_the_face(astronaut):
         assert 160 < x1 < 200 and 50 < y1 < 90 and 250 < x2 < 290 and 160 < y2 < 215
 
 
-def test_haar_on_nothing():
+def test_haar_finds_nothing_in_black_pictures():
     assert detectors.Haar().detect([np.zeros((90, 120, 3), np.uint8)] * 2)[1].shape == (0, 5)
 
 
@@ -90,21 +90,21 @@ def test_centerface_frames_a_face_as_s3fd_and_haar_do(shared, centerface, astron
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 0.7, 2.0, 6.0])
-def test_centerface_knows_faces_of_all_sizes(centerface, astronaut, scale):
+def test_centerface_finds_faces_of_all_sizes(centerface, astronaut, scale):
     """The photo is 128 to 3072 pixels wide, its face 30 to 720 pixels high."""
     box = find_one(centerface, scaled(astronaut, scale)) / scale
     assert np.abs(box - find_one(centerface, astronaut)).max() < 0.06 * 120
 
 
-def test_centerface_in_a_mirror(centerface, astronaut):
+def test_centerface_finds_the_same_box_in_a_mirror_image(centerface, astronaut):
     x1, y1, x2, y2 = find_one(centerface, np.ascontiguousarray(astronaut[:, ::-1]))
     assert np.abs(np.array([512 - x2, y1, 512 - x1, y2]) - find_one(centerface, astronaut)).max() < 0.03 * 120
 
 
-def test_centerface_tells_how_a_head_is_turned(centerface, astronaut):
+def test_centerface_measures_how_far_a_head_is_turned(centerface, astronaut):
     photo = cv2.cvtColor(pytest.importorskip("skimage.data").camera(), cv2.COLOR_GRAY2BGR)
     for picture, least, most in ((astronaut, 0.35, 0.6), (scaled(astronaut, 0.5), 0.35, 0.6), (photo, 0.1, 0.35)):
-        for shown in (picture, np.ascontiguousarray(picture[:, ::-1])):  # eyes change places
+        for shown in (picture, np.ascontiguousarray(picture[:, ::-1])):  # mirrored, the eyes change places
             assert least < centerface.detect([shown])[0][0, 5] < most
     for degrees, facing in ((30, True), (-30, True), (90, False)):
         turn = cv2.getRotationMatrix2D((222, 120), degrees, 1.0)
@@ -112,18 +112,18 @@ def test_centerface_tells_how_a_head_is_turned(centerface, astronaut):
         assert not len(tilted) and not facing or (tilted[0, 5] > 0.3) == facing
 
 
-def test_centerface_looks_for_the_eyes_that_others_do_not_tell(centerface, astronaut):
+def test_centerface_finds_the_eyes_for_other_detectors(centerface, astronaut):
     nothing = np.zeros_like(astronaut)
-    found, none = detectors.with_eye_distance(detectors.Haar()).detect([astronaut, nothing])
+    found, empty = detectors.with_eye_distance(detectors.Haar()).detect([astronaut, nothing])
     assert np.array_equal(found[:, :5], detectors.Haar().detect([astronaut])[0]) and found.dtype == np.float32
-    assert found[0, 5] == pytest.approx(centerface.detect([astronaut])[0][0, 5], abs=0.05) and none.shape == (0, 6)
+    assert found[0, 5] == pytest.approx(centerface.detect([astronaut])[0][0, 5], abs=0.05) and empty.shape == (0, 6)
     assert detectors.with_eye_distance(centerface) is centerface
-    somewhere = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1, detect=lambda _: [np.array([[0, 0, 9, 9, 1.0]])])
-    assert np.isnan(detectors.with_eye_distance(somewhere).detect([astronaut])[0][0, 5])
+    elsewhere = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1, detect=lambda _: [np.array([[0, 0, 9, 9, 1.0]])])
+    assert np.isnan(detectors.with_eye_distance(elsewhere).detect([astronaut])[0][0, 5])
 
 
-def test_centerface_moves_with_the_face_by_parts_of_its_cells(centerface, astronaut):
-    """Whatever the sides of the picture: few of these are multiples of 32."""
+def test_centerface_follows_movements_smaller_than_its_cells(centerface, astronaut):
+    """Whatever the size of the picture: few of these sides are multiples of 32."""
     shifts = [(0, 0), (1, 0), (2, 1), (3, 3), (5, 2), (7, 7), (11, 4)]
     pictures = [astronaut[y : 250 + 3 * x, 60 + x : 400 - 5 * y] for x, y in shifts]
     boxes = [find_one(centerface, picture) + [60 + x, y] * 2 for picture, (x, y) in zip(pictures, shifts)]
@@ -162,7 +162,7 @@ def test_centerface_finds_every_face(centerface, astronaut):
 
 
 def test_centerface_finds_a_face_that_looks_away(centerface):
-    """The photo of a cameraman, grey, whose head is in columns 195 to 270 and rows 95 to 205."""
+    """A grey photo of a cameraman, whose head is in columns 195 to 270 and rows 95 to 205."""
     photo = cv2.cvtColor(pytest.importorskip("skimage.data").camera(), cv2.COLOR_GRAY2BGR)
     x1, y1, x2, y2 = find_one(centerface, photo)
     assert 190 < x1 < 215 and 95 < y1 < 135 and 250 < x2 < 275 and 185 < y2 < 210
@@ -170,14 +170,14 @@ def test_centerface_finds_a_face_that_looks_away(centerface):
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (7, 3), (2, 500), (32, 32), (33, 95), (90, 120), (1080, 1920)])
-def test_centerface_on_nothing(centerface, height, width):
+def test_centerface_finds_nothing_in_noise_and_plain_pictures(centerface, height, width):
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     greys = [np.full_like(noise, grey) for grey in (0, 90, 255)]
     assert [boxes.shape for boxes in centerface.detect([noise, *greys])] == [(0, 6)] * 4
 
 
-def test_centerface_forgets_the_frames_before(centerface, astronaut):
-    """OpenCV's network gives nonsense from the second size on if it is left as it comes."""
+def test_centerface_does_not_depend_on_earlier_frames(centerface, astronaut):
+    """Used as it comes, OpenCV's network gives nonsense from the second picture size on."""
     other_sizes = [astronaut[:200], astronaut[:64, :96], scaled(astronaut, 2)]
     before, *_ = centerface.detect([astronaut, *other_sizes])
     (after,) = centerface.detect([astronaut])
@@ -194,21 +194,21 @@ def test_centerface_follows_a_drifting_photo(centerface, talking_clip):
     assert np.abs(still - still.mean(axis=0)).max() < 0.02 * 120
 
 
-def test_api_of_the_reference(astronaut):
+def test_reference_api_returns_whole_numbers_or_none(astronaut):
     api = FaceAlignment(flip_input=False, device="cpu", face_detector="haar")
     found, nothing = api.get_detections_for_batch(np.stack([astronaut, np.zeros_like(astronaut)]))
     assert nothing is None and len(found) == 4 and all(isinstance(v, int) and v >= 0 for v in found)
 
 
 @pytest.fixture(scope="module")
-def someone(shared):
-    """Two frames of a person, no larger than what that S3FD needs."""
+def person(shared):
+    """Two frames of a person, no larger than that S3FD needs."""
     frames = video.read_frames(video.probe(shared / "grid_speakers/swiz3n.mpg"), 0, 2)
     return [np.ascontiguousarray(frame[32:256, 32:320]) for frame in frames]
 
 
-def test_sfd_one_by_one_equals_a_batch(someone, s3fd_checkpoint):
-    frames = someone
+def test_sfd_one_by_one_equals_a_batch(person, s3fd_checkpoint):
+    frames = person
     one_by_one = detectors.SFD(s3fd_checkpoint)
     one_by_one.PIXELS_PER_CALL = 1
     single, batch = one_by_one.detect(frames), detectors.SFD(s3fd_checkpoint).detect(frames)
@@ -230,15 +230,15 @@ def test_boxes_without_area_do_not_overlap():
     assert intersection_over_union(whole, whole + (1, 0, 1, 0)) == pytest.approx(1 / 3)
 
 
-def test_sfd_in_bf16(someone, s3fd_checkpoint):
-    whole, half = (detectors.SFD(s3fd_checkpoint, dtype=d).detect(someone[:1]) for d in (torch.float32, torch.bfloat16))
+def test_sfd_finds_nearly_the_same_box_in_bf16(person, s3fd_checkpoint):
+    whole, half = (detectors.SFD(s3fd_checkpoint, dtype=d).detect(person[:1]) for d in (torch.float32, torch.bfloat16))
     for a, b in zip(whole, half):
         assert np.abs(a[0, :4] - b[0, :4]).max() < 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_head_of_sfd_sees_in_half_precision(living_s3fd, astronaut, dtype):
-    """In float16, the default on CUDA, 97 to 100 % of what the heads for small faces saw was 0."""
+def test_every_head_of_sfd_works_in_half_precision(living_s3fd, astronaut, dtype):
+    """In float16, the default on CUDA, 97 to 100 % of the inputs of the heads for small faces were 0."""
     frame = cv2.resize(astronaut, (160, 160))[None]
     whole, half = (detectors.SFD(living_s3fd, dtype=kind)._maps(frame) for kind in (torch.float32, dtype))
     assert len(whole) == 12
@@ -246,15 +246,15 @@ def test_every_head_of_sfd_sees_in_half_precision(living_s3fd, astronaut, dtype)
         assert exact.std() > 0.1 and (rough - exact).abs().mean() < 0.05 * exact.std()
 
 
-def test_norm_of_sfd_is_the_librarys(living_s3fd):
+def test_norm_of_sfd_equals_the_librarys(living_s3fd):
     norm = pytest.importorskip("face_alignment.detection.sfd.net_s3fd").L2Norm(6, scale=10)
     x = torch.randn(2, 6, 3, 4)
     torch.testing.assert_close(detectors.WideNorm(norm.weight)(x), norm(x))
     assert torch.equal(detectors.WideNorm(norm.weight)(torch.zeros(1, 6, 1, 1).half()), torch.zeros(1, 6, 1, 1).half())
 
 
-def test_only_running_out_of_memory_is_taken_for_it(living_s3fd):
-    """The reference took every RuntimeError for it; later, the failed call's memory was kept during the next."""
+def test_only_running_out_of_memory_splits_a_batch(living_s3fd):
+    """In the reference, any RuntimeError did; later, the failed call's memory was kept during the next."""
     sfd, frames = detectors.SFD(living_s3fd), [np.zeros((64, 64, 3), np.uint8)] * 4
     sizes, failed = [], []
 
@@ -274,7 +274,7 @@ def test_only_running_out_of_memory_is_taken_for_it(living_s3fd):
     assert sizes == [4, 2, 1]
 
 
-def test_wrong_weights_are_named(tmp_path):
+def test_unusable_weights_and_unknown_detectors_are_named(tmp_path):
     pytest.importorskip("face_alignment")
     (tmp_path / "x.pth").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="x.pth does not hold S3FD"):
@@ -286,39 +286,39 @@ def test_wrong_weights_are_named(tmp_path):
         detectors.create_detector("dlib2")
 
 
-def test_face_alignment_takes_the_weights_that_were_downloaded(monkeypatch, tmp_path):
-    """The reference's class fetched them by itself; ours said that they were not there."""
-    taken = []
+def test_face_alignment_uses_downloaded_weights(monkeypatch, tmp_path):
+    """The reference's class fetched them by itself; ours used to say that they were missing."""
+    created = []
     monkeypatch.setattr(api, "SFD_WEIGHTS", tmp_path / "nowhere.pth")
     monkeypatch.setattr(api.downloads, "find", lambda name: tmp_path / f"{name}.pth")
-    monkeypatch.setattr(api, "create_detector", lambda *given: taken.append(given))
+    monkeypatch.setattr(api, "create_detector", lambda *given: created.append(given))
     FaceAlignment(device="cpu")
     FaceAlignment(device="cpu", path_to_detector="mine.pth")
     FaceAlignment(device="cpu", face_detector="haar")
-    assert [given[2] for given in taken] == [tmp_path / "s3fd.pth", "mine.pth", None]
+    assert [given[2] for given in created] == [tmp_path / "s3fd.pth", "mine.pth", None]
 
 
 @pytest.mark.parametrize("name", detectors.LIBRARY_DETECTORS)
-def test_library_detectors_speak_the_same_language(name, monkeypatch):
-    """RGB goes in, boxes come out best first, whatever the library returns them in."""
+def test_library_detectors_are_used_like_the_others(name, monkeypatch):
+    """RGB goes in; boxes come out best first, whatever order the library returns."""
     import importlib
 
-    got = []
+    first_pixels = []
 
     class FaceDetector:
         def __init__(self, device, **paths):
             assert device == "cpu" and paths["path_to_detector"] == "w"
 
         def detect_from_image(self, image):
-            got.append(image[0, 0].tolist())
+            first_pixels.append(image[0, 0].tolist())
             return [[1, 2, 3, 4, 0.5], [5, 6, 7, 8, 0.9]]
 
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(FaceDetector=FaceDetector))
     (boxes,) = detectors.create_detector(name, weights="w").detect([np.full((2, 2, 3), (1, 2, 3), np.uint8)])
-    assert boxes[0].tolist() == pytest.approx([5, 6, 7, 8, 0.9]) and got == [[3, 2, 1]]
+    assert boxes[0].tolist() == pytest.approx([5, 6, 7, 8, 0.9]) and first_pixels == [[3, 2, 1]]
 
 
-def test_download_failure_names_the_way_out(monkeypatch):
+def test_download_failure_suggests_another_detector(monkeypatch):
     import importlib
     from urllib.error import URLError
 
@@ -336,20 +336,20 @@ def test_download_failure_names_the_way_out(monkeypatch):
 
 @pytest.fixture
 def downloads(monkeypatch, tmp_path) -> list[str]:
-    """What was looked for; S3FD's weights are nowhere, and there is no network."""
-    asked = []
+    """Names of the requested downloads; there are no weights of S3FD, and no network."""
+    requested = []
 
     def refuse(name, *_):
-        asked.append(name)
+        requested.append(name)
         raise RuntimeError("could not download it (no network); put it there")
 
     monkeypatch.setattr(faces, "SFD_WEIGHTS", tmp_path / "s3fd.pth")
     monkeypatch.setattr(faces.downloads, "find", refuse)
-    return asked
+    return requested
 
 
-def test_boxes_of_other_weights_are_not_remembered(tmp_path, monkeypatch, talking_clip):
-    """Those beside the code have one name, whoever put them there and when."""
+def test_boxes_of_other_weights_are_not_reused(tmp_path, monkeypatch, talking_clip):
+    """Weights beside the code have the same name, whatever they are."""
     own, source = tmp_path / "s3fd.pth", video.probe(talking_clip)
     monkeypatch.setattr(faces, "SFD_WEIGHTS", own)
     caches = []
@@ -359,10 +359,10 @@ def test_boxes_of_other_weights_are_not_remembered(tmp_path, monkeypatch, talkin
     assert caches[0] == caches[1] != caches[2] == caches[3]
 
 
-def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, told):
+def test_centerface_is_used_if_weights_of_sfd_are_missing(downloads, talking_clip, told):
     source, auto = video.probe(talking_clip), FaceSearch()
     for settings in (auto, FaceSearch(cache=False)):
-        settings.find(source, 5)  # which nobody hears of
+        settings.find(source, 5)  # silently
         found = settings.find(source, 5, report=told)
         assert not np.isnan(follow_face(found, 12)).any()
     assert downloads == ["s3fd"] and len(told.notes) == 1
@@ -371,8 +371,8 @@ def test_without_its_weights_another_detector_goes_on(downloads, talking_clip, t
     assert caches[0] == caches[1] != caches[2] and caches[0].exists() and not caches[2].exists()
 
 
-def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
-    """A server told its first visitor alone, and looked no more, whoever put the file there."""
+def test_a_failed_download_is_retried(downloads, told, monkeypatch):
+    """A server used to warn only its first visitor, and never look again, even when the file was there."""
     other = Told()
 
     @dataclass
@@ -390,21 +390,21 @@ def test_a_download_that_failed_is_tried_again(downloads, told, monkeypatch):
     assert FaceSearch().detector_name(told) == "sfd"
 
 
-def test_a_full_disk_is_told_once(tmp_path, told):
+def test_a_cache_that_cannot_be_written_is_reported_once(tmp_path, told):
     (tmp_path / "file").write_text("")
     for report in (SILENT, told, told):
         faces.save_cache(Detections(), tmp_path / "file" / "boxes.npz", report)
     assert len(told.notes) == 1 and "could not be cached" in told.notes[0]
 
 
-def test_who_names_sfd_gets_sfd_or_an_error(downloads, talking_clip):
+def test_naming_sfd_gives_sfd_or_an_error(downloads, talking_clip):
     settings = FaceSearch("sfd")
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
         settings.find(video.probe(talking_clip), 5)
 
 
 def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
-    """By us, not by the library, which takes whatever it gets."""
+    """By us, because the library takes whatever it gets."""
     with pytest.raises(RuntimeError, match="could not download.*--face_detector centerface"):
         FaceSearch("yunet").open()
     assert downloads == ["yunet"] and faces.downloads.KNOWN["yunet"].sha256
@@ -414,23 +414,23 @@ def test_yunet_is_downloaded_and_checked(downloads, monkeypatch, tmp_path):
     assert given[0][2] == tmp_path and downloads == ["yunet"]
 
 
-def test_a_detector_is_loaded_once_and_again_for_another_file(tmp_path, monkeypatch):
-    """It was read again for every video of a folder."""
-    made = []
+def test_a_detector_is_loaded_once_until_its_file_changes(tmp_path, monkeypatch):
+    """It used to be loaded again for every video of a folder."""
+    created = []
     detector = SimpleNamespace(FACE_SIDE=1, CERTAIN=0, KEY_SECONDS=1)
-    monkeypatch.setattr(faces, "create_detector", lambda *arguments: made.append(arguments) or detector)
+    monkeypatch.setattr(faces, "create_detector", lambda *arguments: created.append(arguments) or detector)
     search = FaceSearch("sfd", tmp_path / "s3fd.pth")
     search.weights.write_bytes(b"one")
     first = search.open()
-    assert first is replace(search, batch_size=2).open() and len(made) == 1
-    assert first is not search.on(torch.device("meta")).open() and made[1][1] == "meta"
+    assert first is replace(search, batch_size=2).open() and len(created) == 1
+    assert first is not search.on(torch.device("meta")).open() and created[1][1] == "meta"
     search.weights.write_bytes(b"another")
-    assert first is not search.open() and len(made) == 3
+    assert first is not search.open() and len(created) == 3
 
 
 @pytest.mark.parametrize("name", ["centerface", "haar"])
 def test_threads_share_a_detector(name, astronaut):
-    """OpenCV's keep the picture that they are shown: two threads would see each other's."""
+    """OpenCV's keep the picture that they are given: two threads would see each other's."""
     detector = detectors.create_detector(name)
     pictures = [astronaut, cv2.resize(astronaut, (300, 300))] * 3
     alone = [detector.detect([picture])[0] for picture in pictures]
@@ -439,19 +439,19 @@ def test_threads_share_a_detector(name, astronaut):
     assert all(map(np.array_equal, alone, together)) and len(alone[0])
 
 
-def test_weights_that_are_not_there(talking_clip, tmp_path):
+def test_missing_weights_are_refused(talking_clip, tmp_path):
     with pytest.raises(UserError, match="--face_detector_weights .*none.pth does not exist; give the detector's file"):
         FaceSearch(weights=tmp_path / "none.pth").find(video.probe(talking_clip), 5)
 
 
 @pytest.mark.parametrize("name", ["centerface", "haar"])
-def test_weights_for_a_detector_that_takes_none(talking_clip, tmp_path, name):
+def test_weights_for_a_detector_that_takes_none_are_refused(talking_clip, tmp_path, name):
     (tmp_path / "x.pth").write_bytes(b"weights")
     with pytest.raises(UserError, match=f"--face_detector_weights: {name} has its own weights; leave the flag out"):
         FaceSearch(name, tmp_path / "x.pth").find(video.probe(talking_clip), 5)
 
 
-def test_other_weights_under_one_name_see_for_themselves(talking_clip, tmp_path):
+def test_changed_weights_of_one_name_have_their_own_cache(talking_clip, tmp_path):
     source, names = video.probe(talking_clip), []
     for content in (b"first", b"other", b"first"):
         (tmp_path / "x.pth").write_bytes(content)
@@ -500,7 +500,7 @@ def test_cache_name_depends_on_content_and_settings(tmp_path, talking_clip):
     name, same = (FaceSearch("haar").cache_of(source).name for source in (one, other))
     assert name == same != FaceSearch("centerface").cache_of(one).name
     half, whole = (FaceSearch("sfd", dtype=dtype).cache_of(one).name for dtype in (torch.bfloat16, torch.float32))
-    assert half != whole  # "float32 throughout" got the boxes of half precision
+    assert half != whole  # searches in float32 used to get the boxes of half precision
     other.path.write_bytes(talking_clip.read_bytes() + b"more")
     assert FaceSearch("haar").cache_of(other).name != name
 
@@ -543,20 +543,20 @@ def test_short_gaps_are_interpolated_long_ones_are_not():
     assert np.isnan(ends[[0, 2]]).all()
 
 
-def test_between_two_people_there_is_nobody():
-    """A box glided from one to the other, and drew on what was between them."""
+def test_gaps_between_two_people_are_not_filled():
+    """A box used to glide from one to the other: a mouth was drawn on what was between them."""
     near, far, aside = [0.0, 0, 194, 194], [400.0, 50, 454, 104], [700.0, 0, 894, 194]
     for other in (far, aside):
         boxes = np.array([near] * 5 + [[np.nan] * 4] * 6 + [other] * 5)
         filled = boxes.copy()
         fill_gaps(filled, 12)
         np.testing.assert_array_equal(filled, boxes)
-    boxes[11:] = [20.0, 0, 224, 204]  # the same, nearer
+    boxes[11:] = [20.0, 0, 224, 204]  # the same person, nearer
     fill_gaps(boxes, 12)
     assert not np.isnan(boxes).any()
 
 
-def test_gap_over_a_cut_stays():
+def test_gaps_across_cuts_are_not_filled():
     found = seen(*[[box(0)]] * 5, [], [], *[[box(0)]] * 5, cuts=(6,))
     assert np.isnan(follow_face(found, max_gap=5)[5:7, 0]).all()
 
@@ -586,12 +586,12 @@ def test_crossing_faces_keep_their_tracks():
 
 
 def with_eyes(*eyes: float) -> Detections:
-    """One face that stands still, whose eyes are so far apart; beside it a smaller one that faces the camera."""
+    """A still face with these distances of its eyes, and beside it a smaller one that faces the camera."""
     rows = [np.array([[*box(0, size=80), apart], [*box(200), 0.4]], np.float32) for apart in eyes]
     return Detections(rows, [1.0] * len(rows), True)
 
 
-def test_nobody_is_drawn_in_profile_nor_anybody_else_instead():
+def test_a_face_in_profile_is_left_out_and_not_replaced():
     followed = follow_face(with_eyes(*[0.4] * 20, *[0.05] * 20, *[0.4] * 20), 5, smooth=False)
     assert np.isnan(followed[20:40]).all()
     assert (followed[[*range(20), *range(40, 60)], 0] == 0).all()
@@ -599,8 +599,8 @@ def test_nobody_is_drawn_in_profile_nor_anybody_else_instead():
     assert np.isnan(first[20:]).all() and (first[:20, 0] == 0).all() and (second[:, 0] == 200).all()
 
 
-def test_nobody_else_speaks_for_a_man_in_profile(shared):
-    """A mouth was drawn on his cheek. Behind him a woman faces the camera."""
+def test_a_man_in_profile_is_not_replaced_by_somebody_else(shared):
+    """A mouth used to be drawn on his cheek. Behind him, a woman faces the camera."""
     source = replace(video.probe(shared / "clips/cuts_and_faceless_frames_30fps.mp4"), start=47)
     found = FaceSearch("centerface", cache=False).find(source, 18)
     with pytest.raises(
@@ -610,11 +610,11 @@ def test_nobody_else_speaks_for_a_man_in_profile(shared):
         list(follow([found], source, (0, 0, 0, 0)))
 
 
-def test_a_head_that_is_turned_away_for_a_moment_stays_where_it_is():
+def test_a_head_in_profile_for_a_moment_keeps_its_box():
     assert (follow_face(with_eyes(*[0.4] * 20, *[0.05] * 4, *[0.4] * 20), 5, smooth=False)[:, 0] == 0).all()
 
 
-def test_between_two_looks_a_head_turns_evenly():
+def test_turning_is_interpolated_between_searched_frames():
     found = with_eyes(0.4, 0.0)
     found.boxes = [found.boxes[0], *[None] * 7, found.boxes[1]]
     found.change = [1.0] * 9
@@ -622,21 +622,21 @@ def test_between_two_looks_a_head_turns_evenly():
     assert shown.tolist() == [0.4 * (1 - n / 8) >= PROFILE for n in range(9)]
 
 
-def test_a_head_near_profile_does_not_turn_with_every_look():
+def test_a_head_near_profile_does_not_come_and_go():
     eyes = [0.4] * 10 + [0.19, 0.17, 0.2, 0.18] * 10 + [0.4] * 10
     shown = ~np.isnan(follow_face(with_eyes(*eyes), 1, smooth=False, fill=False)[:, 0])
     assert shown.tolist() == [True] * 11 + [False] * 39 + [True] * 10
 
 
-def test_a_look_that_knows_nothing_changes_nothing():
-    """With a detector that seldom looks, one such look made a mouth for seconds."""
+def test_an_unknown_eye_distance_changes_nothing():
+    """With a detector that runs seldom, one unknown distance used to give a profile a mouth for seconds."""
     found = with_eyes(0.0, np.nan, 0.0)
     found.boxes = [found.boxes[0], *[None] * 8, found.boxes[1], *[None] * 8, found.boxes[2]]
     found.change = [1.0] * 19
     assert np.isnan(follow_face(found, 1, smooth=False)).all()
 
 
-def test_whoever_is_in_profile_throughout_is_no_face_to_choose():
+def test_faces_in_profile_throughout_cannot_be_chosen():
     found = with_eyes(*[0.05] * 20)
     (only,) = follow_faces(found, 5)
     assert (only[:, 0] == 200).all() and max_simultaneous_faces(found, 5) == 2
@@ -645,13 +645,13 @@ def test_whoever_is_in_profile_throughout_is_no_face_to_choose():
     assert follow_faces(found, 5) == []
 
 
-def test_two_scales_of_a_look_know_what_one_of_them_knows():
-    looks = np.array([[0, 0, 10, 10, 0.9, np.nan], [2, 0, 12, 10, 0.7, 0.3]])
-    assert search_module._mean(np.array([0.25, 0.75]), looks) == pytest.approx([1.5, 0, 11.5, 10, 0.75, 0.3])
-    assert np.isnan(search_module._mean(np.ones(1), looks[:1])[5])
+def test_the_mean_of_two_scales_ignores_unknown_eye_distances():
+    boxes = np.array([[0, 0, 10, 10, 0.9, np.nan], [2, 0, 12, 10, 0.7, 0.3]])
+    assert search_module._mean(np.array([0.25, 0.75]), boxes) == pytest.approx([1.5, 0, 11.5, 10, 0.75, 0.3])
+    assert np.isnan(search_module._mean(np.ones(1), boxes[:1])[5])
 
 
-def test_who_does_not_tell_where_eyes_are_is_believed():
+def test_faces_without_eye_distances_count_as_facing():
     assert not shows_profiles(seen([box(0)], [])) and shows_profiles(with_eyes(0.4, 0.1))
     unknown = with_eyes(*[np.nan] * 5)
     assert not shows_profiles(unknown) and (follow_face(unknown, 5)[:, 0] == 0).all()
@@ -674,8 +674,8 @@ def test_cuts_stand_out_from_motion():
 
 
 @pytest.mark.parametrize("times", [2, 2.4, 3, 5])
-def test_frames_that_are_shown_again_make_no_motion_a_cut(times):
-    """At 60 frames a second each frame of a video of 25 is shown two or three times."""
+def test_repeated_frames_do_not_turn_motion_into_cuts(times):
+    """At 60 frames a second, each frame of a video of 25 fps is shown two or three times."""
     numbers = (np.arange(round(75 * times)) / times).astype(int)
     change = np.where(np.diff(numbers, prepend=0) > 0, 14.0, 0.0)
     assert not [cut for cut in find_cuts(change) if 8 <= cut < len(change) - 8]  # at the ends too little is known
@@ -688,7 +688,7 @@ def test_frames_that_are_shown_again_make_no_motion_a_cut(times):
 
 
 def test_cuts_of_real_footage(shared):
-    """Its picture starts 0.85 s late, so 25 frames come before the ones that were counted in the file."""
+    """Its picture starts 0.85 s late, so 25 frames come before those counted in the file."""
     found = Detections()
     found.extend(video.read_frames(video.probe(shared / "clips/cuts_and_faceless_frames_30fps.mp4")), NoDetector())
     assert find_cuts(np.array(found.change)) == [20 + 25, 82 + 25, 211 + 25]
@@ -700,7 +700,7 @@ class NoDetector:
 
 
 @pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_of_none(size):
-    """It ended every search at once, and the next one remembered that there was no face."""
+def test_a_batch_size_below_one_is_refused(size):
+    """It used to end every search at once, and the next one read from the cache that there was no face."""
     with pytest.raises(UserError, match=f"batch_size must be 1 or more, not {size}"):
         FaceSearch(batch_size=size)
