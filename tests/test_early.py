@@ -1,4 +1,4 @@
-"""The face is followed while it is searched for: the first frame is finished before the last one was looked at."""
+"""Faces are followed while they are searched for: the first frame is finished before the last is searched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from faces import FaceSearch
 from lipsync import LipSync
 from reporting import SILENT
 
-GAP = 4  # frames; 24 of them make a face certain
+GAP = 4  # frames; a face that is alone for 24 of them is followed
 SIZE = (240, 320)
 
 
@@ -37,7 +37,7 @@ def seen(per_frame: list[list[tuple] | None], cuts: tuple[int, ...] = ()) -> Det
 
 
 def growing(found: Detections, steps: list[int]):
-    """Yield what a search would have seen after so many frames, and so many more, and so on."""
+    """Yield what a search would have found after each step, in frames; the steps are repeated."""
     for stop in itertools.accumulate(itertools.cycle(steps)):
         yield Detections(found.boxes[:stop], found.change[:stop])
         if stop >= len(found):
@@ -49,28 +49,28 @@ def in_pieces(found: Detections, steps: list[int], index: int | None = None, **o
     return [steady.add(*piece) for piece in settle(growing(found, steps), GAP, index)]
 
 
-def drawn(seed: int) -> Detections:
-    """People who come, go, wander and are missed, false alarms, cuts; not every frame was looked at."""
+def random_detections(seed: int) -> Detections:
+    """People who come, go, wander and are missed, false alarms, cuts; not every frame is searched."""
     rng = np.random.default_rng(seed)
     count, cuts = int(rng.integers(1, 300)), set()
-    places, sides, there = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3), rng.random(3) < 0.6
+    places, sides, present = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3), rng.random(3) < 0.6
     frames: list[list[tuple] | None] = []
     for frame in range(count):
         if rng.random() < 0.01:
             places, sides = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3)
             cuts.add(frame)
-        there ^= rng.random(3) < 0.01
+        present ^= rng.random(3) < 0.01
         places = places + rng.normal(0, 2, (3, 2))
-        found = [box(x, side, y) for (x, y), side, on in zip(places, sides, there) if on and rng.random() < 0.95]
+        found = [box(x, side, y) for (x, y), side, on in zip(places, sides, present) if on and rng.random() < 0.95]
         found += [box(*rng.uniform(0, 600, 1))] if rng.random() < 0.02 else []
-        looked = frame in {0, count - 1, *cuts} or rng.random() < 0.5
-        frames.append(found if looked else None)
+        searched = frame in {0, count - 1, *cuts} or rng.random() < 0.5
+        frames.append(found if searched else None)
     return seen(frames, tuple(cuts))
 
 
 @pytest.fixture(autouse=True)
 def negatives(monkeypatch):
-    """What a network would draw is no matter here: faces turn into their negatives, more or less, by what is said."""
+    """The network does not matter here: faces turn into their negatives, more or less, depending on the sound."""
 
     def generate(model, mels, faces, gains):
         return faces[..., 3:] ^ (255 - (np.abs(mels).sum((1, 2)) % 16).astype(np.uint8))[:, None, None, None]
@@ -79,13 +79,13 @@ def negatives(monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What is settled, and when
+# When boxes are final
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_pieces_are_the_whole(seed):
-    """However a search is cut, the boxes are the same to the last bit as when all of it is known."""
-    found, index = drawn(seed), (None, 0, 1)[seed % 3]
+def test_pieces_add_up_to_the_whole(seed):
+    """However a search is divided, the boxes are the same to the last bit as when all of it is known."""
+    found, index = random_detections(seed), (None, 0, 1)[seed % 3]
     options = {"smooth": seed % 2 == 0, "fill": seed % 5 > 0}
     whole = follow_face(found, GAP, index, **options)
     assert len(whole) == len(found)
@@ -94,16 +94,16 @@ def test_pieces_are_the_whole(seed):
 
 
 def frames_until_settled(found: Detections, index: int | None = None) -> int:
-    """After so many frames the first box is certain."""
+    """The number of frames after which the first box is final."""
     sizes = [len(piece) for piece in in_pieces(found, [1], index)]
     return next(i for i, size in enumerate(sizes, 1) if size)
 
 
-def test_one_face_is_settled_long_before_the_end():
+def test_one_face_is_final_long_before_the_end():
     found = seen([[box(i * 0.5)] for i in range(300)])
     assert frames_until_settled(found) <= 24 + 8 + 1
     late = [sum(map(len, in_pieces(seen(found_boxes(found)[:n]), [n])[:1])) for n in (100, 200)]
-    assert late == [100 - 8 - 2, 200 - 8 - 2]  # to tell a cut takes 8 more frames, to smooth 2
+    assert late == [100 - 8 - 2, 200 - 8 - 2]  # cuts need 8 more frames, smoothing 2
 
 
 def found_boxes(found: Detections) -> list:
@@ -111,36 +111,36 @@ def found_boxes(found: Detections) -> list:
 
 
 def test_two_faces_wait_for_the_end_of_the_shot():
-    """Which of them is the larger one, is known only then."""
+    """Only then is it known which of them is larger."""
     pair = [[box(0), box(150, 70)]] * 60
     assert frames_until_settled(seen([*pair, *pair], cuts=(60,))) == 60 + 8 + 1
-    assert frames_until_settled(seen(pair)) > 60  # when there are no more
+    assert frames_until_settled(seen(pair)) > 60  # only when there are no more frames
     grown = [[box(0), box(150, 20)]] * 20 + [[box(0), box(130, 80)]] * 100
     assert (follow_face(seen(grown), GAP)[30:, 0] == 130).all()
 
 
-def test_who_was_there_alone_is_followed_to_the_end():
-    """Somebody larger who comes later does not take the face away that is being made to speak."""
+def test_a_face_that_was_alone_first_is_followed_to_the_end():
+    """A larger face that comes later does not replace the one that is being made to speak."""
     alone, both = [[box(0)]] * 40, [[box(0), box(150, 90)]] * 60
     assert (follow_face(seen([*alone, *both]), GAP)[:, 0] == 0).all()
-    assert np.isnan(follow_face(seen([*alone[:10], *both]), GAP)[:8, 0]).all()  # it was not sure yet
+    assert np.isnan(follow_face(seen([*alone[:10], *both]), GAP)[:8, 0]).all()  # which was not decided yet
 
 
-def test_false_alarms_do_not_keep_anybody_waiting():
+def test_false_alarms_do_not_delay_the_first_box():
     frames = [[box(0), box(200, 90)] if i in (3, 50) else [box(0)] for i in range(200)]
     assert frames_until_settled(seen(frames)) < 60
     assert (follow_face(seen(frames), GAP)[:, 0] == 0).all()
 
 
-def test_a_face_that_was_lost_is_found_again():
+def test_a_lost_face_is_found_again():
     frames = [[box(0)]] * 40 + [[]] * 20 + [[box(100)]] * 40 + [[]] * 3 + [[box(100)]] * 20
     followed = follow_face(seen(frames), GAP)
     assert (followed[:40, 0] == 0).all() and np.isnan(followed[40:60, 0]).all() and (followed[60:, 0] == 100).all()
 
 
 @pytest.mark.parametrize(("right", "back"), [((60, 200), (90, 105)), ((60, 115), (70, 85))])
-def test_whoever_comes_back_beside_the_person_was_never_them(right, back):
-    """A face that was alone for a while was followed as well as the larger one, until it came back beside that."""
+def test_a_face_that_comes_back_beside_the_person_is_another(right, back):
+    """A face alone at first used to pass for the same person as a larger one, until it came back beside that."""
     frames = [
         [box(0)] * (n < 40 or back[0] <= n < back[1]) + [box(200, 90)] * (right[0] <= n < right[1])
         for n in range(right[1])
@@ -150,20 +150,20 @@ def test_whoever_comes_back_beside_the_person_was_never_them(right, back):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Side by side
+# Searching and drawing at once
 
 
 class Red:
-    """A detector that takes what is red for a face, counts its looks, and breaks if it is told to."""
+    """A detector that takes what is red for a face, counts the frames it gets, and breaks at ``fails_at``."""
 
     FACE_SIDE, KEY_SECONDS, CERTAIN = 120, 0.5, 0.5
 
     def __init__(self):
-        self.looks, self.fails_at = 0, None
+        self.count, self.fails_at = 0, None
 
     def detect(self, frames):
-        self.looks += len(frames)
-        if self.fails_at and self.looks >= self.fails_at:
+        self.count += len(frames)
+        if self.fails_at and self.count >= self.fails_at:
             raise RuntimeError("the detector broke")
         return [self.found(frame) for frame in frames]
 
@@ -206,7 +206,7 @@ def long_speech(tmp_path_factory):
 
 @pytest.fixture
 def searched(monkeypatch) -> list[int]:
-    """How many frames the search has taken."""
+    """How many frames have been searched: a list of one number."""
     taken = [0]
     real = faces.search
 
@@ -223,7 +223,7 @@ def lips_of(checkpoint, report, **options) -> LipSync:
     return LipSync(checkpoint, search=FaceSearch("haar", **options), report=report, batch_size=8)
 
 
-def test_first_frame_before_the_search_has_seen_the_last(
+def test_the_first_frame_comes_before_the_search_ends(
     small_checkpoint, long_clip, long_speech, detector, searched, told
 ):
     lips = lips_of(small_checkpoint, told, cache=False)
@@ -240,13 +240,13 @@ def test_first_frame_before_the_search_has_seen_the_last(
     assert (frames[320] == filmed[320]).all() and (frames[400] != filmed[400]).any()
 
 
-def test_cached_and_uncached_are_the_same(small_checkpoint, long_clip, long_speech, detector, searched, told):
+def test_cached_and_uncached_results_are_the_same(small_checkpoint, long_clip, long_speech, detector, searched, told):
     lips = lips_of(small_checkpoint, told)
     uncached = lips.prepare(long_clip, long_speech)
-    made = [frame.tobytes() for frame in lips.stream(uncached)]
-    looks = detector.looks
+    frames = [frame.tobytes() for frame in lips.stream(uncached)]
+    count = detector.count
     cached = lips.prepare(long_clip, long_speech)
-    assert [frame.tobytes() for frame in lips.stream(cached)] == made and detector.looks == looks
+    assert [frame.tobytes() for frame in lips.stream(cached)] == frames and detector.count == count
     assert cached.faces[0].filmed.path.boxes == uncached.faces[0].filmed.path.boxes
     np.testing.assert_array_equal(cached.faces[0].filmed.path.seen, uncached.faces[0].filmed.path.seen)
     assert len(told.notes) == 2  # on missing faces, each time
@@ -258,16 +258,16 @@ def test_closing_early_ends_the_search(small_checkpoint, long_clip, long_speech,
     take = lips.prepare(long_clip, long_speech)
     before = threading.active_count()
     stream = lips.stream(take)
-    made = [frame.tobytes() for frame in itertools.islice(stream, count)]
+    frames = [frame.tobytes() for frame in itertools.islice(stream, count)]
     stream.close()
     assert searched[0] < 500 and threading.active_count() <= before
-    again = lips.stream(take)  # which begins anew
-    assert [frame.tobytes() for frame in itertools.islice(again, count)] == made
+    again = lips.stream(take)  # which starts from the beginning
+    assert [frame.tobytes() for frame in itertools.islice(again, count)] == frames
     again.close()
 
 
-def test_who_waits_for_a_search_can_leave(long_clip):
-    """Two faces keep a stream waiting, perhaps for hours."""
+def test_a_reader_can_stop_waiting_for_a_search(long_clip):
+    """Two faces may keep a stream waiting for hours."""
     waiting = threading.Event()
 
     def search():
@@ -276,22 +276,22 @@ def test_who_waits_for_a_search_can_leave(long_clip):
             waiting.set()
             yield face_path.Piece([], np.zeros((0, 4)))
 
-    path, got = face_path.FacePath(search), []
+    path, counts = face_path.FacePath(search), []
     with path.reader() as reader:
-        thread = threading.Thread(target=lambda: got.append(len(path.known(2, reader))))
+        thread = threading.Thread(target=lambda: counts.append(len(path.known(2, reader))))
         thread.start()
         waiting.wait()
         reader.stop()
         thread.join()
-    assert got == [1] and not path.known(0)  # whoever asks now has it begin again
-    with path.reader() as reader:  # somebody who works for it waits likewise, and could not tell what it got
+    assert counts == [1] and not path.known(0)  # and the search would start again
+    with path.reader() as reader:  # without a reader, nobody could tell that boxes are missing
         reader.stop()
         with pytest.raises(RuntimeError, match="was stopped; try again"):
             path.known(2)
 
 
-def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_speech, detector, told):
-    """Of two that read one take, the second ended in silence when the first did; what it wrote was cut short."""
+def test_closing_one_stream_does_not_end_another(small_checkpoint, long_clip, long_speech, detector, told):
+    """When one of two streams of a take was closed, the other ended silently, and its file was cut short."""
     lips = lips_of(small_checkpoint, told, cache=False)
     take = lips.prepare(long_clip, long_speech, reference="same", occlusion="ignore")
     stays, leaves = lips.stream(take), lips.stream(take)
@@ -301,10 +301,10 @@ def test_who_leaves_takes_nothing_from_others(small_checkpoint, long_clip, long_
     assert len(rest) + 1 == len(take) and (first[0] == first[1]).all()
     with lips.prepare(long_clip, long_speech) as other:
         ended = other.faces[0].filmed.path
-    assert not ended._readers and not ended._boxes  # nothing is under way
+    assert not ended._readers and not ended._boxes  # its search is closed
 
 
-def test_frames_that_are_missing_are_missed(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
+def test_missing_boxes_are_an_error(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
     lips = lips_of(small_checkpoint, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
     monkeypatch.setattr(type(take.faces[0]), "boxes", lambda *_: iter([None] * 5))
@@ -312,7 +312,7 @@ def test_frames_that_are_missing_are_missed(small_checkpoint, long_clip, long_sp
         list(lips.stream(take))
 
 
-def test_what_a_take_is_made_of_is_not_written_over(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
+def test_a_take_does_not_overwrite_its_video(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
     lips = lips_of(small_checkpoint, told, cache=False)
     mine = tmp_path / "mine.mp4"
     mine.write_bytes(long_clip.read_bytes())
@@ -321,19 +321,19 @@ def test_what_a_take_is_made_of_is_not_written_over(small_checkpoint, long_clip,
     assert mine.read_bytes() == long_clip.read_bytes()
 
 
-class Sealed(Exception):
+class Uncopyable(Exception):
     def __init__(self, job, reason):
         super().__init__(f"{job}: {reason}")
 
 
-def test_errors_that_cannot_be_copied_come_as_they_are():
+def test_errors_that_cannot_be_copied_are_raised_themselves():
     def search():
-        raise Sealed("a job", "stop")
+        raise Uncopyable("a job", "stop")
         yield
 
     path = face_path.FacePath(search)
     for _ in range(2):
-        with pytest.raises(Sealed, match="a job: stop"):
+        with pytest.raises(Uncopyable, match="a job: stop"):
             path.known(1)
 
 
@@ -355,57 +355,57 @@ def test_missing_faces_are_an_error_before_anything_is_made(small_checkpoint, lo
         lips.prepare(long_clip, long_speech, on_missing_face="error")
 
 
-def test_an_interrupted_stream_is_continued(
+def test_the_search_of_a_closed_stream_is_resumed(
     small_checkpoint, long_clip, long_speech, detector, searched, told, monkeypatch
 ):
-    """What was kept every few seconds is not searched again, but the last frame of it is looked at."""
+    """What was saved every few seconds is not searched again, except for its last frame."""
     monkeypatch.setattr(faces, "SAVE_SECONDS", 0.0)
     lips = lips_of(small_checkpoint, told)
     stream = lips.stream(lips.prepare(long_clip, long_speech))
     next(stream)
     stream.close()
-    kept = searched[0]
+    saved = searched[0]
     starts = []
     real = video.read_frames
     monkeypatch.setattr(faces.video, "read_frames", lambda *a: (starts.append(a[1:]), real(*a))[1])
     lips.prepare(long_clip, long_speech)
-    assert 0 < kept < 500 and starts[0] == (kept - 1,)
+    assert 0 < saved < 500 and starts[0] == (saved - 1,)
 
 
 @pytest.mark.parametrize("loop", ["loop", "pingpong"])
-def test_the_end_of_the_video_need_not_be_known(small_checkpoint, tmp_path, detector, speech, told, loop):
-    """A video of 21 frames under a speech of 30: where it ends shows only when it does."""
+def test_the_length_of_the_video_need_not_be_known(small_checkpoint, tmp_path, detector, speech, told, loop):
+    """A video of 21 frames and a speech of 30: where the video ends is known only when it does."""
     clip_of(tmp_path / "short.mp4", 21)
     lips = lips_of(small_checkpoint, told, cache=False)
     take = lips.prepare(tmp_path / "short.mp4", speech, loop=loop)
-    made = list(lips.stream(take))
+    frames = list(lips.stream(take))
     order = [video.source_index(i, 21, loop == "pingpong") for i in range(30)]
-    assert len(made) == 30 and list(take.faces[0].boxes()) == [take.faces[0].filmed.path.boxes[i] for i in order]
+    assert len(frames) == 30 and list(take.faces[0].boxes()) == [take.faces[0].filmed.path.boxes[i] for i in order]
     filmed = list(video.read_frames(take.source))
-    for frame, index in zip(made, order):
+    for frame, index in zip(frames, order):
         x1, y1, x2, y2 = take.faces[0].filmed.path.boxes[index]
         outside = np.ones(SIZE, bool)
         outside[y1:y2, x1:x2] = False
         assert (frame[outside] == filmed[index][outside]).all()
 
 
-def test_a_search_that_fails_does_not_begin_again():
-    """Whoever asks later hears of the same, until the path is closed."""
-    begun = []
+def test_a_failed_search_is_not_restarted():
+    """Later calls raise the same error, until the path is closed."""
+    starts = []
 
     def search():
-        begun.append(1)
+        starts.append(1)
         yield face_path.Piece([(0, 0, 9, 9)] * 2, np.zeros((2, 4)))
         raise UserError("the file is cut short")
 
     path = face_path.FacePath(search)
     assert path.begin() == 0
-    for _ in range(3):  # the frames of the search are not kept with what is said of it
+    for _ in range(3):  # the error does not keep the frames of the search alive
         with pytest.raises(UserError, match="cut short"):
             path.known(5)
-    assert len(begun) == 1 and len(path.known(2)) == 2 and path._failed.__traceback__ is None
+    assert len(starts) == 1 and len(path.known(2)) == 2 and path._failed.__traceback__ is None
     path.close()
-    assert path.begin() == 0 and len(begun) == 2
+    assert path.begin() == 0 and len(starts) == 2
 
 
 def placed(box: tuple[float, ...], pads: tuple[int, ...] = (0, 0, 0, 0)):
@@ -414,7 +414,7 @@ def placed(box: tuple[float, ...], pads: tuple[int, ...] = (0, 0, 0, 0)):
 
 
 def test_boxes_reach_beyond_the_picture_as_far_as_faces_do():
-    """At the edge they had become smaller, and a face that was cut was stretched to a whole one."""
+    """They used to be clipped at the edge, and a face cut by it was stretched to a whole one."""
     assert placed((100, -30, 200, 90)) == (100, -30, 200, 90)
     assert placed((260, 100, 360, 220)) == (260, 100, 360, 220)
     assert placed((100, 150, 200, 260)) == (100, 150, 200, 260)
@@ -425,7 +425,7 @@ def test_boxes_reach_beyond_the_picture_as_far_as_faces_do():
         assert placed(without_mouth) is None
 
 
-def test_what_reaches_beyond_the_picture_comes_back_in_it():
+def test_crops_beyond_the_picture_are_written_back_inside_it():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     for box in ((1, 1, 5, 4), (-2, -1, 3, 4), (4, 2, 11, 9)):
         changed = frame.copy()
@@ -439,26 +439,26 @@ def test_what_reaches_beyond_the_picture_comes_back_in_it():
         assert (changed == expected).all()
 
 
-def test_a_face_whose_mouth_is_never_seen_is_told(tmp_path):
+def test_a_face_whose_mouth_is_never_visible_is_refused(tmp_path):
     write_clip(tmp_path / "x.mp4", np.zeros((3, *SIZE, 3), np.uint8))
     source = video.probe(tmp_path / "x.mp4")
     rows = [(np.array([[100.0, 180, 200, 300]] * 3), True)]
     with pytest.raises(UserError, match="the edge of .*x.mp4 cuts the face off at its mouth"):
         list(boxes.place(rows, source, (0, 0, 0, 0), True))
-    with pytest.raises(UserError, match="cuts the face off at its mouth"):  # and not the pads of official networks
+    with pytest.raises(UserError, match="cuts the face off at its mouth"):  # official networks have pads
         list(boxes.place(rows, source, (0, 10, 0, 0), True))
 
 
 @pytest.mark.parametrize("name, flags", [("x.mp4", ("-movflags", "+faststart")), ("x.mkv", ())])
-def test_a_long_video_that_breaks_off_is_refused_before_any_work(
+def test_a_long_truncated_video_is_refused_before_any_work(
     small_checkpoint, long_clip, long_speech, detector, searched, tmp_path, name, flags
 ):
-    """It was when nearly all of it had been made."""
+    """It used to be refused when nearly all of the output had been made."""
     run_ffmpeg("-i", long_clip, "-c", "copy", *flags, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(0.8 * len(whole))])
     with pytest.raises(UserError, match="cut short or damaged"):
         lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, long_speech)
     assert searched == [0]
-    run_ffmpeg("-i", long_speech, "-t", 1, tmp_path / "short.wav")  # for which there is enough
+    run_ffmpeg("-i", long_speech, "-t", 1, tmp_path / "short.wav")  # for which there is enough video
     lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, tmp_path / "short.wav")
