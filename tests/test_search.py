@@ -1,4 +1,4 @@
-"""The search by need, on drawn faces whose places are known and a detector that finds exactly those."""
+"""The sparse search, on drawn faces in known places, with a detector that finds exactly those."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCENES = [np.full((HEIGHT, WIDTH, 3), grey, np.uint8) for grey in (60, 120, 180)
 
 
 class RedBoxes:
-    """Finds red boxes, and counts what it was shown."""
+    """Finds red boxes, and records the sizes of the pictures."""
 
     FACE_SIDE, KEY_SECONDS, CERTAIN = 150, 2.0, 0.8
 
@@ -53,7 +53,7 @@ class RedBoxes:
 def picture(*corners: tuple[float, float], scene: int = 0) -> np.ndarray:
     frame = SCENES[scene].copy()
     for x, y in corners:
-        left = max(0, -round(x))  # beyond the edge
+        left = max(0, -round(x))  # pixels beyond the edge
         frame[round(y) : round(y) + SIDE, max(0, round(x)) : round(x) + SIDE] = TEXTURE[:, left:]
     return frame
 
@@ -64,28 +64,28 @@ def find(frames, detector, fps=25.0) -> Detections:
     return found
 
 
-def looked(found: Detections) -> list[int]:
+def searched_frames(found: Detections) -> list[int]:
     return [i for i, boxes in enumerate(found.boxes) if boxes is not None]
 
 
 def worst_overlap(boxes: np.ndarray, corners: list[tuple[float, float]]) -> float:
-    """nan where a box is missing."""
+    """The smallest overlap of a box with the truth."""
     truth = [np.array([x, y, x + SIDE, y + SIDE]) for x, y in corners]
     return min(intersection_over_union(box, t) if box[0] == box[0] else np.nan for box, t in zip(boxes, truth))
 
 
-def test_a_quiet_face_needs_few_small_looks():
+def test_a_slow_face_needs_few_small_searches():
     places = [(500 + 0.5 * i, 300) for i in range(100)]
     detector = RedBoxes()
     found = find([picture(p) for p in places], detector)
-    assert len(looked(found)) <= 4 and found.boxes[0] is not None and found.boxes[-1] is not None
+    assert len(searched_frames(found)) <= 4 and found.boxes[0] is not None and found.boxes[-1] is not None
     first, whole, crop = detector.shapes.pop(1), (360, 640), (CONTEXT + 0.6) * SIDE
     assert first == (HEIGHT, WIDTH) and all(s == whole or max(s) <= crop for s in detector.shapes)
     assert detector.megapixels < 0.01 * 100 * WIDTH * HEIGHT / 1e6
     assert worst_overlap(follow_face(found, 12), places) > 0.97
 
 
-def test_interpolation_has_no_limit_where_nobody_looked():
+def test_unsearched_frames_are_interpolated_without_limit():
     box = np.array([[0, 0, 40, 40, 0.9]], np.float32)
     unsearched = Detections([box, *[None] * 60, box + np.float32([[10] * 4 + [0]])], [0.0] * 62)
     missed = Detections([box, *[box[:0]] * 60, box], [0.0] * 62)
@@ -93,22 +93,22 @@ def test_interpolation_has_no_limit_where_nobody_looked():
     assert np.isnan(follow_face(missed, 12)[1:-1, 0]).all()
 
 
-def test_more_looks_where_the_face_turns_back():
+def test_a_face_is_searched_more_often_where_it_turns_back():
     places = [(500 + 160 * abs((i / 20) % 2 - 1), 300) for i in range(80)]  # 8 pixels a frame, to and fro
     found = find([picture(p) for p in places], RedBoxes())
     assert worst_overlap(follow_face(found, 12, smooth=False), places) > 0.85
-    assert len(looked(found)) < 30
+    assert len(searched_frames(found)) < 30
 
 
-def test_every_shot_is_searched_anew():
+def test_every_shot_is_searched_from_its_first_frame():
     places = [(100, 100)] * 30 + [(900, 500)] * 31 + [(400, 300)] * 19
     frames = [picture(p, scene=(i >= 30) + (i >= 61)) for i, p in enumerate(places)]
     found = find(frames, RedBoxes())
-    assert find_cuts(np.array(found.change)) == [30, 61] and {0, 29, 30, 60, 61, 79} <= set(looked(found))
+    assert find_cuts(np.array(found.change)) == [30, 61] and {0, 29, 30, 60, 61, 79} <= set(searched_frames(found))
     assert worst_overlap(follow_face(found, 12), places) > 0.97
 
 
-def test_a_lost_face_is_found_elsewhere_and_its_absence_to_the_frame():
+def test_a_lost_face_is_found_elsewhere_and_its_absence_is_exact():
     frames = [picture((100, 100))] * 33 + [picture()] * 40 + [picture((900, 500))] * 37
     boxes = follow_face(find(frames, RedBoxes()), 12)
     present = ~np.isnan(boxes[:, 0])
@@ -133,9 +133,9 @@ def test_newcomers_are_noticed_within_seconds_and_never_swapped():
     assert np.abs(follow_face(found, 12, face_index=1)[-1] - [800, 300, 920, 420]).max() < 2
 
 
-def test_a_doubtful_face_counts_only_where_there_is_no_other():
+def test_an_uncertain_face_counts_only_if_there_is_no_other():
     class Doubting(RedBoxes):
-        """Not so sure of boxes that are not square: those that the frame's edge cuts."""
+        """Less certain of boxes that are not square: those that the frame's edge cuts."""
 
         def _detect(self, frame):
             boxes = super()._detect(frame)
@@ -149,8 +149,8 @@ def test_a_doubtful_face_counts_only_where_there_is_no_other():
         assert all(len(b) == 1 and abs(b[0, 0] - place) <= 2 for b in boxes)
 
 
-def test_a_face_is_not_part_of_another():
-    """A detector that sees an eye as a face, in the reduced picture only, does not make the real one jump there."""
+def test_a_box_within_a_face_is_no_other_face():
+    """A detector that takes an eye for a face, in the reduced picture only, does not make the box jump there."""
 
     class Wrong(RedBoxes):
         def _detect(self, frame):
@@ -167,12 +167,12 @@ def test_a_face_is_not_part_of_another():
 def test_a_face_too_small_for_the_reduced_picture_is_searched_at_full_size():
     detector = RedBoxes(smallest=SIDE - 20)
     found = find([picture((500, 300))] * 60, detector)
-    assert [len(found.boxes[i]) for i in looked(found)] == [1] * len(looked(found))
+    assert [len(found.boxes[i]) for i in searched_frames(found)] == [1] * len(searched_frames(found))
     assert detector.shapes.count((HEIGHT, WIDTH)) == 1
 
 
-def test_the_search_is_a_stream():
-    """Few frames are held, however long the video; what it yields is complete."""
+def test_the_search_holds_few_frames_in_memory():
+    """However long the video; and what it has yielded is complete."""
     alive = most = 0
 
     def gone():
@@ -196,20 +196,20 @@ def test_the_search_is_a_stream():
     assert len(found) == 200 and most <= stretch + 12
 
 
-def test_unsearched_frames_survive_saving_and_old_files_count_as_nothing(tmp_path):
+def test_unsearched_frames_survive_saving_and_old_files_are_ignored(tmp_path):
     found = find([picture((300, 300))] * 30, RedBoxes())
     found.save(tmp_path / "c.npz")
-    again = Detections.load(tmp_path / "c.npz")
-    assert looked(again) == looked(found) and (again.boxes[0] == found.boxes[0]).all()
-    assert len(found.first(10)) == looked(found)[1] + 1  # on to the next look, so that frame 9 can be interpolated
+    loaded = Detections.load(tmp_path / "c.npz")
+    assert searched_frames(loaded) == searched_frames(found) and (loaded.boxes[0] == found.boxes[0]).all()
+    assert len(found.first(10)) == searched_frames(found)[1] + 1  # so that frame 9 can be interpolated
     with np.load(tmp_path / "c.npz") as file:
         old = {key: file[key] for key in file if key != "format"}
     np.savez(tmp_path / "old.npz", **old)
     assert len(Detections.load(tmp_path / "old.npz")) == 0
 
 
-def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
-    """Boxes are kept as the search goes; the next run starts with the last of them, and sees what one run sees."""
+def test_an_interrupted_search_is_resumed(talking_clip, monkeypatch):
+    """Boxes are saved as the search goes; the next run starts with the last, and finds what one run finds."""
     search = FaceSearch("haar")
     source, started = video.probe(talking_clip), []
     real = detectors.Haar._detect
@@ -227,21 +227,21 @@ def test_an_interrupted_search_goes_on(talking_clip, monkeypatch):
         search.find(source, 25)
     found = search.find(source, 25)
     assert started[0] == 0 and started[1] >= 9 and len(found) == 25
-    assert same_seen(found, FaceSearch("haar", cache=False).find(source, 25))
+    assert same_detections(found, FaceSearch("haar", cache=False).find(source, 25))
     assert not np.isnan(follow_face(found, 12)).any()
 
 
 @pytest.mark.parametrize("before", [1, 7, 21, 60])
-def test_what_is_seen_does_not_depend_on_what_was_wanted_before(talking_clip, tmp_path, before):
+def test_results_do_not_depend_on_what_was_searched_before(talking_clip, tmp_path, before):
     source = video.probe(talking_clip)
     search = FaceSearch("centerface", folder=tmp_path)
     search.find(source, before)
-    assert same_seen(search.find(source, 40), FaceSearch("centerface", cache=False).find(source, 40))
+    assert same_detections(search.find(source, 40), FaceSearch("centerface", cache=False).find(source, 40))
 
 
-def same_seen(one, other):
-    told = [[None if boxes is None else boxes.tolist() for boxes in found.boxes] for found in (one, other)]
-    return told[0] == told[1] and one.change == other.change
+def same_detections(one, other):
+    lists = [[None if boxes is None else boxes.tolist() for boxes in found.boxes] for found in (one, other)]
+    return lists[0] == lists[1] and one.change == other.change
 
 
 def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
@@ -253,8 +253,8 @@ def test_crops_give_the_boxes_of_the_whole_frame(shared, s3fd_checkpoint):
 
 
 @pytest.mark.parametrize("aspect", ["4/3", "64/45", "8/9"])
-def test_anamorphic_pictures_are_seen_as_people_see_them(tmp_path, astronaut, aspect):
-    """The detector frames faces as they are: stored narrow, they lost forehead and chin."""
+def test_anamorphic_pictures_are_searched_in_their_true_shape(tmp_path, astronaut, aspect):
+    """Searched as they are stored, narrow, faces used to lose forehead and chin."""
     across, down = map(int, aspect.split("/"))
     write_clip(tmp_path / "square.mp4", np.stack([astronaut] * 4))
     width = round(512 * down / across) // 2 * 2
@@ -268,8 +268,8 @@ def test_anamorphic_pictures_are_seen_as_people_see_them(tmp_path, astronaut, as
 
 
 @pytest.mark.parametrize("side", [512, 800, 810, 820, 830, 840])
-def test_a_face_that_does_not_move_has_one_box(astronaut, side):
-    """Where one scale of the search ends and another begins, it was up to 6 % larger or smaller, again and again."""
+def test_a_still_face_keeps_its_size(astronaut, side):
+    """Between two scales of the search, its size used to jump by up to 6 %, again and again."""
     still = cv2.resize(astronaut, (side, side), interpolation=cv2.INTER_AREA)
     found = Detections()
     deque(search(found, iter([still] * 30), detectors.CenterFace(), 25.0), maxlen=0)

@@ -1,4 +1,4 @@
-"""mouths/transfer.py: a drawn mouth gets the colours and the detail of the filmed one that it was made from."""
+"""mouths/transfer.py: a drawn mouth gets the colours and detail of the filmed one that it was made from."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ def luma(picture):
     return cv2.cvtColor(np.rint(picture).astype(np.uint8), cv2.COLOR_BGR2YCrCb)[..., 0].astype(float)
 
 
-def test_a_mouth_without_colours_gets_those_it_was_filmed_in(face, larger):
+def test_a_mouth_without_colours_gets_the_filmed_ones(face, larger):
     drawn = grey(face).astype(np.float32)
     coloured, _ = transfer_appearance(drawn, *reference_of(face, larger))
     before, after = (np.abs(one - face)[LIPS].mean() for one in (drawn, coloured))
     assert after < 0.2 * before
-    assert np.abs(luma(coloured) - luma(drawn)).max() <= 4  # as bright as it was drawn, but where a colour is full
-    assert (coloured[masks.lips() == 0] - drawn[masks.lips() == 0]).std() < 1  # all around stays
+    assert np.abs(luma(coloured) - luma(drawn)).max() <= 4  # as bright as drawn, unless a colour saturates
+    assert (coloured[masks.lips() == 0] - drawn[masks.lips() == 0]).std() < 1  # the surroundings stay
     half, _ = transfer_appearance(drawn, *reference_of(face, larger, 0.5))
     assert np.abs(half - (drawn + coloured) / 2)[LIPS].mean() < 1
 
 
-def test_a_mouth_unlike_the_one_that_was_filmed_keeps_what_it_has(face, larger):
+def test_a_mouth_unlike_the_filmed_one_stays_as_drawn(face, larger):
     drawn = np.clip(grey(face).astype(np.float32) + 60, 0, 255)
     coloured, finer = transfer_appearance(drawn, *reference_of(face, larger))
     assert np.abs(coloured - drawn).max() < 0.5 and (finer == 0).all()
 
 
-def test_lips_over_a_slit_are_no_slit():
-    """In silence lips had the colour of the dark between those that were filmed: blue."""
+def test_shut_lips_do_not_get_the_colour_of_the_slit():
+    """In silence, lips used to get the colour of the dark slit between the filmed ones: blue."""
     lip, slit = np.array([110.0, 100, 170]), np.array([105.0, 90, 85])
     filmed = np.broadcast_to(lip, (38, 48, 3)).copy()
     filmed[16:20] = slit
@@ -78,21 +78,21 @@ def test_lips_over_a_slit_are_no_slit():
 
 
 @pytest.mark.parametrize("moved", [(2, 1), (-3, 2), (0, 0)])
-def test_a_mouth_elsewhere_is_aligned_with_the_drawn_one(face, larger, moved):
-    there = np.float32([[1, 0, moved[0]], [0, 1, moved[1]]])
-    drawn = cv2.warpAffine(face, there, (96, 96), borderMode=cv2.BORDER_REPLICATE)
+def test_a_reference_elsewhere_is_aligned_with_the_drawn_mouth(face, larger, moved):
+    shift = np.float32([[1, 0, moved[0]], [0, 1, moved[1]]])
+    drawn = cv2.warpAffine(face, shift, (96, 96), borderMode=cv2.BORDER_REPLICATE)
     coloured, finer = transfer_appearance(grey(drawn).astype(np.float32), *reference_of(face, larger))
     assert np.abs(coloured - drawn)[LIPS].mean() < 0.3 * np.abs(grey(drawn).astype(float) - drawn)[LIPS].mean()
-    exact = cv2.warpAffine(larger, there * [1, 1, 2], (192, 192), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    exact = cv2.warpAffine(larger, shift * [1, 1, 2], (192, 192), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     lost = exact - cv2.resize(drawn, (192, 192), interpolation=cv2.INTER_CUBIC)
-    sure = cv2.resize(masks.lips(), (192, 192)) > 0.99
+    inside = cv2.resize(masks.lips(), (192, 192)) > 0.99
     part = slice(2 * ROWS.start, 2 * ROWS.stop), slice(2 * COLUMNS.start, 2 * COLUMNS.stop)
-    assert np.corrcoef(finer[sure[part]].ravel(), lost[part][sure[part]].ravel())[0, 1] > 0.9
+    assert np.corrcoef(finer[inside[part]].ravel(), lost[part][inside[part]].ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("side", [48, 96, 131, 400])
-def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
-    """That of another moment, here stripes: the frame itself is like nothing that is drawn."""
+def test_detail_that_96_pixels_lack_returns_in_the_frame(larger, side):
+    """From another frame, here stripes: the frame itself is unlike what is drawn."""
     stripes = np.rint(12 * np.sin(np.arange(192) * 2 * np.pi / 3.4))[None, :, None]
     larger = np.clip(larger + stripes, 0, 255).astype(np.uint8)
     face = cv2.resize(larger, (96, 96), interpolation=cv2.INTER_AREA)
@@ -114,10 +114,10 @@ def test_detail_that_96_pixels_lack_is_back_in_the_frame(larger, side):
         paste(frame, DrawnFace(face, filmed, (0, 0, side, side), reference=reference), "box")
         for reference in (None, reference_of(face, larger))
     ]
-    assert (boxed[0] == boxed[1]).all()  # all of it is the network's
+    assert (boxed[0] == boxed[1]).all()  # with box, all of it is the network's
 
 
-def test_a_box_of_hardly_any_pixels_has_no_detail(face, larger):
+def test_a_box_of_hardly_any_pixels_can_be_pasted(face, larger):
     for width, height in ((150, 1), (1, 150), (2, 2), (7, 96)):
         frame = np.full((height, width, 3), 90, np.uint8)
         assert (
@@ -129,7 +129,7 @@ def test_a_box_of_hardly_any_pixels_has_no_detail(face, larger):
 
 
 def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face, larger):
-    """A reference whose whole picture is bluer: lips that are drawn as they look now stay so."""
+    """With a reference that is bluer as a whole, lips drawn as they look now stay so."""
     bluer = np.clip(larger.astype(float) * [1.2, 1.0, 0.85], 0, 255).astype(np.uint8)
     references = References(
         cv2.resize(bluer, (96, 96), interpolation=cv2.INTER_AREA)[None], openings=np.zeros(1), larger=bluer[None]
@@ -137,12 +137,12 @@ def test_a_mouth_filmed_in_other_light_does_not_bring_that_light(astronaut, face
     shown, mouth = references.select(face, 1.0)
     assert mouth.share == 1 and mouth.light[0] < -5 < 5 < mouth.light[2]
     coloured, _ = transfer_appearance(face.astype(np.float32), shown, mouth)
-    unlit, _ = transfer_appearance(face.astype(np.float32), shown, mouth._replace(light=np.zeros(3, np.float32)))
-    apart = [np.abs(one - face)[LIPS].mean() for one in (coloured, unlit)]
-    assert apart[0] < 0.4 * apart[1]
+    uncorrected, _ = transfer_appearance(face.astype(np.float32), shown, mouth._replace(light=np.zeros(3, np.float32)))
+    errors = [np.abs(one - face)[LIPS].mean() for one in (coloured, uncorrected)]
+    assert errors[0] < 0.4 * errors[1]
 
 
-def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larger):
+def test_a_mouth_for_a_head_elsewhere_is_moved_with_it(astronaut, face, larger):
     references = References(face[None], openings=np.zeros(1), larger=larger[None])
     left, top, right, bottom = BOX
     x, y = 7, 6  # pixels of the photo
@@ -154,26 +154,26 @@ def test_what_is_lent_to_a_head_elsewhere_is_moved_with_it(astronaut, face, larg
     assert after < 0.3 * before
 
 
-def test_what_is_lent_comes_into_the_frame(face, larger, filled, monkeypatch):
-    """Through all of it, by a network that draws what it is shown: faces that tell of mouths, or do not."""
+def test_detail_of_the_reference_reaches_the_frame(face, larger, filled, monkeypatch):
+    """Through ``redraw_mouths``, with a network that draws what it is shown; without larger faces, and with them."""
     monkeypatch.setattr(drawing, "generate", lambda model, mels, faces, gains: faces[..., 3:])
     grain = 12 * (-1) ** np.indices((192, 192)).sum(0)[..., None]
     filmed = cv2.subtract(larger, np.rint(60 * cv2.resize(cv2.merge([masks.lips()] * 3), (192, 192))).astype(np.uint8))
     frames, mels = np.stack([filmed] * 3), np.zeros((3, 80, 16), np.float32)
-    made = []
+    results = []
     for more in (None, np.clip(larger + grain, 0, 255).astype(np.uint8)[None]):
         references = References(face[None], openings=np.zeros(1), larger=more)
-        known = Appearances({0: Appearance(poses_of(face[None]), references)})
-        settings = MouthSettings("feather", appearances=known, reference_share=np.ones(3))
-        made.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
+        appearances = Appearances({0: Appearance(poses_of(face[None]), references)})
+        settings = MouthSettings("feather", appearances=appearances, reference_share=np.ones(3))
+        results.append(np.stack(list(redraw_mouths(frames, [(0, 0, 192, 192)] * 3, mels, Wav2Lip, 2, settings))))
     without, transferred = (
-        cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in made
+        cv2.Laplacian(one[1], cv2.CV_64F)[cv2.resize(masks.lips(), (192, 192)) == 1] for one in results
     )
     assert transferred.var() > 2 * without.var()
 
 
-def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
-    """One picture with grain, of a smile: by what the network changes, one would be the least open, one the most."""
+def test_if_the_mouth_never_opens_any_reference_matches(face, larger):
+    """One smile with several grains: by what the network changes, one would be the least open, another the most."""
     network = LipSync().model
     grain = np.random.default_rng(0).normal(0, 4, (12, 96, 96, 3))
     still = np.clip(face + grain, 0, 255).astype(np.uint8)
@@ -183,31 +183,32 @@ def test_where_nobody_opens_the_mouth_any_tells_of_any(face, larger):
     assert all((mouth.picture == larger).all() and mouth.share == 1 for mouth in mouths)
 
 
-def test_a_mouth_tells_only_of_mouths_as_far_open_and_held_alike(face, larger):
+def test_a_reference_mouth_matches_in_opening_and_pose(face, larger):
     faces = np.stack([face, cv2.convertScaleAbs(face, alpha=0.95)])
-    told = References(faces, openings=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
-    assert told.select(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
+    references = References(faces, openings=np.array([0.0, 1.0]), larger=np.stack([larger, larger // 2]))
+    assert references.select(face, 1.0, 1.0).mouth.picture.mean() == (larger // 2).mean()
     assert (
-        told.select(face, 1.0, 0.1).mouth.share == pytest.approx(1.0) and told.select(face, 0.5, 0.1).mouth.share == 0.5
+        references.select(face, 1.0, 0.1).mouth.share == pytest.approx(1.0)
+        and references.select(face, 0.5, 0.1).mouth.share == 0.5
     )
-    assert told.select(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
-    assert told.select(face, 1.0, 0.5).mouth is None
+    assert references.select(face, 1.0, 0.3).mouth.share == pytest.approx(0.5)
+    assert references.select(face, 1.0, 0.5).mouth is None
     other = cv2.flip(face, 0)
-    assert np.abs(pose_of(other) - pose_of(face)).mean() > 12 and told.select(other, 1.0, 0.0).mouth is None
+    assert np.abs(pose_of(other) - pose_of(face)).mean() > 12 and references.select(other, 1.0, 0.0).mouth is None
     assert References(faces, openings=np.array([0.0, 1.0])).select(face, 1.0, 0.0).mouth is None
-    assert References(faces, larger=np.stack([larger, larger])).select(face, 1.0, 0.0).mouth is None  # how far open?
+    assert References(faces, larger=np.stack([larger, larger])).select(face, 1.0, 0.0).mouth is None  # without openings
 
 
-def test_whoever_matches_mouths_borrows(talking_clip, speech):
-    how = {"box": (20, 200, 80, 250)}
-    known = {
+def test_only_matching_references_have_larger_faces(talking_clip, speech):
+    options = {"box": (20, 200, 80, 250)}
+    appearances = {
         reference: LipSync()
-        .prepare(talking_clip, speech, reference=reference, **how)
+        .prepare(talking_clip, speech, reference=reference, **options)
         .faces[0]
         .mouth_settings.appearances
         for reference in ("matching", "still")
     }
-    references = {name: next(iter(one.known.values())).references for name, one in known.items()}
+    references = {name: next(iter(one.known.values())).references for name, one in appearances.items()}
     larger = references["matching"].larger
     assert larger.shape == (len(references["matching"].faces), 192, 192, 3)
     assert np.abs(larger[:, ::2, ::2].astype(float) - references["matching"].faces).mean() < 8
