@@ -1,4 +1,4 @@
-"""mouths/alignment.py: faces aligned with each other, and mouths of faces that lie elsewhere in their box."""
+"""mouths/alignment.py: aligning faces, and borrowing mouths from faces elsewhere in their box."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mouths import References, crop, masks
 from mouths.alignment import EYES_AND_NOSE, MOUTH, grey, moved, movement
 from mouths.references import ALIGNED, SAME_SHOT, _Target, pose_of
 
-SIDE = 192  # of the astronaut's face; a pixel of 96 is two of these
+SIDE = 192  # pixels of the astronaut's face: two for each of 96
 CORNER = (150, 20)
 
 
 def face_at(photo, x=0, y=0):
-    """The face when its box is so many pixels of 96 elsewhere."""
+    """The face, moved in its box by x and y pixels of 96."""
     left, top = CORNER[0] - 2 * x, CORNER[1] - 2 * y
     return crop(photo, (left, top, left + SIDE, top + SIDE))
 
@@ -29,7 +29,7 @@ def test_a_movement_is_found_in_any_light(astronaut, region, places):
             assert movement(there, here, region) == pytest.approx(place, abs=0.3)
 
 
-def test_what_cannot_be_told_or_is_too_far_stays_where_it_is(astronaut):
+def test_unknown_or_too_large_movements_are_zero(astronaut):
     flat = np.full((96, 96), 120, np.uint8)
     assert (movement(flat, flat, MOUTH) == 0).all()
     face = grey(face_at(astronaut))
@@ -44,8 +44,8 @@ def test_a_part_of_a_larger_face_is_moved_by_pixels_of_96(astronaut):
     assert (part == larger[2 * 42 : 2 * 82, 2 * 17 : 2 * 67]).all()
 
 
-def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut):
-    """The box stands still, as with ``--box``. The mouth of the reference is of another colour."""
+def test_a_head_that_moves_in_its_box_gets_mouths_in_place(astronaut):
+    """The box stands still, as with ``--box``. The mouth of the reference has another colour."""
     painted, lips = astronaut.copy(), cv2.resize(masks.lips(), (SIDE, SIDE)) > 0.5
     area = painted[CORNER[1] :, CORNER[0] :][:SIDE, :SIDE]
     area[lips] = 255 - area[lips]
@@ -59,17 +59,17 @@ def test_a_head_that_moves_in_its_box_is_lent_mouths_where_its_own_is(astronaut)
         assert np.abs(shown - wanted)[mouth].mean() < 0.15 * np.abs(shown - face)[mouth].mean()
 
 
-def test_who_is_held_nearly_alike_is_moved_by_a_part_of_the_way(astronaut):
-    """Else mouths would jump where a head comes to be held otherwise than ``ALIGNED``."""
-    references, seen = References(face_at(astronaut)[None]), []
+def test_a_face_nearly_in_the_same_pose_is_partly_aligned(astronaut):
+    """Otherwise mouths would jump where the distance between poses passes ``ALIGNED``."""
+    references, moves = References(face_at(astronaut)[None]), []
     for left in range(13):  # half a pixel each
         x1, y1 = CORNER[0] - left, CORNER[1]
         face = crop(astronaut, (x1, y1, x1 + SIDE, y1 + SIDE))
         distance = float(np.abs(references._poses - pose_of(face)).mean())
         target = _Target(grey(face), face, pose_of(face), 0.0, masks.around_lips())
         candidates = references._candidates(target, np.array([distance]), np.ones(1))
-        seen.append((left / 2, distance, candidates[0].moved_by[0]))
-    partly = [(place, by) for place, distance, by in seen if ALIGNED < distance < SAME_SHOT]
+        moves.append((left / 2, distance, candidates[0].moved_by[0]))
+    partly = [(place, by) for place, distance, by in moves if ALIGNED < distance < SAME_SHOT]
     assert partly and all(0 < by < 0.95 * place for place, by in partly)
-    assert all(by == 0 for _, distance, by in seen if distance <= ALIGNED)
-    assert all(by == pytest.approx(place, abs=0.2) for place, distance, by in seen if distance >= SAME_SHOT)
+    assert all(by == 0 for _, distance, by in moves if distance <= ALIGNED)
+    assert all(by == pytest.approx(place, abs=0.2) for place, distance, by in moves if distance >= SAME_SHOT)

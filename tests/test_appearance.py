@@ -23,7 +23,7 @@ SHOT = 30  # frames
 
 
 def turned(degrees: float) -> np.ndarray:
-    """A face of stripes: light that falls on it from one side, so far from another."""
+    """A face of stripes at an angle, which stands for a pose."""
     rows, columns = np.mgrid[0:96, 0:96] / 96
     angle = math.radians(degrees)
     light = 127 + 120 * np.sin(4 * math.pi * (columns * math.cos(angle) + rows * math.sin(angle)))
@@ -33,78 +33,78 @@ def turned(degrees: float) -> np.ndarray:
 HERE, THERE, ELSEWHERE, BEHIND = (turned(degrees) for degrees in (0, 45, 90, 135))
 
 
-def known(*faces: np.ndarray, times: int = ENOUGH_FACES) -> Appearance:
+def appearance_of(*faces: np.ndarray, times: int = ENOUGH_FACES) -> Appearance:
     return Appearance(poses_of(faces * times))
 
 
-def test_these_are_held_otherwise():
-    """What the tests below stand on."""
-    held = poses_of([HERE, THERE, ELSEWHERE, BEHIND])
-    assert min(np.abs(one - other).mean() for one, other in itertools.combinations(held, 2)) > OTHER_SHOT
+def test_these_faces_differ_in_pose():
+    """The tests below rely on it."""
+    poses = poses_of([HERE, THERE, ELSEWHERE, BEHIND])
+    assert min(np.abs(one - other).mean() for one, other in itertools.combinations(poses, 2)) > OTHER_SHOT
 
 
-def every(frames: int, looks: dict[int, Appearance]) -> Shots:
-    """Shots of so many frames; each is looked at once at most."""
-    return Shots(lambda index: index // frames * frames, lambda start: looks.pop(start, None))
+def shots_of(frames: int, unseen: dict[int, Appearance]) -> Shots:
+    """Shots of ``frames`` frames; analysing one takes it out of ``unseen``."""
+    return Shots(lambda index: index // frames * frames, lambda start: unseen.pop(start, None))
 
 
-def test_the_nearest_is_taken():
-    here, there = known(HERE), known(THERE)
+def test_the_appearance_nearest_in_pose_is_used():
+    here, there = appearance_of(HERE), appearance_of(THERE)
     appearances = Appearances({0: here, 1: there})
     assert [appearances.of(face, 0) for face in (THERE, HERE, THERE)] == [there, here, there]
 
 
-def test_a_shot_is_looked_at_when_it_begins_unless_it_is_one_that_was():
-    here, there, elsewhere = known(HERE), known(THERE), known(ELSEWHERE)
-    looks = {10: there, 20: elsewhere, 30: elsewhere}
-    appearances = Appearances({0: here}, every(10, looks))
+def test_a_shot_is_analysed_unless_it_begins_like_a_known_one():
+    here, there, elsewhere = appearance_of(HERE), appearance_of(THERE), appearance_of(ELSEWHERE)
+    unseen = {10: there, 20: elsewhere, 30: elsewhere}
+    appearances = Appearances({0: here}, shots_of(10, unseen))
     shown = [HERE] * 10 + [THERE] * 10 + [HERE] * 10 + [ELSEWHERE] * 10
     assert [appearances.of(face, i) for i, face in enumerate(shown)] == [here] * 10 + [there] * 10 + [here] * 10 + [
         elsewhere
     ] * 10
-    assert list(looks) == [20]
-    again = appearances.restarted()
-    assert again.of(HERE, 0) is here and again.of(THERE, 1) is here  # another time, as much is known as the first
+    assert list(unseen) == [20]
+    restarted = appearances.restarted()
+    assert restarted.of(HERE, 0) is here and restarted.of(THERE, 1) is here  # a second pass knows what the first did
 
 
-def test_a_shot_that_shows_nothing_is_not_looked_at_again():
-    appearances = Appearances({7: known(HERE)}, Shots(lambda index: 0, lambda start: asked.append(start)))
-    asked: list[int] = []
-    assert len({id(appearances.of(THERE, i)) for i in range(5)}) == 1 and asked == [0]
+def test_a_shot_without_a_face_is_not_analysed_again():
+    appearances = Appearances({7: appearance_of(HERE)}, Shots(lambda index: 0, lambda start: analysed.append(start)))
+    analysed: list[int] = []
+    assert len({id(appearances.of(THERE, i)) for i in range(5)}) == 1 and analysed == [0]
 
 
-def test_a_shot_of_which_little_is_known_is_looked_at_when_it_goes_on():
-    """Two frames before a cut tell nothing of what a mouth can do."""
-    brief, longer = known(HERE, times=2), known(HERE)
-    appearances = Appearances({0: brief}, every(2, {2: longer}))
+def test_a_shot_like_one_with_few_faces_is_analysed():
+    """Two frames before a cut do not show what a mouth can do."""
+    brief, longer = appearance_of(HERE, times=2), appearance_of(HERE)
+    appearances = Appearances({0: brief}, shots_of(2, {2: longer}))
     assert [appearances.of(HERE, i) for i in range(4)] == [brief, brief, longer, longer]
-    appearances = Appearances({0: brief}, every(2, {2: known(HERE, times=1)}))
-    assert {appearances.of(HERE, i) for i in range(4)} == {brief}  # which tells even less
+    appearances = Appearances({0: brief}, shots_of(2, {2: appearance_of(HERE, times=1)}))
+    assert {appearances.of(HERE, i) for i in range(4)} == {brief}  # which shows even less
 
 
-def test_a_shot_is_not_looked_at_twice():
-    """Though somebody turned in it, and is held otherwise where it is entered from its end."""
-    here, there = known(HERE), known(THERE)
-    appearances = Appearances({0: here}, every(10, {10: there}))
+def test_a_shot_is_not_analysed_twice():
+    """Even if somebody turned in it, and is in another pose when it is entered from its end."""
+    here, there = appearance_of(HERE), appearance_of(THERE)
+    appearances = Appearances({0: here}, shots_of(10, {10: there}))
     shown = [(HERE, 0), (THERE, 10), (BEHIND, 9), (THERE, 11)]
     assert [appearances.of(*one) for one in shown][:2] == [here, there] and len(appearances.remembered) == 2
 
 
-def test_what_was_of_no_use_for_longest_is_forgotten():
-    here, there = known(HERE), known(THERE)
-    others = [known(ELSEWHERE) for _ in range(MAX_APPEARANCES - 2)]
-    appearances = Appearances(dict(enumerate([there, here, *others], -50)), every(1, {1: known(BEHIND)}))
-    assert appearances.of(THERE, 0) is there  # so it is not the one that is of no use for longest
+def test_the_least_recently_used_appearance_is_forgotten():
+    here, there = appearance_of(HERE), appearance_of(THERE)
+    others = [appearance_of(ELSEWHERE) for _ in range(MAX_APPEARANCES - 2)]
+    appearances = Appearances(dict(enumerate([there, here, *others], -50)), shots_of(1, {1: appearance_of(BEHIND)}))
+    assert appearances.of(THERE, 0) is there  # so it is not the least recently used
     appearances.of(BEHIND, 1)
     assert appearances.of(THERE, 2) is there and appearances.of(HERE, 3) is not here
 
 
-def test_no_more_is_held_in_memory_than_is_remembered():
-    """However many shots that look otherwise a video has."""
+def test_memory_holds_no_more_than_the_remembered_appearances():
+    """However many different shots a video has."""
     rng = np.random.default_rng(0)
-    unlike = [np.kron(rng.integers(0, 256, (6, 6, 3), np.uint8), np.ones((16, 16, 1), np.uint8)) for _ in range(50)]
-    appearances = Appearances({0: known(HERE)}, Shots(int, lambda shot: known(unlike[shot])))
-    for shot, face in enumerate(unlike):
+    faces = [np.kron(rng.integers(0, 256, (6, 6, 3), np.uint8), np.ones((16, 16, 1), np.uint8)) for _ in range(50)]
+    appearances = Appearances({0: appearance_of(HERE)}, Shots(int, lambda shot: appearance_of(faces[shot])))
+    for shot, face in enumerate(faces):
         appearances.of(face, shot)
     assert len(appearances.remembered) == MAX_APPEARANCES and len(appearances._analysed) <= MAX_APPEARANCES + 1
 
@@ -120,8 +120,8 @@ def shots(tmp_path_factory):
     return folder / "both.mp4"
 
 
-def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path):
-    """As it was filmed, something of its speech is left; so the face of each shot is looked at."""
+def test_lips_rest_in_the_silence_of_every_shot(shots, tmp_path):
+    """With the filmed mouths, some of their speech would be left; so the face of every shot is analysed."""
     run_ffmpeg("-f", "lavfi", "-i", f"anullsrc=r=16000:cl=mono:d={2 * SHOT / 25}", tmp_path / "silence.wav")
     lips, moved = LipSync(search=FaceSearch("centerface")), []
     for silence in ("free", "closed"):
@@ -133,20 +133,20 @@ def test_lips_rest_in_the_silence_of_a_later_shot(shots, tmp_path):
     assert all(closed < 0.8 * free for free, closed in zip(*moved)), moved
 
 
-def test_a_preview_of_a_later_shot_is_what_comes_out(shots, modest_checkpoint, tmp_path):
+def test_a_preview_of_a_later_shot_matches_the_result(shots, modest_checkpoint, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", f"anullsrc=r=16000:cl=mono:d={2 * SHOT / 25}", tmp_path / "silence.wav")
     lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
     options = {"silence": "closed", "reference": "still"}
-    made = list(lips.stream(lips.prepare(shots, tmp_path / "silence.wav", **options)))
+    frames = list(lips.stream(lips.prepare(shots, tmp_path / "silence.wav", **options)))
     shown = lips.preview(shots, tmp_path / "silence.wav", (2 * SHOT - 2) / 25, **options)
-    assert np.abs(shown.astype(int) - made[2 * SHOT - 2]).mean() < 0.2
+    assert np.abs(shown.astype(int) - frames[2 * SHOT - 2]).mean() < 0.2
 
 
-def test_a_live_face_knows_all_shots(shots, modest_checkpoint, tmp_path):
+def test_a_live_face_has_an_appearance_for_every_shot(shots, modest_checkpoint, tmp_path):
     lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
     face = live.prepare(lips, shots)
     assert len(face.appearances) == 2
     face.save(tmp_path / "anna")
-    again = live.Face.load(tmp_path / "anna").appearances
-    assert all((one.poses == other.poses).all() for one, other in zip(again, face.appearances, strict=True))
+    loaded = live.Face.load(tmp_path / "anna").appearances
+    assert all((one.poses == other.poses).all() for one, other in zip(loaded, face.appearances, strict=True))
     assert len(live.prepare(lips, shots, box=(60, 180, 40, 150)).appearances) == 1

@@ -1,4 +1,4 @@
-"""The whole way from files to finished frames against what the reference computed."""
+"""From files to finished frames, compared with what the reference computed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def case(shared):
 
 @pytest.fixture(scope="module")
 def rows(shared, case):
-    """(frame, box, mel) of every golden frame, through our own readers."""
+    """(frame, box, mel) of every golden frame, read by our own readers."""
     source = video.probe(shared / case["clip"])
     top, bottom, left, right = case["box_top_bottom_left_right"]
     windows = read_speech(shared / case["audio"], source.fps)
@@ -34,7 +34,7 @@ def rows(shared, case):
     return [(frames[i], (left, top, right, bottom), windows[i]) for i in case["frames"]]
 
 
-def test_frame_count_and_repetition(shared, case):
+def test_frame_count_rate_and_size(shared, case):
     source = video.probe(shared / case["clip"])
     assert (source.fps, source.width, source.height) == (case["fps"], 360, 288)
     assert sum(1 for _ in video.read_frames(source)) == case["video_frames"]
@@ -59,7 +59,7 @@ def test_mel_windows_of_every_frame(shared, case):
     windows = audio.MelWindows(mel, case["fps"], audio.frame_count(len(wav), case["fps"]))
     assert len(windows) == round(11.0 * 25) and case["frames_written_by_the_reference"] == len(golden)
     means = np.array([windows[i].mean() for i in range(len(golden))])
-    assert np.abs(means - golden)[1:-2].max() < 1e-3  # other windows reach the ends, see INSIDE: by 2 of 16 frames
+    assert np.abs(means - golden)[1:-2].max() < 1e-3  # others have 2 of 16 frames outside INSIDE
     assert np.abs(means - golden).max() < 0.02
 
 
@@ -74,7 +74,7 @@ def test_finished_frames(shared, case, rows, filled, precision):
 
 
 def test_detector_boxes(shared, s3fd_checkpoint):
-    """Of every fifth frame: each is seen by itself."""
+    """In every fifth frame, since each is searched by itself."""
     golden = json.loads((shared / "golden/s3fd/boxes.json").read_text())
     frames = list(video.read_frames(video.probe(shared / golden["clip"]), count=len(golden["frames"])))[::5]
     api = FaceAlignment(LandmarksType._2D, flip_input=False, device="cpu", path_to_detector=s3fd_checkpoint)

@@ -1,4 +1,4 @@
-"""What is in front of a mouth stays there; what is not is no other for it."""
+"""What is in front of a mouth stays there; nothing else changes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLACK = np.array([20, 24, 28], np.uint8)
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory) -> np.ndarray:
-    """A drawn head that speaks for two seconds, as it is cut for the network: (50, 96, 96, 3)."""
+    """A drawn head that speaks for two seconds, cropped as for the network: (50, 96, 96, 3)."""
     path = tmp_path_factory.mktemp("head") / "head.mp4"
     truth = write_clip(path, Recipe(seconds=2.0, size=(192, 192)), 3)
     (x1, y1, x2, y2), *_ = np.median(truth["boxes"], axis=0).round().astype(int).tolist()
@@ -29,73 +29,73 @@ def faces(tmp_path_factory) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def held(faces) -> np.ndarray:
-    """The same with something black before the mouth, from frame 30 on."""
-    held = faces.copy()
-    held[(slice(30, None), *PLACE)] = BLACK
-    return held
+def occluded(faces) -> np.ndarray:
+    """The same with something black in front of the mouth from frame 30 on."""
+    occluded = faces.copy()
+    occluded[(slice(30, None), *PLACE)] = BLACK
+    return occluded
 
 
-def spread(hidden: np.ndarray) -> float:
-    """How much of what was filmed of the microphone stays."""
+def found_share(hidden: np.ndarray) -> float:
+    """How much of the microphone is found."""
     return float(hidden[PLACE].mean())
 
 
-def test_nothing_is_in_front_of_a_face_that_speaks(faces):
-    unoccluded = UnoccludedFace(faces[:25:5])  # at other moments mouths open as never before
+def test_nothing_is_found_in_front_of_a_speaking_face(faces):
+    unoccluded = UnoccludedFace(faces[:25:5])  # later the mouth opens wider than ever before
     assert len(unoccluded.faces) == 5
     assert max(unoccluded.hidden(face).max() for face in faces) == 0
 
 
-def test_what_is_in_front_is_found_and_what_shows_it_is_left_out(faces, held):
-    unoccluded = UnoccludedFace(held[::5])
+def test_an_object_is_found_and_faces_behind_it_are_left_out(faces, occluded):
+    unoccluded = UnoccludedFace(occluded[::5])
     assert len(unoccluded.faces) == 6 and not (unoccluded.faces[(slice(None), *PLACE)] == BLACK).all((1, 2, 3)).any()
-    assert min(spread(unoccluded.hidden(face)) for face in held[30:]) > 0.95
-    assert max(unoccluded.hidden(face).max() for face in held[:30]) == 0
+    assert min(found_share(unoccluded.hidden(face)) for face in occluded[30:]) > 0.95
+    assert max(unoccluded.hidden(face).max() for face in occluded[:30]) == 0
 
 
-def test_light_that_changes_is_nothing(faces):
+def test_a_change_of_light_is_no_object(faces):
     brighter = cv2.add(faces[40], (12, 12, 12, 0))
     assert UnoccludedFace(faces[::5]).hidden(brighter).max() == 0
 
 
-def test_what_was_always_there_and_goes_hides_nothing(faces, held):
-    unoccluded = UnoccludedFace(held[30::2])
+def test_an_object_that_goes_away_leaves_nothing_hidden(faces, occluded):
+    unoccluded = UnoccludedFace(occluded[30::2])
     assert max(unoccluded.hidden(face).max() for face in faces[:20]) == 0
 
 
-def test_somebody_else_is_not_in_front(faces, astronaut):
+def test_another_person_is_no_object(faces, astronaut):
     assert UnoccludedFace(faces[::5]).hidden(cv2.resize(astronaut[60:220, 160:290], (96, 96))).max() == 0
 
 
-def test_one_face_alone_tells_nothing(faces):
+def test_nothing_is_found_with_a_single_face(faces):
     unoccluded = UnoccludedFace(faces[:1])
     assert len(unoccluded.faces) == 1 and unoccluded.hidden(faces[0]).max() == 0
 
 
-def test_when_most_of_the_lips_are_hidden_nothing_is_drawn(faces):
+def test_nothing_is_drawn_when_most_of_the_lips_are_hidden(faces):
     unoccluded = UnoccludedFace(faces[::5])
     covered = faces[32].copy()
     covered[56:96, 16:80] = BLACK
     assert unoccluded.hidden(covered).min() == 1
 
 
-def test_it_stays_in_front_of_what_is_drawn(faces, held, filled):
+def test_an_object_stays_in_front_of_the_drawn_mouth(faces, occluded, filled):
     network, mels = filled(models.Wav2Lip, 0.125), np.zeros((50, 80, 16), np.float32)
 
-    def made(shown: np.ndarray, unoccluded: UnoccludedFace | None) -> np.ndarray:
-        known = Appearances({0: Appearance(poses_of(shown), unoccluded=unoccluded)})
-        settings = MouthSettings("feather", appearances=known)
+    def redrawn(shown: np.ndarray, unoccluded: UnoccludedFace | None) -> np.ndarray:
+        appearances = Appearances({0: Appearance(poses_of(shown), unoccluded=unoccluded)})
+        settings = MouthSettings("feather", appearances=appearances)
         return np.stack(list(redraw_mouths(shown, [WHOLE] * 50, mels, network, 16, settings)))
 
-    kept, torn = made(held, UnoccludedFace(held[::5])), made(held, None)
+    kept, drawn_over = redrawn(occluded, UnoccludedFace(occluded[::5])), redrawn(occluded, None)
     inner = slice(30, None), slice(64, 90), slice(33, 49)
-    assert np.abs(kept[inner].astype(int) - held[inner]).max() <= 2
-    assert np.abs(torn[inner].astype(int) - held[inner]).mean() > 20  # this network copies nothing
-    assert (kept[:30] == torn[:30]).all()  # and where nothing is in front, nothing is otherwise
+    assert np.abs(kept[inner].astype(int) - occluded[inner]).max() <= 2
+    assert np.abs(drawn_over[inner].astype(int) - occluded[inner]).mean() > 20  # this network copies nothing
+    assert (kept[:30] == drawn_over[:30]).all()  # where nothing is in front, nothing differs
 
 
-def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
+def test_feather_keeps_what_is_hidden_and_box_does_not():
     frame, face = np.full((96, 96, 3), 200, np.uint8), np.zeros((96, 96, 3), np.uint8)
     hidden = np.zeros((96, 96), np.float32)
     hidden[:, :48] = 1
@@ -104,6 +104,6 @@ def test_a_paste_keeps_what_is_hidden_and_a_box_does_not():
     assert (paste(frame, DrawnFace(face, frame, WHOLE, hidden=hidden), "box") == 0).all()
 
 
-def test_other_words_are_refused():
+def test_unknown_values_of_occlusion_are_refused():
     with pytest.raises(UserError, match="--occlusion draw is not known; give one of keep, ignore"):
         Options(occlusion="draw")

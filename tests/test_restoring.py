@@ -1,4 +1,4 @@
-"""Face restorers: tiny networks of the kinds that spandrel loads, never anybody's weights."""
+"""Face restorers, with tiny networks of the kinds that spandrel loads, and no published weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def spandrel():
 
 
 def compact(path, scale: int = 1, fill: float | None = None):
-    """Save a Compact (of Real-ESRGAN), which adds to its input what its convolutions say: nothing if all are 0."""
+    """Save a Compact (of Real-ESRGAN), which adds its convolutions' output to its input: nothing if all are 0."""
     from spandrel.architectures.Compact import Compact
 
     torch.manual_seed(0)
@@ -38,8 +38,8 @@ def compact(path, scale: int = 1, fill: float | None = None):
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_a_network_that_changes_nothing_changes_nothing(spandrel, astronaut, tmp_path, scale):
-    """A network that doubles repeats pixels, and steps are left of that where it is steep."""
+def test_a_network_that_changes_nothing_leaves_frames_alone(spandrel, astronaut, tmp_path, scale):
+    """At scale 2 the network repeats pixels, which leaves small steps where the picture is steep."""
     frame = cv2.GaussianBlur(astronaut, (0, 0), 3)
     before = frame.copy()
     open_restorer(compact(tmp_path / "same.pth", scale, 0.0))(frame, BOX, 0.0)
@@ -52,12 +52,12 @@ def test_only_the_mouth_is_restored(spandrel, astronaut, tmp_path):
     open_restorer(compact(tmp_path / "random.pth"))(frame, BOX, 0.0)
     changed = np.abs(frame.astype(int) - astronaut).max(2) > 0
     assert changed[190:210, 220:240].mean() > 0.9
-    changed[30 + 88 : 250, 130:330] = False  # of the box what lies below 40 %
+    changed[30 + 88 : 250, 130:330] = False  # the box below its upper 40 %
     assert not changed.any()
 
 
-def test_what_is_restored_lies_where_it_was(astronaut):
-    """A restorer that brightens a spot of the face: the mouth of FFHQ's frame is the mouth of the box."""
+def test_what_is_restored_stays_in_place(astronaut):
+    """A restorer brightens one spot: the mouth of a face in FFHQ's frame is the mouth of the box."""
 
     def brighten(face):
         bright = face.astype(np.float32)
@@ -70,27 +70,27 @@ def test_what_is_restored_lies_where_it_was(astronaut):
     assert abs(rows.mean() - (30 + 0.76 * 220)) < 2 and abs(columns.mean() - 230) < 1
 
 
-def test_what_is_in_front_of_the_mouth_is_not_restored(astronaut):
+def test_an_object_in_front_of_the_mouth_is_not_restored(astronaut):
     """A hand over the left half of the face: only the right one changes."""
     hidden = np.zeros((96, 96), np.float32)
     hidden[:, :48] = 1
     frame = astronaut.copy()
     restoring._restore(frame, BOX, hidden, lambda face: np.full(face.shape, 90, np.float32))
     changed = (frame != astronaut).any(2)
-    # they meet at 230, within a pixel of 96
+    # the halves meet at 230, within a pixel of 96
     assert not changed[:, :227].any() and changed[190:210, 233:250].mean() > 0.9
 
 
 def test_all_pixels_of_a_large_face_count():
-    """Of four it saw one: fine stripes became coarse ones, which it then restored."""
+    """The restorer used to see one in four: fine stripes became coarse ones, which it then restored."""
     frame = np.repeat(np.indices((1500, 1500)).sum(0)[..., None] % 2 * 255, 3, 2).astype(np.uint8)
     seen = []
     restoring._restore(frame, (300, 300, 1200, 1200), 0.0, lambda face: seen.append(face) or face.astype(np.float32))
     assert abs(seen[0].astype(int) - 127).max() < 50
 
 
-def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
-    """RestoreFormer, an eighth as wide, with random weights; a file of safetensors is read as well."""
+def test_a_face_restorer_is_loaded_and_run(spandrel, astronaut, tmp_path):
+    """RestoreFormer, an eighth as wide, with random weights, from a file of safetensors."""
     from safetensors.torch import save_file
     from spandrel.architectures.RestoreFormer import RestoreFormer
 
@@ -110,8 +110,8 @@ def test_a_restorer_of_faces_is_loaded_and_run(spandrel, astronaut, tmp_path):
     assert (frame[:118] == astronaut[:118]).all()
 
 
-def test_pictures_are_signed_for_those_that_learned_so(astronaut):
-    """GFPGAN's own code gives it [-1, 1] and gets that back; noise differs between calls unless it is told not to."""
+def test_gfpgan_gets_pictures_in_minus_1_to_1(astronaut):
+    """As GFPGAN's own code does, and back; its noise, which would differ between calls, is switched off."""
 
     class Network:
         device = torch.device("cpu")
@@ -129,7 +129,7 @@ def test_pictures_are_signed_for_those_that_learned_so(astronaut):
     (b"hello", "is not a checkpoint that can be read"),
     (None, "holds no network that spandrel can load"),
 ])  # fmt: skip
-def test_what_is_no_restorer_is_refused(spandrel, tmp_path, content, words):
+def test_files_without_a_restorer_are_refused(spandrel, tmp_path, content, words):
     path = tmp_path / "x.pth"
     torch.save({"state_dict": {"a": torch.zeros(1)}}, path) if content is None else path.write_bytes(content)
     with pytest.raises(UserError, match=words):
@@ -150,8 +150,8 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch):
         open_restorer(tmp_path / "x.pth")
 
 
-def test_restorer_flag_moves_pixels_of_the_result(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
-    """A missing file is told before anything is looked at; an existing one moves pixels of the result."""
+def test_the_restorer_flag_changes_the_result(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
+    """A missing file is reported before any work; an existing one changes pixels of the result."""
     command = [f"--checkpoint_path={modest_checkpoint}", f"--face={talking_clip}", f"--audio={silence}"]
     command += ["--box", "20", "200", "60", "220"]
     assert inference.main([*command, f"--outfile={tmp_path / 'a.mp4'}", "--restorer=nothing.pth"]) == 2
@@ -162,13 +162,13 @@ def test_restorer_flag_moves_pixels_of_the_result(spandrel, modest_checkpoint, t
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "restored.mp4").read_bytes()
 
 
-def test_the_page_offers_it_to_whoever_wants_it(spandrel, talking_clip, silence, tmp_path):
+def test_the_page_offers_the_restorer(spandrel, talking_clip, silence, tmp_path):
     from page.actions import Actions
     from page.sessions import Sessions
     from page.settings import Settings
 
     actions = Actions(Settings(detector="centerface", restorer=compact(tmp_path / "random.pth")))
-    given = Sessions().of("somebody"), str(talking_clip), str(silence), 0.2, SILENT
-    plain, sharp = (actions.preview(*given, sharp=sharp, box=(20, 200, 60, 220)) for sharp in (False, True))
-    with_none = Actions(Settings(detector="centerface")).preview(*given, box=(20, 200, 60, 220))
+    arguments = Sessions().of("somebody"), str(talking_clip), str(silence), 0.2, SILENT
+    plain, sharp = (actions.preview(*arguments, sharp=sharp, box=(20, 200, 60, 220)) for sharp in (False, True))
+    with_none = Actions(Settings(detector="centerface")).preview(*arguments, box=(20, 200, 60, 220))
     assert np.array_equal(plain, with_none) and not np.array_equal(plain, sharp)
