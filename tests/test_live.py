@@ -1,4 +1,4 @@
-"""Live speech: the frames are those of the whole sound, whatever it comes in; a prepared face is kept and opened."""
+"""Live speech: the frames are those of the whole sound, in whatever pieces it comes; and saving prepared faces."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def in_pieces(wav, most, seed=0):
     return np.split(wav, cuts[cuts < len(wav)])
 
 
-def all_of(session):
-    made = []
+def ready_frames(session):
+    frames = []
     while more := session.frames():
-        made += more
-    return made
+        frames += more
+    return frames
 
 
 def say(session, pieces):
-    """Push, taking whatever frames are ready after each piece, and end."""
-    made = []
+    """Push pieces, taking the frames that are ready after each, and end."""
+    frames = []
     for piece in pieces:
         session.push(piece)
-        made += all_of(session)
+        frames += ready_frames(session)
     session.end()
-    return made + all_of(session)
+    return frames + ready_frames(session)
 
 
 def pictures(frames):
@@ -74,15 +74,15 @@ def pictures(frames):
 
 
 @pytest.mark.parametrize("most", [160, 700, 5000, 100000])
-def test_any_pieces_give_the_frames_of_the_whole(lips, session, talking_clip, speech, wav, most):
+def test_any_pieces_give_the_frames_of_the_whole_sound(lips, session, talking_clip, speech, wav, most):
     take = lips.prepare(talking_clip, speech, box=BOX, loop="pingpong")
-    made = say(session, in_pieces(wav, most, seed=most))
-    assert_alike(pictures(made), np.stack(list(lips.stream(take))))
-    assert [frame.number for frame in made] == list(range(30)) and [frame.moment for frame in made] == [
-        frame.time for frame in made
+    frames = say(session, in_pieces(wav, most, seed=most))
+    assert_alike(pictures(frames), np.stack(list(lips.stream(take))))
+    assert [frame.number for frame in frames] == list(range(30)) and [frame.moment for frame in frames] == [
+        frame.time for frame in frames
     ]
-    assert [frame.time for frame in made] == [number / 25 for number in range(30)]
-    assert np.array_equal(np.concatenate([frame.sound for frame in made]), wav)
+    assert [frame.time for frame in frames] == [number / 25 for number in range(30)]
+    assert np.array_equal(np.concatenate([frame.sound for frame in frames]), wav)
 
 
 @pytest.mark.parametrize("options", [
@@ -90,13 +90,13 @@ def test_any_pieces_give_the_frames_of_the_whole(lips, session, talking_clip, sp
     {"box": None, "reference": "still", "blend": "feather", "fps": 30.0},
     {"static": True, "rotate": True, "fps": 24000 / 1001},
 ], ids=str)  # fmt: skip
-def test_options_mean_what_they_mean_elsewhere(lips, talking_clip, speech, wav, options):
+def test_options_have_the_same_effect_as_in_a_take(lips, talking_clip, speech, wav, options):
     options = {"box": BOX, "loop": "pingpong", **options}
     take = lips.prepare(talking_clip, speech, **options)
     with live.Session(lips, live.prepare(lips, talking_clip, **options)) as session:
-        made = say(session, in_pieces(wav, 900))
-    assert_alike(pictures(made), np.stack(list(lips.stream(take))))
-    heard = np.concatenate([frame.sound for frame in made])  # a late sound had gaps: half of it was not there yet
+        frames = say(session, in_pieces(wav, 900))
+    assert_alike(pictures(frames), np.stack(list(lips.stream(take))))
+    heard = np.concatenate([frame.sound for frame in frames])  # delayed sound had gaps: half of it was not there yet
     assert np.array_equal(heard[: len(wav)], wav) and not heard[len(wav) :].any()
 
 
@@ -109,9 +109,9 @@ def test_a_photo_speaks(lips, tmp_path, astronaut, speech, wav):
 
 def test_the_last_fifth_of_a_second_waits_for_the_end(session, wav):
     session.push(wav)
-    assert len(all_of(session)) == 25 and session.waiting == pytest.approx(0.2)
+    assert len(ready_frames(session)) == 25 and session.waiting == pytest.approx(0.2)
     session.end()
-    assert len(all_of(session)) == 5 and session.waiting == 0
+    assert len(ready_frames(session)) == 5 and session.waiting == 0
 
 
 def test_utterances_follow_each_other(session, wav):
@@ -121,12 +121,12 @@ def test_utterances_follow_each_other(session, wav):
     for _ in range(2):
         session.push(wav)
         session.end()
-    made = all_of(session)
-    assert len(made) == 60 and [frame.number for frame in made] == list(range(60))
-    assert_alike(pictures(made[:30]), alone)
+    frames = ready_frames(session)
+    assert len(frames) == 60 and [frame.number for frame in frames] == list(range(60))
+    assert_alike(pictures(frames[:30]), alone)
 
 
-def test_an_interruption_drops_what_was_not_shown(session, wav):
+def test_an_interruption_drops_what_has_not_been_shown(session, wav):
     whole = pictures(say(session, [wav]))
     session.reset()
     session.push(wav)
@@ -137,7 +137,7 @@ def test_an_interruption_drops_what_was_not_shown(session, wav):
     assert_alike(pictures(say(session, [wav])), whole)
 
 
-def test_a_reset_session_is_a_new_one(session, wav):
+def test_a_reset_session_starts_from_the_beginning(session, wav):
     first = [*say(session, [wav[:7000]]), *session.idle(3)]
     session.push(wav)
     session.reset()
@@ -160,15 +160,15 @@ def test_sound_of_another_rate_is_resampled(lips, face, rate):
     assert np.abs(heard - expected)[1000:-1000].max() < 0.01
 
 
-def test_what_is_too_old_is_passed_over(lips, face, wav):
+def test_sound_that_is_too_old_is_skipped(lips, face, wav):
     with live.Session(lips, face, behind=0.4) as session:
         session.push(wav)
-        made = all_of(session)
+        frames = ready_frames(session)
         session.end()
-        made += all_of(session)
-    assert [frame.number for frame in made] == list(range(len(made)))
-    assert np.array_equal(np.concatenate([frame.sound for frame in made]), wav[-len(made) * 640 :])
-    assert [frame.moment for frame in made] == [number / 25 for number in range(19, 30)]  # the first leaves 0.4 s
+        frames += ready_frames(session)
+    assert [frame.number for frame in frames] == list(range(len(frames)))
+    assert np.array_equal(np.concatenate([frame.sound for frame in frames]), wav[-len(frames) * 640 :])
+    assert [frame.moment for frame in frames] == [number / 25 for number in range(19, 30)]  # the first with 0.4 s left
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -176,26 +176,26 @@ def test_what_is_too_old_is_passed_over(lips, face, wav):
 
 
 def has_moved(some, other):
-    """Not where sums are rounded otherwise: that changes a few values by one level, and a mouth thousands."""
+    """Rounding does not count: it changes a few values by one level, and a mouth changes thousands."""
     return cv2.absdiff(some, other).mean() > 1e-3
 
 
 def test_the_video_goes_on_with_the_mouth_shut(lips, session, wav):
-    """What was said has no part in it, once the lips have had time to close."""
-    hushed = pictures(session.idle(50))
+    """Nothing of the speech is left in it, once the lips have had time to close."""
+    silent = pictures(session.idle(50))
     session.reset()
     say(session, [wav])
     after = session.idle(20)
     assert all(frame.moment is None and not frame.sound.any() for frame in after) and len(after[0].sound) == 640
-    moved = [has_moved(frame.picture, hushed[frame.number]) for frame in after]
+    moved = [has_moved(frame.picture, silent[frame.number]) for frame in after]
     assert moved[0] and not any(moved[4:])
     background = (slice(None), slice(0, 50))
-    assert all((frame.picture[background] == hushed[frame.number][background]).all() for frame in after)
+    assert all((frame.picture[background] == silent[frame.number][background]).all() for frame in after)
 
 
-def test_a_mouth_waits_for_sound_that_is_late(session, wav):
+def test_a_mouth_waits_for_late_sound(session, wav):
     session.push(wav[:8000])
-    all_of(session)
+    ready_frames(session)
     session.idle(5)
     assert (session._state.last.gain, session._state.last.rest) == (1, 0)
     session.idle(10)
@@ -203,25 +203,25 @@ def test_a_mouth_waits_for_sound_that_is_late(session, wav):
 
 
 def test_lips_close_in_pauses(lips, talking_clip, wav):
-    """A tone, a second of faint noise, the tone again: shut in between, and open again when the tone comes."""
+    """A tone, a second of faint noise, the tone again: shut in between, and open when the tone comes back."""
     noise = np.random.default_rng(0).normal(0, 1e-4, 16000).astype(np.float32)
     spoken = np.concatenate((wav, noise, wav))
     shut = live.prepare(lips, talking_clip, box=BOX, silence="closed")
     with live.Session(lips, shut) as session:
-        made = say(session, in_pieces(spoken, 700))
+        frames = say(session, in_pieces(spoken, 700))
         session.reset()
-        hushed = pictures(session.idle(85))
+        silent = pictures(session.idle(85))
     with live.Session(lips, live.prepare(lips, talking_clip, box=BOX)) as session:
         free = say(session, in_pieces(spoken, 700))
-    moved = [has_moved(frame.picture, other) for frame, other in zip(made, hushed)]
+    moved = [has_moved(frame.picture, other) for frame, other in zip(frames, silent)]
     assert all(moved[:32]) and not any(moved[38:50]) and all(moved[55:])  # words end at 30 and begin again at 55
-    assert_alike(pictures(made[:30]), pictures(free[:30]))
-    assert_alike(pictures(made[55:]), pictures(free[55:]))
+    assert_alike(pictures(frames[:30]), pictures(free[:30]))
+    assert_alike(pictures(frames[55:]), pictures(free[55:]))
 
 
 @pytest.mark.parametrize("behind, is_whole", [(5.0, False), (math.inf, True)])
-def test_what_is_late_is_made_up_for_in_pauses(lips, talking_clip, wav, behind, is_whole):
-    """Of those who speak live; a speech that is there at once keeps its pauses. No word is lost."""
+def test_delays_are_made_up_for_in_pauses(lips, talking_clip, wav, behind, is_whole):
+    """For live speakers; a speech that is there at once keeps its pauses. No word is lost."""
     shut = live.prepare(lips, talking_clip, box=BOX, silence="closed")
     with live.Session(lips, shut, behind=behind) as session:
         moments = {round(25 * frame.moment) for frame in say(session, [wav, np.zeros(24000, np.float32), wav])}
@@ -229,13 +229,13 @@ def test_what_is_late_is_made_up_for_in_pauses(lips, talking_clip, wav, behind, 
     assert missing <= set(range(30, 67)) and len(missing) < 37 and bool(missing) != is_whole
 
 
-def test_sound_is_checked(session, monkeypatch):
+def test_unsuitable_sound_is_refused_or_corrected(session, monkeypatch):
     for wrong in (np.zeros((10, 2), np.float32), np.zeros(10, np.int16), np.array("x")):
         with pytest.raises(UserError, match="one channel"):
             session.push(wrong)
     session.push(np.full(8000, np.nan))
     session.push([0.0, 9.0])
-    assert all(np.isfinite(frame.sound).all() and np.abs(frame.sound).max() <= 1 for frame in all_of(session))
+    assert all(np.isfinite(frame.sound).all() and np.abs(frame.sound).max() <= 1 for frame in ready_frames(session))
     monkeypatch.setattr(live.session, "MAX_WAITING_SECONDS", 1.0)
     with pytest.raises(UserError, match="take frames"):
         session.push(np.zeros(16001, np.float32))
@@ -246,7 +246,7 @@ def test_sound_is_checked(session, monkeypatch):
 
 
 class Clock:
-    """Time that passes only while somebody sleeps, or works."""
+    """Time that passes only in ``sleep``, or when ``now`` is set."""
 
     def __init__(self):
         self.now = 100.0
@@ -258,21 +258,21 @@ class Clock:
         self.now += max(seconds, 1e-6)
 
 
-def test_play_keeps_the_time(session, wav):
-    clock, made = Clock(), []
+def test_play_yields_frames_when_they_are_due(session, wav):
+    clock, frames = Clock(), []
     for frame in session.play(clock, clock.sleep):
         assert clock.now - 100 == pytest.approx(frame.time, abs=0.001)
-        made.append(frame)
+        frames.append(frame)
         if frame.number == 10:
             session.push(wav)
             session.end()
         if frame.number == 50:
             session.close()
-    assert [frame.moment is None for frame in made] == [True] * 11 + [False] * 30 + [True] * 10
+    assert [frame.moment is None for frame in frames] == [True] * 11 + [False] * 30 + [True] * 10
 
 
-def test_play_catches_up_and_gives_up(session):
-    """A hitch is made good; a machine that is too slow shows every frame, late."""
+def test_play_makes_up_for_short_delays_only(session):
+    """It catches up after a hitch; on a machine that is too slow it shows every frame, late."""
     clock, lags = Clock(), []
     for frame in session.play(clock, clock.sleep):
         lags.append(clock.now - 100 - frame.time)
@@ -283,20 +283,20 @@ def test_play_catches_up_and_gives_up(session):
     assert 2.7 < lags[30] < 2.9
 
 
-def test_sound_comes_from_another_thread(session, wav):
+def test_sound_may_come_from_another_thread(session, wav):
     pushing = threading.Thread(target=lambda: [*map(session.push, in_pieces(wav, 50)), session.end()])
     pushing.start()
-    heard, clock = [], Clock()
+    spoken, clock = [], Clock()
     for frame in session.play(clock, clock.sleep):
-        heard += [frame] * (frame.moment is not None)
-        if len(heard) == 30:
+        spoken += [frame] * (frame.moment is not None)
+        if len(spoken) == 30:
             session.close()
     pushing.join()
-    assert np.array_equal(np.concatenate([frame.sound for frame in heard]), wav)
+    assert np.array_equal(np.concatenate([frame.sound for frame in spoken]), wav)
 
 
 def test_a_session_that_broke_off_says_so(lips, face, monkeypatch, wav):
-    """After one Ctrl-C in its video, ``play`` went round and round without a frame."""
+    """After a Ctrl-C in its video, ``play`` used to loop forever without a frame."""
     session = live.Session(lips, face)
     session.push(wav)
 
@@ -315,8 +315,8 @@ def test_a_session_that_broke_off_says_so(lips, face, monkeypatch, wav):
     session.close()
 
 
-def test_nobody_hears_what_a_closed_session_is_told(session, wav):
-    """A microphone whose thread goes on filled it."""
+def test_a_closed_session_drops_sound(session, wav):
+    """A microphone whose thread went on used to fill it."""
     session.close()
     session.push(wav)
     assert session.waiting == 0
@@ -333,99 +333,99 @@ def test_a_closed_session_has_no_frames(session, wav):
 
 
 @pytest.fixture
-def kept(face, tmp_path):
+def saved_face(face, tmp_path):
     face.save(tmp_path / "anna")
     return tmp_path / "anna"
 
 
 @pytest.mark.parametrize("options", [{"mouth_gain": 2, "lip_delay": 40}, {"mouth_gain": np.float32(1.5)}])
-def test_whole_numbers_are_kept_too(small_checkpoint, talking_clip, tmp_path, options):
-    """What was saved could not be loaded, or not be saved at all."""
+def test_options_of_other_number_types_are_saved(small_checkpoint, talking_clip, tmp_path, options):
+    """Such a face used to be saved but not loaded, or not even saved."""
     live.prepare(LipSync(small_checkpoint, search=live_search()), talking_clip, box=BOX, **options).save(
         tmp_path / "anna"
     )
-    again = live.Face.load(tmp_path / "anna").options
-    assert {name: getattr(again, name) for name in options} == options
+    loaded = live.Face.load(tmp_path / "anna").options
+    assert {name: getattr(loaded, name) for name in options} == options
 
 
-def test_how_far_mouths_are_open_is_kept(talking_clip, tmp_path):
+def test_openings_and_larger_faces_are_saved(talking_clip, tmp_path):
     face = live.prepare(LipSync(search=live_search()), talking_clip, box=BOX)
     face.save(tmp_path / "kept")
-    again, before = (each.appearances[0].references for each in (live.Face.load(tmp_path / "kept"), face))
-    assert (again.faces == before.faces).all() and (again.openings == before.openings).all()
-    assert len(again.openings) == len(again.faces) and again.openings.min() == 0
-    same = np.stack([cv2.resize(face, (192, 192)) for face in before.faces])
-    told = replace(
+    loaded, before = (each.appearances[0].references for each in (live.Face.load(tmp_path / "kept"), face))
+    assert (loaded.faces == before.faces).all() and (loaded.openings == before.openings).all()
+    assert len(loaded.openings) == len(loaded.faces) and loaded.openings.min() == 0
+    larger = np.stack([cv2.resize(face, (192, 192)) for face in before.faces])
+    with_larger = replace(
         face,
         appearances=[
-            replace(face.appearances[0], references=References(before.faces, openings=before.openings, larger=same))
+            replace(face.appearances[0], references=References(before.faces, openings=before.openings, larger=larger))
         ],
     )
-    told.save(tmp_path / "told")
-    assert (live.Face.load(tmp_path / "told").appearances[0].references.larger == same).all()
+    with_larger.save(tmp_path / "told")
+    assert (live.Face.load(tmp_path / "told").appearances[0].references.larger == larger).all()
 
 
-def test_what_is_in_front_of_the_mouth_stays_there(lips, tmp_path, astronaut, speech, wav):
-    """Live, from a face that was kept, as in a file; what is drawn over it otherwise is not black."""
+def test_an_object_in_front_of_the_mouth_stays_there(lips, tmp_path, astronaut, speech, wav):
+    """Live, from a saved face, as in a file. With occlusion ignored, the black object is drawn over."""
     frames = np.stack([astronaut[0:240, 60:380]] * 25)
     frames[15:, 122:180, 145:185] = 0
     write_clip(tmp_path / "held.mp4", frames)
     options = {"box": (20, 180, 105, 225), "blend": "feather", "reference": "same", "loop": "loop"}
     take = lips.prepare(tmp_path / "held.mp4", speech, **options)
-    made, ignored = [], {**options, "occlusion": "ignore"}
+    results, ignored = [], {**options, "occlusion": "ignore"}
     for name, more in (("kept", options), ("ignored", ignored)):
         live.prepare(lips, tmp_path / "held.mp4", **more).save(tmp_path / name)
         with live.Session(lips, live.Face.load(tmp_path / name)) as session:
-            made.append(pictures(say(session, in_pieces(wav, 900))))
-    assert_alike(made[0], np.stack(list(lips.stream(take))))
-    kept, drawn_over = (some[15:25, 127:175, 150:180].mean((1, 2, 3)) for some in made)
-    assert kept.max() < 10 and drawn_over.min() > 40
+            results.append(pictures(say(session, in_pieces(wav, 900))))
+    assert_alike(results[0], np.stack(list(lips.stream(take))))
+    undisturbed, drawn_over = (some[15:25, 127:175, 150:180].mean((1, 2, 3)) for some in results)
+    assert undisturbed.max() < 10 and drawn_over.min() > 40
 
 
-def test_a_face_is_kept_and_opened(lips, face, kept, wav, monkeypatch):
-    monkeypatch.setattr("faces.FaceSearch.find", None)  # nobody searches again
-    with live.Session(lips, live.Face.load(kept)) as opened, live.Session(lips, face) as made:
-        assert np.array_equal(pictures(say(opened, [wav])), pictures(say(made, [wav])))
-        assert np.array_equal(pictures(opened.idle(5)), pictures(made.idle(5)))
+def test_a_saved_face_gives_the_same_frames(lips, face, saved_face, wav, monkeypatch):
+    monkeypatch.setattr("faces.FaceSearch.find", None)  # nothing is searched again
+    with live.Session(lips, live.Face.load(saved_face)) as loaded, live.Session(lips, face) as prepared:
+        assert np.array_equal(pictures(say(loaded, [wav])), pictures(say(prepared, [wav])))
+        assert np.array_equal(pictures(loaded.idle(5)), pictures(prepared.idle(5)))
 
 
 @pytest.mark.parametrize("options", [
     {"rate": 0}, {"rate": -16000}, {"rate": "48000"}, {"behind": -1.0}, {"behind": float("nan")}, {"behind": None},
 ])  # fmt: skip
-def test_sessions_that_cannot_be(lips, face, options):
+def test_impossible_rates_and_delays_are_refused(lips, face, options):
     with pytest.raises(UserError, match="rate must be a number above 0, and behind one of at least 0"):
         live.Session(lips, face, **options)
 
 
-def test_fewer_frames_than_none_are_none(lips, face, wav):
+def test_a_negative_number_of_frames_gives_none(lips, face, wav):
     with live.Session(lips, face) as session:
         session.push(wav)
         assert session.frames(-1) == [] == session.idle(-1) and len(session.frames(1)) == 1
 
 
-def test_a_batch_of_nobody_is_refused(small_checkpoint):
+def test_a_batch_size_of_zero_is_refused(small_checkpoint):
     with pytest.raises(UserError, match="batch_size must be 1 or more"):
         LipSync(small_checkpoint, batch_size=0)
 
 
-def test_takes_and_faces_are_shown_in_a_line(lips, face, talking_clip, speech):
-    """Without their arrays, where somebody's notebook prints them."""
+def test_takes_and_faces_have_a_short_repr(lips, face, talking_clip, speech):
+    """Without their arrays, since notebooks print it."""
     take = lips.prepare(talking_clip, speech, box=BOX)
     assert repr(take) == f"<Take of {talking_clip}: 30 frames, 1.20 s>"
     assert repr(face) == f"<Face of {talking_clip}, 25 fps>"
 
 
-def test_frames_without_a_face_are_kept(lips, tmp_path, astronaut):
-    """A second of a face, of nothing, and of the face again."""
+def test_frames_without_a_face_are_saved(lips, tmp_path, astronaut):
+    """A second of a face, two of nothing, and one of the face again."""
     shown = astronaut[0:240, 60:380]
     write_clip(tmp_path / "clip.mp4", np.stack([shown] * 25 + [np.zeros_like(shown)] * 50 + [shown] * 25))
     lips = LipSync(lips._checkpoint, search=live_search())
     face = live.prepare(lips, tmp_path / "clip.mp4", reference=0)
     face.save(tmp_path / "kept")
-    again = live.Face.load(tmp_path / "kept")
-    assert again.boxes == face.boxes and None in face.boxes and face.used == len(face.boxes) == 100
-    assert (again.source.fps, again.used, again.options.reference) == (25, 100, 0)
-    with live.Session(lips, again) as session:
+    loaded = live.Face.load(tmp_path / "kept")
+    assert loaded.boxes == face.boxes and None in face.boxes and face.used == len(face.boxes) == 100
+    assert (loaded.source.fps, loaded.used, loaded.options.reference) == (25, 100, 0)
+    with live.Session(lips, loaded) as session:
         dark = session.idle(50)[-1].picture
     assert dark.mean() < 20 and dark.flags.writeable
 
@@ -436,23 +436,23 @@ def live_search():
     return FaceSearch("centerface")
 
 
-def test_the_first_seconds_are_used(lips, talking_clip):
+def test_only_the_first_seconds_are_used(lips, talking_clip):
     lips = LipSync(lips._checkpoint, search=live_search())
     face = live.prepare(lips, talking_clip, seconds=0.4)
     assert face.used == len(face.boxes) == 10 and face.options.loop == "pingpong"
     with live.Session(lips, face) as session:
-        made = pictures(session.idle(37))
-    assert np.array_equal(made[18], made[36]) and not np.array_equal(made[0], made[9])  # there and back is 18 frames
+        idle = pictures(session.idle(37))
+    assert np.array_equal(idle[18], idle[36]) and not np.array_equal(idle[0], idle[9])  # there and back is 18 frames
 
 
-def test_a_face_is_replaced_and_nothing_else_is(face, kept, lips, tmp_path, astronaut):
+def test_saving_replaces_a_face_and_nothing_else(face, saved_face, lips, tmp_path, astronaut):
     cv2.imwrite(str(tmp_path / "face.png"), astronaut)
-    live.prepare(lips, tmp_path / "face.png", box=BOX).save(kept)
-    names = sorted(path.name for path in kept.iterdir())
-    assert len(names) == 2 and names[1].endswith(".png") and live.Face.load(kept).source.is_image
-    face.save(kept)
-    live.Face.load(kept).save(kept)  # over itself
-    assert len(list(kept.iterdir())) == 2 and not live.Face.load(kept).source.is_image
+    live.prepare(lips, tmp_path / "face.png", box=BOX).save(saved_face)
+    names = sorted(path.name for path in saved_face.iterdir())
+    assert len(names) == 2 and names[1].endswith(".png") and live.Face.load(saved_face).source.is_image
+    face.save(saved_face)
+    live.Face.load(saved_face).save(saved_face)  # over itself
+    assert len(list(saved_face.iterdir())) == 2 and not live.Face.load(saved_face).source.is_image
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     for folder, words in ((tmp_path / "other", "other files"), (tmp_path / "face.png", "is a file")):
@@ -489,42 +489,42 @@ def appearance(**values):
     option(resize_factor=10**9), option(mouth_gain=1e999), option(lip_delay="soon"), option(blend=["box"]),
     option(blend="__import__('os')"), option(loop="x"), option(reference=-5), changed(options=[]),
 ])  # fmt: skip
-def test_a_damaged_or_foreign_file_gets_one_line(kept, damage):
-    path = kept / "face.json"
+def test_a_damaged_or_foreign_file_gives_an_error_of_one_line(saved_face, damage):
+    path = saved_face / "face.json"
     path.write_text(damage(path.read_text()), encoding="latin-1")
     with pytest.raises(UserError) as caught:
-        live.Face.load(kept)
+        live.Face.load(saved_face)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and "again" in str(caught.value)
 
 
-def test_a_face_is_kept_beside_nobody_elses_files(kept, tmp_path):
-    """A folder of videos that are called source-…: they were deleted."""
-    face = live.Face.load(kept)
+def test_saving_leaves_files_of_others_alone(saved_face, tmp_path):
+    """Videos called source-… in the folder used to be deleted."""
+    face = live.Face.load(saved_face)
     (tmp_path / "films").mkdir()
     (tmp_path / "films/source-interview.mp4").write_text("mine")
     with pytest.raises(UserError, match="holds other files"):
         face.save(tmp_path / "films")
     assert [path.name for path in (tmp_path / "films").iterdir()] == ["source-interview.mp4"]
-    (kept / "source-notes.txt").write_text("mine")
-    (kept / "source-0123456789abcdef.mp4").write_text("of the face before")
-    face.save(kept)
-    assert (kept / "source-notes.txt").exists() and not (kept / "source-0123456789abcdef.mp4").exists()
+    (saved_face / "source-notes.txt").write_text("mine")
+    (saved_face / "source-0123456789abcdef.mp4").write_text("of the face before")
+    face.save(saved_face)
+    assert (saved_face / "source-notes.txt").exists() and not (saved_face / "source-0123456789abcdef.mp4").exists()
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, math.inf, math.nan])
-def test_faces_are_prepared_from_some_seconds(seconds, small_checkpoint, tmp_path):
+def test_faces_are_prepared_from_a_positive_number_of_seconds(seconds, small_checkpoint, tmp_path):
     with pytest.raises(UserError, match="from the first seconds of a video, not from"):
         live.prepare(LipSync(small_checkpoint), tmp_path / "x.mp4", seconds)
 
 
-def test_what_is_missing_is_named(kept, tmp_path):
+def test_missing_and_changed_files_are_named(saved_face, tmp_path):
     for folder in (tmp_path / "nobody", tmp_path):
         with pytest.raises(MissingFile, match="not a prepared face"):
             live.Face.load(folder)
-    source = next(kept.glob("source-*"))
+    source = next(saved_face.glob("source-*"))
     source.write_bytes(source.read_bytes() + b"x")
     with pytest.raises(UserError, match="missing or was changed"):
-        live.Face.load(kept)
+        live.Face.load(saved_face)
     source.unlink()
     with pytest.raises(UserError, match="missing or was changed"):
-        live.Face.load(kept)
+        live.Face.load(saved_face)
