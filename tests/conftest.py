@@ -1,4 +1,4 @@
-"""Fixtures: golden data, material made on the spot, and the footage in ../shared where it is there."""
+"""Fixtures: golden data, generated material, and the footage in ../shared where there is any."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from face_detection.centerface import CenterFace  # noqa: E402
 from fill import fill  # noqa: E402
 from reporting import Reporter  # noqa: E402
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # whoever starts this in the background has it ignored
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Mel frames of the golden data that lie within the sound. The two at each end see what is beyond: those data were made
-# with a newer librosa, which puts zeros there; 0.7.0, which the reference pinned, and we put the sound's mirror image.
+# Mel frames of the golden data that lie within the sound. The two at each end reach beyond it: the data were made with
+# a newer librosa, which pads with zeros; 0.7.0, which the reference pinned, and we pad with the mirrored sound.
 INSIDE = slice(2, -2)
 needs_bf16 = pytest.mark.skipif(
     not devices.cpu_computes(torch.bfloat16), reason="this CPU does not compute in bfloat16"
 )
 
-# Codecs for ``write_clip``: nearly lossless (without the filter greys are three levels off), and without losses
+# Codecs for ``write_clip``: nearly lossless (without the filter, greys are three levels off), and lossless
 X264 = (
     "-vf", "scale=flags=accurate_rnd+full_chroma_int", "-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p",
 )  # fmt: skip
-LOSSLESS = ("-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast")  # a quarter of the time that FFV1 takes
+LOSSLESS = ("-c:v", "libx264rgb", "-qp", "0", "-preset", "ultrafast")  # in a quarter of FFV1's time
 
-# In SFace's place: an ONNX network from (1, 3, 112, 112) to the mean of each channel, (1, 3)
+# Stands in for SFace: an ONNX network from (1, 3, 112, 112) to the mean of each channel, (1, 3)
 MEANS = base64.b64decode(
     "CAY6YQoZCgF4EgFwIhFHbG9iYWxBdmVyYWdlUG9vbAoPCgFwEgF5IgdGbGF0dGVuEgFnWhsKAXgSFgoUCAESEAoCCAEKAggDCgIIcAoCCHBiEwoB"
     "eRIOCgwIARIICgIIAQoCCANCBAoAEAs="
@@ -53,13 +53,13 @@ MEANS = base64.b64decode(
 
 
 def pytest_collection_finish() -> None:
-    """What is imported is no garbage: to look for some in it, again and again, took 10 s of each process."""
+    """Exempt imported objects from garbage collection: scanning them took 10 s of each process."""
     gc.collect()
     gc.freeze()
 
 
 def rnd(seed: int, shape: tuple[int, ...], kind: str = "u") -> torch.Tensor:
-    """The random arrays that the golden data's README defines."""
+    """Return a random array as the golden data's README defines it."""
     generator = np.random.default_rng(seed)
     values = generator.random(shape) if kind == "u" else generator.standard_normal(shape)
     return torch.from_numpy(values.astype(np.float32))
@@ -74,18 +74,18 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the user's cache."""
+    """Keep tests from reading or writing the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("WAV2LIP_CACHE", str(folder))
     return folder
 
 
-SEEN: dict[tuple, np.ndarray] = {}  # by CenterFace, in pictures by shape and digest
+SEEN: dict[tuple, np.ndarray] = {}  # CenterFace's detections, by a picture's shape and digest
 
 
 @pytest.fixture(autouse=True)
 def looked_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """CenterFace sees the same in the same picture, and hundreds of tests show it the same few: a tenth of all work."""
+    """Remember CenterFace's detections: hundreds of tests show it the same few pictures, a tenth of all work."""
     look = CenterFace._detect
 
     def remembered(detector: CenterFace, frame: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def looked_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
             SEEN[key] = look(detector, frame)
         return SEEN[key].copy()
 
-    if request.module.__name__ != "test_faces":  # which asks whether that is so
+    if request.module.__name__ != "test_faces":  # which tests the detector itself
         monkeypatch.setattr(CenterFace, "_detect", remembered)
 
 
@@ -114,7 +114,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def modest_checkpoint(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, to be used as the included one wants to be: for all that is not about how well mouths are drawn."""
+    """The same with the included one's inference settings, for tests in which the quality of mouths is irrelevant."""
     included = torch.load(models.weights.find("demo", models.Wav2Lip), weights_only=True)
     wishes = {name: included[name] for name in models.weights.INFERENCE_SETTINGS if name in included}
     path = tmp_path_factory.mktemp("checkpoint") / "modest generator.pth"
@@ -124,7 +124,7 @@ def modest_checkpoint(small_checkpoint: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def s3fd_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An S3FD that works on GRID-like footage; see its maker in the golden data."""
+    """An S3FD that works on GRID-like footage; see make_s3fd.py in the golden data."""
     pytest.importorskip("face_alignment")
     path = tmp_path_factory.mktemp("s3fd") / "s3fd.pth"
     torch.save(runpy.run_path(str(shared / "golden/s3fd/make_s3fd.py"))["s3fd_state_dict"](), path)
@@ -133,7 +133,7 @@ def s3fd_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def living_s3fd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An S3FD with weights that keep the size of signals (He et al., 2015): every head has something to say."""
+    """An S3FD whose weights keep the scale of signals (He et al., 2015), so that no head's output vanishes."""
     network = pytest.importorskip("face_alignment.detection.sfd.net_s3fd").s3fd()
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
@@ -162,14 +162,14 @@ def told() -> Told:
 
 @pytest.fixture(scope="session")
 def silence(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1.2 s of nothing, 16 kHz."""
+    """1.2 s of silence, 16 kHz."""
     path = tmp_path_factory.mktemp("silence") / "silence.wav"
     run_ffmpeg("-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono:d=1.2", path)
     return path
 
 
 def run_ffmpeg(*arguments: object, stdin: bytes | None = None) -> None:
-    """Make what tests need, always by the newest ffmpeg; what they test uses the system's, however old."""
+    """Make test material with the newest ffmpeg; the code under test uses the system's, however old."""
     import imageio_ffmpeg
 
     *inputs, output = map(str, arguments)
@@ -196,7 +196,7 @@ def astronaut() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
-    """One second of that photo drifting by 2 pixels a frame, 25 fps, 320x240, silent film."""
+    """One second of that photo drifting by 2 pixels a frame, 25 fps, 320x240, without sound."""
     path = tmp_path_factory.mktemp("clip") / "face.mp4"
     frames = np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(25)])
     write_clip(path, frames)
@@ -204,7 +204,7 @@ def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -219,5 +219,5 @@ def write_clip(path: Path, frames: np.ndarray, fps: str = "25", *options: object
 
 
 def assert_alike(some: np.ndarray, others: np.ndarray) -> None:
-    """Within one grey level: some CPUs have other kernels for fewer faces, whose sums are rounded otherwise."""
+    """Within one grey level: some CPUs have other kernels for fewer faces, which round sums differently."""
     assert some.shape == others.shape and cv2.absdiff(some, others).max() <= 1

@@ -1,4 +1,4 @@
-"""Finding, fetching and loading checkpoints: every form that is around, and every way a file can be wrong."""
+"""Finding, downloading and loading checkpoints: every form in use, and every way a file can be wrong."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def state():
     return models.Wav2Lip(WIDTH).state_dict()
 
 
-def same(model, state):
+def has_weights(model, state):
     return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def official(path):
-    """A full-width state dict saved in the format of the reference (no zip)."""
+def save_official(path):
+    """Save a full-width state dict in the reference's format (no zip)."""
     torch.save(models.Wav2Lip().state_dict(), path, _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize("form", ["dict", "module", "fp16", "with optimizer"])
-def test_forms_of_dict(tmp_path, state, form):
+def test_every_form_of_dict_loads(tmp_path, state, form):
     content = {"state_dict": dict(state), "width": WIDTH}
     if form == "module":
         content["state_dict"] = {f"module.{key}": value for key, value in state.items()}
@@ -60,23 +60,23 @@ def test_forms_of_dict(tmp_path, state, form):
     assert checkpoint.extra.get("global_step", 7) == 7
     if form == "fp16":
         state = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
-    assert same(model, state)
+    assert has_weights(model, state)
 
 
-def test_bare_state_dict_of_the_reference(tmp_path):
-    official(tmp_path / "wav2lip.pth")
+def test_bare_reference_state_dict_loads(tmp_path):
+    save_official(tmp_path / "wav2lip.pth")
     assert weights.load_model(tmp_path / "wav2lip.pth").width == 1.0
 
 
-def test_torchscript(tmp_path):
-    """What the links of the original lead to today."""
+def test_torchscript_loads(tmp_path):
+    """The original's download links lead to such files today."""
     model = models.Wav2Lip().eval()
     torch.jit.trace(model, (torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96))).save(str(tmp_path / "gan.pt"))
-    assert same(weights.load_model(tmp_path / "gan.pt"), model.state_dict())
+    assert has_weights(weights.load_model(tmp_path / "gan.pt"), model.state_dict())
 
 
-def test_no_code_of_torchscript_is_run(tmp_path, monkeypatch):
-    """Its classes may bring a __setstate__, which torch runs, with operators that read and write files."""
+def test_torchscript_code_is_not_run(tmp_path, monkeypatch):
+    """Its classes may define a __setstate__, which torch runs, with operators that read and write files."""
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("torch ran what the file brought along"))
     torch.jit.script(models.SyncNet_color(0.125).audio_encoder).save(str(tmp_path / "part.pt"))
     state = models.SyncNet_color(0.125).audio_encoder.state_dict()
@@ -84,7 +84,7 @@ def test_no_code_of_torchscript_is_run(tmp_path, monkeypatch):
     assert list(read) == list(state) and [v.shape for v in read.values()] == [v.shape for v in state.values()]
 
 
-def test_tensors_of_torchscript_that_share_their_memory(tmp_path):
+def test_torchscript_tensors_may_share_memory(tmp_path):
     class Shares(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -104,20 +104,20 @@ def test_tensors_of_torchscript_that_share_their_memory(tmp_path):
     assert all(torch.equal(read[k], v) and read[k].dtype == v.dtype for k, v in expected.items())
 
 
-@pytest.mark.parametrize("form", [True, False])
+@pytest.mark.parametrize("as_zip", [True, False])
 @pytest.mark.parametrize("number", [np.float64(0.25), np.int64(7), np.bool_(True), np.dtype(">f4").type(0.5)])
-def test_numbers_of_numpy_are_numbers(tmp_path, state, number, form):
-    """Training loops of others keep a step, a learning rate or a best loss that numpy had computed."""
+def test_numpy_scalars_load_as_plain_numbers(tmp_path, state, number, as_zip):
+    """Other training loops save steps, learning rates or best losses as numpy computed them."""
     content = {"state_dict": dict(state), "width": WIDTH, "global_step": number}
-    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=form)
+    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=as_zip)
     before = torch.serialization.get_safe_globals()
     step = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip).extra["global_step"]
     assert step == number and type(step) in (float, int, bool)
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
-def test_numbers_of_numpy_1(tmp_path):
-    """They are written by a module of another name."""
+def test_scalars_saved_with_numpy_1_load(tmp_path):
+    """It pickles them under another module's name."""
     torch.save({"state_dict": {}, "best": np.float64(0.25)}, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
     content = (tmp_path / "c.pth").read_bytes()
     other = b"cnumpy.core" if b"cnumpy._core" in content else b"cnumpy._core"
@@ -125,7 +125,7 @@ def test_numbers_of_numpy_1(tmp_path):
     assert weights.read_state(tmp_path / "c.pth") == {"state_dict": {}, "best": 0.25}
 
 
-def test_expert_of_any_width(tmp_path):
+def test_expert_of_any_width_loads(tmp_path):
     torch.save({"state_dict": models.SyncNet_color(0.25).state_dict(), "width": 0.25}, tmp_path / "e.pth")
     assert weights.load_model(tmp_path / "e.pth", models.SyncNet_color).width == 0.25
 
@@ -136,7 +136,7 @@ class Evil:
 
 
 class LoadsByCode(torch.nn.Module):
-    """TorchScript keeps its __setstate__, and torch.jit.load runs that: here it makes a network of one million."""
+    """TorchScript keeps its __setstate__, which torch.jit.load runs: here it makes a million weights."""
 
     def __init__(self):
         super().__init__()
@@ -164,7 +164,7 @@ def break_file(path, kind, state):
     elif kind == "cut":
         torch.save(dict(state), path)
         path.write_bytes(path.read_bytes()[:100_000])
-    elif kind == "damaged":  # in the list of contents at the end, which has to be read first
+    elif kind == "damaged":  # in the central directory at the end, which is read first
         torch.save(dict(state), path)
         content = path.read_bytes()
         path.write_bytes(content.replace(b"PK\1\2", b"PK\1\3"))
@@ -240,7 +240,7 @@ def break_file(path, kind, state):
     ("bomb", "is compressed, which checkpoints are not"),
     ("numbers for names", "its weights have no names"),
 ])  # fmt: skip
-def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
+def test_wrong_files_are_refused_with_the_reason(tmp_path, monkeypatch, state, kind, words):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "broken.pth"
     break_file(path, kind, state)
@@ -251,37 +251,37 @@ def test_wrong_files(tmp_path, monkeypatch, state, kind, words):
 
 
 @pytest.mark.parametrize("name", weights.STATE_DICT_KEYS)
-def test_state_dicts_have_many_names(tmp_path, state, name):
+def test_state_dict_is_found_under_every_known_key(tmp_path, state, name):
     torch.save({name: dict(state), "width": WIDTH, "epoch": 3}, tmp_path / "c.pth")
     checkpoint = weights.read_checkpoint(tmp_path / "c.pth", models.Wav2Lip)
-    assert same(weights.build(checkpoint, models.Wav2Lip), state) and checkpoint.extra["epoch"] == 3
+    assert has_weights(weights.build(checkpoint, models.Wav2Lip), state) and checkpoint.extra["epoch"] == 3
 
 
-def test_counters_that_are_missing_are_nought(tmp_path, state):
+def test_missing_batch_counters_default_to_zero(tmp_path, state):
     """Converted files lack them; torch itself fills them in."""
-    kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    assert len(state) - len(kept) == 50
-    torch.save({"state_dict": kept, "width": WIDTH}, tmp_path / "c.pth")
-    assert same(weights.load_model(tmp_path / "c.pth"), state)
+    converted = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(state) - len(converted) == 50
+    torch.save({"state_dict": converted, "width": WIDTH}, tmp_path / "c.pth")
+    assert has_weights(weights.load_model(tmp_path / "c.pth"), state)
 
 
-def test_an_onnx_file_is_called_so(tmp_path):
-    """It was called damaged, to be fetched again."""
+def test_onnx_file_is_recognised(tmp_path):
+    """It used to be called damaged, with the advice to download it again."""
     (tmp_path / "wav2lip_gan.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" * 100)
     with pytest.raises(UserError, match="is an ONNX file, .* give the .pth"):
         weights.load_model(tmp_path / "wav2lip_gan.onnx")
 
 
-def test_a_name_finds_the_file_in_checkpoints(tmp_path, monkeypatch):
+def test_name_finds_the_file_in_checkpoints(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="wav2lip_gan"):
         weights.find("wav2lipgan", models.Wav2Lip)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/wav2lip_gan.pth").write_bytes(b"x")
     assert weights.find("wav2lip_gan", models.Wav2Lip).name == "wav2lip_gan.pth"
-    assert weights.find("wav2lip_gan.pth", models.Wav2Lip).parent.name == "checkpoints"  # by its file's name, too
+    assert weights.find("wav2lip_gan.pth", models.Wav2Lip).parent.name == "checkpoints"  # file names work, too
     (tmp_path / "checkpoints/wav2lip.pth").write_bytes(b"x")
-    (tmp_path / "wav2lip").mkdir()  # as our repository has it
+    (tmp_path / "wav2lip").mkdir()  # a folder of that name, as in our repository
     assert weights.find("wav2lip", models.Wav2Lip).name == "wav2lip.pth"
 
 
@@ -293,7 +293,7 @@ CONTENT = bytes(range(256)) * 4000
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT with ranges; under /breaking it drops the first connection half way."""
+    """Serves CONTENT with ranges; under /breaking it drops the first connection halfway."""
 
     requests: list[str | None] = []
 
@@ -335,65 +335,65 @@ def server():
         server.shutdown()
 
 
-def known(url, sha256=None):
+def known_file(url, sha256=None):
     return downloads.KnownFile("file.pth", url, sha256 or hashlib.sha256(CONTENT).hexdigest())
 
 
-def test_download_once(server, tmp_path):
+def test_file_is_downloaded_once(server, tmp_path):
     for _ in range(2):
-        assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+        assert downloads.fetch(known_file(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests == [None] and [p.name for p in tmp_path.iterdir()] == ["file.pth"]
 
 
-def test_servers_that_pack_what_they_send_send_it_as_it_is(server, tmp_path):
-    """Its length unpacked is not the one that they tell: it had always "broken off"."""
-    assert downloads.fetch(known(f"{server}/packing"), tmp_path).read_bytes() == CONTENT
+def test_downloads_are_requested_uncompressed(server, tmp_path):
+    """A compressed response has another length than the file, so the download always seemed "broken off"."""
+    assert downloads.fetch(known_file(f"{server}/packing"), tmp_path).read_bytes() == CONTENT
 
 
 class Listener(Reporter):
     def __init__(self):
-        self.heard = []
+        self.reports = []
 
-    def progress(self, *told):
-        self.heard.append(told)
+    def progress(self, *report):
+        self.reports.append(report)
 
 
-def test_downloads_are_told(server, tmp_path, capfd):
-    """Only to who listens; nothing is printed."""
+def test_download_progress_is_reported(server, tmp_path, capfd):
+    """Only to the reporter; nothing is printed."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT[:7])
     listener, size = Listener(), len(CONTENT)
-    downloads.fetch(known(f"{server}/x"), tmp_path, listener)
-    told = [("Downloading file.pth", done, size) for done in (7, size)]
-    assert [listener.heard[0], listener.heard[-1]] == told and capfd.readouterr() == ("", "")
+    downloads.fetch(known_file(f"{server}/x"), tmp_path, listener)
+    expected = [("Downloading file.pth", done, size) for done in (7, size)]
+    assert [listener.reports[0], listener.reports[-1]] == expected and capfd.readouterr() == ("", "")
 
 
-def test_who_lip_syncs_is_told_of_downloads(server, tmp_path, monkeypatch):
+def test_lipsync_reports_downloads(server, tmp_path, monkeypatch):
     monkeypatch.setenv("WAV2LIP_CACHE", str(tmp_path))
-    monkeypatch.setitem(downloads.KNOWN, "mine", known(f"{server}/x"))
+    monkeypatch.setitem(downloads.KNOWN, "mine", known_file(f"{server}/x"))
     monkeypatch.setattr(weights, "PUBLISHED", {models.Wav2Lip: ("mine",), models.SyncNet_color: ("mine",)})
     for option in ("checkpoint", "expert"):
         listener = Listener()
         lips = LipSync(**{option: "mine"}, report=listener)
         with pytest.raises(UserError, match="not a checkpoint"):
             _ = lips.expert or lips.model
-        assert [stage for stage, *_ in listener.heard[:1]] == ["Downloading file.pth"]
+        assert [stage for stage, *_ in listener.reports[:1]] == ["Downloading file.pth"]
         (tmp_path / "checkpoints" / "file.pth").unlink()
 
 
 @pytest.mark.parametrize("path", ["breaking", "breaking-plain"])
 def test_broken_download_is_resumed(server, tmp_path, path):
-    """``plain`` stands for servers that cannot resume: they start again."""
+    """``plain`` stands for servers that cannot resume: the download starts again."""
     with pytest.raises(RuntimeError, match=r"could not download.*put it at .*file\.pth"):
-        downloads.fetch(known(f"{server}/{path}"), tmp_path)
+        downloads.fetch(known_file(f"{server}/{path}"), tmp_path)
     assert not (tmp_path / "file.pth").exists()
-    assert downloads.fetch(known(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
+    assert downloads.fetch(known_file(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests[1].startswith("bytes=")
 
 
-def test_why_a_download_failed_is_said_once(tmp_path):
-    """Not in the words of each package that it went through; nobody listens at port 1."""
+def test_download_error_gives_its_reason_once(tmp_path):
+    """Not once per package that it went through. Nothing listens on port 1."""
     with pytest.raises(RuntimeError) as caught:
-        downloads.fetch(known("http://127.0.0.1:1/x"), tmp_path)
+        downloads.fetch(known_file("http://127.0.0.1:1/x"), tmp_path)
     target = tmp_path / "file.pth"
     reason = os.strerror(errno.ECONNREFUSED)
     assert str(caught.value) == (
@@ -401,31 +401,31 @@ def test_why_a_download_failed_is_said_once(tmp_path):
     )
 
 
-def test_part_that_is_whole_is_not_fetched_again(server, tmp_path):
+def test_complete_partial_file_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "file.pth.part").write_bytes(CONTENT)
-    assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+    assert downloads.fetch(known_file(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert len(Handler.requests) == 1
 
 
-def test_what_is_there_needs_no_lock(server, tmp_path, monkeypatch):
-    """In a folder that cannot be written to, for example."""
+def test_existing_file_needs_no_lock(server, tmp_path, monkeypatch):
+    """Its folder may be read-only."""
     (tmp_path / "file.pth").write_bytes(CONTENT)
     monkeypatch.setattr(weights.files, "locked", lambda *_, **__: pytest.fail("locked"))
-    assert downloads.fetch(known(f"{server}/x"), tmp_path) == tmp_path / "file.pth"
+    assert downloads.fetch(known_file(f"{server}/x"), tmp_path) == tmp_path / "file.pth"
     assert not Handler.requests
 
 
-def test_part_that_is_too_long_is_fetched_again(server, tmp_path):
-    """Without a hash nobody else would notice."""
+def test_overlong_partial_file_is_downloaded_again(server, tmp_path):
+    """Without a hash, nothing else would notice."""
     (tmp_path / "file.pth.part").write_bytes(CONTENT + b"of another file")
     unchecked = downloads.KnownFile("file.pth", f"{server}/x", None)
     assert downloads.fetch(unchecked, tmp_path).read_bytes() == CONTENT
 
 
 def test_one_download_at_a_time(server, tmp_path):
-    """Side by side they wrote into one part."""
+    """Concurrent downloads used to write into the same partial file."""
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: downloads.fetch(known(f"{server}/slow"), tmp_path), range(4)))
+        found = list(pool.map(lambda _: downloads.fetch(known_file(f"{server}/slow"), tmp_path), range(4)))
     assert {path.read_bytes() for path in found} == {CONTENT} and len(Handler.requests) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file.pth"]
 
@@ -433,26 +433,26 @@ def test_one_download_at_a_time(server, tmp_path):
 @pytest.mark.parametrize("path, sha256", [("missing", None), ("x", "0" * 64)])
 def test_failed_download_says_what_to_do(server, tmp_path, path, sha256):
     with pytest.raises(RuntimeError, match="by other means"):
-        downloads.fetch(known(f"{server}/{path}", sha256), tmp_path)
+        downloads.fetch(known_file(f"{server}/{path}", sha256), tmp_path)
     assert not (tmp_path / "file.pth").exists()
 
 
-def test_a_mirror_of_the_hub_takes_its_place(server, tmp_path, monkeypatch):
-    """Many cannot reach it; what comes is checked all the same."""
+def test_hub_mirror_replaces_the_hub(server, tmp_path, monkeypatch):
+    """Many cannot reach the hub; what its mirror sends is checked all the same."""
     known = downloads.KnownFile("file.pth", f"{downloads._HUB}/file.pth", hashlib.sha256(CONTENT).hexdigest())
     monkeypatch.setenv("HF_ENDPOINT", f"{server}/")
     assert downloads.fetch(known, tmp_path).read_bytes() == CONTENT
-    assert downloads.url_of(downloads.KNOWN["s3fd"]) == downloads.KNOWN["s3fd"].url  # which is not there
+    assert downloads.url_of(downloads.KNOWN["s3fd"]) == downloads.KNOWN["s3fd"].url  # which is not on the hub
 
 
-def test_official_files_are_listed_with_their_hashes():
+def test_known_downloads_are_listed():
     judges = {"s3fd", "yunet", "syncnet_v2", "fid_inception", "2dfan4", "alexnet", "sface"}
     assert set(downloads.KNOWN) == {"wav2lip", "wav2lip_gan", "lipsync_expert", *judges}
     assert all(k.sha256 is None or len(k.sha256) == 64 for k in downloads.KNOWN.values())
 
 
 @pytest.mark.parametrize(
-    ("said", "pads", "blend", "reference", "gain"),
+    ("settings", "pads", "blend", "reference", "gain"),
     [
         (
             {"pads": [0, 5, 0, 0], "blend": "feather", "reference": "still", "gain": 1.5},
@@ -466,19 +466,19 @@ def test_official_files_are_listed_with_their_hashes():
         ({"pads": [0, True, 0.5, 0], "gain": float("nan")}, (0, 10, 0, 0), "box", "same", 1.0),
     ],
 )
-def test_a_generator_may_say_how_it_is_used(tmp_path, small_checkpoint, said, pads, blend, reference, gain):
+def test_generator_may_carry_inference_settings(tmp_path, small_checkpoint, settings, pads, blend, reference, gain):
     content = torch.load(small_checkpoint, weights_only=True)
-    torch.save({**content, **said}, tmp_path / "said.pth")
+    torch.save({**content, **settings}, tmp_path / "said.pth")
     model = weights.load_model(tmp_path / "said.pth")
     assert (model.pads, model.blend, model.reference, model.gain) == (pads, blend, reference, gain)
 
 
 @pytest.mark.parametrize(
-    ("said", "top"), [({"mask_top": 0.375}, 0.375), ({"mask_top": 2.0}, 0.5), ({"mask_top": "a"}, 0.5)]
+    ("settings", "top"), [({"mask_top": 0.375}, 0.375), ({"mask_top": 2.0}, 0.5), ({"mask_top": "a"}, 0.5)]
 )
-def test_a_generator_is_shown_as_much_of_a_face_as_it_learned_from(tmp_path, small_checkpoint, said, top):
+def test_generator_sets_how_much_of_a_face_is_masked(tmp_path, small_checkpoint, settings, top):
     content = torch.load(small_checkpoint, weights_only=True)
-    torch.save({**content, **said}, tmp_path / "said.pth")
+    torch.save({**content, **settings}, tmp_path / "said.pth")
     model, faces = weights.load_model(tmp_path / "said.pth"), np.full((2, 96, 96, 3), 7, np.uint8)
     shown = []
     model.face_encoder_blocks[0].register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
@@ -487,7 +487,7 @@ def test_a_generator_is_shown_as_much_of_a_face_as_it_learned_from(tmp_path, sma
     assert hidden.sum(1).tolist() == [96 - round(96 * top)] * 2 and hidden[:, -1].all()
 
 
-def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoint):
+def test_export_keeps_inference_settings(tmp_path, small_checkpoint):
     content = torch.load(small_checkpoint, weights_only=True)
     torch.save({**content, "pads": [0, 5, 0, 0], "blend": "feather"}, tmp_path / "said.pth")
     weights.export(
@@ -497,7 +497,7 @@ def test_export_keeps_what_a_generator_says_of_its_use(tmp_path, small_checkpoin
     assert (model.pads, model.blend) == ((1, 2, 3, 4), "feather")
 
 
-def test_before_the_first_evaluation_the_newest_checkpoint_is_named(tmp_path, monkeypatch):
+def test_error_for_a_missing_best_checkpoint_names_the_newest(tmp_path, monkeypatch):
     best, words = tmp_path / "checkpoint_best.pth", "does not exist"
     with pytest.raises(MissingFile, match=f"{words}; give a file or one of the names"):
         weights.find(best, models.SyncNet_color)
@@ -513,8 +513,8 @@ def test_before_the_first_evaluation_the_newest_checkpoint_is_named(tmp_path, mo
     ("sface", models.Wav2Lip, "names demo, wav2lip, wav2lip_gan"),
     ("wav2lip", models.SyncNet_color, "names demo, demo_judge, lipsync_expert"),
 ])  # fmt: skip
-def test_names_of_other_networks_are_not_fetched(name, network, names):
-    """Hundreds of megabytes were, and then did not fit."""
+def test_names_of_other_networks_are_not_downloaded(name, network, names):
+    """They used to be: hundreds of megabytes, which then did not fit."""
     with pytest.raises(MissingFile, match=f"{name} is another kind of network; give a file or one of the {names}$"):
         weights.find(name, network)
     with pytest.raises(MissingFile, match=f"nope does not exist; give a file or one of the {names}$"):
