@@ -1,4 +1,4 @@
-"""Photographs that speak: the mesh, the mouth, the twins. The photograph is NASA's, the speaker a moved copy of it."""
+"""Photographs that speak: mesh, mouth and twins. The photograph is NASA's; the speaker is a moving copy of it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def portrait(photo):
 
 @pytest.fixture(scope="module")
 def speaker(photo):
-    """Somebody whose lower lip and chin go down and up again twice, while the whole head drifts."""
+    """A speaker whose lower lip and chin go down and up twice, while the whole head drifts."""
     picture, still = photo
     points = Portrait(*photo).shut
     landmarks = np.tile(still, (FRAMES, 1, 1))
@@ -63,7 +63,7 @@ def speaker(photo):
     return Speaker(np.tile(picture, (FRAMES, 1, 1, 1)), landmarks + drift[:, None, None])
 
 
-def lips_of(points):
+def lip_gap(points):
     return np.linalg.norm(points[MESH_INDEX[13]] - points[MESH_INDEX[14]])
 
 
@@ -73,32 +73,32 @@ def camera_on(portrait, size):
     return np.column_stack((np.diag(scale), -scale * box[:2]))
 
 
-def test_similarity_finds_the_map_that_made_the_points():
+def test_similarity_between_recovers_the_map():
     points = np.random.default_rng(0).random((7, 2))
     matrix = np.array([[0.6, -0.8, 3.0], [0.8, 0.6, -2.0]]) * [[1.5, 1.5, 1], [1.5, 1.5, 1]]
     assert np.allclose(similarity_between(points, transform(points, matrix)), matrix)
 
 
-def test_the_box_frames_the_face(photo):
+def test_box_frames_the_face(photo):
     x1, y1, x2, y2 = face_box(photo[1])
     inside = (photo[1] > [x1, y1 - 0.2 * (y2 - y1)]).all() and (photo[1] < [x2, y2]).all()
     assert inside and 0.7 < (x2 - x1) / (y2 - y1) < 0.95
 
 
-def test_a_smile_shuts(portrait):
+def test_smile_is_closed_at_rest(portrait):
     """The photograph shows teeth; at rest the lips meet, and nothing above the nose has moved."""
-    assert lips_of(portrait.points) > 4 and lips_of(portrait.shut) < 0.5
+    assert lip_gap(portrait.points) > 4 and lip_gap(portrait.shut) < 0.5
     above = portrait.points[:, 1] < portrait.landmarks[4, 1]
     assert np.array_equal(portrait.shut[above], portrait.points[above])
 
 
-def test_lips_open_as_far_as_the_speakers_and_twice_as_far_with_twice_the_amplitude(portrait, speaker):
+def test_lips_open_like_the_speakers_times_the_amplitude(portrait, speaker):
     widest = int(np.argmax(lip_distance(speaker.landmarks)))
     once, twice = (
-        lips_of(portrait.posed(portrait.shut, speaker.movement(widest), amplitude, (0, 0))) for amplitude in (1, 2)
+        lip_gap(portrait.posed(portrait.shut, speaker.movement(widest), amplitude, (0, 0))) for amplitude in (1, 2)
     )
     assert once == pytest.approx(LIPS_APART, abs=1) and twice == pytest.approx(2 * once, rel=0.02)
-    assert lips_of(portrait.posed(portrait.shut, speaker.movement(0), 1, (0, 0))) < 0.5
+    assert lip_gap(portrait.posed(portrait.shut, speaker.movement(0), 1, (0, 0))) < 0.5
 
 
 def test_lips_never_cross(portrait, speaker):
@@ -107,22 +107,22 @@ def test_lips_never_cross(portrait, speaker):
     assert (upper <= lower[::-1] + 1e-9).all()
 
 
-def test_the_heads_own_movement_does_not_count(photo, speaker):
-    """A speaker who turns and comes closer says the same."""
+def test_head_movement_does_not_move_the_lips(photo, speaker):
+    """A speaker who turns and comes closer makes the same lip movements."""
     turn = np.array([[1.2 * np.cos(0.1), -1.2 * np.sin(0.1), 5], [1.2 * np.sin(0.1), 1.2 * np.cos(0.1), -9]])
     other = Speaker(speaker.frames, np.concatenate((speaker.landmarks[:10], transform(speaker.landmarks[10:], turn))))
     same = [np.abs(a.movement(14)[[13, 14, 17]] - b.movement(14)[[13, 14, 17]]).max() for a, b in [(speaker, other)]]
     assert same[0] < 0.01
 
 
-def test_an_undisturbed_mesh_shows_the_photograph(portrait):
+def test_unmoved_mesh_shows_the_photograph(portrait):
     camera = camera_on(portrait, 112)
     shown = portrait.draw(portrait.points, camera, 112).astype(int)
     plain = cv2.warpAffine(portrait.picture, camera, (112, 112), borderMode=cv2.BORDER_REFLECT).astype(int)
     assert np.abs(shown - plain).mean() < 1
 
 
-def test_only_the_mouth_and_what_hangs_on_it_changes(portrait, speaker):
+def test_only_the_mouth_region_changes(portrait, speaker):
     camera = camera_on(portrait, 112)
     frames = [
         render(portrait, portrait.posed(portrait.shut, speaker.movement(i), 1.5, (0, 0)), camera, 112, speaker, i)
@@ -141,7 +141,7 @@ def test_grey_photographs_get_grey_mouths(photo, speaker):
 
 
 def test_teeth_stay_with_the_skull_when_the_jaw_drops(portrait, speaker):
-    """Where a small and a wide opening both show them, what shows has not moved: it is the photograph's own."""
+    """Where both a small and a wide opening show them, they are the photograph's, unmoved."""
     teeth, camera = Teeth.of(portrait), camera_on(portrait, 224)
     points = [portrait.posed(portrait.shut, speaker.movement(i), 1.5, (0, 0)) for i in (4, 7)]
     shown = [render(portrait, one, camera, 224, speaker, 7, teeth).astype(float).mean(2) for one in points]
@@ -160,8 +160,8 @@ def test_teeth_stay_with_the_skull_when_the_jaw_drops(portrait, speaker):
     assert np.abs(shown[1] - without)[inside].mean() > 10
 
 
-def test_teeth_of_others_come_as_large_as_the_face_and_where_the_lips_meet(photo, portrait):
-    """Those of the same photograph, smaller and turned, lie where its own do."""
+def test_borrowed_teeth_are_fitted_to_face_and_lips(photo, portrait):
+    """Those of the same photograph, shrunk and turned, land on its own."""
     turn = np.array([[0.5, -0.2, 120.0], [0.2, 0.5, 30.0]])
     other = Portrait(cv2.warpAffine(photo[0], turn, (512, 512)), transform(photo[1], turn))
     own, lent = (teeth.map_to(portrait, portrait.points, 0.0) for teeth in (Teeth.of(portrait), Teeth.of(other)))
@@ -173,7 +173,7 @@ def test_teeth_of_others_come_as_large_as_the_face_and_where_the_lips_meet(photo
     assert np.allclose(own - raised, [[0, 0, 0], [0, 0, height / 2]])
 
 
-def test_a_mouth_that_shows_no_teeth_has_none_to_give(photo, portrait):
+def test_mouth_without_visible_teeth_lends_none(photo, portrait):
     shut = portrait.landmarks.copy()
     shut[MESH] = portrait.shut
     assert Teeth.of(Portrait(photo[0], shut)) is None
@@ -182,17 +182,17 @@ def test_a_mouth_that_shows_no_teeth_has_none_to_give(photo, portrait):
     assert Teeth.of(Portrait(dark, photo[1])) is None
 
 
-def test_as_photographed(portrait):
+def test_as_photographed_shows_and_turns_the_photograph(portrait):
     camera = camera_on(portrait, 112)
     plain = cv2.warpAffine(portrait.picture, camera, (112, 112), borderMode=cv2.BORDER_REFLECT).astype(int)
     assert np.abs(as_photographed(portrait, (0, 0), camera, 112).astype(int) - plain).mean() < 1
     turned = as_photographed(portrait, (0.1, 0), camera, 112).astype(int)
     mouth = slice(72, 92), slice(38, 74)
-    assert np.abs(turned - plain)[mouth].mean() > 3  # all of it moves, and shows what it showed
+    assert np.abs(turned - plain)[mouth].mean() > 3  # it moves, but still shows the same
     assert np.abs(turned[mouth].mean((0, 1)) - plain[mouth].mean((0, 1))).max() < 8
 
 
-def test_a_camera_that_mirrors_mirrors(portrait):
+def test_mirroring_camera_mirrors_the_picture(portrait):
     size, middle = 112, 55.5
     camera = camera_on(portrait, size)
     mirrored = np.array([[-1, 0, 2 * middle], [0, 1, 0]]) @ np.vstack((camera, [0, 0, 1]))
@@ -204,7 +204,7 @@ def test_a_camera_that_mirrors_mirrors(portrait):
 # Variation
 
 
-def test_voices_become_as_much_shorter_as_faster_and_as_much_higher():
+def test_faster_voices_are_shorter_and_higher_in_proportion():
     t = np.arange(2 * hp.sample_rate) / hp.sample_rate
     tone = np.sin(2 * np.pi * 400 * t).astype(np.float32)
     for seed in range(4):
@@ -214,16 +214,16 @@ def test_voices_become_as_much_shorter_as_faster_and_as_much_higher():
         assert np.argmax(spectrum) * hp.sample_rate / len(varied) == pytest.approx(480, abs=5)
 
 
-def test_the_same_film_twice_is_the_same_but_for_what_it_shows():
+def test_degradation_depends_only_on_the_seed():
     picture = np.full((112, 112, 3), 90, np.uint8)
-    shown = [Degradation(np.random.default_rng(3), 112).apply_to(picture, 0) for _ in range(2)]
-    assert np.array_equal(*shown)
-    other = Degradation(np.random.default_rng(4), 112).apply_to(picture, 0)
-    assert not np.array_equal(shown[0], other)
+    same_seed = [Degradation(np.random.default_rng(3), 112).apply_to(picture, 0) for _ in range(2)]
+    assert np.array_equal(*same_seed)
+    other_seed = Degradation(np.random.default_rng(4), 112).apply_to(picture, 0)
+    assert not np.array_equal(same_seed[0], other_seed)
 
 
-def test_videos_damage_more_the_smaller_they_are(photo):
-    """At least 30 dB where the encoder may keep nearly all but every second colour; frames keep number and order."""
+def test_stronger_compression_does_more_damage(photo):
+    """At the best quality, which still halves the colours' resolution, at least 30 dB; frames keep number and order."""
     pictures = [np.roll(cv2.resize(photo[0], (112, 112)), 2 * i, axis=1) for i in range(12)]
     errors = []
     for crf in (2, 24, 36):
@@ -233,22 +233,22 @@ def test_videos_damage_more_the_smaller_they_are(photo):
     assert max(errors[0]) < 255**2 / 10**3 and (np.diff(np.mean(errors, axis=1)) > 0).all()
 
 
-def test_videos_are_as_light_as_what_they_show(photo):
+def test_compression_keeps_the_brightness(photo):
     picture = cv2.GaussianBlur(cv2.resize(photo[0], (112, 112)), (0, 0), 3)
     (seen,) = through_h264([picture], 10)
     assert np.abs(seen.astype(float).mean((0, 1)) - picture.mean((0, 1))).max() < 0.7
 
 
-def test_films_are_seen_through_their_codec(photo):
+def test_only_clips_with_a_crf_are_compressed(photo):
     pictures = [cv2.resize(photo[0], (112, 112))] * 3
-    films = [Degradation(np.random.default_rng(seed), 112) for seed in range(12)]
-    assert {film.crf is None for film in films} == {True, False}
-    for film, again in zip(films, (Degradation(np.random.default_rng(seed), 112) for seed in range(12))):
-        degraded = np.stack([film.apply_to(picture, i) for i, picture in enumerate(pictures)])
-        assert (np.stack(again.apply(pictures)) == degraded).all() == (film.crf is None)
+    degradations = [Degradation(np.random.default_rng(seed), 112) for seed in range(12)]
+    assert {degradation.crf is None for degradation in degradations} == {True, False}
+    for degradation, again in zip(degradations, (Degradation(np.random.default_rng(seed), 112) for seed in range(12))):
+        degraded = np.stack([degradation.apply_to(picture, i) for i, picture in enumerate(pictures)])
+        assert (np.stack(again.apply(pictures)) == degraded).all() == (degradation.crf is None)
 
 
-def test_the_camera_keeps_the_face_in_its_middle():
+def test_camera_keeps_the_face_in_the_middle():
     for seed in range(20):
         matrix = Camera(np.random.default_rng(seed), 50, 25.0).matrix(np.array([10.0, 20, 90, 120]), 100, 25)
         assert np.abs(matrix[:, :2] @ [50, 70] + matrix[:, 2] - 50).max() < 10
@@ -270,17 +270,17 @@ def corpus(photo, speaker, tmp_path_factory):
     points = np.round(photo[1] * 16).astype(np.int16)
     np.savez(photos / "landmarks.npz", names=["a.png", "b.png"], landmarks=np.stack([points, points]))
     whole = np.round(speaker.landmarks * 16).astype(np.int16)
-    found = {"index": np.arange(478)}
+    saved = {"index": np.arange(478)}
     for name in ("one", "two"):
-        found[f"sue/{name}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
+        saved[f"sue/{name}"] = np.concatenate((whole[:1], np.diff(whole, axis=0)))
         writer = cv2.VideoWriter(str(speakers / f"sue/{name}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25, (512, 512))
         for frame in speaker.frames:
             writer.write(frame)
         writer.release()
         t = np.arange(FRAMES * hp.sample_rate // 25) / hp.sample_rate
         write_sound(speakers / f"sue/{name}.wav", 0.3 * np.sin(2 * np.pi * 200 * t))
-        (speakers / f"sue/{name}.wav").rename(speakers / f"sue/{name}.flac")  # read by content
-    np.savez(speakers / "landmarks.npz", **found)
+        (speakers / f"sue/{name}.wav").rename(speakers / f"sue/{name}.flac")  # recognised by content
+    np.savez(speakers / "landmarks.npz", **saved)
     return photos, speakers
 
 
@@ -290,7 +290,7 @@ def make(corpus, out, *flags):
     return talking_portrait.main([*command, *map(str, flags)])
 
 
-def test_corpus_can_be_trained_on_and_twins_show_the_same_moment(corpus, tmp_path):
+def test_corpus_is_trainable_and_twins_show_the_same_moment(corpus, tmp_path):
     assert make(corpus, tmp_path, "--clips", 4, "--real", 1, "--heads", 2, "--seed", 5) == 0
     folders = sorted(path.parent for path in tmp_path.glob("portrait*/*/twin.txt"))
     assert len(folders) == 4 and len(list(tmp_path.glob("real_sue/*/truth.json"))) == 2
@@ -300,12 +300,12 @@ def test_corpus_can_be_trained_on_and_twins_show_the_same_moment(corpus, tmp_pat
     for key in range(4):
         x, _, _, y = data[key]
         reference = x[3:]
-        assert (reference[:, :, :44] - y[:, :, :44]).abs().mean() < 0.02  # but for the mouth, the same picture
+        assert (reference[:, :, :44] - y[:, :, :44]).abs().mean() < 0.02  # the same picture, except for the mouth
     truth = json.loads((folders[0] / "truth.json").read_text())
     assert len(truth["opening"]) == len(list(folders[0].glob("*.jpg"))) and max(truth["opening"]) > 0.03
 
 
-def test_the_same_arguments_make_the_same_clips_and_finished_ones_are_kept(corpus, tmp_path):
+def test_clips_are_reproducible_and_finished_ones_are_kept(corpus, tmp_path):
     pictures = []
     for name in "ab":
         assert make(corpus, tmp_path / name, "--clips", 2) == 0
@@ -316,8 +316,8 @@ def test_the_same_arguments_make_the_same_clips_and_finished_ones_are_kept(corpu
     assert make(corpus, tmp_path / "a", "--clips", 2) == 0 and first.stat().st_mtime_ns == before
 
 
-def test_the_twin_may_be_the_photograph(corpus, tmp_path):
-    """Then it smiles through all of the clip, and is no clip of its own."""
+def test_twin_may_be_the_photograph(corpus, tmp_path):
+    """It then smiles throughout, and is no clip of its own."""
     assert make(corpus, tmp_path, "--clips", 2, "--photo", 1, "--silence", 0, "--seed", 1) == 0
     clips = sorted(path.parent for path in tmp_path.glob("portrait*/*/truth.json"))
     twins = {clip.with_name((clip / "twin.txt").read_text().strip()) for clip in clips}
@@ -329,21 +329,21 @@ def test_the_twin_may_be_the_photograph(corpus, tmp_path):
         frames[folder] = np.stack([cv2.imread(str(folder / f"{i}.jpg")).astype(float) for i in range(count)])
     assert frames[twin].shape == frames[clips[0]].shape
     upper, mouth = np.s_[:, :44], np.s_[:, 72:92, 38:74]
-    moves = {folder: np.abs(np.diff(found[mouth], axis=0)).mean((1, 2, 3)).max() for folder, found in frames.items()}
+    moves = {folder: np.abs(np.diff(shown[mouth], axis=0)).mean((1, 2, 3)).max() for folder, shown in frames.items()}
     assert moves[twin] < 0.7 * min(moves[clip] for clip in clips)
     for clip in clips:
         assert np.abs(frames[twin] - frames[clip])[upper].mean() < 4 < np.abs(frames[twin] - frames[clip])[mouth].mean()
 
 
-def test_clips_of_other_settings_are_not_mixed(corpus, tmp_path, capsys):
+def test_clips_with_other_settings_are_not_mixed(corpus, tmp_path, capsys):
     assert make(corpus, tmp_path, "--clips", 2, "--seed", 3) == 0
-    for other in (("--clips", 2, "--seed", 3, "--silence", 0.5), ("--heads", 2, "--seed", 4)):  # of other names, too
+    for other in (("--clips", 2, "--seed", 3, "--silence", 0.5), ("--heads", 2, "--seed", 4)):  # with other names, too
         assert make(corpus, tmp_path, *other) == 2
         assert "was made with other settings; give them again, or another --out" in capsys.readouterr().err
 
 
-def test_clips_of_other_people_are_not_mixed(corpus, tmp_path, capsys):
-    """Somebody who was to be held out spoke in what was there already."""
+def test_clips_of_other_speakers_are_not_mixed(corpus, tmp_path, capsys):
+    """Speakers to be held out used to stay in clips that were there already."""
     assert make(corpus, tmp_path, "--clips", 2, "--only", "sue/one") == 0
     assert make(corpus, tmp_path, "--clips", 2) == 2
     assert "was made with other settings" in capsys.readouterr().err
@@ -355,14 +355,14 @@ def test_clips_of_other_people_are_not_mixed(corpus, tmp_path, capsys):
     ((), "nothing to make; give a number with --clips, --real or --heads"),
     (("--clips", 2, "--portraits", "SPEAKERS"), "holds videos; --portraits needs a folder of photographs"),
 ])  # fmt: skip
-def test_what_cannot_be_made(corpus, tmp_path, capsys, flags, words):
+def test_impossible_requests_are_refused(corpus, tmp_path, capsys, flags, words):
     flags = [corpus[1] if flag == "SPEAKERS" else flag for flag in flags]
     assert make(corpus, tmp_path, *flags) == 2
     assert words in capsys.readouterr().err
 
 
-def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
-    """In a silence nobody moves, so boxes are as they were; when the mouth is widest they are larger."""
+def test_silence_and_jaw_following_boxes_are_optional(corpus, tmp_path):
+    """In silence nothing moves, so the boxes stay the same; when the mouth is widest, they are larger."""
     clips = {}
     for flags in (("--silence", 0), ("--silence", 1), ("--silence", 1, "--follow_jaw")):
         assert make(corpus, tmp_path / str(len(clips)), "--clips", 2, *flags) == 0
@@ -385,18 +385,18 @@ def test_silence_and_boxes_that_follow_the_jaw_are_asked_for(corpus, tmp_path):
         (("--choice", "5:2"), "not a span"),
     ],
 )
-def test_bad_arguments(corpus, tmp_path, capsys, flags, words):
+def test_bad_arguments_are_one_line(corpus, tmp_path, capsys, flags, words):
     assert make(corpus, tmp_path, "--clips", 2, *flags) == 2
     err = capsys.readouterr().err
     assert words in err and err.count("\n") == 1
 
 
-def test_landmarks_that_are_missing(corpus, tmp_path, capsys):
+def test_missing_landmarks_are_named(corpus, tmp_path, capsys):
     assert make((tmp_path, corpus[1]), tmp_path / "out", "--clips", 2) == 2
     assert "landmarks.npz" in capsys.readouterr().err
 
 
-def test_a_portrait_that_cannot_be_read(corpus, tmp_path, capsys):
+def test_unreadable_portrait_is_named(corpus, tmp_path, capsys):
     shutil.copytree(corpus[0], tmp_path / "photos")
     for picture in (tmp_path / "photos").glob("*.png"):
         picture.write_text("no picture")
@@ -412,13 +412,13 @@ def test_holes_in_landmarks_are_bridged():
     bridged = without_holes(holed)
     assert np.allclose(bridged[:5], points[:5]) and np.allclose(bridged[5], points[4])
     holed[[0, 1, 2, 3, 5]] = 0
-    assert np.allclose(without_holes(holed), points[4])  # more holes than not
+    assert np.allclose(without_holes(holed), points[4])  # more frames without than with
     with pytest.raises(UserError, match="no frame has landmarks"):
         without_holes(np.zeros((3, 4, 2)))
 
 
 class Mesh:
-    """What MediaPipe would find: one face, at these shares of the picture."""
+    """Stands in for MediaPipe's: one face, with all points at these fractions of the picture."""
 
     def __enter__(self):
         return self
@@ -431,16 +431,16 @@ class Mesh:
         return SimpleNamespace(multi_face_landmarks=[SimpleNamespace(landmark=points)])
 
 
-def test_landmarks_of_large_pictures_are_where_the_face_is(tmp_path, monkeypatch):
-    """From 2048 pixels on they had wrapped around to the other side."""
+def test_landmarks_of_large_pictures_do_not_wrap_around(tmp_path, monkeypatch):
+    """From 2048 pixels on, they used to end up on the other side."""
     monkeypatch.setattr(landmarks, "open_mesh", lambda static: Mesh())
     cv2.imwrite(str(tmp_path / "large.png"), np.zeros((100, 4000, 3), np.uint8))
     assert landmarks.main([str(tmp_path)]) == 0
     assert np.load(tmp_path / "landmarks.npz")["landmarks"][0, 0] / 16 == pytest.approx((3996, 50))
 
 
-def test_landmarks_that_were_found_are_kept(tmp_path, monkeypatch, capsys):
-    """Hours of them were gone after Ctrl-C."""
+def test_landmarks_survive_ctrl_c(tmp_path, monkeypatch, capsys):
+    """Ctrl-C used to lose hours of them."""
     (tmp_path / "sue").mkdir()
     for name in ("a", "b", "c"):
         write_clip(tmp_path / f"sue/{name}.mp4", np.zeros((2, 64, 64, 3), np.uint8))
@@ -464,15 +464,15 @@ def test_landmarks_that_were_found_are_kept(tmp_path, monkeypatch, capsys):
     assert f"note: {tmp_path / 'sue/b.mp4'} shows no face, or cannot be read" in capsys.readouterr().err
 
 
-def test_differences_of_landmarks_are_summed_in_their_own_type():
+def test_landmark_differences_are_summed_in_their_own_type():
     jump = np.array([[[20000, 0]], [[-20000, 0]], [[100, 0]]])
     for kind in (np.int16, np.int32):
         steps = np.concatenate((jump[:1].astype(kind), np.diff(jump.astype(kind), axis=0)))
         assert (absolute(steps) == jump / 16).all()
 
 
-def test_a_speaker_of_another_rate_is_refused(corpus, tmp_path, capsys):
-    """Frames of 30 a second, taken for 25, drift away from their sound."""
+def test_speaker_at_another_frame_rate_is_refused(corpus, tmp_path, capsys):
+    """30 frames a second, taken for 25, drift away from their sound."""
     photos, speakers = corpus
     shutil.copytree(speakers, tmp_path / "speakers")
     writer = cv2.VideoWriter(str(tmp_path / "speakers/sue/one.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (64, 64))
@@ -484,17 +484,17 @@ def test_a_speaker_of_another_rate_is_refused(corpus, tmp_path, capsys):
 
 
 def test_speakers_may_be_in_any_container(corpus, tmp_path):
-    """GRID's own .mpg had been passed by in silence."""
+    """GRID's own .mpg files used to be skipped silently."""
     photos, speakers = corpus
     shutil.copytree(speakers, tmp_path / "speakers")
     (tmp_path / "speakers/sue/one.mp4").rename(tmp_path / "speakers/sue/one.mov")
-    wanted = talking_portrait.Corpus(photos, (tmp_path / "speakers",), tmp_path / "out")
-    assert [sentence.path.name for sentence in talking_portrait.list_sentences(wanted)] == ["one.mov", "two.mp4"]
+    moved_corpus = talking_portrait.Corpus(photos, (tmp_path / "speakers",), tmp_path / "out")
+    assert [sentence.path.name for sentence in talking_portrait.list_sentences(moved_corpus)] == ["one.mov", "two.mp4"]
 
 
-def test_what_is_drawn_is_as_fast_as_what_is_heard(corpus, tmp_path):
-    """The picture was up to half a frame elsewhere at the end of a sentence."""
-    made = talking_portrait.Corpus(corpus[0], (corpus[1],), tmp_path)
+def test_picture_and_sound_have_the_same_speed(corpus, tmp_path):
+    """At the end of a sentence, the picture used to be up to half a frame off."""
+    portrait_corpus = talking_portrait.Corpus(corpus[0], (corpus[1],), tmp_path)
     for number in range(20):
-        speed = talking_portrait.Utterance.draw(made, number, 0).speed
+        speed = talking_portrait.Utterance.draw(portrait_corpus, number, 0).speed
         assert len(vary_voice(np.zeros(16000, np.float32), speed, np.random.default_rng(0))) == math.ceil(16000 / speed)
