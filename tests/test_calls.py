@@ -1,4 +1,4 @@
-"""What a program that calls the library may give, and what it finds as it left it."""
+"""What programs may pass to the library, and which state of theirs it leaves alone."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from reporting import Cancelled, Reporter
 from sync.embedding import Face, Voice
 
 
-def test_one_file_is_a_list_of_one():
-    """A name was taken letter by letter."""
+def test_single_file_counts_as_a_list():
+    """A name used to be split into its letters."""
     assert [(job.face, job.audio) for job in jobs.pair("a.mp4", "a.wav")] == [(Path("a.mp4"), Path("a.wav"))]
     assert len(jobs.pair(["a.mp4", "b.mp4"], Path("a.wav"))) == 2
     with pytest.raises(UserError, match="give at least one --face"):
@@ -40,19 +40,19 @@ def test_one_file_is_a_list_of_one():
         sync.measure("nowhere.mp4", "nowhere.wav", None)
 
 
-def test_text_is_a_path(tmp_path):
+def test_strings_are_accepted_as_paths(tmp_path):
     (settled,) = jobs.settle([jobs.Job("a.mp4", b"a.wav")], str(tmp_path))
     assert (settled.face, settled.audio) == (Path("a.mp4"), Path("a.wav"))
     assert FaceSearch(folder="boxes").folder == "boxes"
 
 
-def test_an_expert_is_opened_first(talking_clip):
+def test_score_needs_an_opened_expert(talking_clip):
     with pytest.raises(UserError, match="open the expert first: sync.open_expert.'demo'."):
         sync.score(talking_clip, "demo")
 
 
 @pytest.mark.parametrize("sound", [np.zeros(16000, np.float32), 3, None])
-def test_what_is_no_file_is_told_so(small_checkpoint, talking_clip, sound, tmp_path):
+def test_arguments_that_are_not_files_are_refused(small_checkpoint, talking_clip, sound, tmp_path):
     lips = LipSync(small_checkpoint)
     for call in (
         lambda: lips.run(talking_clip, sound, tmp_path / "a.mp4"),
@@ -65,8 +65,8 @@ def test_what_is_no_file_is_told_so(small_checkpoint, talking_clip, sound, tmp_p
             call()
 
 
-def test_options_that_are_none_are_told_so():
-    """Servers hand on what their users send: their mistake is not the program's."""
+def test_bad_options_are_user_errors():
+    """Servers pass on what their users send, so these are no faults of the program."""
     with pytest.raises(UserError, match="no option pad; is it pads"):
         Options.of({"pad": (0, 0, 0, 0)})
     with pytest.raises(UserError, match="no option xyz; there are static, fps"):
@@ -77,7 +77,7 @@ def test_options_that_are_none_are_told_so():
 
 
 @pytest.mark.parametrize(
-    "make",
+    "call",
     [
         lambda: TrainingOptions(keep=0),
         lambda: TrainingOptions(seed=-1),
@@ -89,12 +89,12 @@ def test_options_that_are_none_are_told_so():
         lambda: LipSync("demo").preview("a.mp4", "a.wav", float("inf")),
     ],
 )
-def test_what_the_command_line_would_refuse(make):
+def test_library_refuses_what_the_command_line_would(call):
     with pytest.raises(UserError):
-        make()
+        call()
 
 
-def test_values_can_be_looked_up(small_checkpoint, talking_clip, speech):
+def test_takes_and_results_are_hashable(small_checkpoint, talking_clip, speech):
     with LipSync(small_checkpoint).prepare(talking_clip, speech, box=(10, 200, 60, 240)) as take:
         assert len({take, take}) == 1 and take == take
     result = sync.compare(*a_pair())
@@ -107,7 +107,7 @@ def a_pair() -> tuple[Face, Voice]:
 
 
 def test_warnings_stay_on():
-    """Threads that switched them off for a moment, side by side, left them off in the whole process."""
+    """Threads that suppressed them at the same time used to leave them off in the whole process."""
     pair = a_pair()
     str(sync.compare(*pair))  # scipy, once it is imported, has filters of its own
     before = list(warnings.filters)
@@ -119,7 +119,7 @@ def test_warnings_stay_on():
     assert list(warnings.filters) == before
 
 
-def test_a_curve_is_the_mean_of_what_meets():
+def test_curve_is_the_mean_of_overlapping_windows():
     face, voice = a_pair()
     late = Voice(np.concatenate((np.zeros((30, 2), np.float16), voice.vectors[:10])))
     curve = sync.compare(face, late).curve
@@ -129,14 +129,14 @@ def test_a_curve_is_the_mean_of_what_meets():
     np.testing.assert_allclose(curve, expected, atol=1e-3)
 
 
-def test_tables_leave_the_limit_of_cells_alone(tmp_path):
+def test_reading_a_table_keeps_the_csv_field_limit(tmp_path):
     before, needed = csv.field_size_limit(999_999), ("face", "audio")
     (tmp_path / "jobs.csv").write_text("face,audio\na.mp4,a.wav\n")
     jobs.read_table(tmp_path / "jobs.csv", needed, needed, ())
     assert csv.field_size_limit(before) == 999_999
 
 
-def test_training_leaves_random_numbers_and_switches_alone():
+def test_training_restores_random_state_and_cudnn_switch():
     torch.manual_seed(5)
     state, switch = torch.get_rng_state(), torch.backends.cudnn.benchmark
     with training_session(TrainingOptions(device="cpu", seed=3)):
@@ -146,26 +146,26 @@ def test_training_leaves_random_numbers_and_switches_alone():
     assert (torch.get_rng_state() == state).all() and torch.backends.cudnn.benchmark == switch
 
 
-def test_who_cancels_many_cancels_all(small_checkpoint, talking_clip, speech, tmp_path):
-    """An error that a callback raises counts as that of one video, and the others go on."""
+def test_cancelling_one_job_cancels_all(small_checkpoint, talking_clip, speech, tmp_path):
+    """Any other error in a callback counts as one video's, and the others continue."""
 
     class Cancelling(Reporter):
         def progress(self, stage, done, total):
-            asked.append(stage)
+            stages.append(stage)
             if stage == "Lip-syncing":
                 raise Cancelled("enough")
 
-    asked = []
+    stages = []
     lips = LipSync(small_checkpoint, report=Cancelling())
     options = {"box": (10, 200, 60, 240)}
     todo = jobs.settle([jobs.Job(talking_clip, speech, tmp_path / f"{n}.mp4", options) for n in range(2)], tmp_path)
     with pytest.raises(Cancelled):
         jobs.work_through(todo, lips)
-    assert asked.count("Lip-syncing") == 1 and not list(tmp_path.glob("*.mp4"))
+    assert stages.count("Lip-syncing") == 1 and not list(tmp_path.glob("*.mp4"))
 
 
-def test_streams_go_on_when_the_main_thread_is_over():
-    """Python waits for other threads, but no pool takes any more work then: what they made was lost."""
+def test_streams_continue_after_the_main_thread_ends():
+    """Python waits for other threads, but then no pool accepts work: their results used to be lost."""
     code = """
 import threading, time
 from concurrency import in_parallel, prefetch
@@ -181,8 +181,8 @@ time.sleep(0.2)
     assert (done.stdout, done.stderr) == (f"{2 * 60 * 59 // 2}\n", "")
 
 
-def test_streams_that_were_left_end_wherever_they_are_found():
-    """The garbage collector may come while another stream, or anybody's pool, begins something."""
+def test_abandoned_streams_end_during_garbage_collection():
+    """The garbage collector may run while another stream, or any pool, is starting a task."""
     code = """
 import gc, itertools
 from concurrency import prefetch
@@ -200,8 +200,8 @@ print(next(kept))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a process cannot press its own Ctrl-C there")
-def test_who_presses_ctrl_c_twice_has_all_closed_before_the_end():
-    """Threads that were at work when Python ended crashed it."""
+def test_second_ctrl_c_still_waits_for_streams_to_close():
+    """Threads still at work when Python exited used to crash it."""
     code = """
 import os, signal, threading, time
 from concurrency import prefetch
@@ -227,7 +227,7 @@ except KeyboardInterrupt:
     assert (done.returncode, sorted(done.stdout.split()), done.stderr) == (0, ["closed", "interrupted"], "")
 
 
-def test_streams_in_streams_that_are_left_let_python_end():
+def test_abandoned_nested_streams_let_python_exit():
     code = """
 import itertools, time
 from concurrency import prefetch
@@ -241,7 +241,7 @@ print(next(kept))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
-def test_a_forked_process_may_let_go_of_a_stream():
+def test_forked_process_may_close_a_stream():
     code = """
 import itertools, os, sys
 from concurrency import prefetch
@@ -256,7 +256,7 @@ kept.close()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_stop_that_fails_closes_all_the_same():
+def test_stream_closes_even_if_stop_fails():
     closed = []
 
     def items():
@@ -265,14 +265,14 @@ def test_a_stop_that_fails_closes_all_the_same():
         finally:
             closed.append(True)
 
-    got = concurrency.prefetch(items(), stop=lambda: 1 / 0)
-    next(got)
+    stream = concurrency.prefetch(items(), stop=lambda: 1 / 0)
+    next(stream)
     with pytest.raises(ZeroDivisionError):
-        got.close()
+        stream.close()
     assert closed and not concurrency._working
 
 
-def test_what_cannot_be_begun_is_closed(monkeypatch):
+def test_items_are_closed_if_no_thread_can_start(monkeypatch):
     closed = []
 
     def items():
@@ -284,26 +284,26 @@ def test_what_cannot_be_begun_is_closed(monkeypatch):
     def refuse(thread):
         raise RuntimeError("can't start new thread")
 
-    given = items()
-    next(given)
+    generator = items()
+    next(generator)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="new thread"):
-        next(concurrency.prefetch(given))
+        next(concurrency.prefetch(generator))
     assert closed and not concurrency._working
 
 
-def test_calls_have_their_share_of_threads():
+def test_parallel_calls_use_all_threads():
     calls, share = devices.cpu_calls_and_threads()
     assert calls * share >= torch.get_num_threads()
 
 
-def test_quality_takes_text(tmp_path):
+def test_quality_accepts_strings_as_paths(tmp_path):
     with pytest.raises(UserError, match="a.mp4 does not exist"):
         quality.score_file(str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), FaceSearch("haar"))
 
 
-def test_the_server_of_the_documentation(small_checkpoint, talking_clip, speech, tmp_path, monkeypatch):
-    """A program in another language sends two files, and gets a video, or a sentence."""
+def test_documented_server_works(small_checkpoint, talking_clip, speech, tmp_path, monkeypatch):
+    """A client in any language sends two files, and gets a video, or one line of error."""
     testclient = pytest.importorskip("fastapi.testclient")
     text = (ROOT / "docs/lip-sync.md").read_text(encoding="utf-8").partition("put this into `server.py`")[2]
     code = (
@@ -312,10 +312,10 @@ def test_the_server_of_the_documentation(small_checkpoint, talking_clip, speech,
     names = {"checkpoint": small_checkpoint, "search": FaceSearch("haar", folder=tmp_path)}
     exec(compile(code.replace("from __future__", "#"), "server.py", "exec"), names)
     with testclient.TestClient(names["app"]) as client:
-        asked = {"face": talking_clip.read_bytes(), "audio": speech.read_bytes()}
-        made = client.post("/lip-sync", files=asked)
-        assert made.status_code == 200 and made.headers["content-type"] == "video/mp4"
-        (tmp_path / "made.mp4").write_bytes(made.content)
+        uploads = {"face": talking_clip.read_bytes(), "audio": speech.read_bytes()}
+        reply = client.post("/lip-sync", files=uploads)
+        assert reply.status_code == 200 and reply.headers["content-type"] == "video/mp4"
+        (tmp_path / "made.mp4").write_bytes(reply.content)
         assert video.probe(tmp_path / "made.mp4").lasts == pytest.approx(1.2, abs=0.05)
-        refused = client.post("/lip-sync", files=asked | {"audio": b"no sound"})
+        refused = client.post("/lip-sync", files=uploads | {"audio": b"no sound"})
         assert refused.status_code == 400 and "audio" in refused.json()["detail"]
