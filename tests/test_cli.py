@@ -29,19 +29,19 @@ def run(work, *argv):
     (cli.positive(float), "-1", "'-1' is not a number above 0"),
     (cli.path, "", "this name is empty; give a file or a folder"),
 ])  # fmt: skip
-def test_values_that_cannot_be(kind, text, words):
+def test_argument_types_refuse_bad_values(kind, text, words):
     with pytest.raises(argparse.ArgumentTypeError, match=words):
         kind(text)
 
 
-def test_no_flag_takes_an_empty_name(capsys):
+def test_path_flags_refuse_empty_names(capsys):
     parser = cli.Parser("A test.")
     parser.add_argument_group("more").add_argument("--file", nargs="+", type=Path)
     assert cli.run(parser, lambda args: None, ["--file", "a", ""]) == 2
     assert "argument --file: this name is empty" in capsys.readouterr().err
 
 
-def test_help_tells_defaults_that_say_something(capsys):
+def test_help_shows_only_informative_defaults(capsys):
     parser = cli.Parser("A test.")
     parser.add_argument("--often", type=int, default=0, help="So often.")
     parser.add_argument("--file", help="A file.")
@@ -64,9 +64,9 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
-def test_help_is_sentences(path):
+def test_help_texts_are_sentences(path):
     parser = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)).get_parser()
-    for action in parser._actions[1:]:  # but for argparse's own --help
+    for action in parser._actions[1:]:  # except argparse's own --help
         name, words = action.dest, action.help
         assert words and words[0].isupper() and words.endswith(".") and " " in words, f"{name}: {words}"
 
@@ -92,20 +92,20 @@ def test_errors_are_one_line(capsys, error, code, words):
     assert words in err and err.count("\n") == 1
 
 
-def test_a_program_without_stderr_works(monkeypatch):
-    """As some are started in the background: the first note was an AttributeError."""
+def test_program_without_stderr_works(monkeypatch):
+    """Some launchers close it in the background; the first note then raised an AttributeError."""
     monkeypatch.setattr(sys, "stderr", None)
     assert run(lambda args: print("note", file=sys.stderr)) == 0 and run(lambda args: 1 / 0) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows quotes in another way")
-def test_commands_that_are_shown_can_be_pasted():
+def test_quoted_commands_can_be_pasted():
     words = ["--face", "my film.mp4", "it's.pth"]
     assert shlex.split(cli.quoted(*words)) == words
 
 
 class Screen(io.StringIO):
-    """A terminal, as far as progress bars use one: rows of text, a cursor that a bar moves up and down."""
+    """A terminal as progress bars see it: rows of text, and a cursor that bars move up and down."""
 
     def isatty(self) -> bool:
         return True
@@ -127,8 +127,8 @@ class Screen(io.StringIO):
 
 
 @pytest.mark.parametrize("first", ["Finding faces", "Lip-syncing"])
-def test_bars_of_stages_side_by_side(monkeypatch, first):
-    """The one that ends stays, the other moves up to it; tqdm alone left a copy of it behind."""
+def test_finished_bar_stays_above_the_running_one(monkeypatch, first):
+    """The running one moves up to it; tqdm alone left a copy of it behind."""
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     terminal, names = Terminal(), ["Finding faces", "Lip-syncing"]
@@ -149,13 +149,13 @@ def test_bars_of_stages_side_by_side(monkeypatch, first):
     ("adapt.py", "python inference.py"), ("/home/wav2lip/adapt.py", "python inference.py"),
     ("/usr/bin/wav2lip-adapt", "wav2lip"), ("wav2lip-adapt.exe", "wav2lip"),
 ])  # fmt: skip
-def test_advice_is_for_whoever_asked(monkeypatch, name, start):
-    """The command said: python inference.py, of which those who installed it have none."""
+def test_advice_matches_how_the_script_was_started(monkeypatch, name, start):
+    """Installed commands used to advise python inference.py, which their users do not have."""
     monkeypatch.setattr("sys.argv", [name])
     assert cli.started("inference.py", "wav2lip") == start
 
 
-def test_who_uses_the_library_catches_what_python_calls_it():
+def test_user_errors_derive_from_builtin_errors():
     assert issubclass(UserError, ValueError) and issubclass(MissingFile, (UserError, FileNotFoundError))
     assert str(MissingFile("x does not exist")) == "x does not exist"
 
@@ -170,13 +170,13 @@ def test_unknown_flag_is_one_line(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_garbage_is_collected_but_not_among_what_was_imported():
+def test_garbage_collection_skips_imported_objects():
     assert gc.isenabled() and gc.get_freeze_count() > len(torch.__dict__)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_being_killed_is_like_being_interrupted(capsys, name):
-    """Or a terminal that is closed; not under nohup."""
+    """So is closing the terminal, but not under nohup."""
     if not hasattr(signal, name):
         pytest.skip("this system has no such signal")
     number = getattr(signal, name)
@@ -198,19 +198,19 @@ def test_boolean(text, value):
     (cli.boolean, "maybe"), (cli.positive(int), "0"), (cli.positive(float), "nan"), (cli.finite, "nan"),
     (cli.finite, "much"),
 ])  # fmt: skip
-def test_unusable_values(parse, text):
+def test_argument_type_errors_quote_the_value(parse, text):
     with pytest.raises(argparse.ArgumentTypeError, match=text):
         parse(text)
 
 
-def test_devices():
+def test_unusable_devices_are_refused():
     assert devices.pick_device("cpu").type == "cpu"
     for name in ("cuda:99", "toaster", "mps", "meta", "xpu:0"):
         with pytest.raises(ValueError, match="use|auto"):
             devices.pick_device(name)
 
 
-def test_precision(monkeypatch):
+def test_auto_precision_fits_the_device(monkeypatch):
     cpu = torch.device("cpu")
     assert devices.pick_precision("fp32", cpu) == torch.float32
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: True)
@@ -221,28 +221,28 @@ def test_precision(monkeypatch):
 
 
 @pytest.mark.parametrize("capability, dtype", [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
-def test_training_precision_of_a_gpu(monkeypatch, capability, dtype):
-    """A T4 (7.5) emulates bfloat16, and torch says that it supports it."""
+def test_training_uses_bf16_only_on_gpus_that_compute_it(monkeypatch, capability, dtype):
+    """A T4 (7.5) only emulates bfloat16, although torch reports support for it."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert devices.pick_training_precision("auto", torch.device("cuda")) == dtype
 
 
-def test_precision_with_a_torch_that_cannot_tell(monkeypatch):
-    for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # not in 2.4
+def test_precision_is_fp32_if_torch_cannot_tell(monkeypatch):
+    for name in ("get_capabilities", "_is_avx512_bf16_supported"):  # which torch 2.4 lacks
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert devices.pick_precision("auto", torch.device("cpu")) == torch.float32
 
 
-def test_nothing_is_trained_in_float16(monkeypatch):
-    """Whose small gradients are 0, as nothing scales losses here."""
+def test_training_refuses_float16(monkeypatch):
+    """Its small gradients would be 0, since losses are not scaled here."""
     with pytest.raises(ValueError, match="use bf16 or fp32"):
         devices.pick_training_precision("fp16", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("pick", [devices.pick_precision, devices.pick_training_precision])
-def test_precision_that_the_cpu_lacks(pick, monkeypatch):
-    """Without AVX-512 the convolutions fail in the middle of a run."""
+def test_precision_the_cpu_lacks_is_refused(pick, monkeypatch):
+    """Without AVX-512, convolutions would fail in the middle of a run."""
     monkeypatch.setattr(devices, "cpu_computes", lambda dtype: dtype == torch.float32)
     assert pick("fp32", torch.device("cpu")) == torch.float32
     with pytest.raises(ValueError, match="does not compute in bf16; use --precision auto or fp32"):
@@ -250,7 +250,7 @@ def test_precision_that_the_cpu_lacks(pick, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# The reference's flags: all that its scripts took, with the values that they had if nobody gave any
+# The reference's flags: all that its scripts took, with their defaults
 
 
 @pytest.mark.parametrize("script, needed, usual", [
@@ -276,19 +276,19 @@ def test_precision_that_the_cpu_lacks(pick, monkeypatch):
         "--max_frame_res 720",
     ),
 ])  # fmt: skip
-def test_commands_of_the_reference_are_taken(script, needed, usual):
+def test_reference_flags_and_their_defaults_are_kept(script, needed, usual):
     parser = importlib.import_module(script).get_parser()
     plain, full = (vars(parser.parse_args(command.split())) for command in (needed, f"{needed} {usual}"))
-    ours = {  # what the network, the detector or the video decides now, unless somebody does, and switches
+    ours = {  # now decided by the network, the detector or the video unless given, and switches
         "pads", "face_det_batch_size", "fps", "rotate", "nosmooth", "checkpoint_path", "disc_checkpoint_path", "box",
     }  # fmt: skip
-    if script.startswith("evaluation"):  # with the boxes of the paper's figures
+    if script.startswith("evaluation"):  # which keeps the boxes of the paper's figures
         ours -= {"pads"}
     assert {name: full[name] for name in full.keys() - ours} == {name: plain[name] for name in plain.keys() - ours}
 
 
-def test_every_script_says_which_version_it_is(capsys):
+def test_scripts_print_the_version(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.Parser("test").parse_args(["--version"])
-    said = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
-    assert not ended.value.code and capsys.readouterr().out == f"wav2lip {said}\n"
+    expected = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert not ended.value.code and capsys.readouterr().out == f"wav2lip {expected}\n"
