@@ -1,4 +1,4 @@
-"""runtimes.py: OpenVINO draws what torch draws; what is chosen, refused, kept and said."""
+"""runtimes.py: OpenVINO draws what torch draws; what is chosen, refused, cached and reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def openvino():
 
 @pytest.fixture
 def missing(monkeypatch):
-    """``missing(package)``: it is not installed; the other one is, whether or not it is here."""
+    """``missing(package)`` hides that package and makes the other one look installed."""
 
     def remove(package):
         other = {"openvino": "nncf", "nncf": "openvino"}[package]
@@ -50,7 +50,7 @@ def missing(monkeypatch):
 
 @pytest.fixture
 def stub(monkeypatch):
-    """Both packages are here, as far as ``Runtime`` can tell."""
+    """Make both packages look installed to ``Runtime``."""
     monkeypatch.setattr(runtimes, "import_openvino", lambda: None)
 
 
@@ -61,27 +61,27 @@ def inputs(count):
     return rnd(1, (count, 1, 80, 16)) * 8 - 4, faces
 
 
-def opened(checkpoint, *runtime, report=None):
-    read = weights.read_checkpoint(checkpoint, Wav2Lip)
+def open_generator_of(checkpoint, *runtime, report=None):
+    loaded = weights.read_checkpoint(checkpoint, Wav2Lip)
     runtime = Runtime(*runtime)
-    return runtime.open_generator(read, CPU, runtime.pick_precision(CPU), *[report] * bool(report))
+    return runtime.open_generator(loaded, CPU, runtime.pick_precision(CPU), *[report] * bool(report))
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What is chosen, and refused
+# Choices
 
 
-@pytest.mark.parametrize("name, precision, said", [
+@pytest.mark.parametrize("name, precision, words", [
     ("torch", "int8", "--precision int8 needs --runtime openvino"),
     ("openvino", "fp16", "--runtime openvino computes in int8, bf16 or fp32"),
     ("tensorrt", "auto", "--runtime tensorrt is not one of torch, openvino"),
 ])  # fmt: skip
-def test_what_cannot_be(stub, name, precision, said):
-    with pytest.raises(UserError, match=said):
+def test_impossible_choices_are_refused(stub, name, precision, words):
+    with pytest.raises(UserError, match=words):
         Runtime(name, precision)
 
 
-def test_openvino_is_for_cpus(stub, monkeypatch):
+def test_openvino_runs_only_on_the_cpu(stub, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert Runtime("openvino").pick_device("auto") == CPU
@@ -91,7 +91,7 @@ def test_openvino_is_for_cpus(stub, monkeypatch):
 
 
 @pytest.mark.parametrize("has_bf16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
-def test_int8_leaves_the_rest_as_the_cpu_likes_it(stub, monkeypatch, has_bf16, dtype):
+def test_parts_that_are_not_int8_use_the_cpus_precision(stub, monkeypatch, has_bf16, dtype):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
     assert Runtime("openvino", "int8").pick_precision(CPU) == dtype
     assert Runtime("openvino", "fp32").pick_precision(CPU) == torch.float32
@@ -101,11 +101,11 @@ def test_int8_leaves_the_rest_as_the_cpu_likes_it(stub, monkeypatch, has_bf16, d
 def test_auto_is_int8(stub, monkeypatch, small_checkpoint, precision, quantized):
     monkeypatch.setattr(runtimes, "quantized", lambda *_: "in int8")
     monkeypatch.setattr(runtimes, "OpenVinoGenerator", lambda _, dtype, drawing: drawing)
-    assert opened(small_checkpoint, "openvino", precision) == ("in int8" if quantized else None)
+    assert open_generator_of(small_checkpoint, "openvino", precision) == ("in int8" if quantized else None)
 
 
 @pytest.mark.parametrize("package", ["openvino", "nncf"])
-def test_a_missing_package_is_named_before_anything_is_done(missing, package, tmp_path, capsys):
+def test_missing_package_is_named_before_any_work(missing, package, tmp_path, capsys):
     missing(package)
     flags = ["--face", "none.mp4", "--audio", "none.wav", "--outfile", str(tmp_path / "out.mp4")]
     assert inference.main([*flags, "--runtime", "openvino"]) == 2
@@ -114,7 +114,7 @@ def test_a_missing_package_is_named_before_anything_is_done(missing, package, tm
     assert error.startswith(
         f"error: {package} is not installed: in the project's folder, {PIP} install -r requirements"
     )
-    assert error.endswith("pip install '.[openvino]')\n")  # the project's own: PyPI's wav2lip is somebody else's
+    assert error.endswith("pip install '.[openvino]')\n")  # not PyPI's wav2lip, another project
 
 
 @pytest.mark.parametrize("isa, capable, expected", [
@@ -129,7 +129,7 @@ def test_which_cpus_have_vnni(monkeypatch, isa, capable, expected):
     assert devices.cpu_has_vnni() is expected
 
 
-def test_shares_are_those_of_the_workers():
+def test_calls_and_threads_match_the_workers():
     calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(CPU) and calls * share >= torch.get_num_threads()
 
@@ -138,7 +138,7 @@ def test_shares_are_those_of_the_workers():
 # Calibration
 
 
-def test_calibration_is_what_the_network_gets(filled):
+def test_calibration_data_are_like_the_networks_inputs(filled):
     network = filled(Wav2Lip, 0.125).requires_grad_(False)
     rows = list(runtimes.calibration(network))
     assert sum(len(faces) for _, faces in rows) == 64
@@ -149,16 +149,16 @@ def test_calibration_is_what_the_network_gets(filled):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What OpenVINO draws
+# Drawing
 
 
 @pytest.fixture(scope="module")
 def in_float32(openvino, small_checkpoint):
-    return opened(small_checkpoint, "openvino", "fp32")
+    return open_generator_of(small_checkpoint, "openvino", "fp32")
 
 
 @torch.inference_mode()
-def test_float32_draws_the_same(in_float32, small_checkpoint):
+def test_float32_draws_the_same_as_torch(in_float32, small_checkpoint):
     model, plain = in_float32, weights.load_model(small_checkpoint)
     for count in (1, 2, 7):
         mels, faces = inputs(count)
@@ -168,20 +168,20 @@ def test_float32_draws_the_same(in_float32, small_checkpoint):
         assert (model.draw(voices, faces) - plain.draw(voices, faces)).abs().max() < 1e-3
 
 
-def test_as_much_is_hidden_as_the_network_learned_from(openvino, small_checkpoint, tmp_path):
+def test_calibration_masks_faces_as_the_network_needs(openvino, small_checkpoint, tmp_path):
     torch.save(torch.load(small_checkpoint, weights_only=True) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
-    assert opened(tmp_path / "eyes.pth", "openvino", "fp32").mask_top == 0.375
+    assert open_generator_of(tmp_path / "eyes.pth", "openvino", "fp32").mask_top == 0.375
     ((_, faces), *_) = runtimes.calibration(weights.load_model(tmp_path / "eyes.pth"))
     assert (faces[:, 36:, :, :3] == 0).all() and (faces[:, :36, :, :3] == faces[:, :36, :, 3:]).all()
 
 
-def test_int8_draws_nearly_the_same(openvino, astronaut, told):
-    """The network that comes along, on a face that it was not calibrated on, its mouth moved more and less.
+def test_int8_draws_nearly_the_same_as_torch(openvino, astronaut, told):
+    """The shipped network, on a face that it was not calibrated on, with smaller and larger mouth movements.
 
-    If the error of each rounding, of weights and of activations, is that of one to a 255th of a range, all of them
-    come to the square root of their number; of what is spread so, the mean distance is the square root of 2/pi.
+    The bound: each layer rounds weights and activations to a 255th of a range, with a variance of 1/12; independent
+    errors add up as their variances do, and the mean of a normal error is sqrt(2 / pi) of its deviation.
     """
-    model, plain = opened("demo", "openvino", report=told), weights.load_model("demo")
+    model, plain = open_generator_of("demo", "openvino", report=told), weights.load_model("demo")
     layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) for m in plain.modules())
     bound = math.sqrt(2 / math.pi) * math.sqrt(2 * layers / 12)  # grey levels
     face = (cv2.resize(astronaut[60:200, 150:290], (96, 96))[:, ::-1] * 0.7).astype(np.uint8)
@@ -196,27 +196,27 @@ def test_int8_draws_nearly_the_same(openvino, astronaut, told):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """What is kept need not be in int8, which takes seconds to make."""
+    """Skip the quantization, which takes seconds, in tests of the cache."""
     monkeypatch.setattr(runtimes, "quantize", lambda network, has_vnni: runtimes.convert_drawing(network))
 
 
 @torch.inference_mode()
-def test_int8_is_made_once_and_again_if_damaged(openvino, quick, small_checkpoint, private_cache, told):
+def test_int8_network_is_cached_and_remade_if_damaged(openvino, quick, small_checkpoint, private_cache, told):
     mels, faces = inputs(3)
-    first = opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces)
-    (kept,) = (private_cache / "int8").iterdir()
-    assert torch.equal(opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    first = open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces)
+    (cached,) = (private_cache / "int8").iterdir()
+    assert torch.equal(open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
     assert len(told.notes) == 1
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[: len(whole) // 2])
-    assert torch.equal(opened(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
-    assert len(told.notes) == 2 and zipfile.ZipFile(kept).testzip() is None
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[: len(whole) // 2])
+    assert torch.equal(open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    assert len(told.notes) == 2 and zipfile.ZipFile(cached).testzip() is None
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(openvino, quick, small_checkpoint, private_cache, told):
+def test_unwritable_cache_costs_only_time(openvino, quick, small_checkpoint, private_cache, told):
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
-    opened(small_checkpoint, "openvino", "int8", report=told)
+    open_generator_of(small_checkpoint, "openvino", "int8", report=told)
     assert "could not be cached" in told.notes[-1]
 
 
@@ -230,8 +230,8 @@ def test_threads_do_not_disturb_each_other(in_float32):
             assert all(torch.equal(a, b) for a, b in zip(alone, together))
 
 
-def test_nothing_is_told_to_others(openvino, small_checkpoint, tmp_path):
-    """In a process of its own: pytest alone keeps NNCF silent."""
+def test_quantizing_sends_no_telemetry(openvino, small_checkpoint, tmp_path):
+    """In its own process, since NNCF is silent anyway under pytest."""
     code = f"""
 import itertools, sys, runtimes
 from models import Wav2Lip, weights
@@ -248,13 +248,13 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry.
     assert not (tmp_path / "intel").exists()
 
 
-def test_an_unknown_precision():
+def test_unknown_precision_is_refused():
     with pytest.raises(UserError, match="--precision fp8 is not one of auto, fp32"):
         runtimes.Runtime(precision="fp8")
 
 
-def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech, tmp_path, capsys):
-    """A mouth that is stretched and shut in pauses too: the parts of the network are used one by one."""
+def test_inference_with_openvino_matches_torch(openvino, small_checkpoint, talking_clip, speech, tmp_path, capsys):
+    """With a mouth gain and closed silences, which use the parts of the network one by one."""
     videos = []
     for runtime in ("torch", "openvino"):
         videos.append(tmp_path / f"{runtime}.mp4")
@@ -263,16 +263,16 @@ def test_inference_in_openvino(openvino, small_checkpoint, talking_clip, speech,
         flags += ["--mouth_gain", "1.5", "--precision", "fp32", "--runtime", runtime, "--crf", "0", "--device", "cpu"]
         assert inference.main([*map(str, flags)]) == 0
     here, there = (np.stack(list(video.read_frames(video.probe(path)))).astype(float) for path in videos)
-    assert np.abs(here - there).max() <= 2  # grey levels: a thousandth may be rounded the other way, and encoded
+    assert np.abs(here - there).max() <= 2  # grey levels, for a thousandth that is rounded the other way, and encoded
 
 
-def test_as_a_library(openvino, small_checkpoint):
+def test_library_uses_openvino(openvino, small_checkpoint):
     lips = LipSync(small_checkpoint, runtime="openvino", precision="fp32")
     assert lips.device == CPU and isinstance(lips.model, runtimes.OpenVinoGenerator)
 
 
-def test_a_signal_after_the_last_network_is_no_fault(openvino, small_checkpoint):
-    """OpenVINO gave signals a stack of its own, and took it away with its last network: Ctrl-C was a segfault."""
+def test_ctrl_c_after_the_last_network_does_not_crash(openvino, small_checkpoint):
+    """OpenVINO set up a stack for signals, and freed it with its last network: Ctrl-C was a segfault."""
     program = f"""
 import gc, os, signal, torch
 from lipsync import LipSync
