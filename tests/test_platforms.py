@@ -1,4 +1,4 @@
-"""What Windows and macOS do otherwise, faked where it can be."""
+"""What Windows and macOS do differently, simulated where possible."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def windows(monkeypatch):
 
 @pytest.fixture
 def in_use(windows, monkeypatch):
-    """``in_use(path, times)``: whoever replaces ``path`` is refused so often. Nobody waits in tests."""
+    """``in_use(path, times)`` makes replacing ``path`` fail that often. Retries do not wait."""
     left, replace = {}, os.replace
 
     def refusing(new, old):
@@ -54,57 +54,57 @@ def in_use(windows, monkeypatch):
 # Files
 
 
-def test_a_scanner_holds_a_file_for_a_moment(in_use, tmp_path):
+def test_file_that_a_scanner_holds_briefly_is_replaced(in_use, tmp_path):
     files.save(tmp_path / "a", "old")
     in_use(tmp_path / "a", len(files.RETRY_DELAYS))
     files.save(tmp_path / "a", "new")
     assert (tmp_path / "a").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_player_holds_the_video_before(in_use, tmp_path, talking_clip, speech):
-    """Hours of work are not thrown away for that."""
+def test_new_video_is_kept_beside_one_open_in_a_player(in_use, tmp_path, talking_clip, speech):
+    """Hours of work must not be lost for that."""
     out = tmp_path / "out.mp4"
     out.write_bytes(b"the one before")
     in_use(out, 99)
     with (
-        pytest.raises(UserError, match="open in another program") as told,
+        pytest.raises(UserError, match="open in another program") as caught,
         video.VideoWriter(out, video.probe(talking_clip), speech, 25) as writer,
     ):
         for frame in video.read_frames(video.probe(talking_clip)):
             writer.write(frame)
     assert out.read_bytes() == b"the one before"
     kept = next(path for path in tmp_path.iterdir() if path != out)
-    assert str(kept) in str(told.value) and kept.name.startswith("out-")
+    assert str(kept) in str(caught.value) and kept.name.startswith("out-")
     assert sum(1 for _ in video.read_frames(video.probe(kept))) == 25
 
 
-def test_a_table_that_is_open_elsewhere_is_kept_beside(in_use, tmp_path):
-    """Hours of evaluation were thrown away, and the user was to change the permissions of a hidden file."""
+def test_new_table_is_kept_beside_one_open_elsewhere(in_use, tmp_path):
+    """Hours of evaluation used to be lost, with the advice to change the permissions of a hidden file."""
     table = tmp_path / "scores.csv"
     table.write_text("before")
     in_use(table, 99)
     with pytest.raises(UserError, match="open in another program.*; the new one is .*scores-"):
         files.save(table, "new")
-    with pytest.raises(PermissionError), files.atomic_write(table) as partial:  # what can be made again is not kept
+    with pytest.raises(PermissionError), files.atomic_write(table) as partial:  # no copy of what can be made again
         partial.write_text("a cache")
     assert table.read_text() == "before"
     assert [path.read_text() for path in tmp_path.iterdir() if path != table] == ["new"]
 
 
-def test_a_drive_that_is_not_there(monkeypatch):
+def test_missing_drive_is_reported(monkeypatch):
     monkeypatch.setattr(files.Path, "exists", lambda path: False)
     with pytest.raises(UserError, match="does not exist; give a folder on a disk that does"):
         files.check_writable_folder(files.Path("Z:/videos"))
 
 
-def test_addresses_are_no_strange_names(monkeypatch):
+def test_address_in_place_of_a_file_is_recognised(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(UserError, match="is an address; download it first"):
         files.check_name(files.Path("https:/example.com/a.mp4"))
 
 
-def test_mps_lacks_memory_in_words_of_its_own():
-    """Batches were not halved there, and nobody was told what to do."""
+def test_running_out_of_memory_on_mps_is_recognised():
+    """Batches used not to be halved there, and the error did not say what to do."""
     sizes = []
 
     def work(batch):
@@ -123,22 +123,22 @@ def test_mps_lacks_memory_in_words_of_its_own():
     ("win32", "顔" * 256, False), ("win32", "a" * 256, False), ("linux", "12:30.mp4", True),
     ("win32", "12:30.mp4", False), ("win32", "what?.mp4", False), ("darwin", "what?.mp4", True),
 ])  # fmt: skip
-def test_names_that_a_disk_takes(monkeypatch, tmp_path, platform, name, fits):
-    """Linux counts bytes, the others letters; on Windows 12:30.mp4 would be a hidden part of a file called 12."""
+def test_names_are_checked_by_the_systems_rules(monkeypatch, tmp_path, platform, name, fits):
+    """Linux counts bytes, the others letters; on Windows, 12:30.mp4 would be a hidden part of a file called 12."""
     monkeypatch.setattr(sys, "platform", platform)
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match="(give a shorter one|give another)$"):
         files.check_name(tmp_path / name)
 
 
-def test_a_checkpoint_in_use_can_be_replaced(windows, monkeypatch, small_checkpoint):
-    asked = []
+def test_checkpoint_in_use_can_be_replaced_on_windows(windows, monkeypatch, small_checkpoint):
+    mapped = []
     load = torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **options: (asked.append(options["mmap"]), load(*a, **options))[1])
-    assert weights.read_state(small_checkpoint)["width"] == 0.125 and asked == [False]
+    monkeypatch.setattr(torch, "load", lambda *a, **options: (mapped.append(options["mmap"]), load(*a, **options))[1])
+    assert weights.read_state(small_checkpoint)["width"] == 0.125 and mapped == [False]
 
 
 def test_pictures_may_have_any_name(tmp_path):
-    """OpenCV's own writing of files knows only the letters of the country, on Windows; and it says nothing."""
+    """On Windows, OpenCV's own file writing silently fails for letters outside the country's code page."""
     folder = tmp_path / "Prüfung 顔"
     folder.mkdir()
     checkpoints.save_collage(folder, 3, np.full((1, 2, 8, 8, 3), 9, np.uint8))
@@ -152,21 +152,21 @@ def test_pictures_may_have_any_name(tmp_path):
 @pytest.mark.parametrize("code, words", [
     (0xC0000005, "crashed (0xC0000005)"), (-signal.SIGSEGV, "crashed (Segmentation fault)"), (1, "No space left"),
 ])  # fmt: skip
-def test_a_crash_is_called_one(code, words):
+def test_crashes_are_called_crashes(code, words):
     assert words in process.failure_reason(code, "No space left\n")
 
 
-def test_a_drive_is_part_of_the_name():
+def test_failure_reason_drops_names_with_a_drive():
     report = r"[mov @ 0x1] file:C:\films\a.mp4: Invalid data found when processing input"
     assert process.failure_reason(1, report) == "Invalid data found when processing input"
 
 
-def test_lines_end_as_they_do_there(tmp_path):
+def test_windows_line_ends_are_converted(tmp_path):
     command = [sys.executable, "-c", r"import sys; sys.stdout.buffer.write(b'one\r\ntwo\r\n')"]
     assert process.report_of(command) == (0, "one\ntwo\n")
 
 
-def test_a_pipe_that_nobody_reads(monkeypatch, tmp_path, talking_clip, speech):
+def test_broken_pipe_on_windows_is_reported(monkeypatch, tmp_path, talking_clip, speech):
     """Windows calls it an invalid argument."""
 
     class Gone:
@@ -192,23 +192,23 @@ def test_closing_the_window_is_like_an_interruption(monkeypatch, capsys):
     assert "stopped before the end" in capsys.readouterr().err
 
 
-def test_workers_are_deaf_to_ctrl_c_wherever_they_start(monkeypatch):
-    """On Windows a process does not inherit that."""
-    heard = {}
-    monkeypatch.setattr(workers.signal, "signal", heard.__setitem__)
+def test_workers_ignore_ctrl_c_on_every_system(monkeypatch):
+    """On Windows, a process does not inherit this."""
+    handlers = {}
+    monkeypatch.setattr(workers.signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(workers.cv2, "setNumThreads", lambda count: None)
     monkeypatch.setattr(workers.torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(workers.threading, "Thread", lambda **_: monkeypatch)
     monkeypatch.setattr(type(monkeypatch), "start", lambda self: None, raising=False)
     workers.start_worker(1)
-    assert heard == {signal.SIGINT: signal.SIG_IGN}
+    assert handlers == {signal.SIGINT: signal.SIG_IGN}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has another way to stop a process")
-def test_who_stops_it_before_it_begins_is_told_nothing(tmp_path):
-    """While torch is imported, which takes a second or more: no traceback of what it was importing."""
+def test_ctrl_c_during_imports_prints_nothing(tmp_path):
+    """Importing torch takes a second or more; no traceback may show what it was importing."""
     (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli"  # whoever started it
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import cli"  # however started
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
@@ -219,13 +219,13 @@ def test_who_stops_it_before_it_begins_is_told_nothing(tmp_path):
     ("/usr/bin/wav2lip", True), ("/usr/bin/wav2lip-lse", True),
     (ROOT / ".venv/lib/pytest/__main__.py", False), ("/home/somebody/program.py", False), (None, False),
 ])  # fmt: skip
-def test_only_our_scripts_keep_silent_until_all_is_imported(monkeypatch, main, is_ours):
-    """Ctrl-C after torch, while our own modules were imported, showed which."""
+def test_only_our_scripts_silence_ctrl_c_during_imports(monkeypatch, main, is_ours):
+    """After torch, while our own modules were imported, Ctrl-C used to show a traceback."""
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main and str(main)))
     assert cli._is_a_script() == is_ours
 
 
-def test_interrupts_are_heard_when_a_script_begins(monkeypatch, capsys):
+def test_ctrl_c_works_once_a_script_runs(monkeypatch, capsys):
     monkeypatch.setattr(cli, "replaced", True)
     monkeypatch.setattr(cli, "old_handler", signal.default_int_handler)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -236,15 +236,15 @@ def test_interrupts_are_heard_when_a_script_begins(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: stopped before the end\n"
 
 
-def test_an_old_terminal_lacks_letters():
-    """Printing a name must not end a run that has succeeded."""
+def test_letters_that_a_terminal_lacks_are_escaped():
+    """Printing a name must not make a successful run fail."""
     code = "import cli; print(cli.run(cli.Parser('test'), lambda args: print('顔.mp4'), []))"
     environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.stdout == "\\u9854.mp4\n0\n" and result.stderr == ""
 
 
-def test_processors_are_counted_where_none_can_be_chosen(monkeypatch):
+def test_processors_are_counted_without_sched_getaffinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -252,15 +252,15 @@ def test_processors_are_counted_where_none_can_be_chosen(monkeypatch):
 
 
 @pytest.mark.parametrize("has_nccl, backend", [(True, "nccl"), (False, "gloo")])
-def test_gpus_of_windows_talk_by_gloo(monkeypatch, has_nccl, backend):
-    asked = []
+def test_gpus_without_nccl_use_gloo(monkeypatch, has_nccl, backend):
+    chosen = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     dist = distributed.dist
     monkeypatch.setattr(dist, "is_nccl_available", lambda: has_nccl)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: chosen.append(backend))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     distributed.join_processes(torch.device("cuda"), torch.float32)
-    assert asked == [backend]
+    assert chosen == [backend]
