@@ -1,4 +1,4 @@
-"""What ``pip install .`` gives: one package, commands, and nothing of ours under other people's names."""
+"""What ``pip install .`` gives: one package, its commands, and no other top-level modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from conftest import ROOT, run_ffmpeg
 from errors import PIP
 from evaluation import score_fid, score_lse
 
-# that users need
+# with modules that users need
 FOLDERS = (
     "demo", "evaluation", "face_detection", "jobs", "live", "models", "page", "preprocessing", "sync", "video",
 )  # fmt: skip
@@ -29,7 +29,7 @@ FOREIGN = "mine = True\n"
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of this folder: building leaves files behind."""
+    """A wheel built from a copy of this folder, since building leaves files behind."""
     pytest.importorskip("setuptools", "77", reason="needs setuptools 77 to build the wheel")
     copy, built = tmp_path_factory.mktemp("copy") / "wav2lip", tmp_path_factory.mktemp("wheel")
     hidden = shutil.ignore_patterns(".*", "__pycache__", "results", "temp", "build", "dist", "*.egg-info", "*-work")
@@ -47,7 +47,7 @@ def installed(wheel, tmp_path_factory):
 
 @pytest.fixture
 def elsewhere(installed, tmp_path, talking_clip, speech):
-    """``elsewhere(command, …)`` runs it in a folder whose programs have names of ours; returns the finished process."""
+    """``elsewhere(command, …)`` runs it in a folder with modules named like ours; returns the finished process."""
     for name in ("audio", "models", "files", "errors"):
         (tmp_path / f"{name}.py").write_text(FOREIGN)
     shutil.copy(talking_clip, tmp_path / "face.mp4")
@@ -72,7 +72,7 @@ def distribution(installed):
     return Distribution.at(next(installed.glob("*.dist-info")))
 
 
-def test_the_wheel_has_one_name_and_everything_in_it(wheel):
+def test_wheel_holds_everything_in_one_package(wheel):
     names = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
     assert {path.parts[0] for path in names if not path.parts[0].endswith(".dist-info")} == {"wav2lip"}
     sources = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))]
@@ -85,7 +85,7 @@ def test_the_wheel_has_one_name_and_everything_in_it(wheel):
     assert not [path for path in names if {"tests", "benchmarks", "build", ".venv"} & set(path.parts)]
 
 
-def test_lip_syncing_asks_for_no_extra(installed):
+def test_plain_installation_requires_no_extra(installed):
     wanted = [line for line in distribution(installed).requires or [] if "extra ==" not in line]
     assert any(line.startswith("torch>") for line in wanted)
     names = {
@@ -113,16 +113,16 @@ assert command.load()() == 2
 """
 
 
-def test_every_command_helps(installed, elsewhere):
+def test_every_command_shows_help(installed, elsewhere):
     result = elsewhere("-c", HELP)
-    assert result.returncode == 0 and result.stderr.count("\n") == 1, result.stderr  # of what cannot be
+    assert result.returncode == 0 and result.stderr.count("\n") == 1, result.stderr  # of nobody.mp4
     names = {command.name for command in distribution(installed).entry_points}
     assert names >= {"wav2lip", "wav2lip-train", "wav2lip-evaluate"}
     assert {line.split()[1] for line in result.stdout.splitlines() if line.startswith("usage:")} == names
 
 
-def test_lip_sync_by_command(installed, elsewhere, tmp_path):
-    """Modules of others that have our names are in the way on purpose."""
+def test_installed_command_lip_syncs(installed, elsewhere, tmp_path):
+    """Other modules with our names are in the way on purpose."""
     flags = ("--face", "face.mp4", "--audio", "speech.wav", "--face_detector", "haar", "--device", "cpu")
     result = elsewhere(installed / "bin" / "wav2lip", *flags, "--outfile", "out.mp4")
     assert result.returncode == 0 and "out.mp4: 10 frames" in result.stdout, result.stderr
@@ -145,7 +145,7 @@ except UserError as problem:
 """
 
 
-def test_other_peoples_programs_keep_their_names(elsewhere, tmp_path):
+def test_programs_may_have_modules_named_like_ours(elsewhere, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     result = elsewhere("program.py")
     assert result.stderr == "" and result.stdout.splitlines()[-2:] == ["10", "nobody.mp4 does not exist"]
@@ -164,7 +164,7 @@ if __name__ == "__main__":
 """
 
 
-def test_no_module_of_ours_says_another_name(elsewhere, tmp_path):
+def test_modules_import_each_other_only_through_the_package(elsewhere, tmp_path):
     (tmp_path / "program.py").write_text(INWARD)
     result = elsewhere("program.py")
     assert result.returncode == 0 and result.stdout.splitlines() == ["[]", "UserError('sent') wav2lip.errors"], (
@@ -172,7 +172,7 @@ def test_no_module_of_ours_says_another_name(elsewhere, tmp_path):
     )
 
 
-def test_the_projects_folder_is_the_package_too():
+def test_project_folder_is_the_package_too():
     """From here, ``from wav2lip import LipSync`` needs no installation."""
     names = "wav2lip.__all__, {getattr(wav2lip, name).__module__.split('.')[0] for name in wav2lip.__all__}"
     code = f"import sys, wav2lip; print({names}, 'lipsync' in sys.modules)"
@@ -187,7 +187,7 @@ def test_the_projects_folder_is_the_package_too():
 
 @pytest.fixture
 def bare(monkeypatch):
-    """A machine that has what lip-syncing needs, and nothing else."""
+    """Hide the extras, as on a machine that has only what lip-syncing needs."""
     for name in [name for name in sys.modules if name.partition(".")[0] in EXTRAS]:
         monkeypatch.delitem(sys.modules, name)
     for name in EXTRAS:
@@ -207,7 +207,7 @@ def test_lip_syncing_needs_no_extra(bare, talking_clip, speech, tmp_path, capsys
     (score_lse.main, ("--data_root", "."), "python_speech_features"),
     (score_fid.main, ("--real", ".", "--generated", "."), "torchvision"),
 ])  # fmt: skip
-def test_a_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, capsys, main, flags, package):
+def test_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, capsys, main, flags, package):
     shutil.copy(talking_clip, tmp_path / "x.mp4")
     monkeypatch.chdir(tmp_path)
     assert main(flags) == 2
@@ -216,7 +216,7 @@ def test_a_missing_extra_is_named(bare, talking_clip, tmp_path, monkeypatch, cap
     assert error.startswith(words) and error.count("\n") == 1
 
 
-def test_every_extra_is_a_list_that_make_installs():
+def test_make_installs_the_requirements_of_every_extra():
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 to read pyproject.toml")
     dynamic = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]
     entries = [dynamic["dependencies"], *dynamic["optional-dependencies"].values()]
