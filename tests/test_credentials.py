@@ -1,4 +1,4 @@
-"""credentials.py: what a signed result says of itself, read by C2PA's own reader."""
+"""credentials.py: what signed results say about themselves, read by C2PA's own reader."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BOX = (60, 180, 100, 220)
 
 
 def write_signer(folder, private=None):
-    """Write certificates and a key as a signer of C2PA has them, by an authority of our own."""
+    """Write the certificates of a C2PA signer, issued by an authority of our own, and the key; return both paths."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -32,8 +32,8 @@ def write_signer(folder, private=None):
     authority, private = ec.generate_private_key(ec.SECP256R1()), private or ec.generate_private_key(ec.SECP256R1())
     now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
 
-    def certificate(name: str, key, is_authority: bool, by: str, signing) -> str:
-        names = [x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, word)]) for word in (name, by)]
+    def certificate(name: str, key, is_authority: bool, issuer: str, issuer_key) -> str:
+        names = [x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, word)]) for word in (name, issuer)]
         builder = x509.CertificateBuilder(*reversed(names), key.public_key(), x509.random_serial_number())
         builder = builder.not_valid_before(now - day).not_valid_after(now + day)
         uses = dict.fromkeys(
@@ -45,13 +45,13 @@ def write_signer(folder, private=None):
             (x509.BasicConstraints(is_authority, None), True),
             (x509.KeyUsage(**uses), True),
             (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-            (x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), False),
+            (x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), False),
         ]
         if not is_authority:
             extensions.append((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False))
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical)
-        return builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+        return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
     chain = certificate("Anna", private, False, "Authority", authority)
     chain += certificate("Authority", authority, True, "Authority", authority)
@@ -73,19 +73,19 @@ def lips(small_checkpoint, signer):
     return LipSync(small_checkpoint, credentials=signer)
 
 
-def history(path):
-    """What a file says of itself, once it is sure that nobody changed it since; and the names of its actions."""
+def credentials_of(path):
+    """Return a file's manifests, the active one and its actions by name, having checked that they are valid."""
     with c2pa.Reader(str(path)) as reader:
-        told = json.loads(reader.json())
+        store = json.loads(reader.json())
         assert reader.get_validation_state() == "Valid"
-    manifest = told["manifests"][told["active_manifest"]]
+    manifest = store["manifests"][store["active_manifest"]]
     (actions,) = (one["data"]["actions"] for one in manifest["assertions"] if one["label"].startswith("c2pa.actions"))
-    return told, manifest, {action["action"]: action for action in actions}
+    return store, manifest, {action["action"]: action for action in actions}
 
 
-def test_a_result_says_what_was_done_to_what(lips, talking_clip, speech, tmp_path, small_checkpoint):
+def test_result_names_its_source_and_the_edit(lips, talking_clip, speech, tmp_path, small_checkpoint):
     lips.run(talking_clip, speech, tmp_path / "out.mp4", box=BOX)
-    _, manifest, actions = history(tmp_path / "out.mp4")
+    _, manifest, actions = credentials_of(tmp_path / "out.mp4")
     assert list(actions) == ["c2pa.opened", "c2pa.edited"] and manifest["title"] == "out.mp4"
     assert actions["c2pa.edited"]["digitalSourceType"] == CHANGED
     assert actions["c2pa.edited"]["softwareAgent"]["name"] == f"Wav2Lip ({small_checkpoint.name})"
@@ -96,69 +96,69 @@ def test_a_result_says_what_was_done_to_what(lips, talking_clip, speech, tmp_pat
     assert np.array_equal(*frames) and len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_its_source_says_is_kept(lips, talking_clip, speech, tmp_path):
+def test_credentials_of_the_source_are_kept(lips, talking_clip, speech, tmp_path):
     lips.run(talking_clip, speech, tmp_path / "once.mp4", box=BOX)
     lips.run(tmp_path / "once.mp4", speech, tmp_path / "twice.mov", box=BOX)
-    told, manifest, _ = history(tmp_path / "twice.mov")
-    assert len(told["manifests"]) == 2 and manifest["ingredients"][0]["title"] == "once.mp4"
+    store, manifest, _ = credentials_of(tmp_path / "twice.mov")
+    assert len(store["manifests"]) == 2 and manifest["ingredients"][0]["title"] == "once.mp4"
 
 
-def test_photos_and_what_cannot_be_told_of(lips, talking_clip, speech, tmp_path, astronaut):
+def test_only_supported_sources_are_recorded_as_opened(lips, talking_clip, speech, tmp_path, astronaut):
     cv2.imwrite(str(tmp_path / "photo.png"), astronaut[:240, 60:380])
     lips.run(tmp_path / "photo.png", speech, tmp_path / "out.mp4", box=BOX)
-    assert "c2pa.opened" in history(tmp_path / "out.mp4")[2]
+    assert "c2pa.opened" in credentials_of(tmp_path / "out.mp4")[2]
     run_ffmpeg("-i", talking_clip, "-c", "copy", tmp_path / "talk.mkv")  # has no place for credentials
     for name in ("talk.mkv", "named otherwise.mp4", "photo.jpg"):
         if not (tmp_path / name).exists():
             (tmp_path / name).write_bytes((tmp_path / ("photo.png" if "photo" in name else "talk.mkv")).read_bytes())
         lips.run(tmp_path / name, speech, tmp_path / "out.mp4", box=BOX)
-        assert "c2pa.created" in history(tmp_path / "out.mp4")[2]
+        assert "c2pa.created" in credentials_of(tmp_path / "out.mp4")[2]
 
 
-def test_credentials_that_a_source_names_elsewhere_are_not_asked_for(lips, signer, talking_clip, speech, tmp_path):
-    """Whoever gives us a face would have this machine call any address."""
-    asked = []
+def test_remote_credentials_of_a_source_are_not_fetched(lips, signer, talking_clip, speech, tmp_path):
+    """Otherwise anyone who provides a face could make this machine call any address."""
+    requested = []
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_error(404)
 
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        told = c2pa.Builder(json.dumps({"title": "x", "assertions": []}))
-        told.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE)
-        told.set_no_embed()
-        told.set_remote_url(f"http://127.0.0.1:{server.server_port}/secret.c2pa")
+        builder = c2pa.Builder(json.dumps({"title": "x", "assertions": []}))
+        builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType.DIGITAL_CAPTURE)
+        builder.set_no_embed()
+        builder.set_remote_url(f"http://127.0.0.1:{server.server_port}/secret.c2pa")
         info = c2pa.C2paSignerInfo("es256", *(path.read_bytes() for path in signer), None)
-        told.sign_file(talking_clip, tmp_path / "remote.mp4", c2pa.Signer.from_info(info))
-        asked.clear()
+        builder.sign_file(talking_clip, tmp_path / "remote.mp4", c2pa.Signer.from_info(info))
+        requested.clear()
         lips.run(tmp_path / "remote.mp4", speech, tmp_path / "out.mp4", box=BOX)
         server.shutdown()
     assert (
-        not asked
-        and "c2pa.edited" in history(tmp_path / "out.mp4")[2]
+        not requested
+        and "c2pa.edited" in credentials_of(tmp_path / "out.mp4")[2]
         and b"secret.c2pa" in (tmp_path / "remote.mp4").read_bytes()
     )
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ed25519", "secp384r1"])
-def test_other_keys_sign_as_well(tmp_path, kind):
+def test_other_kinds_of_keys_sign_too(tmp_path, kind):
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    made = {
+    generate = {
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
         "ed25519": ed25519.Ed25519PrivateKey.generate,
         "secp384r1": lambda: ec.generate_private_key(ec.SECP384R1()),
     }
-    Credentials(*write_signer(tmp_path, made[kind]()))  # signs to see that it can
+    Credentials(*write_signer(tmp_path, generate[kind]()))  # makes a test signature
 
 
-def test_credentials_flag_signs_what_is_made(small_checkpoint, talking_clip, speech, signer, tmp_path):
+def test_credentials_flag_signs_the_result(small_checkpoint, talking_clip, speech, signer, tmp_path):
     flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech, "--box", *BOX]
     out = tmp_path / "out.m4v"
     assert inference.main([*map(str, [*flags, "--outfile", out, "--credentials", *signer])]) == 0
-    assert "c2pa.edited" in history(out)[2]
+    assert "c2pa.edited" in credentials_of(out)[2]
 
 
 @pytest.mark.parametrize("wrong, words", [
@@ -167,7 +167,7 @@ def test_credentials_flag_signs_what_is_made(small_checkpoint, talking_clip, spe
     ("swapped", "cannot sign Content Credentials: "),
     ("other key", "cannot sign Content Credentials: "),
 ])  # fmt: skip
-def test_what_cannot_sign_is_one_line_before_any_work(
+def test_unusable_credentials_are_one_line_before_any_work(
     small_checkpoint, talking_clip, speech, signer, tmp_path, capsys, wrong, words
 ):
     out = tmp_path / ("out.mkv" if wrong == "outfile" else "out.mp4")
@@ -182,5 +182,5 @@ def test_what_cannot_sign_is_one_line_before_any_work(
     }[wrong]
     flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech, "--outfile", out]
     assert inference.main([*map(str, [*flags, "--credentials", *pair])]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and words in said and not out.exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and words in error and not out.exists()
