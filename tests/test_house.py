@@ -1,4 +1,4 @@
-"""The import rules of the house, held by looking at the source."""
+"""The import rules of docs/house.md, checked in the source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCRIPTS = (
     "export", "app",
 )  # fmt: skip
 TRAINING = tuple(name for name in SCRIPTS if name.endswith("train"))
-# who may import which of ours, besides modules of its own folder
+# which of our modules each may import, besides those of its own folder
 ALLOWED = {
     "errors": set(),
     "version": set(),
@@ -85,8 +85,8 @@ ALLOWED = {
     "arguments": {"cli", "devices", "faces", "hparams", "lipsync", "models", "recipes", "runtimes", "terminal"},
 }  # fmt: skip
 LIBRARY = {*ALLOWED}
-EDGE = ("cli.py", "arguments.py", "evaluation/flags.py")  # what scripts share that reads their flags
-EVERYBODY = {"errors"}  # what everybody may import
+EDGE = ("cli.py", "arguments.py", "evaluation/flags.py")  # shared by scripts to read their flags
+COMMON = {"errors"}  # any module may import these
 MAY_CALL = {"hq_wav2lip_train": {"wav2lip_train"}}
 
 
@@ -99,7 +99,7 @@ def house_name(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of everything that a file imports."""
+    """Return the top-level names of everything that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -113,9 +113,9 @@ OURS = {house_name(path) for path in sources()}
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_arrows_point_down(path):
+def test_imports_follow_the_layers(path):
     name = house_name(path)
-    used = (imported(path) & OURS) - {name, *EVERYBODY}
+    used = (imported(path) & OURS) - {name, *COMMON}
     if name in ALLOWED:
         assert used <= ALLOWED[name]
     elif name in SCRIPTS:
@@ -126,15 +126,15 @@ def test_arrows_point_down(path):
 
 
 def is_script(path: Path) -> bool:
-    """A script ends by running itself; benchmarks and the demo are scripts and what they share."""
+    """Return whether a file ends by running itself, or is part of benchmarks or the demo."""
     return house_name(path) in ("benchmarks", "demo") or path.read_text().endswith("    sys.exit(main())\n")
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_scripts_print_and_only_video_starts_processes(path):
-    """Only scripts, and what reads their flags for them, parse or print.
+    """Only scripts, and the modules that read their flags, parse or print.
 
-    Only video/, and what runs scripts as users do, starts processes.
+    Only video/, and programs that run scripts as users do, start processes.
     """
     name, used = house_name(path), imported(path)
     calls = {
@@ -147,24 +147,24 @@ def test_only_scripts_print_and_only_video_starts_processes(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "evaluation").glob("*.py")), ids=lambda p: p.name)
-def test_scripts_of_the_evaluation_are_called_by_nobody(path):
+def test_evaluation_scripts_are_not_imported(path):
     scripts = {p.stem for p in (ROOT / "evaluation").glob("*.py") if is_script(p)}
     words = path.read_text().replace(",", " ").split()
     assert not {f"evaluation.{script}" for script in scripts} & set(words)
 
 
 @pytest.mark.parametrize("name", sorted(OURS - set(FOLDERS)))
-def test_importing_does_nothing(name, capsys, monkeypatch):
+def test_importing_prints_nothing(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["somebody else's program", "--flag"])
     importlib.import_module(name)
     assert capsys.readouterr().out == ""
 
 
 def test_networks_need_no_audio_or_face_library(tmp_path):
-    """The machine that only trains or generates has neither librosa nor face-alignment."""
+    """Machines that only train or generate may lack librosa and face-alignment."""
     import subprocess
 
-    # and there are builds of torch that know no other processes
+    # some builds of torch lack the last one
     absent = ["librosa", "face_alignment", "imageio_ffmpeg", "ffmpeg", "torch.distributed.nn"]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({absent}));"
     code = blocked + "import models, audio, video, inference, face_detection, models.weights, cli"
