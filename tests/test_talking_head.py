@@ -1,4 +1,4 @@
-"""The procedural talking heads: what is seen and what is heard come from one articulation."""
+"""The procedural talking heads: picture and sound come from one articulation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL = Recipe(seconds=1.0, size=(192, 192))
 
 
 def loudness(wav: np.ndarray, seconds: float) -> float:
-    """RMS of 10 ms around a moment."""
+    """Return the RMS of the 10 ms around a moment."""
     middle, reach = round(seconds * SAMPLE_RATE), SAMPLE_RATE // 200
     return float(np.sqrt((wav[middle - reach : middle + reach] ** 2).mean()))
 
@@ -52,8 +52,8 @@ def test_fricatives_hiss_with_a_nearly_closed_mouth():
     assert movements.aperture[round(0.15 * RATE)] < 0.15
 
 
-def test_an_open_jaw_raises_the_first_formant():
-    """The formant is where the long-term spectrum of a whispered (noisy, so not harmonic) vowel peaks."""
+def test_open_jaw_raises_the_first_formant():
+    """The formant is where the spectrum of a whispered vowel (noise, so without harmonics) peaks."""
 
     def formant(vowel: str) -> float:
         voice = Voice(pitch=100, liveliness=0, tract=1, breath=3.0, tilt=0, loudness=0.5, room=0)
@@ -70,20 +70,20 @@ def test_silence_is_silent_and_shut():
     movements = silence(1.0)
     wav = synthesize(movements, speaker(), np.random.default_rng(0))
     assert movements.aperture.max() == 0
-    assert np.sqrt((wav**2).mean()) < 0.002  # the room's
+    assert np.sqrt((wav**2).mean()) < 0.002  # the room's noise
 
 
 @pytest.mark.parametrize("aperture", [0.0, 0.4, 1.0])
-def test_lips_open_as_far_as_the_truth_says(aperture):
-    who = Identity.random(np.random.default_rng(3))
-    upper, lower = lip_lines(who, Pose(aperture=aperture, closure=0.0))
+def test_lips_open_by_the_true_aperture(aperture):
+    identity = Identity.random(np.random.default_rng(3))
+    upper, lower = lip_lines(identity, Pose(aperture=aperture, closure=0.0))
     assert (lower.inner[:, 1] - upper.inner[:, 1]).max() == pytest.approx(OPENING * aperture, abs=1e-9)
     assert (lower.outer[:, 1] >= lower.inner[:, 1]).all() and (upper.outer[:, 1] <= upper.inner[:, 1]).all()
 
 
-def test_width_is_drawn():
-    who = Identity.random(np.random.default_rng(3))
-    widths = [np.ptp(lip_lines(who, Pose(width=w))[0].inner[:, 0]) for w in (0.0, 0.5, 1.0)]
+def test_mouth_width_is_drawn():
+    identity = Identity.random(np.random.default_rng(3))
+    widths = [np.ptp(lip_lines(identity, Pose(width=w))[0].inner[:, 0]) for w in (0.0, 0.5, 1.0)]
     assert widths == sorted(widths) and widths[2] > 1.5 * widths[0]
 
 
@@ -107,7 +107,7 @@ def test_haar_finds_the_faces():
     assert np.mean(found) >= 0.95
 
 
-def test_a_clip_repeats_itself_and_others_differ(tmp_path):
+def test_clips_are_reproducible_and_differ_by_number(tmp_path):
     truths = [write_clip(tmp_path / f"{i}.mp4", SMALL, n) for i, n in enumerate((0, 0, 2))]
     frames = [np.stack(list(video.read_frames(video.probe(tmp_path / f"{i}.mp4")))) for i in range(3)]
     assert truths[0] == truths[1] and (frames[0] == frames[1]).all()
@@ -117,7 +117,7 @@ def test_a_clip_repeats_itself_and_others_differ(tmp_path):
 
 @pytest.mark.parametrize("offset", [0, 6, -6])
 def test_sound_is_late_by_the_offset(tmp_path, offset):
-    """Where the mouth is open the voice is loud: their correlation peaks at the offset."""
+    """The voice is loud where the mouth is open: their correlation peaks at the offset."""
     truth = write_clip(tmp_path / "c.mp4", Recipe(seed=5, seconds=4.0, size=(64, 64), offset=offset))
     wav = video.read_audio(tmp_path / "c.mp4", SAMPLE_RATE)
     loud = audio.melspectrogram(wav)[:40].mean(0)[: len(wav) // 200]
@@ -127,7 +127,7 @@ def test_sound_is_late_by_the_offset(tmp_path, offset):
     assert abs(lags[int(np.argmax(fit))] - offset) <= 1
 
 
-def test_variants(tmp_path):
+def test_variants_show_what_their_names_say(tmp_path):
     truths = {
         name: write_clip(tmp_path / f"{name}.mp4", Recipe(seconds=2.0, size=(320, 180), variant=name))
         for name in talking_head.VARIANTS
@@ -145,7 +145,7 @@ def test_variants(tmp_path):
     assert not any(shown[first + 3 : stop - 3]) and all(shown[: first - 5])
 
 
-def test_command_writes_the_dataset_layout_and_goes_on(tmp_path, capsys):
+def test_command_writes_the_dataset_layout_and_resumes(tmp_path, capsys):
     command = ["--out", str(tmp_path / "v"), "--seconds", "0.4", "--size", "64x64", "--workers", "1"]
     assert talking_head.main([*command, "--clips", "1"]) == 0
     first = (tmp_path / "v/head00000/clip00000.mp4").stat().st_mtime_ns
@@ -153,18 +153,18 @@ def test_command_writes_the_dataset_layout_and_goes_on(tmp_path, capsys):
     assert (tmp_path / "v/head00000/clip00000.mp4").stat().st_mtime_ns == first
     truth = json.loads((tmp_path / "v/head00001/clip00002.json").read_text())
     assert len(truth["aperture"]) == len(truth["width"]) == len(truth["boxes"]) == 10
-    assert talking_head.main([*command, "--clips", "3", "--offset", "2"]) == 2  # not those clips, as if they were
+    assert talking_head.main([*command, "--clips", "3", "--offset", "2"]) == 2  # these clips would differ
     assert "made with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [("--size", "big"), ("--size", "32x32"), ("--clips", "0"), ("--variant", "three")])
-def test_bad_arguments(tmp_path, capsys, flags):
+def test_bad_arguments_are_one_line(tmp_path, capsys, flags):
     assert talking_head.main(["--out", str(tmp_path), *flags]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_stop_after_the_end_silences_nothing():
-    """It is never spoken; its closure had taken the noise of what came before."""
+def test_stop_consonant_after_the_end_silences_nothing():
+    """It is never spoken; its closure used to mute the noise before it."""
     s, p = CONSONANTS["s"], CONSONANTS["p"]
     spoken = [_move(phones, 0.3, 0.15) for phones in ([(s, 0.15, 1.0)], [(s, 0.15, 1.0), (p, 0.1, 1.0)])]
     assert np.allclose(spoken[0].noise, spoken[1].noise, atol=1e-6) and spoken[0].noise.max() > 0
