@@ -14,7 +14,7 @@ import video
 from errors import UserError, describe_error, is_disk_error
 
 
-def test_a_file_appears_when_it_is_complete(tmp_path):
+def test_file_appears_once_it_is_complete(tmp_path):
     path = tmp_path / "new/folder/a.json"
     with files.atomic_write(path) as partial:
         partial.write_text("half")
@@ -23,7 +23,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
     assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
+def test_failure_keeps_the_old_file_and_leaves_no_other(tmp_path):
     files.save(tmp_path / "a", b"old")
     with pytest.raises(OSError, match="full"), files.atomic_write(tmp_path / "a") as partial:
         partial.write_text("half")
@@ -32,8 +32,8 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pipes with names")
-def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
-    """Else whoever may do everything would lose /dev/null to a table."""
+def test_special_files_are_written_to_not_replaced(tmp_path):
+    """Otherwise root would replace /dev/null with a table."""
     os.mkfifo(tmp_path / "pipe.mp4")
     read = []
     reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe.mp4").read_bytes()))
@@ -41,11 +41,11 @@ def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
     files.save(tmp_path / "pipe.mp4", "all of it")
     reader.join()
     assert read == [b"all of it"] and (tmp_path / "pipe.mp4").is_fifo() and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(UserError, match="is a device or a pipe"):  # ffmpeg goes back and forth in what it writes
+    with pytest.raises(UserError, match="is a device or a pipe"):  # ffmpeg has to seek in its output
         video.check_writable(tmp_path / "pipe.mp4")
 
 
-def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
+def test_second_lock_is_refused_and_its_file_is_deleted(tmp_path):
     path = tmp_path / "lock"
     with files.locked(path), pytest.raises(ValueError, match="working on"), files.locked(path):
         pass
@@ -54,23 +54,23 @@ def test_a_locked_file_is_refused_and_goes_with_the_lock(tmp_path):
     assert not path.exists()
 
 
-def test_a_lock_whose_file_is_gone_is_taken_anew(tmp_path, monkeypatch):
-    """Its holder deletes it at the end; whoever opened it before that would hold what nobody else can see."""
-    acquire, taken = files.filelock.FileLock.acquire, []
+def test_lock_is_retaken_if_its_file_was_deleted(tmp_path, monkeypatch):
+    """Its holder deletes it at the end; a process that opened it before would hold a lock that no other sees."""
+    acquire, attempts = files.filelock.FileLock.acquire, []
 
-    def opened_before(lock, **how):
-        held = acquire(lock, **how)
-        if not taken:
+    def acquire_deleted_once(lock, **how):
+        result = acquire(lock, **how)
+        if not attempts:
             (tmp_path / "lock").unlink()
-        taken.append(1)
-        return held
+        attempts.append(1)
+        return result
 
-    monkeypatch.setattr(files.filelock.FileLock, "acquire", opened_before)
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", acquire_deleted_once)
     with files.locked(tmp_path / "lock"):
-        assert (tmp_path / "lock").exists() and len(taken) == 2
+        assert (tmp_path / "lock").exists() and len(attempts) == 2
 
 
-def test_who_waits_gets_the_lock_when_it_is_free(tmp_path):
+def test_waiting_gets_the_lock_once_it_is_free(tmp_path):
     order = []
 
     def second():
@@ -86,7 +86,7 @@ def test_who_waits_gets_the_lock_when_it_is_free(tmp_path):
     assert order == ["first", "second"]
 
 
-def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch):
+def test_locks_are_skipped_where_they_are_not_implemented(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise NotImplementedError
 
@@ -95,17 +95,17 @@ def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch):
         assert (tmp_path / "new").is_dir()
 
 
-def test_file_systems_without_locks_do_without(tmp_path, monkeypatch):
-    def fails(*_, **__):
+def test_locks_are_skipped_where_none_are_available(tmp_path, monkeypatch):
+    def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.filelock.FileLock, "acquire", fails)
+    monkeypatch.setattr(files.filelock.FileLock, "acquire", refuse)
     with files.locked(tmp_path / ".x.lock"):
         pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows asks for a privilege to make links")
-def test_links_stay_links(tmp_path):
+def test_symbolic_links_are_kept(tmp_path):
     (tmp_path / "disk").mkdir()
     for name in ("there.json", "new.json"):
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
@@ -113,7 +113,7 @@ def test_links_stay_links(tmp_path):
     for name in ("there.json", "new.json"):
         files.save(tmp_path / name, "new")
         assert (tmp_path / name).is_symlink() and (tmp_path / "disk" / name).read_text() == "new"
-    (tmp_path / "other.json").symlink_to(tmp_path / "disk/blob")  # whoever writes by suffix could not
+    (tmp_path / "other.json").symlink_to(tmp_path / "disk/blob")  # not followed: formats go by suffix
     files.save(tmp_path / "other.json", "new")
     assert not (tmp_path / "other.json").is_symlink() and not (tmp_path / "disk/blob").exists()
 
@@ -122,10 +122,10 @@ def test_links_stay_links(tmp_path):
     lambda partial: OSError(errno.ENOSPC, "full"),
     lambda partial: OSError("3200000 requested and 1572832 written"),
     lambda partial: OSError(errno.ENOSPC, "full", str(partial)),
-    lambda partial: OSError(errno.ENOSPC, "full", "film.mp4", None, str(partial)),  # which was to be copied
+    lambda partial: OSError(errno.ENOSPC, "full", "film.mp4", None, str(partial)),  # as when copying
 ])  # fmt: skip
-def test_a_full_disk_is_told_with_the_file(tmp_path, problem):
-    """Not "[Errno 28] No space left on device", of whatever."""
+def test_error_of_a_full_disk_names_the_file(tmp_path, problem):
+    """Not just "[Errno 28] No space left on device"."""
     with pytest.raises(OSError) as raised, files.atomic_write(tmp_path / "x.json") as partial:
         raise problem(partial)
     assert describe_error(raised.value) == f"{tmp_path / 'x.json'}: No space left on device" and is_disk_error(
@@ -133,6 +133,6 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, problem):
     )
 
 
-def test_half_an_array_is_a_full_disk():
+def test_half_written_array_is_a_disk_error():
     assert is_disk_error(OSError("3200000 requested and 1572832 written"))
     assert not is_disk_error(OSError("not a picture"))
