@@ -15,17 +15,17 @@ from demo.talking_head import Recipe
 from models import Wav2Lip, weights
 
 
-def test_small_networks_are_small_and_have_one_name():
+def test_shipped_networks_are_small_and_listed():
     shipped = [path for networks in weights.SHIPPED.values() for path in networks.values()]
     assert sorted(shipped[0].parent.glob("*.pth")) == sorted(shipped)
     assert sum(path.stat().st_size for path in shipped) < 40e6
     for network, names in weights.SHIPPED.items():
         for name in names:
             assert isinstance(weights.load_model(name, network), network)
-    assert weights.read_checkpoint("demo", Wav2Lip).mel_lead == 0  # what adapt.py goes on with
+    assert weights.read_checkpoint("demo", Wav2Lip).mel_lead == 0  # which adapt.py continues from
 
 
-def test_export_halves_weights_and_keeps_vectors(tmp_path, small_checkpoint):
+def test_export_makes_matrices_float16_and_keeps_vectors(tmp_path, small_checkpoint):
     target = tmp_path / "new" / "small.pth"
     assert export.main(["generator", str(small_checkpoint), str(target)]) == 0
     before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (small_checkpoint, target))
@@ -44,7 +44,7 @@ def test_export_of_several_checkpoints_is_their_mean(tmp_path, small_checkpoint)
         assert torch.allclose(tensor.to(state[name].dtype), 2 * state[name], rtol=1e-3, atol=1e-6), name
 
 
-def test_only_stages_of_one_run_can_be_averaged(tmp_path, small_checkpoint, capsys):
+def test_only_checkpoints_of_one_run_can_be_averaged(tmp_path, small_checkpoint, capsys):
     torch.save({"state_dict": Wav2Lip(0.25).state_dict(), "width": 0.25}, tmp_path / "wide.pth")
     assert export.main(["generator", str(small_checkpoint), str(tmp_path / "wide.pth"), str(tmp_path / "m.pth")]) == 2
     assert "same width" in capsys.readouterr().err and not (tmp_path / "m.pth").exists()
@@ -55,13 +55,13 @@ def test_only_stages_of_one_run_can_be_averaged(tmp_path, small_checkpoint, caps
     assert weights.load_model(tmp_path / "one.pth").mask_top == 0.375
 
 
-def test_export_of_the_wrong_network(tmp_path, small_checkpoint, capsys):
+def test_export_refuses_the_wrong_network(tmp_path, small_checkpoint, capsys):
     assert export.main(["expert", str(small_checkpoint), str(tmp_path / "x.pth")]) == 2
     assert "Wav2Lip weights" in capsys.readouterr().err and not (tmp_path / "x.pth").exists()
 
 
 def test_demo_makes_two_faces_say_new_words(tmp_path, monkeypatch, capsys):
-    """Similarity tells: with its own sound and lip-synced a face is in sync, with other words it is not."""
+    """Similarity shows a face in sync with its own sound and when lip-synced, but not with other words."""
     monkeypatch.setattr(run_demo, "HEAD", Recipe(seed=2020, seconds=1.4, size=(320, 240)))
     assert run_demo.main(["--results", str(tmp_path)]) == 0
     means = json.loads((tmp_path / "demo.json").read_text())
@@ -79,13 +79,13 @@ def test_no_discriminator_is_shipped(tmp_path, monkeypatch):
         weights.find("demo", models.Wav2Lip_disc_qual)
 
 
-def test_an_export_spares_checkpoints_of_a_training(small_checkpoint, tmp_path, capsys):
-    """Whoever forgot the target after ``*.pth`` lost the newest."""
+def test_export_does_not_overwrite_training_checkpoints(small_checkpoint, tmp_path, capsys):
+    """If the target was forgotten after ``*.pth``, the newest was lost."""
     newest = tmp_path / "checkpoint_step000000012.pth"
     torch.save(torch.load(small_checkpoint) | {"global_step": 12, "optimizer": {}}, newest)
     before = newest.read_bytes()
     assert export.main(["generator", str(small_checkpoint), str(newest)]) == 2
     assert "is a training checkpoint and would be overwritten" in capsys.readouterr().err
     assert newest.read_bytes() == before
-    for _ in range(2):  # what was exported may be exported again
+    for _ in range(2):  # exports may be overwritten
         assert export.main(["generator", str(newest), str(tmp_path / "small.pth")]) == 0

@@ -26,8 +26,8 @@ def runtime():
 
 
 @pytest.fixture
-def made(runtime, tmp_path, capsys):
-    """``made(checkpoint, …)`` exports it and returns what runs the file: names and arrays -> arrays."""
+def exported(runtime, tmp_path, capsys):
+    """``exported(checkpoint, …)`` exports it and returns an onnxruntime session of the file."""
 
     def make(checkpoint, *flags):
         path = tmp_path / "new folder" / "network.onnx"
@@ -39,8 +39,8 @@ def made(runtime, tmp_path, capsys):
     return make
 
 
-def test_onnxruntime_tells_nobody(small_checkpoint, tmp_path):
-    """It noted the machine and the file for Microsoft, to be sent by whatever uses it next. Here in a fresh home."""
+def test_onnxruntime_stores_no_telemetry(small_checkpoint, tmp_path):
+    """It used to store data on machine and file, for its next user to send to Microsoft. Here in a fresh home."""
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package} (requirements/onnx.txt)")
@@ -63,21 +63,21 @@ def mels(count):
 
 
 @torch.inference_mode()
-def test_a_generator_draws_the_same(made, small_checkpoint):
-    session, model = made(small_checkpoint), weights.load_model(small_checkpoint)
+def test_exported_generator_draws_the_same(exported, small_checkpoint):
+    session, model = exported(small_checkpoint), weights.load_model(small_checkpoint)
     for count in (1, 2, 7):
         inputs = {"mels": mels(count), "faces": rnd(2, (count, 6, 96, 96))}
         (pictures,) = session.run(["pictures"], {name: value.numpy() for name, value in inputs.items()})
         assert np.abs(pictures - model(*inputs.values()).numpy()).max() < 1e-3
-    said = session.get_modelmeta().custom_metadata_map
-    assert said == {"pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0", "mask_top": "0.5"}
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata == {"pads": "(0, 10, 0, 0)", "blend": "box", "reference": "same", "gain": "1.0", "mask_top": "0.5"}
 
 
 @torch.inference_mode()
-def test_an_expert_embeds_the_same(made, filled, tmp_path):
+def test_exported_expert_embeds_the_same(exported, filled, tmp_path):
     model = filled(SyncNet_color, 0.125)
     torch.save({"state_dict": model.state_dict(), "width": 0.125}, tmp_path / "expert.pth")
-    session = made(tmp_path / "expert.pth")
+    session = exported(tmp_path / "expert.pth")
     for count in (1, 5):
         inputs = {"mels": mels(count), "mouths": rnd(3, (count, 15, 48, 96))}
         results = session.run(["voices", "lips"], {name: value.numpy() for name, value in inputs.items()})
@@ -85,23 +85,23 @@ def test_an_expert_embeds_the_same(made, filled, tmp_path):
             assert there.shape == here.shape and np.abs(there - here.numpy()).max() < 1e-3
 
 
-def test_demo_is_a_generator_unless_the_expert_is_asked_for(made):
+def test_demo_is_the_generator_unless_the_expert_is_requested(exported):
     outputs = [
-        [output.name for output in made("demo", *flags).get_outputs()] for flags in ((), ("--network", "expert"))
+        [output.name for output in exported("demo", *flags).get_outputs()] for flags in ((), ("--network", "expert"))
     ]
     assert outputs == [["pictures"], ["voices", "lips"]]
 
 
-def test_a_name_of_an_expert_says_which_network_it_is(monkeypatch, tmp_path, filled):
-    """export.py's own help names lipsync_expert, which was taken for a generator's."""
+def test_name_of_an_expert_implies_its_network(monkeypatch, tmp_path, filled):
+    """lipsync_expert, which export.py's own help names, used to be taken for a generator."""
     path = tmp_path / "expert.pth"
     torch.save({"width": 0.125, "state_dict": filled(SyncNet_color, 0.125).state_dict()}, path)
-    asked = []
-    monkeypatch.setattr(weights.downloads, "find", lambda name, *_: asked.append(name) or path)
-    assert exporting.read_exportable("lipsync_expert")[1] is SyncNet_color and set(asked) == {"lipsync_expert"}
+    requested = []
+    monkeypatch.setattr(weights.downloads, "find", lambda name, *_: requested.append(name) or path)
+    assert exporting.read_exportable("lipsync_expert")[1] is SyncNet_color and set(requested) == {"lipsync_expert"}
 
 
-def test_what_differs_is_not_written(runtime, small_checkpoint, tmp_path, monkeypatch, capsys):
+def test_export_that_differs_is_not_written(runtime, small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "compare", lambda *_: float("nan"))
     path = tmp_path / "new" / "a.onnx"
     assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(path)]) == 1
@@ -112,7 +112,7 @@ def test_what_differs_is_not_written(runtime, small_checkpoint, tmp_path, monkey
     ("judge", "a.onnx", "SyncNet_v2"), ("text", "a.onnx", "not a checkpoint"), ("missing", "a.onnx", "does not exist"),
     ("generator", "a.pth", "must end in .onnx"),
 ])  # fmt: skip
-def test_what_cannot_be_exported(small_checkpoint, tmp_path, capsys, kind, outfile, words):
+def test_impossible_exports_are_one_line(small_checkpoint, tmp_path, capsys, kind, outfile, words):
     checkpoint = small_checkpoint if kind == "generator" else tmp_path / kind
     if kind == "judge":
         torch.save(SyncNet_v2().state_dict(), checkpoint)
@@ -123,7 +123,7 @@ def test_what_cannot_be_exported(small_checkpoint, tmp_path, capsys, kind, outfi
     assert words in error and error.count("\n") == 1 and not (tmp_path / outfile).exists()
 
 
-def test_a_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
+def test_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(tmp_path / "a.onnx")]) == 2
     assert capsys.readouterr().err.startswith(
