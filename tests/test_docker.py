@@ -1,4 +1,4 @@
-"""The Dockerfiles, as far as they can be held without Docker: paths, requirements, commands."""
+"""The Dockerfiles, as far as they can be checked without Docker: paths, requirements, commands."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ import pytest
 from conftest import ROOT, free_port
 
 FILES = ("Dockerfile", "Dockerfile.cuda")
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as pytorch.org has it
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as on pytorch.org
 
 
 def steps(name):
-    """The instructions of a file, each with its words."""
+    """Return a file's instructions, each with its words."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
     return [line.partition(" ")[::2] for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def installs(name):
-    """The words of every pip install."""
+    """Return the words of every pip install command."""
     commands = [part for step, words in steps(name) if step == "RUN" for part in words.split("&&")]
     return [shlex.split(command) for command in commands if "pip install" in command]
 
 
-def ignored(path):
+def is_ignored(path):
     patterns = (ROOT / ".dockerignore").read_text().split()
     return any(fnmatch.fnmatch(path, pattern.removeprefix("**/")) for pattern in patterns)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_copied_is_there(name):
+def test_copied_files_exist(name):
     for words in (words.split() for step, words in steps(name) if step == "COPY"):
         assert words[0].startswith("--from=build") or all((ROOT / path).exists() for path in words[:-1])
     for command in installs(name):
         for flag, value in zip(command, command[1:]):
-            assert flag not in ("-r", "-c") or ((ROOT / value).is_file() and not ignored(value))
+            assert flag not in ("-r", "-c") or ((ROOT / value).is_file() and not is_ignored(value))
 
 
-def test_what_the_wheel_is_made_of_reaches_the_image():
+def test_image_gets_all_that_the_wheel_is_built_from():
     tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11 to read pyproject.toml")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folders = {package.removeprefix("wav2lip.flat.") for package in project["tool"]["setuptools"]["packages"]}
     folders.discard("wav2lip.flat")
-    assert all((ROOT / folder).is_dir() and not ignored(folder) for folder in folders)
+    assert all((ROOT / folder).is_dir() and not is_ignored(folder) for folder in folders)
     files = ["pyproject.toml", "README.md", "requirements", *project["project"]["license-files"]]
-    assert all((ROOT / file).exists() and not ignored(file) for file in files)
-    assert ignored(".git") and ignored(".venv") and ignored("tests")
+    assert all((ROOT / file).exists() and not is_ignored(file) for file in files)
+    assert is_ignored(".git") and is_ignored(".venv") and is_ignored("tests")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_installed_has_its_list(name):
+def test_image_installs_known_extras_at_pinned_versions(name):
     packages = [word for command in installs(name) for word in command[command.index("install") + 1 :]]
     (extras,) = [re.fullmatch(r"\.\[(.*)\]", word)[1] for word in packages if word.startswith(".")]
     assert all((ROOT / "requirements" / f"{extra}.txt").is_file() for extra in extras.split(","))
@@ -68,14 +68,14 @@ def test_what_is_installed_has_its_list(name):
     assert all("-c" in command for command in installs(name))
 
 
-def test_torch_comes_from_where_its_makers_say():
+def test_torch_comes_from_the_index_of_pytorch_org():
     first, *others = installs("Dockerfile")
     assert "torch" in first and first[first.index("--index-url") + 1] == CPU_INDEX
     assert not any("--index-url" in command for command in (*others, *installs("Dockerfile.cuda")))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_nobody_is_root_when_the_page_starts(name):
+def test_page_does_not_run_as_root(name):
     last = dict(steps(name))
     assert last["USER"] not in ("root", "0") and last["EXPOSE"] == "7860"
     order = [step for step, _ in steps(name)]
@@ -88,11 +88,11 @@ def test_nobody_is_root_when_the_page_starts(name):
 
 
 @pytest.mark.slow
-def test_what_the_image_runs_gives_a_page(tmp_path):
-    """Its RUN and CMD lines in a fresh environment, but torch from where pip finds it, as make has it."""
+def test_commands_of_the_image_start_the_page(tmp_path):
+    """Its RUN and CMD lines in a fresh environment, but with torch from pip's default index, as with make."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True)
     for path in listed.stdout.split("\n")[:-1]:
-        if not any(ignored(part) for part in (path, *path.split("/"))):
+        if not any(is_ignored(part) for part in (path, *path.split("/"))):
             (tmp_path / "src" / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, tmp_path / "src" / path)
     place = tmp_path / "opt"
