@@ -23,7 +23,7 @@ def test_override_keeps_types():
         ("disc_wt=inf", "disc_wt must be a finite number, 0 or above"),
         ("batch_size=-1", "batch_size must be a finite number, 0 or above"),
         ("augment_mirror=50", "augment_mirror must be 1 at most, not '50'"),
-        ("mel_lead=11", "mel_lead must be 10 at most"),  # of more, inference would know nothing
+        ("mel_lead=11", "mel_lead must be 10 at most"),  # checkpoints cannot carry more
         ("ema_decay=1", "ema_decay must be 0.999999 at most"),
         ("hop_size=160", "hop_size is part of the data"),  # the mels on disk have 80 frames a second
     ],
@@ -33,11 +33,11 @@ def test_override_names_what_is_wrong(text, word):
         HParams().override(text)
 
 
-def test_a_lead_is_one_that_checkpoints_can_tell():
+def test_largest_mel_lead_is_that_of_checkpoints():
     assert AT_MOST["mel_lead"] == weights.MAX_LEAD
 
 
-def test_image_list(tmp_path):
+def test_image_list_gives_the_clips_folders(tmp_path):
     (tmp_path / "val.txt").write_text("s1/a 12\n\n s2/b\n", encoding="utf-8")
     assert get_image_list("/data", "val", tmp_path) == ["/data/s1/a", "/data/s2/b"]
     with pytest.raises(FileNotFoundError, match="train.txt"):
@@ -46,14 +46,14 @@ def test_image_list(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, encoding, end):
-    """Notepad's lists lost their first clip."""
+def test_byte_order_mark_is_not_part_of_a_name(tmp_path, encoding, end):
+    """Lists saved by Notepad used to lose their first clip."""
     (tmp_path / "val.txt").write_bytes(end.join(("s1/a", "", "s2/ü", "")).encode(encoding))
     assert get_image_list("/data", "val", tmp_path) == ["/data/s1/a", "/data/s2/ü"]
     assert read_list(tmp_path / "val.txt") == [(1, "s1/a"), (3, "s2/ü")]
 
 
-def test_names_end_at_the_first_white_space_unless_a_folder_is_called_so(tmp_path):
+def test_clip_name_ends_at_white_space_unless_a_folder_has_it(tmp_path):
     (tmp_path / "s1/my clip").mkdir(parents=True)
     (tmp_path / "val.txt").write_text("s1/a\ta note\ns1/my clip\ns1/my clip\ta note\ns1/b a note\n")
     assert get_image_list(tmp_path, "val", tmp_path) == [
@@ -71,19 +71,19 @@ def test_names_end_at_the_first_white_space_unless_a_folder_is_called_so(tmp_pat
         (b"\xef\xbb\xbf \r\n", "is empty"),
     ],
 )
-def test_what_is_wrong_with_a_list_and_which(tmp_path, content, words):
+def test_errors_in_a_list_name_the_list(tmp_path, content, words):
     (tmp_path / "val.txt").write_bytes(content)
     with pytest.raises(UserError, match="val.txt is ") as error:
         get_image_list("/data", "val", tmp_path)
     assert words in str(error.value)
 
 
-def test_what_was_meant_is_said():
+def test_unknown_settings_get_a_suggestion():
     settings = HParams()
     with pytest.raises(AttributeError, match="hparams has no nepochs: training ends with --max_steps"):
         _ = HParams().nepochs
-    said = {"nepochs": "--max_steps", "eval_intervall": "is it eval_interval", "xyz": "known: adam_beta1"}
-    for name, words in said.items():
+    suggestions = {"nepochs": "--max_steps", "eval_intervall": "is it eval_interval", "xyz": "known: adam_beta1"}
+    for name, words in suggestions.items():
         with pytest.raises(UserError, match=words):
             settings.override(f"{name}=10")
     settings.set_hparam("batch_size", 4)

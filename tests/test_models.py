@@ -1,4 +1,4 @@
-"""The networks against the reference, and the fast forms against the plain ones."""
+"""The networks against the reference, and the optimized generator against the plain one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def golden():
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_state_dict(name):
+def test_state_dict_has_the_references_keys(name):
     state = getattr(models, name)().state_dict()
     assert [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in state.items()] == KEYS[name]
 
 
 @torch.no_grad()
-def test_generator(golden, filled):
+def test_generator_matches_the_reference(golden, filled):
     model = filled(models.Wav2Lip)
     single = model(rnd(1, (2, 1, 80, 16), "n"), rnd(2, (2, 6, 96, 96)))
     window = model(rnd(3, (2, 5, 1, 80, 16), "n"), rnd(4, (2, 6, 5, 96, 96)))
@@ -36,7 +36,7 @@ def test_generator(golden, filled):
 
 
 @torch.no_grad()
-def test_expert(golden, filled):
+def test_expert_matches_the_reference(golden, filled):
     audio, face = filled(models.SyncNet_color)(rnd(5, (4, 1, 80, 16), "n"), rnd(6, (4, 15, 48, 96)))
     np.testing.assert_allclose(audio, golden["syncnet_audio"], atol=1e-4)
     np.testing.assert_allclose(face, golden["syncnet_video"], atol=1e-4)
@@ -44,7 +44,7 @@ def test_expert(golden, filled):
 
 
 @torch.no_grad()
-def test_discriminator(golden, filled):
+def test_discriminator_matches_the_reference(golden, filled):
     model, faces = filled(models.Wav2Lip_disc_qual), rnd(7, (2, 3, 5, 96, 96))
     np.testing.assert_allclose(model(faces), golden["disc"], atol=1e-4)
     np.testing.assert_allclose(adversarial_loss(model(faces, logits=True), True), golden["disc_perceptual"], atol=1e-4)
@@ -53,14 +53,14 @@ def test_discriminator(golden, filled):
 @torch.no_grad()
 @pytest.mark.parametrize("width", [0.25, 1.0])
 def test_discriminator_sees_faces_from_the_start(width):
-    """Its answers to different faces must differ by more than bfloat16 resolves; with torch's weights it was 1e-7."""
+    """Its outputs for different faces must differ by more than bfloat16 resolves; torch's default weights gave 1e-7."""
     torch.manual_seed(0)
     faces = rnd(7, (8, 3, 1, 96, 96)) * torch.linspace(0.1, 1, 8).view(8, 1, 1, 1, 1)
     assert models.Wav2Lip_disc_qual(width)(faces, logits=True).std() > 1e-3
 
 
 @torch.no_grad()
-def test_lse_network(golden, filled):
+def test_lse_network_matches_the_reference(golden, filled):
     model = filled(models.SyncNet_v2)
     lip = model.forward_lip(rnd(8, (2, 3, 5, 224, 224)) * 255)
     audio = model.forward_aud(rnd(9, (2, 1, 13, 20), "n") * 10)
