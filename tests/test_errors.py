@@ -1,4 +1,4 @@
-"""What goes wrong with one of many files."""
+"""Errors in the work on one of many files."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from errors import CatchFailure, UserError
     (ValueError("shapes differ"), "ValueError: shapes differ"),
     (RuntimeError(), "RuntimeError: "),
 ])  # fmt: skip
-def test_what_goes_wrong_with_one_of_many_is_told(problem, reason):
-    with CatchFailure() as one:
+def test_failure_is_kept_with_its_reason(problem, reason):
+    with CatchFailure() as caught:
         raise problem
-    assert one.failure is problem and one.reason == reason
+    assert caught.failure is problem and caught.reason == reason
 
 
-def test_opencvs_errors_count_as_well():
-    """They are no RuntimeErrors: one odd picture ended an evaluation of days."""
-    with CatchFailure() as one:
+def test_errors_of_opencv_are_caught_too():
+    """They are no RuntimeErrors: one odd picture used to end an evaluation of days."""
+    with CatchFailure() as caught:
         cv2.resize(cv2.UMat(), (0, 0))
-    assert isinstance(one.failure, cv2.error) and one.reason.startswith("error: OpenCV")
+    assert isinstance(caught.failure, cv2.error) and caught.reason.startswith("error: OpenCV")
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), MemoryError(), KeyError("x")])
-def test_what_the_next_would_meet_too_is_raised(problem):
+def test_errors_that_are_not_of_one_file_are_raised(problem):
     with pytest.raises(type(problem)), CatchFailure():
         raise problem
 
 
-def test_what_failed_is_let_go():
-    """An exception keeps what it came from: frames and networks of every video that failed."""
+def test_failure_keeps_no_frames_alive():
+    """An exception refers to where it came from: the frames and networks of every video that failed."""
 
     class Frames:
         pass
@@ -49,20 +49,20 @@ def test_what_failed_is_let_go():
     def attempt():
         frames = Frames()
         alive.append(weakref.ref(frames))
-        with CatchFailure() as one:
+        with CatchFailure() as caught:
             fail(frames)
-        kept.append(one.failure)
+        failures.append(caught.failure)
 
-    alive, kept = [], []
+    alive, failures = [], []
     gc.disable()
     try:
         attempt()
-        assert alive[0]() is None and str(kept[0]) == "out of memory"
+        assert alive[0]() is None and str(failures[0]) == "out of memory"
     finally:
         gc.enable()
 
 
-def test_nothing_goes_wrong():
-    with CatchFailure() as one:
+def test_no_failure_after_success():
+    with CatchFailure() as caught:
         pass
-    assert one.failure is None
+    assert caught.failure is None
