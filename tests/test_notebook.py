@@ -1,4 +1,4 @@
-"""demo/wav2lip.ipynb, run from start to end as somebody would who has no video at hand."""
+"""demo/wav2lip.ipynb, run from start to end, as by someone without a video."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def text_of(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
-def test_it_is_kept_without_what_it_said(notebook):
+def test_notebook_is_stored_without_outputs(notebook):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells and not any(cell.outputs or cell.execution_count for cell in cells)
 
 
-def test_it_runs_from_start_to_end(notebook, tmp_path, monkeypatch):
+def test_notebook_runs_from_start_to_end(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient to run a notebook")
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient, which brings nbformat")
     pytest.importorskip("ipykernel", reason="needs ipykernel to run a notebook")
@@ -38,10 +38,10 @@ def test_it_runs_from_start_to_end(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORTER))
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    made = video.probe(tmp_path / "result.mp4")
+    lip_synced = video.probe(tmp_path / "result.mp4")
     source = video.probe(tmp_path / "portrait.mp4")
-    assert (made.width, made.height, made.fps) == (source.width, source.height, source.fps)
+    assert (lip_synced.width, lip_synced.height, lip_synced.fps) == (source.width, source.height, source.fps)
     shown = [output.get("data", {}) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("video/mp4" in data or "<video" in str(data.get("text/html")) for data in shown)
-    said = "".join(text_of(cell) for cell in notebook.cells if cell.cell_type == "code")
-    assert "after: in sync" in said and "before: unrelated" in said
+    printed = "".join(text_of(cell) for cell in notebook.cells if cell.cell_type == "code")
+    assert "after: in sync" in printed and "before: unrelated" in printed
