@@ -162,13 +162,19 @@ class Searcher:
         """Return the boxes (k, 6) in a frame: near the ``known`` ones, and those that a search of the whole finds."""
         self.since_newcomers = 0
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
-        new = [box for box in new if not any(is_same_face(box, other) for other in old)]
-        certain = [box for box in new if box[4] >= self.detector.CERTAIN]
+        boxes = self._with_newcomers(frame, old, new)
+        if not len(boxes) and self.since_native >= NEWCOMERS_SECONDS * self.fps:
+            boxes = _distinct(self._detect_in([(frame, self._detect_whole(frame, True))])[0])
+        return boxes
+
+    def _with_newcomers(self, frame: np.ndarray, known: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Return the boxes (k, 6) of known faces, and of those in ``whole``, found in the whole frame, that are new."""
+        new = [box for box in whole if not any(is_same_face(box, other) for other in known)]
         # an uncertain newcomer may be a false alarm, which would cost extra detections whenever it comes and goes
-        boxes = [*old, *self._redetect(frame, certain)] or new
-        if not boxes and self.since_native >= NEWCOMERS_SECONDS * self.fps:
-            boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
-        return _distinct(boxes)
+        return _distinct([*known, *self._redetect(frame, [box for box in new if self._is_certain(box)])] or new)
+
+    def _is_certain(self, box: np.ndarray) -> bool:
+        return bool(box[4] >= self.detector.CERTAIN)
 
     def _redetect(self, frame: np.ndarray, boxes: list[np.ndarray]) -> list[np.ndarray]:
         """Detect again in crops sized by ``boxes``, which came from crops sized by a search of the whole frame.
@@ -210,6 +216,10 @@ class Searcher:
             results = self._detect_in([(frames[frame], guess) for _, frame, _, guess in requests])
             intervals = []
             for (a, frame, b, guess), boxes in zip(requests, results):
+                if len(boxes) < max(sum(map(self._is_certain, seen[end])) for end in (a, b)):
+                    # a face that moves far between the two is at neither of its places there
+                    whole = self._detect_in([(frames[frame], self._detect_whole(frames[frame], False))])[0]
+                    boxes = self._with_newcomers(frames[frame], boxes, whole)
                 seen[frame] = boxes
                 sure = agree(guess, boxes)
                 intervals += [(a, frame, sure), (frame, b, sure)]
