@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import concurrency
-import devices
 import jobs
 import sync
 import video
@@ -290,11 +289,6 @@ def test_items_are_closed_if_no_thread_can_start(monkeypatch):
     with pytest.raises(RuntimeError, match="new thread"):
         next(concurrency.prefetch(generator))
     assert closed and not concurrency._working
-
-
-def test_parallel_calls_use_all_threads():
-    calls, share = devices.cpu_calls_and_threads()
-    assert calls * share >= torch.get_num_threads()
 
 
 def test_quality_accepts_strings_as_paths(tmp_path):

@@ -182,6 +182,7 @@ def test_being_killed_is_like_being_interrupted(capsys, name):
     number = getattr(signal, name)
     before = signal.getsignal(number)
     try:
+        signal.signal(number, signal.SIG_DFL)  # pytest itself may run under nohup
         assert run(lambda args: signal.raise_signal(number)) == 130
         signal.signal(number, signal.SIG_IGN)
         assert run(lambda args: signal.raise_signal(number)) == 0
@@ -234,7 +235,7 @@ def test_precision_is_fp32_if_torch_cannot_tell(monkeypatch):
     assert devices.pick_precision("auto", torch.device("cpu")) == torch.float32
 
 
-def test_training_refuses_float16(monkeypatch):
+def test_training_refuses_float16():
     """Its small gradients would be 0, since losses are not scaled here."""
     with pytest.raises(ValueError, match="use bf16 or fp32"):
         devices.pick_training_precision("fp16", torch.device("cuda"))

@@ -383,7 +383,7 @@ def test_an_object_in_front_of_the_mouth_stays_there(lips, tmp_path, astronaut, 
 
 
 def test_a_saved_face_gives_the_same_frames(lips, face, saved_face, wav, monkeypatch):
-    monkeypatch.setattr("faces.FaceSearch.find", None)  # nothing is searched again
+    monkeypatch.setattr("faces.FaceSearch.stream", None)  # nothing is searched again
     with live.Session(lips, live.Face.load(saved_face)) as loaded, live.Session(lips, face) as prepared:
         assert np.array_equal(pictures(say(loaded, [wav])), pictures(say(prepared, [wav])))
         assert np.array_equal(pictures(loaded.idle(5)), pictures(prepared.idle(5)))

@@ -154,7 +154,7 @@ def test_a_mouth_for_a_head_elsewhere_is_moved_with_it(astronaut, face, larger):
     assert after < 0.3 * before
 
 
-def test_detail_of_the_reference_reaches_the_frame(face, larger, filled, monkeypatch):
+def test_detail_of_the_reference_reaches_the_frame(face, larger, monkeypatch):
     """Through ``redraw_mouths``, with a network that draws what it is shown; without larger faces, and with them."""
     monkeypatch.setattr(drawing, "generate", lambda model, mels, faces, gains: faces[..., 3:])
     grain = 12 * (-1) ** np.indices((192, 192)).sum(0)[..., None]

@@ -285,7 +285,7 @@ def test_rotation_metadata_is_applied(tmp_path):
     info = turned_clip(tmp_path, 96, 90)
     frame = next(video.read_frames(info))
     assert (info.width, info.height) == (64, 96) and frame.shape == (96, 64, 3)
-    assert sorted([frame[:40].mean() > 200, frame[56:].mean() > 200]) == [False, True]
+    assert frame[:40].mean() < 20 and frame[56:].mean() > 200  # counter-clockwise: its left is at the bottom now
 
 
 def test_odd_rotation_is_applied(tmp_path):
@@ -298,7 +298,7 @@ def test_odd_rotation_is_applied(tmp_path):
     assert sorted(value > 128 for value in corners[:2]) != sorted(value > 128 for value in corners[2:])
 
 
-def write_interlaced(path, order, *codec, count=20, rate=50):
+def write_interlaced(path, order, *codec, count=20):
     """Write a white bar that moves by 5 pixels a field over black, two fields a frame, 25 frames a second."""
     fields = np.zeros((2 * count, 96, 256, 3), np.uint8)
     for i, field in enumerate(fields):
@@ -907,11 +907,11 @@ def test_voice_in_one_channel_survives_a_format_change(tmp_path):
     assert len(whole) > 43 * 16000 and np.abs(whole[-5 * 16000 : -16000]).max() > 0.2
 
 
-def test_not_a_number_becomes_silence(tmp_path):
+def test_samples_that_are_no_numbers_become_silence(tmp_path):
     from scipy.io import wavfile
 
     wavfile.write(tmp_path / "nan.wav", 16000, np.array([np.nan, 0.5, np.inf, -np.inf], np.float32))
-    assert np.isfinite(video.read_audio(tmp_path / "nan.wav", 16000)).all()
+    assert video.read_audio(tmp_path / "nan.wav", 16000).tolist() == [0, 0.5, 1, -1]
 
 
 def test_prefetch_keeps_order_and_surfaces_errors():
@@ -981,15 +981,6 @@ def test_abandoned_reading_stops_ffmpeg(clip, monkeypatch):
     next(frames)
     frames.close()
     assert [process.poll() is not None for process in started] == [True]
-
-
-def test_truncated_mp4_is_refused(tmp_path):
-    write_clip(tmp_path / "whole.mp4", np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8))
-    run_ffmpeg("-i", tmp_path / "whole.mp4", "-c", "copy", "-movflags", "+faststart", tmp_path / "fast.mp4")
-    content = (tmp_path / "fast.mp4").read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match="cut short|cannot read"):
-        list(video.read_frames(video.probe(tmp_path / "cut.mp4")))
 
 
 def halve(path):
@@ -1175,11 +1166,12 @@ def test_stopped_ffmpeg_is_not_blamed_on_the_video(reading, how):
         list(frames)
 
 
-def test_missing_end_of_an_mp4_is_reported(silence, talking_clip, tmp_path):
+def test_missing_end_of_an_mp4_is_reported(speech, talking_clip, tmp_path):
     """An MP4's end holds the index; "Invalid data" does not say to download it again."""
+    run_ffmpeg("-i", speech, tmp_path / "sound.m4a")
     for source, open_file in (
         (talking_clip, video.probe),
-        (talking_clip, lambda path: video.Sound(path, 16000).measure()),
+        (tmp_path / "sound.m4a", lambda path: video.Sound(path, 16000).measure()),
     ):
         cut = tmp_path / "cut.mp4"
         cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
