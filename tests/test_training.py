@@ -1,4 +1,4 @@
-"""Losses and steps against the reference; stopping, continuing and several processes against an undisturbed run."""
+"""Losses and steps against the reference; stopped, resumed and multi-process runs against undisturbed ones."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ GOLDEN_LOSSES = json.loads((GOLDEN / "training.json").read_text())
 CPU = Distributed(torch.device("cpu"))
 
 
-def close(values, golden):
-    """Step 1 to 1e-5; later ones, which carry rounding on, to 2e-3."""
+def assert_close(values, golden):
+    """Step 1 to 1e-5; later ones, in which rounding adds up, to 2e-3."""
     assert abs(values[0] - golden[0]) < 1e-5
     np.testing.assert_allclose(values, golden, atol=2e-3)
 
@@ -82,7 +82,7 @@ def close(values, golden):
 
 
 def test_expert_learns_as_the_reference_does():
-    """Before and after a step, as the generator; its optimizer is known, and gradients are cleared (below)."""
+    """Before and after a step, as for the generator: its optimizer is known, and gradients are cleared (below)."""
     task = ExpertTask(CPU, HParams())
     fill(task.expert).train()
     assert [group["betas"] for group in task.optimizer.param_groups] == [(0.9, 0.999)]
@@ -90,7 +90,7 @@ def test_expert_learns_as_the_reference_does():
     losses = [float(task.train_step(batch)["loss"].detach())]
     with torch.no_grad():
         losses.append(float(task.evaluate_batch(batch)["loss"].mean()))
-    close(losses, GOLDEN_LOSSES["syncnet_loss"][:2])
+    assert_close(losses, GOLDEN_LOSSES["syncnet_loss"][:2])
 
 
 def generator_batch():
@@ -104,7 +104,7 @@ def generator_batch():
 
 @pytest.fixture
 def two_threads():
-    """As many as the golden data were made with: sums in another order part by 2.5e-3 in three steps."""
+    """As many as made the golden data: sums in another order differ by 2.5e-3 after three steps."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -112,9 +112,9 @@ def two_threads():
 
 
 def test_generator_learns_as_the_reference_does(filled, two_threads):
-    """Before and after a step; what later ones have besides is Adam's, and gradients that are cleared (below).
+    """Before and after a step: later ones only add Adam's state and cleared gradients (below).
 
-    Beside a discriminator; without one it is the same (below).
+    With a discriminator; without one, learning is the same (below).
     """
     task = HQGeneratorTask(CPU, HParams(syncnet_wt=0.03), filled(models.SyncNet_color))
     for _, network, optimizer in task.parts():
@@ -124,13 +124,13 @@ def test_generator_learns_as_the_reference_does(filled, two_threads):
     with torch.no_grad():
         figures.append(task.evaluate_batch(generator_batch()))
     for name, golden in GOLDEN_LOSSES["hq"].items():
-        close([float(step[name].detach()) for step in figures], golden[: len(figures)])
+        assert_close([float(step[name].detach()) for step in figures], golden[: len(figures)])
 
 
-def test_a_discriminator_that_does_not_count_teaches_nothing(filled):
-    """So that what is golden with one is so without."""
+def test_discriminator_of_weight_0_teaches_nothing(filled):
+    """So the golden values with one hold without one, too."""
 
-    def learned(kind) -> tuple[dict, list[torch.Tensor]]:
+    def train_once(kind) -> tuple[dict, list[torch.Tensor]]:
         task = kind(CPU, HParams(syncnet_wt=0.03, disc_wt=0.0), filled(models.SyncNet_color, 0.125), width=0.125)
         fill(task.generator)
         assert [group["betas"] for group in task.optimizer.param_groups] == [(0.5, 0.999)]
@@ -138,7 +138,7 @@ def test_a_discriminator_that_does_not_count_teaches_nothing(filled):
         figures = task.train_step(generator_batch())
         return figures, list(task.generator.parameters())
 
-    (alone, weights_alone), (beside, weights_beside) = map(learned, (GeneratorTask, HQGeneratorTask))
+    (alone, weights_alone), (beside, weights_beside) = map(train_once, (GeneratorTask, HQGeneratorTask))
     assert all(torch.equal(value, beside[name]) for name, value in alone.items()) and "sync" in alone
     assert all(map(torch.equal, weights_alone, weights_beside))
 
@@ -161,24 +161,24 @@ KINDS = [ExpertTask, AllPairsExpertTask, GeneratorTask, HQGeneratorTask]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_left_of_other_gradients_is_not_learned(kind):
-    def learned(left: float) -> list[torch.Tensor]:
+def test_leftover_gradients_are_not_learned(kind):
+    def train_once(leftover: float) -> list[torch.Tensor]:
         torch.manual_seed(0)
         task, batch = small_task(kind, CPU)
         parameters = [parameter for _, network, _ in task.parts() for parameter in network.parameters()]
         for parameter in parameters:
-            parameter.grad = torch.full_like(parameter, left)
+            parameter.grad = torch.full_like(parameter, leftover)
         task.train_step(batch)
         return parameters
 
-    assert all(map(torch.equal, learned(0.0), learned(1.0)))
+    assert all(map(torch.equal, train_once(0.0), train_once(1.0)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_is_all_on_its_device(kind):
-    """torch's device "meta" computes nothing, and refuses, as a GPU does, to compute with tensors of the CPU.
+def test_step_stays_on_its_device(kind):
+    """torch's "meta" device computes nothing and, like a GPU, refuses tensors of the CPU.
 
-    Nor does it know values: what has to wait for them would have a GPU wait.
+    It has no values either: a step that has to wait for one, as a GPU would, fails.
     """
     task, batch = small_task(kind, Distributed(torch.device("meta")))
     figures = task.train_step(batch)
@@ -191,8 +191,8 @@ def test_a_step_is_all_on_its_device(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_without_autocast(kind, monkeypatch):
-    """MPS has none before torch 2.5, and torch refuses even to switch it off."""
+def test_step_works_without_autocast(kind, monkeypatch):
+    """MPS has none before torch 2.5, which refuses even to switch it off."""
 
     def refuse(*_, **__):
         raise RuntimeError("User specified an unsupported autocast device_type 'mps'")
@@ -203,20 +203,20 @@ def test_a_step_without_autocast(kind, monkeypatch):
     assert math.isfinite(task.train_step(batch)["loss"].detach())
 
 
-def test_only_gpus_copy_while_the_batch_goes(monkeypatch):
-    """Copies to MPS would go on reading what is thrown away by then."""
-    asked, to = [], torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **how: asked.append(how) or to(self, "cpu"))
+def test_only_cuda_copies_without_blocking(monkeypatch):
+    """Copies to MPS would still be reading memory that has been freed."""
+    calls, copy = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **how: calls.append(how) or copy(self, "cpu"))
     for device in ("cuda", "mps", "cpu"):
         Distributed(torch.device(device)).to_device([torch.zeros(1)])
-    assert [how["non_blocking"] for how in asked] == [True, False, False]
+    assert [how["non_blocking"] for how in calls] == [True, False, False]
 
 
 @pytest.mark.parametrize(
     ("device", "rank", "words"),
     [("cuda", "1", "use --nproc_per_node=1, the number of GPUs"), ("mps", "0", "cannot train on mps")],
 )
-def test_processes_without_a_device_of_their_own(monkeypatch, device, rank, words):
+def test_processes_without_their_own_device_are_refused(monkeypatch, device, rank, words):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -224,7 +224,7 @@ def test_processes_without_a_device_of_their_own(monkeypatch, device, rank, word
         join_processes(torch.device(device), torch.float32)
 
 
-def test_frozen_expert_stays_as_it_is(filled):
+def test_frozen_expert_does_not_change(filled):
     """In the reference it was left in train mode, so its batch-norm statistics drifted."""
     expert = filled(models.SyncNet_color, 0.125)
     mels, mouths = rnd(1, (2, 1, 80, 16), "n"), rnd(2, (2, 15, 48, 96))
@@ -236,12 +236,12 @@ def test_frozen_expert_stays_as_it_is(filled):
     torch.testing.assert_close(task.expert(mels, mouths)[1], before, atol=1e-5, rtol=0)
 
 
-def test_generator_can_start_with_the_experts_ears(filled):
+def test_generator_can_start_with_the_experts_audio_encoder(filled):
     expert = filled(models.SyncNet_color, 0.125)
-    heard = expert.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n"))
+    features = expert.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n"))
     task = GeneratorTask(CPU, HParams(audio_from_expert=True), expert, width=0.125)
     task.generator.eval()
-    torch.testing.assert_close(task.generator.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n")), heard)
+    torch.testing.assert_close(task.generator.audio_encoder[:10](rnd(1, (2, 1, 80, 16), "n")), features)
     last = [network.audio_encoder[-1].state_dict() for network in (filled(models.SyncNet_color, 0.125), task.generator)]
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     with pytest.raises(ValueError, match="width 0.25"):
@@ -249,15 +249,15 @@ def test_generator_can_start_with_the_experts_ears(filled):
 
 
 @pytest.mark.parametrize("asked, saved, used", [(0.0, 0.01, 0.01), (0.05, 0.0, 0.05), (0.0, 0.0, 0.0)])
-def test_sync_weight_of_a_continued_run(filled, asked, saved, used):
-    """It is part of the checkpoint, unless --hparams asks for another."""
+def test_sync_weight_comes_from_the_checkpoint_unless_set(filled, asked, saved, used):
+    """Set by --hparams, that is."""
     task = GeneratorTask(CPU, HParams(syncnet_wt=asked), filled(models.SyncNet_color, 0.125), width=0.125)
     task.load_extra_state({"syncnet_wt": saved})
     assert task.sync_weight == used
 
 
-def test_cosine_above_one_is_no_error():
-    """Float error reaches 1.0000004, at which the cross-entropy of the reference failed."""
+def test_cosine_above_one_does_not_fail():
+    """Rounding gives up to 1.0000004, for which the reference's cross-entropy failed."""
     v = torch.full((3, 512), 0.04419418)
     loss, _ = cosine_loss(v * 1.0001, v, torch.ones(3, 1))
     assert float(loss) == pytest.approx(0, abs=1e-5)
@@ -265,26 +265,26 @@ def test_cosine_above_one_is_no_error():
 
 
 @pytest.mark.parametrize("kind", ["all pairs", "one by one"])
-def test_windows_that_look_alike_do_not_tear_at_the_weights(kind):
-    """The gradient of -log(1 - cosine) has no bound: 3000 times that of other pairs came from one, of silence."""
+def test_gradient_of_similar_windows_is_bounded(kind):
+    """That of -log(1 - cosine) is not: one pair of silences used to have 3000 times the gradient of others."""
     torch.manual_seed(0)
     voice, other = torch.rand(2, 1, 64, dtype=torch.float64)
-    pulls = []
+    gradients = []
     for distance in (*np.logspace(0, -8, 33), 0.0):
         face = (voice + distance * other).requires_grad_()
         unit = [torch.nn.functional.normalize(vectors).float() for vectors in (voice, face)]
         if kind == "one by one":
             loss = cosine_loss(*unit, torch.zeros(1, 1))[0]
-        else:  # the second voice sounds as the first face looks
+        else:  # the second voice is like the first face, a mismatch
             voices, faces = (torch.cat(pair) for pair in ((unit[0].flip(1), unit[0]), (unit[1], unit[1].flip(1))))
             loss = all_pairs_loss(voices, faces, torch.tensor([[0, 5], [1, 5]]))[0]
         loss.backward()
-        pulls.append(float(face.grad.norm() * voice.norm()))
+        gradients.append(float(face.grad.norm() * voice.norm()))
         assert float(loss.detach()) < 12
-    assert 10 < max(pulls) < 150  # sqrt(2 / EDGE) at most
+    assert 10 < max(gradients) < 150  # sqrt(2 / EDGE) at most
 
 
-def test_cross_entropy_is_torchs_but_at_the_edges():
+def test_cross_entropy_is_torchs_except_at_the_edges():
     cosine = torch.linspace(2e-4, 1 - 2e-4, 999, dtype=torch.float64, requires_grad=True)
     for y in (torch.zeros_like(cosine), torch.ones_like(cosine)):
         pair = [
@@ -295,38 +295,38 @@ def test_cross_entropy_is_torchs_but_at_the_edges():
         torch.testing.assert_close(*(torch.autograd.grad(loss.sum(), cosine)[0] for loss in pair))
         ends = elementwise_loss(torch.tensor([0, 1e-4, 2e-4, 1 - 2e-4, 1 - 1e-4, 1], dtype=torch.float64), y[:6])
         steps = ends.diff()[[0, 1, 3, 4]] * (1 - 2 * y[0])
-        assert (steps > 0).all() and (ends < 11).all()  # it goes on in the same direction
+        assert (steps > 0).all() and (ends < 11).all()  # still monotonic
 
 
 @pytest.mark.parametrize("nearest", [1, 3])
-def test_all_pairs_cost_what_they_cost_one_by_one(nearest):
-    """Four windows of one clip, of which one was drawn twice, and two of another."""
+def test_all_pairs_loss_equals_the_losses_of_single_pairs(nearest):
+    """Four windows of one clip, one of them drawn twice, and two of another."""
     places = [(0, 5), (0, 7), (0, 5), (0, 40), (1, 5), (1, 30)]
     audio, face = (torch.nn.functional.normalize(rnd(seed, (6, 8))) for seed in (1, 2))
     loss, cosine, matched = all_pairs_loss(audio, face, torch.tensor(places), nearest)
 
     costs = {"matched": [], "clip": [], "others": []}
     for i, (clip, frame) in enumerate(places):
-        for j, (other, heard) in enumerate(places):
-            right = (clip, frame) == (other, heard)
-            cost, similarity = cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(right)]]))
-            assert float(similarity) == pytest.approx(float(cosine[i, j]), abs=1e-6) and bool(matched[i, j]) == right
-            if right or clip != other or abs(frame - heard) >= nearest:
-                costs["matched" if right else "clip" if clip == other else "others"].append(float(cost))
+        for j, (other, other_frame) in enumerate(places):
+            is_match = (clip, frame) == (other, other_frame)
+            cost, similarity = cosine_loss(audio[j : j + 1], face[i : i + 1], torch.tensor([[float(is_match)]]))
+            assert float(similarity) == pytest.approx(float(cosine[i, j]), abs=1e-6) and bool(matched[i, j]) == is_match
+            if is_match or clip != other or abs(frame - other_frame) >= nearest:
+                costs["matched" if is_match else "clip" if clip == other else "others"].append(float(cost))
     assert [len(values) for values in costs.values()] == [8, 12 - 4 * (nearest > 2), 16]
     matched_cost, in_clip, across = (sum(values) / len(values) for values in costs.values())
     assert float(loss) == pytest.approx(matched_cost / 2 + (in_clip + across) / 4, abs=1e-6)
 
 
 @pytest.mark.parametrize("places", [[(0, 1), (1, 1)], [(0, 1), (0, 9)], [(0, 1), (0, 9), (1, 1)]])
-def test_guessing_costs_ln_2_whatever_kinds_of_pairs_a_batch_has(places):
-    """With one window a clip, or all of one clip, it was 0.52, and nobody was warned of a plateau."""
+def test_guessing_costs_ln_2_for_any_mix_of_pairs(places):
+    """With one window per clip, or only one clip, it used to cost 0.52, and plateaus went unreported."""
     audio, face = (torch.tensor([row] * len(places)) for row in ([1.0, 0.0], [0.5, 0.75**0.5]))
     assert float(all_pairs_loss(audio, face, torch.tensor(places))[0]) == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize("places", [[(0, 1), (0, 1)], [(0, 1), (1, 1)], [(0, 1), (0, 9)]])
-def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
+def test_kinds_of_pairs_missing_from_a_batch_cost_nothing(places):
     task = AllPairsExpertTask(CPU, HParams(), 0.125)
     figures = task.train_step((rnd(1, (2, 15, 48, 96)), rnd(2, (2, 1, 80, 16), "n"), torch.tensor(places)))
     averages = Averages()
@@ -335,7 +335,7 @@ def test_kinds_of_pairs_that_a_batch_lacks_cost_nothing(places):
     assert all(map(math.isfinite, means.values())) and {"loss", "accuracy", "matched"} <= set(means)
 
 
-def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
+def test_sync_weight_is_switched_on_once_and_saved(filled, tmp_path):
     """In the reference it was lost on resume."""
     for kind, weight in ((GeneratorTask, 0.01), (HQGeneratorTask, 0.03)):
         task = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
@@ -343,45 +343,45 @@ def test_sync_weight_rises_once_and_is_kept(filled, tmp_path):
             assert task.after_evaluation({"sync": too_high}) is None and task.sync_weight == 0
         assert "0.74" in task.after_evaluation({"sync": 0.74}) and task.sync_weight == weight
         checkpoints.save_checkpoint(task, tmp_path, Position(5), 0)
-        again = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
-        checkpoints.load_checkpoint(again, tmp_path / "checkpoint_step000000005.pth")
-        assert again.sync_weight == weight
+        resumed = kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
+        checkpoints.load_checkpoint(resumed, tmp_path / "checkpoint_step000000005.pth")
+        assert resumed.sync_weight == weight
 
 
-def test_mouths_weigh_more_and_all_together_as_much():
+def test_mouth_pixels_weigh_more_but_the_mean_stays_1():
     weights = mouth_weights(96, 4.0)
     assert weights.mean() == pytest.approx(1) and weights.unique().numel() == 2
     assert weights[75, 48] == pytest.approx(4 * float(weights[10, 48])) and torch.equal(weights, weights.flip(1))
 
 
-def test_motion_loss_sees_only_what_changes():
+def test_motion_loss_compares_only_changes():
     real = torch.rand(2, 3, 5, 8, 8)
     assert motion_loss(real + 0.3, real) == pytest.approx(0, abs=1e-6)
     still = real[:, :, :1].expand_as(real)
     assert motion_loss(still, real) == pytest.approx(float(real.diff(dim=2).abs().mean()))
 
 
-def test_detail_loss_would_rather_have_an_edge_beside_its_place_than_a_blur():
-    """For L1 it is the other way round: that is why generators blur."""
+def test_detail_loss_prefers_a_shifted_edge_to_a_blur():
+    """To L1 both are equally wrong: that is why generators blur."""
     bars = (torch.arange(96) // 4 % 2).float().expand(1, 3, 2, 96, 96)
-    beside, blur = bars.roll(2, dims=-1), torch.full_like(bars, 0.5)
-    assert (beside - bars).abs().mean() == (blur - bars).abs().mean() == 0.5
-    assert detail_loss(beside, bars) < 0.1 * detail_loss(blur, bars)
+    shifted, blur = bars.roll(2, dims=-1), torch.full_like(bars, 0.5)
+    assert (shifted - bars).abs().mean() == (blur - bars).abs().mean() == 0.5
+    assert detail_loss(shifted, bars) < 0.1 * detail_loss(blur, bars)
     assert detail_loss(bars * 0.7 + 0.3, bars) == pytest.approx(0.3 * float(detail_loss(blur, bars)), rel=1e-5)
-    assert detail_loss(bars - 0.2, bars) == pytest.approx(0, abs=1e-6)  # light is none of it
+    assert detail_loss(bars - 0.2, bars) == pytest.approx(0, abs=1e-6)  # brightness is not detail
 
 
-def test_feature_loss_is_nothing_for_the_same_and_teaches_otherwise():
+def test_feature_loss_is_0_for_equal_faces_and_teaches_otherwise():
     expert = fold_batchnorm(fill(models.SyncNet_color(0.125))).requires_grad_(False)
     real = torch.rand(2, 3, 5, 96, 96)
     fake = (real * 0.5).requires_grad_()
     assert feature_loss(expert, real, real) == 0
     feature_loss(expert, fake, real).backward()
-    seen = fake.grad.abs().sum((0, 1, 2, 4))
-    assert (seen[48:] > 0).all() and (seen[:48] == 0).all()  # lower halves only
+    gradient = fake.grad.abs().sum((0, 1, 2, 4))
+    assert (gradient[48:] > 0).all() and (gradient[:48] == 0).all()  # lower halves only
 
 
-def test_wishes_for_drawing_change_the_loss_and_are_reported():
+def test_optional_drawing_losses_count_and_are_reported():
     hp = HParams(mouth_wt=3.0, motion_wt=0.5, detail_wt=2.0, feature_wt=0.03)
     task = GeneratorTask(CPU, hp, fill(models.SyncNet_color(0.125)), width=0.125)
     fake, real = torch.rand(2, 1, 3, 5, 96, 96)
@@ -390,11 +390,11 @@ def test_wishes_for_drawing_change_the_loss_and_are_reported():
     assert figures["loss"] == pytest.approx(float(expected)) and figures["mouth"] != figures["l1"]
 
 
-def test_an_expert_that_sees_no_colours_teaches_none():
-    """Whatever it wants of a pixel it wants of all three channels alike."""
+def test_colour_blind_expert_teaches_no_colours():
+    """Its gradient is the same for all three channels of a pixel."""
     torch.manual_seed(0)
     for grey in (False, True):
-        hp = HParams(syncnet_wt=1.0, sync_grey=grey)  # and nothing else
+        hp = HParams(syncnet_wt=1.0, sync_grey=grey)  # the only loss
         fake = torch.rand(1, 3, 5, 96, 96, requires_grad=True)
         task = GeneratorTask(CPU, hp, models.SyncNet_color(0.125), width=0.125)
         task._losses(fake, torch.rand(1, 1, 80, 16), torch.zeros_like(fake))["sync"].backward()
@@ -403,7 +403,7 @@ def test_an_expert_that_sees_no_colours_teaches_none():
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_frozen_norms_keep_their_statistics(frozen):
-    """A person before one wall has other statistics than everybody: with them the network starts anew."""
+    """One person before one wall has other statistics than many people: they would set the network back."""
     task = GeneratorTask(CPU, HParams(frozen_norms=frozen), models.SyncNet_color(0.125), width=0.125)
     before = [buffer.clone() for buffer in task.generator.buffers()]
     task.train_mode(True)
@@ -413,8 +413,8 @@ def test_frozen_norms_keep_their_statistics(frozen):
     assert all(torch.equal(a, b) for a, b in zip(before, after)) == frozen
 
 
-def test_frozen_norms_are_the_generators():
-    """Those of an expert, which begins with random weights, would stay at 0 and 1."""
+def test_only_the_generators_norms_are_frozen():
+    """An expert begins with random weights: its statistics would stay at 0 and 1."""
     task = ExpertTask(CPU, HParams(frozen_norms=True), 0.125)
     task.train_mode(True)
     assert all(module.training for module in task.expert.modules())
@@ -425,23 +425,23 @@ def test_learning_rates_fall_along_a_cosine():
     assert [loop.decay_at(step, 100) for step in (0, 50, 100, 999)] == pytest.approx([1, 0.5, 0.01, 0.01])
 
 
-def test_a_sure_discriminator_still_teaches():
-    """With a saturated sigmoid the gradient was exactly 0."""
+def test_confident_discriminator_still_has_a_gradient():
+    """Through a saturated sigmoid it used to be exactly 0."""
     logits = torch.tensor([[80.0]], requires_grad=True)
     adversarial_loss(logits, False).backward()
     assert float(logits.grad) == pytest.approx(1)
 
 
-def test_discriminator_joins_with_its_own_sync_weight(filled):
-    """The usual way in: the generator of wav2lip_train.py, whose weight of 0.01 counted on. A chosen one is kept."""
+def test_adding_a_discriminator_raises_the_default_sync_weight(filled):
+    """The usual start, a generator of wav2lip_train.py, used to keep its weight of 0.01. A chosen one is kept."""
     for saved, used in ((0.01, 0.03), (0.002, 0.002), (0.0, 0.0)):
         task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
         task.load_extra_state({"syncnet_wt": saved})
         assert task.sync_weight == used
 
 
-def test_a_weight_chosen_beside_a_discriminator_is_kept(filled, tmp_path):
-    """0.01 is also what the generator alone switches on; of a continued run it became 0.03."""
+def test_sync_weight_chosen_with_a_discriminator_is_kept(filled, tmp_path):
+    """0.01 is also what a generator alone switches on, so resuming used to make it 0.03."""
     tasks = [HQGeneratorTask(CPU, hp, filled(models.SyncNet_color, 0.125), width=0.125)
              for hp in (HParams(syncnet_wt=0.01), HParams())]  # fmt: skip
     checkpoints.save_checkpoint(tasks[0], tmp_path, Position(5), 0)
@@ -450,8 +450,8 @@ def test_a_weight_chosen_beside_a_discriminator_is_kept(filled, tmp_path):
 
 
 @pytest.mark.parametrize("loss", [cosine_loss, all_pairs_loss])
-def test_a_cosine_that_is_no_number_gives_a_loss_that_is_none(loss):
-    """Torch's cross-entropy fails for it, before anybody can say which clips the batch was from."""
+def test_nan_cosine_gives_a_nan_loss(loss):
+    """torch's own cross-entropy fails for it, before the clips of the batch can be named."""
     audio, face = torch.full((2, 4), 0.5), torch.full((2, 4), 0.5)
     audio[1, 2] = float("nan")
     assert math.isnan(loss(audio, face, torch.zeros(2, 1 if loss is cosine_loss else 2))[0])
@@ -486,7 +486,7 @@ def test_discriminator_collapse_is_reported(filled):
 def test_guessing_discriminator_is_reported_once(filled):
     task = HQGeneratorTask(CPU, HParams(plateau_warn_steps=1), filled(models.SyncNet_color, 0.125), width=0.125)
     stuck = deque([{"real": 0.66, "fake": 0.72, "perceptual": 0.7}] * 100)
-    assert task.warning(stuck, 9000) is None  # it has not learned a single step yet, whatever the generator has
+    assert task.warning(stuck, 9000) is None  # it has not trained for a single step, however long the generator has
     task.train_step([part[:2] for part in generator_batch()])
     assert task.warning(deque([{"real": 0.6, "fake": 0.7, "perceptual": 0.8}] * 100), 9001) is None
     assert "disc_initial_learning_rate" in task.warning(stuck, 9002) and task.warning(stuck, 9003) is None
@@ -499,7 +499,7 @@ def test_guessing_discriminator_is_reported_once(filled):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Six clips of two speakers: a ball bounces over noise with the pitch of the sound; with filelists."""
+    """Six clips of two speakers: a ball bounces over noise with the pitch of the sound; and filelists."""
     root = tmp_path_factory.mktemp("corpus")
     for n in range(6):
         clip = root / f"s{n % 2}/clip{n}"
@@ -543,24 +543,24 @@ def losses(folder, split="train"):
     return [{k: v for k, v in r.items() if k not in ("seconds", "waited")} for r in records if r["split"] == split]
 
 
-def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, capsys):
+def test_training_as_a_library_prints_nothing(corpus, tmp_path, told, capsys):
     before = vars(hparams).copy()
     options = recipes.TrainingOptions(corpus / "lists", SMALL, max_steps=1, device="cpu", precision="fp32")
     recipes.train_expert(corpus, tmp_path / "expert", options, told)
     expert = tmp_path / "expert/checkpoint_step000000001.pth"
     other = dataclasses.replace(options, settings=f"{SMALL},mask_top=0.375")
     recipes.train_generator(corpus, tmp_path / "hq", expert, options=other, report=told, discriminator=True)
-    made = tmp_path / "hq/checkpoint_step000000001.pth"
-    assert weights.load_model(made).mask_top == 0.375
+    hq = tmp_path / "hq/checkpoint_step000000001.pth"
+    assert weights.load_model(hq).mask_top == 0.375
     with pytest.raises(
         UserError, match="was trained with mask_top=0.375, this run has 0.5; pass --hparams mask_top=0.375"
     ):
-        recipes.train_generator(corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made))
-    assert weights.read_checkpoint(made, models.Wav2Lip).mel_lead == 1
+        recipes.train_generator(corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=hq))
+    assert weights.read_checkpoint(hq, models.Wav2Lip).mel_lead == 1
     with pytest.raises(UserError, match="was trained with mel_lead=1, this run has 0; pass --hparams mel_lead=1"):
         settings = f"{other.settings},mel_lead=0"
         recipes.train_generator(
-            corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=made, settings=settings)
+            corpus, tmp_path / "on", expert, options=dataclasses.replace(options, checkpoint=hq, settings=settings)
         )
     assert {path.name for path in (tmp_path / "hq").glob("*.pth")} == {
         "checkpoint_step000000001.pth", "disc_checkpoint_step000000001.pth",
@@ -569,7 +569,7 @@ def test_training_is_a_call_that_says_nothing_itself(corpus, tmp_path, told, cap
 
 
 def test_training_leaves_cudnn_on():
-    """torch's ``cudnn.flags`` switches off what it is not told to leave on."""
+    """torch's ``cudnn.flags`` switches off whatever is not passed to it."""
     with recipes.training_session(recipes.TrainingOptions(device="cpu")):
         assert torch.backends.cudnn.enabled and torch.backends.cudnn.benchmark
 
@@ -606,15 +606,15 @@ def test_hq_script(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("script", [color_syncnet_train, wav2lip_train])
-def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
-    """The same windows each time, whatever the seed and how hard the training makes it."""
+def test_evaluations_always_use_the_same_windows(corpus, tmp_path, monkeypatch, script):
+    """Whatever the seed, and however hard the training's negatives are."""
     seen = []
 
-    def note(task, loader):
+    def record(task, loader):
         seen.append([[part.clone() for part in batch] for batch in loader])
         return {"loss": 1.0, "l1": 1.0, "sync": 1.0, "sync_of_real": 1.0}
 
-    monkeypatch.setattr(loop, "evaluate", note)
+    monkeypatch.setattr(loop, "evaluate", record)
     flags = hq_flags(corpus) if script is wav2lip_train else ()
     hp = SMALL.replace("eval_interval=4", "eval_interval=1")
     for folder, seed, more in (("a", 0, ""), ("b", 7, ",negative_distance=10")):
@@ -627,16 +627,16 @@ def test_evaluations_compare(corpus, tmp_path, monkeypatch, script):
 
 
 @pytest.mark.parametrize("script, first", [(wav2lip_train, [1]), (hq_wav2lip_train, [])])
-def test_who_evaluates_after_the_first_step(corpus, tmp_path, script, first):
-    """As in the reference: an undecided expert passes there, and with a discriminator weighs three times as much."""
+def test_only_a_run_without_discriminator_evaluates_after_step_1(corpus, tmp_path, script, first):
+    """As in the reference: step 1 passes even an undecided expert, which counts threefold with a discriminator."""
     arguments = command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, hp=SMALL)
     assert script.main(arguments) == 0
     assert [record["step"] for record in losses(tmp_path, "val")] == first
 
 
 @pytest.mark.parametrize("saves", [False, True])
-def test_a_run_that_fails_closes_its_log_if_it_has_one(corpus, tmp_path, monkeypatch, told, saves):
-    """Or every run that a page cancels would leave a thread behind."""
+def test_failed_run_closes_its_log_if_it_has_one(corpus, tmp_path, monkeypatch, told, saves):
+    """Otherwise every run cancelled from the page would leave a thread behind."""
     closed, close_log = [], loop.Log.close
     monkeypatch.setattr(loop.Log, "close", lambda log: closed.append(log) or close_log(log))
 
@@ -651,18 +651,18 @@ def test_a_run_that_fails_closes_its_log_if_it_has_one(corpus, tmp_path, monkeyp
     assert len(closed) == saves and (tmp_path / "metrics.jsonl").exists() == saves
 
 
-def test_a_discriminator_may_be_narrower(corpus, tmp_path, capsys):
+def test_discriminator_may_be_narrower(corpus, tmp_path, capsys):
     hp = SMALL.replace("width=0.125", "width=0.25,disc_width=0.125")
     flags = "--syncnet_checkpoint_path", corpus / "expert.pth", "--max_steps", 1
     assert hq_wav2lip_train.main(command(corpus, tmp_path / "a", *flags, hp=hp)) == 0
-    made = [torch.load(tmp_path / f"a/{name}checkpoint_step000000001.pth")["width"] for name in ("", "disc_")]
-    assert made == [0.25, 0.125]
+    widths = [torch.load(tmp_path / f"a/{name}checkpoint_step000000001.pth")["width"] for name in ("", "disc_")]
+    assert widths == [0.25, 0.125]
     more = "--disc_checkpoint_path", tmp_path / "a/disc_checkpoint_step000000001.pth"
     assert hq_wav2lip_train.main(command(corpus, tmp_path / "b", *flags, *more, hp=SMALL + ",disc_width=0.25")) == 2
     assert "--hparams disc_width=0.125" in capsys.readouterr().err
 
 
-def test_seeds_count_from_0(corpus, tmp_path, capsys):
+def test_negative_seed_is_refused(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--seed", -1)) == 2
     assert "'-1' is not a whole number from 0 to 2^63 - 1" in capsys.readouterr().err
 
@@ -671,7 +671,7 @@ def test_seeds_count_from_0(corpus, tmp_path, capsys):
     "script, more",
     [(color_syncnet_train, ""), (color_syncnet_train, ",windows_per_clip=3"), (hq_wav2lip_train, "")],
 )
-def test_continued_run_equals_undisturbed_run(corpus, tmp_path, script, more):
+def test_resumed_run_equals_undisturbed_run(corpus, tmp_path, script, more):
     flags = hq_flags(corpus) if script is hq_wav2lip_train else ()
     hp = f"{SMALL},syncnet_eval_interval=3{more}"
     assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 3, hp=hp)) == 0
@@ -700,8 +700,8 @@ def switched_on(corpus, tmp_path_factory):
 
 
 @pytest.mark.parametrize("killed_in", ["save_checkpoint", "evaluate", None])
-def test_what_an_evaluation_switches_on_is_not_lost(corpus, switched_on, tmp_path, monkeypatch, killed_in):
-    """The sync loss, from step 2 on; killed while saving before, in the middle of, or after the evaluation."""
+def test_sync_loss_switched_on_by_an_evaluation_is_not_lost(corpus, switched_on, tmp_path, monkeypatch, killed_in):
+    """It counts from step 2 on, even if the run is killed during that evaluation or while saving after it."""
     monkeypatch.setattr(generators, "SYNC_THRESHOLD", 1e9)
     parts = command(corpus, tmp_path / "parts", *hq_flags(corpus), hp=SWITCHING)
 
@@ -721,7 +721,7 @@ def test_what_an_evaluation_switches_on_is_not_lost(corpus, switched_on, tmp_pat
     assert losses(tmp_path / "parts", "val") == losses(switched_on, "val")
 
 
-def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monkeypatch):
+def test_run_can_be_stopped_during_an_evaluation(corpus, tmp_path, monkeypatch):
     seen = []
 
     def evaluate(task, loader):
@@ -736,13 +736,13 @@ def test_an_evaluation_does_not_keep_a_run_from_stopping(corpus, tmp_path, monke
     monkeypatch.undo()
     assert len(seen) == 1 and (tmp_path / "checkpoint_step000000002.pth").exists()
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume", hp=hp)) == 0
-    assert [r["step"] for r in losses(tmp_path, "val")] == [2]  # made up for
+    assert [r["step"] for r in losses(tmp_path, "val")] == [2]  # resuming made up for it
 
 
-def test_running_mean_of_the_weights(corpus, tmp_path):
-    """It is what is evaluated and saved; neither the training nor a continued run feels it."""
+def test_mean_of_the_weights_is_evaluated_and_saved(corpus, tmp_path):
+    """The mean affects neither training nor resuming."""
     plain = f"{SMALL},syncnet_eval_interval=3,syncnet_checkpoint_interval=1"
-    mean = f"{plain},ema_decay=0.25"  # a young mean keeps 2/11 at its first update; at its second, 3/12 is this
+    mean = f"{plain},ema_decay=0.25"  # a young mean keeps 2/11 at its first update, 3/12 = 0.25 at its second
     for folder, hp, stages in (("plain", plain, [3]), ("whole", mean, [3]), ("parts", mean, [2, 3])):
         for steps in stages:
             flags = ("--max_steps", steps, "--resume")
@@ -761,8 +761,8 @@ def test_running_mean_of_the_weights(corpus, tmp_path):
             assert (c == plain[name]).all(), name
 
 
-def test_what_goes_on_without_a_mean_goes_on_from_it(corpus, tmp_path):
-    """It is what was evaluated, not the weights of the last step."""
+def test_resuming_without_a_mean_starts_from_the_mean_weights(corpus, tmp_path):
+    """Those are what was evaluated, not the weights of the last step."""
     expert = ExpertTask(CPU, HParams(ema_decay=0.9), 0.125)
     fill(expert.ema.module)
     checkpoints.save_checkpoint(expert, tmp_path, Position(5), 0)
@@ -772,23 +772,23 @@ def test_what_goes_on_without_a_mean_goes_on_from_it(corpus, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_the_best_evaluation_is_kept(corpus, tmp_path, monkeypatch):
-    """Across stops, and whatever the newest is."""
+def test_best_checkpoint_is_kept(corpus, tmp_path, monkeypatch):
+    """Across stops, and even if the newest is worse."""
     figures = iter([0.5, 0.3, 0.4, 0.35, 0.2])
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": next(figures)})
     hp = f"{SMALL},syncnet_eval_interval=1"
-    kept = []
+    best_steps = []
     for steps in range(1, 6):
         assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", steps, "--resume", hp=hp)) == 0
-        kept.append(torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)["global_step"])
-    assert kept == [1, 2, 2, 2, 5]
+        best_steps.append(torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)["global_step"])
+    assert best_steps == [1, 2, 2, 2, 5]
     best, newest = (torch.load(tmp_path / name, weights_only=True)["state_dict"]
                     for name in ("checkpoint_best.pth", "checkpoint_step000000005.pth"))  # fmt: skip
     assert all(torch.equal(best[name], newest[name]) for name in newest)
     assert weights.load_model(tmp_path / "checkpoint_best.pth", models.SyncNet_color).width == 0.125
 
 
-def test_clips_of_both_lists_and_clips_of_no_use_are_told(corpus, tmp_path, told):
+def test_unusable_clips_and_clips_in_both_lists_are_reported(corpus, tmp_path, told):
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "train.txt").write_text("s0/clip0\ns1/clip1\ns0/nowhere\ns0/gone\n")
@@ -801,7 +801,7 @@ def test_clips_of_both_lists_and_clips_of_no_use_are_told(corpus, tmp_path, told
     assert any(f"1 validation clips are training clips as well, the first: {corpus}/s1/clip1" in n for n in told.notes)
 
 
-def start(corpus, folder, workers=0, more=""):
+def start_training(corpus, folder, workers=0, more=""):
     arguments = command(corpus, folder, hp=f"{SMALL},syncnet_checkpoint_interval=3,num_workers={workers}{more}")
     return subprocess.Popen(
         [sys.executable, ROOT / "color_syncnet_train.py", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -809,7 +809,7 @@ def start(corpus, folder, workers=0, more=""):
 
 
 def wait_for_steps(folder, count):
-    for _ in range(3000):  # of a machine that has much else to do
+    for _ in range(3000):  # long enough for a busy machine
         path = folder / "metrics.jsonl"
         if path.exists() and path.read_text().count('"train"') >= count:
             return
@@ -817,16 +817,16 @@ def wait_for_steps(folder, count):
     pytest.fail("the run does not get on")
 
 
-def test_killed_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path):
-    process = start(corpus, tmp_path / "killed")
+def test_killed_run_resumes_as_if_nothing_had_happened(corpus, tmp_path):
+    process = start_training(corpus, tmp_path / "killed")
     wait_for_steps(tmp_path / "killed", 5)
     process.kill()
     process.communicate()
-    goes_on_as_if_nothing_had_happened(corpus, tmp_path)
+    assert_resumes_like_an_undisturbed_run(corpus, tmp_path)
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_stopped_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, monkeypatch, capsys, how):
+def test_stopped_run_resumes_as_if_nothing_had_happened(corpus, tmp_path, monkeypatch, capsys, how):
     if not hasattr(signal, how):
         pytest.skip("this system has no such signal")
     train = loop._Trainer._train
@@ -843,10 +843,10 @@ def test_stopped_run_goes_on_as_if_nothing_had_happened(corpus, tmp_path, monkey
     assert words.count("\n") == 1 and "--resume" in words
     assert (tmp_path / "killed/checkpoint_step000000005.pth").exists()
     monkeypatch.undo()
-    goes_on_as_if_nothing_had_happened(corpus, tmp_path)
+    assert_resumes_like_an_undisturbed_run(corpus, tmp_path)
 
 
-def goes_on_as_if_nothing_had_happened(corpus, tmp_path):
+def assert_resumes_like_an_undisturbed_run(corpus, tmp_path):
     more = ("--max_steps", len(losses(tmp_path / "killed")) + 2)
     assert color_syncnet_train.main(command(corpus, tmp_path / "killed", *more, "--resume")) == 0
     assert color_syncnet_train.main(command(corpus, tmp_path / "whole", *more)) == 0
@@ -854,9 +854,9 @@ def goes_on_as_if_nothing_had_happened(corpus, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
-def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
-    """A job manager signals every process of a job; a worker that died of it took the run along, unsaved."""
-    process = start(corpus, tmp_path, 2, ",syncnet_eval_interval=1000")  # which would start more of them meanwhile
+def test_signals_to_workers_do_not_prevent_saving(corpus, tmp_path):
+    """Job managers signal every process of a job; a worker that died of it used to end the run unsaved."""
+    process = start_training(corpus, tmp_path, 2, ",syncnet_eval_interval=1000")  # evaluations would start more workers
     wait_for_steps(tmp_path, 3)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children
@@ -868,9 +868,9 @@ def test_workers_leave_the_saving_to_the_main_process(corpus, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
-def test_a_killed_worker_costs_no_steps(corpus, tmp_path):
-    """As by Linux where memory runs out: all steps until then are saved."""
-    process = start(corpus, tmp_path, 1, ",syncnet_eval_interval=1000")
+def test_killed_worker_costs_no_steps(corpus, tmp_path):
+    """Linux kills one if memory runs out: all steps until then are saved."""
+    process = start_training(corpus, tmp_path, 1, ",syncnet_eval_interval=1000")
     wait_for_steps(tmp_path, 3)
     (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
@@ -884,19 +884,19 @@ def test_a_killed_worker_costs_no_steps(corpus, tmp_path):
 def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
     class Two(Distributed):
         def mean(self, rows):
-            return (rows + 1) / 2  # the other was asked to
+            return (rows + 1) / 2  # the other process was asked to stop
 
     trainer = object.__new__(loop._Trainer)
     trainer.group, trainer.shared_batches, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
     trainer._stop = False
     with pytest.raises(training.Stopped):
         next(trainer._stoppable([0]))
-    trainer.shared_batches = 0  # a batch that the other does not have
+    trainer.shared_batches = 0  # the other process does not have this batch
     assert next(trainer._stoppable([0])) == 0
 
 
 def test_two_processes_equal_one(corpus, tmp_path):
-    """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences of a whole rate."""
+    """To 1e-4, at a small learning rate: Adam's first steps turn rounding into differences as large as the rate."""
     slow = f"{SMALL},batch_size=2,syncnet_wt=0.03,syncnet_lr=1e-6"
     slow += ",initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
     expert, generator = ("--checkpoint_path", corpus / "expert.pth"), ("--checkpoint_path", corpus / "generator.pth")
@@ -913,16 +913,16 @@ def test_two_processes_equal_one(corpus, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     todo = [(script.__name__, arguments(name, "two"), free_port()) for name, (script, *_) in runs.items()]
-    checked = tmp_path / "checked.py"  # that nobody is left waiting in the group, which may abort what has succeeded
-    checked.write_text(
+    program = tmp_path / "checked.py"  # a process left waiting in the group may abort a run that has succeeded
+    program.write_text(
         "import importlib, os, sys, torch.distributed\n"
         f"for script, arguments, port in {todo}:\n"
-        # or the second group would meet where the first one did, and wait for ever
+        # or the second group would meet at the first one's port, and wait for ever
         "    os.environ |= {'MASTER_PORT': str(port), 'TORCHELASTIC_USE_AGENT_STORE': 'False'}\n"
         "    if importlib.import_module(script).main(arguments) or torch.distributed.is_initialized():\n"
         "        sys.exit(1)\n"
     )
-    done = subprocess.run([*launch, checked], env=environment, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([*launch, program], env=environment, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr
     for name, (script, *_) in runs.items():
@@ -933,8 +933,8 @@ def test_two_processes_equal_one(corpus, tmp_path):
             assert a == pytest.approx(b, abs=1e-4), (name, a["step"])
 
 
-def test_official_checkpoints_go_on(corpus, tmp_path):
-    """A checkpoint of the reference has no width, no random state, and an optimizer state of its time."""
+def test_training_can_start_from_official_checkpoints(corpus, tmp_path):
+    """They have no width, no random state, and the optimizer state of an old torch."""
     network = fill(models.SyncNet_color())
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     for parameter in network.parameters():
@@ -955,12 +955,12 @@ def test_official_checkpoints_go_on(corpus, tmp_path):
     (group,) = written["optimizer"]["param_groups"]
     assert (
         group["lr"] == 3e-5 and tuple(group["betas"]) == (0.9, 0.999) and group["fused"]
-    )  # what was asked for, and what is fast, not what the file had
+    )  # as this run sets them, not as in the file
     assert {float(moment["step"]) for moment in written["optimizer"]["state"].values()} == {8}
 
 
-def test_who_goes_on_is_evaluated_at_once(corpus, tmp_path, capsys):
-    """From an official generator on, nothing but L1 was learned for thousands of steps, and lips died."""
+def test_run_from_an_official_generator_is_evaluated_at_once(corpus, tmp_path, capsys):
+    """Such a run used to learn only L1 for thousands of steps, until lips no longer moved."""
     torch.save(
         {"state_dict": models.Wav2Lip(0.125).state_dict(), "global_step": 700, "width": 0.125}, tmp_path / "g.pth"
     )
@@ -972,7 +972,7 @@ def test_who_goes_on_is_evaluated_at_once(corpus, tmp_path, capsys):
         assert f"--hparams syncnet_wt={weight} turns it on from the start" in capsys.readouterr().out
 
 
-def test_the_reference_s_names_are_taken():
+def test_networks_keep_the_references_argument_and_method_names():
     mels, faces = torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)
     network, expert = models.Wav2Lip(0.125).eval(), models.SyncNet_color(0.125).eval()
     assert (network(audio_sequences=mels, face_sequences=faces) == network(mels, faces)).all()
@@ -981,8 +981,8 @@ def test_the_reference_s_names_are_taken():
     assert judge.perceptual_forward(drawn).item() == pytest.approx(-judge(drawn).log().mean().item(), rel=1e-4)
 
 
-def test_moments_of_the_reference_go_on_with_their_own_weights(tmp_path):
-    """They are contiguous and our weights channels last; one pass over both would take each for another's."""
+def test_adam_moments_of_the_reference_keep_their_weights(tmp_path):
+    """They are contiguous, our weights channels last: one pass over both memories would mix them up."""
     theirs = models.SyncNet_color(0.125)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2)
     for seed in (1, 2):
@@ -1003,8 +1003,8 @@ def test_moments_of_the_reference_go_on_with_their_own_weights(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not bind processes to CPUs")
-def test_no_more_loader_processes_than_cpus_to_run_them(corpus, tmp_path, monkeypatch):
-    """A container with one of 64 CPUs got 16 of them, and a warning of torch's."""
+def test_no_more_loader_processes_than_cpus(corpus, tmp_path, monkeypatch):
+    """A container with one of 64 CPUs used to get 16, and a warning from torch."""
     plans = []
     monkeypatch.setattr(training, "fit", lambda task, train, val, plan, say: plans.append(plan))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
@@ -1022,7 +1022,7 @@ def test_length_of_evaluations_can_be_set(corpus, tmp_path, monkeypatch, script,
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What should fail, in one line
+# What must fail, with one line
 
 
 @pytest.mark.parametrize("more", ["", ",windows_per_clip=4"])
@@ -1034,11 +1034,11 @@ def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monke
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2, hp=SMALL + more)) == 1
     words = capsys.readouterr().err
     assert "step 1: loss" in words and "not finite" in words and "s0/clip" in words and words.count("\n") == 1
-    assert not list((tmp_path / "run").glob("*.pth"))  # weights that are no numbers are not worth keeping
+    assert not list((tmp_path / "run").glob("*.pth"))  # NaN weights are not worth keeping
 
 
 def run_expert(arguments, workers, capsys):
-    """Train, in a process of its own if others read the data: such a run once never ended."""
+    """Train, in its own process if workers read the data: such a run once never ended."""
     if not workers:
         code = color_syncnet_train.main(arguments)
         out, err = capsys.readouterr()
@@ -1048,12 +1048,12 @@ def run_expert(arguments, workers, capsys):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_picture_is_named_and_done_without(corpus, tmp_path, capsys, workers):
-    """It ended the run, and with worker processes the run then never ended."""
+def test_damaged_picture_is_named_and_skipped(corpus, tmp_path, capsys, workers):
+    """It used to end the run, or, with worker processes, to hang it."""
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
     (data / "s0/clip0/20.jpg").write_bytes(b"junk")
-    (data / "s1/clip5/20.jpg").write_bytes(b"junk")  # of the evaluation
+    (data / "s1/clip5/20.jpg").write_bytes(b"junk")  # for validation
     arguments = command(data, tmp_path / "run", "--max_steps", 12, hp=SMALL.replace("workers=0", f"workers={workers}"))
     done = run_expert(arguments, workers, capsys)
     assert done.returncode == 0 and len(losses(tmp_path / "run")) == 12
@@ -1063,7 +1063,7 @@ def test_a_damaged_picture_is_named_and_done_without(corpus, tmp_path, capsys, w
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_that_are_all_damaged_end_a_run_that_loses_nothing(corpus, tmp_path, capsys, workers):
+def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, capsys, workers):
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2)) == 0
@@ -1077,8 +1077,8 @@ def test_pictures_that_are_all_damaged_end_a_run_that_loses_nothing(corpus, tmp_
     assert done.stderr.count("\n") == 1 and (tmp_path / "run/checkpoint_step000000002.pth").exists()
 
 
-def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
-    """Without --resume, the reference began anew among the old checkpoints, and the next --resume took the old ones."""
+def test_run_is_not_overwritten(corpus, tmp_path, capsys):
+    """Without --resume, the reference started over among the old checkpoints, and the next --resume took those."""
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
     before = losses(tmp_path)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
@@ -1092,8 +1092,8 @@ def test_a_run_is_not_written_over(corpus, tmp_path, capsys):
     assert losses(tmp_path)[:3] == before and len(losses(tmp_path)) == 4
 
 
-def test_memory_that_runs_out_costs_no_steps(corpus, tmp_path, monkeypatch, capsys):
-    """All steps since the last checkpoint were lost, thousands by default."""
+def test_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch, capsys):
+    """All steps since the last checkpoint used to be lost, thousands by default."""
     real = ExpertTask._figures
 
     def figures(task, network, batch):
@@ -1109,8 +1109,8 @@ def test_memory_that_runs_out_costs_no_steps(corpus, tmp_path, monkeypatch, caps
     assert len(losses(tmp_path)) == 6
 
 
-def test_memory_that_runs_out_for_the_discriminator_costs_no_steps(corpus, tmp_path, monkeypatch):
-    """Its share of a step is the largest; the generator had learned already."""
+def test_discriminator_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch):
+    """It needs most memory; by then, the generator used to have changed already."""
     real = HQGeneratorTask._discriminator_losses
 
     def figures(task, logits):
@@ -1124,24 +1124,24 @@ def test_memory_that_runs_out_for_the_discriminator_costs_no_steps(corpus, tmp_p
 
 
 def test_half_a_step_is_not_saved(corpus, tmp_path, monkeypatch):
-    """Of the two networks that learn from each other, one had learned already."""
+    """One of the two networks has changed already when the other fails."""
     learn, steps = torch.optim.Adam.step, itertools.count()
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: 1 / 0 if next(steps) == 3 else learn(*a, **k))
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3)) == 1
     assert checkpoints.steps_saved(tmp_path, "") == [1]
 
 
-def test_the_best_alone_is_not_written_over(corpus, tmp_path, capsys):
-    """As where the other checkpoints were deleted to save room: a run from the start took its place."""
+def test_lone_best_checkpoint_is_not_overwritten(corpus, tmp_path, capsys):
+    """If the others had been deleted to save room, a run from the start used to replace it."""
     flags = hq_flags(corpus)
     assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, hp=SMALL)) == 0
     for path in tmp_path.glob("checkpoint_step*"):
         path.unlink()
-    told, best = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "checkpoint_best.pth").read_bytes()
+    log, best = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "checkpoint_best.pth").read_bytes()
     for more in ((), ("--resume",)):
         assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, *more, hp=SMALL)) == 2
         assert "holds a run that has reached step 1" in capsys.readouterr().err
-    assert (tmp_path / "metrics.jsonl").read_text() == told
+    assert (tmp_path / "metrics.jsonl").read_text() == log
     assert (tmp_path / "checkpoint_best.pth").read_bytes() == best
 
 
@@ -1155,8 +1155,8 @@ def test_runs_with_and_without_a_discriminator_are_not_mixed(corpus, tmp_path, c
     assert "has reached step 9" in capsys.readouterr().err
 
 
-def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path):
-    """A score by another expert, or of easier clips, was never reached again."""
+def test_best_score_only_counts_for_the_same_validation_clips(corpus, tmp_path):
+    """A score on easier clips, or by another expert, used to stay the best for ever."""
     flags = hq_flags(corpus)
     hp = SMALL.replace("eval_interval=4", "eval_interval=1")
 
@@ -1169,7 +1169,7 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
     content = torch.load(tmp_path / "run/checkpoint_best.pth", weights_only=True)
     perfect = dict.fromkeys(content["figures"], 0.0)
     torch.save({**content, "figures": perfect}, tmp_path / "run/checkpoint_best.pth")
-    shutil.copytree(corpus, tmp_path / "moved")  # the same clips, wherever they lie
+    shutil.copytree(corpus, tmp_path / "moved")  # the same clips in another place
     assert best("--max_steps", 2, "--resume", data=tmp_path / "moved").figures == perfect
     shutil.copytree(corpus / "lists", tmp_path / "lists")
     (tmp_path / "lists/val.txt").write_text("s1/clip3\n")
@@ -1177,8 +1177,8 @@ def test_the_best_is_of_the_same_clips_and_by_the_same_network(corpus, tmp_path)
     assert again.step == 3 and again.figures["l1"] > 0 and first.step == 1
 
 
-def test_the_best_is_weighed_as_the_loss_is_today():
-    """With another weight of the sync loss, the best until then was never reached again, or by anything."""
+def test_best_score_is_computed_with_the_current_weights():
+    """After a change of the sync loss's weight, nothing used to beat the old best, or everything did."""
     task = training.GeneratorTask(CPU, HParams(syncnet_wt=0.01), models.SyncNet_color(0.0625), width=0.0625)
     best = checkpoints.Best(4, {"l1": 0.03, "sync": 0.6, "sync_of_real": 0.3})
     assert best.score_until(4, {}, task) == pytest.approx(0.99 * 0.03 + 0.01 * 0.6)
@@ -1190,44 +1190,44 @@ def test_the_best_is_weighed_as_the_loss_is_today():
 @pytest.mark.parametrize(
     "l1, sync, score", [(0.02, 0.5, 0.99 * 0.02 + 0.01 * 0.5), (0.02, 0.1, 0.99 * 0.02 + 0.01 * 0.3)]
 )
-def test_the_best_generator_draws_well_too(l1, sync, score):
-    """By sync alone, the best of 3600 steps was the 400th; and what pleases more than real lips (0.3) is not better."""
+def test_best_generator_must_also_draw_well(l1, sync, score):
+    """By sync alone, the best of 3600 steps was the 400th; and a lower sync loss than real lips' (0.3) is no better."""
     group = Distributed(torch.device("cpu"))
     task = training.GeneratorTask(group, HParams(), models.SyncNet_color(0.0625), width=0.0625)
     assert task.score({"l1": l1, "sync": sync, "sync_of_real": 0.3}) == pytest.approx(score)
 
 
-def test_weights_that_leave_none_to_l1(corpus, tmp_path, capsys):
-    """L1 was made as large as could be."""
+def test_weights_that_leave_none_for_l1_are_refused(corpus, tmp_path, capsys):
+    """Training used to maximise L1."""
     arguments = command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},syncnet_wt=0.95")
     assert hq_wav2lip_train.main(arguments) == 2
     assert "leave no weight to L1" in capsys.readouterr().err
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), hp=f"{SMALL},disc_wt=0.98")) == 2
-    assert "leave no weight to L1" in capsys.readouterr().err  # when sync counts, from some evaluation on
+    assert "leave no weight to L1" in capsys.readouterr().err  # once an evaluation switches sync on
     task = HQGeneratorTask(CPU, HParams(disc_wt=0.5), models.SyncNet_color(0.0625), width=0.0625)
     with pytest.raises(UserError, match="the checkpoint's syncnet_wt 0.6 leaves no weight for L1"):
         task.load_extra_state({"syncnet_wt": 0.6, "discriminator": True})
 
 
-def test_rates_that_have_decayed_before_the_start_are_told(corpus, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+def test_learning_rates_decayed_before_the_start_are_reported(corpus, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     assert color_syncnet_train.main(command(corpus, tmp_path / "a", "--max_steps", 2)) == 0
     last = ("--checkpoint_path", tmp_path / "a/checkpoint_step000000002.pth", "--max_steps", 3)
     assert color_syncnet_train.main(command(corpus, tmp_path / "b", *last, hp=f"{SMALL},lr_decay_steps=2")) == 0
-    assert any("learning rates are a hundredth" in text for text in told)
+    assert any("learning rates are a hundredth" in text for text in notes)
 
 
-def test_what_a_step_waited_for_its_data_is_noted(corpus, tmp_path, monkeypatch):
-    """A run that its disk holds up looked as fast as any."""
+def test_time_spent_waiting_for_data_is_logged(corpus, tmp_path, monkeypatch):
+    """A run held up by its disk used to look as fast as any."""
     real = SyncNetDataset.read
-    monkeypatch.setattr(SyncNetDataset, "read", lambda *given: (time.sleep(0.06), real(*given))[1])
+    monkeypatch.setattr(SyncNetDataset, "read", lambda *args: (time.sleep(0.06), real(*args))[1])
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(record["waited"] > 0.2 for record in records if record["split"] == "train")  # four samples of 0.06 s
 
 
-def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys):
+def test_truncated_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 0
     newest = tmp_path / "checkpoint_step000000002.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -1239,7 +1239,7 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     newest.unlink()
     other = command(corpus, tmp_path, "--max_steps", 3, "--resume", hp=f"{SMALL},width=0.25")
     assert color_syncnet_train.main(other) == 2
-    assert "delete" not in capsys.readouterr().err  # a good one
+    assert "delete" not in capsys.readouterr().err  # it is intact
     (tmp_path / "checkpoint_best.pth").write_bytes(b"junk")
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 2
     assert "delete it: the run continues without it" in capsys.readouterr().err
@@ -1247,7 +1247,7 @@ def test_a_checkpoint_that_was_cut_short_is_no_dead_end(corpus, tmp_path, capsys
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
 
 
-def test_half_a_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
+def test_checkpoint_without_its_discriminator_is_no_dead_end(corpus, tmp_path, capsys):
     def train(steps):
         return hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", steps, "--resume"))
 
@@ -1266,12 +1266,12 @@ def test_half_a_checkpoint_is_no_dead_end(corpus, tmp_path, capsys):
     ({"seed": 2**63}, "is not a whole number from 0"), ({"keep": 2.5}, "keep 2.5 would keep no checkpoint"),
     ({"filelists": None}, "is not a file name"), ({"settings": "adam_beta1=1"}, "adam_beta1 must be 0.999 at most"),
 ])  # fmt: skip
-def test_options_that_cannot_be_are_told(corpus, tmp_path, wrong, words):
+def test_impossible_options_are_refused(corpus, tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
         recipes.train_expert(corpus, tmp_path, recipes.TrainingOptions(**{"device": "cpu", **wrong}))
 
 
-def test_of_every_setting_it_is_known_which_training_reads_it():
+def test_every_setting_is_in_exactly_one_group():
     kinds = [
         recipes.SHARED_HPARAMS,
         recipes.PARTLY_SHARED,
@@ -1283,84 +1283,84 @@ def test_of_every_setting_it_is_known_which_training_reads_it():
     assert set.union(*kinds) == every and sum(map(len, kinds)) == len(every)
 
 
-@pytest.mark.parametrize("script, asked, told", [
+@pytest.mark.parametrize("script, asked, expected", [
     (color_syncnet_train, "batch_size=4", "note: batch_size of --hparams does nothing in this training; is it "
      "syncnet_batch_size?"),
     (wav2lip_train, "disc_wt=0.1,syncnet_lr=1", "note: disc_wt, syncnet_lr of --hparams does nothing in this training"),
     (wav2lip_train, "plateau_warn_steps=9", "note: plateau_warn_steps of --hparams does nothing in this training"),
     (hq_wav2lip_train, "disc_wt=0.1", None),
 ])  # fmt: skip
-def test_settings_that_nobody_reads_are_told(corpus, tmp_path, monkeypatch, script, asked, told):
+def test_unused_settings_are_reported(corpus, tmp_path, monkeypatch, script, asked, expected):
     notes = []
     monkeypatch.setattr(TERMINAL, "note", notes.append)
     monkeypatch.setattr(training, "fit", lambda *_: None)
     flags = () if script is color_syncnet_train else hq_flags(corpus)
     assert script.main(command(corpus, tmp_path, *flags, hp=f"{asked},width=0.125")) == 0
-    assert [text for text in notes if "does nothing" in text] == ([told] if told else [])
+    assert [text for text in notes if "does nothing" in text] == ([expected] if expected else [])
 
 
-def test_mels_that_cannot_be_kept_are_told(corpus, tmp_path, monkeypatch):
-    """On a read-only disk every start computed all of them, and nobody was told why it took so long."""
-    told, data = [], tmp_path / "data"
+def test_mels_that_cannot_be_saved_are_reported(corpus, tmp_path, monkeypatch):
+    """On a read-only disk, every start used to compute them all without saying why it took so long."""
+    notes, data = [], tmp_path / "data"
     shutil.copytree(corpus, data)
     for clip in data.glob("s*/clip*"):
         write_sound(np.zeros(16000 * 3, np.float32), clip)
         (clip / "mel.npy").unlink()
         clip.chmod(0o555)
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
-    assert any(text.startswith("note: the mels of 5 training clips are computed in every run") for text in told)
+    assert any(text.startswith("note: the mels of 5 training clips are computed in every run") for text in notes)
     assert not list(data.glob("s*/*/mel.npy"))
 
 
-def test_moments_that_are_missing_are_told(corpus, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+def test_missing_adam_moments_are_reported(corpus, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     hp = f"{SMALL},save_optimizer_state=false"
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, hp=hp)) == 0
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, "--resume", hp=hp)) == 0
     assert (
         f"note: {tmp_path / 'checkpoint_step000000001.pth'} has no optimizer state: Adam's moments start from zero"
-        in told
+        in notes
     )
 
 
-def test_the_same_command_goes_on_with_resume(corpus, tmp_path, monkeypatch):
-    """That is what a run that is stopped says; with --checkpoint_path it was refused."""
-    told = []
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+def test_same_command_with_resume_continues(corpus, tmp_path, monkeypatch):
+    """As a stopped run advises; with --checkpoint_path it used to be refused."""
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     for folder, steps in (("first", 2), ("second", 1)):
         assert color_syncnet_train.main(command(corpus, tmp_path / folder, "--max_steps", steps)) == 0
     start = "--checkpoint_path", tmp_path / "first/checkpoint_step000000002.pth", "--resume"
-    told.clear()
+    notes.clear()
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 3, "--seed", 4)) == 0
-    assert "continuing after step 2" in str(told) and "differs from the one it continues" not in str(
-        told
-    )  # it is another
+    assert "continuing after step 2" in str(notes) and "differs from the one it continues" not in str(
+        notes
+    )  # it is a new run
     assert checkpoints.steps_saved(tmp_path / "new", "") == [3]
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 4, "--seed", 4)) == 0
-    assert "continuing after step 3" in str(told)
+    assert "continuing after step 3" in str(notes)
 
 
-def test_settings_that_do_nothing_change_nothing(corpus, tmp_path, monkeypatch):
-    """It was said of one setting that it does nothing, and that it makes another run of this."""
-    told = []
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+def test_unused_settings_do_not_count_as_changes(corpus, tmp_path, monkeypatch):
+    """One setting used to be reported both as doing nothing and as a difference."""
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
     flags = "--max_steps", 2, "--resume"
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=f"{SMALL},disc_wt=0.1,mouth_wt=3")) == 0
-    assert "disc_wt, mouth_wt of --hparams does nothing in this training" in str(told)
-    assert not [text for text in told if "differs from the one it continues" in text]
+    assert "disc_wt, mouth_wt of --hparams does nothing in this training" in str(notes)
+    assert not [text for text in notes if "differs from the one it continues" in text]
 
 
-def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(TERMINAL, "note", told.append)
+def test_resumed_run_reports_what_has_changed(corpus, tmp_path, monkeypatch):
+    notes = []
+    monkeypatch.setattr(TERMINAL, "note", notes.append)
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
     flags = ("--max_steps", 2, "--resume", "--seed", 5)
     hp = f"{SMALL},syncnet_lr=3e-5,plateau_warn_steps=9"
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
-    assert [text for text in told if "warning" in text] == [
+    assert [text for text in notes if "warning" in text] == [
         "warning: this run differs from the one it continues: syncnet_lr 0.0001 -> 3e-05, seed 0 -> 5"
     ]
     lists = corpus / "lists", tmp_path / "lists"
@@ -1368,9 +1368,9 @@ def test_a_continued_run_tells_what_is_different(corpus, tmp_path, monkeypatch):
     (lists[1] / "train.txt").write_text("\n".join((lists[0] / "train.txt").read_text().splitlines()[1:]))
     other = command(corpus, tmp_path, *flags, "--filelists", lists[1], hp=hp)
     assert color_syncnet_train.main(other) == 0
-    assert "warning: this run differs from the one it continues: different list of training clips" in told
+    assert "warning: this run differs from the one it continues: different list of training clips" in notes
     assert color_syncnet_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
-    assert told[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
+    assert notes[-1] == "warning: --max_steps 2 has been reached already; there is nothing left to train"
 
 
 def test_training_asks_for_large_pages():
@@ -1385,11 +1385,11 @@ with recipes.training_session(recipes.TrainingOptions()):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, check=True)
-    assert int(result.stdout) < 64 * 2**20 * 4 / 4096 / 2  # small pages, had all been small, halved
+    assert int(result.stdout) < 64 * 2**20 * 4 / 4096 / 2  # half of the faults that small pages would cause
 
 
-def test_processes_that_part_are_told(tmp_path):
-    """Machines that do not share the folder found different checkpoints, and trained different networks."""
+def test_processes_at_different_steps_are_refused(tmp_path):
+    """Machines that did not share the folder used to find different checkpoints and train different networks."""
 
     class Two(Distributed):
         def gather(self, rows):
@@ -1400,8 +1400,8 @@ def test_processes_that_part_are_told(tmp_path):
     starting._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
 
 
-def test_keeping_few_checkpoints_keeps_whole_ones(filled, tmp_path, monkeypatch):
-    """A full disk between the discriminator's file and the generator's left no step that could be continued."""
+def test_keeping_few_checkpoints_keeps_complete_ones(filled, tmp_path, monkeypatch):
+    """A disk full after the discriminator's file, but before the generator's, used to leave no step to resume."""
     task = HQGeneratorTask(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125)
     checkpoints.save_checkpoint(task, tmp_path, Position(9), 0, keep=1)
     checkpoints.save_checkpoint(task, tmp_path, Position(4), 0, keep=1)  # of a run that went back
@@ -1445,7 +1445,7 @@ def test_checkpoint_of_another_width_says_which(corpus, tmp_path, capsys):
 @pytest.mark.parametrize("optimizer", [
     {"state": {}, "param_groups": []}, {"state": {}}, 7, {"state": {}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
 ], ids=("no group", "no groups", "a number", "of another network"))  # fmt: skip
-def test_an_optimizer_that_does_not_fit_gets_one_line(corpus, tmp_path, capsys, optimizer):
+def test_optimizer_that_does_not_fit_gets_one_line(corpus, tmp_path, capsys, optimizer):
     content = torch.load(corpus / "expert.pth", weights_only=True) | {"optimizer": optimizer}
     torch.save(content, tmp_path / "odd.pth")
     flags = ("--max_steps", 1, "--checkpoint_path", tmp_path / "odd.pth")
@@ -1465,13 +1465,13 @@ def test_full_disk_leaves_no_half_checkpoint(corpus, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full, a disk that is always full")
-def test_a_full_disk_is_called_that(filled):
+def test_full_disk_is_named_as_the_cause(filled):
     """torch itself says "enforce fail at inline_container.cc: unexpected pos"."""
     with pytest.raises(OSError, match="No space left on device"):
         weights.write({"state_dict": filled(models.SyncNet_color, 0.125).state_dict()}, Path("/dev/full"))
 
 
-def test_what_killed_writers_left_is_swept(corpus, tmp_path):
+def test_leftovers_of_killed_writers_are_removed(corpus, tmp_path):
     for name in (".0123456789ab.pth", ".mine.pth"):
         (tmp_path / name).touch()
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1)) == 0
@@ -1480,7 +1480,7 @@ def test_what_killed_writers_left_is_swept(corpus, tmp_path):
 
 @pytest.mark.skipif(not importlib.util.find_spec("fcntl"), reason="this system has no file locks")
 def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
-    """A job that was put back into the queue while the first was still saving itself."""
+    """As when a job is requeued while its first run is still saving."""
     with files.locked(tmp_path / f".{tmp_path.name}.lock"):
         assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, "--resume")) == 2
     assert "another process is working on" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -1490,8 +1490,8 @@ def test_two_runs_do_not_share_a_folder(corpus, tmp_path, capsys):
 # Where an expert errs
 
 
-def test_errors_count_every_pair_as_an_evaluation_draws_it(corpus):
-    """The mean over all draws that there can be, half of them matched, seen one by one by the task that evaluates."""
+def test_expert_errors_weight_pairs_as_an_evaluation_does(corpus):
+    """Against the mean over all possible draws, half of them matched, evaluated one by one by the task itself."""
     task = ExpertTask(CPU, HParams(), 0.125)
     fill(task.expert).eval()
     data = SyncNetDataset([corpus / "s0/clip0", corpus / "s1/clip1"])
@@ -1513,7 +1513,7 @@ def test_errors_count_every_pair_as_an_evaluation_draws_it(corpus):
         assert summary[name] == pytest.approx(total / count, abs=1e-5)
 
 
-def test_errors_that_no_expert_can_help():
+def test_errors_that_no_expert_can_avoid():
     pairs = expert_errors.Pairs(
         cosine=np.array([0.9, 0.2, 0.8, 0.9, 0.9, 0.1]),
         distance=np.array([0, 0, 3, 4, 50, 4]),  # right, silent, near, silent, neither, right
@@ -1531,11 +1531,11 @@ def test_errors_that_no_expert_can_help():
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# bfloat16 where there is none
+# Emulated bfloat16
 
 
 def test_emulated_bf16_is_what_autocast_computes():
-    """Nearly all that separates float32 from autocast is the rounding, in results and gradients; after it, float32."""
+    """Rounding explains nearly all of autocast's difference, in results and gradients; afterwards, float32 is back."""
 
     def results(context):
         torch.manual_seed(0)
