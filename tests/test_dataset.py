@@ -1,4 +1,4 @@
-"""Training samples: equal to what the reference made, aligned by algebra, and the same however they are read."""
+"""Training samples: equal to the reference's, aligned as numbered frames show, the same however they are read."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def clips(tmp_path_factory):
     return [write_clip(root / "s1" / name) for name in "abcde"]
 
 
-def test_a_clip_that_is_listed_twice_has_one_number(clips):
-    """As two, it was compared with itself as if it were somebody else."""
+def test_clip_listed_twice_has_one_number(clips):
+    """With two, it used to be compared with itself as if it were another clip."""
     index = WindowIndex([clips[0], clips[1], clips[0], clips[2]])
     assert [clip.number for clip in index.clips] == [0, 1, 0, 3]
 
@@ -87,7 +87,7 @@ def frame_numbers(pictures):
 
 
 def starts_of(mels):
-    """The mel frame with which each of (..., num_mels, mel_step_size) starts; and the window must be what follows."""
+    """The first mel frame of each of (..., num_mels, mel_step_size); asserts that the following ones come next."""
     first = mels[..., :1, :1]
     assert torch.equal(mels, (first + torch.arange(hp.mel_step_size)).expand_as(mels))
     return first.flatten().int().tolist()
@@ -119,13 +119,13 @@ def test_golden_generator_sample(golden, golden_clip):
         assert np.abs(values.numpy() - golden[f"wav2lip_{name}"]).max() <= tolerance, name
 
 
-def test_mel_is_that_of_the_reference(golden, golden_clip):
+def test_mel_equals_the_references(golden, golden_clip):
     SyncNetDataset([golden_clip])
-    kept = np.load(golden_clip / "mel.npy")
-    assert kept.dtype == np.float32 and np.abs(kept - golden["mel_T"])[INSIDE].max() < 1e-3
+    mel = np.load(golden_clip / "mel.npy")
+    assert mel.dtype == np.float32 and np.abs(mel - golden["mel_T"])[INSIDE].max() < 1e-3
 
 
-def test_mel_is_made_once_and_kept(bare_clip, monkeypatch):
+def test_mel_is_computed_once_and_saved(bare_clip, monkeypatch):
     before = SyncNetDataset([bare_clip])
     assert (bare_clip / "mel.npy").exists()
     monkeypatch.setattr(audio, "load_wav", None)
@@ -133,7 +133,7 @@ def test_mel_is_made_once_and_kept(bare_clip, monkeypatch):
     assert not list(bare_clip.glob(".*"))
 
 
-def test_read_only_folder(bare_clip):
+def test_read_only_folder_can_be_used(bare_clip):
     bare_clip.chmod(0o555)
     first = Wav2LipDataset([bare_clip])[0]
     assert not (bare_clip / "mel.npy").exists()
@@ -141,18 +141,18 @@ def test_read_only_folder(bare_clip):
     assert same([first], [Wav2LipDataset([bare_clip])[0]]) and (bare_clip / "mel.npy").exists()
 
 
-def test_full_disk(bare_clip, monkeypatch):
+def test_full_disk_leaves_no_half_written_mel(bare_clip, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", fail)
-        assert len(SyncNetDataset([bare_clip]).index) == 26  # five of thirty frames
+        assert len(SyncNetDataset([bare_clip]).index) == 26  # windows of five in thirty frames
     assert sorted(p.name for p in bare_clip.iterdir() if p.suffix != ".jpg") == ["audio.wav"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Alignment, by algebra
+# Alignment, with frames that show their number
 
 
 @pytest.mark.parametrize("fps", [25.0, 30.0])
@@ -171,7 +171,7 @@ def test_expert_alignment(clips, monkeypatch, fps):
 
 
 def test_matched_windows(clips):
-    """Sound and picture are of one window; several windows in a row are of one clip; an epoch has them all."""
+    """Sound and picture are of one window; several windows in a row are of one clip; an epoch has all clips."""
     data = MatchedWindows(clips, seed=3, windows_per_clip=4)
     places = []
     for key in range(len(data)):
@@ -202,23 +202,23 @@ def test_generator_alignment(clips):
         assert starts_of(indiv_mels) == [int(80 * (frame - 1 + i) / 25) for i in range(5)]
 
 
-def test_mel_lead(clips):
+def test_mel_lead_shifts_the_mels_of_frames(clips):
     data = Wav2LipDataset(clips, mel_lead=0)
     assert data.index.clips[0].starts[0] == 0
     (_, indiv_mels, _, _), draw = data[5], data.draw(5)
     assert starts_of(indiv_mels) == [int(80 * (draw.frame + i) / 25) for i in range(5)]
 
 
-def test_as_much_is_hidden_as_is_wanted(clips):
+def test_mask_top_sets_how_much_is_hidden(clips):
     x, _, _, y = Wav2LipDataset(clips, mask_top=0.25)[5]
     assert not x[:3, :, 24:].any() and torch.equal(x[:3, :, :24], y[:, :, :24])
     with pytest.raises(UserError, match="mask_top must lie between 0 and 1, not 1"):
         Wav2LipDataset(clips, mask_top=1.0)
 
 
-def test_only_windows_with_all_their_sound(tmp_path):
+def test_only_windows_with_all_their_sound_start_samples(tmp_path):
     clip = write_clip(tmp_path / "c", range(60), mel_frames=112)  # the window of frame 30 ends with the sound
-    (clip / "clip.json").write_text("{}")  # else pictures of another rate would look like this
+    (clip / "clip.json").write_text("{}")  # without it, this would look like another frame rate
     expert, generator = SyncNetDataset([clip]).index.clips[0], Wav2LipDataset([clip]).index.clips[0]
     assert expert.windows.tolist() == list(range(56))
     assert expert.starts.tolist() == [i for i in range(56) if int(3.2 * i) + 16 <= 112]
@@ -226,7 +226,7 @@ def test_only_windows_with_all_their_sound(tmp_path):
     assert {SyncNetDataset([clip]).draw(key).wrong > expert.starts[-1] for key in range(40)} == {True, False}
 
 
-def test_holes_in_the_frame_numbers(tmp_path):
+def test_windows_do_not_span_gaps_in_frame_numbers(tmp_path):
     frames = [*range(1, 8), *range(10, 14), *range(20, 32)]  # the middle run has only four
     clip = write_clip(tmp_path / "c", frames)
     (clip / "32.jpg").touch()  # left empty by a killed run
@@ -237,7 +237,7 @@ def test_holes_in_the_frame_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("nearest", [1, 10])
-def test_distance_of_negatives(clips, nearest):
+def test_negatives_keep_their_distance(clips, nearest):
     data = SyncNetDataset(clips, negative_distance=nearest)
     draws = [data.draw(key) for key in range(300)]
     distances = {abs(draw.wrong - draw.frame) for draw in draws}
@@ -257,7 +257,7 @@ def test_frames_without_a_negative_do_not_start_samples(tmp_path):
 
 
 def spoil(folder, how):
-    """Make an unusable clip; return what must be said about it."""
+    """Make an unusable clip; return the reason to be reported."""
     if how == "missing":
         return "no such folder"
     write_clip(folder, range(15) if how == "short" else range(0, 60, 2) if how == "holes" else range(60))
@@ -307,14 +307,14 @@ def test_unusable_clips_are_named_with_the_reason(tmp_path, clips, how):
 
 
 @pytest.mark.parametrize("mel_frames, doubtful", [(183, False), (193, False), (239, False), (260, True)])
-def test_sound_that_goes_on_is_told(tmp_path, mel_frames, doubtful):
-    """2.4 s of pictures with 2.29, 2.41, 2.99 and 3.25 s of sound: the last may be of 20 frames a second."""
+def test_sound_much_longer_than_the_frames_is_reported(tmp_path, mel_frames, doubtful):
+    """2.4 s of pictures with 2.29, 2.41, 2.99 and 3.25 s of sound: the last may have 20 frames a second."""
     index = SyncNetDataset([write_clip(tmp_path / "c", mel_frames=mel_frames)]).index
     assert list(index.length_warnings) == [str(tmp_path / "c")] * doubtful
 
 
-def test_holes_are_not_taken_for_another_rate(tmp_path):
-    """Numbers stay true to time, and preprocess.py vouches for its own."""
+def test_gaps_are_not_taken_for_another_rate(tmp_path):
+    """Frame numbers still tell the time, and clips of preprocess.py are trusted."""
     holes = write_clip(tmp_path / "holes", [*range(20), *range(40, 60)])
     ours = write_clip(tmp_path / "ours", mel_frames=120)
     (ours / "clip.json").write_text("{}")
@@ -322,7 +322,7 @@ def test_holes_are_not_taken_for_another_rate(tmp_path):
     assert len(index.clips) == 2 and not index.length_warnings
 
 
-def test_nothing_usable(tmp_path):
+def test_lists_without_a_usable_clip_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the list of clips is empty \(looked for clip folders with 0.jpg, 1.jpg"):
         SyncNetDataset([])
     folders = [tmp_path / f"clip{i}" for i in range(5)]
@@ -336,7 +336,7 @@ def test_damage_during_training_is_named(tmp_path):
     data = SyncNetDataset([clip])
     billions = bytearray((clip / "20.jpg").read_bytes())
     height = billions.index(b"\xff\xc0") + 5
-    billions[height : height + 4] = b"\xff\xfe\xff\xfe"  # pixels that a flipped bit promises, which OpenCV refuses
+    billions[height : height + 4] = b"\xff\xfe\xff\xfe"  # a size, as from flipped bits, that OpenCV refuses
     for content in (b"not a picture", billions):
         (clip / "20.jpg").write_bytes(content)
         with pytest.raises(ValueError, match="20.jpg is not a picture that can be decoded"):
@@ -353,14 +353,14 @@ def test_damage_during_training_is_named(tmp_path):
 
 
 def cut_short(picture):
-    """Half of a JPEG, from which OpenCV makes a picture that is grey below."""
+    """Write half of a JPEG, which OpenCV decodes with a grey lower part."""
     whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8))[1].tobytes()
     picture.write_bytes(whole[: len(whole) // 2])
     assert cv2.imread(str(picture)) is not None
 
 
 def zeros_at_the_end(picture):
-    """What a power cut leaves of a file whose length was on the disk before its content."""
+    """As a power cut leaves a file whose length reached the disk before its content."""
     cut_short(picture)
     picture.write_bytes(picture.read_bytes() + bytes(4096))
 
@@ -377,11 +377,11 @@ def no_picture(picture):
         (MatchedWindows, zeros_at_the_end),
     ],
 )
-def test_other_windows_take_the_place_of_damaged_ones(tmp_path, kind, spoil):
-    """The same ones whoever reads them, and only where there was damage; the files are named."""
+def test_damaged_windows_are_replaced_by_others(tmp_path, kind, spoil):
+    """By the same ones in every process, and only where files are damaged; those are named."""
     clip = write_clip(tmp_path / "a")
     data = kind([clip], seed=3)
-    whole = [data[key] for key in range(24)]
+    before = [data[key] for key in range(24)]
     damaged = {10, 20, 30, 40}
     for frame in damaged:
         spoil(clip / f"{frame}.jpg")
@@ -392,13 +392,13 @@ def test_other_windows_take_the_place_of_damaged_ones(tmp_path, kind, spoil):
     assert alone.damaged and set(alone.damaged) <= {f"{clip}/{frame}.jpg" for frame in damaged}
     assert same(batches[4:], itertools.islice(Loader(data, Batches(data, 4, start=4)), 2))
     after = [data[key] for key in range(24)]
-    kept = [same([a], [b]) for a, b in zip(whole, after)]
-    assert all(kept[key] for key in range(24) if not data.read(key)[1]) and not all(kept)
+    unchanged = [same([a], [b]) for a, b in zip(before, after)]
+    assert all(unchanged[key] for key in range(24) if not data.read(key)[1]) and not all(unchanged)
     seen = {frame for sample in after for frame in frame_numbers(sample[0].flatten(0, -3)) if frame}
     assert not seen & damaged
 
 
-def test_where_a_whole_clip_is_damaged_another_takes_its_place(tmp_path):
+def test_wholly_damaged_clip_is_replaced_by_another(tmp_path):
     folders = [write_clip(tmp_path / name) for name in "ab"]
     data = SyncNetDataset(folders)
     for path in folders[0].glob("*.jpg"):
@@ -421,8 +421,8 @@ sys.exit(cli.run(cli.Parser("loads"), work, []))
 """
 
 
-def test_an_error_among_the_workers_ends_the_program(clips):
-    """They ignore SIGTERM, with which Python ends them at exit, and so it waited for them for ever."""
+def test_error_in_a_worker_ends_the_program(clips):
+    """Workers ignore SIGTERM, with which Python ends them at exit: it used to wait for them for ever."""
     command = [sys.executable, "-W", "ignore", "-c", FAILING, str(clips[0])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "AttributeError" in done.stderr
@@ -444,10 +444,10 @@ def read(data, batches, count, num_workers=0):
 @pytest.mark.parametrize("kind", [SyncNetDataset, Wav2LipDataset])
 def test_workers_do_not_change_samples(clips, kind):
     data = kind(clips, seed=7)
-    once = read(data, Batches(data, 4), 4)
-    assert once[0][0].shape[0] == 4
-    assert same(once, read(kind(clips, seed=7), Batches(data, 4), 4, num_workers=2))
-    assert not same(once, read(kind(clips, seed=8), Batches(data, 4), 4))
+    alone = read(data, Batches(data, 4), 4)
+    assert alone[0][0].shape[0] == 4
+    assert same(alone, read(kind(clips, seed=7), Batches(data, 4), 4, num_workers=2))
+    assert not same(alone, read(kind(clips, seed=8), Batches(data, 4), 4))
 
 
 def test_processes_share_the_same_global_batches(clips):
@@ -459,7 +459,7 @@ def test_processes_share_the_same_global_batches(clips):
         Batches(data, 5, world_size=2)
 
 
-def test_resume_in_the_middle_of_an_epoch(clips, monkeypatch):
+def test_resuming_in_mid_epoch_reads_only_what_follows(clips, monkeypatch):
     data = SyncNetDataset(clips, augmentation=Augmentation(mirror=0.5, brightness=0.2))
     through = read(data, Batches(data, 3), 6, num_workers=2)
     loaded = []
@@ -468,7 +468,7 @@ def test_resume_in_the_middle_of_an_epoch(clips, monkeypatch):
     assert len(loaded) == 2 * 3 * 5  # nothing of the first four batches was read
 
 
-def test_epochs_draw_every_clip_once_each_in_its_own_order(clips):
+def test_epochs_draw_every_clip_once_in_varying_order(clips):
     data = SyncNetDataset(clips)
     epochs = [[data.clip_of(key) for key in range(5 * epoch, 5 * epoch + 5)] for epoch in range(6)]
     assert all(sorted(epoch) == sorted(map(str, clips)) for epoch in epochs)
@@ -524,7 +524,7 @@ print("stopped")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_signals_to_the_whole_job_stop_only_the_main_process(clips, name):
     """Terminals and cluster managers signal the process group; a worker that died of it would be an error."""
-    command = [sys.executable, "-W", "ignore", "-c", LOADING, *map(str, clips)]  # torch warns where there is one core
+    command = [sys.executable, "-W", "ignore", "-c", LOADING, *map(str, clips)]  # torch warns if there is one core
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
     for _ in range(2):
@@ -556,14 +556,14 @@ def test_mirror(picture):
     assert np.abs(face - cv2.resize(picture, (96, 96))[:, ::-1].astype(int)).max() <= 2
 
 
-def test_frames_of_a_window_are_varied_alike(picture):
+def test_frames_of_a_window_are_augmented_alike(picture):
     everything = Augmentation(0.5, 0.1, 0.1, 0.2, 0.2, 0.2, 1.0)
     results = [everything.apply([picture] * 5, 96, np.random.default_rng(seed)) for seed in range(8)]
     assert all((faces == faces[0]).all() for faces in results)
     assert len({faces.tobytes() for faces in results}) == 8
 
 
-def test_shift_moves_by_its_share(picture):
+def test_shift_moves_by_at_most_its_share(picture):
     rng = np.random.default_rng(0)
     face = Augmentation(shift=0.1).apply([picture], 96, rng)[0].astype(int)
     plain = cv2.resize(picture, (96, 96)).astype(int)
@@ -571,7 +571,7 @@ def test_shift_moves_by_its_share(picture):
     assert 0 < np.abs(difference[:2]).max() <= 0.1 and np.isclose(difference[2], difference[:2].mean(), atol=0.01)
 
 
-def test_augmentation_keeps_the_draws(clips):
+def test_augmentation_does_not_change_the_draws(clips):
     plain, varied = SyncNetDataset(clips), SyncNetDataset(clips, augmentation=Augmentation(brightness=0.2))
     pairs = [(plain[key], varied[key]) for key in range(8)]
     assert all(torch.equal(a[1], b[1]) and torch.equal(a[2], b[2]) for a, b in pairs)
@@ -601,8 +601,8 @@ def test_benchmark_compares_equal_samples(monkeypatch, capsys):
 # Twins
 
 
-def test_reference_is_the_same_moment_of_the_twin(tmp_path):
-    """Pictures of the twin are as bright as frames 100 later."""
+def test_reference_is_the_twins_frame_of_the_same_moment(tmp_path):
+    """The twin's pictures are inverted."""
     one, two = write_clip(tmp_path / "p" / "one"), write_clip(tmp_path / "p" / "two")
     for path in two.glob("*.jpg"):
         picture = cv2.imread(str(path))
@@ -616,8 +616,8 @@ def test_reference_is_the_same_moment_of_the_twin(tmp_path):
     assert all(not torch.allclose(plain[key][0][3:], 1 - plain[key][3], atol=3 / 255) for key in range(5))
 
 
-def test_samples_are_as_the_settings_have_them(tmp_path):
-    """Also as they are changed after this module was read."""
+def test_data_sets_read_the_settings_when_they_are_made(tmp_path):
+    """Not when the module is imported."""
     clip = write_clip(tmp_path / "p" / "one")
     usual = Wav2LipDataset([clip])
     with hp.changed("mel_lead=0,mask_top=0.25"):
@@ -627,7 +627,7 @@ def test_samples_are_as_the_settings_have_them(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "nobody", "../..", "short"])
-def test_a_twin_that_is_of_no_use_is_done_without(tmp_path, text):
+def test_unusable_twin_is_ignored(tmp_path, text):
     one, short = write_clip(tmp_path / "p" / "one"), write_clip(tmp_path / "p" / "short")
     (short / "3.jpg").unlink()
     (one / "twin.txt").write_text(text)

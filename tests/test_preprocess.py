@@ -125,7 +125,7 @@ def test_sound_and_mel(roots, clip):
     np.testing.assert_array_equal(mel, audio.melspectrogram(heard).T)
 
 
-def test_interlaced_frames_are_learned_without_combs(roots, astronaut, speech):
+def test_interlaced_videos_are_deinterlaced(roots, astronaut, speech):
     moments = [astronaut[0:240, 40 + 4 * i : 360 + 4 * i] for i in range(32)]
     woven = np.stack(moments[0::2])
     woven[:, 1::2] = np.stack(moments[1::2])[:, 1::2]
@@ -134,17 +134,17 @@ def test_interlaced_frames_are_learned_without_combs(roots, astronaut, speech):
     (roots.videos / "i.mkv").unlink()
     assert run(roots) == 0 and kept(roots) == ["videos/woven"]
     rows = cv2.imread(str(roots.data / "videos/woven/5.jpg")).astype(float).mean(axis=2)
-    # two moments in one frame: each row is more like the next but one than like the next
+    # with combs, each row would be more like the next but one than like the next
     assert np.abs(rows[2:] - rows[:-2]).mean() > 1.2 * np.abs(rows[1:] - rows[:-1]).mean()
 
 
-def test_channels_that_cancel_are_no_silence(roots, clip):
+def test_channels_that_cancel_out_are_not_silence(roots, clip):
     run_ffmpeg("-i", clip, "-c:v", "copy", "-af", "pan=stereo|c0=c0|c1=-1*c0", roots.videos / "anti.mkv")
     assert run(roots) == 0 and kept(roots) == ["videos/anti"]
     assert np.abs(audio.load_wav(roots.data / "videos/anti/audio.wav")).max() > 0.3
 
 
-def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
+def test_crops_match_the_boxes_of_the_reference_api(roots, clip):
     put(clip, roots, "speaker/talk.mp4")
     run(roots, "--batch_size", "4", "--face_detector", "haar")
     frames = list(video.read_frames(video.probe(clip)))
@@ -156,7 +156,7 @@ def test_crops_are_at_the_reference_api_s_boxes(roots, clip):
         np.testing.assert_array_equal(cv2.imread(str(roots.data / f"speaker/talk/{i}.jpg")), expected)
 
 
-def test_box_beyond_the_frame(tmp_path):
+def test_boxes_are_clipped_to_the_frame(tmp_path):
     boxes = np.array([[-5.0, -5, 10.9, 20], [50.0, 30, 90, 90], [70.0, 10, 90, 30], [np.nan] * 4])
     shown = cutting.cut_faces(iter(np.zeros((4, 40, 60, 3), np.uint8)), boxes, tmp_path)
     assert shown == [True, True, False, False]
@@ -164,7 +164,7 @@ def test_box_beyond_the_frame(tmp_path):
     assert names(tmp_path) == {"0.jpg", "1.jpg"}
 
 
-def test_one_person_is_cut_even_where_another_scores_higher(monkeypatch, tmp_path, speech):
+def test_one_person_is_followed_even_where_another_scores_higher(monkeypatch, tmp_path, speech):
     """In the reference the best score of each frame decided, and a clip could jump from face to face."""
     large, small = [10, 10, 110, 110], [150, 20, 220, 90]
 
@@ -201,8 +201,8 @@ def test_other_rates_become_25(roots, astronaut, speech, capsys):
     assert "1 from 30 to 25 fps" in capsys.readouterr().out
 
 
-def test_as_the_reference_wrote_it(roots, shared, monkeypatch):
-    """A GRID clip with a fixed box; both programs' numbers, crops and sound."""
+def test_clip_folder_matches_the_references(roots, shared, monkeypatch):
+    """Frame numbers, crops and sound of a GRID clip with a fixed box."""
     box = np.array([96.0, 84, 242, 242])
     monkeypatch.setattr(cutting, "follow_face", lambda found, *_, **__: np.array([box] * len(found)))
     put(shared / "grid_speakers/swiz3n.mpg", roots, "s0/00001.mpg")
@@ -248,7 +248,7 @@ def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, astr
         "s/only sound.mp4": "unreadable", "s/photo.mp4": "unreadable", "s/noise.mp4": "unreadable",
         "s/half.mp4": "unreadable", "s/nothing.mp4": "unreadable", "s/cut.mkv": "unreadable",
     }  # fmt: skip
-    assert {name for name in names(roots.data / "s") if name[0] != "."} == {"good"}  # beside notes of the others
+    assert {name for name in names(roots.data / "s") if name[0] != "."} == {"good"}  # besides notes on the others
     out = capsys.readouterr().out
     assert "no face    s/faceless.mp4: no face in any of 10 frames, or only in profile" in out
 
@@ -280,14 +280,14 @@ def test_full_disk_ends_the_run(roots, clip, monkeypatch, capsys):
     assert names(roots.data / "s") == set()
 
 
-def test_a_folder_that_is_not_there_is_not_empty(roots):
-    """In Python it was "no video in nowhere: looked at any depth"."""
+def test_missing_folder_is_reported_as_missing(roots):
+    """From Python, it used to be "no video in nowhere: looked at any depth"."""
     with pytest.raises(UserError, match="nowhere does not exist; give the folder that holds the videos"):
         preprocessing.preprocess(roots.videos / "nowhere", roots.data)
 
 
 @pytest.mark.parametrize("files", [(), ("notes.txt", "s/.hidden.mp4", ".git/a.mp4")])
-def test_nothing_found(roots, files, capsys):
+def test_folder_without_videos_is_refused(roots, files, capsys):
     for name in files:
         (roots.videos / name).parent.mkdir(exist_ok=True)
         (roots.videos / name).write_text("text")
@@ -297,7 +297,7 @@ def test_nothing_found(roots, files, capsys):
     assert ("notes.txt" in error) == bool(files)
 
 
-def test_everything_dropped(roots, talking_clip, capsys):
+def test_run_that_drops_every_video_fails(roots, talking_clip, capsys):
     put(talking_clip, roots, "s/a.mp4", "s/b.mp4")
     assert run(roots) == 2
     error = capsys.readouterr().err
@@ -329,7 +329,7 @@ def test_bad_arguments(roots, clip, options, words, capsys):
 # As a library
 
 
-def test_a_library_says_nothing_itself(roots, clip, talking_clip, capfd):
+def test_library_prints_nothing(roots, clip, talking_clip, capfd):
     put(clip, roots, "s/a.mp4")
     put(talking_clip, roots, "s/silent.mp4")
     steps = []
@@ -346,8 +346,8 @@ def test_a_library_says_nothing_itself(roots, clip, talking_clip, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_tallies_are_added():
-    """Processes work at the same time: all is summed but the time that passes, which is the longest of theirs."""
+def test_tallies_add_up():
+    """All but elapsed time is summed: processes run at once, so that the longest counts."""
     clips, useless = finished("a/1.mp4", "b/2.mp4"), Dropped("c/3.mp4", "no face", "none")
     one, other = Tally([clips[0]], [useless], 1, 25, 0.5, 7.0), Tally([clips[1]], [], 2, 50, 0.25, 4.0)
     assert one + other == Tally(clips, [useless], 3, 75, 0.75, 7.0)
@@ -358,7 +358,7 @@ def test_tallies_are_added():
 # Names
 
 
-def test_any_depth_and_container(roots, clip):
+def test_videos_are_found_at_any_depth_and_in_any_container(roots, clip):
     put(clip, roots, "top.mp4", "a/b/c/deep.mp4", "a/UPPER.MP4", "a/with space/x y.mp4")
     run_ffmpeg("-i", clip, "-c", "copy", roots.videos / "a/film.mkv")
     run_ffmpeg("-i", clip, roots.videos / "a/film.avi")
@@ -388,8 +388,8 @@ def test_names_never_collide(roots):
 
 
 @pytest.mark.parametrize("letter", ["y", "ü"])
-def test_names_as_long_as_a_disk_allows(roots, clip, letter):
-    """Folders on the way to a clip become one name, which may be longer than any of theirs."""
+def test_long_names_fit_the_disk(roots, clip, letter):
+    """The folders above a clip become one name, which may be longer than each of theirs."""
     long = letter * (250 // len(letter.encode()))
     put(clip, roots, f"s/{long}.mp4", f"s/{long[:-1]}z.mp4", f"{long}/{long}/{long[:5]}.mp4")
     clips = find_clips(roots.videos)
@@ -398,7 +398,7 @@ def test_names_as_long_as_a_disk_allows(roots, clip, letter):
     assert run(roots) == 0 and sorted(kept(roots)) == sorted(clip.name for clip in clips)
 
 
-def test_links_that_lead_in_circles(roots, clip):
+def test_links_are_followed_but_not_in_circles(roots, clip):
     put(clip, roots, "s/a.mp4")
     (roots.videos / "s/loop").symlink_to(roots.videos, target_is_directory=True)
     elsewhere = roots.videos.parent / "elsewhere"
@@ -412,13 +412,13 @@ def test_links_that_lead_in_circles(roots, clip):
 # Restarts and processes
 
 
-def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
+def test_stopped_run_continues_with_the_unfinished_clip(roots, clip, monkeypatch, capsys):
     put(clip, roots, "s/1.mp4", "s/2.mp4")
-    whole, cut = cutting.cut_faces, []
+    real_cut, cut = cutting.cut_faces, []
 
     def stop_in_the_second(frames, boxes, folder):
         cut.append(folder.parent.name)
-        result = whole(frames, boxes, folder)
+        result = real_cut(frames, boxes, folder)
         if len(cut) == 2:
             raise KeyboardInterrupt
         return result
@@ -428,7 +428,7 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
     assert names(roots.data / "s") == {"1"}
     assert "stopped" in capsys.readouterr().err
 
-    stale = roots.data / "s/.2.partial"  # what kill -9 would have left
+    stale = roots.data / "s/.2.partial"  # as kill -9 would leave it
     stale.mkdir()
     (stale / "999.jpg").write_bytes(b"half a pict")
     before = {path.name: path.stat().st_mtime_ns for path in (roots.data / "s/1").iterdir()}
@@ -441,29 +441,29 @@ def test_stopped_run_goes_on(roots, clip, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("fcntl"), reason="this system has no file locks")
-def test_two_runs_do_not_meet(roots, clip, capsys, monkeypatch):
-    """The second emptied the folder that the first was filling; later it left the clip out. Now it waits for it."""
+def test_two_runs_do_not_cut_the_same_clip(roots, clip, capsys, monkeypatch):
+    """The second used to empty the folder that the first was filling, later to leave the clip out. Now it waits."""
     put(clip, roots, "s/1.mp4")
-    whole, codes, began = cutting.cut_faces, [], []
+    real_cut, codes, calls = cutting.cut_faces, [], []
     second = threading.Thread(target=lambda: codes.append(run(roots)))
 
     def run_again(*args):
-        began.append(args)
-        if len(began) == 1:
+        calls.append(args)
+        if len(calls) == 1:
             second.start()
             time.sleep(0.5)
-        return whole(*args)
+        return real_cut(*args)
 
     monkeypatch.setattr(cutting, "cut_faces", run_again)
     codes.append(run(roots))
     second.join()
-    assert codes == [0, 0] and len(began) == 1 and kept(roots) == ["s/1"]
+    assert codes == [0, 0] and len(calls) == 1 and kept(roots) == ["s/1"]
     assert report(roots)["frames"] == len(list((roots.data / "s/1").glob("*.jpg"))) == 16
     assert names(roots.data) == {"s", "report.json"} and names(roots.data / "s") == {"1"}
 
 
-def test_what_is_cut_anew(roots, clip, astronaut, speech):
-    """Another video under the same name, and a folder that lacks clip.json; nothing that is not ours."""
+def test_changed_and_unfinished_clips_are_cut_again(roots, clip, astronaut, speech):
+    """Another video of the same name, and a folder without clip.json; but never a folder with the user's files."""
     put(clip, roots, "s/changed.mp4", "s/old.mp4", "s/taken.mp4")
     old, taken = roots.data / "s/old", roots.data / "s/taken"
     old.mkdir(parents=True)
@@ -480,8 +480,8 @@ def test_what_is_cut_anew(roots, clip, astronaut, speech):
     assert report(roots)["finished_before"] == 1
 
 
-def test_files_of_the_system_are_in_nobody_s_way(roots, clip):
-    """Whoever looked at the faces on a Mac lost the clip from the lists with the next --sync."""
+def test_system_files_do_not_block_a_clip(roots, clip):
+    """Opening a clip's folder in Finder used to drop the clip from the lists at the next --sync."""
     put(clip, roots, "s/a.mp4", "s/b.mp4")
     assert run(roots) == 0
     (roots.data / "s/a/.DS_Store").touch()
@@ -493,20 +493,20 @@ def test_files_of_the_system_are_in_nobody_s_way(roots, clip):
     assert (roots.data / "s/b/mine.txt").exists()
 
 
-def test_what_one_detector_did_not_see_another_may(roots, clip, monkeypatch):
-    """Of a face on its side, Haar's notice kept all others from looking, for ever."""
+def test_clip_without_a_face_is_retried_with_another_detector(roots, clip, monkeypatch):
+    """A face on its side, missed by Haar, used to be closed to all other detectors, for ever."""
     put(clip, roots, "s/a.mp4")
     monkeypatch.setattr(cutting, "check_faces", lambda _: (_ for _ in ()).throw(cutting.Unusable("no face", "none")))
     assert run(roots, "--face_detector", "haar") == 2
     monkeypatch.undo()
-    assert run(roots, "--face_detector", "haar") == 2  # known
+    assert run(roots, "--face_detector", "haar") == 2  # known from the first run
     monkeypatch.setattr(faces, "sfd_is_available", lambda *_: False)
     assert run(roots, "--face_detector", "auto") == 0 and kept(roots) == ["s/a"]
     assert names(roots.data / "s") == {"a"}
 
 
-def test_a_source_of_the_same_size_is_looked_at(roots, clip):
-    """Its content counts; a copy of it, which is newer, does not."""
+def test_changed_content_of_the_same_size_is_cut_again(roots, clip):
+    """A new date alone, as of a copy, is no change."""
     put(clip, roots, "s/a.mp4", "s/b.mp4", "s/c.mp4")
     assert run(roots) == 0 and report(roots)["finished_before"] == 0
     content = (roots.videos / "s/a.mp4").read_bytes()
@@ -515,7 +515,7 @@ def test_a_source_of_the_same_size_is_looked_at(roots, clip):
     assert run(roots) == 0 and report(roots)["finished_before"] == 2
 
 
-def test_clips_of_another_detector_are_cut_anew_where_one_is_named(roots, clip):
+def test_naming_another_detector_cuts_clips_again(roots, clip):
     put(clip, roots, "s/a.mp4")
     for detector, before in (("haar", 0), ("haar", 1), ("centerface", 0), ("centerface", 1), ("auto", 1)):
         assert run(roots, "--face_detector", detector) == 0
@@ -546,7 +546,7 @@ def test_torchrun_ranks_share_and_merge(roots, clip, talking_clip, monkeypatch, 
     assert "process 1 of 2: 1 clips kept" in capsys.readouterr().out
 
 
-def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
+def test_gpus_and_ranks_get_their_own_devices(roots, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -566,25 +566,25 @@ def test_gpus_and_ranks_get_devices_of_their_own(roots, monkeypatch):
 
 
 def test_flags_reach_the_library(roots, monkeypatch):
-    asked = []
-    monkeypatch.setattr(preprocess, "preprocess", lambda *args: asked.append(args))
+    calls = []
+    monkeypatch.setattr(preprocess, "preprocess", lambda *args: calls.append(args))
     flags = "--face_detector sfd --face_detector_weights s3fd.pth --batch_size 7 --ngpu 3 --workers 5"
     assert run(roots, *flags.split(), "--device", "cuda:1", "--precision", "bf16") == 0
-    assert asked[0][:2] == (roots.videos, roots.data)
-    assert asked[0][2] == PreprocessingOptions(
+    assert calls[0][:2] == (roots.videos, roots.data)
+    assert calls[0][2] == PreprocessingOptions(
         FaceSearch("sfd", Path("s3fd.pth"), 7), "cuda:1", "bf16", gpus=3, workers=5
     )
     run(roots)
-    assert asked[1][2] == PreprocessingOptions(
+    assert calls[1][2] == PreprocessingOptions(
         FaceSearch("centerface", batch_size=32), "auto", "auto", gpus=1, workers=1
     )
 
 
-def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, monkeypatch, capsys, told):
-    asked = []
+def test_without_sfd_weights_every_core_runs_another_detector(roots, clip, monkeypatch, capsys, told):
+    requested = []
 
     def refuse(name, *_):
-        asked.append(name)
+        requested.append(name)
         raise RuntimeError("no network")
 
     monkeypatch.setattr(faces, "SFD_WEIGHTS", roots.videos / "s3fd.pth")
@@ -602,7 +602,7 @@ def test_without_weights_for_sfd_every_core_gets_another_detector(roots, clip, m
     assert run(roots, "--face_detector", "auto") == 0
     assert report(roots)["face_detector"] == "centerface" and report(roots)["frames_with_face"] == 32
     output = capsys.readouterr()
-    assert asked == ["s3fd"] and not output.err and "detector   centerface" in output.out  # said once is enough
+    assert requested == ["s3fd"] and not output.err and "detector   centerface" in output.out  # said only once
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -633,8 +633,8 @@ def test_split_keeps_speakers_apart(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s{}/{}.mp4", "s/{}_{}.mp4"])
-def test_split_stays_when_there_is_more_or_less(tmp_path, name):
-    """One speaker more, and half of the validation clips had been learned from; so where the split is by clip."""
+def test_split_is_stable_when_clips_come_and_go(tmp_path, name):
+    """With one speaker more, half of the validation clips used to be old training clips; so in a split by clip."""
     names = [name.format(speaker, take) for speaker in range(20) for take in range(5)]
     write_filelists(finished(*names), (0.8, 0.1, 0.1), 0, tmp_path)
     before = read_lists(tmp_path)
@@ -649,8 +649,8 @@ def test_split_stays_when_there_is_more_or_less(tmp_path, name):
     assert sum(map(len, read_lists(tmp_path).values())) == 101
 
 
-def test_what_the_lists_are_is_said_each_time(tmp_path):
-    """That speakers are on every side was told once; and all "stayed" where others were asked for."""
+def test_lists_are_described_each_time(tmp_path):
+    """Later runs used to leave out that speakers are in every list, and said that all clips stay under new shares."""
     names = [f"s{speaker}/{take}.mp4" for speaker in range(2) for take in range(10)]
     for more in ([], ["s1/10.mp4"]):
         said = write_filelists(finished(*names, *more), (0.6, 0.2, 0.2), 0, tmp_path)
@@ -661,8 +661,8 @@ def test_what_the_lists_are_is_said_each_time(tmp_path):
     assert f"{stay} stay in the lists that they were in, {21 - stay} of them do not, because of the shares" in said
 
 
-def test_notes_in_lists_are_no_names(tmp_path):
-    """Lines of LRS2's kind: clips of validation were dealt out anew, most of them to be learned from."""
+def test_notes_in_lists_are_not_part_of_names(tmp_path):
+    """With notes as in LRS2's lists, validation clips used to be split again, most of them into training."""
     names = [f"s{speaker}/{take}.mp4" for speaker in range(10) for take in range(3)]
     write_filelists(finished(*names), (0.6, 0.2, 0.2), 0, tmp_path)
     before = read_lists(tmp_path)
@@ -674,8 +674,8 @@ def test_notes_in_lists_are_no_names(tmp_path):
     assert "3 lines of other clips are gone" in write_filelists(finished(*names[3:]), (0.6, 0.2, 0.2), 3, tmp_path)
 
 
-def test_a_folder_that_was_alone_stays_as_it_was_split(tmp_path):
-    """When others came beside it, all of it was dealt out anew, and what it had validated on was learned from."""
+def test_lone_folder_keeps_its_split_when_others_join(tmp_path):
+    """It used to be split again when others joined, and its validation clips were trained on."""
     anna = [f"anna/{take}.mp4" for take in range(20)]
     write_filelists(finished(*anna), (0.8, 0.1, 0.1), 0, tmp_path)
     before = read_lists(tmp_path)
@@ -686,7 +686,7 @@ def test_a_folder_that_was_alone_stays_as_it_was_split(tmp_path):
     for split, clips in before.items():
         assert {*clips} <= {*after[split]}
     whose = [{line.split("/")[0] for line in clips} - {"anna"} for clips in after.values()]
-    assert sum(map(len, whose)) == 2  # the others are on one side each
+    assert sum(map(len, whose)) == 2  # each of the others is in one list
 
 
 def test_split_replaces_lists_of_other_clips(tmp_path):
@@ -715,13 +715,13 @@ def test_split_of_one_speaker_is_by_clip(roots, clip, capsys):
     assert "only one top-level folder" in capsys.readouterr().out
 
 
-def test_what_was_dropped_is_not_searched_again(roots, clip, speech, monkeypatch):
-    """Each run searched all of it, and said that no detector was needed. Another detector, or another file, may do."""
+def test_dropped_clips_are_not_searched_again(roots, clip, speech, monkeypatch):
+    """Each run used to search them all, and say that no detector was needed. A changed file is searched again."""
     put(clip, roots, "s1/a.mp4")
     film(roots.videos / "s1/b.mp4", np.full((60, 64, 64, 3), 128, np.uint8), sound=speech)
     cut, real = [], preprocessing.workers.cut_clip
-    noting = lambda clip, job: (cut.append(clip.source), real(clip, job))[1]  # noqa: E731
-    monkeypatch.setattr(preprocessing.workers, "cut_clip", noting)
+    record = lambda clip, job: (cut.append(clip.source), real(clip, job))[1]  # noqa: E731
+    monkeypatch.setattr(preprocessing.workers, "cut_clip", record)
     assert run(roots) == 0
     first = json.loads((roots.data / "report.json").read_text())["dropped"]
     assert cut == ["s1/a.mp4", "s1/b.mp4"] and first[0]["source"] == "s1/b.mp4"
@@ -731,8 +731,8 @@ def test_what_was_dropped_is_not_searched_again(roots, clip, speech, monkeypatch
     assert run(roots) == 0 and cut[2:] == ["s1/b.mp4"]
 
 
-def test_nobody_waits_for_the_longest_clip(monkeypatch):
-    """With two workers, half of the others waited behind it."""
+def test_no_clip_waits_for_the_longest_one(monkeypatch):
+    """With two workers, half of the others used to wait behind it."""
     others = threading.Semaphore(0)
 
     def cut(clip, _):
@@ -746,9 +746,9 @@ def test_nobody_waits_for_the_longest_clip(monkeypatch):
     assert sorted(cut_clips([Clip(str(n), "") for n in range(6)], [None, None])) == [*"012345"]
 
 
-def test_a_killed_worker_is_told_with_its_clip(monkeypatch):
+def test_killed_worker_is_reported_with_its_clip(monkeypatch):
     class Pool:
-        _processes = None  # the first is gone
+        _processes = None  # as after the first one died
 
         def submit(self, *_):
             future = Future()
@@ -763,8 +763,8 @@ def test_a_killed_worker_is_told_with_its_clip(monkeypatch):
         list(cut_clips([Clip("s1/long.mp4", "s1/long")], [None, None]))
 
 
-def test_only_its_own_processes_are_ended(monkeypatch):
-    """Whoever calls this from a program with processes of its own keeps them."""
+def test_only_its_own_processes_are_terminated(monkeypatch):
+    """Other processes of the program that calls this live on."""
     ended = []
 
     class Child:
@@ -789,7 +789,7 @@ def test_only_its_own_processes_are_ended(monkeypatch):
     monkeypatch.setattr(preprocessing.workers, "ProcessPoolExecutor", lambda *_: Pool())
     with pytest.raises(OSError, match="no space"):
         list(cut_clips([None], [None, None]))
-    assert ended == [worker, worker] and started_by_others  # one a pool
+    assert ended == [worker, worker] and started_by_others  # one per pool
 
 
 @pytest.mark.parametrize(
@@ -802,8 +802,8 @@ def test_only_its_own_processes_are_ended(monkeypatch):
         ({f"{n}": 10 for n in range(40)}, 1, "lists"),
     ],
 )
-def test_few_folders_are_dealt_out_in_parts(tmp_path, counts, parts, words):
-    """Of two speakers, one was for validation alone and nobody for the test; of LRS2, a third was for validation."""
+def test_few_folders_are_split_up(tmp_path, counts, parts, words):
+    """Of two speakers, one used to be validation and none the test; of LRS2, a third used to be validation."""
     kept = finished(*(f"{folder}/{n}.mp4" for folder, count in counts.items() for n in range(count)))
     assert words in write_filelists(kept, (0.9, 0.05, 0.05), 0, tmp_path / "lists")
     lists = read_lists(tmp_path / "lists")
@@ -815,7 +815,7 @@ def test_few_folders_are_dealt_out_in_parts(tmp_path, counts, parts, words):
 
 
 def test_pieces_of_a_video_stay_together(tmp_path):
-    """Unless there is but one."""
+    """Unless there is only one video."""
     pieces = [
         dataclasses.replace(clip, clip=f"{clip.clip}@{n}")
         for clip in finished(*(f"anna/{n}.mp4" for n in range(20)))
@@ -830,8 +830,8 @@ def test_pieces_of_a_video_stay_together(tmp_path):
     assert "val and test got none: --seconds 10 makes more clips" in said
 
 
-def test_pieces_are_where_their_video_was(tmp_path):
-    """Cut anew into pieces, what had been learned from came into validation."""
+def test_pieces_stay_in_the_list_of_their_video(tmp_path):
+    """Cut again into pieces, training videos used to end up in validation."""
     names = [f"spk/v{n:02}.mp4" for n in range(20)]
     write_filelists(finished(*names), (0.8, 0.1, 0.1), 0, tmp_path)
     before = {clip: split for split, clips in read_lists(tmp_path).items() for clip in clips}
@@ -843,16 +843,16 @@ def test_pieces_are_where_their_video_was(tmp_path):
             assert {before[clip.split("@")[0]] for clip in clips} == {split}
 
 
-def test_more_videos_beside_the_first_are_dealt_out(tmp_path):
-    """The list of one took all of them."""
+def test_videos_that_join_a_single_one_are_split(tmp_path):
+    """They all used to end up in its list."""
     write_filelists(finished("s/0.mp4"), (0.8, 0.1, 0.1), 0, tmp_path)
     said = write_filelists(finished(*(f"s/{n}.mp4" for n in range(100))), (0.8, 0.1, 0.1), 0, tmp_path)
     assert "1 stay in the lists" in said and "none" not in said
     assert [len(clips) for clips in read_lists(tmp_path).values()] == [80, 10, 10]
 
 
-def test_new_clips_of_a_folder_go_where_it_is(tmp_path):
-    """Also where the top-level folders were split up."""
+def test_new_clips_join_the_list_of_their_folder(tmp_path):
+    """Even if the top-level folders were split up."""
     kept = finished(*(f"main/{n}/{take}.mp4" for n in range(40) for take in range(5)))
     write_filelists(kept, (0.8, 0.1, 0.1), 0, tmp_path)
     before = read_lists(tmp_path)
@@ -868,14 +868,14 @@ def test_new_clips_of_a_folder_go_where_it_is(tmp_path):
 
 @pytest.fixture
 def murmur(tmp_path) -> Path:
-    """Four seconds of sound."""
+    """Four seconds of noise."""
     noise = np.random.default_rng(0).normal(0, 3000, 64000)
     wavfile.write(tmp_path / "murmur.wav", 16000, noise.astype(np.int16))
     return tmp_path / "murmur.wav"
 
 
-def test_a_shot_is_a_clip(roots, astronaut, murmur):
-    """Of a film with cuts, two of three references were of another shot, often of somebody else."""
+def test_every_shot_becomes_a_clip(roots, astronaut, murmur):
+    """In films with cuts, two of three references used to be from another shot, often of another person."""
     face, other = astronaut[0:240, 60:380], astronaut[0:240, 60:380, ::-1] // 2
     shown = [face] * 20 + [np.zeros_like(face)] * 30 + [np.ascontiguousarray(other[:, ::-1])] * 18 + [face] * 4
     film(roots.videos / "s/film.mkv", np.stack(shown), sound=murmur)
@@ -900,14 +900,14 @@ def test_long_shots_are_cut_into_even_pieces(roots, astronaut, murmur, capsys):
     assert run(roots, "--seconds", "2") == 0
     assert kept(roots) == ["s/long@1", "s/long@2"] and "2 kept of 1 videos" in capsys.readouterr().out
     assert names(roots.data / "s") == {"long@1", "long@2"} and report(roots)["frames"] == 75
-    assert run(roots) == 0 and report(roots)["finished_before"] == 2  # as they are, if nothing is said
+    assert run(roots) == 0 and report(roots)["finished_before"] == 2  # they stay without --seconds
     shutil.copytree(roots.data / "s/long@2", roots.data / "s/long@7")
     shutil.rmtree(roots.data / "s/long@1")
     assert run(roots) == 0 and kept(roots) == ["s/long"] and names(roots.data / "s") == {"long"}
     assert run(roots, "--seconds", "1.9") == 2
 
 
-def test_pieces_are_the_shots_in_even_parts():
+def test_long_shots_are_divided_evenly():
     assert divide([(0, 100)]) == [range(100)]
     assert divide([(0, 100), (100, 900)], 10) == [
         range(100), range(100, 300), range(300, 500), range(500, 700), range(700, 900)
@@ -918,7 +918,7 @@ def test_pieces_are_the_shots_in_even_parts():
         assert max(map(len, pieces)) <= (seconds or 30) * 25 and max(map(len, pieces)) - min(map(len, pieces)) <= 1
 
 
-def test_a_moment_without_anybody_is_no_cut():
+def test_brief_absence_of_the_face_is_no_cut():
     def joined(shots):
         return join_interrupted(shots, boxes)[0]
 
@@ -929,14 +929,14 @@ def test_a_moment_without_anybody_is_no_cut():
     assert joined([(0, 40), (40, 100)]) == [(0, 40), (40, 100)]  # a cut is a cut
     assert joined([(0, 40), (40, 44)]) == [(0, 40), (40, 44)]
     boxes[44:] += 45
-    assert joined(shots) == shots  # elsewhere
+    assert joined(shots) == shots  # the face is elsewhere
     boxes[44:] -= 45
     boxes[40:60] = np.nan
     assert joined([(0, 40), (40, 60), (60, 100)]) == [(0, 40), (40, 60), (60, 100)]  # too long
 
 
-def test_a_flash_that_shows_the_face_is_no_cut():
-    """Of a clip of three seconds under a photographer's, the first second was left out."""
+def test_flash_that_shows_the_face_is_no_cut():
+    """A photographer's flash used to cost a clip of three seconds its first second."""
     boxes = np.tile([10.0, 10, 60, 60], (100, 1))
     joined, seen = join_interrupted([(0, 40), (40, 42), (42, 100)], boxes)
     assert (
@@ -946,7 +946,7 @@ def test_a_flash_that_shows_the_face_is_no_cut():
     assert join_interrupted([(0, 40), (40, 42), (42, 100)], boxes)[0] == [(0, 40), (40, 42), (42, 100)]
 
 
-def test_names_of_pieces_are_nobody_else_s(roots):
+def test_no_other_clip_is_named_like_a_piece(roots):
     for name in ("s/a.mp4", "s/a@1.mp4", "s/a_1.mp4", "s/me@home.mp4"):
         (roots.videos / name).parent.mkdir(exist_ok=True)
         (roots.videos / name).touch()
@@ -959,7 +959,7 @@ def test_names_of_pieces_are_nobody_else_s(roots):
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory) -> Path:
-    """A head that speaks, as filmed, and with its sound 8 frames late or early, or somebody else's."""
+    """A talking head as filmed, with its sound 8 frames late or early, and with another head's sound."""
     folder = tmp_path_factory.mktemp("heads")
     for name, seed in (("good", 3), ("other", 5)):
         talking_head.write_clip(folder / f"{name}.mp4", talking_head.Recipe(seconds=3.0, size=(192, 192)), seed)
@@ -972,8 +972,8 @@ def heads(tmp_path_factory) -> Path:
     return folder
 
 
-def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys):
-    """A data set whose sound is late teaches an expert nothing, and nothing else shows it."""
+def test_clips_out_of_sync_are_reported_dropped_or_corrected(roots, heads, capsys):
+    """A data set whose sound is late teaches an expert nothing, and nothing else shows why."""
     shutil.copytree(heads, roots.videos / "s")
     assert run(roots, "--sync", "report") == 0
     verdicts = {clip["clip"]: clip["verdict"] for clip in report(roots)["kept"]}
@@ -986,8 +986,8 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     (roots.lists / "train.txt").write_text("s/good\ns/late\n")
     assert run(roots, "--sync", "drop") == 0 and kept(roots) == ["s/good"]
     assert set(dropped(roots).values()) == {"out of sync"} and report(roots)["finished_before"] == 1
-    told = capsys.readouterr().out
-    assert "out of sync s/late.mkv: s/late is off by 8 frames" in told and "lists      not rewritten" in told
+    output = capsys.readouterr().out
+    assert "out of sync s/late.mkv: s/late is off by 8 frames" in output and "lists      not rewritten" in output
 
     untouched = {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()}
     assert run(roots, "--sync", "correct") == 0
@@ -998,9 +998,9 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
     }  # fmt: skip
     good = audio.load_wav(roots.data / "s/good/audio.wav")
     for name, silent in (("late", 0), ("early", 8 * 640)):
-        moved = audio.load_wav(roots.data / f"s/{name}/audio.wav")
-        shared = slice(silent + 640, min(len(moved), len(good)) - 640)
-        assert np.corrcoef(moved[shared], good[shared])[0, 1] > 0.99
+        shifted = audio.load_wav(roots.data / f"s/{name}/audio.wav")
+        shared = slice(silent + 640, min(len(shifted), len(good)) - 640)
+        assert np.corrcoef(shifted[shared], good[shared])[0, 1] > 0.99
     assert {int(path.stem) for path in (roots.data / "s/early").glob("*.jpg")} == set(range(8, 75))
     assert {path: path.stat().st_mtime_ns for path in (roots.data / "s/good").iterdir()} == untouched
     assert names(roots.data / "s") == {"good", "late", "early", "dubbed"}
@@ -1017,17 +1017,17 @@ def test_what_is_out_of_sync_is_told_dropped_and_corrected(roots, heads, capsys)
 
 
 @pytest.mark.parametrize("first, late, silent", [(20, 8, 0), (20, -8, 0), (3, -8, 5), (0, -8, 8), (60, 8, 0)])
-def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch, first, late, silent):
-    """Of each piece as much was lost as its sound was late, though the next has it."""
+def test_corrected_piece_takes_its_sound_from_the_whole_recording(tmp_path, monkeypatch, first, late, silent):
+    """Each piece used to lose as much as its sound was late, though the next piece has it."""
     verdicts = iter(["off by 8 frames", "in sync"])
-    told = lambda _, kept, *__: dataclasses.replace(kept, verdict=next(verdicts), offset_frames=late)  # noqa: E731
-    monkeypatch.setattr(syncing, "_with_verdict", told)
+    judge = lambda _, kept, *__: dataclasses.replace(kept, verdict=next(verdicts), offset_frames=late)  # noqa: E731
+    monkeypatch.setattr(syncing, "_with_verdict", judge)
     whole = np.linspace(-0.5, 0.5, 100 * 640, dtype=np.float32)
     for name in ("cover", "007", *range(40)):
         (tmp_path / f"{name}.jpg").write_bytes(b"x")
-    around = syncing.Recording(whole, first, 40)
+    recording = syncing.Recording(whole, first, 40)
     kept = syncing.check_sync(
-        tmp_path, finished("a/1.mp4")[0], syncing.SyncCheck("correct"), torch.device("cpu"), around
+        tmp_path, finished("a/1.mp4")[0], syncing.SyncCheck("correct"), torch.device("cpu"), recording
     )
     heard = wavfile.read(tmp_path / "audio.wav")[1] / 32768
     expected = np.concatenate((np.zeros(silent * 640), whole[max(0, first + late) * 640 : (first + late + 40) * 640]))
@@ -1036,8 +1036,8 @@ def test_the_sound_that_a_piece_lacks_is_in_the_recording(tmp_path, monkeypatch,
     assert (kept.shifted, kept.seconds, kept.frames_with_face) == (late, len(heard) / 16000, 40 - silent)
 
 
-def test_verdicts_of_earlier_rules_are_reached_again(roots, clip, monkeypatch):
-    """Clips that were unrelated because of their pauses stayed so, and were dropped, when pauses no longer counted."""
+def test_verdicts_by_earlier_rules_are_renewed(roots, clip, monkeypatch):
+    """Clips found unrelated because of pauses used to stay dropped when pauses no longer counted."""
     put(clip, roots, "s/a.mp4")
     checked, score = [], syncing.sync.score_clip
     monkeypatch.setattr(
@@ -1050,32 +1050,32 @@ def test_verdicts_of_earlier_rules_are_reached_again(roots, clip, monkeypatch):
     assert report(roots)["kept"][0]["expert"].endswith("rules 2")
 
 
-def test_whoever_is_out_of_sync_after_all_is_told(roots):
-    """What was moved once was never called so again."""
+def test_shifted_clips_found_out_of_sync_later_are_dropped(roots):
+    """Clips shifted once used never to be found out of sync again."""
     moved = dataclasses.replace(finished("a/1.mp4")[0], verdict="off by 8 frames", shifted=3, offset_frames=8)
     assert preprocessing.SyncCheck("correct").partition([moved])[0] == []
 
 
-def test_a_finished_clip_that_was_damaged_is_cut_anew(roots, heads):
+def test_damaged_finished_clip_is_cut_again(roots, heads):
     (roots.videos / "s").mkdir()
     shutil.copy(heads / "good.mp4", roots.videos / "s")
     assert run(roots) == 0
-    (roots.data / "s/good/5.jpg").unlink()  # it was kept for ever
+    (roots.data / "s/good/5.jpg").unlink()  # such a clip used to stay for ever
     assert run(roots) == 0 and (roots.data / "s/good/5.jpg").exists()
     (roots.data / "s/good/audio.wav").unlink()
     assert run(roots, "--sync", "report") == 0
     assert report(roots)["kept"][0]["verdict"] == "in sync" and (roots.data / "s/good/audio.wav").exists()
 
 
-def test_clips_of_another_data_set_are_told(roots, heads, capsys):
-    """As of main and pretrain of LRS2: those of the first were gone without a word."""
+def test_replaced_clips_of_another_data_set_are_reported(roots, heads, capsys):
+    """As with main and pretrain of LRS2: those of the first used to vanish without a word."""
     for name in ("late", "early"):
         put(next(heads.glob(f"{name}.*")), roots, "s/a.mkv")
         assert run(roots) == 0
     assert "1 clips of other videos had these names, and are replaced, the first: s/a;" in capsys.readouterr().out
 
 
-def test_an_expert_that_is_none_is_missed_before_any_work(roots, clip, capsys):
+def test_missing_expert_is_reported_before_any_work(roots, clip, capsys):
     put(clip, roots, "s/a.mp4")
     assert run(roots, "--sync", "drop", "--syncnet_checkpoint_path", "nowhere.pth") == 2
     assert "nowhere.pth" in capsys.readouterr().err and not (roots.data / "s").exists()
