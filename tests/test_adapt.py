@@ -1,4 +1,4 @@
-"""Making a generator know one person."""
+"""Adapting a generator to one person."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def expert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def beginner(tmp_path_factory):
-    """A generator that has learned nothing: anything it sees makes it better."""
+    """An untrained generator, which any training improves."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("generator") / "beginner.pth"
     torch.save({"state_dict": Wav2Lip(0.125).state_dict(), "width": 0.125, "blend": "feather"}, path)
@@ -66,12 +66,12 @@ def a_step_takes_half_a_second(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def one_batch_tells_what_was_won(monkeypatch):
+def evaluate_one_batch_only(monkeypatch):
     monkeypatch.setattr(adaptation, "MAX_EVAL_BATCHES", 1)
 
 
 @pytest.mark.parametrize("minutes", [float("nan"), float("inf"), 0.0, -1.0])
-def test_time_without_an_end_is_refused(minutes):
+def test_impossible_training_times_are_refused(minutes):
     with pytest.raises(UserError, match="give a number above 0"):
         adaptation.AdaptationOptions(minutes)
 
@@ -90,7 +90,7 @@ def held_out_l1(printed):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_the_best_is_kept_with_or_without_a_mean_of_the_weights(decay):
+def test_best_weights_are_kept_with_or_without_a_mean(decay):
     group, expert = Distributed(torch.device("cpu")), SyncNet_color(0.125)
     task = adaptation.PersonTask(group, HParams(ema_decay=decay), expert, width=0.125)
     weight = next(task.result.parameters())
@@ -102,15 +102,15 @@ def test_the_best_is_kept_with_or_without_a_mean_of_the_weights(decay):
     assert (weight == 2.0).all()
 
 
-def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeypatch):
+def test_adapting_improves_a_generator(person, expert, beginner, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/wav2lip-adapt"])
     outfile = tmp_path / "new folder" / "person.pth"
     settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=3"
     assert run(person, outfile, expert, beginner, hp=settings) == 0
-    said = capsys.readouterr().out
-    before, after = held_out_l1(said)
+    output = capsys.readouterr().out
+    before, after = held_out_l1(output)
     assert after < before
-    command = said.splitlines()[-1].removeprefix(f"{outfile}: ")
+    command = output.splitlines()[-1].removeprefix(f"{outfile}: ")
     flags = ["--checkpoint_path", str(outfile), "--face", str(person), "--audio", "SPEECH"]
     assert shlex.split(command) == ["wav2lip", *flags] and " " in str(outfile)
     model = weights.load_model(outfile)
@@ -121,25 +121,25 @@ def test_a_person_is_learned(person, expert, beginner, tmp_path, capsys, monkeyp
     assert sheet.shape[0] == 3 * 192 and sheet.std() > 10
 
 
-def test_what_was_learned_since_the_last_evaluation_counts(person, expert, beginner, tmp_path, capsys):
+def test_training_after_the_last_evaluation_counts(person, expert, beginner, tmp_path, capsys):
     settings = "initial_learning_rate=1e-3,ema_decay=0.9,eval_interval=1000"
     assert run(person, tmp_path / "out.pth", expert, beginner, minutes=0.03, hp=settings) == 0
     before, after = held_out_l1(capsys.readouterr().out)
     assert after < before
 
 
-def test_files_of_the_reference_are_learned_from(person, expert, beginner, tmp_path):
-    """Trained on several GPUs, with an optimizer, and without a word on how its mouths are to be put in."""
+def test_checkpoints_of_the_reference_can_be_adapted(person, expert, beginner, tmp_path):
+    """Trained on several GPUs, with an optimizer, and without a note on how its mouths are pasted."""
     state = {f"module.{name}": value for name, value in torch.load(beginner)["state_dict"].items()}
     optimizer = torch.optim.Adam(Wav2Lip(0.125).parameters(), 1e-4).state_dict()
     content = {"state_dict": state, "optimizer": optimizer, "global_step": 7, "global_epoch": 1}
     torch.save(content | {"width": 0.125}, tmp_path / "theirs.pth", _use_new_zipfile_serialization=False)
     assert run(person, tmp_path / "out.pth", expert, tmp_path / "theirs.pth", minutes=0.02) == 0
-    made = weights.load_model(tmp_path / "out.pth")
-    assert (made.width, made.blend, made.reference, made.mask_top) == (0.125, "box", "same", 0.5)
+    model = weights.load_model(tmp_path / "out.pth")
+    assert (model.width, model.blend, model.reference, model.mask_top) == (0.125, "box", "same", 0.5)
 
 
-def test_as_much_is_hidden_as_the_generator_learned_from(person, expert, beginner, tmp_path, capsys):
+def test_mask_is_the_one_that_the_generator_was_trained_with(person, expert, beginner, tmp_path, capsys):
     torch.save(torch.load(beginner) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
     command = person, tmp_path / "out.pth", expert, tmp_path / "eyes.pth"
     assert run(*command, minutes=0.01) == 0
@@ -148,8 +148,8 @@ def test_as_much_is_hidden_as_the_generator_learned_from(person, expert, beginne
     assert "was trained with mask_top=0.375, this run has 0.5" in capsys.readouterr().err
 
 
-def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys):
-    """With a rate that ruins everything the weights stay those it began with."""
+def test_worse_weights_are_not_kept(person, expert, beginner, tmp_path, capsys):
+    """With a ruinous learning rate, the original weights stay."""
     outfile = tmp_path / "person.pth"
     settings = "initial_learning_rate=0.05,ema_decay=0.5,eval_interval=1"
     assert run(person, outfile, expert, beginner, minutes=0.02, hp=settings) == 0
@@ -157,36 +157,36 @@ def test_what_gets_worse_is_not_kept(person, expert, beginner, tmp_path, capsys)
     assert after <= before
 
 
-def test_who_stops_it_keeps_what_was_best_until_then(person, expert, beginner, tmp_path, capsys, monkeypatch):
-    """It said that all was saved, in a folder that was gone. Twins are shown unless told otherwise (below)."""
-    shown = []
+def test_stopping_keeps_the_best_weights_so_far(person, expert, beginner, tmp_path, capsys, monkeypatch):
+    """It used to say that all was saved, in a folder that was gone. Twins are shown unless switched off (below)."""
+    twins_used = []
 
     def stops(_, train, *rest):
-        shown.append(train.twins)
+        twins_used.append(train.twins)
         raise training.Stopped("stopped after step 3, which is saved")
 
     monkeypatch.setattr(training, "fit", stops)
     outfile = tmp_path / "person.pth"
-    assert run(person, outfile, expert, beginner) == 130 and shown == [True]
+    assert run(person, outfile, expert, beginner) == 130 and twins_used == [True]
     assert f"stopped early; {outfile} has the best weights so far" in capsys.readouterr().err
     assert weights.load_model(outfile).width == 0.125 and outfile.with_name("person_before_after.png").exists()
 
 
-def test_a_library_says_nothing_itself_and_leaves_settings_alone(person, expert, beginner, tmp_path, told, capfd):
+def test_library_prints_nothing_and_restores_the_settings(person, expert, beginner, tmp_path, told, capfd):
     before, search = vars(hp).copy(), FaceSearch("centerface")
     options = AdaptationOptions(0.02, beginner, expert, expert, "batch_size=4", search=search)
     arguments = str(person), str(tmp_path / "person.pth"), options, told
-    with ThreadPoolExecutor(1) as page:  # signals are for the main thread
-        adapted = page.submit(adaptation.adapt, *arguments).result()
+    with ThreadPoolExecutor(1) as thread:  # signals are for the main thread
+        adapted = thread.submit(adaptation.adapt, *arguments).result()
     assert adapted.sheet == tmp_path / "person_before_after.png" and adapted.sheet.exists()
-    before_it, after = (one.figures["l1"] + 2 * one.figures["detail"] for one in (adapted.before, adapted.after))
-    assert adapted.is_better == (after < before_it)
+    old, new = (one.figures["l1"] + 2 * one.figures["detail"] for one in (adapted.before, adapted.after))
+    assert adapted.is_better == (new < old)
     assert "the last 10% held out" in told.notes[0] and any("batches of 4" in note for note in told.notes)
     assert capfd.readouterr() == ("", "")
     assert vars(hp) == before
 
 
-def test_settings_are_put_back_after_an_error():
+def test_settings_are_restored_after_an_error():
     before = vars(hp).copy()
     with pytest.raises(UserError, match="unknown hparam"), hp.changed("batch_size=3", "no_such=1"):
         raise AssertionError("must not be reached")
@@ -196,7 +196,7 @@ def test_settings_are_put_back_after_an_error():
     assert vars(hp) == before
 
 
-def test_settings_are_of_one_training_at_a_time():
+def test_settings_belong_to_one_training_at_a_time():
     before, entered, other_entered = vars(hp).copy(), threading.Event(), threading.Event()
 
     def other() -> int:
@@ -205,48 +205,48 @@ def test_settings_are_of_one_training_at_a_time():
             other_entered.set()
             return hp.batch_size
 
-    with ThreadPoolExecutor(1) as page:
+    with ThreadPoolExecutor(1) as thread:
         with hp.changed("batch_size=3"):
-            waiting = page.submit(other)
+            waiting = thread.submit(other)
             entered.set()
             assert not other_entered.wait(0.1) and hp.batch_size == 3
         assert waiting.result() == 5
     assert vars(hp) == before
 
 
-def test_nothing_of_what_is_kept_aside_is_learned(person, tmp_path):
-    learned, kept = adaptation.prepare(person, tmp_path, AdaptationOptions(search=FaceSearch("centerface")))
-    frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, kept)]
+def test_held_out_frames_are_not_trained_on(person, tmp_path):
+    learned, held_out = adaptation.prepare(person, tmp_path, AdaptationOptions(search=FaceSearch("centerface")))
+    frames = [{int(path.stem) for path in folder.glob("*.jpg")} for folder in (learned, held_out)]
     assert not frames[0] & frames[1] and max(frames[0]) < min(frames[1])
-    assert (learned / "mel.npy").read_bytes() == (kept / "mel.npy").read_bytes()
+    assert (learned / "mel.npy").read_bytes() == (held_out / "mel.npy").read_bytes()
     assert len(frames[1]) / (len(frames[0]) + len(frames[1])) == pytest.approx(0.1, abs=0.05)
 
 
-def test_only_what_is_heard_is_learned(tmp_path, monkeypatch):
-    """Eight seconds of a face, and sound for the first four or six of them."""
+def test_only_frames_with_sound_are_trained_on(tmp_path, monkeypatch):
+    """Eight seconds of a face, with sound for the first four or six."""
 
     def write(source, folder, *_):
         for i in range(200):
             cv2.imwrite(str(folder / f"{i}.jpg"), np.full((96, 96, 3), i, np.uint8))
         np.save(folder / "mel.npy", np.zeros((480, 80), np.float32))
         (folder / "clip.json").write_text("{}")
-        return SimpleNamespace(seconds=heard)
+        return SimpleNamespace(seconds=sound_seconds)
 
     monkeypatch.setattr(adaptation, "write_clip", write)
     options = AdaptationOptions(search=FaceSearch("centerface"))
     (tmp_path / "four").mkdir()
-    heard = 4.0
+    sound_seconds = 4.0
     with pytest.raises(UserError, match="shows a face with sound for 4.0 s; adapting needs 5 s at least"):
         adaptation.prepare(tmp_path / "face.mp4", tmp_path / "four", options)
     (tmp_path / "six").mkdir()
-    heard = 6.0
-    learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "six", options)
-    assert sorted(int(path.stem) for path in kept.glob("*.jpg")) == list(range(131, 150))  # the last of 146 windows
-    assert len(list(learned.glob("*.jpg"))) == 131 + 50  # what nobody hears is in no window
+    sound_seconds = 6.0
+    learned, held_out = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "six", options)
+    assert sorted(int(path.stem) for path in held_out.glob("*.jpg")) == list(range(131, 150))  # the last of 146 windows
+    assert len(list(learned.glob("*.jpg"))) == 131 + 50  # frames without sound stay, but are in no window
 
 
-def test_gaps_where_frames_are_kept_aside(tmp_path, monkeypatch):
-    """With every fourth frame of the end hidden, there was nothing to judge by, and an error about a folder."""
+def test_enough_is_held_out_despite_gaps(tmp_path, monkeypatch):
+    """With every fourth frame at the end missing, nothing used to be held out, and the error was about a folder."""
 
     def write(source, folder, *_):
         for i in shown:
@@ -259,17 +259,17 @@ def test_gaps_where_frames_are_kept_aside(tmp_path, monkeypatch):
     options = AdaptationOptions(search=FaceSearch("centerface"))
     shown = [i for i in range(250) if i < 150 or i % 4]
     (tmp_path / "some").mkdir()
-    learned, kept = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "some", options)
-    assert len(Wav2LipDataset([kept]).index) >= 14 and len(Wav2LipDataset([learned]).index) > 100
-    assert not Wav2LipDataset([kept]).index.length_warnings
+    learned, held_out = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "some", options)
+    assert len(Wav2LipDataset([held_out]).index) >= 14 and len(Wav2LipDataset([learned]).index) > 100
+    assert not Wav2LipDataset([held_out]).index.length_warnings
     shown = [i for i in range(250) if i % 4]
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="shows a face for 5 frames in a row only 0 times"):
         adaptation.prepare(tmp_path / "face.mp4", tmp_path / "none", options)
 
 
-def test_what_was_won_until_a_fault_is_not_lost(person, expert, beginner, tmp_path, monkeypatch, capsys):
-    """As where the process that reads the pictures is killed."""
+def test_progress_before_a_failure_is_not_lost(person, expert, beginner, tmp_path, monkeypatch, capsys):
+    """As when the process that reads the pictures is killed."""
 
     def breaks(task, *_):
         task.keep_if_best({"l1": 0.0})
@@ -281,7 +281,7 @@ def test_what_was_won_until_a_fault_is_not_lost(person, expert, beginner, tmp_pa
     assert weights.load_model(tmp_path / "out.pth").width == 0.125
     monkeypatch.setattr(training, "fit", lambda *_: 1 / 0)
     assert run(person, tmp_path / "nothing.pth", expert, beginner) == 1
-    assert not (tmp_path / "nothing.pth").exists()  # it would be the one that it began with
+    assert not (tmp_path / "nothing.pth").exists()  # it would only be the original
 
 
 def test_settings_are_checked_before_any_work(expert, beginner, tmp_path, capsys):
@@ -291,20 +291,20 @@ def test_settings_are_checked_before_any_work(expert, beginner, tmp_path, capsys
     assert "batch_size must be 1 or more" in capsys.readouterr().err
 
 
-def test_no_twins_are_shown_if_told_so(person, expert, beginner, tmp_path, monkeypatch):
-    seen = []
+def test_twins_can_be_switched_off(person, expert, beginner, tmp_path, monkeypatch):
+    twins_used = []
 
-    def note(_, train, *rest):
-        seen.append(train.twins)
+    def stop(_, train, *rest):
+        twins_used.append(train.twins)
         raise training.Stopped("enough")
 
-    monkeypatch.setattr(training, "fit", note)
+    monkeypatch.setattr(training, "fit", stop)
     assert run(person, tmp_path / "out.pth", expert, beginner, hp="twin_reference=false") == 130
-    assert seen == [False]
+    assert twins_used == [False]
 
 
-def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, monkeypatch):
-    """Drifting to and fro, as heads do: at no frame is it far from where the head is, and at none is it the same."""
+def test_twin_shows_the_head_in_the_same_place(tmp_path, astronaut, monkeypatch):
+    """The head drifts to and fro; its twin, of other frames, must always be where it is."""
     clips = [tmp_path / name for name in ("learned", "kept")]
     for clip in clips:
         clip.mkdir()
@@ -315,7 +315,7 @@ def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, 
     seen, read = [], adaptation._read
     monkeypatch.setattr(adaptation, "_read", lambda path: seen.append(path.parent.name) or read(path))
     adaptation.write_twins(clips[0], clips[:1])
-    assert set(seen) == {"learned"}  # or what is kept aside would be shown while it learns
+    assert set(seen) == {"learned"}  # otherwise training would show held-out frames
     adaptation.write_twins(clips[1], clips)
     for i in (3, 20, 55):
         clip = clips[i >= 50]
@@ -335,7 +335,7 @@ def test_the_reference_is_the_same_head_with_another_mouth(tmp_path, astronaut, 
         (Recipe(seconds=0.2, size=(160, 160)), "cannot be learned from"),
     ],
 )
-def test_videos_of_no_use_get_one_line(expert, beginner, tmp_path, capsys, recipe, words):
+def test_unusable_videos_get_one_line(expert, beginner, tmp_path, capsys, recipe, words):
     path = tmp_path / "video.mp4"
     write_clip(path, recipe)
     if words is None:
@@ -355,7 +355,7 @@ def test_videos_of_no_use_get_one_line(expert, beginner, tmp_path, capsys, recip
     assert words in err and err.count("\n") == 1 and not (tmp_path / "out.pth").exists()
 
 
-def test_a_video_of_nobody_gets_one_line(speech, expert, beginner, tmp_path, capsys):
+def test_video_without_a_face_gets_one_line(speech, expert, beginner, tmp_path, capsys):
     wall = ("-f", "lavfi", "-i", "testsrc=size=160x160:rate=25:duration=5.5")
     run_ffmpeg(*wall, "-stream_loop", 5, "-i", speech, "-t", 5.5, "-pix_fmt", "yuv420p", tmp_path / "wall.mp4")
     assert run(tmp_path / "wall.mp4", tmp_path / "out.pth", expert, beginner) == 2
@@ -370,8 +370,8 @@ def test_a_video_of_nobody_gets_one_line(speech, expert, beginner, tmp_path, cap
         ("here.mp4", "x.PNG", "must end in one of .pth"),
         ("here.mp4", "other.mp4", "must end in one of .pth"),
         ("here.mp4", ".", "folder"),
-        ("here.pth", "here.pth", "one of the files to read"),
-    ],  # which would be lost
+        ("here.pth", "here.pth", "one of the files to read"),  # it would be lost
+    ],
 )
 def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words):
     for name in ("here.mp4", "here.pth"):
@@ -381,22 +381,22 @@ def test_bad_arguments(expert, beginner, tmp_path, capsys, face, outfile, words)
     assert words in err and err.count("\n") == 1
 
 
-def test_what_hears_stays_as_it_is(expert):
-    """Its statistics went on, with norms that learn, while ``opening`` was about what it had given before."""
+def test_audio_encoder_stays_frozen(expert):
+    """With norms that learn, its statistics used to change, though ``opening`` was fitted to its old output."""
     options = adaptation.AdaptationOptions(expert=expert, judge=expert, settings="frozen_norms=false")
     with adaptation.hp.changed(adaptation.SETTINGS, options.settings):
         task = adaptation.open_task(adaptation.open_group(options), 0.125, options, SILENT)
         task.train_mode(True)
-        hearing = {name: value.clone() for name, value in task.generator.audio_encoder.state_dict().items()}
+        before = {name: value.clone() for name, value in task.generator.audio_encoder.state_dict().items()}
         x, mels = torch.rand(2, 6, 5, 96, 96), torch.randn(2, 5, 1, 80, 16)
         task.train_step([x, mels, torch.randn(2, 1, 80, 16), torch.rand(2, 3, 5, 96, 96)])
     after = task.generator.audio_encoder.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in hearing.items())
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert any(module.training for module in task.generator.modules())
 
 
-def test_windows_that_lie_apart_have_to_be_enough(tmp_path):
-    """Eleven frames were kept aside, and then the data set named a folder that nobody knows."""
+def test_too_few_separate_windows_are_refused(tmp_path):
+    """Eleven frames used to be held out; the data set's error then named a folder unknown to the user."""
     shown = [*(10 * n + i for n in range(12) for i in range(5)), *range(120, 129)]
     with pytest.raises(UserError, match="too few to learn from"):
         adaptation._first_kept(shown[-30:], tmp_path / "person.mp4")
