@@ -634,7 +634,7 @@ def test_split_keeps_speakers_apart(tmp_path):
 
 @pytest.mark.parametrize("name", ["s{}/{}.mp4", "s/{}_{}.mp4"])
 def test_split_is_stable_when_clips_come_and_go(tmp_path, name):
-    """With one speaker more, half of the validation clips used to be old training clips; so in a split by clip."""
+    """With one speaker more, half of the validation clips used to come from training; likewise by clip."""
     names = [name.format(speaker, take) for speaker in range(20) for take in range(5)]
     write_filelists(finished(*names), (0.8, 0.1, 0.1), 0, tmp_path)
     before = read_lists(tmp_path)
@@ -907,7 +907,7 @@ def test_long_shots_are_cut_into_even_pieces(roots, astronaut, murmur, capsys):
     assert run(roots, "--seconds", "1.9") == 2
 
 
-def test_long_shots_are_divided_evenly():
+def test_divide_makes_even_pieces():
     assert divide([(0, 100)]) == [range(100)]
     assert divide([(0, 100), (100, 900)], 10) == [
         range(100), range(100, 300), range(300, 500), range(500, 700), range(700, 900)
@@ -1051,7 +1051,7 @@ def test_verdicts_by_earlier_rules_are_renewed(roots, clip, monkeypatch):
 
 
 def test_shifted_clips_found_out_of_sync_later_are_dropped(roots):
-    """Clips shifted once used never to be found out of sync again."""
+    """A clip that was shifted once was never found out of sync again."""
     moved = dataclasses.replace(finished("a/1.mp4")[0], verdict="off by 8 frames", shifted=3, offset_frames=8)
     assert preprocessing.SyncCheck("correct").partition([moved])[0] == []
 

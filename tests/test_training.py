@@ -192,7 +192,7 @@ def test_step_stays_on_its_device(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_works_without_autocast(kind, monkeypatch):
-    """MPS has none before torch 2.5, which refuses even to switch it off."""
+    """Before torch 2.5, MPS has none, and torch refuses even to switch it off."""
 
     def refuse(*_, **__):
         raise RuntimeError("User specified an unsupported autocast device_type 'mps'")
@@ -1049,7 +1049,7 @@ def run_expert(arguments, workers, capsys):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_picture_is_named_and_skipped(corpus, tmp_path, capsys, workers):
-    """It used to end the run, or, with worker processes, to hang it."""
+    """It used to end the run, or, with worker processes, make it hang."""
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
     (data / "s0/clip0/20.jpg").write_bytes(b"junk")
