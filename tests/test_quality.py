@@ -1,4 +1,4 @@
-"""A lip-synced video beside its source, on videos whose differences are known."""
+"""A lip-synced video compared with its source, on videos whose differences are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FACE = slice(72, 184), slice(118, 228)  # where the photo's face is, in rows and
 
 @pytest.fixture(scope="module")
 def frames(astronaut) -> np.ndarray:
-    """One second of the photo, whose mouth is painted darker and brighter in turn."""
+    """One second of the photo, with its mouth darkened in every other frame."""
     still = np.stack([astronaut[:240, 60:380]] * 25).copy()
     still[::2, 150:165, 150:190] //= 2
     return still
@@ -42,26 +42,26 @@ def score(frames, source, tmp_path):
     return score_file(tmp_path / "made.mkv", source, SEARCH)
 
 
-def test_the_same_video(frames, source, tmp_path):
+def test_identical_video_scores_perfectly(frames, source, tmp_path):
     same = score(frames, source, tmp_path)
     assert (same.psnr, same.flicker, same.seam, same.frames) == (float("inf"), 0, 0, 25)
     assert (same.ssim, same.sharpness, same.motion) == pytest.approx((1, 1, 1))
 
 
-def test_a_mouth_that_rests(frames, source, tmp_path):
+def test_resting_mouth_has_no_motion(frames, source, tmp_path):
     still = frames.copy()
     still[:] = frames[1]
     assert score(still, source, tmp_path).motion == pytest.approx(0, abs=1e-3)
 
 
-def test_a_soft_face_is_less_sharp_and_like(frames, source, tmp_path):
+def test_blurred_face_is_less_sharp_and_less_similar(frames, source, tmp_path):
     soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 3) for frame in frames])
     found = score(soft, source, tmp_path)
     assert found.sharpness < 0.3 and found.ssim < 0.97 and 15 < found.psnr < 40
 
 
 def test_noise_outside_the_face_flickers(frames, source, tmp_path):
-    """Noise of one grey level, new in each frame: neighbours differ by two of them, |a - b| of uniform -1 … 1."""
+    """Noise is -1, 0 or 1 grey levels, new in each frame: two of them differ by 8/9 on average."""
     noise = np.random.default_rng(0).integers(-1, 2, frames.shape[:3])[..., None]
     noise[:, FACE[0], FACE[1]] = 0
     noisy = np.clip(frames.astype(int) + noise, 0, 255).astype(np.uint8)
@@ -69,8 +69,8 @@ def test_noise_outside_the_face_flickers(frames, source, tmp_path):
     assert found.flicker == pytest.approx(8 / 9, rel=0.1) and found.seam < 0.3
 
 
-def put_in(frames, source, levels):
-    """Brighten the box of the face by so many grey levels in each frame."""
+def brighten_face(frames, source, levels):
+    """Brighten the face's box by these grey levels, one for each frame."""
     info = video.probe(source)
     ((x1, y1, x2, y2), *_) = padded_boxes(follow_face(SEARCH.find(info), 12), (0, 0, 0, 0), info)
     made = frames.copy()
@@ -80,40 +80,40 @@ def put_in(frames, source, levels):
 
 
 def test_a_seam_is_the_step_across_the_border(frames, source, tmp_path):
-    found = score(put_in(frames, source, [6] * 25), source, tmp_path)
+    found = score(brighten_face(frames, source, [6] * 25), source, tmp_path)
     assert found.seam == pytest.approx(6, abs=0.5) and found.jitter == found.flicker == 0
     brighter = np.clip(frames.astype(int) + 6, 0, 255).astype(np.uint8)
     assert score(brighter, source, tmp_path).seam < 0.5
 
 
-def test_the_border_is_where_mouths_were_put_in(frames, source, tmp_path):
-    """Elsewhere than the face, the seam is seen there alone; the face is compared where it is."""
+def test_seam_is_measured_where_the_mouth_was_drawn(frames, source, tmp_path):
+    """If that is not the face's box, only the seam is measured there; the face is compared where it is."""
     top, bottom, left, right = 20, 220, 20, 300
     made = frames.copy()
     made[:, top:bottom, left:right] = np.clip(made[:, top:bottom, left:right].astype(int) + 6, 0, 255)
     write_clip(tmp_path / "made.mkv", made, "25", *LOSSLESS)
-    there, here = (
+    at_box, at_face = (
         score_file(tmp_path / "made.mkv", source, SEARCH, drawn=drawn)
         for drawn in ([(left, top, right, bottom)] * 25, None)
     )
-    assert there.seam == pytest.approx(6, abs=0.5) and here.seam < 0.5
-    assert (there.psnr, there.motion, there.flicker) == (here.psnr, here.motion, here.flicker)
+    assert at_box.seam == pytest.approx(6, abs=0.5) and at_face.seam < 0.5
+    assert (at_box.psnr, at_box.motion, at_box.flicker) == (at_face.psnr, at_face.motion, at_face.flicker)
 
 
-def test_a_border_that_trembles(frames, source, tmp_path):
-    found = score(put_in(frames, source, [0, 6] * 12 + [0]), source, tmp_path)
+def test_border_that_changes_between_frames_jitters(frames, source, tmp_path):
+    found = score(brighten_face(frames, source, [0, 6] * 12 + [0]), source, tmp_path)
     assert found.seam == pytest.approx(3, abs=0.4) and found.jitter == pytest.approx(6, abs=0.5)
     assert found.upper_flicker == pytest.approx(6, abs=0.5) and found.flicker < 0.1
 
 
-def test_a_face_that_fills_the_picture_has_no_seam(frames, source, tmp_path):
-    write_clip(tmp_path / "made.mkv", put_in(frames, source, [6] * 25), "25", *LOSSLESS)
+def test_face_that_fills_the_picture_has_no_seam(frames, source, tmp_path):
+    write_clip(tmp_path / "made.mkv", brighten_face(frames, source, [6] * 25), "25", *LOSSLESS)
     found = score_file(tmp_path / "made.mkv", source, SEARCH, pads=(999, 999, 999, 999))
     assert np.isnan([found.seam, found.jitter, found.flicker]).all() and found.upper_flicker == 0
 
 
-def test_a_cut_is_no_movement(frames, tmp_path):
-    """The mouth moves a tenth as far as filmed, before and after a cut, at which the whole picture changes."""
+def test_cut_does_not_count_as_motion(frames, tmp_path):
+    """The mouth moves a tenth as far as filmed, before and after a cut at which the whole picture changes."""
     shots = frames, (0.6 * frames[:, :, ::-1]).astype(np.uint8)
     calm = [(0.9 * shot[1] + 0.1 * shot).astype(np.uint8) for shot in shots]
     for name, pictures in (("filmed", shots), ("made", calm)):
@@ -122,8 +122,8 @@ def test_a_cut_is_no_movement(frames, tmp_path):
     assert found.frames == 50 and found.motion == pytest.approx(0.01, abs=0.01)
 
 
-def test_who_comes_later_is_not_whose_mouth_was_made(frames, tmp_path):
-    """The made video ends before a larger face enters, which was never lip-synced; both are numbered as anywhere."""
+def test_face_that_enters_later_is_not_compared(frames, tmp_path):
+    """The made video ends before a larger face enters, which was therefore never lip-synced."""
     small = np.full((25, 240, 480, 3), 90, np.uint8)
     small[:, 60:180, :160] = [cv2.resize(frame, (160, 120)) for frame in frames]
     both = small.copy()
@@ -138,7 +138,7 @@ def test_who_comes_later_is_not_whose_mouth_was_made(frames, tmp_path):
     assert largest == first and first.frames == 25 and first.psnr < 15
 
 
-def test_odd_sides_are_a_pixel_longer_in_the_file(frames, tmp_path):
+def test_padding_of_odd_sides_is_ignored(frames, tmp_path):
     odd = frames[:, 1:, 1:]
     write_clip(tmp_path / "filmed.mkv", odd, "25", *LOSSLESS)
     write_clip(tmp_path / "made.mkv", np.pad(odd, ((0, 0), (0, 1), (0, 1), (0, 0)), "edge"), "25", *LOSSLESS)
@@ -150,13 +150,13 @@ def test_odd_sides_are_a_pixel_longer_in_the_file(frames, tmp_path):
     ("size", "count", "words"),
     [((120, 160), 25, "compare videos of the same size"), ((240, 320), 1, "to compare: 1 of at least 2")],
 )
-def test_what_cannot_be_compared(frames, source, tmp_path, size, count, words):
+def test_incomparable_videos_are_refused(frames, source, tmp_path, size, count, words):
     small = np.stack([cv2.resize(frame, size[::-1]) for frame in frames[:count]])
     with pytest.raises(ValueError, match=words):
         score(small, source, tmp_path)
 
 
-def test_a_photo_that_was_made_to_speak_is_compared_with_the_photo(frames, tmp_path):
+def test_lip_synced_photo_is_compared_with_the_photo(frames, tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), frames[1])
     still = score(frames[1:2].repeat(5, 0), tmp_path / "photo.png", tmp_path)
     assert (still.psnr, still.frames) == (float("inf"), 5)
@@ -164,7 +164,7 @@ def test_a_photo_that_was_made_to_speak_is_compared_with_the_photo(frames, tmp_p
         score_file(tmp_path / "photo.png", tmp_path / "made.mkv", SEARCH)
 
 
-def test_the_script(frames, source, tmp_path, capsys):
+def test_score_quality(frames, source, tmp_path, capsys):
     write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
     command = ["--generated", tmp_path / "made.mkv", "--source", source, "--face_detector", "centerface"]
     tables = ["--json", tmp_path / "q.json", "--csv", tmp_path / "q.csv"]
@@ -177,24 +177,24 @@ def test_the_script(frames, source, tmp_path, capsys):
     assert "give one for each" in capsys.readouterr().err
 
 
-def test_faces_are_found_on_the_device_that_is_asked_for(tmp_path, monkeypatch):
-    """S3FD took the CPU, whatever was asked for."""
+def test_faces_are_detected_on_the_requested_device(tmp_path, monkeypatch):
+    """S3FD used to run on the CPU, whatever device was requested."""
     monkeypatch.setattr(score_quality, "pick_device", lambda name: torch.device("meta"))
     searches = []
     monkeypatch.setattr(score_quality, "compare_files", lambda pairs, search, *_, **__: searches.append(search))
-    with pytest.raises(AttributeError):  # as nothing is compared
+    with pytest.raises(AttributeError):  # compare_files returns None here
         score_quality.run(score_quality.get_parser().parse_args(["--generated", "a.mp4", "--source", "b.mp4"]))
     assert searches[0].device.type == "meta"
 
 
-def test_another_rate_than_the_sources(frames, source, tmp_path):
+def test_frame_rate_may_differ_from_the_source(frames, source, tmp_path):
     """Made with --fps 12.5, it shows every other frame."""
     write_clip(tmp_path / "slow.mkv", frames[::2], "12.5", *LOSSLESS)
     found = score_file(tmp_path / "slow.mkv", source, SEARCH)
     assert found.frames >= 12 and found.psnr == float("inf") and found.flicker == 0
 
 
-def test_a_bad_video_does_not_stop_the_others(frames, source, tmp_path, capsys):
+def test_bad_video_does_not_stop_the_others(frames, source, tmp_path, capsys):
     write_clip(tmp_path / "made.mkv", frames, "25", *LOSSLESS)
     (tmp_path / "bad.mkv").write_text("no video")
     made = [str(tmp_path / name) for name in ("bad.mkv", "made.mkv")]

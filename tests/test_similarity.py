@@ -40,8 +40,8 @@ def expert_checkpoint(tmp_path_factory, filled):
 # Golden
 
 
-def test_similarity_of_the_filled_expert(shared, filled):
-    """The window of the golden training sample, reached through our own crops, windows and mels."""
+def test_similarity_of_the_golden_sample(shared, filled):
+    """Our own crops, windows and mels give the similarity of the golden training sample."""
     golden, clip = np.load(shared / "golden/dataset.npz"), shared / "golden/preprocessed/s0/00001"
     expert = filled(models.SyncNet_color)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def unit(seed: int, count: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def a_face(vectors: np.ndarray, starts: list[int] | None = None) -> Face:
+def make_face(vectors: np.ndarray, starts: list[int] | None = None) -> Face:
     starts = np.arange(len(vectors)) if starts is None else np.array(starts)
     return Face(np.zeros((len(vectors) + 4, 4)), starts, vectors[starts], np.zeros((96, 96, 3), np.uint8))
 
@@ -83,7 +83,7 @@ def a_face(vectors: np.ndarray, starts: list[int] | None = None) -> Face:
 @pytest.mark.parametrize("late", [-15, -3, 0, 1, 7, 15])
 def test_an_inserted_offset_is_found(late):
     moments = unit(0, 140)
-    face, voice = a_face(moments[20:80]), Voice(moments[20 - late : 80 - late])
+    face, voice = make_face(moments[20:80]), Voice(moments[20 - late : 80 - late])
     result = compare(face, voice)
     assert result.offset_frames == late and result.curve[15 + late] == pytest.approx(1, abs=1e-5)
     assert result.verdict == ("in sync" if abs(late) <= 1 else f"off by {late} frames")
@@ -91,57 +91,57 @@ def test_an_inserted_offset_is_found(late):
 
 
 def test_strangers_are_unrelated():
-    assert compare(a_face(unit(1, 100)), Voice(unit(2, 100))).verdict == "unrelated"
-    told = str(SimilarityMatrix(["a.wav"], [a_face(unit(seed, 100)) for seed in (1, 3)], [Voice(unit(2, 100))]))
-    assert re.search(r"voice 1 \(a.wav\): face [12] is nearest\n.*unrelated", told, re.DOTALL)
+    assert compare(make_face(unit(1, 100)), Voice(unit(2, 100))).verdict == "unrelated"
+    printed = str(SimilarityMatrix(["a.wav"], [make_face(unit(seed, 100)) for seed in (1, 3)], [Voice(unit(2, 100))]))
+    assert re.search(r"voice 1 \(a.wav\): face [12] is nearest\n.*unrelated", printed, re.DOTALL)
 
 
 @pytest.mark.parametrize("seen, heard", [(30, 50), (50, 30), (5, 5), (8, 5)])
-def test_there_is_a_similarity_for_every_window_that_both_have(seen, heard):
-    """min(video frames, frames that the sound covers) - 4, and every value where it belongs."""
-    face, voice = a_face(unit(1, seen - 4)), Voice(unit(2, heard - 4))
+def test_every_window_with_face_and_sound_has_a_similarity(seen, heard):
+    """There are min(video frames, frames with sound) - 4 of them, each value in its place."""
+    face, voice = make_face(unit(1, seen - 4)), Voice(unit(2, heard - 4))
     result = compare(face, voice)
     count = min(seen, heard) - 4
     assert result.describe().nobs == count and result.missing == 0 and voice.frames == heard
     np.testing.assert_allclose(result.similarity, (face.vectors[:count] * voice.vectors[:count]).sum(1), rtol=1e-5)
 
 
-def test_who_speaks_is_told_by_contrast_not_by_level():
-    """A face that is like any voice does not win against the one that moves with it."""
+def test_speaker_is_chosen_by_contrast_not_by_level():
+    """A face that is similar to any voice does not win over the one that moves with it."""
     moments, constant = unit(0, 60), unit(3, 1)
-    vague = a_face(np.repeat(moments.mean(0, keepdims=True) / np.linalg.norm(moments.mean(0)), 60, 0))
+    vague = make_face(np.repeat(moments.mean(0, keepdims=True) / np.linalg.norm(moments.mean(0)), 60, 0))
     mixed = 0.5 * moments + 0.5 * constant
-    table = SimilarityMatrix(["voice"], [vague, a_face(0.8 * mixed)], [Voice(moments)])
+    table = SimilarityMatrix(["voice"], [vague, make_face(0.8 * mixed)], [Voice(moments)])
     assert table.means[0, 0] > table.means[1, 0] and table.best_face(0) == 1
 
 
 @pytest.mark.parametrize("late", [-9, -4, 0, 4, 9])
-def test_who_speaks_is_told_whenever_the_sound_comes(late):
-    """By the moment as it is alone, the other face would win as often as not where the sound is off."""
+def test_speaker_is_found_if_the_sound_is_early_or_late(late):
+    """Compared at offset 0 alone, the other face would win half the time if the sound is shifted."""
     rng = np.random.default_rng(5)
     for seed in range(8):
         moments = unit(seed, 70)
         heard = np.roll(moments, late, axis=0) + 0.1 * rng.standard_normal(moments.shape)
         voice = Voice((heard / np.linalg.norm(heard, axis=1, keepdims=True)).astype(np.float32))
-        table = SimilarityMatrix(["voice"], [a_face(unit(100 + seed, 70)), a_face(moments)], [voice])
+        table = SimilarityMatrix(["voice"], [make_face(unit(100 + seed, 70)), make_face(moments)], [voice])
         assert table.best_face(0) == 1 and table.best(0).offset_frames == late
         assert table.best_voice(1) == 0
 
 
-def test_a_face_that_is_seen_for_a_moment_does_not_speak():
-    """Of few windows chance makes a peak without a rival."""
+def test_briefly_seen_face_is_not_the_speaker():
+    """In few windows, chance makes a peak without a rival."""
     moments = unit(0, 70)
-    passing = a_face(np.where(np.arange(70)[:, None] < 8, np.roll(moments, -6, axis=0), unit(9, 70)), range(8))
-    table = SimilarityMatrix(["voice"], [passing, a_face(0.3 * moments + 0.7 * unit(7, 70))], [Voice(moments)])
+    brief = make_face(np.where(np.arange(70)[:, None] < 8, np.roll(moments, -6, axis=0), unit(9, 70)), range(8))
+    table = SimilarityMatrix(["voice"], [brief, make_face(0.3 * moments + 0.7 * unit(7, 70))], [Voice(moments)])
     assert table.results[0][0].confidence > table.results[1][0].confidence and table.best_face(0) == 1
 
 
 def test_windows_without_a_face_are_counted():
     moments = unit(0, 40)
-    kept = [i for i in range(40) if not 10 <= i < 17]
-    result = compare(a_face(moments, kept), Voice(moments))
+    seen = [i for i in range(40) if not 10 <= i < 17]
+    result = compare(make_face(moments, seen), Voice(moments))
     assert result.missing == 7 and "7 of 40" in str(result)
-    np.testing.assert_array_equal(result.windows, kept)
+    np.testing.assert_array_equal(result.windows, seen)
     np.testing.assert_allclose(result.similarity, 1, atol=1e-5)
 
 
@@ -153,21 +153,21 @@ def test_one_missing_face_costs_five_windows():
 
 
 def test_silence_matches_no_face():
-    assert compare(a_face(unit(4, 60)), Voice(unit(4, 60), silent=True)).verdict == "silent"
+    assert compare(make_face(unit(4, 60)), Voice(unit(4, 60), silent=True)).verdict == "silent"
 
 
-def test_a_voice_that_never_meets_a_face_keeps_no_figures_from_the_others():
-    """It ends before the face appears: nothing is known of it, and the other voice is told as ever."""
-    face = a_face(unit(1, 60))
-    late = replace(face, starts=face.starts + 60, boxes=np.concatenate((np.full((60, 4), np.nan), face.boxes)))
-    told = SimilarityMatrix(["long", "short"], [late], [Voice(unit(2, 130)), Voice(unit(3, 20))])
-    long, short = told.to_json()["voices"]
+def test_voice_without_a_face_gets_no_figures_of_another():
+    """It ends before the face appears, so it has no figures; the other voice is reported as usual."""
+    face = make_face(unit(1, 60))
+    late_face = replace(face, starts=face.starts + 60, boxes=np.concatenate((np.full((60, 4), np.nan), face.boxes)))
+    matrix = SimilarityMatrix(["long", "short"], [late_face], [Voice(unit(2, 130)), Voice(unit(3, 20))])
+    long, short = matrix.to_json()["voices"]
     assert (short["nobs"], short["mean"], short["verdict"]) == (0, None, "too short to tell") and long["nobs"] == 60
-    assert "voice 2 (short): face 1" in str(told)
+    assert "voice 2 (short): face 1" in str(matrix)
 
 
 def test_description_is_printed_as_scipy_prints_it():
-    text = str(compare(a_face(unit(1, 20)), Voice(unit(2, 20))).describe())
+    text = str(compare(make_face(unit(1, 20)), Voice(unit(2, 20))).describe())
     assert text.startswith("DescribeResult(nobs=20, minmax=(0.") and "np." not in text
     assert all(f"{name}=" in text for name in ("mean", "variance", "skewness", "kurtosis"))
 
@@ -184,14 +184,14 @@ def test_resample_moves_items_to_the_nearest_place(source, target):
     )
 
 
-def test_every_face_of_every_shot():
+def test_faces_are_numbered_from_the_left_in_every_shot():
     left, right = [10, 10, 60, 60, 1], [110, 10, 160, 60, 1]
     shots = [[right, left]] * 20 + [[left]] * 20
     found = Detections([np.array(b, np.float32) for b in shots], [40.0 if i == 20 else 0.0 for i in range(40)])
     first, second = follow_faces(found, 5)
     assert (first[:, 0] == 10).all() and (second[:20, 0] == 110).all() and np.isnan(second[20:]).all()
     found.boxes[5] = np.empty((0, 5), np.float32)
-    assert np.flatnonzero(np.isnan(follow_faces(found, 5)[0][:, 0])).tolist() == [5]  # not filled in
+    assert np.flatnonzero(np.isnan(follow_faces(found, 5)[0][:, 0])).tolist() == [5]  # the gap is not filled
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -234,11 +234,11 @@ def test_one_face_one_voice(measure, speech, talking_clip, tmp_path, expert_chec
     command = ["--checkpoint_path", small_checkpoint, "--syncnet_checkpoint_path", expert_checkpoint]
     command += ["--face", talking_clip, "--audio", speech, "--face_detector", "centerface", "--outfile", "o.mp4"]
     assert inference.main(list(map(str, command))) == 0
-    assert capsys.readouterr().out.startswith(out)  # the same program through the other door
+    assert capsys.readouterr().out.startswith(out)  # inference.py measures the same
 
 
-def test_a_box_for_more_frames_than_there_are(speech, talking_clip, expert_checkpoint):
-    """inference.py --box gives one for every frame of the sound, and those after the picture counted as faceless."""
+def test_boxes_after_the_last_frame_are_ignored(speech, talking_clip, expert_checkpoint):
+    """inference.py --box gives a box per frame of sound; those after the last picture used to count as faceless."""
     source = video.probe(talking_clip)
     boxes = np.tile([40.0, 40.0, 120.0, 120.0], (60, 1))
     result = score_boxes(source, boxes, speech, open_expert(expert_checkpoint))
@@ -262,7 +262,7 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
     assert [pair["mean"] for pair in found["pairs"]] == pytest.approx(np.ravel(found["matrix"]))
     assert (
         found["nobs"] == 6 and found["tracks"][0]["box"][0] < 240 < found["tracks"][1]["box"][0]
-    )  # 12 at 30: 10 at 25
+    )  # 12 frames at 30 fps: 10 at 25
     assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + 4 * 6
 
 
@@ -300,7 +300,7 @@ def test_wrong_checkpoint(measure, small_checkpoint, speech):
     assert code == 2 and "should hold SyncNet_color weights, but it holds Wav2Lip weights" in err
 
 
-def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told):
+def test_silent_voice_is_reported(expert_checkpoint, talking_clip, silence, speech, told):
     expert, search = open_expert(expert_checkpoint), FaceSearch("centerface")
     measured = sync.measure(talking_clip, [speech, silence], expert, search, told)
     assert [row[1].verdict for row in measured.matrix.results] == ["silent"]
@@ -310,12 +310,12 @@ def test_silence_is_said(expert_checkpoint, talking_clip, silence, speech, told)
     ]
 
 
-def test_pauses_do_not_level_the_curve():
-    """A mouth at rest fits to silence at any offset: clips with pauses were "unrelated", and dropped."""
+def test_pauses_do_not_flatten_the_curve():
+    """A mouth at rest matches silence at any offset: clips with pauses used to be "unrelated", and were dropped."""
     moments, rest = unit(1, 60), np.tile(unit(2, 1), (140, 1))
-    face, vectors = a_face(np.concatenate((moments, rest))), np.concatenate((moments, rest))
+    face, vectors = make_face(np.concatenate((moments, rest))), np.concatenate((moments, rest))
     spoken = np.arange(200) < 60
-    alone, paused = compare(a_face(moments), Voice(moments)), compare(face, Voice(vectors, spoken))
+    alone, paused = compare(make_face(moments), Voice(moments)), compare(face, Voice(vectors, spoken))
     assert paused.verdict == alone.verdict == "in sync" and paused.confidence == pytest.approx(alone.confidence, 0.1)
     assert paused.contrast == pytest.approx(alone.contrast, 0.1) and paused.describe().nobs == 200
     short = compare(face, Voice(vectors, np.arange(200) < 24))
@@ -324,8 +324,8 @@ def test_pauses_do_not_level_the_curve():
 
 
 @pytest.mark.parametrize("windows, verdict", [(24, "too short to tell"), (25, "in sync")])
-def test_a_second_of_a_face_is_too_little_to_tell(windows, verdict):
-    """Of strangers, every other one was found to belong together in half a second."""
+def test_one_second_is_too_short_for_a_verdict(windows, verdict):
+    """In half a second, every other pair of strangers used to be found related."""
     curve = np.full(2 * MAX_OFFSET + 1, 0.1)
     curve[MAX_OFFSET] = 0.9
     result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve, windows)
