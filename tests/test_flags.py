@@ -17,12 +17,12 @@ from models import weights
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
-    """Two utterances of one drawn head, with the truth beside them."""
+    """Two utterances of one drawn head, with the ground truth beside them."""
     recipe = Recipe(seed=5, seconds=0.8, size=(192, 192))
     return [make_clip(tmp_path_factory.mktemp("heads"), recipe, number) for number in (0, 1)]
 
 
-def test_a_row_for_each_flag(heads, tmp_path, capsys):
+def test_table_has_a_row_for_each_flag(heads, tmp_path, capsys):
     outputs = ["--folder", tmp_path, "--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv"]
     rows = ["blend box", "blend feather"]
     assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.48, *outputs, "--flags", *rows))]) == 0
@@ -35,7 +35,7 @@ def test_a_row_for_each_flag(heads, tmp_path, capsys):
     def figure(row: str, name: str) -> float:
         return float(table[row][name])
 
-    assert figure("as filmed", "psnr") > figure("defaults", "psnr") > 20  # encoded alone, it is nearly what was filmed
+    assert figure("as filmed", "psnr") > figure("defaults", "psnr") > 20  # only re-encoded: nearly what was filmed
     assert figure("as filmed", "motion") == pytest.approx(1, abs=0.2) and table["as filmed"]["cpu_ms"] == ""
     assert figure("--blend box", "seam") > figure("defaults", "seam") > 0
     assert figure("--blend box", "sharpness") < figure("defaults", "sharpness")
@@ -48,18 +48,18 @@ def test_a_row_for_each_flag(heads, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "0_clip00000.png")).shape == (3 * flags.SIDE, flags.COLUMNS * flags.SIDE, 3)
 
 
-def test_a_mirror_draws_what_it_is_shown(tmp_path):
+def test_mirror_network_reproduces_its_reference(tmp_path):
     network = weights.load_model(flags.write_mirror(tmp_path))
     faces, mels = torch.rand(2, 6, 96, 96, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 1, 80, 16)
     assert network.width == 1 and 255 * (network(mels, faces) - faces[:, 3:]).abs().mean() < 1.5
 
 
-def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
+def test_mirror_network_scores_geometry_only(heads, tmp_path):
     command = ("--videos", *heads, "--seconds", 0.12, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
     assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())
     assert set(rows["defaults"]) == {*flags.GEOMETRY, "motion", "cpu_ms"}
-    assert min(rows["defaults"]["psnr"]) > 30  # the face comes back, but for what 96 pixels lose
+    assert min(rows["defaults"]["psnr"]) > 30  # the face itself, except for what 96 pixels lose
     small = video.probe(tmp_path / "resize_factor_2" / "other" / "0_clip00000.mp4")
     assert (small.width, small.height) == (96, 96) and len(rows["--resize_factor 2"]["seam"]) == 2
 
@@ -78,14 +78,14 @@ def test_of_a_mirror_only_geometry_is_told(heads, tmp_path):
         (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python does not exist"),
     ],
 )
-def test_slips_show_before_any_work_is_done(heads, tmp_path, capsys, wrong, words):
+def test_wrong_arguments_are_reported_before_any_work(heads, tmp_path, capsys, wrong, words):
     assert flags.main([*map(str, ("--videos", *heads, "--folder", tmp_path / "out")), *wrong]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "out" / "filmed").exists()
 
 
-def test_what_differs_by_more_than_chance_is_bold():
+def test_differences_beyond_chance_are_bold():
     assert flags.differs([2.0, 3.1, 4.0], [1.0, 2.0, 3.0]) and not flags.differs([2.0, 1.0], [1.0, 2.0])
-    assert not flags.differs([float("nan"), 1.0], [1.0, 2.0])  # one clip tells nothing
+    assert not flags.differs([float("nan"), 1.0], [1.0, 2.0])  # one clip is not enough
     rows = {"defaults": {"seam": [1.0, 2.0, 3.0]}, "--x": {"seam": [2.0, 3.1, 4.0], "leak": [0.5]}}
     lines = flags.text(rows).splitlines()
     assert lines[0] == "| flags | seam | leak |" and lines[2:] == [

@@ -1,4 +1,4 @@
-"""Which of several faces speaks, or looks like a picture: shot by shot, and what is said if nobody does."""
+"""Which face speaks or looks like a picture, shot by shot, and the errors if no face does."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from faces import FaceSearch
 from lipsync import LipSync, Options
 from speakers import MAX_OFFSET, FacesByShot
 
-SAID = Recipe(seed=2020, seconds=2.4)
+RECIPE = Recipe(seed=2020, seconds=2.4)
 LEFT, RIGHT = [10, 10, 60, 60], [110, 10, 160, 60]
 
 
-def seen_in(*shots: list[list[int]]) -> Detections:
-    """What a detector would see in shots of 20 frames with faces at these places."""
+def detections_of(*shots: list[list[int]]) -> Detections:
+    """What a detector finds in shots of 20 frames with faces at these places."""
     boxes = [np.array([[*box, 1] for box in shot], np.float32).reshape(-1, 5) for shot in shots for _ in range(20)]
     return Detections(boxes, [40.0 if i and i % 20 == 0 else 0.0 for i in range(len(boxes))])
 
 
-class Table:
-    """Wishes for what a table says."""
+class GivenScores:
+    """A criterion with given scores."""
 
     DESCRIPTION, THRESHOLD = "who is wanted", 0.5
 
@@ -47,65 +47,65 @@ class Table:
 
 def follow(found: Detections, *rows: list[float]) -> FacePath:
     source = video.VideoInfo("", 200, 100, Fraction(25))
-    path = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, Table(*rows)))
+    path = FacePath(lambda: speakers.follow([found], source, (0, 0, 0, 0), True, GivenScores(*rows)))
     path.known(None)
     return path
 
 
-def test_the_best_of_each_shot_is_followed_if_good_enough():
-    path = follow(seen_in([LEFT, RIGHT], [RIGHT, LEFT], [LEFT, RIGHT]), [0.1, 0.6], [0.4, 0.4], [0.9, 0.8])
+def test_best_face_of_each_shot_is_followed_if_good_enough():
+    path = follow(detections_of([LEFT, RIGHT], [RIGHT, LEFT], [LEFT, RIGHT]), [0.1, 0.6], [0.4, 0.4], [0.9, 0.8])
     assert path.boxes == [tuple(RIGHT)] * 20 + [None] * 20 + [tuple(LEFT)] * 20
     assert np.flatnonzero(np.isnan(path.seen[:, 0])).tolist() == list(range(20, 40))
     with pytest.raises(UserError, match="nobody: 0.4"):
-        follow(seen_in([LEFT, RIGHT]), [0.4, 0.3])
+        follow(detections_of([LEFT, RIGHT]), [0.4, 0.3])
     with pytest.raises(UserError, match="no face was found"):
-        follow(seen_in([]), [])
+        follow(detections_of([]), [])
 
 
-def test_who_is_seen_for_a_moment_is_not_chosen():
-    """Of 40 and 9 windows, chance makes the few match better."""
+def test_briefly_seen_face_is_not_chosen():
+    """Nine frames may match better than forty by chance."""
     scores = speakers.without_brief_faces(np.array([[0.2, 0.9, np.nan]]), np.array([[40, 9, 40]]))
     assert scores.tolist() == [[0.2, -np.inf, -np.inf]]
 
 
-def curve(peak: int, height: float) -> np.ndarray:
+def peaked_curve(peak: int, height: float) -> np.ndarray:
     values = np.zeros(2 * MAX_OFFSET + 1)
     values[MAX_OFFSET + peak] = height
     return values
 
 
-def test_sound_that_is_late_throughout_is_compared_where_it_belongs():
+def test_usual_offset_is_that_of_all_shots_together():
     frames = np.full((2, 2), 25)
-    late = np.array([[curve(4, 0.6), curve(0, 0.1)], [curve(-9, 0.2), curve(4, 0.5)]])
+    late = np.array([[peaked_curve(4, 0.6), peaked_curve(0, 0.1)], [peaked_curve(-9, 0.2), peaked_curve(4, 0.5)]])
     assert speakers.usual_offset(late, frames) == 4
     assert speakers.usual_offset(0.3 * late, frames) == 0  # too little to be certain
     assert speakers.usual_offset(np.full((2, 2, 2 * MAX_OFFSET + 1), np.nan), frames) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# With the networks that come along: what the one has made, the other has to tell
+# With the included networks: the expert must recognise what the generator has made
 
 
 @pytest.fixture(scope="module")
 def conversation(tmp_path_factory, astronaut):
-    """Two shots of two faces, and the four speeches that they say, the left one's first."""
+    """A film of two shots with two faces each, and their four speeches: in each shot, first the left face's."""
     folder = tmp_path_factory.mktemp("conversation")
     lips = LipSync(search=FaceSearch("centerface", folder=folder))
     speeches = [folder / f"{number}.wav" for number in range(4)]
     for number, path in enumerate(speeches):
-        write_speech(path, SAID, 2 * number)
+        write_speech(path, RECIPE, 2 * number)
     pair = np.concatenate((astronaut[:240, 60:380], astronaut[:240, 60:380][:, ::-1]), axis=1)
     for shot, light in enumerate((1.0, 0.7)):
         cv2.imwrite(str(folder / f"{shot}.png"), pair * light)
-        said = dict(enumerate(speeches[2 * shot : 2 * shot + 2]))
-        lips.run(folder / f"{shot}.png", said, folder / f"{shot}.mp4")
+        speech_of_face = dict(enumerate(speeches[2 * shot : 2 * shot + 2]))
+        lips.run(folder / f"{shot}.png", speech_of_face, folder / f"{shot}.mp4")
     inputs = ("-i", folder / "0.mp4", "-i", folder / "1.mp4")
     run_ffmpeg(*inputs, "-filter_complex", "[0:v][1:v]concat", "-crf", 10, "-an", folder / "mute.mp4")
     return folder / "mute.mp4", speeches
 
 
 @pytest.mark.parametrize("heard, places", [((0, 3), "LR"), ((1, 2), "RL"), ((1, 1), "R-")])
-def test_who_speaks_is_told_shot_by_shot(conversation, tmp_path, told, heard, places):
+def test_speaker_is_found_in_each_shot(conversation, tmp_path, told, heard, places):
     film, speeches = conversation
     inputs = [part for number in heard for part in ("-i", speeches[number])]
     streams = ("-filter_complex", "[1:a][2:a]concat=v=0:a=1", "-map", "0:v", "-c:v", "copy")
@@ -113,12 +113,12 @@ def test_who_speaks_is_told_shot_by_shot(conversation, tmp_path, told, heard, pl
     lips = LipSync(search=FaceSearch("centerface", folder=film.parent), report=told)
     face = lips.find_face(video.probe(tmp_path / "talk.mp4"), 10**6, Options(pads=(0,) * 4, speaker="auto"))
     found = ["-" if box is None else "LR"[box[0] > 320] for box in face.path.boxes]
-    assert found == [place for place in places for _ in range(SAID.frames)]
-    stay = "60 of 120 frames (2.4 s) do not show who speaks: seconds 2.4-4.8; they are left as they are"
-    assert told.notes == ([stay] if "-" in places else [])
+    assert found == [place for place in places for _ in range(RECIPE.frames)]
+    note = "60 of 120 frames (2.4 s) do not show who speaks: seconds 2.4-4.8; they are left as they are"
+    assert told.notes == ([note] if "-" in places else [])
 
 
-def followed(path, **options):
+def followed_boxes(path, **options):
     lips = LipSync(search=FaceSearch("centerface"))
     return lips.find_face(video.probe(path), 10**6, Options(pads=(0, 0, 0, 0), **options)).path.boxes
 
@@ -129,16 +129,16 @@ def test_real_people_side_by_side(shared, tmp_path):
         made = tmp_path / f"{place}.mp4"
         inputs = [part for path in clips for part in ("-i", path)]
         run_ffmpeg(*inputs, "-filter_complex", "hstack", "-map", f"{place}:a", "-shortest", made)
-        assert {box[0] > 360 for box in followed(made, speaker="auto")} == {bool(place)}
+        assert {box[0] > 360 for box in followed_boxes(made, speaker="auto")} == {bool(place)}
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# By a picture, as a user does it; in SFace's place is the mean colour
+# By a picture, as a user runs it; the mean colour stands in for SFace
 
 
 @pytest.fixture
 def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
-    """``program("--flag", value, face=…)`` returns (exit code, stderr); ``pair.mp4`` is a face, and one turned blue."""
+    """``program("--flag", value, face=…)`` returns (exit code, stderr); ``pair.mp4`` shows a face and a blue one."""
     monkeypatch.chdir(tmp_path)
     face = astronaut[:240, 60:380]
     write_clip(tmp_path / "pair.mp4", np.stack([np.concatenate((face, face[:, ::-1, ::-1]), axis=1)] * 25))
@@ -156,7 +156,7 @@ def program(small_checkpoint, speech, tmp_path, monkeypatch, capsys, astronaut):
 
 
 @pytest.mark.parametrize("picture, place", [("red.png", 0), ("blue.png", 1)])
-def test_the_face_in_the_picture_is_taken(program, tmp_path, picture, place):
+def test_face_in_the_picture_is_chosen(program, tmp_path, picture, place):
     assert program("--face_like", picture, "--identity", "sface.onnx") == (0, "")
     before, after = (
         np.stack([next(video.read_frames(video.probe(tmp_path / name)))]).astype(float)
@@ -166,8 +166,8 @@ def test_the_face_in_the_picture_is_taken(program, tmp_path, picture, place):
     assert moved[place] > 5 and moved[1 - place] < 3
 
 
-def test_nobody_looks_like_that(program, tmp_path):
-    """A network that finds everybody else at a right angle to the one in the picture."""
+def test_no_face_looks_like_the_picture(program, tmp_path):
+    """The network finds every other identity at a right angle to the one in the picture."""
     answers = iter([np.array([1.0, 0.0])])
     search = FaceSearch("centerface")
     source = video.probe(tmp_path / "pair.mp4")
@@ -185,17 +185,17 @@ def test_nobody_looks_like_that(program, tmp_path):
     (("--speaker", "auto", "--face_index", 0), "--face_index and --speaker both say which face"),
     (("--speaker", "auto", "--face", "red.png"), "red.png is a picture"),
     (("--face_like", "grey.png", "--identity", "sface.onnx"), "grey.png shows no face"),
-    (("--face_like", "none.png"), "none.png does not exist"),  # nothing is downloaded before
+    (("--face_like", "none.png"), "none.png does not exist"),  # before anything is downloaded
     (("--face_like", "red.png", "--identity", "red.png"), "does not hold OpenCV's SFace"),
     (("--face_like", "red.png", "--box", 1, 2, 3, 4), "--box and --face_like both say which face"),
 ])  # fmt: skip
-def test_what_cannot_be_told(program, tmp_path, flags, words):
+def test_impossible_choices_are_refused(program, tmp_path, flags, words):
     code, error = program(*flags)
     assert code == 2 and words in error and error.count("\n") == 1
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_sound_in_which_nobody_speaks(program, tmp_path):
+def test_silent_sound_track_has_no_speaker(program, tmp_path):
     run_ffmpeg(
         "-i", "pair.mp4", "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-shortest", "-c:v", "copy", "mute.mp4"
     )
