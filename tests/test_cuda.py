@@ -1,6 +1,6 @@
-"""Everything that a GPU computes, against the CPU. Run by benchmarks/gpu.sh; they skip where there is none.
+"""What a GPU computes, compared with the CPU. Run by benchmarks/gpu.sh; skipped without a GPU.
 
-They need neither librosa nor ffmpeg, which the machines that are lent to us do not have.
+These tests need neither librosa nor ffmpeg, which the GPU machines do not have.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from devices import pick_precision, pick_training_precision
 from fill import fill
 from sync.embedding import embed_mouths
 
-CARDS = torch.cuda.device_count()
+GPU_COUNT = torch.cuda.device_count()
 GPU = torch.device("cuda")
-HALVES = [(torch.float32, 2e-3), (torch.float16, 0.02), (torch.bfloat16, 0.03)]
-pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not CARDS, reason="needs a CUDA GPU")]
+TOLERANCES = [(torch.float32, 2e-3), (torch.float16, 0.02), (torch.bfloat16, 0.03)]
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not GPU_COUNT, reason="needs a CUDA GPU")]
 
 
 @pytest.fixture(autouse=True)
-def exact():
-    """Float32 as it is written, not as the tensor cores round it."""
+def full_float32():
+    """Keep float32 in full: tensor cores would round it."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
@@ -45,8 +45,8 @@ def exact():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype, tolerance", HALVES)
-def test_generator(filled, dtype, tolerance):
+@pytest.mark.parametrize("dtype, tolerance", TOLERANCES)
+def test_generator_matches_the_cpu(filled, dtype, tolerance):
     mels, faces = rnd(1, (4, 1, 80, 16), "n"), rnd(2, (4, 6, 96, 96))
     plain = filled(models.Wav2Lip)(mels, faces)
     fast = models.optimize_for_inference(filled(models.Wav2Lip), GPU, dtype)
@@ -54,8 +54,8 @@ def test_generator(filled, dtype, tolerance):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("dtype, tolerance", HALVES)
-def test_expert(filled, dtype, tolerance):
+@pytest.mark.parametrize("dtype, tolerance", TOLERANCES)
+def test_expert_matches_the_cpu(filled, dtype, tolerance):
     windows = np.random.default_rng(6).integers(0, 256, (4, 5, 48, 96, 3), np.uint8)
     plain = embed_mouths(filled(models.SyncNet_color, 0.5), windows)
     fast = embed_mouths(models.optimize_for_inference(filled(models.SyncNet_color, 0.5), GPU, dtype), windows)
@@ -64,15 +64,15 @@ def test_expert(filled, dtype, tolerance):
 
 
 @torch.no_grad()
-def test_judge_of_lse(filled):
+def test_lse_network_matches_the_cpu(filled):
     lip, sound = rnd(8, (2, 3, 5, 224, 224)) * 255, rnd(9, (2, 1, 13, 20), "n")
     on_cpu, on_gpu = filled(models.SyncNet_v2), filled(models.SyncNet_v2).to(GPU)
     assert (on_gpu.forward_lip(lip.to(GPU)).cpu() - on_cpu.forward_lip(lip)).abs().max() < 1e-2
     assert (on_gpu.forward_aud(sound.to(GPU)).cpu() - on_cpu.forward_aud(sound)).abs().max() < 1e-2
 
 
-def test_frames_come_out_as_from_the_cpu(filled):
-    """Through pinned memory, side by side, a short batch at the end."""
+def test_frames_match_those_of_the_cpu(filled):
+    """Through pinned memory, with two workers and a short last batch."""
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 256, (37, 120, 160, 3), np.uint8))
     boxes = [None if i % 9 == 4 else (10, 5, 106, 110) for i in range(37)]
@@ -80,13 +80,13 @@ def test_frames_come_out_as_from_the_cpu(filled):
     results = []
     for device, workers in ((torch.device("cpu"), 1), (GPU, 2)):
         model = models.optimize_for_inference(filled(models.Wav2Lip, 0.25), device, torch.float32)
-        how = mouths.MouthSettings("feather")
-        results.append(np.stack(list(mouths.redraw_mouths(frames, boxes, mels, model, 8, how, workers))))
+        settings = mouths.MouthSettings("feather")
+        results.append(np.stack(list(mouths.redraw_mouths(frames, boxes, mels, model, 8, settings, workers))))
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 
-def test_what_does_not_fit_is_done_in_halves(filled):
-    """The memory of the call that failed is free when the halves are tried."""
+def test_batch_that_does_not_fit_is_halved(filled):
+    """The memory of the failed call is free again when the halves are tried."""
     model = models.optimize_for_inference(filled(models.Wav2Lip), GPU, torch.float32)
     mels, faces = np.zeros((512, 80, 16), np.float32), np.zeros((512, 96, 96, 6), np.uint8)
     torch.cuda.empty_cache()
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_done_in_halves(filled):
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_s3fd_sees_with_every_head(living_s3fd):
+def test_every_head_of_s3fd_matches_the_cpu(living_s3fd):
     from face_detection import detectors
 
     dtype = pick_precision("auto", GPU)
@@ -151,7 +151,7 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_a_step_of_training(corpus, kind, tmp_path):
+def test_training_steps_match_the_cpu(corpus, kind, tmp_path):
     flags = "--precision", "fp32", "--max_steps", 4
     on_cpu = train(corpus, kind, tmp_path / "cpu", *flags, "--device", "cpu")
     on_gpu = train(corpus, kind, tmp_path / "gpu", *flags, "--device", "cuda")
@@ -159,21 +159,21 @@ def test_a_step_of_training(corpus, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", SCRIPTS)
-def test_training_in_the_precision_of_the_card(corpus, kind, tmp_path):
+def test_auto_precision_trains_like_float32(corpus, kind, tmp_path):
     exact = train(corpus, kind, tmp_path / "fp32", "--precision", "fp32", "--max_steps", 4)
     auto = train(corpus, kind, tmp_path / "auto", "--max_steps", 4)
     assert pick_training_precision("auto", GPU) in (torch.float32, torch.bfloat16)
     assert auto[0] == pytest.approx(exact[0], rel=0.05)
 
 
-def test_resume(corpus, tmp_path):
-    whole = train(corpus, "hq", tmp_path / "whole", "--precision", "fp32", "--max_steps", 6)
+def test_resumed_training_matches_an_uninterrupted_one(corpus, tmp_path):
+    uninterrupted = train(corpus, "hq", tmp_path / "whole", "--precision", "fp32", "--max_steps", 6)
     train(corpus, "hq", tmp_path / "two", "--precision", "fp32", "--max_steps", 3)
-    again = train(corpus, "hq", tmp_path / "two", "--precision", "fp32", "--max_steps", 6, "--resume")
-    assert again == pytest.approx(whole, rel=0.02)
+    resumed = train(corpus, "hq", tmp_path / "two", "--precision", "fp32", "--max_steps", 6, "--resume")
+    assert resumed == pytest.approx(uninterrupted, rel=0.02)
 
 
-@pytest.mark.skipif(CARDS < 2, reason="needs two CUDA GPUs")
+@pytest.mark.skipif(GPU_COUNT < 2, reason="needs two CUDA GPUs")
 @pytest.mark.parametrize("kind", SCRIPTS)
 def test_two_processes_learn_what_one_does(corpus, kind, tmp_path):
     one = train(corpus, kind, tmp_path / "one", "--precision", "fp32", "--max_steps", 4)

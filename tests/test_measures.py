@@ -1,4 +1,4 @@
-"""Landmarks, apertures, judges and the table, on numbers whose answers are known."""
+"""Landmarks, apertures, judges and the table, on inputs with known answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DETECTOR = ("--face_detector", "centerface")
 
 
 def face(opening: float | np.ndarray, frames: int = 1, width: float = 40.0) -> np.ndarray:
-    """Landmarks (frames, 68, 2) of a face whose eyes are 100 pixels apart and whose lips, ``opening`` pixels."""
+    """Landmarks (frames, 68, 2) of a face with eyes 100 pixels and lips ``opening`` pixels apart."""
     points = np.zeros((frames, 68, 2))
     points[:, 36], points[:, 45] = (50, 50), (150, 50)
     points[:, 48:, 1] = 120
@@ -49,8 +49,8 @@ def test_aspect_is_height_over_width():
     assert lips.aspect(3 * face(10)) == pytest.approx([0.25])  # whatever the size of the picture
 
 
-def test_lmd_counts_the_mouth_in_eye_distances():
-    """Of 20 points six move by 5 pixels, 5 % of the eyes' distance; a face that is elsewhere is laid on the other."""
+def test_lmd_is_in_eye_distances():
+    """Six of 20 points move by 5 pixels, 5 % of the eye distance; place and size of the face do not matter."""
     shut, wide = face(0), face(10)
     assert lips.landmark_distance(shut, shut) == 0
     assert lips.landmark_distance(wide, shut) == pytest.approx(0.05 * 6 / 20)
@@ -64,7 +64,7 @@ def test_leak_is_the_share_of_frames_beyond_the_speakers_shut_mouth():
     assert lips.movement(filmed / 2, filmed) == pytest.approx(0.5) and np.isnan(lips.movement(filmed, quiet[:1]))
 
 
-def test_way_open_runs_from_shut_to_open():
+def test_opening_share_runs_from_shut_to_open():
     filmed = np.linspace(0, 1, 101)
     assert lips.opening_share(np.full(9, 0.05), filmed) == pytest.approx([0, 0], abs=1e-9)
     assert lips.opening_share(np.full(9, 0.95), filmed) == pytest.approx([1, 1])
@@ -72,7 +72,7 @@ def test_way_open_runs_from_shut_to_open():
 
 @pytest.fixture(scope="module")
 def speakers(shared):
-    """Landmarks of the 68 kind of twenty GRID clips, (frames, 68, 2) each, where a face was found."""
+    """The 68 landmarks in twenty GRID clips, (frames, 68, 2) each, in frames with a face."""
     data = np.load(shared / "grid_landmarks" / "s1.npz")
     clips = []
     for name in sorted(set(data.files) - {"index"})[:20]:
@@ -85,13 +85,13 @@ def speakers(shared):
 
 def test_real_speakers_open_their_lips_when_they_speak(speakers):
     """GRID clips begin and end in silence; a sentence fills the middle."""
-    apart = [lips.aspect(points) for points in speakers]
-    rest, speech = (np.mean([lips.leak(some[part], some) for some in apart]) for part in (slice(6), slice(20, 55)))
+    aspects = [lips.aspect(points) for points in speakers]
+    rest, speech = (np.mean([lips.leak(clip[part], clip) for clip in aspects]) for part in (slice(6), slice(20, 55)))
     assert rest < 0.2 and speech > 0.4
-    assert np.mean([lips.movement(some[:6], some) for some in apart]) < 0.4
+    assert np.mean([lips.movement(clip[:6], clip) for clip in aspects]) < 0.4
 
 
-def test_other_words_are_further_than_a_breath_of_noise(speakers):
+def test_other_words_are_further_apart_than_noise(speakers):
     noise = np.random.default_rng(0).normal(0, 0.5, speakers[0].shape)
     near = lips.landmark_distance(speakers[0] + noise, speakers[0])
     count = min(map(len, speakers))
@@ -109,7 +109,7 @@ def known(frames: int = 100) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lag", [-2, 0, 3])
-def test_lag_is_found_whatever_the_unit(lag):
+def test_lag_is_found_in_any_unit(lag):
     fit = aperture.compare_apertures(0.3 * np.roll(known(), lag) + 4, known())
     assert fit.lag == lag and fit.r == pytest.approx(1) and fit.by_lag[lag] == fit.r and len(fit.by_lag) == 7
 
@@ -121,7 +121,7 @@ def test_phases_of_a_wave():
 
 
 def test_errors_by_phase():
-    """Lips that rest a fifth open, and else are right, are wrong only where they should be closed."""
+    """Lips that rest a fifth open, but are right otherwise, are wrong only in the closed phase."""
     seen = np.where(aperture.phases_of(known()) == "closed", 0.2, known())
     fit = aperture.compare_apertures(seen, known())
     assert fit.lag == 0 and list(fit.phases) == list(aperture.PHASES)
@@ -131,11 +131,11 @@ def test_errors_by_phase():
 
 
 @pytest.mark.parametrize("seen", [np.zeros(100), known(8), np.zeros(0)])
-def test_lips_that_cannot_be_compared(seen):
+def test_still_or_too_short_lips_are_not_compared(seen):
     assert aperture.compare_apertures(seen, known()) is None
 
 
-def test_a_drawn_head_follows_itself(tmp_path):
+def test_drawn_head_follows_its_own_speech(tmp_path):
     recipe = Recipe(seed=3, seconds=2.0, size=(128, 128))
     clips = [make_clip(tmp_path, recipe, number) for number in (0, 1)]  # one head, two utterances
     own, other = (aperture.compare_head(clips[0], clips[0], speaker) for speaker in clips)
@@ -150,7 +150,7 @@ def test_a_drawn_head_follows_itself(tmp_path):
 
 @pytest.fixture(scope="module")
 def talk(astronaut, tmp_path_factory):
-    """Half a second of a face, and the same with a mouth that was painted over."""
+    """Half a second of a face, and the same with its mouth painted over in every other frame."""
     folder = tmp_path_factory.mktemp("talk")
     frames = np.stack([astronaut[:240, 60:380]] * 12)
     painted = frames.copy()
@@ -160,14 +160,14 @@ def talk(astronaut, tmp_path_factory):
     return folder
 
 
-def test_judges_see_the_face_of_both(talk):
+def test_judges_see_the_faces_of_both_videos(talk):
     def landmarks(frame):
         assert frame.shape == (256, 256, 3)
         return face(20 if frame[150:220].min() < 41 else 0)[0]
 
-    asked = Judges(landmarks, lambda a, b: float(np.abs(a - b.astype(int)).mean()), lambda face: face.mean((0, 1)))
-    found = score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=asked)
-    same = score_file(talk / "source.mkv", talk / "source.mkv", SEARCH, judges=asked)
+    panel = Judges(landmarks, lambda a, b: float(np.abs(a - b.astype(int)).mean()), lambda face: face.mean((0, 1)))
+    found = score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=panel)
+    same = score_file(talk / "source.mkv", talk / "source.mkv", SEARCH, judges=panel)
     assert same.lpips == same.lmd == same.leak == 0 and same.csim == pytest.approx(1)
     assert found.lpips > 0.5 and 0.9 < found.csim < 1
 
@@ -183,8 +183,8 @@ def test_frames_without_landmarks_do_not_count(talk):
         score_file(talk / "made.mkv", talk / "source.mkv", SEARCH, judges=Judges(lambda _: np.full((68, 2), np.nan)))
 
 
-def test_the_cutouts_lie_where_the_networks_want_them():
-    """A white dot in the middle of a box: 2D-FAN sees it 12 % of the height below its middle, SFace above its own."""
+def test_crops_lie_where_the_networks_expect_them():
+    """A white dot in the middle of a box is below the middle of both crops, by 12 % of the box's height for 2D-FAN."""
     frame = np.zeros((400, 400, 3), np.uint8)
     frame[198:202, 198:202] = 255
     fan, sface = (cut(frame, np.array([150, 150, 250, 250])) for cut in (judges.face_of_fan, identities.face_of_sface))
@@ -194,11 +194,11 @@ def test_the_cutouts_lie_where_the_networks_want_them():
     assert (row, column) == pytest.approx((0.6 * 112, 56), abs=4)
 
 
-def test_2dfan_reads_its_heat(tmp_path, monkeypatch):
-    """With a network whose heat has its peak at a known cell, the points are there; weights of a file are taken."""
+def test_2dfan_reads_landmarks_from_its_heatmaps(tmp_path, monkeypatch):
+    """The heatmaps of a stub peak at a cell that is read from the weights file; the landmarks are there."""
     models = pytest.importorskip("face_alignment.models")
     peaks = importlib.import_module("face_alignment.utils")
-    monkeypatch.setattr(peaks, "_get_preds_fromhm", peaks._get_preds_fromhm.py_func)  # to compile it takes four seconds
+    monkeypatch.setattr(peaks, "_get_preds_fromhm", peaks._get_preds_fromhm.py_func)  # compiling it takes four seconds
 
     class Stub(torch.nn.Module):
         def __init__(self, _):
@@ -217,14 +217,14 @@ def test_2dfan_reads_its_heat(tmp_path, monkeypatch):
     assert landmarks(np.full((256, 256, 3), 255, np.uint8)) == pytest.approx(np.tile([82.0, 122.0], (68, 1)), abs=3)
 
 
-def test_sface_reads_colours_in_its_order(tmp_path):
+def test_sface_gets_rgb(tmp_path):
     (tmp_path / "sface.onnx").write_bytes(MEANS)
     identity = identities.open_sface(tmp_path / "sface.onnx")
     assert identity(np.full((112, 112, 3), (10, 20, 30), np.uint8)) == pytest.approx([30, 20, 10])
     assert identities.cosine_similarity(np.array([3.0, 4.0]), np.array([4.0, 3.0])) == pytest.approx(24 / 25)
 
 
-def test_lpips_is_the_librarys(tmp_path):
+def test_lpips_grows_with_the_difference(tmp_path):
     if not importlib.util.find_spec("lpips"):
         pytest.skip("needs the package lpips")
     alexnet = judges.import_beside_torchvision("torchvision.models").alexnet
@@ -236,7 +236,7 @@ def test_lpips_is_the_librarys(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--landmarks", "--identity"])
-def test_missing_and_wrong_weights_name_the_flag(talk, flag, tmp_path, capsys):
+def test_missing_or_wrong_weights_are_reported_with_their_flag(talk, flag, tmp_path, capsys):
     command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), *DETECTOR]
     assert score_quality.main([*command, flag, str(tmp_path / "none.pth")]) == 2
     assert f"error: {flag}: {tmp_path / 'none.pth'} does not exist" in capsys.readouterr().err
@@ -259,13 +259,13 @@ def test_lpips_without_its_package(talk, monkeypatch, capsys):
 # Silence
 
 
-def test_silence_lasts_as_long_as_the_picture(talk, tmp_path):
+def test_silence_lasts_as_long_as_the_video(talk, tmp_path):
     path = leakage.write_silence(talk / "source.mkv", tmp_path / "deep" / "s.wav")
     assert len(path.read_bytes()) - 44 == 2 * round(12 / 25 * 16000) and not any(path.read_bytes()[44:])
 
 
 def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
-    """A generator that leaks everything returns the source: motion 1; nothing is done for two videos of one name."""
+    """A generator that leaks everything returns the source: motion 1. Two videos of one name are refused."""
     heard = []
 
     def run(self, face, audio, outfile, **options):
@@ -281,14 +281,14 @@ def test_score_leakage(talk, tmp_path, monkeypatch, capsys):
     assert heard == ["talk.wav"] and float(row["motion"]) == pytest.approx(1, abs=0.1) and row["leak"] == ""
     assert score_leakage.main(["--face", str(tmp_path / "in"), str(talk / "made.mkv"), *command]) == 0
     files.save(tmp_path / "in" / "deep" / "talk.mkv", (tmp_path / "in" / "talk.mkv").read_bytes())
-    assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 0  # as lists such as LRS2's have them
+    assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 0  # one name in two folders, as in LRS2
     assert (tmp_path / "out/talk.mp4").exists() and (tmp_path / "out/deep/talk.mp4").exists()
     files.save(tmp_path / "in" / "talk.mov", (tmp_path / "in" / "talk.mkv").read_bytes())
     assert score_leakage.main(["--face", str(tmp_path / "in"), *command]) == 2
 
 
-def test_silent_takes_leave_what_is_there(talk, tmp_path, capsys):
-    """Neither the clip's own sound beside it nor somebody's video of that name is written over."""
+def test_silent_takes_overwrite_no_files_of_others(talk, tmp_path, capsys):
+    """Neither the clip's own sound beside it nor a user's video of that name is overwritten."""
     for name in ("source.mkv", "source.wav", "made.mp4", "source.mp4"):
         (tmp_path / name).write_bytes((talk / "source.mkv").read_bytes() if name == "source.mkv" else b"mine")
     command = ["--face", str(tmp_path / "source.mkv"), "--results_dir", str(tmp_path), *DETECTOR]
@@ -296,7 +296,7 @@ def test_silent_takes_leave_what_is_there(talk, tmp_path, capsys):
     assert (tmp_path / "source.wav").read_bytes() == b"mine" == (tmp_path / "source.mp4").read_bytes()
 
 
-def test_networks_are_not_written_over(talk, tmp_path, capsys):
+def test_tables_do_not_overwrite_networks(talk, tmp_path, capsys):
     (tmp_path / "fan.pth").write_bytes(b"mine")
     command = ["--generated", str(talk / "made.mkv"), "--source", str(talk / "source.mkv"), *DETECTOR]
     assert (
@@ -310,25 +310,25 @@ def test_networks_are_not_written_over(talk, tmp_path, capsys):
 # The table
 
 
-def test_success_takes_a_sure_face_in_sync():
+def test_success_needs_a_confident_face_in_sync():
     rows = [Score("a", 0, 6, 7, 1, 50), Score("b", 0, 6, 2.9, 0, 50), Score("c", 0, 6, 7, -2, 50)]
     assert scores.Scores([*rows, Score("c", 1, 6, 3, 0, 50), Score("a", 1, 9, 4, 0, 50)]).in_sync() == 2
 
 
-def test_discrepancy_is_above_zero_where_own_sound_fits_better():
+def test_discrepancy_is_above_zero_if_own_sound_fits_better():
     report = scores.Scores([Score("own", 0, 6, 7, 0, 50), Score("other", 0, 8, 4, 0, 50)])
     own, other = (table.lse_row(report, [name]) for name in ("own", "other"))
     assert table.discrepancy(other, own) == {"LSE-D": 2, "LSE-C": 3}
 
 
-def test_videos_weigh_alike_however_many_faces_they_show():
+def test_videos_weigh_the_same_with_any_number_of_faces():
     report = scores.Scores([Score("a", 0, 6, 7, 0, 50), Score("a", 1, 8, 3, 0, 50), Score("b", 0, 9, 2, 0, 50)])
     assert table.lse_row(report, ["a", "b"]) == {"LSE-D": 8, "LSE-C": 3.5, "faces": 3}
 
 
 @pytest.mark.parametrize("fps", [25, 50, 60])
-def test_a_face_that_is_lost_for_as_long_is_the_same_at_any_rate(fps):
-    """0.8 s without it were one track at 25 frames a second, and two at 50."""
+def test_short_gap_does_not_end_a_track_at_any_frame_rate(fps):
+    """0.8 s without the face used to leave one track at 25 fps, and make two at 50."""
     here, gone = np.array([[10.0, 10, 60, 60, 1]], np.float32), np.empty((0, 5), np.float32)
     seconds = [here] * 2 * fps + [gone] * (4 * fps // 5) + [here] * 2 * fps
     found = Detections(seconds, [0.0] * len(seconds))
@@ -336,7 +336,7 @@ def test_a_face_that_is_lost_for_as_long_is_the_same_at_any_rate(fps):
     assert not np.isnan(track).any()
 
 
-def test_table_csv_and_what_a_take_is_told_of(capsys):
+def test_table_and_csv_show_only_the_figures_of_each_take(capsys):
     one = Quality("f", "s", 9, 30.0, 0.9, 0.5, 0.2, 0.1, 0.1, 1.0, 0.5, csim=0.8)
     rows = {take: table.quality_row(take, [one, one]) for take in ("generated", "matched", "silent")}
     assert rows["matched"]["psnr"] == 30 and "psnr" not in rows["silent"] and "leak" not in rows["silent"]
@@ -348,8 +348,8 @@ def test_table_csv_and_what_a_take_is_told_of(capsys):
     assert json.loads(json.dumps(rows)) == rows
 
 
-def test_movements_that_have_nothing_to_do_with_each_other_reach_no_r():
-    """With a lag for each, the mean was 0.17."""
+def test_unrelated_movements_do_not_correlate():
+    """With a lag of its own for each pair, the mean was 0.17."""
     rng = np.random.default_rng(0)
     some, others = (np.cumsum(rng.standard_normal((60, 75)), 1) for _ in range(2))
     smooth = [one - np.convolve(one, np.ones(15) / 15, "same") for one in (*some, *others)]
@@ -360,7 +360,7 @@ def test_movements_that_have_nothing_to_do_with_each_other_reach_no_r():
 def test_aperture_row():
     fits = [aperture.compare_apertures(np.roll(known(), lag), known()) for lag in (1, 1, 2)]
     row = table.aperture_row(fits)
-    assert row["r"] == pytest.approx((2 + fits[2].by_lag[1]) / 3) and row["lag"] == 1  # one for all
+    assert row["r"] == pytest.approx((2 + fits[2].by_lag[1]) / 3) and row["lag"] == 1  # one lag for all
     assert row["error_closed"] == pytest.approx(0, abs=1e-9)
     assert row["seen_closed"] == pytest.approx(row["known_closed"]) and row["known_closed"] < row["known_open"]
     printed = table.text({"generated": row}).splitlines()
@@ -369,5 +369,5 @@ def test_aperture_row():
     assert table.aperture_row([]) == {}
 
 
-def test_the_table_tells_every_figure_that_is_measured():
+def test_table_has_every_figure_that_is_measured():
     assert set(table.FIGURES) == set(comparisons.FIGURES)
