@@ -1,4 +1,4 @@
-"""The page: what its buttons do, for whom, and that it works in a browser."""
+"""The page: its sessions, its actions, its gate, and that it works in a browser."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from page.stage import HEAD, LiveFaces, messages
 from page.stage import number as number_of_a_visitor
 from reporting import SILENT
 
-PATIENCE = 120  # seconds with the page, where a machine has much else to do
+PATIENCE = 120  # seconds to wait for the page on a busy machine
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, astronaut, speech):
-    """(video of two people, a darker one on the right, speech): a second of each."""
+    """(video of two people, the darker one on the right; speech), a second of each."""
     path = tmp_path_factory.mktemp("pair") / "two.mp4"
     person = astronaut[0:240, 100:340]
     write_clip(path, np.stack([np.hstack([person, (person[:, ::-1] * 0.6).astype(np.uint8)])] * 25))
@@ -67,44 +67,44 @@ def actions(settings):
 
 
 @pytest.fixture
-def opened():
+def open_sessions():
     return Sessions()
 
 
 @pytest.fixture
-def session(opened):
-    return opened.of("somebody")
+def session(open_sessions):
+    return open_sessions.of("somebody")
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Sessions
 
 
-def test_nobody_is_given_what_is_another_s(opened):
-    a, b = opened.of("a"), opened.of("b")
-    assert a.folder != b.folder and opened.of("a") is a
+def test_sessions_do_not_share_files(open_sessions):
+    a, b = open_sessions.of("a"), open_sessions.of("b")
+    assert a.folder != b.folder and open_sessions.of("a") is a
     (a.new_file(".mp4")).write_text("a")
     assert a.new_file(".mp4") != a.new_file(".mp4") and not list(b.folder.iterdir())
     assert a.new_file(".pth", "anna").name == "anna.pth"
 
 
-def test_whoever_leaves_stops_and_leaves_nothing(opened):
-    a = opened.of("a")
+def test_closed_session_stops_and_deletes_its_files(open_sessions):
+    a = open_sessions.of("a")
     a.new_file(".mp4").write_text("a")
-    opened.close("a")
+    open_sessions.close("a")
     assert not a.folder.exists() and a.closed.is_set()
-    opened.close("a")  # twice, or never there
-    opened.stop("never there")
+    open_sessions.close("a")  # twice, or without ever having been open
+    open_sessions.stop("never there")
 
 
-def test_videos_are_shown_as_they_are(tmp_path):
-    """Gradio would encode an hour of MPEG-2 anew to show it, where it finds an ffmpeg, and nobody could stop that."""
+def test_videos_and_photos_are_not_converted(tmp_path):
+    """Gradio, if it finds an ffmpeg, would re-encode an hour of MPEG-2 to show it, and nobody could stop that."""
     from page.layout import Page
 
     blocks = Page(Settings()).build()
     for name in ("original", "result"):
         (film,) = (one for one in blocks.blocks.values() if getattr(one, "elem_id", None) == name)
-        for one in (film, type(film)(**film.constructor_args)):  # as each update makes it anew
+        for one in (film, type(film)(**film.constructor_args)):  # as each update creates it again
             assert one.postprocess(tmp_path / "film.mpg").path == str(tmp_path / "film.mpg")
     given = SimpleNamespace(path=str(tmp_path / "photo.heic"))
     for name in ("photo", "like"):
@@ -112,11 +112,11 @@ def test_videos_are_shown_as_they_are(tmp_path):
         for one in (picture, type(picture)(**picture.constructor_args)):
             assert one.preprocess(given) == given.path and one.preprocess(None) is None
             assert one.get_block_name() == "image"
-    assert not list((ROOT / "page").glob("*.pyi"))  # that Gradio writes beside components of others
+    assert not list((ROOT / "page").glob("*.pyi"))  # Gradio writes these beside custom components
 
 
 def test_nothing_behind_links_is_deleted(tmp_path):
-    """Anybody may put a link into a folder for temporary files that is shared."""
+    """Anybody can put a link into a shared folder for temporary files."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/old.txt").touch()
     os.utime(tmp_path / "mine/old.txt", (0, 0))
@@ -128,20 +128,20 @@ def test_nothing_behind_links_is_deleted(tmp_path):
     assert (tmp_path / "mine/old.txt").exists()
 
 
-def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
-    """Neither what is here nor what a server has left that was killed."""
-    a, b = opened.of("a"), opened.of("b")
+def test_files_are_deleted_within_an_hour(open_sessions, tmp_path):
+    """Both this server's files and those of one that was killed."""
+    a, b = open_sessions.of("a"), open_sessions.of("b")
     here, elsewhere = tmp_path / "wav2lip-uploads-here", tmp_path / "wav2lip-uploads-elsewhere"
     old, left, new = here / "digest/old.mp4", elsewhere / "digest/old.mp4", here / "half of an upload"
     for path in (old, left, new):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    opened.sweep(here)
+    open_sessions.sweep(here)
     assert a.folder.exists() and old.exists() and left.exists()
     a.last_used -= sessions.KEPT_SECONDS + 1
     for path in (old, left):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
-    opened.sweep(here)
+    open_sessions.sweep(here)
     assert (
         not a.folder.exists()
         and b.folder.exists()
@@ -151,8 +151,8 @@ def test_nothing_is_kept_for_more_than_an_hour(opened, tmp_path):
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
-def test_what_runs_is_in_use(opened, session, tmp_path):
-    """And what was uploaded for it."""
+def test_running_action_keeps_its_session_and_uploads(open_sessions, session, tmp_path):
+    """Without its progress, both would be old enough to be deleted."""
     used, other = tmp_path / "used.mp4", tmp_path / "other.mp4"
     session.use(str(used), None)
     for path in (used, other):
@@ -160,12 +160,12 @@ def test_what_runs_is_in_use(opened, session, tmp_path):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     session.last_used -= sessions.KEPT_SECONDS + 1
     Progress(session, lambda *_: None).progress("Working", 1, 2)
-    opened.sweep(tmp_path)
+    open_sessions.sweep(tmp_path)
     assert session.folder.exists() and used.exists() and not other.exists()
 
 
-def test_what_runs_keeps_its_files_whatever_else_is_asked_for(opened, session, tmp_path):
-    """A look at another video took the protection from that of a lip-sync that was running."""
+def test_running_action_keeps_its_uploads_while_others_run(open_sessions, session, tmp_path):
+    """Looking at another video used to take the protection from the files of a running lip-sync."""
     running, other = tmp_path / "running.mp4", tmp_path / "other.mp4"
     for path in (running, other):
         path.write_text("x")
@@ -173,7 +173,7 @@ def test_what_runs_keeps_its_files_whatever_else_is_asked_for(opened, session, t
     def survives() -> bool:
         os.utime(running, (0, time.time() - sessions.KEPT_SECONDS - 1))
         Progress(session, lambda *_: None).progress("Working", 1, 2)
-        opened.sweep(tmp_path)
+        open_sessions.sweep(tmp_path)
         return running.exists()
 
     with session.using(str(running), None):
@@ -183,38 +183,38 @@ def test_what_runs_keeps_its_files_whatever_else_is_asked_for(opened, session, t
     assert other.exists() and not survives()
 
 
-def test_whoever_does_not_say_who_they_are_shares_nothing(opened):
+def test_clients_without_a_session_name_are_refused(open_sessions):
     with pytest.raises(ValueError, match="only the page in a browser"):
-        opened.of(None)
-    opened.stop(None)
-    opened.close(None)
+        open_sessions.of(None)
+    open_sessions.stop(None)
+    open_sessions.close(None)
 
 
-def test_whoever_is_forgotten_leaves_the_stage(tmp_path):
-    left = []
-    opened = Sessions(left.append)
-    opened.of("a").token, opened.of("b").token = "a's", "b's"
-    opened.close("a")
-    opened.of("b").last_used -= sessions.KEPT_SECONDS + 1
-    opened.sweep(tmp_path)
-    assert left == ["a's", "b's"]
+def test_closed_or_expired_sessions_lose_their_live_face(tmp_path):
+    removed = []
+    open_sessions = Sessions(removed.append)
+    open_sessions.of("a").token, open_sessions.of("b").token = "a's", "b's"
+    open_sessions.close("a")
+    open_sessions.of("b").last_used -= sessions.KEPT_SECONDS + 1
+    open_sessions.sweep(tmp_path)
+    assert removed == ["a's", "b's"]
 
 
-def test_what_runs_stops_when_it_is_asked_to(opened, session):
-    told = []
-    report = Progress(session, lambda share, words: told.append((share, words)))
+def test_cancel_stops_a_running_action(open_sessions, session):
+    shown = []
+    report = Progress(session, lambda share, words: shown.append((share, words)))
     with report.stage("Working", 4) as advance:
         advance(2)
-        opened.stop("somebody")
+        open_sessions.stop("somebody")
         with pytest.raises(Stopped):
             advance(1)
-    assert told[0] == (0.0, "Working: 0 of 4")
+    assert shown[0] == (0.0, "Working: 0 of 4")
 
 
-def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
-    """And what runs, whatever is asked for after that, which goes on."""
+def test_cancel_stops_waiting_actions_but_no_later_ones(open_sessions, session):
+    """It stops running ones too, even if another action is requested afterwards; that one goes on."""
     running, requested = Progress(session, lambda *_: None), time.monotonic()
-    opened.stop("somebody")
+    open_sessions.stop("somebody")
     with pytest.raises(Stopped):
         session.raise_if_stopped(requested)
     session.raise_if_stopped(time.monotonic())
@@ -223,32 +223,32 @@ def test_what_stands_in_line_stops_when_it_is_asked_to(opened, session):
     Progress(session, lambda *_: None).progress("Working", 1, 2)
 
 
-def test_a_wish_to_stop_is_about_one_tab(opened, session):
-    """Cancel under Lip-sync threw away what had been learned for ten minutes."""
+def test_cancel_stops_only_actions_of_its_tab(open_sessions, session):
+    """Cancel under Lip-sync used to throw away ten minutes of learning."""
     learning, other = Learning(session, lambda *_: None, minutes=1), Progress(session, lambda *_: None)
-    opened.stop("somebody")
+    open_sessions.stop("somebody")
     learning.raise_if_stopped()
     with pytest.raises(Stopped):
         other.raise_if_stopped()
-    opened.stop("somebody", LEARN)
+    open_sessions.stop("somebody", LEARN)
     with pytest.raises(Stopped):
         learning.progress("Training", 1, 2)
 
 
-def test_what_stands_in_line_before_there_is_a_session_stops(opened):
-    """Its session had begun with its turn, and the wish to stop was nobody's."""
+def test_cancel_stops_an_action_waiting_without_a_session(open_sessions):
+    """A session used to begin with the action's turn, so an earlier Cancel was lost."""
     requested = time.monotonic()
-    opened.stop("new")
+    open_sessions.stop("new")
     with pytest.raises(Stopped):
-        opened.of("new").raise_if_stopped(requested)
-    opened.stop(None)
+        open_sessions.of("new").raise_if_stopped(requested)
+    open_sessions.stop(None)
 
 
-def test_nobody_waits_for_somebody_elses_frame(tmp_path):
-    """Whoever left waited for what was being drawn, and everybody with them."""
-    opened = Sessions(lambda token: opened.of("another"))
-    opened.of("a")
-    leaving = threading.Thread(target=opened.close, args=("a",), daemon=True)
+def test_closing_a_session_does_not_block_others(tmp_path):
+    """It used to wait for the frame being drawn, and all other visitors waited with it."""
+    open_sessions = Sessions(lambda token: open_sessions.of("another"))
+    open_sessions.of("a")
+    leaving = threading.Thread(target=open_sessions.close, args=("a",), daemon=True)
     leaving.start()
     leaving.join(10)
     assert not leaving.is_alive()
@@ -260,32 +260,32 @@ def test_nobody_waits_for_somebody_elses_frame(tmp_path):
     ((10, None, 1.0), "Lip-syncing: 10, 10 a second"),
     ((0, 9, 0.0), "Lip-syncing: 0 of 9"),
 ])  # fmt: skip
-def test_progress_is_said_in_words(figures, words):
+def test_progress_is_described_in_words(figures, words):
     assert describe("Lip-syncing", *figures) == words
 
 
-def test_of_two_stages_the_later_is_shown(session):
-    """Else their rates would be told in turns, each from its last word."""
-    told = []
-    report = Progress(session, lambda share, words: told.append(words.split(":")[0]))
+def test_later_of_two_stages_is_shown(session):
+    """Otherwise they would alternate, each with a rate since the last switch."""
+    shown = []
+    report = Progress(session, lambda share, words: shown.append(words.split(":")[0]))
     with report.stage("Finding faces", 2) as search:
         search(1)
         with report.stage("Lip-syncing", 3) as make:
             search(1)
             make(1)
-    assert told[0] == "Finding faces" and told[1:] == ["Lip-syncing"] * len(told[1:])
+    assert shown[0] == "Finding faces" and shown[1:] == ["Lip-syncing"] * len(shown[1:])
 
 
-def test_learning_shows_the_time_it_may_take(session):
-    told = []
-    report = Learning(session, lambda share, words: told.append((share, words)), minutes=10.0)
+def test_learning_shows_the_remaining_time(session):
+    shown = []
+    report = Learning(session, lambda share, words: shown.append((share, words)), minutes=10.0)
     with report.stage("Training") as advance:
         report._since -= 150.0  # a quarter of ten minutes
         advance(7)
-    assert told[-1] == (pytest.approx(0.25, abs=0.01), "Learning: 7 steps, 7 min left")
+    assert shown[-1] == (pytest.approx(0.25, abs=0.01), "Learning: 7 steps, 7 min left")
 
 
-def test_what_is_too_long_is_refused():
+def test_excessive_length_is_refused():
     check_length(5.0, 5.0)
     with pytest.raises(ValueError, match="lasts longer than the 5 s that the page takes at most"):
         check_length(6.0, 5.0)
@@ -296,13 +296,13 @@ def test_what_is_too_long_is_refused():
 
 
 def test_faces_are_shown_from_left_to_right(actions, session, pair):
-    """As --face_index counts: the picture on the left is of the head on the left."""
+    """In the order of --face_index."""
     left, right = actions.find_faces(session, str(pair[0]), SILENT)
     assert right.picture.mean() < 0.75 * left.picture.mean() and left.box[2] < 0.5 < right.box[0]
 
 
-def test_who_was_clicked_on_speaks_whoever_comes_later():
-    """A third face enters on the left: all numbers change, and those who were chosen stay so."""
+def test_clicked_face_is_found_if_another_enters_later():
+    """A third face enters on the left: all numbers change, but the chosen faces stay the same."""
     left, right, late = ([x, 50, x + 60, 110, 1] for x in (100, 300, 10))
     found = Detections([np.array([left, right] + [late] * (i >= 30), np.float32) for i in range(60)], [0.0] * 60)
     source = video.VideoInfo(Path("x.mp4"), 400, 200, Fraction(25))
@@ -311,14 +311,14 @@ def test_who_was_clicked_on_speaks_whoever_comes_later():
     assert [number_of(face, found, source) for face in chosen] == [1, 2, None]
 
 
-def test_a_picture_without_a_face_is_told(actions, session, tmp_path):
+def test_picture_without_a_face_is_refused(actions, session, tmp_path):
     cv2.imwrite(str(tmp_path / "blank.png"), np.full((240, 320, 3), 90, np.uint8))
     with pytest.raises(ValueError, match="no face was found"):
         actions.find_faces(session, str(tmp_path / "blank.png"), SILENT)
 
 
-def test_pictures_that_fill_the_memory_are_refused_by_their_head(actions, session, tmp_path, monkeypatch):
-    """A photo of 300 million pixels takes less than a megabyte, until it is read."""
+def test_huge_pictures_are_refused_by_their_header(actions, session, tmp_path, monkeypatch):
+    """A photo of 300 million pixels takes less than a megabyte until it is decoded."""
     cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
     write_clip(tmp_path / "small.mp4", np.zeros((2, 64, 96, 3), np.uint8))
     monkeypatch.setattr(pictures, "read", None)
@@ -330,8 +330,8 @@ def test_pictures_that_fill_the_memory_are_refused_by_their_head(actions, sessio
 @pytest.mark.parametrize(
     "more, index", [({"silence": "closed"}, 15), ({"reference": "still", "mouth_gain": 0.5}, 15), ({"start": 0.4}, 5)]
 )
-def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more, index):
-    """Of the face that was clicked on, in a part as well; the moment is one of the video."""
+def test_preview_is_a_frame_of_the_result(actions, session, pair, more, index):
+    """It shows the face that was clicked on, also if the result is only a part; its time is that of the video."""
     right = actions.find_faces(session, str(pair[0]), SILENT)[1]
     shown = actions.preview(session, *map(str, pair), 0.6, SILENT, chosen=right, **more)
     lips = actions.lips(session, SILENT)
@@ -339,31 +339,31 @@ def test_a_preview_is_a_frame_of_the_result(actions, session, pair, more, index)
     assert_alike(np.ascontiguousarray(shown[..., ::-1]), frames[index])
 
 
-def test_no_delay_is_left_to_the_network():
-    """A number's box turns nothing into 0 once it is shown: lips of networks that need a delay came early."""
+def test_empty_delay_is_left_to_the_network():
+    """A number box turns None into 0 when it is shown, so networks that need a delay used to move the lips early."""
     assert milliseconds("") is milliseconds(None) is milliseconds(" ") is None
     assert milliseconds("0") == 0 and milliseconds("-40.5") == -40.5
     with pytest.raises(ValueError, match="a number of milliseconds, such as 40, not 'soon'"):
         milliseconds("soon")
 
 
-def test_a_moment_after_the_end_is_the_last(actions, session, pair):
+def test_preview_after_the_end_is_the_last_frame(actions, session, pair):
     last = actions.preview(session, *map(str, pair), 99.0, SILENT)
     lips = actions.lips(session, SILENT)
     *_, frame = lips.stream(lips.prepare(*pair))
     assert_alike(np.ascontiguousarray(last[..., ::-1]), frame)
 
 
-def test_a_lip_sync_is_in_the_session_s_folder_alone(actions, session, pair):
+def test_lip_sync_writes_only_into_the_session_folder(actions, session, pair):
     left = actions.find_faces(session, str(pair[0]), SILENT)[0]
     made = actions.lip_sync(session, *map(str, pair), SILENT, chosen=left)
     assert session.folder in made.parents and video.probe(made).width == 480
     boxes = list((session.folder / "boxes").iterdir())
-    assert boxes  # not in the cache of whoever runs the page
+    assert boxes  # not in the cache of the user who runs the page
 
 
-def test_each_of_several_may_speak(actions, session, pair, tmp_path):
-    """The one on the right for half as long: then it is as it was filmed, and the other goes on."""
+def test_several_faces_can_speak(actions, session, pair, tmp_path):
+    """The right face speaks for half the time; then it stays as filmed, while the other goes on."""
     film, speech = map(str, pair)
     run_ffmpeg("-i", speech, "-t", "0.5", tmp_path / "short.wav")
     left, right = actions.find_faces(session, film, SILENT)
@@ -378,7 +378,7 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
     changed = changed.max(2) > 12
     assert changed[6:14].all() and not changed[:5].any() and not changed[15:].any()
     shown = actions.preview(session, film, spoken, 0.2, SILENT, mouth_gain=2.0)
-    assert np.abs(shown[..., ::-1] - frames[5]).mean() < 2  # a video rounds colours
+    assert np.abs(shown[..., ::-1] - frames[5]).mean() < 2  # encoding rounds colours
     with pytest.raises(ValueError, match="is lost in the video"):
         actions.lip_sync(session, film, [(left, speech), (left, speech)], SILENT)
 
@@ -389,14 +389,14 @@ def test_each_of_several_may_speak(actions, session, pair, tmp_path):
     ({"voice1": "a.wav", "speaker": True}, '"Whoever speaks, shot by shot" is for one face'),
     ({"speech": "a.wav", "speaker": True, "face_like": "a.png"}, "cannot both be chosen"),
 ])  # fmt: skip
-def test_who_is_to_say_what_has_to_be_clear(given, words):
+def test_missing_or_conflicting_speeches_are_refused(given, words):
     nothing = dict.fromkeys(("speech", "filmed", *VOICES, *ALONE))
     with pytest.raises(ValueError, match=words):
         speech_of(nothing | {"seen": [1, 2]} | given)
     assert speech_of(nothing | {"seen": [1, 2], "voice2": "b.wav"}) == [(2, "b.wav")]
 
 
-def test_a_likeness_is_told_by_the_network_of_whoever_runs_the_page(session, pair, tmp_path):
+def test_face_like_uses_the_network_in_the_settings(session, pair, tmp_path):
     cv2.imwrite(str(tmp_path / "like.png"), np.zeros((8, 8, 3), np.uint8))
     actions = Actions(Settings(detector="centerface", identity=str(pair[1])))
     with pytest.raises(ValueError, match="does not hold OpenCV's SFace"):
@@ -404,18 +404,18 @@ def test_a_likeness_is_told_by_the_network_of_whoever_runs_the_page(session, pai
 
 
 @pytest.mark.parametrize("options", [{"resize_factor": 2}, {"fps": 50.0}])
-def test_who_was_clicked_on_is_found_in_smaller_and_in_more_frames(actions, session, pair, options):
-    """And somebody who is not to be seen there is not taken for the largest."""
+def test_clicked_face_is_found_at_another_size_or_frame_rate(actions, session, pair, options):
+    """A face that is not there is not replaced by the largest."""
     left, right = actions.find_faces(session, str(pair[0]), SILENT)
     for chosen, index in ((left, 0), (right, 1)):
         settled = actions._settled(session, *map(str, pair), 1.0, SILENT, options | {"chosen": chosen})
         assert settled[2]["face_index"] == index
-    nobody = replace(left, box=(0.0, 0.0, 0.1, 0.1))
+    absent = replace(left, box=(0.0, 0.0, 0.1, 0.1))
     with pytest.raises(ValueError, match="is not where it was"):
-        actions.preview(session, *map(str, pair), 0.2, SILENT, chosen=nobody, **options)
+        actions.preview(session, *map(str, pair), 0.2, SILENT, chosen=absent, **options)
 
 
-def test_pictures_that_fill_the_memory_are_refused_everywhere(actions, session, pair, tmp_path):
+def test_huge_pictures_are_refused_by_every_action(actions, session, pair, tmp_path):
     cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
     for work in (
         lambda: actions.measure(session, str(tmp_path / "bomb.png"), [str(pair[1])], SILENT),
@@ -430,19 +430,19 @@ def test_pictures_that_fill_the_memory_are_refused_everywhere(actions, session, 
         actions.find_faces(session, str(tmp_path / "sun.hdr"), SILENT)
 
 
-def test_speech_that_is_too_long_is_refused(actions, session, pair, tmp_path):
+def test_too_long_speech_is_refused(actions, session, pair, tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=6:s=16000", tmp_path / "long.wav")
     with pytest.raises(ValueError, match="takes at most"):
         actions.lip_sync(session, str(pair[0]), str(tmp_path / "long.wav"), SILENT)
 
 
-def test_a_video_that_is_too_long_to_be_written_again_is_refused(actions, session, pair, tmp_path):
+def test_too_long_video_is_refused_if_all_of_it_is_written(actions, session, pair, tmp_path):
     write_clip(tmp_path / "long.mp4", np.zeros((126, 64, 96, 3), np.uint8))
     with pytest.raises(ValueError, match="longer than the 5 s"):
         actions.lip_sync(session, str(tmp_path / "long.mp4"), str(pair[1]), SILENT, start=0.5)
 
 
-def test_who_speaks_is_said_and_drawn(actions, session, pair):
+def test_speaker_is_named_and_plotted(actions, session, pair):
     words, plot = actions.measure(session, str(pair[0]), [str(pair[1])], SILENT)
     assert (
         words.startswith("speech.wav: face ")
@@ -457,7 +457,7 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
     ("--end 3 is not after --start 5", '"to this one" 3 is not after "Only from this moment of the video" 5.'),
     ("try another --face_detector, or --rotate", 'Try another face detector, or "The video lies on its side".'),
     ("/opt/bin/ffmpeg crashed,\n 3/4 done; see https://a.b/c/d", "ffmpeg crashed, 3/4 done; see https://a.b/c/d."),
-    # flags that the page has not, faces as it counts them
+    # without flags that the page lacks; faces are counted from 1
     ("no face was found in a.mp4; try another --face_detector, --rotate if it lies, or give --box yourself",
      'No face was found in a.mp4; try "The video lies on its side" if it lies.'),
     ("the picture is tiny; try another --face_detector", "The picture is tiny."),
@@ -465,44 +465,44 @@ def test_who_speaks_is_said_and_drawn(actions, session, pair):
     ("--pair 0=anna.wav: no face; lost.", "of several who speak, face 1=anna.wav: no face; lost."),
     ("face 1: 3 of 9 frames show no face", "Face 2: 3 of 9 frames show no face."),
 ])  # fmt: skip
-def test_visitors_are_told_in_sentences_but_not_where_things_lie(text, said):
+def test_errors_are_sentences_without_folders(text, said):
     assert sentence(text) == said
 
 
-def test_four_numbers_are_four_numbers():
+def test_four_whole_numbers_are_required():
     assert numbers(" 0, 20 0 -3", "") == (0, 20, 0, -3) and numbers("", "") is None
     with pytest.raises(ValueError, match="the box is changed by four whole numbers"):
         numbers("1 2 x 4", "the box is changed by")
 
 
 @pytest.fixture
-def act(actions, session, pair):
-    """(stage with room for one, token) of the face on the video."""
+def ready_face(actions, session, pair):
+    """(stage with room for one, token of a face that is ready to speak there)."""
     prepared = actions.prepare_live(session, str(pair[0]), SILENT)
     stage = LiveFaces(1)
     return stage, stage.add(actions.lips(session, SILENT), prepared, session.use)
 
 
-def asked(stage):
+def client_of(stage):
     return testclient.TestClient(Starlette(routes=stage.routes()))
 
 
-def test_nobody_speaks_without_a_token(act):
-    stage, token = act
-    client = asked(stage)
+def test_live_speech_needs_a_token(ready_face):
+    stage, token = ready_face
+    client = client_of(stage)
     assert client.get("/live/nobody?rate=16000").status_code == 404
     assert client.get(f"/live/{token}").status_code == 404 == client.get(f"/live/{token}?rate=5").status_code
-    assert client.post(f"/live/{token}", content=b"1234").status_code == 404  # nobody takes frames yet
+    assert client.post(f"/live/{token}", content=b"1234").status_code == 404  # no session is open yet
     stage.remove(token)
     assert client.get(f"/live/{token}?rate=16000").status_code == 404
 
 
-def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
-    """The first half second in which nobody has said anything yet, as the page gets it; meanwhile it is in use."""
-    stage, token = act
+def test_frames_come_with_their_sound(actions, session, ready_face, monkeypatch):
+    """Half a second of silence, as the page receives it; meanwhile the session counts as in use."""
+    stage, token = ready_face
     session.last_used = 0.0
     monkeypatch.setattr("page.stage.MAX_SECONDS", 0.5)
-    body = asked(stage).get(f"/live/{token}?rate=16000").content
+    body = client_of(stage).get(f"/live/{token}?rate=16000").content
     assert session.last_used
     times, at = [], 0
     while at < len(body):
@@ -514,8 +514,8 @@ def test_frames_come_with_their_sound(actions, session, act, monkeypatch):
     assert times == pytest.approx([i / 25 for i in range(13)])
 
 
-def test_whoever_leaves_before_the_first_frame_gives_the_stage_back(act):
-    stage, token = act
+def test_leaving_before_the_first_frame_frees_the_stage(ready_face):
+    stage, token = ready_face
 
     async def gone(*_):
         raise OSError("the connection was closed")
@@ -532,15 +532,15 @@ def test_whoever_leaves_before_the_first_frame_gives_the_stage_back(act):
         show = await stage._frames(request)
         await show(scope, gone, gone)
 
-    with pytest.raises(Exception):  # noqa: B017  # whatever starlette makes of it
+    with pytest.raises(Exception):  # noqa: B017  # whatever Starlette makes of it
         asyncio.run(visit())
     assert stage._speaking == 0 and not stage._faces[token].is_live
 
 
 @pytest.mark.parametrize("how", ["asleep", "closed", "behind"])
-def test_whoever_takes_no_more_frames_leaves_the_stage(act, monkeypatch, how):
-    """A page that was put to sleep kept it from everybody, also when its session was long over."""
-    stage, token = act
+def test_visitor_who_takes_no_more_frames_frees_the_stage(ready_face, monkeypatch, how):
+    """A sleeping page used to keep the stage from everybody, even long after its session had ended."""
+    stage, token = ready_face
     closed = how == "closed"
     monkeypatch.setattr("page.stage.IDLE_SECONDS", 60.0 if closed else 0.5)
     scope = {"type": "http", "method": "GET", "path": f"/live/{token}", "query_string": b"rate=16000"}
@@ -549,50 +549,50 @@ def test_whoever_takes_no_more_frames_leaves_the_stage(act, monkeypatch, how):
     async def send(message):
         if closed:
             stage.remove(token)
-        if how == "behind":  # it has said how many have come, and then no more: others are passed over
-            act_of_it.received = 0
+        if how == "behind":  # it reports no frame as received, so further ones are skipped
+            live_face.received = 0
             return
-        await asyncio.Event().wait()  # as where nobody reads
+        await asyncio.Event().wait()  # as if nobody reads
 
     async def visit():
         await (await stage._frames(Request(scope)))(scope, asyncio.Event().wait, send)
 
-    act_of_it = stage._faces[token]
+    live_face = stage._faces[token]
     asyncio.run(asyncio.wait_for(visit(), 30))
-    assert stage._speaking == 0 and not act_of_it.is_live
+    assert stage._speaking == 0 and not live_face.is_live
 
 
-def test_the_stage_has_room_for_so_many(act):
-    stage, token = act
+def test_room_on_the_stage_is_limited(ready_face):
+    stage, token = ready_face
     stage._speaking = 1
-    answer = asked(stage).get(f"/live/{token}?rate=16000")
+    answer = client_of(stage).get(f"/live/{token}?rate=16000")
     assert answer.status_code == 503 and "Somebody else is speaking" in answer.text
 
 
-def test_who_comes_while_a_face_is_opened_does_not_open_it_too(act, monkeypatch):
-    stage, token = act
+def test_face_is_not_opened_twice_at_the_same_time(ready_face, monkeypatch):
+    stage, token = ready_face
     stage._limit, statuses = 2, []
 
-    def opened_late(act, rate):
-        statuses.append(asked(stage).get(f"/live/{token}?rate=16000").status_code)
+    def opened_late(live_face, rate):
+        statuses.append(client_of(stage).get(f"/live/{token}?rate=16000").status_code)
         raise RuntimeError("it was not to be opened")
 
     monkeypatch.setattr("page.stage.open_session", opened_late)
     with pytest.raises(RuntimeError, match="not to be opened"):
-        asked(stage).get(f"/live/{token}?rate=16000")
+        client_of(stage).get(f"/live/{token}?rate=16000")
     assert statuses == [503] and stage._speaking == 0 and not stage._faces[token].is_live
 
 
-def test_a_slow_way_gets_less_and_not_later(act):
-    """Frames are sent again when some have come; whoever does not say so gets all."""
-    stage, token = act
+def test_slow_connection_gets_fewer_frames_not_later_ones(ready_face):
+    """Frames are sent again once some are reported as received; a client that reports none gets all."""
+    stage, token = ready_face
     frame = live.Frame(np.zeros((8, 8, 3), np.uint8), 0, 0.0, np.zeros(640, np.float32), None)
     speaking = stage._faces[token]
     speaking.session = SimpleNamespace(play=lambda: itertools.repeat(frame), push=lambda sound: None)
     sent = messages(speaking)
     assert all(next(sent) for _ in range(20))
     for taken, more in ((14, 2), (20, 6), (28, 8)):
-        asked(stage).post(f"/live/{token}?taken={taken}", content=bytes(4))
+        client_of(stage).post(f"/live/{token}?taken={taken}", content=bytes(4))
         assert [bool(next(sent)) for _ in range(10)] == [True] * more + [False] * (10 - more)
 
 
@@ -616,8 +616,8 @@ def test_a_slow_way_gets_less_and_not_later(act):
     ("GET", "/monitoring", None, 404),
     ("GET", "/docs", None, 404),
 ])  # fmt: skip
-def test_only_what_the_page_needs_is_open(tmp_path, method, path, length, status):
-    """Before a byte of the body is read."""
+def test_gate_lets_only_the_pages_requests_pass(tmp_path, method, path, length, status):
+    """It decides before a byte of the body is read."""
     sent = []
 
     async def behind(scope, receive, send):
@@ -626,16 +626,16 @@ def test_only_what_the_page_needs_is_open(tmp_path, method, path, length, status
     async def send(message):
         sent.append(message)
 
-    named, _, encoding = str(length or "").partition(", ")
-    headers = [(b"content-length", named.encode()), (b"transfer-encoding", encoding.encode())]
+    length_sent, _, encoding = str(length or "").partition(", ")
+    headers = [(b"content-length", length_sent.encode()), (b"transfer-encoding", encoding.encode())]
     headers = [header for header in headers if header[1]]
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(Gate(behind, tmp_path, 1 << 20)(scope, None, send))
     assert sent[0]["status"] == status
 
 
-def test_uploads_at_a_time_do_not_fill_the_disk(tmp_path, monkeypatch):
-    """Each of them found room, and there was none for all. Those that are only announced take none."""
+def test_simultaneous_uploads_do_not_fill_the_disk(tmp_path, monkeypatch):
+    """Each used to find room, though there was none for all. Uploads that are only announced reserve none."""
     largest, piece, statuses, disk = 1 << 20, 1 << 18, [], SimpleNamespace(free=5 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
@@ -653,7 +653,7 @@ def test_uploads_at_a_time_do_not_fill_the_disk(tmp_path, monkeypatch):
     async def send(message):
         statuses.extend([message["status"]] if "status" in message else [])
 
-    async def at_a_time(count):
+    async def upload_together(count):
         gate = Gate(behind, tmp_path, largest)
         silent = [asyncio.create_task(gate(scope, asyncio.Event().wait, send)) for _ in range(100)]
         await asyncio.gather(*(gate(scope, receive, send) for _ in range(count)))
@@ -663,21 +663,21 @@ def test_uploads_at_a_time_do_not_fill_the_disk(tmp_path, monkeypatch):
         for task in silent:
             task.cancel()
 
-    asyncio.run(at_a_time(9))
+    asyncio.run(upload_together(9))
     assert len(statuses) == 10 and {*statuses[:-1]} <= {200, 507} and 507 in statuses and statuses[-1] == 200
 
 
-def test_other_pages_give_this_one_nothing(address):
-    """A form on any page that somebody looks at could fill the disk."""
+def test_uploads_from_other_sites_are_refused(address):
+    """A form on any site that somebody visits could fill the disk."""
     body = b"--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\nabc\r\n--x--\r\n"
     for site, status in (("cross-site", 403), ("same-origin", 200)):
         headers = {"Content-Type": "multipart/form-data; boundary=x", "Sec-Fetch-Site": site}
         assert status_of(urllib.request.Request(f"{address}/gradio_api/upload", body, headers)) == status
 
 
-def test_an_upload_that_finds_the_disk_full_is_told(address, monkeypatch):
-    """In the middle of it, too; what had come of it goes."""
-    usage = iter([10 << 40] * 3)  # when it is let in, and at the first pieces
+def test_upload_to_a_full_disk_is_refused(address, monkeypatch):
+    """Also in the middle of it; what has already been written is deleted."""
+    usage = iter([10 << 40] * 3)  # at the gate, and for the first chunks
     monkeypatch.setattr("page.gate.shutil.disk_usage", lambda _: SimpleNamespace(free=next(usage, 0)))
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     body = b"--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\n" + bytes(1 << 20) + b"\r\n--x--\r\n"
@@ -694,7 +694,7 @@ def status_of(request):
         return refused.code
 
 
-def test_addresses_and_ports_that_cannot_be_are_named(capsys):
+def test_impossible_addresses_and_ports_are_named(capsys):
     before = os.environ.get("GRADIO_TEMP_DIR")
     for port in ("0", "70000", "x"):
         assert app.main(["--server_port", port]) == 2
@@ -704,17 +704,17 @@ def test_addresses_and_ports_that_cannot_be_are_named(capsys):
         serving(Settings(detector="centerface"), "192.0.2.1", free_port()),
     ):
         pass
-    assert os.environ.get("GRADIO_TEMP_DIR") == before  # or a page that is there would find no uploads any more
+    assert os.environ.get("GRADIO_TEMP_DIR") == before  # or a page already running would lose its uploads
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "x", "-1", ""])
-def test_numbers_of_visitors_have_an_end(digits):
-    """Python refuses to read more than 4300 digits, and the page answered with a fault."""
+def test_invalid_numbers_of_visitors_are_ignored(digits):
+    """Python refuses to read more than 4300 digits, and the page used to answer with a server error."""
     assert number_of_a_visitor(digits) is None and number_of_a_visitor("16000") == 16000
 
 
-def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronaut):
-    """Whoever speaks to the server without the page may name any file; the photo's field hands it on as it is."""
+def test_only_uploaded_files_are_opened(tmp_path, monkeypatch, astronaut):
+    """A client other than the page can name any file, and the photo field passes the name on unchanged."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     request = SimpleNamespace(session_hash="somebody", state=SimpleNamespace(requested=time.monotonic()))
     buttons = Buttons(Settings(detector="centerface"))
@@ -723,15 +723,15 @@ def test_no_file_is_looked_at_that_was_not_given(tmp_path, monkeypatch, astronau
         cv2.imwrite(str(path), astronaut)
     (tmp_path / "uploads/link.png").symlink_to(tmp_path / "private.png")
     with pytest.raises(gradio.Error, match="After 50 minutes files are deleted, gone.png too; give it again"):
-        buttons.find_faces(str(tmp_path / "uploads/a/gone.png"), False, request)  # of somebody who stood in line
+        buttons.find_faces(str(tmp_path / "uploads/a/gone.png"), False, request)  # the visitor waited too long
     for path in ("private.png", "uploads/../private.png", "uploads/link.png"):
         with pytest.raises(gradio.Error, match="This page was not given "):
             buttons.find_faces(str(tmp_path / path), False, request)
     assert len(buttons.find_faces(str(tmp_path / "uploads/a/given.png"), False, request)[2]) == 1
 
 
-def test_nothing_is_fetched_for_visitors(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", None)  # and as it was, afterwards
+def test_no_url_is_fetched_for_visitors(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", None)  # and restored afterwards
     import_layout().Page(Settings(detector="centerface")).server(tmp_path, 1 << 20)
     with pytest.raises(gradio.Error, match="not an address"):
         asyncio.run(gradio.processing_utils.async_ssrf_protected_download("http://127.0.0.1/", str(tmp_path)))
@@ -750,7 +750,7 @@ def browser():
     with api.sync_playwright() as player:
         microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
         opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
-        # one for all, whose cache keeps the page's scripts
+        # one for all tests, so that the page's scripts stay in its cache
         context = opened.new_context(viewport={"width": 1280, "height": 1000})
         context.set_default_timeout(PATIENCE * 1000)
         yield context
@@ -766,15 +766,15 @@ def address(settings):
 
 @pytest.fixture
 def tab(browser, address):
-    """The page, as somebody new sees it; it asks no other machine for anything."""
-    opened = browser.new_page()
-    asked = []
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.goto(address)
-    opened.wait_for_selector("#start")
-    yield opened
-    opened.close()
-    elsewhere = [url for url in asked if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
+    """The page as a new visitor sees it; it requests nothing from other machines."""
+    new_tab = browser.new_page()
+    urls = []
+    new_tab.on("request", lambda request: urls.append(request.url))
+    new_tab.goto(address)
+    new_tab.wait_for_selector("#start")
+    yield new_tab
+    new_tab.close()
+    elsewhere = [url for url in urls if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
     assert not elsewhere
 
 
@@ -784,7 +784,7 @@ def give(tab, film, speech):
     tab.wait_for_selector("#speech audio", state="attached")
 
 
-def test_a_video_is_lip_synced_in_the_browser(tab, pair):
+def test_video_is_lip_synced_in_the_browser(tab, pair):
     give(tab, *pair)
     tab.wait_for_selector("#faces img")
     tab.locator("#faces button:has(img)").nth(1).click()
@@ -799,19 +799,19 @@ def test_a_video_is_lip_synced_in_the_browser(tab, pair):
     tab.fill("label:has-text('Only from this moment') input", "9:00")
     tab.click("#start")
     tab.wait_for_selector("text=/9:00|540/")
-    assert not tab.locator("text=Done.").count()  # of this one
+    assert not tab.locator("text=Done.").count()  # this run failed
     assert tab.is_visible("#result video")
 
 
-def test_files_of_another_kind_are_told_where_to_go(tab, tmp_path, astronaut):
-    """Of a GIF under Video it was told that "video/x-m4v,video/*" would be allowed."""
+def test_file_in_the_wrong_field_is_pointed_to_the_right_one(tab, tmp_path, astronaut):
+    """For a GIF under Video, the page used to say that "video/x-m4v,video/*" is allowed."""
     cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
     tab.set_input_files("#film input[type=file]", str(tmp_path / "photo.png"))
     tab.wait_for_selector("text=a picture or GIF under Photo")
 
 
-def test_what_the_camera_records_is_searched_for_faces(tab):
-    """Of which Chromium's false camera shows none."""
+def test_camera_recording_is_searched_for_faces(tab):
+    """Chromium's fake camera shows none."""
     tab.click("#film button[aria-label='Capture from camera']")
     tab.click("#film >> text=Click to Access Webcam")
     tab.click("#film >> text=Record")
@@ -820,7 +820,7 @@ def test_what_the_camera_records_is_searched_for_faces(tab):
     tab.wait_for_selector("text=no face was found")
 
 
-def test_several_are_given_a_speech_each_in_the_browser(tab, pair):
+def test_several_faces_get_a_speech_each_in_the_browser(tab, pair):
     tab.set_input_files("#film input[type=file]", str(pair[0]))
     tab.click("#several button:has-text('Several of them speak')")
     for name in ("voice1", "voice2"):
@@ -831,8 +831,8 @@ def test_several_are_given_a_speech_each_in_the_browser(tab, pair):
     tab.wait_for_selector("#result video")
 
 
-def test_the_other_tabs_say_what_they_find(tab, pair):
-    """Who speaks; and that learning takes five seconds of a person, which this video has not."""
+def test_other_tabs_report_their_results(tab, pair):
+    """Who speaks; and that learning needs five seconds of a person, more than this video has."""
     tab.click("button[role=tab]:has-text('Who speaks?')")
     tab.set_input_files("#pair_film input[type=file]", str(pair[0]))
     tab.wait_for_selector("#pair_film video")
@@ -848,7 +848,7 @@ def test_the_other_tabs_say_what_they_find(tab, pair):
     tab.wait_for_selector("text=/5 s|five seconds/")
 
 
-def test_the_microphone_makes_a_face_speak(tab, pair):
+def test_microphone_makes_a_face_speak(tab, pair):
     tab.click("button[role=tab]:has-text('Live')")
     tab.click("#talk")
     tab.wait_for_selector("text=Prepare a face first.")
@@ -863,7 +863,7 @@ def test_the_microphone_makes_a_face_speak(tab, pair):
     tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
-def test_the_keyboard_is_enough(tab, pair):
+def test_keyboard_is_enough(tab, pair):
     """From the top of the page to the result, with Tab and Enter."""
     files = [*map(str, pair)]
     tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
@@ -877,22 +877,22 @@ def test_the_keyboard_is_enough(tab, pair):
     tab.wait_for_selector("#result video")
 
 
-def test_the_keyboard_is_enough_for_the_other_tabs(tab, pair):
-    """Compare, learn (which takes more than this), and speak live until it is stopped."""
+def test_keyboard_is_enough_for_the_other_tabs(tab, pair):
+    """Compare, learn (for which the video is too short), and speak live until stopped."""
     files = [str(pair[0]), str(pair[1]), str(pair[0]), str(pair[0])]
     tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
     reach_and_press(tab, "[role=tablist]", "Who speaks?")
-    give_by_keyboard(tab, "#pair_film")
+    upload_by_keyboard(tab, "#pair_film")
     reach_and_press(tab, "#voices", "Click to upload or drop files")
     tab.wait_for_selector("#voices >> text=speech")
     reach_and_press(tab, "#compare", "Compare")
     tab.wait_for_function("document.querySelector('#verdict textarea').value.includes('mean similarity')")
     reach_and_press(tab, "[role=tablist]", "One person")
-    give_by_keyboard(tab, "#person")
+    upload_by_keyboard(tab, "#person")
     reach_and_press(tab, "#learn", "Learn")
     tab.wait_for_selector("text=/5 s|five seconds/")
     reach_and_press(tab, "[role=tablist]", "Live")
-    give_by_keyboard(tab, "#live_film")
+    upload_by_keyboard(tab, "#live_film")
     reach_and_press(tab, "#prepare", "Prepare")
     tab.wait_for_selector("text=Ready.")
     reach_and_press(tab, "#talk", "Talk")
@@ -901,14 +901,14 @@ def test_the_keyboard_is_enough_for_the_other_tabs(tab, pair):
     tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
-def give_by_keyboard(tab, place):
-    """Of the video that the next file chooser is given."""
+def upload_by_keyboard(tab, place):
+    """Upload the video that the next file chooser is given."""
     reach_and_press(tab, place, "Drop a video file here to upload")
     tab.wait_for_selector(f"{place} video")
 
 
 def reach_and_press(tab, place, name):
-    """Press Tab until the focus is on what has this name there, and then Enter."""
+    """Press Tab until the element with this name in ``place`` has the focus, then Enter."""
     where = """([place, name]) => {
         const element = document.activeElement;
         return element.closest(place) && (element.ariaLabel || element.textContent).trim() == name;
@@ -921,7 +921,7 @@ def reach_and_press(tab, place, name):
     raise AssertionError(f"{name} cannot be reached")
 
 
-def test_what_cannot_be_used_is_said_and_the_page_goes_on(tab, pair, tmp_path):
+def test_page_reports_unusable_files_and_goes_on(tab, pair, tmp_path):
     tab.click("#start")
     tab.wait_for_selector("text=give a video or a photo of a face first")
     write_clip(tmp_path / "blank.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
@@ -930,16 +930,16 @@ def test_what_cannot_be_used_is_said_and_the_page_goes_on(tab, pair, tmp_path):
     tab.click("#film button[aria-label='Clear'], #film button[aria-label='Remove video']")
     tab.set_input_files("#film input[type=file]", str(tmp_path / "blank.mp4"))
     tab.wait_for_selector("text=no face was found")
-    assert not tab.is_visible("#faces") and not tab.is_visible("#several")  # of the one before
+    assert not tab.is_visible("#faces") and not tab.is_visible("#several")  # those of the previous video
     tab.reload()
     (tmp_path / "large.mp4").write_bytes(bytes(2 << 20))
     tab.set_input_files("#film input[type=file]", str(tmp_path / "large.mp4"))
     tab.wait_for_selector("text=/exceed|too large|maximum/i")
 
 
-def test_a_narrow_screen_has_all_of_it(tab):
+def test_everything_fits_a_narrow_screen(tab):
     tab.set_viewport_size({"width": 360, "height": 800})
-    tab.wait_for_function("document.querySelectorAll('button[role=tab]').length == 8")  # all on view, none in a menu
+    tab.wait_for_function("document.querySelectorAll('button[role=tab]').length == 8")  # all visible, none in a menu
     for name, needed in (
         ("Lip-sync", ("film", "speech", "start", "result")),
         ("Who speaks?", ("pair_film", "voices", "compare", "verdict", "plot")),
@@ -954,15 +954,15 @@ def test_a_narrow_screen_has_all_of_it(tab):
         assert all(0 <= box["x"] < box["x"] + box["width"] <= 360 for box in boxes if box), name
 
 
-def test_files_of_the_machine_are_not_handed_out(address):
+def test_files_of_the_server_are_not_served(address):
     secret = Path(__file__).resolve()
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{address}/gradio_api/file={secret}")
     assert refused.value.code in (403, 404)
 
 
-def test_a_job_about_a_file_of_the_machine_is_refused(address, talking_clip):
-    """Whoever speaks to the server past the page names a video that nobody uploaded."""
+def test_job_about_a_file_of_the_server_is_refused(address, talking_clip):
+    """A client that bypasses the page can name a video that nobody uploaded."""
     requests = pytest.importorskip("requests")
     config = requests.get(f"{address}/config").json()
     (film,) = (one["id"] for one in config["components"] if one["props"].get("elem_id") == "film")
@@ -971,15 +971,15 @@ def test_a_job_about_a_file_of_the_machine_is_refused(address, talking_clip):
     for job in jobs:
         named = {"path": str(talking_clip), "meta": {"_type": "gradio.FileData"}}
         data = [named if place == film else None for place in job["inputs"]]
-        asked = {"data": data, "fn_index": job["id"], "session_hash": "nobody", "trigger_id": film}
-        assert requests.post(f"{address}/gradio_api/queue/join", json=asked).ok
+        message = {"data": data, "fn_index": job["id"], "session_hash": "nobody", "trigger_id": film}
+        assert requests.post(f"{address}/gradio_api/queue/join", json=message).ok
         where = {"session_hash": "nobody"}
-        with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=30) as said:
-            told = next(line for line in said.iter_lines() if b"process_completed" in line)
-        assert json.loads(told.removeprefix(b"data: "))["success"] is False and talking_clip.name.encode() not in told
+        with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=30) as events:
+            done = next(line for line in events.iter_lines() if b"process_completed" in line)
+        assert json.loads(done.removeprefix(b"data: "))["success"] is False and talking_clip.name.encode() not in done
 
 
-def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
+def test_cancelled_lip_sync_can_be_started_again(tab, pair, monkeypatch):
     shown = Progress.progress
     monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
     give(tab, *pair)
@@ -993,7 +993,7 @@ def test_cancel_stops_it_and_it_can_be_done_again(tab, pair, monkeypatch):
     tab.wait_for_selector("#result video")
 
 
-def test_cancel_takes_it_out_of_the_line(tab, browser, address, pair, monkeypatch):
+def test_cancel_takes_an_action_out_of_the_queue(tab, browser, address, pair, monkeypatch):
     shown = Progress.progress
     monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
     first = browser.new_page()
@@ -1014,15 +1014,15 @@ def test_cancel_takes_it_out_of_the_line(tab, browser, address, pair, monkeypatc
     assert not tab.locator("#result video").count()
 
 
-def test_whoever_vanishes_stops_what_they_started(tab, browser, address, pair):
-    """The one after them is served."""
-    gone = browser.new_page()
-    gone.goto(address)
-    gone.wait_for_selector("#start")
-    give(gone, *pair)
-    gone.wait_for_selector("#faces img")
-    gone.click("#start")
-    gone.close()
+def test_closing_the_page_stops_its_action(tab, browser, address, pair):
+    """The next visitor is served."""
+    closed_page = browser.new_page()
+    closed_page.goto(address)
+    closed_page.wait_for_selector("#start")
+    give(closed_page, *pair)
+    closed_page.wait_for_selector("#faces img")
+    closed_page.click("#start")
+    closed_page.close()
     give(tab, *pair)
     tab.wait_for_selector("#faces img")
     tab.click("#start")
