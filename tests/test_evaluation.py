@@ -76,7 +76,7 @@ def talking(tmp_path, talking_clip, speech):
 # LSE
 
 
-def test_lse_of_golden_features():
+def test_lse_matches_golden_data():
     golden = np.load(GOLDEN / "lse.npz")
     mean = lse.mean_distances(golden["video_features"], golden["audio_features"])
     np.testing.assert_allclose(mean, golden["mean_distance_per_shift"], rtol=1e-5)
@@ -84,7 +84,7 @@ def test_lse_of_golden_features():
     np.testing.assert_allclose(lse.lse(golden["video_features"], golden["audio_features"]), expected, atol=1e-4)
 
 
-def test_mfcc(shared):
+def test_mfcc_matches_golden_data(shared):
     samples = wavfile.read(shared / "golden/speech_16k.wav")[1]
     np.testing.assert_allclose(lse.mfcc(samples), np.load(GOLDEN / "lse.npz")["mfcc"], atol=1e-4)
 
@@ -98,13 +98,13 @@ def test_mfcc_in_blocks_is_the_same(monkeypatch, count):
 
 
 @pytest.mark.parametrize("shift", [-4, 0, 3])
-def test_lse_offset(shift):
+def test_lse_finds_the_offset(shift):
     moments = np.random.default_rng(0).standard_normal((80, 32)).astype(np.float32)
     _, confidence, offset = lse.lse(moments[20:60], moments[20 + shift : 60 + shift])
     assert offset == shift and confidence > 1  # sound that runs ahead by ``shift`` frames
 
 
-def test_crop_is_the_official_one():
+def test_crop_matches_the_official_program():
     frame = np.dstack([np.tile(np.arange(200, dtype=np.uint8), (200, 1))] * 3)
     crop = lse.crop_square(frame, 100, 80, 40)  # 112 wide from x 44, from y 40 to 152
     assert crop.shape == (224, 224, 3) and crop[0, 0, 0] == 44 and crop[0, -1, 0] == 155
@@ -121,15 +121,15 @@ def test_steady_squares_ignore_one_wild_box():
     assert np.isnan(squares[36:]).all() and not np.isnan(squares[:36]).any()
 
 
-def test_whole_frames_and_tracks(talking):
+def test_whole_frames_or_tracks_are_scored(talking):
     (whole,) = lse.score_file(talking, Judge())
-    assert (whole.track, whole.frames) == (0, 24) and whole.lse_d > 0  # 25 frames: the last window's sound is not whole
+    assert (whole.track, whole.frames) == (0, 24) and whole.lse_d > 0  # 25 frames: the last window's sound is cut off
     (track,) = lse.score_file(talking, Judge(), FaceSearch("centerface"))
     assert track.frames == 24 and track.lse_d != whole.lse_d
 
 
-def test_a_track_has_the_frames_of_its_shot_alone(tmp_path, talking):
-    """Each had an array for all frames of the film."""
+def test_track_has_only_the_frames_of_its_shot(tmp_path, talking):
+    """Each track used to have an array for all frames of the film."""
     shots = "[0:v]split[a][b];[b]hflip,eq=brightness=-0.25[c];[a][c]concat"
     run_ffmpeg("-i", talking, "-filter_complex", shots, "-an", tmp_path / "cut.mp4")
     search = FaceSearch("centerface")
@@ -139,20 +139,20 @@ def test_a_track_has_the_frames_of_its_shot_alone(tmp_path, talking):
     assert [[crop is not None for crop in row] for row in crops] == [[True, False]] * 25 + [[False, True]] * 25
 
 
-def test_half_a_second(tmp_path, talking):
+def test_half_a_second_can_be_scored(tmp_path, talking):
     run_ffmpeg("-i", talking, "-t", 0.5, tmp_path / "short.mp4")
     (score,) = lse.score_file(tmp_path / "short.mp4", Judge())
     assert score.frames >= 10
 
 
 def test_silence_is_not_scored(tmp_path, talking):
-    """It had scores, which were part of the mean."""
+    """It used to get scores, which were part of the mean."""
     run_ffmpeg("-i", talking, "-af", "volume=0", "-c:v", "copy", tmp_path / "mute.mp4")
     report = score_files([talking, tmp_path / "mute.mp4"], Judge())
     assert len(report.scores) == 1 and "silent from end to end" in report.failed[str(tmp_path / "mute.mp4")]
 
 
-def test_which_track_is_scored_is_told(tmp_path, talking, told):
+def test_choice_of_sound_track_is_reported(tmp_path, talking, told):
     maps = ("-map", "0", "-map", "0:a", "-c", "copy", "-disposition:a:0", 0, "-disposition:a:1", "default")
     run_ffmpeg("-i", talking, *maps, tmp_path / "two.mkv")
     report = score_files([tmp_path / "two.mkv"], Judge(), report=told)
@@ -196,7 +196,7 @@ def test_statistics_of_batches_are_those_of_the_whole():
 
 
 def test_fid_algebra():
-    """Equal covariances leave the squared distance of the means; scaled by s², (1 - s)² of the trace."""
+    """FID of equal covariances is the squared distance of the means; scaling by s adds (1 - s)² of the trace."""
     features = np.random.default_rng(0).standard_normal((200, 4))
     features -= features.mean(0)
     sets = []
@@ -220,14 +220,14 @@ def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
     assert score_fid_script.main(list(map(str, command))) == 0
     assert seen == [(3, 240, 320, 3), (2, 512, 512, 3)] and "3 real and 2 generated" in capsys.readouterr().out
 
-    (tmp_path / "z.mp4").write_text("not a video")  # the others count all the same
+    (tmp_path / "z.mp4").write_text("not a video")  # the others still count
     assert score_fid_script.main(list(map(str, [*command, "--json", tmp_path / "fid.json"]))) == 1
     out, err = capsys.readouterr()
     assert "3 real and 2 generated" in out and "z.mp4 is not a video" in out and "1 files" in err
     assert list(json.loads((tmp_path / "fid.json").read_text())["failed"]) == [str(tmp_path / "z.mp4")]
 
 
-def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsys):
+def test_wrong_inception_weights_are_refused(tmp_path, talking_clip, small_checkpoint, capsys):
     command = ["--real", talking_clip, "--generated", talking_clip, "--weights"]
     assert score_fid_script.main(list(map(str, [*command, tmp_path / "none.pth"]))) == 2
     assert "none.pth does not exist" in capsys.readouterr().err
@@ -235,8 +235,8 @@ def test_wrong_inception_weights(tmp_path, talking_clip, small_checkpoint, capsy
     assert "does not hold pytorch-fid's Inception weights" in capsys.readouterr().err
 
 
-def test_inception_sees_pictures_as_the_library_does(tmp_path, monkeypatch):
-    """RGB in [0, 1], with the weights of a file, here random ones."""
+def test_inception_gets_pictures_as_in_the_library(tmp_path, monkeypatch):
+    """RGB in [0, 1], with weights from a file, here random ones."""
     library = fid.import_beside_torchvision("pytorch_fid.inception")
     path = tmp_path / "inception.pth"
     with monkeypatch.context() as patch:
@@ -269,13 +269,13 @@ def test_pairs_never_join_a_video_with_itself():
         pairs.random_pairs(["a"], ["a"], None, 0)
 
 
-def test_sounds_are_dealt_in_turn():
-    """Those of some of the videos, and others."""
+def test_sounds_are_used_in_turn():
+    """Some sounds belong to one of the videos, some do not."""
     videos = ["a.mp4", "b.mp4", "d.mp4", "e.mp4"]
     for seed in range(50):
         drawn = pairs.random_pairs(["a.wav", "b.wav", "x.wav", "y.wav"], videos, None, seed)
         assert all(Path(sound).stem != Path(name).stem for sound, name in drawn)
-        assert len({sound for sound, _ in drawn}) >= 3  # the last may be left with its own, and begins a new turn
+        assert len({sound for sound, _ in drawn}) >= 3  # if only its own is left for the last, a new turn begins
 
 
 @pytest.mark.parametrize("sounds", [["a.wav", "b.wav", "c.wav"], ["a.mp3", "a.wav", "c.wav"]])
@@ -296,7 +296,7 @@ def test_pairs_never_join_a_clip_with_itself_in_another_file():
 
 
 @pytest.mark.parametrize("kind", ["lrs", "resynced"])
-def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
+def test_written_list_can_be_read_back(tmp_path, kind):
     for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_text("x")
@@ -308,7 +308,7 @@ def test_a_list_comes_back_as_it_was_drawn(tmp_path, kind):
     assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
 
 
-def test_names_that_a_list_cannot_hold_are_told(tmp_path, talking_clip, capsys):
+def test_names_that_a_list_cannot_hold_are_reported(tmp_path, talking_clip, capsys):
     for name in ("a.mp4", "b.mp4", "my\tfilm.mp4", "plain"):
         shutil.copy(talking_clip, tmp_path / name)
     command = ["--data_root", tmp_path, "--filelist", tmp_path / "lists/list.txt", "--format", "resynced"]
@@ -318,8 +318,8 @@ def test_names_that_a_list_cannot_hold_are_told(tmp_path, talking_clip, capsys):
     assert sorted(pair.video.name for pair in read) == ["a.mp4", "b.mp4", "plain"]
 
 
-def test_who_speaks_and_who_is_seen(tmp_path):
-    """ReSyncED puts the video first, LRS the sound; mixed up, the one moves to the other's words."""
+def test_order_of_sound_and_video_depends_on_the_dataset(tmp_path):
+    """ReSyncED puts the video first, LRS the sound; mixed up, the wrong one of the two would be lip-synced."""
     (tmp_path / "list.txt").write_text("face.mp4 voice.wav\n")
     resynced = pairs.Pair(audio=tmp_path / "voice.wav", video=tmp_path / "face.mp4")
     lrs = pairs.Pair(audio=tmp_path / "face.mp4", video=tmp_path / "voice.wav")
@@ -327,7 +327,7 @@ def test_who_speaks_and_who_is_seen(tmp_path):
     assert pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True) == [lrs]
 
 
-def test_lists_of_any_editor(tmp_path):
+def test_lists_from_any_editor_are_read(tmp_path):
     (tmp_path / "list.txt").write_text("a.wav b.mp4\r\nmy voice.wav\tmy face.mp4\r\n", encoding="utf-8-sig")
     read = pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True)
     names = [(pair.audio.name, pair.video.name) for pair in read]
@@ -342,7 +342,7 @@ def test_lists_of_any_editor(tmp_path):
         ("a b\n".encode("utf-16"), "list.txt is not UTF-8 but UTF-16"),
     ],
 )
-def test_bad_lists(tmp_path, text, words):
+def test_bad_lists_are_refused(tmp_path, text, words):
     (tmp_path / "list.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=words):
         pairs.read_filelist(tmp_path / "list.txt", tmp_path, audio_first=True)
@@ -354,10 +354,10 @@ def test_bad_lists(tmp_path, text, words):
 
 @pytest.fixture
 def data(tmp_path, talking, small_checkpoint, monkeypatch):
-    """A folder with four videos, one of them broken; ``LipSync.run`` only copies, and notes its arguments."""
+    """A folder with four videos, one of them broken; ``LipSync.run`` only copies, and records its arguments."""
     root = tmp_path / "data"
     root.mkdir()
-    for name in ("a.mp4", "b.mp4", "c.mp4"):  # 15 frames each, in which the judges have enough to see
+    for name in ("a.mp4", "b.mp4", "c.mp4"):  # 15 frames each, enough for the judges
         run_ffmpeg("-i", talking, "-t", 0.6, "-c", "copy", root / name)
     (root / "bad.mp4").write_text("not a video")
     (tmp_path / "list.txt").write_text("a b\nb bad\nmissing c\nc a\n")
@@ -374,7 +374,7 @@ def data(tmp_path, talking, small_checkpoint, monkeypatch):
     return tmp_path, [*map(str, common), "--face_detector", "centerface"], calls
 
 
-def test_videos_of_a_list(data, capsys):
+def test_videos_of_a_list_are_lip_synced(data, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common, "--pads", "1", "2", "3", "4"]
     assert gen_videos_from_filelist.main(command) == 1
@@ -392,35 +392,35 @@ def test_videos_of_a_list(data, capsys):
     assert gen_videos_from_filelist.main(command) == 2 and "another list" in capsys.readouterr().err
 
 
-def test_videos_of_a_list_are_made_as_inference_would(data, capsys):
+def test_videos_of_a_list_take_the_flags_of_inference(data, capsys):
     folder, common, calls = data
-    how = ["--silence", "closed", "--mouth_gain", "1.5", "--reference", "7", "--lip_delay", "40", "--blend", "feather"]
-    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how])
+    args = ["--silence", "closed", "--mouth_gain", "1.5", "--reference", "7", "--lip_delay", "40", "--blend", "feather"]
+    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *args])
     capsys.readouterr()
-    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *how[2:]])
+    gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common, *args[2:]])
     assert "made with other flags (silence); give another --results_dir" in capsys.readouterr().err
-    told = {(a.silence, a.mouth_gain, a.reference, a.lip_delay, a.blend, a.occlusion) for a in calls}
-    assert told == {("closed", 1.5, 7, 40.0, "feather", "keep")}
+    settings = {(a.silence, a.mouth_gain, a.reference, a.lip_delay, a.blend, a.occlusion) for a in calls}
+    assert settings == {("closed", 1.5, 7, 40.0, "feather", "keep")}
 
 
-def test_a_slip_claims_no_folder(data, capsys):
+def test_wrong_arguments_do_not_claim_the_folder(data, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
-    for slip, words in ((("--mouth_gain", "9"), "is not between"), (("--reference", "sme"), "is not one of")):
-        assert gen_videos_from_filelist.main([*command, *slip]) == 2 and words in capsys.readouterr().err
+    for wrong, words in ((("--mouth_gain", "9"), "is not between"), (("--reference", "sme"), "is not one of")):
+        assert gen_videos_from_filelist.main([*command, *wrong]) == 2 and words in capsys.readouterr().err
     assert not (folder / "out").exists() and not calls
     (folder / "list.txt").write_text("missing a\nmissing b\n")
     assert gen_videos_from_filelist.main([*command, "--lip_delay", "40"]) == 1  # not a single video is made
-    assert gen_videos_from_filelist.main(command) == 2  # somebody else may be at work there
+    assert gen_videos_from_filelist.main(command) == 2  # another run may be at work there
 
 
-def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoint):
+def test_options_are_compared_by_their_meaning(data, small_checkpoint):
     folder, _, calls = data
     lips, out = LipSync(small_checkpoint, search=FaceSearch("centerface")), folder / "out"
     listed = [pairs.Pair(folder / "data/a.mp4", folder / "data/b.mp4")]
     assert pairs.generate(listed, out, lips, pads=[0, 0, 0, 0])
-    said = {"silence": "free", "lip_delay": 0, "mouth_gain": 1.0, "reference": "same", "blend": None}
-    assert pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **said) and len(calls) == 1
+    defaults = {"silence": "free", "lip_delay": 0, "mouth_gain": 1.0, "reference": "same", "blend": None}
+    assert pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **defaults) and len(calls) == 1
     for other in ({"sizes": Sizes(face=60)}, {"silence": "closed"}, {"resize_factor": 2}):
         with pytest.raises(UserError, match=rf"made with other flags \({next(iter(other))}\)"):
             pairs.generate(listed, out, lips, pads=(0, 0, 0, 0), **other)
@@ -432,7 +432,7 @@ def test_how_videos_were_made_is_compared_by_what_it_means(data, small_checkpoin
         pairs.generate(listed, out, lips, pads=(0, 0, 0, 0))
 
 
-def test_a_list_takes_no_video_s_place(data, capsys):
+def test_list_does_not_overwrite_a_video(data, capsys):
     folder, _, _ = data
     film = folder / "data/a.mp4"
     before = film.read_bytes()
@@ -440,8 +440,8 @@ def test_a_list_takes_no_video_s_place(data, capsys):
     assert "give the list another" in capsys.readouterr().err and film.read_bytes() == before
 
 
-def test_results_stay_while_what_they_were_made_of_is_not_there(data, capsys):
-    """A disk that was not mounted cost days of them."""
+def test_results_stay_while_their_sources_are_missing(data, capsys):
+    """A disk that was not mounted used to cost days of results."""
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
     gen_videos_from_filelist.main(command)
@@ -449,33 +449,33 @@ def test_results_stay_while_what_they_were_made_of_is_not_there(data, capsys):
     (folder / "out/skipped/notes.txt").write_text("somebody's own")
     capsys.readouterr()
     assert gen_videos_from_filelist.main(command) == 1 and len(calls) == 2
-    assert "0 of 4 videos" in (said := capsys.readouterr().out) and said.count("a.mp4 does not exist") == 2
+    assert "0 of 4 videos" in (printed := capsys.readouterr().out) and printed.count("a.mp4 does not exist") == 2
     assert (folder / "out/0.mp4").exists() and (folder / "out/3.mp4").exists()
     (folder / "elsewhere.mp4").rename(folder / "data/a.mp4")
     assert gen_videos_from_filelist.main(command) == 1 and len(calls) == 2
     assert "2 of 4 videos" in capsys.readouterr().out
 
 
-def test_a_video_counts_once_and_what_was_made_of_it_not_at_all(tmp_path):
+def test_each_video_is_found_once_and_results_are_not(tmp_path):
     for name in ("a.mp4", "sub/b.mp4", "out/a.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = find_videos([tmp_path, tmp_path / "a.mp4", tmp_path / "sub"], without=tmp_path / "out")
     assert found == [tmp_path / "a.mp4", tmp_path / "sub/b.mp4"]
     assert find_videos([tmp_path / "out/a.mp4"], without=tmp_path / "out") == [tmp_path / "out/a.mp4"]
-    for above in (tmp_path, tmp_path.parent):  # nothing would be left
+    for above in (tmp_path, tmp_path.parent):  # or nothing would be left
         assert len(find_videos([tmp_path], without=above)) == 3
 
 
-def test_a_second_run_finds_the_same_films(data):
-    """Results below the films were taken for films."""
+def test_second_run_finds_the_same_videos(data):
+    """Results in a folder below used to be taken for videos."""
     folder, common, calls = data
     common[common.index("--results_dir") + 1] = str(folder / "data/out")
     for _ in range(2):
         assert real_videos_inference.main(["--mode", "dubbed", *common]) == 1 and len(calls) == 3
 
 
-def test_who_stops_it_is_told_what_is_kept(data, monkeypatch, capsys):
+def test_interrupted_run_says_what_is_kept(data, monkeypatch, capsys):
     folder, common, calls = data
     copy, stopped = LipSync.run, iter([False, True])
 
@@ -489,7 +489,7 @@ def test_who_stops_it_is_told_what_is_kept(data, monkeypatch, capsys):
     assert "finished videos stay in" in capsys.readouterr().err and (folder / "out/0.mp4").exists()
 
 
-def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, capsys):
+def test_videos_of_another_generator_are_not_reused(data, tmp_path, capsys):
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
     gen_videos_from_filelist.main(command)
@@ -499,7 +499,7 @@ def test_videos_of_another_generator_are_not_taken_for_its_own(data, tmp_path, c
     assert "of another generator; give another --results_dir" in capsys.readouterr().err and len(calls) == 2
 
 
-def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
+def test_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
     folder, common, calls = data
     loaded, build = [], weights.build
     monkeypatch.setattr(weights, "build", lambda *args: loaded.append(build(*args)) or loaded[-1])
@@ -510,26 +510,26 @@ def test_the_generator_is_loaded_once_for_all_pairs(data, monkeypatch, capsys):
 def test_processes_share_the_list(data, monkeypatch, capsys):
     folder, common, calls = data
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, (made, talks) in enumerate([([0], False), ([0, 3], True)]):
+    for rank, (made, reports) in enumerate([([0], False), ([0, 3], True)]):
         monkeypatch.setenv("RANK", str(rank))
         gen_videos_from_filelist.main(["--filelist", str(folder / "list.txt"), *common])
         assert (
             sorted(int(path.stem) for path in pairs.numbered_videos(folder / "out")) == made
-            and ("videos in" in capsys.readouterr().out) == talks
+            and ("videos in" in capsys.readouterr().out) == reports
         )
 
 
 def test_notes_of_an_earlier_run_do_not_count_as_done(data, monkeypatch, capsys):
-    """A process said that all were done before another had tried its own again."""
+    """A process used to say that all were done before another had retried its own."""
     folder, common, calls = data
     command = ["--filelist", str(folder / "list.txt"), *common]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    said = []
+    reported = []
     for rank in (0, 1, 0, 1, 1, 0):
         monkeypatch.setenv("RANK", str(rank))
         gen_videos_from_filelist.main(command)
-        said.append("videos in" in capsys.readouterr().out)
-    assert said == [False, True, False, True, False, True]
+        reported.append("videos in" in capsys.readouterr().out)
+    assert reported == [False, True, False, True, False, True]
 
 
 def test_wrong_checkpoint_stops_before_the_first_video(data, tmp_path, capsys):
@@ -556,7 +556,7 @@ def test_real_videos_of_a_list_put_the_video_first(data):
 
 @pytest.fixture
 def judged(data, monkeypatch):
-    """The same, with judges that see greys, and generated videos that are the negative of the real ones."""
+    """``data`` without the broken video; judges see greys, and generated videos are negatives of the real ones."""
     folder, common, calls = data
     (folder / "data/bad.mp4").unlink()
     copy = LipSync.run
@@ -574,7 +574,7 @@ def judged(data, monkeypatch):
 
 @pytest.fixture
 def judged_pair(judged):
-    """Two videos, each with the sound of the other."""
+    """``judged`` with two videos, each with the sound of the other."""
     (judged[0] / "data/c.mp4").unlink()
     return judged
 
@@ -592,8 +592,8 @@ def test_run_all(judged_pair, capsys):
     assert rows["generated"]["FID"] > 100  # greys of a picture and of its negative
 
 
-def test_videos_of_other_lists_are_none_of_this_one(data):
-    """A stray 2024.mp4 in the folder ended the evaluation after all the work."""
+def test_stray_numbered_videos_are_ignored(data):
+    """A stray 2024.mp4 in the folder used to end the evaluation after all the work."""
     folder, _, _ = data
     for number in (0, 1, 2024):
         shutil.copy(folder / "data/a.mp4", folder / f"{number}.mp4")
@@ -609,8 +609,8 @@ def test_pictures_are_compared_on_the_face_that_was_lip_synced(data, monkeypatch
     assert [(pads, face_index) for pads, _, face_index in asked] == [((1, 2, 3, 4), 1)]
 
 
-def test_run_all_takes(judged_pair, capsys):
-    """Own sound and silence make two more videos of each; what each tells is in the table, or named as missing."""
+def test_run_all_measures_all_takes(judged_pair, capsys):
+    """Each video is also made with its own sound and in silence; all their figures are shown, or named as missing."""
     folder, common, calls = judged_pair
     common = [*common, "--takes", "matched", "silent"]
     assert run_all.main(common) == 0 and len(calls) == 6
@@ -623,18 +623,18 @@ def test_run_all_takes(judged_pair, capsys):
     assert {"psnr", "ssim", "seam"} < matched.keys() and {"motion", "jitter"} < rows["silent"].keys()
     assert matched["psnr"] < 20 and rows["silent"]["motion"] == pytest.approx(1, abs=0.1)  # it is the negative
     assert 0 <= generated["success"] <= 1
-    table = list(csv.DictReader((folder / "out/scores.csv").read_text().splitlines()))
-    assert [row["row"] for row in table] == ["real videos", "generated", "matched", "discrepancy", "silent"]
+    lines = list(csv.DictReader((folder / "out/scores.csv").read_text().splitlines()))
+    assert [row["row"] for row in lines] == ["real videos", "generated", "matched", "discrepancy", "silent"]
     videos = list(csv.DictReader((folder / "out/videos.csv").read_text().splitlines()))
     assert len(videos) == 6 and [row["take"] for row in videos] == sorted(row["take"] for row in videos)
-    assert all((row["psnr"] == "") == (row["take"] != "matched") for row in videos)  # which says nothing of other takes
+    assert all((row["psnr"] == "") == (row["take"] != "matched") for row in videos)  # it means nothing for other takes
     assert all((row["motion"] == "") == (row["take"] != "silent") for row in videos)
     assert all(Path(row["source"]).parent.name == "data" and row["speech"].endswith((".mp4", ".wav")) for row in videos)
     assert [rows[take]["videos"] for take in ("generated", "matched", "silent")] == [2, 2, 2]
 
 
-def test_run_all_asks_every_judge(judged_pair, capsys, monkeypatch):
-    """Judges that measure what is known: the videos that are made are the negatives of their sources."""
+def test_run_all_uses_every_judge(judged_pair, capsys, monkeypatch):
+    """The judges' answers are known, because the generated videos are the negatives of their sources."""
     folder, common, _ = judged_pair
     asked = []
 
@@ -653,12 +653,12 @@ def test_run_all_asks_every_judge(judged_pair, capsys, monkeypatch):
     assert [Path(path).name for path in asked] == ["landmarks.pth", "lpips.pth", "identity.pth"]
     rows = json.loads((folder / "out/scores.json").read_text())
     assert {"lmd", "lpips"} < rows["matched"].keys() and {"leak", "lip_motion"} < rows["silent"].keys()
-    assert all(rows[take]["csim"] < -0.9 for take in ("generated", "matched", "silent"))  # of opposite greys
+    assert all(rows[take]["csim"] < -0.9 for take in ("generated", "matched", "silent"))  # their greys are opposite
     missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not measured")]
     assert missing == ["not measured: FVD; no package for it is maintained (docs/measuring.md)"]
 
 
-def test_run_all_tells_why_a_take_is_missing(judged, capsys):
+def test_run_all_reports_why_videos_are_missing(judged, capsys):
     folder, common, _ = judged
     (folder / "list.txt").write_text("b a\na bad\n")
     (folder / "data/bad.mp4").write_text("no video")
@@ -673,14 +673,14 @@ def test_run_all_tells_why_a_take_is_missing(judged, capsys):
     }
 
 
-def test_run_all_looks_at_the_videos_before_it_downloads(tmp_path, capsys):
+def test_run_all_checks_the_videos_before_it_downloads(tmp_path, capsys):
     command = ["--data_root", str(tmp_path / "none"), "--results_dir", str(tmp_path), "--checkpoint_path", "demo"]
     assert run_all.main(command) == 2
     assert capsys.readouterr().err == f"error: --data_root {tmp_path / 'none'} is not a folder\n"
 
 
 def test_run_all_compares_the_same_pairs(judged, capsys):
-    """A video that cannot be scored takes its partner along, and is told."""
+    """If a video cannot be scored, its partner is left out too, and this is reported."""
     folder, common, _ = judged
     run_all.main(common)
     listed = pairs.read_filelist(folder / "out/filelist.txt", folder / "data", audio_first=True)
@@ -694,8 +694,8 @@ def test_run_all_compares_the_same_pairs(judged, capsys):
     assert out.count("not scored: ") == 2 and "2 videos could not be scored" in err
 
 
-def test_columns_of_the_table_weigh_videos_alike(judged):
-    """A video that is twice in the list counted twice among the generated, and once where it hears its own sound."""
+def test_all_takes_weigh_videos_by_the_list_of_pairs(judged):
+    """A video listed twice used to count twice among the generated, but once among those with their own sound."""
     folder, common, _ = judged
     (folder / "list.txt").write_text("b a\nc a\na b\n")
     assert run_all.main([*common, "--filelist", str(folder / "list.txt"), "--takes", "matched", "silent"]) == 0
@@ -707,8 +707,8 @@ def test_columns_of_the_table_weigh_videos_alike(judged):
     assert [rows[take]["videos"] for take in ("generated", "matched", "silent")] == [3, 3, 3]
 
 
-def test_silence_is_as_long_as_the_video_is_today(judged_pair, talking):
-    """Another video in its place, however old, heard the silence of the one before."""
+def test_silence_follows_changes_of_its_video(judged_pair, talking):
+    """A video that replaced another, however old, used to be made with the silence of the first."""
     folder, common, _ = judged_pair
     command = [*common, "--takes", "silent", "--no_fid"]
     assert run_all.main(command) == 0
@@ -734,7 +734,7 @@ def test_run_all_counts_a_video_in_each_of_its_pairs(judged, capsys):
     assert [rows[name]["faces"] for name in COMPARED] == [2, 2]
 
 
-def test_results_among_the_videos_are_none_of_them(judged_pair, capsys):
+def test_results_do_not_mix_with_the_videos(judged_pair, capsys):
     folder, common, calls = judged_pair
     common = [*common, "--no_fid"]
     place = common.index("--results_dir") + 1
@@ -761,7 +761,7 @@ def test_run_all_without_a_single_matched_video(judged, monkeypatch, capsys):
 
 
 def test_run_all_with_matched_videos_of_other_pairs_only(judged, monkeypatch, capsys):
-    """Of the one pair that can be made, the video cannot be made with its own sound; of the other it is that alone."""
+    """One video can be made only with the other's sound, the other only with its own."""
     folder, common, _ = judged
     negate = LipSync.run
 
@@ -778,32 +778,32 @@ def test_run_all_with_matched_videos_of_other_pairs_only(judged, monkeypatch, ca
     assert rows["generated"]["faces"] == 1 and "discrepancy" not in rows and "psnr" in rows["matched"]
 
 
-def test_run_all_keeps_the_list_that_its_videos_belong_to(judged, capsys):
-    """Another draw is refused before it takes the place of the first; what no list can hold is told."""
+def test_run_all_keeps_the_list_of_its_videos(judged, capsys):
+    """Another draw is refused before it replaces the first; names that a list cannot hold are reported."""
     folder, common, _ = judged
     shutil.copy(folder / "data/a.mp4", folder / "data/a\ttab.mp4")
     assert run_all.main([*common, "--no_fid"]) == 0
     assert r"left out" in (out := capsys.readouterr().out) and r"'a\ttab.mp4'" in out
-    known = (folder / "out/filelist.txt").read_text()
+    first_list = (folder / "out/filelist.txt").read_text()
     assert run_all.main([*common, "--no_fid", "--count", "2"]) == 2
     assert "holds videos of another list, filelist.txt" in capsys.readouterr().err
-    assert (folder / "out/filelist.txt").read_text() == known
+    assert (folder / "out/filelist.txt").read_text() == first_list
 
 
-def test_what_was_made_of_another_file_of_that_name_is_made_anew(judged, capsys):
+def test_videos_of_a_changed_file_are_made_again(judged, capsys):
     folder, common, calls = judged
     common = [*common, "--no_fid", "--takes", "silent"]
     assert run_all.main(common) == 0 and len(calls) == 6
     run_ffmpeg("-i", folder / "data/a.mp4", "-t", "0.5", folder / "data/short.mp4")
     (folder / "data/short.mp4").replace(folder / "data/a.mp4")
     assert run_all.main([*common, "--filelist", str(folder / "out/filelist.txt")]) == 0
-    anew = calls[6:]
-    assert len(anew) == 3 and all("a" in (call.face.stem, call.audio.stem) for call in anew)  # seen, heard, in silence
-    assert wavfile.read(anew[2].audio)[1].size < 9000
+    new = calls[6:]
+    assert len(new) == 3 and all("a" in (call.face.stem, call.audio.stem) for call in new)  # as face, as sound, silent
+    assert wavfile.read(new[2].audio)[1].size < 9000
 
 
-def test_a_figure_that_one_video_lacks_is_the_mean_of_the_others(tmp_path):
-    """And JSON of it is read by whoever refuses NaN, which most do."""
+def test_videos_without_a_figure_are_left_out_of_its_mean(tmp_path):
+    """The JSON has no NaN, which most programs refuse to read."""
     rest = dict.fromkeys(("ssim", "sharpness", "flicker", "upper_flicker", "seam", "jitter"), 1.0)
     found = [
         Quality("", "", 2, psnr=psnr, motion=motion, **rest) for psnr, motion in ((inf, nan), (30, 0.2), (40, 0.4))
@@ -823,7 +823,7 @@ def test_run_all_without_a_single_video_says_why(judged, monkeypatch, capsys):
     assert out.count("no face at all") == 3 and "3 of 3 pairs were skipped" in err
 
 
-def test_clip_without_a_lasting_face(tmp_path, speech):
+def test_clip_without_a_lasting_face_is_refused(tmp_path, speech):
     write_clip(tmp_path / "grey.mp4", np.full((15, 96, 128, 3), 90, np.uint8))
     run_ffmpeg("-i", tmp_path / "grey.mp4", "-i", speech, "-c:v", "copy", "-shortest", tmp_path / "grey sound.mp4")
     with pytest.raises(ValueError, match="no face is visible for 10 frames"):
@@ -832,7 +832,7 @@ def test_clip_without_a_lasting_face(tmp_path, speech):
 
 @pytest.mark.parametrize("seconds, windows", [(2.0, 20), (0.8, 15)])
 def test_lse_leaves_the_last_window_out(tmp_path, talking_clip, speech, seconds, windows):
-    """As the official program does: min(pictures, sound in frames) - 5, also where the sound goes on."""
+    """As in the official program: min(frames, frames of sound) - 5 windows, even if there is more sound."""
     run_ffmpeg("-stream_loop", "3", "-i", speech, "-t", seconds, tmp_path / "s.wav")
     maps = ("-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", "pcm_s16le")
     run_ffmpeg("-i", talking_clip, "-i", tmp_path / "s.wav", *maps, tmp_path / "x.mkv")
@@ -842,8 +842,8 @@ def test_lse_leaves_the_last_window_out(tmp_path, talking_clip, speech, seconds,
 @pytest.mark.parametrize("size, face, factor", [
     ((1920, 1080), 500, 1.5), ((3840, 2160), 900, 3.0), ((1280, 720), 500, 1.0), ((640, 360), 90, 1.0),
 ])  # fmt: skip
-def test_pictures_are_shrunk_to_the_largest_that_the_paper_takes(monkeypatch, tmp_path, size, face, factor):
-    """Of 1080 lines, 540 were left: the reference leaves 720."""
+def test_videos_are_shrunk_to_the_papers_maximum(monkeypatch, tmp_path, size, face, factor):
+    """Videos of 1080 lines used to be shrunk to 540; the reference leaves 720."""
     info = video.VideoInfo(tmp_path / "x.mp4", *size, Fraction(25))
     monkeypatch.setattr("evaluation.sizes.video.probe", lambda _: info)
     box = np.array([[10.0, 10.0, 10.0 + 0.8 * face, 10.0 + face]])
@@ -852,10 +852,10 @@ def test_pictures_are_shrunk_to_the_largest_that_the_paper_takes(monkeypatch, tm
     assert Sizes().shrink_factor(lips, tmp_path / "x.mp4") == pytest.approx(factor)
 
 
-@pytest.mark.parametrize("size, told_of", [((224, 224), 0), ((160, 160), 0), ((320, 240), 1), ((640, 640), 1)])
-def test_whole_frames_are_taken_for_faces_with_a_word(tmp_path, told, size, told_of):
-    """Of ordinary videos, all scores of sync meant nothing, and nobody was told."""
+@pytest.mark.parametrize("size, warnings", [((224, 224), 0), ((160, 160), 0), ((320, 240), 1), ((640, 640), 1)])
+def test_scoring_whole_frames_as_faces_warns(tmp_path, told, size, warnings):
+    """For ordinary videos, the sync scores meant nothing, and there used to be no warning."""
     write_clip(tmp_path / "talk.mp4", np.zeros((2, *size[::-1], 3), np.uint8))
     scores.warn_of_whole_frames([tmp_path / "talk.mp4", tmp_path / "none.mp4"], told)
     scores.warn_of_whole_frames([tmp_path / "none.mp4"], told)
-    assert len(told.notes) == told_of and all("add --crop_faces" in note for note in told.notes)
+    assert len(told.notes) == warnings and all("add --crop_faces" in note for note in told.notes)
