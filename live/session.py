@@ -169,7 +169,7 @@ class Session:
         """
         samples = checked(samples)
         with self._state_lock:
-            if not self._source:
+            if not (self._source and len(samples)):
                 return
             if self.waiting + len(samples) / self._rate > MAX_WAITING_SECONDS:
                 raise UserError(

@@ -528,3 +528,13 @@ def test_missing_and_changed_files_are_named(saved_face, tmp_path):
     source.unlink()
     with pytest.raises(UserError, match="missing or was changed"):
         live.Face.load(saved_face)
+
+
+def test_no_sound_begins_no_utterance(session, wav):
+    """What a microphone hands over last may be empty: a frame was spoken, and the mouth got ready to."""
+    session.push(wav[:8000])
+    session.end()
+    spoken = all_of(session)
+    session.push(wav[:0])
+    session.end()
+    assert spoken and session.frames() == []
