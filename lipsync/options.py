@@ -178,7 +178,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) or isinstance(value, numbers.Real) and float(value).is_integer()
+    return isinstance(value, numbers.Integral) or _is_finite(value) and float(value).is_integer()
 
 
 def _four_pixels(name: str, sides: Any) -> tuple[int, ...]:

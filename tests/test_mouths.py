@@ -743,3 +743,9 @@ def test_a_moving_chin_does_not_pass_for_a_caption(astronaut):
     dropped[66:80, 36:60] = (30, 30, 60)  # an open mouth
     shown = References(face[None]).select(dropped, 1.0).face.astype(int)
     assert np.abs(shown - face)[masks.mouth() == 1].mean() < 1
+
+
+@pytest.mark.parametrize("name", ["face_index", "crf", "rotate"])
+def test_numbers_too_large_to_be_floats_are_refused(name):
+    with pytest.raises(UserError, match=f"--{name} 1000"):
+        Options(**{name: Fraction(10**400, 3)})
