@@ -27,7 +27,6 @@ from lipsync import (
     MAX_FPS,
     MIN_FPS,
     MOUTH_OPTIONS,
-    OPTION_CHOICES,
     FilmedFace,
     LipSync,
     Options,
@@ -46,7 +45,6 @@ SOURCE_COPY = re.compile(rf"{SOURCE}[0-9a-f]{{16}}(\..*)?")  # copies of videos 
 LARGEST = 320 << 20  # bytes of face.json: 16 appearances of 64 faces, and a day of boxes
 SAVED_OPTIONS = ("resize_factor", "rotate", "crop", "loop", *MOUTH_OPTIONS)  # options that are saved
 MAX_OPENING = 100.0  # limit for ``References.openings``, which is about 1
-CHOICE_OPTIONS = ("blend", "loop", "occlusion")  # options that accept only a few words
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,19 +212,17 @@ def _source(folder: Path, content: dict, options: ResolvedOptions) -> video.Vide
 
 
 def _options(values: dict) -> ResolvedOptions:
-    """Return the options; raise ValueError for values of kinds that ``Options`` does not take."""
+    """Return the options; raise ValueError for other names or kinds than were saved, UserError for invalid values."""
     kinds = {
         "reference": (str, int), "blend": (str,), "crop": (list,), "lip_delay": (float,), "rotate": (bool, int),
         "resize_factor": (int, float),
     }  # fmt: skip
     usual = Options()
-    if set(values) != set(SAVED_OPTIONS) or any(values[name] not in OPTION_CHOICES[name] for name in CHOICE_OPTIONS):
+    if set(values) != set(SAVED_OPTIONS):
         raise ValueError
-    if not all(type(value) in kinds.get(name, (type(getattr(usual, name)),)) for name, value in values.items()):
+    if not all(type(values[name]) in kinds.get(name, (type(getattr(usual, name)),)) for name in SAVED_OPTIONS):
         raise ValueError
-    if not all(map(_whole, values["crop"])) or values["resize_factor"] < 1:
-        raise ValueError
-    return ResolvedOptions(**values | {"crop": tuple(values["crop"])})
+    return ResolvedOptions(**values)
 
 
 def _box(box: list[int] | None, picture: video.VideoInfo) -> Box | None:
