@@ -87,9 +87,9 @@ class _Candidate(NamedTuple):
     face: np.ndarray  # (96, 96, 3) uint8
     distance: float  # between their poses
     moved_by: np.ndarray  # x, y
-    number: int = 0
-    gain: float = 1.0  # factor by which it was made brighter
-    share: float = 0.0
+    number: int
+    gain: float  # factor by which it was made brighter
+    share: float = 0.0  # of the mixture
 
 
 class References:
@@ -155,14 +155,14 @@ class References:
         ``distances`` (N,) are those between poses, once faces are made ``gains`` (N,) times as bright.
         """
         best = self._costs(np.arange(len(self.faces)), distances, target.wanted).argsort()[:MAX_MIXED]
-        aligned = [self._aligned(target, i, float(distances[i]), float(gains[i])) for i in best]
+        aligned = [self._aligned(target, int(i), float(distances[i]), float(gains[i])) for i in best]
         costs = self._costs(best, np.array([one.distance for one in aligned]), target.wanted)
         costs = costs + OPENING_COST * np.array([target.foreign(one.face) for one in aligned])
         shares = np.exp((costs.min() - costs) / TEMPERATURE)
         if self.openings is None:  # shut mouths: only the best one
             shares = np.eye(len(best))[costs.argmin()]
         shares /= shares.sum()
-        return [aligned[i]._replace(number=int(best[i]), share=float(shares[i])) for i in costs.argsort()]
+        return [aligned[i]._replace(share=float(shares[i])) for i in costs.argsort()]
 
     def _costs(self, which: np.ndarray, distances: np.ndarray, wanted: float) -> np.ndarray:
         """Return how far some of these faces, at these ``distances`` of pose, are from what is wanted."""
@@ -175,14 +175,14 @@ class References:
     def _aligned(self, target: _Target, i: int, distance: float, gain: float) -> _Candidate:
         """Return a face in the target's light; if its pose differs, aligned with the target."""
         face = _exposed(self.faces[i], gain)
-        as_it_is = _Candidate(face, distance, np.zeros(2), gain=gain)
+        as_it_is = _Candidate(face, distance, np.zeros(2), i, gain)
         otherwise = min(1.0, (distance - ALIGNED) / (SAME_SHOT - ALIGNED))
         if otherwise <= 0:
             return as_it_is
         moved_by = otherwise * movement(_exposed(self._greys[i], gain), target.grey, EYES_AND_NOSE)
         closer = moved(face, moved_by)
         left = float(np.abs(pose_of(closer) - target.pose).mean())
-        return _Candidate(closer, left, moved_by, gain=gain) if left < distance else as_it_is
+        return _Candidate(closer, left, moved_by, i, gain) if left < distance else as_it_is
 
 
 def _align_mouths(candidates: Sequence[_Candidate]) -> list[_Candidate]:
