@@ -196,8 +196,8 @@ def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False
     )
 
 
-def describe_missing(boxes: Sequence[Box | None], fps: float, what: str = "", first: int = 0) -> str:
-    """Describe which frames have no face, or which seconds do not show ``what``; "" if all do.
+def describe_missing(boxes: Sequence[Box | None], fps: float, what: str, first: int) -> str:
+    """Describe which frames have no face or, unless it is "", which seconds do not show ``what``; "" if all do.
 
     ``first`` is the number of the first box's frame.
     """

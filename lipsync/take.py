@@ -241,7 +241,7 @@ def search_range(source: video.VideoInfo, wanted: int, options: Options) -> Sear
     return SearchRange(replace(source, start=source.start - before), part.stop + around, part)
 
 
-def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]:
+def open_sound(path: Path, report: Reporter) -> tuple[video.Sound, int]:
     """Return the sound of a file and its number of samples; raise UserError if it has none or is cut short."""
     sound = video.Sound(path, hp.sample_rate)
     samples = sound.measure()
@@ -251,7 +251,7 @@ def open_sound(path: Path, report: Reporter = SILENT) -> tuple[video.Sound, int]
     return sound, samples
 
 
-def open_mix(path: Path, spoken: int, report: Reporter = SILENT) -> video.Sound:
+def open_mix(path: Path, spoken: int, report: Reporter) -> video.Sound:
     """Open the sound that replaces a speech of ``spoken`` samples in the result, and report if it ends earlier."""
     sound, samples = open_sound(path, report)
     if spoken - samples > MIX_SHORTER * hp.sample_rate:
