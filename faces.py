@@ -185,7 +185,7 @@ def _opened(name: str, device: str, file: str | Path | None, dtype: torch.dtype,
     return with_eye_distance(create_detector(name, device, file, dtype))
 
 
-def sfd_is_available(report: Reporter = SILENT) -> bool:
+def sfd_is_available(report: Reporter) -> bool:
     """Return whether S3FD's official weights are in the cache or can be downloaded to it; if not, warn once.
 
     A failed download is retried only after ``RETRY_SECONDS``, since this is called for each of many videos, and a
@@ -205,7 +205,7 @@ def sfd_is_available(report: Reporter = SILENT) -> bool:
     return False
 
 
-def save_cache(found: Detections, cache: Path, report: Reporter = SILENT) -> None:
+def save_cache(found: Detections, cache: Path, report: Reporter) -> None:
     """Cache the boxes; if the cache is full or read-only, only warn."""
     try:
         with files.atomic_write(cache) as partial:
@@ -215,7 +215,10 @@ def save_cache(found: Detections, cache: Path, report: Reporter = SILENT) -> Non
 
 
 def _note_once(text: str, report: Reporter) -> None:
-    """Note ``text`` only once per reporter; it would otherwise repeat for every video, or every few seconds."""
+    """Note ``text`` only once per reporter; it would otherwise repeat for every video, or every few seconds.
+
+    What was noted is remembered in the reporter itself, because a user's own reporter may not be hashable.
+    """
     if report is not SILENT and text not in (noted := vars(report.root).setdefault("_noted", set())):
         noted.add(text)
         report.note(text)
