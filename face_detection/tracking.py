@@ -96,7 +96,7 @@ def settle(
     Each comes with whether a shot ends there. ``seen`` yields the detections so far each time there are more; the
     result does not depend on how many pieces they come in.
     """
-    found, shot, start = Detections(), Shot(max_gap, face_index), 0
+    shot, start = Shot(max_gap, face_index), 0
     for found, stop in _up_to_where_cuts_are_known(seen):
         for cut in cuts_between(found.change, start, stop):
             shot.add(found.boxes[start:cut])
