@@ -79,8 +79,8 @@ def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Itera
     scores = np.full((len(everybody.shots), 1), -np.inf)
     if everybody.faces:
         scores = without_brief_faces(criterion.scores(everybody), everybody.seen())
-    if everybody.faces and not scores.max() >= criterion.THRESHOLD:
-        raise UserError(criterion.no_match_message(float(scores.max())))
+        if scores.max() < criterion.THRESHOLD:
+            raise UserError(criterion.no_match_message(float(scores.max())))
     for (first, stop), row in zip(everybody.shots, scores):
         good = row.max() >= criterion.THRESHOLD
         yield everybody.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True
