@@ -33,7 +33,7 @@ class MouthSettings:
     strength: Callable[[int], float] | None = None
 
     def of_frames(self) -> Iterator[tuple[float | None, float]]:
-        """Yield the gain (None: the network's own movement) and the reference share of each frame, without end."""
+        """Yield the gain (None: the network's own movement) and the reference share of each frame."""
         gains = itertools.repeat(None) if self.gains is None else map(float, self.gains)
         return zip(gains, itertools.repeat(0.0) if self.reference_share is None else map(float, self.reference_share))
 
