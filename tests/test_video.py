@@ -1269,3 +1269,15 @@ def test_leftovers_of_killed_runs_are_removed(talking_clip, speech, tmp_path):
         for frame in video.read_frames(info, 0, 3):
             writer.write(frame)
     assert {path.name for path in tmp_path.iterdir()} == {"out.mp4", *(path.name for path in others)}
+
+
+@pytest.mark.parametrize("layout", ["6.1(back)", "7.1(wide-side)"])
+def test_what_booms_is_no_voice_in_rare_layouts_either(tmp_path, layout):
+    """In these, lips moved with the low-frequency effects of a film that begins with an explosion."""
+    count = sum(int(channels) for channels in layout.partition("(")[0].split("."))
+    tones = ["0.03*sin(2*PI*300*t)"] * 3 + ["0.5*sin(2*PI*50*t)"] + ["0"] * (count - 4)
+    source = f"aevalsrc={'|'.join(tones)}:d=1:s=48000:c={layout}"
+    run_ffmpeg("-f", "lavfi", "-i", source, "-c:a", "pcm_s16le", tmp_path / "film.wav")
+    sound = video.Sound(tmp_path / "film.wav", 16000)
+    list(sound)
+    assert sound.layout == layout and sound.voice != "c3"

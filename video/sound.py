@@ -42,9 +42,8 @@ DOMINANT = 10.0  # a channel this many times as loud as the others is the only o
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
 FRONT = 3  # channels: the first ones of these layouts are in that mix
-THIRD = ("2.1", "6.1(front)")
-FOURTH = ("3.1", "4.1", "5.1", "6.1", "7.1", "7.1(wide)", "7.1(top)")
-LFE = dict.fromkeys(THIRD, 2) | dict.fromkeys(FOURTH, 3)  # index of the low-frequency effects channel
+LFE = re.compile(r"\d+\.[12]")  # layouts with a channel of low-frequency effects, which is the fourth
+LFE_THIRD = ("2.1", "6.1(front)")  # or in these the third
 CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's message, from version 5 on
 # codecs that declare the format in each packet, and AAC that may become stereo
 CHANGING = re.compile(r"mp[123]|e?ac3|dts|aac_latm|aac .*(\[15\]\[0\]| mono)")
@@ -223,7 +222,8 @@ class Sound:
             return
         layout, levels = self._channel_levels(AUDIO_SECONDS)
         self.layout = self.layout or layout
-        if (boom := LFE.get(layout.partition("(side)")[0])) is not None and boom < len(levels):
+        boom = 2 if layout in LFE_THIRD else 3
+        if LFE.match(layout) and boom < len(levels):
             levels[boom] = 0.0  # it has no speech
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, DOMINANT * others[0])
