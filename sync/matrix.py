@@ -34,7 +34,7 @@ from .matching import Result, compare
 
 
 class SimilarityMatrix:
-    """The results of every face with every voice: ``results[face][voice]``.
+    """The results of every face with every voice: ``results[face][voice]``. Each face must be visible in some frame.
 
     Raises UserError if no face and voice ever occur together.
     """
@@ -80,10 +80,11 @@ class SimilarityMatrix:
         content = self.best(0).to_json()
         if len(self.faces) == len(self.voices) == 1:
             return content
+        visible = [np.flatnonzero(~np.isnan(face.boxes[:, 0])) for face in self.faces]  # frames
         tracks = [
             {"first_frame": int(shown[0]), "last_frame": int(shown[-1]), "frames": len(shown),
              "box": [round(float(v), 1) for v in np.nanmedian(face.boxes, axis=0)]}
-            for face in self.faces if len(shown := np.flatnonzero(~np.isnan(face.boxes[:, 0])))
+            for face, shown in zip(self.faces, visible)
         ]  # fmt: skip
         voices = [
             {"file": name, "best_track": self.best_face(voice), **self.best(voice).to_json()}
@@ -121,7 +122,10 @@ def _best(results: Sequence[Result]) -> int:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The results of every face of a video with every voice, and where the faces are."""
+    """The results of every face of a video with every voice, and where the faces are.
+
+    Faces that are only visible between the frames of ``hparams.fps`` are left out.
+    """
 
     source: VideoInfo
     tracks: list[np.ndarray]  # the boxes of each face in each frame, (frames, 4), NaN where it is not seen
@@ -147,8 +151,10 @@ def measure(
     for note in itertools.chain(source.notes, *(voice.notes for voice in voices)):
         report.note(f"note: {note}")
     tracks = find_tracks(source, max(voice.frames for voice in voices), expert, search, report)
-    matrix = SimilarityMatrix([str(path) for path in paths], embed_faces(source, tracks, expert), voices)
-    return Measurement(source, tracks, matrix)
+    faces = embed_faces(source, tracks, expert)
+    visible = [number for number, shown in enumerate(faces) if not np.isnan(shown.boxes).all()]
+    matrix = SimilarityMatrix([str(path) for path in paths], [faces[number] for number in visible], voices)
+    return Measurement(source, [tracks[number] for number in visible], matrix)
 
 
 def score(

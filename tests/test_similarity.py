@@ -330,3 +330,17 @@ def test_one_second_is_too_short_for_a_verdict(windows, verdict):
     curve[MAX_OFFSET] = 0.9
     result = Result(25.0, windows + 4, np.arange(windows), np.full(windows, 0.9), curve, windows)
     assert result.verdict == verdict and ("needs 1.2 s" in str(result)) == (windows < 25)
+
+
+def test_faces_between_the_frames_of_25_a_second_are_left_out(
+    expert_checkpoint, astronaut, speech, tmp_path, monkeypatch
+):
+    """JSON listed no track for one, so ``best_track`` pointed at none, or at another face's."""
+    write_clip(tmp_path / "fast.mp4", np.repeat(astronaut[None, :240, 60:380], 50, axis=0), "50")
+    lost, lasting = (np.full((50, 4), np.nan) for _ in range(2))
+    lost[1] = lasting[:] = (100, 20, 220, 160)
+    monkeypatch.setattr("sync.matrix.find_tracks", lambda *_: [lost, lasting])
+    measured = sync.measure(tmp_path / "fast.mp4", [speech, speech], open_expert(expert_checkpoint))
+    found = measured.matrix.to_json()
+    assert len(found["tracks"]) == len(found["matrix"]) == len(measured.tracks) == 1
+    assert [voice["best_track"] for voice in found["voices"]] == [0, 0] and "nan" not in str(measured.matrix)
