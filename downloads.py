@@ -168,8 +168,9 @@ def _resuming_downloader(part: Path, report: Reporter) -> Callable[[str, str, An
             reply.raise_for_status()
             if reply.status_code != 206:  # the server cannot resume, and sends the whole file
                 have = 0
-            size = have + int(reply.headers.get("Content-Length", 0))
-            stage = report.stage(f"Downloading {part.stem}", size or None, "B", have)
+            length = reply.headers.get("Content-Length")
+            size = have + int(length) if length else None
+            stage = report.stage(f"Downloading {part.stem}", size, "B", have)
             with open(part, "ab" if have else "wb") as file, stage as advance:
                 for block in reply.iter_content(1 << 16):
                     file.write(block)

@@ -519,3 +519,16 @@ def test_names_of_other_networks_are_not_downloaded(name, network, names):
         weights.find(name, network)
     with pytest.raises(MissingFile, match=f"nope does not exist; give a file or one of the {names}$"):
         weights.find("nope", network)
+
+
+def test_a_download_of_unknown_length_is_resumed(server, tmp_path, monkeypatch):
+    """All of it arrived, and was refused: the part at hand was taken for the whole length."""
+
+    def send_header(self, name, value):
+        if name != "Content-Length":
+            http.server.BaseHTTPRequestHandler.send_header(self, name, value)
+
+    monkeypatch.setattr(Handler, "send_header", send_header)
+    (tmp_path / "file.pth.part").write_bytes(CONTENT[:1000])
+    assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+    assert Handler.requests == ["bytes=1000-"]
