@@ -17,10 +17,19 @@ import numpy as np
 
 import files
 from errors import UserError
-from video import process
 from video.colours import COMPUTED, codes
 from video.probing import VideoInfo, check_size
-from video.process import CLOCK_JUMP, QUIET, Process, command_line, failure_reason, input_of, shared_timeline, url_of
+from video.process import (
+    CLOCK_JUMP,
+    QUIET,
+    Process,
+    command_line,
+    failure_reason,
+    input_of,
+    is_broken_pipe,
+    shared_timeline,
+    url_of,
+)
 from video.sound import AUDIO_CLOCK, SAMPLE_FORMAT, Sound, sound_stream
 from video.splicing import AAC_LAYOUTS, Splice
 
@@ -53,8 +62,8 @@ class VideoWriter:
     """Encode frames and a sound file into one video, which appears under its name only when it is complete.
 
     Use as a context manager: leaving it normally finishes the file, leaving it by an exception removes every trace.
-    ``like`` gives the size, rate and tags of the frames. The sound ends at the latest with
-    the last of ``count`` frames; it keeps its own length if their number is not known (None).
+    ``like`` gives the size, rate and tags of the frames. The sound ends at the latest with the last of ``count``
+    frames; it keeps its own length if their number is not known (None).
     """
 
     def __init__(
@@ -152,7 +161,7 @@ class VideoWriter:
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
         except OSError as error:
-            if not process.is_broken_pipe(error):
+            if not is_broken_pipe(error):
                 raise
             self._process.finish(RuntimeError, f"cannot write {self.path}")
             raise RuntimeError(f"cannot write {self.path}: ffmpeg stopped early") from None
