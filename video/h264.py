@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 SEQUENCE, PICTURE, IDR = 7, 8, 5  # types of NAL units (ITU-T H.264, table 7-1): SPS, PPS, IDR slice
 START_CODE = re.compile(rb"\x00\x00\x00?\x01")
@@ -75,7 +76,7 @@ def add_sets(path: Path, units: Units) -> None:
         file.write(_with_sets(index, units))
 
 
-def _offset_of_index(file) -> int:
+def _offset_of_index(file: BinaryIO) -> int:
     """Return the offset of the index, going from box to box: their contents may be larger than memory."""
     at, end = 0, file.seek(0, 2)
     while at < end:

@@ -111,7 +111,7 @@ def _counts_in_four_bytes(info: VideoInfo) -> bool:
 
 
 def _sets(info: VideoInfo) -> h264.Units:
-    """Return all parameter sets of its frames, each once."""
+    """Return all parameter sets of its frames, as often as they occur: before every IDR picture."""
     passed = f"h264_mp4toannexb,filter_units=pass_types={h264.SEQUENCE}-{h264.PICTURE}"
     found = input_of(info.path)[info.stream].output("-", format="h264", **{"c:v": "copy", "bsf:v": passed})
     return h264.units_of(subprocess.run(command_line(found, *QUIET), capture_output=True, **POPEN_OPTIONS).stdout)
@@ -165,7 +165,7 @@ class PartWriter(VideoWriter):
         self._pieces.close()
         super()._clear()
 
-    def _piece(self, name: object) -> Path:
+    def _piece(self, name: str) -> Path:
         return Path(self._folder, f"{name}.mp4")
 
     def _complete(self) -> None:
