@@ -45,18 +45,18 @@ class ApertureFit:
     phases: dict[str, Phase]  # at ``lag``; only phases that occur
 
 
-def compare_apertures(seen: np.ndarray, known: np.ndarray, reach: int = REACH) -> ApertureFit | None:
+def compare_apertures(seen: np.ndarray, known: np.ndarray) -> ApertureFit | None:
     """Compare over all lags; return None if there are too few frames, or if either mouth does not move."""
     count = min(len(seen), len(known))
-    if count < 2 * reach + 3:
+    if count < 2 * REACH + 3:
         return None
-    middle = known[reach : count - reach]
-    moved = {lag: seen[reach + lag : count - reach + lag] for lag in range(-reach, reach + 1)}
+    middle = known[REACH : count - REACH]
+    moved = {lag: seen[REACH + lag : count - REACH + lag] for lag in range(-REACH, REACH + 1)}
     if not middle.std() or not all(some.std() for some in moved.values()):
         return None
     by_lag = {lag: float(np.corrcoef(some, middle)[0, 1]) for lag, some in moved.items()}
     best = max(by_lag, key=by_lag.__getitem__)
-    phase = phases_of(known)[reach : count - reach]
+    phase = phases_of(known)[REACH : count - REACH]
     return ApertureFit(by_lag[best], best, by_lag, _by_phase(moved[best], middle, phase))
 
 
