@@ -134,7 +134,7 @@ def folder_of(args: argparse.Namespace) -> Path:
         return OUTFILE.parent
     if args.outfile.suffix.lower() in video.CONTAINERS and not args.outfile.is_dir():
         raise UserError(f"--outfile {args.outfile} is the name of one video; give a folder for several")
-    for path in (*(args.face or ()), *(args.audio or ())):
+    for path in (*args.face, *args.audio):
         if path.is_dir() and path.resolve() == args.outfile.resolve():
             raise UserError(f"--outfile {path} is a folder of --face or --audio, and files would mix; give another")
     return args.outfile

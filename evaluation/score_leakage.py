@@ -46,10 +46,8 @@ def run(args: argparse.Namespace) -> None:
     flags.check_tables(args, videos)
     files.check_folder(args.results_dir)
     judges, search = flags.judges_of(args), arguments.face_search(args)
-    compute = {"device": args.device, "precision": args.precision}
-    lips = LipSync(args.checkpoint_path, search=search, report=TERMINAL, **compute)
-    options = arguments.mouth_options(args)
-    found = compare_silent(videos, args.results_dir, lips, judges, **options).check_some()
+    lips = LipSync(args.checkpoint_path, search=search, device=args.device, precision=args.precision, report=TERMINAL)
+    found = compare_silent(videos, args.results_dir, lips, judges, **arguments.mouth_options(args)).check_some()
     print(found)
     found.save(args.json, args.csv)
     found.check()
