@@ -38,8 +38,8 @@ class Pair(NamedTuple):
 def random_pairs(sounds: Sequence[str], videos: Sequence[str], count: int | None, seed: int) -> list[tuple[str, str]]:
     """Return ``count`` (None: all) videos in random order as (sound, video), each with the sound of another one.
 
-    Sounds are drawn without replacement, so none is used twice before all have been used once. Raises UserError if
-    there are fewer than ``count`` videos, or no other sound to choose from.
+    Sounds are drawn without replacement; all of them are added again whenever none but a video's own is left. Raises
+    UserError if there are fewer than ``count`` videos, or no other sound to choose from.
     """
     if count is not None and count > len(videos):
         raise UserError(f"--count {count} is more than the {len(videos)} videos there are")
