@@ -179,7 +179,7 @@ class LipSync:
             raise UserError(f"second {second!r} is not a time in the video; give seconds from its beginning")
         speeches, into = _speeches(speech), second - (chosen.start or 0)
         seconds = max(0.0, into) + SEARCH_MARGIN_SECONDS  # a box depends on the frames around it
-        with self._open_take(files.as_path(face), speeches, seconds, chosen, None in speeches) as take:
+        with self._open_take(files.as_path(face), speeches, seconds, chosen, search_all=True) as take:
             into = second - float(take.source.start / take.source.fps)  # a part starts at a frame
             if chosen.is_part and not -1e-6 <= into < take.seconds - 1e-6:
                 return take.filmed_at(second)
@@ -200,7 +200,8 @@ class LipSync:
     ) -> Take:
         """Return a take without mouth settings yet and, for several speeches, without their sum.
 
-        Which face is followed may be decided long after ``seconds``: with ``search_all`` the search can go on.
+        Which face is followed, and how they are numbered, may be decided long after ``seconds``: with ``search_all``
+        the search can go on.
         """
         _check_choice(speeches, chosen)
         _ = self.restore  # loaded now, so that a missing file shows before the work

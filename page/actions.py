@@ -28,7 +28,7 @@ from face_detection.geometry import intersection_over_union
 from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync import SEARCH_MARGIN_SECONDS, LipSync, Options, open_face, search_range, segment_for
+from lipsync import LipSync, Options, open_face, search_range, segment_for
 from models import weights
 from page.sessions import Learning, Session, check_length
 from page.settings import Settings
@@ -120,10 +120,7 @@ class Actions:
         self, session: Session, face: str, speech: Speech, second: float, report: Reporter, **options: Any
     ) -> np.ndarray:
         """Return the frame of the result at ``second``, (height, width, 3) uint8 RGB."""
-        # faces are numbered as they first appear, so later frames need not be searched
-        seen = max(0.0, second - (options.get("start") or 0)) + SEARCH_MARGIN_SECONDS
-        seconds = min(self._seconds(speech), seen)
-        lips, spoken, options = self._settled(session, face, speech, seconds, report, options)
+        lips, spoken, options = self._settled(session, face, speech, self._seconds(speech), report, options)
         return lips.preview(face, spoken, second, **options)[..., ::-1]
 
     def lip_sync(self, session: Session, face: str, speech: Speech, report: Reporter, **options: Any) -> Path:

@@ -162,6 +162,24 @@ def changing(astronaut: np.ndarray, path: Path, fades: bool) -> Path:
     return path
 
 
+def test_preview_numbers_faces_as_the_result_does(astronaut, tmp_path, small_checkpoint, speech, monkeypatch):
+    """By those who are visible later, too: the face that was numbered 1 could be drawn as filmed, or refused."""
+    monkeypatch.setattr("face_detection.search.NEWCOMERS_SECONDS", 0.5)
+    scene = np.full((60, 240, 640, 3), 90, np.uint8)
+    scene[:, :, HALF:] = astronaut[:240, 60:380]
+    for i, frame in enumerate(scene[20:]):
+        reach = min(8 * (i + 1), HALF)  # somebody comes in from the left
+        frame[:, :reach] = np.flip(astronaut[:240, 60:380], 1)[:, HALF - reach :]
+    write_clip(tmp_path / "guest.mp4", scene)
+    run_ffmpeg("-stream_loop", 1, "-i", speech, tmp_path / "long.wav")
+    lips = LipSync(small_checkpoint, search=FaceSearch("centerface", cache=False))
+    film, sound = tmp_path / "guest.mp4", tmp_path / "long.wav"
+    frames = list(lips.stream(lips.prepare(film, {1: sound})))
+    assert_alike(lips.preview(film, {1: sound}, 0.2), frames[5])
+    assert_alike(lips.preview(film, sound, 0.2, face_index=1), frames[5])
+    assert np.abs(frames[5].astype(int) - scene[5])[:, HALF:].max() > 20
+
+
 def test_preview_follows_the_same_face_as_the_result(astronaut, tmp_path, small_checkpoint, speech):
     """The first half second alone would choose the other face."""
     film, lips = (

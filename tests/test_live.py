@@ -534,7 +534,7 @@ def test_no_sound_begins_no_utterance(session, wav):
     """What a microphone hands over last may be empty: a frame was spoken, and the mouth got ready to."""
     session.push(wav[:8000])
     session.end()
-    spoken = all_of(session)
+    spoken = ready_frames(session)
     session.push(wav[:0])
     session.end()
     assert spoken and session.frames() == []

@@ -1272,7 +1272,7 @@ def test_leftovers_of_killed_runs_are_removed(talking_clip, speech, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["6.1(back)", "7.1(wide-side)"])
-def test_what_booms_is_no_voice_in_rare_layouts_either(tmp_path, layout):
+def test_low_frequency_effects_are_no_voice_in_rare_layouts(tmp_path, layout):
     """In these, lips moved with the low-frequency effects of a film that begins with an explosion."""
     count = sum(int(channels) for channels in layout.partition("(")[0].split("."))
     tones = ["0.03*sin(2*PI*300*t)"] * 3 + ["0.5*sin(2*PI*50*t)"] + ["0"] * (count - 4)

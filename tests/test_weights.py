@@ -530,5 +530,5 @@ def test_a_download_of_unknown_length_is_resumed(server, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Handler, "send_header", send_header)
     (tmp_path / "file.pth.part").write_bytes(CONTENT[:1000])
-    assert downloads.fetch(known(f"{server}/x"), tmp_path).read_bytes() == CONTENT
+    assert downloads.fetch(known_file(f"{server}/x"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests == ["bytes=1000-"]
