@@ -84,10 +84,10 @@ class Parser(argparse.ArgumentParser):
                     flags.append(f"--{name}={folder / cell}")
                 elif action.nargs == "+":
                     numbers = cell.replace(",", " ").split()
-                    flags += [f"--{name}", *(str(int(number)) for number in numbers)]  # int() rejects smuggled flags
+                    flags += [f"--{name}", *(str(whole(number)) for number in numbers)]  # no smuggled flags
                 else:
                     flags.append(f"--{name}={cell}")
-            except (argparse.ArgumentTypeError, ValueError) as problem:
+            except argparse.ArgumentTypeError as problem:
                 self.error(f"argument --{name}: {problem}")
         return self.parse_args(flags, changed)
 

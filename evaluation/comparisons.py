@@ -78,10 +78,13 @@ def compare_files(
 def folders_below(videos: Sequence[Path]) -> list[Path]:
     """Return the folder of each video, relative to their common one: datasets such as LRS2 reuse file names.
 
-    Raises UserError if the results of two videos would have the same name.
+    Raises UserError if they are on several drives, or the results of two videos would have the same name.
     """
     places = [path.resolve().parent for path in videos]
-    root = os.path.commonpath(places)
+    try:
+        root = os.path.commonpath(places)
+    except ValueError:
+        raise UserError("the videos are on several drives; give those of each drive in a run of their own") from None
     below = [place.relative_to(root) for place in places]
     if len({(place, path.stem) for place, path in zip(below, videos)}) < len(videos):
         raise UserError("two of the videos have the same name; give them in two runs, with a --results_dir each")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ import video
 from conftest import ROOT
 from dataset import samples
 from errors import UserError
+from evaluation import comparisons
 from models import weights
 from preprocessing import workers
 from training import checkpoints
@@ -264,3 +266,12 @@ def test_gpus_without_nccl_use_gloo(monkeypatch, has_nccl, backend):
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     distributed.join_processes(torch.device("cuda"), torch.float32)
     assert chosen == [backend]
+
+
+def test_videos_on_two_drives_are_refused(monkeypatch):
+    def different_drives(_):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", different_drives)
+    with pytest.raises(UserError, match="on several drives; give those of each drive in a run of their own"):
+        comparisons.folders_below([Path("C:/a.mp4"), Path("D:/b.mp4")])
