@@ -16,9 +16,11 @@ from faces import AUTO, AUTO_CHOICES
 from footage import VIDEO_SUFFIXES, is_video, visible_files
 from hparams import hparams as hp
 
+from .pieces import MAX_SECONDS
+
 PIECE_SUFFIX = re.compile(r"@(\d+)$")  # the end of a piece's name
 NOTE = "clip.json"  # in a finished clip's folder
-DROPPED_VERSION = 2  # increased when more videos become usable, so that dropped ones are tried again
+DROPPED_VERSION = 3  # increased when more videos become usable, so that dropped ones are tried again
 LONGEST_NAME = 246  # bytes of a clip's folder: file systems allow 255, and it is written as .NAME.partial
 
 
@@ -124,7 +126,7 @@ def note_kept(folder: Path, kept: Kept) -> None:
 
 
 def find_finished(
-    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO, seconds: float | None = None
+    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None
 ) -> list[Kept]:
     """Return an earlier run's notes of ``clip``, piece by piece, if all are finished and would be cut the same again.
 
@@ -171,19 +173,32 @@ def _read_note(preprocessed_root: Path, name: str) -> Kept | None:
         return None
 
 
-def note_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, dropped: Dropped) -> None:
+def note_dropped(
+    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None, dropped: Dropped
+) -> None:
     """Note that a clip cannot be used, so that a later run need not search all of it again to find out."""
-    noted = {"seen": DROPPED_VERSION, "stamp": files.stamp(data_root / clip.source), "face_detector": detector}
-    files.save_json(_dropped_path(clip, preprocessed_root), noted | {"dropped": asdict(dropped)})
+    noted = {
+        "seen": DROPPED_VERSION,
+        "stamp": files.stamp(data_root / clip.source),
+        "face_detector": detector,
+        "seconds": seconds or MAX_SECONDS,
+        "dropped": asdict(dropped),
+    }
+    files.save_json(_dropped_path(clip, preprocessed_root), noted)
 
 
-def find_dropped(clip: Clip, data_root: Path, preprocessed_root: Path, detector: str = AUTO) -> Dropped | None:
-    """Return what an earlier run noted of ``clip`` if it was unusable and still is."""
+def find_dropped(
+    clip: Clip, data_root: Path, preprocessed_root: Path, detector: str, seconds: float | None
+) -> Dropped | None:
+    """Return what an earlier run noted of ``clip`` if it was unusable and still is.
+
+    Longer pieces than those of that run may be usable.
+    """
     try:
         noted = json.loads(_dropped_path(clip, preprocessed_root).read_text())
         dropped = Dropped(**noted["dropped"])
         same = noted["seen"] == DROPPED_VERSION and tuple(noted["stamp"]) == files.stamp(data_root / clip.source)
-        same = same and dropped.source == printable(clip.source)
+        same = same and dropped.source == printable(clip.source) and noted["seconds"] >= (seconds or MAX_SECONDS)
         same = same and noted["face_detector"] in ((*AUTO_CHOICES, AUTO) if detector == AUTO else (detector,))
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -107,7 +107,7 @@ def cut_clip(clip: Clip, job: Job) -> list[Kept] | Dropped:
         dropped = _dropped(clip, source, one.failure.reason, one.failure.detail)
         if dropped.reason != IN_THE_WAY:  # not the video's fault
             with contextlib.suppress(OSError):
-                note_dropped(*where, job.search.detector, dropped)
+                note_dropped(*where, job.search.detector, job.seconds, dropped)
         return dropped
     if job.search.device.type == "cuda":
         # raises if the GPU has failed, and with it all that follows

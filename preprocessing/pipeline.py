@@ -57,10 +57,11 @@ def cut_unfinished(
     """Cut the clips that no earlier run has finished, or found unusable; check the sync of the finished ones."""
     tally, todo, finished = Tally(), [], set()
     for clip in clips:
-        kept = find_finished(clip, data_root, root, options.search.detector, options.seconds)
+        where = clip, data_root, root, options.search.detector, options.seconds
+        kept = find_finished(*where)
         if kept and (not options.sync or options.sync.is_done(kept)):
             tally.add(kept, options.sync, finished_before=True)
-        elif not kept and (dropped := find_dropped(clip, data_root, root, options.search.detector)):
+        elif not kept and (dropped := find_dropped(*where)):
             tally.dropped.append(dropped)
         else:
             todo.append(clip)

@@ -1081,3 +1081,16 @@ def test_missing_expert_is_reported_before_any_work(roots, clip, capsys):
     assert "nowhere.pth" in capsys.readouterr().err and not (roots.data / "s").exists()
     with pytest.raises(UserError, match="--sync maybe is not known"):
         preprocessing.SyncCheck("maybe")
+
+
+def test_what_was_dropped_in_short_pieces_is_tried_again_in_longer_ones(roots, astronaut, murmur, monkeypatch):
+    """A run without --seconds said that pieces of a second were too short."""
+    film(roots.videos / "s/a.mkv", np.stack([astronaut[0:240, 60:380]] * 55), sound=murmur)
+    monkeypatch.setattr(cutting, "MIN_FRAMES", 40)
+    assert run(roots, "--seconds", "2") == 2 and dropped(roots) == {"s/a.mkv": "too short"}
+    assert run(roots) == 0 and kept(roots) == ["s/a"]
+    (roots.data / "s/a/clip.json").unlink()
+    monkeypatch.setattr(cutting, "MIN_FRAMES", 60)
+    assert run(roots) == 2
+    monkeypatch.setattr(preprocessing.workers, "cut_clip", None)
+    assert run(roots, "--seconds", "10") == 2 and dropped(roots) == {"s/a.mkv": "too short"}
