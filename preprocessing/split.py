@@ -39,7 +39,8 @@ def write_filelists(kept: Sequence[Kept], shares: Sequence[float], seed: int, fo
         note += "; the existing lists had other clips, and are replaced"
     lists = split_groups(groups, shares, seed, known)
     if before:
-        stay = sum(clip in lists[before[clip]] for clip in before)
+        now = {clip: split for split, clips in lists.items() for clip in clips}
+        stay = sum(now[clip] == split for clip, split in before.items())
         moved = f", {len(before) - stay} of them do not, because of the shares" if stay < len(before) else ""
         note += f"; {stay} stay in the lists that they were in{moved}, delete the lists to split all again"
     written = {name: line for _, line in lines for name in names_in(line)}  # with its note
