@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,10 @@ class SyncCheck:
         if self.action not in ACTIONS:
             raise UserError(f"--sync {self.action} is not known; give one of {', '.join(ACTIONS)}")
 
-    @cached_property
+    @property
     def name(self) -> str:
         """The expert's path or name, a digest, which changes if its file is replaced, and the rules of the verdict."""
-        digest = files.digest(weights.find(self.expert, SyncNet_color))
+        digest = files.cached_digest(weights.find(self.expert, SyncNet_color))
         return f"{self.expert} {digest[:16]} rules {VERDICT_RULES}"
 
     def is_done(self, clips: Sequence[Kept]) -> bool:

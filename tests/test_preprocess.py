@@ -1094,3 +1094,12 @@ def test_what_was_dropped_in_short_pieces_is_tried_again_in_longer_ones(roots, a
     assert run(roots) == 2
     monkeypatch.setattr(preprocessing.workers, "cut_clip", None)
     assert run(roots, "--seconds", "10") == 2 and dropped(roots) == {"s/a.mkv": "too short"}
+
+
+def test_a_worker_reads_its_expert_once(tmp_path, monkeypatch):
+    """It did so for every clip, as each comes with a copy of the job."""
+    expert, read = tmp_path / "expert.pth", []
+    expert.write_bytes(b"weights")
+    monkeypatch.setattr(preprocessing.syncing.files, "digest", lambda path: read.append(path) or "0123")
+    check = preprocessing.SyncCheck(expert=expert)
+    assert len({dataclasses.replace(check).name for _ in range(3)}) == 1 and read == [expert]
