@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -79,7 +78,7 @@ class Summary:
         return ", ".join(f"{reason} {count}" for reason, count in self.dropped_by_reason.items())
 
     def save(self, path: Path) -> None:
-        files.save(path, json.dumps(asdict(self), indent=1))
+        files.save_json(path, asdict(self))
 
 
 def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
