@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from pathlib import Path
 
@@ -33,16 +34,12 @@ def make_mel(folder: str | Path) -> np.ndarray:
     return mel
 
 
-def save_mel(folder: str | Path, mel: np.ndarray) -> bool:
-    """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all; say whether it was written."""
+def save_mel(folder: str | Path, mel: np.ndarray) -> None:
+    """Write ``mel`` (mel frames, num_mels) as ``folder``/mel.npy, whole or not at all, if the folder allows it."""
     if not Path(folder).stat().st_mode & WRITABLE:  # root could still write, but the permissions say not to
-        return False
-    try:
-        with files.atomic_write(Path(folder, "mel.npy")) as partial:
-            np.save(partial, np.ascontiguousarray(mel, np.float32))
-    except OSError:  # read-only, or full
-        return False
-    return True
+        return
+    with contextlib.suppress(OSError), files.atomic_write(Path(folder, "mel.npy")) as partial:  # read-only, or full
+        np.save(partial, np.ascontiguousarray(mel, np.float32))
 
 
 def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
