@@ -105,7 +105,7 @@ def adapt(
         sheet = outfile.with_name(f"{outfile.stem}_before_after.png")  # anna.png might be the user's picture of Anna
         write_checkpoint(outfile, task, start)
         write_sheet(sheet, before, after)
-        return Adapted(before, after, sheet, task.score(after.figures) < task.score(before.figures), stopped)
+        return Adapted(before, after, sheet, task.improved, stopped)
 
 
 def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:

@@ -400,3 +400,21 @@ def test_too_few_separate_windows_are_refused(tmp_path):
     shown = [*(10 * n + i for n in range(12) for i in range(5)), *range(120, 129)]
     with pytest.raises(UserError, match="too few to learn from"):
         adaptation._first_kept(shown[-30:], tmp_path / "person.mp4")
+
+
+def test_what_only_measures_better_is_no_improvement(person, expert, beginner, tmp_path, monkeypatch):
+    """The same weights may score a little differently the next time, as on a GPU."""
+    evaluate, better = adaptation.evaluate, itertools.count()
+
+    def imprecise(*given):
+        one = evaluate(*given)
+        figures = {**one.figures, "l1": one.figures["l1"] - 1e-6 * next(better)}
+        return adaptation.Evaluation(figures, one.shown, one.real)
+
+    def stops(*_):
+        raise training.Stopped("stopped before the first step")
+
+    monkeypatch.setattr(adaptation, "evaluate", imprecise)
+    monkeypatch.setattr(training, "fit", stops)
+    options = AdaptationOptions(0.02, beginner, expert, expert, search=FaceSearch("centerface"))
+    assert not adaptation.adapt(person, tmp_path / "person.pth", options).is_better
