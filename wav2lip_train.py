@@ -23,6 +23,7 @@ def get_parser(description: str = "Train the lip-sync generator (Wav2Lip) withou
     add(
         "--syncnet_checkpoint_path",
         required=True,
+        type=cli.file_or_name,
         help="The expert to learn from: a file, demo, or lipsync_expert for the official one.",
     )
     add(
