@@ -66,7 +66,7 @@ PUBLISHED = {Wav2Lip: ("wav2lip", "wav2lip_gan"), SyncNet_color: ("lipsync_exper
 
 def names_of(network: type[nn.Module]) -> tuple[str, ...]:
     """Return the known names of checkpoints of ``network``."""
-    return *SHIPPED.get(network, {}), *PUBLISHED.get(network, ())  # type: ignore[call-overload]  # likewise
+    return *SHIPPED.get(network, {}), *PUBLISHED.get(network, ())  # type: ignore[call-overload]  # classes can be hashed
 
 
 def find(path_or_name: str | Path, network: type[nn.Module], report: Reporter = SILENT) -> Path:
@@ -75,7 +75,7 @@ def find(path_or_name: str | Path, network: type[nn.Module], report: Reporter = 
     Names in ``SHIPPED`` come with this repository; the others are published. Raises as ``downloads.find``.
     """
     path = Path(path_or_name)
-    here = SHIPPED.get(network, {})  # type: ignore[call-overload]  # classes can be hashed
+    here = SHIPPED.get(network, {})  # type: ignore[call-overload]  # likewise
     if str(path_or_name) in here and not path.is_file():
         return here[str(path_or_name)]  # even if a folder has that name, as in the repository
     try:

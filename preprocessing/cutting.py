@@ -57,7 +57,7 @@ class Job:
     search: FaceSearch  # with its detector chosen, if anything is to be cut
     seconds: float | None = None  # longest clip
     sync: SyncCheck | None = None
-    requested_detector: str = AUTO  # the detector asked for; if none, clips cut with any detector are finished
+    requested_detector: str = AUTO  # with AUTO, clips cut with any detector are finished
     cutting: bool = True  # False: only the sync of finished clips is checked, which needs no detector
 
 

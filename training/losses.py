@@ -10,7 +10,7 @@ from models import SyncNet_color
 
 MOUTH_AREA = (0.58, 0.95, 0.2, 0.8)  # top, bottom, left, right as shares of a face crop; wide, for heads that turn
 DETAIL_POOL = 8  # pixels each way: how far lips are off even in good results
-FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 96 x 48, 46 x 47 and 23 x 24 pixels
+FEATURE_STAGES = (0, 3, 7)  # of the expert's face encoder: 48 x 96, 46 x 47 and 23 x 24 pixels (height x width)
 EDGE = 1e-4  # nearer to 0 or 1, the loss continues with the slope it has here
 
 
