@@ -62,8 +62,8 @@ class Distributed:
         return torch.autocast(self.device.type, self.dtype)
 
     def to_device(self, batch: Batch) -> list[torch.Tensor]:
-        waits = self.device.type != "cuda"  # MPS might still read from the batch after it is freed
-        return [part.to(self.device, non_blocking=not waits) for part in batch]
+        # only on CUDA: MPS might still read from the batch after it is freed
+        return [part.to(self.device, non_blocking=self.device.type == "cuda") for part in batch]
 
     def prepare(self, network: Network) -> Network:
         """Move ``network`` to the device; with several processes, share batch-norm statistics between them."""
