@@ -168,14 +168,13 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
             raise UserError(
                 f"{path} was trained with {name}={theirs:g}, this run has {ours:g}; pass --hparams {name}={theirs:g}"
             )
+    extra = checkpoint.extra
     # without ema_decay, the run continues from the mean weights, which are those that were evaluated
-    network.load_state_dict(
-        checkpoint.extra.get("training_state_dict", checkpoint.state) if task.ema else checkpoint.state
-    )
+    network.load_state_dict(extra.get("training_state_dict", checkpoint.state) if task.ema else checkpoint.state)
     if not prefix and task.ema:
         task.ema.module.load_state_dict(checkpoint.state)
-        task.ema.n_averaged.fill_(checkpoint.extra.get("steps_in_mean", 1))
-    if saved := checkpoint.extra.get("optimizer"):
+        task.ema.n_averaged.fill_(extra.get("steps_in_mean", 1))
+    if saved := extra.get("optimizer"):
         try:
             load_optimizer(optimizer, saved)
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -186,10 +185,9 @@ def load_checkpoint(task: Task, path: Path, prefix: str = "", report: Reporter =
     else:
         report.note(f"note: {path} has no optimizer state: Adam's moments start from zero")
     if not prefix:
-        task.load_extra_state(checkpoint.extra)
-        if (state := checkpoint.extra.get("random_state")) is not None:
+        task.load_extra_state(extra)
+        if (state := extra.get("random_state")) is not None:
             torch.set_rng_state(state)
-    extra = checkpoint.extra
     pending = bool(extra.get("evaluation_pending", extra.get("owes_evaluation")))  # its name until 2026-11
     step, before = max(0, int(extra.get("global_step") or 0)), extra.get("hparams", {})
     return Position(step, pending, extra.get("seed"), before, extra.get("made_of", {}))
