@@ -45,7 +45,7 @@ def preprocess(
         report.note(f"{share}: {clips}; the last to finish writes report.json")
         return None
     total = sum(map(Tally.from_json, parts), Tally())
-    summary = summarize(total, data_root, options.search)
+    summary = summarize(total, data_root, options.search.detector)
     summary.save(root / "report.json")
     check_kept(summary, data_root, root / "report.json")
     return summary

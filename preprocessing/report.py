@@ -9,7 +9,6 @@ from pathlib import Path
 
 import files
 from errors import UserError
-from faces import FaceSearch
 from hparams import hparams as hp
 
 from .clips import OUT_OF_SYNC, Dropped, Kept, printable
@@ -26,6 +25,7 @@ class Tally:
     detector_frames: int = 0
     detector_seconds: float = 0.0
     seconds: float = 0.0
+    detector: str | None = None  # None: nothing was cut
 
     def add(self, pieces: Sequence[Kept], sync: SyncCheck | None, finished_before: bool) -> None:
         """Count the pieces of a video, cut now or in an earlier run; ``sync`` may drop those out of sync."""
@@ -35,6 +35,7 @@ class Tally:
         if finished_before:
             self.finished_before += len(good)
         else:
+            self.detector = pieces[0].face_detector
             self.detector_frames += pieces[0].source_frames or pieces[0].frames
             self.detector_seconds += pieces[0].detector_seconds
 
@@ -52,6 +53,7 @@ class Tally:
             detector_frames=self.detector_frames + other.detector_frames,
             detector_seconds=self.detector_seconds + other.detector_seconds,
             seconds=max(self.seconds, other.seconds),
+            detector=self.detector or other.detector,
         )
 
 
@@ -81,13 +83,12 @@ class Summary:
         files.save_json(path, asdict(self))
 
 
-def summarize(total: Tally, data_root: Path, search: FaceSearch) -> Summary:
+def summarize(total: Tally, data_root: Path, requested_detector: str) -> Summary:
     kept, dropped = total.kept, total.dropped
     speed = total.detector_frames / total.detector_seconds if total.detector_seconds else None
     return Summary(
         data_root=printable(str(data_root)),
-        # if no clip was left to cut, no detector was chosen
-        face_detector=search.detector_name() if speed else search.detector,
+        face_detector=total.detector or requested_detector,
         finished_before=total.finished_before,
         dropped_by_reason=dict(Counter(clip.reason for clip in dropped).most_common()),
         converted={clip.clip: clip.fps for clip in kept if clip.fps != hp.fps},

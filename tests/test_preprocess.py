@@ -1103,3 +1103,14 @@ def test_a_worker_reads_its_expert_once(tmp_path, monkeypatch):
     monkeypatch.setattr(preprocessing.syncing.files, "digest", lambda path: read.append(path) or "0123")
     check = preprocessing.SyncCheck(expert=expert)
     assert len({dataclasses.replace(check).name for _ in range(3)}) == 1 and read == [expert]
+
+
+def test_the_report_names_the_detector_that_was_used(monkeypatch):
+    """A long run looked for another at its end, and might find that it could download S3FD by then."""
+    monkeypatch.setattr(faces, "sfd_is_available", lambda *_: True)
+    tally, cut = Tally(), dataclasses.replace(finished("a/1.mp4")[0], face_detector="centerface", detector_seconds=1.0)
+    tally.add([cut], None, finished_before=False)
+    parts = [Tally.from_json(dataclasses.asdict(part)) for part in (Tally(), tally)]
+    total = sum(parts, Tally())
+    assert preprocessing.pipeline.summarize(total, Path("videos"), "auto").face_detector == "centerface"
+    assert preprocessing.pipeline.summarize(Tally(), Path("videos"), "auto").face_detector == "auto"
