@@ -59,4 +59,6 @@ def _nobody_elsewhere(boxes: np.ndarray, place: np.ndarray) -> bool:
 
 def check_seconds(seconds: float | None) -> None:
     if seconds is not None and not MIN_PIECE_SECONDS <= seconds < math.inf:
-        raise UserError(f"--seconds {seconds:g} is too short for a clip; give {MIN_PIECE_SECONDS:g} or more")
+        raise UserError(
+            f"--seconds {seconds:g} cannot be the length of a clip; give a number, {MIN_PIECE_SECONDS:g} or more"
+        )

@@ -1114,3 +1114,8 @@ def test_the_report_names_the_detector_that_was_used(monkeypatch):
     total = sum(parts, Tally())
     assert preprocessing.pipeline.summarize(total, Path("videos"), "auto").face_detector == "centerface"
     assert preprocessing.pipeline.summarize(Tally(), Path("videos"), "auto").face_detector == "auto"
+
+
+def test_an_endless_clip_is_not_called_too_short():
+    with pytest.raises(UserError, match="--seconds inf cannot be the length of a clip; give a number, 2 or more"):
+        PreprocessingOptions(seconds=float("inf"))
