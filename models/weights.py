@@ -170,6 +170,11 @@ def read_checkpoint(path_or_name: str | Path, network: type[nn.Module], report: 
         raise UserError(f"{_describe(path)} should hold {network.__name__} weights, but {problem}")
     if any(value.untyped_storage().nbytes() < value.numel() * value.element_size() for value in state.values()):
         raise UserError(f"{_describe(path)} claims more weights than it holds; fetch it again")
+    if not all(map(_is_finite, state.values())):
+        raise UserError(
+            f"{_describe(path)} has weights that are NaN or infinite, as after a training that diverged; use an "
+            "earlier checkpoint"
+        )
     return Checkpoint(path, state, width, extra)
 
 
@@ -332,6 +337,14 @@ def _why_unreadable(path: Path, error: pickle.UnpicklingError) -> str:
     if path.suffix.lower() == ".onnx":
         return "is an ONNX file, which cannot be loaded as a checkpoint; give the .pth that it was made from"
     return "is not a checkpoint, or only a part of one; fetch it again"
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Whether a tensor has only finite numbers in float32."""
+    if not value.is_floating_point():
+        return True
+    lowest, highest = value.float().aminmax()  # NaN if any number is; torch.isfinite is five times as slow
+    return math.isfinite(lowest) and math.isfinite(highest)
 
 
 def _describe(path: Path) -> str:

@@ -196,6 +196,10 @@ def break_file(path, kind, state):
     elif kind == "expanded":
         empty = {name: torch.zeros(()).expand(value.shape) for name, value in state.items()}
         torch.save({"state_dict": empty, "width": WIDTH}, path)
+    elif kind in ("nan", "infinite"):
+        state = {name: value.clone() for name, value in state.items()}
+        state["output_block.0.conv_block.0.weight"][-1, -1] = float(kind.removesuffix("inite"))
+        torch.save({"state_dict": state, "width": WIDTH}, path)
     elif kind == "wide":
         torch.save({"state_dict": dict(state), "width": 400.0}, path)
     elif kind == "width in words":
@@ -235,6 +239,8 @@ def break_file(path, kind, state):
     ("larger", "its faces are larger: it has 9 stages where this network, of 96 pixels, has 7"),
     ("a whole model", r"run code .* if it is a model of yours, save its state_dict\(\)"),
     ("expanded", "claims more weights than it holds"),
+    ("nan", "weights that are NaN or infinite, as after a training that diverged"),  # it used to draw black faces
+    ("infinite", "weights that are NaN or infinite"),
     ("wide", "has width 400, which no network has"),
     ("width in words", "has width half, which no network has"),
     ("bomb", "is compressed, which checkpoints are not"),
