@@ -571,6 +571,37 @@ def test_shift_moves_by_at_most_its_share(picture):
     assert 0 < np.abs(difference[:2]).max() <= 0.1 and np.isclose(difference[2], difference[:2].mean(), atol=0.01)
 
 
+@pytest.mark.parametrize("kind", ["zoom", "brightness", "contrast", "colour"])
+def test_zoom_and_levels_change_by_at_most_their_share(picture, kind):
+    rng = np.random.default_rng(0)
+    inside = np.s_[12:84, 12:84]
+    plain = cv2.resize(picture, (96, 96)).astype(float)[inside].reshape(-1, 3)
+    gains, offsets = [], []
+    for _ in range(50):
+        face = Augmentation(**{kind: 0.1}).apply([picture], 96, rng)[0].astype(float)[inside].reshape(-1, 3)
+        lines = [np.polyfit(plain[:, channel], face[:, channel], 1) for channel in range(3)]
+        gains.append([gain for gain, _ in lines])
+        offsets.append([offset / 255 for _, offset in lines])
+    gains, offsets = np.array(gains), np.array(offsets)
+    if kind == "brightness":
+        assert np.abs(gains - 1).max() < 0.01 and np.ptp(offsets, axis=1).max() < 0.01
+        assert -0.105 < offsets.min() < -0.08 and 0.08 < offsets.max() < 0.105
+    else:
+        assert 0.89 < gains.min() < 0.92 and 1.08 < gains.max() < 1.11
+        alike = np.ptp(gains, axis=1).max() < 0.02
+        assert alike == (kind != "colour")
+
+
+def test_blur_softens_by_at_most_its_width():
+    dot = np.zeros((96, 96, 3), np.uint8)
+    dot[44:52, 44:52] = 255
+    rng = np.random.default_rng(0)
+    faces = [Augmentation(blur=2.0).apply([dot], 96, rng)[0][48, :, 0] / 255.0 for _ in range(40)]
+    place = np.arange(96)
+    spreads = [np.average((place - 47.5) ** 2, weights=face) - np.var(np.arange(8)) for face in faces]
+    assert -0.1 < min(spreads) < 0.2 and 3.0 < max(spreads) < 4.1  # squares of the standard deviation
+
+
 def test_augmentation_does_not_change_the_draws(clips):
     plain, varied = SyncNetDataset(clips), SyncNetDataset(clips, augmentation=Augmentation(brightness=0.2))
     pairs = [(plain[key], varied[key]) for key in range(8)]
