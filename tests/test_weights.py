@@ -480,6 +480,28 @@ def test_generator_may_carry_inference_settings(tmp_path, small_checkpoint, sett
 
 
 @pytest.mark.parametrize(
+    ("opening", "is_used"),
+    [
+        ([0.5] * 64, True),
+        ([0.5] * 63, False),
+        ([0.5] * 63 + [float("nan")], False),
+        ([0.5] * 63 + ["1"], False),
+        (None, False),
+    ],
+)
+def test_matching_references_need_a_valid_opening(tmp_path, opening, is_used):
+    checkpoint = weights.Checkpoint(tmp_path / "a.pth", {}, WIDTH, {"reference": "matching", "opening": opening})
+    assert (checkpoint.reference, checkpoint.opening) == (("matching", opening) if is_used else ("same", None))
+
+
+@pytest.mark.parametrize(
+    ("lead", "used"), [(0, 0), (10, 10), (11, None), (-1, None), (1.0, None), (True, None), ("1", None)]
+)
+def test_mel_lead_counts_only_if_valid(tmp_path, lead, used):
+    assert weights.Checkpoint(tmp_path / "a.pth", {}, WIDTH, {"mel_lead": lead}).mel_lead is used
+
+
+@pytest.mark.parametrize(
     ("settings", "top"), [({"mask_top": 0.375}, 0.375), ({"mask_top": 2.0}, 0.5), ({"mask_top": "a"}, 0.5)]
 )
 def test_generator_sets_how_much_of_a_face_is_masked(tmp_path, small_checkpoint, settings, top):
