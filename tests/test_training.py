@@ -248,6 +248,19 @@ def test_generator_can_start_with_the_experts_audio_encoder(filled):
         GeneratorTask(CPU, HParams(audio_from_expert=True), filled(models.SyncNet_color, 0.125), width=0.25)
 
 
+def test_collage_shows_reference_input_output_and_real_face():
+    task = GeneratorTask(CPU, HParams(), models.SyncNet_color(0.125), width=0.125)
+    assert task.collage() is None
+    x, fake, real = torch.zeros(2, 6, 5, 8, 8), torch.full((2, 3, 5, 8, 8), 0.4), torch.zeros(2, 3, 5, 8, 8)
+    x[:, 3:], x[:, :3, :, :4], real[:, 2] = 0.2, 0.6, 1.0  # the real face is red
+    task.last = generators.Pictures(x, fake, real)
+    pictures = task.collage()
+    assert pictures.shape == (2, 5, 8, 4 * 8, 3) and pictures.dtype == np.uint8
+    reference, masked, drawn, filmed = np.split(pictures, 4, axis=3)
+    assert (reference == 51).all() and (drawn == 102).all() and (filmed == (0, 0, 255)).all()
+    assert (masked[:, :, :4] == 153).all() and (masked[:, :, 4:] == 0).all()
+
+
 @pytest.mark.parametrize("asked, saved, used", [(0.0, 0.01, 0.01), (0.05, 0.0, 0.05), (0.0, 0.0, 0.0)])
 def test_sync_weight_comes_from_the_checkpoint_unless_set(filled, asked, saved, used):
     """Set by --hparams, that is."""
