@@ -327,6 +327,19 @@ def test_twin_shows_the_head_in_the_same_place(tmp_path, astronaut, monkeypatch)
     )
 
 
+def test_twin_is_another_moment_with_a_similar_head(tmp_path):
+    """Greys stand for poses: each is most like those just before and after it, which have the same mouth."""
+    clip = tmp_path / "learned"
+    clip.mkdir()
+    for i in range(24):
+        cv2.imwrite(str(clip / f"{i}.jpg"), np.full((96, 96, 3), 10 * i, np.uint8))
+    with hp.changed("negative_distance=5"):
+        adaptation.write_twins(clip, [clip])
+    twin = clip.with_name((clip / "twin.txt").read_text())
+    apart = [abs(round(cv2.imread(str(twin / f"{i}.jpg")).mean() / 10) - i) for i in range(24)]
+    assert min(apart) == 5 and max(apart) <= 8 and max(apart[8:-8]) <= 6
+
+
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
