@@ -35,6 +35,7 @@ from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
 from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, syncing, write_filelists
+from preprocessing.clips import find_finished, note_kept
 from preprocessing.pieces import divide, join_interrupted
 from preprocessing.report import Tally
 from preprocessing.split import split_groups
@@ -1065,6 +1066,21 @@ def test_damaged_finished_clip_is_cut_again(roots, heads):
     (roots.data / "s/good/audio.wav").unlink()
     assert run(roots, "--sync", "report") == 0
     assert report(roots)["kept"][0]["verdict"] == "in sync" and (roots.data / "s/good/audio.wav").exists()
+
+
+def test_finished_clip_without_its_sound_is_cut_again(tmp_path):
+    (tmp_path / "data/s/a").mkdir(parents=True)
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    status = (tmp_path / "a.mp4").stat()
+    where = Clip("a.mp4", "s/a"), tmp_path, tmp_path / "data", "auto", None
+    known = Kept("s/a", "a.mp4", status.st_size, "haar", 25.0, 1, 1, 1.0, 1.0, status.st_mtime_ns)
+    note_kept(tmp_path / "data/s/a", known)
+    for name in ("0.jpg", "mel.npy"):
+        assert not find_finished(*where)
+        (tmp_path / "data/s/a" / name).touch()
+    assert find_finished(*where) == [known]
+    note_kept(tmp_path / "data/s/a", dataclasses.replace(known, source="another.mp4"))
+    assert not find_finished(*where)
 
 
 def test_replaced_clips_of_another_data_set_are_reported(roots, heads, capsys):
