@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import importlib.util
@@ -246,6 +247,23 @@ def test_generator_can_start_with_the_experts_audio_encoder(filled):
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
     with pytest.raises(ValueError, match="width 0.25"):
         GeneratorTask(CPU, HParams(audio_from_expert=True), filled(models.SyncNet_color, 0.125), width=0.25)
+
+
+def test_sync_of_results_is_scored_by_the_judge_not_by_the_expert(filled):
+    """The generator learns to please its expert, whose verdict is better than the result."""
+    torch.manual_seed(0)
+    expert, judge = filled(models.SyncNet_color, 0.125), models.SyncNet_color(0.125)
+    batch = generator_batch()
+    alone, judged, swapped = (
+        GeneratorTask(CPU, HParams(), *map(copy.deepcopy, networks), width=0.125)._evaluation(
+            batch[3], batch[2], batch[3].flip(0)
+        )
+        for networks in ((expert,), (expert, judge), (judge, expert))
+    )
+    assert "judge" not in alone
+    for name in ("sync", "sync_of_real"):
+        assert judged[name] == alone[name] == swapped[name.replace("sync", "judge")]
+        assert swapped[name] == judged[name.replace("sync", "judge")] != judged[name]
 
 
 def test_collage_shows_reference_input_output_and_real_face():
