@@ -382,6 +382,14 @@ def test_collecting_faces_ends_with_the_shot(head):
     assert (faces_of(FilmedFace(video.probe(head[0]), path, 50), 10)[0] == crops(head[0])[10:30:5]).all()
 
 
+def test_distance_to_a_gap_does_not_reach_into_other_shots():
+    box, nowhere = (BOX[2], BOX[0], BOX[3], BOX[1]), np.empty((10, 4))
+    pieces = [([box] * 10, True), ([None] * 5 + [box] * 5, False), ([box] * 10, True), ([None] * 10, True)]
+    path = FacePath(lambda: (Piece(boxes, nowhere, ends) for boxes, ends in [*pieces, *pieces]))
+    assert len(path.boxes) == 80
+    assert [path.distance_to_gap(frame, 4) for frame in (9, 15, 17, 18, 29, 40)] == [4, 1, 3, 4, 4, 4]
+
+
 @pytest.mark.parametrize("options, words", [
     ({"mouth_gain": -1.0}, "--mouth_gain -1 is not between 0 and 4"),
     ({"mouth_gain": 5.0}, "--mouth_gain 5 is not between 0 and 4"),

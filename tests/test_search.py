@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import deque
 
@@ -15,6 +16,7 @@ import video
 from conftest import run_ffmpeg, write_clip
 from devices import pick_precision
 from face_detection import detectors
+from face_detection import search as search_module
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import CONTEXT, NEWCOMERS_SECONDS, search
@@ -110,7 +112,9 @@ def test_every_shot_is_searched_from_its_first_frame():
 
 def test_a_lost_face_is_found_elsewhere_and_its_absence_is_exact():
     frames = [picture((100, 100))] * 33 + [picture()] * 40 + [picture((900, 500))] * 37
-    boxes = follow_face(find(frames, RedBoxes()), 12)
+    found = find(frames, RedBoxes())
+    assert np.diff([frame for frame in searched_frames(found) if 33 <= frame <= 73]).max() <= 12  # half a second
+    boxes = follow_face(found, 12)
     present = ~np.isnan(boxes[:, 0])
     assert present[:33].all() and not present[33:73].any() and present[73:].all()
     assert (boxes[73:, 0] == 900).all()
@@ -181,8 +185,10 @@ def test_a_face_too_small_for_the_reduced_picture_is_searched_at_full_size():
     assert detector.shapes.count((HEIGHT, WIDTH)) == 1
 
 
-def test_the_search_holds_few_frames_in_memory():
-    """However long the video; and what it has yielded is complete."""
+@pytest.mark.parametrize("limit", [50, 20])
+def test_the_search_holds_few_frames_in_memory(monkeypatch, limit):
+    """However long the video, and however large its frames; and what it has yielded is complete."""
+    monkeypatch.setattr(search_module, "HELD_BYTES", limit * SCENES[0].nbytes)
     alive = most = 0
 
     def gone():
@@ -202,8 +208,7 @@ def test_the_search_holds_few_frames_in_memory():
     found = Detections()
     for _ in search(found, frames(), RedBoxes(), 25.0):
         assert found.boxes[-1] is not None and len(found.boxes) == len(found.change)
-    stretch = round(RedBoxes.KEY_SECONDS * 25)
-    assert len(found) == 200 and most <= stretch + 12
+    assert RedBoxes.KEY_SECONDS * 25 == 50 and len(found) == 200 and most <= limit + 12
 
 
 def test_unsearched_frames_survive_saving_and_old_files_are_ignored(tmp_path):
@@ -247,6 +252,29 @@ def test_results_do_not_depend_on_what_was_searched_before(talking_clip, tmp_pat
     search = FaceSearch("centerface", folder=tmp_path)
     search.find(source, before)
     assert same_detections(search.find(source, 40), FaceSearch("centerface", cache=False).find(source, 40))
+
+
+@pytest.mark.parametrize("smallest", [8, SIDE - 20])
+def test_a_resumed_search_looks_at_whole_frames_when_one_run_would(tmp_path, smallest):
+    """It is resumed again and again; somebody comes, everybody leaves, and one comes back."""
+    people = [[(100, 300)]] * 10 + [[(100, 300), (800, 300)]] * 10 + [[]] * 14 + [[(100, 300)]] * 10
+    frames = [picture(*corners) for corners in people]
+    found = Detections()
+    while len(found) < len(frames):
+        searching = search(found, iter(frames[max(0, len(found) - 1) :]), RedBoxes(smallest), 2.0)
+        for _ in itertools.islice(searching, 2):
+            pass
+        searching.close()
+        found.save(tmp_path / "boxes.npz")
+        found = Detections.load(tmp_path / "boxes.npz")
+    assert same_detections(found, find(frames, RedBoxes(smallest), fps=2.0))
+
+
+def test_a_small_face_that_comes_later_is_found_within_seconds():
+    """Whole frames in which there is no face are searched at full size as well, now and then."""
+    wait = round(NEWCOMERS_SECONDS * 2)
+    found = find([picture()] * 5 + [picture((500, 300))] * (wait + 4), RedBoxes(smallest=SIDE - 20), fps=2.0)
+    assert len(found.boxes[-1]) == 1
 
 
 def same_detections(one, other):
