@@ -425,6 +425,29 @@ def test_boxes_reach_beyond_the_picture_as_far_as_faces_do():
         assert placed(without_mouth) is None
 
 
+def test_missing_frames_are_listed_briefly():
+    whole = [None if n % 3 == 1 else (0, 0, 9, 9) for n in range(27)]
+    assert boxes.describe_missing(whole[:9], 25, "", 100) == (
+        "3 of 9 frames (0.1 s) have no face, or one in profile: 101, 104, 107"
+    )
+    assert boxes.describe_missing([None, None, (0, 0, 9, 9), None], 25, "", 0).endswith(": 0-1, 3")
+    assert boxes.describe_missing(whole, 25, "", 0).endswith(": 1, 4, 7, 10, 13, 16, 19, 22, …")
+    assert boxes.describe_missing([(0, 0, 9, 9)] * 9, 25, "", 0) == ""
+
+
+def test_only_a_face_in_the_wanted_part_counts():
+    """Boxes lag behind what is seen, and the part may begin and end within any of the pieces."""
+    picture, known = video.VideoInfo(Path("x.mp4"), *SIZE[::-1], fps=Fraction(25)), [(n, 0, n + 9, 9) for n in range(9)]
+    seen = np.arange(9.0)[:, None].repeat(4, 1)
+    parts = [(known[:2], seen[:5], False), (known[2:6], seen[5:8], False), (known[6:], seen[8:], True)]
+    pieces = list(boxes.restrict((face_path.Piece(*part) for part in parts), slice(3, 7), picture))
+    assert [box for piece in pieces for box in piece.boxes] == known[3:7]
+    assert np.array_equal(np.concatenate([piece.seen for piece in pieces]), seen[3:7])
+    missing = face_path.Piece([*known[:3], *[None] * 4, *known[7:]], seen)
+    with pytest.raises(UserError, match="no face was found in x.mp4 from 0.12 to 0.28 s"):
+        list(boxes.restrict([missing], slice(3, 7), picture))
+
+
 def test_crops_beyond_the_picture_are_written_back_inside_it():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     for box in ((1, 1, 5, 4), (-2, -1, 3, 4), (4, 2, 11, 9)):

@@ -270,6 +270,31 @@ def test_a_resumed_search_looks_at_whole_frames_when_one_run_would(tmp_path, sma
     assert same_detections(found, find(frames, RedBoxes(smallest), fps=2.0))
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_calls_of_the_detector_are_no_larger_than_asked(batch_size):
+    sizes = []
+
+    class Counting(RedBoxes):
+        def detect(self, frames):
+            sizes.append(len(frames))
+            assert len({frame.shape for frame in frames}) == 1
+            return super().detect(frames)
+
+    frames, found = [picture(*((200 * i, 300) for i in range(5)))] * 6, Detections()
+    assert sum(search(found, iter(frames), Counting(), 2.0, batch_size)) == 6 and len(found.boxes[-1]) == 5
+    assert max(sizes) == batch_size
+
+
+def test_scales_change_steadily_with_the_size_of_a_face_and_do_not_enlarge_it():
+    searcher = search_module.Searcher(RedBoxes(), 25.0, 16, 0.0, 0.0)
+    sides = np.geomspace(20, 2000, 2000)
+    shares = [searcher._scales(side) for side in sides]
+    assert all(0 < scale <= 1 and weight >= 0 for each in shares for scale, weight in each)
+    assert np.allclose([sum(weight for _, weight in each) for each in shares], 1)
+    means = [sum(weight * np.log2(scale) for scale, weight in each) for each in shares]
+    assert np.abs(np.diff(means)).max() < 0.02 and (np.diff(means) < 1e-9).all()
+
+
 def test_a_small_face_that_comes_later_is_found_within_seconds():
     """Whole frames in which there is no face are searched at full size as well, now and then."""
     wait = round(NEWCOMERS_SECONDS * 2)
