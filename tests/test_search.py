@@ -295,6 +295,13 @@ def test_scales_change_steadily_with_the_size_of_a_face_and_do_not_enlarge_it():
     assert np.abs(np.diff(means)).max() < 0.02 and (np.diff(means) < 1e-9).all()
 
 
+@pytest.mark.parametrize("across, down", [(2.4, -1.3), (-0.3, 0.4), (0, 0)])
+def test_faces_are_matched_to_a_fraction_of_a_pixel(across, down):
+    window = cv2.cvtColor(cv2.resize(TEXTURE, (48, 48)), cv2.COLOR_BGR2GRAY)
+    moved = cv2.warpAffine(window, np.float32([[1, 0, across], [0, 1, down]]), (48, 48))
+    assert search_module._place(moved, window[8:40, 8:40]) == pytest.approx([across, down], abs=0.1)
+
+
 def test_a_small_face_that_comes_later_is_found_within_seconds():
     """Whole frames in which there is no face are searched at full size as well, now and then."""
     wait = round(NEWCOMERS_SECONDS * 2)
