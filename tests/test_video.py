@@ -734,6 +734,19 @@ def test_voice_is_as_loud_in_any_channel_layout(tmp_path, layout, levels):
     assert sound.layout == layout
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("speaking", [0, 1])
+def test_channel_with_a_nan_sample_may_be_the_only_one_with_speech(tmp_path, speaking, bad):
+    """Its level was NaN, so lips followed the noise of the other microphone, or half as loud a mix."""
+    channels = np.random.default_rng(0).normal(0, 0.02, (16000, 2)).astype(np.float32)
+    channels[:, speaking] = 0.4 * np.sin(np.arange(16000) / 10)
+    channels[3000, speaking] = bad
+    wavfile.write(tmp_path / "two.wav", 16000, channels)
+    sound = video.Sound(tmp_path / "two.wav", 16000)
+    heard = np.concatenate(list(sound))
+    assert sound.voice == f"c{speaking}" and np.abs(heard[4000:]).max() == pytest.approx(0.4, abs=0.01)
+
+
 def test_layout_without_a_centre_is_mixed_evenly(tmp_path):
     sine = "|".join(["0.5*sin(2*PI*300*t)"] * 3)
     run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=1:s=48000:c=2.1", "-c:a", "flac", tmp_path / "s.mka")

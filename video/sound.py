@@ -249,7 +249,8 @@ class Sound:
     def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
         """Return the layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""
         limit = {} if seconds is None else {"t": seconds}
-        output = self._track().output("-", format="null", af="astats", vn=None, sn=None, dn=None, **limit)
+        measured = f"aformat={SAMPLE_FORMAT},astats"  # a NaN would make the level of its channel NaN
+        output = self._track().output("-", format="null", af=measured, vn=None, sn=None, dn=None, **limit)
         _, report = report_of(command_line(output, *VERBOSE))
         of_channels = report.partition("Overall")[0].split("Channel: ")[1:]
         decibels = (re.search(r"RMS level dB: (\S+)", part) for part in of_channels)
