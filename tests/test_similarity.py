@@ -26,6 +26,7 @@ from face_detection.tracking import follow_faces
 from faces import FaceSearch
 from rates import resample
 from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
+from sync.drawing import _draw_box, smoothed, write_overlay
 from sync.embedding import MAX_OFFSET, embed_mouths, embed_sound, embed_windows, face_of, windows_of
 
 
@@ -298,6 +299,53 @@ def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
 def test_wrong_checkpoint(measure, small_checkpoint, speech):
     code, _, err = measure("--audio", speech, checkpoint=small_checkpoint)
     assert code == 2 and "should hold SyncNet_color weights, but it holds Wav2Lip weights" in err
+
+
+def test_drawn_curve_is_the_mean_of_a_second_around_each_frame():
+    starts = np.arange(100)
+    windows = Result(25.0, 104, starts, (starts >= 48).astype(float), np.zeros(31), 100)
+    curve = smoothed(windows, 104)  # windows from 48 on have frames from 50 on in their middle
+    assert curve[[37, 50, 62]] == pytest.approx([0, 13 / 25, 1])
+    alone = smoothed(replace(windows, windows=np.array([48]), similarity=np.array([0.7])), 104)
+    assert np.flatnonzero(~np.isnan(alone)).tolist() == list(range(38, 63)) and alone[50] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    "similarity, colour",
+    [(-0.2, (0, 0, 255)), (0.5, (0, 255, 255)), (1.0, (0, 255, 0)), (np.nan, (160, 160, 160))],
+)
+def test_boxes_are_drawn_from_red_to_green(similarity, colour):
+    frame = np.zeros((100, 120, 3), np.uint8)
+    _draw_box(frame, np.array([20.0, 30.0, 90.0, 80.0]), similarity, "0.5")
+    assert frame[80, 50].tolist() == frame[60, 20].tolist() == list(colour) and not frame[60, 50].any()
+
+
+def test_overlay_shows_the_similarity_of_each_moment_at_any_frame_rate(tmp_path, speech, monkeypatch):
+    write_clip(tmp_path / "fast.mp4", np.zeros((50, 32, 32, 3), np.uint8), "50")
+    shown = []
+    monkeypatch.setattr(
+        "sync.drawing._draw_box", lambda frame, box, similarity, label: shown.append((similarity, label))
+    )
+    monkeypatch.setattr("sync.drawing.smoothed", lambda result, frames: np.arange(frames) / 100)
+    tracks = [np.tile([1.0, 2.0, 30.0, 31.0], (50, 1))]
+    matrix = SimilarityMatrix(["a.wav"], [make_face(unit(1, 21))], [Voice(unit(2, 21))])
+    measured = sync.Measurement(video.probe(tmp_path / "fast.mp4"), tracks, matrix)
+    write_overlay(tmp_path / "out.mp4", measured, speech)
+    assert len(shown) == 50 and [shown[i] for i in (0, 20, 49)] == [(0, "0.00"), (0.1, "0.10"), (0.24, "0.24")]
+
+
+def test_csv_and_json_say_where_each_face_is_and_when():
+    """The second face is seen from frame 7 on, and both move to the right."""
+    boxes = np.arange(34.0)[:, None] + [0, 0, 100, 100]
+    late = np.where(np.arange(34)[:, None] < 7, np.nan, boxes + 200)
+    faces = [replace(make_face(unit(1, 30)), boxes=boxes), replace(make_face(unit(2, 30), range(7, 30)), boxes=late)]
+    matrix = SimilarityMatrix(["a.wav"], faces, [Voice(unit(3, 30))])
+    rows = list(csv.DictReader(matrix.to_csv().splitlines()))
+    first, second = ([row for row in rows if row["face"] == face] for face in "12")
+    assert (len(first), len(second)) == (30, 23) and (first[9]["time"], first[9]["x1"]) == ("0.360", "9.0")
+    assert (second[0]["time"], second[0]["x1"], second[0]["voice"]) == ("0.280", "207.0", "1")
+    places = [(track["first_frame"], track["last_frame"], track["frames"]) for track in matrix.to_json()["tracks"]]
+    assert places == [(0, 33, 34), (7, 33, 27)]
 
 
 def test_silent_voice_is_reported(expert_checkpoint, talking_clip, silence, speech, told):
