@@ -60,6 +60,15 @@ def test_blurred_face_is_less_sharp_and_less_similar(frames, source, tmp_path):
     assert found.sharpness < 0.3 and found.ssim < 0.97 and 15 < found.psnr < 40
 
 
+def test_sharpness_and_motion_are_those_of_the_lower_face(frames, source, tmp_path):
+    """The upper face is blurred, more in every other frame, which is flicker."""
+    made, middle = frames.copy(), 110  # above the middle of the face
+    for number, frame in enumerate(made):
+        frame[:middle] = cv2.GaussianBlur(frame, (0, 0), 3 + 3 * (number % 2))[:middle]
+    found = score(made, source, tmp_path)
+    assert (found.sharpness, found.motion) == pytest.approx((1, 1)) and found.upper_flicker > 1
+
+
 def test_noise_outside_the_face_flickers(frames, source, tmp_path):
     """Noise is -1, 0 or 1 grey levels, new in each frame: two of them differ by 8/9 on average."""
     noise = np.random.default_rng(0).integers(-1, 2, frames.shape[:3])[..., None]
