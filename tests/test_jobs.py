@@ -219,6 +219,20 @@ def test_table(program, room, separator, encoding, end):
     assert done.calls[2].mix.samefile(room / "a.mp4")
 
 
+def test_separator_that_excel_declares_is_no_row(program, room):
+    """Excel's own line does not shift the numbers of rows."""
+    (room / "jobs.csv").write_text("sep=;\nface;audio\na.mp4;voice.wav\n")
+    assert trios(program("--jobs", "jobs.csv")) == [("a.mp4", "voice.wav", "results/a_voice.mp4")]
+    (room / "jobs.csv").write_text("SEP=,\r\nface,audio\r\na.mp4,\r\n")
+    assert "row 3 of jobs.csv has no audio" in refused(program("--jobs", "jobs.csv"))
+
+
+def test_names_that_rows_ask_for_are_not_given_to_others(program, room):
+    (room / "jobs.csv").write_text("face,audio,outfile\na.mp4,voice.wav,\nb.mp4,voice.wav,results/a_voice.mp4\n")
+    names = ["results/a_voice_2.mp4", "results/a_voice.mp4"]
+    assert [name for *_, name in trios(program("--jobs", "jobs.csv"))] == names
+
+
 def test_decimal_commas(program, room):
     """Excel writes them wherever it separates cells by semicolons."""
     (room / "jobs.csv").write_text("face;audio;lip_delay\na.mp4;voice.wav;-12,5\n")
