@@ -512,6 +512,16 @@ def test_turning_inverts_the_pixel_aspect(tmp_path):
     assert video.probe(tmp_path / "pal.mp4", video.Geometry(rotate=180)).sample_aspect == "16:15"
 
 
+@pytest.mark.parametrize("aspect", ["16/15", "1/1"])
+def test_result_keeps_the_pixel_aspect(tmp_path, speech, aspect):
+    write_clip(tmp_path / "pal.mp4", numbered(3), "25", "-vf", f"setsar={aspect}")
+    info = video.probe(tmp_path / "pal.mp4")
+    with video.VideoWriter(tmp_path / "out.mp4", info, speech, 3) as writer:
+        for frame in video.read_frames(info):
+            writer.write(frame)
+    assert video.probe(tmp_path / "out.mp4").sample_aspect == info.sample_aspect == aspect.replace("/", ":")
+
+
 @pytest.mark.parametrize("crop", [(50, 20, 0, -1), (0, -1, 96, -1), (-5, 10, 0, 5)])
 def test_geometry_that_leaves_nothing_is_refused(clip, crop):
     with pytest.raises(ValueError, match="leaves nothing"):
