@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import re
 import shutil
@@ -368,6 +369,31 @@ def test_another_network_or_mix_makes_all_again(program, room, small_checkpoint,
     assert len(program(*command).calls) == 2
     monkeypatch.setattr(jobs.working.files, "cached_digest", lambda path: "another")
     assert len(program(*command).calls) == 2
+
+
+def test_all_that_decides_a_result_is_recorded(room, small_checkpoint):
+    (room / "restorer.pth").write_bytes(b"a")
+    (room / "sface.onnx").write_bytes(b"b")
+    (room / "face.png").write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+
+    def recorded(lips, **options):
+        (job,) = jobs.settle(jobs.pair("a.mp4", "voice.wav", options), "out")
+        return json.dumps(jobs.working.record(job, lips))
+
+    def all_records():
+        restoring.restorer = room / "restorer.pth"
+        alike = [recorded(plain, face_like="face.png", identity=identity) for identity in ("sface", "sface.onnx")]
+        return [recorded(plain), recorded(plain, crf=20), *alike, recorded(restoring), recorded(exact)]
+
+    search = FaceSearch("centerface")
+    plain, restoring, exact = (
+        LipSync(small_checkpoint, search=search, precision=name) for name in ("auto", "auto", "fp32")
+    )
+    before = all_records()
+    assert len({*before}) == 6
+    for name in ("restorer.pth", "sface.onnx"):
+        (room / name).write_bytes(b"another")
+    assert [old == new for old, new in zip(before, all_records())] == [True, True, True, False, False, True]
 
 
 def test_another_detector_makes_all_again(program, room, monkeypatch):
