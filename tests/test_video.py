@@ -1080,6 +1080,16 @@ def test_video_cut_short_is_refused(tmp_path, name, codec):
         list(video.read_frames(video.probe(tmp_path / name)))
 
 
+def test_missing_end_is_found_before_the_frames_of_a_part_are_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (50, 64, 64, 3), np.uint8)
+    write_clip(tmp_path / "v.mkv", noise, "25", *X264, "-g", 10)
+    halve(tmp_path / "v.mkv")
+    info = video.probe(tmp_path / "v.mkv")
+    video.check_ahead(info, 10)
+    with pytest.raises(video.CutShort, match="cut short or damaged"):
+        video.check_ahead(replace(info, start=30), 10)
+
+
 @pytest.mark.parametrize("left", [20, 200])
 def test_video_without_most_of_its_index_is_refused(tmp_path, left):
     """Cameras and browsers write it last."""
@@ -1216,6 +1226,30 @@ def test_file_without_read_permission_is_refused(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_rounded_rates_become_exact(given, exact):
     assert video.rate_of(given) == exact
+
+
+@pytest.mark.parametrize("claimed, rate", [(480, 240), (999, 240), (1000, 30), (90000, 30), (0, 30)])
+def test_absurd_rates_are_limited(claimed, rate):
+    """Screen recordings claim up to 90000 frames a second."""
+    assert video.rate_of(claimed) == rate
+
+
+def test_streams_of_broadcasts_are_listed_in_file_order():
+    """ffmpeg lists them by programme; the first video would not be the one that it decodes."""
+    report = """
+Input #0, mpegts, from 'file:/tmp/tv.ts':
+  Program 2
+  Stream #0:2[0x200]: Video: h264 (High), yuv420p(progressive), 64x64, 25 fps
+  Stream #0:3[0x201](eng): Audio: mp2, 48000 Hz, stereo, fltp, 192 kb/s
+  Program 1
+  Stream #0:0[0x100]: Video: h264 (High), yuv420p(progressive), 32x32, 25 fps
+  Stream #0:1[0x101](deu): Audio: mp2, 48000 Hz, mono, fltp, 192 kb/s (default)
+Stream mapping:
+  Stream #0:0 -> #0:0 (h264 (native) -> wrapped_avframe (native))
+"""
+    found = video.process.streams_of(report)
+    kinds = [(0, "Video"), (1, "Audio"), (2, "Video"), (3, "Audio")]
+    assert [(stream.index, stream.kind) for stream in found] == kinds and found[1].is_default
 
 
 def test_new_folders_left_empty_are_removed(talking_clip, speech, tmp_path):
