@@ -374,6 +374,7 @@ def test_another_network_or_mix_makes_all_again(program, room, small_checkpoint,
 def test_all_that_decides_a_result_is_recorded(room, small_checkpoint):
     (room / "restorer.pth").write_bytes(b"a")
     (room / "sface.onnx").write_bytes(b"b")
+    (room / "chain.pem").write_bytes(b"c")
     (room / "face.png").write_bytes(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
 
     def recorded(lips, **options):
@@ -383,17 +384,18 @@ def test_all_that_decides_a_result_is_recorded(room, small_checkpoint):
     def all_records():
         restoring.restorer = room / "restorer.pth"
         alike = [recorded(plain, face_like="face.png", identity=identity) for identity in ("sface", "sface.onnx")]
-        return [recorded(plain), recorded(plain, crf=20), *alike, recorded(restoring), recorded(exact)]
+        return [recorded(one) for one in (plain, restoring, signing, exact)] + [recorded(plain, crf=20), *alike]
 
     search = FaceSearch("centerface")
-    plain, restoring, exact = (
-        LipSync(small_checkpoint, search=search, precision=name) for name in ("auto", "auto", "fp32")
+    plain, restoring, signing, exact = (
+        LipSync(small_checkpoint, search=search, precision=name) for name in ("auto", "auto", "auto", "fp32")
     )
+    signing.credentials = SimpleNamespace(certificates=room / "chain.pem")
     before = all_records()
-    assert len({*before}) == 6
-    for name in ("restorer.pth", "sface.onnx"):
+    assert len({*before}) == 7
+    for name in ("restorer.pth", "chain.pem", "sface.onnx"):
         (room / name).write_bytes(b"another")
-    assert [old == new for old, new in zip(before, all_records())] == [True, True, True, False, False, True]
+    assert [old == new for old, new in zip(before, all_records())] == [True, False, False, True, True, True, False]
 
 
 def test_another_detector_makes_all_again(program, room, monkeypatch):
