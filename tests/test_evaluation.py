@@ -552,7 +552,7 @@ def test_real_videos_of_a_list_put_the_video_first(data):
     folder, common, calls = data
     (folder / "list.txt").write_text("a.mp4 b.mp4\n")
     assert real_videos_inference.main(["--mode", "random", "--filelist", str(folder / "list.txt"), *common]) == 0
-    assert [(a.face.name, a.audio.name) for a in calls] == [("a.mp4", "b.mp4")]
+    assert [(a.face.name, a.audio.name, a.pads) for a in calls] == [("a.mp4", "b.mp4", [0, 10, 0, 0])]
 
 
 @pytest.fixture
@@ -608,6 +608,31 @@ def test_pictures_are_compared_on_the_face_that_was_lip_synced(data, monkeypatch
     found = protocol.Evaluation(tmp_path, {"matched": pairs.Made([], tmp_path)})
     protocol.compare_pictures(found, FaceSearch(), ResolvedOptions(face_index=1, pads=(1, 2, 3, 4)), SILENT)
     assert [(pads, face_index) for pads, _, face_index in asked] == [((1, 2, 3, 4), 1)]
+
+
+def test_evaluation_adds_no_pads_by_default(monkeypatch, small_checkpoint, tmp_path):
+    """As in the reference's evaluation, and unlike lip-syncing."""
+    used = []
+    monkeypatch.setattr(protocol.pairs, "generate", lambda *_, pads: used.append(pads))  # and others are still at work
+    for options in ({}, {"pads": (1, 2, 3, 4)}):
+        given = LipSync(small_checkpoint), {protocol.GENERATED: []}, tmp_path, protocol.Panel(Judge())
+        assert protocol.evaluate(*given, **options) is None
+    assert used == [(0, 0, 0, 0), (1, 2, 3, 4)]
+
+
+def test_takes_are_compared_on_the_sources_that_all_of_them_have(monkeypatch, tmp_path):
+    """Other sources may be sharper."""
+    rest = dict.fromkeys(("psnr", "ssim", "motion", "flicker", "upper_flicker", "seam", "jitter"), 1.0)
+    sharp = {"generated": {"a": 0.5, "b": 0.9}, "matched": {"a": 0.7}, "silent": {}}
+
+    def compare(listed, search, report, judges, pads, name, face_index):
+        return Comparisons([Quality("", one, 9, sharpness=it, **rest) for one, it in sharp[name.split()[1]].items()])
+
+    monkeypatch.setattr(protocol, "compare_files", compare)
+    for takes, expected in ((("generated", "matched"), [0.5, 0.7]), (("generated", "matched", "silent"), [0.7, 0.7])):
+        found = protocol.Evaluation(tmp_path, {take: pairs.Made([], tmp_path / take) for take in takes})
+        protocol.compare_pictures(found, FaceSearch(), ResolvedOptions(), SILENT)
+        assert [found.rows[take]["sharpness"] for take in takes[:2]] == pytest.approx(expected)
 
 
 def test_run_all_measures_all_takes(judged_pair, capsys):
