@@ -309,6 +309,19 @@ def test_written_list_can_be_read_back(tmp_path, kind):
     assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
 
 
+def test_list_is_drawn_as_the_flags_say(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4", "c.mp4", "x.wav", "y.wav", "z.wav"):
+        (tmp_path / name).touch()
+    command = ["--data_root", tmp_path, "--filelist", tmp_path / "list.txt"]
+    written = []
+    for more in (["--sounds", "--count", 2], ["--sounds", "--count", 2, "--seed", 3], []):
+        assert make_filelist.main(list(map(str, [*command, *more]))) == 0
+        written.append((tmp_path / "list.txt").read_text())
+    expected = [pairs.draw(tmp_path, 2, seed, sound_files=True).pairs for seed in (0, 3)] + [pairs.draw(tmp_path).pairs]
+    assert written == list(map(pairs.filelist, expected)) and written[0] != written[1]
+    assert "2 pairs of 3 videos, 3 sounds, seed 3" in capsys.readouterr().out
+
+
 def test_names_that_a_list_cannot_hold_are_reported(tmp_path, talking_clip, capsys):
     for name in ("a.mp4", "b.mp4", "my\tfilm.mp4", "plain"):
         shutil.copy(talking_clip, tmp_path / name)

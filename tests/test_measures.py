@@ -348,6 +348,20 @@ def test_table_and_csv_show_only_the_figures_of_each_take(capsys):
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_printed_means_are_below_their_columns():
+    """In the mean, a video without a value does not count."""
+    rest = dict.fromkeys(("psnr", "ssim", "flicker", "upper_flicker", "seam", "jitter"), 1.0)
+    rows = [Quality(f"{n}.mp4", "s", 9, sharpness=n, motion=(np.nan, 0.2, 0.4)[n], csim=0.5, **rest) for n in range(3)]
+    header, *_, last = str(comparisons.Comparisons(rows)).partition("\nnot measured")[0].splitlines()
+    means = dict(zip(header.split(), last.split()))
+    assert last.endswith("mean of 3") and (means["sharpness"], means["motion"], means["csim"]) == (
+        "1.000",
+        "0.300",
+        "0.500",
+    )
+    assert last.index("0.300") + 5 == header.index(" motion") + 7
+
+
 def test_unrelated_movements_do_not_correlate():
     """With a lag of its own for each pair, the mean was 0.17."""
     rng = np.random.default_rng(0)
