@@ -40,7 +40,7 @@ from evaluation.comparisons import Comparisons
 from evaluation.quality import Quality
 from evaluation.scores import score_files
 from evaluation.sizes import Sizes
-from face_detection.detections import PADDING_GREY
+from face_detection.detections import PADDING_GREY, Detections
 from faces import FaceSearch
 from footage import find_videos
 from lipsync import LipSync, ResolvedOptions
@@ -138,6 +138,22 @@ def test_track_has_only_the_frames_of_its_shot(tmp_path, talking):
     assert [(track.first, len(track.boxes)) for track in tracks] == [(0, 25), (25, 25)]
     crops = list(lse.track_crops(video.probe(tmp_path / "cut.mp4"), tracks))
     assert [[crop is not None for crop in row] for row in crops] == [[True, False]] * 25 + [[False, True]] * 25
+
+
+@pytest.mark.parametrize("frames, tracks", [(9, []), (10, [(5, 10)])])
+def test_faces_seen_for_too_short_are_not_scored(tmp_path, frames, tracks):
+    """Ten frames are enough, a second face that passes by is not."""
+    box, none = np.array([[10.0, 10, 60, 60, 1]], np.float32), np.empty((0, 5), np.float32)
+    seen = Detections(
+        [none] * 5 + [box] * frames + [none] * 60 + [box + [[100, 0, 100, 0, 0]]] * 9, [0.0] * (74 + frames)
+    )
+    search = SimpleNamespace(on=lambda _: SimpleNamespace(find=lambda *_, **__: seen))
+    source = video.VideoInfo(tmp_path / "x.mp4", 200, 100, Fraction(25))
+    if not tracks:
+        with pytest.raises(UserError, match="no face is visible for 10 frames"):
+            lse.find_tracks(source, search, Judge())
+    else:
+        assert [(track.first, len(track.boxes)) for track in lse.find_tracks(source, search, Judge())] == tracks
 
 
 def test_half_a_second_can_be_scored(tmp_path, talking):

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -346,6 +347,21 @@ def test_csv_and_json_say_where_each_face_is_and_when():
     assert (second[0]["time"], second[0]["x1"], second[0]["voice"]) == ("0.280", "207.0", "1")
     places = [(track["first_frame"], track["last_frame"], track["frames"]) for track in matrix.to_json()["tracks"]]
     assert places == [(0, 33, 34), (7, 33, 27)]
+
+
+@pytest.mark.parametrize("fps, wanted", [(25, 40 + 15), (50, 2 * (40 + 15))])
+def test_faces_are_searched_as_far_as_late_sound_may_match(expert_checkpoint, tmp_path, fps, wanted):
+    """The sound may be late by 15 frames at 25 a second; in an hour of video, no more is searched."""
+    asked = []
+
+    def find(source, frames, report):
+        asked.append(frames)
+        return Detections([np.array([[10, 10, 60, 60, 1]], np.float32)] * 9, [0.0] * 9)
+
+    search = SimpleNamespace(on=lambda *_: SimpleNamespace(find=find))
+    source = video.VideoInfo(tmp_path / "x.mp4", 200, 100, Fraction(fps))
+    assert len(sync.find_tracks(source, 40, open_expert(expert_checkpoint), search)) == 1
+    assert wanted <= asked[0] <= wanted + 1
 
 
 def test_silent_voice_is_reported(expert_checkpoint, talking_clip, silence, speech, told):
