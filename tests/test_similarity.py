@@ -396,6 +396,16 @@ def test_one_second_is_too_short_for_a_verdict(windows, verdict):
     assert result.verdict == verdict and ("needs 1.2 s" in str(result)) == (windows < 25)
 
 
+@pytest.mark.parametrize("offset, peak, verdict", [
+    (0, 0.12, "in sync"), (1, 0.12, "in sync"), (0, 0.08, "unrelated"), (2, 0.12, "unrelated"),
+    (2, 0.22, "off by 2 frames"),
+])  # fmt: skip
+def test_less_evidence_is_enough_without_an_offset(offset, peak, verdict):
+    curve = np.zeros(2 * MAX_OFFSET + 1)
+    curve[MAX_OFFSET + offset] = peak
+    assert Result(25.0, 104, np.arange(100), np.full(100, 0.5), curve, 100).verdict == verdict
+
+
 def test_faces_between_the_frames_of_25_a_second_are_left_out(
     expert_checkpoint, astronaut, speech, tmp_path, monkeypatch
 ):
