@@ -6,7 +6,7 @@ import bisect
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,9 +49,11 @@ class FacePath:
         self._begin()
 
     @classmethod
-    def of(cls, boxes: list[Box | None], seen: np.ndarray) -> FacePath:
-        """Return a path whose boxes are already known."""
-        return cls(lambda: (piece for piece in [Piece(boxes, seen)]))
+    def of(cls, boxes: list[Box | None], seen: np.ndarray, shots: Sequence[int] = (0,)) -> FacePath:
+        """Return a path whose boxes are already known, with the first frames of its shots."""
+        parts = [slice(*ends) for ends in zip(shots, (*shots[1:], None))]
+        # the last shot is left open: one box may be that of all frames
+        return cls(lambda: (Piece(boxes[part], seen[part], part.stop is not None) for part in parts))
 
     @property
     def boxes(self) -> list[Box | None]:

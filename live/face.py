@@ -9,7 +9,7 @@ import math
 import numbers
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -56,13 +56,14 @@ class Face:
     used: int | None  # how many of them are shown, repeatedly; None: all of the video, with one box
     appearances: list[Appearance]  # one or more, of different shots
     options: ResolvedOptions
+    shots: Sequence[int] = (0,)  # their first frames
 
     def __repr__(self) -> str:
         return f"<Face of {self.source.path}, {float(self.source.fps):g} fps>"
 
     def frames(self) -> Iterator[tuple[np.ndarray, Box | None, float]]:
         """Yield the frames as they were filmed, each with its box and the opacity of its mouth, without end."""
-        path = FacePath.of(self.boxes, np.empty((len(self.boxes), 4)))
+        path = FacePath.of(self.boxes, np.empty((len(self.boxes), 4)), self.shots)
         filmed = FilmedFace(self.source, path, self.used, self.options.loop == "pingpong")
         return zip(filmed.frames(), filmed.boxes(), map(filmed.strength, itertools.count()))
 
@@ -90,6 +91,7 @@ class Face:
             "options": {name: getattr(self.options, name) for name in SAVED_OPTIONS},
             "appearances": [_packed_appearance(one) for one in self.appearances],
             "boxes": self.boxes,
+            "shots": list(self.shots),
         }
 
     @classmethod
@@ -126,7 +128,7 @@ def prepare(lips: LipSync, face: str | Path, seconds: float = SECONDS, **options
         if first is not None and (box := path.boxes[first]):
             for frame in video.read_frames(source, first, 1):
                 appearances.of(crop(frame, box), first)
-    return Face(source, path.boxes, filmed.used and len(path.boxes), appearances.remembered, chosen)
+    return Face(source, path.boxes, filmed.used and len(path.boxes), appearances.remembered, chosen, path.shots)
 
 
 def check_own(folder: Path) -> None:
@@ -159,10 +161,13 @@ def _parse(folder: Path, content: dict) -> Face:
     boxes = [_box(box, source) for box in content["boxes"]]
     if content["used"] != len(boxes) and not (content["used"] is None and len(boxes) == 1):
         raise ValueError
+    shots = content.get("shots", [0])  # missing in faces that were saved earlier
+    if not (shots[:1] == [0] and all(map(_whole, shots)) and sorted({*shots}) == shots and shots[-1] < len(boxes)):
+        raise ValueError
     appearances = [_appearance(one, options) for one in content["appearances"]]
     if not 0 < len(appearances) <= MAX_APPEARANCES:
         raise ValueError
-    return Face(source, boxes, content["used"], appearances, options)
+    return Face(source, boxes, content["used"], appearances, options, shots)
 
 
 def _packed_appearance(appearance: Appearance) -> dict[str, object]:

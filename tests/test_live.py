@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -430,6 +431,26 @@ def test_frames_without_a_face_are_saved(lips, tmp_path, astronaut):
     assert dark.mean() < 20 and dark.flags.writeable
 
 
+def test_at_a_cut_mouths_do_not_fade(lips, tmp_path, astronaut, speech):
+    """As in a file. Without the cuts, as in faces saved earlier, they fade next to frames without a face."""
+    shown = astronaut[0:240, 60:380]
+    write_clip(tmp_path / "clip.mp4", np.stack([shown] * 15 + [np.zeros_like(shown)] * 15))
+    lips = LipSync(lips._checkpoint, search=live_search())
+    take = lips.prepare(tmp_path / "clip.mp4", speech)
+    live.prepare(lips, tmp_path / "clip.mp4").save(tmp_path / "kept")
+
+    def strengths():
+        rows = itertools.islice(live.Face.load(tmp_path / "kept").frames(), 15)
+        return [strength for _, _, strength in rows]
+
+    assert strengths() == [take.faces[0].strength(i) for i in range(15)] == [1] * 15
+    path = tmp_path / "kept" / "face.json"
+    content = json.loads(path.read_text())
+    assert content.pop("shots") == [0, 15]
+    path.write_text(json.dumps(content))
+    assert strengths() == [1] * 12 + [0.75, 0.5, 0.25]
+
+
 def live_search():
     from faces import FaceSearch
 
@@ -482,6 +503,8 @@ def appearance(**values):
     changed(fps=[25, 0]), changed(fps=[10**400, 1]), changed(fps=[25.0, 1]), changed(fps=[-25, 1]), changed(fps="25"),
     changed(used=7), changed(boxes=[]), changed(boxes=[[0, 0, 1e3, 5]]), changed(boxes=[[0, 0, 9]]),
     changed(boxes=[[5, 5, 5, 9]]), changed(boxes=[[0, 0, 999, 9]]), changed(boxes=7), changed(boxes=[None] * 2),
+    changed(shots=[]), changed(shots=[1]), changed(shots=[0, 1]), changed(shots=[0, 0]), changed(shots=["0"]),
+    changed(shots=None),
     appearance(references=""), appearance(references="AAAA"), appearance(references="?" * 36864),
     appearance(references=None), appearance(postures=""), appearance(postures="AAAA"), changed(appearances=[]),
     changed(appearances=7), appearance(bare="AAAA"), option(blend="feather"), option(occlusion="sometimes"),
