@@ -203,6 +203,29 @@ def test_a_mouth_waits_for_late_sound(session, wav):
     assert (session._state.last.gain, session._state.last.rest) == (0, 1)
 
 
+def test_sound_ends_the_wait_for_it(session, wav):
+    """Gaps in a stream do not add up: at the second, the mouth waits as long as at the first."""
+    session.push(wav[:8000])
+    for more in (wav[8000:12000], wav[12000:16000]):
+        ready_frames(session)
+        session.idle(5)
+        assert (session._state.last.gain, session._state.last.rest) == (1, 0)
+        session.push(more)
+
+
+def test_a_mouth_gets_ready_to_speak_and_closes_gradually(session, wav):
+    def rests():
+        return [session.idle(1) and session._state.last.rest for _ in range(4)]
+
+    step = live.session.closing_step(25)
+    session.push(wav[:1600])  # not enough for a frame
+    assert session.frames() == [] and rests() == pytest.approx([max(0, 1 - i * step) for i in range(1, 5)])
+    session.push(wav[1600:8000])
+    session.end()
+    assert ready_frames(session)
+    assert step < 1 and rests() == pytest.approx([min(1, i * step) for i in range(1, 5)])
+
+
 def test_lips_close_in_pauses(lips, talking_clip, wav):
     """A tone, a second of faint noise, the tone again: shut in between, and open when the tone comes back."""
     noise = np.random.default_rng(0).normal(0, 1e-4, 16000).astype(np.float32)
@@ -402,6 +425,7 @@ def test_a_negative_number_of_frames_gives_none(lips, face, wav):
     with live.Session(lips, face) as session:
         session.push(wav)
         assert session.frames(-1) == [] == session.idle(-1) and len(session.frames(1)) == 1
+        assert len(session.frames(99)) == live.session.MAX_BATCH
 
 
 def test_a_batch_size_of_zero_is_refused(small_checkpoint):
@@ -426,6 +450,7 @@ def test_frames_without_a_face_are_saved(lips, tmp_path, astronaut):
     loaded = live.Face.load(tmp_path / "kept")
     assert loaded.boxes == face.boxes and None in face.boxes and face.used == len(face.boxes) == 100
     assert (loaded.source.fps, loaded.used, loaded.options.reference) == (25, 100, 0)
+    assert loaded.appearances[0].references.whole_face and face.appearances[0].references.whole_face
     with live.Session(lips, loaded) as session:
         dark = session.idle(50)[-1].picture
     assert dark.mean() < 20 and dark.flags.writeable
@@ -449,6 +474,17 @@ def test_at_a_cut_mouths_do_not_fade(lips, tmp_path, astronaut, speech):
     assert content.pop("shots") == [0, 15]
     path.write_text(json.dumps(content))
     assert strengths() == [1] * 12 + [0.75, 0.5, 0.25]
+
+
+def test_mouths_fade_in_the_frames_of_a_session(lips, face):
+    fading, changes = replace(face, boxes=[*face.boxes] * 2 + [None], used=3), []
+    for one in (face, fading):
+        one = replace(one, options=replace(one.options, blend="feather", occlusion="ignore"))
+        with live.Session(lips, one) as session:
+            frames = [session.idle(1)[0].picture for _ in range(2)]
+        filmed = video.read_frames(face.source, 0, 2)
+        changes.append([np.abs(frame.astype(int) - before).mean() for frame, before in zip(frames, filmed)])
+    assert np.divide(changes[1], changes[0]) == pytest.approx([0.5, 0.25], abs=0.12)
 
 
 def live_search():
@@ -480,6 +516,27 @@ def test_saving_replaces_a_face_and_nothing_else(face, saved_face, lips, tmp_pat
         with pytest.raises(UserError, match=words):
             face.save(folder)
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_saving_repairs_a_copy_and_ignores_hidden_files(face, tmp_path):
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / ".DS_Store").touch()
+    face.save(tmp_path / "anna")
+    next((tmp_path / "anna").glob("source-*")).write_bytes(b"cut short")
+    face.save(tmp_path / "anna")
+    assert live.Face.load(tmp_path / "anna").boxes == face.boxes
+
+
+def test_a_file_too_large_for_a_face_is_refused(saved_face, monkeypatch):
+    monkeypatch.setattr(live.face, "LARGEST", 99)
+    with pytest.raises(UserError, match="is damaged, or not a prepared face"):
+        live.Face.load(saved_face)
+
+
+@pytest.mark.parametrize("options", [{"start": 1.0}, {"end": 2.0}, {"mix": "all.wav"}])
+def test_faces_are_not_prepared_from_parts(lips, talking_clip, options):
+    with pytest.raises(UserError, match=f"leave {next(iter(options))} out"):
+        live.prepare(lips, talking_clip, box=BOX, **options)
 
 
 def changed(**values):
