@@ -1240,6 +1240,15 @@ def test_weights_that_leave_none_for_l1_are_refused(corpus, tmp_path, capsys):
         task.load_extra_state({"syncnet_wt": 0.6, "discriminator": True})
 
 
+def test_decay_reaches_the_optimizer(corpus, tmp_path):
+    """The rate in the checkpoint is that of its last step; halfway through the decay it is half."""
+    hp = f"{SMALL},syncnet_lr=1e-3,lr_decay_steps=4"
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, hp=hp)) == 0
+    (path,) = tmp_path.glob("*step000000002.pth")
+    (group,) = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
+    assert group["lr"] == pytest.approx(0.5e-3)
+
+
 def test_learning_rates_decayed_before_the_start_are_reported(corpus, tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(TERMINAL, "note", notes.append)
