@@ -25,6 +25,7 @@ from face_detection.geometry import intersection_over_union
 from face_detection.search import search
 from face_detection.tracking import (
     PROFILE,
+    Track,
     choose_person,
     fill_gaps,
     find_cuts,
@@ -647,6 +648,20 @@ def test_faces_without_eye_distances_count_as_facing():
     assert not shows_profiles(seen([box(0)], [])) and shows_profiles(with_eyes(0.4, 0.1))
     unknown = with_eyes(*[np.nan] * 5)
     assert not shows_profiles(unknown) and (follow_face(unknown, 5)[:, 0] == 0).all()
+
+
+def test_a_brief_face_is_not_chosen_however_large():
+    """A poster in view for a moment does not speak; a face that is there for a quarter of the time may."""
+
+    def track(frames: int, side: float) -> Track:
+        made = Track()
+        for frame in range(frames):
+            made.add(frame, np.array([0, 0, side, side]), np.nan)
+        return made
+
+    lasting = track(40, 50)
+    assert choose_person([lasting, track(9, 200)], None) == [lasting]
+    assert choose_person([lasting, large := track(10, 200)], None) == [large]
 
 
 def test_false_alarms_are_dropped_but_a_photo_is_not():
