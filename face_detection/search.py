@@ -164,7 +164,7 @@ class Searcher:
         old, new = self._detect_in([(frame, known), (frame, self._detect_whole(frame, self.since_native == math.inf))])
         boxes = self._with_newcomers(frame, old, new)
         if not len(boxes) and self.since_native >= NEWCOMERS_SECONDS * self.fps:
-            boxes = _distinct(self._detect_in([(frame, self._detect_whole(frame, True))])[0])
+            boxes = self._detect_in([(frame, self._detect_whole(frame, True))])[0]
         return boxes
 
     def _with_newcomers(self, frame: np.ndarray, known: np.ndarray, whole: np.ndarray) -> np.ndarray:
