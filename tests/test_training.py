@@ -471,6 +471,17 @@ def test_adding_a_discriminator_raises_the_default_sync_weight(filled):
         assert task.sync_weight == used
 
 
+def test_sync_weight_follows_the_kind_of_training(filled, tmp_path):
+    """Without the discriminator again, a generator used to keep the discriminator's 0.03."""
+    kinds = (GeneratorTask, HQGeneratorTask, GeneratorTask)
+    tasks = [kind(CPU, HParams(), filled(models.SyncNet_color, 0.125), width=0.125) for kind in kinds]
+    tasks[0].after_evaluation({"sync": 0.7})
+    for step, (old, new) in enumerate(zip(tasks, tasks[1:])):
+        checkpoints.save_checkpoint(old, tmp_path, Position(step), 0)
+        checkpoints.load_checkpoint(new, tmp_path / f"checkpoint_step{step:09d}.pth")
+    assert [task.sync_weight for task in tasks] == [0.01, 0.03, 0.01]
+
+
 def test_sync_weight_chosen_with_a_discriminator_is_kept(filled, tmp_path):
     """0.01 is also what a generator alone switches on, so resuming used to make it 0.03."""
     tasks = [HQGeneratorTask(CPU, hp, filled(models.SyncNet_color, 0.125), width=0.125)

@@ -27,6 +27,7 @@ from training.losses import (
 from training.tasks import LN2, WATCHED_STEPS, Figures, Part, Task, adam, fingerprint, is_at_chance
 
 SYNC_THRESHOLD = 0.75  # evaluation sync loss below which the sync loss starts to count (reference)
+SYNC_WEIGHT_WHEN_ON = {False: 0.01, True: 0.03}  # without and with a discriminator (reference)
 COLLAPSE = 5.0  # a discriminator or adversarial loss has diverged if its mean over WATCHED_STEPS is above this
 
 
@@ -41,7 +42,7 @@ class Pictures(NamedTuple):
 class GeneratorTask(Task):
     """The generator learns to redraw masked mouths: L1, and the sync loss of a frozen expert (paper, section 3.4)."""
 
-    sync_weight_when_on = 0.01  # the reference
+    sync_weight_when_on = SYNC_WEIGHT_WHEN_ON[False]
 
     def __init__(
         self,
@@ -79,7 +80,9 @@ class GeneratorTask(Task):
 
     def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
         if not self.hp.syncnet_wt:  # else --hparams sets it
-            self.sync_weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+            weight = float(checkpoint.get("syncnet_wt", self.sync_weight))
+            switched_on = weight == SYNC_WEIGHT_WHEN_ON["discriminator" in checkpoint]  # not chosen by the user
+            self.sync_weight = self.sync_weight_when_on if switched_on else weight
         if self._l1_weight() <= 0:
             raise UserError(
                 f"the checkpoint's syncnet_wt {self.sync_weight:g} leaves no weight for L1; set another by --hparams"
@@ -203,7 +206,7 @@ class HQGeneratorTask(GeneratorTask):
     before that, usually for lack of memory, leaves the networks as they were.
     """
 
-    sync_weight_when_on = 0.03  # the reference
+    sync_weight_when_on = SYNC_WEIGHT_WHEN_ON[True]
 
     def __init__(
         self,
@@ -221,12 +224,6 @@ class HQGeneratorTask(GeneratorTask):
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), "discriminator": True}
-
-    def load_extra_state(self, checkpoint: dict[str, Any]) -> None:
-        switched_on = checkpoint.get("syncnet_wt") == GeneratorTask.sync_weight_when_on
-        if switched_on and not checkpoint.get("discriminator"):  # of a run without one
-            checkpoint = {**checkpoint, "syncnet_wt": self.sync_weight_when_on}
-        super().load_extra_state(checkpoint)
 
     def parts(self) -> Iterator[Part]:
         yield Part("disc_", self.discriminator, self.discriminator_optimizer)
