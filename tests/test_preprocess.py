@@ -28,7 +28,7 @@ import faces
 import preprocess
 import preprocessing
 import video
-from conftest import run_ffmpeg, write_clip
+from conftest import X264, run_ffmpeg, write_clip
 from demo import talking_head
 from devices import cpu_count
 from errors import UserError
@@ -36,6 +36,7 @@ from face_detection import FaceAlignment
 from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
+from models import SyncNet_color
 from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, syncing, write_filelists
 from preprocessing.clips import find_finished, note_kept
 from preprocessing.pieces import divide, join_interrupted
@@ -104,10 +105,7 @@ def put(clip: Path, roots, *names: str) -> None:
 def film(path: Path, frames: np.ndarray, fps: str = "25", sound: Path | None = None) -> None:
     """Write frames (N, H, W, 3) with a sound file under them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    silent = path.with_name(f"{path.stem} silent.mkv")
-    write_clip(silent, frames, fps)
-    run_ffmpeg("-i", silent, *(("-i", sound) if sound else ()), "-c:v", "copy", path)
-    silent.unlink()
+    write_clip(path, frames, fps, *(("-i", sound) if sound else ()), *X264)
 
 
 def report(roots) -> dict:
@@ -169,9 +167,8 @@ def test_interlaced_videos_are_deinterlaced(roots, astronaut, speech):
     moments = [half[0:120, 20 + 2 * i : 180 + 2 * i] for i in range(32)]
     woven = np.stack(moments[0::2])
     woven[:, 1::2] = np.stack(moments[1::2])[:, 1::2]
-    write_clip(roots.videos / "i.mkv", woven, "25", "-vf", "setfield=tff", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
-    run_ffmpeg("-i", roots.videos / "i.mkv", "-i", speech, "-c:v", "copy", roots.videos / "woven.mkv")
-    (roots.videos / "i.mkv").unlink()
+    lossless = ("-vf", "setfield=tff", "-c:v", "ffv1", "-pix_fmt", "yuv420p")
+    write_clip(roots.videos / "woven.mkv", woven, "25", "-i", speech, *lossless)
     assert run(roots) == 0 and kept(roots) == ["videos/woven"]
     rows = cv2.imread(str(roots.data / "videos/woven/5.jpg")).astype(float).mean(axis=2)
     # with combs, each row would be more like the next but one than like the next
@@ -217,8 +214,7 @@ def test_one_person_is_followed_even_where_another_scores_higher(monkeypatch, tm
             yield 1
 
     monkeypatch.setattr(faces, "search", search)
-    write_clip(tmp_path / "v.mp4", np.zeros((12, 120, 240, 3), np.uint8))
-    run_ffmpeg("-i", tmp_path / "v.mp4", "-i", speech, "-c:v", "copy", tmp_path / "two.mp4")
+    film(tmp_path / "two.mp4", np.zeros((12, 120, 240, 3), np.uint8), sound=speech)
     boxes = cutting.read_speaker(tmp_path / "two.mp4", FaceSearch("haar", batch_size=4)).boxes
     np.testing.assert_array_equal(boxes, [large] * 12)
 
@@ -1027,7 +1023,7 @@ def heads(tmp_path_factory) -> Path:
 
 
 @pytest.mark.usefixtures("read_once")
-def test_clips_out_of_sync_are_reported_dropped_or_corrected(roots, heads, capsys):
+def test_clips_out_of_sync_are_reported_dropped_or_corrected(roots, heads, tmp_path, capsys):
     """A data set whose sound is late teaches an expert nothing, and nothing else shows why."""
     shutil.copytree(heads, roots.videos / "s")
     assert run(roots, "--sync", "report") == 0
@@ -1062,13 +1058,15 @@ def test_clips_out_of_sync_are_reported_dropped_or_corrected(roots, heads, capsy
     assert run(roots, "--sync", "correct") == 0 and report(roots)["finished_before"] == 3
 
     pictures = {path: path.read_bytes() for path in (roots.data / "s").rglob("*.jpg")}
-    again = ("--face_detector", "auto", "--sync", "report", "--syncnet_checkpoint_path", "demo_judge")
+    another = tmp_path / "another.pth"
+    torch.save({"state_dict": SyncNet_color(0.125).state_dict(), "width": 0.125}, another)
+    again = ("--face_detector", "auto", "--sync", "report", "--syncnet_checkpoint_path", str(another))
     capsys.readouterr()
     assert run(roots, *again) == 0  # another expert needs no detector
     assert {path: path.read_bytes() for path in (roots.data / "s").rglob("*.jpg")} == pictures
     assert (report(roots)["finished_before"], report(roots)["face_detector"]) == (4, "auto")
     assert "detector   not needed" in capsys.readouterr().out
-    assert {clip["expert"].split()[0] for clip in report(roots)["kept"]} == {"demo_judge"}
+    assert {clip["expert"].split()[0] for clip in report(roots)["kept"]} == {str(another)}
 
 
 @pytest.mark.parametrize("first, late, silent", [(20, 8, 0), (20, -8, 0), (3, -8, 5), (0, -8, 8), (60, 8, 0)])
