@@ -19,7 +19,7 @@ from mouths import Appearance, Appearances, Shots, crop, poses_of
 from mouths.appearance import ENOUGH_FACES, MAX_APPEARANCES
 from mouths.references import OTHER_SHOT
 
-SHOT = 30  # frames
+SHOT = 16  # frames
 
 
 def turned(degrees: float) -> np.ndarray:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.io import wavfile
 
 import inference
 from errors import MissingFile, UserError
@@ -150,9 +151,17 @@ def test_the_missing_package_is_named(tmp_path, monkeypatch):
         open_restorer(tmp_path / "x.pth")
 
 
-def test_the_restorer_flag_changes_the_result(spandrel, modest_checkpoint, talking_clip, silence, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """0.2 s of silence."""
+    path = tmp_path_factory.mktemp("quiet") / "quiet.wav"
+    wavfile.write(path, 16000, np.zeros(3200, np.int16))
+    return path
+
+
+def test_the_restorer_flag_changes_the_result(spandrel, modest_checkpoint, talking_clip, quiet, tmp_path, capsys):
     """A missing file is reported before any work; an existing one changes pixels of the result."""
-    command = [f"--checkpoint_path={modest_checkpoint}", f"--face={talking_clip}", f"--audio={silence}"]
+    command = [f"--checkpoint_path={modest_checkpoint}", f"--face={talking_clip}", f"--audio={quiet}"]
     command += ["--box", "20", "200", "60", "220"]
     assert inference.main([*command, f"--outfile={tmp_path / 'a.mp4'}", "--restorer=nothing.pth"]) == 2
     assert "nothing.pth does not exist" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -162,13 +171,13 @@ def test_the_restorer_flag_changes_the_result(spandrel, modest_checkpoint, talki
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "restored.mp4").read_bytes()
 
 
-def test_the_page_offers_the_restorer(spandrel, talking_clip, silence, tmp_path):
+def test_the_page_offers_the_restorer(spandrel, talking_clip, quiet, tmp_path):
     from page.actions import Actions
     from page.sessions import Sessions
     from page.settings import Settings
 
     actions = Actions(Settings(detector="centerface", restorer=compact(tmp_path / "random.pth")))
-    arguments = Sessions().of("somebody"), str(talking_clip), str(silence), 0.2, SILENT
+    arguments = Sessions().of("somebody"), str(talking_clip), str(quiet), 0.1, SILENT
     plain, sharp = (actions.preview(*arguments, sharp=sharp, box=(20, 200, 60, 220)) for sharp in (False, True))
     with_none = Actions(Settings(detector="centerface")).preview(*arguments, box=(20, 200, 60, 220))
     assert np.array_equal(plain, with_none) and not np.array_equal(plain, sharp)

@@ -745,12 +745,6 @@ def test_streamed_blocks_add_up_to_the_whole_sound(monkeypatch, speech):
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
-def test_read_audio_equals_load_wav(tmp_path, speech):
-    import audio
-
-    np.testing.assert_allclose(video.read_audio(speech, 16000), audio.load_wav(speech), atol=1e-4)
-
-
 VOICES = [
     ("mono", [0.5]),
     ("stereo", [0.5, 0.5]),  # ffmpeg adds 3 dB by default, which clips and shifts every mel
