@@ -235,12 +235,16 @@ def test_sfd_one_by_one_equals_a_batch(person, sfd, monkeypatch):
         assert len(a) and np.abs(a - b).max() < 0.01
 
 
+@pytest.fixture(scope="module")
+def living_sfd(living_s3fd) -> detectors.SFD:
+    return detectors.SFD(living_s3fd)
+
+
 @needs_bf16
-def test_sfd_takes_pictures_of_any_size(living_s3fd):
-    sfd = detectors.SFD(living_s3fd)
-    assert sfd.detect([]) == []
+def test_sfd_takes_pictures_of_any_size(living_sfd):
+    assert living_sfd.detect([]) == []
     for size in ((1, 1), (16, 300), (31, 33)):
-        assert len(sfd.detect([np.zeros((*size, 3), np.uint8)] * 2)) == 2
+        assert len(living_sfd.detect([np.zeros((*size, 3), np.uint8)] * 2)) == 2
 
 
 def test_boxes_without_area_do_not_overlap():
@@ -257,10 +261,10 @@ def test_sfd_finds_nearly_the_same_box_in_bf16(person, sfd, s3fd_checkpoint):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_every_head_of_sfd_works_in_half_precision(living_s3fd, astronaut, dtype):
+def test_every_head_of_sfd_works_in_half_precision(living_sfd, living_s3fd, astronaut, dtype):
     """In float16, the default on CUDA, 97 to 100 % of the inputs of the heads for small faces were 0."""
     frame = cv2.resize(astronaut, (160, 160))[None]
-    whole, half = (detectors.SFD(living_s3fd, dtype=kind)._maps(frame) for kind in (torch.float32, dtype))
+    whole, half = (sfd._maps(frame) for sfd in (living_sfd, detectors.SFD(living_s3fd, dtype=dtype)))
     assert len(whole) == 12
     for exact, rough in zip(whole, half):
         assert exact.std() > 0.1 and (rough - exact).abs().mean() < 0.05 * exact.std()
@@ -273,9 +277,9 @@ def test_norm_of_sfd_equals_the_librarys(living_s3fd):
     assert torch.equal(detectors.WideNorm(norm.weight)(torch.zeros(1, 6, 1, 1).half()), torch.zeros(1, 6, 1, 1).half())
 
 
-def test_only_running_out_of_memory_splits_a_batch(living_s3fd):
+def test_only_running_out_of_memory_splits_a_batch(living_sfd, monkeypatch):
     """In the reference, any RuntimeError did; later, the failed call's memory was kept during the next."""
-    sfd, frames = detectors.SFD(living_s3fd), [np.zeros((64, 64, 3), np.uint8)] * 4
+    frames = [np.zeros((64, 64, 3), np.uint8)] * 4
     sizes, failed = [], []
 
     class Network(torch.nn.Module):
@@ -288,9 +292,9 @@ def test_only_running_out_of_memory_splits_a_batch(living_s3fd):
                 raise torch.OutOfMemoryError("full")
             raise RuntimeError("something else")
 
-    sfd.network = Network()
+    monkeypatch.setattr(living_sfd, "network", Network())
     with pytest.raises(RuntimeError, match="something else"):
-        sfd.detect(frames)
+        living_sfd.detect(frames)
     assert sizes == [4, 2, 1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -171,13 +172,14 @@ def test_the_restorer_flag_changes_the_result(spandrel, modest_checkpoint, talki
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "restored.mp4").read_bytes()
 
 
-def test_the_page_offers_the_restorer(spandrel, talking_clip, quiet, tmp_path):
+def test_the_page_offers_the_restorer(spandrel, modest_checkpoint, talking_clip, quiet, tmp_path):
     from page.actions import Actions
     from page.sessions import Sessions
     from page.settings import Settings
 
-    actions = Actions(Settings(detector="centerface", restorer=compact(tmp_path / "random.pth")))
+    settings = Settings(str(modest_checkpoint), detector="centerface")
+    actions = Actions(replace(settings, restorer=compact(tmp_path / "random.pth")))
     arguments = Sessions().of("somebody"), str(talking_clip), str(quiet), 0.1, SILENT
     plain, sharp = (actions.preview(*arguments, sharp=sharp, box=(20, 200, 60, 220)) for sharp in (False, True))
-    with_none = Actions(Settings(detector="centerface")).preview(*arguments, box=(20, 200, 60, 220))
+    with_none = Actions(settings).preview(*arguments, box=(20, 200, 60, 220))
     assert np.array_equal(plain, with_none) and not np.array_equal(plain, sharp)

@@ -123,7 +123,7 @@ def test_a_lost_face_is_found_elsewhere_and_its_absence_is_exact():
 @pytest.mark.parametrize("speed", [5, 8, 15, 22])
 def test_a_fast_face_is_not_lost(speed):
     """Walking across the picture, by 8 pixels a frame, it used to be lost for half of the time."""
-    places = [(20 + speed * i, 300) for i in range(min(100, 1100 // speed))]
+    places = [(20 + speed * i, 300) for i in range(min(60, 1100 // speed))]
     found = find([picture(p) for p in places], RedBoxes())
     assert worst_overlap(follow_face(found, 12, smooth=False), places) > 0.85
     assert len(searched_frames(found)) < 0.4 * len(places)
@@ -198,7 +198,7 @@ def test_the_search_holds_few_frames_in_memory(monkeypatch, limit):
 
     def frames():
         nonlocal alive, most
-        for _ in range(200):
+        for _ in range(120):
             frame = picture((300, 300))
             weakref.finalize(frame, gone)
             alive += 1
@@ -209,7 +209,7 @@ def test_the_search_holds_few_frames_in_memory(monkeypatch, limit):
     found = Detections()
     for _ in search(found, frames(), RedBoxes(), 25.0):
         assert found.boxes[-1] is not None and len(found.boxes) == len(found.change)
-    assert RedBoxes.KEY_SECONDS * 25 == 50 and len(found) == 200 and most <= limit + 12
+    assert RedBoxes.KEY_SECONDS * 25 == 50 and len(found) == 120 and most <= limit + 12
 
 
 def test_unsearched_frames_survive_saving_and_old_files_are_ignored(tmp_path):

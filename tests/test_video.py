@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -1053,12 +1054,24 @@ def halve(path):
     path.write_bytes(content[: len(content) // 4 * 2])
 
 
-@pytest.mark.parametrize("name", ["s.m4a", "s.mka", "s.webm", "s.wav", "s.aiff", "s.avi"])
-def test_sound_cut_short_is_refused(tmp_path, name):
+KNOWN_BYTES = ("s.m4a", "s.mka", "s.webm", "s.wav", "s.aiff", "s.avi")  # of which parts are missing
+KNOWN_SECONDS = ("s.flac", "s.mp3", "s.au")
+
+
+@pytest.fixture(scope="module")
+def noises(tmp_path_factory):
+    """A folder with five seconds of noise in these formats."""
+    folder = tmp_path_factory.mktemp("noises")
+    outputs = [("-movflags", "+faststart", folder / name) for name in (*KNOWN_BYTES, *KNOWN_SECONDS)]
+    run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1", *itertools.chain(*outputs))
+    return folder
+
+
+@pytest.mark.parametrize("name", KNOWN_BYTES)
+def test_sound_cut_short_is_refused(tmp_path, noises, name):
     """A partial download was used as if it were the whole speech."""
-    noise = ("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1")
-    run_ffmpeg(*noise, "-movflags", "+faststart", tmp_path / name)
-    assert len(video.read_audio(tmp_path / name, 16000)) == pytest.approx(80000, abs=2000)
+    assert len(video.read_audio(noises / name, 16000)) == pytest.approx(80000, abs=2000)
+    shutil.copy(noises / name, tmp_path)
     halve(tmp_path / name)
     cause = r"(partial file|ended prematurely|\d+ bytes are missing)"
     with pytest.raises(ValueError, match=rf"{name} is cut short or damaged \(.*{cause}.*\); copy or download it again"):
@@ -1080,11 +1093,11 @@ def test_errors_printed_within_another_line_are_found(tmp_path):
         video.sources.check_whole(tmp_path / "x", video.process.without_names(report, tmp_path / "x"))
 
 
-@pytest.mark.parametrize("name", ["s.flac", "s.mp3", "s.au"])
-def test_sound_shorter_than_its_header_says_is_reported(tmp_path, name):
-    run_ffmpeg("-f", "lavfi", "-i", "anoisesrc=d=5:a=0.3:r=16000:c=pink:seed=1", tmp_path / name)
-    whole = video.Sound(tmp_path / name, 16000)
+@pytest.mark.parametrize("name", KNOWN_SECONDS)
+def test_sound_shorter_than_its_header_says_is_reported(tmp_path, noises, name):
+    whole = video.Sound(noises / name, 16000)
     assert len(list(whole)) and whole.notes == []
+    shutil.copy(noises / name, tmp_path)
     halve(tmp_path / name)
     half = video.Sound(tmp_path / name, 16000)
     seconds = sum(map(len, half)) / 16000
