@@ -1166,9 +1166,9 @@ def test_discriminator_running_out_of_memory_costs_no_steps(corpus, tmp_path, mo
 
 
 def test_half_a_step_is_not_saved(corpus, tmp_path, monkeypatch):
-    """One of the two networks has changed already when the other fails."""
+    """One of the two networks has changed already when the other fails, in step 3; so step 2 is lost as well."""
     learn, steps = torch.optim.Adam.step, itertools.count()
-    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: 1 / 0 if next(steps) == 3 else learn(*a, **k))
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *a, **k: 1 / 0 if next(steps) == 5 else learn(*a, **k))
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3)) == 1
     assert checkpoints.steps_saved(tmp_path, "") == [1]
 
