@@ -6,16 +6,19 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -569,6 +572,7 @@ SMALL = (
     "width=0.125,syncnet_batch_size=4,batch_size=1,num_workers=0,"
     "syncnet_eval_interval=4,eval_interval=4,eval_steps=1,hq_eval_steps=1"
 )
+WHOLE = f"{SMALL},save_optimizer_state=true"  # to continue as if nothing had happened
 
 
 def command(corpus, folder, *flags, hp=SMALL):
@@ -715,10 +719,10 @@ def test_negative_seed_is_refused(corpus, tmp_path, capsys):
 )
 def test_resumed_run_equals_undisturbed_run(corpus, tmp_path, script, more):
     flags = hq_flags(corpus) if script is hq_wav2lip_train else ()
-    hp = f"{SMALL},syncnet_eval_interval=3{more}"
-    assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 3, hp=hp)) == 0
-    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 2, hp=hp)) == 0
-    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 3, "--resume", hp=hp)) == 0
+    hp = WHOLE.replace("eval_interval=4", "eval_interval=2") + more
+    assert script.main(command(corpus, tmp_path / "a", *flags, "--max_steps", 2, hp=hp)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 1, hp=hp)) == 0
+    assert script.main(command(corpus, tmp_path / "b", *flags, "--max_steps", 2, "--resume", hp=hp)) == 0
     assert losses(tmp_path / "a") == losses(tmp_path / "b") and losses(tmp_path / "a", "val") == losses(
         tmp_path / "b", "val"
     )
@@ -733,7 +737,7 @@ SWITCHING = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_i
 
 @pytest.fixture(scope="module")
 def switched_on(corpus, tmp_path_factory):
-    """The folder of an undisturbed run whose first evaluation switches the sync loss on."""
+    """The folder of an undisturbed run whose first evaluation, after step 1, switches the sync loss on."""
     folder = tmp_path_factory.mktemp("switched_on")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generators, "SYNC_THRESHOLD", 1e9)
@@ -843,10 +847,97 @@ def test_unusable_clips_and_clips_in_both_lists_are_reported(corpus, tmp_path, t
     assert any(f"1 validation clips are training clips as well, the first: {corpus}/s1/clip1" in n for n in told.notes)
 
 
-def start_training(corpus, folder, workers=0, more=""):
-    arguments = command(corpus, folder, hp=f"{SMALL},syncnet_checkpoint_interval=3,num_workers={workers}{more}")
-    return subprocess.Popen(
-        [sys.executable, ROOT / "color_syncnet_train.py", *arguments], stderr=subprocess.PIPE, text=True, cwd=ROOT
+INTERRUPTED = f"{WHOLE},syncnet_eval_interval=2"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    """The folder of four steps of the expert."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert color_syncnet_train.main(command(corpus, folder, "--max_steps", 4, hp=INTERRUPTED)) == 0
+    return folder
+
+
+def test_killed_run_resumes_as_if_nothing_had_happened(corpus, undisturbed, tmp_path, monkeypatch):
+    """A kill leaves what lies in the folder at that moment: here steps 2 and 3 are logged, but only 1 is saved."""
+    train, killed = loop._Trainer._train, tmp_path / "killed"
+
+    def train_until_killed(trainer, batch, advance):
+        train(trainer, batch, advance)
+        if trainer.step == 3:
+            shutil.copytree(tmp_path / "run", killed)
+            fail()
+
+    monkeypatch.setattr(loop._Trainer, "_train", train_until_killed)
+    assert color_syncnet_train.main(command(corpus, tmp_path / "run", hp=INTERRUPTED)) == 1
+    monkeypatch.undo()
+    assert checkpoints.steps_saved(killed, "") == [1] and [r["step"] for r in losses(killed)] == [1, 2, 3]
+    assert_resumes_like_an_undisturbed_run(corpus, killed, undisturbed)
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_stopped_run_resumes_as_if_nothing_had_happened(corpus, undisturbed, tmp_path, monkeypatch, capsys, how):
+    if not hasattr(signal, how):
+        pytest.skip("this system has no such signal")
+    train = loop._Trainer._train
+
+    def stopped(trainer, batch, advance):
+        train(trainer, batch, advance)
+        if trainer.step == 3:
+            signal.raise_signal(getattr(signal, how))
+
+    monkeypatch.setattr(loop._Trainer, "_train", stopped)
+    assert color_syncnet_train.main(command(corpus, tmp_path, hp=INTERRUPTED)) == 130
+    words = capsys.readouterr().err
+    assert words.count("\n") == 1 and "--resume" in words
+    assert (tmp_path / "checkpoint_step000000003.pth").exists()
+    monkeypatch.undo()
+    assert_resumes_like_an_undisturbed_run(corpus, tmp_path, undisturbed)
+
+
+def assert_resumes_like_an_undisturbed_run(corpus, folder, undisturbed):
+    assert color_syncnet_train.main(command(corpus, folder, "--max_steps", 4, "--resume", hp=INTERRUPTED)) == 0
+    for split in ("train", "val"):
+        assert losses(folder, split) == losses(undisturbed, split) != []
+
+
+# A forked process need not import torch again, which takes seconds. Backpropagation refuses to work in one if the
+# first process has threads for GPUs.
+PROCESSES = multiprocessing.get_context(
+    "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
+)
+
+
+@pytest.fixture
+def start_training(tmp_path):
+    """``start_training(arguments)`` trains the expert in a process of its own, which ends with the test at last."""
+    processes = []
+
+    def start(arguments):
+        processes.append(PROCESSES.Process(target=train_and_print_into, args=(tmp_path, arguments)))
+        processes[-1].start()
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def train_and_print_into(folder, arguments):
+    torch.set_num_threads(1)  # a forked process does not have the others
+    with open(folder / "stdout", "w") as out, open(folder / "stderr", "w") as err:
+        os.dup2(err.fileno(), 2)  # for libraries that are not written in Python
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = color_syncnet_train.main(arguments)
+    sys.exit(code)
+
+
+def outcome(process, folder):
+    process.join(300)
+    return SimpleNamespace(
+        returncode=process.exitcode,
+        stdout=(folder / "stdout").read_text(),
+        stderr=(folder / "stderr").read_text(),
     )
 
 
@@ -859,68 +950,34 @@ def wait_for_steps(folder, count):
     pytest.fail("the run does not get on")
 
 
-def test_killed_run_resumes_as_if_nothing_had_happened(corpus, tmp_path):
-    process = start_training(corpus, tmp_path / "killed")
-    wait_for_steps(tmp_path / "killed", 5)
-    process.kill()
-    process.communicate()
-    assert_resumes_like_an_undisturbed_run(corpus, tmp_path)
-
-
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_stopped_run_resumes_as_if_nothing_had_happened(corpus, tmp_path, monkeypatch, capsys, how):
-    if not hasattr(signal, how):
-        pytest.skip("this system has no such signal")
-    train = loop._Trainer._train
-
-    def stopped(trainer, batch, advance):
-        train(trainer, batch, advance)
-        if trainer.step == 5:
-            signal.raise_signal(getattr(signal, how))
-
-    monkeypatch.setattr(loop._Trainer, "_train", stopped)
-    hp = f"{SMALL},syncnet_checkpoint_interval=3"
-    assert color_syncnet_train.main(command(corpus, tmp_path / "killed", hp=hp)) == 130
-    words = capsys.readouterr().err
-    assert words.count("\n") == 1 and "--resume" in words
-    assert (tmp_path / "killed/checkpoint_step000000005.pth").exists()
-    monkeypatch.undo()
-    assert_resumes_like_an_undisturbed_run(corpus, tmp_path)
-
-
-def assert_resumes_like_an_undisturbed_run(corpus, tmp_path):
-    more = ("--max_steps", len(losses(tmp_path / "killed")) + 2)
-    assert color_syncnet_train.main(command(corpus, tmp_path / "killed", *more, "--resume")) == 0
-    assert color_syncnet_train.main(command(corpus, tmp_path / "whole", *more)) == 0
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
-def test_signals_to_workers_do_not_prevent_saving(corpus, tmp_path):
+def test_signals_to_workers_do_not_prevent_saving(corpus, tmp_path, start_training):
     """Job managers signal every process of a job; a worker that died of it used to end the run unsaved."""
-    process = start_training(corpus, tmp_path, 2, ",syncnet_eval_interval=1000")  # evaluations would start more workers
+    hp = f"{SMALL},num_workers=2,syncnet_eval_interval=1000"  # evaluations would start more workers
+    process = start_training(command(corpus, tmp_path, hp=hp))
     wait_for_steps(tmp_path, 3)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert children
     for pid in (*map(int, children), process.pid):
         os.kill(pid, signal.SIGTERM)
-    _, words = process.communicate()
-    assert process.returncode == 130 and words.count("\n") == 1 and "--resume" in words
+    done = outcome(process, tmp_path)
+    assert done.returncode == 130 and done.stderr.count("\n") == 1 and "--resume" in done.stderr
     assert (tmp_path / f"checkpoint_step{len(losses(tmp_path)):09d}.pth").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the loader's processes in Linux's /proc")
-def test_killed_worker_costs_no_steps(corpus, tmp_path):
+def test_killed_worker_costs_no_steps(corpus, tmp_path, start_training):
     """Linux kills one if memory runs out: all steps until then are saved."""
-    process = start_training(corpus, tmp_path, 1, ",syncnet_eval_interval=1000")
+    hp = f"{SMALL},num_workers=1,syncnet_eval_interval=1000"
+    process = start_training(command(corpus, tmp_path, hp=hp))
     wait_for_steps(tmp_path, 3)
     (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
-    _, words = process.communicate()
-    assert process.returncode == 1 and words.count("\n") == 1, words
+    done = outcome(process, tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     last = len(losses(tmp_path))
     assert (tmp_path / f"checkpoint_step{last:09d}.pth").exists()
-    assert f"everything up to step {last} is saved" in words and "--resume" in words
+    assert f"everything up to step {last} is saved" in done.stderr and "--resume" in done.stderr
 
 
 def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
@@ -935,6 +992,18 @@ def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
         next(trainer._stoppable([0]))
     trainer.shared_batches = 0  # the other process does not have this batch
     assert next(trainer._stoppable([0])) == 0
+
+
+def train_as_one_of_two(rank, todo):
+    """Run scripts in what torchrun would start as the process ``rank``, each with its own port for the meeting."""
+    torch.set_num_threads(1)  # a forked process does not have the others
+    warnings.simplefilter("error", FutureWarning)  # what torch deprecates is not the user's business
+    for script, arguments, port in todo:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        # a process left waiting in the group may abort a run that has succeeded
+        if importlib.import_module(script).main(arguments) or torch.distributed.is_initialized():
+            sys.exit(1)
 
 
 def test_two_processes_equal_one(corpus, tmp_path):
@@ -952,21 +1021,14 @@ def test_two_processes_equal_one(corpus, tmp_path):
         _, flags, hp = runs[name]
         return command(corpus, tmp_path / folder / name, *flags, "--max_steps", 2, hp=hp)
 
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     todo = [(script.__name__, arguments(name, "two"), free_port()) for name, (script, *_) in runs.items()]
-    program = tmp_path / "checked.py"  # a process left waiting in the group may abort a run that has succeeded
-    program.write_text(
-        "import importlib, os, sys, torch.distributed\n"
-        f"for script, arguments, port in {todo}:\n"
-        # or the second group would meet at the first one's port, and wait for ever
-        "    os.environ |= {'MASTER_PORT': str(port), 'TORCHELASTIC_USE_AGENT_STORE': 'False'}\n"
-        "    if importlib.import_module(script).main(arguments) or torch.distributed.is_initialized():\n"
-        "        sys.exit(1)\n"
-    )
-    done = subprocess.run([*launch, program], env=environment, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "deprecated" not in done.stderr
+    pair = [PROCESSES.Process(target=train_as_one_of_two, args=(rank, todo)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(300)
+        process.kill()  # if it has not ended
+    assert [process.exitcode for process in pair] == [0, 0]
     for name, (script, *_) in runs.items():
         assert script.main(arguments(name, "one")) == 0
         one, two = losses(tmp_path / "one" / name), losses(tmp_path / "two" / name)
@@ -1079,33 +1141,38 @@ def test_loss_that_is_not_finite_names_the_clips(corpus, tmp_path, capsys, monke
     assert not list((tmp_path / "run").glob("*.pth"))  # NaN weights are not worth keeping
 
 
-def run_expert(arguments, workers, capsys):
-    """Train, in its own process if workers read the data: such a run once never ended."""
-    if not workers:
+@pytest.fixture
+def run_expert(tmp_path, start_training, capsys):
+    """``run_expert(arguments, workers)`` trains, elsewhere if workers read the data: such a run once never ended."""
+
+    def run(arguments, workers):
+        if workers:
+            return outcome(start_training(arguments), tmp_path)
         code = color_syncnet_train.main(arguments)
         out, err = capsys.readouterr()
         return SimpleNamespace(returncode=code, stdout=out, stderr=err)
-    script = [sys.executable, ROOT / "color_syncnet_train.py", *arguments]
-    return subprocess.run(script, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+    return run
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_picture_is_named_and_skipped(corpus, tmp_path, capsys, workers):
+def test_damaged_picture_is_named_and_skipped(corpus, tmp_path, run_expert, workers):
     """It used to end the run, or, with worker processes, make it hang."""
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
     (data / "s0/clip0/20.jpg").write_bytes(b"junk")
     (data / "s1/clip5/20.jpg").write_bytes(b"junk")  # for validation
-    arguments = command(data, tmp_path / "run", "--max_steps", 12, hp=SMALL.replace("workers=0", f"workers={workers}"))
-    done = run_expert(arguments, workers, capsys)
-    assert done.returncode == 0 and len(losses(tmp_path / "run")) == 12
+    hp = f"{SMALL},num_workers={workers},syncnet_eval_interval=2,syncnet_eval_steps=2"  # both evaluations meet it
+    arguments = command(data, tmp_path / "run", "--max_steps", 4, hp=hp)
+    done = run_expert(arguments, workers)
+    assert done.returncode == 0 and len(losses(tmp_path / "run")) == 4
     words = [line for line in (done.stdout + done.stderr).splitlines() if "damaged files so far" in line]
     assert sum("s0/clip0/20.jpg" in line for line in words) == sum("s1/clip5/20.jpg" in line for line in words) == 1
     assert words[-1].endswith("2 damaged files so far")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, capsys, workers):
+def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, capsys, run_expert, workers):
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2)) == 0
@@ -1114,9 +1181,9 @@ def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, 
         picture.write_bytes(b"junk")
     flags = ("--max_steps", 9, "--resume")
     arguments = command(data, tmp_path / "run", *flags, hp=SMALL.replace("workers=0", f"workers={workers}"))
-    done = run_expert(arguments, workers, capsys)
+    done = run_expert(arguments, workers)
     assert done.returncode == 2 and "like everything else that was tried" in done.stderr
-    assert done.stderr.count("\n") == 1 and (tmp_path / "run/checkpoint_step000000002.pth").exists()
+    assert done.stderr.count("\n") == 1 and (tmp_path / "run/checkpoint_step000000001.pth").exists()
 
 
 def test_run_is_not_overwritten(corpus, tmp_path, capsys):
