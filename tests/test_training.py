@@ -45,7 +45,6 @@ from fill import fill
 from hparams import FIXED_BY_NETWORKS, FIXED_BY_PREPROCESSING, HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
-from preprocessing.sound import write_sound
 from terminal import TERMINAL
 from training import (
     AllPairsExpertTask,
@@ -139,7 +138,7 @@ def test_discriminator_of_weight_0_teaches_nothing(filled):
         fill(task.generator)
         assert [group["betas"] for group in task.optimizer.param_groups] == [(0.5, 0.999)]
         task.train_mode(True)
-        figures = task.train_step(generator_batch())
+        figures = task.train_step([part[:2] for part in generator_batch()])
         return figures, list(task.generator.parameters())
 
     (alone, weights_alone), (beside, weights_beside) = map(train_once, (GeneratorTask, HQGeneratorTask))
@@ -157,8 +156,8 @@ def small_task(kind, group):
     experts = [] if kind in (ExpertTask, AllPairsExpertTask) else [models.SyncNet_color(0.125) for _ in range(2)]
     task = kind(group, hp, *experts, width=0.125)
     task.train_mode(True)
-    batch = generator_batch() if experts else expert_batch()
-    return task, [*batch[:2], torch.arange(16).view(8, 2)] if kind is AllPairsExpertTask else list(batch)
+    batch = [part[:2] for part in (generator_batch() if experts else expert_batch())]
+    return task, [*batch[:2], torch.arange(4).view(2, 2)] if kind is AllPairsExpertTask else batch
 
 
 KINDS = [ExpertTask, AllPairsExpertTask, GeneratorTask, HQGeneratorTask]
@@ -235,7 +234,7 @@ def test_frozen_expert_does_not_change(filled):
     before = expert(mels, mouths)[1].detach()
     task = GeneratorTask(CPU, HParams(syncnet_wt=0.5), expert, width=0.125)
     task.train_mode(True)
-    task.train_step(generator_batch())
+    task.train_step([part[:1] for part in generator_batch()])
     assert not task.expert.training
     torch.testing.assert_close(task.expert(mels, mouths)[1], before, atol=1e-5, rtol=0)
 
@@ -256,7 +255,7 @@ def test_sync_of_results_is_scored_by_the_judge_not_by_the_expert(filled):
     """The generator learns to please its expert, whose verdict is better than the result."""
     torch.manual_seed(0)
     expert, judge = filled(models.SyncNet_color, 0.125), models.SyncNet_color(0.125)
-    batch = generator_batch()
+    batch = [part[:2] for part in generator_batch()]
     alone, judged, swapped = (
         GeneratorTask(CPU, HParams(), *map(copy.deepcopy, networks), width=0.125)._evaluation(
             batch[3], batch[2], batch[3].flip(0)
@@ -441,8 +440,7 @@ def test_frozen_norms_keep_their_statistics(frozen):
     task = GeneratorTask(CPU, HParams(frozen_norms=frozen), models.SyncNet_color(0.125), width=0.125)
     before = [buffer.clone() for buffer in task.generator.buffers()]
     task.train_mode(True)
-    x, mels, indiv = torch.rand(2, 6, 5, 96, 96), torch.rand(2, 5, 1, 80, 16), torch.rand(2, 1, 80, 16)
-    task.train_step((x, mels, indiv, torch.rand(2, 3, 5, 96, 96)))
+    task.train_step([part[:1] for part in generator_batch()])
     after = list(task.generator.buffers())
     assert all(torch.equal(a, b) for a, b in zip(before, after)) == frozen
 
@@ -570,7 +568,8 @@ def corpus(tmp_path_factory):
 
 SMALL = (
     "width=0.125,syncnet_batch_size=4,batch_size=1,num_workers=0,"
-    "syncnet_eval_interval=4,eval_interval=4,eval_steps=1,hq_eval_steps=1"
+    "syncnet_eval_interval=4,eval_interval=4,syncnet_eval_steps=1,eval_steps=1,hq_eval_steps=1,"
+    "save_optimizer_state=false"  # Adam's moments are two thirds of the work of saving
 )
 WHOLE = f"{SMALL},save_optimizer_state=true"  # to continue as if nothing had happened
 
@@ -621,17 +620,17 @@ def test_training_leaves_cudnn_on():
 
 
 def test_expert_script(corpus, tmp_path, capsys):
-    assert color_syncnet_train.main(command(corpus, tmp_path / "new/folder", "--max_steps", 8, "--keep", 2)) == 0
-    folder = tmp_path / "new/folder"
+    folder, hp = tmp_path / "new/folder", f"{SMALL},syncnet_eval_interval=2,syncnet_checkpoint_interval=3"
+    assert color_syncnet_train.main(command(corpus, folder, "--max_steps", 4, "--keep", 2, hp=hp)) == 0
     assert sorted(p.name for p in folder.glob("*.pth")) == [
         "checkpoint_best.pth",
-        "checkpoint_step000000001.pth",
-        "checkpoint_step000000008.pth",
+        "checkpoint_step000000003.pth",
+        "checkpoint_step000000004.pth",
     ]
     train, val = losses(folder), losses(folder, "val")
-    assert [r["step"] for r in train] == list(range(1, 9)) and [r["step"] for r in val] == [4, 8]
+    assert [r["step"] for r in train] == [1, 2, 3, 4] and [r["step"] for r in val] == [2, 4]
     assert {"loss", "accuracy", "matched", "mismatched"} <= set(val[0])
-    assert models.weights.load_model(folder / "checkpoint_step000000008.pth", models.SyncNet_color).width == 0.125
+    assert models.weights.load_model(folder / "checkpoint_step000000004.pth", models.SyncNet_color).width == 0.125
 
 
 def test_augmentation_changes_training_pictures(corpus, tmp_path):
@@ -642,13 +641,14 @@ def test_augmentation_changes_training_pictures(corpus, tmp_path):
 
 
 def test_hq_script(corpus, tmp_path):
-    flags = (*hq_flags(corpus), "--judge_checkpoint_path", corpus / "expert.pth", "--max_steps", 4)
-    assert hq_wav2lip_train.main(command(corpus, tmp_path, *flags)) == 0
+    flags = (*hq_flags(corpus), "--judge_checkpoint_path", corpus / "expert.pth", "--max_steps", 2)
+    hp = SMALL.replace("eval_interval=4", "eval_interval=2")
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *flags, hp=hp)) == 0
     names = {p.name for p in tmp_path.iterdir()}
-    assert {"checkpoint_step000000004.pth", "disc_checkpoint_step000000004.pth", "samples_step000000001"} <= names
+    assert {"checkpoint_step000000002.pth", "disc_checkpoint_step000000002.pth", "samples_step000000001"} <= names
     assert cv2.imread(str(tmp_path / "samples_step000000001/0_4.jpg")).shape == (96, 4 * 96, 3)
     assert {"l1", "sync", "perceptual", "real", "fake", "judge", "sync_of_real"} <= set(losses(tmp_path, "val")[0])
-    models.weights.load_model(tmp_path / "checkpoint_step000000004.pth")
+    models.weights.load_model(tmp_path / "checkpoint_step000000002.pth")
 
 
 @pytest.mark.parametrize("script", [color_syncnet_train, wav2lip_train])
@@ -661,13 +661,14 @@ def test_evaluations_always_use_the_same_windows(corpus, tmp_path, monkeypatch, 
         return {"loss": 1.0, "l1": 1.0, "sync": 1.0, "sync_of_real": 1.0}
 
     monkeypatch.setattr(loop, "evaluate", record)
+    monkeypatch.setattr(training, "Plan", functools.partial(training.Plan, saves=False))
     flags = hq_flags(corpus) if script is wav2lip_train else ()
-    hp = SMALL.replace("eval_interval=4", "eval_interval=1")
-    for folder, seed, more in (("a", 0, ""), ("b", 7, ",negative_distance=10")):
-        arguments = command(corpus, tmp_path / folder, *flags, "--max_steps", 2, "--seed", seed, hp=hp + more)
+    hp = SMALL.replace("eval_interval=4", "eval_interval=1") + ",syncnet_eval_steps=6,eval_steps=4"
+    for folder, steps, seed, more in (("a", 2, 0, ""), ("b", 1, 7, ",negative_distance=10")):
+        arguments = command(corpus, tmp_path / folder, *flags, "--max_steps", steps, "--seed", seed, hp=hp + more)
         assert script.main(arguments) == 0
     first, *others = seen
-    assert len(others) == 3 and first
+    assert len(others) == 2 and first
     for other in others:
         assert all(torch.equal(a, b) for x, y in zip(first, other, strict=True) for a, b in zip(x, y, strict=True))
 
@@ -698,14 +699,13 @@ def test_failed_run_closes_its_log_if_it_has_one(corpus, tmp_path, monkeypatch, 
 
 
 def test_discriminator_may_be_narrower(corpus, tmp_path, capsys):
-    hp = SMALL.replace("width=0.125", "width=0.25,disc_width=0.125")
     flags = "--syncnet_checkpoint_path", corpus / "expert.pth", "--max_steps", 1
-    assert hq_wav2lip_train.main(command(corpus, tmp_path / "a", *flags, hp=hp)) == 0
+    assert hq_wav2lip_train.main(command(corpus, tmp_path / "a", *flags, hp=f"{SMALL},disc_width=0.0625")) == 0
     widths = [torch.load(tmp_path / f"a/{name}checkpoint_step000000001.pth")["width"] for name in ("", "disc_")]
-    assert widths == [0.25, 0.125]
+    assert widths == [0.125, 0.0625]
     more = "--disc_checkpoint_path", tmp_path / "a/disc_checkpoint_step000000001.pth"
-    assert hq_wav2lip_train.main(command(corpus, tmp_path / "b", *flags, *more, hp=SMALL + ",disc_width=0.25")) == 2
-    assert "--hparams disc_width=0.125" in capsys.readouterr().err
+    assert hq_wav2lip_train.main(command(corpus, tmp_path / "b", *flags, *more, hp=SMALL + ",disc_width=0.125")) == 2
+    assert "--hparams disc_width=0.0625" in capsys.readouterr().err
 
 
 def test_negative_seed_is_refused(corpus, tmp_path, capsys):
@@ -732,16 +732,13 @@ def fail(*_):
     raise MemoryError("killed")
 
 
-SWITCHING = SMALL.replace("eval_interval=4", "eval_interval=2") + ",checkpoint_interval=2"
-
-
 @pytest.fixture(scope="module")
 def switched_on(corpus, tmp_path_factory):
     """The folder of an undisturbed run whose first evaluation, after step 1, switches the sync loss on."""
     folder = tmp_path_factory.mktemp("switched_on")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generators, "SYNC_THRESHOLD", 1e9)
-        assert wav2lip_train.main(command(corpus, folder, *hq_flags(corpus), "--max_steps", 4, hp=SWITCHING)) == 0
+        assert wav2lip_train.main(command(corpus, folder, *hq_flags(corpus), "--max_steps", 2)) == 0
     return folder
 
 
@@ -749,22 +746,20 @@ def switched_on(corpus, tmp_path_factory):
 def test_sync_loss_switched_on_by_an_evaluation_is_not_lost(corpus, switched_on, tmp_path, monkeypatch, killed_in):
     """It counts from step 2 on, even if the run is killed during that evaluation or while saving after it."""
     monkeypatch.setattr(generators, "SYNC_THRESHOLD", 1e9)
-    parts = command(corpus, tmp_path / "parts", *hq_flags(corpus), hp=SWITCHING)
+    parts = command(corpus, tmp_path / "parts", *hq_flags(corpus))
 
-    save, evaluate, calls = checkpoints.save_checkpoint, training.evaluate, []
+    save = checkpoints.save_checkpoint
     with monkeypatch.context() as patch:
-        if killed_in == "save_checkpoint":  # the second one of step 2; nothing is saved on the way out either
-            patch.setattr(loop, "save_checkpoint",
-                          lambda *a: save(*a) if a[2].evaluation_pending or a[2].step == 1 else fail())  # fmt: skip
+        if killed_in == "save_checkpoint":  # the second one of step 1; nothing is saved on the way out either
+            patch.setattr(loop, "save_checkpoint", lambda *a: save(*a) if a[2].evaluation_pending else fail())
         if killed_in == "evaluate":
-            patch.setattr(loop, "evaluate",
-                          lambda *a: calls.append(1) or (evaluate(*a) if len(calls) == 1 else fail()))  # fmt: skip
-        assert wav2lip_train.main([*parts, "--max_steps", "2"]) == (1 if killed_in else 0)
-    saved = torch.load(tmp_path / "parts/checkpoint_step000000002.pth", weights_only=True)
-    assert saved["evaluation_pending"] == bool(killed_in)
-    assert wav2lip_train.main([*parts, "--max_steps", "4", "--resume"]) == 0
+            patch.setattr(loop, "evaluate", fail)
+        assert wav2lip_train.main([*parts, "--max_steps", "1"]) == (1 if killed_in else 0)
+    saved = torch.load(tmp_path / "parts/checkpoint_step000000001.pth", weights_only=True)
+    assert saved["evaluation_pending"] == bool(killed_in) and bool(saved["syncnet_wt"]) != bool(killed_in)
+    assert wav2lip_train.main([*parts, "--max_steps", "2", "--resume"]) == 0
     assert losses(tmp_path / "parts") == losses(switched_on) and "sync" in losses(tmp_path / "parts")[-1]
-    assert losses(tmp_path / "parts", "val") == losses(switched_on, "val")
+    assert losses(tmp_path / "parts", "val") == losses(switched_on, "val") != []
 
 
 def test_run_can_be_stopped_during_an_evaluation(corpus, tmp_path, monkeypatch):
@@ -777,7 +772,7 @@ def test_run_can_be_stopped_during_an_evaluation(corpus, tmp_path, monkeypatch):
         return {"loss": 1.0}
 
     monkeypatch.setattr(loop, "evaluate", evaluate)
-    hp = f"{SMALL},syncnet_eval_interval=2,syncnet_batch_size=2,syncnet_eval_steps=9"
+    hp = f"{SMALL},syncnet_eval_interval=2,syncnet_batch_size=2,syncnet_eval_steps=2"
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, hp=hp)) == 130
     monkeypatch.undo()
     assert len(seen) == 1 and (tmp_path / "checkpoint_step000000002.pth").exists()
@@ -787,7 +782,7 @@ def test_run_can_be_stopped_during_an_evaluation(corpus, tmp_path, monkeypatch):
 
 def test_mean_of_the_weights_is_evaluated_and_saved(corpus, tmp_path):
     """The mean affects neither training nor resuming."""
-    plain = f"{SMALL},syncnet_eval_interval=3,syncnet_checkpoint_interval=1"
+    plain = f"{WHOLE},syncnet_eval_interval=3"
     mean = f"{plain},ema_decay=0.25"  # a young mean keeps 2/11 at its first update, 3/12 = 0.25 at its second
     for folder, hp, stages in (("plain", plain, [3]), ("whole", mean, [3]), ("parts", mean, [2, 3])):
         for steps in stages:
@@ -824,10 +819,10 @@ def test_best_checkpoint_is_kept(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": next(figures)})
     hp = f"{SMALL},syncnet_eval_interval=1"
     best_steps = []
-    for steps in range(1, 6):
+    for steps in (2, 4, 5):
         assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", steps, "--resume", hp=hp)) == 0
         best_steps.append(torch.load(tmp_path / "checkpoint_best.pth", weights_only=True)["global_step"])
-    assert best_steps == [1, 2, 2, 2, 5]
+    assert best_steps == [2, 2, 5]
     best, newest = (torch.load(tmp_path / name, weights_only=True)["state_dict"]
                     for name in ("checkpoint_best.pth", "checkpoint_step000000005.pth"))  # fmt: skip
     assert all(torch.equal(best[name], newest[name]) for name in newest)
@@ -1039,16 +1034,13 @@ def test_two_processes_equal_one(corpus, tmp_path):
 
 def test_training_can_start_from_official_checkpoints(corpus, tmp_path):
     """They have no width, no random state, and the optimizer state of an old torch."""
-    network = fill(models.SyncNet_color())
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    state = optimizer.state_dict()
-    for entry in state["state"].values():
-        entry["step"] = 7
+    network = models.SyncNet_color()
+    moments = [
+        {"step": 7, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        for parameter in network.parameters()
+    ]
     old = {"lr": 1e-4, "betas": (0.7, 0.9), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
-    state["param_groups"] = [{**old, "params": state["param_groups"][0]["params"]}]
+    state = {"state": dict(enumerate(moments)), "param_groups": [{**old, "params": [*range(len(moments))]}]}
     content = {"state_dict": network.state_dict(), "optimizer": state, "global_step": 700, "global_epoch": 3}
     torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     flags = ("--checkpoint_path", tmp_path / "old.pth", "--max_steps", 701)
@@ -1175,7 +1167,7 @@ def test_damaged_picture_is_named_and_skipped(corpus, tmp_path, run_expert, work
 def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, capsys, run_expert, workers):
     data = tmp_path / "data"
     shutil.copytree(corpus, data)
-    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 2)) == 0
+    assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
     capsys.readouterr()
     for picture in data.glob("s*/*/*.jpg"):
         picture.write_bytes(b"junk")
@@ -1188,17 +1180,17 @@ def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, 
 
 def test_run_is_not_overwritten(corpus, tmp_path, capsys):
     """Without --resume, the reference started over among the old checkpoints, and the next --resume took those."""
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 0
     before = losses(tmp_path)
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 2
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 2
     assert "--resume continues it" in capsys.readouterr().err and losses(tmp_path) == before
-    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 3, "--resume")) == 2
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, "--resume")) == 2
     assert "--resume cannot continue" in capsys.readouterr().err and losses(tmp_path) == before
     first = ("--checkpoint_path", tmp_path / "checkpoint_step000000001.pth")
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *first)) == 2
-    last = ("--checkpoint_path", tmp_path / "checkpoint_step000000003.pth")
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 4, *last)) == 0
-    assert losses(tmp_path)[:3] == before and len(losses(tmp_path)) == 4
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, *first)) == 2
+    last = ("--checkpoint_path", tmp_path / "checkpoint_step000000002.pth")
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, *last)) == 0
+    assert losses(tmp_path)[:2] == before and len(losses(tmp_path)) == 3
 
 
 def test_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch, capsys):
@@ -1206,16 +1198,16 @@ def test_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch, cap
     real = ExpertTask._figures
 
     def figures(task, network, batch):
-        if len(losses(tmp_path)) == 3 and network.training:
+        if len(losses(tmp_path)) == 2 and network.training:
             raise torch.OutOfMemoryError("out of memory")
         return real(task, network, batch)
 
     monkeypatch.setattr(ExpertTask, "_figures", figures)
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 6)) == 1
-    assert checkpoints.steps_saved(tmp_path, "") == [1, 3]
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3)) == 1
+    assert checkpoints.steps_saved(tmp_path, "") == [1, 2]
     monkeypatch.undo()
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 6, "--resume")) == 0
-    assert len(losses(tmp_path)) == 6
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, "--resume")) == 0
+    assert len(losses(tmp_path)) == 3
 
 
 def test_discriminator_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch):
@@ -1243,7 +1235,7 @@ def test_half_a_step_is_not_saved(corpus, tmp_path, monkeypatch):
 def test_lone_best_checkpoint_is_not_overwritten(corpus, tmp_path, capsys):
     """If the others had been deleted to save room, a run from the start used to replace it."""
     flags = hq_flags(corpus)
-    assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 3, hp=SMALL)) == 0
+    assert wav2lip_train.main(command(corpus, tmp_path, *flags, "--max_steps", 1, hp=SMALL)) == 0
     for path in tmp_path.glob("checkpoint_step*"):
         path.unlink()
     log, best = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "checkpoint_best.pth").read_bytes()
@@ -1255,10 +1247,10 @@ def test_lone_best_checkpoint_is_not_overwritten(corpus, tmp_path, capsys):
 
 
 def test_runs_with_and_without_a_discriminator_are_not_mixed(corpus, tmp_path, capsys):
-    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, hp=SMALL)) == 0
+    assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 1, hp=SMALL)) == 0
     assert wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)) == 2
     assert "continue it with hq_wav2lip_train.py" in capsys.readouterr().err
-    shutil.copy(tmp_path / "checkpoint_step000000002.pth", tmp_path / "checkpoint_step000000009.pth")
+    shutil.copy(tmp_path / "checkpoint_step000000001.pth", tmp_path / "checkpoint_step000000009.pth")
     arguments = command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 4, "--resume", hp=SMALL)
     assert hq_wav2lip_train.main(arguments) == 2
     assert "has reached step 9" in capsys.readouterr().err
@@ -1320,7 +1312,7 @@ def test_weights_that_leave_none_for_l1_are_refused(corpus, tmp_path, capsys):
 
 def test_decay_reaches_the_optimizer(corpus, tmp_path):
     """The rate in the checkpoint is that of its last step; halfway through the decay it is half."""
-    hp = f"{SMALL},syncnet_lr=1e-3,lr_decay_steps=4"
+    hp = f"{WHOLE},syncnet_lr=1e-3,lr_decay_steps=4"
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, hp=hp)) == 0
     (path,) = tmp_path.glob("*step000000002.pth")
     (group,) = torch.load(path, weights_only=True)["optimizer"]["param_groups"]
@@ -1330,9 +1322,9 @@ def test_decay_reaches_the_optimizer(corpus, tmp_path):
 def test_learning_rates_decayed_before_the_start_are_reported(corpus, tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(TERMINAL, "note", notes.append)
-    assert color_syncnet_train.main(command(corpus, tmp_path / "a", "--max_steps", 2)) == 0
-    last = ("--checkpoint_path", tmp_path / "a/checkpoint_step000000002.pth", "--max_steps", 3)
-    assert color_syncnet_train.main(command(corpus, tmp_path / "b", *last, hp=f"{SMALL},lr_decay_steps=2")) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path / "a", "--max_steps", 1)) == 0
+    last = ("--checkpoint_path", tmp_path / "a/checkpoint_step000000001.pth", "--max_steps", 2)
+    assert color_syncnet_train.main(command(corpus, tmp_path / "b", *last, hp=f"{SMALL},lr_decay_steps=1")) == 0
     assert any("learning rates are a hundredth" in text for text in notes)
 
 
@@ -1376,7 +1368,7 @@ def test_checkpoint_without_its_discriminator_is_no_dead_end(corpus, tmp_path, c
     assert train(3) == 2 and "delete checkpoint_step000000002.pth, too" in capsys.readouterr().err
     (tmp_path / "checkpoint_step000000002.pth").unlink()
     (tmp_path / "checkpoint_best.pth").unlink(missing_ok=True)
-    assert train(3) == 0
+    assert train(2) == 0
 
 
 @pytest.mark.parametrize("wrong, words", [
@@ -1422,10 +1414,10 @@ def test_mels_that_cannot_be_saved_are_reported(corpus, tmp_path, monkeypatch):
     notes, data = [], tmp_path / "data"
     shutil.copytree(corpus, data)
     for clip in data.glob("s*/clip*"):
-        write_sound(np.zeros(16000 * 3, np.float32), clip)
         (clip / "mel.npy").unlink()
         clip.chmod(0o555)
     monkeypatch.setattr(TERMINAL, "note", notes.append)
+    monkeypatch.setattr(audio, "load_wav", lambda _: np.zeros(16000 * 2, np.float32))  # it imports librosa, for 3 s
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
     assert any(text.startswith("note: the mels of 5 training clips are computed in every run") for text in notes)
     assert not list(data.glob("s*/*/mel.npy"))
@@ -1434,9 +1426,8 @@ def test_mels_that_cannot_be_saved_are_reported(corpus, tmp_path, monkeypatch):
 def test_missing_adam_moments_are_reported(corpus, tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(TERMINAL, "note", notes.append)
-    hp = f"{SMALL},save_optimizer_state=false"
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, hp=hp)) == 0
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, "--resume", hp=hp)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 1, hp=SMALL)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, "--resume", hp=SMALL)) == 0
     assert (
         f"note: {tmp_path / 'checkpoint_step000000001.pth'} has no optimizer state: Adam's moments start from zero"
         in notes
@@ -1447,8 +1438,7 @@ def test_same_command_with_resume_continues(corpus, tmp_path, monkeypatch):
     """As a stopped run advises; with --checkpoint_path it used to be refused."""
     notes = []
     monkeypatch.setattr(TERMINAL, "note", notes.append)
-    for folder, steps in (("first", 2), ("second", 1)):
-        assert color_syncnet_train.main(command(corpus, tmp_path / folder, "--max_steps", steps)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path / "first", "--max_steps", 2)) == 0
     start = "--checkpoint_path", tmp_path / "first/checkpoint_step000000002.pth", "--resume"
     notes.clear()
     assert color_syncnet_train.main(command(corpus, tmp_path / "new", *start, "--max_steps", 3, "--seed", 4)) == 0
@@ -1618,7 +1608,7 @@ def test_expert_errors_weight_pairs_as_an_evaluation_does(corpus):
     fill(task.expert).eval()
     data = SyncNetDataset([corpus / "s0/clip0", corpus / "s1/clip1"])
     figures = []
-    clips = [dataclasses.replace(clip, starts=clip.starts[:12]) for clip in data.index.clips]
+    clips = [dataclasses.replace(clip, starts=clip.starts[:6]) for clip in data.index.clips]
     for clip in clips:
         matched = [Draw(clip, int(a), int(a), True) for a in clip.starts]
         mismatched = [Draw(clip, int(a), int(b), False) for a in clip.starts for b in clip.starts if a != b]
