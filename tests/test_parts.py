@@ -359,7 +359,7 @@ def test_mix_replaces_the_speech_in_a_part(lips, humming_clip, tone, speech, tmp
 @pytest.mark.parametrize("channels, as_mix", [(2, True), (1, False)])
 def test_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, channels, as_mix):
     """It starts from its beginning with the part, at 0.2 s."""
-    whole, options = tmp_path / "whole.mkv", {}
+    whole = tmp_path / "whole.mkv"
     run_ffmpeg("-i", humming_clip, "-c:v", "copy", "-c:a", "flac", "-ac", channels, whole)
     options = {"mix": whole} if as_mix else {"end": 0.6}
     lips.run(whole, tone if as_mix else whole, tmp_path / "out.mp4", start=0.2, box=BOX, **options)
