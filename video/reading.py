@@ -70,7 +70,10 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     if info.decoder:
         options["c:v"] = info.decoder
     # planar: exact conversion to packed pixels takes three times as long
-    raw = {"format": "rawvideo", "pix_fmt": "gbrap" if info.transparent else "gbrp", "vf": ",".join(filters)}
+    raw: dict[str, object] = {"format": "rawvideo", "vf": ",".join(filters)}
+    raw["pix_fmt"] = "gbrap" if info.transparent else "gbrp"
+    if count is not None:
+        raw["frames:v"] = count  # or ffmpeg decodes ahead until it is stopped
     # setpts makes ffmpeg 7.0 forget the rate and assume 25
     output = input_of(info.path, **options)[info.stream].output("pipe:1", r=str(info.fps), **raw)
     command = [*command_line(output, *QUIET, *CLOCK_JUMP), *shared_timeline()]
