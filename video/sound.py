@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+import files
 from errors import UserError
 from video.process import (
     CLOCK_JUMP,
@@ -263,12 +264,13 @@ def sound_stream(path: Path) -> tuple[int | str, str]:
 
     If there is no sound, the stream is a specifier that ffmpeg will reject.
     """
-    report = _report_of_beginning(path)
+    report = _report_of_beginning(path, files.stamp(existing_file(path)))
     taken = _mapped_stream(report)
     return "a:0" if taken is None else taken, _layout_of(report, taken)
 
 
-def _report_of_beginning(path: Path) -> str:
+@lru_cache(maxsize=64)
+def _report_of_beginning(path: Path, _stamp: tuple[int, int]) -> str:
     """Return ffmpeg's report on the track that players choose; raise UserError if it cannot be decoded."""
     output = input_of(path).output("-", format="null", t=0.1, vn=None, sn=None, dn=None)
     _, report = report_of(command_line(output, *VERBOSE))
@@ -285,12 +287,12 @@ def _check_decoder(path: Path, report: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def changes_format(path: Path, _stamp: tuple[int, int]) -> bool:
+def changes_format(path: Path, stamp: tuple[int, int]) -> bool:
     """Return whether the track that players choose changes its channels or its rate midway.
 
     If its codec allows that, all of it is decoded. Raises UserError if that is not possible.
     """
-    report = _report_of_beginning(path)
+    report = _report_of_beginning(path, stamp)
     stream = _mapped_stream(report)
     if not any(CHANGING.match(one.text) for one in streams_of(report) if one.index == stream):
         return False
