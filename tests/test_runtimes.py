@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import subprocess
@@ -19,7 +20,7 @@ import inference
 import mouths
 import runtimes
 import video
-from conftest import ROOT, rnd
+from conftest import ROOT, rnd, run_ffmpeg
 from errors import PIP, UserError
 from lipsync import LipSync
 from models import Wav2Lip, weights
@@ -30,7 +31,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def openvino():
-    pytest.importorskip("nncf", reason="needs nncf (requirements/openvino.txt)")
+    if importlib.util.find_spec("nncf") is None:  # importing it takes a second
+        pytest.skip("needs nncf (requirements/openvino.txt)")
     return pytest.importorskip("openvino", reason="needs openvino (requirements/openvino.txt)")
 
 
@@ -153,13 +155,21 @@ def test_calibration_data_are_like_the_networks_inputs(filled):
 
 
 @pytest.fixture(scope="module")
-def in_float32(openvino, small_checkpoint):
-    return open_generator_of(small_checkpoint, "openvino", "fp32")
+def eyes_checkpoint(small_checkpoint, tmp_path_factory):
+    """A generator that sees faces only down to the eyes."""
+    path = tmp_path_factory.mktemp("checkpoint") / "eyes.pth"
+    torch.save(torch.load(small_checkpoint, weights_only=True) | {"mask_top": 0.375}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def in_float32(openvino, eyes_checkpoint):
+    return open_generator_of(eyes_checkpoint, "openvino", "fp32")
 
 
 @torch.inference_mode()
-def test_float32_draws_the_same_as_torch(in_float32, small_checkpoint):
-    model, plain = in_float32, weights.load_model(small_checkpoint)
+def test_float32_draws_the_same_as_torch(in_float32, eyes_checkpoint):
+    model, plain = in_float32, weights.load_model(eyes_checkpoint)
     for count in (1, 2, 7):
         mels, faces = inputs(count)
         assert (model(mels, faces) - plain(mels, faces)).abs().max() < 1e-3
@@ -168,20 +178,51 @@ def test_float32_draws_the_same_as_torch(in_float32, small_checkpoint):
         assert (model.draw(voices, faces) - plain.draw(voices, faces)).abs().max() < 1e-3
 
 
-def test_calibration_masks_faces_as_the_network_needs(openvino, small_checkpoint, tmp_path):
-    torch.save(torch.load(small_checkpoint, weights_only=True) | {"mask_top": 0.375}, tmp_path / "eyes.pth")
-    assert open_generator_of(tmp_path / "eyes.pth", "openvino", "fp32").mask_top == 0.375
-    ((_, faces), *_) = runtimes.calibration(weights.load_model(tmp_path / "eyes.pth"))
+def test_calibration_masks_faces_as_the_network_needs(in_float32, eyes_checkpoint):
+    assert in_float32.mask_top == 0.375
+    faces = next(runtimes.calibration(weights.load_model(eyes_checkpoint)))[1]
     assert (faces[:, 36:, :, :3] == 0).all() and (faces[:, :36, :, :3] == faces[:, :36, :, 3:]).all()
 
 
-def test_int8_draws_nearly_the_same_as_torch(openvino, astronaut, told):
+IN_INT8 = """
+import gc, os, signal, sys, torch
+from lipsync import LipSync
+from reporting import Reporter
+
+class Printer(Reporter):
+    def note(self, text):
+        print(text)
+
+lips = LipSync("demo", runtime="openvino", report=Printer())
+lips.model(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96))
+print("telemetry:", [name for name in sys.modules if name.startswith("openvino_telemetry.")], flush=True)
+del lips
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.fixture(scope="module")
+def program_in_int8(openvino, tmp_path_factory):
+    """The finished process that quantized the shipped network, drew a mouth and was interrupted; its home and cache."""
+    home, cache = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("cache")
+    environment = os.environ | {"HOME": str(home), "WAV2LIP_CACHE": str(cache)}
+    command = [sys.executable, "-c", IN_INT8]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True), home, cache
+
+
+def test_int8_draws_nearly_the_same_as_torch(program_in_int8, astronaut, told, monkeypatch):
     """The shipped network, on a face that it was not calibrated on, with smaller and larger mouth movements.
 
     The bound: each layer rounds weights and activations to a 255th of a range, with a variance of 1/12; independent
     errors add up as their variances do, and the mean of a normal error is sqrt(2 / pi) of its deviation.
     """
+    monkeypatch.setenv("WAV2LIP_CACHE", str(program_in_int8[2]))
     model, plain = open_generator_of("demo", "openvino", report=told), weights.load_model("demo")
+    assert not told.notes  # that process has quantized it
     layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)) for m in plain.modules())
     bound = math.sqrt(2 / math.pi) * math.sqrt(2 * layers / 12)  # grey levels
     face = (cv2.resize(astronaut[60:200, 150:290], (96, 96))[:, ::-1] * 0.7).astype(np.uint8)
@@ -191,32 +232,35 @@ def test_int8_draws_nearly_the_same_as_torch(openvino, astronaut, told):
     for gains in (None, np.array([0.0, 1.0, 2.0, 4.0])):
         here, there = (mouths.generate(m, mels, faces, gains).astype(float) for m in (plain, model))
         assert 0 < np.abs(here - there).mean() < bound
-    assert len(told.notes) == 1 and "once" in told.notes[0]
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Skip the quantization, which takes seconds, in tests of the cache."""
-    monkeypatch.setattr(runtimes, "quantize", lambda network, has_vnni: runtimes.convert_drawing(network))
+def quick(openvino, monkeypatch):
+    """Instead of quantizing, which takes seconds, convert the last block, in tests of the cache."""
+    seen = torch.zeros(1, 16, 96, 96)
+    monkeypatch.setattr(runtimes, "quantize", lambda network, has_vnni: runtimes.convert(network.output_block, seen))
 
 
 @torch.inference_mode()
-def test_int8_network_is_cached_and_remade_if_damaged(openvino, quick, small_checkpoint, private_cache, told):
-    mels, faces = inputs(3)
-    first = open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces)
+def test_int8_network_is_cached_and_remade_if_damaged(quick, small_checkpoint, private_cache, told):
+    def draw():
+        network = runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), told)
+        return runtimes.Compiled(network, torch.float32)(rnd(1, (3, 16, 96, 96)))
+
+    first = draw()
     (cached,) = (private_cache / "int8").iterdir()
-    assert torch.equal(open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    assert first.std() > 0 and torch.equal(draw(), first)
     assert len(told.notes) == 1
     whole = cached.read_bytes()
     cached.write_bytes(whole[: len(whole) // 2])
-    assert torch.equal(open_generator_of(small_checkpoint, "openvino", "int8", report=told)(mels, faces), first)
+    assert torch.equal(draw(), first)
     assert len(told.notes) == 2 and zipfile.ZipFile(cached).testzip() is None
 
 
-def test_unwritable_cache_costs_only_time(openvino, quick, small_checkpoint, private_cache, told):
+def test_unwritable_cache_costs_only_time(quick, small_checkpoint, private_cache, told):
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
-    open_generator_of(small_checkpoint, "openvino", "int8", report=told)
+    assert runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), told)
     assert "could not be cached" in told.notes[-1]
 
 
@@ -230,22 +274,12 @@ def test_threads_do_not_disturb_each_other(in_float32):
             assert all(torch.equal(a, b) for a, b in zip(alone, together))
 
 
-def test_quantizing_sends_no_telemetry(openvino, small_checkpoint, tmp_path):
-    """In its own process, since NNCF is silent anyway under pytest."""
-    code = f"""
-import itertools, sys, runtimes
-from models import Wav2Lip, weights
-few = runtimes.calibration
-runtimes.calibration = lambda network: itertools.islice(few(network), 1)  # what is told is told whatever comes of it
-from models.conv import fold_batchnorm
-read = weights.read_checkpoint({str(small_checkpoint)!r}, Wav2Lip)
-runtimes.quantize(fold_batchnorm(weights.build(read, Wav2Lip)), True)
-assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
-"""
-    environment = os.environ | {"HOME": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    assert not (tmp_path / "intel").exists()
+def test_quantizing_sends_no_telemetry(program_in_int8):
+    """In its own process, since NNCF is silent anyway under pytest. Nor are there progress bars."""
+    done, home, _ = program_in_int8
+    note, *others = done.stdout.splitlines()
+    assert "once" in note and others[:1] == ["telemetry: []"], done.stderr
+    assert not (home / "intel").exists()
 
 
 def test_unknown_precision_is_refused():
@@ -255,10 +289,11 @@ def test_unknown_precision_is_refused():
 
 def test_inference_with_openvino_matches_torch(openvino, small_checkpoint, talking_clip, speech, tmp_path, capsys):
     """With a mouth gain and closed silences, which use the parts of the network one by one."""
-    videos = []
+    videos, short = [], tmp_path / "short.wav"
+    run_ffmpeg("-i", speech, "-t", 0.4, short)
     for runtime in ("torch", "openvino"):
         videos.append(tmp_path / f"{runtime}.mp4")
-        flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", speech]
+        flags = ["--checkpoint_path", small_checkpoint, "--face", talking_clip, "--audio", short]
         flags += ["--outfile", videos[-1], "--face_detector", "centerface", "--no_cache", "--silence", "closed"]
         flags += ["--mouth_gain", "1.5", "--precision", "fp32", "--runtime", runtime, "--crf", "0", "--device", "cpu"]
         assert inference.main([*map(str, flags)]) == 0
@@ -266,24 +301,15 @@ def test_inference_with_openvino_matches_torch(openvino, small_checkpoint, talki
     assert np.abs(here - there).max() <= 2  # grey levels, for a thousandth that is rounded the other way, and encoded
 
 
-def test_library_uses_openvino(openvino, small_checkpoint):
+def test_library_uses_openvino(in_float32, small_checkpoint, monkeypatch):
+    made = []
+    monkeypatch.setattr(runtimes, "OpenVinoGenerator", lambda _, *wishes: made.append(wishes) or in_float32)
     lips = LipSync(small_checkpoint, runtime="openvino", precision="fp32")
-    assert lips.device == CPU and isinstance(lips.model, runtimes.OpenVinoGenerator)
+    assert lips.device == CPU and lips.model is in_float32
+    assert made == [(torch.float32, None)]  # nothing is in int8
 
 
-def test_ctrl_c_after_the_last_network_does_not_crash(openvino, small_checkpoint):
+def test_ctrl_c_after_the_last_network_does_not_crash(program_in_int8):
     """OpenVINO set up a stack for signals, and freed it with its last network: Ctrl-C was a segfault."""
-    program = f"""
-import gc, os, signal, torch
-from lipsync import LipSync
-lips = LipSync({str(small_checkpoint)!r}, runtime="openvino", precision="fp32")
-lips.model(torch.zeros(1, 1, 80, 16), torch.zeros(1, 6, 96, 96))
-del lips
-gc.collect()
-try:
-    os.kill(os.getpid(), signal.SIGINT)
-except KeyboardInterrupt:
-    print("stopped")
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
+    done, _, _ = program_in_int8
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["stopped"]), done.stderr
