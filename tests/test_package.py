@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from importlib.metadata import Distribution
 from pathlib import Path
 
@@ -28,53 +28,54 @@ FOREIGN = "mine = True\n"
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """A wheel built from a copy of this folder, since building leaves files behind."""
+def installed(tmp_path_factory):
+    """The folder into which pip installed a copy of this one, since building leaves files behind."""
     pytest.importorskip("setuptools", "77", reason="needs setuptools 77 to build the wheel")
-    copy, built = tmp_path_factory.mktemp("copy") / "wav2lip", tmp_path_factory.mktemp("wheel")
+    copy, folder = tmp_path_factory.mktemp("copy") / "wav2lip", tmp_path_factory.mktemp("installed")
     hidden = shutil.ignore_patterns(".*", "__pycache__", "results", "temp", "build", "dist", "*.egg-info", "*-work")
     shutil.copytree(ROOT, copy, ignore=hidden)
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", built, copy)
-    return next(built.glob("*.whl"))
-
-
-@pytest.fixture(scope="session")
-def installed(wheel, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("installed")
-    pip("install", "--no-deps", "--no-compile", "--target", folder, wheel)
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-compile")
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), str(copy)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     return folder
 
 
-@pytest.fixture
-def elsewhere(installed, tmp_path, talking_clip, speech):
-    """``elsewhere(command, …)`` runs it in a folder with modules named like ours; returns the finished process."""
+@pytest.fixture(scope="session")
+def short_speech(tmp_path_factory, speech):
+    """0.4 s, for ten frames."""
+    path = tmp_path_factory.mktemp("short") / "speech.wav"
+    run_ffmpeg("-i", speech, "-t", 0.4, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory, talking_clip, short_speech):
+    """A folder with a face, a speech, and modules named like ours, which are in the way on purpose."""
+    folder = tmp_path_factory.mktemp("elsewhere")
     for name in ("audio", "models", "files", "errors"):
-        (tmp_path / f"{name}.py").write_text(FOREIGN)
-    shutil.copy(talking_clip, tmp_path / "face.mp4")
-    run_ffmpeg("-i", speech, "-t", 0.4, tmp_path / "speech.wav")
-    paths = os.pathsep.join(map(str, (tmp_path, installed)))
-
-    def run(*command):
-        line = [sys.executable, *map(str, command)]
-        environment = os.environ | {"PYTHONPATH": paths}
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
-    return run
+        (folder / f"{name}.py").write_text(FOREIGN)
+    shutil.copy(talking_clip, folder / "face.mp4")
+    shutil.copy(short_speech, folder / "speech.wav")
+    return folder
 
 
-def pip(*arguments):
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+def run_program(code, elsewhere, installed):
+    """Run a program there; return the finished process."""
+    (elsewhere / "program.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (elsewhere, installed)))}
+    command = [sys.executable, "program.py"]
+    return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
 
 
 def distribution(installed):
     return Distribution.at(next(installed.glob("*.dist-info")))
 
 
-def test_wheel_holds_everything_in_one_package(wheel):
-    names = {Path(name) for name in zipfile.ZipFile(wheel).namelist()}
-    assert {path.parts[0] for path in names if not path.parts[0].endswith(".dist-info")} == {"wav2lip"}
+def test_everything_is_installed_in_one_package(installed):
+    names = {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()}
+    folders = {path.parts[0] for path in names if not path.parts[0].endswith(".dist-info")}
+    assert folders == {"wav2lip", "bin"}  # of its commands
     sources = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))]
     data = ["demo/checkpoints/generator.pth", "demo/checkpoints/expert.pth", "demo/checkpoints/judge.pth"]
     data += ["face_detection/centerface.onnx", "face_detection/centerface.LICENSE.txt", "demo/collins.npy"]
@@ -100,85 +101,102 @@ def test_plain_installation_requires_no_extra(installed):
     assert not [line for line in wanted if line.startswith(tuple(names))]
 
 
-HELP = """
-import sys
-from importlib.metadata import distribution
+COMMANDS = """
+import runpy, sys, wav2lip
+from pathlib import Path
 
-for command in distribution("wav2lip").entry_points:
-    sys.argv = ["/somewhere/bin/" + command.name, "--help"]
-    assert command.load()() == 0
-sys.argv = ["/somewhere/bin/wav2lip", "--face", "nobody.mp4", "--audio", "speech.wav"]
-(command,) = (one for one in distribution("wav2lip").entry_points if one.name == "wav2lip")
-assert command.load()() == 2
+def run(name, *flags):
+    sys.argv = [str(Path(wav2lip.__file__).parent.parent / "bin" / name), *flags]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        print("ended:", name, end.code, flush=True)
+
+sound = ("--audio", "speech.wav")
+run("wav2lip", "--face", "face.mp4", *sound, "--face_detector", "haar", "--device", "cpu", "--outfile", "commands.mp4")
+for path in sorted(Path(sys.argv[0]).parent.glob("wav2lip*")):
+    run(path.name, "--help")
+run("wav2lip", "--face", "nobody.mp4", *sound)
 """
 
 
-def test_every_command_shows_help(installed, elsewhere):
-    result = elsewhere("-c", HELP)
-    assert result.returncode == 0 and result.stderr.count("\n") == 1, result.stderr  # of nobody.mp4
+@pytest.fixture(scope="session")
+def commands(elsewhere, installed):
+    """The finished process that lip-synced, asked every command for help, and named a file that is missing."""
+    return run_program(COMMANDS, elsewhere, installed)
+
+
+def test_every_command_shows_help(installed, commands):
     names = {command.name for command in distribution(installed).entry_points}
     assert names >= {"wav2lip", "wav2lip-train", "wav2lip-evaluate"}
-    assert {line.split()[1] for line in result.stdout.splitlines() if line.startswith("usage:")} == names
+    assert commands.returncode == 0 and commands.stderr.count("\n") == 1, commands.stderr  # of nobody.mp4
+    lines = [line.split() for line in commands.stdout.splitlines()]
+    assert {words[1] for words in lines if words[:1] == ["usage:"]} == names
+    ends = [(words[1], words[2]) for words in lines if words[:1] == ["ended:"]]
+    assert ends[1:] == [*((name, "0") for name in sorted(names)), ("wav2lip", "2")]
 
 
-def test_installed_command_lip_syncs(installed, elsewhere, tmp_path):
-    """Other modules with our names are in the way on purpose."""
-    flags = ("--face", "face.mp4", "--audio", "speech.wav", "--face_detector", "haar", "--device", "cpu")
-    result = elsewhere(installed / "bin" / "wav2lip", *flags, "--outfile", "out.mp4")
-    assert result.returncode == 0 and "out.mp4: 10 frames" in result.stdout, result.stderr
-    assert sum(1 for _ in video.read_frames(video.probe(tmp_path / "out.mp4"))) == 10
+def test_installed_command_lip_syncs(commands, elsewhere):
+    told, ended, _ = commands.stdout.partition("ended: wav2lip 0\n")
+    assert ended and "commands.mp4: 10 frames" in told, commands.stderr
+    assert sum(1 for _ in video.read_frames(video.probe(elsewhere / "commands.mp4"))) == 10
 
 
 PROGRAM = """
-import sys
-from wav2lip import LipSync, UserError
-from wav2lip.faces import FaceSearch
-import audio, models
-
-assert audio.mine and models.mine and "lipsync" not in sys.modules and "video" not in sys.modules
-lips = LipSync(search=FaceSearch("haar"), device="cpu")
-print(len(lips.run("face.mp4", "speech.wav", "out.mp4")))
-try:
-    lips.run("nobody.mp4", "speech.wav", "out.mp4")
-except UserError as problem:
-    print(problem)
-"""
-
-
-def test_programs_may_have_modules_named_like_ours(elsewhere, tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    result = elsewhere("program.py")
-    assert result.stderr == "" and result.stdout.splitlines()[-2:] == ["10", "nobody.mp4 does not exist"]
-
-
-INWARD = """
 import importlib, multiprocessing, sys, wav2lip
 
+def ours():
+    return sorted(wav2lip.MODULES & set(sys.modules))
+
 if __name__ == "__main__":
+    from wav2lip import LipSync, UserError
+    from wav2lip.faces import FaceSearch
+    print("after LipSync:", ours())
     for name in sorted(wav2lip.MODULES):
         importlib.import_module(f"wav2lip.{name}")
-    print(sorted(wav2lip.MODULES & set(sys.modules)))
-    from wav2lip.errors import UserError
+    print("after all:", ours())
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # such a process finds by name what it is sent
         print(repr(pool.apply(UserError, ["sent"])), UserError.__module__)
+    import audio, models
+    assert audio.mine and models.mine
+    lips = LipSync(search=FaceSearch("haar"), device="cpu")
+    print(len(lips.run("face.mp4", "speech.wav", "out.mp4")))
+    print("after run:", ours())
+    try:
+        lips.run("nobody.mp4", "speech.wav", "out.mp4")
+    except UserError as problem:
+        print(problem)
 """
 
 
-def test_modules_import_each_other_only_through_the_package(elsewhere, tmp_path):
-    (tmp_path / "program.py").write_text(INWARD)
-    result = elsewhere("program.py")
-    assert result.returncode == 0 and result.stdout.splitlines() == ["[]", "UserError('sent') wav2lip.errors"], (
-        result.stderr
-    )
+@pytest.fixture(scope="session")
+def program(elsewhere, installed):
+    """The finished process that used the package, and what it printed in lines."""
+    done = run_program(PROGRAM, elsewhere, installed)
+    return done, done.stdout.splitlines()
 
 
-def test_project_folder_is_the_package_too():
+def test_programs_may_have_modules_named_like_ours(program):
+    done, lines = program
+    assert done.stderr == "" and lines[-3] == "10" and lines[-1] == "nobody.mp4 does not exist"
+    assert lines[-2] == "after run: ['audio', 'models']"  # the program's own
+
+
+def test_modules_import_each_other_only_through_the_package(program):
+    done, lines = program
+    assert lines[:3] == ["after LipSync: []", "after all: []", "UserError('sent') wav2lip.errors"], done.stderr
+
+
+def test_project_folder_is_the_package_too(monkeypatch):
     """From here, ``from wav2lip import LipSync`` needs no installation."""
-    names = "wav2lip.__all__, {getattr(wav2lip, name).__module__.split('.')[0] for name in wav2lip.__all__}"
-    code = f"import sys, wav2lip; print({names}, 'lipsync' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    offered = ["Cancelled", "FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
-    assert result.stdout == f"{offered} {{'wav2lip'}} False\n"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wav2lip"]:
+        monkeypatch.delitem(sys.modules, name)
+    package = importlib.import_module("wav2lip")
+    for name in package.MODULES & set(sys.modules):  # which other tests have imported
+        monkeypatch.delitem(sys.modules, name)
+    assert package.__all__ == ["Cancelled", "FaceSearch", "LipSync", "Options", "Reporter", "UserError"]
+    assert {getattr(package, name).__module__.partition(".")[0] for name in package.__all__} == {"wav2lip"}
+    assert not package.MODULES & set(sys.modules)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -194,10 +212,11 @@ def bare(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-def test_lip_syncing_needs_no_extra(bare, talking_clip, speech, tmp_path, capsys):
+def test_lip_syncing_needs_no_extra(bare, talking_clip, short_speech, modest_checkpoint, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     flags = ["--face_detector", "centerface", "--device", "cpu", "--no_cache", "--syncnet_checkpoint_path", "demo"]
-    assert inference.main(["--face", str(talking_clip), "--audio", str(speech), "--outfile", str(out), *flags]) == 0
+    flags += ["--checkpoint_path", str(modest_checkpoint), "--audio", str(short_speech), "--outfile", str(out)]
+    assert inference.main(["--face", str(talking_clip), *flags]) == 0
     flags = ["--face_detector", "centerface", "--device", "cpu", "--checkpoint_path", "demo", "--json", f"{out}.json"]
     assert similarity.main(["--face", str(out), *flags]) == 0
 
