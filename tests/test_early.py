@@ -25,6 +25,8 @@ from reporting import SILENT
 
 GAP = 4  # frames; a face that is alone for 24 of them is followed
 SIZE = (240, 320)
+SMALL = (120, 160)  # of the clips
+COUNT, FACELESS = 300, range(200, 240)  # frames of the long clip, and those without a face
 
 
 def box(x: float, side: float = 60, y: float = 40) -> tuple[float, ...]:
@@ -52,7 +54,7 @@ def in_pieces(found: Detections, steps: list[int], index: int | None = None, **o
 def random_detections(seed: int) -> Detections:
     """People who come, go, wander and are missed, false alarms, cuts; not every frame is searched."""
     rng = np.random.default_rng(seed)
-    count, cuts = int(rng.integers(1, 300)), set()
+    count, cuts = int(rng.integers(1, 200)), set()
     places, sides, present = rng.uniform(0, 600, (3, 2)), rng.uniform(40, 150, 3), rng.random(3) < 0.6
     frames: list[list[tuple] | None] = []
     for frame in range(count):
@@ -176,10 +178,10 @@ class Red:
 
 def clip_of(path, count: int, missing=range(0)) -> None:
     """Write a grey clip with a red square that drifts; none in the frames ``missing``."""
-    frames = np.full((count, *SIZE, 3), 90, np.uint8)
-    frames += np.random.default_rng(0).integers(0, 20, SIZE, np.uint8)[None, ..., None]
+    frames = np.full((count, *SMALL, 3), 90, np.uint8)
+    frames += np.random.default_rng(0).integers(0, 20, SMALL, np.uint8)[None, ..., None]
     for i in set(range(count)) - set(missing):
-        frames[i, 60:140, 40 + i // 4 : 120 + i // 4] = 20, 20, 230
+        frames[i, 30:70, 20 + i // 4 : 60 + i // 4] = 20, 20, 230
     write_clip(path, frames)
 
 
@@ -193,14 +195,14 @@ def detector(monkeypatch) -> Red:
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("long") / "long.mp4"
-    clip_of(path, 500, range(300, 340))
+    clip_of(path, COUNT, FACELESS)
     return path
 
 
 @pytest.fixture(scope="module")
 def long_speech(tmp_path_factory):
     path = tmp_path_factory.mktemp("long") / "long.wav"
-    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=20:s=16000", path)
+    run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=12:s=16000", path)
     return path
 
 
@@ -219,29 +221,35 @@ def searched(monkeypatch) -> list[int]:
     return taken
 
 
-def lips_of(checkpoint, report, **options) -> LipSync:
-    return LipSync(checkpoint, search=FaceSearch("haar", **options), report=report, batch_size=8)
+@pytest.fixture(scope="module")
+def opened(small_checkpoint) -> LipSync:
+    return LipSync(small_checkpoint)
 
 
-def test_the_first_frame_comes_before_the_search_ends(
-    small_checkpoint, long_clip, long_speech, detector, searched, told
-):
-    lips = lips_of(small_checkpoint, told, cache=False)
+def lips_of(opened: LipSync, report, **options) -> LipSync:
+    """Return another with the same network, which is thus read once."""
+    lips = LipSync(opened.generator.path, search=FaceSearch("haar", **options), report=report, batch_size=8)
+    lips.generator, lips.model = opened.generator, opened.model
+    return lips
+
+
+def test_the_first_frame_comes_before_the_search_ends(opened, long_clip, long_speech, detector, searched, told):
+    lips = lips_of(opened, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
     stream = lips.stream(take)
     first = next(stream)
-    assert searched[0] < 300 and not any("no face" in note for note in told.notes)
+    assert searched[0] < FACELESS.start and not any("no face" in note for note in told.notes)
     frames = [first, *stream]
-    assert len(frames) == 500 and searched[0] == 500
+    assert len(frames) == searched[0] == COUNT
     assert [note for note in told.notes if "no face" in note] == [
-        "40 of 500 frames (1.6 s) have no face, or one in profile: 300-339; they are left as they are"
+        "40 of 300 frames (1.6 s) have no face, or one in profile: 200-239; they are left as they are"
     ]
-    filmed = list(video.read_frames(take.source, 0, 500))
-    assert (frames[320] == filmed[320]).all() and (frames[400] != filmed[400]).any()
+    filmed = list(video.read_frames(take.source, 0, COUNT))
+    assert (frames[220] == filmed[220]).all() and (frames[260] != filmed[260]).any()
 
 
-def test_cached_and_uncached_results_are_the_same(small_checkpoint, long_clip, long_speech, detector, searched, told):
-    lips = lips_of(small_checkpoint, told)
+def test_cached_and_uncached_results_are_the_same(opened, long_clip, long_speech, detector, searched, told):
+    lips = lips_of(opened, told)
     uncached = lips.prepare(long_clip, long_speech)
     frames = [frame.tobytes() for frame in lips.stream(uncached)]
     count = detector.count
@@ -253,14 +261,14 @@ def test_cached_and_uncached_results_are_the_same(small_checkpoint, long_clip, l
 
 
 @pytest.mark.parametrize("count", [1, 60])
-def test_closing_early_ends_the_search(small_checkpoint, long_clip, long_speech, detector, searched, told, count):
-    lips = lips_of(small_checkpoint, told, cache=False)
+def test_closing_early_ends_the_search(opened, long_clip, long_speech, detector, searched, told, count):
+    lips = lips_of(opened, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
     before = threading.active_count()
     stream = lips.stream(take)
     frames = [frame.tobytes() for frame in itertools.islice(stream, count)]
     stream.close()
-    assert searched[0] < 500 and threading.active_count() <= before
+    assert searched[0] < COUNT and threading.active_count() <= before
     again = lips.stream(take)  # which starts from the beginning
     assert [frame.tobytes() for frame in itertools.islice(again, count)] == frames
     again.close()
@@ -290,9 +298,9 @@ def test_a_reader_can_stop_waiting_for_a_search(long_clip):
             path.known(2)
 
 
-def test_closing_one_stream_does_not_end_another(small_checkpoint, long_clip, long_speech, detector, told):
+def test_closing_one_stream_does_not_end_another(opened, long_clip, long_speech, detector, told):
     """When one of two streams of a take was closed, the other ended silently, and its file was cut short."""
-    lips = lips_of(small_checkpoint, told, cache=False)
+    lips = lips_of(opened, told, cache=False)
     take = lips.prepare(long_clip, long_speech, reference="same", occlusion="ignore")
     stays, leaves = lips.stream(take), lips.stream(take)
     first = [next(stays), next(leaves)]
@@ -304,16 +312,16 @@ def test_closing_one_stream_does_not_end_another(small_checkpoint, long_clip, lo
     assert not ended._readers and not ended._boxes  # its search is closed
 
 
-def test_missing_boxes_are_an_error(small_checkpoint, long_clip, long_speech, detector, told, monkeypatch):
-    lips = lips_of(small_checkpoint, told, cache=False)
+def test_missing_boxes_are_an_error(opened, long_clip, long_speech, detector, told, monkeypatch):
+    lips = lips_of(opened, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
     monkeypatch.setattr(type(take.faces[0]), "boxes", lambda *_: iter([None] * 5))
     with pytest.raises(RuntimeError, match=f"only 5 of {len(take)} frames"):
         list(lips.stream(take))
 
 
-def test_a_take_does_not_overwrite_its_video(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
-    lips = lips_of(small_checkpoint, told, cache=False)
+def test_a_take_does_not_overwrite_its_video(opened, long_clip, long_speech, detector, told, tmp_path):
+    lips = lips_of(opened, told, cache=False)
     mine = tmp_path / "mine.mp4"
     mine.write_bytes(long_clip.read_bytes())
     with pytest.raises(UserError, match="is one of the files to read"):
@@ -337,8 +345,8 @@ def test_errors_that_cannot_be_copied_are_raised_themselves():
             path.known(1)
 
 
-def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long_speech, detector, told, tmp_path):
-    lips = lips_of(small_checkpoint, told, cache=False)
+def test_errors_of_the_search_reach_the_caller(opened, long_clip, long_speech, detector, told, tmp_path):
+    lips = lips_of(opened, told, cache=False)
     detector.fails_at = 40
     take = lips.prepare(long_clip, long_speech)
     with pytest.raises(RuntimeError, match="the detector broke"):
@@ -349,18 +357,18 @@ def test_errors_of_the_search_reach_the_caller(small_checkpoint, long_clip, long
         lips.prepare(long_clip, long_speech)
 
 
-def test_missing_faces_are_an_error_before_anything_is_made(small_checkpoint, long_clip, long_speech, detector, told):
-    lips = lips_of(small_checkpoint, told, cache=False)
-    with pytest.raises(ValueError, match="40 of 500 frames .* 300-339; --on_missing_face keep"):
+def test_missing_faces_are_an_error_before_anything_is_made(opened, long_clip, long_speech, detector, told):
+    lips = lips_of(opened, told, cache=False)
+    with pytest.raises(ValueError, match="40 of 300 frames .* 200-239; --on_missing_face keep"):
         lips.prepare(long_clip, long_speech, on_missing_face="error")
 
 
 def test_the_search_of_a_closed_stream_is_resumed(
-    small_checkpoint, long_clip, long_speech, detector, searched, told, monkeypatch
+    opened, long_clip, long_speech, detector, searched, told, monkeypatch
 ):
     """What was saved every few seconds is not searched again, except for its last frame."""
     monkeypatch.setattr(faces, "SAVE_SECONDS", 0.0)
-    lips = lips_of(small_checkpoint, told)
+    lips = lips_of(opened, told)
     stream = lips.stream(lips.prepare(long_clip, long_speech))
     next(stream)
     stream.close()
@@ -369,14 +377,14 @@ def test_the_search_of_a_closed_stream_is_resumed(
     real = video.read_frames
     monkeypatch.setattr(faces.video, "read_frames", lambda *a: (starts.append(a[1:]), real(*a))[1])
     lips.prepare(long_clip, long_speech)
-    assert 0 < saved < 500 and starts[0] == (saved - 1,)
+    assert 0 < saved < COUNT and starts[0] == (saved - 1,)
 
 
 @pytest.mark.parametrize("loop", ["loop", "pingpong"])
-def test_the_length_of_the_video_need_not_be_known(small_checkpoint, tmp_path, detector, speech, told, loop):
+def test_the_length_of_the_video_need_not_be_known(opened, tmp_path, detector, speech, told, loop):
     """A video of 21 frames and a speech of 30: where the video ends is known only when it does."""
     clip_of(tmp_path / "short.mp4", 21)
-    lips = lips_of(small_checkpoint, told, cache=False)
+    lips = lips_of(opened, told, cache=False)
     take = lips.prepare(tmp_path / "short.mp4", speech, loop=loop)
     frames = list(lips.stream(take))
     order = [video.source_index(i, 21, loop == "pingpong") for i in range(30)]
@@ -384,7 +392,7 @@ def test_the_length_of_the_video_need_not_be_known(small_checkpoint, tmp_path, d
     filmed = list(video.read_frames(take.source))
     for frame, index in zip(frames, order):
         x1, y1, x2, y2 = take.faces[0].filmed.path.boxes[index]
-        outside = np.ones(SIZE, bool)
+        outside = np.ones(SMALL, bool)
         outside[y1:y2, x1:x2] = False
         assert (frame[outside] == filmed[index][outside]).all()
 
@@ -474,14 +482,14 @@ def test_a_face_whose_mouth_is_never_visible_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name, flags", [("x.mp4", ("-movflags", "+faststart")), ("x.mkv", ())])
 def test_a_long_truncated_video_is_refused_before_any_work(
-    small_checkpoint, long_clip, long_speech, detector, searched, tmp_path, name, flags
+    opened, long_clip, long_speech, detector, searched, tmp_path, name, flags
 ):
     """It used to be refused when nearly all of the output had been made."""
     run_ffmpeg("-i", long_clip, "-c", "copy", *flags, tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: int(0.8 * len(whole))])
     with pytest.raises(UserError, match="cut short or damaged"):
-        lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, long_speech)
+        lips_of(opened, SILENT).prepare(tmp_path / name, long_speech)
     assert searched == [0]
     run_ffmpeg("-i", long_speech, "-t", 1, tmp_path / "short.wav")  # for which there is enough video
-    lips_of(small_checkpoint, SILENT).prepare(tmp_path / name, tmp_path / "short.wav")
+    lips_of(opened, SILENT).prepare(tmp_path / name, tmp_path / "short.wav")
