@@ -14,7 +14,7 @@ import torch
 import export
 from conftest import ROOT, rnd
 from errors import PIP
-from models import SyncNet_color, SyncNet_v2, exporting, weights
+from models import SyncNet_color, SyncNet_v2, Wav2Lip, exporting, weights
 from telemetry import silence_onnxruntime
 
 
@@ -85,11 +85,13 @@ def test_exported_expert_embeds_the_same(exported, filled, tmp_path):
             assert there.shape == here.shape and np.abs(there - here.numpy()).max() < 1e-3
 
 
-def test_demo_is_the_generator_unless_the_expert_is_requested(exported):
-    outputs = [
-        [output.name for output in exported("demo", *flags).get_outputs()] for flags in ((), ("--network", "expert"))
-    ]
-    assert outputs == [["pictures"], ["voices", "lips"]]
+def test_demo_is_the_generator_unless_the_expert_is_requested(monkeypatch, tmp_path):
+    networks = []
+    monkeypatch.setattr(export, "write_onnx", lambda _, network, path: networks.append(network) or 0.0)
+    for flags in ((), ("--network", "expert")):
+        outfile = str(tmp_path / "a.onnx")
+        assert export.main(["--checkpoint_path", "demo", "--outfile", outfile, *flags]) == 0
+    assert networks == [Wav2Lip, SyncNet_color]
 
 
 def test_name_of_an_expert_implies_its_network(monkeypatch, tmp_path, filled):
@@ -115,7 +117,9 @@ def test_export_that_differs_is_not_written(runtime, small_checkpoint, tmp_path,
 def test_impossible_exports_are_one_line(small_checkpoint, tmp_path, capsys, kind, outfile, words):
     checkpoint = small_checkpoint if kind == "generator" else tmp_path / kind
     if kind == "judge":
-        torch.save(SyncNet_v2().state_dict(), checkpoint)
+        with torch.device("meta"):  # its names are enough
+            names = SyncNet_v2().state_dict()
+        torch.save(dict.fromkeys(names, torch.zeros(1)), checkpoint)
     if kind == "text":
         checkpoint.write_text("nothing")
     assert export.main(["--checkpoint_path", str(checkpoint), "--outfile", str(tmp_path / outfile)]) == 2
