@@ -22,7 +22,8 @@ def golden():
 
 @pytest.mark.parametrize("name", KEYS)
 def test_state_dict_has_the_references_keys(name):
-    state = getattr(models, name)().state_dict()
+    with torch.device("meta"):  # without weights
+        state = getattr(models, name)().state_dict()
     assert [[k, list(v.shape), str(v.dtype).removeprefix("torch.")] for k, v in state.items()] == KEYS[name]
 
 
@@ -69,7 +70,7 @@ def test_lse_network_matches_the_reference(golden, filled):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("width", [0.125, 0.5])
+@pytest.mark.parametrize("width", [0.125, 0.25])
 def test_width_scales_channels(width):
     mels, faces = rnd(1, (2, 1, 80, 16), "n"), rnd(2, (2, 6, 96, 96))
     small = models.Wav2Lip(width).eval()
@@ -87,6 +88,6 @@ def test_width_scales_channels(width):
 )
 def test_optimized_generator_computes_the_same(filled, dtype, tolerance):
     mels, faces = rnd(1, (3, 1, 80, 16), "n"), rnd(2, (3, 6, 96, 96))
-    plain = filled(models.Wav2Lip, 0.25)(mels, faces)
-    fast = models.optimize_for_inference(filled(models.Wav2Lip, 0.25), torch.device("cpu"), dtype)
+    plain = filled(models.Wav2Lip, 0.125)(mels, faces)
+    fast = models.optimize_for_inference(filled(models.Wav2Lip, 0.125), torch.device("cpu"), dtype)
     assert (fast(mels.to(dtype), faces.to(dtype)).float() - plain).abs().max() < tolerance
