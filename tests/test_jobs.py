@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from conftest import ROOT, Told, write_clip
 from errors import UserError
 from faces import FaceSearch
 from lipsync import LipSync, Take
+from models import weights
 
 BOX = ("--face_detector", "haar", "--box", "10", "110", "10", "110")
 
@@ -49,8 +51,14 @@ def room(tmp_path, monkeypatch, clip, speech):
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def read_once():
+    """Reads each checkpoint once for all programs, of which most make nothing with it."""
+    return cache(weights.read_checkpoint)
+
+
 @pytest.fixture
-def program(room, clip, small_checkpoint, monkeypatch, capsys):
+def program(room, clip, small_checkpoint, read_once, monkeypatch, capsys):
     """``program("--flag", …)`` runs inference.py, whose ``LipSync.run`` only copies the face and records its arguments.
 
     Returns the exit code, stdout, stderr, and the calls of this run.
@@ -67,6 +75,7 @@ def program(room, clip, small_checkpoint, monkeypatch, capsys):
         return FakeTake()
 
     monkeypatch.setattr(LipSync, "run", run)
+    monkeypatch.setattr(weights, "read_checkpoint", lambda path, network, report: read_once(path, network))
     monkeypatch.setattr(LipSync, "load", lambda self, searching: self.generator)
     monkeypatch.setattr(faces, "sfd_is_available", lambda report: False)
 
