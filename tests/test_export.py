@@ -111,7 +111,9 @@ def test_export_that_differs_is_not_written(runtime, small_checkpoint, tmp_path,
 
 
 @pytest.mark.parametrize("kind, outfile, words", [
-    ("judge", "a.onnx", "SyncNet_v2"), ("text", "a.onnx", "not a checkpoint"), ("missing", "a.onnx", "does not exist"),
+    ("judge", "a.onnx", "it holds SyncNet_v2 weights"),
+    ("text", "a.onnx", "not a checkpoint"),
+    ("missing", "a.onnx", "does not exist"),
     ("generator", "a.pth", "must end in .onnx"),
 ])  # fmt: skip
 def test_impossible_exports_are_one_line(small_checkpoint, tmp_path, capsys, kind, outfile, words):
