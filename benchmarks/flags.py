@@ -103,10 +103,10 @@ class SyncedVideo:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all rows share: clips, networks and judges."""
+    """What all rows share: clips and judges."""
 
     folder: Path
-    network: dict[str, Any]  # arguments of ``LipSync`` that a row does not change
+    search: FaceSearch
     clips: list[Path]
     heard: dict[str, list[Path]]  # for each clip: its own sound, that of the next, silence
     pads: Sequence[int]  # of the face that is compared
@@ -116,10 +116,6 @@ class Setup:
     judges: judges.Judges
     mediapipe: Path | None
     real: list[np.ndarray]  # landmarks of every clip as filmed, (frames, 478, 2); empty without MediaPipe
-
-    @property
-    def search(self) -> FaceSearch:
-        return self.network["search"]
 
 
 def get_parser() -> cli.Parser:
@@ -163,8 +159,9 @@ def run(args: argparse.Namespace) -> None:
         "precision": args.precision,
     }
     chosen = tuple(args.flags or FLAGS)
-    settled = {flags: settings_of(network, flags) for flags in (DEFAULTS, *chosen)}  # wrong flags fail before any work
-    setup = open_setup(args, videos, network, settled[DEFAULTS][0].pads, geometry_only)
+    lips = networks_of(network, (FILMED, DEFAULTS, *chosen))
+    settled = {flags: settings_of(lips[flags], flags) for flags in (DEFAULTS, *chosen)}  # errors come before any work
+    setup = open_setup(args, videos, network["search"], settled[DEFAULTS][0].pads, geometry_only)
     print_machine(torch.device("cpu"), settled[DEFAULTS][1])
 
     rows: dict[str, Figures] = {}
@@ -174,7 +171,7 @@ def run(args: argparse.Namespace) -> None:
         if flags in chosen and settled[flags] == settled[DEFAULTS]:
             print(f"{name} is the network's default")
             continue
-        made = make_all(setup, flags)
+        made = make_all(setup, lips[flags], flags)
         rows[name], sheets[name] = measure(setup, flags, made), made[OTHER]
         save(args, rows)  # if the run is stopped, these are kept
     print(text(rows))
@@ -206,14 +203,14 @@ def save(args: argparse.Namespace, rows: dict[str, Figures]) -> None:
 
 
 def open_setup(
-    args: argparse.Namespace, videos: list[Path], network: dict[str, Any], pads: Sequence[int], geometry_only: bool
+    args: argparse.Namespace, videos: list[Path], search: FaceSearch, pads: Sequence[int], geometry_only: bool
 ) -> Setup:
     lse_network = lse.open_judge(args.lse_checkpoint_path, torch.device("cpu")) if args.lse_checkpoint_path else None
     asked = open_expert(args.expert), open_expert(args.judge), lse_network, judges_of(args)
     clips = [shortened(args.folder, path, number, args.seconds) for number, path in enumerate(videos)]
     heard = list_sounds(args.folder, clips, geometry_only)
     real = find_landmarks(args.mediapipe, args.folder, clips, "filmed") if args.mediapipe else []
-    return Setup(args.folder, network, clips, heard, pads, *asked, args.mediapipe, real)
+    return Setup(args.folder, search, clips, heard, pads, *asked, args.mediapipe, real)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -301,16 +298,21 @@ def value_of(word: str) -> int | float | str:
     return word
 
 
-def settings_of(network: dict[str, Any], flags: str) -> tuple[ResolvedOptions, torch.dtype, str, Path | None]:
+def networks_of(network: dict[str, Any], rows: Sequence[str]) -> dict[str, LipSync]:
+    """Return the network of each row, opened with these arguments; rows that change none of them share it."""
+    usual = LipSync(**network)
+    changed = {flags: parse_flags(flags)[0] for flags in rows}
+    return {flags: LipSync(**network | some) if some else usual for flags, some in changed.items()}
+
+
+def settings_of(lips: LipSync, flags: str) -> tuple[ResolvedOptions, torch.dtype, str, Path | None]:
     """Return the settings with which a network runs under these flags."""
-    changed, options = parse_flags(flags)
-    lips = LipSync(**network | changed)
+    _, options = parse_flags(flags)
     return lips.resolve(Options.of(options)), lips.dtype, lips.runtime.name, lips.restorer
 
 
-def make_all(setup: Setup, flags: str) -> dict[str, list[SyncedVideo]]:
+def make_all(setup: Setup, lips: LipSync, flags: str) -> dict[str, list[SyncedVideo]]:
     """Lip-sync every clip with these flags; return the results by driving sound."""
-    lips = LipSync(**setup.network | parse_flags(flags)[0])
     lips.preview(setup.clips[0], setup.clips[0], 0)  # loads libraries now, so that this is not timed
     made: dict[str, list[SyncedVideo]] = {take: [] for take in setup.heard}
     for take, clip, sound in [(take, *row) for take, sounds in setup.heard.items() for row in zip(setup.clips, sounds)]:
