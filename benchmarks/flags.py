@@ -221,19 +221,18 @@ def shortened(folder: Path, path: Path, number: int, seconds: float | None) -> P
     """Return a lossless copy of the part of a video that is used, with its truth file, if any, beside it."""
     source = video.probe(path)
     copy = folder / "filmed" / f"{number}_{path.stem}.mp4"
-    encode(copy, source, path, math.ceil(seconds * source.fps) if seconds else None, crf=0)
+    wanted = math.ceil(seconds * source.fps) if seconds else None
+    encode(copy, source, path, sum(1 for _ in video.read_frames(source, 0, wanted)), crf=0)
     if aperture.truth_of(path):
         files.save(copy.with_suffix(".json"), path.with_suffix(".json").read_bytes())
     return copy
 
 
-def encode(path: Path, source: video.VideoInfo, sound: Path, wanted: int | None, crf: int = Options.crf) -> int:
-    """Re-encode the first ``wanted`` frames of a video, or all; return their number."""
-    count = sum(1 for _ in video.read_frames(source, 0, wanted))
+def encode(path: Path, source: video.VideoInfo, sound: Path, count: int, crf: int = Options.crf) -> None:
+    """Re-encode the first ``count`` frames of a video."""
     with video.VideoWriter(path, source, sound, count, video.Encoding(crf)) as writer:
         for frame in video.read_frames(source, 0, count):
             writer.write(frame)
-    return count
 
 
 def write_mirror(folder: Path) -> Path:
@@ -330,17 +329,17 @@ def folder_of(flags: str, take: str) -> str:
 def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> SyncedVideo:
     """Write ``outfile``: the clip lip-synced or, if ``as_it_is``, only re-encoded."""
     source = open_face(clip, Options.of(options))
-    lips.search.find(source)  # now, so that it is not timed
+    count = len(lips.search.find(source))  # now, so that it is not timed
     takes: list[Take] = []
     seconds = cpu_timed(lambda: takes.append(lips.prepare(clip, sound, **options)))
     (take,) = takes
     if as_it_is:
-        encode(outfile, source, clip, None)
+        encode(outfile, source, clip, count)
     else:
         seconds += cpu_timed(lambda: lips.write(take, outfile))
     if source.geometry != video.Geometry():
         clip = outfile.with_stem(f"{outfile.stem}_source")
-        encode(clip, source, sound, None, crf=0)
+        encode(clip, source, sound, count, crf=0)
     cost = math.nan if as_it_is else 1000 * seconds / len(take)
     (one,) = take.faces
     return SyncedVideo(outfile, clip, sound, list(one.boxes()), one.filmed.path.seen, cost)
