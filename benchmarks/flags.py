@@ -312,13 +312,27 @@ def settings_of(lips: LipSync, flags: str) -> tuple[ResolvedOptions, torch.dtype
 
 def make_all(setup: Setup, lips: LipSync, flags: str) -> dict[str, list[SyncedVideo]]:
     """Lip-sync every clip with these flags; return the results by driving sound."""
+    if flags == FILMED:
+        return reencode_all(setup, lips)
     lips.preview(setup.clips[0], setup.clips[0], 0)  # loads libraries now, so that this is not timed
     made: dict[str, list[SyncedVideo]] = {take: [] for take in setup.heard}
     for take, clip, sound in [(take, *row) for take, sounds in setup.heard.items() for row in zip(setup.clips, sounds)]:
         middle = middle_of(lips.search.find(video.probe(clip))) if MIDDLE in flags else ""
         _, options = parse_flags(flags, middle) if middle else parse_flags(flags)
         outfile = setup.folder / folder_of(flags, take) / clip.name
-        made[take].append(lip_sync(lips, clip, sound, outfile, flags == FILMED, options))
+        made[take].append(lip_sync(lips, clip, sound, outfile, options))
+    return made
+
+
+def reencode_all(setup: Setup, lips: LipSync) -> dict[str, list[SyncedVideo]]:
+    """Re-encode every clip, once for all driving sounds; return it as if it were lip-synced to each."""
+    made: dict[str, list[SyncedVideo]] = {take: [] for take in setup.heard}
+    for clip, *sounds in zip(setup.clips, *setup.heard.values()):
+        source, path = video.probe(clip), setup.folder / "as_filmed" / clip.name
+        encode(path, source, clip, len(lips.search.find(source)))
+        for take, sound in zip(made, sounds):
+            (one,) = lips.prepare(clip, sound, reference="same").faces  # which costs least: no mouth is drawn
+            made[take].append(SyncedVideo(path, clip, sound, list(one.boxes()), one.filmed.path.seen, math.nan))
     return made
 
 
@@ -326,22 +340,19 @@ def folder_of(flags: str, take: str) -> str:
     return f"{flags.replace(' ', '_').replace('/', '_')}/{take}"
 
 
-def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, as_it_is: bool, options: dict) -> SyncedVideo:
-    """Write ``outfile``: the clip lip-synced or, if ``as_it_is``, only re-encoded."""
+def lip_sync(lips: LipSync, clip: Path, sound: Path, outfile: Path, options: dict) -> SyncedVideo:
+    """Write ``outfile``, the clip lip-synced."""
     source = open_face(clip, Options.of(options))
     count = len(lips.search.find(source))  # now, so that it is not timed
     takes: list[Take] = []
     seconds = cpu_timed(lambda: takes.append(lips.prepare(clip, sound, **options)))
     (take,) = takes
-    if as_it_is:
-        encode(outfile, source, clip, count)
-    else:
-        seconds += cpu_timed(lambda: lips.write(take, outfile))
+    seconds += cpu_timed(lambda: lips.write(take, outfile))
     if source.geometry != video.Geometry():
         clip = outfile.with_stem(f"{outfile.stem}_source")
         encode(clip, source, sound, count, crf=0)
-    cost = math.nan if as_it_is else 1000 * seconds / len(take)
     (one,) = take.faces
+    cost = 1000 * seconds / len(take)
     return SyncedVideo(outfile, clip, sound, list(one.boxes()), one.filmed.path.seen, cost)
 
 
