@@ -80,7 +80,8 @@ def score_file(
     if (made.width, made.height) != (_even(real.width), _even(real.height)):
         sizes = [f"{info.width}x{info.height}" for info in (made, real)]
         raise UserError(f"{generated} is {sizes[0]} and {source} is {sizes[1]}; compare videos of the same size")
-    used = sum(1 for _ in video.read_frames(made))  # in later frames, another face might be the largest
+    # in later frames, another face might be the largest
+    used = len(drawn) if drawn else sum(1 for _ in video.read_frames(made))
     found, gap = search.find(real, used, report), gap_of(real.fps)  # for a photo, a single frame
     if face_index is not None:
         check_face_index(face_index, max_simultaneous_faces(found, gap))
