@@ -18,14 +18,14 @@ from models import weights
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory):
     """Two utterances of one drawn head, with the ground truth beside them."""
-    recipe = Recipe(seed=5, seconds=0.8, size=(192, 192))
+    recipe = Recipe(seed=5, seconds=0.6, size=(192, 192))
     return [make_clip(tmp_path_factory.mktemp("heads"), recipe, number) for number in (0, 1)]
 
 
 def test_table_has_a_row_for_each_flag(heads, tmp_path, capsys):
     outputs = ["--folder", tmp_path, "--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv"]
     rows = ["blend box", "blend feather"]
-    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.48, *outputs, "--flags", *rows))]) == 0
+    assert flags.main([*map(str, ("--videos", *heads, "--seconds", 0.36, *outputs, "--flags", *rows))]) == 0
     printed = capsys.readouterr().out
     assert "--blend feather is the network's default" in printed and "| --blend box | " in printed
     assert all(f"not measured: {figure}" in printed for figure in ("rest, leak, lmd", "LSE-D", "lmd", "lpips", "csim"))
@@ -48,17 +48,30 @@ def test_table_has_a_row_for_each_flag(heads, tmp_path, capsys):
     assert cv2.imread(str(tmp_path / "0_clip00000.png")).shape == (3 * flags.SIDE, flags.COLUMNS * flags.SIDE, 3)
 
 
-def test_mirror_network_reproduces_its_reference(tmp_path):
-    network = weights.load_model(flags.write_mirror(tmp_path))
-    faces, mels = torch.rand(2, 6, 96, 96, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 1, 80, 16)
+def test_rows_share_a_network_unless_they_change_it():
+    lips = flags.networks_of({"checkpoint": weights.DEMO}, (flags.DEFAULTS, "blend box", "batch_size 3"))
+    assert lips["blend box"] is lips[flags.DEFAULTS] and lips["batch_size 3"].batch_size == 3
+    assert lips["batch_size 3"] is not lips[flags.DEFAULTS]
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory):
+    return flags.write_mirror(tmp_path_factory.mktemp("mirror"))
+
+
+def test_mirror_network_reproduces_its_reference(mirror):
+    network = weights.load_model(mirror)
+    faces, mels = torch.rand(1, 6, 96, 96, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 1, 80, 16)
     assert network.width == 1 and 255 * (network(mels, faces) - faces[:, 3:]).abs().mean() < 1.5
 
 
-def test_mirror_network_scores_geometry_only(heads, tmp_path):
+def test_mirror_network_scores_geometry_only(heads, mirror, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(flags, "write_mirror", lambda folder: asked.append(folder) or mirror)
     command = ("--videos", *heads, "--seconds", 0.12, "--checkpoint_path", "mirror", "--flags", "resize_factor 2")
     assert flags.main([*map(str, (*command, "--folder", tmp_path, "--json", tmp_path / "t.json"))]) == 0
     rows = json.loads((tmp_path / "t.json").read_text())
-    assert set(rows["defaults"]) == {*flags.GEOMETRY, "motion", "cpu_ms"}
+    assert asked == [tmp_path] and set(rows["defaults"]) == {*flags.GEOMETRY, "motion", "cpu_ms"}
     assert min(rows["defaults"]["psnr"]) > 30  # the face itself, except for what 96 pixels lose
     small = video.probe(tmp_path / "resize_factor_2" / "other" / "0_clip00000.mp4")
     assert (small.width, small.height) == (96, 96) and len(rows["--resize_factor 2"]["seam"]) == 2
