@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-import audio
 import inference
 import models
 import similarity
@@ -28,7 +28,7 @@ from faces import FaceSearch
 from rates import resample
 from sync import Face, Result, SimilarityMatrix, Voice, compare, open_expert, score, score_boxes
 from sync.drawing import _draw_box, smoothed, write_overlay
-from sync.embedding import MAX_OFFSET, embed_mouths, embed_sound, embed_windows, face_of, windows_of
+from sync.embedding import MAX_OFFSET, embed_mouths, embed_speech, embed_windows, face_of, windows_of
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_similarity_of_the_golden_sample(shared, filled):
     pictures = [cv2.imread(str(clip / f"{i}.jpg")) for i in range(9, 17)]
     mouths = [[face_of(p, np.array([0.0, 0.0, p.shape[1], p.shape[0]]))[48:]] for p in pictures]
     ((starts, vectors),) = embed_windows(mouths, 1, lambda x: embed_mouths(expert, x), expert)
-    voice = embed_sound([audio.load_wav(clip / "audio.wav")], expert)
+    voice = embed_speech(clip / "audio.wav", expert)
     np.testing.assert_array_equal(starts, range(4))
     assert abs(vectors[1].astype(float) @ voice.vectors[10] - float((sound * face).sum())) < 1e-3  # frames 10 … 14
 
@@ -268,6 +268,19 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
     assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + 4 * 6
 
 
+@pytest.fixture(scope="module")
+def bad_files(astronaut, speech, tmp_path_factory):
+    """Sounds, clips and a photo, most of which cannot be measured."""
+    folder = tmp_path_factory.mktemp("bad")
+    run_ffmpeg("-i", speech, "-t", 0.15, folder / "short.wav")
+    run_ffmpeg("-i", speech, "-t", 0.5, folder / "tone.wav")
+    write_clip(folder / "empty.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
+    write_clip(folder / "one.mp4", astronaut[None, :240, 60:380])
+    write_clip(folder / "one at 60.mp4", astronaut[None, :240, 60:380], "60")
+    cv2.imwrite(str(folder / "photo.png"), astronaut)
+    return folder
+
+
 @pytest.mark.parametrize(
     "flags, face, words",
     [
@@ -285,13 +298,8 @@ def test_two_faces_two_voices(measure, speech, tmp_path, astronaut):
         (["--audio", "tone.wav", "--json", "/proc/out.json"], None, "cannot write in /proc"),
     ],
 )
-def test_bad_input(measure, tmp_path, astronaut, speech, flags, face, words):
-    run_ffmpeg("-i", speech, "-t", 0.15, tmp_path / "short.wav")
-    run_ffmpeg("-i", speech, "-t", 0.5, tmp_path / "tone.wav")
-    write_clip(tmp_path / "empty.mp4", np.full((10, 96, 128, 3), 90, np.uint8))
-    write_clip(tmp_path / "one.mp4", astronaut[None, :240, 60:380])
-    write_clip(tmp_path / "one at 60.mp4", astronaut[None, :240, 60:380], "60")
-    cv2.imwrite(str(tmp_path / "photo.png"), astronaut)
+def test_bad_input(measure, bad_files, tmp_path, flags, face, words):
+    shutil.copytree(bad_files, tmp_path, dirs_exist_ok=True)
     code, out, err = measure(*flags, **({"face": face} if face else {}))
     assert (code, out) == (2, "") and words in err and err.count("\n") == 1
     assert (tmp_path / "tone.wav").stat().st_size > 1000
@@ -410,8 +418,8 @@ def test_faces_between_the_frames_of_25_a_second_are_left_out(
     expert_checkpoint, astronaut, speech, tmp_path, monkeypatch
 ):
     """JSON listed no track for one, so ``best_track`` pointed at none, or at another face's."""
-    write_clip(tmp_path / "fast.mp4", np.repeat(astronaut[None, :240, 60:380], 50, axis=0), "50")
-    lost, lasting = (np.full((50, 4), np.nan) for _ in range(2))
+    write_clip(tmp_path / "fast.mp4", np.repeat(astronaut[None, :240, 60:380], 20, axis=0), "50")
+    lost, lasting = (np.full((20, 4), np.nan) for _ in range(2))
     lost[1] = lasting[:] = (100, 20, 220, 160)
     monkeypatch.setattr("sync.matrix.find_tracks", lambda *_: [lost, lasting])
     measured = sync.measure(tmp_path / "fast.mp4", [speech, speech], open_expert(expert_checkpoint))
