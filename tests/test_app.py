@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 pytest.importorskip("gradio", reason="needs gradio")
@@ -51,7 +53,7 @@ PATIENCE = 120  # seconds to wait for the page on a busy machine
 def pair(tmp_path_factory, astronaut, speech):
     """(video of two people, the darker one on the right; speech), a second of each."""
     path = tmp_path_factory.mktemp("pair") / "two.mp4"
-    person = astronaut[0:240, 100:340]
+    person = cv2.resize(astronaut[0:240, 100:340], (120, 120), interpolation=cv2.INTER_AREA)
     write_clip(path, np.stack([np.hstack([person, (person[:, ::-1] * 0.6).astype(np.uint8)])] * 25))
     return path, speech
 
@@ -64,6 +66,20 @@ def settings(modest_checkpoint):
 @pytest.fixture(scope="module")
 def actions(settings):
     return Actions(settings)
+
+
+@pytest.fixture(scope="module")
+def people(actions, pair):
+    """(the left face, the right one), to be clicked on."""
+    return tuple(actions.find_faces(Sessions().of("somebody"), str(pair[0]), SILENT))
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory):
+    """A photo of 300 million pixels, which takes less than a megabyte until it is decoded."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.png"
+    PIL.Image.new("1", (20000, 15000)).save(path)
+    return str(path)
 
 
 @pytest.fixture
@@ -317,26 +333,24 @@ def test_picture_without_a_face_is_refused(actions, session, tmp_path):
         actions.find_faces(session, str(tmp_path / "blank.png"), SILENT)
 
 
-def test_huge_pictures_are_refused_by_their_header(actions, session, tmp_path, monkeypatch):
-    """A photo of 300 million pixels takes less than a megabyte until it is decoded."""
-    cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
+def test_huge_pictures_are_refused_by_their_header(actions, session, bomb, tmp_path, monkeypatch):
     write_clip(tmp_path / "small.mp4", np.zeros((2, 64, 96, 3), np.uint8))
     monkeypatch.setattr(pictures, "read", None)
     with pytest.raises(ValueError, match="million pixels or more, and the page takes 50 million"):
-        actions.find_faces(session, str(tmp_path / "bomb.png"), SILENT)
+        actions.find_faces(session, bomb, SILENT)
     assert pixels_of(str(tmp_path / "small.mp4")) == 64 * 96
 
 
 @pytest.mark.parametrize(
     "more, index", [({"silence": "closed"}, 15), ({"reference": "still", "mouth_gain": 0.5}, 15), ({"start": 0.4}, 5)]
 )
-def test_preview_is_a_frame_of_the_result(actions, session, pair, more, index):
+def test_preview_is_a_frame_of_the_result(actions, session, pair, people, more, index):
     """It shows the face that was clicked on, also if the result is only a part; its time is that of the video."""
-    right = actions.find_faces(session, str(pair[0]), SILENT)[1]
-    shown = actions.preview(session, *map(str, pair), 0.6, SILENT, chosen=right, **more)
+    shown = actions.preview(session, *map(str, pair), 0.6, SILENT, chosen=people[1], **more)
     lips = actions.lips(session, SILENT)
-    frames = list(lips.stream(lips.prepare(*pair, face_index=1, **more)))
-    assert_alike(np.ascontiguousarray(shown[..., ::-1]), frames[index])
+    with contextlib.closing(lips.stream(lips.prepare(*pair, face_index=1, **more))) as frames:
+        expected = next(itertools.islice(frames, index, None))
+    assert_alike(np.ascontiguousarray(shown[..., ::-1]), expected)
 
 
 def test_empty_delay_is_left_to_the_network():
@@ -354,19 +368,18 @@ def test_preview_after_the_end_is_the_last_frame(actions, session, pair):
     assert_alike(np.ascontiguousarray(last[..., ::-1]), frame)
 
 
-def test_lip_sync_writes_only_into_the_session_folder(actions, session, pair):
-    left = actions.find_faces(session, str(pair[0]), SILENT)[0]
-    made = actions.lip_sync(session, *map(str, pair), SILENT, chosen=left)
-    assert session.folder in made.parents and video.probe(made).width == 480
+def test_lip_sync_writes_only_into_the_session_folder(actions, session, pair, people):
+    made = actions.lip_sync(session, *map(str, pair), SILENT, chosen=people[0])
+    assert session.folder in made.parents and video.probe(made).width == 240
     boxes = list((session.folder / "boxes").iterdir())
     assert boxes  # not in the cache of the user who runs the page
 
 
-def test_several_faces_can_speak(actions, session, pair, tmp_path):
+def test_several_faces_can_speak(actions, session, pair, people, tmp_path):
     """The right face speaks for half the time; then it stays as filmed, while the other goes on."""
     film, speech = map(str, pair)
     run_ffmpeg("-i", speech, "-t", "0.5", tmp_path / "short.wav")
-    left, right = actions.find_faces(session, film, SILENT)
+    left, right = people
     spoken = [(left, speech), (right, str(tmp_path / "short.wav"))]
     made = actions.lip_sync(session, film, spoken, SILENT, crf=0, mouth_gain=2.0)
     filmed, frames = (np.stack(list(video.read_frames(video.probe(path)))).astype(int) for path in (film, made))
@@ -404,9 +417,9 @@ def test_face_like_uses_the_network_in_the_settings(session, pair, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"resize_factor": 2}, {"fps": 50.0}])
-def test_clicked_face_is_found_at_another_size_or_frame_rate(actions, session, pair, options):
+def test_clicked_face_is_found_at_another_size_or_frame_rate(actions, session, pair, people, options):
     """A face that is not there is not replaced by the largest."""
-    left, right = actions.find_faces(session, str(pair[0]), SILENT)
+    left, right = people
     for chosen, index in ((left, 0), (right, 1)):
         settled = actions._settled(session, *map(str, pair), 1.0, SILENT, options | {"chosen": chosen})
         assert settled[2]["face_index"] == index
@@ -415,13 +428,10 @@ def test_clicked_face_is_found_at_another_size_or_frame_rate(actions, session, p
         actions.preview(session, *map(str, pair), 0.2, SILENT, chosen=absent, **options)
 
 
-def test_huge_pictures_are_refused_by_every_action(actions, session, pair, tmp_path):
-    cv2.imwrite(str(tmp_path / "bomb.png"), np.zeros((15000, 20000), np.uint8))
+def test_huge_pictures_are_refused_by_every_action(actions, session, pair, bomb, tmp_path):
     for work in (
-        lambda: actions.measure(session, str(tmp_path / "bomb.png"), [str(pair[1])], SILENT),
-        lambda: actions.adapt(
-            session, str(tmp_path / "bomb.png"), 1.0, Learning(session, lambda *_: None, minutes=1.0)
-        ),
+        lambda: actions.measure(session, bomb, [str(pair[1])], SILENT),
+        lambda: actions.adapt(session, bomb, 1.0, Learning(session, lambda *_: None, minutes=1.0)),
     ):
         with pytest.raises(ValueError, match="million pixels or more"):
             work()
@@ -475,10 +485,14 @@ def test_four_whole_numbers_are_required():
         numbers("1 2 x 4", "the box is changed by")
 
 
+@pytest.fixture(scope="module")
+def prepared(actions, pair):
+    return actions.prepare_live(Sessions().of("somebody"), str(pair[0]), SILENT)
+
+
 @pytest.fixture
-def ready_face(actions, session, pair):
+def ready_face(actions, session, prepared):
     """(stage with room for one, token of a face that is ready to speak there)."""
-    prepared = actions.prepare_live(session, str(pair[0]), SILENT)
     stage = LiveFaces(1)
     return stage, stage.add(actions.lips(session, SILENT), prepared, session.use)
 
@@ -508,7 +522,7 @@ def test_frames_come_with_their_sound(actions, session, ready_face, monkeypatch)
     while at < len(body):
         moment, picture, sound = HEAD.unpack_from(body, at)
         shown = cv2.imdecode(np.frombuffer(body, np.uint8, picture, at + HEAD.size), cv2.IMREAD_COLOR)
-        assert shown.shape == (240, 480, 3) and sound == 2 * 640
+        assert shown.shape == (120, 240, 3) and sound == 2 * 640
         times.append(moment)
         at += HEAD.size + picture + sound
     assert times == pytest.approx([i / 25 for i in range(13)])
@@ -694,14 +708,14 @@ def status_of(request):
         return refused.code
 
 
-def test_impossible_addresses_and_ports_are_named(capsys):
+def test_impossible_addresses_and_ports_are_named(settings, capsys):
     before = os.environ.get("GRADIO_TEMP_DIR")
     for port in ("0", "70000", "x"):
         assert app.main(["--server_port", port]) == 2
         assert "is not a port, a whole number from 1 to 65535" in capsys.readouterr().err
     with (
         pytest.raises(UserError, match="--server_name 192.0.2.1 is not an address of this machine"),
-        serving(Settings(detector="centerface"), "192.0.2.1", free_port()),
+        serving(settings, "192.0.2.1", free_port()),
     ):
         pass
     assert os.environ.get("GRADIO_TEMP_DIR") == before  # or a page already running would lose its uploads
@@ -713,14 +727,14 @@ def test_invalid_numbers_of_visitors_are_ignored(digits):
     assert number_of_a_visitor(digits) is None and number_of_a_visitor("16000") == 16000
 
 
-def test_only_uploaded_files_are_opened(tmp_path, monkeypatch, astronaut):
+def test_only_uploaded_files_are_opened(settings, tmp_path, monkeypatch, astronaut):
     """A client other than the page can name any file, and the photo field passes the name on unchanged."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     request = SimpleNamespace(session_hash="somebody", state=SimpleNamespace(requested=time.monotonic()))
-    buttons = Buttons(Settings(detector="centerface"))
+    buttons = Buttons(settings)
     (tmp_path / "uploads/a").mkdir(parents=True)
     for path in (tmp_path / "private.png", tmp_path / "uploads/a/given.png"):
-        cv2.imwrite(str(path), astronaut)
+        cv2.imwrite(str(path), astronaut[0:240, 100:340])
     (tmp_path / "uploads/link.png").symlink_to(tmp_path / "private.png")
     with pytest.raises(gradio.Error, match="After 50 minutes files are deleted, gone.png too; give it again"):
         buttons.find_faces(str(tmp_path / "uploads/a/gone.png"), False, request)  # the visitor waited too long
@@ -750,8 +764,7 @@ def browser():
     with api.sync_playwright() as player:
         microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
         opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
-        # one for all tests, so that the page's scripts stay in its cache
-        context = opened.new_context(viewport={"width": 1280, "height": 1000})
+        context = opened.new_context()
         context.set_default_timeout(PATIENCE * 1000)
         yield context
         opened.close()
@@ -764,16 +777,27 @@ def address(settings):
         yield url
 
 
+@pytest.fixture(scope="module")
+def window(browser):
+    """One for all tests: a new one would compile the page's scripts again, for a second."""
+    return browser.new_page()
+
+
 @pytest.fixture
-def tab(browser, address):
+def tab(window, address):
     """The page as a new visitor sees it; it requests nothing from other machines."""
-    new_tab = browser.new_page()
     urls = []
-    new_tab.on("request", lambda request: urls.append(request.url))
-    new_tab.goto(address)
-    new_tab.wait_for_selector("#start")
-    yield new_tab
-    new_tab.close()
+
+    def note(request):
+        urls.append(request.url)
+
+    window.on("request", note)
+    window.set_viewport_size({"width": 1280, "height": 1000})
+    window.goto(address)
+    window.wait_for_selector("#start")
+    yield window
+    window.goto("about:blank")  # the visitor leaves
+    window.remove_listener("request", note)
     elsewhere = [url for url in urls if not url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))]
     assert not elsewhere
 
@@ -858,18 +882,17 @@ def test_microphone_makes_a_face_speak(tab, pair):
     tab.wait_for_selector("text=Ready.")
     tab.click("#talk")
     tab.wait_for_selector("text=/Live: [0-9]+ frames a second/")
-    assert tab.evaluate("document.getElementById('live-picture').width") == 480
+    assert tab.evaluate("document.getElementById('live-picture').width") == 240
     tab.click("#hush")
     tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
 def test_keyboard_is_enough(tab, pair):
     """From the top of the page to the result, with Tab and Enter."""
-    files = [*map(str, pair)]
-    tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
-    reach_and_press(tab, "#film", "Drop a video file here to upload")
+    film, speech = pair
+    upload_by_keyboard(tab, "#film", film)
     tab.wait_for_selector("#faces img")
-    reach_and_press(tab, "#speech", "Drop an audio file here to upload")
+    upload_by_keyboard(tab, "#speech", speech, "Drop an audio file here to upload")
     tab.wait_for_selector("#speech .waveform-container")
     reach_and_press(tab, "#faces", "Thumbnail 2 of 2")
     tab.wait_for_selector("text=Face 2 from the left will speak")
@@ -879,20 +902,22 @@ def test_keyboard_is_enough(tab, pair):
 
 def test_keyboard_is_enough_for_the_other_tabs(tab, pair):
     """Compare, learn (for which the video is too short), and speak live until stopped."""
-    files = [str(pair[0]), str(pair[1]), str(pair[0]), str(pair[0])]
-    tab.on("filechooser", lambda chooser: chooser.set_files(files.pop(0)))
+    film, speech = pair
     reach_and_press(tab, "[role=tablist]", "Who speaks?")
-    upload_by_keyboard(tab, "#pair_film")
-    reach_and_press(tab, "#voices", "Click to upload or drop files")
+    upload_by_keyboard(tab, "#pair_film", film)
+    tab.wait_for_selector("#pair_film video")
+    upload_by_keyboard(tab, "#voices", speech, "Click to upload or drop files")
     tab.wait_for_selector("#voices >> text=speech")
     reach_and_press(tab, "#compare", "Compare")
     tab.wait_for_function("document.querySelector('#verdict textarea').value.includes('mean similarity')")
     reach_and_press(tab, "[role=tablist]", "One person")
-    upload_by_keyboard(tab, "#person")
+    upload_by_keyboard(tab, "#person", film)
+    tab.wait_for_selector("#person video")
     reach_and_press(tab, "#learn", "Learn")
     tab.wait_for_selector("text=/5 s|five seconds/")
     reach_and_press(tab, "[role=tablist]", "Live")
-    upload_by_keyboard(tab, "#live_film")
+    upload_by_keyboard(tab, "#live_film", film)
+    tab.wait_for_selector("#live_film video")
     reach_and_press(tab, "#prepare", "Prepare")
     tab.wait_for_selector("text=Ready.")
     reach_and_press(tab, "#talk", "Talk")
@@ -901,10 +926,11 @@ def test_keyboard_is_enough_for_the_other_tabs(tab, pair):
     tab.wait_for_function("document.getElementById('live-words').textContent == ''")
 
 
-def upload_by_keyboard(tab, place):
-    """Upload the video that the next file chooser is given."""
-    reach_and_press(tab, place, "Drop a video file here to upload")
-    tab.wait_for_selector(f"{place} video")
+def upload_by_keyboard(tab, place, path, name="Drop a video file here to upload"):
+    """Upload a file with the element with this name in ``place``."""
+    with tab.expect_file_chooser() as chooser:
+        reach_and_press(tab, place, name)
+    chooser.value.set_files(str(path))
 
 
 def reach_and_press(tab, place, name):
