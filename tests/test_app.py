@@ -46,6 +46,7 @@ from page.stage import HEAD, LiveFaces, messages
 from page.stage import number as number_of_a_visitor
 from reporting import SILENT
 
+WIDE = {"width": 1280, "height": 1000}  # pixels of the browser's window
 PATIENCE = 120  # seconds to wait for the page on a busy machine
 
 
@@ -764,7 +765,7 @@ def browser():
     with api.sync_playwright() as player:
         microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # it beeps
         opened = player.chromium.launch(executable_path=chromium, args=["--no-sandbox", *microphone])
-        context = opened.new_context()
+        context = opened.new_context(viewport=WIDE)
         context.set_default_timeout(PATIENCE * 1000)
         yield context
         opened.close()
@@ -792,7 +793,7 @@ def tab(window, address):
         urls.append(request.url)
 
     window.on("request", note)
-    window.set_viewport_size({"width": 1280, "height": 1000})
+    window.set_viewport_size(WIDE)
     window.goto(address)
     window.wait_for_selector("#start")
     yield window
