@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import copy
+import functools
 import gc
 import hashlib
 import runpy
@@ -100,8 +102,9 @@ def looked_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="session")
 def filled():
-    """``filled(Network)`` is the network in eval mode with the golden weights."""
-    return lambda network, *args: fill(network(*args)).eval()
+    """``filled(Network)`` is the network in eval mode with the golden weights, which take a second to compute."""
+    filled_once = functools.cache(lambda network, *args: fill(network(*args)).eval())
+    return lambda network, *args: copy.deepcopy(filled_once(network, *args))
 
 
 @pytest.fixture(scope="session")
@@ -200,6 +203,19 @@ def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray
     path = tmp_path_factory.mktemp("clip") / "face.mp4"
     frames = np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(25)])
     write_clip(path, frames)
+    return path
+
+
+def half_size(picture: np.ndarray) -> np.ndarray:
+    """Return a picture half as wide and as high."""
+    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
+    """``talking_clip`` in half the size, for tests in which the size is irrelevant: 160x120."""
+    path = tmp_path_factory.mktemp("small clip") / "face.mp4"
+    write_clip(path, np.stack([half_size(astronaut[0:240, 60 + 2 * i : 380 + 2 * i]) for i in range(25)]))
     return path
 
 

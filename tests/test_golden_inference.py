@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 
 import cv2
@@ -64,14 +63,9 @@ def test_mel_windows_of_every_frame(shared, case):
     assert np.abs(means - golden).max() < 0.02
 
 
-@pytest.fixture(scope="module")
-def generator(filled):
-    return filled(models.Wav2Lip)
-
-
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
-def test_finished_frames(shared, case, rows, generator, precision):
-    model = copy.deepcopy(generator)
+def test_finished_frames(shared, case, rows, filled, precision):
+    model = filled(models.Wav2Lip)
     if precision == "bf16":
         model = models.optimize_for_inference(model, torch.device("cpu"), PRECISIONS[precision])
     for index, finished in zip(case["frames"], redraw_mouths(*zip(*rows), model)):

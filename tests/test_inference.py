@@ -22,7 +22,7 @@ import models
 import mouths
 import video
 from concurrency import in_parallel
-from conftest import run_ffmpeg, write_clip
+from conftest import half_size, run_ffmpeg, write_clip
 from errors import UserError, is_disk_error
 from faces import FaceSearch
 from lipsync import LipSync, Options
@@ -60,20 +60,7 @@ def loaded_once(small_checkpoint, monkeypatch):
 @pytest.fixture(scope="module")
 def picture(astronaut):
     """A face in 160x120 pixels."""
-    return shrunk(astronaut[:240, 60:380])
-
-
-def shrunk(picture: np.ndarray) -> np.ndarray:
-    """Half as wide and as high."""
-    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory, astronaut):
-    """One second of that face drifting by a pixel a frame, 25 fps, without sound."""
-    path = tmp_path_factory.mktemp("small clip") / "face.mp4"
-    write_clip(path, np.stack([shrunk(astronaut[:240, 60 + 2 * i : 380 + 2 * i]) for i in range(25)]))
-    return path
+    return half_size(astronaut[:240, 60:380])
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +72,11 @@ def word(tmp_path_factory, speech):
 
 
 @pytest.fixture
-def sync(small_checkpoint, clip, word, tmp_path, monkeypatch, capsys):
+def sync(small_checkpoint, small_clip, word, tmp_path, monkeypatch, capsys):
     """``sync("--flag", value, face=…)`` runs the program; returns (exit code, stderr); ``sync.out`` is its stdout."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*flags, checkpoint=small_checkpoint, face=clip, audio=word, outfile="out.mp4"):
+    def run(*flags, checkpoint=small_checkpoint, face=small_clip, audio=word, outfile="out.mp4"):
         command = [f"--checkpoint_path={checkpoint}", f"--face={face}", f"--audio={audio}", f"--outfile={outfile}"]
         detector = [] if "--box" in flags or "--face_detector" in flags else ["--face_detector", "centerface"]
         capsys.readouterr()
@@ -108,10 +95,10 @@ def leftovers(folder):
 # What should work
 
 
-def test_face_is_redrawn_for_as_long_as_the_speech(sync, tmp_path, clip, speech):
+def test_face_is_redrawn_for_as_long_as_the_speech(sync, tmp_path, small_clip, speech):
     assert sync(audio=speech) == (0, "")
     written = video.probe(tmp_path / "out.mp4")
-    source = list(video.repeat_frames(video.probe(clip), 30))
+    source = list(video.repeat_frames(video.probe(small_clip), 30))
     frames = list(video.read_frames(written))
     assert (written.width, written.height, written.fps, len(frames)) == (160, 120, 25, 30)
     assert abs(len(video.read_audio(written.path, 16000)) / 16000 - 1.2) <= 0.04
@@ -135,9 +122,9 @@ def test_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, picture, na
     "with space.mp4", "qu'o\"te.mp4",
     "x;touch PWNED;#.mp4", "$(touch PWNED).mp4", "-leading.mp4", "лицо 顔.mp4", "100%d.mp4",
 ])  # fmt: skip
-def test_any_file_name(sync, tmp_path, clip, word, name):
+def test_any_file_name(sync, tmp_path, small_clip, word, name):
     face, sound = tmp_path / name, tmp_path / name.replace(".mp4", ".wav")
-    shutil.copy(clip, face)
+    shutil.copy(small_clip, face)
     shutil.copy(word, sound)
     assert sync("--box", 5, 30, 100, 130, face=name, audio=sound.name, outfile=f"out {name}") == (0, "")
     assert (tmp_path / f"out {name}").stat().st_size > 1000 and not (tmp_path / "PWNED").exists()
@@ -179,8 +166,8 @@ def test_geometry_flags(sync, tmp_path):
     assert (written.width, written.height) == (50, 70)
 
 
-def test_audio_of_a_video(sync, tmp_path, clip, word):
-    run_ffmpeg("-i", clip, "-i", word, "-c:v", "copy", "-shortest", tmp_path / "talk.mkv")
+def test_audio_of_a_video(sync, tmp_path, small_clip, word):
+    run_ffmpeg("-i", small_clip, "-i", word, "-c:v", "copy", "-shortest", tmp_path / "talk.mkv")
     assert sync(face=tmp_path / "talk.mkv", audio=tmp_path / "talk.mkv") == (0, "")
 
 
@@ -194,7 +181,7 @@ def test_silence_and_very_short_sound(sync, tmp_path, source):
 
 @pytest.mark.parametrize("loop, order", [("loop", [0, 1, 2, 3, 4, 5]), ("pingpong", [0, 1, 2, 3, 4, 5, 4, 3, 2, 1])])
 def test_speech_longer_than_the_video(sync, tmp_path, speech, astronaut, loop, order):
-    source = np.stack([shrunk(astronaut[:240, 60 + 4 * i : 380 + 4 * i]) for i in range(6)])
+    source = np.stack([half_size(astronaut[:240, 60 + 4 * i : 380 + 4 * i]) for i in range(6)])
     write_clip(tmp_path / "short.mp4", source)
     assert sync("--loop", loop, face=tmp_path / "short.mp4", audio=speech) == (0, "")
     frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
@@ -204,9 +191,9 @@ def test_speech_longer_than_the_video(sync, tmp_path, speech, astronaut, loop, o
         assert np.abs(frame[:, 125:].astype(int) - expected[:, 125:]).mean() < 3
 
 
-def test_unused_end_of_the_video_is_reported(sync, tmp_path, clip):
+def test_unused_end_of_the_video_is_reported(sync, tmp_path, small_clip):
     """Users who dubbed two seconds of five wanted all five, and did not know how."""
-    run_ffmpeg("-stream_loop", 1, "-i", clip, "-c", "copy", tmp_path / "long.mp4")  # 2 s
+    run_ffmpeg("-stream_loop", 1, "-i", small_clip, "-c", "copy", tmp_path / "long.mp4")  # 2 s
     assert sync(face=tmp_path / "long.mp4") == (0, "")
     assert "long.mp4 goes on after the speech" in sync.out and "--start 0 keeps the rest" in sync.out
     for flags in (("--start", 0), ("--static",)):
@@ -328,12 +315,12 @@ def test_mark_can_be_left_out(sync, tmp_path):
         assert (b"lips in this video are synthetic" in (tmp_path / "out.mp4").read_bytes()) == is_marked
 
 
-def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, clip, word):
+def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, small_clip, word):
     runs = {"a.mp4": (), "b.mp4": ("--pads", 0, 0, 0, 0)}
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
     alone = {name: (tmp_path / name).read_bytes() for name in runs}
     assert alone["a.mp4"] != alone["b.mp4"]  # boxes differ without pads
-    command = [f"--checkpoint_path={small_checkpoint}", f"--face={clip}", f"--audio={word}"]
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={small_clip}", f"--audio={word}"]
     command += ["--face_detector", "centerface"]
     with ThreadPoolExecutor() as threads:
         both = threads.map(
@@ -348,14 +335,14 @@ def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, clip, 
 # What should fail, in one line, leaving the old result alone
 
 
-def damage(kind: str, folder, clip):
+def damage(kind: str, folder, small_clip):
     path = folder / f"{kind}.mp4"
     if kind == "text":
         path.write_text("I am not a video. " * 100)
     elif kind == "empty":
         path.touch()
     elif kind == "truncated":
-        path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+        path.write_bytes(small_clip.read_bytes()[: small_clip.stat().st_size // 2])
     elif kind == "folder":
         path.mkdir()
     return path
@@ -388,13 +375,13 @@ def test_names_that_are_too_long_are_refused(sync):
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated"])
 @pytest.mark.parametrize("role", ["face", "audio"])
-def test_damaged_input(fails, tmp_path, clip, kind, role):
-    path = damage(kind, tmp_path, clip)
+def test_damaged_input(fails, tmp_path, small_clip, kind, role):
+    path = damage(kind, tmp_path, small_clip)
     assert path.name in fails(**{role: path})
 
 
-def test_video_without_sound_as_audio(fails, clip):
-    assert "no sound track" in fails(audio=clip)
+def test_video_without_sound_as_audio(fails, small_clip):
+    assert "no sound track" in fails(audio=small_clip)
 
 
 def test_sound_as_face(fails, word):
@@ -461,7 +448,7 @@ def test_no_face_anywhere_fails_before_the_generator_is_built(fails, tmp_path, m
     assert "no face was found" in fails("--face_index", 0, face=tmp_path / "grey.mp4")
 
 
-def test_output_that_cannot_be_written(sync, tmp_path, clip):
+def test_output_that_cannot_be_written(sync, tmp_path, small_clip):
     (tmp_path / "file").write_text("")
     (tmp_path / "dir.mp4").mkdir()
     (tmp_path / "dir").mkdir()
@@ -470,7 +457,7 @@ def test_output_that_cannot_be_written(sync, tmp_path, clip):
     ):  # fmt: skip
         code, line = sync(outfile=outfile)
         assert code == 2 and words in line and line.count("\n") == 1
-    shutil.copy(clip, tmp_path / "same.mp4")
+    shutil.copy(small_clip, tmp_path / "same.mp4")
     assert "one of the files to read" in sync(face=tmp_path / "same.mp4", outfile="same.mp4")[1]
 
 

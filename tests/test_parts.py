@@ -16,7 +16,7 @@ import inference
 import live
 import parts
 import video
-from conftest import assert_alike, run_ffmpeg, write_clip
+from conftest import assert_alike, half_size, run_ffmpeg, write_clip
 from errors import UserError
 from face_path import FacePath, Piece
 from faces import FaceSearch
@@ -40,29 +40,16 @@ def lips(loaded, told):
 
 
 @pytest.fixture(scope="module")
-def clip(astronaut, tmp_path_factory):
-    """One second of a face drifting by a pixel a frame, 25 fps, 160x120, without sound."""
-    path = tmp_path_factory.mktemp("small clip") / "face.mp4"
-    write_clip(path, np.stack([shrunk(astronaut[:240, 60 + 2 * i : 380 + 2 * i]) for i in range(25)]))
-    return path
-
-
-def shrunk(picture: np.ndarray) -> np.ndarray:
-    """Half as wide and as high."""
-    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+def filmed(small_clip):
+    return np.stack(list(video.read_frames(video.probe(small_clip))))
 
 
 @pytest.fixture(scope="module")
-def filmed(clip):
-    return np.stack(list(video.read_frames(video.probe(clip))))
-
-
-@pytest.fixture(scope="module")
-def humming_clip(clip, tmp_path_factory):
+def humming_clip(small_clip, tmp_path_factory):
     """The second of video with 300 Hz on the left and 500 Hz on the right."""
     path = tmp_path_factory.mktemp("humming") / "hum.mkv"
     tones = "aevalsrc=0.2*sin(600*PI*t)|0.2*sin(1000*PI*t):s=44100:d=1"
-    run_ffmpeg("-i", clip, "-f", "lavfi", "-i", tones, "-c:v", "copy", "-c:a", "flac", path)
+    run_ffmpeg("-i", small_clip, "-f", "lavfi", "-i", tones, "-c:v", "copy", "-c:a", "flac", path)
     return path
 
 
@@ -102,10 +89,10 @@ def test_mouth_fades_in_and_out_with_its_face():
     assert strengths == [1, 1, 1, 0.75, 0.5, 0.25, 0.25, 0.5, 0.75, 0.25, 0.5, 0.75, 1]
 
 
-def test_part_blends_into_the_filmed_video(modest_checkpoint, clip, tone, filmed):
+def test_part_blends_into_the_filmed_video(modest_checkpoint, small_clip, tone, filmed):
     """Its mouths used to appear from one frame to the next."""
     lips = LipSync(modest_checkpoint, search=FaceSearch("centerface"))
-    take = lips.prepare(clip, tone, start=0.2, blend="feather")
+    take = lips.prepare(small_clip, tone, start=0.2, blend="feather")
     assert take.goes_on and take.faces[0].fade.tolist() == [0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25]
     changed = [np.abs(drawn - before.astype(int)).mean() for drawn, before in zip(lips.stream(take), filmed[5:15])]
     whole = replace(
@@ -114,9 +101,9 @@ def test_part_blends_into_the_filmed_video(modest_checkpoint, clip, tone, filmed
     unfaded = [np.abs(drawn - before.astype(int)).mean() for drawn, before in zip(lips.stream(whole), filmed[5:15])]
     shares = np.array(changed) / unfaded
     assert shares[3:7] == pytest.approx(1) and shares[[0, 9]] == pytest.approx(0.25, abs=0.12)
-    assert lips.prepare(clip, tone, start=0.0, blend="feather").faces[0].fade.tolist()[:7] == [1] * 7
-    assert lips.prepare(clip, tone).faces[0].fade is None
-    assert_alike(lips.preview(clip, tone, 0.2, start=0.2, blend="feather"), next(lips.stream(take)))
+    assert lips.prepare(small_clip, tone, start=0.0, blend="feather").faces[0].fade.tolist()[:7] == [1] * 7
+    assert lips.prepare(small_clip, tone).faces[0].fade is None
+    assert_alike(lips.preview(small_clip, tone, 0.2, start=0.2, blend="feather"), next(lips.stream(take)))
 
 
 def level(sound: np.ndarray, start: float, stop: float, frequency: int) -> float:
@@ -146,9 +133,9 @@ def channels_of(path, tmp_path, count: int) -> np.ndarray:
 # Pictures
 
 
-def test_frames_outside_a_part_are_unchanged(lips, clip, filmed, tone):
+def test_frames_outside_a_part_are_unchanged(lips, small_clip, filmed, tone):
     """Before encoding they are equal to the last bit; those inside follow the speech from its beginning."""
-    take = lips.prepare(clip, tone, start=0.2, box=BOX)
+    take = lips.prepare(small_clip, tone, start=0.2, box=BOX)
     made = np.stack(list(lips.stream_all(take)))
     assert (take.source.start, len(take), take.seconds, len(made)) == (5, 10, 0.4, 25)
     assert (made[:5] == filmed[:5]).all() and (made[15:] == filmed[15:]).all()
@@ -157,13 +144,13 @@ def test_frames_outside_a_part_are_unchanged(lips, clip, filmed, tone):
     assert (made[5:15] != filmed[5:15]).any(axis=(1, 2, 3)).all()
 
 
-def test_only_the_part_is_searched_for_faces(lips, clip, tone, monkeypatch):
+def test_only_the_part_is_searched_for_faces(lips, small_clip, tone, monkeypatch):
     """What is found there is cached apart from that of the whole video."""
     read = []
     real = video.read_frames
     monkeypatch.setattr(video, "read_frames", lambda info, *a: (read.append((info.start, *a)), real(info, *a))[1])
-    whole = lips.prepare(clip, tone).faces[0].filmed.path.boxes
-    some = lips.prepare(clip, tone, start=0.6, end=0.8)
+    whole = lips.prepare(small_clip, tone).faces[0].filmed.path.boxes
+    some = lips.prepare(small_clip, tone, start=0.6, end=0.8)
     assert (15, 0) in read and not any(0 < start < 15 for start, *_ in read)
     assert len(some.faces[0].filmed.path.boxes) == 5 == len(some.faces[0].filmed.path.seen)
     drift = (
@@ -175,51 +162,51 @@ def test_only_the_part_is_searched_for_faces(lips, clip, tone, monkeypatch):
 @pytest.mark.parametrize("options", [
     {"fps": 50, "face_index": 0}, {"box": BOX, "fps": 10, "reference": "still"}, {"silence": "closed"},
 ])  # fmt: skip
-def test_other_options_work_in_a_part(lips, clip, tone, options, tmp_path):
-    take = lips.run(clip, tone, tmp_path / "out.mp4", start=0.2, **options)
+def test_other_options_work_in_a_part(lips, small_clip, tone, options, tmp_path):
+    take = lips.run(small_clip, tone, tmp_path / "out.mp4", start=0.2, **options)
     rate = options.get("fps", 25)
     made = video.probe(tmp_path / "out.mp4")
     assert len(take) == round(0.4 * rate) and take.source.start == round(0.2 * rate)
     assert (made.fps, sum(1 for _ in video.read_frames(made))) == (rate, rate)
 
 
-def test_reference_frames_count_from_the_start_of_the_video(lips, clip, filmed, tone):
-    take = lips.prepare(clip, tone, start=0.2, box=BOX, reference=7)
+def test_reference_frames_count_from_the_start_of_the_video(lips, small_clip, filmed, tone):
+    take = lips.prepare(small_clip, tone, start=0.2, box=BOX, reference=7)
     assert (
         take.faces[0].mouth_settings.appearances.known[0].references.faces == crop(filmed[7], (50, 30, 105, 100))
     ).all()
     with pytest.raises(UserError, match="--reference 3: the frames that are used begin with 5; name one of them"):
-        lips.prepare(clip, tone, start=0.2, box=BOX, reference=3)
+        lips.prepare(small_clip, tone, start=0.2, box=BOX, reference=3)
     with pytest.raises(UserError, match="--reference 15: the frames that are used end with 14"):
-        lips.prepare(clip, tone, start=0.2, box=BOX, reference=15)
+        lips.prepare(small_clip, tone, start=0.2, box=BOX, reference=15)
 
 
-def test_preview_counts_from_the_start_of_the_video(lips, clip, tone):
-    made = list(lips.stream_all(lips.prepare(clip, tone, start=0.2, box=BOX)))
-    shown = lips.preview(clip, tone, 0.37, start=0.2, box=BOX)
+def test_preview_counts_from_the_start_of_the_video(lips, small_clip, tone):
+    made = list(lips.stream_all(lips.prepare(small_clip, tone, start=0.2, box=BOX)))
+    shown = lips.preview(small_clip, tone, 0.37, start=0.2, box=BOX)
     assert np.abs(shown.astype(int) - made[9]).max() <= 1
 
 
 @pytest.mark.parametrize("second", [0.05, 0.65, 0.9])
-def test_preview_outside_a_part_is_the_filmed_frame(lips, clip, tone, filmed, second):
+def test_preview_outside_a_part_is_the_filmed_frame(lips, small_clip, tone, filmed, second):
     """It used to show a frame of the part."""
-    shown = lips.preview(clip, tone, second, start=0.2, end=0.6, box=BOX)
+    shown = lips.preview(small_clip, tone, second, start=0.2, end=0.6, box=BOX)
     assert (shown == filmed[int(second * 25 + 1e-6)]).all()
 
 
-def test_preview_counts_from_the_first_frame_of_a_part(lips, clip, tone):
+def test_preview_counts_from_the_first_frame_of_a_part(lips, small_clip, tone):
     """At 25 frames a second, 0.51 s is frame 13; previews were a frame off."""
-    made = list(lips.stream_all(lips.prepare(clip, tone, start=0.21, box=BOX)))
+    made = list(lips.stream_all(lips.prepare(small_clip, tone, start=0.21, box=BOX)))
     for second in (0.2, 0.24, 0.56):
-        shown = lips.preview(clip, tone, second, start=0.21, box=BOX)
+        shown = lips.preview(small_clip, tone, second, start=0.21, box=BOX)
         assert np.abs(shown.astype(int) - made[round(second * 25)]).max() <= 1
 
 
-def test_frames_are_counted_from_any_start(clip, tmp_path):
+def test_frames_are_counted_from_any_start(small_clip, tmp_path):
     """Also if they differ in duration."""
     uneven = tmp_path / "uneven.mp4"
-    run_ffmpeg("-i", clip, "-vf", "setpts=PTS+mod(N\\,3)*0.01/TB", "-fps_mode", "passthrough", uneven)
-    for path in (clip, uneven):
+    run_ffmpeg("-i", small_clip, "-vf", "setpts=PTS+mod(N\\,3)*0.01/TB", "-fps_mode", "passthrough", uneven)
+    for path in (small_clip, uneven):
         info = video.probe(path)
         count = sum(1 for _ in video.read_frames(info))
         for start in (0, count // 2, count - 1):
@@ -250,7 +237,7 @@ def test_own_sound_is_kept_around_a_part(lips, humming_clip, tone, tmp_path):
     ("5.1(side)", "ac3", "mono"), ("5.1(side)", "ac3", "stereo"), ("5.1(side)", "flac", "5.1"), ("5.1", "flac", "5.1"),
     ("stereo", "flac", "5.1"), ("mono", "flac", "5.1"), ("stereo", "flac", "mono"),
 ])  # fmt: skip
-def test_film_keeps_its_channels_and_level_around_a_part(clip, tmp_path, own, codec, voice):
+def test_film_keeps_its_channels_and_level_around_a_part(small_clip, tmp_path, own, codec, voice):
     """DVDs and broadcasts have 5.1(side), which AAC lacks: the whole film became stereo, 11 dB softer."""
     counts = {"mono": 1, "stereo": 2, "5.1": 6, "5.1(side)": 6}
 
@@ -261,7 +248,7 @@ def test_film_keeps_its_channels_and_level_around_a_part(clip, tmp_path, own, co
 
     film, speech = tmp_path / "film.mkv", tmp_path / "speech.mka"
     maps = ("-map", "0:v", "-map", "1:a", "-c:v", "copy", "-c:a", codec, "-shortest")
-    run_ffmpeg("-i", clip, *tones(own, 300), *maps, film)
+    run_ffmpeg("-i", small_clip, *tones(own, 300), *maps, film)
     run_ffmpeg(*tones(voice, 900), "-t", 0.4, "-c:a", "flac", speech)
     splice(film, speech, tmp_path / "out.mp4", 0.2, 0.4, True)
     channels = channels_of(tmp_path / "out.mp4", tmp_path, counts[own])
@@ -271,20 +258,20 @@ def test_film_keeps_its_channels_and_level_around_a_part(clip, tmp_path, own, co
     assert loudest == pytest.approx(0.2, abs=0.02)
 
 
-def test_summary_names_the_redrawn_part(small_checkpoint, clip, tone, tmp_path, capsys):
+def test_summary_names_the_redrawn_part(small_checkpoint, small_clip, tone, tmp_path, capsys):
     """The written video is longer."""
-    command = [f"--checkpoint_path={small_checkpoint}", f"--face={clip}", f"--audio={tone}", "--start=0.2"]
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={small_clip}", f"--audio={tone}", "--start=0.2"]
     assert inference.main([*command, f"--outfile={tmp_path / 'out.mp4'}", "--box", *map(str, BOX)]) == 0
     summary = "out.mp4: 10 frames, 0.40 s from 0.20 to 0.60 s; the others as they were filmed"
     assert summary in capsys.readouterr().out
 
 
-def test_own_sound_with_changing_channels_is_refused_before_the_work(lips, clip, tone, tmp_path):
+def test_own_sound_with_changing_channels_is_refused_before_the_work(lips, small_clip, tone, tmp_path):
     """As in broadcasts. ffmpeg waited for ever while joining it."""
     for n, channels in enumerate((2, 6)):
         sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
         when = ("-ac", channels, "-c:a", "ac3", "-output_ts_offset", n)
-        run_ffmpeg("-i", clip, *sine, *when, "-c:v", "libx264", "-pix_fmt", "yuv420p", tmp_path / f"{n}.ts")
+        run_ffmpeg("-i", small_clip, *sine, *when, "-c:v", "libx264", "-pix_fmt", "yuv420p", tmp_path / f"{n}.ts")
     joined = tmp_path / "tv.ts"
     joined.write_bytes(b"".join((tmp_path / f"{n}.ts").read_bytes() for n in (0, 1)))
     with pytest.raises(UserError, match="tv.ts changes its channels or its rate midway; .* convert it first"):
@@ -292,12 +279,12 @@ def test_own_sound_with_changing_channels_is_refused_before_the_work(lips, clip,
     lips.run(tmp_path / "1.ts", tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
-def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, clip, tone, tmp_path, monkeypatch):
+def test_own_sound_of_joined_clips_is_refused_before_the_search(lips, small_clip, tone, tmp_path, monkeypatch):
     """Clips joined without encoding, one with mono and one with stereo sound."""
     for n, channels in enumerate((1, 2)):
         sine = ("-f", "lavfi", "-i", "sine=d=1:r=48000")
         how = ("-ac", channels, "-c:a", "aac", "-c:v", "libx264", "-pix_fmt", "yuv420p")
-        run_ffmpeg("-i", clip, *sine, *how, tmp_path / f"{n}.mp4")
+        run_ffmpeg("-i", small_clip, *sine, *how, tmp_path / f"{n}.mp4")
     (tmp_path / "list.txt").write_text("file 0.mp4\nfile 1.mp4\n")
     run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", tmp_path / "film.mp4")
     monkeypatch.setattr(LipSync, "find_face", lambda *_: 1 / 0)
@@ -315,19 +302,19 @@ def test_pipes_and_playlists_are_refused_unread(lips, tone, tmp_path):
             lips.run(tmp_path / name, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
 
 
-def test_undecodable_own_sound_is_refused(lips, clip, tone, tmp_path):
+def test_undecodable_own_sound_is_refused(lips, small_clip, tone, tmp_path):
     """All around the part was silent, without a word."""
-    run_ffmpeg("-i", clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")
+    run_ffmpeg("-i", small_clip, "-i", tone, "-c:v", "copy", "-c:a", "ac3", tmp_path / "film.mov")
     film = tmp_path / "strange.mov"
     film.write_bytes((tmp_path / "film.mov").read_bytes().replace(b"ac-3", b"ac-4"))
     with pytest.raises(UserError, match="strange.mov is encoded as .*, which this ffmpeg cannot decode; convert it"):
         lips.run(film, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     with pytest.raises(UserError, match="strange.mov is encoded as"):
-        lips.run(clip, film, tmp_path / "out.mp4", box=BOX)
+        lips.run(small_clip, film, tmp_path / "out.mp4", box=BOX)
 
 
-def test_video_without_sound_is_silent_around_a_part(lips, clip, tone, tmp_path):
-    lips.run(clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
+def test_video_without_sound_is_silent_around_a_part(lips, small_clip, tone, tmp_path):
+    lips.run(small_clip, tone, tmp_path / "out.mp4", start=0.2, box=BOX)
     (sound,) = channels_of(tmp_path / "out.mp4", tmp_path, 1)
     assert level(sound, 0.22, 0.57, 900) == pytest.approx(0.2, abs=0.01)
     assert np.abs(sound[: round(0.17 * 48000)]).max() < 0.002
@@ -376,8 +363,8 @@ def test_own_sound_may_be_the_new_one(lips, humming_clip, tone, tmp_path, channe
     (0.2, 0.8, 10, (5, 10, True), "the speech ends at 0.60 s; from there to --end the video stays as it was filmed"),
     (0.8, None, 10, (20, 5, False), "of 0.40 s of speech the first 0.20 s are used, then the video ends"),
 ])  # fmt: skip
-def test_part_ends_at_whichever_end_comes_first(clip, told, start, end, wanted, frames, note):
-    source, count, goes_on = parts.cut_out(video.probe(clip), wanted, start, end, told)
+def test_part_ends_at_whichever_end_comes_first(small_clip, told, start, end, wanted, frames, note):
+    source, count, goes_on = parts.cut_out(video.probe(small_clip), wanted, start, end, told)
     assert (source.start, count, goes_on) == frames
     assert told.notes == ([f"note: {note}"] if note else [])
 
@@ -392,9 +379,9 @@ def test_part_ends_at_whichever_end_comes_first(clip, told, start, end, wanted, 
     (("--start", "0.2", "--static"), "--static shows one frame throughout"),
     (("--start", "9" * 40), ""),
 ])  # fmt: skip
-def test_impossible_parts_are_refused_in_one_line(small_checkpoint, clip, tone, tmp_path, capsys, flags, words):
+def test_impossible_parts_are_refused_in_one_line(small_checkpoint, small_clip, tone, tmp_path, capsys, flags, words):
     out = tmp_path / "out.mp4"
-    command = [f"--checkpoint_path={small_checkpoint}", f"--face={clip}", f"--audio={tone}", f"--outfile={out}"]
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={small_clip}", f"--audio={tone}", f"--outfile={out}"]
     assert inference.main([*command, "--face_detector", "centerface", *flags]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and words in error and not out.exists()
@@ -408,7 +395,7 @@ def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
 
 def test_part_without_a_face(lips, astronaut, tone, tmp_path):
     gone = np.full((50, 120, 160, 3), 60, np.uint8)
-    gone[:20] = shrunk(astronaut[:240, 60:380])
+    gone[:20] = half_size(astronaut[:240, 60:380])
     write_clip(tmp_path / "gone.mp4", gone)
     with pytest.raises(
         UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.6[0-9] s, the part that was searched"
@@ -422,11 +409,11 @@ def test_part_without_a_face(lips, astronaut, tone, tmp_path):
         lips.prepare(tmp_path / "gone.mp4", tone, start=0.6, reference=22)
 
 
-def test_negative_starts_and_live_parts_are_refused(lips, clip, tone):
+def test_negative_starts_and_live_parts_are_refused(lips, small_clip, tone):
     with pytest.raises(UserError, match="--start -1 is before the video"):
-        lips.prepare(clip, tone, start=-1)
+        lips.prepare(small_clip, tone, start=-1)
     with pytest.raises(UserError, match="leave start out"):
-        live.prepare(lips, clip, start=1)
+        live.prepare(lips, small_clip, start=1)
 
 
 @pytest.mark.parametrize("text, seconds", [
@@ -443,20 +430,20 @@ def test_invalid_moments_are_refused(text):
         parts.moment(text)
 
 
-def test_part_may_begin_in_the_last_frame(clip):
+def test_part_may_begin_in_the_last_frame(small_clip):
     """It shows 0.96 to 1 s; the frame nearest to 0.99 s would be the one after it."""
-    part, count, goes_on = parts.cut_out(video.probe(clip), 10, 0.99, None)
+    part, count, goes_on = parts.cut_out(video.probe(small_clip), 10, 0.99, None)
     assert (part.start, count, goes_on) == (24, 1, False)
     with pytest.raises(UserError, match="--end 3 lies beyond the end of .*, which lasts 1.00 s"):
-        parts.cut_out(video.probe(clip), 10, 0.99, 3.0)
+        parts.cut_out(video.probe(small_clip), 10, 0.99, 3.0)
     with pytest.raises(UserError, match="--start 1.01 lies beyond the end"):
-        parts.cut_out(video.probe(clip), 10, 1.01, None)
+        parts.cut_out(video.probe(small_clip), 10, 1.01, None)
 
 
-def test_preview_may_use_a_later_reference_frame(lips, clip, tone, tmp_path):
+def test_preview_may_use_a_later_reference_frame(lips, small_clip, tone, tmp_path):
     long = tmp_path / "long.wav"
     run_ffmpeg("-stream_loop", 3, "-i", tone, long)
     for options in ({"reference": 22}, {"reference": 22, "start": 0.2}):
-        take = lips.prepare(clip, long, **options)
-        shown = lips.preview(clip, long, take.source.start / 25 + 0.04, **options)
+        take = lips.prepare(small_clip, long, **options)
+        shown = lips.preview(small_clip, long, take.source.start / 25 + 0.04, **options)
         assert_alike(shown, list(lips.stream(take))[1])
