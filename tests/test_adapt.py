@@ -363,7 +363,7 @@ def test_twin_is_another_moment_with_a_similar_head(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("-c", "copy", "-frames:v", 50), "shows a face with sound for 2.0 s"),
+        (("-t", 2), "shows a face with sound for 2.0 s"),
         (("-c:v", "copy", "-af", "volume=0"), "silent"),
         (("-c", "copy", "-t", 0.2), "cannot be learned from"),
     ],
