@@ -6,6 +6,7 @@ scaled to [-4, 4]. To read the sound of a video, or of formats other than wav an
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Generator, Iterable, Iterator
@@ -34,10 +35,22 @@ BLOCK_FRAMES = 2000  # mel frames computed at a time (25 s), which bounds the me
 
 def load_wav(path: str | Path, sr: int = hp.sample_rate) -> np.ndarray:
     """Read a sound file as float32 mono at ``sr`` Hz."""
-    import librosa  # imported here because machines that only train on prepared mels do not need it
+    wav = _read_mono(path, sr)
+    return wav if len(wav) else _read_mono(_fix_wav_header(path), sr)
 
-    wav = librosa.load(path, sr=sr)[0]
-    return wav if len(wav) else librosa.load(_fix_wav_header(path), sr=sr)[0]
+
+def _read_mono(source: str | Path | io.BytesIO, sr: int) -> np.ndarray:
+    """Read as ``librosa.load`` does, without its import of 3 s if nothing must be resampled."""
+    import soundfile  # imported here because machines that only train on prepared mels do not need it
+
+    with contextlib.suppress(soundfile.LibsndfileError), soundfile.SoundFile(source) as file:
+        if file.samplerate == sr:
+            return file.read(dtype="float32", always_2d=True).mean(axis=1)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    import librosa  # which reads more formats, by other programs
+
+    return librosa.load(source, sr=sr)[0]
 
 
 def _fix_wav_header(path: str | Path) -> str | Path | io.BytesIO:

@@ -410,8 +410,9 @@ def test_wholly_damaged_clip_is_replaced_by_another(tmp_path):
         data.read(0)
 
 
-def test_prepared_mels_need_no_librosa(clips, monkeypatch):
-    monkeypatch.setitem(sys.modules, "librosa", None)
+def test_prepared_mels_need_no_sound_library(clips, monkeypatch):
+    for name in ("librosa", "soundfile"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert len(Wav2LipDataset(clips)[0]) == 4
 
 

@@ -1417,7 +1417,7 @@ def test_mels_that_cannot_be_saved_are_reported(corpus, tmp_path, monkeypatch):
         (clip / "mel.npy").unlink()
         clip.chmod(0o555)
     monkeypatch.setattr(TERMINAL, "note", notes.append)
-    monkeypatch.setattr(audio, "load_wav", lambda _: np.zeros(16000 * 2, np.float32))  # it imports librosa, for 3 s
+    monkeypatch.setattr(audio, "load_wav", lambda _: np.zeros(16000 * 2, np.float32))
     assert color_syncnet_train.main(command(data, tmp_path / "run", "--max_steps", 1)) == 0
     assert any(text.startswith("note: the mels of 5 training clips are computed in every run") for text in notes)
     assert not list(data.glob("s*/*/mel.npy"))
