@@ -900,6 +900,15 @@ def test_channels_that_cancel_out_are_heard(tmp_path, monkeypatch, channels, cod
     assert len(sound.notes) == 1 and "cancel each other; number" in sound.notes[0]
 
 
+def test_one_channel_alone_is_not_said_to_cancel_out(tmp_path):
+    """Of a tone that only bats can hear, nothing is left at 16 kHz."""
+    tone = np.hanning(24000) * np.sin(2 * np.pi * 20000 * np.arange(24000) / 48000)
+    wavfile.write(tmp_path / "x.wav", 48000, tone.astype(np.float32))
+    sound = video.Sound(tmp_path / "x.wav", 16000)
+    assert max(np.abs(block).max() for block in sound) < 1e-3
+    assert not sound.voice and not any("cancel" in note for note in sound.notes)
+
+
 @pytest.mark.parametrize("channels, note", [
     ((0, 0), "silent from end to end"), ((0,), "silent from end to end"), ((0.00005,), "silent"),
     ((0.005,), None), ((0.005, 0.005), None), ((0.4, 0.1), None), ((0, 0.003), None),

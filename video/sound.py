@@ -236,7 +236,7 @@ class Sound:
     def _check_cancelling(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
         """Return the faint blocks ``heard``, or if their channels cancel each other, those of the loudest channel."""
         mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
-        _, channels = self._channel_levels()
+        channels = [] if self.layout == "mono" else self._channel_levels()[1]  # one alone has nothing to cancel
         loudest = max(channels, default=0.0)
         if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
             self.voice = f"c{channels.index(loudest)}"
