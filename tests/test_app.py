@@ -586,16 +586,17 @@ def test_room_on_the_stage_is_limited(ready_face):
 
 def test_face_is_not_opened_twice_at_the_same_time(ready_face, monkeypatch):
     stage, token = ready_face
-    stage._limit, statuses = 2, []
+    stage._limit, events = 2, []
 
     def opened_late(live_face, rate):
-        statuses.append(client_of(stage).get(f"/live/{token}?rate=16000").status_code)
+        events.append("opened")
+        events.append(client_of(stage).get(f"/live/{token}?rate=16000").status_code)
         raise RuntimeError("it was not to be opened")
 
     monkeypatch.setattr("page.stage.open_session", opened_late)
     with pytest.raises(RuntimeError, match="not to be opened"):
         client_of(stage).get(f"/live/{token}?rate=16000")
-    assert statuses == [503] and stage._speaking == 0 and not stage._faces[token].is_live
+    assert events == ["opened", 503] and stage._speaking == 0 and not stage._faces[token].is_live
 
 
 def test_slow_connection_gets_fewer_frames_not_later_ones(ready_face):
