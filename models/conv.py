@@ -57,7 +57,8 @@ class PlainConv2d(nn.Module):
     def __init__(self, cin: int, cout: int, kernel_size, stride=1, padding=0) -> None:
         super().__init__()
         conv = nn.Conv2d(cin, cout, kernel_size, stride, padding)
-        nn.init.kaiming_normal_(conv.weight, self.slope)
+        if not conv.weight.is_meta:  # for which it would import torch._dynamo, which takes 1.5 s
+            nn.init.kaiming_normal_(conv.weight, self.slope)
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # it has one
         self.conv_block = nn.Sequential(conv)
 
