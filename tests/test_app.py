@@ -810,13 +810,6 @@ def tab(window, address):
         yield shown
 
 
-@pytest.fixture
-def new_tab(browser, address):
-    """A window of its own, for what does not work in one in which pages have been left: a second of compiling."""
-    with contextlib.closing(browser.new_page()) as window, visit(window, address) as shown:
-        yield shown
-
-
 def give(tab, film, speech):
     tab.set_input_files("#film input[type=file]", str(film))
     tab.set_input_files("#speech input[type=file]", str(speech))
@@ -849,15 +842,21 @@ def test_file_in_the_wrong_field_is_pointed_to_the_right_one(tab, tmp_path, astr
     tab.wait_for_selector("text=a picture or GIF under Photo")
 
 
-def test_camera_recording_is_searched_for_faces(new_tab):
-    """Chromium's fake camera shows none."""
-    tab = new_tab
-    tab.click("#film button[aria-label='Capture from camera']")
-    tab.click("#film >> text=Click to Access Webcam")
-    tab.click("#film >> text=Record")
-    tab.wait_for_timeout(2000)
-    tab.click("#film >> text=Stop")
-    tab.wait_for_selector("text=no face was found")
+def test_camera_recording_is_searched_for_faces(browser, address):
+    """Chromium's fake camera shows none. Recordings sometimes stay empty, more often in a window used before."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(4):
+        with contextlib.closing(browser.new_page()) as window, visit(window, address) as tab:
+            tab.click("#film button[aria-label='Capture from camera']")
+            tab.click("#film >> text=Click to Access Webcam")
+            tab.click("#film >> text=Record")
+            tab.wait_for_timeout(2000)
+            tab.click("#film >> text=Stop")
+            with contextlib.suppress(TimeoutError):
+                tab.wait_for_selector("text=no face was found", timeout=1000 * PATIENCE / 4)
+                return
+    pytest.fail("no recording was searched")
 
 
 def test_several_faces_get_a_speech_each_in_the_browser(tab, pair):
