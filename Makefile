@@ -9,8 +9,8 @@ BIN := .venv/bin
 WORK ?= demo-work
 # waiting OpenMP threads sleep instead of spinning; freed memory is kept, in huge pages, for the next tensor; what is
 # compiled is kept for the programs that tests start
-QUICKLY := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
-	GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+QUICKLY := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive \
+	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: setup demo test test-image lint demo-checkpoints
 

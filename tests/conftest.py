@@ -192,6 +192,14 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_speech(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Path:
+    """The first 0.4 s of it: ten frames."""
+    path = tmp_path_factory.mktemp("short speech") / "speech.wav"
+    run_ffmpeg("-i", speech, "-t", 0.4, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """A photo of a face (NASA, public domain) that scikit-image ships, 512x512 BGR."""
     return pytest.importorskip("skimage.data").astronaut()[..., ::-1].copy()
@@ -201,9 +209,13 @@ def astronaut() -> np.ndarray:
 def talking_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
     """One second of that photo drifting by 2 pixels a frame, 25 fps, 320x240, without sound."""
     path = tmp_path_factory.mktemp("clip") / "face.mp4"
-    frames = np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(25)])
-    write_clip(path, frames)
+    write_clip(path, drifting(astronaut, 25))
     return path
+
+
+def drifting(photo: np.ndarray, count: int) -> np.ndarray:
+    """Return ``count`` frames (count, 240, 320, 3) of the part with the face, which drifts by 2 pixels a frame."""
+    return np.stack([photo[:240, 60 + 2 * i : 380 + 2 * i] for i in range(count)])
 
 
 def half_size(picture: np.ndarray) -> np.ndarray:
@@ -215,8 +227,14 @@ def half_size(picture: np.ndarray) -> np.ndarray:
 def small_clip(tmp_path_factory: pytest.TempPathFactory, astronaut: np.ndarray) -> Path:
     """``talking_clip`` in half the size, for tests in which the size is irrelevant: 160x120."""
     path = tmp_path_factory.mktemp("small clip") / "face.mp4"
-    write_clip(path, np.stack([half_size(astronaut[0:240, 60 + 2 * i : 380 + 2 * i]) for i in range(25)]))
+    write_clip(path, np.stack([half_size(frame) for frame in drifting(astronaut, 25)]))
     return path
+
+
+@pytest.fixture(scope="session")
+def small_photo(astronaut: np.ndarray) -> np.ndarray:
+    """A face with some space around it, 160x120: the first frame of ``small_clip``."""
+    return half_size(drifting(astronaut, 1)[0])
 
 
 def free_port() -> int:

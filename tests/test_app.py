@@ -32,7 +32,7 @@ import app
 import live
 import pictures
 import video
-from conftest import ROOT, assert_alike, free_port, run_ffmpeg, write_clip
+from conftest import ROOT, assert_alike, free_port, half_size, run_ffmpeg, write_clip
 from errors import UserError
 from face_detection.detections import Detections
 from page import sessions
@@ -54,7 +54,7 @@ PATIENCE = 120  # seconds to wait for the page on a busy machine
 def pair(tmp_path_factory, astronaut, speech):
     """(video of two people, the darker one on the right; speech), a second of each."""
     path = tmp_path_factory.mktemp("pair") / "two.mp4"
-    person = cv2.resize(astronaut[0:240, 100:340], (120, 120), interpolation=cv2.INTER_AREA)
+    person = half_size(astronaut[0:240, 100:340])
     write_clip(path, np.stack([np.hstack([person, (person[:, ::-1] * 0.6).astype(np.uint8)])] * 25))
     return path, speech
 

@@ -27,16 +27,10 @@ HALF = 160  # pixels: the width of each face's half of the picture
 
 
 @pytest.fixture(scope="module")
-def person(astronaut):
-    """Half of the picture, 160x120."""
-    return cv2.resize(astronaut[:240, 60:380], (HALF, 120), interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory, person, speech):
+def material(tmp_path_factory, small_photo, speech):
     """A folder with a second of two faces, pair.mp4, and speeches of 0.6 and 1.2 s, short.wav and long.wav."""
     folder = tmp_path_factory.mktemp("material")
-    write_clip(folder / "pair.mp4", np.stack([np.hstack([person, person[:, ::-1]])] * 25))
+    write_clip(folder / "pair.mp4", np.stack([np.hstack([small_photo, small_photo[:, ::-1]])] * 25))
     run_ffmpeg("-f", "lavfi", "-i", "aevalsrc=0.3*sin(900*t):d=0.6:s=16000", folder / "short.wav")
     shutil.copy(speech, folder / "long.wav")
     return folder
@@ -164,9 +158,9 @@ def test_bad_arguments_are_refused_for_one_face_and_for_several(lips, film, spee
             lips.prepare(film, {index: short})
 
 
-def test_cuts_are_reported_if_faces_are_counted(tmp_path, person, small_checkpoint, speeches, told):
+def test_cuts_are_reported_if_faces_are_counted(tmp_path, small_photo, small_checkpoint, speeches, told):
     """In a reverse shot the right face is another: Anna's voice moved Ben's lips, without a word."""
-    first = np.hstack([person, person[:, ::-1]])
+    first = np.hstack([small_photo, small_photo[:, ::-1]])
     write_clip(tmp_path / "cut.mp4", np.stack([first] * 8 + [first[:, ::-1] // 3] * 7))
     lips = LipSync(small_checkpoint, search=FaceSearch("centerface"), report=told)
     short = speeches[0]
@@ -179,27 +173,27 @@ def test_cuts_are_reported_if_faces_are_counted(tmp_path, person, small_checkpoi
         assert sum("1 cut: faces are counted again from the left in each shot" in note for note in told.notes) == notes
 
 
-def changing(person: np.ndarray, path: Path, fades: bool) -> Path:
+def changing(photo: np.ndarray, path: Path, fades: bool) -> Path:
     """Two people for three seconds: the right one comes nearer, the left one stays or ``fades`` in half a second."""
     frames = []
     for number in range(75):
         frame = np.zeros((150, 2 * HALF, 3), np.uint8)
         for left, width, light in ((0, 125, max(0.0, 1 - fades * number / 13)), (HALF, 90 + min(number, 65), 1)):
-            shown = cv2.resize(person, (width, width * 3 // 4)) * light
+            shown = cv2.resize(photo, (width, width * 3 // 4)) * light
             frame[: len(shown), left : left + width] = shown
         frames.append(frame)
     write_clip(path, np.stack(frames))
     return path
 
 
-def test_preview_numbers_faces_as_the_result_does(person, tmp_path, lips, speech, monkeypatch):
+def test_preview_numbers_faces_as_the_result_does(small_photo, tmp_path, lips, speech, monkeypatch):
     """By those who are visible later, too: the face that was numbered 1 could be drawn as filmed, or refused."""
     monkeypatch.setattr("face_detection.search.NEWCOMERS_SECONDS", 0.5)
     scene = np.full((60, 120, 2 * HALF, 3), 90, np.uint8)
-    scene[:, :, HALF:] = person
+    scene[:, :, HALF:] = small_photo
     for i, frame in enumerate(scene[20:]):
         reach = min(4 * (i + 1), HALF)  # somebody comes in from the left
-        frame[:, :reach] = np.flip(person, 1)[:, HALF - reach :]
+        frame[:, :reach] = np.flip(small_photo, 1)[:, HALF - reach :]
     write_clip(tmp_path / "guest.mp4", scene)
     run_ffmpeg("-stream_loop", 1, "-i", speech, tmp_path / "long.wav")
     film, sound = tmp_path / "guest.mp4", tmp_path / "long.wav"
@@ -209,18 +203,18 @@ def test_preview_numbers_faces_as_the_result_does(person, tmp_path, lips, speech
     assert np.abs(frame.astype(int) - scene[5])[:, HALF:].max() > 20
 
 
-def test_preview_follows_the_same_face_as_the_result(person, tmp_path, lips, speech):
+def test_preview_follows_the_same_face_as_the_result(small_photo, tmp_path, lips, speech):
     """The first half second alone would choose the other face."""
-    film = changing(person, tmp_path / "x.mp4", False)
+    film = changing(small_photo, tmp_path / "x.mp4", False)
     run_ffmpeg("-stream_loop", 2, "-i", speech, "-t", 3, tmp_path / "long.wav")
     take = lips.prepare(film, tmp_path / "long.wav")
     assert all(box[0] >= HALF for box in take.faces[0].filmed.path.boxes)
     assert_alike(lips.preview(film, tmp_path / "long.wav", 0.2), frame_of(lips, take, 5))
 
 
-def test_face_of_a_part_is_chosen_within_the_part(person, tmp_path, lips, speech):
+def test_face_of_a_part_is_chosen_within_the_part(small_photo, tmp_path, lips, speech):
     """A face that was gone by then used to be followed, or none."""
-    film = changing(person, tmp_path / "x.mp4", True)
+    film = changing(small_photo, tmp_path / "x.mp4", True)
     for options in ({}, {"face_index": 0}):
         path = lips.prepare(film, speech, start=0.7, **options).faces[0].filmed.path
         assert all(box and box[0] >= HALF for box in path.boxes)

@@ -57,26 +57,12 @@ def loaded_once(small_checkpoint, monkeypatch):
     monkeypatch.setattr(Runtime, "open_generator", built_once)
 
 
-@pytest.fixture(scope="module")
-def picture(astronaut):
-    """A face in 160x120 pixels."""
-    return half_size(astronaut[:240, 60:380])
-
-
-@pytest.fixture(scope="module")
-def word(tmp_path_factory, speech):
-    """The first 0.4 s of the speech: ten frames."""
-    path = tmp_path_factory.mktemp("word") / "word.wav"
-    run_ffmpeg("-i", speech, "-t", 0.4, path)
-    return path
-
-
 @pytest.fixture
-def sync(small_checkpoint, small_clip, word, tmp_path, monkeypatch, capsys):
+def sync(small_checkpoint, small_clip, short_speech, tmp_path, monkeypatch, capsys):
     """``sync("--flag", value, face=…)`` runs the program; returns (exit code, stderr); ``sync.out`` is its stdout."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*flags, checkpoint=small_checkpoint, face=small_clip, audio=word, outfile="out.mp4"):
+    def run(*flags, checkpoint=small_checkpoint, face=small_clip, audio=short_speech, outfile="out.mp4"):
         command = [f"--checkpoint_path={checkpoint}", f"--face={face}", f"--audio={audio}", f"--outfile={outfile}"]
         detector = [] if "--box" in flags or "--face_detector" in flags else ["--face_detector", "centerface"]
         capsys.readouterr()
@@ -109,10 +95,10 @@ def test_face_is_redrawn_for_as_long_as_the_speech(sync, tmp_path, small_clip, s
 
 
 @pytest.mark.parametrize("name", ["a.PNG", "v1.2 x/my.face.JPEG", "face"])
-def test_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, picture, name):
+def test_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, small_photo, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    path.write_bytes(cv2.imencode(".png", small_photo)[1].tobytes())
     assert sync("--fps", 30, face=path) == (0, "")
     written = video.probe(tmp_path / "out.mp4")
     assert (written.fps, written.width) == (30, 160) and sum(1 for _ in video.read_frames(written)) == 12
@@ -122,10 +108,10 @@ def test_photo_becomes_a_video_as_long_as_the_speech(sync, tmp_path, picture, na
     "with space.mp4", "qu'o\"te.mp4",
     "x;touch PWNED;#.mp4", "$(touch PWNED).mp4", "-leading.mp4", "лицо 顔.mp4", "100%d.mp4",
 ])  # fmt: skip
-def test_any_file_name(sync, tmp_path, small_clip, word, name):
+def test_any_file_name(sync, tmp_path, small_clip, short_speech, name):
     face, sound = tmp_path / name, tmp_path / name.replace(".mp4", ".wav")
     shutil.copy(small_clip, face)
-    shutil.copy(word, sound)
+    shutil.copy(short_speech, sound)
     assert sync("--box", 5, 30, 100, 130, face=name, audio=sound.name, outfile=f"out {name}") == (0, "")
     assert (tmp_path / f"out {name}").stat().st_size > 1000 and not (tmp_path / "PWNED").exists()
 
@@ -144,9 +130,9 @@ def test_static_means_what_it_says(sync, tmp_path, value, expected):
 @pytest.mark.parametrize("rate, flags, expected", [
     ("1/5", (), 25), ("10", (), 25), ("5", ("--fps", 6), 6), ("25", ("--fps", 30), 30), ("15", (), 15),
 ])  # fmt: skip
-def test_rate_of_the_result(sync, tmp_path, picture, rate, flags, expected):
+def test_rate_of_the_result(sync, tmp_path, small_photo, rate, flags, expected):
     """Slides used to get one mouth per slide, a still picture for five seconds."""
-    write_clip(tmp_path / "slides.mp4", np.stack([picture] * 3), rate)
+    write_clip(tmp_path / "slides.mp4", np.stack([small_photo] * 3), rate)
     assert sync(*flags, face=tmp_path / "slides.mp4") == (0, "")
     written = video.probe(tmp_path / "out.mp4")
     assert written.fps == expected and sum(1 for _ in video.read_frames(written)) == round(0.4 * expected)
@@ -166,8 +152,8 @@ def test_geometry_flags(sync, tmp_path):
     assert (written.width, written.height) == (50, 70)
 
 
-def test_audio_of_a_video(sync, tmp_path, small_clip, word):
-    run_ffmpeg("-i", small_clip, "-i", word, "-c:v", "copy", "-shortest", tmp_path / "talk.mkv")
+def test_audio_of_a_video(sync, tmp_path, small_clip, short_speech):
+    run_ffmpeg("-i", small_clip, "-i", short_speech, "-c:v", "copy", "-shortest", tmp_path / "talk.mkv")
     assert sync(face=tmp_path / "talk.mkv", audio=tmp_path / "talk.mkv") == (0, "")
 
 
@@ -200,8 +186,8 @@ def test_unused_end_of_the_video_is_reported(sync, tmp_path, small_clip):
         assert sync(*flags, face=tmp_path / "long.mp4") == (0, "") and "goes on" not in sync.out
 
 
-def test_frames_without_a_face_pass_through(sync, tmp_path, picture, speech):
-    write_clip(tmp_path / "gone.mp4", np.stack([picture] * 15 + [np.full_like(picture, 60)] * 15))
+def test_frames_without_a_face_pass_through(sync, tmp_path, small_photo, speech):
+    write_clip(tmp_path / "gone.mp4", np.stack([small_photo] * 15 + [np.full_like(small_photo, 60)] * 15))
     assert sync(face=tmp_path / "gone.mp4", audio=speech) == (0, "")
     frames = list(video.read_frames(video.probe(tmp_path / "out.mp4")))
     assert len(frames) == 30 and np.abs(frames[24].astype(int) - 60).mean() < 2
@@ -315,12 +301,12 @@ def test_mark_can_be_left_out(sync, tmp_path):
         assert (b"lips in this video are synthetic" in (tmp_path / "out.mp4").read_bytes()) == is_marked
 
 
-def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, small_clip, word):
+def test_two_runs_at_once_in_one_folder(sync, tmp_path, small_checkpoint, small_clip, short_speech):
     runs = {"a.mp4": (), "b.mp4": ("--pads", 0, 0, 0, 0)}
     assert all(sync(*flags, outfile=name) == (0, "") for name, flags in runs.items())
     alone = {name: (tmp_path / name).read_bytes() for name in runs}
     assert alone["a.mp4"] != alone["b.mp4"]  # boxes differ without pads
-    command = [f"--checkpoint_path={small_checkpoint}", f"--face={small_clip}", f"--audio={word}"]
+    command = [f"--checkpoint_path={small_checkpoint}", f"--face={small_clip}", f"--audio={short_speech}"]
     command += ["--face_detector", "centerface"]
     with ThreadPoolExecutor() as threads:
         both = threads.map(
@@ -384,8 +370,8 @@ def test_video_without_sound_as_audio(fails, small_clip):
     assert "no sound track" in fails(audio=small_clip)
 
 
-def test_sound_as_face(fails, word):
-    assert "no picture" in fails(face=word)
+def test_sound_as_face(fails, short_speech):
+    assert "no picture" in fails(face=short_speech)
 
 
 def test_wrong_checkpoint(fails, tmp_path):
@@ -411,8 +397,8 @@ def test_malicious_checkpoint(fails, tmp_path):
     (("--identity", "x.onnx"), "--identity is for --face_like"),
     (("--mix", "short.wav"), "--mix short.wav lasts 0.1 s, the speech 0.4 s: the rest of it is silent"),
 ])  # fmt: skip
-def test_flags_that_do_nothing_are_reported(sync, tmp_path, word, flags, words):
-    run_ffmpeg("-i", word, "-t", 0.1, tmp_path / "short.wav")
+def test_flags_that_do_nothing_are_reported(sync, tmp_path, short_speech, flags, words):
+    run_ffmpeg("-i", short_speech, "-t", 0.1, tmp_path / "short.wav")
     assert sync("--box", 5, 30, 100, 130, *flags) == (0, "") and words in sync.out
 
 
@@ -527,16 +513,16 @@ def frames_of(path) -> np.ndarray:
 
 
 @pytest.fixture
-def photo(tmp_path, picture):
-    cv2.imwrite(str(tmp_path / "photo.png"), picture)
+def photo(tmp_path, small_photo):
+    cv2.imwrite(str(tmp_path / "photo.png"), small_photo)
     return tmp_path / "photo.png"
 
 
 BOX = ("--box", 30, 100, 50, 105)
 
 
-def test_bundled_network_is_credited_and_the_official_one_named(photo, tmp_path, word, capsys):
-    command = [f"--face={photo}", f"--audio={word}", f"--outfile={tmp_path / 'out.mp4'}"]
+def test_bundled_network_is_credited_and_the_official_one_named(photo, tmp_path, short_speech, capsys):
+    command = [f"--face={photo}", f"--audio={short_speech}", f"--outfile={tmp_path / 'out.mp4'}"]
     assert inference.main([*command, *map(str, BOX)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("network:")]
     assert all(words in line for words in ("CC BY 4.0", "GRID", "Cooke", "--checkpoint_path wav2lip_gan"))
@@ -615,8 +601,8 @@ def test_preset_and_crf_reach_the_encoder(sync, photo, tmp_path):
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_face_index_chooses_which_face_speaks(sync, tmp_path, picture, index):
-    pair = np.concatenate((picture, picture[:, ::-1]), axis=1)
+def test_face_index_chooses_which_face_speaks(sync, tmp_path, small_photo, index):
+    pair = np.concatenate((small_photo, small_photo[:, ::-1]), axis=1)
     write_clip(tmp_path / "pair.mp4", np.stack([pair] * 10))
     assert sync("--face_index", index, "--crf", 0, face=tmp_path / "pair.mp4") == (0, "")
     before, after = (frames_of(tmp_path / name) for name in ("pair.mp4", "out.mp4"))

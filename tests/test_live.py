@@ -15,7 +15,7 @@ import pytest
 import live
 import live.session
 import video
-from conftest import assert_alike, run_ffmpeg, write_clip
+from conftest import assert_alike, drifting, run_ffmpeg, write_clip
 from errors import MissingFile, UserError
 from lipsync import LipSync
 from mouths import References
@@ -45,7 +45,7 @@ def wav(speech):
 def clip(tmp_path_factory, astronaut):
     """Ten frames of a photo drifting by 2 pixels a frame, 25 fps, 320x240: there and back is 18 frames."""
     path = tmp_path_factory.mktemp("clip") / "face.mp4"
-    write_clip(path, np.stack([astronaut[0:240, 60 + 2 * i : 380 + 2 * i] for i in range(10)]))
+    write_clip(path, drifting(astronaut, 10))
     return path
 
 

@@ -15,7 +15,7 @@ import pytest
 import inference
 import similarity
 import video
-from conftest import ROOT, run_ffmpeg
+from conftest import ROOT
 from errors import PIP
 from evaluation import score_fid, score_lse
 
@@ -39,14 +39,6 @@ def installed(tmp_path_factory):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return folder
-
-
-@pytest.fixture(scope="session")
-def short_speech(tmp_path_factory, speech):
-    """0.4 s, for ten frames."""
-    path = tmp_path_factory.mktemp("short") / "speech.wav"
-    run_ffmpeg("-i", speech, "-t", 0.4, path)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import inference
 import live
 import parts
 import video
-from conftest import assert_alike, half_size, run_ffmpeg, write_clip
+from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from face_path import FacePath, Piece
 from faces import FaceSearch
@@ -393,9 +393,9 @@ def test_photos_have_no_parts(lips, astronaut, tone, tmp_path):
         lips.prepare(tmp_path / "photo.png", tone, start=0)
 
 
-def test_part_without_a_face(lips, astronaut, tone, tmp_path):
+def test_part_without_a_face(lips, small_photo, tone, tmp_path):
     gone = np.full((50, 120, 160, 3), 60, np.uint8)
-    gone[:20] = half_size(astronaut[:240, 60:380])
+    gone[:20] = small_photo
     write_clip(tmp_path / "gone.mp4", gone)
     with pytest.raises(
         UserError, match="no face was found in .*gone.mp4 from 1.20 to 1.6[0-9] s, the part that was searched"

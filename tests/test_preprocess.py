@@ -28,7 +28,7 @@ import faces
 import preprocess
 import preprocessing
 import video
-from conftest import X264, run_ffmpeg, write_clip
+from conftest import X264, half_size, run_ffmpeg, write_clip
 from demo import talking_head
 from devices import cpu_count
 from errors import UserError
@@ -48,16 +48,10 @@ from reporting import Reporter
 
 
 @pytest.fixture(scope="module")
-def photo(astronaut) -> np.ndarray:
-    """A face with some space around it, 160x120."""
-    return cv2.resize(astronaut[0:240, 60:380], (160, 120), interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
 def clip(tmp_path_factory, astronaut, speech) -> Path:
     """Sixteen frames of a face at 25 fps, 160x120, and 1.2 s of sound."""
     path = tmp_path_factory.mktemp("clip") / "talk.mp4"
-    half = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
+    half = half_size(astronaut)
     film(path, np.stack([half[0:120, 30 + i : 190 + i] for i in range(16)]), sound=speech)
     return path
 
@@ -172,7 +166,7 @@ def test_sound_and_mel(finished_run):
 
 
 def test_interlaced_videos_are_deinterlaced(roots, astronaut, speech):
-    half = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
+    half = half_size(astronaut)
     moments = [half[0:120, 20 + 2 * i : 180 + 2 * i] for i in range(32)]
     woven = np.stack(moments[0::2])
     woven[:, 1::2] = np.stack(moments[1::2])[:, 1::2]
@@ -228,8 +222,8 @@ def test_one_person_is_followed_even_where_another_scores_higher(monkeypatch, tm
     np.testing.assert_array_equal(boxes, [large] * 12)
 
 
-def test_frame_without_a_face_leaves_a_hole(roots, photo, speech):
-    frames = np.stack([photo] * 20)
+def test_frame_without_a_face_leaves_a_hole(roots, small_photo, speech):
+    frames = np.stack([small_photo] * 20)
     frames[6:9] = 0
     film(roots.videos / "s/hole.mp4", frames, sound=speech)
     assert run(roots) == 0
@@ -238,8 +232,8 @@ def test_frame_without_a_face_leaves_a_hole(roots, photo, speech):
     assert (report(roots)["frames"], report(roots)["frames_with_face"]) == (20, 17)
 
 
-def test_other_rates_become_25(roots, photo, speech, capsys):
-    film(roots.videos / "s/thirty.mp4", np.stack([photo] * 30), "30", speech)
+def test_other_rates_become_25(roots, small_photo, speech, capsys):
+    film(roots.videos / "s/thirty.mp4", np.stack([small_photo] * 30), "30", speech)
     assert run(roots) == 0
     assert {path.stem for path in (roots.data / "s/thirty").glob("*.jpg")} == {str(i) for i in range(25)}
     assert report(roots)["converted"] == {"s/thirty": 30.0}
@@ -267,10 +261,10 @@ def test_clip_folder_matches_the_references(roots, shared, monkeypatch):
 # What is dropped
 
 
-def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, photo, speech, capsys):
+def test_unusable_clips_are_dropped_with_reasons(roots, clip, talking_clip, small_photo, speech, capsys):
     put(clip, roots, "s/good.mp4")
     put(talking_clip, roots, "s/silent film.mp4")
-    face = photo
+    face = small_photo
     film(roots.videos / "s/faceless.mp4", np.zeros((10, 96, 96, 3), np.uint8), sound=speech)
     film(roots.videos / "s/brief.mp4", np.stack([face] * 4), sound=speech)
     film(roots.videos / "s/short.mp4", np.stack([face] * 15), sound=speech)
@@ -514,7 +508,7 @@ def test_two_runs_do_not_cut_the_same_clip(roots, clip, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("read_once")
-def test_changed_and_unfinished_clips_are_cut_again(roots, clip, photo, speech):
+def test_changed_and_unfinished_clips_are_cut_again(roots, clip, small_photo, speech):
     """Another video of the same name, and a folder without clip.json; but never a folder with the user's files."""
     put(clip, roots, "s/changed.mp4", "s/old.mp4", "s/taken.mp4")
     old, taken = roots.data / "s/old", roots.data / "s/taken"
@@ -526,7 +520,7 @@ def test_changed_and_unfinished_clips_are_cut_again(roots, clip, photo, speech):
     assert dropped(roots) == {"s/taken.mp4": "in the way"} and names(taken) == {"thesis.tex"}
     assert not (old / "99.jpg").exists()
 
-    film(roots.videos / "s/changed.mp4", np.stack([photo] * 17), sound=speech)
+    film(roots.videos / "s/changed.mp4", np.stack([small_photo] * 17), sound=speech)
     run(roots)
     assert len(list((roots.data / "s/changed").glob("*.jpg"))) == 17
     assert report(roots)["finished_before"] == 1
@@ -934,9 +928,9 @@ def murmur(tmp_path) -> Path:
     return tmp_path / "murmur.wav"
 
 
-def test_every_shot_becomes_a_clip(roots, photo, murmur):
+def test_every_shot_becomes_a_clip(roots, small_photo, murmur):
     """In films with cuts, two of three references used to be from another shot, often of another person."""
-    face, other = photo, photo[..., ::-1] // 2
+    face, other = small_photo, small_photo[..., ::-1] // 2
     shown = [face] * 20 + [np.zeros_like(face)] * 30 + [np.ascontiguousarray(other[:, ::-1])] * 18 + [face] * 4
     film(roots.videos / "s/film.mkv", np.stack(shown), sound=murmur)
     assert run(roots) == 0 and kept(roots) == ["s/film@1", "s/film@2"]
@@ -955,8 +949,8 @@ def test_every_shot_becomes_a_clip(roots, photo, murmur):
 
 
 @pytest.mark.usefixtures("read_once")
-def test_long_shots_are_cut_into_even_pieces(roots, photo, murmur, capsys):
-    film(roots.videos / "s/long.mkv", np.stack([photo] * 75), sound=murmur)
+def test_long_shots_are_cut_into_even_pieces(roots, small_photo, murmur, capsys):
+    film(roots.videos / "s/long.mkv", np.stack([small_photo] * 75), sound=murmur)
     assert run(roots) == 0 and kept(roots) == ["s/long"]
     assert run(roots, "--seconds", "2") == 0
     assert kept(roots) == ["s/long@1", "s/long@2"] and "2 kept of 1 videos" in capsys.readouterr().out
@@ -1165,9 +1159,9 @@ def test_missing_expert_is_reported_before_any_work(roots, clip, capsys):
 
 
 @pytest.mark.usefixtures("read_once")
-def test_what_was_dropped_in_short_pieces_is_tried_again_in_longer_ones(roots, photo, murmur, monkeypatch):
+def test_what_was_dropped_in_short_pieces_is_tried_again_in_longer_ones(roots, small_photo, murmur, monkeypatch):
     """A run without --seconds said that pieces of a second were too short."""
-    film(roots.videos / "s/a.mkv", np.stack([photo] * 55), sound=murmur)
+    film(roots.videos / "s/a.mkv", np.stack([small_photo] * 55), sound=murmur)
     monkeypatch.setattr(cutting, "MIN_FRAMES", 40)
     assert run(roots, "--seconds", "2") == 2 and dropped(roots) == {"s/a.mkv": "too short"}
     assert run(roots) == 0 and kept(roots) == ["s/a"]

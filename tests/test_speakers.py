@@ -88,19 +88,13 @@ def test_usual_offset_is_that_of_all_shots_together():
 
 
 @pytest.fixture(scope="module")
-def face(astronaut):
-    """A picture of a face, 160x120."""
-    return cv2.resize(astronaut[:240, 60:380], (160, 120), interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
-def conversation(tmp_path_factory, face):
+def conversation(tmp_path_factory, small_photo):
     """A film of two shots, and three speeches: the left face says the first, the right one the second; then swapped."""
     folder = tmp_path_factory.mktemp("conversation")
     speeches = [folder / f"{number}.wav" for number in range(3)]
     for number, path in enumerate(speeches):
         write_speech(path, RECIPE, 2 * number)
-    cv2.imwrite(str(folder / "pair.png"), np.concatenate((face, face[:, ::-1]), axis=1))
+    cv2.imwrite(str(folder / "pair.png"), np.concatenate((small_photo, small_photo[:, ::-1]), axis=1))
     lips = LipSync(search=FaceSearch("centerface", folder=folder))
     lips.run(folder / "pair.png", dict(enumerate(speeches[:2])), folder / "shot.mp4")
     reversed_and_darker = "split[a][b];[b]hflip,lutyuv=y=0.7*val[c];[a][c]concat"
@@ -143,13 +137,13 @@ def test_real_people_side_by_side(shared, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory, face):
+def album(tmp_path_factory, small_photo):
     """A film of a face and a blue one, a picture of each and one of nobody, and a network."""
     folder = tmp_path_factory.mktemp("album")
-    blue = face[..., ::-1]
-    write_clip(folder / "pair.mp4", np.stack([np.concatenate((face, blue[:, ::-1]), axis=1)] * 6))
+    blue = small_photo[..., ::-1]
+    write_clip(folder / "pair.mp4", np.stack([np.concatenate((small_photo, blue[:, ::-1]), axis=1)] * 6))
     (folder / "sface.onnx").write_bytes(MEANS)
-    for name, picture in ("red", face), ("blue", blue), ("grey", np.full((100, 100, 3), 128, np.uint8)):
+    for name, picture in ("red", small_photo), ("blue", blue), ("grey", np.full((100, 100, 3), 128, np.uint8)):
         cv2.imwrite(str(folder / f"{name}.png"), picture)
     return folder
 
