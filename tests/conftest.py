@@ -29,6 +29,7 @@ import models  # noqa: E402
 import models.weights  # noqa: E402
 from face_detection.centerface import CenterFace  # noqa: E402
 from fill import fill  # noqa: E402
+from lipsync import LipSync  # noqa: E402
 from reporting import Reporter  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job
@@ -113,6 +114,14 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "small generator.pth"
     torch.save({"state_dict": fill(models.Wav2Lip(0.125)).state_dict(), "width": 0.125}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def loaded_lips(small_checkpoint: Path) -> LipSync:
+    """A ``LipSync`` that has loaded this generator; for a test, ``copy_with`` a search and a reporter of its own."""
+    lips = LipSync(small_checkpoint)
+    lips.load(searching=False)
+    return lips
 
 
 @pytest.fixture(scope="session")

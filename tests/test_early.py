@@ -227,14 +227,14 @@ def searched(monkeypatch) -> list[int]:
 
 @pytest.fixture(scope="module")
 def opened(small_checkpoint) -> LipSync:
-    return LipSync(small_checkpoint)
+    lips = LipSync(small_checkpoint, batch_size=8)
+    lips.load(searching=False)
+    return lips
 
 
 def lips_of(opened: LipSync, report, **options) -> LipSync:
     """Return another with the same network, which is thus read once."""
-    lips = LipSync(opened.generator.path, search=FaceSearch("haar", **options), report=report, batch_size=8)
-    lips.generator, lips.model = opened.generator, opened.model
-    return lips
+    return opened.copy_with(FaceSearch("haar", **options), report)
 
 
 def test_the_first_frame_comes_before_the_search_ends(opened, long_clip, long_speech, detector, searched, told):

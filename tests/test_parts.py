@@ -27,16 +27,9 @@ from mouths import crop, redraw_mouths
 BOX = (30, 100, 50, 105)  # top, bottom, left, right
 
 
-@pytest.fixture(scope="module")
-def loaded(small_checkpoint):
-    lips = LipSync(small_checkpoint)
-    lips.load(searching=False)
-    return lips
-
-
 @pytest.fixture
-def lips(loaded, told):
-    return loaded.copy_with(FaceSearch("centerface"), told)
+def lips(loaded_lips, told):
+    return loaded_lips.copy_with(FaceSearch("centerface"), told)
 
 
 @pytest.fixture(scope="module")

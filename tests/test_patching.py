@@ -18,7 +18,6 @@ import video
 from conftest import Told, run_ffmpeg, write_clip
 from errors import is_disk_error
 from faces import FaceSearch
-from lipsync import LipSync
 from reporting import SILENT, Reporter
 from video import h264
 
@@ -55,16 +54,9 @@ def speech(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def loaded(small_checkpoint):
-    lips = LipSync(small_checkpoint)
-    lips.load(searching=False)
-    return lips
-
-
 @pytest.fixture
-def lips(loaded, told):
-    return loaded.copy_with(FaceSearch("centerface"), told)
+def lips(loaded_lips, told):
+    return loaded_lips.copy_with(FaceSearch("centerface"), told)
 
 
 class Heard(Told):
@@ -79,10 +71,10 @@ class Heard(Told):
 
 
 @pytest.fixture(scope="module")
-def patched(loaded, film, speech, tmp_path_factory):
+def patched(loaded_lips, film, speech, tmp_path_factory):
     """A film, the result of redrawing frames 10 to 13 of it, and what was reported meanwhile."""
     out, heard = tmp_path_factory.mktemp("patched") / "out.mp4", Heard()
-    loaded.copy_with(FaceSearch("centerface"), heard).run(film("film.mp4"), speech, out, start=0.4, box=BOX)
+    loaded_lips.copy_with(FaceSearch("centerface"), heard).run(film("film.mp4"), speech, out, start=0.4, box=BOX)
     return SimpleNamespace(film=film("film.mp4"), out=out, heard=heard)
 
 
