@@ -1180,17 +1180,36 @@ def test_run_ends_but_stays_saved_if_all_pictures_are_damaged(corpus, tmp_path, 
 
 def test_run_is_not_overwritten(corpus, tmp_path, capsys):
     """Without --resume, the reference started over among the old checkpoints, and the next --resume took those."""
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 0
+    hp = f"{SMALL},syncnet_eval_interval=1,syncnet_eval_steps=1"
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, hp=hp)) == 0
     before = losses(tmp_path)
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2)) == 2
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 2, hp=hp)) == 2
     assert "--resume continues it" in capsys.readouterr().err and losses(tmp_path) == before
     assert hq_wav2lip_train.main(command(corpus, tmp_path, *hq_flags(corpus), "--max_steps", 2, "--resume")) == 2
     assert "--resume cannot continue" in capsys.readouterr().err and losses(tmp_path) == before
     first = ("--checkpoint_path", tmp_path / "checkpoint_step000000001.pth")
     assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, *first)) == 2
+    best = weights.read_state(tmp_path / "checkpoint_best.pth")
+    best["figures"]["loss"] = 0.0  # which cannot be surpassed
+    weights.write(best, tmp_path / "checkpoint_best.pth")
+    kept = (tmp_path / "checkpoint_best.pth").read_bytes()
     last = ("--checkpoint_path", tmp_path / "checkpoint_step000000002.pth")
-    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, *last)) == 0
+    assert color_syncnet_train.main(command(corpus, tmp_path, "--max_steps", 3, *last, hp=hp)) == 0
     assert losses(tmp_path)[:2] == before and len(losses(tmp_path)) == 3
+    assert (tmp_path / "checkpoint_best.pth").read_bytes() == kept
+
+
+def test_run_is_not_overwritten_by_one_that_starts_from_a_later_step(corpus, tmp_path, capsys):
+    """The official files have done 250 thousand steps; the run in the folder lost its best and its last checkpoints."""
+    folder = tmp_path / "run"
+    assert color_syncnet_train.main(command(corpus, folder, "--max_steps", 2)) == 0
+    official = weights.read_state(folder / "checkpoint_step000000002.pth") | {"global_step": 252000}
+    torch.save(official, tmp_path / "official.pth")
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+    start = ("--checkpoint_path", tmp_path / "official.pth", "--max_steps", 252001, "--keep", 1)
+    assert color_syncnet_train.main(command(corpus, folder, *start)) == 2
+    assert "holds a run that has reached step 2, and --resume continues it" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == kept
 
 
 def test_running_out_of_memory_costs_no_steps(corpus, tmp_path, monkeypatch, capsys):

@@ -101,12 +101,11 @@ class _Trainer:
         self.recent: deque[Figures] = deque(maxlen=WATCHED_STEPS)
         self.rates = [(group, group["lr"]) for part in task.parts() for group in part.optimizer.param_groups]
         self.input_digests = position.input_digests
-        best = read_best(plan.checkpoint_dir) if position.resumed else Best()
-        self.best = best.score_until(position.step, self.input_digests, task)
+        self.best = read_best(plan.checkpoint_dir).score_until(position.step, self.input_digests, task)
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
-        self._saved = self._position
+        self._saved = self._began_at = self._position
         self._step_complete = True  # False while a step has changed some weights, but not yet all that belongs to it
         for part in task.parts():  # running out of memory before that loses nothing
             part.optimizer.register_step_pre_hook(self._mark_step_incomplete)
@@ -194,7 +193,7 @@ class _Trainer:
             )
 
     def _stopped(self) -> Stopped:
-        if not self.step:
+        if self._position == self._began_at:
             return Stopped("stopped before the first step")
         return Stopped(f"stopped after step {self.step}; {self._saved_so_far()}")
 

@@ -92,7 +92,10 @@ def restore(task: Task, plan: Plan, report: Reporter) -> Position:
             f"{folder} holds a run that has reached step {latest}, but {missing} is missing; delete {lone}, too, and "
             "--resume continues from the previous one"
         )
-    if latest > position.step:
+    given = plan.start_from.get("")
+    # checkpoints of other runs may have any step, official ones a very high one
+    continues = resumed or given and given.resolve().parent == folder.resolve() and position.step == latest
+    if latest and not continues:
         way_on = "which --resume cannot continue here" if plan.resume else "and --resume continues it"
         raise UserError(
             f"{folder} holds a run that has reached step {latest}, {way_on}; this one would overwrite it: "
