@@ -71,7 +71,8 @@ class Utterance:
 
     def push(self, samples: np.ndarray, last: bool = False) -> None:
         if self._resampler:
-            samples = self._resampler.resample_chunk(samples, last)
+            # a filter overshoots steep edges, as of loud sound that was clipped
+            samples = np.clip(self._resampler.resample_chunk(samples, last), -1, 1)
         self._samples.append(samples)
         self.windows.push(samples)
 

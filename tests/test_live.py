@@ -186,6 +186,15 @@ def test_sound_of_another_rate_is_resampled(lips, face, rate):
     assert np.abs(heard - expected)[1000:-1000].max() < 0.01
 
 
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_loud_sound_of_another_rate_stays_within_bounds(lips, face, rate):
+    """The filter overshoots edges; beyond 1, the page's 16 bits wrapped around, which crackled."""
+    loud = np.clip(3 * np.sin(2 * np.pi * 300 * np.arange(0.4 * rate) / rate), -1, 1).astype(np.float32)
+    with live.Session(lips, face, rate=rate) as session:
+        heard = np.concatenate([frame.sound for frame in say(session, in_pieces(loud, rate // 8))])
+    assert 0.99 < np.abs(heard).max() <= 1
+
+
 def test_sound_that_is_too_old_is_skipped(lips, face, wav):
     with live.Session(lips, face, behind=0.4) as session:
         session.push(wav)
