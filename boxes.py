@@ -182,7 +182,7 @@ def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False
     where = " from {:.2f} to {:.2f} s, the part that was searched".format(*seconds)
     if picture.is_image:
         where = ""
-    elif count == 1:
+    elif count == 1 and not start:
         where = " in its first frame, the only one used"
     if in_profile:
         return UserError(

@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 
 import video
-from boxes import place
+from boxes import no_face, place
 from errors import UserError
 from face_detection.detections import Detections
-from face_detection.tracking import MIN_TRACK_SHARE, follow_face, follow_faces, gap_of, shots
+from face_detection.tracking import MIN_TRACK_SHARE, follow_face, follow_faces, gap_of, shots, shows_profiles
 from face_path import Piece
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -70,17 +70,21 @@ def follow(
     UserError if no face scores enough in any shot.
     """
     *_, found = seen
-    return place(chosen_faces(found, gap_of(source.fps), criterion), source, pads, smooth)
+    return place(chosen_faces(found, source, criterion), source, pads, smooth)
 
 
-def chosen_faces(found: Detections, gap: int, criterion: FaceCriterion) -> Iterator[tuple[np.ndarray, bool]]:
+def chosen_faces(
+    found: Detections, source: video.VideoInfo, criterion: FaceCriterion
+) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield the detected boxes of the best-scoring face, (frames, 4), shot by shot; NaN where there is none."""
-    everybody = FacesByShot(shots(found), follow_faces(found, gap))
+    everybody = FacesByShot(shots(found), follow_faces(found, gap_of(source.fps)))
     scores = np.full((len(everybody.shots), 1), -np.inf)
     if everybody.faces:
         scores = without_brief_faces(criterion.scores(everybody), everybody.seen())
         if scores.max() < criterion.THRESHOLD:
             raise UserError(criterion.no_match_message(float(scores.max())))
+    elif shows_profiles(found):
+        raise no_face(source, 0, len(found), in_profile=True)
     for (first, stop), row in zip(everybody.shots, scores):
         good = row.max() >= criterion.THRESHOLD
         yield everybody.faces[int(row.argmax())][first:stop] if good else np.full((stop - first, 4), np.nan), True

@@ -33,8 +33,12 @@ def unscaled(boxes: np.ndarray, scale: float | tuple[float, float]) -> np.ndarra
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of a box with each of ``others`` (n, 4 or more); 0 if neither has an area."""
-    width, height = np.maximum(0, np.minimum(box[2:4], others[:, 2:4]) - np.maximum(box[:2], others[:, :2])).T
+    """Return the intersection over union of a box with each of ``others`` (n, 4 or more); 0 if neither has an area.
+
+    Or of n boxes with one of the others each.
+    """
+    ends, starts = np.minimum(box[..., 2:4], others[:, 2:4]), np.maximum(box[..., :2], others[:, :2])
+    width, height = np.maximum(0, ends - starts).T
     area, areas = (np.prod(b[..., 2:4] - b[..., :2], axis=-1) for b in (box, others))
     both = width * height
     return both / np.maximum(area + areas - both, 1e-9)

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 
 from .detections import Detections
-from .geometry import intersection_over_union, is_same_place
+from .geometry import intersection_over_union, is_same_place, overlaps
 
 CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
 CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
@@ -443,10 +443,13 @@ def _continues(before: np.ndarray, after: np.ndarray, gap: int) -> bool:
 
 
 def smooth_boxes(boxes: np.ndarray) -> None:
-    """Average, in place, over a centred window that shrinks at the ends of each run of boxes: motion is not delayed."""
-    known = ~np.isnan(boxes[:, 0])
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], known, [0]))))
-    for start, stop in zip(edges[::2], edges[1::2]):
+    """Average, in place, over a centred window that shrinks at the ends of each run of boxes: motion is not delayed.
+
+    A run also ends where the next box is elsewhere: a person seen there is another, after a cut that was not noticed.
+    """
+    goes_on = overlaps(boxes[:-1], boxes[1:]) >= MIN_OVERLAP  # where either is NaN, it does not
+    ends = np.flatnonzero(np.append(~goes_on, True)) + 1
+    for start, stop in zip([0, *ends], ends):
         run = boxes[start:stop].copy()
         for i in range(len(run)):
             reach = min(SMOOTHING // 2, i, len(run) - 1 - i)

@@ -53,6 +53,13 @@ def follow(found: Detections, *rows: list[float]) -> FacePath:
     return path
 
 
+def test_faces_in_profile_are_named_as_the_reason():
+    """It used to be "no face was found", as if another detector could help."""
+    profile = np.array([[*LEFT, 1, 0.05]], np.float32)  # the distance of its eyes, in widths of the face
+    with pytest.raises(UserError, match="shows the face only in profile"):
+        follow(Detections([profile] * 20, [0.0] * 20), [0.9])
+
+
 def test_best_face_of_each_shot_is_followed_if_good_enough():
     path = follow(detections_of([LEFT, RIGHT], [RIGHT, LEFT], [LEFT, RIGHT]), [0.1, 0.6], [0.4, 0.4], [0.9, 0.8])
     assert path.boxes == [tuple(RIGHT)] * 20 + [None] * 20 + [tuple(LEFT)] * 20
