@@ -45,9 +45,9 @@ def save_mel(folder: str | Path, mel: np.ndarray) -> None:
 def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
     """Return the clip's mel and its offset in mel.npy in bytes, None if that file cannot be written."""
     path = Path(folder, "mel.npy")
-    if not path.is_file():
+    if not _is_current(path):
         mel = make_mel(folder)
-        if not path.is_file():
+        if not _is_current(path):
             return mel, None
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
@@ -57,6 +57,12 @@ def open_mel(folder: str) -> tuple[np.ndarray, int | None]:
     if not in_rows or mapped.dtype != np.float32:
         raise UserError(f"mel.npy is {mapped.dtype} {mapped.shape}, not float32 (mel frames, {hp.num_mels}) in C order")
     return mapped, mapped.offset
+
+
+def _is_current(path: Path) -> bool:
+    """Whether there is a mel.npy that is not older than the sound it was made of, which may have been replaced."""
+    sound = path.with_name("audio.wav")
+    return path.is_file() and not (sound.is_file() and sound.stat().st_mtime > path.stat().st_mtime)
 
 
 def mel_starts(frames: np.ndarray, settings: HParams) -> np.ndarray:

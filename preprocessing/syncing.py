@@ -24,7 +24,6 @@ from .sound import write_sound
 ACTIONS = ("report", "drop", "correct")
 CONFIDENCE_DIGITS = 3
 VERDICT_RULES = 2  # increased when ``sync`` decides differently, so that finished clips are checked again
-SAMPLES_PER_FRAME = hp.sample_rate // round(hp.fps)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def check_sync(
     if check.action == "correct" and can_be_corrected(kept):
         sound, silent = (recording or Recording.of(folder)).moved(late)
         numbers = frame_ids(folder).tolist()
-        heard = [number for number in numbers if silent <= number < len(sound) / SAMPLES_PER_FRAME]
+        heard = [number for number in numbers if silent <= number and _sample(number) < len(sound)]
         if len(heard) >= MIN_FRAMES:
             write_sound(sound, folder)
             for number in numbers:
@@ -117,9 +116,13 @@ class Recording:
     def moved(self, late: int) -> tuple[np.ndarray, int]:
         """Return the clip's sound from ``late`` frames later, and how many silent frames it begins with."""
         first = self.first + late
-        stop = None if self.frames is None else max(0, (first + self.frames) * SAMPLES_PER_FRAME)
-        silent = np.zeros(max(0, -first) * SAMPLES_PER_FRAME, np.float32)
-        return np.concatenate((silent, self.sound[max(0, first) * SAMPLES_PER_FRAME : stop])), max(0, -first)
+        stop = None if self.frames is None else _sample(max(0, first + self.frames))
+        silent = np.zeros(_sample(max(0, -first)), np.float32)
+        return np.concatenate((silent, self.sound[_sample(max(0, first)) : stop])), max(0, -first)
+
+
+def _sample(frame: int) -> int:
+    return audio.first_sample(frame, hp.fps)
 
 
 def _with_verdict(folder: Path, kept: Kept, expert: sync.Expert, name: str) -> Kept:

@@ -30,6 +30,8 @@ from dataset import (
     samples,
 )
 from dataset.index import WindowIndex
+from dataset.mels import open_mel
+from demo.talking_head import write_sound
 from errors import UserError
 from hparams import hparams as hp
 
@@ -131,6 +133,18 @@ def test_mel_is_computed_once_and_saved(bare_clip, monkeypatch):
     monkeypatch.setattr(audio, "load_wav", None)
     assert same([before[3]], [SyncNetDataset([bare_clip])[3]])
     assert not list(bare_clip.glob(".*"))
+
+
+def test_mel_of_sound_that_was_replaced_is_computed_again(bare_clip):
+    """Training used to keep the sound from before it was corrected, while every check read the new one."""
+    before, _ = open_mel(str(bare_clip))
+    before = before.copy()
+    write_sound(bare_clip / "audio.wav", np.zeros(4 * hp.sample_rate // 5, np.float32))
+    later = (bare_clip / "mel.npy").stat().st_mtime + 5
+    os.utime(bare_clip / "audio.wav", (later, later))
+    os.utime(bare_clip / "mel.npy", (later - 1, later - 1))
+    after, _ = open_mel(str(bare_clip))
+    assert (after == -hp.max_abs_value).all() and not (before == -hp.max_abs_value).all()
 
 
 def test_read_only_folder_can_be_used(bare_clip):

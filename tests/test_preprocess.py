@@ -37,6 +37,7 @@ from face_detection.centerface import CenterFace
 from face_detection.detectors import create_detector
 from face_detection.geometry import intersection_over_union
 from faces import FaceSearch
+from hparams import hparams as hp
 from models import SyncNet_color
 from preprocessing import Clip, Dropped, Kept, PreprocessingOptions, cutting, find_clips, syncing, write_filelists
 from preprocessing.clips import find_finished, note_kept
@@ -1090,6 +1091,14 @@ def test_corrected_piece_takes_its_sound_from_the_whole_recording(tmp_path, monk
     np.testing.assert_allclose(heard, expected, atol=1e-4)
     assert {path.stem for path in tmp_path.glob("*.jpg")} == {"cover", "007", *map(str, range(silent, 40))}
     assert (kept.shifted, kept.seconds, kept.frames_with_face) == (late, len(heard) / 16000, 40 - silent)
+
+
+def test_pieces_of_other_frame_rates_do_not_drift(monkeypatch):
+    """At 30 frames a second, sound used to be cut 0.19 s early after five minutes."""
+    monkeypatch.setattr(hp, "fps", 30.0)
+    sound = np.arange(320 * hp.sample_rate, dtype=np.float32)
+    piece, silent = syncing.Recording(sound, 9000, 30).moved(0)
+    assert silent == 0 and piece[0] == 300 * hp.sample_rate and len(piece) == hp.sample_rate
 
 
 @pytest.mark.usefixtures("read_once")
