@@ -161,9 +161,12 @@ def read_text(path: Path) -> str:
 
 
 def save(path: Path, content: str | bytes) -> None:
-    """Write a file atomically; creates its folder. See ``atomic_write`` and ``publish``."""
+    """Write a file atomically; creates its folder. See ``atomic_write`` and ``publish``.
+
+    Text is written as UTF-8, with escapes for what is none: names of files need not be.
+    """
     with atomic_write(path, keep=True) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        partial.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:

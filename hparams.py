@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -211,4 +212,5 @@ def names_in(line: str) -> tuple[str, ...]:
 def _clip_folder(root: Path, line: str) -> str:
     """Return the clip folder of a line: the longest existing name, else the text up to the first white space."""
     *longer, name = names_in(line)
-    return str(next((root / choice for choice in longer if (root / choice).is_dir()), root / name))
+    # a note may be longer than names can be, for which Path.is_dir raises
+    return str(next((root / choice for choice in longer if os.path.isdir(root / choice)), root / name))  # noqa: PTH112

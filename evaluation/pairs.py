@@ -81,7 +81,8 @@ class Drawn:
         if not self.left_out:
             return ""
         names = ", ".join(map(repr, self.left_out))
-        return f"left out, since a list cannot hold names with tabs, line breaks, or spaces around them: {names}"
+        kinds = "tabs, line breaks, spaces around them, or bytes that are no text"
+        return f"left out, since a list cannot hold names with {kinds}: {names}"
 
 
 def draw(
@@ -106,9 +107,9 @@ def write_filelist(path: Path, drawn: Sequence[tuple[str, str]], audio_first: bo
 
 
 def filelist(drawn: Sequence[tuple[str, str]], audio_first: bool = True) -> str:
-    """Return the text of such a list; names with spaces are separated by a tab."""
+    """Return the text of such a list; names with white space, of any kind, are separated by a tab."""
     order = [(_without_mp4(sound), _without_mp4(name)) if audio_first else (name, sound) for sound, name in drawn]
-    return "".join(("\t" if " " in "".join(names) else " ").join(names) + "\n" for names in order)
+    return "".join(("\t" if len("".join(names).split()) > 1 else " ").join(names) + "\n" for names in order)
 
 
 def _without_mp4(name: str) -> str:
@@ -123,8 +124,13 @@ def list_names(root: Path, wanted: Callable[[Path], bool], without: Path | None 
     Files in the folder ``without`` below it are ignored.
     """
     names = sorted(path.relative_to(root).as_posix() for path in visible_files(root, without) if wanted(path))
-    others = [name for name in names if "\t" in name or name.splitlines() != [name.strip()]]
+    others = [name for name in names if not _fits_into_a_list(name)]
     return [name for name in names if name not in others], others
+
+
+def _fits_into_a_list(name: str) -> bool:
+    is_text = name.isascii() or name == name.encode(errors="replace").decode()  # names of old archives are not
+    return is_text and "\t" not in name and name.splitlines() == [name.strip()]
 
 
 def read_filelist(path: Path, data_root: Path, audio_first: bool) -> list[Pair]:

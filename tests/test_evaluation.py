@@ -328,14 +328,14 @@ def test_pairs_never_join_a_clip_with_itself_in_another_file():
 
 @pytest.mark.parametrize("kind", ["lrs", "resynced"])
 def test_written_list_can_be_read_back(tmp_path, kind):
-    for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4"):
+    for name in ("s1/a.mp4", "s1/b.v2.mp4", "s2/c.mkv", "s2/my talk.mp4", "s2/d.mov.mp4", "s2/田中\u3000太郎.mp4"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name).write_text("x")
     target = tmp_path / "lists/list.txt"
     command = ["--data_root", tmp_path / "data", "--filelist", target, "--format", kind]
     assert make_filelist.main(list(map(str, command))) == 0
     read = pairs.read_filelist(target, tmp_path / "data", audio_first=kind == "lrs")
-    assert len(read) == 5 and all(path.is_file() for pair in read for path in pair)
+    assert len(read) == 6 and all(path.is_file() for pair in read for path in pair)
     assert ("s1/a.mp4" in target.read_text()) == (kind == "resynced")
 
 
@@ -919,9 +919,11 @@ def test_run_all_with_matched_videos_of_other_pairs_only(judged, monkeypatch, ca
 def test_run_all_keeps_the_list_of_its_videos(judged, capsys):
     """Another draw is refused before it replaces the first; names that a list cannot hold are reported."""
     folder, common, _ = judged
-    shutil.copy(folder / "data/a.mp4", folder / "data/a\ttab.mp4")
+    others = ["a\ttab.mp4", os.fsdecode(b"m\xfcller.mp4")]  # the second as in old archives, which used to crash
+    for name in others:
+        shutil.copy(folder / "data/a.mp4", folder / "data" / name)
     assert run_all.main([*common, "--no_fid"]) == 0
-    assert r"left out" in (out := capsys.readouterr().out) and r"'a\ttab.mp4'" in out
+    assert r"left out" in (out := capsys.readouterr().out) and r"'a\ttab.mp4', 'm\udcfcller.mp4'" in out
     first_list = (folder / "out/filelist.txt").read_text()
     assert run_all.main([*common, "--no_fid", "--count", "2"]) == 2
     assert "holds videos of another list, filelist.txt" in capsys.readouterr().err

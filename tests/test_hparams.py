@@ -55,9 +55,11 @@ def test_byte_order_mark_is_not_part_of_a_name(tmp_path, encoding, end):
 
 def test_clip_name_ends_at_white_space_unless_a_folder_has_it(tmp_path):
     (tmp_path / "s1/my clip").mkdir(parents=True)
-    (tmp_path / "val.txt").write_text("s1/a\ta note\ns1/my clip\ns1/my clip\ta note\ns1/b a note\n")
+    (tmp_path / "val.txt").write_text(
+        "s1/a\ta note\ns1/my clip\ns1/my clip\ta note\ns1/b a note\n" + f"s1/c {'word ' * 60}\n"
+    )
     assert get_image_list(tmp_path, "val", tmp_path) == [
-        f"{tmp_path}/s1/{name}" for name in ("a", "my clip", "my clip", "b")
+        f"{tmp_path}/s1/{name}" for name in ("a", "my clip", "my clip", "b", "c")
     ]
 
 
