@@ -29,7 +29,7 @@ from faces import FaceSearch
 from models import SyncNet_v2, weights
 from rates import resample
 from reporting import SILENT, Reporter
-from sync.embedding import embed_windows, resample_boxes
+from sync.embedding import embed_windows
 
 FPS = Fraction(25)
 SAMPLE_RATE = 16000  # Hz
@@ -190,9 +190,10 @@ def find_tracks(
 ) -> list[FaceTrack]:
     """Return every face of every shot. Raises UserError if none is visible for ``MIN_TRACK`` frames."""
     found = search.on(device_of(network)).find(source, report=report)
+    rows = np.array([*resample(range(len(found)), source.fps, FPS)], int)  # of the frames that are shown at 25 fps
     lasting = []
     for boxes in shot_tracks(found, float(source.fps)):
-        boxes = resample_boxes(boxes, source.fps, FPS)
+        boxes = boxes[rows]
         on_view = np.flatnonzero(~np.isnan(boxes[:, 0]))
         if len(on_view) >= MIN_TRACK:  # keep only the track's own frames: a film of an hour has a thousand shots
             lasting.append(FaceTrack(int(on_view[0]), boxes[on_view[0] : on_view[-1] + 1].copy()))
@@ -214,12 +215,17 @@ def shot_tracks(found: Detections, fps: float) -> Iterator[np.ndarray]:
 def track_crops(source: video.VideoInfo, tracks: Sequence[FaceTrack]) -> Iterator[list[np.ndarray | None]]:
     """Yield for each frame at 25 fps the crop (224, 224, 3) of every track, None where it is not visible."""
     squares = [steady_squares(track.boxes) for track in tracks]
+    later = sorted(range(len(tracks)), key=lambda row: -tracks[row].first)  # the next one last
+    current: list[int] = []
     for number, frame in enumerate(resample(video.read_frames(source), source.fps, FPS)):
         crops: list[np.ndarray | None] = [None] * len(tracks)
-        for row, track in enumerate(tracks):
-            at = number - track.first
-            if 0 <= at < len(track.boxes) and not np.isnan(squares[row][at, 0]):
-                crops[row] = crop_square(frame, *squares[row][at])
+        while later and tracks[later[-1]].first <= number:
+            current.append(later.pop())
+        current = [row for row in current if number - tracks[row].first < len(tracks[row].boxes)]
+        for row in current:
+            square = squares[row][number - tracks[row].first]
+            if not np.isnan(square[0]):
+                crops[row] = crop_square(frame, *square)
         yield crops
 
 
