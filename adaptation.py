@@ -22,10 +22,11 @@ import torch
 import files
 import pictures
 import training
+import video
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
 from distributed import Distributed, check_seed, preserve_rng
-from errors import MissingFile, UserError
+from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import SyncNet_color, Wav2Lip, weights
@@ -110,8 +111,7 @@ def adapt(
 
 def check_files(face: Path, outfile: Path, options: AdaptationOptions, report: Reporter = SILENT) -> None:
     """Raise UserError early if the video is missing or ``outfile`` is unusable or one of the input files."""
-    if not face.is_file():
-        raise MissingFile(f"--face {face} does not exist")
+    video.existing_file(face)
     if outfile.is_dir():
         raise UserError(f"--outfile {outfile} is a folder; give the name of a file to write")
     if outfile.suffix.lower() not in CHECKPOINTS:
@@ -337,7 +337,8 @@ def _middle(faces: torch.Tensor) -> np.ndarray:
 def write_checkpoint(path: Path, task: PersonTask, start: weights.Checkpoint) -> None:
     state = {name: value.cpu() for name, value in task.best.items()}
     settings = {name: getattr(start, name) for name in weights.INFERENCE_SETTINGS}
-    settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}  # it was trained on unpadded boxes
+    if task.improved:  # it was trained on unpadded boxes
+        settings |= {"pads": [0, 0, 0, 0], "mel_lead": task.hp.mel_lead}
     weights.export(weights.Checkpoint(path, state, start.width, {}), path, **settings)
 
 

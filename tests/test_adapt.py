@@ -387,6 +387,7 @@ def test_video_without_a_face_gets_one_line(speech, expert, beginner, tmp_path, 
     ("face", "outfile", "words"),
     [
         ("missing.mp4", "x.pth", "does not exist"),
+        (".", "x.pth", "is a folder; give one file"),
         ("here.mp4", "x.PNG", "must end in one of .pth"),
         ("here.mp4", "other.mp4", "must end in one of .pth"),
         ("here.mp4", ".", "folder"),
@@ -439,3 +440,6 @@ def test_what_only_measures_better_is_no_improvement(person, expert, beginner, t
     monkeypatch.setattr(training, "fit", stops)
     options = AdaptationOptions(0.01, beginner, expert, expert, "batch_size=2")
     assert not adaptation.adapt(person, tmp_path / "person.pth", options).is_better
+    kept, start = (weights.read_checkpoint(path, Wav2Lip) for path in (tmp_path / "person.pth", beginner))
+    for name in ("pads", "mel_lead"):  # nor is the network used otherwise: its padding used to go
+        assert getattr(kept, name) == getattr(start, name)

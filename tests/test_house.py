@@ -75,7 +75,7 @@ ALLOWED = {
     "recipes": {"dataset", "devices", "distributed", "files", "hparams", "models", "reporting", "training"},
     "adaptation": {
         "dataset", "devices", "distributed", "downloads", "faces", "files", "hparams", "models", "pictures",
-        "preprocessing", "reporting", "training",
+        "preprocessing", "reporting", "training", "video",
     },
     "page": {
         "adaptation", "audio", "devices", "face_detection", "faces", "hparams", "lipsync", "live", "models",
