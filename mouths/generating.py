@@ -49,7 +49,7 @@ def crop(frame: np.ndarray, box: Box, size: int = hp.img_size) -> np.ndarray:
     shown = crop_with_border(frame, box)
     # Below half size, the reference's interpolation skips pixels, which turns a pattern into another one. Down to half
     # size it skips none, and at half both methods give the same.
-    how = cv2.INTER_AREA if min(shown.shape[:2]) > 2 * size else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if max(shown.shape[:2]) > 2 * size else cv2.INTER_LINEAR
     return cv2.resize(shown, (size, size), interpolation=how)
 
 
