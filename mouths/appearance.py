@@ -71,7 +71,10 @@ class Appearances:
             return
         self._analysed = {start: one for start, one in self._analysed.items() if one is None or one in self.remembered}
         seen = self._analysed[shot] = shots.analyse(shot)
-        if seen is None or alike and len(seen.poses) < known:
+        if seen and alike and len(seen.poses) < known:
+            self._analysed[shot] = near  # which stands for this shot, too
+            return
+        if seen is None:
             return
         if alike:
             self.remembered.remove(near)  # otherwise it might be nearer, though it has fewer faces

@@ -90,6 +90,14 @@ def test_a_shot_is_not_analysed_twice():
     assert [appearances.of(*one) for one in shown][:2] == [here, there] and len(appearances.remembered) == 2
 
 
+def test_a_shot_that_shows_less_than_one_like_it_is_not_analysed_again():
+    """In a clip that is repeated, it used to be at every visit."""
+    faces, analysed = {0: appearance_of(HERE, times=8), 10: appearance_of(HERE, times=5)}, []
+    shots = Shots(lambda index: index // 10 * 10, lambda start: analysed.append(start) or faces[start])
+    appearances = Appearances({0: faces[0]}, shots)
+    assert {appearances.of(HERE, index) for index in [0, 10] * 5} == {faces[0]} and analysed == [10]
+
+
 def test_the_least_recently_used_appearance_is_forgotten():
     here, there = appearance_of(HERE), appearance_of(THERE)
     others = [appearance_of(ELSEWHERE) for _ in range(MAX_APPEARANCES - 2)]
