@@ -112,7 +112,7 @@ def measure_stages(
     some = list(video.repeat_frames(source, min(96, count)))
     box = (source.width // 3, source.height // 4, source.width // 2, source.height // 2)
     calls = calls_at_a_time(device)
-    batch = pick_batch_size(REFERENCE_BATCH, source, device, calls)
+    batch = pick_batch_size(REFERENCE_BATCH, source, device, calls + 1)
     lip_sync = redraw_mouths(some, [box] * len(some), windows, model, batch, workers=calls)
     figures["generate_s"] = count / len(some) * timed(lambda: list(lip_sync))
     encode = timed(lambda: write_video(clip.with_name("stage.mp4"), source, speech, some))

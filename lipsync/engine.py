@@ -252,8 +252,9 @@ class LipSync:
             with prefix_errors(f"--pair {index}={sound.path}"):
                 filmed = self._for_face(index).find_face(segment.source, segment.searched, options)
                 filmed.path.known(None)  # to its end, so that it is cached for the next face
-            if options.silence != "closed" and samples < longest:
-                until = min(audio.frame_count(samples, fps), segment.frames)
+            spoken = audio.frame_count(samples, fps)
+            if options.silence != "closed" and samples < longest and spoken < segment.frames:
+                until = spoken
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as windows of it are requested
         windows = audio.MelWindows(spectrogram, fps, segment.frames, options.lip_delay / 1000)
         fade = fading(segment.frames, options.is_part and segment.source.start > 0, until)
@@ -280,7 +281,8 @@ class LipSync:
                 for reader in readers:
                     reader.stop()
 
-            batch_size = pick_batch_size(self.batch_size, take.source, self.device, workers)
+            in_flight = len(take.faces) * (workers + 1)  # batches: every face has as many
+            batch_size = pick_batch_size(self.batch_size, take.source, self.device, in_flight)
             first = min(FIRST_BATCH, batch_size)
             frames = opened.enter_context(contextlib.closing(prefetch(take.frames(), batch_size)))
             for one, reader in zip(take.faces, readers):
@@ -309,6 +311,8 @@ class LipSync:
         count = len(take)
         if take.options.is_part:  # the number of frames around it is known only if they are copied
             count = len(copied.replaced) if copied else None
+        if take.goes_on and not copied:  # otherwise a missing end would show only when most of it is made
+            video.check_ahead(take.source)
         with (  # if writing fails or is interrupted, the frames end now
             contextlib.closing(self.stream_all(take, copied)) as frames,
             video.open_writer(outfile, take.source, take.output_sound, count, copied, encoding, self.report) as writer,
@@ -471,7 +475,7 @@ def bundled_expert(device: torch.device, dtype: torch.dtype) -> Expert:
     return open_expert(weights.DEMO, device, dtype)
 
 
-def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, workers: int) -> int:
-    """Return the largest useful batch of which ``workers`` and one more fit in ``FLIGHT_BYTES``."""
-    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // (workers + 1))
+def pick_batch_size(limit: int, picture: video.VideoInfo, device: torch.device, in_flight: int) -> int:
+    """Return the largest useful batch of which ``in_flight`` fit in ``FLIGHT_BYTES``."""
+    fitting = max(1, FLIGHT_BYTES // (picture.width * picture.height * 3) // in_flight)
     return min(limit, fitting, CPU_BATCH if device.type == "cpu" else limit)

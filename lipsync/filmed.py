@@ -31,7 +31,8 @@ class FilmedFace:
     def frame(self, index: int) -> np.ndarray:
         """Return the frame at this index of ``frames``."""
         if self.used is None:  # the number of frames is unknown
-            return next(itertools.islice(self.frames(), index, None))
+            found = next(video.read_frames(self.source, index, 1), None)
+            return next(itertools.islice(self.frames(), index, None)) if found is None else found
         return next(video.read_frames(self.source, self.number(index), 1))
 
     def boxes(self, count: int = sys.maxsize, reader: Reader | None = None) -> Iterator[Box | None]:

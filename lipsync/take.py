@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -214,11 +215,12 @@ def _report_unused_end(source: video.VideoInfo, wanted: int, options: Options, r
     if report is SILENT or options.static or source.is_image or source.lasts is None:
         return
     later = wanted + round(UNUSED_SECONDS * source.fps)  # counted, as the declared length may be the sound's
-    if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
-        report.note(
-            f"note: {source.path} goes on after the speech, but the result ends with it; --start 0 keeps the "
-            "rest as it was filmed"
-        )
+    with contextlib.suppress(video.CutShort):  # a file that ends in between has enough for the speech
+        if later / source.fps < source.lasts and video.count_frames(replace(source, start=later), 1)[0]:
+            report.note(
+                f"note: {source.path} goes on after the speech, but the result ends with it; --start 0 keeps the "
+                "rest as it was filmed"
+            )
 
 
 class SearchRange(NamedTuple):

@@ -109,6 +109,28 @@ def test_face_speaks_as_it_would_alone(lips, film, speeches, spoken):
     assert not np.array_equal(spoken[:15, :, :HALF], alone[:15, :, :HALF])
 
 
+def test_no_mouth_fades_at_the_end_of_the_result(lips, film, speeches, tmp_path):
+    """One face used to, if its speech was only some milliseconds shorter, or both went on after the part."""
+    run_ffmpeg("-i", speeches[1], "-af", "atrim=end=1.195", tmp_path / "shorter.wav")
+    speeches = {0: tmp_path / "shorter.wav", 1: speeches[1]}
+    for part in ({}, {"start": 0.2}):
+        left, right = lips.prepare(film, speeches, **part).faces
+        assert np.array_equal(left.fade, right.fade) and (part or left.fade is None)
+
+
+def test_faces_share_the_memory_for_frames(lips, film, speeches, monkeypatch):
+    """Each used to have as many frames in memory as one alone."""
+    sizes, pick = [], engine.pick_batch_size
+    monkeypatch.setattr(engine, "pick_batch_size", lambda *given: sizes.append(pick(*given)) or sizes[-1])
+    source = video.probe(film)
+    monkeypatch.setattr(engine, "FLIGHT_BYTES", 12 * source.width * source.height * 3)
+    for speech, options in ((speeches, {}), (speeches[0], {"face_index": 0})):
+        with contextlib.closing(lips.stream(lips.prepare(film, speech, **options))) as frames:
+            next(frames)
+    both, alone = sizes
+    assert 1 <= both <= alone // 2 < 8
+
+
 @pytest.mark.parametrize("second", [0.2, 0.8, 9.0])
 def test_preview_is_a_frame_of_the_result(lips, film, speeches, spoken, second):
     """While both speak, when one has ended, and after the end, where it is the last frame."""

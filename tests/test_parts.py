@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,8 +21,8 @@ from conftest import assert_alike, run_ffmpeg, write_clip
 from errors import UserError
 from face_path import FacePath, Piece
 from faces import FaceSearch
-from lipsync import FilmedFace, LipSync
-from lipsync.take import fading
+from lipsync import FilmedFace, LipSync, Options
+from lipsync.take import fading, segment_for
 from mouths import crop, redraw_mouths
 
 BOX = (30, 100, 50, 105)  # top, bottom, left, right
@@ -97,6 +98,53 @@ def test_part_blends_into_the_filmed_video(modest_checkpoint, small_clip, tone, 
     assert lips.prepare(small_clip, tone, start=0.0, blend="feather").faces[0].fade.tolist()[:7] == [1] * 7
     assert lips.prepare(small_clip, tone).faces[0].fade is None
     assert_alike(lips.preview(small_clip, tone, 0.2, start=0.2, blend="feather"), next(lips.stream(take)))
+
+
+def test_preview_with_a_box_does_not_read_all_that_comes_before(small_clip, tone, lips, monkeypatch, filmed):
+    """A preview an hour into a film decoded that hour."""
+    starts, read = [], video.read_frames
+    monkeypatch.setattr(
+        video, "read_frames", lambda info, start=0, *rest: starts.append(start) or read(info, start, *rest)
+    )
+    drawn = lips.preview(small_clip, tone, 0.36, box=BOX)
+    assert 9 in starts and drawn.shape == filmed[9].shape
+    near, far = (np.abs(drawn.astype(int) - filmed[index])[:25].mean() for index in (9, 0))
+    assert near < 0.5 * far  # above the box
+
+
+@pytest.fixture
+def truncated(tmp_path):
+    """A second of noise whose file ends after about 16 frames, and the number of frames that can be read."""
+    noise = np.random.default_rng(0).integers(0, 256, (25, 128, 160, 3), np.uint8)
+    write_clip(tmp_path / "cut.mkv", noise, "25", "-c:v", "libx264", "-g", 5, "-bf", 0)
+    content = (tmp_path / "cut.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: int(0.65 * len(content))])
+    frames = []
+    with pytest.raises(video.CutShort):
+        frames.extend(video.read_frames(video.probe(tmp_path / "cut.mkv")))
+    return tmp_path / "cut.mkv", len(frames)
+
+
+def test_truncated_film_is_refused_before_a_part_of_it_is_made(truncated, lips, tone, tmp_path, monkeypatch):
+    """It used to be when nearly everything had been encoded."""
+    path, count = truncated
+    assert count > 10
+    take = lips.prepare(path, tone, start=0.04, end=0.2, box=BOX, crf=30)
+    assert take.goes_on and take.copied() is None
+    monkeypatch.setattr(LipSync, "stream_all", lambda *_: pytest.fail("frames were made"))
+    with pytest.raises(video.CutShort, match="cut short or damaged"):
+        lips.write(take, tmp_path / "out.mp4")
+
+
+def test_missing_end_that_the_speech_does_not_need_is_no_error(truncated, monkeypatch):
+    """Looking whether the film goes on after the speech used to be one."""
+    path, count = truncated
+    monkeypatch.setattr("lipsync.take.UNUSED_SECONDS", 0.08)
+    options, told = Options(), []
+    segment = segment_for(video.probe(path), (count - 1) * 640, options, SimpleNamespace(note=told.append))
+    assert segment.frames == count - 1 and not told
+    segment_for(video.probe(path), 640, options, SimpleNamespace(note=told.append))
+    assert len(told) == 1 and "goes on after the speech" in told[0]
 
 
 def level(sound: np.ndarray, start: float, stop: float, frequency: int) -> float:

@@ -91,12 +91,14 @@ def _decode(info: VideoInfo, start: int, count: int | None, every: int) -> Itera
     check_whole(info.path, words)
 
 
-def check_ahead(info: VideoInfo, count: int) -> None:
-    """Raise CutShort if the file ends within the first ``count`` frames, before any work is done.
+def check_ahead(info: VideoInfo, count: int | None = None) -> None:
+    """Raise CutShort if the file ends within the first ``count`` frames, or too early at all, before any work is done.
 
     Packets are read, but not decoded: an hour takes a second.
     """
-    copied = {"format": "null", "c:v": "copy", "t": float((info.start + count) / info.fps)}
+    copied: dict[str, object] = {"format": "null", "c:v": "copy"}
+    if count is not None:
+        copied["t"] = float((info.start + count) / info.fps)
     _, words = report_of(command_line(input_of(info.path)[info.stream].output("-", **copied), *QUIET))
     check_whole(info.path, words)
 
