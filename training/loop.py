@@ -21,7 +21,6 @@ from dataset import Batches, Loader, WindowDataset, evaluation_windows
 from distributed import STOP_SIGNALS, Batch, active_signals
 from reporting import SILENT, Advance, Reporter
 from training.checkpoints import (
-    Best,
     Position,
     read_best,
     save_best,
