@@ -982,7 +982,7 @@ def test_all_processes_stop_an_evaluation_when_one_is_asked_to():
 
     trainer = object.__new__(loop._Trainer)
     trainer.group, trainer.shared_batches, trainer.step = Two(torch.device("cpu"), world_size=2), 1, 0
-    trainer._stop = False
+    trainer._stop, trainer._first_step = False, 0
     with pytest.raises(training.Stopped):
         next(trainer._stoppable([0]))
     trainer.shared_batches = 0  # the other process does not have this batch

@@ -104,7 +104,7 @@ class _Trainer:
         self.log = Log(plan.checkpoint_dir, position, report) if self.group.is_main and plan.saves else None
         self._waited = 0.0  # seconds, for the data of this step
         self._stop = False
-        self._saved = self._began_at = self._position
+        self._first_step, self._saved = self.step, self._position
         self._step_complete = True  # False while a step has changed some weights, but not yet all that belongs to it
         for part in task.parts():  # running out of memory before that loses nothing
             part.optimizer.register_step_pre_hook(self._mark_step_incomplete)
@@ -192,7 +192,7 @@ class _Trainer:
             )
 
     def _stopped(self) -> Stopped:
-        if self._position == self._began_at:
+        if self.step == self._first_step:  # of this run: nothing is saved
             return Stopped("stopped before the first step")
         return Stopped(f"stopped after step {self.step}; {self._saved_so_far()}")
 
