@@ -235,7 +235,7 @@ class Portrait:
         """Return the mesh points (M, 2), pixels of the photograph, with the speaker's ``movement`` (478, 2).
 
         ``shut`` are the points at rest, see ``relaxed``; ``turn`` is how far the head is turned to the side and up, in
-        radians, about a tenth at most.
+        radians, see ``variation.LARGEST_TURN``.
         """
         points = shut + self.weights[:, None] * movement[MESH] * (amplitude * self.unit)
         upper, lower = mesh_indices(UPPER_INNER), mesh_indices(LOWER_INNER)

@@ -8,7 +8,8 @@ mel.npy, and
 
 twin.txt    the name of a clip beside it in which the same head moves in the same way and says something else, so that
             each of its frames shows the same moment with another mouth (see Wav2LipDataset); for a third of the pairs,
-            the name of a folder with the photograph itself, as inference.py will be given it
+            the name of a folder with the photograph itself, as inference.py will be given it; for another third, of
+            one with the twin's frames and mouths of its other moments, as inference.py puts them together
 truth.json  the name of the sentence, and for each frame the distance of the lips in eye distances
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
@@ -39,7 +40,7 @@ import video
 from dataset import TWIN, save_mel
 from demo.articulation import speak
 from demo.head import Identity
-from demo.mouth import Teeth, as_photographed, render
+from demo.mouth import OPEN, Teeth, as_photographed, render
 from demo.portrait import MESH_INDEX, Portrait, Speaker, absolute, eye_distance, face_box, without_holes
 from demo.scene import Actor, Shot, film
 from demo.talking_head import make_clips, write_sound
@@ -49,6 +50,8 @@ from devices import cpu_count
 from errors import MissingFile, UserError
 from footage import VIDEO_SUFFIXES
 from hparams import hparams as hp
+from mouths.generating import crop
+from mouths.references import References
 from terminal import TERMINAL
 
 SIZE = 112  # pixels of the crops: a little more than the networks' input
@@ -56,6 +59,8 @@ JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 PAIR, UTTERANCE, REAL, HEAD = range(4)  # first elements of seeds
 RAISED = 0.5  # fraction of the teeth's height by which they are raised behind lips that do not smile at all
 DONORS = 8  # photographs that are tried for teeth, if one shows none of its own
+OTHER_MOMENTS = 10  # moments whose mouths a clip's reference has, if ``mixed``
+MIXED = "_mixed"  # suffix of the folder with such references
 LARGEST_SHARE = 0.35  # of one speaker; otherwise one voice would dominate training
 
 
@@ -72,6 +77,7 @@ class Corpus:
     only: tuple[str, ...] = ()
     silence: float = 0.25  # fraction of the portraits' clips that begin with silence
     photo: float = 0.33  # fraction of the portraits' pairs whose twin is the photograph with its own mouth
+    mixed: float = 0.33  # fraction of the pairs whose twin has mouths of its other moments
     follow_jaw: bool = False  # boxes grow when a mouth opens, as with many detectors
 
     def has(self, folder: Path) -> bool:
@@ -86,7 +92,7 @@ class Corpus:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that determine a clip of a given number; sentences and photographs are given as a digest."""
-        own = {name: getattr(self, name) for name in ("seed", "silence", "photo", "follow_jaw")}
+        own = {name: getattr(self, name) for name in ("seed", "silence", "photo", "mixed", "follow_jaw")}
         return own | {"chosen_from": _names_in(self)}
 
 
@@ -115,6 +121,12 @@ def get_parser() -> cli.Parser:
         type=share,
         default=Corpus.photo,
         help="Use the photograph itself as the reference of this fraction of the pairs.",
+    )
+    add(
+        "--mixed",
+        type=share,
+        default=Corpus.mixed,
+        help="Give the reference mouths of its other moments in this fraction of the pairs.",
     )
     add("--silence", type=share, default=Corpus.silence, help="Begin this fraction of the clips with silence.")
     add("--follow_jaw", action="store_true", help="Let boxes grow when mouths open; without it, they keep one size.")
@@ -150,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> None:
     corpus = Corpus(
         args.portraits, tuple(args.speakers), args.out, args.seed, args.choice or Corpus.choice, tuple(args.without),
-        tuple(args.only), args.silence, args.photo, args.follow_jaw,
+        tuple(args.only), args.silence, args.photo, args.mixed, args.follow_jaw,
     )  # fmt: skip
     if args.clips and not args.portraits:
         raise UserError("--clips needs --portraits, the folder with the photographs")
@@ -301,7 +313,9 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         return folder
     portrait = open_portrait(corpus, which)
     silence = int(scene.integers(8, 26)) if scene.random() < corpus.silence else 0  # frames before the sentence
-    photo = scene.random() < corpus.photo  # the reference is the photograph, so its smile may be relaxed only a little
+    kind = scene.random()  # of the reference
+    photo, mixed = kind < corpus.photo, kind > 1 - corpus.mixed
+    # if the reference is the photograph, its smile may be relaxed only a little
     relax, amplitude = scene.uniform(0, 0.3 if photo else 0.8), scene.uniform(0.9, 1.6)
     teeth = find_teeth(corpus, which, scene)
     utterances = [Utterance.draw(corpus, number + n, silence) for n in (0, (number ^ 1) - number)]
@@ -324,6 +338,9 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
         if number % 2 == 0:
             still = [as_photographed(portrait, camera.turn[i], matrices[i], SIZE) for i in range(count)]
             write_frames(twin, degradation.apply(still))
+    elif mixed:
+        twin = twin.with_name(f"{twin.name}{MIXED}")
+        write_frames(folder.with_name(f"{folder.name}{MIXED}"), with_other_mouths(faces, np.array(opening), scene))
     truth = {"sentence": utterance.sentence.name, "opening": opening}
     write_clip(corpus, folder, faces, utterance.sound(count), twin, truth)
     return folder
@@ -334,6 +351,19 @@ def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | 
     others = rng.integers(count_portraits(corpus), size=DONORS) + corpus.choice[0]
     found = (Teeth.of(open_portrait(corpus, int(number))) for number in (which, *others))
     return next(filter(None, found), None)
+
+
+def with_other_mouths(faces: Sequence[np.ndarray], opening: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Return faces, 96 pixels wide, with mouths of a few other moments that are about as far open.
+
+    Those are selected and moved as in inference, where the head of a reference was often elsewhere, or otherwise
+    turned: a network that was only shown mouths in the right place copies them wherever they are.
+    """
+    faces = [crop(face, (0, 0, *face.shape[1::-1])) for face in faces]
+    opening = opening / max(opening.max(), OPEN)
+    known = np.sort(rng.permutation(len(faces))[:OTHER_MOMENTS])
+    references = References(np.stack(faces)[known], openings=opening[known])
+    return [references.select(face, 1.0, wanted).face for face, wanted in zip(faces, opening.tolist())]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hparams import hparams as hp
 from video.process import QUIET, command_line
 
 EXACT = "scale=flags=accurate_rnd+full_chroma_int"  # otherwise colours come back two levels darker
+LARGEST_TURN = np.array([0.36, 0.16])  # of a head to the side and up, in radians; further, photographs tear
 GREY = np.array([0.114, 0.587, 0.299], np.float32)  # BGR
 
 
@@ -28,11 +29,13 @@ class Camera:
     def __init__(self, rng: np.random.Generator, count: int, fps: float) -> None:
         self.zoom = np.exp(rng.normal(0, 0.045)) * (1 + wander(rng, count, fps) * rng.uniform(0, 0.02))
         self.stretch = np.exp(rng.normal(0, 0.03))
-        offset = np.clip(rng.normal(0, 0.025, 2), -0.06, 0.06)
-        self.shift = offset + np.stack([wander(rng, count, fps) for _ in range(2)], 1) * rng.uniform(0, 0.015)
-        self.roll = np.radians(rng.normal(0, 4) + wander(rng, count, fps) * rng.uniform(0.5, 4))
+        posed = rng.uniform(0.5, 2.5)  # how far this head turns and tilts, from that of a speaker at a desk to lively
+        offset = np.clip(rng.normal(0, 0.03, 2), -0.08, 0.08)
+        self.shift = offset + np.stack([wander(rng, count, fps) for _ in range(2)], 1) * rng.uniform(0, 0.02)
+        self.roll = np.radians(posed * (rng.normal(0, 4) + wander(rng, count, fps) * rng.uniform(0.5, 4)))
         sway = [wander(rng, count, fps) * rng.uniform(0.02, limit) for limit in (0.13, 0.06)]
-        self.turn = np.stack(sway, 1) + rng.normal(0, [0.05, 0.02])
+        turn = posed * (np.stack(sway, 1) + rng.normal(0, [0.05, 0.02]))
+        self.turn = np.clip(turn, -LARGEST_TURN, LARGEST_TURN)
         self.mirror = rng.random() < 0.5
 
     def matrix(self, box: np.ndarray, size: int, i: int) -> np.ndarray:
