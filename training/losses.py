@@ -96,9 +96,13 @@ def detail_loss(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 
 def _detail(faces: torch.Tensor) -> torch.Tensor:
-    """Return how far greys are from those around them, averaged over squares of ``DETAIL_POOL``, (N·T, 1, h, w)."""
+    """Return how far greys are from those around them, averaged over squares of ``DETAIL_POOL``, (N·T, 1, h, w).
+
+    Lattices of single pixels, which transposed convolutions draw easily, are no detail.
+    """
     greys = faces.mean(1).flatten(0, 1)[:, None]
-    fine = greys - F.avg_pool2d(greys, 3, 1, 1, count_include_pad=False)
+    greys = F.avg_pool2d(F.avg_pool2d(greys, 2, 1), 2, 1)  # 1 2 1 each way, whose response to them is 0
+    fine = greys - F.avg_pool2d(greys, 5, 1, 2, count_include_pad=False)
     return F.avg_pool2d(fine.abs(), DETAIL_POOL, DETAIL_POOL // 2)
 
 
