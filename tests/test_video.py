@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import weakref
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,12 +18,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import soundfile
 from scipy.io import wavfile
 
 import video
+import video.sound
 from concurrency import prefetch
 from conftest import X264, run_ffmpeg, write_clip
 from errors import UserError
+from video import process
 
 # as from cameras and libx264's usual preset: frames are stored out of display order
 REORDERED = (*X264, "-preset", "medium")
@@ -900,6 +904,41 @@ def test_channels_that_cancel_out_are_heard(tmp_path, monkeypatch, channels, cod
     assert len(sound.notes) == 1 and "cancel each other; number" in sound.notes[0]
 
 
+def test_the_other_speaker_may_begin_later(tmp_path, monkeypatch):
+    """Each of two people has a channel; whoever was silent for the first half minute was not heard at all."""
+    monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.5)
+    t = np.arange(2 * 16000) / 16000
+    both = 0.4 * np.sin(2 * np.pi * 300 * t)[:, None] * np.stack([t < 1, t >= 1], 1)
+    soundfile.write(tmp_path / "a.wav", both, 16000)
+    sound = video.Sound(tmp_path / "a.wav", 16000)
+    heard = np.concatenate(list(sound))
+    assert not sound.voice and min(np.abs(heard[4000:12000]).max(), np.abs(heard[20000:28000]).max()) > 0.15
+    soundfile.write(tmp_path / "one.wav", both * [1, 0], 16000)
+    sound = video.Sound(tmp_path / "one.wav", 16000)
+    assert np.abs(np.concatenate(list(sound))).max() == pytest.approx(0.4, abs=0.01) and sound.voice == "c0"
+
+
+def test_long_silence_is_not_held_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(video.sound, "AUDIO_SECONDS", 0.1)
+    soundfile.write(tmp_path / "a.wav", np.zeros(2 * 16000), 16000)
+    seen, alive = [], [0]
+    blocks = video.Sound._blocks
+
+    class Block(np.ndarray):  # unlike arrays, these can be counted
+        pass
+
+    def counted(sound, process):
+        for samples, last in blocks(sound, process):
+            block = samples.view(Block)
+            seen.append(weakref.ref(block))
+            alive.append(sum(one() is not None for one in seen))
+            yield block, last
+
+    monkeypatch.setattr(video.Sound, "_blocks", counted)
+    sound = video.Sound(tmp_path / "a.wav", 16000)
+    assert sum(map(len, sound)) == 32000 and max(alive) <= 4 and "silent from end to end" in sound.notes[0]
+
+
 def test_one_channel_alone_is_not_said_to_cancel_out(tmp_path):
     """Of a tone that only bats can hear, nothing is left at 16 kHz."""
     tone = np.hanning(24000) * np.sin(2 * np.pi * 20000 * np.arange(24000) / 48000)
@@ -1233,6 +1272,37 @@ def test_manifests_that_name_other_files_are_refused(tmp_path, talking_clip):
         for read in (video.probe, lambda path: next(iter(video.Sound(path, 16000)))):
             with pytest.raises(ValueError, match="is a playlist or a web page, not a video"):
                 read(tmp_path / name)
+
+
+@pytest.mark.parametrize("start", [
+    b"\0\0\0\x3cftypisom\0\0\x02\0" + 11 * b"iso6",  # a box of 60 bytes
+    b"\x3c\x12\x34\x56\x47\x40\0\x10" + 188 * b"\xff",  # the stamp of an AVCHD packet
+])  # fmt: skip
+def test_binary_files_that_begin_like_xml_are_no_lists(tmp_path, start):
+    (tmp_path / "v").write_bytes(start)
+    assert video.existing_file(tmp_path / "v")
+    for content in (b"<MPD/>\0" + start, b"\xef\xbb\xbf\n<!-- " + b"-->\0"):  # zeros only after its first tag
+        (tmp_path / "v").write_bytes(content)
+        with pytest.raises(ValueError, match="is a playlist or a web page"):
+            video.existing_file(tmp_path / "v")
+
+
+def test_a_cameras_own_data_may_be_malformed(tmp_path):
+    """ffmpeg says "truncated" of them, and decodes every frame; such videos were refused as cut short."""
+    encode = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=0.4", *X264, "-bf", 0, "-bsf:v", "h264_mp4toannexb")
+    run_ffmpeg(*encode, "-f", "h264", tmp_path / "v.h264")
+    stream = (tmp_path / "v.h264").read_bytes()
+    own = b"\0\0\0\1\x06\x05\x48" + 40 * b"\x11"  # says 72 bytes and has 40
+    (tmp_path / "v.h264").write_bytes(
+        own.join(re.split(rb"(?=\x00\x00\x00\x01[\x41\x65])|(?=\x00\x00\x01[\x41\x65])", stream))
+    )
+    code, report = process.report_of(
+        process.command_line(process.input_of(tmp_path / "v.h264").output("-", format="null"))
+    )
+    assert code == 0 and "truncated at" in report
+    info = video.probe(tmp_path / "v.h264")
+    assert len(list(video.read_frames(info))) == 10
+    video.check_ahead(info)
 
 
 @pytest.fixture

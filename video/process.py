@@ -26,7 +26,8 @@ PROGRESS = ("-progress", "pipe:1")  # reports progress, see ``Process.seconds_do
 # first stream that it reads, and closes gaps between joined recordings. So each process reads all streams, and copies
 # video and sound to a null output.
 NULL_OUTPUT = ("-c", "copy", "-f", "null", "-")
-WINDOWS_CRASH = 0x80000000  # its crash codes begin here; elsewhere, a crash is a signal, below 0
+# Crash codes of Windows; elsewhere, a crash is a signal, below 0. ffmpeg's own errors are as large, but not in these.
+WINDOWS_CRASHES = range(0x80000000, 0x80010000), range(0xC0000000, 0xC1000000)
 DISK_ERRORS = {
     "No space left on device": errno.ENOSPC,
     "Disk quota exceeded": errno.EDQUOT,
@@ -106,7 +107,7 @@ def declared_duration(report: str) -> tuple[float, float] | None:
 
 
 def failure_reason(code: int, report: str) -> str:
-    if code < 0 or code >= WINDOWS_CRASH:
+    if code < 0 or any(code in crashes for crashes in WINDOWS_CRASHES):
         reason = signal.strsignal(-code) if code < 0 else f"0x{code:X}"
         return f"{ffmpeg_path()} crashed ({reason}); if it does so again, install another ffmpeg"
     lines = [line.strip() for line in report.splitlines() if line.strip()]

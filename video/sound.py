@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -79,24 +78,21 @@ class Sound:
         if self._single_block is not None:
             yield self._single_block
             return
-        blocks, held = self._decode(), []
+        blocks = self._decode()
+        first = next(blocks)  # after this, the layout of a short sound is known
         if not self._is_chosen:
-            first = next(blocks)  # after this, the layout of a short sound is known
-            self._find_voice()
-            blocks = self._decode() if self.voice else itertools.chain([first], blocks)
-        for block in blocks:
-            held.append(block)
-            if self._is_chosen or np.abs(block).max() >= FAINT:
-                break
-        else:
-            held = self._check_cancelling(held)
+            self._find_voice(len(first) < self._block)
+            if self.voice:
+                blocks = self._decode()
+                first = next(blocks)
+            if np.abs(first).max() < FAINT and self._cancels():
+                blocks = self._decode()
+                first = next(blocks)
         self._is_chosen = True
-        given = itertools.chain(held, blocks)
-        first = next(given)
         if len(first) < self._block:
             self._single_block = first
         yield first
-        yield from given
+        yield from blocks
 
     def measure(self, most: float = math.inf) -> int:
         """Return the number of samples by the file's timestamps; packets are read but not decoded.
@@ -217,35 +213,50 @@ class Sound:
             number = tracks.index(self.stream) + 1
             self.notes.append(f"{self.path} has {len(tracks)} sound tracks; number {number} is used")
 
-    def _find_voice(self) -> None:
-        """Set ``voice`` from the beginning: the centre of a film, or the only channel with speech."""
+    def _find_voice(self, is_short: bool) -> None:
+        """Set ``voice``: the centre of a film, or the only channel with speech.
+
+        That is found from the beginning of the sound, which is all of it if it ``is_short``.
+        """
         if self.layout == "mono":
             return
-        layout, levels = self._channel_levels(AUDIO_SECONDS)
+        layout, alone = self._only_voice(AUDIO_SECONDS)
+        if alone is not None and not is_short and self._only_voice()[1] != alone:
+            alone = None  # the other person of an interview speaks later
         self.layout = self.layout or layout
+        if CENTRED.fullmatch(layout) and not (alone is not None and alone >= FRONT):
+            self.voice = VOICE_OF_FILMS
+        elif alone is not None:  # also from recorders with several microphones, whose files rarely name channels
+            self.voice = f"c{alone}"
+
+    def _only_voice(self, seconds: float | None = None) -> tuple[str, int | None]:
+        """Return the layout, and the only channel with speech in the first ``seconds``, if there is only one."""
+        layout, levels = self._channel_levels(seconds)
         boom = 2 if layout in LFE_THIRD else 3
         if LFE.match(layout) and boom < len(levels):
             levels[boom] = 0.0  # it has no speech
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, DOMINANT * others[0])
-        if CENTRED.fullmatch(layout) and not (is_alone and levels.index(loudest) >= FRONT):
-            self.voice = VOICE_OF_FILMS
-        elif is_alone:  # also from recorders with several microphones: their files rarely say which channel is which
-            self.voice = f"c{levels.index(loudest)}"
+        return layout, levels.index(loudest) if is_alone else None
 
-    def _check_cancelling(self, heard: list[np.ndarray]) -> Iterable[np.ndarray]:
-        """Return the faint blocks ``heard``, or if their channels cancel each other, those of the loudest channel."""
-        mean_square = sum(float(np.square(block, dtype=np.float64).sum()) for block in heard) / sum(map(len, heard))
+    def _cancels(self) -> bool:
+        """Whether the sound is faint because its channels cancel each other; if so, set ``voice`` to the loudest."""
+        squares = peak = 0.0
+        heard = 0
+        for block in self._decode():
+            heard, squares = heard + len(block), squares + float(np.square(block, dtype=np.float64).sum())
+            if (peak := max(peak, float(np.abs(block).max()))) >= FAINT:
+                return False
         channels = [] if self.layout == "mono" else self._channel_levels()[1]  # one alone has nothing to cancel
         loudest = max(channels, default=0.0)
-        if loudest > max(SILENCE, CANCELLED * math.sqrt(mean_square)):
+        if loudest > max(SILENCE, CANCELLED * math.sqrt(squares / heard)):
             self.voice = f"c{channels.index(loudest)}"
             number = f"number {channels.index(loudest) + 1} of {len(channels)}"
             self.notes.append(f"the channels of {self.path} cancel each other; {number} is used for the lips")
-            return self._decode()
-        if max(float(np.abs(block).max()) for block in heard) < SILENCE:
+            return True
+        if peak < SILENCE:
             self.notes.append(f"{self.path} is silent from end to end: there is nothing for lips to follow")
-        return heard
+        return False
 
     def _channel_levels(self, seconds: float | None = None) -> tuple[str, list[float]]:
         """Return the layout, and the root mean square of every channel in the first ``seconds``; full scale is 1."""

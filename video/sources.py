@@ -15,10 +15,13 @@ from video.process import failure_reason
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # two letters or more: not a drive; Path drops a slash
 DESCRIPTOR_PATH = re.compile("/dev/(stdin|fd/)|/proc/[^/]+/fd/")  # file descriptors, which other processes cannot open
 START = 4096  # bytes that are examined
-LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's lists and SDP begin, but no video
+LISTS = (b"#EXTM3U", b"<", b"ffconcat", b"v=0")  # how HLS, XML, ffmpeg's lists and SDP begin
+NO_XML = re.compile(rb"<[^>]*[\0-\x08\x0b\x0c\x0e-\x1f]")  # XML has no such bytes; some MP4 and MTS begin like this
 ENDED = "ended prematurely"  # ffmpeg's message about a Matroska file, even one that declares no length
 # and about any file that is shorter than its index or header says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", ENDED)
+# of a camera's own data in H.264, which players ignore: all frames are there
+HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated")
 SEGMENT = b"\x18\x53\x80\x67"  # the element of Matroska and WebM that holds all that follows the header
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
 STREAMED = 0x7FFF0000  # bytes: larger sizes in a WAV or AVI header mean that its length was not known yet
@@ -56,7 +59,7 @@ def _is_list(path: Path) -> bool:
     """
     with open(path, "rb") as file:
         start = file.read(START).lstrip(b"\xef\xbb\xbf \t\r\n\0")
-    return start.startswith(LISTS)
+    return start.startswith(LISTS) and not NO_XML.match(start)
 
 
 def starts_with(path: Path, mark: bytes, skip: int = 0) -> bool:
@@ -67,7 +70,8 @@ def starts_with(path: Path, mark: bytes, skip: int = 0) -> bool:
 def check_whole(path: Path, words: str) -> None:
     """Raise CutShort if a file that was read to its end is incomplete, by ffmpeg's messages or the file's header."""
     signs = set(CUT_SHORT) - ({ENDED} if ENDED in words.lower() and _is_recording(path) else set())
-    if told := [line for line in words.splitlines() if any(sign in line.lower() for sign in signs)]:
+    lines = (line for line in words.splitlines() if not HARMLESS.search(line))
+    if told := [line for line in lines if any(sign in line.lower() for sign in signs)]:
         raise CutShort(f"{path} is cut short or damaged ({failure_reason(0, told[0])}); copy or download it again")
     if missing := _missing_bytes(path):
         raise CutShort(f"{path} is cut short or damaged ({missing} bytes are missing); copy or download it again")
