@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +16,7 @@ import torch
 from errors import UserError, is_out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds per period, and the period; or max
 MAX_WORKERS = 8  # concurrent network calls; more would only hold more frames in memory
 Result = TypeVar("Result")
 _lock = threading.Lock()
@@ -74,7 +78,16 @@ def named_precision(name: str, device: torch.device) -> torch.dtype:
 def cpu_count() -> int:
     """Return the number of CPUs for this process: those that containers or taskset allow, shared under torchrun."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, here // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, min(here, _container_quota()) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _container_quota() -> int:
+    """Return how many CPUs' time a container may use, as by ``docker --cpus``, which changes no affinity."""
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no control group, or "max"
+        return sys.maxsize
 
 
 def cpu_computes(dtype: torch.dtype) -> bool:

@@ -153,6 +153,7 @@ def test_pictures_may_have_any_name(tmp_path):
 
 @pytest.mark.parametrize("code, words", [
     (0xC0000005, "crashed (0xC0000005)"), (-signal.SIGSEGV, "crashed (Segmentation fault)"), (1, "No space left"),
+    (0xBEBBB1B7, "No space left"), (0xFFFFFFE4, "No space left"),  # ffmpeg's own codes on Windows
 ])  # fmt: skip
 def test_crashes_are_called_crashes(code, words):
     assert words in process.failure_reason(code, "No space left\n")
@@ -251,6 +252,18 @@ def test_processors_are_counted_without_sched_getaffinity(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert devices.cpu_count() == 3
+
+
+@pytest.mark.parametrize("content, count", [
+    ("200000 100000\n", 2), ("150000 100000\n", 2), ("max 100000\n", 6), ("6400000 100000\n", 6), ("", 6),
+])  # fmt: skip
+def test_processors_of_a_container_are_those_that_it_may_use(tmp_path, monkeypatch, content, count):
+    """docker --cpus=2 on a machine of 64 used to start 64 processes."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    (tmp_path / "cpu.max").write_text(content)
+    monkeypatch.setattr(devices, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert devices.cpu_count() == count
 
 
 @pytest.mark.parametrize("has_nccl, backend", [(True, "nccl"), (False, "gloo")])
