@@ -130,14 +130,13 @@ def run_jobs(listed: list[jobs.Job], args: argparse.Namespace) -> None:
 
 def folder_of(args: argparse.Namespace) -> Path:
     """Return the folder for a batch's results that have no outfile of their own."""
-    if args.outfile == OUTFILE:
-        return OUTFILE.parent
-    if args.outfile.suffix.lower() in video.CONTAINERS and not args.outfile.is_dir():
+    folder = OUTFILE.parent if args.outfile == OUTFILE else args.outfile
+    if args.outfile != OUTFILE and args.outfile.suffix.lower() in video.CONTAINERS and not args.outfile.is_dir():
         raise UserError(f"--outfile {args.outfile} is the name of one video; give a folder for several")
     for path in (*args.face, *args.audio):
-        if path.is_dir() and path.resolve() == args.outfile.resolve():
+        if path.is_dir() and path.resolve() == folder.resolve():
             raise UserError(f"--outfile {path} is a folder of --face or --audio, and files would mix; give another")
-    return args.outfile
+    return folder
 
 
 if __name__ == "__main__":

@@ -73,6 +73,8 @@ def work_through(jobs: Sequence[SettledJob], lips: LipSync, again: bool = False)
     try:
         if todo:
             lips.load(searching=not all(job.options.get("box") for job in todo))
+        for job in todo if again else ():  # or the same command without --again would take the old ones for made
+            job.record_path.unlink(missing_ok=True)
         for job in lips.report.track(todo, "Videos", len(todo), "video"):
             attempt(job, lips, outcome)
     except (KeyboardInterrupt, OSError) as end:

@@ -181,6 +181,7 @@ def test_names_that_are_too_long_together_are_shortened(program, room):
     (["--face", "empty", "--audio", "voice.wav"], "empty has no video or photo"),
     (["--face", "a.mp4", "--audio", "empty"], "empty has no file with sound"),
     (["--face", ".", "--audio", "voice.wav", "--outfile", "."], "is a folder of --face or --audio"),
+    (["--face", "results", "--audio", "voice.wav"], "is a folder of --face or --audio"),  # the default --outfile
     (["--face", "a.mp4", "b.mp4", "--audio", "other"], "such as a.wav for a.mp4"),
     (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--mouth_gain", "99"], "--mouth_gain 99 is not between"),
     (["--face", "a.mp4", "b.mp4", "--audio", "voice.wav", "--checkpoint_path", "no.pth"], "no.pth does not exist"),
@@ -191,7 +192,9 @@ def test_names_that_are_too_long_together_are_shortened(program, room):
 def test_impossible_pairs_are_refused(program, room, flags, words):
     (room / "empty").mkdir()
     (room / "other").mkdir()
+    (room / "results").mkdir()
     shutil.copy("voice.wav", "other/z.wav")
+    shutil.copy("a.mp4", "results/a.mp4")
     assert words in refused(program(*flags))
 
 
@@ -479,6 +482,9 @@ def test_interrupted_batch_can_be_continued(program, monkeypatch):
     assert done.code == 130 and done.err.count("\n") == 1
     assert "stopped; 2 of 3 videos are made, and the same command, without --again, goes on from there" in done.err
     assert [call.face.name for call in program(*command).calls] == ["c.mp4"]
+    count = itertools.count(1)
+    assert program(*command, "--again").code == 130  # after the first; the others used to count as made from then on
+    assert [call.face.name for call in program(*command).calls] == ["b.mp4", "c.mp4"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
