@@ -175,7 +175,7 @@ def fine_tune(
 
     Either way, ``task`` ends with the best weights so far.
     """
-    with tempfile.TemporaryDirectory(prefix="adapt") as folder:
+    with tempfile.TemporaryDirectory(prefix="wav2lip-adapt-") as folder:
         plan = training.Plan(
             Path(folder, "run"),
             Path(folder),

@@ -53,6 +53,7 @@ class Runtime:
 
     name: str = "torch"  # one of ``NAMES``
     precision: str = "auto"  # or one of ``PRECISIONS``; auto: the fastest of equal quality, with OpenVINO int8
+    keeps_int8: bool = True  # networks in int8 are cached on disk
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -84,7 +85,7 @@ class Runtime:
         if self.name == "torch":
             return optimize_for_inference(weights.build(checkpoint, Wav2Lip), device, dtype)
         in_int8 = self.precision in ("auto", INT8)
-        return OpenVinoGenerator(checkpoint, dtype, quantized(checkpoint, report) if in_int8 else None)
+        return OpenVinoGenerator(checkpoint, dtype, quantized(checkpoint, self.keeps_int8, report) if in_int8 else None)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -186,15 +187,16 @@ def convert(network: nn.Module, *example: torch.Tensor) -> Any:
 # Quantization
 
 
-def quantized(checkpoint: weights.Checkpoint, report: Reporter = SILENT) -> Any:
-    """Return the generator without its audio encoder, all but its last block in int8; cached on disk."""
+def quantized(checkpoint: weights.Checkpoint, keep: bool = True, report: Reporter = SILENT) -> Any:
+    """Return the generator without its audio encoder, all but its last block in int8; cached on disk if to ``keep``."""
     kept = cache_path(checkpoint)
     with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, RuntimeError):  # missing or damaged
         return load_cached(kept)
     report.note("note: quantizing this network to int8 for OpenVINO, once: up to a minute")
     model = quantize(fold_batchnorm(weights.build(checkpoint, Wav2Lip)), devices.cpu_has_vnni())
     try:
-        save_cached(model, kept)
+        if keep:
+            save_cached(model, kept)
     except OSError as error:
         report.note(f"warning: the int8 network could not be cached in {kept.parent} ({error.strerror})")
     return model

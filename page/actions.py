@@ -9,7 +9,7 @@ import math
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ class Actions:
             batch_size=settings.batch_size,
             report=settings.report,
         )
+        if checkpoint != settings.checkpoint:  # a visitor's, which may know their face: nothing of it stays
+            lips.runtime = replace(lips.runtime, keeps_int8=False)
         _ = lips.model, lips.restore, lips.credentials
         return lips
 

@@ -139,6 +139,8 @@ class Buttons:
             return (gr.skip(),) * (4 + len(VOICES))
         with self._working(request, progress, face) as (session, report):
             seen = self.actions.find_faces(session, face, report, rotate)
+        if session.face not in (None, face):  # another was given meanwhile
+            return (gr.skip(),) * (4 + len(VOICES))
         words = (
             "One face was found."
             if len(seen) == 1
@@ -148,8 +150,9 @@ class Buttons:
         gallery = gr.Gallery(pictures, visible=len(seen) > 1, selected_index=None)
         return gallery, " ".join([words, *map(sentence, report.notes)]), seen, *speech_inputs(len(seen))
 
-    def forget(self, face: str | None) -> tuple[Any, ...]:
+    def forget(self, face: str | None, request: gr.Request) -> tuple[Any, ...]:
         """Reset what was shown for the previous video or photo; a new file also replaces one of the other kind."""
+        self.sessions.of(request.session_hash).face = face or ""
         return gr.Gallery(visible=False), "", [], None, None if face else gr.skip(), *speech_inputs(0)
 
     def choose(self, seen: list[Any], event: gr.SelectData) -> tuple[Any, str]:

@@ -146,7 +146,12 @@ class Page:
             gone = gr.on(_input_events(source), self.buttons.forget, source, before, **self._no_queue())
             for event in (gone, turned):
                 event.then(
-                    self.buttons.find_faces, [source, rotate], found, show_progress_on=said, **self._short_queue()
+                    self.buttons.find_faces,
+                    [source, rotate],
+                    found,
+                    show_progress_on=said,
+                    trigger_mode="always_last",  # "once" would drop what is given during a search
+                    **self._short_queue(),
                 )
         faces.select(self.buttons.choose, seen, [chosen, said], api_visibility="private")
         look.click(self.buttons.preview, inputs, [shown, original], **self._short_queue())

@@ -33,19 +33,21 @@ def serving(
     Files of up to ``max_megabytes`` are accepted; ``share`` makes the page public through Gradio's tunnel. Raises
     UserError if Gradio is missing or the port is taken.
     """
+    check_address(server_name, server_port)  # before networks are loaded
     with (
         tempfile.TemporaryDirectory(prefix="wav2lip-uploads-", ignore_cleanup_errors=True) as uploads,
         # set before Gradio is imported, so that it contacts no other machine
         environment(GRADIO_TEMP_DIR=uploads, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1"),
     ):
+        host = f"[{server_name}]" if ":" in server_name else server_name  # of IPv6
         layout = import_layout()
         page, over, most = layout.Page(settings), threading.Event(), max_megabytes << 20
         blocks = page.build()
         server = page.server(Path(uploads), most)
-        launch(blocks, layout, server_name, server_port, share=share, max_file_size=most, app_kwargs=server)
+        launch(blocks, layout, host, server_port, share=share, max_file_size=most, app_kwargs=server)
         page.start(Path(uploads), over)
         try:
-            yield f"http://{server_name}:{server_port}", page
+            yield f"http://{host}:{server_port}", page
         finally:
             over.set()
             blocks.close()
@@ -65,15 +67,20 @@ def environment(**changes: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, **how: Any) -> None:
+def check_address(server_name: str, server_port: int) -> None:
+    """Raise UserError if nothing can be served there."""
+    family = socket.AF_INET6 if ":" in server_name else socket.AF_INET
     try:
-        socket.create_server((server_name, 0)).close()
+        socket.create_server((server_name, 0), family=family).close()
     except OSError as error:
         raise UserError(f"--server_name {server_name} is not an address of this machine ({error})") from error
     try:
-        socket.create_server((server_name, server_port)).close()
+        socket.create_server((server_name, server_port), family=family).close()
     except OSError as error:
         raise UserError(f"port {server_port} cannot be used ({error.strerror}); give another --server_port") from error
+
+
+def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, **how: Any) -> None:
     try:
         blocks.launch(
             server_name=server_name,

@@ -22,6 +22,7 @@ LOG = logging.getLogger("wav2lip.page")  # for the server; visitors see one sent
 LIP_SYNC, COMPARE, LEARN, LIVE = "lip-sync", "compare", "learn", "live"  # the tabs, each with its own Cancel
 KEPT_SECONDS = 3000.0  # for uploads and results; with the time until the next sweep, less than an hour
 SWEEP_SECONDS = 300.0
+LEFT_SECONDS = 86400.0  # from which on files of adaptations and speeches count as left by a server that was killed
 
 
 class Stopped(Exception):
@@ -36,6 +37,7 @@ class Session:
     closed: threading.Event = field(default_factory=threading.Event)  # the page is closed
     cancelled_at: dict[str, float] = field(default_factory=dict)  # monotonic time of the last Cancel, by tab
     last_used: float = field(default_factory=time.monotonic)
+    face: str | None = None  # the video or photo given last; "" if it was removed, None if it is not known
     token: str | None = None  # of the face that is ready to speak live
     files: tuple[str, ...] = ()  # uploads used last
     files_in_use: list[tuple[str, ...]] = field(default_factory=list)  # uploads used by running actions
@@ -123,6 +125,9 @@ class Sessions:
             self._discard(session)
         for folder in {uploads, *uploads.parent.glob("wav2lip-uploads-*"), *self.folder.parent.glob("wav2lip-page-*")}:
             delete_old(folder, KEPT_SECONDS)
+        for pattern in ("wav2lip-adapt-*", "wav2lip-mix-*"):  # in use as long as an action takes
+            for folder in self.folder.parent.glob(pattern):
+                delete_old(folder, LEFT_SECONDS)
 
     def sweep_always(self, uploads: Path, over: threading.Event) -> None:
         """Sweep now and every few minutes until it is ``over``, whatever goes wrong in one sweep."""

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import threading
 import time
 import urllib.error
@@ -153,12 +154,19 @@ def test_files_are_deleted_within_an_hour(open_sessions, tmp_path):
     for path in (old, left, new):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
+    crops = open_sessions.folder.parent / f"wav2lip-adapt-{open_sessions.folder.name}" / "face.jpg"
+    crops.parent.mkdir()
+    crops.write_text("x")
+    os.utime(crops, (0, time.time() - sessions.LEFT_SECONDS + 60))
     open_sessions.sweep(here)
-    assert a.folder.exists() and old.exists() and left.exists()
+    assert a.folder.exists() and old.exists() and left.exists() and crops.exists()
+    os.utime(crops, (0, time.time() - sessions.LEFT_SECONDS - 1))
     a.last_used -= sessions.KEPT_SECONDS + 1
     for path in (old, left):
         os.utime(path, (0, time.time() - sessions.KEPT_SECONDS - 1))
     open_sessions.sweep(here)
+    assert not crops.exists()
+    crops.parent.rmdir()
     assert (
         not a.folder.exists()
         and b.folder.exists()
@@ -723,6 +731,26 @@ def test_impossible_addresses_and_ports_are_named(settings, capsys):
     assert os.environ.get("GRADIO_TEMP_DIR") == before  # or a page already running would lose its uploads
 
 
+def test_networks_are_not_loaded_for_a_port_that_is_taken(settings, monkeypatch):
+    """The page that is running already has it; the program used to end only when its networks were loaded."""
+    loaded = []
+    monkeypatch.setattr("page.buttons.load", loaded.append)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} cannot be used"), serving(settings, "127.0.0.1", port):
+            pass
+    assert not loaded
+
+
+def test_page_is_served_at_addresses_of_ipv6(settings):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving(settings, "::1", free_port()) as (url, _):
+        assert url.startswith("http://[::1]:") and urllib.request.urlopen(url).status == 200
+
+
 @pytest.mark.parametrize("digits", ["9" * 5000, "x", "-1", ""])
 def test_invalid_numbers_of_visitors_are_ignored(digits):
     """Python refuses to read more than 4300 digits, and the page used to answer with a server error."""
@@ -1032,6 +1060,19 @@ def test_cancelled_lip_sync_can_be_started_again(tab, pair, monkeypatch):
     monkeypatch.undo()
     tab.click("#start")
     tab.wait_for_selector("#result video")
+
+
+def test_faces_are_those_of_the_video_given_last(tab, pair, tmp_path, monkeypatch):
+    """One given during a search was never searched, and got the faces of the one before."""
+    write_clip(tmp_path / "nobody.mp4", np.full((25, 120, 160, 3), 90, np.uint8))
+    shown = Progress.progress
+    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.3), shown(*args)))  # a slow machine
+    tab.set_input_files("#film input[type=file]", str(pair[0]))
+    tab.wait_for_selector("text=/Finding faces/")
+    tab.click("#film button[aria-label='Clear']")
+    tab.set_input_files("#film input[type=file]", str(tmp_path / "nobody.mp4"))
+    tab.wait_for_selector("text=/no face was found/i")
+    assert not tab.locator("#faces img").count()
 
 
 def test_cancel_takes_an_action_out_of_the_queue(tab, browser, address, pair, monkeypatch):

@@ -244,7 +244,7 @@ def quick(openvino, monkeypatch):
 @torch.inference_mode()
 def test_int8_network_is_cached_and_remade_if_damaged(quick, small_checkpoint, private_cache, told):
     def draw():
-        network = runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), told)
+        network = runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), report=told)
         return runtimes.Compiled(network, torch.float32)(rnd(1, (3, 16, 96, 96)))
 
     first = draw()
@@ -260,7 +260,7 @@ def test_int8_network_is_cached_and_remade_if_damaged(quick, small_checkpoint, p
 def test_unwritable_cache_costs_only_time(quick, small_checkpoint, private_cache, told):
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
-    assert runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), told)
+    assert runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), report=told)
     assert "could not be cached" in told.notes[-1]
 
 
