@@ -176,6 +176,13 @@ def test_files_are_deleted_within_an_hour(open_sessions, tmp_path):
     assert sessions.KEPT_SECONDS + sessions.SWEEP_SECONDS < 3600
 
 
+def test_nothing_of_a_visitors_network_stays_on_disk(actions, settings, tmp_path):
+    """With --runtime openvino, an int8 copy of it did, and it may have learned the visitor's face."""
+    theirs = shutil.copy(settings.checkpoint, tmp_path / "person.pth")
+    kept = [actions.lips(None, SILENT, name).runtime.keeps_int8 for name in (None, str(theirs))]
+    assert kept == [True, False]
+
+
 def test_running_action_keeps_its_session_and_uploads(open_sessions, session, tmp_path):
     """Without its progress, both would be old enough to be deleted."""
     used, other = tmp_path / "used.mp4", tmp_path / "other.mp4"

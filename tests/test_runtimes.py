@@ -257,6 +257,11 @@ def test_int8_network_is_cached_and_remade_if_damaged(quick, small_checkpoint, p
     assert len(told.notes) == 2 and zipfile.ZipFile(cached).testzip() is None
 
 
+def test_int8_network_is_not_kept_against_the_callers_will(quick, small_checkpoint, private_cache):
+    assert runtimes.quantized(weights.read_checkpoint(small_checkpoint, Wav2Lip), keep=False)
+    assert not list(private_cache.rglob("*"))
+
+
 def test_unwritable_cache_costs_only_time(quick, small_checkpoint, private_cache, told):
     private_cache.rmdir()
     private_cache.write_text("a file where the folder should be")
