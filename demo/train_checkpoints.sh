@@ -82,10 +82,14 @@ generator hq_wav2lip_train.py generator 5900 "initial_learning_rate=2e-4,disc_in
 syncnet_wt=0.02" $(from generator "$(newest drawing)")
 generator hq_wav2lip_train.py generator 6400 "initial_learning_rate=5e-5,disc_initial_learning_rate=1e-4,disc_wt=0.04,\
 syncnet_wt=0.02" --resume
-# Finally the teeth, with a new and narrower discriminator: the expert sees grey pictures, and its loss weighs less.
+# Then the teeth, with a new and narrower discriminator: the expert sees grey pictures, and its loss weighs less.
 # shellcheck disable=SC2046
 generator hq_wav2lip_train.py teeth 10000 "initial_learning_rate=1e-4,disc_initial_learning_rate=2e-4,disc_wt=0.07,disc_width=0.25,\
 syncnet_wt=0.012,sync_grey=true,motion_wt=0,feature_wt=0,frozen_norms=true,batch_size=4,ema_decay=0.995" $(from teeth "$(newest generator)")
+# Finally heads that turn and tilt: lips stay in one piece, where the discriminator's network doubled them.
+# shellcheck disable=SC2046
+generator wav2lip_train.py poses 15500 "initial_learning_rate=4e-4,lr_decay_steps=$(of 16500),mouth_wt=2,detail_wt=2,\
+syncnet_wt=0.012,sync_grey=true,motion_wt=0,feature_wt=0,frozen_norms=true,batch_size=8" $(from poses "$(newest teeth)")
 
 mkdir -p "$work/speech" "$out"
 $python -m demo.export expert "$(newest expert)" "$out/expert.pth"
@@ -94,5 +98,7 @@ $python -m demo.export expert "$(newest judge)" "$out/judge.pth"
 for voice in $(shuf --random-source=<(yes) -n 40 "$work/lists/learned/train.txt"); do
     ln -sfn "$(realpath "$work/faces/$voice/audio.wav")" "$work/speech/${voice//\//_}.wav"
 done
-$python -m demo.export generator "$(newest teeth)" "$out/generator.pth" --pads 0 0 0 0 --blend feather \
+# Three parts of the last stage and two of the one before: its lips, with the other's teeth.
+poses=$(newest poses) teeth=$(newest teeth)
+$python -m demo.export generator "$poses" "$poses" "$poses" "$teeth" "$teeth" "$out/generator.pth" --pads 0 0 0 0 --blend feather \
     --reference matching --gain 1.2 --speech "$work"/speech/*
