@@ -13,8 +13,8 @@ twin.txt    the name of a clip beside it in which the same head moves in the sam
 truth.json  the name of the sentence, and for each frame the distance of the lips in eye distances
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
-``--heads N`` adds clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo`` and ``--follow_jaw`` exist
-for experiments (benchmarks/RESULTS.md).
+``--heads N`` adds clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo``, ``--mixed`` and
+``--follow_jaw`` exist for experiments (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
