@@ -18,6 +18,7 @@ import pytest
 import torch
 from scipy.io import wavfile
 
+import pictures
 import video
 from conftest import GOLDEN, run_ffmpeg, write_clip
 from errors import UserError
@@ -45,7 +46,7 @@ from evaluation.scores import score_files
 from evaluation.sizes import Sizes
 from face_detection.detections import PADDING_GREY, Detections
 from faces import FaceSearch
-from footage import find_videos
+from footage import VIDEO_SUFFIXES, find_videos
 from lipsync import LipSync, ResolvedOptions
 from models import weights
 from reporting import SILENT
@@ -515,6 +516,7 @@ def test_each_video_is_found_once_and_results_are_not(tmp_path):
     found = find_videos([tmp_path, tmp_path / "a.mp4", tmp_path / "sub"], without=tmp_path / "out")
     assert found == [tmp_path / "a.mp4", tmp_path / "sub/b.mp4"]
     assert find_videos([tmp_path / "out/a.mp4"], without=tmp_path / "out") == [tmp_path / "out/a.mp4"]
+    assert set(pictures.MJPEG_SUFFIXES) <= set(VIDEO_SUFFIXES)  # which used to be read only if they were named
     for above in (tmp_path, tmp_path.parent):  # or nothing would be left
         assert len(find_videos([tmp_path], without=above)) == 3
 
