@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -85,7 +85,7 @@ class Sound:
             if self.voice:
                 blocks = self._decode()
                 first = next(blocks)
-            if np.abs(first).max() < FAINT and self._cancels():
+            if np.abs(first).max() < FAINT and self._cancels([first] if len(first) < self._block else self._decode()):
                 blocks = self._decode()
                 first = next(blocks)
         self._is_chosen = True
@@ -239,11 +239,11 @@ class Sound:
         is_alone = bool(others) and loudest > max(FAINT, DOMINANT * others[0])
         return layout, levels.index(loudest) if is_alone else None
 
-    def _cancels(self) -> bool:
-        """Whether the sound is faint because its channels cancel each other; if so, set ``voice`` to the loudest."""
+    def _cancels(self, blocks: Iterable[np.ndarray]) -> bool:
+        """Whether all ``blocks`` are faint because channels cancel each other; if so, set ``voice`` to the loudest."""
         squares = peak = 0.0
         heard = 0
-        for block in self._decode():
+        for block in blocks:
             heard, squares = heard + len(block), squares + float(np.square(block, dtype=np.float64).sum())
             if (peak := max(peak, float(np.abs(block).max()))) >= FAINT:
                 return False
