@@ -8,8 +8,15 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TypeVar
 
+import numpy as np
+
 Item = TypeVar("Item")
 HALF = Fraction(1, 2)
+
+
+def resampled_indices(count: int, source: Fraction, target: Fraction) -> np.ndarray:
+    """Return which of ``count`` items ``resample`` yields; none for one frame at 60 fps."""
+    return np.array([*resample(range(count), source, target)], int)
 
 
 def resample(items: Iterable[Item], source: Fraction, target: Fraction) -> Iterator[Item]:

@@ -27,7 +27,7 @@ from face_detection.detections import Detections, cut_square
 from face_detection.tracking import fill_gaps, link_tracks, shots
 from faces import FaceSearch
 from models import SyncNet_v2, weights
-from rates import resample
+from rates import resample, resampled_indices
 from reporting import SILENT, Reporter
 from sync.embedding import embed_windows
 
@@ -190,7 +190,7 @@ def find_tracks(
 ) -> list[FaceTrack]:
     """Return every face of every shot. Raises UserError if none is visible for ``MIN_TRACK`` frames."""
     found = search.on(device_of(network)).find(source, report=report)
-    rows = np.array([*resample(range(len(found)), source.fps, FPS)], int)  # of the frames that are shown at 25 fps
+    rows = resampled_indices(len(found), source.fps, FPS)
     lasting = []
     for boxes in shot_tracks(found, float(source.fps)):
         boxes = boxes[rows]

@@ -29,7 +29,7 @@ from face_detection.tracking import follow_faces, gap_of, shows_profiles
 from faces import FaceSearch
 from hparams import hparams as hp
 from models import SyncNet_color, optimize_for_inference, weights
-from rates import resample
+from rates import resample, resampled_indices
 from reporting import SILENT, Reporter
 
 Expert = SyncNet_color  # the network that embeds faces and voices
@@ -133,14 +133,8 @@ def embed_faces(source: video.VideoInfo, tracks: Sequence[np.ndarray], expert: E
 
     with contextlib.closing(prefetch(pictures(), 16)) as frames:
         embedded = embed_windows(frames, len(tracks), lambda x: embed_mouths(expert, x), expert)
-    shown = (resample_boxes(track, source.fps, Fraction(hp.fps))[:count] for track in tracks)
-    return [Face(boxes, *pair, face) for boxes, pair, face in zip(shown, embedded, thumbnails)]
-
-
-def resample_boxes(boxes: np.ndarray, source: Fraction, target: Fraction) -> np.ndarray:
-    """Resample the boxes (frames, 4) of a video as ``resample`` does its frames."""
-    kept = list(resample(boxes, source, target))  # none, for one frame at 60 fps
-    return np.array(kept).reshape(-1, 4)
+    indices = resampled_indices(len(tracks[0]), source.fps, Fraction(hp.fps))[:count]
+    return [Face(track[indices], *pair, face) for track, pair, face in zip(tracks, embedded, thumbnails)]
 
 
 def face_of(frame: np.ndarray, box: np.ndarray) -> np.ndarray | None:
