@@ -104,9 +104,15 @@ class Loader:
             # next batch raises as well
             before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._sigchld = before if self._sigchld is None else self._sigchld
-        for batch, damaged in batches:
-            self.damaged |= damaged
-            yield batch
+        try:
+            for batch, damaged in batches:
+                self.damaged |= damaged
+                yield batch
+        except (Exception, KeyboardInterrupt):
+            # the traceback keeps torch's iterator alive until garbage is collected, maybe in one of its own threads,
+            # which would end the processes too late: Python waits for them when it exits
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the processes; nothing else does, as they ignore signals, and Python would wait for them."""

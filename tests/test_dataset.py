@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -551,6 +552,16 @@ def test_error_in_a_worker_ends_the_program(loading):
     """Workers ignore SIGTERM, with which Python ends them at exit: it used to wait for them for ever."""
     _, code, errors = loading
     assert code == 1 and "AttributeError" in errors
+
+
+def test_failed_loader_has_ended_its_processes(clips):
+    """If their end was left to the garbage collector, one of torch's threads might run it, and the program hung."""
+    data = SyncNetDataset(clips)
+    data.hp = None
+    before = set(multiprocessing.active_children())
+    with pytest.raises(AttributeError) as failure:  # whose traceback keeps the processes' owner alive
+        next(iter(Loader(data, Batches(data, 2), num_workers=1)))
+    assert failure.tb is not None and set(multiprocessing.active_children()) <= before
 
 
 # --------------------------------------------------------------------------------------------------------------------
