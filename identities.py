@@ -32,9 +32,11 @@ def open_sface(path_or_name: str | Path, report: Reporter = SILENT) -> Identity:
     return lambda face: network.feature(face)[0].copy()
 
 
-def face_of_sface(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the face in a box, cropped for SFace, (112, 112, 3)."""
-    x1, y1, x2, y2 = box
+def face_of_sface(frame: np.ndarray, box: np.ndarray, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Return the face in a box, cropped for SFace, (112, 112, 3), in square pixels."""
+    if pixel_aspect != 1:
+        frame = cv2.resize(frame, None, fx=pixel_aspect, fy=1)
+    x1, y1, x2, y2 = np.asarray(box) * (pixel_aspect, 1, pixel_aspect, 1)
     side = SFACE_SCALE * (y2 - y1)
     return cut_square(frame, int((x1 + x2 - side) / 2), int(y1 - SFACE_SHIFT * side), max(1, int(side)), SFACE_SIDE)
 

@@ -203,15 +203,15 @@ class Lookalike:
         (box,) = follow_face(search.find(example, 1, report), 0)[:1]
         if np.isnan(box).any():
             raise UserError(f"--face_like {picture} shows no face; give a picture that shows it from the front")
-        self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box))
+        self.wanted = identity(face_of_sface(next(video.read_frames(example, 0, 1)), box, example.pixel_aspect))
 
     def scores(self, everybody: FacesByShot) -> np.ndarray:
         found: list[list[list[float]]] = [[[] for _ in everybody.faces] for _ in everybody.shots]
         sampled = sampled_frames(everybody)
         for i, frame in enumerate(video.read_frames(self.source, 0, max(sampled) + 1)):
             for shot, face in sampled.get(i, ()):
-                someone = self.identity(face_of_sface(frame, everybody.faces[face][i]))
-                found[shot][face].append(cosine_similarity(self.wanted, someone))
+                crop = face_of_sface(frame, everybody.faces[face][i], self.source.pixel_aspect)
+                found[shot][face].append(cosine_similarity(self.wanted, self.identity(crop)))
         return np.array([[np.mean(values) if values else np.nan for values in row] for row in found])
 
     def no_match_message(self, best: float) -> str:

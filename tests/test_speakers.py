@@ -193,6 +193,24 @@ def test_no_face_looks_like_the_picture(program, tmp_path):
         next(speakers.follow([search.find(source)], source, (0, 0, 0, 0), True, criterion))
 
 
+def test_faces_are_compared_in_square_pixels(program, tmp_path):
+    """In a film of wide pixels, SFace saw them squeezed, and compared them with an undistorted picture."""
+    search, seen = FaceSearch("centerface"), []
+
+    def identity(face):
+        seen.append(cv2.resize(face, (16, 16), interpolation=cv2.INTER_AREA).astype(float))
+        return np.ones(2)
+
+    film = video.probe(tmp_path / "pair.mp4")
+    squeezed = tmp_path / "squeezed.mp4"
+    run_ffmpeg("-i", film.path, "-vf", "scale=iw/2:ih,setsar=2", "-crf", 0, squeezed)
+    for path in film.path, squeezed:
+        criterion = speakers.Lookalike(video.probe(path), tmp_path / "red.png", identity, search)
+        next(speakers.follow([search.find(video.probe(path))], video.probe(path), (0, 0, 0, 0), True, criterion))
+    half = len(seen) // 2  # the picture, and then the film's faces, the left one first
+    assert np.abs(seen[1] - seen[half + 1]).mean() < 20
+
+
 @pytest.mark.parametrize("flags, words", [
     (("--speaker", "auto"), "the video's own sound: pair.mp4 has no sound track; choose with --face_index"),
     (("--speaker", "auto", "--static"), "--static shows one frame"),
