@@ -12,13 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .cuts import RECENT, add_change
 from .detector import Detector
 
-THUMBNAIL = (48, 27)  # pixels; enough to notice a cut
 PADDING_GREY = 110  # outside the picture
-# Of the file. Format 1 could not mark frames as not searched, 2 did not record when a whole frame was last searched,
-# 3 did not store the distance of the eyes.
-FORMAT = 4
+# Of the file, and of what a search finds: raise it when either changes. Format 1 could not mark frames as not searched,
+# 2 did not record when a whole frame was last searched, 3 did not store the distance of the eyes; with 4 people who
+# came early in a shot or overlapped others were missed, and flashes were cuts.
+FORMAT = 5
 
 
 @dataclass
@@ -27,9 +28,9 @@ class Detections:
 
     # per frame (k, 5 or 6), see ``Detector``; empty: nothing was found; None: the frame was not searched
     boxes: list[np.ndarray | None] = field(default_factory=list)
-    change: list[float] = field(default_factory=list)  # mean grey-level difference to the frame before
+    change: list[float] = field(default_factory=list)  # grey levels between a frame and the one before, see ``cuts``
     complete: bool = False  # the video has no more frames
-    thumbnail: np.ndarray | None = None  # of the last frame
+    thumbnails: list[np.ndarray] = field(default_factory=list)  # of the last frames
     since_search: tuple[float, float] = 0.0, math.inf  # frames since a whole one was searched, reduced and at full size
 
     def __len__(self) -> int:
@@ -50,8 +51,8 @@ class Detections:
         while batch := list(itertools.islice(iterator, batch_size)):
             self.boxes += detector.detect(batch)
             for frame in batch:
-                previous, self.thumbnail = self.thumbnail, shrink(frame)
-                self.change.append(change_between(previous, self.thumbnail))
+                add_change(self.change, self.thumbnails, frame)
+            del self.thumbnails[:-RECENT]
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (npz)."""
@@ -63,7 +64,7 @@ class Detections:
             boxes=np.concatenate(seen) if seen else np.empty((0, 6), np.float32),
             change=np.array(self.change, float),
             complete=self.complete,
-            thumbnail=np.empty(0) if self.thumbnail is None else self.thumbnail,
+            thumbnails=self.thumbnails,
             clocks=self.since_search,
         )
 
@@ -77,9 +78,9 @@ class Detections:
                 counts, file_boxes = file["counts"], file["boxes"]
                 ends = np.cumsum(np.maximum(counts, 0))
                 boxes = [None if n < 0 else file_boxes[end - n : end] for n, end in zip(counts, ends)]
-                thumbnail = file["thumbnail"] if file["thumbnail"].size else None
+                thumbnails = list(file["thumbnails"])
                 reduced, native = map(float, file["clocks"])
-                return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnail, (reduced, native))
+                return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnails, (reduced, native))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return cls()
 
@@ -100,14 +101,3 @@ def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> 
     inside = frame[max(0, top) : top + side, max(0, left) : left + side]
     grey = (PADDING_GREY,) * 3
     return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))
-
-
-def shrink(frame: np.ndarray) -> np.ndarray:
-    """Return the thumbnail by which frames are compared. Large pictures are subsampled first, which is as reliable."""
-    step = max(1, min(frame.shape[:2]) // 180)
-    return cv2.resize(np.ascontiguousarray(frame[::step, ::step]), THUMBNAIL, interpolation=cv2.INTER_AREA)
-
-
-def change_between(previous: np.ndarray | None, thumbnail: np.ndarray) -> float:
-    """Mean difference of two thumbnails in grey levels; 0 where there is no previous one."""
-    return 0.0 if previous is None else float(cv2.absdiff(thumbnail, previous).mean())

@@ -19,15 +19,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .detections import Detections, change_between, shrink
+from .cuts import CUT_NEIGHBOURS, RECENT, add_change, find_cuts
+from .detections import Detections
 from .detector import Detector
 from .detectors import NO_BOXES
-from .geometry import intersection_over_union, scaled, unscaled
-from .tracking import CUT_NEIGHBOURS, MIN_OVERLAP, find_cuts, match_score
+from .geometry import intersection_over_union, overlaps, scaled, unscaled
+from .tracking import MIN_OVERLAP, match_score
 
 HELD_BYTES = 240 << 20  # of frames between two key frames
 WHOLE_SIDE = 360  # pixels, shorter side of a frame searched whole; at 720p a face of 48 pixels still has 24
+FULL_PIXELS = 2_200_000  # of a frame searched at full size; larger ones are reduced, S3FD needs 600 bytes a pixel
 NEWCOMERS_SECONDS = 8.0  # between searches for faces beside the known ones
+FIRST_NEWCOMERS_SECONDS = 2.5  # the first in a shot, before ``tracking.DECISION_GAPS`` is over
 FACELESS_SECONDS = 0.5  # between searches while there is no face
 CONTEXT = 2.6  # side of a crop, in sides of the face; with less, the border of the crop shifts the box
 SMALLEST = 4  # pixels, shorter side of a box; smaller ones are ignored
@@ -47,7 +50,7 @@ class Stretch:
 
     frames: list[np.ndarray]
     change: list[float]
-    thumbnail: np.ndarray  # of the last frame
+    thumbnails: list[np.ndarray]  # of the last frames
     starts_shot: bool
 
 
@@ -71,7 +74,7 @@ def search(
         last = stretch.frames[-1]
         found.boxes += seen
         found.change += stretch.change
-        found.thumbnail, found.since_search = stretch.thumbnail, (searcher.since_newcomers, searcher.since_native)
+        found.thumbnails, found.since_search = stretch.thumbnails, (searcher.since_newcomers, searcher.since_native)
         del stretch  # or its frames would be kept until the next stretch is complete
         yield len(seen)
 
@@ -79,8 +82,9 @@ def search(
 def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> Iterator[Stretch]:
     """Split ``frames`` into stretches of at most ``longest`` and at the cuts ``find_cuts`` finds in the whole video."""
     before = found.change[-CUT_NEIGHBOURS - 1 :]  # one more, because the first value of a video is not a difference
-    thumbnail, starts_shot = found.thumbnail, not found.boxes
-    held: list[tuple[np.ndarray, np.ndarray, float]] = []
+    thumbnails, starts_shot = list(found.thumbnails), not found.boxes
+    held: list[np.ndarray] = []
+    change: list[float] = []  # of the frames held
     frames = iter(frames)
     if (first := next(frames, None)) is None:
         return
@@ -88,17 +92,18 @@ def stretches(found: Detections, frames: Iterable[np.ndarray], longest: int) -> 
     frames = itertools.chain([first], frames)
     while True:
         for frame in itertools.islice(frames, longest + CUT_NEIGHBOURS + 1 - len(held)):
-            previous, thumbnail = thumbnail, shrink(frame)
-            held.append((frame, thumbnail, change_between(previous, thumbnail)))
+            held.append(frame)
+            add_change(change, thumbnails, frame)
         if not held:
             return
-        change = [c for _, _, c in held]
         cuts = [i - len(before) for i in find_cuts(np.array(before + change))]
         stop = min([longest, len(held), *(cut for cut in cuts if cut > 0)])
-        yield Stretch([f for f, _, _ in held[:stop]], change[:stop], held[stop - 1][1], starts_shot or 0 in cuts)
+        known = len(thumbnails) - len(held) + stop
+        recent = thumbnails[max(0, known - RECENT) : known]
+        yield Stretch(held[:stop], change[:stop], recent, starts_shot or 0 in cuts)
         starts_shot = False
         before = (before + change[:stop])[-CUT_NEIGHBOURS - 1 :]
-        del held[:stop]
+        del held[:stop], change[:stop], thumbnails[: max(0, known - RECENT)]
 
 
 class FaceCrop(NamedTuple):
@@ -113,11 +118,14 @@ class FaceCrop(NamedTuple):
     corner: np.ndarray  # x, y of the crop in the frame
 
     def best_match(self, boxes: np.ndarray) -> np.ndarray | None:
-        """Return the best of the boxes (k, 6) near the expected place, in the frame's coordinates, or None."""
+        """Return the one of the boxes (k, 6) that is at the expected place, in the frame's coordinates, or None.
+
+        Not the best one near it, which would be the same for two faces that overlap.
+        """
         boxes = unscaled(boxes, self.scale).astype(float)
         boxes[:, :4] += np.tile(self.corner, 2)
-        near = (box for box in boxes if intersection_over_union(box[:4], self.box[:4]) >= MIN_OVERLAP)
-        return next(near, None)
+        overlap = overlaps(self.box[:4], boxes)
+        return boxes[overlap.argmax()] if overlap.max(initial=0) >= MIN_OVERLAP else None
 
 
 @dataclass
@@ -138,6 +146,7 @@ class Searcher:
         if known is None:
             self.since_native = math.inf
             known = self.search_whole(frames[0], NO_BOXES)
+            self.since_newcomers = (NEWCOMERS_SECONDS - FIRST_NEWCOMERS_SECONDS) * self.fps
         seen = {0: known}
         here, last = 0, len(frames) - 1
         while here < last:
@@ -186,10 +195,11 @@ class Searcher:
 
     def _detect_whole(self, frame: np.ndarray, native: bool) -> np.ndarray:
         """Detect in the whole frame at a reduced scale, and if ``native`` at full size as well: (k, 6)."""
-        reduced = min(1.0, WHOLE_SIDE / min(frame.shape[:2]))
+        height, width = frame.shape[:2]
+        reduced, full = min(1.0, WHOLE_SIDE / min(height, width)), min(1.0, math.sqrt(FULL_PIXELS / (height * width)))
         if native:
             self.since_native = 0
-        scales = (reduced, 1.0) if native and reduced < 1 else (reduced,)
+        scales = (reduced, full) if native and reduced < full else (reduced,)
         return np.concatenate([self._detect_at(frame, scale) for scale in scales])
 
     def _detect_at(self, frame: np.ndarray, scale: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""From many detections to one steady box per frame: find cuts, link tracks, choose a person, fill gaps, smooth.
+"""From many detections to one steady box per frame: link tracks, choose a person, fill gaps, smooth.
 
 All of this keeps pace with the search: a box is returned as soon as no later detection can change it.
 """
@@ -14,13 +14,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from .cuts import CUT_NEIGHBOURS, cuts_between, find_cuts
 from .detections import Detections
 from .geometry import intersection_over_union, is_same_place, overlaps
 
-CUT_CHANGE = 12.0  # grey levels between thumbnails; less is never a cut
-CUT_RATIO = 4.0  # a cut stands out from the frames around it by this factor
-CUT_NEIGHBOURS = 8  # frames compared on each side
-MOVING = 2  # if this many of them differ at all from the frame before, something moves
 MIN_OVERLAP = 0.2  # intersection over union that links a box to a track
 MAX_SEARCH = 0.7  # after a gap: largest distance of centres, in box sizes, that links
 MIN_DETECTIONS = 3  # tracks with fewer are false alarms
@@ -159,13 +156,13 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
     longest = max((len(track.frames) for _, tracks in per_shot for track in tracks), default=0)
     faces: list[np.ndarray] = []
     for first, tracks in per_shot:
-        tracks = [track for track in tracks if len(track.frames) >= min(max_gap, MIN_FACE_SHARE * longest)]
+        tracks = _lasting(tracks, max_gap, longest)
         for n in itertools.count():
             if not tracks:
                 break
             if n == len(faces):
                 faces.append(np.full((len(found), 4), np.nan))
-            person = choose_person(tracks, 0)
+            person = choose_person(tracks, max_gap, 0)
             for track in person:
                 frames, boxes = track.shown(0, len(found))
                 faces[n][first + frames] = boxes
@@ -175,7 +172,8 @@ def follow_faces(found: Detections, max_gap: int) -> list[np.ndarray]:
 
 def max_simultaneous_faces(found: Detections, max_gap: int) -> int:
     """Return the largest number of faces visible at a time; every ``face_index`` below it selects one."""
-    return max((len(_largest_group(link_tracks(found.boxes[a:b], max_gap))) for a, b in shots(found)), default=0)
+    per_shot = (link_tracks(found.boxes[a:b], max_gap) for a, b in shots(found))
+    return max((len(_largest_group(tracks, max_gap)) for tracks in per_shot), default=0)
 
 
 def shows_profiles(found: Detections) -> bool:
@@ -187,28 +185,6 @@ def shots(found: Detections) -> list[tuple[int, int]]:
     """Return the first frame and the frame after the last of every shot."""
     starts = [0, *find_cuts(np.array(found.change)), len(found)]
     return list(zip(starts, starts[1:]))
-
-
-def cuts_between(change: list[float], start: int, stop: int) -> list[int]:
-    """Return the cuts of ``find_cuts`` from frame ``start`` on and before ``stop``."""
-    first = max(0, start - CUT_NEIGHBOURS - 1)  # one more, because the first value is not a difference
-    cuts = find_cuts(np.array(change[first : stop + CUT_NEIGHBOURS]))
-    return [first + cut for cut in cuts if start <= first + cut < stop]
-
-
-def find_cuts(change: np.ndarray) -> list[int]:
-    """Return the frames that start a new shot: those that differ from the one before far more than their neighbours.
-
-    If frames are repeated, as in a slow video at a higher rate, only the first of each counts.
-    """
-    cuts = []
-    for i in np.flatnonzero(change > CUT_CHANGE):
-        around = np.concatenate((change[max(1, i - CUT_NEIGHBOURS) : i], change[i + 1 : i + 1 + CUT_NEIGHBOURS]))
-        moving = around[around > 0]
-        around = moving if len(moving) >= MOVING else around  # otherwise a slide show, in which each slide is a shot
-        if i > 0 and (around.size == 0 or change[i] > CUT_RATIO * np.median(around)):
-            cuts.append(int(i))
-    return cuts
 
 
 def link_tracks(boxes: list[np.ndarray | None], max_gap: int) -> list[Track]:
@@ -292,21 +268,27 @@ def match_score(old: np.ndarray, new: np.ndarray, gap: int) -> float:
     return MIN_OVERLAP * (1 - distance / MAX_SEARCH)
 
 
-def choose_person(tracks: list[Track], face_index: int | None) -> list[Track]:
+def choose_person(tracks: list[Track], max_gap: int, face_index: int | None) -> list[Track]:
     """Return the tracks of one person in a shot: the chosen one, and later or earlier ones that never coexist with it.
 
-    A face that was visible together with the chosen one is always treated as somebody else.
+    A face that was visible together with the chosen one is always treated as somebody else, and a track belongs to one
+    ``face_index`` at most, the lowest.
     """
     if not tracks:
         return []
     if face_index is None:
         lasting = max(len(track.frames) for track in tracks) * MIN_TRACK_SHARE
-        chosen = max((track for track in tracks if len(track.frames) >= lasting), key=lambda track: track.area)
-    else:
-        seen_first = _largest_group(tracks)
-        if face_index >= len(seen_first):
-            return []  # this shot does not show the person; better no face than the wrong one
-        chosen = seen_first[face_index]
+        return _join_tracks(max((t for t in tracks if len(t.frames) >= lasting), key=lambda t: t.area), tracks)
+    for n, chosen in enumerate(_largest_group(tracks, max_gap)):
+        person = _join_tracks(chosen, tracks)
+        if n == face_index:
+            return person
+        tracks = [track for track in tracks if all(track is not taken for taken in person)]
+    return []  # this shot does not show the person; better no face than the wrong one
+
+
+def _join_tracks(chosen: Track, tracks: list[Track]) -> list[Track]:
+    """Return the chosen track and those of ``tracks`` that may be of the same person."""
     person = [chosen]
     others = [track for track in tracks if track is not chosen and _coexist(track, chosen)]
     for track in sorted(tracks, key=lambda track: -len(track.frames)):
@@ -351,7 +333,7 @@ class Shot:
         if self._person:
             self._join(over=True)
         else:
-            self._person = choose_person(self._linking.faces(), self._index)
+            self._person = choose_person(self._linking.faces(), self._linking.max_gap, self._index)
         return self._rows(self._linking.frames)
 
     def _rows(self, stop: int) -> np.ndarray:
@@ -409,8 +391,14 @@ class Shot:
         return any(_same_place(track, other) for other in self._others if len(other.frames) >= MIN_DETECTIONS)
 
 
-def _largest_group(tracks: list[Track]) -> list[Track]:
+def _lasting(tracks: list[Track], max_gap: int, longest: int) -> list[Track]:
+    """Return the tracks that are not false alarms, compared with the ``longest`` (frames)."""
+    return [track for track in tracks if len(track.frames) >= min(max_gap, MIN_FACE_SHARE * longest)]
+
+
+def _largest_group(tracks: list[Track], max_gap: int) -> list[Track]:
     """Return the largest set of faces visible together, the earliest if there are several, from left to right."""
+    tracks = _lasting(tracks, max_gap, max((len(track.frames) for track in tracks), default=0))
     most: list[Track] = []
     for track in tracks:
         together = [t for t in tracks if t.frames[0] <= track.frames[0] <= t.frames[-1]]

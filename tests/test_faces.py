@@ -20,6 +20,7 @@ from conftest import Told, needs_bf16
 from errors import UserError
 from face_detection import FaceAlignment, api, detectors
 from face_detection import search as search_module
+from face_detection.cuts import find_cuts
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import search
@@ -28,7 +29,6 @@ from face_detection.tracking import (
     Track,
     choose_person,
     fill_gaps,
-    find_cuts,
     follow_face,
     follow_faces,
     link_tracks,
@@ -690,15 +690,30 @@ def test_a_brief_face_is_not_chosen_however_large():
         return made
 
     lasting = track(40, 50)
-    assert choose_person([lasting, track(9, 200)], None) == [lasting]
-    assert choose_person([lasting, large := track(10, 200)], None) == [large]
+    assert choose_person([lasting, track(9, 200)], 5, None) == [lasting]
+    assert choose_person([lasting, large := track(10, 200)], 5, None) == [large]
 
 
 def test_false_alarms_are_dropped_but_a_photo_is_not():
     frames = [[box(0)] + ([box(300, size=200)] if i == 4 else []) for i in range(10)]
     assert (follow_face(seen(*frames), 5)[:, 0] == 0).all()
     assert follow_face(seen([box(7)]), 5)[0, 0] == 7
-    assert choose_person([], None) == []
+    assert choose_person([], 5, None) == []
+
+
+def test_a_face_has_one_index():
+    """Anna, before a pan, was the same box for both indices, so that both speeches of --pair were drawn on her."""
+    found = seen(*[[box(300)]] * 40, *[[]] * 30, *[[box(60), box(500)]] * 100)
+    first, second = (follow_face(found, 12, index, smooth=False)[:, 0] for index in (0, 1))
+    assert (first[:40] == 300).all() and (first[70:] == 60).all()
+    assert np.isnan(second[:40]).all() and (second[70:] == 500).all()
+
+
+def test_a_false_alarm_takes_no_index():
+    two = [box(100), box(500)]
+    found = seen(*[two] * 200, *[[box(250), *two]] * 3, *[two] * 290)
+    assert max_simultaneous_faces(found, 12) == 2
+    assert (follow_face(found, 12, 1, smooth=False)[:, 0] == 500).all()
 
 
 def test_cuts_stand_out_from_motion():

@@ -17,10 +17,11 @@ from conftest import X264, write_clip
 from devices import pick_precision
 from face_detection import detectors
 from face_detection import search as search_module
+from face_detection.cuts import find_cuts
 from face_detection.detections import Detections
 from face_detection.geometry import intersection_over_union
 from face_detection.search import CONTEXT, NEWCOMERS_SECONDS, search
-from face_detection.tracking import find_cuts, follow_face
+from face_detection.tracking import follow_face
 from faces import FaceSearch
 
 WIDTH, HEIGHT, SIDE = 1280, 720, 120
@@ -83,7 +84,7 @@ def test_a_slow_face_needs_few_small_searches():
     assert len(searched_frames(found)) <= 4 and found.boxes[0] is not None and found.boxes[-1] is not None
     first, whole, crop = detector.shapes.pop(1), (360, 640), (CONTEXT + 0.6) * SIDE
     assert first == (HEIGHT, WIDTH) and all(s == whole or max(s) <= crop for s in detector.shapes)
-    assert detector.megapixels < 0.01 * 100 * WIDTH * HEIGHT / 1e6
+    assert detector.megapixels < 0.012 * 100 * WIDTH * HEIGHT / 1e6  # one of them of a whole frame, for newcomers
     assert worst_overlap(follow_face(found, 12), places) > 0.97
 
 
@@ -310,6 +311,54 @@ def test_a_small_face_that_comes_later_is_found_within_seconds():
     wait = round(NEWCOMERS_SECONDS * 2)
     found = find([picture()] * 5 + [picture((500, 300))] * (wait + 4), RedBoxes(smallest=SIDE - 20), fps=2.0)
     assert len(found.boxes[-1]) == 1
+
+
+def test_who_comes_soon_after_a_cut_is_known_before_the_decision():
+    """Nobody looked for newcomers for 8 s, and whoever is alone for 3 s is followed: it was the smaller face."""
+    detector = RedBoxes()
+    detector.KEY_SECONDS = 3.0  # as S3FD's
+    frames = [picture((40, 100))] * 6 + [picture((40, 100), (600, 300))] * 144
+    for frame in frames:
+        frame[100:160, 40:160, 2] = 60  # the first face is half as high
+    found = find(frames, detector)
+    assert next(i for i, boxes in enumerate(found.boxes) if boxes is not None and len(boxes) == 2) == 6
+    assert (follow_face(found, 12)[6:, 0] > 500).all()
+
+
+@pytest.mark.parametrize("share, faces", [(0.8, 2), (0.6, 2), (0.4, 1)])
+def test_faces_that_overlap_are_two(share, faces):
+    """Cheek to cheek; the better one was found twice, and the other never. Nearer, they count as one face."""
+
+    class Couple(RedBoxes):
+        def _detect(self, frame):
+            found = super()._detect(frame)[:1]
+            beside = share * (found[:, 2:3] - found[:, :1]) * [1, 0, 1, 0, 0]
+            return np.concatenate([found, found + beside - [0, 0, 0, 0, 0.05]]).astype(np.float32)
+
+    found = find([picture((500, 300))] * 10, Couple())
+    assert len(found.boxes[0]) == faces
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_flash_is_no_cut(length):
+    """It was two: the choice of a person began anew, and a face not seen in its light was not interpolated."""
+    place = (500, 300)
+    frames = [picture(place)] * 30 + [np.full_like(SCENES[0], 250)] * length + [picture(place)] * 29
+    found = find(frames, RedBoxes())
+    assert not find_cuts(np.array(found.change)) and worst_overlap(follow_face(found, 12), [place] * 60) > 0.9
+
+
+def test_a_longer_interruption_is_a_shot():
+    frames = [picture()] * 30 + [picture(scene=2)] * 4 + [picture()] * 30
+    assert find_cuts(np.array(find(frames, RedBoxes()).change)) == [30, 34]
+
+
+def test_huge_frames_are_not_searched_at_full_size():
+    """S3FD needs 600 bytes a pixel: 5 GB for a frame of 4K."""
+    detector = RedBoxes()
+    found = find([cv2.resize(picture((500, 300)), None, fx=3, fy=3)] * 3, detector)
+    assert max(height * width for height, width in detector.shapes) < 2.3e6 < 9 * WIDTH * HEIGHT
+    assert found.boxes[0][0, :4] == pytest.approx([1500, 900, 1500 + 3 * SIDE, 900 + 3 * SIDE], abs=12)
 
 
 def same_detections(one, other):

@@ -15,9 +15,9 @@ from demo.head import OPENING, Head, Identity, Pose, lip_lines
 from demo.scene import Actor, Shot, film
 from demo.talking_head import Recipe, write_clip
 from demo.voice import SAMPLE_RATE, Voice, synthesize
+from face_detection.cuts import find_cuts
 from face_detection.detections import Detections
 from face_detection.detectors import create_detector
-from face_detection.tracking import find_cuts
 
 SMALL = Recipe(seconds=0.4, size=(96, 96))
 
