@@ -28,7 +28,7 @@ test: setup
 	$(QUICKLY) $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 test-image: setup
-	$(BIN)/python -m pytest -q -m slow tests/test_docker.py
+	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=0 tests/test_docker.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -98,7 +98,7 @@ def measure(dataset: WindowDataset, plainly: Callable[[Draw], tuple[torch.Tensor
 def rate(make_sample: Callable[[int], object]) -> float:
     """Return the samples per second over ROUND_SECONDS."""
     start, count = time.perf_counter(), 0
-    while time.perf_counter() < start + ROUND_SECONDS:
+    while count == 0 or time.perf_counter() < start + ROUND_SECONDS:
         make_sample(count)
         count += 1
     return count / (time.perf_counter() - start)

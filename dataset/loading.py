@@ -125,6 +125,7 @@ class Loader:
             iterator._shutdown_workers()  # torch calls it when the iterator is deleted; tracebacks keep it alive
             for worker in iterator._workers:
                 worker.kill()  # one that hangs in a read does not react
+                worker.join(10)
 
 
 _LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()

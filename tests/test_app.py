@@ -282,7 +282,7 @@ def test_closing_a_session_does_not_block_others(tmp_path):
     open_sessions.of("a")
     leaving = threading.Thread(target=open_sessions.close, args=("a",), daemon=True)
     leaving.start()
-    leaving.join(10)
+    leaving.join(PATIENCE)
     assert not leaving.is_alive()
 
 
@@ -588,7 +588,7 @@ def test_visitor_who_takes_no_more_frames_frees_the_stage(ready_face, monkeypatc
         await (await stage._frames(Request(scope)))(scope, asyncio.Event().wait, send)
 
     live_face = stage._faces[token]
-    asyncio.run(asyncio.wait_for(visit(), 30))
+    asyncio.run(asyncio.wait_for(visit(), PATIENCE))
     assert stage._speaking == 0 and not live_face.is_live
 
 
@@ -720,7 +720,7 @@ def test_upload_to_a_full_disk_is_refused(address, monkeypatch):
 
 def status_of(request):
     try:
-        return urllib.request.urlopen(request).status
+        return urllib.request.urlopen(request, timeout=PATIENCE).status
     except urllib.error.HTTPError as refused:
         return refused.code
 
@@ -755,7 +755,7 @@ def test_page_is_served_at_addresses_of_ipv6(settings):
     except OSError:
         pytest.skip("this machine has no IPv6")
     with serving(settings, "::1", free_port()) as (url, _):
-        assert url.startswith("http://[::1]:") and urllib.request.urlopen(url).status == 200
+        assert url.startswith("http://[::1]:") and urllib.request.urlopen(url, timeout=PATIENCE).status == 200
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "x", "-1", ""])
@@ -845,6 +845,24 @@ def tab(window, address):
         yield shown
 
 
+@pytest.fixture
+def hold(monkeypatch):
+    """``hold(stage)`` lets actions wait in this stage, until they are stopped or the event that it returns is set."""
+    go_on, shown = threading.Event(), Progress.progress
+
+    def hold_at(held):
+        def progress(report, stage, done, total):
+            shown(report, stage, done, total)
+            while stage == held and not go_on.wait(0.05):
+                report.raise_if_stopped()
+
+        monkeypatch.setattr(Progress, "progress", progress)
+        return go_on
+
+    yield hold_at
+    go_on.set()
+
+
 def give(tab, film, speech):
     tab.set_input_files("#film input[type=file]", str(film))
     tab.set_input_files("#speech input[type=file]", str(speech))
@@ -885,6 +903,7 @@ def test_camera_recording_is_searched_for_faces(browser, address):
         with contextlib.closing(browser.new_page()) as window, visit(window, address) as tab:
             tab.click("#film button[aria-label='Capture from camera']")
             tab.click("#film >> text=Click to Access Webcam")
+            tab.wait_for_function("document.querySelector('#film video')?.currentTime > 0.3")
             tab.click("#film >> text=Record")
             tab.wait_for_timeout(2000)
             tab.click("#film >> text=Stop")
@@ -989,6 +1008,7 @@ def reach_and_press(tab, place, name):
         const element = document.activeElement;
         return element.closest(place) && (element.ariaLabel || element.textContent).trim() == name;
     }"""
+    tab.wait_for_selector(place)
     for _ in range(60):
         tab.keyboard.press("Tab")
         if tab.evaluate(where, [place, name]):
@@ -1023,9 +1043,9 @@ def test_everything_fits_a_narrow_screen(tab):
         ("Live", ("live_film", "live-picture", "prepare", "talk", "hush", "hear")),
     ):
         tab.click(f"button[role=tab]:has-text('{name}')")
-        tab.wait_for_selector(f"#{needed[0]}")
-        width = tab.evaluate("document.documentElement.scrollWidth")
-        assert width <= 360 and all(tab.is_visible(f"#{one}") for one in needed), name
+        for one in needed:
+            tab.wait_for_selector(f"#{one}")
+        tab.wait_for_function("document.documentElement.scrollWidth <= 360")
         boxes = [tab.locator(f"#{one}").bounding_box() for one in needed]
         assert all(0 <= box["x"] < box["x"] + box["width"] <= 360 for box in boxes if box), name
 
@@ -1033,14 +1053,14 @@ def test_everything_fits_a_narrow_screen(tab):
 def test_files_of_the_server_are_not_served(address):
     secret = Path(__file__).resolve()
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{address}/gradio_api/file={secret}")
+        urllib.request.urlopen(f"{address}/gradio_api/file={secret}", timeout=PATIENCE)
     assert refused.value.code in (403, 404)
 
 
 def test_job_about_a_file_of_the_server_is_refused(address, talking_clip):
     """A client that bypasses the page can name a video that nobody uploaded."""
     requests = pytest.importorskip("requests")
-    config = requests.get(f"{address}/config").json()
+    config = requests.get(f"{address}/config", timeout=PATIENCE).json()
     (film,) = (one["id"] for one in config["components"] if one["props"].get("elem_id") == "film")
     jobs = [one for one in config["dependencies"] if film in one["inputs"]]
     assert jobs
@@ -1048,43 +1068,43 @@ def test_job_about_a_file_of_the_server_is_refused(address, talking_clip):
         named = {"path": str(talking_clip), "meta": {"_type": "gradio.FileData"}}
         data = [named if place == film else None for place in job["inputs"]]
         message = {"data": data, "fn_index": job["id"], "session_hash": "nobody", "trigger_id": film}
-        assert requests.post(f"{address}/gradio_api/queue/join", json=message).ok
+        assert requests.post(f"{address}/gradio_api/queue/join", json=message, timeout=PATIENCE).ok
         where = {"session_hash": "nobody"}
-        with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=30) as events:
+        with requests.get(f"{address}/gradio_api/queue/data", params=where, stream=True, timeout=PATIENCE) as events:
             done = next(line for line in events.iter_lines() if b"process_completed" in line)
         assert json.loads(done.removeprefix(b"data: "))["success"] is False and talking_clip.name.encode() not in done
 
 
-def test_cancelled_lip_sync_can_be_started_again(tab, pair, monkeypatch):
-    shown = Progress.progress
-    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
+def test_cancelled_lip_sync_can_be_started_again(tab, pair, hold):
+    go_on = hold("Lip-syncing")
     give(tab, *pair)
     tab.wait_for_selector("#faces img")
     tab.click("#start")
     tab.wait_for_selector("text=/Lip-syncing: [0-9]+ of/")
     tab.click("#cancel")
     tab.wait_for_selector("text=Stopped; nothing was kept.")
-    monkeypatch.undo()
+    go_on.set()
     tab.click("#start")
     tab.wait_for_selector("#result video")
 
 
-def test_faces_are_those_of_the_video_given_last(tab, pair, tmp_path, monkeypatch):
+def test_faces_are_those_of_the_video_given_last(tab, pair, tmp_path, hold):
     """One given during a search was never searched, and got the faces of the one before."""
     write_clip(tmp_path / "nobody.mp4", np.full((25, 120, 160, 3), 90, np.uint8))
-    shown = Progress.progress
-    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.3), shown(*args)))  # a slow machine
+    go_on = hold("Finding faces")
     tab.set_input_files("#film input[type=file]", str(pair[0]))
     tab.wait_for_selector("text=/Finding faces/")
     tab.click("#film button[aria-label='Clear']")
     tab.set_input_files("#film input[type=file]", str(tmp_path / "nobody.mp4"))
+    tab.wait_for_selector("#film video")
+    go_on.set()
     tab.wait_for_selector("text=/no face was found/i")
     assert not tab.locator("#faces img").count()
 
 
-def test_cancel_takes_an_action_out_of_the_queue(tab, browser, address, pair, monkeypatch):
-    shown = Progress.progress
-    monkeypatch.setattr(Progress, "progress", lambda *args: (time.sleep(0.2), shown(*args)))  # a slow machine
+def test_cancel_takes_an_action_out_of_the_queue(tab, browser, address, pair, hold, monkeypatch):
+    go_on, cancelled, stop = hold("Lip-syncing"), threading.Event(), Sessions.stop
+    monkeypatch.setattr(Sessions, "stop", lambda *args: (stop(*args), cancelled.set()))
     first = browser.new_page()
     first.goto(address)
     for page in (first, tab):
@@ -1096,7 +1116,8 @@ def test_cancel_takes_an_action_out_of_the_queue(tab, browser, address, pair, mo
     tab.click("#start")
     tab.wait_for_selector("text=/queue: 1/")
     tab.click("#cancel")
-    monkeypatch.undo()
+    assert cancelled.wait(PATIENCE)
+    go_on.set()
     tab.wait_for_selector("text=Stopped; nothing was kept.")
     first.wait_for_selector("#result video")
     first.close()

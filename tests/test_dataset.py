@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -532,13 +533,16 @@ def loading(clips):
     command = [sys.executable, "-W", "ignore", "-c", LOADING, *map(str, clips)]  # torch warns if there is one core
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)
+    hangs = threading.Timer(300, process.kill)
+    hangs.start()
     stops = []
     for number in (signal.SIGINT, signal.SIGTERM):
         for _ in range(2):
             process.stdout.readline()  # a batch from each worker
         os.killpg(process.pid, number)
         stops.append(next((line for line in iter(process.stdout.readline, "") if line != "\n"), ""))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
+    hangs.cancel()
     return stops, process.returncode, errors
 
 

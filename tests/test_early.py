@@ -268,11 +268,13 @@ def test_cached_and_uncached_results_are_the_same(opened, long_clip, long_speech
 def test_closing_early_ends_the_search(opened, long_clip, long_speech, detector, searched, told, count):
     lips = lips_of(opened, told, cache=False)
     take = lips.prepare(long_clip, long_speech)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stream = lips.stream(take)
     frames = [frame.tobytes() for frame in itertools.islice(stream, count)]
     stream.close()
-    assert searched[0] < COUNT and threading.active_count() <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)  # the last moments of a thread
+    assert searched[0] < COUNT and set(threading.enumerate()) <= before
     again = lips.stream(take)  # which starts from the beginning
     assert [frame.tobytes() for frame in itertools.islice(again, count)] == frames
     again.close()
@@ -290,7 +292,7 @@ def test_a_reader_can_stop_waiting_for_a_search(long_clip):
 
     path, counts = face_path.FacePath(search), []
     with path.reader() as reader:
-        thread = threading.Thread(target=lambda: counts.append(len(path.known(2, reader))))
+        thread = threading.Thread(target=lambda: counts.append(len(path.known(2, reader))), daemon=True)
         thread.start()
         waiting.wait()
         reader.stop()

@@ -36,7 +36,7 @@ def test_special_files_are_written_to_not_replaced(tmp_path):
     """Otherwise root would replace /dev/null with a table."""
     os.mkfifo(tmp_path / "pipe.mp4")
     read = []
-    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe.mp4").read_bytes()))
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe.mp4").read_bytes()), daemon=True)
     reader.start()
     files.save(tmp_path / "pipe.mp4", "all of it")
     reader.join()
@@ -78,7 +78,7 @@ def test_waiting_gets_the_lock_once_it_is_free(tmp_path):
             order.append("second")
 
     with files.locked(tmp_path / "lock"):
-        thread = threading.Thread(target=second)
+        thread = threading.Thread(target=second, daemon=True)
         thread.start()
         thread.join(0.3)
         order.append("first")

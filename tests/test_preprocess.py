@@ -491,7 +491,7 @@ def test_two_runs_do_not_cut_the_same_clip(roots, clip, capsys, monkeypatch):
     """The second used to empty the folder that the first was filling, later to leave the clip out. Now it waits."""
     put(clip, roots, "s/1.mp4")
     real_cut, codes, calls = cutting.cut_faces, [], []
-    second = threading.Thread(target=lambda: codes.append(run(roots)))
+    second = threading.Thread(target=lambda: codes.append(run(roots)), daemon=True)
 
     def run_again(*args):
         calls.append(args)

@@ -1068,8 +1068,8 @@ def test_prefetch_ends_when_garbage_collected():
     del fetched, cycle
     collecting = threading.Thread(target=gc.collect, daemon=True)
     collecting.start()
-    collecting.join(10)
-    assert closed.wait(10) and not collecting.is_alive()  # another thread may do it instead
+    collecting.join(120)
+    assert closed.wait(120) and not collecting.is_alive()  # another thread may do it instead
 
 
 def test_prefetch_closes_its_source():
