@@ -244,7 +244,7 @@ class Spectrogram:
     """
 
     def __init__(self, sound: Iterable[np.ndarray], samples: int) -> None:
-        self._sound, self._lock = sound, threading.Lock()
+        self._sound, self._lock, self._reading = sound, threading.RLock(), False
         self._mel = np.empty((hp.num_mels, max(1 + samples // hp.hop_size, hp.mel_step_size)), np.float32)
         self._begin()
 
@@ -266,6 +266,8 @@ class Spectrogram:
     def close(self) -> None:
         """Close sound that is not read to its end; if more is needed later, it is read from its beginning."""
         with self._lock:
+            if self._reading:  # in this thread, where the garbage collector closes somebody else's stream of it
+                return
             self._pieces.close()
             if self._known < len(self):
                 self._begin()
@@ -273,11 +275,18 @@ class Spectrogram:
     def up_to(self, stop: int) -> np.ndarray:
         """Return the whole mel (num_mels, frames), of which at least the frames before ``stop`` are computed."""
         with self._lock:
-            while self._known < min(stop, len(self)):
-                piece = next(self._pieces, None)
-                self._add(self._stream.end() if piece is None else self._stream.push(piece))
-                if piece is None:
-                    self._add(np.full((hp.num_mels, len(self) - self._known), SILENCE, np.float32))
+            self._reading = True
+            try:
+                while self._known < min(stop, len(self)):
+                    piece = next(self._pieces, None)
+                    self._add(self._stream.end() if piece is None else self._stream.push(piece))
+                    if piece is None:
+                        self._add(np.full((hp.num_mels, len(self) - self._known), SILENCE, np.float32))
+            except BaseException:  # or the sound would seem to be over for whoever asks next
+                self._begin()
+                raise
+            finally:
+                self._reading = False
         return self._mel
 
     def _add(self, mel: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -68,6 +68,7 @@ class _Worker:
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()  # reentrant, so safe to use during garbage collection
         self._over, self._ended = False, threading.Event()  # the thread takes no more tasks; the thread has ended
+        self._finishing = False  # the tasks that wait are the last ones
         self._draining = threading.RLock()  # held while the remaining tasks are run
         self._thread = threading.Thread(target=self._work, name=NAME, daemon=True)
         _working.add(self)
@@ -92,6 +93,7 @@ class _Worker:
         Does not wait in the worker's own thread, where the garbage collector may call this, and in another worker's
         only for a limited time, since that one may itself be waited for.
         """
+        self._finishing = True
         done = self.begin(last or bool)
         self.end()
         current = threading.current_thread()
@@ -107,6 +109,13 @@ class _Worker:
     def end(self) -> None:
         """Let the thread end after its queued tasks."""
         self._tasks.put(None)
+
+    def cancel(self) -> None:
+        """Cancel the tasks that wait, unless the thread is finishing."""
+        with contextlib.suppress(queue.Empty):
+            while not self._finishing:
+                if task := self._tasks.get_nowait():
+                    task[0].cancel()
 
     def mark_ended(self) -> None:
         """Mark the thread as ended."""
@@ -160,6 +169,7 @@ if hasattr(os, "register_at_fork"):
 def _end_all() -> None:
     """End all threads before the interpreter exits; running ones may crash it."""
     for worker in (working := list(_working)):
+        worker.cancel()
         worker.end()
     for worker in working:
         worker.join()
@@ -179,27 +189,21 @@ def in_parallel(
         yield from map(work, items)
         return
     pending: deque[Future] = deque()
-    with ThreadPoolExecutor(threads, initializer=prepare) as pool:
-        try:
-            for item in items:
-                pending.append(_begin(pool, work, item))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _begin(pool: ThreadPoolExecutor, work: Callable[..., Result], *given: Any) -> Future:
-    """Submit work to ``pool``; if it accepts none any more, do it here.
-
-    Pools accept no work once the main thread has ended, but other threads, which Python waits for, may still need it.
-    """
+    workers: list[_Worker] = []
     try:
-        return pool.submit(work, *given)
-    except RuntimeError:
-        done: Future = Future()
-        _fulfil(done, work, given)
-        return done
+        for number, item in enumerate(items):
+            if len(workers) < threads:
+                workers.append(_Worker())
+                workers[-1].begin(prepare or bool)
+            pending.append(workers[number % threads].begin(work, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.finish(None)

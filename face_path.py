@@ -43,7 +43,7 @@ class FacePath:
     """
 
     def __init__(self, search: Callable[[], Generator[Piece, None, None]]) -> None:
-        self._search, self._lock = search, threading.Lock()
+        self._search, self._lock, self._going_on = search, threading.RLock(), False
         self._readers_lock = threading.Lock()
         self._readers: list[Reader] = []  # the active ones
         self._begin()
@@ -134,7 +134,7 @@ class FacePath:
     def close(self) -> None:
         """Close an unfinished search; if more is needed later, it starts again."""
         with self._lock:
-            if not self._over:
+            if not (self._over or self._going_on):  # in this thread, where the garbage collector may close a reader
                 self._pieces.close()
                 self._begin()
 
@@ -150,6 +150,7 @@ class FacePath:
         with self._lock:
             if self._failed:
                 raise _without_traceback(self._failed)
+            self._going_on = True
             try:
                 boxes, seen, shot_ends = next(self._pieces)
             except StopIteration:
@@ -161,6 +162,8 @@ class FacePath:
             except BaseException:  # an interrupt
                 self._begin()
                 raise
+            finally:
+                self._going_on = False
             self._boxes += boxes
             self._seen.append(seen)
             if shot_ends and len(self._boxes) > self._starts[-1]:

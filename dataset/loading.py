@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -97,7 +98,7 @@ class Loader:
         _LOADERS.add(self)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
-        batches = iter(self._loader)
+        batches = self._start()
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self._loader.num_workers and in_main_thread and hasattr(signal, "SIGCHLD"):
             # when a worker dies, torch would raise in the main thread, even in the middle of a step; the wait for the
@@ -114,6 +115,15 @@ class Loader:
             self.close()
             raise
 
+    def _start(self) -> Iterator[tuple[list[torch.Tensor], dict[str, str]]]:
+        before = set(multiprocessing.active_children())
+        try:
+            return iter(self._loader)
+        except BaseException:  # one process could not start, and torch knows nothing of the others any more
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.kill()
+            raise
+
     def close(self) -> None:
         """End the processes; nothing else does, as they ignore signals, and Python would wait for them."""
         if self._sigchld is not None and threading.current_thread() is threading.main_thread():
@@ -122,10 +132,13 @@ class Loader:
         iterator: Any = self._loader._iterator
         self._loader._iterator = None
         if iterator is not None:
-            iterator._shutdown_workers()  # torch calls it when the iterator is deleted; tracebacks keep it alive
-            for worker in iterator._workers:
-                worker.kill()  # one that hangs in a read does not react
-                worker.join(10)
+            try:
+                iterator._shutdown_workers()  # torch calls it when the iterator is deleted; tracebacks keep it alive
+            finally:  # also after a second Ctrl-C
+                for worker in iterator._workers:
+                    worker.kill()  # one that hangs in a read does not react
+                for worker in iterator._workers:
+                    worker.join(10)
 
 
 _LOADERS: weakref.WeakSet[Loader] = weakref.WeakSet()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.io import wavfile
 
 import audio
 import video
-from conftest import GOLDEN, INSIDE, run_ffmpeg
+from conftest import GOLDEN, INSIDE, ROOT, run_ffmpeg
 
 
 def synthetic(n: int = 32000, sr: int = 16000) -> np.ndarray:
@@ -125,6 +126,71 @@ def test_closed_spectrogram_can_read_its_sound_again():
     spectrogram.close()
     spectrogram.up_to(161)
     assert (sound.opened, sound.closed) == (2, 2)
+
+
+class FailingOnce:
+    """Two seconds of sound, whose reading fails in the middle the first time."""
+
+    def __init__(self):
+        self.readings = 0
+
+    def __iter__(self):
+        self.readings += 1
+        for n, block in enumerate(np.split(synthetic()[:32000], 4)):
+            if self.readings == 1 and n == 2:
+                raise OSError("it was stopped")
+            yield block
+
+
+def test_sound_whose_reading_failed_does_not_turn_silent():
+    """The second to ask got silence from there on, as if the sound had ended."""
+    spectrogram = audio.Spectrogram(FailingOnce(), 32000)
+    with pytest.raises(OSError):
+        spectrogram.up_to(160)
+    assert (spectrogram.up_to(160) == audio.Spectrogram([synthetic()[:32000]], 32000).up_to(160)).all()
+
+
+@pytest.mark.parametrize("make", ["sound", "boxes"])
+def test_garbage_collection_in_the_middle_of_it_does_not_deadlock(make):
+    """It may close an abandoned stream of the same take, whose closing waited for the lock of its own thread."""
+    code = f"""
+import contextlib, gc, threading
+import numpy as np
+import audio, face_path
+
+collecting = False
+
+def items(item):
+    for _ in range(3):
+        if collecting:
+            gc.collect()
+        yield item
+
+class Sound:
+    __iter__ = lambda self: items(np.zeros(16000, np.float32))
+
+def of_sound():
+    with contextlib.closing(sound):
+        yield sound.up_to(20)
+        yield sound.up_to(200)
+
+def of_boxes():
+    with contextlib.closing(path):
+        yield path.known(1)
+        yield path.known(3)
+
+sound = audio.Spectrogram(Sound(), 48000)
+path = face_path.FacePath(lambda: items(face_path.Piece([(0, 0, 1, 1)], np.zeros((1, 4)))))
+abandoned = of_{make}()
+next(abandoned)
+ring = [abandoned]
+ring.append(ring)
+del abandoned, ring
+collecting = True
+print(len(list(of_{make}())))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
 
 
 def test_sound_shorter_than_declared_is_followed_by_silence():

@@ -260,6 +260,74 @@ kept.close()
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_garbage_collection_amid_other_threads_does_not_deadlock():
+    """A pool of Python's holds a lock while it takes a task, and may be needed to close what is collected then."""
+    code = """
+import gc, itertools, threading, time
+from concurrent.futures import Future
+from concurrency import in_parallel, prefetch
+
+gate = threading.Event()
+
+def items():
+    for n in itertools.count():
+        if n == 9:
+            gate.wait()  # between two tasks when garbage is collected
+        yield n
+
+abandoned = prefetch(in_parallel(int, items(), 2), 2)
+for _ in range(4):
+    next(abandoned)
+ring = [abandoned]
+ring.append(ring)
+gc.disable()
+del abandoned, ring
+create = Future.__init__
+
+def collecting(future):
+    create(future)
+    if threading.current_thread() is threading.main_thread() and not gate.is_set():
+        gate.set()
+        time.sleep(0.3)  # until the other thread begins its next task
+        gc.collect()
+
+Future.__init__ = collecting
+print(*in_parallel(int, range(3), 2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 1 2\n", "")
+
+
+def test_python_exits_without_doing_what_was_ahead():
+    code = """
+import itertools, time
+from concurrency import prefetch
+
+def frames():
+    for n in itertools.count():
+        time.sleep(0.1)
+        print(n, flush=True)
+        yield n
+
+kept = prefetch(frames(), 1000)
+next(kept)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.split()) < 100
+
+
+def test_work_in_parallel_is_prepared_in_each_thread():
+    prepared, begun = [], threading.Barrier(3, timeout=60)
+
+    def work(item):
+        begun.wait()
+        return threading.current_thread(), item
+
+    results = list(concurrency.in_parallel(work, range(3), 3, lambda: prepared.append(threading.current_thread())))
+    assert [item for _, item in results] == [0, 1, 2]
+    assert {thread for thread, _ in results} == set(prepared) and len(prepared) == 3
+
+
 def test_stream_closes_even_if_stop_fails():
     closed, before = [], set(concurrency._working)  # those of failed tests, whose tracebacks keep them
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import multiprocessing
@@ -566,6 +567,41 @@ def test_failed_loader_has_ended_its_processes(clips):
     with pytest.raises(AttributeError) as failure:  # whose traceback keeps the processes' owner alive
         next(iter(Loader(data, Batches(data, 2), num_workers=1)))
     assert failure.tb is not None and set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch's
+def test_processes_end_if_another_cannot_start(clips, monkeypatch):
+    """As at a limit of processes. Nobody knew them any more, and the program waited for them for ever."""
+    before, started = set(multiprocessing.active_children()), []
+    start = multiprocessing.process.BaseProcess.start
+
+    def limited(process):
+        if started:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", limited)
+    data = SyncNetDataset(clips)
+    with pytest.raises(OSError, match="unavailable"):
+        next(iter(Loader(data, Batches(data, 2), num_workers=2)))
+    started[0].join(60)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_second_ctrl_c_ends_the_processes(clips, monkeypatch):
+    """It came while the first one waited for a process that hung in a read, which then stayed."""
+    data, before = SyncNetDataset(clips), set(multiprocessing.active_children())
+    loader = Loader(data, Batches(data, 2), num_workers=1)
+    next(iter(loader))
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loader._loader._iterator, "_shutdown_workers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loader.close()
+    assert set(multiprocessing.active_children()) <= before
 
 
 # --------------------------------------------------------------------------------------------------------------------
