@@ -101,7 +101,7 @@ def print_figures(adapted: Adapted) -> None:
         if name in after:  # settings may switch a loss off
             print(f"held out, {words}: {before[name]:.4f} before, {after[name]:.4f} after")
     print(f"the judge's sync loss on the real frames: {after['judge_of_real']:.4f}")
-    if not adapted.is_better:
+    if not adapted.is_better and not adapted.stopped:
         print("warning: training did not help, so the original weights were kept; try more footage or --minutes")
 
 

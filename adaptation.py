@@ -25,7 +25,7 @@ import training
 import video
 from dataset import MIN_FRAMES, TWIN, Loader, Wav2LipDataset, evaluation_windows, frame_ids
 from devices import cpu_count, pick_device, pick_precision, pick_training_precision
-from distributed import Distributed, check_seed, preserve_rng
+from distributed import Batch, Distributed, check_seed, preserve_rng
 from errors import UserError
 from faces import FaceSearch
 from hparams import hparams as hp
@@ -127,6 +127,11 @@ class PersonTask(GeneratorTask):
 
     lowest = float("inf")
     improved = False  # whether any weights have scored better than the original ones
+    trained = False  # at all
+
+    def train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.trained = True
+        return super().train_step(batch)
 
     def train_mode(self, on: bool) -> None:
         """Set the mode of all but the audio encoder, which stays frozen.
@@ -196,9 +201,10 @@ def fine_tune(
         stopped = False
         try:
             training.fit(task, train, held_out, plan, report)
-            task.keep_if_best(evaluate(task, held_out).figures)  # a slow machine may not have reached any evaluation
         except training.Stopped:
             stopped = True
+        if task.trained:  # steps after the last evaluation count as well, and a slow machine may not have reached any
+            task.keep_if_best(evaluate(task, held_out).figures)
         task.restore_best()
         return before, evaluate(task, held_out), stopped
 
@@ -222,7 +228,7 @@ def prepare(face: Path, folder: Path, options: AdaptationOptions, report: Report
     shown = [frame for frame in shown if frame < cut.seconds * hp.fps]  # frames after the end of the sound are useless
     if len(shown) < MIN_SECONDS * hp.fps:
         raise UserError(
-            f"{face} shows a face with sound for {len(shown) / hp.fps:.1f} s; adapting needs {MIN_SECONDS:g} s at "
+            f"{face} shows a face with sound for {len(shown) / hp.fps:.2f} s; adapting needs {MIN_SECONDS:g} s at "
             "least, and a minute is better"
         )
     for frame in shown[shown.index(_first_kept(shown, face)) :]:

@@ -81,7 +81,13 @@ class Distance:
 
 
 def compare(real: Sequence[Path], generated: Sequence[Path], embed: Embed, every: int = 1) -> Distance:
-    """Return the FID between two sets of videos and pictures, see ``statistics_of``."""
+    """Return the FID between two sets of videos and pictures, see ``statistics_of``.
+
+    Raises UserError if one set lies in a folder of the other, of which it would be a part.
+    """
+    for outer, inner in itertools.chain(itertools.product(real, generated), itertools.product(generated, real)):
+        if outer.resolve() in inner.resolve().parents:
+            raise UserError(f"{inner} lies in {outer} and would count as real and generated; move it elsewhere")
     here, there = (statistics_of(roots, embed, every) for roots in (real, generated))
     return Distance(distance(here, there), here.count, there.count, here.failed | there.failed)
 

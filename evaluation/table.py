@@ -81,7 +81,7 @@ def aperture_row(fits: Sequence[ApertureFit]) -> Row:
     """Return how well lips follow the known ones, over all and in each phase.
 
     ``r`` is the mean correlation at the ``lag``, in frames, where it is largest. One lag is used for all videos: if
-    each had its own, unrelated movements would reach 0.17.
+    each had its own, unrelated movements would reach 0.17. In each phase, each has its own.
     """
     if not fits:
         return {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import files
@@ -145,7 +146,20 @@ def find_finished(
         return []
     same = same and {(one.source, one.sha256) for one in kept} == {(clip.source, first.sha256)}
     same = same and (seconds is None or max(one.frames for one in kept) <= math.ceil(seconds * hp.fps))
-    return kept if same and detector in (AUTO, first.face_detector) else []
+    if not same or detector not in (AUTO, first.face_detector):
+        return []
+    return _with_date(kept, (data_root / clip.source).stat().st_mtime_ns, preprocessed_root)
+
+
+def _with_date(kept: list[Kept], modified: int, preprocessed_root: Path) -> list[Kept]:
+    """Note the date of a source that was copied since, so that it is not read again in the next run."""
+    if kept[0].modified in (None, modified):
+        return kept
+    kept = [replace(one, modified=modified) for one in kept]
+    with contextlib.suppress(OSError):  # the folder may be read-only
+        for one in kept:
+            note_kept(preprocessed_root / one.clip, one)
+    return kept
 
 
 def _is_whole(folder: Path, kept: Kept) -> bool:

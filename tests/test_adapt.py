@@ -7,6 +7,7 @@ import shlex
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -190,6 +191,26 @@ def test_stopping_keeps_the_best_weights_so_far(person, expert, beginner, tmp_pa
     assert weights.load_model(outfile).width == 0.125 and outfile.with_name("person_before_after.png").exists()
 
 
+@pytest.mark.usefixtures("prepared")
+def test_stopping_keeps_what_was_learned_since_the_last_evaluation(person, expert, beginner, tmp_path, monkeypatch):
+    """It was dropped, and the training blamed: before the first evaluation, all of it."""
+    fit, evaluate, better = training.fit, adaptation.evaluate, itertools.count()
+
+    def improving(*given):
+        one = evaluate(*given)
+        return replace(one, figures={**one.figures, "l1": 1.0 / (1 + next(better)), "detail": 0.0})
+
+    def stops(task, train, val, plan, report):
+        fit(task, train, val, replace(plan, max_steps=2, minutes=None), report)
+        raise training.Stopped("stopped after step 2")
+
+    monkeypatch.setattr(adaptation, "evaluate", improving)
+    monkeypatch.setattr(training, "fit", stops)
+    options = AdaptationOptions(0.01, beginner, expert, expert, "batch_size=2")
+    adapted = adaptation.adapt(person, tmp_path / "person.pth", options)
+    assert adapted.stopped and adapted.is_better
+
+
 def test_library_prints_nothing_and_restores_the_settings(person, expert, beginner, tmp_path, told, capfd):
     before, search = vars(hp).copy(), FaceSearch("centerface")
     options = AdaptationOptions(0.01, beginner, expert, expert, "batch_size=2", search=search)
@@ -254,8 +275,12 @@ def test_only_frames_with_sound_are_trained_on(tmp_path, monkeypatch):
     options = AdaptationOptions(search=FaceSearch("centerface"))
     (tmp_path / "four").mkdir()
     sound_seconds = 4.0
-    with pytest.raises(UserError, match="shows a face with sound for 4.0 s; adapting needs 5 s at least"):
+    with pytest.raises(UserError, match="shows a face with sound for 4.00 s; adapting needs 5 s at least"):
         adaptation.prepare(tmp_path / "face.mp4", tmp_path / "four", options)
+    (tmp_path / "nearly five").mkdir()
+    sound_seconds = 4.96
+    with pytest.raises(UserError, match="for 4.96 s; adapting needs 5 s"):  # it said 5.0, but 5 are needed
+        adaptation.prepare(tmp_path / "face.mp4", tmp_path / "nearly five", options)
     (tmp_path / "six").mkdir()
     sound_seconds = 6.0
     learned, held_out = adaptation.prepare(tmp_path / "face.mp4", tmp_path / "six", options)
@@ -363,7 +388,7 @@ def test_twin_is_another_moment_with_a_similar_head(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("-t", 2), "shows a face with sound for 2.0 s"),
+        (("-t", 2), "shows a face with sound for 2.00 s"),
         (("-c:v", "copy", "-af", "volume=0"), "silent"),
         (("-c", "copy", "-t", 0.2), "cannot be learned from"),
     ],

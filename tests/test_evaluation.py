@@ -242,6 +242,14 @@ def test_fid_algebra():
         fid.distance(sets[0], fid.Statistics())
 
 
+def test_sets_inside_each_other_are_refused(tmp_path):
+    """Generated pictures in a folder of the real ones counted as real, and FID came out low."""
+    (tmp_path / "real/out").mkdir(parents=True)
+    for real, generated in ("real", "real/out"), ("real/out", "real"):
+        with pytest.raises(UserError, match="real/out lies in .*real and would count as real and generated"):
+            fid.compare([tmp_path / real], [tmp_path / generated], embed=None)
+
+
 def test_score_fid(tmp_path, talking_clip, astronaut, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     cv2.imwrite(str(tmp_path / "b.tif"), astronaut[::-1])

@@ -25,6 +25,7 @@ from scipy.io import wavfile
 
 import audio
 import faces
+import files
 import preprocess
 import preprocessing
 import video
@@ -1148,6 +1149,22 @@ def test_finished_clip_without_its_sound_is_cut_again(tmp_path):
     assert find_finished(*where) == [known]
     note_kept(tmp_path / "data/s/a", dataclasses.replace(known, source="another.mp4"))
     assert not find_finished(*where)
+
+
+def test_a_copied_source_is_read_once(tmp_path, monkeypatch):
+    """Its date differs from the one noted, which was never corrected: every run read all of a copied data set."""
+    (tmp_path / "a.mp4").write_bytes(b"a video")
+    source, sha256 = tmp_path / "a.mp4", files.digest(tmp_path / "a.mp4")
+    known = Kept("s/a", "a.mp4", 7, "haar", 25.0, 1, 1, 1.0, 1.0, source.stat().st_mtime_ns, sha256)
+    note_kept(tmp_path / "data/s/a", known)
+    for name in ("0.jpg", "mel.npy"):
+        (tmp_path / "data/s/a" / name).touch()
+    os.utime(source, (1, 1))
+    read, digest = [], files.digest
+    monkeypatch.setattr(files, "digest", lambda path: read.append(path) or digest(path))
+    for _ in range(2):
+        (found,) = find_finished(Clip("a.mp4", "s/a"), tmp_path, tmp_path / "data", "auto", None)
+        assert found == dataclasses.replace(known, modified=10**9) and read == [source]
 
 
 @pytest.mark.usefixtures("read_once")

@@ -45,6 +45,7 @@ from fill import fill
 from hparams import FIXED_BY_NETWORKS, FIXED_BY_PREPROCESSING, HParams, hparams
 from models import weights
 from models.conv import fold_batchnorm
+from reporting import Cancelled, Reporter
 from terminal import TERMINAL
 from training import (
     AllPairsExpertTask,
@@ -1018,7 +1019,7 @@ def test_two_processes_equal_one(corpus, tmp_path):
     slow += ",initial_learning_rate=1e-6,disc_initial_learning_rate=1e-6"
     expert, generator = ("--checkpoint_path", corpus / "expert.pth"), ("--checkpoint_path", corpus / "generator.pth")
     runs = {
-        "pairs": (color_syncnet_train, expert, slow),
+        "pairs": (color_syncnet_train, expert, f"{slow},syncnet_eval_interval=1,syncnet_eval_steps=2,ema_decay=0.9"),
         "all_pairs": (color_syncnet_train, expert, f"{slow},windows_per_clip=2"),
         "hq": (hq_wav2lip_train, (*generator, *hq_flags(corpus)), slow),
     }
@@ -1037,10 +1038,11 @@ def test_two_processes_equal_one(corpus, tmp_path):
     assert [process.exitcode for process in pair] == [0, 0]
     for name, (script, *_) in runs.items():
         assert script.main(arguments(name, "one")) == 0
-        one, two = losses(tmp_path / "one" / name), losses(tmp_path / "two" / name)
-        assert len(one) == len(two) == 2
-        for a, b in zip(one, two):
-            assert a == pytest.approx(b, abs=1e-4), (name, a["step"])
+        for split, count in (("train", 2), ("val", 2 if name == "pairs" else 0)):
+            one, two = losses(tmp_path / "one" / name, split), losses(tmp_path / "two" / name, split)
+            assert len(one) == len(two) == count
+            for a, b in zip(one, two):
+                assert a == pytest.approx(b, abs=1e-4), (name, split, a["step"])
 
 
 def test_training_can_start_from_official_checkpoints(corpus, tmp_path):
@@ -1540,6 +1542,49 @@ def test_processes_at_different_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="0 and 300.*share"):
         starting._check_agreement(Two(torch.device("cpu")), 0, tmp_path)
     starting._check_agreement(Two(torch.device("cpu")), 300, tmp_path)
+
+
+def test_processes_with_different_clips_are_refused(corpus):
+    """As if one machine could not read a clip: their batches did not fit together, and nobody was told."""
+
+    class Two(Distributed):
+        def gather(self, rows):
+            return torch.cat((rows, rows + torch.tensor([[0, 1, 0, 0]])))
+
+    train, val = (SyncNetDataset([corpus / "s0" / name for name in names]) for names in (("clip0", "none"), ("clip2",)))
+    digests = {"list of training clips": "1", "validation clips": "2"}
+    words = r"differ in their validation clips: all machines need the same.*1 unusable here the first: .*none"
+    with pytest.raises(UserError, match=words):
+        starting.check_same_inputs(Two(torch.device("cpu")), train, val, digests)
+    starting.check_same_inputs(CPU, train, val, digests)
+
+
+def test_cancelled_training_is_saved(corpus, tmp_path):
+    """A reporter that raises does so when a step is complete; all since the last checkpoint was lost."""
+
+    class Cancelling(Reporter):
+        def progress(self, stage, done, total):
+            if stage == "Training" and done == 3:
+                raise Cancelled
+
+    options = recipes.TrainingOptions(corpus / "lists", SMALL, max_steps=9, device="cpu", precision="fp32")
+    with pytest.raises(Cancelled):
+        recipes.train_expert(corpus, tmp_path, options, Cancelling())
+    assert checkpoints.steps_saved(tmp_path, "") == [1, 3]
+
+
+def test_worker_killed_in_an_evaluation_is_named(monkeypatch, tmp_path):
+    """The first evaluation starts more of them, just when memory is short; torch's words were all that was said."""
+
+    def evaluate(*_):
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    trainer = object.__new__(loop._Trainer)
+    trainer.task = SimpleNamespace(swap_in_ema=contextlib.nullcontext)
+    trainer.plan, trainer.step = SimpleNamespace(saves=True, checkpoint_dir=tmp_path), 7
+    with pytest.raises(RuntimeError, match="perhaps for lack of memory.*everything up to step 7 is saved"):
+        trainer._evaluate([])
 
 
 def test_keeping_few_checkpoints_keeps_complete_ones(filled, tmp_path, monkeypatch):

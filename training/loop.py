@@ -28,7 +28,7 @@ from training.checkpoints import (
     save_collage,
 )
 from training.figures import Averages, Log, evaluate
-from training.starting import Plan, digest_inputs, report_start, restore
+from training.starting import Plan, check_same_inputs, digest_inputs, report_start, restore
 from training.tasks import WATCHED_STEPS, Figures, Task
 
 KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|killed by signal)")  # torch's words
@@ -56,6 +56,7 @@ def fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report
 def _fit(task: Task, train: WindowDataset, val: WindowDataset, plan: Plan, report: Reporter) -> None:
     group, position = task.group, restore(task, plan, report if task.group.is_main else SILENT)
     input_digests = digest_inputs(task, train, val, plan.data_root)
+    check_same_inputs(group, train, val, input_digests)
     if group.is_main:
         files.remove_leftovers(plan.checkpoint_dir, ".pth")
         report_start(train, val, plan, position, task.hp, report)
@@ -172,13 +173,17 @@ class _Trainer:
             if stop:
                 if self._stop or not problem:  # a worker may have died of the same signal
                     raise self._stopped()
-                if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
-                    what = f"a data loader process was killed, perhaps for lack of memory ({problem})"
-                    raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
+                self._raise_for_killed(problem)
                 raise problem
             if done or batch is None:
                 return
             yield batch
+
+    def _raise_for_killed(self, problem: Exception) -> None:
+        """Raise RuntimeError, in the user's words, if the problem is that a process of a loader was killed."""
+        if KILLED.search(str(problem)) or isinstance(problem, (ConnectionError, EOFError)):
+            what = f"a data loader process was killed, perhaps for lack of memory ({problem})"
+            raise RuntimeError(f"{what}; {self._saved_so_far()}") from problem
 
     def _report_damaged(self, damaged: dict[str, str]) -> None:
         """Report files found to be damaged, each once; every process reports those it has met."""
@@ -217,18 +222,22 @@ class _Trainer:
             clips = ", ".join(sorted(set(self.batches.clips_of(self.step - 1))))
             bad = ", ".join(name for name, value in figures.items() if not math.isfinite(value))
             raise RuntimeError(f"step {self.step}: {bad} is not finite; the clips of this batch: {clips}")
+        self._step_complete = True
         self.recent.append(figures)
         if self.log:
             self.log.figures(self.step, "train", figures, time.perf_counter() - start, self._waited)
         advance(1, **{name: np.mean([f[name] for f in self.recent if name in f]) for name in figures})
         if (text := self.task.warning(self.recent, self.step)) and self.group.is_main:
             self.report.note(f"warning: {text}")
-        self._step_complete = True
 
     def _evaluate(self, loader: Iterable[Batch]) -> None:
         start = time.perf_counter()
-        with self.task.swap_in_ema():
-            figures = evaluate(self.task, self._stoppable(loader))
+        try:
+            with self.task.swap_in_ema():
+                figures = evaluate(self.task, self._stoppable(loader))
+        except Exception as problem:
+            self._raise_for_killed(problem)
+            raise
         news = self.task.after_evaluation(figures)
         self.evaluation_pending = False
         if self.log and (score := self.task.score(figures)) < self.best:

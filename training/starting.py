@@ -61,6 +61,27 @@ def _digest_of(folders: Iterable[str], root: str) -> str:
     return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
 
+def check_same_inputs(group: Distributed, train: WindowDataset, val: WindowDataset, digests: dict[str, str]) -> None:
+    """Raise UserError if the processes have other clips or networks: their batches would not fit together."""
+    here = {
+        **digests,
+        "frames of the training clips": str(len(train.index)),
+        "of validation clips": str(len(val.index)),
+    }
+    numbers = [int(hashlib.sha256(value.encode()).hexdigest()[:15], 16) for value in here.values()]
+    everywhere = group.gather(torch.tensor([numbers], device=group.device))
+    different = [name for name, column in zip(here, everywhere.T) if len(set(column.tolist())) > 1]
+    if different:
+        unusable = train.index.unusable | val.index.unusable
+        first = "".join(
+            f"; of {len(unusable)} unusable here the first: {n}: {why}" for n, why in [*unusable.items()][:1]
+        )
+        raise UserError(
+            f"the processes differ in their {', '.join(different)}: all machines need the same clips, lists and "
+            f"networks{first}"
+        )
+
+
 def restore(task: Task, plan: Plan, report: Reporter) -> Position:
     """Load the checkpoints that the plan starts from and return their position, step 0 if there are none."""
     prefixes, folder = [part.prefix for part in task.parts()], plan.checkpoint_dir
