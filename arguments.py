@@ -358,7 +358,7 @@ def open_lips(args: argparse.Namespace) -> LipSync:
         expert=args.syncnet_checkpoint_path,
         restorer=args.restorer,
         credentials=args.credentials,
-        device=own_device(args.device),
+        device=args.device if args.runtime == "openvino" else own_device(args.device),
         precision=args.precision,
         runtime=args.runtime,
         batch_size=args.wav2lip_batch_size,

@@ -44,7 +44,11 @@ def pick_device(name: str) -> torch.device:
 def own_device(name: str) -> str:
     """Return this process's own GPU under torchrun, otherwise ``name``."""
     local = int(os.environ.get("LOCAL_RANK", 0))
-    return f"cuda:{local}" if local and name in ("auto", "cuda") and torch.cuda.is_available() else name
+    if not local or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    if local >= (count := torch.cuda.device_count()):
+        raise UserError(f"every process needs its own GPU; use --nproc_per_node={count}, the number of GPUs")
+    return f"cuda:{local}"
 
 
 def pick_training_precision(name: str, device: torch.device) -> torch.dtype:
@@ -153,7 +157,7 @@ def split_on_oom(work: Callable[..., Result], *batches: np.ndarray | None) -> li
 
 def cpu_calls_and_threads() -> tuple[int, int]:
     """Return how many calls of the network to run in parallel on the CPU, and the threads of each."""
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), cpu_count())  # torch does not know what a container may use
     share = -(-threads // MAX_WORKERS)  # rounded up: eight calls with one thread each would leave 4 of 12 cores idle
     return -(-threads // share), share
 

@@ -146,7 +146,7 @@ class Searcher:
         if known is None:
             self.since_native = math.inf
             known = self.search_whole(frames[0], NO_BOXES)
-            self.since_newcomers = (NEWCOMERS_SECONDS - FIRST_NEWCOMERS_SECONDS) * self.fps
+            self.since_newcomers = max(0, NEWCOMERS_SECONDS - FIRST_NEWCOMERS_SECONDS) * self.fps
         seen = {0: known}
         here, last = 0, len(frames) - 1
         while here < last:

@@ -31,7 +31,7 @@ from errors import UserError, prefix_errors
 from face_path import Box, FacePath, Piece
 from faces import FaceSearch
 from hparams import hparams as hp
-from lipsync.filmed import FilmedFace
+from lipsync.filmed import FADE, FilmedFace
 from lipsync.looking import appearances_of, settings_for_mouths
 from lipsync.mixing import Mix
 from lipsync.options import FACE_SELECTORS, Options, ResolvedOptions
@@ -252,7 +252,8 @@ class LipSync:
             with prefix_errors(f"--pair {index}={sound.path}"):
                 filmed = self._for_face(index).find_face(segment.source, segment.searched, options)
                 filmed.path.known(None)  # to its end, so that it is cached for the next face
-            spoken = audio.frame_count(samples, fps)
+            delayed = samples + round(options.lip_delay / 1000 * hp.sample_rate)
+            spoken = audio.frame_count(delayed, fps) + FADE  # the mouth fades once all is said
             if options.silence != "closed" and samples < longest and spoken < segment.frames:
                 until = spoken
         spectrogram = audio.Spectrogram(sound, longest)  # read as far as windows of it are requested

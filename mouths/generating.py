@@ -71,8 +71,10 @@ def _generate(model: LipGenerator, mels: np.ndarray, faces: np.ndarray, gains: n
     x = x.to(parameter.device).permute(0, 3, 1, 2)  # (N, 6, 96, 96), channels last in memory
     m = m.to(parameter.device, parameter.dtype)[:, None]  # (N, 1, 80, 16)
     x = (x.float() / 255).to(parameter.dtype)
-    out = model(m, x) if gains is None else model.draw(amplified(model, m, gains), x)
-    return (out.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    out = (model(m, x) if gains is None else model.draw(amplified(model, m, gains), x)).float()
+    if not out.isfinite().all():  # rounded to whole levels, these would be black mouths
+        raise RuntimeError("the network's faces are not numbers, as fp16 gives on some GPUs; use --precision fp32")
+    return (out * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def amplified(model: LipGenerator, mels: torch.Tensor, gains: np.ndarray) -> torch.Tensor:

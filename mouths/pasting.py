@@ -60,13 +60,13 @@ def paste(frame: np.ndarray, drawn: DrawnFace, blend: str, in_place: bool = Fals
         write_crop(whole, drawn.box, target)
         return whole
     *parts, finer = _mixed(drawn)
+    how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
     # one kernel for both: what is subtracted of the frame must match what is kept of it to the pixel
-    kept, added = (cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts)
+    kept, added = (cv2.resize(part, size, interpolation=how) for part in parts)
     if finer is not None:
         rows, columns = (_stretched(part, side) for part, side in zip((ROWS, COLUMNS), size[::-1]))
         place = added[rows, columns]
         if place.size:  # a box may be one pixel high
-            how = cv2.INTER_AREA if min(size) < hp.img_size else cv2.INTER_CUBIC
             cv2.add(place, cv2.resize(finer, place.shape[1::-1], interpolation=how), place)
     cv2.add(cv2.multiply(target, kept, kept, dtype=cv2.CV_32F), added, target, dtype=cv2.CV_8U)
     write_crop(whole, drawn.box, target)

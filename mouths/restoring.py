@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,15 @@ def _shown(frame: np.ndarray, to_face: np.ndarray, finer: int) -> np.ndarray:
     return cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
+def _shrunk(picture: np.ndarray, back: np.ndarray, size: tuple[int, int], finer: int) -> np.ndarray:
+    """Return a picture at the places ``back`` gives for ``size`` pixels: means of ``finer`` times as many each way."""
+    many = back / (finer, finer, 1)
+    many[:, 2] -= many[:, :2].sum(1) * (finer - 1) / 2
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    shown = cv2.warpAffine(picture, many, (finer * size[0], finer * size[1]), flags=how)
+    return cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+
+
 def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Callable[[np.ndarray], np.ndarray]) -> None:
     """Add to the mouth in ``box`` what ``run`` changes in the face: detail finer than 512 pixels can show stays."""
     x1, y1, x2, y2 = box
@@ -93,7 +103,7 @@ def _restore(frame: np.ndarray, box: Box, hidden: np.ndarray | float, run: Calla
     change = restored - cv2.resize(face, restored.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     back = larger * np.array([[scale, 0, scale * (x1 - left)], [0, scale, scale * (y1 - top)]])
     back[:, 2] += (larger - 1) / 2
-    change = cv2.warpAffine(change, back, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    change = _shrunk(change, back, size, max(1, math.ceil(larger * scale)))
     target = crop_with_border(frame, box)
     mask = cv2.resize(masks.lower_face() * (1 - hidden), size)[..., None]
     cv2.add(target, change * mask, target, dtype=cv2.CV_8U)

@@ -90,7 +90,14 @@ def changes(folder, name: str = "out.mp4") -> np.ndarray:
 def test_each_face_speaks_as_long_as_its_speech(program, tmp_path):
     assert program() == (0, "")
     left, right = changes(tmp_path).T
-    assert len(left) == 30 and (left[:15] > 5).all() and (left[15:] < 3).all() and (right > 5).all()
+    assert len(left) == 30 and (left[:15] > 5).all() and (left[18:] < 3).all() and (right > 5).all()
+
+
+@pytest.mark.parametrize("delay, spoken", [(0, 15), (200, 20)])
+def test_a_mouth_fades_once_all_is_said(lips, film, speeches, delay, spoken):
+    """It faded in the last three frames of what is heard, and delayed lips never said the end."""
+    left, right = lips.prepare(film, speeches, lip_delay=delay).faces
+    assert list(left.fade) == [1] * spoken + [0.75, 0.5, 0.25] + [0] * (30 - spoken - 3) and right.fade is None
 
 
 def test_mouth_may_close_after_its_speech(program, tmp_path, lips, film, speeches):

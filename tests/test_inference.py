@@ -265,9 +265,32 @@ def test_only_running_out_of_memory_halves_the_batch():
 def test_no_core_is_idle(monkeypatch, threads):
     """4 of 12 cores used to be, 7 of 15 and of 31; and fewer threads are in excess than one call has."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(devices, "cpu_count", lambda: 64)
     calls, share = devices.cpu_calls_and_threads()
     assert calls == devices.calls_at_a_time(torch.device("cpu")) <= devices.MAX_WORKERS
     assert threads <= calls * share < threads + share
+
+
+def test_a_container_uses_the_processors_that_it_may(monkeypatch):
+    """torch counts all of the machine's: 8 calls of 8 threads each shared the time of 2."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr(devices, "cpu_count", lambda: 2)
+    assert devices.cpu_calls_and_threads() == (2, 1)
+
+
+def test_faces_that_are_not_numbers_are_an_error():
+    """In fp16, some GPUs give NaN; rounded, they were black mouths, and the program ended as if all was well."""
+
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, mels, faces):
+            return faces[:, :3] * torch.nan
+
+    with pytest.raises(RuntimeError, match="not numbers.*--precision fp32"):
+        generate(Broken(), np.zeros((1, 80, 16), np.float32), np.zeros((1, 96, 96, 6), np.uint8))
 
 
 def test_only_workers_are_limited_to_a_share_of_the_threads():

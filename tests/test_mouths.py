@@ -651,6 +651,16 @@ def test_what_the_network_changes_is_pasted_without_an_edge(place):
     assert (pasted[:100] == frame[:100]).all() and (pasted[:, [130, 329]] == frame[:, [130, 329]]).all()
 
 
+def test_small_faces_are_averaged_not_sampled():
+    """Cubic interpolation skips pixels where it shrinks: fine patterns of the drawn face became coarse ones."""
+    frame = np.full((80, 80, 3), 120, np.uint8)
+    drawn = np.full((96, 96, 3), 120, np.uint8)
+    drawn[::2] += 40
+    drawn[1::2] -= 40
+    pasted = paste(frame, DrawnFace(drawn, np.full_like(drawn, 120), (20, 20, 60, 60)), "feather")
+    assert pasted[46:56, 32:48].std() < 10
+
+
 def test_a_face_unlike_the_frame_is_pasted_only_within_the_mask():
     grey = np.full((240, 240, 3), 200, np.uint8)
     filmed = np.full((96, 96, 3), 200, np.uint8)

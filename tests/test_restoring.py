@@ -72,6 +72,19 @@ def test_what_is_restored_stays_in_place(astronaut):
     assert abs(rows.mean() - (30 + 0.76 * 220)) < 2 and abs(columns.mean() - 230) < 1
 
 
+@pytest.mark.parametrize("larger", [1, 4])
+def test_restored_detail_is_averaged_not_sampled(larger):
+    """In a box of 100 pixels, pores became coarse grain that shimmers."""
+    frame = np.full((300, 300, 3), 120, np.uint8)
+
+    def stripes(face):
+        side = larger * len(face)
+        return np.full((side, side, 3), 120, np.float32) + np.where(np.arange(side) % 2, 40, -40)[:, None, None]
+
+    restoring._restore(frame, (100, 100, 200, 200), 0.0, stripes)
+    assert frame[150:190, 120:180].std() < 5
+
+
 def test_an_object_in_front_of_the_mouth_is_not_restored(astronaut):
     """A hand over the left half of the face: only the right one changes."""
     hidden = np.zeros((96, 96), np.float32)

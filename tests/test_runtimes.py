@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import arguments
 import devices
 import inference
 import mouths
@@ -92,6 +93,25 @@ def test_openvino_runs_only_on_the_cpu(stub, monkeypatch):
         Runtime("openvino").pick_device("cuda")
 
 
+def test_each_process_has_its_own_gpu(monkeypatch):
+    """Under torchrun; the second was told to leave out a --device cuda:1 that nobody had given."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, expected in ("0", "auto"), ("1", "cuda:1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert devices.own_device("auto") == expected and devices.own_device("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="every process needs its own GPU; use --nproc_per_node=2"):
+        devices.own_device("auto")
+    opened = []
+    monkeypatch.setattr(arguments, "LipSync", lambda *_, **given: opened.append(given["device"]))
+    for runtime in "openvino", "torch":
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        args = inference.get_parser().parse_args(["--face", "a", "--audio", "b", "--runtime", runtime])
+        arguments.open_lips(args)
+    assert opened == ["auto", "cuda:1"]
+
+
 @pytest.mark.parametrize("has_bf16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
 def test_parts_that_are_not_int8_use_the_cpus_precision(stub, monkeypatch, has_bf16, dtype):
     monkeypatch.setattr(devices, "cpu_has_bf16", lambda: has_bf16)
@@ -133,7 +153,8 @@ def test_which_cpus_have_vnni(monkeypatch, isa, capable, expected):
 
 def test_calls_and_threads_match_the_workers():
     calls, share = devices.cpu_calls_and_threads()
-    assert calls == devices.calls_at_a_time(CPU) and calls * share >= torch.get_num_threads()
+    threads = min(torch.get_num_threads(), devices.cpu_count())
+    assert calls == devices.calls_at_a_time(CPU) and calls * share >= threads
 
 
 # --------------------------------------------------------------------------------------------------------------------
