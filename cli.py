@@ -160,7 +160,10 @@ def quoted(*words: str | Path) -> str:
 
 def started(script: str, command: str) -> str:
     """Return how to start a script the way this one was started: as a file, or as an installed command."""
-    return command if Path(sys.argv[0]).name.startswith("wav2lip-") else f"python {script}"
+    if Path(sys.argv[0]).name.startswith("wav2lip-"):
+        return command
+    python = Path(sys.executable)  # a plain "python" may be another one
+    return f"{quoted(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python)} {script}"
 
 
 # --------------------------------------------------------------------------------------------------------------------

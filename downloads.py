@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -140,6 +141,9 @@ def fetch(known: KnownFile, folder: Path, report: Reporter = SILENT) -> Path:
                 downloader=_resuming_downloader(target.with_name(f"{known.file_name}.part"), report),
             )
     except (OSError, ValueError) as error:  # no network or disk; wrong hash
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            what = f"{folder} cannot be written to ({root_message(error)}), so {url} cannot be downloaded"
+            raise RuntimeError(f"{what}; set WAV2LIP_CACHE to a folder of your own") from error
         raise RuntimeError(
             f"could not download {url} ({root_message(error)}); fetch it by other means and put it at {target}"
         ) from error

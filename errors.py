@@ -11,12 +11,18 @@ from collections.abc import Iterator, Sequence
 try:
     import cv2
 except ImportError as error:  # checked here because nearly everything imports this module and needs OpenCV
+    if isinstance(error, ModuleNotFoundError) and error.name == "cv2":
+        raise type(error)(
+            f"the packages are not installed for {sys.executable}; start .venv/bin/python instead (on Windows "
+            r".venv\Scripts\python), or see README.md for how to install them"
+        ) from None
     raise type(error)(
         f"OpenCV cannot be loaded ({error}). On a machine without a desktop: apt install libgl1 libglib2.0-0, or "
         "pip uninstall opencv-python and pip install opencv-python-headless"
     ) from None
 
-PIP = f"{sys.executable} -m pip"  # of this environment; a plain "pip" may belong to another one
+PYTHON = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+PIP = f"{PYTHON} -m pip"  # of this environment; a plain "pip" may belong to another one
 SHARING = (32, 33)  # Windows error codes for a file that another program has open
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -133,5 +139,5 @@ def needs(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise UserError(
             f"{error.name} is not installed: in the project's folder, {PIP} install -r requirements/{extra}.txt "
-            f"(or, if you installed the project with pip, {PIP} install '.[{extra}]')"
+            f'(or, if you installed the project with pip, {PIP} install ".[{extra}]")'
         ) from None

@@ -13,7 +13,7 @@ import cli
 import files
 from errors import UserError
 from models import SyncNet_color, Wav2Lip, weights
-from models.exporting import INPUTS, OUTPUTS, read_exportable, write_onnx
+from models.exporting import INPUTS, OUTPUTS, check_onnx, read_exportable, write_onnx
 from terminal import TERMINAL
 
 NETWORKS = {"generator": Wav2Lip, "expert": SyncNet_color}
@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if args.outfile.suffix.lower() != ".onnx":
         raise UserError(f"--outfile {args.outfile} must end in .onnx")
     files.check_outputs({"--outfile": args.outfile}, [Path(args.checkpoint_path)])
+    check_onnx()  # before a download
     checkpoint, network = read_exportable(args.checkpoint_path, NETWORKS.get(args.network), TERMINAL)
     difference = write_onnx(checkpoint, network, args.outfile)
     inputs = ", ".join(f"{name} (N, {', '.join(map(str, shape))})" for name, shape in INPUTS[network].items())

@@ -32,6 +32,15 @@ INPUTS: dict[type[nn.Module], dict[str, tuple[int, ...]]] = {
 OUTPUTS = {Wav2Lip: ["pictures"], SyncNet_color: ["voices", "lips"]}
 
 
+def check_onnx() -> None:
+    """Raise UserError if the packages for ONNX are missing."""
+    with needs("onnx"):
+        import onnx  # noqa: F401  # torch has another word for it
+
+        silence_onnxruntime()
+        import onnxruntime  # noqa: F401
+
+
 def read_exportable(
     path_or_name: str | Path, network: type[nn.Module] | None = None, report: Reporter = SILENT
 ) -> tuple[Checkpoint, type[nn.Module]]:
@@ -49,11 +58,9 @@ def write_onnx(checkpoint: Checkpoint, network: type[nn.Module], path: Path) -> 
     The file takes float32 and has the generator's inference settings (``INFERENCE_SETTINGS``). Raises RuntimeError,
     and leaves no file, if the difference is above ``TOLERANCE``.
     """
-    with needs("onnx"):
-        import onnx  # noqa: F401  # torch has another word for it
+    check_onnx()
+    import onnxruntime  # noqa: F401
 
-        silence_onnxruntime()
-        import onnxruntime  # noqa: F401
     model = fold_batchnorm(build(checkpoint, network))
     with files.atomic_write(path) as partial:
         _export(model, network, partial)

@@ -57,7 +57,8 @@ LABELS = {  # the page's names for flags, for visitors who do not know the comma
     "rotate": "The video lies on its side: turn it clockwise",
 }
 ALONE = ("speaker", "face_like")  # settings about one face
-PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face"}  # its phrases for other flags
+# Its phrases for other flags, and where a label does not fit into a sentence
+PHRASES = {"face_index": "a click on the face", "pair": "of several who speak, face", "rotate": '"turn it clockwise"'}
 FLAGS = re.compile(r"--([a-z_]+)")
 NUMBERED = re.compile(r"(--pair |\b[Ff]ace )(\d+)(?=[=:])")  # numbers of faces, from 0
 FOLDERS = re.compile(r"(?<![\w:/\\])(?:\w:)?[\\/](?:[^\\/\s'\"]+[\\/])+")  # of this machine, before a file name
@@ -252,6 +253,8 @@ def sentence(error: object) -> str:
 def advised(text: str) -> str:
     """Return a sentence without advice about flags that the page does not have."""
     statement, mark, advice = text.partition("; ")
+    if advice.startswith("fetch it by other means"):  # for whoever runs the page
+        return statement
     parts = advice.split(", ")
     kept = [part for part in parts if set(FLAGS.findall(part)) <= LABELS.keys() | PHRASES.keys()]
     if len(kept) == len(parts):

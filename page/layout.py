@@ -76,9 +76,9 @@ class Page:
     def build(self) -> gr.Blocks:
         with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
             gr.Markdown(
-                f"# {TITLE}\nGive a face and a speech. Files stay on the computer that serves this page, other "
-                "visitors do not see them, and they are deleted within an hour. Do not make people say what they did "
-                "not say, unless everybody who sees it is told."
+                f"# {TITLE}\nGive a face and a speech. Files are kept only on the computer that serves this page; "
+                "other visitors do not see them, and they are deleted within an hour. Do not make people say what they "
+                "did not say, unless everybody who sees it is told."
             )
             with gr.Tab("Lip-sync", id="lipsync"):
                 self._lip_sync_tab()

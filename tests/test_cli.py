@@ -4,9 +4,11 @@ import argparse
 import gc
 import importlib
 import io
+import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -146,13 +148,41 @@ def test_finished_bar_stays_above_the_running_one(monkeypatch, first):
 
 
 @pytest.mark.parametrize("name, start", [
-    ("adapt.py", "python inference.py"), ("/home/wav2lip/adapt.py", "python inference.py"),
+    ("adapt.py", ".venv/bin/python inference.py"), ("/home/wav2lip/adapt.py", ".venv/bin/python inference.py"),
     ("/usr/bin/wav2lip-adapt", "wav2lip"), ("wav2lip-adapt.exe", "wav2lip"),
 ])  # fmt: skip
-def test_advice_matches_how_the_script_was_started(monkeypatch, name, start):
-    """Installed commands used to advise python inference.py, which their users do not have."""
+@pytest.mark.skipif(os.name == "nt", reason="other slashes")
+def test_advice_matches_how_the_script_was_started(monkeypatch, tmp_path, name, start):
+    """Installed commands used to advise python inference.py, which their users do not have, nor that python."""
     monkeypatch.setattr("sys.argv", [name])
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.chdir(tmp_path)
     assert cli.started("inference.py", "wav2lip") == start
+    monkeypatch.chdir("/")
+    monkeypatch.setattr("sys.executable", "/opt/my python/bin/python")
+    assert cli.started("inference.py", "wav2lip") in (start, "'opt/my python/bin/python' inference.py")
+
+
+@pytest.mark.parametrize("content, words", [
+    (None, f"error: the packages are not installed for {sys.executable}; start .venv/bin/python instead"),
+    ("raise ImportError('libGL.so.1 is missing')", "error: OpenCV cannot be loaded (libGL.so.1 is missing). On a mach"),
+])  # fmt: skip
+def test_a_missing_opencv_is_told_from_a_broken_one(tmp_path, content, words):
+    """With the system's Python, the commonest mistake, it advised to install system libraries."""
+    if content:
+        (tmp_path / "cv2.py").write_text(content)
+    code = "import sys; sys.modules['cv2'] = None\nimport cli" if not content else "import cli"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(words) and done.stderr.count("\n") == 1
+
+
+def test_commands_can_be_pasted_from_folders_with_spaces():
+    code = (
+        "import sys; sys.executable = '/home/Anna Smith/python'\nimport errors, shlex; print(shlex.split(errors.PIP))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "['/home/Anna Smith/python', '-m', 'pip']\n"
 
 
 def test_user_errors_derive_from_builtin_errors():

@@ -131,6 +131,7 @@ def test_impossible_exports_are_one_line(small_checkpoint, tmp_path, capsys, kin
 
 def test_missing_package_is_named(small_checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(export, "read_exportable", None)  # may download, so it comes later
     assert export.main(["--checkpoint_path", str(small_checkpoint), "--outfile", str(tmp_path / "a.onnx")]) == 2
     assert capsys.readouterr().err.startswith(
         f"error: onnx is not installed: in the project's folder, {PIP} install -r"

@@ -13,6 +13,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -397,6 +398,17 @@ def test_broken_download_is_resumed(server, tmp_path, path):
     assert not (tmp_path / "file.pth").exists()
     assert downloads.fetch(known_file(f"{server}/{path}"), tmp_path).read_bytes() == CONTENT
     assert Handler.requests[1].startswith("bytes=")
+
+
+def test_a_cache_that_cannot_be_written_is_no_failed_download(tmp_path, monkeypatch):
+    """It told users to put the file where they may not write. (root may, so the refusal is simulated.)"""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RuntimeError, match=r"ro cannot be written to \(.*denied\).*set WAV2LIP_CACHE to a folder of"):
+        downloads.fetch(known_file("http://127.0.0.1:1/x"), tmp_path / "ro")
 
 
 def test_download_error_gives_its_reason_once(tmp_path):
