@@ -45,9 +45,9 @@ import cli
 import files
 import video
 from benchmarks import cpu_timed, print_machine
-from benchmarks.people import add_people_arguments, find_landmarks
+from benchmarks.people import add_people_arguments, check_mediapipe, find_landmarks
 from demo.portrait import lip_distance
-from errors import MissingFile, UserError
+from errors import UserError
 from evaluation import aperture, judges, lips, lse, table
 from evaluation.flags import add_judge_arguments, check_tables, judges_of
 from evaluation.leakage import write_silence
@@ -186,10 +186,8 @@ def check(args: argparse.Namespace) -> list[Path]:
     videos = find_videos(args.videos)[: args.limit]
     if len(videos) < 2:
         raise UserError(f"{len(videos)} videos; give at least two, as each is lip-synced to the sound of the next")
-    if args.mediapipe and not args.mediapipe.is_file():
-        raise MissingFile(
-            f"--mediapipe {args.mediapipe} does not exist; give the python of an environment with mediapipe"
-        )
+    if args.mediapipe:
+        check_mediapipe(args.mediapipe)
     check_tables(args, videos)
     files.check_folder(args.folder)
     return videos

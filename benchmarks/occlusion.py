@@ -95,7 +95,8 @@ def measure(
         made[way] = list(lips.stream(take))
     filmed = list(take.frames())
     rows = list(zip(filmed, made["ignore"], made["keep"], shares, boxes))
-    figures = {"away": float(np.mean([wrong_share(*row[1:]) for row in rows]))}
+    away = [wrong_share(ignore, keep, box) for _, ignore, keep, share, box in rows if share.max() == 0]
+    figures = {"away": float(np.mean(away))}
     if kind:
         figures |= {name: kept(filmed, frames, shares, boxes) for name, frames in made.items()}
         figures |= {f"flicker_{name}": flicker(filmed, frames, shares, boxes) for name, frames in made.items()}
@@ -131,9 +132,7 @@ def flicker(filmed: Sequence, made: Sequence, shares: Sequence, boxes: Sequence[
     return float(np.concatenate(changes).mean())
 
 
-def wrong_share(ignore: np.ndarray, keep: np.ndarray, share: np.ndarray, box: Box) -> float:
-    if share.max() > 0:
-        return 0.0
+def wrong_share(ignore: np.ndarray, keep: np.ndarray, box: Box) -> float:
     return float((cv2.absdiff(ignore, keep)[lower(box)].max(-1) > WRONG_DIFFERENCE).mean())
 
 

@@ -92,9 +92,11 @@ def run(args: argparse.Namespace) -> None:
     originals = [*(find_videos(videos) if videos else ()), *(film(args.folder, path) for path in prepared)]
     originals = originals[: args.clips]
     if len(originals) < 2:
-        raise UserError(f"{len(originals)} videos; give at least two, as each is lip-synced to the sound of the next")
+        raise UserError(f"{len(originals)} videos; give at least two, as each is lip-synced to the sound of another")
+    if args.mediapipe:
+        check_mediapipe(args.mediapipe)
     print_machine(torch.device("cpu"), torch.float32)
-    partners = [(i + 1) % len(originals) for i in range(len(originals))]
+    partners = partners_of(originals)
     generated = [lip_sync(args, f"generated/{i}", originals[i], originals[j]) for i, j in enumerate(partners)]
     for name, path in {"expert": args.syncnet_checkpoint_path, "judge": args.judge}.items():
         report(name, compare(open_expert(path), originals, generated, partners))
@@ -111,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             for paths, name in kinds
         )
         report("movement", compare_movement(real, made, quiet, partners))
-        if any(clip.with_suffix(".json").exists() for clip in originals):
+        if any(_known_lips(clip) is not None for clip in originals):
             report("aperture", follow_known_lips(originals, real, made, partners))
 
 
@@ -166,20 +168,47 @@ def contact_sheet(before: Sequence[Path], after: Sequence[Path]) -> np.ndarray:
 def people_first(clips: Sequence[Path]) -> list[int]:
     """Return the order of clips: one of each person, then a second one of each, and so on.
 
-    Each person's clips are in a folder of their own; if all clips are in one folder, their names are PERSON_CLIP.
+    See ``people_in``.
     """
-    in_folders = len({clip.parent for clip in clips}) > 1
     taken: Counter[str] = Counter()
     turns = []
-    for clip in clips:
-        who = str(clip.parent) if in_folders else clip.stem.split("_")[0]
+    for who in people_in(clips):
         turns.append(taken[who])
         taken[who] += 1
     return sorted(range(len(clips)), key=turns.__getitem__)
 
 
+def people_in(clips: Sequence[Path]) -> list[str]:
+    """Return whom each clip shows.
+
+    Each person's clips are in a folder of their own; if all clips are in one folder, their names are PERSON_CLIP.
+    """
+    in_folders = len({clip.parent for clip in clips}) > 1
+    return [str(clip.parent) if in_folders else clip.stem.split("_")[0] for clip in clips]
+
+
+def partners_of(clips: Sequence[Path]) -> list[int]:
+    """Return for each clip the one whose sound it gets: the next of another person, or without one, the next."""
+    people, count = people_in(clips), len(clips)
+    following = ([(i + n) % count for n in range(1, count)] for i in range(count))
+    return [next((j for j in row if people[j] != people[i]), row[0]) for i, row in enumerate(following)]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Lips
+
+
+def check_mediapipe(mediapipe: Path) -> None:
+    """Raise UserError unless this Python can import mediapipe."""
+    try:
+        subprocess.run([mediapipe, "-c", "import mediapipe"], check=True, capture_output=True, text=True)
+    except OSError as error:
+        raise UserError(
+            f"--mediapipe {mediapipe} cannot be run ({error.strerror}); give an environment's python"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise UserError(f"--mediapipe {mediapipe} cannot import mediapipe ({reason}); see demo/landmarks.py") from None
 
 
 def find_landmarks(mediapipe: Path, folder: Path, paths: Sequence[Path], name: str) -> list[np.ndarray]:
@@ -238,7 +267,8 @@ def follow_known_lips(
 
 def _known_lips(clip: Path) -> np.ndarray | None:
     path = clip.with_suffix(".json")
-    return np.array(json.loads(path.read_text())["opening"]) if path.exists() else None
+    opening = json.loads(path.read_text()).get("opening") if path.exists() else None  # drawn heads have an "aperture"
+    return None if opening is None else np.array(opening)
 
 
 if __name__ == "__main__":

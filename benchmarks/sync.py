@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     expert = open_expert(args.checkpoint_path, device, dtype)
     start = time.perf_counter()
     paths = find_clips(args)
-    others = [embed_speech(path, expert) for path in find_videos([args.others])]
+    here = {path.resolve() for path in paths}
+    others = [embed_speech(path, expert) for path in find_videos([args.others]) if path.resolve() not in here]
     clips = [open_clip(path, args, expert) for path in TERMINAL.track(paths, "Embedding", len(paths), "clip")]
     shifted = [[embed_sound([shift(clip.wav, n)], expert) for n in SHIFTS] for clip in clips]
 

@@ -10,7 +10,8 @@ twin.txt    the name of a clip beside it in which the same head moves in the sam
             each of its frames shows the same moment with another mouth (see Wav2LipDataset); for a third of the pairs,
             the name of a folder with the photograph itself, as inference.py will be given it; for another third, of
             one with the twin's frames and mouths of its other moments, as inference.py puts them together
-truth.json  the name of the sentence, and for each frame the distance of the lips in eye distances
+truth.json  the name of the sentence, and for each frame the distance of the lips in eye distances; of drawn heads,
+            the opening of the mouth, 0 to 1, without a name
 
 The same arguments always make the same clips. ``--real N`` adds every clip of the speakers themselves, N times, and
 ``--heads N`` adds clips of drawn heads (demo/talking_head.py). ``--silence``, ``--photo``, ``--mixed`` and
@@ -237,7 +238,7 @@ def _landmark_file(folder: Path) -> np.lib.npyio.NpzFile:
     return np.load(path)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=2)  # all frames of a clip, which may be long; a pair needs two
 def open_speaker(sentence: Sentence) -> Speaker:
     """Read a clip's frames and landmarks."""
     data = _landmark_file(sentence.path.parent.parent)
@@ -246,21 +247,22 @@ def open_speaker(sentence: Sentence) -> Speaker:
     landmarks[:, data["index"]] = points
     frames = _read_all(sentence.path)
     count = min(len(frames), len(landmarks))
+    if max(len(frames), len(landmarks)) - count > 1:  # those were found frame by frame, as OpenCV counts them
+        raise UserError(
+            f"{sentence.path} has {len(landmarks)} frames with landmarks and lasts {len(frames)}: its picture begins "
+            "late, or its rate varies; convert it, and find its landmarks again"
+        )
     return Speaker(frames[:count], landmarks[:count])
 
 
 def _read_all(path: Path) -> np.ndarray:
-    capture, frames = cv2.VideoCapture(str(path)), []
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    if capture.isOpened() and abs(rate - hp.fps) > 0.01 * hp.fps:
+    source = video.probe(path)
+    if abs(source.fps - hp.fps) > 0.01 * hp.fps:
+        rate = float(source.fps)
         raise UserError(
             f"{path} has {rate:.4g} frames a second; convert it to {hp.fps:g}, and find its landmarks again"
         )
-    while (frame := capture.read()[1]) is not None:
-        frames.append(frame)
-    if not frames:
-        raise UserError(f"{path} cannot be read")
-    return np.stack(frames)
+    return np.stack(list(video.read_frames(source)))
 
 
 @lru_cache(maxsize=512)

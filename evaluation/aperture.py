@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 import video
+from rates import resample
 
 REACH = 3  # frames searched each way
 CLOSED, OPEN = 0.1, 0.5  # of the widest opening: lips are closed up to the first and open from the second
@@ -104,14 +106,19 @@ def compare_head(made: Path, filmed: Path, speaker: Path) -> ApertureFit | None:
     truth, said = truth_of(filmed), truth_of(speaker)
     if not truth or not said:
         return None
-    read = opening_reader(mouths(filmed, truth["boxes"]), np.array(truth["aperture"]))
-    return compare_apertures(read(mouths(made, truth["boxes"])), np.array(said["aperture"]))
+    rate = video.probe(filmed).fps
+    read = opening_reader(mouths(filmed, truth["boxes"], rate), np.array(truth["aperture"]))
+    return compare_apertures(read(mouths(made, truth["boxes"], rate)), np.array(said["aperture"]))
 
 
-def mouths(path: Path, boxes: list) -> np.ndarray:
-    """Return crops of the mouth, (frames, pixels) float64, located by the face ``boxes`` of the ground truth."""
-    rows = []
-    for frame, ((x1, y1, x2, y2),) in zip(video.read_frames(video.probe(path)), boxes):
+def mouths(path: Path, boxes: list, rate: Fraction) -> np.ndarray:
+    """Return crops of the mouth, (frames, pixels) float64, located by the face ``boxes`` of the ground truth.
+
+    ``rate`` is how many of these there are a second; the video may have been made at another.
+    """
+    rows, source = [], video.probe(path)
+    frames = resample(video.read_frames(source), source.fps, rate)
+    for frame, ((x1, y1, x2, y2),) in zip(frames, boxes):
         top, side = y1 + 0.6 * (y2 - y1), 0.22 * (x2 - x1)
         crop = frame[max(0, int(top)) : int(y2), max(0, int(x1 + side)) : int(x2 - side)]
         rows.append(cv2.resize(crop, CROP_SIZE, interpolation=cv2.INTER_AREA).ravel())

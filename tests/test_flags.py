@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
 import video
-from benchmarks import flags
+from benchmarks import flags, people
 from demo.talking_head import Recipe, make_clip
 from models import weights
 
@@ -88,7 +89,7 @@ def test_mirror_network_scores_geometry_only(heads, mirror, tmp_path, monkeypatc
         (("--flags", "fps"), "fps takes a value"),
         (("--flags", "grin 3"), "grin takes no value, or is not one of"),
         (("--checkpoint_path", "nowhere.pth"), "nowhere.pth does not exist"),
-        (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python does not exist"),
+        (("--mediapipe", "nowhere/python"), "--mediapipe nowhere/python cannot be run (No such file"),
     ],
 )
 def test_wrong_arguments_are_reported_before_any_work(heads, tmp_path, capsys, wrong, words):
@@ -105,3 +106,12 @@ def test_differences_beyond_chance_are_bold():
         "| defaults | 2.000 |  |",
         "| --x | **3.033** | 0.500 |",
     ]
+
+
+@pytest.mark.parametrize("names, partners", [
+    (("a/1", "a/2", "b/1", "b/2"), [2, 2, 0, 0]), (("a_1", "b_1", "b_2"), [1, 0, 0]), (("a_1", "a_2"), [1, 0]),
+])  # fmt: skip
+def test_people_get_the_sound_of_another_person(names, partners):
+    """Most of ten clips got another sentence of the same person, with whom their movement was then compared."""
+    clips = [Path(f"{name}.mp4") for name in names]
+    assert people.partners_of(clips) == partners

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import write_clip
+from conftest import run_ffmpeg, write_clip
 from dataset import Wav2LipDataset
 from demo import landmarks, talking_portrait
 from demo.mouth import Teeth, as_photographed, render
@@ -504,6 +504,18 @@ def test_speaker_at_another_frame_rate_is_refused(corpus, tmp_path, capsys):
     writer.release()
     assert make((photos, tmp_path / "speakers"), tmp_path / "out", "--clips", 2, "--real", 1) == 2
     assert "one.mp4 has 30 frames a second; convert it to 25" in capsys.readouterr().err
+
+
+def test_speaker_whose_picture_begins_late_is_refused(corpus, tmp_path, capsys):
+    """Landmarks are numbered by the frames in the file: mouths came 10 frames early in all clips made of it."""
+    photos, speakers = corpus
+    shutil.copytree(speakers, tmp_path / "speakers")
+    one, late = tmp_path / "speakers/sue/one.mp4", tmp_path / "late.mp4"
+    run_ffmpeg("-itsoffset", 0.4, "-i", one, "-f", "lavfi", "-i", "sine=duration=9", "-map", 0, "-map", 1, late)
+    late.replace(one)
+    assert make((photos, tmp_path / "speakers"), tmp_path / "out", "--clips", 2, "--real", 1) == 2
+    words = f"one.mp4 has {SAID} frames with landmarks and lasts {SAID + 10}: its picture begins late"
+    assert words in capsys.readouterr().err
 
 
 def test_speakers_may_be_in_any_container(corpus, tmp_path):

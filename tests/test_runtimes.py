@@ -136,7 +136,7 @@ def test_missing_package_is_named_before_any_work(missing, package, tmp_path, ca
     assert error.startswith(
         f"error: {package} is not installed: in the project's folder, {PIP} install -r requirements"
     )
-    assert error.endswith("pip install '.[openvino]')\n")  # not PyPI's wav2lip, another project
+    assert error.endswith('pip install ".[openvino]")\n')  # not PyPI's wav2lip, another project
 
 
 @pytest.mark.parametrize("isa, capable, expected", [
