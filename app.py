@@ -30,7 +30,7 @@ def get_parser() -> cli.Parser:
         "--syncnet_checkpoint_path",
         type=cli.file_or_name,
         default="demo",
-        help="The expert that compares faces and voices.",
+        help="The expert that compares faces and voices in the tab for that.",
     )
     amount, count = cli.positive(float), cli.positive(int)
     add("--max_seconds", type=amount, default=Settings.max_seconds, help="Longest speech or video, in seconds.")

@@ -114,8 +114,9 @@ def _stem(path: Path) -> str:
 
 def _by_stem(faces: Sequence[Path], sounds: Sequence[Path], report: Reporter) -> list[tuple[Path, Path]]:
     by_stem: dict[str, Path] = {}
+    wanted = {_stem(face) for face in faces}
     for path in sounds:
-        if (other := by_stem.setdefault(_stem(path), path)) is not path:
+        if (other := by_stem.setdefault(_stem(path), path)) is not path and _stem(path) in wanted:
             raise UserError(f"{other} and {path} share a name, so it is unclear which is the face's; rename one")
     rows = [(face, by_stem[_stem(face)]) for face in faces if _stem(face) in by_stem]
     if not rows:

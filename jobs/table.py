@@ -56,7 +56,7 @@ def _cells(path: Path) -> list[list[str]]:
         raise UserError(f"{path} is not a table ({problem}); save it as CSV") from None
     finally:
         csv.field_size_limit(limit)  # it holds for the whole process
-    if separator != ";":
+    if separator == ",":
         return cells
     return [[DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in line] for line in cells]
 

@@ -117,13 +117,14 @@ def attempt(job: SettledJob, lips: LipSync, outcome: Outcome) -> None:
 def record(job: SettledJob, lips: LipSync) -> dict[str, object]:
     """Return all that decides what a result looks like: with another network, file or option it is made again.
 
-    Files are identified by size and date, networks by their content.
+    Files are identified by size, date and name, networks by their content.
     """
     options = asdict(Options.of(job.options))
     for name in FILE_OPTIONS:  # compared as files, like the other inputs
         del options[name]
     made_of = {
         "files": {name: files.stamp(path) if path.exists() else None for name, path in job.inputs().items()},
+        "names": {name: path.name for name, path in job.inputs().items()},
         "options": options,
         "checkpoint": files.cached_digest(lips.generator.path),
         "restorer": lips.restorer and files.cached_digest(lips.restorer),
@@ -156,6 +157,7 @@ def is_made(job: SettledJob, lips: LipSync) -> bool:
     """Return whether the result exists and was made from the job's present inputs and options."""
     try:
         known = json.loads(job.record_path.read_text(encoding="utf-8"))
-        return known == record(job, lips) | {"bytes": job.outfile.stat().st_size}
+        now = record(job, lips) | {"bytes": job.outfile.stat().st_size}
+        return {"names": now["names"]} | known == now  # earlier versions did not record names
     except (OSError, ValueError, RuntimeError):  # no record; or no detector, which the job will report
         return False

@@ -30,7 +30,7 @@ from faces import FaceSearch
 from hparams import hparams as hp
 from lipsync import LipSync, Options, open_face, search_range, segment_for
 from models import weights
-from page.sessions import Learning, Session, check_length
+from page.sessions import Learning, Session, Stopped, check_length
 from page.settings import Settings
 from reporting import Reporter
 from sync import Expert, SimilarityMatrix, measure, open_expert
@@ -70,8 +70,15 @@ class Actions:
     def search(self, session: Session | None) -> FaceSearch:
         return FaceSearch(self.settings.detector, folder=session.folder / "boxes" if session else None)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019  # the page has one, for as long as it lives
-    def _generator(self, checkpoint: str | None) -> LipSync:
+    @functools.cached_property
+    def _own(self) -> LipSync:
+        return self._open(self.settings.checkpoint)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019  # the page has one, for as long as it lives
+    def _visitors(self, checkpoint: str) -> LipSync:
+        return self._open(checkpoint)
+
+    def _open(self, checkpoint: str | None) -> LipSync:
         settings = self.settings
         lips = LipSync(
             checkpoint,
@@ -90,7 +97,7 @@ class Actions:
 
     @functools.cache  # noqa: B019
     def _expert(self) -> Expert:
-        lips = self._generator(self.settings.checkpoint)
+        lips = self._own
         return open_expert(self.settings.expert, lips.device, lips.dtype, self.settings.report)
 
     def lips(
@@ -98,7 +105,7 @@ class Actions:
     ) -> LipSync:
         """Return a ``LipSync`` for this session, with its own search cache and report, and the shared network."""
         with self._loading:
-            opened = self._generator(checkpoint or self.settings.checkpoint)
+            opened = self._visitors(checkpoint) if checkpoint else self._own
         return opened.copy_with(self.search(session), report, restored)
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -216,7 +223,11 @@ class Actions:
             search=self.search(session),
             device=self.settings.device,
         )
-        adapted = adaptation.adapt(face, outfile, options, report)
+        try:
+            adapted = adaptation.adapt(face, outfile, options, report)
+        except Stopped:
+            outfile.unlink(missing_ok=True)  # it has the best weights so far, which nobody gets
+            raise
         before, after = (examined.figures["l1"] for examined in (adapted.before, adapted.after))
         won = f"Difference from the real mouth, on a held-out part: {before:.4f} before, {after:.4f} after."
         return outfile, adapted.sheet, won if adapted.is_better else f"{won} It did not improve; use the old network."
@@ -227,7 +238,8 @@ class Actions:
         source = open_face(Path(face), Options())
         shrink = -(-max(source.stored) // LIVE_SIDE)
         lips = self.lips(session, report)
-        return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, silence="closed")
+        fps = hp.fps if source.fps > hp.fps else None  # what cannot be drawn in time is not heard
+        return live.prepare(lips, face, LIVE_SECONDS, resize_factor=shrink, fps=fps, silence="closed")
 
 
 def seconds_of(path: str | Path, most: float) -> float:

@@ -20,7 +20,7 @@ from page.settings import Settings
 TITLE = "Wav2Lip: lips for any speech"
 component_meta.create_or_modify_pyi = lambda *_: None  # it writes a stub beside files with components, such as this
 
-WAITING = 50  # visitors in a queue
+WAITING = 500  # events in all queues together; with more, nobody could even cancel
 HEIGHT = 300  # pixels of pictures
 SAVE: list[Any] = ["fullscreen", "download"]  # buttons of a picture; Gradio's third would publish it elsewhere
 BEGIN = f"(said) => said && said.startsWith('{DONE}') ? '' : said"  # clears the note on the last result

@@ -19,6 +19,8 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .layout import Page
 
+VISITORS = 300  # whose state Gradio keeps, 0.2 MB of each, also when they have left; its default is 10000
+
 
 @contextlib.contextmanager
 def serving(
@@ -91,6 +93,7 @@ def launch(blocks: Any, layout: ModuleType, server_name: str, server_port: int, 
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
+            state_session_capacity=VISITORS,
             quiet=True,
             prevent_thread_lock=True,
             **how,

@@ -96,7 +96,9 @@ class LiveFaces:
         if live_face is None or not live_face.face.source.path.is_file() or number(rate) not in RATES:
             return PlainTextResponse("Prepare a face first.", 404)
         with self._lock:
-            if live_face.is_live or self._speaking >= self._limit:
+            if live_face.is_live:
+                return PlainTextResponse("Your last talk is still ending; press Talk again.", 503)
+            if self._speaking >= self._limit:
                 return PlainTextResponse("Somebody else is speaking now; try again in a while.", 503)
             self._speaking += 1
             live_face.is_live = True

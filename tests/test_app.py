@@ -468,6 +468,35 @@ def test_too_long_video_is_refused_if_all_of_it_is_written(actions, session, pai
         actions.lip_sync(session, str(tmp_path / "long.mp4"), str(pair[1]), SILENT, start=0.5)
 
 
+def test_nothing_is_kept_of_a_learning_that_was_stopped(actions, session, pair, monkeypatch):
+    """The page said so, but the network of the visitor's face stayed until they left."""
+
+    def adapt(face, outfile, *_):
+        outfile.write_bytes(b"the best weights so far")
+        raise Stopped
+
+    monkeypatch.setattr("page.actions.seconds_of", lambda *_: 1.0)  # the film is silent
+    monkeypatch.setattr("page.actions.adaptation.adapt", adapt)
+    with pytest.raises(Stopped):
+        actions.adapt(session, str(pair[0]), 1.0, SILENT)
+    assert not list(session.folder.rglob("*.pth"))
+
+
+def test_live_faces_have_no_more_frames_than_can_be_drawn(actions, session, pair, tmp_path):
+    """From a film of 50 frames a second on a slow machine, words were lost."""
+    run_ffmpeg("-i", pair[0], "-vf", "fps=50", "-t", 0.5, tmp_path / "fast.mp4")
+    assert actions.prepare_live(session, str(tmp_path / "fast.mp4"), SILENT).source.fps == 25
+
+
+def test_own_network_stays_loaded(actions, session, modest_checkpoint, tmp_path):
+    """A visitor who compared two others evicted it, and the next one had to wait."""
+    own = actions.lips(session, SILENT).model
+    for name in "ab":
+        shutil.copy(modest_checkpoint, tmp_path / f"{name}.pth")
+        assert actions.lips(session, SILENT, str(tmp_path / f"{name}.pth")).model is not own
+    assert actions.lips(session, SILENT).model is own
+
+
 def test_speaker_is_named_and_plotted(actions, session, pair):
     words, plot = actions.measure(session, str(pair[0]), [str(pair[1])], SILENT)
     assert (
@@ -607,13 +636,15 @@ def test_face_is_not_opened_twice_at_the_same_time(ready_face, monkeypatch):
 
     def opened_late(live_face, rate):
         events.append("opened")
-        events.append(client_of(stage).get(f"/live/{token}?rate=16000").status_code)
+        refused = client_of(stage).get(f"/live/{token}?rate=16000")
+        events.append((refused.status_code, refused.text))
         raise RuntimeError("it was not to be opened")
 
     monkeypatch.setattr("page.stage.open_session", opened_late)
     with pytest.raises(RuntimeError, match="not to be opened"):
         client_of(stage).get(f"/live/{token}?rate=16000")
-    assert events == ["opened", 503] and stage._speaking == 0 and not stage._faces[token].is_live
+    words = "Your last talk is still ending; press Talk again."  # it spoke of somebody else
+    assert events == ["opened", (503, words)] and stage._speaking == 0 and not stage._faces[token].is_live
 
 
 def test_slow_connection_gets_fewer_frames_not_later_ones(ready_face):
