@@ -6,6 +6,7 @@ Pictures are uint8 arrays (height, width, 3) in BGR. Animations are handled by `
 from __future__ import annotations
 
 import importlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -76,12 +77,16 @@ def read(path: Path) -> np.ndarray:
         raise UserError(f"{path} looks like a picture but cannot be decoded; save it again as PNG or JPEG")
     if is_cut_short(content.tobytes()):
         raise UserError(f"{path} is cut short; copy or download it again")
-    colour = np.rot90(colour, _avif_quarter_turns(content))
+    colour = _in_srgb(_avif_upright(colour, content), path)
+    if content[:3].tobytes() == JPEG:  # has no transparency
+        return colour
     whole: Any = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)  # keeps transparency, but may not rotate
     if whole is None or whole.ndim < 3 or whole.shape[2] < 4:
-        return np.ascontiguousarray(colour)
+        return colour
     full = np.iinfo(whole.dtype).max if whole.dtype.kind == "u" else 1.0
     whole = np.round(whole * (255 / full)).clip(0, 255).astype(np.uint8) if whole.dtype != np.uint8 else whole
+    if not whole[..., 3].any():  # an unused byte, as in BMP from the clipboard
+        return colour
     return on_background(colour, _turned_like(whole, colour)[..., 3])
 
 
@@ -116,11 +121,37 @@ def _is_heic(brands: list[bytes]) -> bool:
     return bool(brands) and brands[0] in HEIC and AVIF not in brands
 
 
-def _avif_quarter_turns(content: np.ndarray) -> int:
-    """Return how many times to rotate an AVIF by 90 degrees counterclockwise, which OpenCV does not do."""
+def _avif_upright(picture: np.ndarray, content: np.ndarray) -> np.ndarray:
+    """Rotate and mirror a picture as an AVIF file says, which OpenCV does not do; contiguous."""
     start = content[:START].tobytes()
-    box = start.find(b"irot") if AVIF in _brands(start) else -1
-    return start[box + 4] & 3 if box >= 0 else 0
+    turn, mirror = (start.find(name) if AVIF in _brands(start) else -1 for name in (b"irot", b"imir"))
+    if turn >= 0:  # quarter turns, counterclockwise
+        picture = np.rot90(picture, start[turn + 4] & 3)
+    if mirror >= 0:  # 0: top to bottom, 1: left to right
+        picture = picture[:, ::-1] if start[mirror + 4] & 1 else picture[::-1]
+    return np.ascontiguousarray(picture)
+
+
+def _in_srgb(picture: np.ndarray, path: Path) -> np.ndarray:
+    """Convert a picture from the colours of its ICC profile, such as Display P3 of phones, to sRGB.
+
+    Unchanged without a profile, or without Pillow, which reads it.
+    """
+    try:
+        from PIL import Image, ImageCms
+
+        with Image.open(path) as opened:
+            profile, mode = opened.info.get("icc_profile"), opened.mode
+        if not profile or mode not in ("RGB", "RGBA", "P"):  # OpenCV has converted others
+            return picture
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(given):
+            return picture
+        image = Image.fromarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+        converted = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"))
+        return cv2.cvtColor(np.asarray(converted), cv2.COLOR_RGB2BGR)
+    except Exception:  # any of Pillow's, for a damaged profile or a kind of picture that it does not know
+        return picture
 
 
 def _is_animated(start: bytes) -> bool:

@@ -74,7 +74,7 @@ def test_transparency_turns_with_its_picture(tmp_path, orientation):
     np.testing.assert_array_equal(pictures.read(tmp_path / "a.png"), pictures.read(tmp_path / "b.png"))
 
 
-@pytest.mark.parametrize("orientation, corner", [(1, 0), (3, 2), (6, 1), (8, 3)])
+@pytest.mark.parametrize("orientation, corner", [(1, 0), (2, 1), (3, 2), (4, 3), (5, 0), (6, 1), (7, 2), (8, 3)])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.avif"])
 def test_exif_orientation_is_applied(tmp_path, name, orientation, corner):
     """``corner``: where the red of the upper left ends up, counted clockwise."""
@@ -85,9 +85,82 @@ def test_exif_orientation_is_applied(tmp_path, name, orientation, corner):
     if not cv2.haveImageReader(str(tmp_path / name)):
         pytest.skip(f"this OpenCV reads no {name}")
     seen = pictures.read(tmp_path / name)
-    assert seen.shape[:2] == ((60, 40) if orientation in (6, 8) else (40, 60))
+    assert seen.shape[:2] == ((60, 40) if orientation > 4 else (40, 60))
     corners = [seen[5, 5], seen[5, -5], seen[-5, -5], seen[-5, 5]]
     assert corners[corner][2] > 150 and corners[corner][:2].max() < 60
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_photos_of_phones_keep_their_colours(tmp_path, name):
+    """Display P3 taken for sRGB looks dull. Expected: from its primaries, with sRGB's curve (SMPTE EG 432-1)."""
+    p3 = np.array([[0.4865709, 0.2656677, 0.1982173], [0.2289746, 0.6917385, 0.0792869], [0, 0.0451134, 1.0439444]])
+    srgb = np.array(
+        [[0.4123908, 0.3575843, 0.1804808], [0.2126390, 0.7151687, 0.0721923], [0.0193308, 0.1191948, 0.9505322]]
+    )
+    colour = np.array([190, 80, 80]) / 255
+    linear = ((colour + 0.055) / 1.055) ** 2.4
+    wanted = np.linalg.solve(srgb, p3 @ linear)
+    wanted = 255 * (1.055 * wanted ** (1 / 2.4) - 0.055)
+    picture = pillow.new("RGB", (32, 32), (190, 80, 80))
+    picture.save(tmp_path / name, icc_profile=display_p3(p3), quality=100)
+    assert pictures.read(tmp_path / name)[16, 16, ::-1] == pytest.approx(wanted, abs=3)
+
+
+def display_p3(to_xyz):
+    """An ICC profile (version 2) of RGB with these primaries (adapted to D50) and sRGB's curve."""
+    bradford = np.array(
+        [[1.0478112, 0.0228866, -0.0501270], [0.0295424, 0.9904844, -0.0170491], [-0.0092345, 0.0150436, 0.7521316]]
+    )
+    columns = (bradford @ to_xyz).T
+
+    def fixed(values):
+        return b"".join(int(round(value * 65536)).to_bytes(4, "big", signed=True) for value in values)
+
+    curve = [
+        round(65535 * (x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4)) for x in np.linspace(0, 1, 1024)
+    ]
+    trc = b"curv\0\0\0\0" + (1024).to_bytes(4, "big") + b"".join(value.to_bytes(2, "big") for value in curve)
+    name = b"Display P3\0"
+    tags = {b"desc": b"desc\0\0\0\0" + len(name).to_bytes(4, "big") + name + bytes(78), b"cprt": b"text\0\0\0\0none\0"}
+    tags |= {b"wtpt": b"XYZ \0\0\0\0" + fixed((0.9642, 1, 0.8249))}
+    tags |= {key: b"XYZ \0\0\0\0" + fixed(xyz) for key, xyz in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns)}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), trc)
+    table, body, start = len(tags).to_bytes(4, "big"), b"", 128 + 4 + 12 * len(tags)
+    for key, data in tags.items():
+        data += bytes(-len(data) % 4)
+        table += key + (start + len(body)).to_bytes(4, "big") + len(data).to_bytes(4, "big")
+        body += data
+    head = (
+        bytes(4)
+        + b"none\x02\x10\0\0mntrRGB XYZ "
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
+        + fixed((0.9642, 1, 0.8249))
+        + bytes(48)
+    )
+    return (128 + len(table + body)).to_bytes(4, "big") + head[4:] + table + body
+
+
+def test_an_unused_byte_is_no_transparency(tmp_path):
+    """A BMP from the clipboard, of 32 bits with masks, became white: OpenCV took the unused byte for alpha."""
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[..., :3] = 30, 60, 200
+    masks = b"".join(mask.to_bytes(4, "little") for mask in (0xFF0000, 0xFF00, 0xFF))
+    sizes = [(54 + 12 + 256, 4), (0, 4), (66, 4), (40, 4), (8, 4), (8, 4), (1, 2), (32, 2), (3, 4), (256, 4)] + [
+        (0, 4)
+    ] * 4
+    header = b"BM" + b"".join(value.to_bytes(count, "little") for value, count in sizes)
+    (tmp_path / "a.bmp").write_bytes(header + masks + pixels.tobytes())
+    assert (pictures.read(tmp_path / "a.bmp") == (30, 60, 200)).all()
+
+
+def test_a_jpeg_is_decoded_once(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.jpg"), quadrants()[..., :3])
+    decode, decoded = cv2.imdecode, []
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(given) or decode(*given))
+    pictures.read(tmp_path / "a.jpg")
+    assert len(decoded) == 1
 
 
 def test_large_photo_is_cropped_before_it_is_shrunk(tmp_path):

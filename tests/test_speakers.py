@@ -18,6 +18,7 @@ from errors import UserError
 from face_detection.detections import Detections
 from face_path import FacePath
 from faces import FaceSearch
+from hparams import hparams as hp
 from lipsync import LipSync, Options
 from speakers import MAX_OFFSET, FacesByShot
 
@@ -137,6 +138,14 @@ def test_real_people_side_by_side(shared, tmp_path):
         streams = ("-map", "0:v", "-map", "1:a", "-c:v", "copy", "-shortest")
         run_ffmpeg("-i", tmp_path / "mute.mp4", "-i", path, *streams, talk)
         assert {box[0] > 180 for box in followed_boxes(talk, speaker="auto")} == {bool(place)}
+
+
+@pytest.mark.parametrize("start, seconds", [(0, 1), (0.5, 1), (1, 2), (1.25, 10), (9, 1)])
+def test_the_voice_of_a_part_is_that_of_its_seconds(start, seconds):
+    """In blocks of 10, 10 and 5 samples at a rate of 10."""
+    sound, scale = np.arange(25), 10 / hp.sample_rate
+    blocks = speakers.between(np.split(sound, [10, 20]), start * scale, seconds * scale)
+    assert [*np.concatenate([[], *blocks])] == [*sound[round(10 * start) : round(10 * (start + seconds))]]
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import video.sound
 from concurrency import prefetch
 from conftest import X264, run_ffmpeg, write_clip
 from errors import UserError
-from video import process
+from video import process, sources
 
 # as from cameras and libx264's usual preset: frames are stored out of display order
 REORDERED = (*X264, "-preset", "medium")
@@ -762,6 +762,8 @@ VOICES = [
     ("5.1", [0.5, 0.5, 0, 0, 0, 0]),  # or on both sides of it
     ("4.0", [0.01, 0.01, 0, 0.5]),  # a recorder's microphones, placed anywhere
     ("5.1", [0.01, 0.01, 0, 0, 0.5, 0]),
+    ("4.0", [0.5, 0.01, 0, 0.01]),
+    ("5.1", [0, 0.5, 0, 0, 0, 0]),
     ("quad", [0, 0.5, 0, 0.02]),
     ("5.1", [0.02, 0.02, 0.48, 0.5, 0, 0]),  # bass is no voice
 ]  # fmt: skip
@@ -799,6 +801,52 @@ def test_channel_with_a_nan_sample_may_be_the_only_one_with_speech(tmp_path, spe
     sound = video.Sound(tmp_path / "two.wav", 16000)
     heard = np.concatenate(list(sound))
     assert sound.voice == f"c{speaking}" and np.abs(heard[4000:]).max() == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_voice_that_begins_late_is_found_in_its_channel(tmp_path, monkeypatch):
+    """After half a minute of quiet, the mean with the silent channel was used, half as loud."""
+    monkeypatch.setattr("video.sound.AUDIO_SECONDS", 1)
+    tone = np.zeros((40000, 2), np.float32)
+    tone[24000:, 0] = 0.5 * np.sin(np.arange(16000) / 10)
+    wavfile.write(tmp_path / "late.wav", 16000, tone)
+    sound = video.Sound(tmp_path / "late.wav", 16000)
+    assert np.abs(np.concatenate(list(sound))).max() == pytest.approx(0.5, abs=0.01) and sound.voice == "c0"
+
+
+@pytest.mark.parametrize("layout, number", [("4.0", 3), ("quad", 1)])
+def test_a_recorders_voice_is_written_as_loud_as_it_was(tmp_path, layout, number):
+    """In the nearest layout of AAC it was softer, or behind the listener."""
+    sine = "|".join("0.4*sin(2*PI*300*t)" if channel == number else "0" for channel in range(4))
+    run_ffmpeg("-f", "lavfi", "-i", f"aevalsrc={sine}:d=0.4:s=48000:c={layout}", "-c:a", "flac", tmp_path / "s.mka")
+    info, sound = video.VideoInfo(tmp_path, 32, 32, Fraction(25)), video.Sound(tmp_path / "s.mka", 16000)
+    list(sound)
+    with video.VideoWriter(tmp_path / "out.mp4", info, sound, 10) as writer:
+        for _ in range(10):
+            writer.write(np.zeros((32, 32, 3), np.uint8))
+    written = video.Sound(tmp_path / "out.mp4", 16000)
+    assert np.abs(np.concatenate(list(written))).max() == pytest.approx(0.4, abs=0.02) and written.layout == "stereo"
+
+
+@pytest.mark.parametrize("factor, tags", [(1, None), (2, ("bt709", "bt709", "bt709"))])
+def test_untagged_hd_is_tagged_when_it_becomes_small(tmp_path, spoken, factor, tags):
+    """Players take HD without tags for BT.709 and the smaller result for BT.601: all its colours changed."""
+    frames = np.kron(STRIPES, np.ones((12, 14, 1), np.uint8))[None, :720, :1280].repeat(3, 0)
+    write_clip(tmp_path / "hd.mp4", frames)
+    info = video.probe(tmp_path / "hd.mp4", video.Geometry(factor))
+    assert info.colour is None and info.tags == tags
+    with video.VideoWriter(tmp_path / "out.mp4", info, spoken, 3) as writer:
+        for frame in video.read_frames(info):
+            writer.write(frame)
+    assert video.probe(tmp_path / "out.mp4").colour == tags
+    planes = [decoded_luma(tmp_path / name) for name in ("hd.mp4", "out.mp4")]
+    assert np.abs(planes[0][::factor, ::factor].astype(int) - planes[1]).mean() < 2  # only the tags differ
+
+
+def decoded_luma(path):
+    height, width = (video.probe(path).height, video.probe(path).width)
+    command = process.command_line(process.input_of(path).output("pipe:", format="rawvideo", pix_fmt="gray", vframes=1))
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return np.frombuffer(done.stdout, np.uint8)[: height * width].reshape(height, width)
 
 
 def test_layout_without_a_centre_is_mixed_evenly(tmp_path):
@@ -1305,6 +1353,13 @@ def test_a_cameras_own_data_may_be_malformed(tmp_path):
     video.check_ahead(info)
 
 
+@pytest.mark.parametrize("line", ["[h264 @ 0x1] Truncated VUI (0)", "[flac @ 0x1] Correcting truncated metadata pict"])
+def test_warnings_about_what_players_ignore_do_not_make_a_file_short(talking_clip, line):
+    sources.check_whole(talking_clip, line)
+    with pytest.raises(UserError, match="is cut short"):
+        sources.check_whole(talking_clip, "[mov @ 0x1] Truncated packet")
+
+
 @pytest.fixture
 def reading(talking_clip, monkeypatch):
     """(frames being read, more than a pipe holds; the ffmpeg process that decodes them)."""
@@ -1354,6 +1409,7 @@ def test_file_without_read_permission_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("given, exact", [
     (29.97, Fraction(30000, 1001)), (23.976, Fraction(24000, 1001)), (23.98, Fraction(24000, 1001)), (25, Fraction(25)),
+    (14.99, Fraction(15000, 1001)),
     (59.94, Fraction(60000, 1001)), (12.5, Fraction(25, 2)), (30, Fraction(30)), (30000 / 1001, Fraction(30000, 1001)),
 ])  # fmt: skip
 def test_rounded_rates_become_exact(given, exact):

@@ -30,6 +30,7 @@ from video.process import (
 )
 from video.sources import check_index, existing_file
 
+HD_SIDE = 1280  # pixels, from which players take video without colour tags for BT.709, not BT.601
 LONGEST_SIDE = 16384  # pixels, the limit of H.264
 PLAYABLE_SIDE, PLAYABLE_PIXELS = 4096, 4096 * 2304  # what every phone decodes: level 5.1
 MIN_FPS = 12.0  # of a source: below it, most frames at 25 fps are duplicates without lip movement
@@ -114,6 +115,12 @@ class VideoInfo:
         """Width of a pixel divided by its height; 1 if the file's value makes no sense."""
         across, down = map(int, self.sample_aspect.split(":"))
         return across / down if down and 0.2 < across / down < 5 else 1.0
+
+    @property
+    def tags(self) -> tuple[str, str, str] | None:
+        """The colour tags of a result: its own; for HD without any that becomes smaller, those that players assumed."""
+        is_hd = not self.is_image and max(self.stored) >= HD_SIDE > max(self.width, self.height)
+        return self.colour or (RGB_TAGS if is_hd else None)
 
     @property
     def unshrunk(self) -> tuple[int, int]:
@@ -254,7 +261,7 @@ def _frame_rate(stream: str) -> Fraction:
 
 def rate_of(printed: float) -> Fraction:
     """Return the exact rate for one rounded to two or three decimals: 30000/1001 for 29.97."""
-    for nominal in (24, 30, 48, 60, 120):
+    for nominal in (15, 24, 30, 48, 60, 120):
         if abs(nominal * 1000 / 1001 - printed) < 0.006:
             return Fraction(nominal * 1000, 1001)
     # Screen recordings claim up to 90000 frames a second; timestamps place their frames on any sane grid.

@@ -41,7 +41,7 @@ DOMINANT = 10.0  # a channel this many times as loud as the others is the only o
 # Layouts with a centre, where films have speech: mixed evenly, it would be 11 dB softer, and the mouth would mumble
 CENTRED = re.compile(r"(?!3\.0\(back\))[3-7]\.[01](\((side|back|wide|wide-side|top)\))?|7\.0\(front\)")
 VOICE_OF_FILMS = "FC+0.5*FL+0.5*FR"
-FRONT = 3  # channels: the first ones of these layouts are in that mix
+CENTRE = 2  # its number in these layouts
 LFE = re.compile(r"\d+\.[12]")  # layouts with a channel of low-frequency effects, which is the fourth
 LFE_THIRD = ("2.1", "6.1(front)")  # or in these the third
 CHANGED = "Reconfiguring filter graph because audio"  # ffmpeg's message, from version 5 on
@@ -220,24 +220,25 @@ class Sound:
         """
         if self.layout == "mono":
             return
-        layout, alone = self._only_voice(AUDIO_SECONDS)
-        if alone is not None and not is_short and self._only_voice()[1] != alone:
-            alone = None  # the other person of an interview speaks later
+        layout, alone, is_quiet = self._only_voice(AUDIO_SECONDS)
+        if not is_short and (is_quiet or alone is not None):
+            whole = self._only_voice()[1]  # speech may begin later, and the other person of an interview speak then
+            alone = whole if is_quiet or whole == alone else None
         self.layout = self.layout or layout
-        if CENTRED.fullmatch(layout) and not (alone is not None and alone >= FRONT):
+        if CENTRED.fullmatch(layout) and alone in (None, CENTRE):
             self.voice = VOICE_OF_FILMS
         elif alone is not None:  # also from recorders with several microphones, whose files rarely name channels
             self.voice = f"c{alone}"
 
-    def _only_voice(self, seconds: float | None = None) -> tuple[str, int | None]:
-        """Return the layout, and the only channel with speech in the first ``seconds``, if there is only one."""
+    def _only_voice(self, seconds: float | None = None) -> tuple[str, int | None, bool]:
+        """Return the layout, the only channel with speech in the first ``seconds``, and whether all are quiet there."""
         layout, levels = self._channel_levels(seconds)
         boom = 2 if layout in LFE_THIRD else 3
         if LFE.match(layout) and boom < len(levels):
             levels[boom] = 0.0  # it has no speech
         loudest, *others = sorted(levels, reverse=True) or [0.0]
         is_alone = bool(others) and loudest > max(FAINT, DOMINANT * others[0])
-        return layout, levels.index(loudest) if is_alone else None
+        return layout, levels.index(loudest) if is_alone else None, loudest <= FAINT
 
     def _cancels(self, blocks: Iterable[np.ndarray]) -> bool:
         """Whether all ``blocks`` are faint because channels cancel each other; if so, set ``voice`` to the loudest."""

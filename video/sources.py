@@ -20,8 +20,8 @@ NO_XML = re.compile(rb"<[^>]*[\0-\x08\x0b\x0c\x0e-\x1f]")  # XML has no such byt
 ENDED = "ended prematurely"  # ffmpeg's message about a Matroska file, even one that declares no length
 # and about any file that is shorter than its index or header says
 CUT_SHORT = ("partial file", "error during demuxing", "truncat", ENDED)
-# of a camera's own data in H.264, which players ignore: all frames are there
-HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated")
+# of a camera's own data and of the description of the picture in H.264, and of covers: all frames are there
+HARMLESS = re.compile(r"SEI type \d+ size \d+ truncated|Truncated VUI|Correcting truncated metadata")
 SEGMENT = b"\x18\x53\x80\x67"  # the element of Matroska and WebM that holds all that follows the header
 BYTE_ORDERS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
 STREAMED = 0x7FFF0000  # bytes: larger sizes in a WAV or AVI header mean that its length was not known yet

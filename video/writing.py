@@ -127,9 +127,10 @@ class VideoWriter:
 
     def _filters(self) -> list[str]:
         like, filters = self._like, [f"scale=flags={EXACT_COLOUR}"]
-        if like.colour:
-            filters[-1] += f":out_color_matrix={COMPUTED.get(like.colour[0], 'bt601')}:out_range=tv"
-            matrix, primaries, transfer = codes(like.colour)
+        if like.tags:  # without tags of its own, it was read as BT.601 and goes back to what it was
+            computed = COMPUTED.get(like.colour[0], "bt601") if like.colour else "bt601"
+            filters[-1] += f":out_color_matrix={computed}:out_range=tv"
+            matrix, primaries, transfer = codes(like.tags)
             filters.append(f"setparams=colorspace={matrix}:color_primaries={primaries}:color_trc={transfer}:range=tv")
         if like.width % 2 or like.height % 2:  # 4:2:0 needs even sides: the last row or column is repeated
             borders = f"fillborders=right={like.width % 2}:bottom={like.height % 2}:mode=smear"
@@ -138,10 +139,10 @@ class VideoWriter:
 
     def _tags(self) -> dict[str, str]:
         """Return the filters' colour tags as options, for ffmpeg 4, whose filters do not pass them to the encoder."""
-        if not self._like.colour:
+        if not self._like.tags:
             return {}
         names = ("colorspace", "color_primaries", "color_trc")
-        return {**dict(zip(names, map(str, codes(self._like.colour)))), "color_range": "tv"}
+        return {**dict(zip(names, map(str, codes(self._like.tags)))), "color_range": "tv"}
 
     def __enter__(self) -> VideoWriter:
         folder = self.path.parent
@@ -209,9 +210,11 @@ def _sound_of(audio: str | Path | Sound | Splice) -> tuple[Any, dict[str, str]]:
         return audio.joined(), {}
     path, known = (audio.path, audio.stream) if isinstance(audio, Sound) else (Path(audio), None)
     stream = sound_stream(path)[0] if known is None else known
-    return input_of(path)[str(stream)], {
-        "af": f"aformat={SAMPLE_FORMAT},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"
-    }
+    filters = f"aformat={SAMPLE_FORMAT},{AUDIO_CLOCK},aformat=channel_layouts={AAC_LAYOUTS}"
+    if isinstance(audio, Sound) and audio.voice.startswith("c") and audio.layout != "stereo":
+        # one of a recorder's microphones, which would be softer, or elsewhere, in the nearest of these layouts
+        filters = f"pan=stereo|c0={audio.voice}|c1={audio.voice},{filters}"
+    return input_of(path)[str(stream)], {"af": filters}
 
 
 def check_writable(path: Path) -> None:
