@@ -844,7 +844,7 @@ def test_untagged_hd_is_tagged_when_it_becomes_small(tmp_path, spoken, factor, t
 
 def decoded_luma(path):
     height, width = (video.probe(path).height, video.probe(path).width)
-    command = process.command_line(process.input_of(path).output("pipe:", format="rawvideo", pix_fmt="gray", vframes=1))
+    command = process.command_line(process.input_of(path).output("pipe:", format="rawvideo", vframes=1))
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return np.frombuffer(done.stdout, np.uint8)[: height * width].reshape(height, width)
 
