@@ -69,7 +69,12 @@ def place(
         faces, drawn = faces or not np.isnan(followed).all(), drawn or any(boxes)
         seen_whole = seen_whole or drawn or any(_placed(followed, (0, 0, 0, 0), picture))
         yield Piece(boxes, seen, shot_ends)
-    _check_any(faces, seen_whole, drawn, pads, picture, count)
+    if not faces:
+        raise no_face(picture, 0, count)
+    if not seen_whole:
+        raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of the face")
+    if not drawn:
+        raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
 def restrict(pieces: Iterable[Piece], part: slice, picture: VideoInfo) -> Generator[Piece, None, None]:
@@ -106,18 +111,6 @@ def check_face_index(index: int, count: int) -> None:
     if 0 < count <= index:
         on_view = f"{count} faces are" if count > 1 else "one face is"
         raise UserError(f"--face_index {index}, but at most {on_view} visible at a time; count from 0 at the left")
-
-
-def padded_boxes(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
-    """Convert float boxes (frames, 4), NaN where missing, to whole pixels inside the picture, None if nothing is left.
-
-    Raises UserError if no frame has a face, or the pads leave nothing of it.
-    """
-    placed = _placed(boxes, pads, picture)
-    drawn = any(placed)
-    seen_whole = drawn or any(_placed(boxes, (0, 0, 0, 0), picture))
-    _check_any(not np.isnan(boxes).all(), seen_whole, drawn, pads, picture, len(boxes))
-    return [box and within(box, picture.width, picture.height) for box in placed]
 
 
 def _placed(boxes: np.ndarray, pads: Sequence[int], picture: VideoInfo) -> list[Box | None]:
@@ -160,16 +153,6 @@ def write_crop(frame: np.ndarray, box: Box, shown: np.ndarray) -> None:
     x1, y1, x2, y2 = inside = within(box, width, height)
     if inside != box:
         frame[y1:y2, x1:x2] = shown[y1 - box[1] : y2 - box[1], x1 - box[0] : x2 - box[0]]
-
-
-def _check_any(faces: bool, whole: bool, drawn: bool, pads: Sequence[int], picture: VideoInfo, count: int) -> None:
-    """Raise UserError if ``count`` frames had no ``faces``, none with its mouth (``whole``), or none left to draw."""
-    if not faces:
-        raise no_face(picture, 0, count)
-    if not whole:
-        raise UserError(f"the edge of {picture.path} cuts the face off at its mouth; show more of the face")
-    if not drawn:
-        raise UserError("--pads {} {} {} {} leave nothing of the face; use smaller numbers".format(*pads))
 
 
 def no_face(picture: VideoInfo, first: int, count: int, in_profile: bool = False) -> UserError:

@@ -22,18 +22,7 @@ class Piece(NamedTuple):
     shot_ends: bool = False  # whether a shot ends with these frames
 
 
-class Reader:
-    """A reader of a face path, which can be told to stop waiting for further results."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        self._stop.set()
+Reader = threading.Event  # of a face path: once it is set, it waits for no further results
 
 
 class FacePath:
@@ -72,7 +61,7 @@ class FacePath:
         Raises RuntimeError if called without a ``reader`` while all active readers are stopped.
         """
         boxes = self._boxes
-        while (count is None or len(boxes) < count) and not (reader and reader.stopped) and self._go_on():
+        while (count is None or len(boxes) < count) and not (reader and reader.is_set()) and self._go_on():
             boxes = self._boxes  # a new list if the path was closed and the search restarted
             if not reader and self._is_given_up():
                 raise RuntimeError("the search for this face was stopped; try again")
@@ -80,7 +69,7 @@ class FacePath:
 
     def _is_given_up(self) -> bool:
         with self._readers_lock:
-            return bool(self._readers) and all(reader.stopped for reader in self._readers)
+            return bool(self._readers) and all(reader.is_set() for reader in self._readers)
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Reader]:

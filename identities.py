@@ -10,7 +10,7 @@ import numpy as np
 
 import downloads
 from errors import UserError
-from face_detection.detections import cut_square
+from face_detection.geometry import cut_square
 from reporting import SILENT, Reporter
 
 Identity = Callable[[np.ndarray], np.ndarray]  # a face (112, 112, 3) uint8 BGR -> a vector

@@ -52,7 +52,8 @@ from evaluation import aperture, judges, lips, lse, table
 from evaluation.flags import add_judge_arguments, check_tables, judges_of
 from evaluation.leakage import write_silence
 from evaluation.quality import Quality, score_file
-from face_detection.detections import Detections, cut_square
+from face_detection.detections import Detections
+from face_detection.geometry import cut_square
 from face_detection.tracking import follow_face
 from face_path import Box
 from faces import FaceSearch

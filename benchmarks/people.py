@@ -45,7 +45,7 @@ from evaluation.aperture import compare_apertures
 from evaluation.leakage import write_silence
 from evaluation.lips import movement, opening_share
 from evaluation.table import phase_row
-from face_detection.detections import cut_out
+from face_detection.geometry import cut_out
 from face_detection.tracking import follow_face
 from footage import find_videos
 from hparams import hparams as hp

@@ -24,7 +24,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -283,10 +283,6 @@ def open_portrait(corpus: Corpus, number: int) -> Portrait:
     return Portrait(picture, data["landmarks"][number] / 16)
 
 
-def count_portraits(corpus: Corpus) -> int:
-    return len(_photographs(corpus))
-
-
 @lru_cache(maxsize=4)
 def _photographs(corpus: Corpus) -> np.ndarray:
     """Return the names of the photographs to choose from; raise UserError if there are none."""
@@ -306,8 +302,8 @@ def _photographs(corpus: Corpus) -> np.ndarray:
 def make_portrait_clip(corpus: Corpus, number: int) -> Path:
     """Write clip ``number``: a portrait says a sentence. Clips 2k and 2k + 1 are twins."""
     scene = np.random.default_rng((PAIR, corpus.seed, number // 2))
-    round_, place = divmod(number // 2, count_portraits(corpus))
-    order = np.random.default_rng((PAIR, corpus.seed, round_, 1)).permutation(count_portraits(corpus))
+    round_, place = divmod(number // 2, len(_photographs(corpus)))
+    order = np.random.default_rng((PAIR, corpus.seed, round_, 1)).permutation(len(_photographs(corpus)))
     which = corpus.choice[0] + int(order[place])
     name = f"portrait{which:05d}/{number:06d}"
     folder, twin = corpus.out / name, corpus.out / f"portrait{which:05d}/{number ^ 1:06d}"
@@ -350,7 +346,7 @@ def make_portrait_clip(corpus: Corpus, number: int) -> Path:
 
 def find_teeth(corpus: Corpus, which: int, rng: np.random.Generator) -> Teeth | None:
     """Return the teeth of a photograph, or of one of ``DONORS`` others if it shows none; None if no donor does."""
-    others = rng.integers(count_portraits(corpus), size=DONORS) + corpus.choice[0]
+    others = rng.integers(len(_photographs(corpus)), size=DONORS) + corpus.choice[0]
     found = (Teeth.of(open_portrait(corpus, int(number))) for number in (which, *others))
     return next(filter(None, found), None)
 
@@ -495,11 +491,6 @@ def write_frames(folder: Path, faces: Iterable[np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, face in enumerate(faces):
         (folder / f"{i}.jpg").write_bytes(cv2.imencode(".jpg", face, JPEG)[1].tobytes())
-
-
-def clips_of(data: Path) -> Iterator[str]:
-    """Yield folder/clip of every finished clip below ``data``, sorted."""
-    yield from (f"{path.parent.parent.name}/{path.parent.name}" for path in sorted(data.glob("*/*/truth.json")))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import pictures
 from concurrency import without_warnings
 from errors import PIP, MissingFile, UserError
 from evaluation.lips import POINTS
-from face_detection.detections import cut_square
+from face_detection.geometry import cut_square
 from identities import Identity, open_sface
 from models import weights
 from models.imports import import_beside_torchvision

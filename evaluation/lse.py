@@ -23,7 +23,8 @@ from scipy.signal import medfilt
 import video
 from concurrency import prefetch, without_warnings
 from errors import UserError, needs
-from face_detection.detections import Detections, cut_square
+from face_detection.detections import Detections
+from face_detection.geometry import cut_square
 from face_detection.tracking import fill_gaps, link_tracks, shots
 from faces import FaceSearch
 from models import SyncNet_v2, weights

@@ -18,11 +18,11 @@ import numpy as np
 
 import pictures
 import video
-from boxes import check_face_index, padded_boxes
+from boxes import follow, within
 from errors import UserError, needs
 from evaluation import lips
 from evaluation.judges import Judges, face_of_fan
-from face_detection.tracking import follow_face, gap_of, max_simultaneous_faces, shots
+from face_detection.tracking import follow_face, gap_of, shots
 from face_path import Box
 from faces import FaceSearch
 from identities import cosine_similarity, face_of_sface
@@ -83,13 +83,11 @@ def score_file(
     # in later frames, another face might be the largest
     used = len(drawn) if drawn else sum(1 for _ in video.read_frames(made))
     found, gap = search.find(real, used, report), gap_of(real.fps)  # for a photo, a single frame
-    if face_index is not None:
-        check_face_index(face_index, max_simultaneous_faces(found, gap))
-    seen = follow_face(found, gap, face_index)
-    originals = video.read_frames(real)
+    pieces = follow([found], real, pads, face_index)
+    faces = [box and within(box, real.width, real.height) for piece in pieces for box in piece.boxes]
+    seen, originals = follow_face(found, gap, face_index), video.read_frames(real)
     if real.is_image:
-        seen, originals = seen.repeat(used, 0), itertools.cycle(originals)
-    faces = padded_boxes(seen, pads, real)
+        seen, faces, originals = seen.repeat(used, 0), faces * used, itertools.cycle(originals)
     frames = (frame[: real.height, : real.width] for frame in video.read_frames(made))
     cuts = {first for first, _ in shots(found)}
     compared = _compare(frames, originals, faces, drawn or faces, seen, judges, cuts)

@@ -9,13 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from .cuts import RECENT, add_change
 from .detector import Detector
 
-PADDING_GREY = 110  # outside the picture
 # Of the file, and of what a search finds: raise it when either changes. Format 1 could not mark frames as not searched,
 # 2 did not record when a whole frame was last searched, 3 did not store the distance of the eyes; with 4 people who
 # came early in a shot or overlapped others were missed, and flashes were cuts.
@@ -83,21 +81,3 @@ class Detections:
                 return cls(boxes, file["change"].tolist(), bool(file["complete"]), thumbnails, (reduced, native))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return cls()
-
-
-def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the part of ``frame`` inside ``box`` (x1, y1, x2, y2), empty if there is none.
-
-    Kept quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
-    """
-    x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
-    return frame[y1:y2, x1:x2]
-
-
-def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
-    """Cut a square out of a frame, grey where it extends beyond it, and resize it to (size, size, 3)."""
-    height, width = frame.shape[:2]
-    margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
-    inside = frame[max(0, top) : top + side, max(0, left) : left + side]
-    grey = (PADDING_GREY,) * 3
-    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))

@@ -1,4 +1,4 @@
-"""Overlap of boxes, and scaling of pictures and boxes."""
+"""Overlap of boxes, scaling of pictures and boxes, and cutting boxes out of pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 SAME_PLACE = 0.3  # intersection over union
+PADDING_GREY = 110  # outside the picture
 
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
@@ -42,3 +43,21 @@ def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     area, areas = (np.prod(b[..., 2:4] - b[..., :2], axis=-1) for b in (box, others))
     both = width * height
     return both / np.maximum(area + areas - both, 1e-9)
+
+
+def cut_out(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return the part of ``frame`` inside ``box`` (x1, y1, x2, y2), empty if there is none.
+
+    Kept quirk: neither padded nor smoothed, unlike in inference; the official weights were trained on such crops.
+    """
+    x1, y1, x2, y2 = (int(v) for v in np.clip(box, 0, None))
+    return frame[y1:y2, x1:x2]
+
+
+def cut_square(frame: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
+    """Cut a square out of a frame, grey where it extends beyond it, and resize it to (size, size, 3)."""
+    height, width = frame.shape[:2]
+    margins = (max(0, -top), max(0, top + side - height), max(0, -left), max(0, left + side - width))
+    inside = frame[max(0, top) : top + side, max(0, left) : left + side]
+    grey = (PADDING_GREY,) * 3
+    return cv2.resize(cv2.copyMakeBorder(inside, *margins, cv2.BORDER_CONSTANT, value=grey), (size, size))

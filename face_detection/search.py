@@ -311,10 +311,6 @@ def pair(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
-def same_faces(a: np.ndarray, b: np.ndarray) -> bool:
-    return len(pair(a, b)) == len(a) == len(b)
-
-
 def expect(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
     """Interpolate boxes (k, 6) at ``share`` of the way from ``a`` to ``b``; a face in only one of them stands still."""
     pairs = pair(a, b)
@@ -354,9 +350,10 @@ def follow_between(
     count = len(frames) - 2
     if count < 1 or not (len(first) or len(last)):
         return None, None
-    if not same_faces(first, last):
+    matched = pair(first, last)
+    if not len(matched) == len(first) == len(last):
         return None, count // 2  # somebody came or went
-    pairs = [(first[i], last[j]) for i, j in pair(first, last)]
+    pairs = [(first[i], last[j]) for i, j in matched]
     moves, doubts = zip(*(_compare(frames, a[:4], b[:4]) for a, b in pairs))
     doubt = np.max(doubts, axis=0)
     unsure = int(doubt.argmax()) if doubt.max() > MAX_DISAGREEMENT else None

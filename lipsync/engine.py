@@ -280,7 +280,7 @@ class LipSync:
 
             def stop() -> None:
                 for reader in readers:
-                    reader.stop()
+                    reader.set()
 
             in_flight = len(take.faces) * (workers + 1)  # batches: every face has as many
             batch_size = pick_batch_size(self.batch_size, take.source, self.device, in_flight)

@@ -42,7 +42,7 @@ class FilmedFace:
         """
         for index in range(count):
             known = self.path.known(index + 1 + FADE if index + 1 < count else None, reader)
-            if reader and reader.stopped:
+            if reader and reader.is_set():
                 return
             yield known[video.source_index(index, len(known), self.pingpong)]
 

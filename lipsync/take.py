@@ -247,7 +247,7 @@ def open_sound(path: Path, report: Reporter) -> tuple[video.Sound, int]:
     """Return the sound of a file and its number of samples; raise UserError if it has none or is cut short."""
     sound = video.Sound(path, hp.sample_rate)
     samples = sound.measure()
-    next(iter(sound))  # check that it can be decoded, and is loud enough
+    next(iter(sound))  # raises if it cannot be decoded; also finds the voice, and fills the notes
     for note in sound.notes:
         report.note(f"note: {note}")
     return sound, samples

@@ -95,13 +95,11 @@ class Wav2Lip(nn.Module):
         """
         mels, faces = audio_sequences, face_sequences  # the reference's names, for calls by keyword
         if faces.dim() == 4:
-            return self._single(mels, faces)
+            return self.draw(self.audio_encoder(mels), faces)
         n, _, t = faces.shape[:3]
-        out = self._single(mels.flatten(0, 1), faces.transpose(1, 2).flatten(0, 1))  # frames become rows of the batch
+        voices = self.audio_encoder(mels.flatten(0, 1))
+        out = self.draw(voices, faces.transpose(1, 2).flatten(0, 1))  # frames become rows of the batch
         return out.unflatten(0, (n, t)).transpose(1, 2)
-
-    def _single(self, mels: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
-        return self.draw(self.audio_encoder(mels), faces)
 
     def draw(self, voices: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
         """Return what ``forward`` does for single frames, given audio embeddings (N, 512·width, 1, 1)."""

@@ -23,8 +23,8 @@ import live
 import pictures
 import video
 from errors import UserError
-from face_detection.detections import Detections, cut_out
-from face_detection.geometry import intersection_over_union
+from face_detection.detections import Detections
+from face_detection.geometry import cut_out, intersection_over_union
 from face_detection.tracking import follow_face, follow_faces, gap_of, max_simultaneous_faces
 from faces import FaceSearch
 from hparams import hparams as hp

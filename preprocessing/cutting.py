@@ -22,7 +22,7 @@ import video
 from concurrency import prefetch
 from dataset import MIN_FRAMES
 from errors import CatchFailure, UserError
-from face_detection.detections import cut_out
+from face_detection.geometry import cut_out
 from face_detection.tracking import follow_face, gap_of, shots
 from faces import AUTO, FaceSearch
 from hparams import hparams as hp

@@ -24,7 +24,7 @@ import video
 from concurrency import prefetch
 from devices import memory_format, pick_device
 from errors import UserError
-from face_detection.detections import cut_out
+from face_detection.geometry import cut_out
 from face_detection.tracking import follow_faces, gap_of, shows_profiles
 from faces import FaceSearch
 from hparams import hparams as hp

@@ -295,11 +295,11 @@ def test_a_reader_can_stop_waiting_for_a_search(long_clip):
         thread = threading.Thread(target=lambda: counts.append(len(path.known(2, reader))), daemon=True)
         thread.start()
         waiting.wait()
-        reader.stop()
+        reader.set()
         thread.join()
     assert counts == [1] and not path.known(0)  # and the search would start again
     with path.reader() as reader:  # without a reader, nobody could tell that boxes are missing
-        reader.stop()
+        reader.set()
         with pytest.raises(RuntimeError, match="was stopped; try again"):
             path.known(2)
 

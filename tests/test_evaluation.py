@@ -44,7 +44,8 @@ from evaluation.comparisons import Comparisons
 from evaluation.quality import Quality
 from evaluation.scores import score_files
 from evaluation.sizes import Sizes
-from face_detection.detections import PADDING_GREY, Detections
+from face_detection.detections import Detections
+from face_detection.geometry import PADDING_GREY
 from faces import FaceSearch
 from footage import VIDEO_SUFFIXES, find_videos
 from lipsync import LipSync, ResolvedOptions

@@ -14,7 +14,7 @@ import pytest
 
 import pictures
 import video
-from boxes import fixed_box, padded_boxes
+from boxes import fixed_box, place
 from conftest import run_ffmpeg
 from errors import PIP
 
@@ -289,7 +289,7 @@ def test_boxes_and_pads_count_in_the_full_size_photo(tmp_path):
     box = np.array(fixed_box((1500, 3000, 900, 4500), info))
     assert info.width < 4500 and np.allclose(box * 4500 / info.width, [900, 1500, 4500, 3000], atol=2)
     seen = np.array([[100.0, 100.0, 500.0, 500.0]])
-    ((_, top, _, bottom),) = padded_boxes(seen, (60, 90, 0, 0), info)  # pads count likewise
+    (((_, top, _, bottom),), *_) = next(place([(seen, True)], info, (60, 90, 0, 0), False))  # pads count likewise
     assert (100 - top, bottom - 500) == pytest.approx((60 * info.width / 4500, 90 * info.width / 4500), abs=1)
     with pytest.raises(ValueError, match="inside the 4500x4500 frame"):
         fixed_box((0, 10, 0, 4501), info)

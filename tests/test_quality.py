@@ -12,11 +12,10 @@ import pytest
 import torch
 
 import video
-from boxes import padded_boxes
+from boxes import follow
 from conftest import LOSSLESS, write_clip
 from evaluation import score_quality
 from evaluation.quality import score_file
-from face_detection.tracking import follow_face
 from faces import FaceSearch
 
 SEARCH = FaceSearch("centerface")
@@ -88,7 +87,8 @@ def test_noise_outside_the_face_flickers(frames, source, tmp_path):
 def brighten_face(frames, source, levels):
     """Brighten the face's box by these grey levels, one for each frame."""
     info = video.probe(source)
-    ((x1, y1, x2, y2), *_) = padded_boxes(follow_face(search_beside(source).find(info), 12), (0, 0, 0, 0), info)
+    pieces = follow([search_beside(source).find(info)], info, (0, 0, 0, 0))
+    (x1, y1, x2, y2), *_ = (box for piece in pieces for box in piece.boxes)
     made = frames.copy()
     for frame, level in zip(made, levels):
         frame[y1:y2, x1:x2] = np.clip(frame[y1:y2, x1:x2].astype(int) + level, 0, 255)
